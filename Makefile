@@ -1,0 +1,38 @@
+# Two commands are enough: `make demo` and `make test`. Both set up everything they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench pocket wheel clean
+
+demo: $(STAMP)
+	$(BIN)/python -m tilting.experiments.demo --out demo
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py
+
+pocket: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt ".[train]"
+	training/pocket/run.sh
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel --no-isolation
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt hatchling -e ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf demo dist build

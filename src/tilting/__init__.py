@@ -1,0 +1,35 @@
+"""tilting: steer diffusion models with rewards. p*(x|c) ∝ p_pre(x|c) · exp(r(x,c)/β).
+
+    import tilting as tl
+    pipe = tl.load("pocket")
+    out = tl.generate(pipe, ["a fox"], reward=tl.rewards.clip(), method=tl.presets.codex(particles=4))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tilting import presets, rewards
+    from tilting.experiments.generate import Result, draw, generate, plan
+    from tilting.models import load
+    from tilting.types import RewardError, TiltingError
+
+__version__ = "0.1.0"
+__all__ = ["Result", "RewardError", "TiltingError", "draw", "generate", "load", "plan", "presets", "rewards"]
+
+_HOME = {
+    "Result": "tilting.experiments.generate", "draw": "tilting.experiments.generate",
+    "generate": "tilting.experiments.generate", "plan": "tilting.experiments.generate",
+    "load": "tilting.models", "RewardError": "tilting.errors", "TiltingError": "tilting.errors",
+}  # fmt: skip
+
+
+def __getattr__(name: str):
+    # Lazy (PEP 562): `import tilting` and `tilting --help` must not pay for torch and diffusers.
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in ("presets", "rewards", "schedule", "sample", "select", "models", "metrics", "guidance", "rng", "weights"):
+        return import_module(f"tilting.{name}")
+    raise AttributeError(f"module 'tilting' has no attribute {name!r}")

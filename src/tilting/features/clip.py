@@ -1,0 +1,190 @@
+"""CLIP embeddings of images and prompts, differentiable in the images, and the style head of pocket-clip.
+
+Any transformers CLIP loads here, OpenAI's and the ones PickScore and HPS v2 were trained from, with no second package.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tilting.errors import TiltingError
+from tilting.features.images import check_images
+
+MODES = {2: "bilinear", 3: "bicubic"}
+"""PIL's numbers of the resampling filters torch has too."""
+CACHED = 4096
+"""Prompts whose embedding is kept; when full, the cache starts over."""
+
+
+def resize(images: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
+    """PIL's antialiased resize, differentiable: the width first, then the height, cut to [0, 1] after each.
+
+    Args:
+        images: (b, 3, h, w) in [0, 1].
+        height: rows wanted.
+        width: columns wanted.
+        mode: "bicubic" (a = -1/2, as PIL) or "bilinear".
+
+    Returns:
+        (b, 3, height, width) in [0, 1]; PIL, which rounds to bytes after each pass, is within 2 / 255 of it.
+    """
+    for size in ((images.shape[2], width), (height, width)):
+        if tuple(images.shape[2:]) != size:
+            images = F.interpolate(images, size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+    return images
+
+
+def centre_crop(images: Tensor, height: int, width: int) -> Tensor:
+    """The middle (b, 3, height, width) of images at least that large; an odd pixel is left at the bottom and right."""
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[:, :, top : top + height, left : left + width]
+
+
+class ClipEmbedder(nn.Module):
+    """A frozen CLIP in eval mode: images and prompts to unit vectors of one space (Radford et al. 2021).
+
+    Weights are read as float32 whatever the file holds; images are computed in the dtype of the weights, so that
+    ``.double()`` gives float64 gradients. The module moves to the device of the images it is given.
+
+    Args:
+        folder: a folder that `CLIPModel.save_pretrained` wrote, with its tokenizer and preprocessor_config.json
+            (then nothing is looked for elsewhere), or the name of one on the hub.
+
+    Raises:
+        TiltingError: no such folder, not a CLIP, or a preprocessing this class does not follow.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, folder: str | Path):
+        from transformers import AutoTokenizer, CLIPModel
+        from transformers.utils.hub import cached_file
+
+        super().__init__()
+        local = Path(folder).is_dir()
+        if isinstance(folder, Path) and not local:
+            raise TiltingError(f"there is no CLIP folder {str(folder)!r}")
+        try:
+            model = CLIPModel.from_pretrained(folder, local_files_only=local, dtype=torch.float32, use_safetensors=True)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
+            found = cached_file(folder, "preprocessor_config.json", local_files_only=local)
+        except (OSError, ValueError) as error:
+            raise TiltingError(f"{str(folder)!r} holds no CLIP that loads: {str(error).splitlines()[0]}") from error
+        if found is None:
+            raise TiltingError(f"{str(folder)!r} holds no preprocessor_config.json")
+        config = json.loads(Path(found).read_text())
+        size, crop = config["size"], config["crop_size"]
+        size = {"shortest_edge": size} if isinstance(size, int) else size
+        crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+        if "shortest_edge" not in size or config.get("resample", 3) not in MODES or size["shortest_edge"] < max(crop.values()):
+            raise TiltingError(f"the preprocessing of {str(folder)!r} is not CLIP's: size {size}, crop {crop}")
+        self.edge: int = size["shortest_edge"]
+        self.crop: tuple[int, int] = (crop["height"], crop["width"])
+        self.mode = MODES[config.get("resample", 3)]
+        self.register_buffer("mean", torch.tensor(config["image_mean"])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(config["image_std"])[:, None, None], persistent=False)
+        self.model = model
+        self.length: int = model.config.text_config.max_position_embeddings
+        self.dim: int = model.config.projection_dim
+        self._texts: dict[str, Tensor] = {}
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ClipEmbedder:
+        """Stays in eval mode whatever a trainer says to the modules around it."""
+        return super().train(False)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Resize the shortest edge (unless it is right already), crop the centre, normalise; differentiable.
+
+        Args:
+            images: (b, 3, h, w) float in [0, 1].
+
+        Returns:
+            (b, 3, *crop) in the dtype of the weights, as the folder's own processor would give within 2 / 255 / std.
+        """
+        h, w = images.shape[2:]
+        short = min(h, w)
+        images = images.to(self.mean.dtype)
+        if short != self.edge:
+            images = resize(images, self.edge * h // short, self.edge * w // short, self.mode)
+        return (centre_crop(images, *self.crop) - self.mean) / self.std
+
+    def image(self, images: Tensor) -> Tensor:
+        """Embed images, with gradients where the caller has them on.
+
+        Args:
+            images: (b, 3, h, w) float in [0, 1].
+
+        Returns:
+            (b, dim), L2-normalised.
+
+        Raises:
+            TiltingError: what `check_images` refuses.
+        """
+        check_images(images)
+        if images.device != self.mean.device:
+            self.to(images.device)
+        if not len(images):
+            return images.new_zeros(0, self.dim, dtype=self.mean.dtype) + images.sum()
+        pooled = self.model.vision_model(pixel_values=self.preprocess(images)).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=-1)
+
+    def text(self, prompts: list[str]) -> Tensor:
+        """Embed prompts, each once: a prompt's vector is kept, up to `CACHED` of them.
+
+        Args:
+            prompts: b strings; what exceeds the model's length is cut off.
+
+        Returns:
+            (b, dim), L2-normalised, without gradient.
+        """
+        new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
+        if new:
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = self.tokenizer(new, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+                tokens = tokens.to(self.mean.device)
+                out = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+                found = F.normalize(self.model.text_projection(out.pooler_output), dim=-1)
+            if len(self._texts) + len(new) > CACHED:
+                self._texts = {p: self._texts[p] for p in set(prompts) & self._texts.keys()}
+            self._texts.update(zip(new, found, strict=True))
+        if not prompts:
+            return self.mean.new_zeros(0, self.dim)
+        return torch.stack([self._texts[p] for p in prompts]).to(self.mean)
+
+
+class StyleHead(nn.Module):
+    """The linear classifier of drawing styles on CLIP image embeddings: logits = W (scale · e) + bias.
+
+    Args:
+        folder: holds style.json ({"styles": [...], "scale": s}) and style.safetensors (weight, bias).
+
+    Raises:
+        TiltingError: the folder holds no style head.
+    """
+
+    def __init__(self, folder: Path):
+        from safetensors.torch import load_file
+
+        super().__init__()
+        if not ((folder / "style.json").is_file() and (folder / "style.safetensors").is_file()):
+            raise TiltingError(f"{str(folder)!r} holds no style head (style.json and style.safetensors)")
+        config = json.loads((folder / "style.json").read_text())
+        state = {name: value.float() for name, value in load_file(folder / "style.safetensors").items()}
+        self.styles: tuple[str, ...] = tuple(config["styles"])
+        self.scale: float = float(config["scale"])
+        self.linear = nn.Linear(state["weight"].shape[1], len(self.styles))
+        self.linear.load_state_dict(state)
+        self.requires_grad_(False).eval()
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """Logits (b, styles) of L2-normalised image embeddings (b, dim)."""
+        if embeds.device != self.linear.weight.device:
+            self.to(embeds.device)
+        return self.linear(embeds.to(self.linear.weight.dtype) * self.scale)

@@ -1,0 +1,77 @@
+"""The networks behind `pocket-judge` and the loading of its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with group norm, the first with a stride, and a shortcut."""
+
+    def __init__(self, inside: int, outside: int, stride: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, inside), nn.GroupNorm(8, outside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1)
+        self.short = nn.Conv2d(inside, outside, 1) if stride > 1 or inside != outside else nn.Identity()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return h + self.short(F.avg_pool2d(x, self.stride) if self.stride > 1 else x)
+
+
+class JudgeNet(nn.Module):
+    """A convolutional classifier of what a 64x64 picture shows: concept, style and background colour.
+
+    Args:
+        sizes: number of classes of each head, by name, such as ``{"concept": 444, "style": 3, "background": 12}``.
+        widths: channels of its four stages; the first convolution halves the resolution, and so does each later stage.
+    """
+
+    def __init__(self, sizes: dict[str, int], widths: tuple[int, ...] = (32, 64, 128, 192)):
+        super().__init__()
+        self.config = {"sizes": sizes, "widths": list(widths)}
+        self.stem = nn.Conv2d(3, widths[0], 5, 2, 2)
+        stages = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            stages += [Residual(a, b, 2), Residual(b, b, 1)]
+        self.body = nn.Sequential(*stages)
+        self.norm = nn.GroupNorm(8, widths[-1])
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], size) for name, size in sizes.items()})
+
+    def features(self, images: Tensor) -> Tensor:
+        """(b, 2 * widths[-1]) mean and max over space of the last stage; images (b, 3, h, w) in [0, 1]."""
+        if images.shape[-2:] != (64, 64):
+            images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+        h = F.silu(self.norm(self.body(self.stem(images * 2 - 1))))
+        return torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits (b, size) of every head; images (b, 3, h, w) in [0, 1]."""
+        features = self.features(images)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def save_judge(net: JudgeNet, folder: Path) -> None:
+    """Write config.json and fp16 model.safetensors."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(net.config, indent=1) + "\n")
+    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+
+
+def load_judge(folder: Path) -> JudgeNet:
+    """Read what `save_judge` wrote, in float32 and eval mode."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    net = JudgeNet(config["sizes"], tuple(config["widths"]))
+    net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+    return net.eval().requires_grad_(False)

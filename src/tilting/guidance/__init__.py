@@ -1,0 +1,1 @@
+"""Corrections of a sampler by gradients. A correction sees functions only: never a model, never a reward."""

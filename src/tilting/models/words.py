@@ -1,0 +1,98 @@
+"""The language of `pocket`: what its prompts can say, and how to read them back.
+
+A prompt is "a fox", "a fox, noto style", "a fox on a blue background" or "a fox on a blue background, noto style".
+Plain data and string functions; neither torch nor weights are needed to write, read or refuse a prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+POCKET = Path(__file__).parent.parent / "assets" / "pocket"
+
+
+@dataclass(frozen=True)
+class Words:
+    """The vocabulary of a pocket model.
+
+    Attributes:
+        concepts: the names of what it draws; a concept's index is its label.
+        categories: the category of each concept ("animals", "food", ...), parallel to ``concepts``.
+        styles: the names of the drawing styles.
+        colours: the named background colours and their RGB values in 0..255.
+        held_out: triples (concept, style, colour) of indices that training never showed together.
+    """
+
+    concepts: tuple[str, ...]
+    categories: tuple[str, ...]
+    styles: tuple[str, ...]
+    colours: dict[str, tuple[int, int, int]]
+    held_out: frozenset[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prompt asks for, as indices into `Words`; None where it does not say."""
+
+    concept: int | None
+    style: int | None
+    background: int | None
+
+
+@cache
+def load_words(folder: Path = POCKET) -> Words:
+    """Read ``words.json`` of a pocket folder (default: the one in the package)."""
+    raw = json.loads((folder / "words.json").read_text())
+    return Words(
+        concepts=tuple(raw["concepts"]),
+        categories=tuple(raw["categories"]),
+        styles=tuple(raw["styles"]),
+        colours={name: tuple(rgb) for name, rgb in raw["colours"].items()},
+        held_out=frozenset(tuple(triple) for triple in raw["held_out"]),
+    )
+
+
+def article(noun: str) -> str:
+    """The noun with its article: "an owl", "a fox", "grapes"."""
+    if noun.endswith("s") and noun not in SINGULAR_S:
+        return noun
+    return f"{'an' if noun[0] in 'aeiou' and not noun.startswith('uni') else 'a'} {noun}"
+
+
+SINGULAR_S = {"bus", "oncoming bus", "octopus", "cactus", "lotus", "walrus", "hibiscus", "trolleybus", "compass",
+              "dress", "hourglass", "t-rex", "wine glass", "smiling face with heart eyes", "smiling face with horns",
+              "smiling face with sunglasses", "molasses", "hippopotamus"}  # fmt: skip
+
+
+def write_prompt(words: Words, concept: int, style: int | None = None, background: int | None = None) -> str:
+    """The canonical prompt that asks for these labels."""
+    text = article(words.concepts[concept])
+    if background is not None:
+        text += f" on {article(list(words.colours)[background])} background"
+    if style is not None:
+        text += f", {words.styles[style]} style"
+    return text
+
+
+def read_prompt(words: Words, prompt: str) -> Asked:
+    """What a prompt asks for. Understands any order, any case, and leaves None what it cannot find.
+
+    The longest concept name found in the text wins ("cat face" over "cat"); words of the background phrase are not
+    concepts ("a bee on an orange background" holds no orange).
+    """
+    text = " ".join(re.findall(r"[a-z0-9-]+", prompt.lower()))
+    background = style = None
+    for i, colour in enumerate(words.colours):
+        text, found = re.subn(rf"\b(on|with|over)? ?(an? )?(plain )?{colour} background\b", " ", text)
+        if found:
+            background = i
+    for i, name in enumerate(words.styles):
+        text, found = re.subn(rf"\b(in )?(an? |the )?{name}( style)?\b", " ", text)
+        if found:
+            style = i
+    found = [(len(name), -i) for i, name in enumerate(words.concepts) if re.search(rf"\b{re.escape(name)}s?\b", text)]
+    return Asked(concept=-max(found)[1] if found else None, style=style, background=background)

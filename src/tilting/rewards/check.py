@@ -1,0 +1,52 @@
+"""What every reward's answer must be before anyone relies on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tilting.errors import RewardError, TiltingError
+from tilting.features.images import check_images
+from tilting.types import Reward
+
+
+def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
+    """Call a reward and verify its answer; gradients pass unchanged.
+
+    Args:
+        reward: any reward.
+        images: (b, 3, h, w) float in [0, 1].
+        prompts: b strings.
+
+    Returns:
+        (b,) finite floats.
+
+    Raises:
+        RewardError: it raised, gave something else than a float tensor (b,), or a value that is not finite; names the
+            reward and, where one image is to blame, its row.
+        TiltingError: the images or prompts themselves are wrong.
+    """
+    check_images(images, prompts)
+    try:
+        values = reward(images, prompts)
+    except TiltingError:
+        raise
+    except Exception as error:
+        row = 0 if len(images) == 1 else None
+        raise RewardError(f"reward {reward.name!r} raised {type(error).__name__}: {error}", row) from error
+    return check_values(reward.name, values, len(images))
+
+
+def check_values(name: str, values: object, count: int) -> Tensor:
+    """The values of reward ``name`` if they are a finite float tensor (count,); else RewardError with the first bad row."""
+    if not isinstance(values, Tensor):
+        raise RewardError(f"reward {name!r} must return a tensor of shape ({count},), not {type(values).__name__}")
+    if tuple(values.shape) != (count,):
+        raise RewardError(f"reward {name!r} must return shape ({count},), one value per image, not {tuple(values.shape)}")
+    if not values.is_floating_point():
+        raise RewardError(f"reward {name!r} must return floats, not {values.dtype}")
+    bad = (~torch.isfinite(values.detach())).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise RewardError(f"reward {name!r} gave {float(values.detach()[row])} for image {row} of {count}", row)
+    return values

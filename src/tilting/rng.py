@@ -1,0 +1,40 @@
+"""One random generator per sample and step, so that an image is the same image in any batch, process or resume.
+
+A draw is keyed by (seed, prompt, index within the prompt, particle, step, purpose); the key is hashed into the seed of a
+generator that draws on the CPU, whatever device the sampler runs on. Particle 0's key at x_T is every method's first noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Identity(NamedTuple):
+    """Which image this is: the run's seed, the prompt's text, and the image's index within the prompt."""
+
+    seed: int
+    prompt: str
+    index: int
+
+
+def generator(who: Identity, particle: int, step: int, purpose: str = "noise") -> torch.Generator:
+    """The generator of one particle's draw at one step."""
+    key = f"{who.seed}\0{who.prompt}\0{who.index}\0{particle}\0{step}\0{purpose}".encode()
+    seed = int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(who: Sequence[Identity], particles: int, shape: Sequence[int], step: int, purpose: str = "noise") -> Tensor:
+    """Standard normal noise (b, particles, *shape) in float32; each row's draw depends on its own key alone."""
+    rows = [torch.randn(tuple(shape), generator=generator(i, p, step, purpose)) for i in who for p in range(particles)]
+    return torch.stack(rows).reshape(len(who), particles, *shape)
+
+
+def uniform(who: Sequence[Identity], count: int, step: int, purpose: str = "select") -> Tensor:
+    """Uniforms (b, count) in [0, 1) in float64, keyed by image and step."""
+    return torch.stack([torch.rand(count, generator=generator(i, 0, step, purpose), dtype=torch.float64) for i in who])

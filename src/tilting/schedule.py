@@ -1,0 +1,148 @@
+"""Noise schedules, sampling grids and the one transition that is DDIM, DDPM and flow.
+
+    x_t = α_t x_0 + σ_t noise,   α_t = sqrt(ᾱ_t), σ_t = sqrt(1 - ᾱ_t)   (flow: α_t = 1 - t, σ_t = t)
+
+    x_s = α_s x0 + sqrt(σ_s² - std²) eps + std · noise
+    std = eta · σ_s sqrt(v) / σ_t,   v = σ_t² - a² σ_s²,   a = α_t / α_s
+
+eta = 0 is DDIM (Song et al. 2021) and the Euler step of flow matching; eta = 1 is ancestral sampling with the posterior
+variance β̃ (Ho et al. 2020, "fixed_small"). "fixed_large" β_t is not of this family.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tilting.types import Prediction, TiltingError, Time, Transition
+
+Kind = Literal["epsilon", "v_prediction", "flow", "sample"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a model was trained with, and how to place T steps on it.
+
+    Attributes:
+        kind: what the network's output means.
+        alpha_bar: ᾱ of every training time, in float64 as plain numbers; empty for flow models.
+        final: ᾱ of the last grid value (1 reaches clean data; SD's DDIM ends at ᾱ_0 = .99915).
+        spacing: where T steps fall: "trailing", "leading", "linspace".
+        offset: added to the times of leading spacing (1 in Stable Diffusion).
+        shift: of flow models: t -> shift t / (1 + (shift - 1) t).
+    """
+
+    kind: Kind
+    alpha_bar: tuple[float, ...] = ()
+    final: float = 1.0
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    offset: int = 0
+    shift: float = 1.0
+
+    def grid(self, steps: int) -> list[Time]:
+        """The steps + 1 points from x_T to x_0. Raises TiltingError if there is no such grid."""
+        if steps < 1:
+            raise TiltingError(f"steps must be at least 1, not {steps}")
+        if self.kind == "flow" and not self.alpha_bar:
+            times = [1 - i / steps for i in range(steps + 1)]
+            times = [self.shift * t / (1 + (self.shift - 1) * t) for t in times]
+            return [Time(1000 * t, 1 - t, t) for t in times]
+        n = len(self.alpha_bar)
+        if steps > n:
+            raise TiltingError(f"steps must be at most {n}, the length of the model's schedule, not {steps}")
+        if self.spacing == "trailing":
+            places = [round(n - i * n / steps) - 1 for i in range(steps)]
+        elif self.spacing == "leading":
+            places = [(steps - 1 - i) * (n // steps) + self.offset for i in range(steps)]
+        else:
+            places = [round((n - 1) * (1 - i / max(1, steps - 1))) for i in range(steps)]
+        points = [Time(float(t), math.sqrt(self.alpha_bar[t]), math.sqrt(1 - self.alpha_bar[t])) for t in places]
+        return [*points, Time(0.0, math.sqrt(self.final), math.sqrt(1 - self.final))]
+
+
+def predict(kind: Kind, output: Tensor, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+    """(eps, x0) from a network's output; the inverse relations of x = α x0 + σ eps.
+
+    Args:
+        kind: what ``output`` is: eps; v = α eps - σ x0 (Salimans & Ho 2022); flow u = eps - x0; or x0 itself.
+        output: the network's output, shape of x.
+        x: the latent at time t.
+        t: where x is; an epsilon model cannot say x0 where alpha is 0, nor a sample model eps where sigma is 0.
+    """
+    if kind == "epsilon":
+        return output, (x - t.sigma * output) / t.alpha
+    if kind == "v_prediction":
+        return t.alpha * output + t.sigma * x, t.alpha * x - t.sigma * output
+    if kind == "flow":
+        return x + t.alpha * output, x - t.sigma * output
+    return (x - t.alpha * output) / t.sigma, output
+
+
+def correction(kind: Kind, difference: Tensor, t: Time) -> Tensor:
+    """The difference of two outputs (cond - uncond at the same x) as a difference of eps."""
+    if kind == "epsilon":
+        return difference
+    if kind == "sample":
+        return -t.alpha / t.sigma * difference
+    return t.alpha * difference
+
+
+def transition(prediction: Prediction, t: Time, s: Time, eta: float) -> Transition:
+    """q(x_s | x_t) for one step from t down to s; the formula of this module's first lines.
+
+    Args:
+        prediction: of x_t; latents of any shape.
+        t, s: current and next time, t.sigma > 0.
+        eta: 0 deterministic ... 1 ancestral.
+    """
+    std = step_std(t, s, eta)
+    direction = math.sqrt(max(s.sigma**2 - std**2, 0.0))
+    return Transition(s.alpha * prediction.x0 + direction * prediction.eps, std, prediction.x0)
+
+
+def step_std(t: Time, s: Time, eta: float) -> float:
+    """The standard deviation of the step from t to s; 0 where s is clean."""
+    a = t.alpha / s.alpha
+    return eta * s.sigma * math.sqrt(max(t.sigma**2 - a**2 * s.sigma**2, 0.0)) / t.sigma
+
+
+def mean_shift(t: Time, s: Time, eta: float) -> float:
+    """Δmean / Δeps of two models at the same x_t: sqrt(σ_s² - std²) - α_s σ_t / α_t."""
+    std = step_std(t, s, eta)
+    return math.sqrt(max(s.sigma**2 - std**2, 0.0)) - s.alpha * t.sigma / t.alpha
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Time) -> Tensor:
+    """x_t = α x0 + σ noise: the forward process in one jump."""
+    return t.alpha * x0 + t.sigma * noise
+
+
+def log_prob(x: Tensor, step: Transition, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+    """log N(x; mean, std² I) over all dims but the first.
+
+    Args:
+        x: (m, ...) the drawn next states.
+        step: their transition; its std must be positive.
+        reduction: "sum" is the density; "mean" divides by the number of dimensions, as published DDPO code does.
+
+    Raises:
+        TiltingError: where std is 0 (eta = 0, or the last step), which has no density.
+    """
+    if step.std <= 0:
+        raise TiltingError("this step is deterministic (eta 0, or the last one), so it has no density")
+    terms = -0.5 * ((x - step.mean) / step.std) ** 2 - math.log(step.std) - 0.5 * math.log(2 * math.pi)
+    flat = terms.flatten(1)
+    return flat.sum(1) if reduction == "sum" else flat.mean(1)
+
+
+def scaled_linear(n: int = 1000, start: float = 0.00085, end: float = 0.012, zero_snr: bool = False) -> tuple[float, ...]:
+    """ᾱ of Stable Diffusion's schedule; ``zero_snr`` rescales it to ᾱ_T = 0 (Lin et al. 2024, Alg. 1)."""
+    beta = torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
+    root = (1 - beta).cumprod(0).sqrt()
+    if zero_snr:
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return tuple((root**2).tolist())
