@@ -15,7 +15,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 arguments = {
     "style": st.sampled_from(load_words().styles),
     "quality": st.floats(1, 100).map(repr),
-    "folder": st.from_regex(r"[a-zA-Z0-9_./ =:-]{0,20}[a-zA-Z_]", fullmatch=True),
+    "folder": st.from_regex(r"[a-zA-Z0-9_./ =:+-]{0,20}/", fullmatch=True).filter(lambda path: ".py" not in path),
 }
 
 
@@ -31,8 +31,6 @@ def written(draw):
 
 @given(written())
 def test_round_trip(spec):
-    if spec.argument is not None and spec.argument.endswith((".py", "=nan", "=inf")) or ".py:" in spec.text:
-        return
     assert parse_spec(spec.text) == spec
 
 

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tilting import presets, rewards
-    from tilting.experiments.generate import Result, draw, generate, plan
+    from tilting.experiments.generate import Result, draw, generate, identities, plan
     from tilting.models import load
     from tilting.types import RewardError, TiltingError
 
 __version__ = "0.1.0"
-__all__ = ["Result", "RewardError", "TiltingError", "draw", "generate", "load", "plan", "presets", "rewards"]
+__all__ = ["Result", "RewardError", "TiltingError", "draw", "generate", "identities", "load", "plan", "presets", "rewards"]
 
 _HOME = {
     "Result": "tilting.experiments.generate", "draw": "tilting.experiments.generate",
     "generate": "tilting.experiments.generate", "plan": "tilting.experiments.generate",
+    "identities": "tilting.experiments.generate",
     "load": "tilting.models", "RewardError": "tilting.errors", "TiltingError": "tilting.errors",
 }  # fmt: skip
 

@@ -40,7 +40,7 @@ class Every:
 
     def __call__(self, draws: int, steps: int) -> bool:
         high, low = self.window
-        return 0 < draws < steps and draws % self.block == 0 and low <= 1 - draws / steps <= high + 1e-9
+        return 0 < draws < steps and draws % self.block == 0 and low - 1e-9 <= 1 - draws / steps <= high + 1e-9
 
     def count(self, steps: int) -> int:
         """How often it fires in a run of that many steps."""

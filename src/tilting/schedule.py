@@ -55,11 +55,14 @@ class Schedule:
         if steps > n:
             raise TiltingError(f"steps must be at most {n}, the length of the model's schedule, not {steps}")
         if self.spacing == "trailing":
-            places = [round(n - i * n / steps) - 1 for i in range(steps)]
+            stride = (n - n / steps) - n  # as numpy.arange rounds it: diffusers' own times, halves included
+            places = [round(n + i * stride) - 1 for i in range(steps)]
         elif self.spacing == "leading":
             places = [(steps - 1 - i) * (n // steps) + self.offset for i in range(steps)]
         else:
-            places = [round((n - 1) * (1 - i / max(1, steps - 1))) for i in range(steps)]
+            places = [round(i * ((n - 1) / max(1, steps - 1))) for i in reversed(range(steps))]
+        if places[0] >= n:
+            raise TiltingError(f"leading spacing with offset {self.offset} has no grid of {steps} steps: use fewer")
         points = [Time(float(t), math.sqrt(self.alpha_bar[t]), math.sqrt(1 - self.alpha_bar[t])) for t in places]
         return [*points, Time(0.0, math.sqrt(self.final), math.sqrt(1 - self.final))]
 

@@ -33,7 +33,7 @@ def multinomial(probability: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         (b, m) indices into n.
     """
-    edges = probability.cumsum(-1)
+    edges = probability.to(uniforms.dtype).cumsum(-1)
     index = torch.searchsorted(edges.contiguous(), (uniforms * edges[:, -1:]).contiguous(), right=True)
     return index.clamp(max=probability.shape[-1] - 1)
 
@@ -50,5 +50,5 @@ def systematic(probability: Tensor, uniforms: Tensor, count: int | None = None) 
         (b, count) indices into n, in ascending order.
     """
     m = probability.shape[-1] if count is None else count
-    points = (torch.arange(m, dtype=probability.dtype, device=probability.device) + uniforms[:, None]) / m
+    points = (torch.arange(m, dtype=uniforms.dtype, device=uniforms.device) + uniforms[:, None]) / m
     return multinomial(probability, points)

@@ -7,3 +7,5 @@ python=${PYTHON:-../../.venv/bin/python}
 for part in ${PARTS:-vae unet clip judge}; do
   $python train_$part.py ${STEPS:-} >> work/$part.log 2>&1
 done
+$python evaluate.py
+$python card.py

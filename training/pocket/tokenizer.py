@@ -20,8 +20,14 @@ def corpus() -> list[str]:
 
 
 def build(folder: Path) -> CLIPTokenizer:
-    """Train the merges and write the tokenizer in the layout that `CLIPTokenizer.from_pretrained` reads."""
+    """The tokenizer in ``folder``, trained and written first if there is none: it is frozen once it exists.
+
+    (The trainer breaks ties in no fixed order, so a second training would number the tokens otherwise.)
+    """
     import json
+
+    if (folder / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(folder)
 
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -18,8 +18,8 @@ from tokenizer import LENGTH, build as build_tokenizer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
-BATCH, VIEWS = 48, 48
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 4400
+BATCH, VIEWS = 48, 20
 
 
 def build_scheduler() -> DDIMScheduler:

@@ -103,7 +103,7 @@ def value_of(model: Model, reward: Reward, prompts: Sequence[str]) -> Value:
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
         try:
-            return checked(reward, model.decode(x0), [prompts[i] for i in rows.tolist()])
+            return checked(reward, model.decode(x0), [prompts[int(i)] for i in rows])
         except RewardError as error:
             row = int(rows[error.row]) if error.row is not None else None
             raise RewardError(str(error), row) from error
@@ -173,16 +173,22 @@ def draw(
                     None if reward is None else value_of(model, reward, prompts), plan.eta, plan.cfg, plan.batch_size, device,
                 )  # fmt: skip
                 state = loop.start(problem, plan.method, given)
-                for state, info in loop.sample(problem, plan.method, state):
-                    counts += Counts(info.evaluations, info.values, info.values)
-                    mean = None if info.value is None else info.value.mean().item()
-                    yield Step(g, len(groups), info.step, plan.steps, mean)
+            steps = loop.sample(problem, plan.method, state)
+            while True:
+                with torch.no_grad():  # never across a yield: the mode would leak into the consumer
+                    drawn = next(steps, None)
+                if drawn is None:
+                    break
+                state, info = drawn
+                counts += Counts(info.evaluations, info.values, info.values)
+                mean = None if info.value is None else info.value.mean().item()
+                yield Step(g, len(groups), info.step, plan.steps, mean)
+            with torch.no_grad():
                 final = loop.finish(problem, plan.method, state)
                 if final.value is not None:
                     counts += Counts(0, final.value.numel(), final.value.numel())
                 images = model.decode(final.x[:, 0]).float().cpu()
-                rewards = {} if reward is None else _each(reward, images.to(final.x.device), prompts)
-                total = None if reward is None else checked(reward, images.to(final.x.device), prompts).tolist()
+                total, rewards = (None, {}) if reward is None else _scores(reward, images.to(final.x.device), prompts)
                 counts += Counts(0, len(who), 0 if reward is None else len(who))
         except RewardError as error:
             if error.row is None:
@@ -192,11 +198,15 @@ def draw(
         yield Drawn(who, images, total, rewards, counts + Counts(seconds=time.perf_counter() - begun))
 
 
-def _each(reward: Reward, images: Tensor, prompts: list[str]) -> dict[str, list[float]]:
+def _scores(reward: Reward, images: Tensor, prompts: list[str]) -> tuple[list[float], dict[str, list[float]]]:
+    """The reward of images and, by spec, of its parts, each computed once."""
     each: Callable | None = getattr(reward, "each", None)
-    if each is None:
-        return {reward.name: checked(reward, images, prompts).tolist()}
-    return {name: value.tolist() for name, value in each(images, prompts).items()}
+    total: Callable | None = getattr(reward, "total", None)
+    if each is None or total is None:
+        values = checked(reward, images, prompts).tolist()
+        return values, {reward.name: values}
+    parts = each(images, prompts)
+    return total(parts).tolist(), {name: value.tolist() for name, value in parts.items()}
 
 
 @dataclass(frozen=True)

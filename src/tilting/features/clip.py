@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,8 +91,9 @@ class ClipEmbedder(nn.Module):
         self.register_buffer("mean", torch.tensor(config["image_mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config["image_std"])[:, None, None], persistent=False)
         self.model = model
-        self.length: int = model.config.text_config.max_position_embeddings
-        self.dim: int = model.config.projection_dim
+        shape: Any = model.config
+        self.length: int = shape.text_config.max_position_embeddings
+        self.dim: int = shape.projection_dim
         self._texts: dict[str, Tensor] = {}
         self.requires_grad_(False).eval()
 

@@ -57,9 +57,9 @@ def reward_slope(
                 prediction = denoise(x, t, rows)
             x0 = (x - t.sigma * prediction.eps) / t.alpha
         scores = value(x0, rows)
-        if not scores.requires_grad:
+        gradient = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if scores.requires_grad else None
+        if gradient is None:
             raise TiltingError("this reward has no gradient (it is black-box): use a selection method such as code, or bon")
-        (gradient,) = torch.autograd.grad(scores.sum(), x)
     return Slope(scores.detach(), gradient, Prediction(*(part.detach() for part in prediction)))
 
 

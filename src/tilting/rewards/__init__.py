@@ -35,7 +35,8 @@ _HOMES = {
     "UserReward": "user", "combine": "combine", "build": "build", "checked": "check", "clip": "clip",
     "style": "style", "jpeg": "jpeg", "jpeg_diff": "jpeg_diff", "user": "user",
 }  # fmt: skip
-__all__ = ["REWARDS", *_HOMES]
+__all__ = ["REWARDS", "Clip", "Combined", "Jpeg", "JpegDiff", "Style", "UserReward", "build", "checked", "clip", "combine",
+           "jpeg", "jpeg_diff", "style", "user"]  # fmt: skip
 
 
 def _registry() -> dict[str, tuple[Any, str, str, bool]]:

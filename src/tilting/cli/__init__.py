@@ -1,0 +1,95 @@
+"""The command line. Imports neither torch, diffusers nor transformers: a wrong word is refused before they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tilting import __version__
+from tilting.cli.generate import generate
+from tilting.cli.lists import methods, models, rewards
+from tilting.errors import TiltingError, nearest
+
+app = typer.Typer(
+    name="tilting", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+COMMANDS = {"generate": generate, "methods": methods, "rewards": rewards, "models": models}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+@app.callback(invoke_without_command=True)
+def tilting(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Steer diffusion models with rewards: at inference, as a LoRA, or as a new control."""
+    if version:
+        typer.echo(f"tilting {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command in this process.
+
+    Args:
+        argv: the words after ``tilting``; default those of the process.
+
+    Returns:
+        The exit code: 0 done, 2 wrong input (one sentence on stderr), 130 interrupted, 1 our fault (a traceback).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        result = app(words, prog_name="tilting", standalone_mode=False, obj=words)
+        return result if isinstance(result, int) else 0
+    except TiltingError as error:
+        return _refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        resume = "; the same command goes on where it stopped" if words[:1] == ["generate"] else ""
+        print(f"tilting: interrupted{resume}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        # typer's own refusals; it carries a copy of click, or uses click, by version: both format themselves.
+        if hasattr(error, "format_message"):
+            return _refuse(_grammar(error))
+        traceback.print_exc()
+        return 1
+
+
+def run() -> None:
+    """The console entry: `main` with the libraries' own bars and notices off, for the process is ours."""
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    sys.exit(main())
+
+
+def _refuse(message: str) -> int:
+    print("tilting: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _grammar(error) -> str:
+    """One sentence of a refusal by the parser."""
+    message = error.format_message().strip().rstrip(".")
+    context = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", None)
+    if option is not None and type(error).__name__ == "NoSuchOption":
+        known = [o for p in context.command.params for o in p.opts if o.startswith("--")] if context else []
+        return f"there is no option {option!r}{nearest(option, known)}"
+    command = re.fullmatch(r"No such command '(.*?)'.*", message, re.DOTALL)
+    if command:
+        return f"there is no command {command[1]!r}{nearest(command[1], COMMANDS)}"
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,161 @@
+"""The folder of a run: atomic writes, a manifest that is checked before it is trusted, what is still missing. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tilting.errors import TiltingError
+from tilting.experiments.config import GenerateConfig
+from tilting.models import find_model
+from tilting.models.words import POCKET
+
+MANIFEST = "manifest.json"
+
+
+def image_name(number: int) -> str:
+    """Where image ``number`` of a run lies in its folder."""
+    return f"images/{number:05d}.png"
+
+
+def digest(place: Path) -> str | None:
+    """The first 16 hex digits of the sha256 over a file, or over a folder's safetensors files in order of their paths."""
+    files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
+    if not files:
+        return None
+    sha = hashlib.sha256()
+    for file in files:
+        sha.update(file.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def identities_of(config: GenerateConfig) -> dict[str, Any]:
+    """``model`` and ``reward`` of a manifest: names, and digests of the weights (or of a user's file) behind them."""
+    rewards = []
+    for spec in config.specs():
+        if spec.is_file:
+            place: Path | None = Path(spec.name)
+        elif spec.name == "clip":
+            place = Path(spec.argument) if spec.argument else POCKET.parent / "pocket-clip"
+        else:
+            place = POCKET.parent / "pocket-clip" if spec.name == "style" else None
+        rewards.append({"name": spec.text, "sha256": digest(place) if place else None})
+    return {"model": {"name": config.model, "sha256": digest(Path(find_model(config.model)))}, "reward": rewards}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """All of it, or nothing of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TiltingError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Replace the folder's manifest."""
+    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def check_writable(out: str) -> Path:
+    """The folder, if it is or can be made, and can be written into; leaves nothing behind. Raises TiltingError."""
+    folder = Path(out)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise TiltingError(f"--out {out!r} is a file, not a folder")
+        place = folder
+        while not place.exists():
+            place = place.absolute().parent
+        if not place.is_dir():
+            raise TiltingError(f"--out {out!r} cannot be made: {str(place)!r} is a file")
+        with tempfile.TemporaryDirectory(prefix=".tilting-", dir=place):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, TiltingError):
+            raise
+        raise TiltingError(f"cannot write into --out {out!r}: {getattr(error, 'strerror', None) or error}") from None
+    return folder
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, or None where there is none.
+
+    Raises:
+        TiltingError: naming the file, if it is not what `write_manifest` wrote.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        images = folder / "images"
+        if images.is_dir() and any(images.glob("*.png")):
+            raise TiltingError(f"{str(images)!r} holds pictures and there is no {MANIFEST} beside it: choose another --out")
+        return None
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
+    wrong = _what_is_wrong(manifest)
+    if wrong:
+        raise TiltingError(f"{str(path)!r} is corrupt ({wrong}): move it away, or choose another --out")
+    return manifest
+
+
+def _what_is_wrong(manifest: Any) -> str | None:
+    if not isinstance(manifest, dict):
+        return "not a mapping"
+    for key, kind in (("config", dict), ("images", list), ("summary", dict), ("model", dict), ("reward", list)):
+        if not isinstance(manifest.get(key), kind):
+            return f"no {key}"
+    for record in manifest["images"]:
+        kinds = {"file": str, "prompt": str, "index": int, "seed": int, "rewards": dict}
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), kind) for k, kind in kinds.items()):
+            return "a broken entry under images"
+        for key in ("reward", "judge"):
+            if key not in record or not isinstance(record[key], int | float | None):
+                return f"an image without {key}"
+    for key in ("evaluations", "decodes", "reward_calls", "seconds"):
+        if not isinstance(manifest["summary"].get(key), int | float):
+            return f"no {key} under summary"
+    return None
+
+
+def config_of(config: GenerateConfig) -> dict[str, Any]:
+    """``config`` of a manifest: the options, and which of them had no use."""
+    return json.loads(json.dumps({**config.mapping(), "unused": list(config.unused)}))
+
+
+def check_same(folder: Path, manifest: Mapping[str, Any], config: GenerateConfig, identities: Mapping[str, Any]) -> None:
+    """Refuse to go on in a folder of another run; where the folder lies does not matter. Raises TiltingError."""
+    before, now = {**manifest["config"]}, config_of(config)
+    for key in now:
+        old, new = before.get(key), now[key]
+        if key in ("out", "unused") or old == new:
+            continue
+        if key == "set" and isinstance(old, dict):
+            key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
+            old, new = old.get(key), new.get(key)
+        values = f" ({_short(old)} there, {_short(new)} now)"
+        raise TiltingError(f"{str(folder)!r} holds a run with another {key}{values}: choose another --out")
+    for key in ("model", "reward"):
+        if manifest[key] != identities[key]:
+            raise TiltingError(f"{str(folder)!r} holds a run whose {key} had other weights or code: choose another --out")
+
+
+def _short(value: object) -> str:
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict]:
+    """The records of images that are there, by number."""
+    done = {}
+    for record in (manifest or {}).get("images", []):
+        stem = Path(record["file"]).stem
+        if stem.isdigit() and record["file"] == image_name(int(stem)) and (folder / record["file"]).is_file():
+            done[int(stem)] = record
+    return done

@@ -1,0 +1,96 @@
+"""Prompts from a file: .txt (a line each), .jsonl (key prompt), .csv and .parquet (column prompt)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tilting.errors import TiltingError
+
+KINDS = (".txt", ".jsonl", ".csv", ".parquet")
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """Refuse none, and any that is blank or not text that can be written."""
+    if not prompts:
+        raise TiltingError("no prompt is given: say what to draw, or give --prompts FILE")
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise TiltingError(f"prompt {i + 1} of {len(prompts)} is blank: say what to draw")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise TiltingError(f"prompt {i + 1} of {len(prompts)} is not valid Unicode text") from None
+        if "\0" in prompt:
+            raise TiltingError(f"prompt {i + 1} of {len(prompts)} holds a null character")
+    return list(prompts)
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt."""
+    file = Path(path)
+    kind = file.suffix.lower()
+    if kind not in KINDS:
+        raise TiltingError(f"prompts are read from {', '.join(KINDS)} files, which {str(path)!r} is not")
+    if not file.is_file():
+        raise TiltingError(f"there is no file {str(path)!r} of prompts")
+    if kind == ".parquet":
+        prompts = _parquet(file)
+    else:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise TiltingError(f"{str(path)!r} is not UTF-8 text") from None
+        except OSError as error:
+            raise TiltingError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        prompts = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}[kind](text, file)
+    if not prompts:
+        raise TiltingError(f"{str(path)!r} holds no prompts")
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise TiltingError(f"prompt {i + 1} in {str(path)!r} is blank")
+    return prompts
+
+
+def _txt(text: str, file: Path) -> list[str]:
+    return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def _jsonl(text: str, file: Path) -> list[str]:
+    out = []
+    for i, line in enumerate(text.rstrip().splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise TiltingError(f"line {i + 1} of {str(file)!r} is not JSON") from None
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            raise TiltingError(f"line {i + 1} of {str(file)!r} has no text under the key prompt")
+        out.append(row["prompt"])
+    return out
+
+
+def _csv(text: str, file: Path) -> list[str]:
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        if rows.fieldnames is not None and "prompt" not in rows.fieldnames:
+            raise TiltingError(f"{str(file)!r} has no column prompt")
+        return [row["prompt"] or "" for row in rows]
+    except csv.Error as error:
+        raise TiltingError(f"{str(file)!r} is not CSV: {error}") from None
+
+
+def _parquet(file: Path) -> list[str]:
+    try:
+        import pyarrow.parquet as parquet  # type: ignore[import-not-found]
+    except ImportError:
+        raise TiltingError(f"reading {str(file)!r} needs pyarrow: pip install pyarrow, or give .txt, .jsonl or .csv") from None
+    try:
+        table = parquet.read_table(file)
+    except Exception as error:
+        raise TiltingError(f"{str(file)!r} is not a parquet file: {str(error).splitlines()[0]}") from None
+    if "prompt" not in table.column_names:
+        raise TiltingError(f"{str(file)!r} has no column prompt")
+    return [str(value or "") for value in table.column("prompt").to_pylist()]

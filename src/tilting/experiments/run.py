@@ -1,0 +1,225 @@
+"""A `generate` run as a resumable folder: images/, grid.png, manifest.json. Importing this does not import torch."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tilting import __version__
+from tilting.errors import TiltingError
+from tilting.experiments import folder as files
+from tilting.experiments.config import GRADIENT, GenerateConfig, black_box
+from tilting.models import load
+from tilting.models.words import POCKET
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.experiments.generate import Counts, Drawn, Model, Plan
+    from tilting.rng import Identity
+    from tilting.types import Reward
+
+    Judge = Callable[[Tensor, list[str]], Tensor]
+
+
+class Parts(NamedTuple):
+    """What a run needs loaded: the model, its reward (or None) and its judge (or None)."""
+
+    model: Model
+    reward: Reward | None
+    judge: Judge | None
+
+
+def load_parts(config: GenerateConfig) -> Parts:
+    """Load what a config asks for: the reward first, so that a wrong one is refused before the model is read."""
+    from tilting.rewards.build import build
+
+    specs = config.specs()
+    reward = build(specs) if specs else None
+    if reward is not None and config.method in GRADIENT and not reward.differentiable:
+        raise black_box(config.method, reward.name)
+    judge = None
+    if config.model == "pocket" and (POCKET.parent / "pocket-judge" / "config.json").is_file():
+        from tilting.metrics.judge import PocketJudge
+
+        judge = PocketJudge().score
+    return Parts(load(config.model), reward, judge)
+
+
+class Folder:
+    """A run's folder while it is written.
+
+    Args:
+        config: the request; ``out`` must be set.
+        argv: what the manifest records as the command.
+
+    Raises:
+        TiltingError: a folder that cannot be written, holds another run, or a manifest that is corrupt. Nothing is made.
+    """
+
+    def __init__(self, config: GenerateConfig, argv: Sequence[str] = ()):
+        if not config.out:
+            raise TiltingError("say where to write: --out DIR")
+        self.config, self.path = config, files.check_writable(config.out)
+        identities = files.identities_of(config)
+        before = files.read_manifest(self.path)
+        if before is not None:
+            files.check_same(self.path, before, config, identities)
+        self.records = files.finished(self.path, before)
+        self.total = len(config.prompts) * config.images
+        self.head = {"version": __version__, "argv": list(argv), "config": files.config_of(config), **identities}
+        self.summary: dict[str, Any] = before["summary"] if before else {}
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json holds."""
+        return {**self.head, "images": [self.records[i] for i in sorted(self.records)], "summary": self.summary}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image is there."""
+        return len(self.records) == self.total
+
+    def begin(self) -> None:
+        """Make the folder and its first manifest."""
+        try:
+            (self.path / "images").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
+        if not self.summary:
+            self._count(self._counts())
+        files.write_manifest(self.path, self.manifest)
+
+    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
+        """Write a finished group: its pictures, then the manifest that names them."""
+        from tilting.experiments.generate import records_of
+
+        for number, image, record in zip(numbers, drawn.images, records_of(drawn, judge), strict=True):
+            name = files.image_name(number)
+            files.write_atomically(self.path / name, png(image, record, self.config.method))
+            self.records[number] = {"file": name, **record}
+        self._count(self._counts() + drawn.counts)
+        files.write_manifest(self.path, self.manifest)
+
+    def _counts(self) -> Counts:
+        from tilting.experiments.generate import Counts
+
+        s = self.summary
+        return Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
+
+    def _count(self, counts: Counts) -> None:
+        from tilting.experiments.generate import summarise
+
+        self.summary = summarise([self.records[i] for i in sorted(self.records)], counts)
+
+
+def png(image: Tensor, record: dict[str, Any], method: str) -> bytes:
+    """A PNG file of an image (3, h, w) in [0, 1], with text chunks prompt, seed, method and reward."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    reward = "" if record["reward"] is None else repr(record["reward"])
+    for key, value in (("prompt", record["prompt"]), ("seed", str(record["seed"])), ("method", method), ("reward", reward)):
+        info.add_text(key, value)
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", pnginfo=info)
+    return buffer.getvalue()
+
+
+def run(
+    config: GenerateConfig, argv: Sequence[str] = (), quiet: bool = False,
+    parts: Callable[[GenerateConfig], Parts] = load_parts,
+) -> dict[str, Any]:  # fmt: skip
+    """Draw what is missing of a run and return its manifest.
+
+    Args:
+        config: from `tilting.experiments.config.resolve`.
+        argv: the command, for the manifest.
+        quiet: no progress bar.
+        parts: what loads model, reward and judge; only called when something is missing.
+
+    Raises:
+        TiltingError: before anything is written, for a request or a folder that cannot work.
+        RewardError: if the reward fails; images finished before stay, and the run resumes.
+    """
+    place = Folder(config, argv)
+    if not place.complete:
+        _draw_missing(place, parts(config), quiet)
+    _warn_constant(place)
+    if place.complete:
+        from tilting.experiments.grid import write_grid
+
+        write_grid(place.path, place.manifest)
+    return place.manifest
+
+
+def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
+    from tilting.experiments.generate import Drawn, draw, identities, plan
+
+    config = place.config
+    who = identities(config.prompts, config.seed, config.images)
+    numbers = {w: i for i, w in enumerate(who)}
+    missing = [w for i, w in enumerate(who) if i not in place.records]
+    request = plan(
+        parts.model, missing, config.preset(), parts.reward, config.steps, config.cfg, config.eta,
+        config.negative_prompt, config.batch_size,
+    )  # fmt: skip
+    place.begin()
+    with _Progress(request, missing, quiet) as progress:
+        for event in draw(parts.model, request, parts.reward):
+            if isinstance(event, Drawn):
+                place.add(event, [numbers[w] for w in event.who], parts.judge)
+                progress.reward(place.summary["reward_mean"])
+            else:
+                progress.step(event.reward)
+
+
+class _Progress:
+    """A bar on stderr, of draws, with the running reward and the time left."""
+
+    def __init__(self, request: Plan, who: Sequence[Identity], quiet: bool):
+        from tqdm import tqdm
+
+        groups = -(-len(who) // max(1, request.batch_size // request.method.particles))
+        self.bar = tqdm(
+            total=groups * request.steps, desc=request.preset.name, unit="step", file=sys.stderr, disable=quiet,
+            dynamic_ncols=True, leave=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def step(self, reward: float | None) -> None:
+        self.reward(reward)
+        self.bar.update(1)
+
+    def reward(self, reward: float | None) -> None:
+        if reward is not None:
+            self.bar.set_postfix_str(f"reward {reward:.4g}", refresh=False)
+
+
+def _warn_constant(place: Folder) -> None:
+    for spec in place.config.reward:
+        values = [record["rewards"].get(spec) for record in place.records.values()]
+        if len(values) > 1 and None not in values and len(set(values)) == 1:
+            print(f"tilting: warning: reward {spec!r} is constant over the run ({values[0]:g})", file=sys.stderr)
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    """One line for people."""
+    summary, config = manifest["summary"], manifest["config"]
+    parts = [f"{len(manifest['images'])} images in {config['out']}"]
+    if summary["reward_mean"] is not None:
+        sem = f" ± {summary['reward_sem']:.4f}" if summary["reward_sem"] is not None else ""
+        parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
+    if summary["judge_mean"] is not None:
+        parts.append(f"judge {summary['judge_mean']:.3f}")
+    parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
+    return ", ".join(parts)
