@@ -72,7 +72,7 @@ def test_guidance_mixes_the_two_scores(mixture):
     assert torch.allclose(guided.x0, (x - t.sigma * guided.eps) / t.alpha, atol=1e-12)
 
 
-@pytest.mark.parametrize("slope,curvature", [(0.0, 0.0), (1.3, 0.0), (-0.7, 2.0), (0.0, 0.5), (0.4, -0.8)])
+@pytest.mark.parametrize(("slope", "curvature"), [(0.0, 0.0), (1.3, 0.0), (-0.7, 2.0), (0.0, 0.5), (0.4, -0.8)])
 def test_tilt_equals_quadrature(line, slope, curvature):
     tilted, log_z = line.tilt(torch.tensor([slope], dtype=torch.float64), curvature)
     unnormalised = density(line, NODES) * torch.exp(slope * NODES - curvature / 2 * NODES**2)

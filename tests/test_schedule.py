@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_alpha_bar_is_the_product_of_diffusers_betas(zero_snr):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("spacing,offset", [("trailing", 0), ("leading", 0), ("leading", 1)])
+@pytest.mark.parametrize(("spacing", "offset"), [("trailing", 0), ("leading", 0), ("leading", 1)])
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("to_one", [False, True])
 def test_the_transition_is_ddim(eta, spacing, offset, zero_snr, to_one):
@@ -63,7 +64,7 @@ def test_the_transition_is_ddim(eta, spacing, offset, zero_snr, to_one):
         in_double(theirs, zero_snr).set_timesteps(steps)
         final = 1.0 if to_one else alpha_bar[0]
         grid = Schedule(kind, alpha_bar, final, spacing, offset).grid(steps)
-        for i, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+        for i, (t, s) in enumerate(itertools.pairwise(grid)):
             if not kinds_at([kind], t):
                 continue
             x, output, noise = draws(i)
@@ -71,14 +72,14 @@ def test_the_transition_is_ddim(eta, spacing, offset, zero_snr, to_one):
             step = theirs.step(output, int(t.t), x, eta=eta, variance_noise=noise if eta > 0 else None)
             assert torch.allclose(ours.mean + ours.std * noise, step.prev_sample, rtol=1e-9, atol=1e-6)
             assert torch.allclose(ours.x0, step.pred_original_sample, rtol=1e-9, atol=1e-6)
-            assert (ours.std > 0) == (eta > 0 and s.sigma > 0)
+            assert (ours.std > 0) == (eta > 0 and s.sigma > 0 and t.alpha < s.alpha)
             compared += 1
     lost = 1 if zero_snr and spacing == "trailing" else 0  # epsilon at t = 999 where alpha is 0
     assert compared == 3 * steps - lost
 
 
 @pytest.mark.parametrize("steps", [20, 50, 30, 7])
-@pytest.mark.parametrize("spacing,offset", [("trailing", 0), ("leading", 1)])
+@pytest.mark.parametrize(("spacing", "offset"), [("trailing", 0), ("leading", 1)])
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_eta_one_is_ddpm_fixed_small(steps, spacing, offset, zero_snr):
     for kind in ("epsilon", "v_prediction", "sample"):
@@ -87,7 +88,7 @@ def test_eta_one_is_ddpm_fixed_small(steps, spacing, offset, zero_snr):
         )
         in_double(theirs, zero_snr).set_timesteps(steps)
         grid = Schedule(kind, scaled_linear(zero_snr=zero_snr), 1.0, spacing, offset).grid(steps)
-        for i, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+        for i, (t, s) in enumerate(itertools.pairwise(grid)):
             if not kinds_at([kind], t):
                 continue
             x, output, _ = draws(i)
@@ -107,7 +108,7 @@ def test_eta_zero_of_a_flow_is_the_euler_step(shift):
     grid = Schedule("flow", shift=shift).grid(steps)
     ours_t = torch.tensor([t.t for t in grid[:-1]])
     assert torch.allclose(ours_t, theirs.timesteps, rtol=1e-6)
-    for i, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
         x, output, _ = (v.float() for v in draws(i))  # their step casts to float32
         ours = sch.transition(Prediction(*sch.predict("flow", output, x, t), torch.zeros_like(x)), t, s, 0.0)
         step = theirs.step(output, theirs.timesteps[i], x).prev_sample
@@ -118,7 +119,7 @@ def test_eta_zero_of_a_flow_is_the_euler_step(shift):
         assert torch.allclose(mean, exact, atol=1e-12)
 
 
-@pytest.mark.parametrize("spacing,offset", [("trailing", 0), ("leading", 0), ("leading", 1), ("linspace", 0)])
+@pytest.mark.parametrize(("spacing", "offset"), [("trailing", 0), ("leading", 0), ("leading", 1), ("linspace", 0)])
 def test_grids_are_diffusers_times(spacing, offset):
     ours, theirs = Schedule("epsilon", scaled_linear(), 1.0, spacing, offset), DDIMScheduler(
         **SD, timestep_spacing=spacing, steps_offset=offset
@@ -126,6 +127,9 @@ def test_grids_are_diffusers_times(spacing, offset):
     for steps in [*range(1, 130), 192, 250, 333, 448, 500, 999]:
         theirs.set_timesteps(steps)
         grid = ours.grid(steps)
+        if len(theirs.timesteps) == steps + 1:  # numpy.arange overshoots at a few lengths (61, 103): a time of -1, not ours
+            assert theirs.timesteps[-1] == -1
+            theirs.timesteps = theirs.timesteps[:-1]
         assert [t.t for t in grid[:-1]] == [float(t) for t in theirs.timesteps], steps
         assert all(t.alpha**2 == pytest.approx(ours.alpha_bar[int(t.t)], rel=1e-12) for t in grid[:-1])
         assert len(grid) == steps + 1
@@ -179,7 +183,7 @@ def test_noise_then_the_exact_prediction_recovers_both_ends():
 def test_a_step_keeps_the_marginal_of_one_clean_point(schedule, eta):
     """With the true x0 and eps: mean + std · noise must have the signal α_s x0 and the noise σ_s, whatever eta."""
     grid = schedule.grid(13)
-    for t, s in zip(grid, grid[1:], strict=False):
+    for t, s in itertools.pairwise(grid):
         zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
         signal = sch.transition(Prediction(zero, one, zero), t, s, eta).mean.item()
         step = sch.transition(Prediction(one, zero, zero), t, s, eta)

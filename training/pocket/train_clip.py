@@ -20,7 +20,7 @@ from tokenizer import LENGTH
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1800
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1400
 BATCH = 128
 
 

@@ -18,7 +18,7 @@ from tokenizer import LENGTH, build as build_tokenizer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 4400
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3400
 BATCH, VIEWS = 48, 20
 
 
