@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import pairwise
 
 import tilting as tl
 from tilting.experiments.generate import Result
@@ -42,8 +43,7 @@ def compare(model, rewards: dict, steps: int, prompts: list[str], images: int, s
             print(name, preset.name, table[preset.name], file=sys.stderr)
         names = list(rows)
         table["differences"] = {
-            f"{b} - {a}": [round(v, 4) for v in paired_bootstrap(rows[b], rows[a], groups)]
-            for a, b in zip(names, names[1:], strict=False)
+            f"{b} - {a}": [round(v, 4) for v in paired_bootstrap(rows[b], rows[a], groups)] for a, b in pairwise(names)
         }
         out[name] = table
     return out

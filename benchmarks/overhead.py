@@ -41,10 +41,8 @@ def main() -> None:
         selections = method.select_when.count(options.steps) if method.select else 0
 
         def run(problem=problem, method=method) -> None:
-            state = loop.start(problem, method)
-            for state, _ in loop.sample(problem, method, state):  # noqa: B007
-                pass
-            loop.finish(problem, method, state)
+            *_, (last, _) = loop.sample(problem, method)
+            loop.finish(problem, method, last)
 
         def bare(problem=problem, x=x, rows=rows, value=value, calls=selections + (method.final == "reward")) -> None:
             for t in grid[:-1]:

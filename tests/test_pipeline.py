@@ -37,7 +37,9 @@ def test_plain_diffusers_loads_the_folder_in_float32():
     assert pipe.scheduler.alphas_cumprod[-1] == 0
 
 
-@pytest.mark.parametrize("method", [tl.presets.base(), tl.presets.code(particles=2, block=2), tl.presets.codex(particles=2, block=2)])
+@pytest.mark.parametrize(
+    "method", [tl.presets.base(), tl.presets.code(particles=2, block=2), tl.presets.codex(particles=2, block=2)]
+)
 def test_an_image_depends_on_seed_prompt_and_index_alone(model, method):
     reward = tl.rewards.clip()
     runs = [

@@ -174,7 +174,7 @@ def test_clip_is_clips_cosine(rewards):
     pictures = [Image.fromarray((p * 255).round().byte().permute(1, 2, 0).numpy()) for p in x]
     pixels = processor(pictures, return_tensors="pt").pixel_values
     with torch.no_grad():
-        out = model(pixel_values=pixels, **{k: v for k, v in tokenizer(PROMPTS, padding=True, return_tensors="pt").items()})
+        out = model(pixel_values=pixels, **dict(tokenizer(PROMPTS, padding=True, return_tensors="pt").items()))
     want = (out.logits_per_image / model.logit_scale.exp()).diagonal()
     torch.testing.assert_close(rewards["clip"](x, PROMPTS), want, atol=1e-5, rtol=0)
     head = StyleHead(FOLDER)

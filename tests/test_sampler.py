@@ -244,7 +244,7 @@ def test_code_with_one_block_is_best_of_n(mixture):
     assert torch.equal(ends[0].x, ends[1].x)
     x, value = run(p, bon)[0].x, ends[0].value
     best = [max(range(4), key=lambda j: (x[i, j] @ AIM).item()) for i in range(5)]
-    assert ends[0].index.tolist() == best
+    assert ends[0].kept.tolist() == best
     assert torch.allclose(value, x @ AIM + 0.01 * torch.arange(5)[:, None])
     assert len(set(best)) > 1
 
@@ -288,7 +288,7 @@ def test_final_choices(mixture):
     assert torch.equal(end.x[:, 0], state.x[torch.arange(3), end.log_w.argmax(1)])
     every = finish(p, replace(smc, final="all"), state)
     assert torch.equal(every.x, state.x)
-    assert every.index is None
+    assert every.kept is None
     assert torch.equal(finish(p, Method("base", 4), state).x[:, 0], state.x[:, 0])
 
 

@@ -104,17 +104,17 @@ def test_smc_weighs_by_the_difference_and_resamples_only_the_poor():
     choice = Smc(beta=0.5, share=0.5)(value, previous, before, torch.full((2, 4), 0.5, dtype=torch.float64))
     weighed = torch.tensor([[0.0, 0.4, 0.2, 0.6], [0.0, 8.0, 0.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(choice.log_w[0], weighed[0])
-    assert choice.index is not None
-    assert choice.index.tolist() == [[0, 1, 2, 3], [1, 1, 1, 1]]
+    assert choice.parents is not None
+    assert choice.parents.tolist() == [[0, 1, 2, 3], [1, 1, 1, 1]]
     assert torch.allclose(choice.log_w[1], weights.log_mean(weighed)[1].expand(4))  # the mean weight survives resampling
-    assert Smc(beta=0.5)(value[:1], previous[:1], before[:1], torch.full((1, 4), 0.5)).index is None
+    assert Smc(beta=0.5)(value[:1], previous[:1], before[:1], torch.full((1, 4), 0.5)).parents is None
 
 
 def test_multinomial_selection_has_temperature():
     value = torch.tensor([[0.0, 0.1]], dtype=torch.float64)
     low = 1 / (1 + math.exp(0.1 / 0.05))  # P(first) at tau .05
     uniforms = torch.tensor([[low - 1e-6, low + 1e-6]], dtype=torch.float64)
-    index = Multinomial(0.05)(value, value, torch.zeros(1, 2, dtype=torch.float64), uniforms).index
+    index = Multinomial(0.05)(value, value, torch.zeros(1, 2, dtype=torch.float64), uniforms).parents
     assert index is not None
     assert index.tolist() == [[0, 1]]
 

@@ -19,11 +19,16 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     home = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(home)
     names = {str(p.relative_to(home)) for p in home.rglob("*")}
-    for part in ("pocket/unet/diffusion_pytorch_model.safetensors", "pocket-clip/model.safetensors", "pocket-judge/model.safetensors"):
+    for part in (
+        "pocket/unet/diffusion_pytorch_model.safetensors",
+        "pocket-clip/model.safetensors",
+        "pocket-judge/model.safetensors",
+    ):
         assert f"tilting/assets/{part}" in names
     assert any(n.endswith("licenses/NOTICE") for n in names)
     code = (
-        "import tilting as tl; out = tl.generate(tl.load('pocket'), 'a fox', tl.rewards.clip(), tl.presets.bon(particles=2), steps=2); "
+        "import tilting as tl; method = tl.presets.bon(particles=2); "
+        "out = tl.generate(tl.load('pocket'), 'a fox', tl.rewards.clip(), method, steps=2); "
         "print(tl.__file__, out.manifest['summary']['evaluations'])"
     )
     ran = subprocess.run(

@@ -1,8 +1,8 @@
 """tilting: steer diffusion models with rewards. p*(x|c) ∝ p_pre(x|c) · exp(r(x,c)/β).
 
-    import tilting as tl
-    pipe = tl.load("pocket")
-    out = tl.generate(pipe, ["a fox"], reward=tl.rewards.clip(), method=tl.presets.codex(particles=4))
+import tilting as tl
+pipe = tl.load("pocket")
+out = tl.generate(pipe, ["a fox"], reward=tl.rewards.clip(), method=tl.presets.codex(particles=4))
 """
 
 from __future__ import annotations

@@ -134,9 +134,7 @@ class CoDeX:
         if self.source not in ("paper", "code"):
             raise TiltingError(f"codex.source is paper or code, not {self.source!r}")
         code = self.source == "code"
-        gradient = RewardGradient(
-            self.strength, "decoder" if code else "denoiser", self.rescale, 150.0 if code else None
-        )
+        gradient = RewardGradient(self.strength, "decoder" if code else "denoiser", self.rescale, 150.0 if code else None)
         return Method(
             "codex", self.particles, self.start, correct=gradient,
             correct_when=Every(block_of(self.gradient_block, steps, 2), self.window), select=_selection(self.tau),

@@ -7,14 +7,15 @@ generator that draws on the CPU, whatever device the sampler runs on. Particle 0
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Identity(NamedTuple):
+@dataclass(frozen=True)
+class Identity:
     """Which image this is: the run's seed, the prompt's text, and the image's index within the prompt."""
 
     seed: int

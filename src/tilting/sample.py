@@ -287,13 +287,13 @@ class Final(NamedTuple):
         x: (b, m, ...) clean latents, m = 1 unless ``final`` is "all".
         value: (b, n) the reward of every particle's real image, or None where no reward was needed.
         log_w: (b, n) final log-weights (smc: including the last step's increment).
-        index: (b,) the kept particle, or None for "all".
+        kept: (b,) the kept particle, or None for "all".
     """
 
     x: Tensor
     value: Tensor | None
     log_w: Tensor
-    index: Tensor | None
+    kept: Tensor | None
 
 
 def finish(problem: Problem, method: Method, state: State) -> Final:

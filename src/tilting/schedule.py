@@ -77,6 +77,8 @@ def predict(kind: Kind, output: Tensor, x: Tensor, t: Time) -> tuple[Tensor, Ten
         t: where x is; an epsilon model cannot say x0 where alpha is 0, nor a sample model eps where sigma is 0.
     """
     if kind == "epsilon":
+        if t.alpha == 0:
+            raise TiltingError("an epsilon model cannot start from pure noise (alpha 0): it cannot say x0 there")
         return output, (x - t.sigma * output) / t.alpha
     if kind == "v_prediction":
         return t.alpha * output + t.sigma * x, t.alpha * x - t.sigma * output
@@ -115,6 +117,8 @@ def step_std(t: Time, s: Time, eta: float) -> float:
 
 def mean_shift(t: Time, s: Time, eta: float) -> float:
     """Δmean / Δeps of two models at the same x_t: sqrt(σ_s² - std²) - α_s σ_t / α_t."""
+    if t.alpha == 0:
+        raise TiltingError("at pure noise (alpha 0) eps says nothing of x0, so a difference of eps has no shift")
     std = step_std(t, s, eta)
     return math.sqrt(max(s.sigma**2 - std**2, 0.0)) - s.alpha * t.sigma / t.alpha
 

@@ -25,11 +25,11 @@ class Choice(NamedTuple):
     """What a selection decides.
 
     Attributes:
-        index: (b, m) the parent of each new particle, or None if all stay as they are.
+        parents: (b, m) the parent of each new particle, or None if all stay as they are.
         log_w: (b, m) the new log-weights.
     """
 
-    index: Tensor | None
+    parents: Tensor | None
     log_w: Tensor
 
 

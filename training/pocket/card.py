@@ -40,9 +40,10 @@ def main() -> None:
         ("style word obeyed", "style_top1"), ("background colour obeyed", "background_top1"),
     ]  # fmt: skip
     table = "\n".join(f"| {label} | {percent(real[k])} | {percent(known[k])} | {percent(new[k])} |" for label, k in rows)
+    logged = e.get("training", {})
+    numbers = {part: {k: v for k, v in t["last"].items() if k not in ("step", "seconds")} for part, t in logged.items()}
     steps = "\n".join(
-        f"| {part} | {t['last']['step']} | {t['minutes']:.0f} | `{json.dumps({k: v for k, v in t['last'].items() if k not in ('step', 'seconds')})}` |"
-        for part, t in e.get("training", {}).items()
+        f"| {part} | {t['last']['step']} | {t['minutes']:.0f} | `{json.dumps(numbers[part])}` |" for part, t in logged.items()
     )
     text = f"""---
 license: apache-2.0

@@ -82,7 +82,11 @@ def train(
             total[k] = total.get(k, 0.0) + v
         done = step + 1
         if done % 50 == 0:
-            row = {"step": done, **{k: round(v / 50, 5) for k, v in total.items()}, "seconds": round((time.time() - clock) / 50, 3)}
+            row = {
+                "step": done,
+                **{k: round(v / 50, 5) for k, v in total.items()},
+                "seconds": round((time.time() - clock) / 50, 3),
+            }
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.with_suffix(".jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from tilting.models.words import Words, load_words, write_prompt
 
 HERE = Path(__file__).parent
@@ -71,9 +72,10 @@ def render_sprites(size: int = 128) -> Path:
     out = WORK / "sprites"
     if (out / "sprites.json").exists():
         return out
+    import io
+
     import resvg_py  # a training-only dependency
     from PIL import Image
-    import io
 
     if not (HERE / "node_modules").exists():
         subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=HERE, check=True)

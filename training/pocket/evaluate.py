@@ -1,6 +1,6 @@
 """Measure the assets and write the model card: every number on the card is printed by this script.
 
-    python evaluate.py            # all figures -> evaluation.json, card pictures, src/tilting/assets/pocket/README.md
+python evaluate.py            # all figures -> evaluation.json, card pictures, src/tilting/assets/pocket/README.md
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+
 from data import ASSETS, HERE, WORK, Drawings
 from tilting.models.words import load_words, write_prompt
 
@@ -126,9 +127,7 @@ def main() -> None:
     plain = [write_prompt(words, int(i)) for i in c[:60]]
     a, d = draw_prompts(model, plain, 1), draw_prompts(model, plain, 2)
     sprite = 3 * c[:60] + torch.randint(3, (60,), generator=gen)
-    views = [
-        drawings.compose(sprite, drawings.backgrounds(sprite, gen, drawings.trained, 0.3), gen).images for _ in range(2)
-    ]
+    views = [drawings.compose(sprite, drawings.backgrounds(sprite, gen, drawings.trained, 0.3), gen).images for _ in range(2)]
     out["diversity"] = {
         "generated_pair_l1": (a - d).abs().mean().item(), "training_pair_l1": (views[0] - views[1]).abs().mean().item()
     }  # fmt: skip

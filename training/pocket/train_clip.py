@@ -12,23 +12,29 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from common import train
-from data import ASSETS, WORK, Batch, Drawings, write_words
 from safetensors.torch import save_file
-from tilting.models.words import write_prompt
-from tokenizer import LENGTH
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from common import train
+from data import ASSETS, WORK, Batch, Drawings, write_words
+from tilting.models.words import write_prompt
+from tokenizer import LENGTH
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1400
 BATCH = 128
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPModel:
-    text = dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=2,
-                num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-    vision = dict(hidden_size=160, intermediate_size=480, num_hidden_layers=5, num_attention_heads=4, image_size=64, patch_size=8)
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": LENGTH, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 5, "num_attention_heads": 4,
+        "image_size": 64, "patch_size": 8,
+    }  # fmt: skip
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 
@@ -62,7 +68,9 @@ def statements(batch: Batch, drawings: Drawings, gen: torch.Generator) -> tuple[
                 texts.append(drawings.names[int(batch.sprite[i])])
     c, s, k = torch.cat([concept, concept]), torch.cat([style, style2]), torch.cat([colour, colour2])
     same = concept[:, None] == c[None]
-    truth = same & ((s[None] < 0) | (batch.style[:, None] == s[None])) & ((k[None] < 0) | (batch.background[:, None] == k[None]))
+    truth = (
+        same & ((s[None] < 0) | (batch.style[:, None] == s[None])) & ((k[None] < 0) | (batch.background[:, None] == k[None]))
+    )
     return texts, truth
 
 
@@ -88,7 +96,9 @@ def main() -> None:
         gen = torch.Generator().manual_seed(step)
         texts, truth = statements(batch, drawings, gen)
         unique, index = torch.unique(tokenizer(texts, padding=True, return_tensors="pt").input_ids, dim=0, return_inverse=True)
-        x = (batch.images + 0.04 * torch.rand(BATCH, 1, 1, 1, generator=gen) * torch.randn(batch.images.shape, generator=gen)).clamp(0, 1)
+        x = (
+            batch.images + 0.04 * torch.rand(BATCH, 1, 1, 1, generator=gen) * torch.randn(batch.images.shape, generator=gen)
+        ).clamp(0, 1)
         clip = model["clip"]
         with torch.autocast("cpu", torch.bfloat16):
             out = clip(input_ids=unique, pixel_values=(x - mean) / std)
@@ -100,7 +110,12 @@ def main() -> None:
         style = F.cross_entropy(styles[known], batch.style[known])
         hit = truth.gather(1, scores.argmax(1, keepdim=True)).float().mean()
         acc = (styles.argmax(1) == batch.style)[known].float().mean()
-        return loss + 0.3 * style, {"loss": loss.item(), "hit": hit.item(), "style": acc.item(), "scale": clip.logit_scale.exp().item()}
+        return loss + 0.3 * style, {
+            "loss": loss.item(),
+            "hit": hit.item(),
+            "style": acc.item(),
+            "scale": clip.logit_scale.exp().item(),
+        }
 
     train(model, loss_of, WORK / "clip.pt", STEPS, peak=1.2e-3, weight_decay=0.05)
     model["clip"].half().save_pretrained(folder)

@@ -6,6 +6,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+
 from common import train
 from data import ASSETS, WORK, Drawings, write_words
 from tilting.features.judge import JudgeNet, save_judge

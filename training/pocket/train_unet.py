@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 
 import torch
-from common import save, train
-from data import ASSETS, WORK, Drawings, prompts_of, write_words
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from tokenizer import LENGTH, build as build_tokenizer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from common import save, train
+from data import ASSETS, WORK, Drawings, prompts_of, write_words
+from tokenizer import LENGTH
+from tokenizer import build as build_tokenizer
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3400
 BATCH, VIEWS = 48, 20

@@ -9,9 +9,10 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
 from common import train
 from data import ASSETS, WORK, Drawings, write_words
-from diffusers import AutoencoderKL
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3800
 
@@ -45,7 +46,12 @@ def main() -> None:
         edge = sum((a - b).abs().mean() for a, b in zip(edges(x), edges(y), strict=True))
         kl = posterior.kl().mean() / 512
         psnr = -10 * ((x - y).detach() / 2).square().mean().log10()
-        return l1 + 0.5 * coarse + edge + 1e-3 * kl, {"l1": float(l1), "edge": float(edge), "kl": float(kl), "psnr": float(psnr)}
+        return l1 + 0.5 * coarse + edge + 1e-3 * kl, {
+            "l1": float(l1),
+            "edge": float(edge),
+            "kl": float(kl),
+            "psnr": float(psnr),
+        }
 
     train(vae, loss_of, WORK / "vae.pt", STEPS, peak=2e-3)
     # The latent scale: one over the standard deviation of the latents, as Stable Diffusion's .18215 is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ class JudgeNet(nn.Module):
         self.config = {"sizes": sizes, "widths": list(widths)}
         self.stem = nn.Conv2d(3, widths[0], 5, 2, 2)
         stages = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             stages += [Residual(a, b, 2), Residual(b, b, 1)]
         self.body = nn.Sequential(*stages)
         self.norm = nn.GroupNorm(8, widths[-1])

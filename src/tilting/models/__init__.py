@@ -28,7 +28,9 @@ def find_model(name: str) -> str:
         return name
     if name.count("/") == 1 and not name.startswith((".", "/")) and all(name.split("/")):
         return name
-    raise TiltingError(f"unknown model {name!r}: known are {', '.join(MODELS)}, a diffusers folder, or a hub id like owner/name")
+    raise TiltingError(
+        f"unknown model {name!r}: known are {', '.join(MODELS)}, a diffusers folder, or a hub id like owner/name"
+    )
 
 
 def load(name: str = "pocket") -> StableDiffusion:

@@ -1,8 +1,8 @@
 """The analytic model: a Gaussian mixture whose denoiser, tilts and posteriors are closed form. The library's oracle.
 
-    p(x_0) = Σ_k π_k N(μ_k, s_k² I);   p(x_t) = Σ_k π_k N(α μ_k, (α² s_k² + σ²) I)
-    E[x_0 | x_t] = Σ_k ρ_k(x_t) (μ_k + α s_k² / (α² s_k² + σ²) · (x_t - α μ_k))
-    tilted by r(x) = ⟨a, x⟩ - c/2 |x|²:  p*(x) ∝ p(x) exp(r(x)/β) is a mixture again (completing the square)
+p(x_0) = Σ_k π_k N(μ_k, s_k² I);   p(x_t) = Σ_k π_k N(α μ_k, (α² s_k² + σ²) I)
+E[x_0 | x_t] = Σ_k ρ_k(x_t) (μ_k + α s_k² / (α² s_k² + σ²) · (x_t - α μ_k))
+tilted by r(x) = ⟨a, x⟩ - c/2 |x|²:  p*(x) ∝ p(x) exp(r(x)/β) is a mixture again (completing the square)
 """
 
 from __future__ import annotations
@@ -75,12 +75,16 @@ class Mixture:
         return Mixture((log_z - total).exp(), new_mean, new_var.sqrt()), total
 
 
+ZERO_SNR = Schedule("v_prediction", scaled_linear(zero_snr=True))
+"""pocket's own schedule."""
+
+
 @dataclass(frozen=True)
 class MixtureModel:
     """A mixture as a model: what samplers ask of any model, exactly."""
 
     mixture: Mixture
-    schedule: Schedule = Schedule("v_prediction", scaled_linear(zero_snr=True))
+    schedule: Schedule = ZERO_SNR
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

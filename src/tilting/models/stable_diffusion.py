@@ -103,7 +103,7 @@ def load_stable_diffusion(source: str | Path, name: str | None = None, steps: in
     Raises:
         TiltingError: if the folder is not a pipeline, or the id cannot be fetched.
     """
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.utils import logging
 
     logging.set_verbosity_error()

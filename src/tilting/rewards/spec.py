@@ -43,7 +43,9 @@ CATALOG: dict[str, Entry] = {
     "clip": Entry(f"{_HERE}.clip", "clip", "how well the picture matches its prompt", "raw cosine", True, "folder"),
     "style": Entry(f"{_HERE}.style", "style", "how surely it is drawn in the style", "log-probability", True, "style"),
     "jpeg": Entry(f"{_HERE}.jpeg", "jpeg", "small JPEG file at quality 95", "-kB", False),
-    "jpeg-up": Entry(f"{_HERE}.jpeg", "jpeg", "large JPEG file at quality 95", "kB", False, options=(("incompressible", True),)),
+    "jpeg-up": Entry(
+        f"{_HERE}.jpeg", "jpeg", "large JPEG file at quality 95", "kB", False, options=(("incompressible", True),)
+    ),
     "jpeg-diff": Entry(f"{_HERE}.jpeg_diff", "jpeg_diff", "little lost by JPEG", "-squared distance", True, "quality"),
     "jpeg-diff-up": Entry(
         f"{_HERE}.jpeg_diff", "jpeg_diff", "much lost by JPEG", "squared distance", True, "quality", (("up", True),)
