@@ -50,13 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         result = app(words, prog_name="tilting", standalone_mode=False, obj=words)
-        return result if isinstance(result, int) else 0
+        # typer turns Ctrl-C into an exit of 130 by itself, or into Abort, by version.
+        return _interrupted(words) if result == 130 else result if isinstance(result, int) else 0
     except TiltingError as error:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        resume = "; the same command goes on where it stopped" if words[:1] == ["generate"] else ""
-        print(f"tilting: interrupted{resume}", file=sys.stderr)
-        return 130
+        return _interrupted(words)
     except BrokenPipeError:
         return 0
     except Exception as error:
@@ -74,6 +73,12 @@ def run() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     sys.exit(main())
+
+
+def _interrupted(words: list[str]) -> int:
+    resume = "; the same command goes on where it stopped" if words[:1] == ["generate"] else ""
+    print(f"tilting: interrupted{resume}", file=sys.stderr)
+    return 130
 
 
 def _refuse(message: str) -> int:

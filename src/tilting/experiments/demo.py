@@ -9,33 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tilting.errors import TiltingError
 from tilting.experiments.config import GenerateConfig, resolve
 from tilting.experiments.run import Parts, load_parts, run
+from tilting.metrics.statistics import paired_bootstrap
 
 PROMPTS = ("a fox, noto style", "a sunflower on a blue background", "a castle, twemoji style", "a banana on a pink background")
 IMAGES, STEPS, PARTICLES, SHOWN = 4, 25, 4, 2
 RUNS = (("base", "clip"), ("bon", "clip"), ("code", "clip"), ("codex", "clip"), ("base", "jpeg"), ("code", "jpeg"))
 PAIRS = (("bon", "base"), ("code", "base"), ("codex", "base"), ("codex", "code"))
-
-
-def paired_interval(a: Sequence[float], b: Sequence[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """The mean of a - b over pairs, and its 95 % bootstrap interval over pairs.
-
-    Args:
-        a, b: equally many numbers, paired.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
-
-    Returns:
-        Mean, lower and upper end.
-    """
-    difference = np.asarray(a, float) - np.asarray(b, float)
-    rows = np.random.default_rng(seed).integers(len(difference), size=(draws, len(difference)))
-    low, high = np.quantile(difference[rows].mean(1), [0.025, 0.975])
-    return float(difference.mean()), float(low), float(high)
 
 
 def requests(out: Path, prompts: Sequence[str], images: int, steps: int) -> dict[tuple[str, str], GenerateConfig]:
@@ -57,10 +39,10 @@ def table(manifests: dict[tuple[str, str], dict[str, Any]]) -> str:
         judge = "-" if s["judge_mean"] is None else f"{s['judge_mean']:.2f}"
         mean = f"{s['reward_mean']:.4f} ± {s['reward_sem'] or 0:.4f}"
         lines.append(f"{reward:8}{method:8}{mean:>20}{judge:>9}{s['evaluations']:>13}{s['seconds']:>9.1f}")
-    lines += ["", "paired differences of the reward, same seeds: mean [95 % bootstrap interval]"]
+    lines += ["", "paired differences of the reward, same seeds: mean [95 % bootstrap interval, whole prompts resampled]"]
     for reward, a, b in [("clip", *pair) for pair in PAIRS] + [("jpeg", "code", "base")]:
         ours, theirs = ([r["reward"] for r in manifests[name, reward]["images"]] for name in (a, b))
-        mean, low, high = paired_interval(ours, theirs)
+        mean, low, high = paired_bootstrap(ours, theirs, [r["prompt"] for r in manifests[a, reward]["images"]])
         lines.append(f"{reward:8}{a + ' - ' + b:16}{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
     return "\n".join(lines)
 
