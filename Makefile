@@ -22,7 +22,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 
 pocket: $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt ".[train]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train]"
 	training/pocket/run.sh
 
 wheel: $(STAMP)

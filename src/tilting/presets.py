@@ -43,6 +43,7 @@ class Base:
     """The model by itself: one stream, no reward needed."""
 
     name = "base"
+    cost = "T"
 
     def build(self, steps: int) -> Method:
         from tilting.sample import Method
@@ -52,7 +53,7 @@ class Base:
 
 @dataclass(frozen=True)
 class BestOfN:
-    """N full runs, the one of the highest reward kept (Stiennon et al. 2020 for language; re-ranking in draft.txt A.3).
+    """N full runs, the one of the highest reward kept (re-ranking, Clark et al. 2024, App. A.3).
 
     Attributes:
         particles: N.
@@ -62,6 +63,7 @@ class BestOfN:
     particles: int = 4
     start: Literal["independent", "copy"] = "independent"
     name = "bon"
+    cost = "N·T"
 
     def build(self, steps: int) -> Method:
         from tilting.sample import Method
@@ -73,7 +75,7 @@ class BestOfN:
 class CoDe:
     """CoDe(N, B): every B steps rank the streams by r(D(x0)) and copy the winner; the last step ranks real samples.
 
-    Singh et al. 2025, Alg. 1; codex.txt ch. 5. Published: SD 1.5, N = 4 or 40, B = 5, T = 500 DDPM, CFG 5 (7.5 in the code).
+    Singh et al. 2025, Alg. 1; Alg. 6 of the CoDeX thesis. Published: SD 1.5, N = 4 or 40, B = 5, T = 500 DDPM, CFG 5 (7.5 in the code).
 
     Attributes:
         particles: N.
@@ -87,6 +89,7 @@ class CoDe:
     tau: float | None = None
     start: Literal["independent", "copy"] = "independent"
     name = "code"
+    cost = "N·T"
 
     def build(self, steps: int) -> Method:
         from tilting.sample import Every, Method
@@ -99,7 +102,7 @@ class CoDe:
 
 @dataclass(frozen=True)
 class CoDeX:
-    """CoDeX(N, B_s, B_g, γ, τ): CoDe with a gradient step on every stream every B_g steps (codex.txt, Alg. 1-3).
+    """CoDeX(N, B_s, B_g, γ, τ): CoDe with a gradient step on every stream every B_g steps (the CoDeX thesis, Alg. 1-3).
 
     Published: T = 500, N = 4, B_s = 5, B_g = 5 (aesthetic) / 4 (PickScore), γ = .2, window t/T ≤ .6 (aesthetic) / all
     (PickScore), τ = .001 / .0003 or greedy. Alg. 1 read literally also moves z_0; no round is spent there.
@@ -126,6 +129,7 @@ class CoDeX:
     source: Literal["paper", "code"] = "paper"
     rescale: bool = True
     name = "codex"
+    cost = "N·(T + G), G gradient rounds"
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.gradient import RewardGradient
@@ -161,6 +165,7 @@ class SmcTilt:
     block: int | None = None
     share: float = 0.5
     name = "smc"
+    cost = "N·T"
 
     def build(self, steps: int) -> Method:
         from tilting.sample import Every, Method

@@ -53,7 +53,7 @@ def train(
         every: steps between checkpoints and log lines.
         stop: end here instead of at ``steps`` (the schedule stays that of ``steps``).
     """
-    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=weight_decay, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     start = 0
     if path.exists():

@@ -20,8 +20,8 @@ from data import ASSETS, WORK, Drawings, prompts_of, write_words
 from tokenizer import LENGTH
 from tokenizer import build as build_tokenizer
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3400
-BATCH, VIEWS = 48, 20
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3200
+BATCH, LATE, VIEWS = 48, (2000, 96), 20  # larger batches late: from step 2000 on, 96
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -102,7 +102,8 @@ def main() -> None:
 
     def loss_of(step: int):
         gen = torch.Generator().manual_seed(5_000_011 + step)
-        i = torch.randint(n, (BATCH,), generator=gen)
+        size = BATCH if step < LATE[0] else LATE[1]
+        i = torch.randint(n, (size,), generator=gen)
         x0 = bank["z"][i].float()
         sprite, background = bank["sprite"][i], bank["background"][i]
         from data import Batch
@@ -110,7 +111,7 @@ def main() -> None:
         labels = Batch(x0, sprite, drawings.concept[sprite], drawings.style[sprite], background)
         prompts = prompts_of(labels, drawings, gen)
         ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        t = (torch.arange(BATCH) * 1000 // BATCH + torch.randint(1000, (1,), generator=gen)) % 1000  # stratified
+        t = (torch.arange(size) * 1000 // size + torch.randint(1000, (1,), generator=gen)) % 1000  # stratified
         noise = torch.randn(x0.shape, generator=gen)
         a, s = alpha_bar[t].sqrt()[:, None, None, None], (1 - alpha_bar[t]).sqrt()[:, None, None, None]
         with torch.autocast("cpu", torch.bfloat16):

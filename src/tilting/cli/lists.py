@@ -33,7 +33,9 @@ def methods(as_json: Json = False) -> None:
         settings = {f.name: f.default for f in fields(preset)}  # type: ignore[arg-type]
         about = (preset.__doc__ or "").strip().splitlines()[0]
         shown = ", ".join(f"{k}={v}" for k, v in settings.items())
-        rows[name] = {"about": about, "settings": settings} | ({} if as_json else {"notes": [shown] if shown else []})
+        cost = getattr(preset, "cost", "")
+        notes = [f"evaluations per image: {cost}"] + ([shown] if shown else [])
+        rows[name] = {"about": about, "evaluations": cost, "settings": settings} | ({} if as_json else {"notes": notes})
     _show(rows, as_json)
 
 
