@@ -75,7 +75,8 @@ class BestOfN:
 class CoDe:
     """CoDe(N, B): every B steps rank the streams by r(D(x0)) and copy the winner; the last step ranks real samples.
 
-    Singh et al. 2025, Alg. 1; Alg. 6 of the CoDeX thesis. Published: SD 1.5, N = 4 or 40, B = 5, T = 500 DDPM, CFG 5 (7.5 in the code).
+    Singh et al. 2025, Alg. 1; Alg. 6 of the CoDeX thesis. Published: SD 1.5, N = 4 or 40, B = 5, T = 500 DDPM, CFG 5
+    (7.5 in the code).
 
     Attributes:
         particles: N.
