@@ -17,10 +17,22 @@ if TYPE_CHECKING:  # settings are read and checked without torch; parts are impo
 
 
 class Preset(Protocol):
-    """Settings of a published method."""
+    """Settings of a published method.
+
+    Attributes:
+        name: of the preset.
+        selects: whether it selects in blocks, and so needs eta > 0.
+        climbs: whether it needs the reward's gradient.
+    """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def selects(self) -> bool: ...
+
+    @property
+    def climbs(self) -> bool: ...
 
     def build(self, steps: int) -> Method:
         """The method for a run of that many steps."""
@@ -43,6 +55,7 @@ class Base:
     """The model by itself: one stream, no reward needed."""
 
     name = "base"
+    selects, climbs = False, False
     cost = "T"
 
     def build(self, steps: int) -> Method:
@@ -63,6 +76,7 @@ class BestOfN:
     particles: int = 4
     start: Literal["independent", "copy"] = "independent"
     name = "bon"
+    selects, climbs = False, False
     cost = "N·T"
 
     def build(self, steps: int) -> Method:
@@ -90,6 +104,7 @@ class CoDe:
     tau: float | None = None
     start: Literal["independent", "copy"] = "independent"
     name = "code"
+    selects, climbs = True, False
     cost = "N·T"
 
     def build(self, steps: int) -> Method:
@@ -130,6 +145,7 @@ class CoDeX:
     source: Literal["paper", "code"] = "paper"
     rescale: bool = True
     name = "codex"
+    selects, climbs = True, True
     cost = "N·(T + G), G gradient rounds"
 
     def build(self, steps: int) -> Method:
@@ -166,6 +182,7 @@ class SmcTilt:
     block: int | None = None
     share: float = 0.5
     name = "smc"
+    selects, climbs = True, False
     cost = "N·T"
 
     def build(self, steps: int) -> Method:

@@ -11,7 +11,7 @@ from common import train
 from data import ASSETS, WORK, Drawings, write_words
 from tilting.features.judge import JudgeNet, save_judge
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1200
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 900
 
 
 def split(drawings: Drawings) -> torch.Tensor:

@@ -13,7 +13,7 @@ import yaml
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.prompts import check_prompts, read_prompts
 from tilting.experiments.settings import integer, number, setting, text
-from tilting.models import MODELS, find_model
+from tilting.models import MODELS, find_model, usual
 from tilting.presets import PRESETS, Preset
 from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
@@ -22,11 +22,6 @@ OPTIONS = (
     "out", "seed", "set",
 )  # fmt: skip
 SWITCHES = ("quiet", "json")
-USUAL = {"pocket": (50, 4.0)}
-"""Steps and guidance scale of a model, where unset; what `tilting.models.load` gives them."""
-USUAL_ELSE = (50, 7.5)
-GRADIENT = ("codex",)
-SELECTING = ("code", "codex", "smc")
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     model = _model(text("model", given.get("model", "pocket")))
     prompts = given.get("prompts", [])
     prompts = check_prompts(read_prompts(prompts) if isinstance(prompts, str) else _texts("prompts", prompts))
-    steps, cfg = USUAL.get(model, USUAL_ELSE)
+    steps, cfg = usual(model)
     config = GenerateConfig(
         prompts=tuple(prompts), model=model, method=method,
         steps=integer("steps", given.get("steps", steps), 1),
@@ -236,7 +231,7 @@ def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateC
     specs = parse_specs(texts)
     if not specs and config.method != "base":
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
-    if config.method in GRADIENT:
+    if config.preset().climbs:
         for spec in specs:
             if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
                 raise black_box(config.method, spec.text)
@@ -251,13 +246,13 @@ def black_box(method: str, reward: str) -> TiltingError:
 def _check_method(config: GenerateConfig) -> None:
     settings = dict(config.settings)
     if config.eta == 0 and (config.particles or 1) > 1:
-        if config.method in SELECTING:
+        if config.preset().selects:
             raise TiltingError(
                 f"{config.method} selects in blocks, and at eta 0 the copies stay identical: use eta above 0 (1 is usual)"
             )
         if settings.get(f"{config.method}.start") == "copy":
             raise TiltingError("copied starts at eta 0 give identical particles: use eta above 0, or independent starts")
-    if config.method in GRADIENT and config.cfg == 1 and settings.get(f"{config.method}.rescale", True):
+    if config.preset().climbs and config.cfg == 1 and settings.get(f"{config.method}.rescale", True):
         raise TiltingError(
             f"{config.method} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg above 1"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilting import __version__
 from tilting.errors import TiltingError
 from tilting.experiments import folder as files
-from tilting.experiments.config import GRADIENT, GenerateConfig, black_box
+from tilting.experiments.config import GenerateConfig, black_box
 from tilting.models import load
 from tilting.models.words import POCKET
 
@@ -38,7 +38,7 @@ def load_parts(config: GenerateConfig) -> Parts:
 
     specs = config.specs()
     reward = build(specs) if specs else None
-    if reward is not None and config.method in GRADIENT and not reward.differentiable:
+    if reward is not None and config.preset().climbs and not reward.differentiable:
         raise black_box(config.method, reward.name)
     judge = None
     if config.model == "pocket" and (POCKET.parent / "pocket-judge" / "config.json").is_file():

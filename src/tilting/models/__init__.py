@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
 MODELS = {"pocket": "a small Stable Diffusion of 64x64 drawings, in the package: 444 concepts, 3 styles, 12 backgrounds"}
 
+USUAL = {"pocket": (50, 4.0)}
+"""Steps and guidance scale of a model where they are unset."""
+
+
+def usual(name: str) -> tuple[int, float]:
+    """The steps and guidance scale that a model is usually run with; Stable Diffusion's 50 and 7.5 if it is not ours."""
+    return USUAL.get(name, (50, 7.5))
+
 
 def find_model(name: str) -> str:
     """The folder or hub id behind a model's name, checked before anything is loaded.
@@ -38,6 +46,4 @@ def load(name: str = "pocket") -> StableDiffusion:
     from tilting.models.stable_diffusion import load_stable_diffusion
 
     source = find_model(name)
-    if name == "pocket":
-        return load_stable_diffusion(source, "pocket", steps=50, cfg=4.0)
-    return load_stable_diffusion(source, name)
+    return load_stable_diffusion(source, name, *usual(name))
