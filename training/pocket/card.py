@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from data import ASSETS, HERE, WORK
+from data import ASSETS, HERE, log_of
 
 
 def percent(x: float) -> str:
@@ -21,7 +21,7 @@ def curves() -> None:
     figure, axes = plt.subplots(1, 4, figsize=(13, 2.8))
     shown = {"vae": "psnr", "unet": "mse", "clip": "hit", "judge": "acc_concept"}
     for axis, (part, key) in zip(axes, shown.items(), strict=True):
-        log = WORK / f"{part}.jsonl"
+        log = log_of(part)
         if log.exists():
             rows = [json.loads(line) for line in log.read_text().splitlines()]
             axis.plot([r["step"] for r in rows], [r[key] for r in rows])
@@ -97,7 +97,8 @@ Curves and sample sheets: `training/pocket/card/`. Every batch is a function of 
 
 ## Limits
 
-A first version, trained for under two hours in all: fine detail is soft (the autoencoder is small), words outside the
+A first version, trained for under two hours in all: colours and backgrounds are right, shapes are soft and often no more
+than hinted at, fine detail is lost in the small autoencoder. Words outside the
 vocabulary mean little, and it knows nothing but these drawings. Emoji of people are left out. Not for any use where
 the content of a picture matters.
 """

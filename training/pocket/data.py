@@ -32,6 +32,12 @@ HELD_OUT = 0.1  # of (concept, style, colour) triples; white is always shown, so
 SKIN = re.compile(r"skin-tone|-tone\d|-(medium-)?(light|dark)(-|$)|-medium$|^flag-|^(regional|keycap)")
 
 
+def log_of(part: str) -> Path:
+    """The training log of a part: this machine's own, else the one committed with the assets."""
+    here = WORK / f"{part}.jsonl"
+    return here if here.exists() else HERE / "logs" / f"{part}.jsonl"
+
+
 def read_concepts() -> list[tuple[str, str, str]]:
     """(slug, words, category) of every concept in concepts.txt, in order."""
     rows, category = [], ""
