@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tilting.guidance.gradient import RewardGradient, reward_slope, rms
+from tilting.guidance.gradient import RewardGradient
+from tilting.guidance.slope import Estimator, Site, reward_slope, rms
 from tilting.models.mixture import Mixture, MixtureModel
 from tilting.schedule import Schedule, scaled_linear
 from tilting.types import TiltingError
@@ -71,7 +72,7 @@ def test_rms_is_per_row():
 def test_the_scale_rule(denoise, x, mixture, strength, place):
     """x moves by γ · w · rms(cond - uncond) along the gradient's direction, the rms taken row by row."""
     t = TIMES[place]
-    moved, slope = RewardGradient(strength)(x, t, ROWS, denoise, value, CFG)
+    moved, slope = RewardGradient(strength)(Site(x, t, ROWS, denoise, value, CFG))
     cond, uncond = (MixtureModel(m).denoiser()(x, t, ROWS).eps for m in (mixture, REFERENCE))
     for i in range(6):
         g, c = slope.gradient[i], (cond - uncond)[i]
@@ -81,16 +82,16 @@ def test_the_scale_rule(denoise, x, mixture, strength, place):
 
 
 def test_without_the_rule_strength_is_the_step(denoise, x):
-    moved, slope = RewardGradient(0.05, rescale=False)(x, TIMES[5], ROWS, denoise, value, CFG)
+    moved, slope = RewardGradient(0.05, rule="plain")(Site(x, TIMES[5], ROWS, denoise, value, CFG))
     assert torch.allclose(moved, x + 0.05 * slope.gradient, atol=1e-12)
 
 
 def test_the_cap_binds_only_where_the_scale_exceeds_it(denoise, x):
     t = TIMES[5]
-    free, slope = RewardGradient(0.4)(x, t, ROWS, denoise, value, CFG)
+    free, slope = RewardGradient(0.4)(Site(x, t, ROWS, denoise, value, CFG))
     scales = ((free - x).norm(dim=1) / slope.gradient.norm(dim=1)).sort().values
     cap = ((scales[2] + scales[3]) / 2).item()
-    capped, _ = RewardGradient(0.4, cap=cap)(x, t, ROWS, denoise, value, CFG)
+    capped, _ = RewardGradient(0.4, cap=cap)(Site(x, t, ROWS, denoise, value, CFG))
     found = (capped - x).norm(dim=1) / slope.gradient.norm(dim=1)
     expected = ((free - x).norm(dim=1) / slope.gradient.norm(dim=1)).clamp(max=cap)
     assert torch.allclose(found, expected, rtol=1e-9)
@@ -99,26 +100,26 @@ def test_the_cap_binds_only_where_the_scale_exceeds_it(denoise, x):
 
 @pytest.mark.parametrize("through", ["denoiser", "decoder"])
 def test_no_row_depends_on_its_companions(denoise, x, through):
-    move = RewardGradient(0.4, through, cap=5.0)
-    together, _ = move(x, TIMES[5], ROWS, denoise, value, CFG)
+    move = RewardGradient(0.4, Estimator(through), cap=5.0)
+    together, _ = move(Site(x, TIMES[5], ROWS, denoise, value, CFG))
     for i in range(6):
-        alone, _ = move(x[i : i + 1], TIMES[5], ROWS[i : i + 1], denoise, value, CFG)
+        alone, _ = move(Site(x[i : i + 1], TIMES[5], ROWS[i : i + 1], denoise, value, CFG))
         assert torch.allclose(alone[0], together[i], atol=1e-12)
     loud = x.clone()
     loud[1:] *= 50
-    assert torch.allclose(move(loud, TIMES[5], ROWS, denoise, value, CFG)[0][0], together[0], atol=1e-12)
+    assert torch.allclose(move(Site(loud, TIMES[5], ROWS, denoise, value, CFG))[0][0], together[0], atol=1e-12)
 
 
 def test_a_small_move_raises_the_reward(denoise, x):
     t = TIMES[6]
-    moved, slope = RewardGradient(1e-3, rescale=False)(x, t, ROWS, denoise, value, CFG)
+    moved, slope = RewardGradient(1e-3, rule="plain")(Site(x, t, ROWS, denoise, value, CFG))
     gain = value(denoise(moved, t, ROWS).x0, ROWS) - slope.value
     assert torch.allclose(gain, 1e-3 * slope.gradient.square().sum(1), rtol=0.1, atol=1e-6)
     assert (gain > 0).all()
 
 
 def test_a_flat_reward_moves_nothing(denoise, x):
-    moved, _ = RewardGradient(0.4)(x, TIMES[5], ROWS, denoise, lambda x0, rows: (0 * x0).sum(1), CFG)
+    moved, _ = RewardGradient(0.4)(Site(x, TIMES[5], ROWS, denoise, lambda x0, rows: (0 * x0).sum(1), CFG))
     assert torch.equal(moved, x)
 
 

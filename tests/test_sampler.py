@@ -13,7 +13,7 @@ from tilting.guidance.gradient import RewardGradient
 from tilting.models.mixture import Mixture, MixtureModel
 from tilting.sample import Every, Method, Problem, State, check, evaluate_value, finish, sample, start
 from tilting.schedule import Schedule, scaled_linear
-from tilting.select import Greedy, Smc
+from tilting.select import Greedy, Memory, Smc
 from tilting.types import Prediction, TiltingError
 
 DIFFUSION, FLOW = Schedule("v_prediction", scaled_linear(zero_snr=True)), Schedule("flow")
@@ -265,13 +265,17 @@ def test_gather_moves_every_field():
         return torch.arange(6.0).reshape(2, 3, *[1] * len(trailing)).expand(2, 3, *trailing).clone()
 
     prediction = Prediction(tagged(5) + 10, tagged(5) + 20, tagged(5) + 30)
-    state = State(tagged(5), tagged() + 40, tagged() + 50, prediction, step=4)
+    memory = Memory(*(tagged() + 50 + k for k in range(4)))
+    state = State(tagged(5), tagged() + 40, memory, prediction, tagged() + 60, tagged(5) + 70, step=4)
     index = torch.tensor([[2, 2, 0], [1, 0, 1]])
     moved = state.gather(index)
     expected = torch.tensor([[2.0, 2.0, 0.0], [4.0, 3.0, 4.0]])
     assert torch.equal(moved.x[..., 0], expected)
     assert torch.equal(moved.log_w, expected + 40)
-    assert torch.equal(moved.previous, expected + 50)
+    for k, part in enumerate(moved.memory):
+        assert torch.equal(part, expected + 50 + k)
+    assert torch.equal(moved.value, expected + 60)
+    assert torch.equal(moved.gradient[..., 2], expected + 70)
     assert moved.prediction is not None
     for k, part in enumerate(moved.prediction):
         assert torch.equal(part[..., 3], expected + 10 * (k + 1))
@@ -356,4 +360,4 @@ def test_what_cannot_work_is_refused(preset, options, words):
 def test_what_works_at_eta_zero_is_let_through():
     check(presets.bon(4).build(10), 10, eta=0.0, cfg=4.0, has_gradient=False)
     check(presets.base().build(10), 10, eta=0.0, cfg=1.0, has_gradient=None)
-    check(Method("plain", correct=RewardGradient(rescale=False)), 10, eta=0.0, cfg=1.0, has_gradient=True)
+    check(Method("plain", correct=RewardGradient(rule="plain")), 10, eta=0.0, cfg=1.0, has_gradient=True)

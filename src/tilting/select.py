@@ -1,18 +1,23 @@
 """Selecting particles by value: greedy copies, multinomial draws, and importance-weighted resampling (SMC).
 
-    greedy       every stream becomes the best one                                   (CoDe, Singh et al. 2025)
-    multinomial  streams are drawn with P ∝ exp(value / τ), with replacement         (CoDeX, Alg. 3)
-    smc          log w += (value - previous value) / β; resample when ESS < share · n
+    greedy       the best stream, or the best few, are copied over the others        (CoDe, Singh et al. 2025; beams: Oshima
+    et al. 2025)
+    multinomial  streams are drawn with P ∝ exp(value / τ), with replacement         (CoDeX, Alg. 3; one draw for all: SVDD,
+    Li et al. 2024)
+    smc          log w += (potential - previous potential); resample when ESS < share · n
 
-The smc increments telescope to exp(r(x_0)/β): with the base kernel as proposal the weighted particles are exact draws of the
-tilt of the same chain as n grows (Wu et al. 2023, TDS; Singhal et al. 2025, FK steering with the difference potential).
+The smc potential of a particle is λ_i r / β (difference), and with the final one exp(r(x_0) / β) the increments telescope:
+with a
+proposal of known density the weighted particles are exact draws of the tilt of the same chain as n grows (TDS, Wu et al.
+2023; DAS,
+Kim et al. 2025, tempers by λ_i; FK steering, Singhal et al. 2025, has the maximum and the sum of the values so far as well).
 Greedy and multinomial *add up* tilts with every block; their τ is not β.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,33 +26,90 @@ from tilting import weights
 from tilting.types import TiltingError
 
 
+class Memory(NamedTuple):
+    """What a particle's past left behind, (b, n) each: gathered with it.
+
+    Attributes:
+        potential: log potential collected so far (0 at the start).
+        best, total: the highest value and the sum of values so far.
+        level: the temperature λ in [0, 1] it was last weighted at.
+    """
+
+    potential: Tensor
+    best: Tensor
+    total: Tensor
+    level: Tensor
+
+    @classmethod
+    def blank(cls, b: int, n: int, device: torch.device | str = "cpu") -> Memory:
+        """Of particles that were never looked at."""
+        zeros = torch.zeros(b, n, dtype=torch.float64, device=device)
+        return cls(zeros, zeros - torch.inf, zeros.clone(), zeros.clone())
+
+
+class Look(NamedTuple):
+    """What a selection sees.
+
+    Attributes:
+        value: (b, n) reward of the estimates.
+        log_w: (b, n) log-weights.
+        memory: see `Memory`.
+        uniforms: (b, m) in [0, 1): one for each of the m streams wanted.
+        done: draws made, as a fraction of the run; 1 at the end.
+        draws: draws made.
+    """
+
+    value: Tensor
+    log_w: Tensor
+    memory: Memory
+    uniforms: Tensor
+    done: float
+    draws: int
+
+
 class Choice(NamedTuple):
     """What a selection decides.
 
     Attributes:
         parents: (b, m) the parent of each new particle, or None if all stay as they are.
         log_w: (b, m) the new log-weights.
+        memory: (b, n) of the *old* particles, to be gathered with them.
     """
 
     parents: Tensor | None
     log_w: Tensor
+    memory: Memory
 
 
 class Select(Protocol):
     """A rule from values to parents."""
 
-    def __call__(self, value: Tensor, previous: Tensor, log_w: Tensor, uniforms: Tensor) -> Choice:
-        """value, previous, log_w, uniforms: (b, n); previous is the value each particle was last weighted with."""
-        ...
+    def __call__(self, look: Look) -> Choice: ...
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """Copy the best particle over all others."""
+    """Copy the best particles over all others.
 
-    def __call__(self, value: Tensor, previous: Tensor, log_w: Tensor, uniforms: Tensor) -> Choice:
-        best = value.argmax(1, keepdim=True)
-        return Choice(best.expand_as(value), torch.zeros_like(log_w))
+    Attributes:
+        beams: how many are kept, each copied equally often.
+    """
+
+    beams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.beams < 1:
+            raise TiltingError(f"beams must be at least 1, not {self.beams}")
+
+    @property
+    def one_winner(self) -> bool:
+        return self.beams == 1
+
+    def __call__(self, look: Look) -> Choice:
+        m, kept = look.uniforms.shape[1], min(self.beams, look.value.shape[1])
+        best = look.value.argmax(1, keepdim=True) if kept == 1 else look.value.topk(kept, 1).indices
+        place = torch.arange(m, device=best.device) % kept
+        return Choice(best[:, place], torch.zeros_like(look.uniforms), look.memory)
 
 
 @dataclass(frozen=True)
@@ -56,47 +118,105 @@ class Multinomial:
 
     Attributes:
         tau: temperature, in the reward's own units; small is greedy.
+        tau_end: temperature at the end of the run, reached geometrically; None keeps tau.
+        shared: draw one parent for all (SVDD) instead of one for each.
     """
 
     tau: float = 0.001
+    tau_end: float | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise TiltingError(f"tau must be positive, not {self.tau}; for the limit 0 select greedily")
+        for tau in (self.tau, self.tau if self.tau_end is None else self.tau_end):
+            if not tau > 0:
+                raise TiltingError(f"tau must be positive, not {tau}; for the limit 0 select greedily")
 
-    def __call__(self, value: Tensor, previous: Tensor, log_w: Tensor, uniforms: Tensor) -> Choice:
-        probability = torch.softmax(value.double() / self.tau, 1)
-        return Choice(weights.multinomial(probability, uniforms), torch.zeros_like(log_w))
+    @property
+    def one_winner(self) -> bool:
+        return self.shared
+
+    def temperature(self, done: float) -> float:
+        """τ when that fraction of the run is done."""
+        return self.tau if self.tau_end is None else self.tau * (self.tau_end / self.tau) ** done
+
+    def __call__(self, look: Look) -> Choice:
+        probability = torch.softmax(look.value.double() / self.temperature(look.done), 1)
+        uniforms = look.uniforms[:, :1].expand_as(look.uniforms) if self.shared else look.uniforms
+        return Choice(weights.multinomial(probability, uniforms), torch.zeros_like(look.uniforms), look.memory)
 
 
 @dataclass(frozen=True)
 class Smc:
-    """Importance weights towards exp(reward / beta), and systematic resampling when they degenerate.
+    """Importance weights towards exp(reward / beta), and resampling when they degenerate.
 
     Attributes:
         beta: temperature of the tilt p* ∝ p exp(r / beta).
         share: resample an image when its effective sample size falls below share · n.
+        potential: "difference" of values, or their "max" or "sum" so far (FK steering).
+        temper: γ of λ_i = min((1 + γ)^i - 1, 1) (DAS); None weighs at λ = 1 throughout.
+        adaptive: raise λ as far as keeps the effective sample size at share · n, instead (DAS; per image).
+        scheme: "systematic", "ssp" (Srinivasan sampling process, DAS) or "multinomial" resampling.
     """
 
     beta: float = 1.0
     share: float = 0.5
+    potential: Literal["difference", "max", "sum"] = "difference"
+    temper: float | None = None
+    adaptive: bool = False
+    scheme: Literal["systematic", "ssp", "multinomial"] = "systematic"
+    one_winner = False
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise TiltingError(f"beta must be positive, not {self.beta}")
+        if self.temper is not None and not self.temper > 0:
+            raise TiltingError(f"temper must be positive, not {self.temper}")
+        if (self.adaptive or self.temper is not None) and self.potential != "difference":
+            raise TiltingError("only the difference potential can be tempered")
 
-    def __call__(self, value: Tensor, previous: Tensor, log_w: Tensor, uniforms: Tensor) -> Choice:
-        log_w = self.weigh(value, previous, log_w)
-        n = value.shape[1]
-        low = weights.ess(log_w) < self.share * n
+    def level(self, draws: int) -> float:
+        """λ after so many draws, where it is not adaptive."""
+        return 1.0 if self.temper is None else min((1 + self.temper) ** draws - 1, 1.0)
+
+    def __call__(self, look: Look) -> Choice:
+        log_w, memory = self.weigh(look)
+        n = look.value.shape[1]
+        low = weights.ess(log_w) < self.share * n * (1.01 if self.adaptive else 1.0)  # the level just found sits on the bound
         if not low.any():
-            return Choice(None, log_w)
-        drawn = weights.systematic(weights.normalise(log_w.double()), uniforms[:, 0])
-        stay = torch.arange(n, device=value.device).expand_as(drawn)
+            return Choice(None, log_w, memory)
+        p = weights.normalise(log_w.double())
+        draw = {"systematic": weights.systematic, "ssp": weights.ssp, "multinomial": weights.multinomial}[self.scheme]
+        drawn = draw(p, look.uniforms[:, 0] if self.scheme == "systematic" else look.uniforms)
+        stay = torch.arange(n, device=look.value.device).expand_as(drawn)
         # A resampled image keeps the mean weight, so that the product of means estimates the normalising constant.
         mean = weights.log_mean(log_w)[:, None].expand_as(log_w)
-        return Choice(torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w))
+        return Choice(torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w), memory)
 
-    def weigh(self, value: Tensor, previous: Tensor, log_w: Tensor) -> Tensor:
-        """The weights after the value of each particle changed from ``previous`` to ``value``."""
-        return log_w + (value - previous) / self.beta
+    def weigh(self, look: Look) -> tuple[Tensor, Memory]:
+        """The weights and memory after the estimates took these values; at the end (done 1) the potential is r / β itself."""
+        value, old = look.value.double(), look.memory
+        best, total = torch.maximum(old.best, value), old.total + value
+        level = torch.full_like(value, 1.0 if look.done >= 1 else self.level(look.draws))
+        if look.done >= 1 or self.potential == "difference":
+            if self.adaptive and look.done < 1:
+                level = self._bisect(value, look)
+            potential = level * value / self.beta
+        else:
+            potential = old.potential + (best if self.potential == "max" else total) / self.beta
+        return look.log_w + potential - old.potential, Memory(potential, best, total, level)
+
+    def _bisect(self, value: Tensor, look: Look) -> Tensor:
+        """The largest λ in [λ before, 1] that keeps ESS at share · n, (b, n), the same for all of an image."""
+        old = look.memory
+        low, high = old.level[:, :1].clone(), torch.ones_like(old.level[:, :1])
+        wanted = self.share * value.shape[1]
+
+        def enough(level: Tensor) -> Tensor:
+            return (weights.ess(look.log_w + level * value / self.beta - old.potential) >= wanted)[:, None]
+
+        fits = enough(high)
+        for _ in range(40):
+            middle = (low + high) / 2
+            good = enough(middle)
+            low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+        return torch.where(fits, torch.ones_like(low), low).expand_as(value)

@@ -52,3 +52,39 @@ def systematic(probability: Tensor, uniforms: Tensor, count: int | None = None) 
     m = probability.shape[-1] if count is None else count
     points = (torch.arange(m, dtype=uniforms.dtype, device=uniforms.device) + uniforms[:, None]) / m
     return multinomial(probability, points)
+
+
+def ssp(probability: Tensor, uniforms: Tensor) -> Tensor:
+    """Srinivasan sampling process (Gerber, Chopin & Whiteley 2019): offspring differ from n p by less than one, unbiased.
+
+    Each residual n p - floor(n p) meets the next: together below 1, one of the two takes both; else one is rounded up and the
+    other keeps the rest; with the probabilities that leave both means as they were.
+
+    Args:
+        probability: (b, n), rows sum to 1.
+        uniforms: (b, n) in [0, 1).
+
+    Returns:
+        (b, n) indices into n, in ascending order.
+    """
+    b, n = probability.shape
+    expected = probability.to(uniforms.dtype) * n
+    count = (expected + 1e-9).floor()
+    rest = (expected - count).clamp(0, 1)
+    row = torch.arange(b, device=probability.device)
+    held = torch.zeros(b, dtype=torch.long, device=probability.device)
+    for j in range(1, n):
+        r, q = rest[row, held], rest[:, j]
+        both, u = r + q, uniforms[:, j]
+        up = both >= 1
+        chance = torch.where(up, (1 - q) / (2 - both).clamp(min=1e-12), r / both.clamp(min=1e-12))
+        first = u < chance  # the held one is rounded up, or takes both
+        new = torch.full_like(held, j)
+        winner, loser = torch.where(first, held, new), torch.where(first, new, held)
+        count[row, winner] += up.to(count.dtype)
+        keeper = torch.where(up, loser, winner)
+        rest[row, keeper] = torch.where(up, both - 1, both)
+        held = keeper
+    count[row, held] += n - count.sum(1)  # the last residual is 0 or 1, but for rounding
+    copies = count.long().clamp(min=0)
+    return torch.stack([torch.arange(n, device=copies.device).repeat_interleave(c)[:n] for c in copies])

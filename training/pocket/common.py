@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from muon import Muon
+
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay: float = 0.6) -> float:
     """Linear warm-up, constant, then a cosine fall to 1 % over the last ``decay`` of the steps."""
@@ -47,13 +49,13 @@ def train(
         loss_of: step -> (loss, numbers to log); must be a function of the step alone.
         path: the checkpoint; its log is beside it as .jsonl.
         steps: the length of the schedule.
-        peak: the highest learning rate of AdamW.
-        weight_decay: of AdamW.
+        peak: the highest learning rate.
+        weight_decay: decoupled, as AdamW's.
         ema: decay of the average (warmed up as (1 + step) / (10 + step)).
         every: steps between checkpoints and log lines.
         stop: end here instead of at ``steps`` (the schedule stays that of ``steps``).
     """
-    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
+    optimiser = Muon(model, lr=peak, weight_decay=weight_decay)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     start = 0
     if path.exists():
@@ -64,8 +66,9 @@ def train(
     clock, total = time.time(), {}
     model.train()
     for step in range(start, min(steps, stop or steps)):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
+        if (wish := path.parent / "threads").exists():  # so that a desk beside the training stays usable
+            torch.set_num_threads(int(wish.read_text() or 2))
+        optimiser.set_lr(learning_rate(step, steps, peak))
         loss, numbers = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

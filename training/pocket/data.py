@@ -8,6 +8,7 @@ Every random choice comes from the generator that the caller passes: a batch is 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tilting.models.words import Words, load_words, write_prompt
+from tilting.models.words import Words, load_words, phrase
 
 HERE = Path(__file__).parent
 WORK = HERE / "work"
-ASSETS = HERE.parent.parent / "src" / "tilting" / "assets"
+ASSETS = Path(os.environ.get("POCKET_ASSETS", HERE.parent.parent / "src" / "tilting" / "assets"))
 STYLES = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent-emoji-flat"}
 COLOURS = {
     "white": (255, 255, 255), "black": (24, 24, 28), "gray": (150, 152, 156), "red": (214, 48, 49),
@@ -52,6 +53,17 @@ def read_concepts() -> list[tuple[str, str, str]]:
     return rows
 
 
+def read_aliases(concepts: list[str]) -> dict[str, int]:
+    """The concept's index of every alias in aliases.txt; a concept's own name is never an alias of another."""
+    out = {}
+    for line in (HERE / "aliases.txt").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        for alias in filter(None, map(str.strip, rest.split(","))):
+            if not line.startswith("#") and alias not in concepts:
+                out[alias] = concepts.index(name)
+    return out
+
+
 def write_words(folder: Path) -> Words:
     """Write words.json: the vocabulary and the combinations that stay untrained."""
     rows = read_concepts()
@@ -62,6 +74,7 @@ def write_words(folder: Path) -> Words:
         "categories": [category for _, _, category in rows],
         "styles": list(STYLES),
         "colours": {name: list(rgb) for name, rgb in COLOURS.items()},
+        "aliases": read_aliases([name for _, name, _ in rows]),
         "held_out": [list(map(int, t)) for t in np.argwhere(draw < HELD_OUT)],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +152,8 @@ class Drawings:
         self.style = torch.tensor([r[1] for r in rows])
         self.concept = torch.tensor([r[2] for r in rows])
         self.known = 3 * len(words.concepts)
+        rest = torch.arange(self.known, len(self.names))
+        self.others, self.unseen = rest[rest % 20 != 7], rest[rest % 20 == 7]  # one other drawing in twenty is kept for measuring
         self.palette = torch.tensor(list(words.colours.values())).float() / 255
         shape = (len(words.concepts), len(words.styles), len(words.colours))
         held = torch.zeros(shape, dtype=torch.bool)
@@ -163,8 +178,8 @@ class Drawings:
             return lo + (hi - lo) * torch.rand(b, generator=gen)
 
         rgba = self.sprites[sprite].float() / 255
-        scale, angle = uniform(0.72, 1.0), uniform(-0.12, 0.12)
-        room = (1 - scale).clamp(min=0.04)
+        scale, angle = uniform(0.78, 0.97), uniform(-0.06, 0.06)
+        room = 0.6 * (1 - scale)
         dx, dy = uniform(-1, 1) * room, uniform(-1, 1) * room
         mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if flip else torch.ones(b)
         cos, sin = angle.cos() / scale, angle.sin() / scale
@@ -191,31 +206,37 @@ class Drawings:
         Args:
             size: pictures in the batch.
             seed, step: what the batch is a function of.
-            known: fraction of pictures drawn from the concepts (the rest from all other drawings).
+            known: fraction of pictures drawn from the concepts (the rest from the other drawings, the unseen ones excepted).
             allowed: bool (concepts, styles, colours), the combinations that may appear; default: all but held out.
             white: probability of a white background on top of its uniform share.
         """
         gen = torch.Generator().manual_seed(seed * 1_000_003 + step)
         inside = torch.rand(size, generator=gen) < known
         a = torch.randint(self.known, (size,), generator=gen)
-        b = torch.randint(self.known, len(self.names), (size,), generator=gen)
+        b = self.others[torch.randint(len(self.others), (size,), generator=gen)]
         sprite = torch.where(inside, a, b)
         background = self.backgrounds(sprite, gen, self.trained if allowed is None else allowed, white)
         return self.compose(sprite, background, gen)
 
 
 def prompts_of(batch: Batch, drawings: Drawings, gen: torch.Generator, empty: float = 0.1) -> list[str]:
-    """A prompt for each picture: the style is named half the time, a background half the time, 10 % are empty."""
-    u = torch.rand(len(batch.sprite), 4, generator=gen)
+    """A prompt for each picture: the style is named 60 %, a background half the time, an alias now and then, 10 % are empty."""
+    u = torch.rand(len(batch.sprite), 5, generator=gen)
+    w = drawings.words
+    aliases: dict[int, list[str]] = {}
+    for alias, concept in w.aliases.items():
+        aliases.setdefault(concept, []).append(alias)
     out = []
     for i, (c, s, bg) in enumerate(zip(batch.concept.tolist(), batch.style.tolist(), batch.background.tolist(), strict=True)):
         if u[i, 0] < empty:
             out.append("")
             continue
-        style = s if u[i, 1] < 0.5 else None
+        style = s if u[i, 1] < 0.6 else None
         colour = bg if u[i, 2] < 0.5 else None
         if c >= 0:
-            text = write_prompt(drawings.words, c, style, colour)
+            others = aliases.get(c, [])
+            use = others and u[i, 4] < 0.25
+            text = phrase(w, others[int(u[i, 4] * 4 * len(others))] if use else w.concepts[c], style, colour)
         else:
             text = drawings.names[int(batch.sprite[i])]
         out.append(text.removeprefix("a ").removeprefix("an ") if u[i, 3] < 0.1 else text)

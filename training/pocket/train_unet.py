@@ -16,12 +16,12 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common import save, train
-from data import ASSETS, WORK, Drawings, prompts_of, write_words
+from data import ASSETS, WORK, Batch, Drawings, prompts_of, write_words
 from tokenizer import LENGTH
 from tokenizer import build as build_tokenizer
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3200
-BATCH, LATE, VIEWS = 48, (2000, 96), 20  # larger batches late: from step 2000 on, 96
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 12000
+BATCH, LATE, VIEWS = 48, (2500, 96), 32  # larger batches late: from step 2500 on, 96
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -32,17 +32,19 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_unet() -> UNet2DConditionModel:
+    """Besides cross-attention the pooled prompt scales and shifts every block: which drawing it is, is a global fact."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=8, out_channels=8, layers_per_block=1, block_out_channels=(96, 176), norm_num_groups=16,
+        sample_size=8, in_channels=12, out_channels=12, layers_per_block=1, block_out_channels=(96, 176), norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=128, attention_head_dim=4,  # diffusers reads this as the number of heads
+        cross_attention_dim=160, attention_head_dim=4,  # diffusers reads this as the number of heads
+        addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, projection_dim=128, num_hidden_layers=2,
+            vocab_size=len(tokenizer), hidden_size=160, intermediate_size=480, projection_dim=160, num_hidden_layers=2,
             num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )
@@ -106,8 +108,6 @@ def main() -> None:
         i = torch.randint(n, (size,), generator=gen)
         x0 = bank["z"][i].float()
         sprite, background = bank["sprite"][i], bank["background"][i]
-        from data import Batch
-
         labels = Batch(x0, sprite, drawings.concept[sprite], drawings.style[sprite], background)
         prompts = prompts_of(labels, drawings, gen)
         ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -120,7 +120,7 @@ def main() -> None:
         error = (v - (a * noise - s * x0)).square().mean((1, 2, 3))
         return (weight[t] * error).mean(), {"mse": error.mean().item()}
 
-    train(both, loss_of, WORK / "unet.pt", STEPS, peak=1e-3, ema=0.9985)
+    train(both, loss_of, WORK / "unet.pt", STEPS, peak=3e-3, ema=0.9985, every=200)
     write_pipeline(unet, text_encoder, folder)
 
 

@@ -174,7 +174,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     config = GenerateConfig(
         prompts=tuple(prompts), model=model, method=method,
         steps=integer("steps", given.get("steps", steps), 1),
-        eta=number("eta", given.get("eta", 1.0)),
+        eta=number("eta", given.get("eta", getattr(PRESETS[method], "usual_eta", 1.0))),
         cfg=number("cfg", given.get("cfg", cfg)),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
         images=integer("images", given.get("images", 1), 1),
@@ -240,7 +240,10 @@ def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateC
 
 def black_box(method: str, reward: str) -> TiltingError:
     """The refusal of a reward without gradient."""
-    return TiltingError(f"{method} needs a differentiable reward and {reward!r} is black-box: use --method code or bon with it")
+    probes = f", or zero-order gradients by --set {method}.probes=10" if "probes" in _preset_fields(method) else ""
+    return TiltingError(
+        f"{method} needs a differentiable reward and {reward!r} is black-box: use --method code or bon with it{probes}"
+    )
 
 
 def _check_method(config: GenerateConfig) -> None:
@@ -252,7 +255,8 @@ def _check_method(config: GenerateConfig) -> None:
             )
         if settings.get(f"{config.method}.start") == "copy":
             raise TiltingError("copied starts at eta 0 give identical particles: use eta above 0, or independent starts")
-    if config.preset().climbs and config.cfg == 1 and settings.get(f"{config.method}.rescale", True):
+    rule = settings.get(f"{config.method}.rule", "cfg" if config.method == "freedom" else "plain")
+    if rule == "cfg" and config.cfg == 1:
         raise TiltingError(
             f"{config.method} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg above 1"
         )

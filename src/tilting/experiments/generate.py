@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tilting import sample as loop
-from tilting.presets import Base, Preset
-from tilting.rewards.check import checked
+from tilting.experiments.plan import Model as Model
+from tilting.experiments.plan import Plan as Plan
+from tilting.experiments.plan import Scorer as Scorer
+from tilting.experiments.plan import identities as identities
+from tilting.experiments.plan import plan as plan
+from tilting.method import Method
+from tilting.presets import Preset
 from tilting.rng import Identity
-from tilting.schedule import Schedule
-from tilting.types import Denoise, Reward, RewardError, TiltingError, Value
-
-
-class Model(Protocol):
-    """What generation asks of a model; `tilting.models.stable_diffusion.StableDiffusion` is one."""
-
-    name: str
-    schedule: Schedule
-    latent_shape: tuple[int, ...]
-    usual_steps: int
-    usual_cfg: float
-
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise: ...
-
-    def decode(self, latents: Tensor) -> Tensor: ...
+from tilting.types import Reward, RewardError, TiltingError
 
 
 class Step(NamedTuple):
@@ -87,61 +77,6 @@ class Drawn:
     counts: Counts
 
 
-def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
-    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice."""
-    seen: dict[str, int] = {}
-    out = []
-    for prompt in prompts:
-        first = seen.get(prompt, 0)
-        out += [Identity(seed, prompt, first + i) for i in range(images)]
-        seen[prompt] = first + images
-    return out
-
-
-def value_of(model: Model, reward: Reward, prompts: Sequence[str]) -> Value:
-    """The value function of a problem: reward of the decoded estimate."""
-
-    def value(x0: Tensor, rows: Tensor) -> Tensor:
-        try:
-            return checked(reward, model.decode(x0), [prompts[int(i)] for i in rows])
-        except RewardError as error:
-            row = int(rows[error.row]) if error.row is not None else None
-            raise RewardError(str(error), row) from error
-
-    return value
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked request: what `draw` runs. Make it with `plan`, which fills in the model's and the preset's defaults."""
-
-    who: tuple[Identity, ...]
-    preset: Preset
-    steps: int
-    cfg: float
-    eta: float
-    negative: str = ""
-    batch_size: int = 16
-    method: loop.Method = field(default=loop.Method("base"))
-
-
-def plan(
-    model: Model, who: Sequence[Identity], preset: Preset | None = None, reward: Reward | None = None,
-    steps: int | None = None, cfg: float | None = None, eta: float | None = None, negative: str = "", batch_size: int = 16,
-) -> Plan:  # fmt: skip
-    """Fill in what is unset and refuse what cannot work, before anything is drawn."""
-    preset = preset or Base()
-    steps = model.usual_steps if steps is None else steps
-    cfg = model.usual_cfg if cfg is None else cfg
-    eta = 1.0 if eta is None else eta
-    if batch_size < 1:
-        raise TiltingError(f"batch_size must be at least 1, not {batch_size}")
-    model.schedule.grid(steps)
-    method = preset.build(steps)
-    loop.check(method, steps, eta, cfg, None if reward is None else reward.differentiable)
-    return Plan(tuple(who), preset, steps, cfg, eta, negative, batch_size, method)
-
-
 def draw(
     model: Model, plan: Plan, reward: Reward | None = None, latents: Tensor | None = None,
     device: torch.device | str = "cpu",
@@ -158,21 +93,33 @@ def draw(
     Raises:
         RewardError: with the image's identity in its text, if the reward fails.
     """
-    size = max(1, plan.batch_size // plan.method.particles)
+    most = max(plan.method.particles, *plan.method.counts, 1)
+    size = max(1, plan.batch_size // most)
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
-    grid = model.schedule.grid(plan.steps)
+    variants: Callable | None = getattr(plan.preset, "variants", None)
+    clean = None
+    if plan.reference is not None:
+        with torch.no_grad():
+            clean = model.encode(plan.reference.to(device))
     for g, who in enumerate(groups):
         begun = time.perf_counter()
         prompts = [i.prompt for i in who]
+        worded = prompts if variants is None else [text for prompt in prompts for text in variants(prompt)]
         given = None if latents is None else latents[g * size : g * size + len(who)]
+        scorer = None if reward is None else Scorer(model, reward, prompts)
         counts = Counts()
         try:
             with torch.no_grad():
+                grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
                 problem = loop.Problem(
-                    model.denoiser(prompts, plan.cfg, plan.negative), grid, who, model.latent_shape,
-                    None if reward is None else value_of(model, reward, prompts), plan.eta, plan.cfg, plan.batch_size, device,
+                    model.denoiser(worded, plan.cfg, plan.negative), grid, who,
+                    model.latent_shape, scorer, plan.eta, plan.cfg, plan.batch_size, device, per_stream=variants is not None,
                 )  # fmt: skip
-                state = loop.start(problem, plan.method, given)
+                if clean is None:
+                    state = loop.start(problem, plan.method, given)
+                else:
+                    mine = clean if len(clean) == 1 else clean[g * size : g * size + len(who)]
+                    state = loop.start_from(problem, plan.method, mine.expand(len(who), *clean.shape[1:]))
             steps = loop.sample(problem, plan.method, state)
             while True:
                 with torch.no_grad():  # never across a yield: the mode would leak into the consumer
@@ -182,14 +129,10 @@ def draw(
                 state, info = drawn
                 counts += Counts(info.evaluations, info.values, info.values)
                 mean = None if info.value is None else info.value.mean().item()
-                yield Step(g, len(groups), info.step, plan.steps, mean)
+                yield Step(g, len(groups), info.step, plan.ticks, mean)
             with torch.no_grad():
-                final = loop.finish(problem, plan.method, state)
-                if final.value is not None:
-                    counts += Counts(0, final.value.numel(), final.value.numel())
-                images = model.decode(final.x[:, 0]).float().cpu()
-                total, rewards = (None, {}) if reward is None else _scores(reward, images.to(final.x.device), prompts)
-                counts += Counts(0, len(who), 0 if reward is None else len(who))
+                images, total, rewards, paid = _finish(model, problem, plan.method, state, scorer)
+                counts += paid
         except RewardError as error:
             if error.row is None:
                 raise
@@ -198,15 +141,28 @@ def draw(
         yield Drawn(who, images, total, rewards, counts + Counts(seconds=time.perf_counter() - begun))
 
 
-def _scores(reward: Reward, images: Tensor, prompts: list[str]) -> tuple[list[float], dict[str, list[float]]]:
-    """The reward of images and, by spec, of its parts, each computed once."""
-    each: Callable | None = getattr(reward, "each", None)
-    total: Callable | None = getattr(reward, "total", None)
-    if each is None or total is None:
-        values = checked(reward, images, prompts).tolist()
-        return values, {reward.name: values}
-    parts = each(images, prompts)
-    return total(parts).tolist(), {name: value.tolist() for name, value in parts.items()}
+Scores = tuple[Tensor, list[float] | None, dict[str, list[float]], Counts]
+
+
+def _finish(model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None) -> Scores:
+    """The kept images, their rewards, and what that cost: each finished latent is decoded and scored once."""
+    if scorer is not None:
+        scorer.kept = []
+    final = loop.finish(problem, method, state)
+    b, n = state.x.shape[:2]
+    if scorer is None:
+        return model.decode(final.x[:, 0]).float().cpu(), None, {}, Counts(decodes=b)
+    if final.value is None:
+        scorer(final.x[:, 0], torch.arange(b))
+        place, paid = torch.arange(b), b
+    else:
+        kept = torch.zeros(b, dtype=torch.long) if final.kept is None else final.kept.cpu()
+        place, paid = torch.arange(b) * n + kept, b * n
+    images, parts = scorer.scored()
+    mine = {name: values[place] for name, values in parts.items()}
+    total: Callable | None = getattr(scorer.reward, "total", None)
+    values = next(iter(mine.values())) if total is None else total(mine)
+    return images[place], values.tolist(), {name: v.tolist() for name, v in mine.items()}, Counts(0, paid, paid)
 
 
 @dataclass(frozen=True)
@@ -258,7 +214,7 @@ def records_of(drawn: Drawn, judge: Callable[[Tensor, list[str]], Tensor] | None
 def generate(
     model: Model, prompts: str | Sequence[str], reward: Reward | None = None, method: Preset | None = None,
     steps: int | None = None, cfg: float | None = None, eta: float | None = None, seed: int = 0, images: int = 1,
-    negative: str = "", batch_size: int = 16, latents: Tensor | None = None,
+    negative: str = "", batch_size: int = 16, latents: Tensor | None = None, image: Tensor | None = None, strength: float = 0.6,
 ) -> Result:  # fmt: skip
     """Draw images of prompts with a method and a reward.
 
@@ -273,6 +229,8 @@ def generate(
         negative: the negative prompt.
         batch_size: latents per denoiser call.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
+        image: (1 or images in all, 3, h, w) in [0, 1], to start from instead of noise (SDEdit).
+        strength: the share of the steps that is run from it.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
@@ -283,7 +241,7 @@ def generate(
     if images < 1:
         raise TiltingError(f"images must be at least 1, not {images}")
     who = identities(prompts, seed, images)
-    request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size)
+    request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size, image, strength)
     pictures, records, counts = [], [], Counts()
     for event in draw(model, request, reward, latents):
         if isinstance(event, Drawn):

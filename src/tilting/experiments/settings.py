@@ -12,8 +12,12 @@ import yaml
 from tilting.errors import TiltingError, nearest
 from tilting.presets import PRESETS
 
-LEAST = {"particles": 1, "block": 1, "gradient_block": 1, "tau": 0.0, "share": 0.0, "beta": 0.0}
-POSITIVE = ("beta", "share")
+LEAST = {
+    "particles": 1, "block": 1, "gradient_block": 1, "tau": 0.0, "tau_end": 0.0, "share": 0.0, "beta": 0.0, "beams": 1,
+    "schedule": 1, "clusters": 0, "probes": 1, "sigma": 0.0, "repeat": 1, "backward": 0, "rate": 0.0, "samples": 1,
+    "radius": 0.0, "temper": 0.0, "iterations": 1, "prior": 0.0, "clip": 0.0, "steps": 0,
+}  # fmt: skip
+POSITIVE = ("beta", "share", "sigma", "tau_end", "temper", "rate", "clip")
 """Fields that must be above their least value."""
 MOST = {"share": 1.0, "window": 1.0}
 
@@ -61,6 +65,10 @@ def typed(name: str, value: object, hint: Any) -> object:
         return value
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
+        if choices[-1] is Ellipsis:
+            if not isinstance(parts, list | tuple) or not parts:
+                raise TiltingError(f"{name} must be a list of numbers such as 2,4,4,6, not {value!r}")
+            return tuple(typed(name, int(p) if isinstance(p, str) and p.strip().isdigit() else p, choices[0]) for p in parts)
         if not isinstance(parts, list | tuple) or len(parts) != len(choices):
             raise TiltingError(f"{name} must be {len(choices)} numbers such as 0.6,0, not {value!r}")
         return tuple(typed(name, part, choice) for part, choice in zip(parts, choices, strict=True))

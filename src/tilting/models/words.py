@@ -25,6 +25,7 @@ class Words:
         styles: the names of the drawing styles.
         colours: the named background colours and their RGB values in 0..255.
         held_out: triples (concept, style, colour) of indices that training never showed together.
+        aliases: other words for concepts ("bunny") and the concept's index.
     """
 
     concepts: tuple[str, ...]
@@ -32,6 +33,7 @@ class Words:
     styles: tuple[str, ...]
     colours: dict[str, tuple[int, int, int]]
     held_out: frozenset[tuple[int, int, int]]
+    aliases: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def load_words(folder: Path = POCKET) -> Words:
         styles=tuple(raw["styles"]),
         colours={name: tuple(rgb) for name, rgb in raw["colours"].items()},
         held_out=frozenset(tuple(triple) for triple in raw["held_out"]),
+        aliases=raw.get("aliases", {}),
     )
 
 
@@ -70,7 +73,12 @@ SINGULAR_S = {"bus", "oncoming bus", "octopus", "cactus", "lotus", "walrus", "hi
 
 def write_prompt(words: Words, concept: int, style: int | None = None, background: int | None = None) -> str:
     """The canonical prompt that asks for these labels."""
-    text = article(words.concepts[concept])
+    return phrase(words, words.concepts[concept], style, background)
+
+
+def phrase(words: Words, noun: str, style: int | None = None, background: int | None = None) -> str:
+    """A prompt for any noun, in the words that pocket was trained on."""
+    text = article(noun)
     if background is not None:
         text += f" on {article(list(words.colours)[background])} background"
     if style is not None:
@@ -81,7 +89,7 @@ def write_prompt(words: Words, concept: int, style: int | None = None, backgroun
 def read_prompt(words: Words, prompt: str) -> Asked:
     """What a prompt asks for. Understands any order, any case, and leaves None what it cannot find.
 
-    The longest concept name found in the text wins ("cat face" over "cat"); words of the background phrase are not
+    The longest concept name or alias found in the text wins ("cat face" over "cat"); words of the background phrase are not
     concepts ("a bee on an orange background" holds no orange).
     """
     text = " ".join(re.findall(r"[a-z0-9-]+", prompt.lower()))
@@ -94,5 +102,6 @@ def read_prompt(words: Words, prompt: str) -> Asked:
         text, found = re.subn(rf"\b(in )?(an? |the )?{name}( style)?\b", " ", text)
         if found:
             style = i
-    found = [(len(name), -i) for i, name in enumerate(words.concepts) if re.search(rf"\b{re.escape(name)}s?\b", text)]
+    names = [*((name, i) for i, name in enumerate(words.concepts)), *words.aliases.items()]
+    found = [(len(name), -i) for name, i in names if re.search(rf"\b{re.escape(name)}s?\b", text)]
     return Asked(concept=-max(found)[1] if found else None, style=style, background=background)

@@ -1,0 +1,96 @@
+"""Rollover budget forcing (Kim et al. 2025, arXiv 2503.19385): as many children as it takes, and no more.
+
+At every step children x_s of x_t are drawn one after the other until the value of one beats the parent's; what is left of
+the step's
+quota N rolls over to later steps. If the budget runs out, the best child is taken. A child's evaluation is the next step's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tilting import rng
+from tilting.method import Cost, Method
+from tilting.schedule import transition
+from tilting.state import Info, Problem, State, in_chunks, value_of
+from tilting.types import Prediction, Time
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One stream per image with a quota of children per step.
+
+    Attributes:
+        quota: N, children per step on average; the whole run costs at most 1 + N (T - 1) evaluations an image.
+    """
+
+    quota: int = 4
+    climbs = False
+    stochastic = True
+
+    def cost(self, method: Method, steps: int) -> Cost:
+        """The most an image can cost: budget left at the end is not spent."""
+        most = 1 + self.quota * (steps - 1)
+        return Cost(most, most + (1 if method.scores_finals else 0))
+
+    def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
+        """Yields after every step; x stays (b, 1, ...)."""
+        steps, b = len(problem.grid) - 1, len(problem.who)
+        left = torch.zeros(b, dtype=torch.long)
+        spent = 0
+        if state.prediction is None or state.value is None:
+            prediction, value = _look(problem, state.x[:, 0], problem.grid[state.step], torch.arange(b))
+            state = replace(state, prediction=Prediction(*(p[:, None] for p in prediction)), value=value[:, None])
+            spent = b
+        for i in range(state.step, steps):
+            t, s = problem.grid[i], problem.grid[i + 1]
+            assert state.prediction is not None and state.value is not None
+            parent = state.value[:, 0]
+            kernel = transition(Prediction(*(p[:, 0] for p in state.prediction)), t, s, problem.eta)
+            if kernel.std == 0 or i == steps - 1:
+                state = replace(state.moved(kernel.mean[:, None]), step=i + 1)
+                yield state, Info(i + 1, spent, spent, parent[:, None], None, kernel.std)
+                continue
+            left += self.quota
+            x, prediction, value = kernel.mean.clone(), Prediction(*(torch.zeros_like(kernel.mean) for _ in range(3))), None
+            active, child = torch.arange(b), 0
+            best = torch.full_like(parent, -torch.inf)
+            while len(active):
+                who = [problem.who[int(j)] for j in active]
+                noise = _noise(who, child, problem.shape, i + 1).to(kernel.mean)
+                drawn = kernel.mean[active] + kernel.std * noise
+                looked, value = _look(problem, drawn, s, active)
+                left[active] -= 1
+                spent += len(active)
+                better = value > best[active]
+                rows = active[better]
+                best[rows], x[rows] = value[better], drawn[better]
+                for held, new in zip(prediction, looked, strict=True):
+                    held[rows] = new[better]
+                active = active[(best[active] <= parent[active]).cpu() & (left[active] > 0)]
+                child += 1
+            state = replace(
+                state, x=x[:, None], prediction=Prediction(*(p[:, None] for p in prediction)), value=best[:, None], step=i + 1
+            )
+            yield state, Info(i + 1, spent, spent, best[:, None], None, kernel.std)
+            spent = 0
+
+
+def _noise(who: list[rng.Identity], child: int, shape: tuple[int, ...], step: int) -> Tensor:
+    return torch.stack([torch.randn(shape, generator=rng.generator(w, child, step)) for w in who])
+
+
+def _look(problem: Problem, x: Tensor, t: Time, rows: Tensor) -> tuple[Prediction, Tensor]:
+    """Prediction and value of rows, in chunks."""
+    value = value_of(problem)
+
+    def look(a: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+        prediction = problem.denoise(a, t, r)
+        return (value(prediction.x0, r).detach().double(), *prediction)
+
+    scores, *parts = in_chunks(look, problem.chunk, x, rows.to(x.device))
+    return Prediction(*parts), scores

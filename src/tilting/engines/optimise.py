@@ -1,0 +1,121 @@
+"""Optimising the starting noise itself through the whole chain, back-propagated with one checkpoint a step.
+
+    ReNO (Eyring et al. 2024)     x_T <- x_T + lr ∇[ r(D(x_0(x_T))) + w log p(|x_T|) ], Nesterov momentum .9, gradient
+    clipped, the best kept
+    DOODL (Wallace et al. 2023)   Adam on x_T, which is brought back to norm sqrt(d) after each update      (draft.txt, App.
+    A.3)
+
+log p(|x|) = (d - 1) log |x| - |x|² / 2 up to a constant: the chi density of a Gaussian's norm. At eta > 0 the chain's own
+noise is
+keyed and stays the same in every iteration, so x_0 is a function of x_T. Norms are per image: a batch is as its images alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tilting import rng
+from tilting.method import Cost, Method
+from tilting.schedule import transition
+from tilting.state import Info, Problem, State, value_of
+from tilting.types import TiltingError
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """Gradient ascent on x_T.
+
+    Attributes:
+        iterations: updates; the last look is taken after the last one but is not updated from.
+        rate: learning rate.
+        rule: "nesterov" (ReNO) or "adam" (DOODL).
+        prior: weight of log p(|x_T|).
+        clip: largest norm of an image's gradient, or None.
+        renormalise: bring x_T back to norm sqrt(d) after each update (DOODL).
+    """
+
+    iterations: int = 50
+    rate: float = 5.0
+    rule: Literal["nesterov", "adam"] = "nesterov"
+    prior: float = 0.01
+    clip: float | None = 0.1
+    renormalise: bool = False
+    climbs = True
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise TiltingError(f"iterations must be at least 1, not {self.iterations}")
+
+    def ticks(self, steps: int) -> int:
+        """How often it yields."""
+        return self.iterations
+
+    def cost(self, method: Method, steps: int) -> Cost:
+        """Each iteration runs the chain, and again from its checkpoints on the way back."""
+        return Cost(2 * steps * self.iterations, self.iterations + (1 if method.scores_finals else 0))
+
+    def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
+        """Yields after every iteration; the state's x is the best x_0 so far, (b, 1, ...)."""
+        steps, b = len(problem.grid) - 1, len(problem.who)
+        start = state.x[:, 0].detach().clone().requires_grad_(True)
+        make = {"nesterov": self._nesterov, "adam": self._adam}[self.rule]
+        optimiser = make(start)
+        best, kept = torch.full((b,), -torch.inf, dtype=torch.float64, device=start.device), start.detach().clone()
+        for k in range(self.iterations):
+            scores = []
+            start.grad = torch.zeros_like(start)
+            for rows in torch.arange(b, device=start.device).split(problem.chunk):
+                with torch.enable_grad():
+                    clean = rollout(problem, start[rows], rows)
+                    value = value_of(problem)(clean, rows)
+                    if not value.requires_grad:
+                        raise TiltingError(f"{method.name} needs a differentiable reward")
+                    loss = -value.sum() - self.prior * log_norm(start[rows]).sum()
+                    (gradient,) = torch.autograd.grad(loss, start)
+                start.grad += gradient
+                value = value.detach().double()
+                better = value > best[rows]
+                best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]
+                scores.append(value)
+            norm = start.grad.flatten(1).norm(dim=1).reshape(-1, *[1] * (start.dim() - 1))
+            if self.clip is not None:
+                start.grad *= (self.clip / (norm + 1e-8)).clamp(max=1)
+            optimiser.step()
+            if self.renormalise:
+                with torch.no_grad():
+                    size = start.flatten(1).norm(dim=1).reshape(-1, *[1] * (start.dim() - 1))
+                    start *= start[0].numel() ** 0.5 / size
+            state = replace(state.moved(kept[:, None]), step=steps if k == self.iterations - 1 else 0)
+            yield state, Info(k + 1, 2 * steps * b, b, torch.cat(scores)[:, None], None, 0.0)
+
+    def _nesterov(self, x: Tensor) -> torch.optim.Optimizer:
+        return torch.optim.SGD([x], lr=self.rate, momentum=0.9, nesterov=True)
+
+    def _adam(self, x: Tensor) -> torch.optim.Optimizer:
+        return torch.optim.Adam([x], lr=self.rate)
+
+
+def rollout(problem: Problem, x: Tensor, rows: Tensor) -> Tensor:
+    """x_0 (m, ...) of x_T (m, ...), differentiable; one step's activations live at a time."""
+    who = [problem.who[int(r)] for r in rows]
+    for i, (t, s) in enumerate(zip(problem.grid, problem.grid[1:], strict=False)):
+        noise = rng.normal(who, 1, problem.shape, i + 1)[:, 0].to(x)
+
+        def step(x: Tensor, t=t, s=s, noise=noise) -> Tensor:
+            kernel = transition(problem.denoise(x, t, rows), t, s, problem.eta)
+            return kernel.mean + kernel.std * noise
+
+        x = checkpoint(step, x, use_reentrant=False)  # type: ignore[assignment]
+    return x
+
+
+def log_norm(x: Tensor) -> Tensor:
+    """log of the chi density of |x|, up to a constant, (m,)."""
+    square = x.flatten(1).square().sum(1)
+    return (x[0].numel() - 1) * 0.5 * square.log() - 0.5 * square

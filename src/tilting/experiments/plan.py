@@ -1,0 +1,144 @@
+"""A checked request: what the model, the preset and the reward together can do, before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tilting.method import Method, check
+from tilting.presets import Base, Preset
+from tilting.rewards.check import checked
+from tilting.rng import Identity
+from tilting.schedule import Schedule
+from tilting.types import Denoise, Reward, RewardError, TiltingError
+
+
+class Model(Protocol):
+    """What generation asks of a model; `tilting.models.stable_diffusion.StableDiffusion` is one."""
+
+    name: str
+    schedule: Schedule
+    latent_shape: tuple[int, ...]
+    image_shape: tuple[int, ...]
+    usual_steps: int
+    usual_cfg: float
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+
+def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
+    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice."""
+    seen: dict[str, int] = {}
+    out = []
+    for prompt in prompts:
+        first = seen.get(prompt, 0)
+        out += [Identity(seed, prompt, first + i) for i in range(images)]
+        seen[prompt] = first + images
+    return out
+
+
+class Scorer:
+    """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice.
+
+    Args:
+        model: what decodes.
+        reward: what scores.
+        prompts: of each image of the group.
+    """
+
+    def __init__(self, model: Model, reward: Reward, prompts: Sequence[str]):
+        self.model, self.reward, self.prompts = model, reward, prompts
+        self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
+
+    def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
+        """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
+        each: Callable | None = getattr(self.reward, "each", None)
+        total: Callable | None = getattr(self.reward, "total", None)
+        try:
+            images, prompts = self.model.decode(x0), [self.prompts[int(i)] for i in rows]
+            if each is None or total is None:
+                value = checked(self.reward, images, prompts)
+                parts = {self.reward.name: value}
+            else:
+                parts = each(images, prompts)
+                value = total(parts)
+        except RewardError as error:
+            row = int(rows[error.row]) if error.row is not None else None
+            raise RewardError(str(error), row) from error
+        if self.kept is not None:
+            self.kept.append((images.detach().float().cpu(), {k: v.detach().double().cpu() for k, v in parts.items()}))
+        return value
+
+    def scored(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """All images and values seen since ``kept`` was set, in order."""
+        kept = self.kept or []
+        return torch.cat([i for i, _ in kept]), {k: torch.cat([v[k] for _, v in kept]) for k in kept[0][1]}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request: what `draw` runs. Make it with `plan`, which fills in the model's and the preset's defaults."""
+
+    who: tuple[Identity, ...]
+    preset: Preset
+    steps: int
+    cfg: float
+    eta: float
+    negative: str = ""
+    batch_size: int = 16
+    method: Method = field(default=Method("base"))
+    reference: Tensor | None = None
+    strength: float = 1.0
+
+    @property
+    def steps_run(self) -> int:
+        """Steps that are made: all, or the part left of a reference noised to ``strength``."""
+        return self.steps if self.reference is None else max(1, round(self.steps * self.strength))
+
+    @property
+    def ticks(self) -> int:
+        """Step events per group."""
+        return getattr(self.method.engine, "ticks", int)(self.steps_run) or self.steps_run
+
+
+def plan(
+    model: Model, who: Sequence[Identity], preset: Preset | None = None, reward: Reward | None = None,
+    steps: int | None = None, cfg: float | None = None, eta: float | None = None, negative: str = "", batch_size: int = 16,
+    reference: Tensor | None = None, strength: float = 0.6,
+) -> Plan:  # fmt: skip
+    """Fill in what is unset and refuse what cannot work, before anything is drawn.
+
+    Args:
+        model, who, preset, reward, steps, cfg, eta, negative, batch_size: see `generate`.
+        reference: (1 or len(who), 3, h, w) pictures in [0, 1] to start from (SDEdit), at the model's own size.
+        strength: the share of the steps that is run from the reference, in (0, 1].
+    """
+    preset = preset or Base()
+    steps = model.usual_steps if steps is None else steps
+    cfg = model.usual_cfg if cfg is None else cfg
+    eta = getattr(preset, "usual_eta", 1.0) if eta is None else eta
+    if batch_size < 1:
+        raise TiltingError(f"batch_size must be at least 1, not {batch_size}")
+    if not 0 < strength <= 1:
+        raise TiltingError(f"strength must be above 0 and at most 1, not {strength}")
+    if preset.name == "sdedit" and reference is None:
+        raise TiltingError("sdedit starts from a picture: give one by --image")
+    if reference is not None and tuple(reference.shape[1:]) != tuple(model.image_shape):
+        raise TiltingError(f"the reference must be {tuple(model.image_shape)}, not {tuple(reference.shape[1:])}")
+    grid = model.schedule.grid(steps)
+    if hasattr(preset, "usual_eta") and eta == 1 and grid[0].alpha == 0:
+        raise TiltingError(
+            f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
+        )
+    made = Plan(tuple(who), preset, steps, cfg, eta, negative, batch_size, reference=reference, strength=strength)
+    method = preset.build(made.steps_run)
+    check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    return replace(made, method=method)

@@ -1,0 +1,159 @@
+"""Guides: what published methods do to one step's kernel N(mean, std²), given the gradient of the reward at x_t or at x0.
+
+    Score    eps' = eps - σ_t w g,  g at x_t      classifier and reconstruction guidance (Dhariwal & Nichol 2021; Ho et al.
+    2022;
+                                                  exact for a Gaussian base and a linear reward, w = 1/β), Universal Guidance
+                                                  forward
+    Mean     mean' = mean + s g,  g at x_t        DPS (s = ζ), FreeDoM and LGD (s by the CFG norm or plain), TFG (s = ρ α_s /
+    α_t),
+                                                  TDS (s = std² / β: the proposal that its weights make exact)
+    Clean    m times x0 <- x0 + s ∇_{x0} r        MPGD (eps kept, or x_t kept: eps' = (x_t - α_t x0') / σ_t), TFG's μ and
+    Universal
+                                                  Guidance backward (x_t kept, which is eps -= α_t / σ_t · Δ)
+
+Each is a frozen value, (kernel, slope at x_t, site) -> kernel; none changes the kernel's std, and since none depends on the
+drawn point,
+every guided kernel is Gaussian and its density is known. Several guides compose in order; all look at the same unguided slope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from tilting.guidance.slope import Estimator, Rule, Site, Slope, step_size
+from tilting.schedule import step_std, transition
+from tilting.types import Prediction, TiltingError, Time
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A step from t to s that guides change.
+
+    Attributes:
+        prediction: eps and x0 as guided, (m, ...) each.
+        shift: (m, ...) added to the mean, or 0.
+        t, s: current and next time.
+        eta: of the step.
+    """
+
+    prediction: Prediction
+    t: Time
+    s: Time
+    eta: float
+    shift: Tensor | float = 0.0
+
+    @property
+    def std(self) -> float:
+        """Of the draw; no guide changes it."""
+        return step_std(self.t, self.s, self.eta)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of x_s, (m, ...)."""
+        return transition(self.prediction, self.t, self.s, self.eta).mean + self.shift
+
+
+class Guide(Protocol):
+    """A change of a kernel.
+
+    Attributes:
+        needs_slope: whether it needs the gradient at x_t (then value, gradient and prediction come from one round).
+        values: decodes and reward calls per row that it makes itself, beyond the slope's.
+    """
+
+    @property
+    def needs_slope(self) -> bool: ...
+
+    @property
+    def values(self) -> int: ...
+
+    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel: ...
+
+
+def _taken(slope: Slope | None) -> Slope:
+    if slope is None:
+        raise TiltingError("this guide needs the gradient at x_t")
+    return slope
+
+
+@dataclass(frozen=True)
+class Score:
+    """eps' = eps - σ_t w g and x0' to match; at pure noise (alpha 0), where x0 does not depend on x_t, nothing happens."""
+
+    strength: float = 1.0
+    needs_slope = True
+    values = 0
+
+    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
+        t, (eps, x0, correction) = kernel.t, kernel.prediction
+        if t.alpha == 0:
+            return kernel
+        move = t.sigma * self.strength * _taken(slope).gradient
+        return replace(kernel, prediction=Prediction(eps - move, x0 + t.sigma / t.alpha * move, correction))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """mean' = mean + s g.
+
+    Attributes:
+        strength: ζ, ρ or γ (for "variance" 1 / β).
+        rule: how s follows from the strength; see `tilting.guidance.slope.step_size`.
+        factor: "one"; "ratio", α_s / α_t (TFG: the move of x_t, carried to s); "variance", std² (TDS).
+    """
+
+    strength: float = 1.0
+    rule: Rule = "plain"
+    factor: Literal["one", "ratio", "variance"] = "one"
+    needs_slope = True
+    values = 0
+
+    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
+        t, s, g = kernel.t, kernel.s, _taken(slope).gradient
+        if self.factor == "ratio" and t.alpha == 0:
+            return kernel
+        factor = {"one": 1.0, "ratio": s.alpha / t.alpha if t.alpha > 0 else 0.0, "variance": kernel.std**2}[self.factor]
+        scale = step_size(self.rule, self.strength, g, kernel.prediction.correction, site.cfg)
+        return replace(kernel, shift=kernel.shift + factor * scale * g)
+
+
+@dataclass(frozen=True)
+class Clean:
+    """m gradient steps on the estimate x0.
+
+    Attributes:
+        strength: c or μ, per step.
+        steps: m.
+        rule: "plain"; "unit" normalises each gradient (per sample); "cfg" scales by the CFG correction's norm.
+        keep: what stays while x0 moves: "eps" (MPGD), or "x" (Universal Guidance backward, MPGD's published code, TFG).
+        scale: "one"; "variance" multiplies by σ_t² (so that moves fade with the noise).
+        estimator: how the gradient is found.
+    """
+
+    strength: float = 1.0
+    steps: int = 1
+    rule: Rule = "plain"
+    keep: Literal["eps", "x"] = "eps"
+    scale: Literal["one", "variance"] = "one"
+    estimator: Estimator = field(default=Estimator())
+    needs_slope = False
+
+    @property
+    def values(self) -> int:
+        return self.steps * self.estimator.samples * (2 * self.estimator.probes if self.estimator.probes else 1)
+
+    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
+        t, (eps, x0, correction) = kernel.t, kernel.prediction
+        begun = x0 if slope is None else slope.prediction.x0  # the unguided estimate: Δ is found before eps is pushed
+        moved = begun
+        for _ in range(self.steps):
+            g = self.estimator.clean(site, moved)
+            size = step_size(self.rule, self.strength, g, correction, site.cfg)
+            moved = moved + size * (t.sigma**2 if self.scale == "variance" else 1.0) * g
+        delta = (moved - begun).detach()
+        if self.keep == "x" and t.alpha > 0:
+            eps = eps - t.alpha / t.sigma * delta
+        return replace(kernel, prediction=Prediction(eps, x0 + delta, correction))

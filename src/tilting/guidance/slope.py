@@ -1,0 +1,243 @@
+"""The gradient of a reward of the estimate, in every published way of finding one.
+
+    through the denoiser    g = ∇_{x_t} r(D(x0(x_t)))                               (Universal Guidance, FreeDoM, CoDeX, TDS
+    ...)
+    through the decoder     g = ∇_{x_t} r(D((x_t - σ_t eps) / α_t)), eps held        (MPGD's direction / α_t; CoDeX's
+    published code)
+    smoothed                r~(x0) = τ log mean_i exp(r(D(x0 + ρ σ_t z_i)) / τ)       (LGD, Song et al. 2023; TFG, Ye et al.
+    2024)
+    zero-order              g = 1/N' Σ_i [r~(x + σ z_i) - r~(x - σ z_i)] / (2 σ) · z_i    (CoDeX, Eq. 13; antithetic,
+    black-box rewards)
+
+A zero-order gradient of N' probes in d dimensions has cosine of about sqrt(N' / (d + N' + 1)) to the true one for any σ: a
+smaller
+σ (here relative to the noise level σ_t) removes bias, only more probes remove noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tilting.types import Denoise, Prediction, TiltingError, Time, Value
+
+Noise = Callable[[str, int], Tensor]
+"""(purpose, count) -> (m, count, ...) standard normal, each row's draw keyed by its own image, particle and step."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a gradient is asked for: rows of latents at one time, and the functions that see them.
+
+    Attributes:
+        x: (m, ...) latents at t.
+        t: where they are.
+        rows: (m,) image of each row.
+        denoise, value: see `tilting.types`.
+        cfg: guidance scale, which some rules scale with.
+        noise: keyed noise of these rows; only smoothing and zero-order probes ask for it.
+        chunk: most rows in one call when probes multiply them.
+    """
+
+    x: Tensor
+    t: Time
+    rows: Tensor
+    denoise: Denoise
+    value: Value
+    cfg: float = 1.0
+    noise: Noise | None = None
+    chunk: int = 1_000_000
+
+    def draw(self, purpose: str, count: int) -> Tensor:
+        """Keyed noise (m, count, ...) in the dtype of x."""
+        if self.noise is None:
+            raise TiltingError("this gradient draws noise, and none was given")
+        return self.noise(purpose, count).to(self.x)
+
+
+class Slope(NamedTuple):
+    """A reward and its gradient at x_t, from one round.
+
+    Attributes:
+        value: (m,) reward of the estimate.
+        gradient: shape of x, with respect to x_t.
+        prediction: what the denoiser said of x_t, detached.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    prediction: Prediction
+
+
+def reward_slope(
+    x: Tensor, t: Time, rows: Tensor, denoise: Denoise, value: Value, through: Literal["denoiser", "decoder"] = "denoiser"
+) -> Slope:
+    """One backward pass for all rows: value, gradient and prediction together.
+
+    Args:
+        x: (m, ...) latents at t.
+        t: where they are.
+        rows: (m,) image of each row.
+        denoise, value: see `tilting.types`.
+        through: how far the gradient flows back: "denoiser" to x_t, "decoder" to x0 with eps held constant.
+
+    Raises:
+        TiltingError: if the value does not depend differentiably on x.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        if through == "denoiser":
+            prediction = denoise(x, t, rows)
+            x0 = prediction.x0
+        else:
+            with torch.no_grad():
+                prediction = denoise(x, t, rows)
+            x0 = _estimate(x, t, prediction)
+        scores = value(x0, rows)
+        gradient = _gradient(scores, x)
+    return Slope(scores.detach(), gradient, Prediction(*(part.detach() for part in prediction)))
+
+
+def _estimate(x: Tensor, t: Time, held: Prediction) -> Tensor:
+    """x0 of x with eps held; at pure noise (alpha 0) x says nothing of x0."""
+    return (x - t.sigma * held.eps) / t.alpha if t.alpha > 0 else held.x0 + 0 * x
+
+
+def _gradient(scores: Tensor, x: Tensor) -> Tensor:
+    gradient = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if scores.requires_grad else None
+    if gradient is None:
+        raise TiltingError(
+            "this reward has no gradient (it is black-box): set probes for zero-order gradients, or use code or bon"
+        )
+    return gradient
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How a gradient is found.
+
+    Attributes:
+        through: "denoiser", or "decoder" with eps held constant.
+        probes: N' antithetic pairs of a zero-order gradient; None back-propagates.
+        sigma: size of a probe, relative to the noise level σ_t.
+        samples: estimates around x0 that a smoothed reward averages; 1 with ``radius`` 0 is the reward itself.
+        radius: of the smoothing, relative to σ_t.
+        tau: temperature of the smoothing's log-mean-exp, in the reward's units.
+    """
+
+    through: Literal["denoiser", "decoder"] = "denoiser"
+    probes: int | None = None
+    sigma: float = 0.1
+    samples: int = 1
+    radius: float = 0.0
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.probes is not None and self.probes < 1:
+            raise TiltingError(f"probes must be at least 1, not {self.probes}")
+        if self.samples < 1:
+            raise TiltingError(f"samples must be at least 1, not {self.samples}")
+        if not (self.sigma > 0 and self.tau > 0 and self.radius >= 0):
+            raise TiltingError("a probe's sigma and the smoothing's tau must be positive, its radius not negative")
+
+    @property
+    def black_box(self) -> bool:
+        """Whether it works without the reward's own gradient."""
+        return self.probes is not None
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser evaluations of a round, per row."""
+        return 1 + (2 * self.probes if self.probes and self.through == "denoiser" else 0)
+
+    @property
+    def values(self) -> int:
+        """Decodes and reward calls of a round, per row."""
+        return self.samples * (1 + 2 * (self.probes or 0))
+
+    def __call__(self, site: Site) -> Slope:
+        """Value, gradient and prediction at a site. Raises TiltingError for a black-box reward without probes."""
+        value, x, t, rows = self.smoothed(site), site.x, site.t, site.rows
+        if self.probes is None:
+            return reward_slope(x, t, rows, site.denoise, value, self.through)
+        with torch.no_grad():
+            held = site.denoise(x, t, rows)
+
+            def score(at: Tensor, of: Tensor, index: Tensor) -> Tensor:
+                if self.through == "denoiser":
+                    return value(site.denoise(at, t, of).x0, of, index)
+                return value(_estimate(at, t, Prediction(*(p[index] for p in held))), of, index)
+
+            gradient = self._probe(site, score)
+            return Slope(value(held.x0, rows), gradient, held)
+
+    def clean(self, site: Site, x0: Tensor) -> Tensor:
+        """∇_{x0} of the (smoothed) reward at estimates x0 (m, ...): no denoiser is asked."""
+        value = self.smoothed(site)
+        if self.probes is None:
+            with torch.enable_grad():
+                x0 = x0.detach().requires_grad_(True)
+                return _gradient(value(x0, site.rows), x0)
+        moved = Site(x0, site.t, site.rows, site.denoise, site.value, site.cfg, site.noise, site.chunk)
+        with torch.no_grad():
+            return self._probe(moved, lambda at, of, index: value(at, of, index))
+
+    def smoothed(self, site: Site) -> Callable[..., Tensor]:
+        """The reward of x0, averaged over noised copies: (x0, rows, index of each row in the site) -> (m,)."""
+        if self.samples == 1 and self.radius == 0:
+            return lambda x0, rows, index=None: site.value(x0, rows)
+        noise = site.draw("smooth", self.samples) * (self.radius * site.t.sigma)
+
+        def value(x0: Tensor, rows: Tensor, index: Tensor | None = None) -> Tensor:
+            near = noise if index is None else noise[index]
+            copies = (x0[:, None] + near).flatten(0, 1)
+            scores = site.value(copies, rows.repeat_interleave(self.samples)).reshape(len(x0), self.samples)
+            return self.tau * ((scores / self.tau).logsumexp(1) - math.log(self.samples))
+
+        return value
+
+    def _probe(self, site: Site, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """The antithetic zero-order gradient of ``score`` at the site's x, in chunks of rows."""
+        n, size, x = self.probes or 1, self.sigma * max(site.t.sigma, 1e-3), site.x
+        z = site.draw("probe", n)
+        points = torch.stack([x[:, None] + size * z, x[:, None] - size * z], 2).flatten(0, 2)
+        index = torch.arange(len(x), device=x.device).repeat_interleave(2 * n)
+        rows = site.rows[index]
+        pieces = zip(points.split(site.chunk), rows.split(site.chunk), index.split(site.chunk), strict=True)
+        scores = torch.cat([score(*piece) for piece in pieces]).reshape(len(x), n, 2).to(x)
+        weight = (scores[..., 0] - scores[..., 1]) / (2 * size)
+        return (weight.reshape(len(x), n, *[1] * (x.dim() - 1)) * z).mean(1)
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each row, (m, 1, ..., 1): a sample's own norm, never the batch's."""
+    return x.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (x.dim() - 1))
+
+
+Rule = Literal["cfg", "unit", "plain"]
+
+
+def step_size(
+    rule: Rule, strength: float, gradient: Tensor, correction: Tensor, cfg: float, cap: float | None = None
+) -> Tensor:
+    """The scale s of a step s · g, per row.
+
+    Args:
+        rule: "cfg" is rms(correction) · cfg · strength / rms(g) (FreeDoM, Yu et al. 2023; CoDeX, App. A.1); "unit" is
+            strength / rms(g); "plain" is the strength itself.
+        strength: γ, ζ or ρ.
+        gradient, correction: (m, ...).
+        cfg: the guidance scale.
+        cap: the largest scale (150 in CoDeX's published code), or None.
+    """
+    if rule == "plain":
+        scale = torch.full_like(rms(gradient), strength)
+    else:
+        wanted = rms(correction) * cfg * strength if rule == "cfg" else strength
+        scale = wanted / (rms(gradient) + 1e-8)
+    return scale if cap is None else scale.clamp(max=cap)

@@ -1,0 +1,204 @@
+"""What a method is: parts, the gates that say when each acts, and what a run of it costs.
+
+A `Method` is a value: `tilting.presets` names the published ones, and anyone may compose another from parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+from tilting.guidance.kernel import Guide
+from tilting.guidance.slope import Estimator, Site, Slope
+from tilting.select import Select, Smc
+from tilting.types import TiltingError
+
+
+@dataclass(frozen=True)
+class Every:
+    """A gate: fires after every ``block`` draws, while the noise left is inside a window.
+
+    Attributes:
+        block: draws between two firings; draws are counted from 1, so a gate never fires at x_T, nor at x_0.
+        window: (high, low) bounds of the fraction of steps left, t/T.
+        at_start: also fire at x_T, as guides do.
+    """
+
+    block: int = 1
+    window: tuple[float, float] = (1.0, 0.0)
+    at_start: bool = False
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise TiltingError(f"a block must be at least 1 step, not {self.block}")
+
+    def __call__(self, draws: int, steps: int) -> bool:
+        high, low = self.window
+        first = 0 if self.at_start else 1
+        return first <= draws < steps and draws % self.block == 0 and low - 1e-9 <= 1 - draws / steps <= high + 1e-9
+
+    def count(self, steps: int) -> int:
+        """How often it fires in a run of that many steps."""
+        return sum(self(i, steps) for i in range(steps))
+
+
+ALWAYS = Every(1, at_start=True)
+
+
+class Cost(NamedTuple):
+    """What one image costs: denoiser evaluations, and estimates decoded and scored."""
+
+    evaluations: int
+    values: int
+
+
+class Correct(Protocol):
+    """A move of the latents at their own time, such as `tilting.guidance.gradient.RewardGradient`."""
+
+    @property
+    def estimator(self) -> Estimator: ...
+
+    def __call__(self, site: Site) -> tuple[Tensor, Slope]: ...
+
+
+class Engine(Protocol):
+    """Another way to drive a chain than `tilting.sample.sample`: it yields (State, Info) too, and knows its cost."""
+
+    def __call__(self, problem: Any, method: Method, state: Any) -> Any: ...
+
+    def cost(self, method: Method, steps: int) -> Cost: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A composition of parts that the loop runs: what `tilting.presets` names.
+
+    Attributes:
+        name: the preset it came from.
+        particles: n, streams per image.
+        start: "independent" draws n x_T per image; "copy" repeats one.
+        counts: n of each of so many equal parts of the run, taken up at the selections; empty keeps ``particles``.
+        correct, correct_when: a move of x, and its gate.
+        correct_on: which streams find a gradient: "all"; "medoid" or "mean" of ``clusters`` k-means clusters, shared by
+            their members; "winner", the stream just selected (the gate is then the selection's, inside the window).
+        clusters: k; 0 takes half the streams.
+        select, select_when: a selection rule, and its gate.
+        guides, guide_when: changes of the kernel, in order, and their gate.
+        slope: how the gradient at x_t is found for guides that need one.
+        repeat, repeat_when: K, how often a step is made (noised back to t in between), and the gate of that.
+        final: "reward" keeps the particle of the highest reward of its real image, "weight" the heaviest, "sample" one drawn
+            by weight, "first" the first (no reward is needed), "all" keeps every particle.
+        engine: what drives the chain, None for the loop itself.
+    """
+
+    name: str
+    particles: int = 1
+    start: Literal["independent", "copy"] = "independent"
+    counts: tuple[int, ...] = ()
+    correct: Correct | None = None
+    correct_when: Every = Every(1)
+    correct_on: Literal["all", "medoid", "mean", "winner"] = "all"
+    clusters: int = 0
+    select: Select | None = None
+    select_when: Every = Every(1)
+    guides: tuple[Guide, ...] = ()
+    guide_when: Every = ALWAYS
+    slope: Estimator = field(default=Estimator())
+    repeat: int = 1
+    repeat_when: Every = ALWAYS
+    final: Literal["reward", "weight", "sample", "first", "all"] = "first"
+    engine: Engine | None = None
+
+    @property
+    def needs_slope(self) -> bool:
+        """Whether a guide needs the gradient at x_t."""
+        return any(guide.needs_slope for guide in self.guides)
+
+    @property
+    def needs_reward(self) -> bool:
+        return bool(self.correct or self.select or self.guides or self.engine or self.final == "reward")
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the reward itself must be differentiable."""
+        estimators = [self.correct.estimator] if self.correct else []
+        estimators += [self.slope] if self.needs_slope else []
+        estimators += [guide.estimator for guide in self.guides if hasattr(guide, "estimator")]  # type: ignore[attr-defined]
+        return not all(e.black_box for e in estimators) or getattr(self.engine, "climbs", False)
+
+    @property
+    def scores_finals(self) -> bool:
+        """Whether the finished particles are decoded and scored to choose or weigh them."""
+        return self.final == "reward" or isinstance(self.select, Smc)
+
+    def particles_at(self, draws: int, steps: int) -> int:
+        """n after a selection made when ``draws`` of ``steps`` are done."""
+        return self.counts[min(draws * len(self.counts) // steps, len(self.counts) - 1)] if self.counts else self.particles
+
+    def groups(self, n: int) -> int:
+        """How many streams of n find a gradient of their own in a correction."""
+        return n if self.correct_on == "all" else min(n, self.clusters or max(1, n // 2))
+
+    def cost(self, steps: int) -> Cost:
+        """Exactly what one image costs in a run of that many steps, finals included."""
+        if self.engine is not None:
+            return self.engine.cost(self, steps)
+        n, evaluations, values = self.particles_at(0, steps), 0, 0
+        winner = self.correct is not None and self.correct_on == "winner"
+        for i in range(steps):
+            rounds = self.repeat if self.repeat_when(i, steps) else 1
+            guided = bool(self.guides) and self.guide_when(i, steps)
+            sloped = guided and self.needs_slope
+            if self.correct and not winner and self.correct_when(i, steps):
+                evaluations += self.groups(n) * self.correct.estimator.evaluations
+                values += self.groups(n) * self.correct.estimator.values
+            for k in range(rounds):
+                evaluations += n * (self.slope.evaluations if sloped else 1)
+                values += n * self.slope.values if sloped else 0
+                if k == 0 and self.select and self.select_when(i, steps):
+                    values += 0 if sloped else n
+                    n = self.particles_at(i, steps)
+                    if winner and self.correct and self.correct_when(i, steps):
+                        evaluations += self.correct.estimator.evaluations + 1
+                        values += self.correct.estimator.values
+                values += n * sum(guide.values for guide in self.guides) if guided else 0
+        return Cost(evaluations, values + (n if self.scores_finals else 0))
+
+    def evaluations(self, steps: int) -> int:
+        """Denoiser evaluations per image."""
+        return self.cost(steps).evaluations
+
+
+def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool | None) -> None:
+    """Refuse what cannot work, in one sentence. ``has_gradient``: of the reward; None if there is no reward."""
+    for n in (method.particles, *method.counts):
+        if n < 1:
+            raise TiltingError(f"particles must be at least 1, not {n}")
+    if method.repeat < 1:
+        raise TiltingError(f"repeats must be at least 1, not {method.repeat}")
+    if not 0 <= eta <= 1:
+        raise TiltingError(f"eta must be between 0 and 1, not {eta}")
+    if has_gradient is None and method.needs_reward:
+        raise TiltingError(f"method {method.name} needs a reward")
+    many = max(method.particles, *method.counts, 1) > 1 if method.counts else method.particles > 1
+    if eta == 0 and many and method.select is not None:
+        raise TiltingError(f"{method.name} selects in blocks, and at eta 0 the copies stay identical: use eta > 0 (1 is usual)")
+    if eta == 0 and getattr(method.engine, "stochastic", False):
+        raise TiltingError(f"{method.name} draws children of one parent, which eta 0 makes identical: use eta > 0 (1 is usual)")
+    if eta == 0 and many and method.start == "copy":
+        raise TiltingError("copied starts at eta 0 give identical particles: use eta > 0 or independent starts")
+    if method.needs_gradient and has_gradient is False:
+        raise TiltingError(
+            f"{method.name} needs a differentiable reward: set {method.name}.probes for zero-order gradients, or use code or bon"
+        )
+    rules = [getattr(part, "rule", "plain") for part in (method.correct, *method.guides) if part is not None]
+    if cfg == 1 and "cfg" in rules:
+        raise TiltingError(f"{method.name} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg > 1")
+    if isinstance(method.select, Smc) and (method.repeat > 1 or method.correct is not None):
+        raise TiltingError(
+            f"{method.name} repeats or corrects steps, which leaves no proposal density to weigh by: select otherwise"
+        )
+    if method.correct_on == "winner" and not getattr(method.select, "one_winner", False):
+        raise TiltingError("a gradient on the winner needs a greedy selection of one")

@@ -1,0 +1,78 @@
+"""What the presets share: the protocol, and settings that scale with the length of a run. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from tilting.errors import TiltingError
+
+if TYPE_CHECKING:  # settings are read and checked without torch; parts are imported when they are built
+    from tilting.guidance.slope import Estimator
+    from tilting.method import Every, Method
+    from tilting.select import Select
+
+Start = Literal["independent", "copy"]
+Rule = Literal["cfg", "unit", "plain"]
+Window = tuple[float, float]
+
+
+class Preset(Protocol):
+    """Settings of a published method, a frozen dataclass whose defaults are the model pocket's.
+
+    Attributes:
+        name: of the preset.
+        paper: where it comes from.
+        cost: denoiser evaluations per image, as a formula.
+        selects: whether it selects between draws, and so needs eta > 0.
+        climbs: whether it needs the reward's own gradient.
+        density: whether its proposal has a tractable density, so that particles could be weighed exactly.
+        published: what the paper or its code used, by setting, for the models named in it.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    cost: ClassVar[str]
+    density: ClassVar[bool]
+    published: ClassVar[dict[str, Any]]
+
+    @property
+    def selects(self) -> bool: ...
+
+    @property
+    def climbs(self) -> bool: ...
+
+    def build(self, steps: int) -> Method:
+        """The method for a run of that many steps."""
+        ...
+
+
+def block_of(block: int | None, steps: int, usual: int) -> int:
+    """A block length in steps: the given one, else the usual one clamped so that it fires in a short run."""
+    return block if block is not None else max(1, min(usual, (steps - 1) // 2))
+
+
+def selection(tau: float | None, tau_end: float | None = None, beams: int = 1) -> Select:
+    """Greedy without a temperature (or at 0), multinomial with one."""
+    from tilting.select import Greedy, Multinomial
+
+    return Greedy(beams) if tau is None or tau == 0 else Multinomial(tau, tau_end)
+
+
+def guide_gate(window: Window) -> Every:
+    """Every step inside a window of t/T, x_T included."""
+    from tilting.method import Every
+
+    return Every(1, window, at_start=True)
+
+
+def estimator(probes: int | None, sigma: float = 0.1, **options: Any) -> Estimator:
+    """How gradients are found: through the network, or by zero-order probes."""
+    from tilting.guidance.slope import Estimator
+
+    return Estimator(probes=probes, sigma=sigma, **options)
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of the choices."""
+    if value not in choices:
+        raise TiltingError(f"{name} is {' or '.join(choices)}, not {value!r}")

@@ -1,0 +1,113 @@
+"""Presets that look for a better start: reno and doodl optimise x_T, prompt tries templates of words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tilting.errors import TiltingError
+
+if TYPE_CHECKING:
+    from tilting.method import Method
+
+
+@dataclass(frozen=True)
+class Reno:
+    """ReNO: gradient ascent on the starting noise through the whole chain, with a prior on its norm; the best picture is kept.
+
+    Eyring et al. 2024 (one-step models, lr 5, 50 iterations, prior .01, gradient clipped at .1).
+
+    Attributes:
+        iterations: updates.
+        rate: learning rate.
+        prior: weight of the log-density of the noise's norm.
+        clip: largest norm of an image's gradient.
+    """
+
+    iterations: int = 10
+    rate: float = 5.0
+    prior: float = 0.01
+    clip: float = 0.1
+    name = "reno"
+    paper = "Eyring et al. 2024"
+    cost = "2·T·I, I iterations"
+    density = False
+    published: ClassVar[dict[str, Any]] = {"iterations": 50, "rate": 5, "prior": 0.01, "clip": 0.1, "steps": 1}
+    selects, climbs = False, True
+    usual_eta = 0.0  # at eta 1 a chain from pure noise forgets its start
+
+    def build(self, steps: int) -> Method:
+        from tilting.engines.optimise import Optimise
+        from tilting.method import Method
+
+        return Method("reno", engine=Optimise(self.iterations, self.rate, "nesterov", self.prior, self.clip))
+
+
+@dataclass(frozen=True)
+class Doodl:
+    """DOODL: Adam on the starting noise through the whole chain, brought back to the sphere after each update.
+
+    Wallace et al. 2023, as Clark et al. 2024, App. A.3, ran it (20 steps, checkpointed DDIM).
+
+    Attributes:
+        iterations: updates.
+        rate: learning rate.
+    """
+
+    iterations: int = 10
+    rate: float = 0.05
+    name = "doodl"
+    paper = "Wallace et al. 2023"
+    cost = "2·T·I, I iterations"
+    density = False
+    published: ClassVar[dict[str, Any]] = {"iterations": 20, "steps": 50}
+    selects, climbs = False, True
+    usual_eta = 0.0  # at eta 1 a chain from pure noise forgets its start
+
+    def build(self, steps: int) -> Method:
+        from tilting.engines.optimise import Optimise
+        from tilting.method import Method
+
+        return Method("doodl", engine=Optimise(self.iterations, self.rate, "adam", 0.0, None, renormalise=True))
+
+
+TEMPLATES = "{};{}, highly detailed;{}, simple flat drawing;a beautiful {};{} on a white background"
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """Prompt search: one run per template, the picture of highest reward *for the plain prompt* kept.
+
+    Prompt engineering, Clark et al. 2024, App. A.3.
+
+    Attributes:
+        templates: separated by semicolons; {} is the prompt (its article dropped where another word stands before it).
+    """
+
+    templates: str = TEMPLATES
+    name = "prompt"
+    paper = "Clark et al. 2024, App. A.3"
+    cost = "P·T, P templates"
+    density = True
+    published: ClassVar[dict[str, Any]] = {}
+    selects, climbs = False, False
+
+    def variants(self, prompt: str) -> list[str]:
+        """The prompt in each template."""
+        bare = prompt.split(" ", 1)[1] if prompt.split(" ", 1)[0] in ("a", "an", "the") and " " in prompt else prompt
+        return [
+            template.replace("{}", bare if template.split("{}")[0].strip() in ("a beautiful", "a", "an") else prompt)
+            for template in self._templates()
+        ]
+
+    def _templates(self) -> list[str]:
+        found = [template.strip() for template in self.templates.split(";") if template.strip()]
+        bad = [template for template in found if "{}" not in template]
+        if bad or not found:
+            raise TiltingError(f"a prompt template must contain {{}}, not {(bad or [''])[0]!r}")
+        return found
+
+    def build(self, steps: int) -> Method:
+        from tilting.method import Method
+
+        return Method("prompt", len(self._templates()), final="reward")

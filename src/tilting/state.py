@@ -1,0 +1,172 @@
+"""What a chain is made of: the problem, the state that evolves, its start, and evaluations in chunks of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tilting import rng
+from tilting.method import Method
+from tilting.select import Memory
+from tilting.types import Denoise, Prediction, TiltingError, Time, Value
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be sampled: functions, grid, and who each image is.
+
+    Attributes:
+        denoise: one evaluation per row.
+        grid: T + 1 points, from `Schedule.grid`; a later part of it to go on from a noised image.
+        who: identity of each of the b images.
+        shape: of one latent.
+        value: reward of an estimate; None if the method needs none.
+        eta: 0 deterministic ... 1 ancestral.
+        cfg: guidance scale, which corrections scale with.
+        chunk: most rows in one call of ``denoise`` or ``value``.
+        per_stream: ``denoise`` is told the stream (image · n + particle) instead of the image, so that streams may differ in
+        prompt.
+    """
+
+    denoise: Denoise
+    grid: Sequence[Time]
+    who: Sequence[rng.Identity]
+    shape: tuple[int, ...]
+    value: Value | None = None
+    eta: float = 1.0
+    cfg: float = 1.0
+    chunk: int = 16
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    per_stream: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """All that evolves. ``gather`` moves all of it.
+
+    Attributes:
+        x: (b, n, ...) latents.
+        log_w: (b, n) log-weights.
+        memory: of each particle's values so far.
+        prediction, value, gradient: the cache, valid at (x, step): what the last look saw, or None.
+        step: draws made so far.
+    """
+
+    x: Tensor
+    log_w: Tensor
+    memory: Memory
+    prediction: Prediction | None = None
+    value: Tensor | None = None
+    gradient: Tensor | None = None
+    step: int = 0
+
+    def gather(self, index: Tensor) -> State:
+        """The state of particles ``index`` (b, m), for every field at once."""
+
+        def take(v: Tensor) -> Tensor:
+            return torch.stack([row[i] for row, i in zip(v, index, strict=True)])
+
+        return replace(
+            self, x=take(self.x), log_w=take(self.log_w), memory=Memory(*map(take, self.memory)),
+            prediction=None if self.prediction is None else Prediction(*map(take, self.prediction)),
+            value=None if self.value is None else take(self.value),
+            gradient=None if self.gradient is None else take(self.gradient),
+        )  # fmt: skip
+
+    def moved(self, x: Tensor) -> State:
+        """Other latents: the cache is stale."""
+        return replace(self, x=x, prediction=None, value=None, gradient=None)
+
+
+class Info(NamedTuple):
+    """What happened in a step, for progress, reports and tests.
+
+    Attributes:
+        step: draws made, after this one.
+        evaluations, values: rows that went through the denoiser, and through decoder and reward.
+        value: (b, n) reward estimates of this step, before selection, or None.
+        parents: (b, n) the selection, or None.
+        std: of the draw.
+    """
+
+    step: int
+    evaluations: int
+    values: int
+    value: Tensor | None
+    parents: Tensor | None
+    std: float
+
+
+def start(problem: Problem, method: Method, latents: Tensor | None = None) -> State:
+    """x_T for every particle. ``latents`` (b, ...) or (b, n, ...) replaces the noise (of particle 0, or of all)."""
+    b, n = len(problem.who), method.particles_at(0, len(problem.grid) - 1)
+    x = rng.normal(problem.who, n, problem.shape, step=0)
+    if latents is not None:
+        given = latents.detach().to(x)
+        if given.shape == (b, *problem.shape):
+            x[:, 0] = given
+        elif given.shape == x.shape:
+            x = given.clone()
+        else:
+            raise TiltingError(f"latents must have shape {(b, *problem.shape)} or {tuple(x.shape)}, not {tuple(given.shape)}")
+    if method.start == "copy":
+        x = x[:, :1].expand_as(x).clone()
+    x = x.to(problem.device, problem.dtype)
+    return State(x, torch.zeros(b, n, dtype=torch.float64, device=x.device), Memory.blank(b, n, x.device))
+
+
+def start_from(problem: Problem, method: Method, clean: Tensor) -> State:
+    """x at the grid's first point around clean latents (b, ...) (SDEdit, Meng et al. 2022), with every particle's own x_T
+    noise."""
+    noise = start(replace(problem, dtype=torch.float32), method)
+    first = problem.grid[0]
+    x = first.alpha * clean.to(noise.x)[:, None] + first.sigma * noise.x
+    return replace(noise, x=x.to(problem.dtype))
+
+
+def in_chunks(function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Apply a function of parallel columns in chunks of rows and put its outputs together."""
+    if len(columns[0]) <= chunk:
+        return function(*columns)
+    parts = [function(*part) for part in zip(*(c.split(chunk) for c in columns), strict=True)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+class Rows(NamedTuple):
+    """Latents as flat rows: (b·n, ...), the image of each, and its place."""
+
+    x: Tensor
+    rows: Tensor
+    place: Tensor
+
+
+def flat(x: Tensor) -> Rows:
+    """Rows of (b, n, ...)."""
+    b, n = x.shape[:2]
+    place = torch.arange(b * n, device=x.device)
+    return Rows(x.flatten(0, 1), place // n, place)
+
+
+def evaluate(problem: Problem, x: Tensor, t: Time) -> Prediction:
+    """The denoiser at x (b, n, ...), in chunks."""
+    x_, rows, place = flat(x)
+    parts = in_chunks(lambda a, r: tuple(problem.denoise(a, t, r)), problem.chunk, x_, place if problem.per_stream else rows)
+    return Prediction(*(p.reshape(x.shape) for p in parts))
+
+
+def evaluate_value(problem: Problem, x0: Tensor) -> Tensor:
+    """The reward (b, n) of clean latents or estimates x0 (b, n, ...), in chunks."""
+    value = value_of(problem)
+    (scores,) = in_chunks(lambda a, r: (value(a, r).detach(),), problem.chunk, *flat(x0)[:2])
+    return scores.reshape(x0.shape[:2]).double()
+
+
+def value_of(problem: Problem) -> Value:
+    if problem.value is None:
+        raise TiltingError("this method needs a reward")
+    return problem.value
