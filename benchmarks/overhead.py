@@ -1,8 +1,9 @@
-"""Loop overhead: a run of `code` with N = 4 against the bare network calls it must make, interleaved in one process.
+"""A whole run at N = 4 (loop, decoding, rewards, PNGs, manifest; loading aside) against the bare network calls it made.
 
-    python benchmarks/overhead.py        prints the median ratio; the promise is <= 1.05
+    python benchmarks/overhead.py        prints the median ratios; the promise is <= 1.05
 
-The bare side makes the same denoiser, decoder and reward calls on tensors of the same shapes, and nothing else.
+Runs and bare calls are interleaved in one process. The bare side makes as many denoiser, decoder and reward calls (with their backward
+passes, for codex) on tensors of the same shapes, and nothing else; the judge, which is not part of sampling, is left out of both.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
-import tilting as tl
-from tilting import sample as loop
-from tilting.experiments.generate import identities, value_of
+from tilting.experiments.config import resolve
+from tilting.experiments.plan import Scorer
+from tilting.experiments.run import Parts, run
+from tilting.guidance.slope import reward_slope
+from tilting.models import load
+from tilting.rewards.build import build
+
+N = 4
 
 
 def main() -> None:
@@ -25,43 +33,51 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--images", type=int, default=4)
     options = parser.parse_args()
-    torch.set_grad_enabled(False)
-    model, reward, n = tl.load("pocket"), tl.rewards.clip(), 4
-    prompts = ["a fox"] * options.images
-    who = identities(["a fox"], 0, options.images)
-    grid = model.schedule.grid(options.steps)
     out = {}
-    for name, preset in {"base-4": tl.presets.base(), "code": tl.presets.code(particles=n)}.items():
-        method = preset.build(options.steps)
-        m = options.images * method.particles
-        value = value_of(model, reward, prompts)
-        problem = loop.Problem(model.denoiser(prompts, 4.0), grid, who, model.latent_shape, value, 1.0, 4.0, m)
-        rows = torch.arange(options.images).repeat_interleave(method.particles)
-        x = torch.randn(m, *model.latent_shape)
-        selections = method.select_when.count(options.steps) if method.select else 0
+    with tempfile.TemporaryDirectory() as folder:
+        for method in ("bon", "code", "codex"):
+            out[method] = measure(method, options.steps, options.images, options.rounds, Path(folder))
+            print(json.dumps({method: out[method]}), flush=True)
 
-        def run(problem=problem, method=method) -> None:
-            *_, (last, _) = loop.sample(problem, method)
-            loop.finish(problem, method, last)
 
-        def bare(problem=problem, x=x, rows=rows, value=value, calls=selections + (method.final == "reward")) -> None:
+def measure(name: str, steps: int, images: int, rounds: int, folder: Path) -> dict[str, float]:
+    rows = images * N
+    given = {"prompts": ["a fox"], "method": name, "particles": N, "steps": steps, "images": images, "batch-size": rows}
+    config = resolve({**given, "reward": ["clip"]})
+    model, reward = load("pocket"), build(config.specs())
+    parts = Parts(model, reward, None)
+    method = config.preset().build(steps)
+    prompts = ["a fox"] * images
+    denoise, value = model.denoiser(prompts, config.cfg), Scorer(model, reward, prompts)
+    x, index = torch.randn(rows, *model.latent_shape), torch.arange(images).repeat_interleave(N)
+    slopes = method.correct_when.count(steps) if method.correct else 0
+    looks = method.select_when.count(steps) if method.select else 0
+
+    def whole(k: int) -> None:
+        run(resolve({**given, "reward": ["clip"], "out": str(folder / f"{name}{k}")}), quiet=True, parts=lambda _: parts)
+
+    def bare() -> None:
+        grid = model.schedule.grid(steps)
+        model.encode_prompts(prompts + [""])
+        for t in grid[-slopes - 1 : -1]:
+            reward_slope(x, t, index, denoise, value)
+        with torch.no_grad():
             for t in grid[:-1]:
-                problem.denoise(x, t, rows)
-            for _ in range(calls):
-                value(x, rows)
+                denoise(x, t, index)
+            for _ in range(looks + 1):
+                value(x, index)
 
-        run(), bare()
-        pairs = []
-        for _ in range(options.rounds):
-            a = time.perf_counter()
-            run()
-            b = time.perf_counter()
-            bare()
-            pairs.append((b - a, time.perf_counter() - b))
-        ratios = [a / b for a, b in pairs]
-        out[name] = {"ratio": round(statistics.median(ratios), 4), "run_s": round(statistics.median(a for a, _ in pairs), 3),
-                     "bare_s": round(statistics.median(b for _, b in pairs), 3)}  # fmt: skip
-    print(json.dumps(out, indent=1))
+    whole(-1), bare()
+    pairs = []
+    for k in range(rounds):
+        a = time.perf_counter()
+        whole(k)
+        b = time.perf_counter()
+        bare()
+        pairs.append((b - a, time.perf_counter() - b))
+    run_s, bare_s = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+    ratio = statistics.median(a / b for a, b in pairs)
+    return {"ratio": round(ratio, 4), "run_s": round(run_s, 3), "bare_s": round(bare_s, 3)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The grammar of --reward, without weights; and that it needs no torch."""
 
+import json
 import subprocess
 import sys
 
@@ -12,7 +13,11 @@ from tilting.models.words import load_words
 from tilting.rewards.spec import CATALOG, Spec, catalog, parse_spec, parse_specs
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
+ADDRESS = r"//[a-z]{1,9}(:[1-9][0-9]{1,3})?/[a-z/.]{0,9}(\?([a-z]=[0-9]&)?[a-z]=[0-9.]{1,3})?"
 arguments = {
+    "lr|ud|both": st.sampled_from(["lr", "ud", "both"]),
+    "colour": st.from_regex(r"(#[0-9a-f]{6}|#[0-9A-F]{3}|red|Teal)(,mean)?", fullmatch=True),
+    "//host/path": st.from_regex(ADDRESS, fullmatch=True),
     "style": st.sampled_from(load_words().styles),
     "quality": st.floats(1, 100).map(repr),
     "folder": st.from_regex(r"[a-zA-Z0-9_./ =:+-]{0,20}/", fullmatch=True).filter(lambda path: ".py" not in path),
@@ -21,12 +26,13 @@ arguments = {
 
 @st.composite
 def written(draw):
-    name = draw(st.sampled_from(sorted(CATALOG)))
-    kind = CATALOG[name].argument
-    argument = draw(st.none() | arguments[kind]) if kind else None
+    name = draw(st.sampled_from(sorted(n for n, entry in CATALOG.items() if entry.argument in ("", *arguments))))
+    kind, needs = CATALOG[name].argument, CATALOG[name].needs
+    argument = draw(arguments[kind] if "argument" in needs else st.none() | arguments[kind]) if kind else None
     weight = draw(st.none() | finite)
     text = name + ("" if argument is None else f":{argument}") + ("" if weight is None else f"={weight!r}")
-    return Spec(name, argument, 1.0 if weight is None else weight, text)
+    url = f"{name}:{argument}" if name == "http" else argument
+    return Spec(name, url, 1.0 if weight is None else weight, text)
 
 
 @given(written())
@@ -45,6 +51,12 @@ def test_round_trip(spec):
         ("clip:a=b/c=.5", "clip", "a=b/c", 0.5),
         ("jpeg-diff:80", "jpeg-diff", "80", 1.0),
         ("jpeg-up=0", "jpeg-up", None, 0.0),
+        ("color:#ff8800=2", "color", "#ff8800", 2.0),
+        ("color:red,mean", "color", "red,mean", 1.0),
+        ("http://localhost:8000/score", "http", "http://localhost:8000/score", 1.0),
+        ("http://localhost:8000/score=2", "http", "http://localhost:8000/score", 2.0),
+        ("HTTPS://host/a.py?k=5", "http", "HTTPS://host/a.py?k=5", 1.0),
+        ("http://host/a?k=5&n=7=-.5", "http", "http://host/a?k=5&n=7", -0.5),
     ],
 )
 def test_reads(text, name, argument, weight):
@@ -56,7 +68,7 @@ def test_reads(text, name, argument, weight):
     [
         ("", "empty"),
         ("clpi", "did you mean 'clip'"),
-        ("zzzzqqq", "there is: clip, "),
+        ("zzzzqqq", "there is: aesthetic, classify, clip, "),
         ("style:notto", "did you mean 'noto'"),
         ("style:", "no style after it"),
         ("jpeg:80", "takes nothing after a colon"),
@@ -67,9 +79,25 @@ def test_reads(text, name, argument, weight):
         ("clip=1e999", "finite"),
         ("clip=much", "must be a number, not 'much'"),
         ("clip=", "must be a number"),
-        ("http://localhost:8000/score=2", "not available yet"),
-        ("HTTPS://host", "not available yet"),
-        ("pickscore", "not available yet"),
+        ("http://:80/score", "must be http://HOST"),
+        ("http://me:secret@host/", "must be http://HOST"),
+        ("http:score", "must be http://HOST"),
+        ("https://host/sc ore", "must be http://HOST"),
+        ("http://host:http/", "must be http://HOST"),
+        ("http://host/=inf", "finite"),
+        ("http", "needs more after a colon: http://HOST/PATH"),
+        ("symmetry:lrud", "there is no mirror 'lrud'"),
+        ("rotation:90", "takes nothing after a colon"),
+        ("color", "needs more after a colon: color:COLOUR"),
+        ("color:rde", "did you mean 'red'"),
+        ("color:#12345", "must be #rgb or #rrggbb"),
+        ("color:red,men", "only ',mean' may stand"),
+        ("colour:red", "did you mean 'color'"),
+        ("gram:nothing.png", "there is no file 'nothing.png', the picture"),
+        ("diversity:nothing.pth", "there is no file 'nothing.pth', the weights of VGG16"),
+        ("likelihood:nowhere#day=1", "there is no classifier in 'nowhere'"),
+        ("likelihood:nowhere#day", "must be likelihood:FOLDER#LABEL=VALUE"),
+        ("likelihood:nowhere", "must be likelihood:FOLDER#LABEL=VALUE"),
         ("/nowhere/mine.py:score", "there is no file '/nowhere/mine.py'"),
         ("/nowhere/mine.py", "must name a function"),
         ("mine.py:not a name", "must name a function"),
@@ -79,6 +107,42 @@ def test_refuses_in_one_sentence(text, says):
     with pytest.raises(TiltingError) as caught:
         parse_spec(text)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    """Descriptions alone: that is all a spec is checked against."""
+    for name, schema in {"day": {"classes": ["0", "1"]}, "warmth": {"kind": "gaussian"}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "classifier.safetensors").write_bytes(b"")
+        config = {"schema": {"label": name} | schema, "network": {"name": "cnn"}}
+        (tmp_path / name / "classifier.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_likelihoods_value_is_not_its_weight(fitted):
+    for text, argument, weight in (("day#day=1", "day#day=1", 1), ("day#day=1=.5", "day#day=1", 0.5),
+                                   ("warmth#warmth=-3e-1", "warmth#warmth=-3e-1", 1)):  # fmt: skip
+        spec = f"likelihood:{fitted}/{text}"
+        assert parse_spec(spec) == Spec("likelihood", f"{fitted}/{argument}", weight, spec)
+    for text, says in [
+        ("day#day=2", "no class '2'; there is: 0, 1"), ("day#dya=1", "tells 'day', not 'dya'"),
+        ("warmth#warmth=hot", "takes a finite number, not 'hot'"), ("warmth#warmth=nan", "finite"), ("day#day=", "LABEL=VALUE"),
+    ]:  # fmt: skip
+        with pytest.raises(TiltingError, match=says):
+            parse_spec(f"likelihood:{fitted}/{text}")
+
+
+def test_files_of_a_reward(tmp_path):
+    for name in ("a.png", "v.pth", "l.pth"):
+        (tmp_path / name).write_bytes(b"")
+    for argument in (f"gram:{tmp_path}/a.png", f"gram:{tmp_path}/a.png#{tmp_path}/v.pth", "diversity",
+                     f"diversity:{tmp_path}/v.pth#{tmp_path}/l.pth"):  # fmt: skip
+        assert parse_spec(f"{argument}=3").weight == 3
+    with pytest.raises(TiltingError, match=r"there is no file .*w\.pth', the weights of VGG16"):
+        parse_spec(f"gram:{tmp_path}/a.png#{tmp_path}/w.pth")
+    with pytest.raises(TiltingError, match="the weights of LPIPS"):
+        parse_spec(f"diversity:{tmp_path}/v.pth#")
 
 
 def test_files_come_first(tmp_path):
@@ -96,7 +160,10 @@ def test_twice_is_refused():
 
 def test_the_catalog_is_a_copy_and_complete():
     listed = catalog()
-    assert set(listed) == {"clip", "style", "jpeg", "jpeg-up", "jpeg-diff", "jpeg-diff-up"}
+    assert set(listed) == {
+        "clip", "style", "jpeg", "jpeg-up", "jpeg-diff", "jpeg-diff-up", "rotation", "symmetry", "color", "gram", "likelihood",
+        "diversity", "http", "aesthetic", "pickscore", "hpsv2", "imagereward", "detect", "classify",
+    }  # fmt: skip
     listed.clear()
     assert catalog()
 
@@ -111,6 +178,8 @@ def test_errors_are_the_same_classes_everywhere():
 def test_no_torch():
     code = (
         "import sys; from tilting.rewards.spec import parse_spec, catalog; catalog(); parse_spec('style:noto=2');"
-        "assert not {'torch', 'transformers', 'PIL', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+        "parse_spec('http://host/score'); parse_spec('symmetry:ud');"
+        "assert not {'torch', 'transformers', 'PIL', 'numpy'} & set(sys.modules), sorted(sys.modules);"
+        "parse_spec('color:red,mean'); assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from data import ASSETS, HERE, log_of
+from tilting.models.words import load_words
 
 
 def percent(x: float) -> str:
@@ -53,10 +54,10 @@ pipeline_tag: text-to-image
 # pocket
 
 A small Stable Diffusion, trained from nothing on two CPU cores, that draws 64x64 pictures of 444 concepts in three drawing
-styles (noto, twemoji, fluent) over twelve background colours. It exists so that steering can be tried, tested and measured
+styles (noto, twemoji, fluent) over twelve background colours, and knows {len(load_words().aliases)} everyday words for them. It exists so that steering can be tried, tested and measured
 without downloads: its likeness to large models is in its parts and its mathematics, not in its pictures.
 
-- `StableDiffusionPipeline.from_pretrained(<this folder>)` loads it. AutoencoderKL f8 with 8 latent channels ({p["vae"]:,}
+- `StableDiffusionPipeline.from_pretrained(<this folder>)` loads it. AutoencoderKL f8 with 12 latent channels ({p["vae"]:,}
   parameters), CLIP text encoder of 2 layers ({p["text_encoder"]:,}), UNet ({p["unet"]:,}), DDIM scheduler with zero terminal
   SNR, trailing spacing and v-prediction. fp16 safetensors; all assets together {e["bytes"] / 1e6:.1f} MB.
 - Prompts: "a fox", "a fox, noto style", "a fox on a blue background", "a fox on a blue background, noto style".
@@ -78,13 +79,16 @@ drawings in combinations it was not trained on: the ceiling of the other two col
 | --- | --- | --- | --- |
 {table}
 
-- Autoencoder: {e["vae"]["psnr_mean_db"]:.2f} dB mean PSNR on fresh jitter of the known drawings
-  ({e["vae"]["psnr_p10_db"]:.2f} dB at the 10th percentile).
+- Among the 200 concepts that were asked for, the judge names the right one first in {percent(known["concept_top1_among"])} and in its top 5
+  in {percent(known["concept_top5_among"])}. Of the aliases ("a bunny"), first of 444 in {percent(e["aliases"]["concept_top1"])}.
+- Autoencoder: {e["vae"]["unseen"]["psnr_mean_db"]:.2f} dB mean PSNR on {e["vae"]["unseen"]["pictures"]} pictures of drawings it never saw
+  ({e["vae"]["unseen"]["psnr_p10_db"]:.2f} dB at the 10th percentile); {e["vae"]["known"]["psnr_mean_db"]:.2f} dB on the known ones.
 - pocket-clip on real drawings in combinations it did not train on: the right name first of 444 in {percent(clip["top1"])}, in
   the top 5 in {percent(clip["top5"])}. Rank correlation with the judge over generated pictures:
   {e["clip_judge_rank_correlation"]:.3f}.
 - Diversity, mean absolute pixel difference: two seeds of one prompt {e["diversity"]["generated_pair_l1"]:.3f}; two training
-  pictures of the concept {e["diversity"]["training_pair_l1"]:.3f}.
+  pictures of the concept {e["diversity"]["training_pair_l1"]:.3f}. The nearest of four training views of every drawing is
+  {e["nearest_training_view"]["l1"]:.3f} away, and shows the concept asked for in {percent(e["nearest_training_view"]["is_its_concept"])} (`card/nearest.png`).
 - {e["seconds_per_image_50_steps"]:.2f} s per picture (50 steps, batches of 48, two cores).
 
 ## Training

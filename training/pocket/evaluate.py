@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from data import ASSETS, HERE, Drawings, log_of
-from tilting.models.words import load_words, write_prompt
+from tilting.models.words import article, load_words, write_prompt
 
 torch.set_num_threads(2)
 STYLE_PROMPTS = 200
@@ -36,14 +36,19 @@ def picture(images: torch.Tensor, columns: int, path: Path, scale: int = 2) -> N
 
 
 def measure_vae(model, drawings: Drawings) -> dict:
-    """PSNR of reconstructions: fresh jitter of known drawings, as no drawing was kept from the VAE."""
-    batch = drawings.batch(256, seed=91, step=0)
-    with torch.no_grad():
-        again = torch.cat([model.decode(model.encode(x)) for x in batch.images.split(64)])
-    psnr = -10 * (batch.images - again).square().mean((1, 2, 3)).log10()
-    pairs = torch.stack([batch.images[:16], again[:16]], 1).flatten(0, 1)
-    picture(pairs, 8, HERE / "card" / "vae.png")
-    return {"psnr_mean_db": psnr.mean().item(), "psnr_p10_db": psnr.quantile(0.1).item(), "pictures": len(psnr)}
+    """PSNR of reconstructions: drawings that the autoencoder never saw, and fresh jitter of the known ones."""
+    gen = torch.Generator().manual_seed(91)
+    sprite = drawings.unseen[torch.randperm(len(drawings.unseen), generator=gen)[:256]]
+    unseen = drawings.compose(sprite, drawings.backgrounds(sprite, gen, drawings.trained, 0.25), gen).images
+    out = {}
+    for name, images in (("unseen", unseen), ("known", drawings.batch(256, seed=91, step=0).images)):
+        with torch.no_grad():
+            again = torch.cat([model.decode(model.encode(x)) for x in images.split(64)])
+        psnr = -10 * (images - again).square().mean((1, 2, 3)).log10()
+        out[name] = {"psnr_mean_db": psnr.mean().item(), "psnr_p10_db": psnr.quantile(0.1).item(), "pictures": len(psnr)}
+        if name == "unseen":
+            picture(torch.stack([images[:24], again[:24]], 1).flatten(0, 1), 12, HERE / "card" / "vae.png")
+    return out
 
 
 def draw_prompts(model, prompts: list[str], seed: int = SEED, steps: int = 50, cfg: float = 4.0) -> torch.Tensor:
@@ -60,10 +65,15 @@ def measure_speed(model) -> float:
     return (time.perf_counter() - begun) / 48
 
 
-def judged(net, images: torch.Tensor, labels: dict[str, torch.Tensor]) -> dict:
+def judged(net, images: torch.Tensor, labels: dict[str, torch.Tensor], among: torch.Tensor | None = None) -> dict:
+    """What the judge says of images: shares of labels found; concepts also ``among`` a list of candidates."""
     with torch.no_grad():
         logits = net(images)
     out = {}
+    if among is not None:
+        rank = among[logits["concept"][:, among].argsort(1, descending=True)]
+        out["concept_top1_among"] = (rank[:, 0] == labels["concept"]).float().mean().item()
+        out["concept_top5_among"] = (rank[:, :5] == labels["concept"][:, None]).any(1).float().mean().item()
     for name, label in labels.items():
         keep = label >= 0
         if keep.any():
@@ -100,13 +110,27 @@ def main() -> None:
             b[i] = (b[i] + 1) % len(words.colours)
     out["seconds_per_image_50_steps"] = measure_speed(model)
     images = draw_prompts(model, [write_prompt(words, int(i), int(j), int(k)) for i, j, k in zip(c, s, b, strict=True)])
-    out["generated_known"] = judged(net, images, {"concept": c, "style": s, "background": b})
+    out["generated_known"] = judged(net, images, {"concept": c, "style": s, "background": b}, among=c)
     picture(images[:48], 12, HERE / "card" / "known.png")
     held = torch.tensor(sorted(words.held_out))
     held = held[torch.randperm(len(held), generator=gen)[:STYLE_PROMPTS]]
     new = draw_prompts(model, [write_prompt(words, *map(int, row)) for row in held])
     out["generated_new_combinations"] = judged(net, new, dict(zip(("concept", "style", "background"), held.T, strict=True)))
+    from data import read_concepts
+
+    others = [(alias, i) for alias, i in words.aliases.items() if len(read_concepts()) > i]
+    out["aliases"] = judged(net, draw_prompts(model, [article(a) for a, _ in others]), {"concept": torch.tensor([i for _, i in others])})
     picture(new[:48], 12, HERE / "card" / "new.png")
+
+    # The nearest training view of each of 50 pictures, in pixels: is anything copied?
+    views = torch.cat([drawings.compose(torch.arange(drawings.known), torch.zeros(drawings.known, dtype=torch.long), gen).images
+                       for _ in range(4)])  # fmt: skip
+    plain = draw_prompts(model, [write_prompt(words, int(i), int(j), 0) for i, j in zip(c[:50], s[:50], strict=True)], 3)
+    far = torch.cdist(plain.flatten(1), views.flatten(1), p=1) / plain[0].numel()
+    nearest = far.argmin(1)
+    picture(torch.stack([plain, views[nearest]], 1).flatten(0, 1), 10, HERE / "card" / "nearest.png")
+    mine = (nearest % drawings.known) // 3 == c[:50]
+    out["nearest_training_view"] = {"l1": far.min(1).values.mean().item(), "is_its_concept": mine.float().mean().item()}
 
     # pocket-clip: retrieval among the names, on held-out combinations of real drawings, and agreement with the judge.
     from train_clip import split as clip_split

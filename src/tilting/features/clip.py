@@ -7,43 +7,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
+from tilting.features.checkpoints import here, pretrained
 from tilting.features.images import check_images
+from tilting.features.pixels import Pixels, pixels_of
 
-MODES = {2: "bilinear", 3: "bicubic"}
-"""PIL's numbers of the resampling filters torch has too."""
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
 CACHED = 4096
 """Prompts whose embedding is kept; when full, the cache starts over."""
 
 
-def resize(images: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
-    """PIL's antialiased resize, differentiable: the width first, then the height, cut to [0, 1] after each.
+def read_clip(folder: str | Path) -> CLIPModel:
+    """The network of a transformers CLIP, in float32 and frozen. Raises TiltingError when it or a part of it is not there."""
+    from transformers import CLIPModel
 
-    Args:
-        images: (b, 3, h, w) in [0, 1].
-        height: rows wanted.
-        width: columns wanted.
-        mode: "bicubic" (a = -1/2, as PIL) or "bilinear".
-
-    Returns:
-        (b, 3, height, width) in [0, 1]; PIL, which rounds to bytes after each pass, is within 2 / 255 of it.
-    """
-    for size in ((images.shape[2], width), (height, width)):
-        if tuple(images.shape[2:]) != size:
-            images = F.interpolate(images, size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
-    return images
-
-
-def centre_crop(images: Tensor, height: int, width: int) -> Tensor:
-    """The middle (b, 3, height, width) of images at least that large; an odd pixel is left at the bottom and right."""
-    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
-    return images[:, :, top : top + height, left : left + width]
+    return pretrained(CLIPModel, folder, "CLIP", use_safetensors=True)
 
 
 class ClipEmbedder(nn.Module):
@@ -55,67 +41,60 @@ class ClipEmbedder(nn.Module):
     Args:
         folder: a folder that `CLIPModel.save_pretrained` wrote, with its tokenizer and preprocessor_config.json
             (then nothing is looked for elsewhere), or the name of one on the hub.
+        model: the network itself, when it was read from a checkpoint of another kind; the folder is the tokenizer's then.
+        pixels: the preprocessing, instead of the one the folder states.
 
     Raises:
         TiltingError: no such folder, not a CLIP, or a preprocessing this class does not follow.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, folder: str | Path):
-        from transformers import AutoTokenizer, CLIPModel
+    def __init__(self, folder: str | Path, *, model: CLIPModel | None = None, pixels: Pixels | None = None):
+        from transformers import AutoTokenizer
         from transformers.utils.hub import cached_file
 
         super().__init__()
-        local = Path(folder).is_dir()
-        if isinstance(folder, Path) and not local:
+        if isinstance(folder, Path) and not folder.is_dir():
             raise TiltingError(f"there is no CLIP folder {str(folder)!r}")
+        model = read_clip(folder) if model is None else model
         try:
-            model = CLIPModel.from_pretrained(folder, local_files_only=local, dtype=torch.float32, use_safetensors=True)
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
-            found = cached_file(folder, "preprocessor_config.json", local_files_only=local)
+            place, local = here(folder)
+            self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
+            found = None if pixels else cached_file(place, "preprocessor_config.json", local_files_only=local)
         except (OSError, ValueError) as error:
             raise TiltingError(f"{str(folder)!r} holds no CLIP that loads: {str(error).splitlines()[0]}") from error
-        if found is None:
-            raise TiltingError(f"{str(folder)!r} holds no preprocessor_config.json")
-        config = json.loads(Path(found).read_text())
-        size, crop = config["size"], config["crop_size"]
-        size = {"shortest_edge": size} if isinstance(size, int) else size
-        crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-        if "shortest_edge" not in size or config.get("resample", 3) not in MODES or size["shortest_edge"] < max(crop.values()):
-            raise TiltingError(f"the preprocessing of {str(folder)!r} is not CLIP's: size {size}, crop {crop}")
-        self.edge: int = size["shortest_edge"]
-        self.crop: tuple[int, int] = (crop["height"], crop["width"])
-        self.mode = MODES[config.get("resample", 3)]
-        self.register_buffer("mean", torch.tensor(config["image_mean"])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(config["image_std"])[:, None, None], persistent=False)
-        self.model = model
+        if pixels is None:
+            pixels = pixels_of(json.loads(Path(str(found)).read_text()), str(folder))
+        self.model, self.pixels = model, pixels
         shape: Any = model.config
         self.length: int = shape.text_config.max_position_embeddings
         self.dim: int = shape.projection_dim
         self._texts: dict[str, Tensor] = {}
         self.requires_grad_(False).eval()
 
+    @property
+    def mean(self) -> Tensor:
+        """(3, 1, 1), subtracted from images; it has the dtype and the device of the weights."""
+        return self.pixels.mean
+
+    @property
+    def std(self) -> Tensor:
+        """(3, 1, 1), images are divided by it."""
+        return self.pixels.std
+
     def train(self, mode: bool = True) -> ClipEmbedder:
         """Stays in eval mode whatever a trainer says to the modules around it."""
         return super().train(False)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Resize the shortest edge (unless it is right already), crop the centre, normalise; differentiable.
+        """What the network is fed: resized, cropped and normalised; differentiable.
 
         Args:
             images: (b, 3, h, w) float in [0, 1].
 
         Returns:
-            (b, 3, *crop) in the dtype of the weights, as the folder's own processor would give within 2 / 255 / std.
+            (b, 3, rows, columns) in the dtype of the weights, as the folder's own processor would give within 2 / 255 / std.
         """
-        h, w = images.shape[2:]
-        short = min(h, w)
-        images = images.to(self.mean.dtype)
-        if short != self.edge:
-            images = resize(images, self.edge * h // short, self.edge * w // short, self.mode)
-        return (centre_crop(images, *self.crop) - self.mean) / self.std
+        return self.pixels(images)
 
     def image(self, images: Tensor) -> Tensor:
         """Embed images, with gradients where the caller has them on.

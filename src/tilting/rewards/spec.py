@@ -1,4 +1,7 @@
-"""The grammar of ``--reward``: SPEC = NAME[:ARGUMENT][=WEIGHT]. Neither torch nor weights are needed to refuse a spec."""
+"""The grammar of ``--reward``: SPEC = NAME[:ARGUMENT][=WEIGHT]. Neither torch nor weights are needed to refuse a spec.
+
+``http(s)://...`` and ``file.py:function`` are recognised first.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ from typing import NamedTuple
 
 from tilting.errors import TiltingError, nearest
 from tilting.models.words import load_words
+from tilting.rewards import arguments
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+URL = re.compile(r"https?://", re.IGNORECASE)
+OWN = re.compile(r"https?://.*[?&][^=&]+=|likelihood:.*#[^=#]+=", re.IGNORECASE | re.DOTALL)
+"""Up to an "=" that is no weight's: of the last parameter of an address, of a label's value."""
 FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?", re.DOTALL)
 
 
@@ -27,6 +34,7 @@ class Entry(NamedTuple):
         differentiable: whether a gradient with respect to the images exists.
         argument: what may follow the colon, "" when nothing may.
         options: keywords the factory is called with.
+        needs: what it cannot be built without: "weights" on disk or on the hub, "argument" after the colon, or both.
     """
 
     module: str
@@ -36,6 +44,7 @@ class Entry(NamedTuple):
     differentiable: bool
     argument: str = ""
     options: tuple[tuple[str, bool], ...] = ()
+    needs: str = ""
 
 
 _HERE = "tilting.rewards"
@@ -50,9 +59,72 @@ CATALOG: dict[str, Entry] = {
     "jpeg-diff-up": Entry(
         f"{_HERE}.jpeg_diff", "jpeg_diff", "much lost by JPEG", "squared distance", True, "quality", (("up", True),)
     ),
+    "rotation": Entry(
+        f"{_HERE}.rotation", "rotation", "unlike itself turned by 90, 180, 270 degrees", "squared distance", True
+    ),
+    "symmetry": Entry(f"{_HERE}.symmetry", "symmetry", "like its mirror image", "-mean squared distance", True, "lr|ud|both"),
+    "color": Entry(
+        f"{_HERE}.color", "color", "near a colour, or red,mean", "-mean squared distance", True, "colour", needs="argument"
+    ),
+    "gram": Entry(
+        f"{_HERE}.gram", "gram", "in the style of a picture", "-Gram distance", True, "image[#vgg16]", needs="argument"
+    ),
+    "likelihood": Entry(
+        f"{_HERE}.likelihood",
+        "likelihood",
+        "as a fitted classifier",
+        "log p(y | x)",
+        True,
+        "folder#label=value",
+        needs="argument",
+    ),
+    "diversity": Entry(
+        f"{_HERE}.diversity", "diversity", "unlike the rest of its batch", "mean distance", True, "vgg16[#lpips]"
+    ),
+    "aesthetic": Entry(
+        f"{_HERE}.aesthetic",
+        "aesthetic",
+        "how much people like it (LAION v2)",
+        "rating, 1 to 10",
+        True,
+        "folder",
+        needs="weights",
+    ),
+    "pickscore": Entry(
+        f"{_HERE}.pickscore",
+        "pickscore",
+        "how likely people pick it (PickScore v1)",
+        "raw cosine",
+        True,
+        "folder",
+        needs="weights",
+    ),
+    "hpsv2": Entry(
+        f"{_HERE}.hpsv2", "hpsv2", "how likely people prefer it (HPS v2)", "raw cosine", True, "folder", needs="weights"
+    ),
+    "imagereward": Entry(
+        f"{_HERE}.imagereward", "imagereward", "how people rate it (ImageReward)", "spreads", True, "folder", needs="weights"
+    ),
+    "detect": Entry(
+        f"{_HERE}.detect",
+        "detect",
+        "objects found, or -removed",
+        "sum of scores",
+        True,
+        "query[,query]",
+        needs="weights, argument",
+    ),
+    "classify": Entry(
+        f"{_HERE}.classify",
+        "classify",
+        "as a classifier sees it",
+        "log-probability",
+        True,
+        "folder#label",
+        needs="weights, argument",
+    ),
+    "http": Entry(f"{_HERE}.http", "http", "what a remote scorer says", "its own", False, "//host/path", needs="argument"),
 }
-LATER = ("pickscore", "hpsv2")
-"""Names that are spoken for and not there yet."""
 
 
 class Spec(NamedTuple):
@@ -83,9 +155,12 @@ def catalog() -> dict[str, Entry]:
 
 def _weight(text: str) -> tuple[str, float]:
     """What precedes a trailing ``=WEIGHT``, and the weight; a tail that is no number belongs to the argument."""
-    head, equals, tail = text.rpartition("=")
+    own = OWN.match(text)
+    start = own.end() if own else 0
+    head, equals, tail = text[start:].rpartition("=")
     if not equals:
         return text, 1.0
+    head = text[:start] + head
     if NUMBER.fullmatch(tail):
         weight = float(tail)
     elif NOT_FINITE.fullmatch(tail):
@@ -111,12 +186,14 @@ def _check_argument(name: str, argument: str, text: str) -> None:
             raise TiltingError(f"there is no style {argument!r}{nearest(argument, styles)}")
     if kind == "quality" and not (NUMBER.fullmatch(argument) and 1 <= float(argument) <= 100):
         raise TiltingError(f"the quality in {text!r} must be a number between 1 and 100")
+    arguments.check(name, kind, argument)
 
 
 def parse_spec(text: str) -> Spec:
-    """Read one spec: NAME[:ARGUMENT][=WEIGHT], or file.py:function[=WEIGHT].
+    """Read one spec: NAME[:ARGUMENT][=WEIGHT], file.py:function[=WEIGHT] or http(s)://...[=WEIGHT].
 
-    A trailing ``=<finite float>`` is always the weight. Files must exist; they are not opened.
+    A trailing ``=<finite float>`` is the weight, but for the value of an address's last parameter and of a likelihood's
+    label: there the weight is a second one. Files must exist; of these only a classifier's description is opened.
 
     Raises:
         TiltingError: an unknown name (with the nearest right one), a wrong argument, a weight that is not finite, a
@@ -125,9 +202,9 @@ def parse_spec(text: str) -> Spec:
     text = text.strip()
     if not text:
         raise TiltingError("a reward is empty; write NAME[:ARGUMENT][=WEIGHT], such as clip or style:noto=0.5")
-    if re.match(r"https?://", text, re.IGNORECASE):
-        raise TiltingError(f"rewards over http are not available yet, so {text!r} cannot be asked")
     body, weight = _weight(text)
+    if URL.match(text):
+        return Spec("http", arguments.check_url(body), weight, text)
     file = FILE.fullmatch(body)
     if file:
         function = file["function"]
@@ -137,12 +214,12 @@ def parse_spec(text: str) -> Spec:
             raise TiltingError(f"there is no file {file['file']!r} for the reward {text!r}")
         return Spec(file["file"], function, weight, text)
     name, colon, argument = body.partition(":")
-    if name in LATER:
-        raise TiltingError(f"the reward {name!r} is not available yet")
     if name not in CATALOG:
         raise TiltingError(f"there is no reward {name!r}{nearest(name, CATALOG)}")
     if colon:
         _check_argument(name, argument, text)
+    elif "argument" in CATALOG[name].needs:
+        raise TiltingError(f"the reward {name!r} needs more after a colon: {name}:{CATALOG[name].argument.upper()}")
     return Spec(name, argument if colon else None, weight, text)
 
 

@@ -1,0 +1,183 @@
+"""Fitted classifiers p(y | x) of a label, CTRL's step 2 (Zhao et al. 2024, section 4.2 and appendix D.1), with temperature.
+
+The networks are the paper's: three residual blocks on raw pixels (Table 2) and an MLP on frozen CLIP embeddings (Table 3).
+Classes have log p(y | x) = log softmax(z / T)_y; a number has N(y; m, T std²). Both are p(y | x)^(1/T), renormalised, the
+temperature scaling of Guo et al. 2017. Fitting and calibration are not here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tilting.errors import TiltingError, nearest
+from tilting.features.clip import ClipEmbedder
+from tilting.features.images import check_images
+from tilting.features.schema import FILE, WEIGHTS, Schema, read_config, read_schema
+
+POCKET_CLIP = Path(__file__).parents[1] / "assets" / "pocket-clip"
+
+
+class Block(nn.Module):
+    """relu(bn(conv(relu(bn(conv x)))) + shortcut x), 3 x 3 convolutions, the first with the stride (He et al. 2016)."""
+
+    def __init__(self, inside: int, outside: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(outside), nn.BatchNorm2d(outside)
+        self.short = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(h + self.short(x))
+
+
+class ResidualCnn(nn.Module):
+    """CTRL's Table 2: three residual blocks at full, half and a quarter of the size, the mean over space, a linear layer.
+
+    Args:
+        outputs: how many numbers per image.
+        widths: channels of the blocks; the paper's by default.
+    """
+
+    def __init__(self, outputs: int, widths: tuple[int, ...] = (64, 128, 256)):
+        super().__init__()
+        self.config: dict[str, Any] = {"name": "cnn", "widths": list(widths)}
+        pairs = enumerate(pairwise((3, *widths)))
+        self.blocks = nn.Sequential(*(Block(a, b, 1 if i == 0 else 2) for i, (a, b) in pairs))
+        self.linear = nn.Linear(widths[-1], outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, outputs) of images (b, 3, h, w) in [0, 1] of any size."""
+        return self.linear(self.blocks(images).mean((2, 3)))
+
+
+class EmbeddingMlp(nn.Module):
+    """CTRL's Table 3: linear layers on frozen CLIP image embeddings, dropout between them.
+
+    The table prints no non-linearity (nor has the aesthetic predictor it is modelled on), which makes the whole linear;
+    "relu" puts one after each hidden layer.
+
+    Args:
+        outputs: how many numbers per image.
+        embedder: where a transformers CLIP lies; None for the packaged pocket-clip.
+        hidden: widths of the hidden layers; the paper's by default.
+        dropout: after the hidden layers, as many as there are; the rates are not in the paper, these are the predictor's.
+        activation: "none" or "relu".
+
+    Raises:
+        TiltingError: the embedder does not load, or there is no such activation.
+    """
+
+    def __init__(
+        self, outputs: int, embedder: str | None = None, hidden: tuple[int, ...] = (1024, 128, 64, 16),
+        dropout: tuple[float, ...] = (0.2, 0.2, 0.1, 0.0), activation: str = "none",
+    ):  # fmt: skip
+        super().__init__()
+        if activation not in ("none", "relu"):
+            raise TiltingError(f"there is no activation {activation!r}{nearest(activation, ('none', 'relu'))}")
+        self.config: dict[str, Any] = {
+            "name": "mlp", "embedder": embedder, "hidden": list(hidden), "dropout": list(dropout), "activation": activation,
+        }  # fmt: skip
+        self.embedder = ClipEmbedder(POCKET_CLIP if embedder is None else embedder)
+        layers: list[nn.Module] = []
+        for (a, b), rate in zip(pairwise((self.embedder.dim, *hidden)), dropout, strict=True):
+            layers += [nn.Linear(a, b), nn.ReLU() if activation == "relu" else nn.Identity(), nn.Dropout(rate)]
+        self.head = nn.Sequential(*layers, nn.Linear(hidden[-1], outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, outputs) of images (b, 3, h, w) in [0, 1]; ``head`` does it from embeddings (b, dim)."""
+        return self.head(self.embedder.image(images))
+
+
+NETWORKS: dict[str, type[ResidualCnn] | type[EmbeddingMlp]] = {"cnn": ResidualCnn, "mlp": EmbeddingMlp}
+
+
+def log_prob(schema: Schema, outputs: Tensor, y: Tensor, temperature: Tensor | float | None = None) -> Tensor:
+    """log p(y | x) from a network's outputs.
+
+    Args:
+        schema: what the outputs mean.
+        outputs: (b, schema.outputs).
+        y: (b,) indices of classes, or numbers in the unit of the label.
+        temperature: instead of the schema's, such as a tensor that is being fitted.
+
+    Returns:
+        (b,) in nats; a density over the label's unit for "gaussian".
+    """
+    t = torch.as_tensor(schema.temperature if temperature is None else temperature).to(outputs)
+    if schema.kind == "classes":
+        return (outputs / t).log_softmax(-1).gather(1, y.long()[:, None])[:, 0]
+    gap = (y.to(outputs) - schema.shift - schema.scale * outputs[:, 0]) / schema.std
+    return -0.5 * (gap.square() / t + torch.log(2 * math.pi * t)) - math.log(schema.std)
+
+
+class FittedClassifier(nn.Module):
+    """A network and what its outputs mean.
+
+    Attributes:
+        net: `ResidualCnn` or `EmbeddingMlp`.
+        schema: the label, its values, and the temperature.
+    """
+
+    def __init__(self, net: ResidualCnn | EmbeddingMlp, schema: Schema):
+        super().__init__()
+        self.net, self.schema = net, schema
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, schema.outputs) before any temperature; images (b, 3, h, w) float in [0, 1]."""
+        check_images(images)
+        weight = next(self.net.parameters())
+        if images.device != weight.device:
+            self.to(images.device)
+        return self.net(images.to(weight.dtype))
+
+    def log_prob(self, images: Tensor, y: Tensor) -> Tensor:
+        """log p(y | x) (b,) at the schema's temperature, for y (b,) as `log_prob` has it; differentiable in the images."""
+        return log_prob(self.schema, self(images), y.to(images.device))
+
+
+def save_classifier(classifier: FittedClassifier, folder: Path) -> None:
+    """Write classifier.json and float32 classifier.safetensors; the weights of a frozen embedder are not written."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"schema": asdict(classifier.schema), "network": classifier.net.config}
+    (folder / FILE).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    state = {k: v.contiguous() for k, v in classifier.net.state_dict().items() if not k.startswith("embedder.")}
+    save_file({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, folder / WEIGHTS)
+
+
+def load_classifier(folder: Path) -> FittedClassifier:
+    """Read what `save_classifier` wrote, frozen and in eval mode.
+
+    Raises:
+        TiltingError: no classifier there, an unknown network, or weights of another one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network, schema = dict(read_config(folder)["network"]), read_schema(folder)
+    name = str(network.pop("name", ""))
+    if name not in NETWORKS:
+        raise TiltingError(f"{str(folder / FILE)!r} asks for the network {name!r}{nearest(name, NETWORKS)}")
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}
+    try:
+        net = NETWORKS[name](schema.outputs, **options)
+        missing, surplus = net.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    except (TypeError, RuntimeError, SafetensorError) as error:
+        raise TiltingError(f"the classifier in {str(folder)!r} does not load: {' '.join(str(error).split())[:200]}") from error
+    missing = [key for key in missing if not key.startswith("embedder.")]
+    if missing or surplus:
+        first = missing[0] if missing else surplus[0]
+        raise TiltingError(f"{str(folder / WEIGHTS)!r} {'lacks' if missing else 'has a surplus'} {first!r}")
+    return FittedClassifier(net, schema).eval().requires_grad_(False)

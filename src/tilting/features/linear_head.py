@@ -1,0 +1,60 @@
+"""The stack of linear layers that turns an embedding into a score, in LAION's aesthetic predictor and in ImageReward.
+
+    s(e) = W5 (W4 (W3 (W2 (W1 e + b1) + b2) + b3) + b4) + b5,  widths 768-1024-128-64-16-1
+
+There is no activation between them (in the published codes it is commented out) and the dropout is off at inference, so
+that the whole is one affine map; the layers are kept because the checkpoints have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from tilting.features.checkpoints import fill, shape_of
+
+PLACES = (0, 2, 4, 6, 7)
+"""Of the linear layers in the published `nn.Sequential`; dropout stands at 1, 3 and 5."""
+WIDTHS = (1024, 128, 64, 16, 1)
+
+
+class LinearHead(nn.Module):
+    """s(e), without activations.
+
+    Args:
+        widths: of the embedding, of each layer, and 1.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (768, *WIDTHS)):
+        super().__init__()
+        parts: list[nn.Module] = [nn.Identity() for _ in range(PLACES[-1] + 1)]
+        for k, place in enumerate(PLACES):
+            parts[place] = nn.Linear(widths[k], widths[k + 1])
+        self.layers = nn.Sequential(*parts)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """Embeddings (b, widths[0]) -> scores (b,), in the dtype of the weights."""
+        weight = self.layers[0].weight
+        if embeds.device != weight.device:
+            self.to(embeds.device)
+        return self.layers(embeds.to(weight.dtype))[:, 0]
+
+
+def read_head(state: Mapping[str, Tensor], path: Path, name: str, prefix: str = "layers.") -> LinearHead:
+    """The head of a checkpoint, frozen.
+
+    Args:
+        state: keys ``layers.0.weight``, ``layers.0.bias``, ``layers.2.weight`` ... behind the prefix, and nothing else.
+        path: of the checkpoint, for the refusal.
+        name: of the reward, for the refusal.
+        prefix: what stands before the number of a layer.
+
+    Raises:
+        TiltingError: keys are missing, unexpected or of another shape.
+    """
+    usual = zip((768, *WIDTHS), WIDTHS, strict=False)
+    shapes = [shape_of(state, f"{prefix}{k}.weight", b, a) for k, (a, b) in zip(PLACES, usual, strict=True)]
+    widths = (shapes[0][1], *(shape[0] for shape in shapes))
+    return fill(lambda: LinearHead(widths), state, lambda key: (prefix + key.removeprefix("layers."), lambda t: t), path, name)

@@ -1,0 +1,98 @@
+"""OWL-ViT (Minderer et al. 2022): for every patch of a picture, how well it shows each text query and where the object is.
+
+    s_pq = sigmoid((cos(e_p, t_q) + shift_p) scale_p),   box_p = (centre, size) in fractions of the picture
+
+Transformers' own forward embeds the queries once per image; here they are embedded once and kept.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tilting.errors import TiltingError
+from tilting.features.checkpoints import here, pretrained
+from tilting.features.images import check_images
+from tilting.features.pixels import pixels_of
+
+LENGTH = 16
+"""Tokens of a query."""
+
+
+class Found(NamedTuple):
+    """What a detector says of b images, p patches and q queries.
+
+    Attributes:
+        logits: (b, p, q), before the sigmoid.
+        boxes: (b, p, 4) centre x, centre y, width and height in [0, 1].
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+class Detector(nn.Module):
+    """A frozen OWL-ViT in eval mode and float32, differentiable in the images; moves to their device.
+
+    Args:
+        folder: a folder that `OwlViTForObjectDetection.save_pretrained` wrote, with its tokenizer and
+            preprocessor_config.json, or the name of one on the hub.
+
+    Raises:
+        TiltingError: it does not load.
+    """
+
+    def __init__(self, folder: str | Path):
+        from transformers import AutoTokenizer, OwlViTForObjectDetection
+        from transformers.utils.hub import cached_file
+
+        super().__init__()
+        self.model: Any = pretrained(OwlViTForObjectDetection, folder, "OWL-ViT")
+        try:
+            place, local = here(folder)
+            self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
+            found = cached_file(place, "preprocessor_config.json", local_files_only=local)
+        except (OSError, ValueError) as error:
+            raise TiltingError(f"{str(folder)!r} holds no OWL-ViT that loads: {str(error).splitlines()[0]}") from error
+        config = json.loads(Path(str(found)).read_text())
+        self.pixels = pixels_of(config | {"do_center_crop": config.get("do_center_crop", False)}, str(folder))
+        self.length: int = min(LENGTH, self.model.config.text_config.max_position_embeddings)
+        self._texts: dict[tuple[str, ...], Tensor] = {}
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Detector:
+        """Stays in eval mode whatever a trainer says to the modules around it."""
+        return super().train(False)
+
+    def text(self, queries: tuple[str, ...]) -> Tensor:
+        """(q, dim) unit vectors of the queries, without gradient; the last asked are kept."""
+        if queries not in self._texts:
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = self.tokenizer(list(queries), padding="max_length", truncation=True, max_length=self.length,
+                                        return_tensors="pt").to(self.pixels.mean.device)  # fmt: skip
+                out = self.model.owlvit.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+                found = self.model.owlvit.text_projection(out.pooler_output)
+            self._texts = {queries: found / found.norm(dim=-1, keepdim=True)}
+        return self._texts[queries].to(self.pixels.mean)
+
+    def forward(self, images: Tensor, queries: tuple[str, ...]) -> Found:
+        """Look for the queries, with gradients where the caller has them on.
+
+        Args:
+            images: (b, 3, h, w) float in [0, 1], b at least 1.
+            queries: what to look for.
+
+        Raises:
+            TiltingError: what `check_images` refuses.
+        """
+        check_images(images)
+        if images.device != self.pixels.mean.device:
+            self.to(images.device)
+        grid, _ = self.model.image_embedder(self.pixels(images))
+        patches = grid.flatten(1, 2)
+        texts = self.text(queries).expand(len(images), -1, -1)
+        return Found(self.model.class_predictor(patches, texts)[0], self.model.box_predictor(patches, grid))

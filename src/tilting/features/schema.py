@@ -1,0 +1,89 @@
+"""What a fitted classifier says of itself, read without torch: its label, and the values the label takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilting.errors import TiltingError, nearest
+
+FILE, WEIGHTS = "classifier.json", "classifier.safetensors"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A label y and the family of p(y | x).
+
+    "classes" is a categorical over ``classes``; "gaussian" is N(y; shift + scale · output, std²), the noise of a regression.
+
+    Attributes:
+        label: its name, such as "bright".
+        kind: "classes" or "gaussian".
+        classes: the names of the classes, in the order of the outputs; empty for "gaussian".
+        shift, scale: from the network's output to the unit of the label ("gaussian").
+        std: of the noise, in the unit of the label ("gaussian").
+        temperature: T of p(y | x)^(1/T), renormalised; 1 before calibration (Guo et al. 2017).
+    """
+
+    label: str
+    kind: str = "classes"
+    classes: tuple[str, ...] = ()
+    shift: float = 0.0
+    scale: float = 1.0
+    std: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        numbers = (self.shift, self.scale, self.std, self.temperature)
+        if not self.label or "=" in self.label or "#" in self.label:
+            raise TiltingError(f"a label needs a name without = and #, not {self.label!r}")
+        if self.kind not in ("classes", "gaussian"):
+            raise TiltingError(f"there is no kind of label {self.kind!r}{nearest(self.kind, ('classes', 'gaussian'))}")
+        if self.kind == "classes" and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
+            raise TiltingError(f"the label {self.label!r} needs at least two classes, all different, not {list(self.classes)}")
+        if not (all(math.isfinite(v) for v in numbers) and self.std > 0 and self.temperature > 0):
+            raise TiltingError(f"the label {self.label!r} needs finite numbers, std and temperature above 0, not {numbers}")
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network gives: one per class, or the mean."""
+        return len(self.classes) if self.kind == "classes" else 1
+
+    def target(self, value: str | float) -> float:
+        """A value as `log_prob` wants it: the index of a class, or the number itself. Raises TiltingError if it is neither."""
+        if self.kind == "classes":
+            if str(value) not in self.classes:
+                raise TiltingError(f"the label {self.label!r} has no class {str(value)!r}{nearest(str(value), self.classes)}")
+            return self.classes.index(str(value))
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise TiltingError(f"the label {self.label!r} takes a finite number, not {value!r}")
+        return number
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The classifier.json of a folder: "schema" and "network". Raises TiltingError naming the folder."""
+    if not ((folder / FILE).is_file() and (folder / WEIGHTS).is_file()):
+        raise TiltingError(f"there is no classifier in {str(folder)!r} ({FILE} and {WEIGHTS})")
+    try:
+        config = json.loads((folder / FILE).read_bytes())
+    except (OSError, ValueError):
+        config = None
+    if not (isinstance(config, dict) and isinstance(config.get("schema"), dict) and isinstance(config.get("network"), dict)):
+        raise TiltingError(f"{str(folder / FILE)!r} is not the description of a classifier (schema and network)")
+    return config
+
+
+def read_schema(folder: Path) -> Schema:
+    """The schema of the classifier in a folder. Raises TiltingError if there is none."""
+    config = read_config(folder)["schema"]
+    try:
+        return Schema(**{**config, "classes": tuple(str(c) for c in config.get("classes", ()))})
+    except TypeError as error:
+        raise TiltingError(f"{str(folder / FILE)!r} is not the description of a classifier: {error}") from error
