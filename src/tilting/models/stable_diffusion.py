@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -107,14 +108,17 @@ def load_stable_diffusion(source: str | Path, name: str | None = None, steps: in
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     folder = Path(source)
     if folder.exists() and not (folder / "model_index.json").exists():
         raise TiltingError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            str(source), safety_checker=None, requires_safety_checker=False, use_safetensors=True,
-            torch_dtype=torch.float32, local_files_only=folder.exists(),
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch_dtype, which older versions call for, is called dtype in newer
+            pipe = StableDiffusionPipeline.from_pretrained(
+                str(source), safety_checker=None, requires_safety_checker=False, use_safetensors=True,
+                torch_dtype=torch.float32, local_files_only=folder.exists(),
+            )  # fmt: skip
     except OSError as error:
         raise TiltingError(f"cannot load the model {str(source)!r}: {str(error).splitlines()[0]}") from error
     return StableDiffusion(pipe, name or str(source), steps, cfg)

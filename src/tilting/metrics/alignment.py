@@ -1,0 +1,31 @@
+"""How well pictures match a text or a reference picture: T-CLIP and I-Gram.
+
+T-CLIP is CLIPScore (Hessel et al. 2021): w max(cos(image, "A photo depicts " + prompt), 0), w = 2.5.
+
+I-Gram has two published senses. As written (CoDe, CoDeX; Gatys et al. 2016): the cosine of VGG Gram features of the picture
+and of the reference, style and texture. As computed by CoDeX's code: the cosine of CLIP image embeddings (of an RN50), content
+too. They are reported under different names, ``igram_vgg`` and ``igram_clip``, and never mixed.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+PREFIX = "A photo depicts "
+WEIGHT = 2.5
+
+
+def caption(prompt: str) -> str:
+    """What CLIP is asked about a prompt."""
+    return PREFIX + prompt
+
+
+def t_clip(images: Tensor, texts: Tensor) -> Tensor:
+    """CLIPScore of image embeddings (b, d) and of their captions' embeddings (b, d), normalised here -> (b,) in [0, 2.5]."""
+    return WEIGHT * F.cosine_similarity(images.double(), texts.double(), dim=-1).clamp_min(0)
+
+
+def i_gram(features: Tensor, reference: Tensor) -> Tensor:
+    """Cosine of features (b, d) with those of one reference picture (d,), in either sense -> (b,) in [-1, 1]."""
+    return F.cosine_similarity(features.double(), reference.double().expand_as(features), dim=-1)

@@ -1,0 +1,83 @@
+"""Images to feature vectors, by networks with a name: every distance says which one it was measured in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilting.errors import TiltingError
+from tilting.features.clip import ClipEmbedder
+from tilting.features.images import check_images
+from tilting.metrics.judge import PocketJudge
+from tilting.models.words import POCKET
+
+POCKET_CLIP = POCKET.parent / "pocket-clip"
+"""The CLIP of drawings that comes with the package."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A frozen network as a function of images.
+
+    Attributes:
+        name: for reports, such as "pocket-judge (384 features)".
+        call: images (b, 3, h, w) float in [0, 1] -> (b, d).
+    """
+
+    name: str
+    call: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """images (b, 3, h, w) float in [0, 1] -> (b, d) float64 on the CPU. Raises what `check_images` raises."""
+        check_images(images)
+        return self.call(images).double().cpu()
+
+
+def judge_features(judge: PocketJudge) -> Extractor:
+    """What pocket-judge's heads see: mean and max over space of its last stage."""
+    size = 2 * judge.net.config["widths"][-1]
+    return Extractor(f"pocket-judge ({size} features)", judge.net.features)
+
+
+def clip_embedder(folder: str | None = None) -> tuple[str, ClipEmbedder]:
+    """A CLIP and its name: pocket-clip, or the folder or hub name of any other. Raises TiltingError."""
+    if folder is None:
+        return "pocket-clip", ClipEmbedder(POCKET_CLIP)
+    return folder, ClipEmbedder(folder)
+
+
+def clip_features(name: str, embedder: ClipEmbedder) -> Extractor:
+    """CLIP's image embeddings, L2-normalised."""
+    return Extractor(f"{name} ({embedder.dim} features)", embedder.image)
+
+
+def read_image(path: str | Path) -> Tensor:
+    """A picture (3, h, w) float in [0, 1]. Raises TiltingError naming a file that is none."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        why = "not a picture" if type(error).__name__ == "UnidentifiedImageError" else str(error).splitlines()[0]
+        raise TiltingError(f"{str(path)!r} does not decode: {why}") from None
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+def read_batches(paths: Iterable[str | Path], size: int = 32) -> Iterable[Tensor]:
+    """Batches (b, 3, h, w) of pictures in order; a picture of another size than the one before begins a new batch."""
+    batch: list[Tensor] = []
+    for path in paths:
+        image = read_image(path)
+        if batch and (len(batch) == size or image.shape != batch[0].shape):
+            yield torch.stack(batch)
+            batch = []
+        batch.append(image)
+    if batch:
+        yield torch.stack(batch)
