@@ -168,6 +168,8 @@ def blip_state(side: int = 32, seed: int = 3) -> dict[str, Tensor]:
     add("vision_proj", 8, wide)
     add("text_proj", 8, width)
     state = {f"blip.{key}": random(torch.Size(shape), key, rng) for key, shape in shapes.items()}
+    for key in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+        state[f"blip.visual_encoder.{key}"] *= 0.02  # so small that the eps of the first norm counts
     state["blip.text_encoder.embeddings.position_ids"] = torch.arange(512)[None]
     return state | head_state(width, "mlp.layers.", seed + 1)
 

@@ -19,13 +19,14 @@ from learned import (
     save_imagereward,
     save_owlvit,
     save_processor,
+    tiny,
 )  # fmt: skip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tilting.errors import TiltingError
 from tilting.features.checkpoints import Source, find_file, find_folder, read_state
-from tilting.features.pixels import Pixels, pixels_of, resize
+from tilting.features.pixels import pixels_of, resize
 from tilting.rewards import REWARDS, aesthetic, classify, detect, hpsv2, imagereward, pickscore
 
 PROMPTS = ["a fox", "an owl"]
@@ -249,9 +250,11 @@ def test_pixels_are_the_original_processors(tmp_path, original, size):
         want = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt").pixel_values
         pixels = pixels_of(json.loads((folder / "preprocessor_config.json").read_text()), "here")
     else:
-        bare = torchvision_like(picture, 32) if original == "ImageReward" else centred_on_black(picture, 32)
-        pixels = Pixels(32, 32, nearest=True) if original == "ImageReward" else Pixels(32, 32, fit="pad")
-        whole = torch.frombuffer(bytearray(bare.tobytes()), dtype=torch.uint8).reshape(32, 32, 3).permute(2, 0, 1)
+        name, side, draw = {"ImageReward": ("imagereward", 32, torchvision_like), "HPS v2": ("hpsv2", 28, centred_on_black)}[
+            original
+        ]
+        bare, pixels = draw(picture, side), tiny(name, folder).embedder.pixels
+        whole = torch.frombuffer(bytearray(bare.tobytes()), dtype=torch.uint8).reshape(side, side, 3).permute(2, 0, 1)
         want = (whole / 255 - pixels.mean)[None] / pixels.std
     got = pixels(x)
     assert got.shape == want.shape

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -128,11 +128,11 @@ class BlipScorer(nn.Module):
     def __init__(self, visual: BlipVisionModel, text: BlipTextModel, head: LinearHead, tokenizer: BertTokenizer):
         super().__init__()
         self.visual, self.text, self.head, self.tokenizer = visual, text, head, tokenizer
+        shape: Any = visual.config
         rows = text.config.vocab_size
         if len(tokenizer) != rows:
             raise TiltingError(f"the tokenizer of 'imagereward' has {len(tokenizer)} tokens, but its text encoder has {rows}")
-        side = visual.config.image_size
-        self.pixels = Pixels(side, side, nearest=True)
+        self.pixels = Pixels(shape.image_size, shape.image_size, nearest=True)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> BlipScorer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = (768, *WIDTHS)):
         super().__init__()
+        self.width = widths[0]
         parts: list[nn.Module] = [nn.Identity() for _ in range(PLACES[-1] + 1)]
         for k, place in enumerate(PLACES):
             parts[place] = nn.Linear(widths[k], widths[k + 1])
@@ -36,7 +38,8 @@ class LinearHead(nn.Module):
 
     def forward(self, embeds: Tensor) -> Tensor:
         """Embeddings (b, widths[0]) -> scores (b,), in the dtype of the weights."""
-        weight = self.layers[0].weight
+        first: Any = self.layers[0]
+        weight: Tensor = first.weight
         if embeds.device != weight.device:
             self.to(embeds.device)
         return self.layers(embeds.to(weight.dtype))[:, 0]

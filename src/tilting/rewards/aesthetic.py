@@ -67,8 +67,6 @@ def aesthetic(place: str | Path | None = None, clip: str | Path | None = None) -
     folder = find_folder(CLIP, clip, beside=path.parent)
     with explained(CLIP, folder):
         embedder = ClipEmbedder(folder)
-    if embedder.dim != head.layers[0].in_features:
-        raise TiltingError(
-            f"the CLIP {str(folder)!r} has embeddings of {embedder.dim}, 'aesthetic' needs {head.layers[0].in_features}"
-        )
+    if embedder.dim != head.width:
+        raise TiltingError(f"the CLIP {str(folder)!r} has embeddings of {embedder.dim}, 'aesthetic' needs {head.width}")
     return Aesthetic(embedder, head, "aesthetic" if place is None else f"aesthetic:{place}")

@@ -12,6 +12,7 @@ The published preprocessing is not CLIP's: the *longest* edge is resized to 224 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tilting.errors import TiltingError, nearest
 from tilting.features.checkpoints import Source, explained, find_file, find_folder, read_state
@@ -39,7 +40,8 @@ def hpsv2(place: str | Path | None = None, processor: str | Path | None = None, 
         raise TiltingError(f"there is no hpsv2 of version {version!r}{nearest(version, FILES)}")
     path = find_file(Source("hpsv2", "xswu/HPSv2", (FILES[version],)), place)
     model = read_open_clip(read_state(path, "hpsv2"), path, "hpsv2")
-    side, words = model.config.vision_config.image_size, laion("hpsv2")
+    shape: Any = model.config
+    side, words = shape.vision_config.image_size, laion("hpsv2")
     source = find_folder(words, processor, WORDS, path.parent)
     with explained(words, source):
         embedder = ClipEmbedder(source, model=model, pixels=Pixels(side, side, fit="pad"))
