@@ -54,7 +54,7 @@ class Source:
     def wanted(self, into: Path | None = None) -> str:
         """The sentence for a user who has no weights: what to get, where, and the directory where to put it."""
         what = self.files[0] if self.files else "config.json, model.safetensors and the other small files"
-        where = self.address or f"https://huggingface.co/{self.repo}"
+        where = self.address or f"{self.repo} on the Hugging Face hub"
         return (
             f"the {self.part} of {self.reward!r} cannot be found: get {what} from {where} and put it into {into or self.folder}"
         )

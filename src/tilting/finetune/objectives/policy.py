@@ -1,0 +1,138 @@
+"""Policy gradients over the steps as actions: ddpo, dpok, grpo. The reward may be a black box.
+
+    ratio_t = p_θ(x_s | x_t) / p_old(x_s | x_t);   loss = mean over steps of max(-A ratio, -A clip(ratio, 1 ± c))
+    (DDPO-IS, Black et al. 2023)
+    A: the reward normalised per prompt, over a running buffer (DDPO) or within the K images of a group (GRPO)
+    DPOK (Fan et al. 2023): -A log p_θ + β KL(p_θ || p_base) per step
+
+log p is a *mean* over latent dimensions in the published DDPO code, which is why its clip can be 1e-4; ``reduction`` says
+which. The step of
+std 0 (the last) has no density and is left out. On the first update every ratio is exactly 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tilting.finetune.rollout import density_steps, rollout, step_log_prob
+from tilting.finetune.world import Loss, World
+from tilting.schedule import log_prob, transition
+from tilting.types import TiltingError
+
+Reduction = Literal["sum", "mean"]
+
+
+def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
+    """(r - mean) / std within each prompt's images of the batch, (b,); 0 where a prompt has one image or equal rewards."""
+    out = torch.zeros_like(value)
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt]
+        mine = value[rows]
+        spread = mine.std(unbiased=False)
+        out[rows] = (mine - mine.mean()) / (spread + 1e-8) if len(rows) > 1 else 0.0
+    return out
+
+
+def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: int, least: int) -> Tensor:
+    """(r - mean) / std over the last ``size`` rewards of each prompt; over the whole batch until a prompt has ``least`` of
+    them."""
+    out = torch.empty_like(value)
+    buffers: dict[str, list[float]] = memory.setdefault("rewards", {})
+    for prompt, r in zip(prompts, value.tolist(), strict=True):
+        buffers[prompt] = [*buffers.get(prompt, []), r][-size:]
+    for i, prompt in enumerate(prompts):
+        seen = torch.tensor(buffers[prompt], dtype=torch.float64) if len(buffers[prompt]) >= least else value.double()
+        out[i] = ((value[i].double() - seen.mean()) / (seen.std(unbiased=False) + 1e-6)).to(value)
+    return out
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """DDPO, DPOK and GRPO, which differ in advantage, ratio and KL.
+
+    Attributes:
+        advantage: "buffer" (DDPO) or "group" (GRPO); "plain" is r minus the batch's mean.
+        ratio: importance ratios with a clip (DDPO-IS, GRPO); off is REINFORCE.
+        clip: half-width of the ratio's clip, in units of ``reduction``.
+        limit: advantages are cut to ± this.
+        kl: β of the KL of each step to the frozen model (sum over dimensions).
+        reduction: of log p over latent dimensions.
+        epochs: passes over the sampled steps, each an optimiser step per ``chunks`` part.
+        chunks: parts that the steps are split into, one optimiser step each.
+        buffer, least: of the running statistics per prompt.
+        size: images of a prompt that a batch must hold together ("group").
+        name: of the objective.
+    """
+
+    advantage: Literal["buffer", "group", "plain"] = "buffer"
+    ratio: bool = True
+    clip: float = 1e-4
+    limit: float = 5.0
+    kl: float = 0.0
+    reduction: Reduction = "mean"
+    epochs: int = 1
+    chunks: int = 1
+    buffer: int = 32
+    least: int = 8
+    size: int = 1
+    name: str = "ddpo"
+    needs_gradient = False
+
+    @property
+    def group(self) -> int:
+        return self.size
+
+    def __call__(self, world: World) -> Iterator[Loss]:
+        steps = density_steps(world)
+        if not steps:
+            raise TiltingError(f"{self.name} needs eta > 0: a deterministic step has no probability")
+        with torch.no_grad():
+            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool))
+            value = world.value(path.clean, world.rows).detach()
+            old = {i: step_log_prob(world.denoise, path.points[i], world.rows, world.eta, self.reduction) for i in steps}
+        advantage = self._advantages(world, value).clamp(-self.limit, self.limit)
+        order = torch.tensor(steps)[torch.randperm(len(steps), generator=world.generator("order"))].tolist()
+        parts = max(1, min(self.chunks, len(order)))
+        for epoch in range(self.epochs):
+            for part in range(parts):
+                mine = order[part::parts]
+                for n, i in enumerate(mine):
+                    loss, numbers = self._step(world, path.points[i], old[i], advantage)
+                    if epoch == part == n == 0:
+                        numbers["reward"] = value.mean().item()
+                    yield Loss(loss / len(mine), numbers, update=n == len(mine) - 1)
+
+    def _advantages(self, world: World, value: Tensor) -> Tensor:
+        everything = world.all(value)
+        if self.advantage == "group":
+            found = group_advantage(everything, world.prompts)
+        elif self.advantage == "buffer":
+            found = buffered_advantage(everything, world.prompts, world.memory, self.buffer, self.least)
+        else:
+            found = everything - everything.mean()
+        return world.mine(found)
+
+    def _step(self, world: World, point, old: Tensor, advantage: Tensor) -> tuple[Tensor, dict[str, float]]:
+        kernel = transition(world.denoise(point.x, point.t, world.rows), point.t, point.s, world.eta)
+        now = log_prob(point.drawn, kernel, self.reduction)
+        numbers: dict[str, float] = {}
+        if self.ratio:
+            ratio = (now - old).exp()
+            kept = ratio.clamp(1 - self.clip, 1 + self.clip)
+            loss = torch.maximum(-advantage * ratio, -advantage * kept).mean()
+            numbers["ratio_far"] = (ratio.detach() - 1).abs().max().item()
+            numbers["clipped"] = ((ratio.detach() - 1).abs() > self.clip).float().mean().item()
+        else:
+            loss = -(advantage * now).mean()
+        if self.kl:
+            with torch.no_grad():
+                base = transition(world.base(point.x, point.t, world.rows), point.t, point.s, world.eta)
+            far = ((kernel.mean - base.mean).flatten(1).square().sum(1) / (2 * kernel.std**2)).mean()
+            loss = loss + self.kl * far
+            numbers["kl_step"] = far.item()
+        return loss, numbers

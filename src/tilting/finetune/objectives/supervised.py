@@ -1,0 +1,139 @@
+"""Objectives that fit the model's own samples: rwr, raft, dpo. The reward may be a black box.
+
+    rwr     Σ w_i |eps_θ(x_t) - ε|²,  w = softmax(r / β) over the batch        reward-weighted regression, Lee et al. 2023
+    raft    the best of each prompt's images, fitted; repeat                   Dong et al. 2023
+    dpo     -log σ(-β/2 [ (e_θ - e_base)(winner) - (e_θ - e_base)(loser) ])    Diffusion-DPO, Wallace et al. 2024; e is a
+    denoising error
+
+Denoising losses are without CFG, as in pre-training: |eps_θ(α x_0 + σ ε, t, c) - ε|² averaged over latent dimensions, t
+uniform over the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tilting.finetune.rollout import rollout
+from tilting.finetune.world import Loss, World
+from tilting.schedule import add_noise
+from tilting.types import Denoise, TiltingError
+
+
+def draw(world: World) -> tuple[Tensor, Tensor]:
+    """Finished samples of the current model and their rewards, without gradients."""
+    with torch.no_grad():
+        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool)).clean
+        return clean, world.value(clean, world.rows).detach()
+
+
+def denoising_error(denoise: Denoise, clean: Tensor, rows: Tensor, world: World, repeat: int = 0) -> Tensor:
+    """|eps - ε|² averaged over dimensions, (m,), at one grid time for all rows; time and noise are keyed by the training
+    step."""
+    i = int(torch.randint(world.steps, (1,), generator=world.generator(f"time{repeat}")))
+    t = world.grid[i]
+    noise = world.noise(i, f"fit{repeat}")[rows.cpu()].to(clean)
+    eps = denoise(add_noise(clean, noise, t), t, rows).eps
+    return (eps - noise).flatten(1).square().mean(1)
+
+
+@dataclass(frozen=True)
+class RewardWeighted:
+    """Reward-weighted regression.
+
+    Attributes:
+        beta: temperature of the weights, in the reward's units.
+        times: grid times per batch of samples.
+        name: of the objective.
+    """
+
+    beta: float = 0.05
+    times: int = 4
+    name: str = "rwr"
+    needs_gradient = False
+    group = 1
+
+    def __call__(self, world: World) -> Iterator[Loss]:
+        clean, value = draw(world)
+        weight = world.mine(torch.softmax(world.all(value) / self.beta, 0)) * world.share
+        for k in range(self.times):
+            error = denoising_error(world.plain, clean, world.rows, world, k)
+            numbers = {"reward": value.mean().item(), "error": error.mean().item()} if k == 0 else {}
+            yield Loss((weight * error).sum() / self.times, numbers, update=k == self.times - 1)
+
+
+@dataclass(frozen=True)
+class Raft:
+    """RAFT: keep the best image of each prompt in the batch and fit it.
+
+    Attributes:
+        size: images of a prompt in a batch, of which one is kept.
+        times: grid times per batch of samples.
+        name: of the objective.
+    """
+
+    size: int = 4
+    times: int = 4
+    name: str = "raft"
+    needs_gradient = False
+
+    @property
+    def group(self) -> int:
+        return self.size
+
+    def __call__(self, world: World) -> Iterator[Loss]:
+        clean, value = draw(world)
+        prompts = [w.prompt for w in world.who]
+        best = torch.tensor([max((i for i, p in enumerate(prompts) if p == prompt), key=lambda i: value[i].item())
+                             for prompt in dict.fromkeys(prompts)])  # fmt: skip
+        for k in range(self.times):
+            error = denoising_error(world.plain, clean[best], best.to(clean.device), world, k)
+            numbers = {"reward": value.mean().item(), "kept": value[best].mean().item()} if k == 0 else {}
+            yield Loss(error.mean() / self.times, numbers, update=k == self.times - 1)
+
+
+@dataclass(frozen=True)
+class PreferencePairs:
+    """Diffusion-DPO on pairs of a prompt's images, ranked by the reward.
+
+    Attributes:
+        beta: β; 5000 in the paper, for errors averaged over dimensions.
+        size: images of a prompt in a batch; the best and the worst make the pair.
+        times: grid times per batch of samples.
+        name: of the objective.
+    """
+
+    beta: float = 5000.0
+    size: int = 2
+    times: int = 4
+    name: str = "dpo"
+    needs_gradient = False
+
+    @property
+    def group(self) -> int:
+        return self.size
+
+    def __call__(self, world: World) -> Iterator[Loss]:
+        clean, value = draw(world)
+        prompts = [w.prompt for w in world.who]
+        pairs = []
+        for prompt in dict.fromkeys(prompts):
+            rows = sorted((i for i, p in enumerate(prompts) if p == prompt), key=lambda i: value[i].item())
+            if len(rows) > 1:
+                pairs.append((rows[-1], rows[0]))
+        if not pairs:
+            raise TiltingError("dpo needs two images of a prompt in a batch")
+        win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))
+        both = torch.cat([win, lose])
+        for k in range(self.times):
+            error = denoising_error(world.plain, clean[both], both, world, k)
+            with torch.no_grad():
+                reference = denoising_error(world.base_plain, clean[both], both, world, k)
+            gain = (error - reference)[: len(win)] - (error - reference)[len(win) :]
+            loss = -F.logsigmoid(-0.5 * self.beta * gain).mean()
+            numbers = {"reward": value.mean().item(), "accuracy": (gain < 0).float().mean().item()} if k == 0 else {}
+            yield Loss(loss / self.times, numbers, update=k == self.times - 1)

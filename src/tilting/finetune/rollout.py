@@ -1,0 +1,120 @@
+"""The differentiable rollout: x_T ... x_0 by the one transition, with gradients in the steps that a mask opens.
+
+    x_s = mean(x_t, eps_θ(x_t)) + std z_s,   z keyed, so that a re-run is the same path
+
+Open steps may be checkpointed: their activations are made again on the way back. Path KL to the frozen model, per image:
+
+    KL = Σ_t |mean_θ - mean_base|² / (2 std²)        summed over latent dimensions and the steps whose std is positive
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tilting.finetune.world import World
+from tilting.schedule import log_prob, transition
+from tilting.types import Denoise, Prediction, Time, Transition
+
+
+class Point(NamedTuple):
+    """A step of a path: from x_t to the x_s that was drawn."""
+
+    x: Tensor
+    t: Time
+    s: Time
+    drawn: Tensor
+
+
+@dataclass(frozen=True)
+class Path:
+    """What a rollout leaves.
+
+    Attributes:
+        clean: (b, ...) x_0, in the graph where steps were open.
+        points: every step, detached.
+        kl: (b,) path KL over the open steps, in the graph, or None if it was not asked for.
+        before_last: (b, ...) the state that the last step started from, detached.
+    """
+
+    clean: Tensor
+    points: tuple[Point, ...]
+    kl: Tensor | None
+
+    @property
+    def before_last(self) -> Tensor:
+        return self.points[-1].x
+
+
+def held(prediction: Prediction, x: Tensor, t: Time) -> Prediction:
+    """The prediction with eps constant and x0 the linear function of x that eps makes it."""
+    eps = prediction.eps.detach()
+    x0 = (x - t.sigma * eps) / t.alpha if t.alpha > 0 else prediction.x0.detach()
+    return Prediction(eps, x0, prediction.correction.detach())
+
+
+def start(world: World) -> Tensor:
+    """x_T (b, ...) of the batch."""
+    return world.noise(0)
+
+
+def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = False, stop: int | None = None) -> Path:
+    """Sample, with gradients through the steps where ``mask`` is True.
+
+    Args:
+        world: the batch.
+        mask: (T,) booleans.
+        x: where to start; default keyed noise.
+        kl: also the path KL to the frozen model.
+        stop: make only the first ``stop`` steps; ``clean`` is then the state reached.
+    """
+    x = start(world) if x is None else x
+    rows, points, total = world.rows, [], x.new_zeros(len(x)) if kl else None
+    for i, (t, s) in enumerate(zip(world.grid[:stop], world.grid[1:], strict=False)):
+        if stop is not None and i >= stop:
+            break
+        noise = world.noise(i + 1)
+
+        def step(x: Tensor, t: Time = t, s: Time = s, noise: Tensor = noise) -> tuple[Tensor, Tensor]:
+            kernel = transition(world.denoise(x, t, rows), t, s, world.eta)
+            return kernel.mean + kernel.std * noise, _step_kl(world, kernel, x, t, s) if kl else x.new_zeros(len(x))
+
+        if mask[i]:
+            if world.checkpointed and torch.is_grad_enabled():
+                drawn, cost = checkpoint(step, x, use_reentrant=False)  # type: ignore[misc]
+            else:
+                drawn, cost = step(x)
+            total = None if total is None else total + cost
+        else:
+            with torch.no_grad():
+                prediction = world.denoise(x, t, rows)
+            kernel = transition(held(prediction, x, t) if x.requires_grad else prediction, t, s, world.eta)
+            drawn = kernel.mean + kernel.std * noise
+        points.append(Point(x.detach(), t, s, drawn.detach()))
+        x = drawn
+    return Path(x, tuple(points), total)
+
+
+def _step_kl(world: World, kernel: Transition, x: Tensor, t: Time, s: Time) -> Tensor:
+    """KL of one step to the frozen model's, (b,), a function of x too; 0 where the step has no density."""
+    if kernel.std == 0:
+        return x.new_zeros(len(x))
+    base = transition(world.base(x, t, world.rows), t, s, world.eta)
+    return (kernel.mean - base.mean).flatten(1).square().sum(1) / (2 * kernel.std**2)
+
+
+def step_log_prob(denoise: Denoise, point: Point, rows: Tensor, eta: float, reduction: str = "sum") -> Tensor:
+    """log of the density of a drawn step under a model, (m,)."""
+    kernel = transition(denoise(point.x, point.t, rows), point.t, point.s, eta)
+    return log_prob(point.drawn, kernel, reduction)  # type: ignore[arg-type]
+
+
+def density_steps(world: World) -> list[int]:
+    """Steps that have a density: all but those with std 0, the last among them."""
+    from tilting.schedule import step_std
+
+    return [i for i in range(world.steps) if step_std(world.grid[i], world.grid[i + 1], world.eta) > 0]

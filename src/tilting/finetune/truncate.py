@@ -1,0 +1,51 @@
+"""Truncation: which steps of a rollout let gradients into the network. One abstraction for every method that back-propagates.
+
+    all            every step                                        DRaFT (checkpointed)
+    last K         the last K                                        DRaFT-K
+    random K       the last K, K ~ Uniform{1..T}, once per batch     AlignProp, CTRL
+    per step       each step with probability p                      AlignProp's older code (about half the steps, not
+    contiguous)
+
+A mask (T,) of booleans. Where it is False the network's output is held constant; the linear part of the step stays in the
+graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tilting.types import TiltingError
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """A rule for the mask.
+
+    Attributes:
+        rule: see above.
+        count: K of "last"; None is 1.
+        share: p of "step".
+    """
+
+    rule: Literal["all", "last", "random", "step"] = "all"
+    count: int | None = None
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise TiltingError(f"K must be at least 1, not {self.count}")
+
+    def mask(self, steps: int, generator: torch.Generator) -> Tensor:
+        """(steps,) booleans; K above T is T."""
+        if self.rule == "all":
+            return torch.ones(steps, dtype=torch.bool)
+        if self.rule == "step":
+            mask = torch.rand(steps, generator=generator) < self.share
+            mask[-1] |= not mask.any()
+            return mask
+        k = min(self.count or 1, steps) if self.rule == "last" else int(torch.randint(1, steps + 1, (1,), generator=generator))
+        return torch.arange(steps) >= steps - k

@@ -1,0 +1,210 @@
+"""LoRA on a model's UNet: W' = W + Σ_i w_i B_i A_i (Hu et al. 2022). The only importer of peft.
+
+Targets are the paper's: cross-attention (attn2) and feed-forward layers of the UNet (Clark et al. 2024, A.1). alpha = rank,
+so that the
+scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Files are diffusers' own format
+(`pipe.load_lora_weights(folder)`). Adapters are kept by name in the UNet; scales and step windows are context managers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tilting.types import Denoise, Prediction, TiltingError, Time
+
+FILE = "pytorch_lora_weights.safetensors"
+TARGETS = {
+    "attn2": ("to_q", "to_k", "to_v", "to_out.0"),
+    "attn1": ("to_q", "to_k", "to_v", "to_out.0"),
+    "ff": ("net.0.proj", "net.2"),
+}
+"""Layers by the part of a transformer block they stand in."""
+
+
+def target_names(unet: nn.Module, parts: Sequence[str] = ("attn2", "ff")) -> list[str]:
+    """Full names of the linear layers in these parts of the UNet's transformer blocks."""
+    ends = tuple(f"{part}.{layer}" for part in parts for layer in TARGETS[part])
+    return [name for name, _ in unet.named_modules() if name.endswith(ends)]
+
+
+def add_lora(
+    unet: Any, rank: int = 8, parts: Sequence[str] = ("attn2", "ff"), name: str = "tilting", seed: int = 0
+) -> list[nn.Parameter]:
+    """Attach a fresh LoRA, which changes nothing yet (B = 0), and return its parameters, the only trainable ones.
+
+    Args:
+        unet: a diffusers UNet.
+        rank: inner dimension (8 in the paper's small runs, 32 in its large ones).
+        parts: of the transformer blocks: attn2 (cross-attention), ff, attn1.
+        name: of the adapter.
+        seed: of A's initialisation.
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise TiltingError(f"the rank of a LoRA must be at least 1, not {rank}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=target_names(unet, parts)), adapter_name=name)
+    parameters = lora_parameters(unet, name)
+    for p in parameters:
+        p.data = p.data.float()
+    return parameters
+
+
+def lora_parameters(unet: nn.Module, name: str = "tilting") -> list[nn.Parameter]:
+    """The parameters of one adapter, in the order of the layers."""
+    return [p for key, p in unet.named_parameters() if ".lora_" in key and f".{name}." in key]
+
+
+def lora_state(unet: nn.Module, name: str = "tilting") -> dict[str, Tensor]:
+    """The weights of one adapter under diffusers' names, float32 on the CPU."""
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+    from peft.utils.save_and_load import get_peft_model_state_dict
+
+    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=name))
+    return {f"unet.{key}": value.detach().float().cpu().contiguous() for key, value in state.items()}
+
+
+def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
+    """Write weights as a diffusers LoRA folder, atomically."""
+    import os
+
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / (FILE + ".tmp")
+    save_file(dict(state), temporary, metadata={"format": "pt"})
+    os.replace(temporary, folder / FILE)
+    return folder / FILE
+
+
+def read_lora(place: str | Path) -> dict[str, Tensor]:
+    """The weights in a LoRA folder or file, by diffusers' names. Raises TiltingError for what is not one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(place)
+    path = path / "lora" if (path / "lora" / FILE).is_file() else path
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise TiltingError(f"there is no LoRA at {str(place)!r}: it needs {FILE}")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TiltingError(f"{str(path)!r} is not a LoRA file: {error}") from error
+    if not any(key.endswith(".lora.down.weight") or key.endswith(".lora_A.weight") for key in state):
+        raise TiltingError(f"{str(path)!r} holds no LoRA weights")
+    return {key.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): value.float() for key, value in state.items()}
+
+
+def rank_of(state: Mapping[str, Tensor]) -> int:
+    """The largest rank in a LoRA."""
+    return max(value.shape[0] for key, value in state.items() if key.endswith("lora.down.weight"))
+
+
+def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """One LoRA that is Σ w_i B_i A_i: ranks are concatenated, since A and B must never be averaged apart."""
+    out: dict[str, Tensor] = {}
+    downs = dict.fromkeys(key for state in states for key in state if key.endswith("lora.down.weight"))
+    for down in downs:
+        up = down.replace("lora.down", "lora.up")
+        held = [(state, w) for state, w in zip(states, weights, strict=True) if down in state]
+        out[down] = torch.cat([state[down] for state, _ in held])
+        out[up] = torch.cat([w * state[up] for state, w in held], 1)
+    return out
+
+
+def load_lora(unet: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
+    """Attach saved weights under a name and make it active beside those that are. Raises TiltingError if they do not fit."""
+    from peft import LoraConfig
+    from peft.utils.save_and_load import set_peft_model_state_dict
+
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        layer, _, side = key.removeprefix("unet.").partition(".lora.")
+        layers.setdefault(layer, {})[side] = value
+    known = dict(unet.named_modules())
+    missing = [layer for layer in layers if layer not in known]
+    if missing:
+        raise TiltingError(f"this LoRA is of another model: it has a layer {missing[0]!r} that the model has not")
+    ranks = {layer: sides["down.weight"].shape[0] for layer, sides in layers.items()}
+    config = LoraConfig(r=max(ranks.values()), lora_alpha=max(ranks.values()), target_modules=list(layers),
+                        rank_pattern=ranks, alpha_pattern=ranks)  # fmt: skip
+    before = active(unet)
+    unet.add_adapter(config, adapter_name=name)
+    peft_state = {
+        f"{layer}.lora_{'A' if side == 'down.weight' else 'B'}.weight": value
+        for layer, sides in layers.items() for side, value in sides.items()
+    }  # fmt: skip
+    try:
+        result = set_peft_model_state_dict(unet, peft_state, adapter_name=name)
+    except RuntimeError as error:
+        unet.delete_adapters(name)
+        raise TiltingError(f"this LoRA does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+    if result is not None and result.unexpected_keys:
+        raise TiltingError(f"this LoRA does not fit the model: unexpected weight {result.unexpected_keys[0]!r}")
+    unet.requires_grad_(False)
+    unet.set_adapters([*before, name], [*before.values(), scale])
+
+
+def active(unet: Any) -> dict[str, float]:
+    """The active adapters and their scales."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in unet.modules():
+        if isinstance(module, BaseTunerLayer):
+            names = module.active_adapters if not module.disable_adapters else []
+            scaling: Any = getattr(module, "scaling", {})
+            rank: Any = getattr(module, "r", {})
+            alpha: Any = getattr(module, "lora_alpha", {})
+            return {n: float(scaling[n] * rank[n] / alpha[n]) for n in names if n in scaling}
+    return {}
+
+
+@contextmanager
+def lora_off(unet: Any) -> Iterator[None]:
+    """The base model: every adapter off inside the block."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [m for m in unet.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True  # their own switch also touches requires_grad, which a training step must not
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+@contextmanager
+def scaled(unet: Any, scales: Mapping[str, float]) -> Iterator[None]:
+    """Other scales for named adapters inside the block; 0 is the base model."""
+    before = active(unet)
+    unset = set(scales) - set(before)
+    if unset:
+        raise TiltingError(f"there is no active LoRA {sorted(unset)[0]!r}")
+    unet.set_adapters(list(before), [scales.get(n, w) for n, w in before.items()])
+    try:
+        yield
+    finally:
+        unet.set_adapters(list(before), list(before.values()))
+
+
+def windowed(unet: Any, denoise: Denoise, grid: Sequence[Time], first: int = 0, last: int | None = None) -> Denoise:
+    """A denoiser whose LoRA is on only in the steps first <= i < last of the grid (Clark et al. 2024, Figs 10, 24-27)."""
+    on = {t.t for t in list(grid)[first : len(grid) - 1 if last is None else last]}
+
+    def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        if t.t in on:
+            return denoise(x, t, rows)
+        with lora_off(unet):
+            return denoise(x, t, rows)
+
+    return inside
