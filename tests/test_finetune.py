@@ -358,7 +358,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_readable_state(mixture, tmp_path
             assert held.step in (training.step - 1, training.step)
             write(tmp_path, training.saved())  # and the next save works
             assert set(held.weights) == set(training.parameters)
-    assert killed >= 12
+    assert killed >= 10
     assert read(tmp_path) is not None
     assert len(states(tmp_path)) <= 2
 

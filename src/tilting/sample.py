@@ -98,7 +98,11 @@ def _kernel(
     shape, n, columns = state.x.shape, state.x.shape[1], list(flat(state.x))
     columns += [p.flatten(0, 1) for p in state.prediction]
     if state.gradient is not None and state.value is not None:
-        columns += [state.gradient.flatten(0, 1), state.value.flatten()]
+        gradient = state.gradient
+        push = method.select.push(state.memory, state.step) if isinstance(method.select, Smc) else None
+        if push is not None:
+            gradient = gradient * push.to(gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
+        columns += [gradient.flatten(0, 1), state.value.flatten()]
 
     def guide(a: Tensor, r: Tensor, place: Tensor, eps: Tensor, x0: Tensor, correction: Tensor, *seen: Tensor) -> tuple[Tensor]:
         prediction = Prediction(eps, x0, correction)

@@ -178,6 +178,13 @@ class Smc:
         """λ after so many draws, where it is not adaptive."""
         return 1.0 if self.temper is None else min((1 + self.temper) ** draws - 1, 1.0)
 
+    def push(self, memory: Memory, draws: int) -> Tensor | None:
+        """λ that a gradient proposal made after ``draws`` draws is tempered by (DAS), (b, n): the next level, or the level just
+        found. None where nothing is tempered."""
+        if self.adaptive:
+            return memory.level
+        return None if self.temper is None else torch.full_like(memory.level, self.level(draws + 1))
+
     def __call__(self, look: Look) -> Choice:
         log_w, memory = self.weigh(look)
         n = look.value.shape[1]

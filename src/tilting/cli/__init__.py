@@ -13,15 +13,23 @@ from typing import Annotated
 import typer
 
 from tilting import __version__
+from tilting.cli.compare import compare
+from tilting.cli.evaluate import evaluate
 from tilting.cli.generate import generate
 from tilting.cli.lists import methods, models, rewards
+from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
 
 app = typer.Typer(
     name="tilting", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-COMMANDS = {"generate": generate, "methods": methods, "rewards": rewards, "models": models}
+COMMANDS = {
+    "generate": generate, "compare": compare, "evaluate": evaluate, "recipe": recipe, "methods": methods,
+    "rewards": rewards, "models": models,
+}  # fmt: skip
+RESUMED = ("generate", "compare", "recipe")
+"""Commands that go on where they stopped."""
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 
@@ -76,7 +84,7 @@ def run() -> None:
 
 
 def _interrupted(words: list[str]) -> int:
-    resume = "; the same command goes on where it stopped" if words[:1] == ["generate"] else ""
+    resume = "; the same command goes on where it stopped" if words[:1] and words[0] in RESUMED else ""
     print(f"tilting: interrupted{resume}", file=sys.stderr)
     return 130
 

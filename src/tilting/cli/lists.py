@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
 
+from tilting.errors import TiltingError, nearest
+from tilting.experiments.about import LEGEND, about_method
 from tilting.models import MODELS
 from tilting.presets import PRESETS
 from tilting.rewards.spec import catalog
 
+WIDTH, LONG = 120, 24
+"""Columns of a terminal that tables fit into, and of a setting's value that stands in a table."""
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def columns(rows: list[list[str]], indent: str = "") -> list[str]:
+    """Lines of left-aligned columns; the last is broken over lines at `WIDTH`. Rows are as long as each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
+    lines = []
+    for row in rows:
+        head = indent + "".join(f"{cell:{width + 2}}" for cell, width in zip(row, widths, strict=False))
+        words, line = row[-1].split(), head
+        for i, word in enumerate(words):
+            if i and len(line) + len(word) > WIDTH:
+                lines.append(line.rstrip())
+                line = " " * len(head)
+            line += word + " "
+        lines.append(line.rstrip())
+    return lines
 
 
 def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
@@ -26,17 +45,59 @@ def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
             typer.echo(f"{'':{width}}{line}")
 
 
-def methods(as_json: Json = False) -> None:
-    """List the methods and their settings, which --set changes."""
-    rows = {}
-    for name, preset in PRESETS.items():
-        settings = {f.name: f.default for f in fields(preset)}  # type: ignore[arg-type]
-        about = (preset.__doc__ or "").strip().splitlines()[0]
-        shown = ", ".join(f"{k}={v}" for k, v in settings.items())
-        cost = getattr(preset, "cost", "")
-        notes = [f"evaluations per image: {cost}"] + ([shown] if shown else [])
-        rows[name] = {"about": about, "evaluations": cost, "settings": settings} | ({} if as_json else {"notes": notes})
-    _show(rows, as_json)
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its settings.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods: paper, what each needs, its cost; with NAME, the settings that --set changes."""
+    if name is not None and name not in PRESETS:
+        raise TiltingError(f"there is no method {name!r}{nearest(name, PRESETS)}")
+    rows = {key: about_method(key) for key in ([name] if name else PRESETS)}
+    if as_json:
+        return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
+    for line in _one(name, rows[name]) if name else _table(rows):
+        typer.echo(line)
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    yes = {True: "yes", False: "no"}
+    cells = [["method", "paper", "gradient", "eta > 0", "density", "evaluations per image"]]
+    for name, row in rows.items():
+        gradient = "or probes" if row["gradient"] and row["zero_order"] else yes[row["gradient"]]
+        cells.append([name, row["paper"], gradient, yes[row["stochastic"]], yes[row["density"]], row["evaluations"]])
+    return [*columns(cells), "", *LEGEND]
+
+
+def _one(name: str, row: dict[str, Any]) -> list[str]:
+    needs = [
+        "a differentiable reward, or zero-order probes" if row["gradient"] and row["zero_order"] else
+        "a differentiable reward" if row["gradient"] else "no gradient",
+        "eta above 0" if row["stochastic"] else "any eta",
+        "tractable density" if row["density"] else "no tractable density",
+    ]  # fmt: skip
+    told = [["paper", row["paper"]], ["needs", "; ".join(needs)], ["evaluations per image", row["evaluations"]]]
+    if row["published_run"]:
+        told.append(["published", ", ".join(f"{key} {_shown(value)}" for key, value in row["published_run"].items())])
+    lines = [*columns([[f"{name}: {row['about']}"]]), *columns([[text] for text in row["more"]]), "", *columns(told)]
+    if not row["settings"]:
+        return [*lines, "", f"{name} has no settings."]
+    cells = [["setting", "default", "published", "what it is"]]
+    for field, known in row["settings"].items():
+        hidden = [word for word in known["choices"] if f'"{word}"' not in known["about"]]
+        choices = f"; one of {', '.join(known['choices'])}" if hidden else ""
+        published = _shown(known["published"]) if "published" in known else ""
+        default, about = _shown(known["default"]), known["about"] + choices
+        if len(default) > LONG:
+            default, about = "(long)", f"{about}; by default {default}"
+        cells.append([f"{name}.{field}", default, published, about])
+    return [*lines, "", *columns(cells)]
+
+
+def _shown(value: Any) -> str:
+    """A setting as --set takes it."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(_shown, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def rewards(as_json: Json = False) -> None:

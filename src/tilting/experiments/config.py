@@ -1,4 +1,4 @@
-"""What a `generate` run is asked to do, fully resolved and checked, without torch. A thin strict YAML layer reads the same."""
+"""What a `generate` run is asked to do, fully resolved and checked, without torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from typing import Any
 import yaml
 
 from tilting.errors import TiltingError, nearest
+from tilting.experiments.picture import open_picture
 from tilting.experiments.prompts import check_prompts, read_prompts
 from tilting.experiments.settings import integer, number, setting, text
+from tilting.experiments.yaml_layer import SWITCHES, flat
+from tilting.experiments.yaml_layer import Loader as _Loader  # noqa: F401  for evaluate_runs
+from tilting.experiments.yaml_layer import read_yaml as read_any
 from tilting.models import MODELS, find_model, usual
 from tilting.presets import PRESETS, Preset
 from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
 OPTIONS = (
     "prompts", "model", "reward", "method", "particles", "steps", "eta", "cfg", "negative-prompt", "images", "batch-size",
-    "out", "seed", "set",
+    "out", "seed", "set", "image", "strength",
 )  # fmt: skip
-SWITCHES = ("quiet", "json")
+STRENGTH = 0.6
+"""The share of the steps that is drawn from a reference picture, where it is unset (the CoDeX thesis, (T+I)2I)."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class GenerateConfig:
     """A checked request, every default filled in.
 
     Attributes:
-        prompts, model, reward, method, particles, steps, eta, cfg, negative_prompt, images, batch_size, out, seed: the
-            options of these names; ``particles`` is None for a method that has none.
+        prompts, model, reward, method, particles, steps, eta, cfg, negative_prompt, images, batch_size, out, seed, image,
+            strength: the options of these names; ``particles`` is None for a method that has none, ``strength`` without
+            a picture.
         settings: every other field of the method's preset, by "method.field".
         unused: options that were given and that the method has no use for.
     """
@@ -48,6 +54,8 @@ class GenerateConfig:
     batch_size: int = 16
     out: str | None = None
     seed: int = 0
+    image: str | None = None
+    strength: float | None = None
     settings: tuple[tuple[str, object], ...] = ()
     unused: tuple[str, ...] = ()
 
@@ -69,7 +77,7 @@ class GenerateConfig:
             "prompts": list(self.prompts), "model": self.model, "reward": list(self.reward), "method": self.method,
             "particles": self.particles, "steps": self.steps, "eta": self.eta, "cfg": self.cfg,
             "negative-prompt": self.negative_prompt, "images": self.images, "batch-size": self.batch_size,
-            "out": self.out, "seed": self.seed, "set": plain,
+            "out": self.out, "seed": self.seed, "image": self.image, "strength": self.strength, "set": plain,
         }  # fmt: skip
 
     def yaml(self) -> str:
@@ -82,72 +90,13 @@ def _preset_fields(method: str) -> dict[str, Any]:
     return {f.name: f.default for f in fields_of_dataclass(PRESETS[method])}  # type: ignore[arg-type]
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise TiltingError(f"the key {key!r} stands twice in the YAML")
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Options from a YAML file, by option name (underscores count as hyphens). Raises TiltingError."""
-    file = Path(path)
-    try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, TiltingError):
-            raise TiltingError(f"{file}: {error}") from None
-        raise TiltingError(f"cannot read the config {str(file)!r}: {_reason(error)}") from None
-    except (yaml.YAMLError, TypeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1})" if mark else ""
-        raise TiltingError(f"the config {str(file)!r} is not YAML{place}: {getattr(error, 'problem', None) or error}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise TiltingError(f"the config {str(file)!r} must be a mapping of options to values")
-    options: dict[str, Any] = {}
-    for key, value in raw.items():
-        name = str(key).replace("_", "-")
-        if "." in name and not name.startswith("."):
-            given = options.setdefault("set", {})
-            if isinstance(given, dict):
-                given[str(key)] = value
-            continue
-        if name not in (*OPTIONS, *SWITCHES):
-            raise TiltingError(f"{file}: there is no option {str(key)!r}{nearest(name, (*OPTIONS, *SWITCHES))}")
-        if name == "set":
-            if value is not None and not isinstance(value, dict):
-                raise TiltingError(f"{file}: set must be a mapping such as codex.tau: 0.001")
-            options["set"] = {**options.get("set", {}), **_flat(value or {})}
-        else:
-            options[name] = value
-    for switch in SWITCHES:
-        if not isinstance(options.get(switch, False), bool):
-            raise TiltingError(f"{file}: {switch} must be true or false, not {options[switch]!r}")
-    return options
+    """Options of `tilting generate` from a YAML file, by option name. Raises TiltingError."""
+    return read_any(path, OPTIONS)
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
-
-
-def _flat(values: Mapping) -> dict[str, Any]:
-    """{"codex": {"tau": 1}} and {"codex.tau": 1} alike as the latter."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{k}": v for k, v in value.items()}
-        else:
-            flat[str(key)] = value
-    return flat
-
-
-def _texts(name: str, value: object) -> list[str]:
+def texts(name: str, value: object) -> list[str]:
+    """A list of strings; one alone counts as such. Raises TiltingError."""
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
         raise TiltingError(f"{name} must be a list of texts, not {value!r}")
@@ -169,7 +118,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
         raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
     model = _model(text("model", given.get("model", "pocket")))
     prompts = given.get("prompts", [])
-    prompts = check_prompts(read_prompts(prompts) if isinstance(prompts, str) else _texts("prompts", prompts))
+    prompts = check_prompts(read_prompts(prompts) if isinstance(prompts, str) else texts("prompts", prompts))
     steps, cfg = usual(model)
     config = GenerateConfig(
         prompts=tuple(prompts), model=model, method=method,
@@ -185,6 +134,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     if not 0 <= config.eta <= 1:
         raise TiltingError(f"eta must be between 0 and 1, not {config.eta:g}")
     config = _with_settings(config, given)
+    config = _with_picture(config, given)
     config = _with_rewards(config, given)
     _check_method(config)
     return config
@@ -204,7 +154,7 @@ def _with_settings(config: GenerateConfig, given: Mapping[str, Any]) -> Generate
     known, unused = _preset_fields(config.method), []
     particles = integer("particles", given["particles"], 1) if "particles" in given else None
     values = dict(known)
-    for key, value in _flat(given.get("set", {})).items():
+    for key, value in flat(given.get("set", {})).items():
         method, field, checked = setting(key, value)
         if method != config.method:
             unused.append(key)
@@ -214,6 +164,7 @@ def _with_settings(config: GenerateConfig, given: Mapping[str, Any]) -> Generate
             values[field] = checked
     if "particles" not in known:
         unused += ["particles"] if particles is not None else []
+        particles = None
     else:
         particles = values.pop("particles") if particles is None else particles
         values.pop("particles", None)
@@ -223,19 +174,33 @@ def _with_settings(config: GenerateConfig, given: Mapping[str, Any]) -> Generate
     return replace(config, particles=particles, settings=settings, unused=tuple(unused))
 
 
+def _with_picture(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
+    """The reference picture, looked at as a whole, and its strength, which has no use without one."""
+    strength = number("strength", given.get("strength", STRENGTH))
+    if not 0 < strength <= 1:
+        raise TiltingError(f"strength must be above 0 and at most 1, not {strength:g}")
+    if "image" not in given:
+        if config.method == "sdedit":
+            raise TiltingError("sdedit starts from a picture: give one by --image")
+        return replace(config, unused=(*config.unused, *(["strength"] if "strength" in given else [])))
+    image = text("image", given["image"])
+    open_picture(image)
+    return replace(config, image=image, strength=strength)
+
+
 def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
     """The rewards asked for; ``clip`` for pocket where none is."""
-    texts = _texts("reward", given.get("reward", []))
-    if not texts and config.model == "pocket":
-        texts = ["clip"]
-    specs = parse_specs(texts)
+    wanted = texts("reward", given.get("reward", []))
+    if not wanted and config.model == "pocket":
+        wanted = ["clip"]
+    specs = parse_specs(wanted)
     if not specs and config.method != "base":
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
     if config.preset().climbs:
         for spec in specs:
             if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
                 raise black_box(config.method, spec.text)
-    return replace(config, reward=tuple(texts))
+    return replace(config, reward=tuple(wanted))
 
 
 def black_box(method: str, reward: str) -> TiltingError:

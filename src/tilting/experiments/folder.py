@@ -125,17 +125,22 @@ def _what_is_wrong(manifest: Any) -> str | None:
 
 
 def config_of(config: GenerateConfig) -> dict[str, Any]:
-    """``config`` of a manifest: the options, and which of them had no use."""
-    return json.loads(json.dumps({**config.mapping(), "unused": list(config.unused)}))
+    """``config`` of a manifest: the options, what the reference picture holds, and which options had no use."""
+    picture = digest(Path(config.image)) if config.image else None
+    return json.loads(json.dumps({**config.mapping(), "image-sha256": picture, "unused": list(config.unused)}))
 
 
 def check_same(folder: Path, manifest: Mapping[str, Any], config: GenerateConfig, identities: Mapping[str, Any]) -> None:
-    """Refuse to go on in a folder of another run; where the folder lies does not matter. Raises TiltingError."""
+    """Refuse to go on in a folder of another run; where it or its picture lies does not matter. Raises TiltingError."""
     before, now = {**manifest["config"]}, config_of(config)
     for key in now:
         old, new = before.get(key), now[key]
-        if key in ("out", "unused") or old == new:
+        if key in ("out", "unused", "image") or old == new:
             continue
+        if key == "image-sha256":
+            key, old, new = "image", before.get("image"), now["image"]
+            if old == new:
+                raise TiltingError(f"{str(folder)!r} holds a run whose image {new!r} was another picture: choose another --out")
         if key == "set" and isinstance(old, dict):
             key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
             old, new = old.get(key), new.get(key)

@@ -134,7 +134,7 @@ def plan(
     if reference is not None and tuple(reference.shape[1:]) != tuple(model.image_shape):
         raise TiltingError(f"the reference must be {tuple(model.image_shape)}, not {tuple(reference.shape[1:])}")
     grid = model.schedule.grid(steps)
-    if hasattr(preset, "usual_eta") and eta == 1 and grid[0].alpha == 0:
+    if hasattr(preset, "usual_eta") and eta == 1 and reference is None and grid[0].alpha == 0:
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )

@@ -11,6 +11,7 @@ from tilting import __version__
 from tilting.errors import TiltingError
 from tilting.experiments import folder as files
 from tilting.experiments.config import GenerateConfig, black_box
+from tilting.experiments.picture import read_picture
 from tilting.models import load
 from tilting.models.words import POCKET
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tilting.experiments.generate import Counts, Drawn, Model, Plan
-    from tilting.rng import Identity
     from tilting.types import Reward
 
     Judge = Callable[[Tensor, list[str]], Tensor]
@@ -157,19 +157,28 @@ def run(
     return place.manifest
 
 
-def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
-    from tilting.experiments.generate import Drawn, draw, identities, plan
+def plan_missing(place: Folder, parts: Parts) -> Plan:
+    """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
+    from tilting.experiments.generate import identities, plan
 
     config = place.config
     who = identities(config.prompts, config.seed, config.images)
-    numbers = {w: i for i, w in enumerate(who)}
     missing = [w for i, w in enumerate(who) if i not in place.records]
-    request = plan(
+    reference = read_picture(config.image, *parts.model.image_shape[1:]) if config.image else None
+    return plan(
         parts.model, missing, config.preset(), parts.reward, config.steps, config.cfg, config.eta,
-        config.negative_prompt, config.batch_size,
+        config.negative_prompt, config.batch_size, reference, 1.0 if config.strength is None else config.strength,
     )  # fmt: skip
+
+
+def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
+    from tilting.experiments.generate import Drawn, draw, identities
+
+    config = place.config
+    numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seed, config.images))}
+    request = plan_missing(place, parts)
     place.begin()
-    with _Progress(request, missing, quiet) as progress:
+    with _Progress(request, quiet) as progress:
         for event in draw(parts.model, request, parts.reward):
             if isinstance(event, Drawn):
                 place.add(event, [numbers[w] for w in event.who], parts.judge)
@@ -181,12 +190,13 @@ def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
 class _Progress:
     """A bar on stderr, of draws, with the running reward and the time left."""
 
-    def __init__(self, request: Plan, who: Sequence[Identity], quiet: bool):
+    def __init__(self, request: Plan, quiet: bool):
         from tqdm import tqdm
 
-        groups = -(-len(who) // max(1, request.batch_size // request.method.particles))
+        most = max(request.method.particles, *request.method.counts, 1)
+        groups = -(-len(request.who) // max(1, request.batch_size // most))
         self.bar = tqdm(
-            total=groups * request.steps, desc=request.preset.name, unit="step", file=sys.stderr, disable=quiet,
+            total=groups * request.ticks, desc=request.preset.name, unit="step", file=sys.stderr, disable=quiet,
             dynamic_ncols=True, leave=False,
         )  # fmt: skip
 

@@ -73,7 +73,8 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
         stop: make only the first ``stop`` steps; ``clean`` is then the state reached.
     """
     x = start(world) if x is None else x
-    rows, points, total = world.rows, [], x.new_zeros(len(x)) if kl else None
+    rows, points = world.rows, []
+    total = x.new_zeros(len(x)) if kl else None
     for i, (t, s) in enumerate(zip(world.grid[:stop], world.grid[1:], strict=False)):
         if stop is not None and i >= stop:
             break
@@ -85,7 +86,8 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
 
         if mask[i]:
             if world.checkpointed and torch.is_grad_enabled():
-                drawn, cost = checkpoint(step, x, use_reentrant=False)  # type: ignore[misc]
+                both: tuple[Tensor, Tensor] = checkpoint(step, x, use_reentrant=False)  # type: ignore[assignment]
+                drawn, cost = both
             else:
                 drawn, cost = step(x)
             total = None if total is None else total + cost

@@ -29,11 +29,19 @@ class Preset(Protocol):
         published: what the paper or its code used, by setting, for the models named in it.
     """
 
-    name: ClassVar[str]
-    paper: ClassVar[str]
-    cost: ClassVar[str]
-    density: ClassVar[bool]
     published: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def paper(self) -> str: ...
+
+    @property
+    def cost(self) -> str: ...
+
+    @property
+    def density(self) -> bool: ...
 
     @property
     def selects(self) -> bool: ...

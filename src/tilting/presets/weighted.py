@@ -61,8 +61,8 @@ class Tds:
 
 @dataclass(frozen=True)
 class Das:
-    """Diffusion alignment as sampling: TDS with a twist tempered by λ_i = min((1 + γ)^i - 1, 1), SSP resampling, heaviest
-    particle.
+    """Diffusion alignment as sampling: TDS with twist and push tempered by λ_i = min((1 + γ)^i - 1, 1), SSP resampling,
+    heaviest particle.
 
     Kim et al. 2025 (arXiv 2501.05803). Published: T = 100, CFG 5, γ = .008, β (their α) = .005 (aesthetic) / 1e-4 (PickScore).
 

@@ -1,0 +1,74 @@
+"""`tilting recipe`: the papers' experiments, each one command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilting.cli.options import Config, Json, PrintConfig, Quiet, Seed, Text, option
+from tilting.errors import TiltingError
+from tilting.experiments.folder import check_writable
+from tilting.experiments.recipes import RECIPES, find, function_of
+from tilting.experiments.settings import integer, text
+from tilting.experiments.yaml_layer import read_yaml
+
+
+def recipe(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which; without, a list.", show_default=False)] = None,
+    out: Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")] = None,
+    small: Annotated[bool | None, option("--small", help="Two prompts and six steps: a minute, to try it.")] = None,
+    seed: Seed = None,
+    config: Config = None,
+    print_config: PrintConfig = False,
+    quiet: Quiet = None,
+    as_json: Json = None,
+) -> None:
+    """Repeat an experiment of a paper on pocket, our numbers beside the published ones: table.md, table.json, figures."""
+    options = read_yaml(config, ("recipe", "out", "small", "seed")) if config is not None else {}
+    given = {"recipe": name, "out": out, "small": small, "seed": seed, "quiet": quiet, "json": as_json}
+    options |= {key: value for key, value in given.items() if value is not None}
+    if options.get("recipe") is None:
+        return _list(bool(options.get("json")))
+    found = find(text("recipe", options["recipe"]))
+    if not isinstance(options.get("small", False), bool):
+        raise TiltingError(f"small must be true or false, not {options['small']!r}")
+    if "seed" in options:
+        integer("seed", options["seed"], 0)
+        if not found.seeded:
+            raise TiltingError(f"the recipe {options['recipe']} has seeds of its own: leave --seed out")
+    if print_config:
+        import yaml
+
+        kept = {key: options.get(key) for key in ("recipe", "out")} | {"small": options.get("small", False)}
+        kept |= {"seed": options.get("seed", 0)} if found.seeded else {}
+        return typer.echo(yaml.safe_dump(kept, sort_keys=False), nl=False)
+    if options.get("out") is None:
+        raise TiltingError("say where to write: --out DIR")
+    folder = check_writable(text("out", options["out"]))
+    silent = bool(options.get("quiet"))
+
+    def say(line: str) -> None:
+        if not silent:
+            print(f"{options['recipe']}: {line}", file=sys.stderr)
+
+    seeded = {"seed": options.get("seed", 0), "quiet": silent} if found.seeded else {}
+    function_of(found)(folder, bool(options.get("small")), say, **seeded)
+    if options.get("json"):
+        typer.echo(json.dumps(json.loads((folder / "table.json").read_bytes())))
+    elif not silent:
+        typer.echo((folder / "table.md").read_text(encoding="utf-8"))
+        typer.echo(f"table: {Path(folder) / 'table.md'}")
+
+
+def _list(as_json: bool) -> None:
+    if as_json:
+        rows = {name: {"about": recipe.about, "paper": recipe.paper} for name, recipe in RECIPES.items()}
+        return typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    width = max(map(len, RECIPES)) + 2
+    for name, recipe in RECIPES.items():
+        typer.echo(f"{name:{width}}{recipe.about}")
+        typer.echo(f"{'':{width}}{recipe.paper}")

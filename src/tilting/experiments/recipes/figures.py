@@ -1,0 +1,140 @@
+"""Pictures of a table: its images side by side (grid.png), and its numbers as a chart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilting.experiments.evaluate_runs import split_weight
+from tilting.experiments.folder import write_atomically
+from tilting.experiments.grid import comparison_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from tilting.experiments.recipes.draw import DrawnTable
+    from tilting.experiments.recipes.tables import Table
+
+MOST_SHOWN = 12
+"""Rows in the grid."""
+COLOURS = ("#3366cc", "#d9622b", "#2b8a4b", "#8a4fbf", "#b8930f", "#c0396b", "#2a8f9d", "#7a6652", "#1f2f5c", "#7fa03a")
+GREY = "#777777"
+
+
+def write_figures(table: Table, report: Mapping[str, Any], drawn: DrawnTable, out: Path) -> list[str]:
+    """Write them and return their names."""
+    shown = [(name, places[0]) for name, places in drawn.runs.items()][:MOST_SHOWN]
+    comparison_grid(shown, out / "grid.png")
+    chart = {"rows": _rows, "pareto": _pareto, "strength": _strength}[table.figure]
+    chart(report, out / f"{table.figure}.png")
+    return [f"{table.figure}.png", "grid.png"]
+
+
+def _axes(columns: int, height: float = 4.4) -> tuple[Any, list[Axes]]:
+    """A figure for files only: no window, no global state of pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.0 + 4.2 * columns, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, color="#e6e6e6", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_atomically(path, buffer.getvalue())
+
+
+def _point(axis: Axes, x: float, y: Mapping[str, float] | None, colour: str, label: str, across: Mapping | None = None) -> None:
+    """A mean with its whiskers and its name."""
+    if y is None:
+        return
+    axis.errorbar(
+        x, y["mean"], yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]],
+        xerr=None if across is None else [[x - across["low"]], [across["high"] - x]],
+        fmt="o", color=colour, markersize=5, elinewidth=1, capsize=2,
+    )  # fmt: skip
+    axis.annotate(label, (x, y["mean"]), (5, 4), textcoords="offset points", fontsize=7, color=colour)
+
+
+def _title(spec: str, report: Mapping[str, Any]) -> str:
+    return f"{spec} ({report['units'][spec]})"
+
+
+def _colours(report: Mapping[str, Any]) -> dict[str, str]:
+    """One for every method; grey for the base model."""
+    methods = [m for m in dict.fromkeys(row["method"] for row in report["rows"]) if m != "base"]
+    return {m: COLOURS[i % len(COLOURS)] for i, m in enumerate(methods)} | {"base": GREY}
+
+
+def _rows(report: Mapping[str, Any], path: Path) -> None:
+    """A line for every row: its reward, the held-out judge, its evaluations per image."""
+    spec = split_weight(report["reward"][0])[0]
+    rows, colours = list(report["rows"]), _colours(report)
+    figure, axes = _axes(3, height=1.2 + 0.3 * len(rows))
+    for i, row in enumerate(rows):
+        colour = colours[row["method"]]
+        for axis, value in zip(axes, (row["rewards"][spec], row["judge"]), strict=False):
+            if value is not None:
+                error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]]
+                axis.errorbar(value["mean"], i, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.2, capsize=2)
+        axes[2].barh(i, row["evaluations"], color=colour, height=0.55)
+        axes[2].annotate(f"{row['evaluations']:.0f}", (row["evaluations"], i), (4, -3), textcoords="offset points", fontsize=8)
+    for axis, name in zip(
+        axes, (_title(spec, report), "pocket-judge, held out (log p)", "denoiser evaluations per image"), strict=True
+    ):
+        axis.set_yticks(range(len(rows)), [row["name"] for row in rows] if axis is axes[0] else [""] * len(rows))
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xlabel(name)
+    axes[2].margins(x=0.12)
+    _save(figure, path)
+
+
+def _pareto(report: Mapping[str, Any], path: Path) -> None:
+    """Two rewards against each other, a curve for every method over the weights."""
+    first, second = (split_weight(spec)[0] for spec in report["reward"])
+    figure, (axis,) = _axes(1)
+    colours = _colours(report)
+    for method, colour in colours.items():
+        rows = [row for row in report["rows"] if row["method"] == method and row["rewards"][first] and row["rewards"][second]]
+        ends = [(row["rewards"][first]["mean"], row["rewards"][second]["mean"]) for row in rows]
+        axis.plot([x for x, _ in ends], [y for _, y in ends], "-", color=colour, linewidth=1, alpha=0.5, label=method)
+        for row, (x, _) in zip(rows, ends, strict=True):
+            label = row["name"].partition("-")[2] or row["name"]
+            _point(axis, x, row["rewards"][second], colour, label, row["rewards"][first])
+    axis.set_xlabel(_title(first, report))
+    axis.set_ylabel(_title(second, report))
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _strength(report: Mapping[str, Any], path: Path) -> None:
+    """Reward against distance to the reference, and both over r."""
+    spec = split_weight(report["reward"][0])[0]
+    figure, axes = _axes(3)
+    colours = _colours(report)
+    for method, colour in colours.items():
+        rows = [row for row in report["rows"] if row["method"] == method and row["strength"] is not None]
+        if not rows:
+            continue
+        r = [row["strength"] for row in rows]
+        far, near = [row["to_reference"] for row in rows], [row["rewards"][spec]["mean"] for row in rows]
+        for axis, xs, ys in ((axes[0], far, near), (axes[1], r, near), (axes[2], r, far)):
+            axis.plot(xs, ys, "o-", color=colour, markersize=4, linewidth=1.2, label=method)
+        for x, y, value in zip(far, near, r, strict=True):
+            axes[0].annotate(f"{value:g}", (x, y), (4, 4), textcoords="offset points", fontsize=7, color=colour)
+    apart, strength = "distance to the reference (rms of pixels)", "SDEdit strength r"
+    names = ((apart, _title(spec, report)), (strength, _title(spec, report)), (strength, apart))
+    for axis, (across, up) in zip(axes, names, strict=True):
+        axis.set_xlabel(across)
+        axis.set_ylabel(up)
+    axes[0].legend(frameon=False, fontsize=8)
+    _save(figure, path)

@@ -1,0 +1,39 @@
+"""The papers' own numbers, as they ship in assets/published.yaml: facts to print beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tilting.errors import TiltingError, nearest
+
+FILE = Path(__file__).parents[2] / "assets" / "published.yaml"
+UNITS = {
+    "fid": "Inception, per prompt", "cmmd": "CLIP ViT-L/14, x1000", "t_clip": "2.5 max(cos, 0)", "i_gram": "cosine x100",
+    "minutes": "minutes per image",
+}  # fmt: skip
+"""Of the columns that mean the same in every table of the thesis; the reward's unit is the table's own."""
+
+
+@cache
+def _all() -> dict[str, Any]:
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+
+
+def published(key: str) -> dict[str, Any]:
+    """A published table as the file has it. Raises TiltingError for a key that is not there."""
+    if key not in _all():
+        raise TiltingError(f"no published table is called {key!r}{nearest(key, _all())}")
+    return dict(_all()[key])
+
+
+def published_row(key: str, row: str) -> dict[str, float]:
+    """One row of a published table by its columns. Raises TiltingError for a row that is not there."""
+    table: Mapping[str, Any] = published(key)
+    if row not in table or row == "columns":
+        raise TiltingError(f"the published table {key!r} has no row {row!r}{nearest(row, set(table) - {'columns'})}")
+    return dict(zip(table["columns"], table[row], strict=True))

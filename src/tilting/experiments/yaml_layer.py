@@ -1,0 +1,79 @@
+"""The thin strict YAML layer: options by name from a mapping, no key twice, none that is unknown. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tilting.errors import TiltingError, nearest
+
+SWITCHES = ("quiet", "json")
+
+
+class Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise TiltingError(f"the key {key!r} stands twice in the YAML")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path, options: Sequence[str]) -> dict[str, Any]:
+    """Options from a YAML file, by option name (underscores count as hyphens), of those there are. Raises TiltingError."""
+    known = (*options, *SWITCHES)
+    file = Path(path)
+    try:
+        raw = yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, TiltingError):
+            raise TiltingError(f"{file}: {error}") from None
+        raise TiltingError(f"cannot read the config {str(file)!r}: {_reason(error)}") from None
+    except (yaml.YAMLError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        raise TiltingError(f"the config {str(file)!r} is not YAML{place}: {getattr(error, 'problem', None) or error}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise TiltingError(f"the config {str(file)!r} must be a mapping of options to values")
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = str(key).replace("_", "-")
+        if "." in name and not name.startswith("."):
+            given = found.setdefault("set", {})
+            if isinstance(given, dict):
+                given[str(key)] = value
+            continue
+        if name not in known:
+            raise TiltingError(f"{file}: there is no option {str(key)!r}{nearest(name, known)}")
+        if name == "set":
+            if value is not None and not isinstance(value, dict):
+                raise TiltingError(f"{file}: set must be a mapping such as codex.tau: 0.001")
+            found["set"] = {**found.get("set", {}), **flat(value or {})}
+        else:
+            found[name] = value
+    for switch in SWITCHES:
+        if not isinstance(found.get(switch, False), bool):
+            raise TiltingError(f"{file}: {switch} must be true or false, not {found[switch]!r}")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def flat(values: Mapping) -> dict[str, Any]:
+    """{"codex": {"tau": 1}} and {"codex.tau": 1} alike as the latter."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{k}": v for k, v in value.items()}
+        else:
+            found[str(key)] = value
+    return found

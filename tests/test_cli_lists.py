@@ -1,0 +1,135 @@
+"""`tilting methods`, `rewards`, `models`: what there is, told from the presets themselves; and how fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from tilting.cli import main
+from tilting.experiments.about import about_method, documented
+from tilting.presets import PRESETS
+
+
+@pytest.mark.parametrize("command", ["methods", "rewards", "models"])
+def test_lists(command, capsys):
+    assert main([command]) == 0
+    assert {"methods": "codex", "rewards": "jpeg", "models": "pocket"}[command] in capsys.readouterr().out
+    assert main([command, "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_the_table_is_aligned_and_says_what_the_presets_say(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    head = lines[0]
+    names = ["method", "paper", "gradient", "eta > 0", "density", "evaluations per image"]
+    starts = [head.index(name) for name in names]
+    assert starts == sorted(starts)
+    rows = lines[1 : lines.index("")]
+    assert [row.split()[0] for row in rows] == list(PRESETS)
+    for row in rows:
+        cells = [row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        assert all(row[a - 1] == " " for a in starts[1:])  # a column never runs into the next
+        kind = PRESETS[cells[0]]
+        known = [field.name for field in fields(kind)]
+        climbs = "no" if not kind().climbs else "or probes" if "probes" in known else "yes"
+        assert cells[1:] == [kind.paper, climbs, "yes" if kind().selects else "no", "yes" if kind.density else "no", kind.cost]
+
+
+def test_what_the_table_says_of_a_few(capsys):
+    """Facts of the papers, not of our attributes."""
+    assert main(["methods", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [name for name, row in rows.items() if row["gradient"] and not row["zero_order"]] == ["reno", "doodl"]
+    assert not any(rows[name]["gradient"] for name in ("base", "bon", "code", "svdd", "smc", "fk", "rbf", "prompt"))
+    assert all(rows[name]["stochastic"] for name in ("code", "codex", "svdd", "smc", "tds", "das", "fk", "rbf"))
+    assert not any(rows[name]["density"] for name in ("codex", "freedom"))  # a correction at the drawn point; repeats
+    assert rows["das"]["settings"]["temper"]["published"] == 0.008
+    assert rows["codex"]["published_run"] == {"steps": 500, "cfg": 5}
+    assert rows["svdd"]["settings"]["tau"]["published"] is None
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_one_method_shows_every_setting(name, capsys):
+    assert main(["methods", name]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 120
+    assert PRESETS[name].paper in out
+    told = [line.split()[0] for line in out.splitlines() if line.startswith(f"{name}.")]
+    assert told == [f"{name}.{field.name}" for field in fields(PRESETS[name])]
+    assert main(["methods", name, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row == json.loads(json.dumps(about_method(name)))
+    for field in fields(PRESETS[name]):
+        known = row["settings"][field.name]
+        assert known["about"], f"{name}.{field.name} is not explained in its docstring"
+        default = known["default"]
+        assert (tuple(default) if isinstance(default, list) else default) == field.default
+
+
+def test_values_are_shown_as_set_takes_them(capsys):
+    """Each default that is printed goes back through --set and changes nothing."""
+    main(["generate", "a fox", "--method", "codex", "--print-config"])
+    plain = capsys.readouterr().out
+    words = []
+    main(["methods", "codex"])
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("codex."):
+            name, value = line.split()[:2]
+            words += ["--set", f"{name}={value}"]
+    assert len(words) == 2 * len(fields(PRESETS["codex"]))
+    assert main(["generate", "a fox", "--method", "codex", "--print-config", *words]) == 0
+    assert capsys.readouterr().out == plain
+
+
+def test_an_unknown_method_is_named_with_the_nearest(capsys):
+    assert main(["methods", "codx"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "tilting: there is no method 'codx'; did you mean 'codex'?\n"
+
+
+def test_a_docstring_is_taken_apart():
+    class Kind:
+        """First sentence that
+        goes on.
+
+        Second paragraph: with a colon.
+
+        Third.
+
+        Attributes:
+            one: what it is,
+                at length: yes.
+            two, three: ``both`` of these.
+        """
+
+    first, more, said = documented(Kind)
+    assert first == "First sentence that goes on."
+    assert more == ["Second paragraph: with a colon.", "Third."]
+    assert said == {"one": "what it is, at length: yes", "two": "both of these", "three": "both of these"}
+
+    class Bare:
+        pass
+
+    assert documented(Bare) == ("", [], {})
+
+
+def test_help_lists_and_refusals_import_no_network_library():
+    code = (
+        "import sys\nfrom tilting.cli import main\n"
+        "assert main(['--help']) == main(['methods']) == main(['rewards']) == main(['models']) == main(['--version']) == 0\n"
+        "assert main(['methods', 'codex']) == main(['methods', '--json']) == main(['compare', '--help']) == 0\n"
+        "assert main(['methods', 'codx']) == 2\n"
+        "assert main(['generate', 'a fox', '--method', 'codex', '--reward', 'jpeg']) == 2\n"
+        "assert main(['compare', 'a fox', '--methods', 'base,codex', '--reward', 'jpeg', '--out', 'o']) == 2\n"
+        "assert main(['generate', 'a fox', '--print-config']) == main(['compare', 'a fox', '--print-config']) == 0\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
