@@ -65,10 +65,10 @@ class StableDiffusion(nn.Module):
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             text, kind = context[rows], self.schedule.kind
             if cfg == 1:
-                output = self._network(x, t, text)
+                output = self.network(x, t, text)
                 eps, x0 = predict(kind, output, x, t)
                 return Prediction(eps, x0, torch.zeros_like(x))
-            both = self._network(torch.cat([x, x]), t, torch.cat([empty.expand_as(text), text]))
+            both = self.network(torch.cat([x, x]), t, torch.cat([empty.expand_as(text), text]))
             without, with_text = both.chunk(2)
             difference = with_text - without
             eps, x0 = predict(kind, without + cfg * difference, x, t)
@@ -76,7 +76,7 @@ class StableDiffusion(nn.Module):
 
         return denoise
 
-    def _network(self, x: Tensor, t: Time, context: Tensor) -> Tensor:
+    def network(self, x: Tensor, t: Time, context: Tensor) -> Tensor:
         time = torch.full((len(x),), t.t, device=x.device)
         return self.unet(x, time.long() if t.t.is_integer() else time, encoder_hidden_states=context, return_dict=False)[0]
 
@@ -114,7 +114,9 @@ def load_stable_diffusion(source: str | Path, name: str | None = None, steps: in
         raise TiltingError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch_dtype, which older versions call for, is called dtype in newer
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # torch_dtype, which older versions call for, is called dtype in newer
             pipe = StableDiffusionPipeline.from_pretrained(
                 str(source), safety_checker=None, requires_safety_checker=False, use_safetensors=True,
                 torch_dtype=torch.float32, local_files_only=folder.exists(),
