@@ -14,16 +14,13 @@ from torch import nn
 
 @torch.no_grad()
 def orth(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The matrix (m, n) with its singular values pushed towards one."""
+    """Matrices (k, m, n), m <= n, with their singular values pushed towards one; in bfloat16 and fused, as it is half of a small step."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    x = (g / (g.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(steps):
-        s = x @ x.T
-        x = a * x + (b * s + c * s @ s) @ x
-    return (x.T if tall else x).float()
+        s = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
+    return x.float()
 
 
 class Muon(torch.optim.Optimizer):
@@ -45,14 +42,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
+            shapes: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor, bool]]] = {}
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 m = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 m.lerp_(p.grad, 1 - group["momentum"])
                 g = p.grad.lerp(m, group["momentum"]).flatten(1)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(orth(g).view_as(p), alpha=-group["lr"] * 0.2 * max(g.shape) ** 0.5)
+                tall = g.shape[0] > g.shape[1]
+                shapes.setdefault((min(g.shape), max(g.shape)), []).append((p, g.T if tall else g, tall))
+            for (_, wide), rows in shapes.items():
+                moves = orth(torch.stack([g for _, g, _ in rows]))
+                for (p, _, tall), move in zip(rows, moves, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_((move.T if tall else move).reshape(p.shape), alpha=-group["lr"] * 0.2 * wide**0.5)
         self.adam.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

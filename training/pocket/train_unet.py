@@ -21,7 +21,7 @@ from tokenizer import LENGTH
 from tokenizer import build as build_tokenizer
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 12000
-BATCH, LATE, VIEWS = 48, (2500, 96), 32  # larger batches late: from step 2500 on, 96
+BATCH, LATE, VIEWS = 48, (800, 80), 32  # larger batches late: from step 800 on, 80
 
 
 def build_scheduler() -> DDIMScheduler:
