@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python -m tilting.experiments.demo --out demo
 
+# One thread in each of as many workers as there are cores: two programs of two threads on two cores cost far more.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -20,6 +21,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/rewards.py
 
 pocket: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train]"
