@@ -54,7 +54,8 @@ pipeline_tag: text-to-image
 # pocket
 
 A small Stable Diffusion, trained from nothing on two CPU cores, that draws 64x64 pictures of 444 concepts in three drawing
-styles (noto, twemoji, fluent) over twelve background colours, and knows {len(load_words().aliases)} everyday words for them. It exists so that steering can be tried, tested and measured
+styles (noto, twemoji, fluent) over twelve background colours, and knows {len(load_words().aliases)} everyday words for
+them. It exists so that steering can be tried, tested and measured
 without downloads: its likeness to large models is in its parts and its mathematics, not in its pictures.
 
 - `StableDiffusionPipeline.from_pretrained(<this folder>)` loads it. AutoencoderKL f8 with 12 latent channels ({p["vae"]:,}
@@ -62,7 +63,8 @@ without downloads: its likeness to large models is in its parts and its mathemat
   SNR, trailing spacing and v-prediction. fp16 safetensors; all assets together {e["bytes"] / 1e6:.1f} MB.
 - Prompts: "a fox", "a fox, noto style", "a fox on a blue background", "a fox on a blue background, noto style".
   `words.json` lists the vocabulary and the {percent(0.1)} of (concept, style, colour) triples that training never showed.
-- Beside it: `pocket-clip`, a CLIP ({p["clip"]:,} parameters) with a style head, the reward; and `pocket-judge`, a convolutional
+- Beside it: `pocket-clip`, a CLIP ({p["clip"]:,} parameters) with a style head, the reward; and `pocket-judge`, a
+  convolutional
   classifier ({p["judge"]:,}) with another seed and split, the judge. The judge is never a reward.
 
 ## Data and licences
@@ -79,16 +81,21 @@ drawings in combinations it was not trained on: the ceiling of the other two col
 | --- | --- | --- | --- |
 {table}
 
-- Among the 200 concepts that were asked for, the judge names the right one first in {percent(known["concept_top1_among"])} and in its top 5
-  in {percent(known["concept_top5_among"])}. Of the aliases ("a bunny"), first of 444 in {percent(e["aliases"]["concept_top1"])}.
-- Autoencoder: {e["vae"]["unseen"]["psnr_mean_db"]:.2f} dB mean PSNR on {e["vae"]["unseen"]["pictures"]} pictures of drawings it never saw
-  ({e["vae"]["unseen"]["psnr_p10_db"]:.2f} dB at the 10th percentile); {e["vae"]["known"]["psnr_mean_db"]:.2f} dB on the known ones.
+- Among the 200 concepts that were asked for, the judge names the right one first in {percent(known["concept_top1_among"])}
+  and in its top 5
+  in {percent(known["concept_top5_among"])}. Of the aliases ("a bunny"), first of 444 in
+  {percent(e["aliases"]["concept_top1"])}.
+- Autoencoder: {e["vae"]["unseen"]["psnr_mean_db"]:.2f} dB mean PSNR on {e["vae"]["unseen"]["pictures"]} pictures of
+  drawings it never saw
+  ({e["vae"]["unseen"]["psnr_p10_db"]:.2f} dB at the 10th percentile); {e["vae"]["known"]["psnr_mean_db"]:.2f} dB on the
+  known ones.
 - pocket-clip on real drawings in combinations it did not train on: the right name first of 444 in {percent(clip["top1"])}, in
   the top 5 in {percent(clip["top5"])}. Rank correlation with the judge over generated pictures:
   {e["clip_judge_rank_correlation"]:.3f}.
 - Diversity, mean absolute pixel difference: two seeds of one prompt {e["diversity"]["generated_pair_l1"]:.3f}; two training
   pictures of the concept {e["diversity"]["training_pair_l1"]:.3f}. The nearest of four training views of every drawing is
-  {e["nearest_training_view"]["l1"]:.3f} away, and shows the concept asked for in {percent(e["nearest_training_view"]["is_its_concept"])} (`card/nearest.png`).
+  {e["nearest_training_view"]["l1"]:.3f} away, and shows the concept asked for in
+  {percent(e["nearest_training_view"]["is_its_concept"])} (`card/nearest.png`).
 - {e["seconds_per_image_50_steps"]:.2f} s per picture (50 steps, batches of 48, two cores).
 
 ## Training
@@ -101,8 +108,10 @@ Curves and sample sheets: `training/pocket/card/`. Every batch is a function of 
 
 ## Limits
 
-A first version, trained for under two hours in all: colours and backgrounds are right, shapes are soft and often no more
-than hinted at, fine detail is lost in the small autoencoder. Words outside the
+Simple shapes are drawn well, intricate ones melt; a style word is obeyed far less surely than a concept or a colour, and
+training has not
+reached its end (see the curves). pocket-clip and pocket-judge are the first version's, trained on pictures with more
+jitter than pocket's. Words outside the
 vocabulary mean little, and it knows nothing but these drawings. Emoji of people are left out. Not for any use where
 the content of a picture matters.
 """

@@ -153,7 +153,7 @@ class Drawings:
         self.concept = torch.tensor([r[2] for r in rows])
         self.known = 3 * len(words.concepts)
         rest = torch.arange(self.known, len(self.names))
-        self.others, self.unseen = rest[rest % 20 != 7], rest[rest % 20 == 7]  # one other drawing in twenty is kept for measuring
+        self.others, self.unseen = rest[rest % 20 != 7], rest[rest % 20 == 7]  # 1 in 20 is kept for measuring
         self.palette = torch.tensor(list(words.colours.values())).float() / 255
         shape = (len(words.concepts), len(words.styles), len(words.colours))
         held = torch.zeros(shape, dtype=torch.bool)

@@ -116,11 +116,10 @@ def main() -> None:
     held = held[torch.randperm(len(held), generator=gen)[:STYLE_PROMPTS]]
     new = draw_prompts(model, [write_prompt(words, *map(int, row)) for row in held])
     out["generated_new_combinations"] = judged(net, new, dict(zip(("concept", "style", "background"), held.T, strict=True)))
-    from data import read_concepts
-
-    others = [(alias, i) for alias, i in words.aliases.items() if len(read_concepts()) > i]
-    out["aliases"] = judged(net, draw_prompts(model, [article(a) for a, _ in others]), {"concept": torch.tensor([i for _, i in others])})
-    picture(new[:48], 12, HERE / "card" / "new.png")
+    pairs = list(words.aliases.items())
+    others = [pairs[i] for i in torch.randperm(len(pairs), generator=gen)[:80].tolist()]
+    pictures = draw_prompts(model, [article(alias) for alias, _ in others])
+    out["aliases"] = judged(net, pictures, {"concept": torch.tensor([i for _, i in others])})
 
     # The nearest training view of each of 50 pictures, in pixels: is anything copied?
     views = torch.cat([drawings.compose(torch.arange(drawings.known), torch.zeros(drawings.known, dtype=torch.long), gen).images

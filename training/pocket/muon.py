@@ -1,7 +1,8 @@
 """Muon for the hidden weights, AdamW for the rest, behind one optimiser.
 
 A matrix W (a convolution is flattened to out x in·k·k) moves along its momentum with all singular values set to about
-one: W ← W - lr · 0.2 · sqrt(max(out, in)) · orth(m), orth by five Newton-Schulz steps (Jordan et al., 2024; the factor of Liu et
+one: W ← W - lr · 0.2 · sqrt(max(out, in)) · orth(m), orth by five Newton-Schulz steps (Jordan et al., 2024; the factor of
+Liu et
 al., 2025, gives the update AdamW's size, so that one learning rate serves both). Rare concepts are learnt as fast as
 common ones, which is what a model that must know 1,332 drawings needs.
 """
@@ -14,7 +15,8 @@ from torch import nn
 
 @torch.no_grad()
 def orth(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Matrices (k, m, n), m <= n, with their singular values pushed towards one; in bfloat16 and fused, as it is half of a small step."""
+    """Matrices (k, m, n), m <= n, with their singular values pushed towards one; in bfloat16 and fused, as it is half of a
+    small step."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = (g / (g.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(steps):

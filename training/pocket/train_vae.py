@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from common import train
