@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tilting.errors import TiltingError, nearest
 from tilting.features.clip import ClipEmbedder
+from tilting.features.headed import HeadedClassifier
 from tilting.features.images import check_images
 from tilting.features.schema import FILE, WEIGHTS, Schema, read_config, read_schema
 
@@ -99,7 +100,7 @@ class EmbeddingMlp(nn.Module):
         return self.head(self.embedder.image(images))
 
 
-NETWORKS: dict[str, type[ResidualCnn] | type[EmbeddingMlp]] = {"cnn": ResidualCnn, "mlp": EmbeddingMlp}
+NETWORKS: dict[str, Any] = {"cnn": ResidualCnn, "mlp": EmbeddingMlp, "folder": HeadedClassifier}
 
 
 def log_prob(schema: Schema, outputs: Tensor, y: Tensor, temperature: Tensor | float | None = None) -> Tensor:

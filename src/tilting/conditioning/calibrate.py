@@ -1,0 +1,160 @@
+"""Calibration of p(y | x): how often is it right when it says p? (Guo et al. 2017, what CTRL's appendix D.1 uses.)
+
+    ECE = Σ_m (n_m / n) |accuracy of bin m - mean confidence of bin m|,   bin m: (m - 1)/M < max_y p(y | x) <= m/M
+    T   = argmin_T  -Σ_i log softmax(z_i / T)_{y_i},   convex in 1/T; LBFGS on log T
+
+For a number the probabilities are those of its cumulative distribution: N(m, std²) says that y <= m + std Φ^-1(p) with
+probability p (Kuleshov et al. 2018), and T = mean of ((y - m) / std)² in closed form. Pure functions of tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tilting.errors import TiltingError
+
+BINS = 15
+"""As in Guo et al."""
+HOTTEST = 100.0
+"""The largest T: what is worse than no guess at all has none that is finite."""
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram.
+
+    Attributes:
+        confidence: (bins,) mean of what was claimed in each bin; NaN in an empty one.
+        accuracy: (bins,) the share that came true; NaN in an empty one.
+        items: (bins,) how many there are in each.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    items: Tensor
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Reliability:
+    """Confidence of the likeliest class against its accuracy, in bins of equal width.
+
+    Args:
+        probabilities: (n, classes), rows of which sum to 1.
+        labels: (n,) indices of the true classes.
+        bins: M, at least 1.
+
+    Raises:
+        TiltingError: shapes that do not fit, or rows that are no probabilities.
+    """
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels) or bins < 1:
+        raise TiltingError(f"{tuple(probabilities.shape)} probabilities and {tuple(labels.shape)} labels in {bins} bins")
+    p = probabilities.double()
+    if not (p.min() >= 0 and (p.sum(1) - 1).abs().max() < 1e-3):
+        raise TiltingError("probabilities must be at least 0 and sum to 1 in each row: give them after the softmax")
+    confidence, guess = p.max(1)
+    place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    count = torch.bincount(place, minlength=bins)
+    right = (guess == labels.to(guess)).double()
+    means = [torch.bincount(place, weights=v, minlength=bins) / count for v in (confidence, right)]
+    return Reliability(means[0], means[1], count)
+
+
+def ece(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
+    """Expected calibration error in [0, 1]; arguments as in `reliability`."""
+    found = reliability(probabilities, labels, bins)
+    gap = (found.accuracy - found.confidence).abs().nan_to_num(0.0)
+    return float((gap * found.items).sum() / found.items.sum())
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The T > 0 of maximum likelihood.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,) indices of the true classes.
+
+    Returns:
+        T, at most `HOTTEST`. 1 if every label has the largest logit: the likelihood rises for ever as T falls to 0 then, and
+        says nothing of how sure to be.
+
+    Raises:
+        TiltingError: no logits, or some that are not finite.
+    """
+    z, y = logits.detach().double(), labels.long()
+    if z.ndim != 2 or y.shape != z.shape[:1] or not len(y) or not z.isfinite().all():
+        raise TiltingError(f"a temperature needs finite logits (n, classes) and n labels, not {tuple(z.shape)}")
+    picked = z.gather(1, y[:, None])[:, 0]
+    if bool((picked == z.amax(1)).all()):
+        return 1.0
+    if picked.mean() <= z.mean():  # the slope of the likelihood at 1/T = 0
+        return HOTTEST
+    log_t = torch.zeros((), dtype=torch.float64, device=z.device, requires_grad=True)
+    spread = (z - z.mean(1, keepdim=True)).std().clamp_min(1e-12)
+    with torch.no_grad():
+        log_t.copy_(spread.log().clamp(-20, 20))  # logits of unit spread to begin with
+    optimiser = torch.optim.LBFGS([log_t], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14,
+                                  line_search_fn="strong_wolfe")  # fmt: skip
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        scaled = z * torch.exp(-log_t)
+        value = (scaled.logsumexp(1) - scaled.gather(1, y[:, None])[:, 0]).mean()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)  # type: ignore[arg-type]
+    return min(math.exp(float(log_t.detach())), HOTTEST)
+
+
+def gaussian_temperature(gaps: Tensor) -> float:
+    """T of N(m, T std²): the mean square of gaps (n,) (y - m) / std; above 0. Raises TiltingError if it is not."""
+    value = float(gaps.detach().double().square().mean()) if len(gaps) else math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise TiltingError(f"a temperature needs finite gaps that are not all 0, their mean square is {value}")
+    return value
+
+
+def gaussian_reliability(gaps: Tensor, bins: int = BINS) -> Reliability:
+    """Levels p of the cumulative distribution against the share of y below it.
+
+    Args:
+        gaps: (n,) (y - m) / std.
+        bins: how many levels, at (k - 1/2) / bins.
+
+    Returns:
+        ``confidence`` the levels, ``accuracy`` the shares, ``items`` n everywhere.
+    """
+    levels = (torch.arange(bins, dtype=torch.float64, device=gaps.device) + 0.5) / bins
+    below = torch.special.ndtr(gaps.double())
+    shares = (below[:, None] <= levels).double().mean(0)
+    return Reliability(levels, shares, torch.full((bins,), len(gaps), device=gaps.device))
+
+
+def gaussian_ece(gaps: Tensor, bins: int = BINS) -> float:
+    """The mean distance between levels and shares, in [0, 1]; arguments as in `gaussian_reliability`."""
+    found = gaussian_reliability(gaps, bins)
+    return float((found.accuracy - found.confidence).abs().mean())
+
+
+def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:
+    """(classes, classes) counts: rows what is true, columns what was guessed."""
+    pairs = labels.long().cpu() * classes + guesses.long().cpu()
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def macro_f1(counts: Tensor) -> float:
+    """The mean of 2 TP / (2 TP + FP + FN) over the classes that occur among truths or guesses, from a confusion matrix."""
+    counts = counts.double()
+    total = counts.sum(0) + counts.sum(1)
+    scores = 2 * counts.diag() / total
+    return float(scores[total > 0].mean())
+
+
+def r_squared(y: Tensor, guesses: Tensor) -> float:
+    """1 - Σ (y - m)² / Σ (y - mean y)²; 0 for a guess of the mean, negative for worse; NaN where y is constant."""
+    y, guesses = y.double(), guesses.double()
+    total = (y - y.mean()).square().sum()
+    return float(1 - (y - guesses).square().sum() / total) if total > 0 else math.nan

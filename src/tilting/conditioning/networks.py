@@ -1,0 +1,100 @@
+"""The networks p(y | x) is fitted with, and what of them is learnt: all of a CNN, the head of one with a frozen embedder.
+
+A frozen embedder sees every picture once; its vectors are what the head learns from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tilting import rng
+from tilting.conditioning.images import Pictures
+from tilting.errors import TiltingError
+from tilting.features.fitted import EmbeddingMlp, ResidualCnn
+from tilting.features.headed import HeadedClassifier
+
+Inputs = Callable[[Sequence[int]], Tensor]
+"""Numbers of records -> what the learnt part is given (b, ...)."""
+DROPOUT = (0.2, 0.2, 0.1)
+"""Of the first hidden layers of an MLP, as in `EmbeddingMlp`; 0 after those that follow."""
+CNN_SIZE = 64
+AT_ONCE = 64
+"""Pictures an embedder is given at a time."""
+
+
+@contextmanager
+def keyed(seed: int, label: str, step: int, purpose: str) -> Iterator[None]:
+    """Torch's own generators seeded by a key inside, and as they were outside."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(rng.generator(rng.Identity(seed, label, step), 0, 0, purpose).initial_seed())
+        yield
+
+
+def build_network(
+    kind: str, outputs: int, seed: int, label: str, widths: Sequence[int] = (), embedder: str | None = None
+) -> Any:
+    """A network with keyed first weights.
+
+    Args:
+        kind: "cnn" (CTRL's Table 2), "mlp" (Table 3), or the folder of a transformers image classifier.
+        outputs: how many numbers per picture.
+        seed, label: what the first weights are keyed by.
+        widths: channels of the CNN's blocks, or hidden layers of the MLP; the paper's where there are none.
+        embedder: the CLIP of the MLP; None for pocket-clip.
+
+    Raises:
+        TiltingError: a folder that holds no such classifier or CLIP.
+    """
+    with keyed(seed, label, 0, "weights"):
+        if kind == "cnn":
+            return ResidualCnn(outputs, tuple(widths)) if widths else ResidualCnn(outputs)
+        if kind == "mlp":
+            rates = (*DROPOUT, *(0.0 for _ in widths))[: len(widths)]
+            place = _resolved(embedder) if embedder else None
+            return EmbeddingMlp(outputs, place, tuple(widths), rates) if widths else EmbeddingMlp(outputs, place)
+        return HeadedClassifier(outputs, _resolved(kind))
+
+
+def _resolved(folder: str) -> str:
+    """So that the classifier loads from any working directory."""
+    return str(Path(folder).resolve()) if Path(folder).is_dir() else folder
+
+
+def learnt(net: Any) -> nn.Module:
+    """The part of a network that is learnt."""
+    return net if isinstance(net, ResidualCnn) else net.head
+
+
+def size_of(net: Any) -> int:
+    """Rows and columns to read pictures at: the embedder's own, or the pocket model's for a CNN."""
+    return CNN_SIZE if isinstance(net, ResidualCnn) else max(net.embedder.pixels.size)
+
+
+def inputs_of(
+    net: Any, pictures: Pictures, device: torch.device | str = "cpu", tick: Callable[[int], object] = lambda n: None
+) -> Inputs:
+    """What `learnt` is fed: pictures, or their vectors, computed here (``tick`` is called with how many were).
+
+    Raises:
+        TiltingError: a picture that cannot be read any more.
+    """
+    if isinstance(net, ResidualCnn):
+        return lambda rows: pictures(rows).to(device)
+    net.to(device)
+    vectors = []
+    for first in range(0, len(pictures), AT_ONCE):
+        rows = range(first, min(first + AT_ONCE, len(pictures)))
+        with torch.no_grad():
+            vectors.append(net.embedder.image(pictures(rows).to(device)))
+        tick(len(rows))
+    held = torch.cat(vectors)
+    if not held.isfinite().all():
+        row = int((~held.isfinite().all(1)).nonzero()[0])
+        raise TiltingError(f"the embedding of {str(pictures.paths[row])!r} is not finite")
+    return lambda rows: held[torch.as_tensor(list(rows), device=held.device)]

@@ -1,0 +1,162 @@
+"""The options of `tilting condition fit`, checked. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tilting.conditioning.columns import Ask, parse_label
+from tilting.errors import TiltingError, nearest
+from tilting.experiments.settings import integer, number, text
+from tilting.experiments.yaml_layer import SWITCHES, read_yaml
+from tilting.rewards.spec import Spec, parse_spec
+
+OPTIONS = (
+    "data", "label", "label-by", "bins", "kind", "widths", "embedder", "epochs", "batch-size", "lr", "size", "patience",
+    "skip-bad", "seed", "out",
+)  # fmt: skip
+KINDS = ("cnn", "mlp")
+ALONE = ("diversity", "http")
+"""Rewards that label nothing: one is of a batch, the other sends pictures away by the thousand."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A checked request.
+
+    Attributes:
+        data, label, label_by, bins, kind, widths, embedder, epochs, batch_size, lr, size, patience, skip_bad, seed, out: the
+            options of these names; ``label`` may be empty: all there are.
+    """
+
+    data: str
+    label: tuple[str, ...] = ()
+    label_by: str | None = None
+    bins: int | None = None
+    kind: str = "cnn"
+    widths: tuple[int, ...] = ()
+    embedder: str | None = None
+    epochs: int = 100
+    batch_size: int = 64
+    lr: float = 1e-3
+    size: int | None = None
+    patience: int = 20
+    skip_bad: bool = False
+    seed: int = 0
+    out: str | None = None
+
+    def asks(self) -> list[Ask]:
+        """The labels; of a function that labels, its own name where none is given."""
+        asks = [parse_label(one) for one in self.label]
+        spec = self.spec()
+        if spec is not None and not asks:
+            return [Ask(str(spec.argument) if spec.is_file else spec.name)]
+        return asks
+
+    def spec(self) -> Spec | None:
+        """What labels the pictures, if a function does."""
+        return None if self.label_by is None else parse_spec(self.label_by)
+
+    def mapping(self) -> dict[str, Any]:
+        """By option name, of plain YAML and JSON values."""
+        plain = {key: getattr(self, key.replace("-", "_")) for key in OPTIONS}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+    def yaml(self) -> str:
+        """The config as a YAML file that ``--config`` reads back."""
+        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_options(path: str) -> dict[str, Any]:
+    """Options from a YAML file, by option name (underscores count as hyphens). Raises TiltingError."""
+    return read_yaml(path, OPTIONS)
+
+
+def resolve_fit(options: Mapping[str, Any]) -> FitConfig:
+    """Check options by name. Raises TiltingError: an unknown option, no data, or a value that cannot be."""
+    for key in options:
+        if key not in OPTIONS + SWITCHES:
+            raise TiltingError(f"there is no option {key!r}{nearest(key, OPTIONS + SWITCHES)}")
+    given = {key: value for key, value in options.items() if value is not None and key not in SWITCHES}
+    if "data" not in given:
+        raise TiltingError("no data are given: --data labels.csv, or a folder of class folders")
+    skip = given.get("skip-bad", False)
+    if not isinstance(skip, bool):
+        raise TiltingError(f"skip-bad must be true or false, not {skip!r}")
+    rate = number("lr", given.get("lr", FitConfig.lr))
+    if rate <= 0:
+        raise TiltingError(f"lr must be above 0, not {rate:g}")
+    config = FitConfig(
+        text("data", given["data"]),
+        _labels(given.get("label", ())),
+        _labeller(given.get("label-by")),
+        _whole(given, "bins", 2),
+        text("kind", given.get("kind", FitConfig.kind)),
+        _widths(given.get("widths", ())),
+        text("embedder", given["embedder"]) if "embedder" in given else None,
+        integer("epochs", given.get("epochs", FitConfig.epochs), 1),
+        integer("batch-size", given.get("batch-size", FitConfig.batch_size), 2),
+        rate,
+        _whole(given, "size", 4),
+        integer("patience", given.get("patience", FitConfig.patience), 1),
+        skip,
+        integer("seed", given.get("seed", 0), 0),
+        text("out", given["out"]) if "out" in given else None,
+    )
+    _check_kind(config)
+    if config.label_by is not None and len(config.label) > 1:
+        raise TiltingError(f"--label-by {config.label_by} gives one label, but {len(config.label)} are named")
+    if not Path(config.data).exists():
+        raise TiltingError(f"there is no file or folder {config.data!r} of labelled pictures")
+    return config
+
+
+def _whole(given: Mapping[str, Any], key: str, least: int) -> int | None:
+    return integer(key, given[key], least) if key in given else None
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    labels = [value] if isinstance(value, str) else value
+    if not isinstance(labels, list | tuple):
+        raise TiltingError(f"label must be a name or a list of names, not {value!r}")
+    names = [parse_label(text("label", one)).name for one in labels]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise TiltingError(f"the label {name!r} is given twice")
+        if len(names) > 1 and (name in (".", "..") or name.startswith(".") or set("/\\\0") & set(name)):
+            raise TiltingError(f"the label {name!r} cannot be the name of a folder, which each of several labels has")
+    return tuple(labels)
+
+
+def _labeller(value: object) -> str | None:
+    if value is None:
+        return None
+    spec = parse_spec(text("label-by", value))
+    if spec.weight != 1:
+        raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
+    if spec.name in ALONE:
+        raise TiltingError(f"--label-by {spec.text} cannot label pictures one by one: choose another reward, or a function")
+    return spec.text
+
+
+def _widths(value: object) -> tuple[int, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise TiltingError(f"widths must be whole numbers such as 16,32,64, not {value!r}")
+    numbers = (int(p) if isinstance(p, str) and p.strip().isdigit() else p for p in parts)
+    return tuple(integer("widths", n, 1) for n in numbers)
+
+
+def _check_kind(config: FitConfig) -> None:
+    if config.kind not in KINDS and not Path(config.kind).is_dir():
+        raise TiltingError(f"--kind is cnn, mlp or the folder of an image classifier, and {config.kind!r} is none of them")
+    if config.embedder is not None and config.kind != "mlp":
+        raise TiltingError(f"--embedder is the CLIP of --kind mlp, which --kind {config.kind} does not have")
+    if config.embedder is not None and not Path(config.embedder).is_dir() and config.embedder.count("/") != 1:
+        raise TiltingError(f"there is no folder {config.embedder!r} for --embedder")
+    if config.widths and config.kind not in KINDS:
+        raise TiltingError("--widths are of a cnn or an mlp; a classifier's head is one linear layer")
