@@ -1,7 +1,7 @@
 """Memory of CoDeX's gradients: what autograd holds at once, by particles, prompts and batch size.
 
-Every tensor saved for a backward pass is counted while it lives (once per storage, weights excepted); the peak is exact and the same on
-every machine. It must follow --batch-size alone: not N, not the number of prompts.
+Every tensor saved for a backward pass is counted while it lives (once per storage, weights excepted); the peak is exact and
+the same on every machine. It must follow --batch-size alone: not N, not the number of prompts.
 
     python benchmarks/memory.py
 """
@@ -57,7 +57,12 @@ def peak(model, particles: int, prompts: int, batch: int) -> float:
     method = tl.presets.codex(particles=particles, gradient_block=1, window=(1, 0))
     with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda box: box.tensor):
         tl.generate(
-            model, ["a fox", "an owl", "a bus", "a pear"][:prompts], reward=tl.rewards.clip(), method=method, steps=3, batch_size=batch
+            model,
+            ["a fox", "an owl", "a bus", "a pear"][:prompts],
+            reward=tl.rewards.clip(),
+            method=method,
+            steps=3,
+            batch_size=batch,
         )
     return held.peak / 1e6
 

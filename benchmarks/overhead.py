@@ -2,8 +2,9 @@
 
     python benchmarks/overhead.py        prints the median ratios; the promise is <= 1.05
 
-Runs and bare calls are interleaved in one process. The bare side makes as many denoiser, decoder and reward calls (with their backward
-passes, for codex) on tensors of the same shapes, and nothing else; the judge, which is not part of sampling, is left out of both.
+Runs and bare calls are interleaved in one process. The bare side makes as many denoiser, decoder and reward calls (with their
+backward passes, for codex) on tensors of the same shapes, and nothing else; the judge, which is not part of sampling, is left
+out of both.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def measure(name: str, steps: int, images: int, rounds: int, folder: Path) -> di
 
     def bare() -> None:
         grid = model.schedule.grid(steps)
-        model.encode_prompts(prompts + [""])
+        model.encode_prompts([*prompts, ""])
         for t in grid[-slopes - 1 : -1]:
             reward_slope(x, t, index, denoise, value)
         with torch.no_grad():

@@ -73,8 +73,8 @@ def base_draws(mixture, count, seed):
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
 def test_the_trained_sampler_draws_p_gamma(mixture, gamma):
-    """Theorem 1: for both labels 2,000 draws lie an eighth or less as far from importance-weighted draws of the same chain as the base
-    model's do (what is left is the optimiser's and the 16 steps'), and their mean p(y | x) is theirs."""
+    """Theorem 1: for both labels 2,000 draws lie an eighth or less as far from importance-weighted draws of the same chain as
+    the base model's do (what is left is the optimiser's and the 16 steps'), and their mean p(y | x) is theirs."""
     net = Drift()
     optimiser = Optimiser(rate=5e-3, weight_decay=0.0, clip=10.0)
     training = Training(dict(net.named_parameters()), optimiser.build(list(net.parameters())))

@@ -178,8 +178,7 @@ def test_ratio_is_one_and_kl_is_zero_before_the_first_update(mixture):
 
 def test_the_policy_gradient_is_unbiased(mixture):
     """REINFORCE with plain advantages against the gradient of the same expectation through the chain (the last step, which
-    has no
-    density, left out of both)."""
+    has no density, left out of both)."""
     net = moved(Drift(), 0.1)
     policy = replace(dpok(kl=0.0), advantage="plain", limit=1e9)
     score, path = [], []
@@ -374,5 +373,5 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path):
     (place / "weights.safetensors").write_bytes(data[: len(data) // 2])
     assert read(tmp_path).step == 0
     (tmp_path / "00000000" / "state.json").write_text("{")
-    with pytest.raises(TiltingError, match="no checkpoint in .* can be read"):
+    with pytest.raises(TiltingError, match=r"no checkpoint in .* can be read"):
         read(tmp_path)

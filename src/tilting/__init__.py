@@ -7,8 +7,12 @@ out = tl.generate(pipe, ["a fox"], reward=tl.rewards.clip(), method=tl.presets.c
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
+
+from tilting import finetune
 
 if TYPE_CHECKING:
     from tilting import presets, rewards
@@ -17,7 +21,9 @@ if TYPE_CHECKING:
     from tilting.types import RewardError, TiltingError
 
 __version__ = "0.1.0"
-__all__ = ["Result", "RewardError", "TiltingError", "draw", "generate", "identities", "load", "plan", "presets", "rewards"]
+__all__ = [
+    "Result", "RewardError", "TiltingError", "draw", "finetune", "generate", "identities", "load", "plan", "presets", "rewards",
+]  # fmt: skip
 
 _HOME = {
     "Result": "tilting.experiments.generate", "draw": "tilting.experiments.generate",
@@ -25,6 +31,16 @@ _HOME = {
     "identities": "tilting.experiments.generate",
     "load": "tilting.models", "RewardError": "tilting.errors", "TiltingError": "tilting.errors",
 }  # fmt: skip
+
+
+class _Finetune(ModuleType):
+    """The room `tilting.finetune`, which is called too: ``tl.finetune(pipe, prompts, reward)`` trains a LoRA."""
+
+    def __call__(self, *arguments, **options):
+        return import_module("tilting.experiments.finetuning").finetune(*arguments, **options)
+
+
+sys.modules[finetune.__name__].__class__ = _Finetune
 
 
 def __getattr__(name: str):

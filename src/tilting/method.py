@@ -191,7 +191,7 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
         raise TiltingError("copied starts at eta 0 give identical particles: use eta > 0 or independent starts")
     if method.needs_gradient and has_gradient is False:
         raise TiltingError(
-            f"{method.name} needs a differentiable reward: set {method.name}.probes for zero-order gradients, or use code or bon"
+            f"{method.name} needs a differentiable reward: set {method.name}.probes for zero-order ones, or use code or bon"
         )
     rules = [getattr(part, "rule", "plain") for part in (method.correct, *method.guides) if part is not None]
     if cfg == 1 and "cfg" in rules:

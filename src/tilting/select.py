@@ -7,11 +7,9 @@
     smc          log w += (potential - previous potential); resample when ESS < share · n
 
 The smc potential of a particle is λ_i r / β (difference), and with the final one exp(r(x_0) / β) the increments telescope:
-with a
-proposal of known density the weighted particles are exact draws of the tilt of the same chain as n grows (TDS, Wu et al.
-2023; DAS,
-Kim et al. 2025, tempers by λ_i; FK steering, Singhal et al. 2025, has the maximum and the sum of the values so far as well).
-Greedy and multinomial *add up* tilts with every block; their τ is not β.
+with a proposal of known density the weighted particles are exact draws of the tilt of the same chain as n grows (TDS, Wu et
+al. 2023; DAS, Kim et al. 2025, tempers by λ_i; FK steering, Singhal et al. 2025, has the maximum and the sum of the values so
+far as well). Greedy and multinomial *add up* tilts with every block; their τ is not β.
 """
 
 from __future__ import annotations

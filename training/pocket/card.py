@@ -54,9 +54,9 @@ pipeline_tag: text-to-image
 # pocket
 
 A small Stable Diffusion, trained from nothing on two CPU cores, that draws 64x64 pictures of 444 concepts in three drawing
-styles (noto, twemoji, fluent) over twelve background colours, and knows {len(load_words().aliases)} everyday words for
-them. It exists so that steering can be tried, tested and measured
-without downloads: its likeness to large models is in its parts and its mathematics, not in its pictures.
+styles (noto, twemoji, fluent) over twelve background colours, and knows {len(load_words().aliases)} everyday words for them.
+It exists so that steering can be tried, tested and measured without downloads: its likeness to large models is in its parts
+and its mathematics, not in its pictures.
 
 - `StableDiffusionPipeline.from_pretrained(<this folder>)` loads it. AutoencoderKL f8 with 12 latent channels ({p["vae"]:,}
   parameters), CLIP text encoder of 2 layers ({p["text_encoder"]:,}), UNet ({p["unet"]:,}), DDIM scheduler with zero terminal
@@ -109,11 +109,9 @@ Curves and sample sheets: `training/pocket/card/`. Every batch is a function of 
 ## Limits
 
 Simple shapes are drawn well, intricate ones melt; a style word is obeyed far less surely than a concept or a colour, and
-training has not
-reached its end (see the curves). pocket-clip and pocket-judge are the first version's, trained on pictures with more
-jitter than pocket's. Words outside the
-vocabulary mean little, and it knows nothing but these drawings. Emoji of people are left out. Not for any use where
-the content of a picture matters.
+training has not reached its end (see the curves). pocket-clip and pocket-judge are the first version's, trained on pictures
+with more jitter than pocket's. Words outside the vocabulary mean little, and it knows nothing but these drawings. Emoji of
+people are left out. Not for any use where the content of a picture matters.
 """
     (ASSETS / "pocket" / "README.md").write_text(text)
     curves()

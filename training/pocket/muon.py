@@ -1,9 +1,8 @@
 """Muon for the hidden weights, AdamW for the rest, behind one optimiser.
 
 A matrix W (a convolution is flattened to out x in·k·k) moves along its momentum with all singular values set to about
-one: W ← W - lr · 0.2 · sqrt(max(out, in)) · orth(m), orth by five Newton-Schulz steps (Jordan et al., 2024; the factor of
-Liu et
-al., 2025, gives the update AdamW's size, so that one learning rate serves both). Rare concepts are learnt as fast as
+one: W ← W - lr · 0.2 · sqrt(max(out, in)) · orth(m), orth by five Newton-Schulz steps (Jordan et al., 2024; the factor of Liu
+et al., 2025, gives the update AdamW's size, so that one learning rate serves both). Rare concepts are learnt as fast as
 common ones, which is what a model that must know 1,332 drawings needs.
 """
 

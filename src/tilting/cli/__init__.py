@@ -14,9 +14,13 @@ import typer
 
 from tilting import __version__
 from tilting.cli.compare import compare
+from tilting.cli.condition import condition
+from tilting.cli.doctor import doctor
 from tilting.cli.evaluate import evaluate
+from tilting.cli.finetune import finetune
 from tilting.cli.generate import generate
 from tilting.cli.lists import methods, models, rewards
+from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
 
@@ -25,13 +29,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 COMMANDS = {
-    "generate": generate, "compare": compare, "evaluate": evaluate, "recipe": recipe, "methods": methods,
-    "rewards": rewards, "models": models,
+    "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor,
+    "recipe": recipe, "methods": methods, "rewards": rewards, "models": models,
 }  # fmt: skip
-RESUMED = ("generate", "compare", "recipe")
+RESUMED = ("generate", "compare", "condition", "finetune", "recipe")
 """Commands that go on where they stopped."""
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
+app.add_typer(lora, name="lora")
+app.add_typer(condition, name="condition")
 
 
 @app.callback(invoke_without_command=True)
@@ -104,5 +110,6 @@ def _grammar(error) -> str:
         return f"there is no option {option!r}{nearest(option, known)}"
     command = re.fullmatch(r"No such command '(.*?)'.*", message, re.DOTALL)
     if command:
-        return f"there is no command {command[1]!r}{nearest(command[1], COMMANDS)}"
+        known = getattr(getattr(context, "command", None), "commands", COMMANDS)
+        return f"there is no command {command[1]!r}{nearest(command[1], known)}"
     return message[:1].lower() + message[1:]

@@ -33,6 +33,8 @@ def generate(
     settings: given_by.Settings = None,
     image: given_by.Picture = None,
     strength: given_by.Strength = None,
+    lora: Annotated[list[str] | None, option("--lora", metavar="DIR[=SCALE]", help="A LoRA to draw with, repeatable.")] = None,
+    lora_steps: Annotated[Text, option("--lora-steps", metavar="FIRST:LAST", help="Steps in which LoRAs are on. [all]")] = None,
     out: Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")] = None,
     seed: given_by.Seed = None,
     config: given_by.Config = None,
@@ -48,7 +50,7 @@ def generate(
         "prompts": prompts_file if prompts_file is not None else prompts or None, "model": model, "reward": reward or None,
         "method": method, "particles": particles, "steps": steps, "eta": eta, "cfg": cfg, "negative-prompt": negative_prompt,
         "images": images, "batch-size": batch_size, "image": image, "strength": strength, "out": out, "seed": seed,
-        "quiet": quiet, "json": as_json,
+        "lora": lora or None, "lora-steps": lora_steps, "quiet": quiet, "json": as_json,
     }  # fmt: skip
     options |= {key: value for key, value in given.items() if value is not None}
     options["set"] = {**(options.get("set") or {}), **dict(map(parse_setting, settings or []))}

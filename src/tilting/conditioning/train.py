@@ -5,9 +5,8 @@ one.
 
 whose optimum draws p_γ(x | c, y) ∝ p_pre(x | c) p(y | x)^γ (Theorem 1; from a random x_T exactly so only on a memoryless
 schedule: eta = 1
-and ᾱ_T = 0). The published code averages the KL over latent dimensions and weights it .01 beside .1 NLL: against the exact
-KL its γ is
-10 d; `effective_gamma` converts. A classifier without gradient is climbed by PPO instead (Remark 2).
+and ᾱ_T = 0). The published code averages the KL over latent dimensions and weights it .01 beside .1 NLL: against the exact KL
+its γ is 10 d; `effective_gamma` converts. A classifier without gradient is climbed by PPO instead (Remark 2).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rollover budget forcing (Kim et al. 2025, arXiv 2503.19385): as many children as it takes, and no more.
 
-At every step children x_s of x_t are drawn one after the other until the value of one beats the parent's; what is left of
-the step's
-quota N rolls over to later steps. If the budget runs out, the best child is taken. A child's evaluation is the next step's.
+At every step children x_s of x_t are drawn one after the other until the value of one beats the parent's; what is left of the
+step's quota N rolls over to later steps. If the budget runs out, the best child is taken. A child's evaluation is the next
+step's.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     A.3)
 
 log p(|x|) = (d - 1) log |x| - |x|² / 2 up to a constant: the chi density of a Gaussian's norm. At eta > 0 the chain's own
-noise is
-keyed and stays the same in every iteration, so x_0 is a function of x_T. Norms are per image: a batch is as its images alone.
+noise is keyed and stays the same in every iteration, so x_0 is a function of x_T. Norms are per image: a batch is as its
+images alone.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ from tilting.experiments.yaml_layer import SWITCHES, flat
 from tilting.experiments.yaml_layer import Loader as _Loader  # noqa: F401  for evaluate_runs
 from tilting.experiments.yaml_layer import read_yaml as read_any
 from tilting.models import MODELS, find_model, usual
+from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
 from tilting.presets import PRESETS, Preset
 from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
 OPTIONS = (
     "prompts", "model", "reward", "method", "particles", "steps", "eta", "cfg", "negative-prompt", "images", "batch-size",
-    "out", "seed", "set", "image", "strength",
+    "out", "seed", "set", "image", "strength", "lora", "lora-steps",
 )  # fmt: skip
 STRENGTH = 0.6
 """The share of the steps that is drawn from a reference picture, where it is unset (the CoDeX thesis, (T+I)2I)."""
@@ -35,8 +36,8 @@ class GenerateConfig:
 
     Attributes:
         prompts, model, reward, method, particles, steps, eta, cfg, negative_prompt, images, batch_size, out, seed, image,
-            strength: the options of these names; ``particles`` is None for a method that has none, ``strength`` without
-            a picture.
+            strength, lora, lora_steps: the options of these names; ``particles`` is None for a method that has none,
+            ``strength`` without a picture, ``lora_steps`` without a LoRA.
         settings: every other field of the method's preset, by "method.field".
         unused: options that were given and that the method has no use for.
     """
@@ -58,6 +59,12 @@ class GenerateConfig:
     strength: float | None = None
     settings: tuple[tuple[str, object], ...] = ()
     unused: tuple[str, ...] = ()
+    lora: tuple[str, ...] = ()
+    lora_steps: str | None = None
+
+    def loras(self) -> list[LoraSpec]:
+        """The parsed LoRAs."""
+        return [parse_lora(lora) for lora in self.lora]
 
     def preset(self) -> Preset:
         """The preset this asks for."""
@@ -77,7 +84,8 @@ class GenerateConfig:
             "prompts": list(self.prompts), "model": self.model, "reward": list(self.reward), "method": self.method,
             "particles": self.particles, "steps": self.steps, "eta": self.eta, "cfg": self.cfg,
             "negative-prompt": self.negative_prompt, "images": self.images, "batch-size": self.batch_size,
-            "out": self.out, "seed": self.seed, "image": self.image, "strength": self.strength, "set": plain,
+            "out": self.out, "seed": self.seed, "image": self.image, "strength": self.strength,
+            "lora": list(self.lora), "lora-steps": self.lora_steps, "set": plain,
         }  # fmt: skip
 
     def yaml(self) -> str:
@@ -136,6 +144,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     config = _with_settings(config, given)
     config = _with_picture(config, given)
     config = _with_rewards(config, given)
+    config = _with_loras(config, given)
     _check_method(config)
     return config
 
@@ -186,6 +195,20 @@ def _with_picture(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateC
     image = text("image", given["image"])
     open_picture(image)
     return replace(config, image=image, strength=strength)
+
+
+def _with_loras(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
+    """LoRAs that are there, and the steps they are on in, which have no use without one."""
+    config = replace(config, lora=tuple(texts("lora", given.get("lora", []))))
+    config.loras()
+    if "lora-steps" not in given:
+        return config
+    window = text("lora-steps", given["lora-steps"])
+    if parse_window(window)[0] >= config.steps:
+        raise TiltingError(f"lora-steps {window!r} begins after the last of {config.steps} steps, which is {config.steps - 1}")
+    if not config.lora:
+        return replace(config, unused=(*config.unused, "lora-steps"))
+    return replace(config, lora_steps=window)
 
 
 def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:

@@ -127,7 +127,10 @@ def _what_is_wrong(manifest: Any) -> str | None:
 def config_of(config: GenerateConfig) -> dict[str, Any]:
     """``config`` of a manifest: the options, what the reference picture holds, and which options had no use."""
     picture = digest(Path(config.image)) if config.image else None
-    return json.loads(json.dumps({**config.mapping(), "image-sha256": picture, "unused": list(config.unused)}))
+    loras = [digest(lora.file) for lora in config.loras()]
+    return json.loads(
+        json.dumps({**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)})
+    )
 
 
 def check_same(folder: Path, manifest: Mapping[str, Any], config: GenerateConfig, identities: Mapping[str, Any]) -> None:
@@ -135,8 +138,10 @@ def check_same(folder: Path, manifest: Mapping[str, Any], config: GenerateConfig
     before, now = {**manifest["config"]}, config_of(config)
     for key in now:
         old, new = before.get(key), now[key]
-        if key in ("out", "unused", "image") or old == new:
+        if key in ("out", "unused", "image") or old == new or (key not in before and not new):
             continue
+        if key == "lora-sha256":
+            raise TiltingError(f"{str(folder)!r} holds a run whose LoRA had other weights: choose another --out")
         if key == "image-sha256":
             key, old, new = "image", before.get("image"), now["image"]
             if old == new:

@@ -45,7 +45,14 @@ def load_parts(config: GenerateConfig) -> Parts:
         from tilting.metrics.judge import PocketJudge
 
         judge = PocketJudge().score
-    return Parts(load(config.model), reward, judge)
+    model = load(config.model)
+    if config.lora:
+        from tilting.models.lora import attach_all
+        from tilting.models.lora_file import parse_window
+
+        window = parse_window(config.lora_steps) if config.lora_steps else None
+        model = attach_all(model, config.loras(), config.steps, window)
+    return Parts(model, reward, judge)
 
 
 class Folder:

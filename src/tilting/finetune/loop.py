@@ -2,13 +2,13 @@
 
     for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
 
-A step whose loss, reward or gradient is not finite, or whose reward fails, is skipped and counted; ten in a row stop the
-run. Everything
-random is keyed by (seed, step): a resumed run is the same run.
+A step whose loss, reward or gradient is not finite, or whose reward fails, is skipped and counted; ten in a row stop the run.
+Everything random is keyed by (seed, step): a resumed run is the same run.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ class Training:
     def saved(self) -> Saved:
         """A copy for a checkpoint."""
         weights = {name: p.detach().clone() for name, p in self.parameters.items()}
-        state = {"memory": self.memory, "skipped": self.skipped, "row": self.row}
+        state = {"memory": copy.deepcopy(self.memory), "skipped": self.skipped, "row": self.row}
         return Saved(self.step, weights, optimiser_tensors(self.optimiser), state)
 
     def restore(self, saved: Saved) -> None:

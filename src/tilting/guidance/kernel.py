@@ -12,8 +12,8 @@
                                                   Guidance backward (x_t kept, which is eps -= α_t / σ_t · Δ)
 
 Each is a frozen value, (kernel, slope at x_t, site) -> kernel; none changes the kernel's std, and since none depends on the
-drawn point,
-every guided kernel is Gaussian and its density is known. Several guides compose in order; all look at the same unguided slope.
+drawn point, every guided kernel is Gaussian and its density is known. Several guides compose in order; all look at the same
+unguided slope.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@
     black-box rewards)
 
 A zero-order gradient of N' probes in d dimensions has cosine of about sqrt(N' / (d + N' + 1)) to the true one for any σ: a
-smaller
-σ (here relative to the noise level σ_t) removes bias, only more probes remove noise.
+smaller σ (here relative to the noise level σ_t) removes bias, only more probes remove noise.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 App. D.1).
 
 φ is an embedding with |Y| + 1 rows, zero at first; its last row means "no label" and stays zero. A continuous label has a
-small network
-whose last layer is zero at first. Several labels add. Where the embedding enters:
+small network whose last layer is zero at first. Several labels add. Where the embedding enters:
 
     latent    x_t + E_y                         section 4.2
     score     eps - σ_t E_y                     App. D.1: added to the predicted score

@@ -1,13 +1,14 @@
 """LoRA on a model's UNet: W' = W + Σ_i w_i B_i A_i (Hu et al. 2022). The only importer of peft.
 
 Targets are the paper's: cross-attention (attn2) and feed-forward layers of the UNet (Clark et al. 2024, A.1). alpha = rank,
-so that the
-scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Files are diffusers' own format
-(`pipe.load_lora_weights(folder)`). Adapters are kept by name in the UNet; scales and step windows are context managers.
+so that the scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Files are diffusers'
+own format (`pipe.load_lora_weights(folder)`). Adapters are kept by name in the UNet; scales and step windows are context
+managers.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tilting.models.lora_file import FILE as FILE
+from tilting.models.lora_file import LoraSpec, lora_file
 from tilting.types import Denoise, Prediction, TiltingError, Time
 
-FILE = "pytorch_lora_weights.safetensors"
 TARGETS = {
     "attn2": ("to_q", "to_k", "to_v", "to_out.0"),
     "attn1": ("to_q", "to_k", "to_v", "to_out.0"),
@@ -69,7 +71,12 @@ def lora_state(unet: nn.Module, name: str = "tilting") -> dict[str, Tensor]:
     from peft.utils.save_and_load import get_peft_model_state_dict
 
     state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=name))
-    return {f"unet.{key}": value.detach().float().cpu().contiguous() for key, value in state.items()}
+    return {f"unet.{_named(key)}": value.detach().float().cpu().contiguous() for key, value in state.items()}
+
+
+def _named(key: str) -> str:
+    """A weight under diffusers' name; its own conversion leaves feed-forward layers under peft's."""
+    return key.replace("lora_A", "lora.down").replace("lora_B", "lora.up")
 
 
 def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
@@ -90,18 +97,14 @@ def read_lora(place: str | Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(place)
-    path = path / "lora" if (path / "lora" / FILE).is_file() else path
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise TiltingError(f"there is no LoRA at {str(place)!r}: it needs {FILE}")
+    path = lora_file(place)
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise TiltingError(f"{str(path)!r} is not a LoRA file: {error}") from error
     if not any(key.endswith(".lora.down.weight") or key.endswith(".lora_A.weight") for key in state):
         raise TiltingError(f"{str(path)!r} holds no LoRA weights")
-    return {key.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): value.float() for key, value in state.items()}
+    return {_named(key): value.float() for key, value in state.items()}
 
 
 def rank_of(state: Mapping[str, Tensor]) -> int:
@@ -138,7 +141,9 @@ def load_lora(unet: Any, state: Mapping[str, Tensor], name: str, scale: float = 
     config = LoraConfig(r=max(ranks.values()), lora_alpha=max(ranks.values()), target_modules=list(layers),
                         rank_pattern=ranks, alpha_pattern=ranks)  # fmt: skip
     before = active(unet)
-    unet.add_adapter(config, adapter_name=name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
+        unet.add_adapter(config, adapter_name=name)
     peft_state = {
         f"{layer}.lora_{'A' if side == 'down.weight' else 'B'}.weight": value
         for layer, sides in layers.items() for side, value in sides.items()
@@ -208,3 +213,38 @@ def windowed(unet: Any, denoise: Denoise, grid: Sequence[Time], first: int = 0, 
             return denoise(x, t, rows)
 
     return inside
+
+
+class Windowed:
+    """A model whose LoRAs are on only in some steps of a grid; all else is the model's own.
+
+    Args:
+        model: with LoRAs attached.
+        steps: of the grid.
+        first, last: the LoRAs are on in the steps first <= i < last.
+    """
+
+    def __init__(self, model: Any, steps: int, first: int = 0, last: int | None = None):
+        self._model, self._grid, self._window = model, model.schedule.grid(steps), (first, last)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+        return windowed(self._model.unet, self._model.denoiser(prompts, cfg, negative), self._grid, *self._window)
+
+
+def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
+    """Stack LoRAs on a model, each by its scale, in place of those stacked before; within a window of steps if there is one.
+
+    Raises:
+        TiltingError: if one does not fit the model, naming it.
+    """
+    for i, spec in enumerate(loras):
+        if f"stacked{i}" in getattr(model.unet, "peft_config", {}):
+            model.unet.delete_adapters(f"stacked{i}")
+        try:
+            load_lora(model.unet, read_lora(spec.file), f"stacked{i}", spec.scale)
+        except TiltingError as error:
+            raise TiltingError(f"{spec.text!r}: {error}") from error
+    return model if window is None else Windowed(model, steps, *window)

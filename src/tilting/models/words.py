@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Words:
     styles: tuple[str, ...]
     colours: dict[str, tuple[int, int, int]]
     held_out: frozenset[tuple[int, int, int]]
-    aliases: dict[str, int]
+    aliases: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

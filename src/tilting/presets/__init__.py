@@ -1,9 +1,8 @@
 """The named methods: frozen settings with a ``build(steps)`` that composes them out of parts for a run of T steps.
 
-Every field's default is the model pocket's; ``published`` beside it holds what the paper used. Fields that count in steps
-may be None,
-and then scale with T, so that an unset default never causes a refusal. Take one apart with ``dataclasses.replace`` on what
-it builds.
+Every field's default is the model pocket's; ``published`` beside it holds what the paper used. Fields that count in steps may
+be None, and then scale with T, so that an unset default never causes a refusal. Take one apart with ``dataclasses.replace``
+on what it builds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Presets that push one stream (or the best of N) with gradients: dps, mpgd, freedom, ug, lgd, tfg.
 
 Strengths under the rule "unit" are in units of the latents' own (a gradient of rms 1), so that one default serves rewards of
-any scale;
-"plain" is the papers' own, in latents per reward.
+any scale; "plain" is the papers' own, in latents per reward.
 """
 
 from __future__ import annotations
@@ -80,9 +79,8 @@ class Mpgd:
     """Manifold-preserving guidance: the estimate x0 moves along ∇_{x0} r(D(x0)) and the step goes on; no gradient of the
     network.
 
-    He et al. 2024. Paper: eps is kept. Published code: the posterior mean is computed again with x_t fixed, which shrinks
-    the move 13-15 times
-    and explains its large scale.
+    He et al. 2024. Paper: eps is kept. Published code: the posterior mean is computed again with x_t fixed, which shrinks the
+    move 13-15 times and explains its large scale.
 
     Attributes:
         strength: c.

@@ -6,8 +6,8 @@ tilt.
     loss = Σ_t | (mean_θ(x_t) - mean_base(x_t)) / std + std ã_s |²                   ã and x_t held constant
 
 KL-regularised control from a random x_T carries a value-function bias V(0, x_T) unless the schedule is memoryless: eta = 1
-with ᾱ_T = 0. Then
-the optimum is p* as T grows. The last step (std 0) is the base's own and is left out; its Jacobian is in the adjoint.
+with ᾱ_T = 0. Then the optimum is p* as T grows. The last step (std 0) is the base's own and is left out; its Jacobian is in
+the adjoint.
 """
 
 from __future__ import annotations

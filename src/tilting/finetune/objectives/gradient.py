@@ -124,8 +124,7 @@ class Refl:
     """ReFL: the reward of the one-step estimate at a random one of the last m steps.
 
     Its code: DDPM 40 steps, a step in 30..39, no CFG, loss 1e-3 relu(2 - r), lr 1e-5, the full UNet. With m = 1 it is
-    DRaFT-1, when the last grid
-    value is (1, 0) and the CFG is the same.
+    DRaFT-1, when the last grid value is (1, 0) and the CFG is the same.
 
     Attributes:
         last: m; the paper's comparison (Clark et al. 2024) has 20 of 50.

@@ -6,8 +6,7 @@
     DPOK (Fan et al. 2023): -A log p_θ + β KL(p_θ || p_base) per step
 
 log p is a *mean* over latent dimensions in the published DDPO code, which is why its clip can be 1e-4; ``reduction`` says
-which. The step of
-std 0 (the last) has no density and is left out. On the first update every ratio is exactly 1.
+which. The step of std 0 (the last) has no density and is left out. On the first update every ratio is exactly 1.
 """
 
 from __future__ import annotations

@@ -25,10 +25,23 @@ from tilting.types import Denoise, TiltingError
 
 
 def draw(world: World) -> tuple[Tensor, Tensor]:
-    """Finished samples of the current model and their rewards, without gradients."""
+    """Finished samples of the current model and their rewards, without gradients; ranks of broken rewards mean nothing."""
     with torch.no_grad():
         clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool)).clean
-        return clean, world.value(clean, world.rows).detach()
+        value = world.value(clean, world.rows).detach()
+    if not world.all(value).isfinite().all():
+        raise FloatingPointError("the reward is not finite")
+    return clean, value
+
+
+def ranked(world: World, value: Tensor, size: int) -> list[list[int]]:
+    """Rows of each group of ``size`` images of a prompt, worst first; a prompt that comes again makes more groups."""
+    prompts = [w.prompt for w in world.who]
+    groups = []
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt]
+        groups += [rows[i : i + size] for i in range(0, len(rows), size)]
+    return [sorted(rows, key=lambda i: value[i].item()) for rows in groups]
 
 
 def denoising_error(denoise: Denoise, clean: Tensor, rows: Tensor, world: World, repeat: int = 0) -> Tensor:
@@ -87,9 +100,7 @@ class Raft:
 
     def __call__(self, world: World) -> Iterator[Loss]:
         clean, value = draw(world)
-        prompts = [w.prompt for w in world.who]
-        best = torch.tensor([max((i for i, p in enumerate(prompts) if p == prompt), key=lambda i: value[i].item())
-                             for prompt in dict.fromkeys(prompts)])  # fmt: skip
+        best = torch.tensor([rows[-1] for rows in ranked(world, value, self.size)])
         for k in range(self.times):
             error = denoising_error(world.plain, clean[best], best.to(clean.device), world, k)
             numbers = {"reward": value.mean().item(), "kept": value[best].mean().item()} if k == 0 else {}
@@ -119,12 +130,7 @@ class PreferencePairs:
 
     def __call__(self, world: World) -> Iterator[Loss]:
         clean, value = draw(world)
-        prompts = [w.prompt for w in world.who]
-        pairs = []
-        for prompt in dict.fromkeys(prompts):
-            rows = sorted((i for i, p in enumerate(prompts) if p == prompt), key=lambda i: value[i].item())
-            if len(rows) > 1:
-                pairs.append((rows[-1], rows[0]))
+        pairs = [(rows[-1], rows[0]) for rows in ranked(world, value, self.size) if len(rows) > 1]
         if not pairs:
             raise TiltingError("dpo needs two images of a prompt in a batch")
         win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))

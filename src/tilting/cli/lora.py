@@ -1,0 +1,65 @@
+"""`tilting lora scale | mix | info`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from tilting.cli.options import Quiet, option
+from tilting.errors import TiltingError
+from tilting.models.lora_file import lora_file, parse_lora
+
+lora = typer.Typer(
+    help="Scale, mix and look at LoRAs.", rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+Place = Annotated[str, typer.Argument(metavar="DIR", help="A LoRA's folder, or a fine-tuning run's.", show_default=False)]
+Out = Annotated[str | None, option("--out", metavar="DIR", help="Folder to write.")]
+
+
+@lora.command()
+def info(place: Place, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """What a LoRA holds: rank, layers, parts, and how much it adds."""
+    lora_file(place)
+    from tilting.experiments.lora_tools import lora_info
+
+    found = lora_info(place)
+    if as_json:
+        return typer.echo(json.dumps(found, indent=1))
+    for key, value in found.items():
+        shown = ", ".join(value) if isinstance(value, list) else f"{value:.6g}" if isinstance(value, float) else value
+        typer.echo(f"{key:12}{shown}")
+
+
+@lora.command()
+def scale(
+    place: Place,
+    factor: Annotated[float, typer.Argument(metavar="FACTOR", help="Of what it adds.", show_default=False)],
+    out: Out = None,
+    quiet: Quiet = None,
+) -> None:
+    """Write a LoRA that adds FACTOR times what DIR adds."""
+    _write([f"{place}={factor!r}"], out, bool(quiet))
+
+
+@lora.command()
+def mix(
+    places: Annotated[list[str], typer.Argument(metavar="DIR[=SCALE]...", help="LoRAs of one model.", show_default=False)],
+    out: Out = None,
+    quiet: Quiet = None,
+) -> None:
+    """Write a LoRA that adds what several add together, each by its scale."""
+    _write(places, out, bool(quiet))
+
+
+def _write(places: list[str], out: str | None, quiet: bool) -> None:
+    specs = [parse_lora(place) for place in places]
+    if out is None:
+        raise TiltingError("say where to write: --out DIR")
+    from tilting.experiments.lora_tools import lora_info, write_mix
+
+    path = write_mix(specs, out)
+    if not quiet:
+        typer.echo(f"LoRA of rank {lora_info(str(path))['rank']}: {path}")

@@ -1,0 +1,112 @@
+"""What there is to know of an objective without torch: its settings, what it asks of reward and sampler, its group.
+
+The factories of `tilting.finetune.objectives` are the one place where settings and defaults are written; their signatures
+are read from its source, because importing it takes seconds and a wrong word is refused before.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tilting.errors import TiltingError, nearest
+from tilting.experiments.settings import typed
+
+GRADIENT = ("draft", "draft-k", "draft-lv", "refl", "alignprop", "adjoint")
+"""Objectives that need a differentiable reward."""
+DENSITY = ("ddpo", "dpok", "grpo", "adjoint")
+"""Objectives whose steps need a density: eta above 0."""
+CHOICES: dict[str, Any] = {
+    "shape": Literal["linear", "relu"], "rule": Literal["random", "step"], "reduction": Literal["mean", "sum"],
+    "advantage": Literal["buffer", "group", "plain"],
+}  # fmt: skip
+LEAST = {
+    "k": 1, "last": 1, "copies": 0, "epochs": 1, "chunks": 1, "times": 1, "size": 2, "kl": 0.0, "eps_kl": 0.0, "dropout": 0.0,
+    "share": 0.0, "beta": 0.0, "clip": 0.0,
+}  # fmt: skip
+POSITIVE = ("share", "beta", "clip")
+_KINDS = {"float": float, "int": int, "bool": bool, "str": str, "int | None": int | None, "float | None": float | None}
+
+
+class Factory(NamedTuple):
+    """An objective's factory.
+
+    Attributes:
+        about: its docstring.
+        fields: by setting, (annotation, default).
+    """
+
+    about: str
+    fields: dict[str, tuple[Any, Any]]
+
+
+@cache
+def factories() -> dict[str, Factory]:
+    """The objectives by name, read from their source."""
+    found = find_spec("tilting.finetune")
+    assert found is not None and found.origin is not None
+    tree = ast.parse((Path(found.origin).parent / "objectives" / "__init__.py").read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    table = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "OBJECTIVES")
+    assert isinstance(table, ast.Dict)
+    names = {ast.literal_eval(key): ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True) if key}
+    return {name: _factory(functions[function]) for name, function in names.items()}
+
+
+def _factory(node: ast.FunctionDef) -> Factory:
+    fields = {}
+    for argument, default in zip(node.args.args, node.args.defaults, strict=True):
+        hint = CHOICES.get(argument.arg) or _KINDS[ast.unparse(argument.annotation)] if argument.annotation else str
+        fields[argument.arg] = (hint, ast.literal_eval(default))
+    return Factory(ast.get_docstring(node) or "", fields)
+
+
+def defaults(objective: str) -> dict[str, Any]:
+    """Settings of an objective as they are unset."""
+    return {field: default for field, (_, default) in factories()[objective].fields.items()}
+
+
+def setting(key: str, value: object) -> tuple[str, str, object]:
+    """Check one ``objective.field`` and its value: (objective, field, value). Raises TiltingError with the nearest right
+    name."""
+    objective, dot, field = key.partition(".")
+    if not dot:
+        raise TiltingError(f"{key!r} must be OBJECTIVE.FIELD, such as draft.kl")
+    if objective not in factories():
+        raise TiltingError(f"there is no objective {objective!r}{nearest(objective, factories())}")
+    known = factories()[objective].fields
+    if field not in known:
+        raise TiltingError(f"there is no setting {key!r}{nearest(field, known)}")
+    result = typed(key, value.strip() if isinstance(value, str) else value, known[field][0])
+    if isinstance(result, int | float) and not isinstance(result, bool) and field in LEAST:
+        least = LEAST[field]
+        if result < least or (result == least and field in POSITIVE):
+            word = "above" if field in POSITIVE else "at least"
+            raise TiltingError(f"{key} must be {word} {least:g}, not {result:g}")
+        if (field == "share" and result > 1) or (field == "dropout" and result >= 1):
+            raise TiltingError(f"{key} must be {'at most' if field == 'share' else 'below'} 1, not {result:g}")
+    return objective, field, result
+
+
+def group_of(settings: dict[str, Any]) -> int:
+    """Images of a prompt that must stand together in a batch."""
+    return int(settings.get("size", 1))
+
+
+def usual_eta(objective: str, settings: dict[str, Any]) -> float:
+    """eta where it is unset: 0 where gradients go through the chain and no density is asked for, else 1."""
+    deterministic = objective in GRADIENT and objective not in DENSITY and not settings.get("kl", 0.0)
+    return 0.0 if deterministic else 1.0
+
+
+def check_eta(objective: str, settings: dict[str, Any], eta: float) -> None:
+    """Refuse a deterministic chain where steps need a density. Raises TiltingError."""
+    if eta > 0:
+        return
+    if objective in DENSITY:
+        raise TiltingError(f"{objective} needs eta above 0 (1 is usual): a deterministic step has no probability")
+    if settings.get("kl", 0.0) > 0:
+        raise TiltingError(f"{objective}.kl needs eta above 0 (1 is usual): a deterministic chain has no density")

@@ -1,0 +1,64 @@
+"""LoRA files in numbers and mixed: W' = W + Σ_i w_i B_i A_i. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilting.errors import TiltingError
+from tilting.experiments.folder import check_writable, digest
+from tilting.models.lora_file import LoraSpec, lora_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def lora_info(place: str) -> dict[str, Any]:
+    """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest."""
+    from tilting.models.lora import TARGETS, rank_of, read_lora
+
+    state = read_lora(place)
+    norms = delta_norms(state)
+    found = [part for part in TARGETS if any(f".{part}." in layer for layer in norms)]
+    return {
+        "file": str(lora_file(place)), "sha256": digest(lora_file(place)), "rank": rank_of(state), "layers": len(norms),
+        "parameters": sum(value.numel() for value in state.values()), "parts": found,
+        "norm": sum(value**2 for value in norms.values()) ** 0.5, "largest": max(norms, key=lambda layer: norms[layer]),
+    }  # fmt: skip
+
+
+def delta_norms(state: dict[str, Tensor]) -> dict[str, float]:
+    """|B A| (Frobenius) of each layer, from the ranks' Gram matrices, without making B A."""
+    norms = {}
+    for key, down in state.items():
+        if key.endswith(".lora.down.weight"):
+            layer = key.removesuffix(".lora.down.weight")
+            a, b = down.flatten(1).double(), state[f"{layer}.lora.up.weight"].flatten(1).double()
+            norms[layer] = float(((a @ a.T) * (b.T @ b)).sum().clamp(min=0).sqrt())
+    return norms
+
+
+def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
+    """One LoRA that adds what these add together, each by its scale; its rank is the sum of theirs.
+
+    Raises:
+        TiltingError: for LoRAs of different models, or a folder that is one of theirs.
+    """
+    folder = check_writable(out)
+    for spec in loras:
+        if spec.file.parent.resolve() == folder.resolve():
+            raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
+    from tilting.models.lora import mix, read_lora, save_lora
+
+    states = [read_lora(spec.file) for spec in loras]
+    for spec, state in zip(loras, states, strict=True):
+        for key in state.keys() & states[0].keys():
+            rank = 0 if key.endswith("lora.down.weight") else 1
+            mine, first = list(state[key].shape), list(states[0][key].shape)
+            del mine[rank], first[rank]
+            if mine != first:
+                raise TiltingError(f"{spec.text!r} and {loras[0].text!r} are of different models: {key} differs in shape")
+        if not state.keys() & states[0].keys():
+            raise TiltingError(f"{spec.text!r} and {loras[0].text!r} are of different models: they share no layer")
+    return save_lora(mix(states, [spec.scale for spec in loras]), folder)

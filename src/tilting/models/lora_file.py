@@ -1,0 +1,66 @@
+"""Where a LoRA lies, and at what scale it is asked for: DIR, DIR/lora or a file, each with =SCALE. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from tilting.errors import TiltingError
+
+FILE = "pytorch_lora_weights.safetensors"
+
+
+class LoraSpec(NamedTuple):
+    """A LoRA that is asked for.
+
+    Attributes:
+        file: its weights.
+        scale: of what it adds; 0 is the base model.
+        text: as it was written.
+    """
+
+    file: Path
+    scale: float
+    text: str
+
+
+def lora_file(place: str | Path) -> Path:
+    """The weights in a LoRA's folder, a fine-tuning run's, or the file itself. Raises TiltingError where there are none."""
+    path = Path(place)
+    path = path / "lora" if (path / "lora" / FILE).is_file() else path
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise TiltingError(f"there is no LoRA at {str(place)!r}: it needs {FILE}")
+    if path.suffix != ".safetensors":
+        raise TiltingError(f"a LoRA is read from .safetensors only, which {str(path)!r} is not")
+    return path
+
+
+def parse_lora(text: str) -> LoraSpec:
+    """Read DIR[=SCALE]; a trailing "=<number>" is the scale, 1 by default.
+
+    Raises:
+        TiltingError: no LoRA there, or a scale that is not a finite number.
+    """
+    place, equals, tail = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return LoraSpec(lora_file(text), 1.0, text)
+    try:
+        scale = float(tail)
+    except ValueError:
+        raise TiltingError(f"the scale in the LoRA {text!r} must be a number, not {tail!r}") from None
+    if not math.isfinite(scale):
+        raise TiltingError(f"the scale in the LoRA {text!r} must be finite")
+    return LoraSpec(lora_file(place), scale, text)
+
+
+def parse_window(text: str) -> tuple[int, int | None]:
+    """FIRST:LAST, the steps first <= i < last in which a LoRA is on; either may be left out. Raises TiltingError."""
+    first, colon, last = text.strip().partition(":")
+    if not colon or not all(part == "" or part.isdigit() for part in (first, last)):
+        raise TiltingError(f"lora-steps is FIRST:LAST, such as 0:10 or 40:, not {text!r}")
+    window = (int(first or 0), int(last) if last else None)
+    if window[1] is not None and window[1] <= window[0]:
+        raise TiltingError(f"lora-steps {text!r} holds no step: its last must be above its first")
+    return window

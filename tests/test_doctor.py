@@ -1,0 +1,113 @@
+"""`tilting doctor`: what is right passes, and each fault it is there for is found and named."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+import tilting as tl
+from tilting.cli import main
+from tilting.experiments import doctor as module
+from tilting.experiments.doctor import doctor
+from tilting.experiments.finetune import Parts
+from tilting.experiments.finetune_config import resolve_finetune
+
+OPTIONS = {"prompts": ["a fox", "a cat"], "steps": 3, "rank": 2, "batch-size": 2}
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return tl.load("pocket")
+
+
+class Reward:
+    """A smooth reward of a picture, and wrong ways to write it."""
+
+    name, differentiable = "smooth", True
+
+    def __init__(self, fault: str = ""):
+        self.fault = fault
+
+    def __call__(self, images, prompts):
+        half = images[:, :, :, images.shape[3] // 2 :]
+        other = images[:, :, :, : images.shape[3] // 2]
+        if self.fault == "half":  # a part of the gradient is lost
+            other = other.detach()
+        value = ((half - 0.3) ** 2).mean((1, 2, 3)) + ((other - 0.6) ** 2).mean((1, 2, 3))
+        return value.detach() if self.fault == "none" else value
+
+
+def examine(pocket, fault="", full=False, **options):
+    config = resolve_finetune({**OPTIONS, **options})
+    return doctor(config, full, lambda config: Parts(pocket, Reward(fault), None, None))
+
+
+def failing(found):
+    return [name for name, check in found["checks"].items() if not check["ok"]]
+
+
+def test_a_sound_run_passes_and_its_arithmetic_is_right(pocket):
+    found = examine(pocket, full=True, **{"accumulate": 2, "batch-size": 4, "objective": "draft"})
+    assert failing(found) == []
+    assert set(found["checks"]) == {"reward gradient", "ratio", "kl", "precision"}
+    assert found["checks"]["reward gradient"]["error"] < 0.01
+    batch, memory = found["batch"], found["memory"]
+    assert (batch["images"], batch["at_once"], batch["images_in_all"]) == (4, 2, 800)
+    assert found["step"]["evaluations"] == 4 * 6  # three steps, each made again on the way back
+    weights = sum(p.numel() for n, p in pocket.named_parameters() if ".lora_" not in n) * 4
+    lora = sum(p.numel() for n, p in pocket.named_parameters() if ".lora_" in n) * 4
+    assert memory["model"] == weights
+    assert memory["lora_and_optimiser"] == 4 * lora
+    assert memory["peak"] == sum(v for k, v in memory.items() if k != "peak")
+
+
+@pytest.mark.parametrize(("fault", "said"), [("half", "finite differences"), ("none", "no gradient")])
+def test_a_wrong_gradient_is_found(pocket, fault, said):
+    found = examine(pocket, fault)
+    assert failing(found) == ["reward gradient"]
+    assert said in found["checks"]["reward gradient"]["line"]
+    assert failing(examine(pocket, fault, objective="ddpo")) == []  # which asks for none
+
+
+def test_another_precision_in_the_rollout_is_found(pocket, monkeypatch):
+    import tilting.experiments.finetune_engine as engine
+
+    def uneven(accelerator, precision):
+        def context():
+            return nullcontext() if torch.is_grad_enabled() else torch.autocast("cpu", torch.bfloat16)
+
+        return engine.Engine(context=context)
+
+    monkeypatch.setattr(engine, "over", uneven)
+    assert "precision" in failing(examine(pocket))
+
+
+def test_a_base_that_is_another_network_is_found(pocket, monkeypatch):
+    import tilting.experiments.finetuning as home
+
+    attach = home.attach
+
+    def shaken(*arguments, **options):
+        found = attach(*arguments, **options)
+        for name, p in found.items():
+            if "lora_B" in name:
+                p.data += 0.02
+        return found
+
+    monkeypatch.setattr(home, "attach", shaken)
+    assert failing(examine(pocket)) == ["kl"]
+
+
+def test_the_command_exits_by_its_checks(pocket, monkeypatch, capsys):
+    for fault, code in (("", 0), ("none", 2)):
+        monkeypatch.setattr(module, "doctor", lambda config, full, f=fault: doctor(
+            config, full, lambda config: Parts(pocket, Reward(f), None, None)))  # fmt: skip
+        words = ["doctor", "a fox", "--steps", "3", "--rank", "2", "--json"]
+        assert main(words) == code
+        out, err = capsys.readouterr()
+        assert json.loads(out)["checks"]["reward gradient"]["ok"] is (code == 0)
+        assert ("a check failed, reward gradient" in err) is (code == 2)
+        assert err.count("\n") == (code == 2)
