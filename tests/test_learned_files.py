@@ -51,17 +51,21 @@ def home(tmp_path, monkeypatch):
     ("make", "file", "address"),
     [
         (aesthetic, "sac+logos+ava1-l14-linearMSE.pth", "github.com/christophschuhmann/improved-aesthetic-predictor"),
-        (pickscore, "model.safetensors", "/yuvalkirstain/PickScore_v1"), (hpsv2, "HPS_v2_compressed.pt", "/xswu/HPSv2"),
-        (lambda: hpsv2(version="2.1"), "HPS_v2.1_compressed.pt", "/xswu/HPSv2"),
-        (imagereward, "ImageReward.pt", "/THUDM/ImageReward"),
-        (lambda: detect("cat"), "config.json", "/google/owlvit-base-patch32"),
+        (pickscore, "model.safetensors", "yuvalkirstain/PickScore_v1"), (hpsv2, "HPS_v2_compressed.pt", "xswu/HPSv2"),
+        (lambda: hpsv2(version="2.1"), "HPS_v2.1_compressed.pt", "xswu/HPSv2"),
+        (imagereward, "ImageReward.pt", "THUDM/ImageReward"),
+        (lambda: detect("cat"), "config.json", "google/owlvit-base-patch32"),
     ],
 )  # fmt: skip
 def test_missing_weights_are_one_sentence(home, make, file, address):
     with pytest.raises(TiltingError) as caught:
         make()
     said = str(caught.value)
-    assert file in said and f"{address} and put it into {home / '.cache' / 'tilting'}" in said and "\n" not in said
+    assert (
+        file in said
+        and f"{address} on the Hugging Face hub and put it into {home / '.cache' / 'tilting'}" in said
+        and "\n" not in said
+    )
 
 
 def test_the_users_cache_comes_before_the_hub(home):

@@ -124,7 +124,7 @@ def plan(
     preset = preset or Base()
     steps = model.usual_steps if steps is None else steps
     cfg = model.usual_cfg if cfg is None else cfg
-    eta = getattr(preset, "usual_eta", 1.0) if eta is None else eta
+    eta = float(getattr(preset, "usual_eta", 1.0)) if eta is None else eta
     if batch_size < 1:
         raise TiltingError(f"batch_size must be at least 1, not {batch_size}")
     if not 0 < strength <= 1:
