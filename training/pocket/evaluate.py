@@ -116,6 +116,7 @@ def main() -> None:
     held = held[torch.randperm(len(held), generator=gen)[:STYLE_PROMPTS]]
     new = draw_prompts(model, [write_prompt(words, *map(int, row)) for row in held])
     out["generated_new_combinations"] = judged(net, new, dict(zip(("concept", "style", "background"), held.T, strict=True)))
+    picture(new[:48], 12, HERE / "card" / "new.png")
     pairs = list(words.aliases.items())
     others = [pairs[i] for i in torch.randperm(len(pairs), generator=gen)[:80].tolist()]
     pictures = draw_prompts(model, [article(alias) for alias, _ in others])
