@@ -298,3 +298,25 @@ def test_the_list_and_the_config(capsys, tmp_path):
     file.write_text(capsys.readouterr().out)
     assert main(["recipe", "--config", str(file), "--seed", "4", "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == {"recipe": "codex-fig5", "out": "X", "small": True, "seed": 4}
+
+
+def test_the_chosen_strength_is_the_most_reward_whose_judge_does_not_fall():
+    from tilting.experiments.recipes.codex_strengths import chosen
+
+    def row(strength, reward, high):
+        return {
+            "method": "dps", "set": {"dps.strength": strength}, "judge": {"mean": -1.0},
+            "rewards": {"clip": {"mean": reward}}, "against": {"base": {"judge": {"high": high}}},
+        }  # fmt: skip
+
+    rows = [row(0.1, 0.3, 0.2), row(0.2, 0.5, 0.0), row(0.4, 0.9, -0.1)]
+    assert chosen({"reward": ["clip"], "rows": rows}) == {"dps": 0.2}
+    assert chosen({"reward": ["clip"], "rows": rows[2:]}) == {"dps": None}
+
+
+def test_strengths_are_tuned_on_prompts_of_their_own():
+    tuned = {p for name in OURS if "strengths" in name for p in table_of(name).prompts}
+    others = {p for name in OURS if "strengths" not in name for p in table_of(name).prompts}
+    concepts = {read_prompt(load_words(), p).concept for p in others}
+    assert not tuned & others
+    assert not {read_prompt(load_words(), p).concept for p in tuned} & concepts

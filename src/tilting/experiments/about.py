@@ -58,8 +58,11 @@ def about_method(name: str) -> dict[str, Any]:
     kind = PRESETS[name]
     preset, hints = kind(), fields_of(name)
     about, more, said = documented(kind)
+    for base in kind.__mro__[1:-1]:  # what a family of presets shares is told once, on its base
+        said = documented(base)[2] | said
     settings = {}
-    for field in fields(kind):
+    own = vars(kind).get("__annotations__", {})
+    for field in sorted(fields(kind), key=lambda f: f.name not in own):
         choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
         known = {"default": _plain(field.default), "about": said.get(field.name, ""), "choices": list(choices)}
         if field.name in kind.published:

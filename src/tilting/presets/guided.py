@@ -6,7 +6,7 @@ any scale; "plain" is the papers' own, in latents per reward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tilting.presets.common import Rule, Window, estimator, guide_gate, one_of
@@ -20,18 +20,42 @@ ALL: Window = (1.0, 0.0)
 MIDDLE: Window = (0.7, 0.3)
 
 
-def _guided(name: str, guides: tuple[Guide, ...], slope: Estimator, window: Window, particles: int, repeat: int = 1) -> Method:
-    from tilting.method import Method
+@dataclass(frozen=True, kw_only=True)
+class Guided:
+    """What every one of them has beside its own settings.
 
-    gate = guide_gate(window)
-    return Method(
-        name, particles, guides=guides, slope=slope, guide_when=gate, repeat=repeat, repeat_when=gate,
-        final="reward" if particles > 1 else "first",
-    )  # fmt: skip
+    Attributes:
+        window: (high, low) bounds of t/T inside which it guides, and repeats.
+        particles: N whole guided runs, the best kept.
+        probes: N' antithetic pairs of zero-order gradients, for black-box rewards; None back-propagates.
+        sigma: size of a probe relative to the noise level.
+    """
+
+    window: Window = ALL
+    particles: int = 1
+    probes: int | None = None
+    sigma: float = 0.1
+    selects = False
+
+    @property
+    def climbs(self) -> bool:
+        return self.probes is None
+
+    def _estimator(self, **options: Any) -> Estimator:
+        return estimator(self.probes, self.sigma, **options)
+
+    def _method(self, name: str, slope: Estimator, *guides: Guide, repeat: int = 1) -> Method:
+        from tilting.method import Method
+
+        gate = guide_gate(self.window)
+        return Method(
+            name, self.particles, guides=guides, slope=slope, guide_when=gate, repeat=repeat, repeat_when=gate,
+            final="reward" if self.particles > 1 else "first",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Dps:
+class Dps(Guided):
     """Diffusion posterior sampling: each drawn x_s moves along ∇_{x_t} r(D(x0)), through the denoiser.
 
     Chung et al. 2023. The paper's loss is a squared distance with ζ ∝ 1 / its norm, which is a step of normalised size: rule
@@ -43,39 +67,27 @@ class Dps:
         strength: ζ.
         rule: how ζ sizes the step.
         form: where the gradient goes: "step" onto the drawn point, "score" onto eps (then ζ is 1 / β and rule is not used).
-        window: (high, low) bounds of t/T.
-        particles: N whole guided runs, the best kept.
-        probes, sigma: zero-order gradients for black-box rewards.
     """
 
     strength: float = 0.05
     rule: Rule = "unit"
     form: Literal["step", "score"] = "step"
-    window: Window = ALL
-    particles: int = 1
-    probes: int | None = None
-    sigma: float = 0.1
     name = "dps"
     paper = "Chung et al. 2023"
     cost = "N·T"
     density = True
     published: ClassVar[dict[str, Any]] = {"strength": 0.3, "rule": "plain", "steps": 1000}
-    selects = False
-
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Mean, Score
 
         one_of("dps.form", self.form, ("step", "score"))
         guide = Score(self.strength) if self.form == "score" else Mean(self.strength, self.rule)
-        return _guided("dps", (guide,), estimator(self.probes, self.sigma), self.window, self.particles)
+        return self._method("dps", self._estimator(), guide)
 
 
 @dataclass(frozen=True)
-class Mpgd:
+class Mpgd(Guided):
     """Manifold-preserving guidance: the estimate x0 moves along ∇_{x0} r(D(x0)) and the step goes on; no gradient of the
     network.
 
@@ -86,40 +98,29 @@ class Mpgd:
         strength: c.
         rule: how c sizes the step.
         source: "paper" keeps eps, "code" keeps x_t.
-        window: (high, low) bounds of t/T.
-        particles: N whole guided runs, the best kept.
-        probes, sigma: zero-order gradients for black-box rewards; they cost no evaluation of the denoiser.
     """
 
     strength: float = 0.2
     rule: Rule = "unit"
     source: Literal["paper", "code"] = "paper"
-    window: Window = MIDDLE
-    particles: int = 1
-    probes: int | None = None
-    sigma: float = 0.1
+    window: Window = field(default=MIDDLE, kw_only=True)
     name = "mpgd"
     paper = "He et al. 2024"
     cost = "N·T"
     density = True
     published: ClassVar[dict[str, Any]] = {"strength": 7.5, "rule": "plain", "window": MIDDLE, "source": "code", "steps": 100}
-    selects = False
-
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Clean
 
         one_of("mpgd.source", self.source, ("paper", "code"))
-        how = estimator(self.probes, self.sigma)
+        how = self._estimator()
         guide = Clean(self.strength, 1, self.rule, "x" if self.source == "code" else "eps", estimator=how)
-        return _guided("mpgd", (guide,), how, self.window, self.particles)
+        return self._method("mpgd", how, guide)
 
 
 @dataclass(frozen=True)
-class FreeDoM:
+class FreeDoM(Guided):
     """FreeDoM: DPS's move with the CFG-norm rule, each step repeated ("time travel") inside a window.
 
     Yu et al. 2023. Repeats: 1 / 3 / 1 by window in the code, 10 in the CoDeX thesis. Its norms run over the whole batch;
@@ -128,37 +129,25 @@ class FreeDoM:
     Attributes:
         strength: ρ, relative to the CFG correction.
         repeat: K.
-        window: (high, low) bounds of t/T inside which it guides and repeats.
-        particles: N whole guided runs, the best kept.
-        probes, sigma: zero-order gradients for black-box rewards.
     """
 
     strength: float = 0.2
     repeat: int = 3
-    window: Window = MIDDLE
-    particles: int = 1
-    probes: int | None = None
-    sigma: float = 0.1
+    window: Window = field(default=MIDDLE, kw_only=True)
     name = "freedom"
     paper = "Yu et al. 2023"
     cost = "N·(T + (K - 1)·W), W steps in the window"
     density = False
     published: ClassVar[dict[str, Any]] = {"strength": 0.2, "repeat": 10, "window": MIDDLE, "steps": 100}
-    selects = False
-
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Mean
 
-        guides = (Mean(self.strength, "cfg"),)
-        return _guided("freedom", guides, estimator(self.probes, self.sigma), self.window, self.particles, self.repeat)
+        return self._method("freedom", self._estimator(), Mean(self.strength, "cfg"), repeat=self.repeat)
 
 
 @dataclass(frozen=True)
-class Universal:
+class Universal(Guided):
     """Universal Guidance: eps -= σ_t w ∇_{x_t} r forward, then m steps on the estimate x0 folded back into eps, repeated K
     times.
 
@@ -169,42 +158,30 @@ class Universal:
         backward: m, steps of the backward part.
         rate: size of a backward step.
         repeat: K.
-        window: (high, low) bounds of t/T.
-        particles: N whole guided runs, the best kept.
-        probes, sigma: zero-order gradients for black-box rewards.
     """
 
     strength: float = 5.0
     backward: int = 1
     rate: float = 0.05
     repeat: int = 1
-    window: Window = ALL
-    particles: int = 1
-    probes: int | None = None
-    sigma: float = 0.1
     name = "ug"
     paper = "Bansal et al. 2023"
     cost = "N·T·K"
     density = True
     published: ClassVar[dict[str, Any]] = {"strength": 30, "backward": 0, "repeat": 6, "steps": 100}
-    selects = False
-
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Clean, Score
 
-        how = estimator(self.probes, self.sigma)
+        how = self._estimator()
         guides: tuple[Guide, ...] = (Score(self.strength),)
         if self.backward:
             guides += (Clean(self.rate, self.backward, "unit", "x", estimator=how),)
-        return _guided("ug", guides, how, self.window, self.particles, self.repeat)
+        return self._method("ug", how, *guides, repeat=self.repeat)
 
 
 @dataclass(frozen=True)
-class Lgd:
+class Lgd(Guided):
     """Loss-guided diffusion: DPS with the reward averaged (log-mean-exp) over n noised copies of the estimate.
 
     Song et al. 2023. The copies cost decodes and reward calls, not evaluations.
@@ -215,9 +192,6 @@ class Lgd:
         samples: n.
         radius: of the noise, relative to σ_t.
         tau: temperature of the log-mean-exp, in the reward's units.
-        window: (high, low) bounds of t/T.
-        particles: N whole guided runs, the best kept.
-        probes, sigma: zero-order gradients for black-box rewards.
     """
 
     strength: float = 0.05
@@ -225,30 +199,21 @@ class Lgd:
     samples: int = 4
     radius: float = 0.3
     tau: float = 1.0
-    window: Window = ALL
-    particles: int = 1
-    probes: int | None = None
-    sigma: float = 0.1
     name = "lgd"
     paper = "Song et al. 2023"
     cost = "N·T"
     density = True
     published: ClassVar[dict[str, Any]] = {"samples": 10, "rule": "plain"}
-    selects = False
-
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Mean
 
-        how = estimator(self.probes, self.sigma, samples=self.samples, radius=self.radius, tau=self.tau)
-        return _guided("lgd", (Mean(self.strength, self.rule),), how, self.window, self.particles)
+        how = self._estimator(samples=self.samples, radius=self.radius, tau=self.tau)
+        return self._method("lgd", how, Mean(self.strength, self.rule))
 
 
 @dataclass(frozen=True)
-class Tfg:
+class Tfg(Guided):
     """Training-free guidance: FreeDoM's move, MPGD's move, smoothing and repeats in one, x_s = step + α_s/α_t Δ_t + α_s Δ_0.
 
     Ye et al. 2024. With μ = 0 it has FreeDoM's form, with ρ = 0 and m = K = 1 MPGD's.
@@ -260,9 +225,6 @@ class Tfg:
         repeat: K.
         samples, radius, tau: of the smoothing; radius is σ̄ relative to σ_t.
         rule: how ρ and μ size their steps.
-        window: (high, low) bounds of t/T.
-        particles: N whole guided runs, the best kept.
-        probes, sigma: zero-order gradients for black-box rewards.
     """
 
     rho: float = 0.05
@@ -273,28 +235,19 @@ class Tfg:
     radius: float = 0.0
     tau: float = 1.0
     rule: Rule = "unit"
-    window: Window = ALL
-    particles: int = 1
-    probes: int | None = None
-    sigma: float = 0.1
     name = "tfg"
     paper = "Ye et al. 2024"
     cost = "N·T·K"
     density = True
     published: ClassVar[dict[str, Any]] = {"steps": 4, "repeat": 1, "rho": 1, "mu": 2, "radius": 0.1, "rule": "plain"}
-    selects = False
-
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Clean, Mean
 
-        how = estimator(self.probes, self.sigma, samples=self.samples, radius=self.radius, tau=self.tau)
+        how = self._estimator(samples=self.samples, radius=self.radius, tau=self.tau)
         guides: tuple[Guide, ...] = ()
         if self.rho:
             guides += (Mean(self.rho, self.rule, "ratio"),)
         if self.mu and self.steps:
             guides += (Clean(self.mu, self.steps, self.rule, "eps", estimator=how),)
-        return _guided("tfg", guides, how, self.window, self.particles, self.repeat)
+        return self._method("tfg", how, *guides, repeat=self.repeat)

@@ -27,7 +27,7 @@ def write_figures(table: Table, report: Mapping[str, Any], drawn: DrawnTable, ou
     """Write them and return their names."""
     shown = [(name, places[0]) for name, places in drawn.runs.items()][:MOST_SHOWN]
     comparison_grid(shown, out / "grid.png")
-    chart = {"rows": _rows, "pareto": _pareto, "strength": _strength}[table.figure]
+    chart = {"rows": _rows, "pareto": _pareto, "strength": _strength, "sweep": _sweep}[table.figure]
     chart(report, out / f"{table.figure}.png")
     return [f"{table.figure}.png", "grid.png"]
 
@@ -112,6 +112,23 @@ def _pareto(report: Mapping[str, Any], path: Path) -> None:
             _point(axis, x, row["rewards"][second], colour, label, row["rewards"][first])
     axis.set_xlabel(_title(first, report))
     axis.set_ylabel(_title(second, report))
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _sweep(report: Mapping[str, Any], path: Path) -> None:
+    """The held-out judge over the reward, a curve for every method over its strengths."""
+    spec = split_weight(report["reward"][0])[0]
+    figure, (axis,) = _axes(1, height=5.6)
+    for method, colour in _colours(report).items():
+        rows = [row for row in report["rows"] if row["method"] == method and row["judge"] is not None]
+        points = [(row["rewards"][spec]["mean"], row["judge"]["mean"]) for row in rows]
+        axis.plot([x for x, _ in points], [y for _, y in points], "-", color=colour, label=method)
+        for row in rows:
+            label = row["name"].partition("-")[2] or row["name"]
+            _point(axis, row["rewards"][spec]["mean"], row["judge"], colour, label)
+    axis.set_xlabel(_title(spec, report))
+    axis.set_ylabel("pocket-judge, held out (log p)")
     axis.legend(frameon=False, fontsize=8)
     _save(figure, path)
 

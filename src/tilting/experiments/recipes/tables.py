@@ -89,7 +89,8 @@ class Table:
         size: of the full run.
         claims: what is to be tested.
         sources: prompts of the reference pictures of SDEdit rows, which the model draws itself.
-        figure: "rows" (a line for each), "pareto" (two rewards) or "strength" (reward over distance to the reference).
+        figure: "rows" (a line for each), "pareto" (two rewards), "strength" (reward over distance to the reference) or "sweep"
+            (the judge over the reward, by strength).
         notes: sentences for the reader.
         facts: from the finished rows, further figures to print beside published ones: (what, ours, theirs).
     """
@@ -107,7 +108,7 @@ class Table:
     size: Size = Size(20, 4, 20, 3)
     claims: tuple[Claim, ...] = ()
     sources: tuple[str, ...] = ()
-    figure: Literal["rows", "pareto", "strength"] = "rows"
+    figure: Literal["rows", "pareto", "strength", "sweep"] = "rows"
     notes: tuple[str, ...] = ()
     facts: Callable[[Report], list[dict[str, Any]]] | None = None
 
