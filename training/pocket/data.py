@@ -220,7 +220,7 @@ class Drawings:
 
 
 def prompts_of(batch: Batch, drawings: Drawings, gen: torch.Generator, empty: float = 0.1) -> list[str]:
-    """A prompt for each picture: the style is named 60 %, a background half the time, an alias now and then, 10 % are empty."""
+    """A prompt for each picture: the style is named 80 %, a background half the time, an alias now and then, 10 % are empty."""
     u = torch.rand(len(batch.sprite), 5, generator=gen)
     w = drawings.words
     aliases: dict[int, list[str]] = {}
@@ -231,7 +231,7 @@ def prompts_of(batch: Batch, drawings: Drawings, gen: torch.Generator, empty: fl
         if u[i, 0] < empty:
             out.append("")
             continue
-        style = s if u[i, 1] < 0.6 else None
+        style = s if u[i, 1] < 0.8 else None
         colour = bg if u[i, 2] < 0.5 else None
         if c >= 0:
             others = aliases.get(c, [])

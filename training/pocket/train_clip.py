@@ -21,7 +21,7 @@ from data import ASSETS, WORK, Batch, Drawings, write_words
 from tilting.models.words import write_prompt
 from tokenizer import LENGTH
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 2400
 BATCH = 128
 
 
@@ -111,14 +111,14 @@ def main() -> None:
         style = F.cross_entropy(styles[known], batch.style[known])
         hit = truth.gather(1, scores.argmax(1, keepdim=True)).float().mean()
         acc = (styles.argmax(1) == batch.style)[known].float().mean()
-        return loss + 0.3 * style, {
+        return loss + style, {
             "loss": loss.item(),
             "hit": hit.item(),
             "style": acc.item(),
             "scale": clip.logit_scale.exp().item(),
         }
 
-    train(model, loss_of, WORK / "clip.pt", STEPS, peak=1.2e-3, weight_decay=0.05)
+    train(model, loss_of, WORK / "clip.pt", STEPS, peak=2e-3, weight_decay=0.05)
     model["clip"].half().save_pretrained(folder)
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

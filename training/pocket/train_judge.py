@@ -11,7 +11,7 @@ from common import train
 from data import ASSETS, WORK, Drawings, write_words
 from tilting.features.judge import JudgeNet, save_judge
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 900
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1800
 
 
 def split(drawings: Drawings) -> torch.Tensor:
@@ -43,9 +43,9 @@ def main() -> None:
         labels = {"concept": batch.concept, "style": batch.style, "background": batch.background}
         losses = {k: F.cross_entropy(logits[k], labels[k], label_smoothing=0.05) for k in labels}
         hits = {f"acc_{k}": (logits[k].argmax(1) == labels[k]).float().mean().item() for k in labels}
-        return losses["concept"] + 0.5 * losses["style"] + 0.5 * losses["background"], hits
+        return losses["concept"] + losses["style"] + 0.5 * losses["background"], hits
 
-    train(net, loss_of, WORK / "judge.pt", STEPS, peak=2e-3, weight_decay=0.05)
+    train(net, loss_of, WORK / "judge.pt", STEPS, peak=3e-3, weight_decay=0.05)
     save_judge(net, ASSETS / "pocket-judge")
 
 
