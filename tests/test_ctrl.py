@@ -1,28 +1,214 @@
-"""CTRL on the analytic mixture, where p_γ is known: Theorem 1's law, KL 0 at the start, the labels' draw, the units of γ."""
+"""CTRL on the analytic mixture, where p_γ is known: Theorem 1's law, Lemma 2's drift, KL 0 at the start, the labels' draw."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 from test_finetune import ZERO, moved
 from torch import nn
 
+from tilting.conditioning.noisy import reconstruction_guidance
 from tilting.conditioning.train import Ctrl, draw_labels, effective_gamma
-from tilting.finetune.loop import Optimiser, Training, train
+from tilting.experiments.recipes.ctrl_learned import Push, batch_of, guided, learn
+from tilting.experiments.recipes.ctrl_oracle import (
+    AIM,
+    OFFSET,
+    Chain,
+    drift_error,
+    lemma,
+    log_classifier,
+    shift,
+    solve,
+    tilt,
+    tilted_posterior,
+)  # fmt: skip
+from tilting.experiments.recipes.ctrl_theory import SHORT
+from tilting.experiments.recipes.mixture_bias import BASE, energy_distance
 from tilting.finetune.rollout import rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import World
 from tilting.models.mixture import MixtureModel
 from tilting.rng import Identity
+from tilting.schedule import transition
 from tilting.types import Prediction
 
-STEPS = 16
-AIM = torch.tensor([1.2, -0.8], dtype=torch.float64)
+ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
 
 
-def log_classifier(x, y):
-    """log p(y | x) of a logistic classifier with a known boundary: log sigmoid(±(⟨a, x⟩ + .3))."""
-    return torch.nn.functional.logsigmoid((2 * y - 1) * (x @ AIM + 0.3))
+def independent_log_prob(mixture, x, t, gamma, y):
+    """log E[p(y | x_0)^γ | x_t = x] by a Riemann sum over w = ⟨x_0, way⟩, which is all that the classifier sees of x_0."""
+    way, w = AIM / AIM.norm(), torch.linspace(-6, 6, 301, dtype=torch.float64)
+    var = t.alpha**2 * mixture.stds**2 + t.sigma**2
+    centre = mixture.means @ way + t.alpha * mixture.stds**2 / var * ((x @ way)[:, None] - t.alpha * (mixture.means @ way))
+    spread = mixture.stds * t.sigma / var.sqrt()
+    rho = mixture.log_responsibilities(x, t.alpha, t.sigma).log_softmax(1)
+    seen = -0.5 * ((w - centre[..., None]) / spread[:, None]) ** 2 - (spread[:, None] * math.sqrt(2 * math.pi)).log()
+    p = gamma * torch.nn.functional.logsigmoid((2 * y - 1) * (w * AIM.norm() + OFFSET))
+    return (rho[..., None] + seen + p).flatten(1).logsumexp(1) + math.log(12 / 300)
+
+
+def normaliser(mixture, gamma, y):
+    """E[p(y | x)^γ] over the mixture, the same way: at pure noise the posterior is the mixture itself."""
+    return independent_log_prob(mixture, ORIGIN, ZERO.grid(2)[0], gamma, y).exp().item()
+
+
+def reward_of(gamma, y):
+    return lambda x: gamma * log_classifier(x, y)
+
+
+# The oracle: grid recursions and closed form against draws, sums and autograd
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_the_grid_finds_the_chains_normalising_constant_and_its_best_control(gamma):
+    """h at x_T against a mean over 40,000 draws; V against the objective of chains steered by its own control."""
+    chain, reward = Chain(8), reward_of(gamma, 1.0)
+    best = solve(chain, reward, 35)
+    drawn = reward(chain.draw(40_000, 0).end).exp()
+    assert abs(best.log_h(ORIGIN).exp() - drawn.mean()) < 4 * drawn.std() / 200
+    steered = chain.draw(10_000, 1, best)
+    gains = reward(steered.end) - steered.kl
+    assert abs(gains.mean() - best.value(ORIGIN)) < 4 * gains.std() / 100 + 0.01
+    if gamma > 1:
+        return  # V bends within the grid's cells at T = 8: see `solve`
+    for change in (lambda x, i: 0.8 * best(x, i), lambda x, i: 1.2 * best(x, i), lambda x, i: best(x, i) + 0.15):
+        other = chain.draw(10_000, 1, change)  # the same noise: no other control does better
+        assert (reward(other.end) - other.kl).mean() < gains.mean()
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_lemma_2s_closed_form_is_the_score_of_the_noisy_classifier(gamma):
+    """σ²/α ∇ log h = E_γ[x_0 | x_t] - E[x_0 | x_t], the left side by a sum and autograd, the right by quadrature."""
+    t = ZERO.grid(8)[4]
+    x = BASE.draw(50, torch.Generator().manual_seed(0)).requires_grad_(True)
+    independent = independent_log_prob(BASE, x, t, gamma, 1.0)
+    (slope,) = torch.autograd.grad(independent.sum(), x)
+    log_h, mean = tilted_posterior(BASE, x.detach(), t, gamma, 1.0)
+    assert torch.allclose(log_h, independent.detach(), atol=1e-7)
+    assert torch.allclose(t.sigma**2 / t.alpha * slope, mean - BASE.tweedie(x.detach(), t), atol=1e-6)
+
+
+# Theorem 1
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_theorem_1_in_steps_that_stay_gaussian(gamma):
+    """g* draws the tilt of the same chain: at T = 32 no farther than two importance-weighted draws lie from each other, at
+    T = 8 a gap that is stated; its path KL to the exact tilt falls with T; the chain's constant tends to the mixture's own."""
+    reward, nats, constant = reward_of(gamma, 1.0), {}, {}
+    for steps in (8, 32):
+        chain = Chain(steps)
+        best = solve(chain, reward, 31)
+        exact = [tilt(chain, lambda d: reward(d.end), 2000, 100 + k) for k in range(3)]
+        null = max(abs(energy_distance(exact[i], exact[j])) for i, j in ((0, 1), (1, 2), (0, 2)))
+        x = chain.draw(2000, 7, best).end
+        far = sum(energy_distance(x, e) for e in exact) / 3
+        base = energy_distance(chain.draw(2000, 9).end, exact[0])
+        nats[steps], constant[steps] = (best.log_h(ORIGIN) - best.value(ORIGIN)).item(), best.log_h(ORIGIN).item()
+        print(f"γ {gamma} T {steps}: g* {far:.4f}, null {null:.4f}, base {base:.3f}, {nats[steps]:.3f} nats to the tilt")
+        assert far < (max(2 * null, 0.003) if steps == 32 else 0.04 * base)
+    assert 0.005 < nats[32] < 0.6 * nats[8]
+    known = math.log(normaliser(BASE, gamma, 1.0))
+    assert abs(constant[32] - known) < 0.4 * abs(constant[8] - known)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_the_trained_control_is_g_star_and_draws_p_gamma(gamma):
+    """Learnt by the package's own objective and loop at T = 8: KL exactly 0 at first; its objective within .07 nats of the
+    best that Gaussian steps can have; its law as near to the chain's tilt as g*'s, up to 2 % of base's distance;
+    reconstruction guidance of the same classifier several times as far."""
+    chain, numbers = Chain(8), []
+    control = learn(
+        chain, Ctrl(gamma, Truncation("all")).objective(), lambda x, y: gamma * log_classifier(x, y), 320, images=256,
+        see=numbers.append,
+    )  # fmt: skip
+    assert numbers[0]["kl"] == 0.0
+    for y in (0.0, 1.0):
+        reward = reward_of(gamma, y)
+        best = solve(chain, reward, 31)
+        exact = [tilt(chain, lambda d, r=reward: r(d.end), 2000, 100 + k) for k in range(2)]
+        drawn, ideal = chain.draw(2000, 7, control(y)), chain.draw(2000, 7, best)
+
+        def far(x, exact=exact):
+            return sum(energy_distance(x, e) for e in exact) / 2
+
+        short = ((reward(ideal.end) - ideal.kl) - (reward(drawn.end) - drawn.kl)).mean().item()
+        error = drift_error(chain, control(y), best, 1000, 8)
+        dps, base = far(guided(chain, reconstruction_guidance(gamma).build(8), reward, 1000, 0)), far(chain.draw(2000, 9).end)
+        print(f"γ {gamma} y {y:.0f}: trained {far(drawn.end):.4f}, g* {far(ideal.end):.4f}, dps {dps:.4f} "
+            f"({dps / far(drawn.end):.1f}"
+              f" times), base {base:.3f}; drift off by {error:.2f} of g*, {short:.3f} nats short")  # fmt: skip
+        assert short < 0.07
+        assert far(drawn.end) < far(ideal.end) + 0.02 * base
+        assert error < (0.3 if gamma == 1 else 0.45)  # the reference itself is coarse at γ = 5: see `solve`
+        assert dps > 2 * far(drawn.end)
+
+
+def test_lemma_2_is_the_limit_of_g_star():
+    """The relative distance of g* from the closed form halves as T doubles, and the closed form's own law tends to p_γ."""
+    errors, laws = {}, {}
+    gen = torch.Generator().manual_seed(0)
+    x = BASE.draw(40_000, gen)
+    closed = x[torch.rand(len(x), generator=gen, dtype=torch.float64) < log_classifier(x, 1.0).exp() ** 5][:4000]
+    for steps in (8, 16, 32):
+        chain = Chain(steps)
+        if steps < 32:
+            errors[steps] = drift_error(
+                chain, shift(chain, lemma(chain, 5.0, 1.0)), solve(chain, reward_of(5.0, 1.0), 31), 1000, 1
+            )
+        laws[steps] = energy_distance(chain.draw(2000, 3, denoise=lemma(chain, 5.0, 1.0)).end, closed)
+    print("g* off lemma 2:", errors, "lemma 2's law off p_γ:", laws)
+    assert 0.4 < errors[16] / errors[8] < 0.7
+    assert laws[8] > 1.5 * laws[16] > 2.25 * laws[32]
+    assert laws[32] < 0.006
+
+
+# What a random x_T leaves
+
+
+@pytest.mark.parametrize(("chain", "biased"), [
+    (Chain(12), False), (Chain(12, eta=0.2), True), (Chain(12, schedule=SHORT), True),
+])  # fmt: skip
+def test_without_memorylessness_the_law_is_what_theory_says_and_not_the_tilt(chain, biased):
+    """x_T keeps its prior: x_0 has weight p(y | x_0)^γ / h_T(x_T), not p(y | x_0)^γ. They are one where h_T is constant."""
+    reward = reward_of(5.0, 1.0)
+    best = solve(chain, reward, 25)
+    x = chain.draw(1000, 7, best).end
+    predicted, alike = (tilt(chain, lambda d: reward(d.end) - best.log_h(d.start), 1000, k, 60) for k in (100, 103))
+    exact, again = (tilt(chain, lambda d: reward(d.end), 1000, k, 10) for k in (101, 102))
+    null = max(abs(energy_distance(exact, again)), 0.004)
+    rough = max(null, abs(energy_distance(predicted, alike)))  # 1 / h_T has heavy tails where the chain remembers
+    near = 0.5 * (energy_distance(x, predicted) + energy_distance(x, alike))
+    far = energy_distance(x, exact)
+    print(
+        f"eta {chain.eta}, alpha_T {chain.grid[0].alpha:.2f}: to the predicted law {near:.4f}, "
+        f"to the tilt {far:.4f}, null {null:.4f}"
+    )
+    assert near < 3 * rough
+    if biased:
+        assert far > max(3 * near, 4 * null)
+        assert far == pytest.approx(energy_distance(predicted, exact), rel=0.5)
+    else:
+        assert far < 3 * null
+
+
+def test_where_the_kl_is_asked_for_the_last_step_is_the_frozen_models():
+    """Nothing prices the last step, so the trained model may not make it; without a KL it does."""
+    push = moved(Push(16))
+    world = batch_of(Chain(5), push, lambda x, y: x.sum(1), (0.0, 1.0), 8, 0, 0)
+    for kl in (True, False):
+        path = rollout(world, torch.ones(5, dtype=torch.bool), kl=kl)
+        t, s = world.grid[-2], world.grid[-1]
+        frozen = transition(world.base(path.before_last, t, world.rows), t, s, 1.0).mean
+        assert torch.equal(path.clean, frozen) == kl
+    quiet = rollout(replace(world, denoise=world.base), torch.ones(5, dtype=torch.bool), kl=True)
+    assert quiet.kl.abs().max() == 0
+
+
+# The objective's parts
 
 
 class Drift(nn.Module):
@@ -33,21 +219,15 @@ class Drift(nn.Module):
         torch.manual_seed(1)
         self.inner = nn.Sequential(nn.Linear(5, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()).double()
         self.last = nn.Linear(width, 2).double()
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
 
     def forward(self, x, t, y):
         here = torch.tensor([t.alpha, t.sigma], dtype=x.dtype).expand(len(x), 2)
         return self.last(self.inner(torch.cat([x, here, y[:, None]], 1)))
 
 
-def make(mixture, net, gamma, images, step, y=None, checkpointed=False):
+def make(mixture, net, gamma, images, step):
     base = MixtureModel(mixture, ZERO).denoiser()
-    y = (
-        draw_labels({"y": (2, (0, 0))}, images, 0, step)["y"].double()
-        if y is None
-        else torch.full((images,), float(y)).double()
-    )
+    y = draw_labels({"y": (2, (0, 0))}, images, 0, step)["y"].double()
 
     def denoise(x, t, rows):
         eps, x0, c = base(x, t, rows)
@@ -56,53 +236,9 @@ def make(mixture, net, gamma, images, step, y=None, checkpointed=False):
 
     who = [Identity(0, f"y{int(v)}", step * images + i) for i, v in enumerate(y)]
     return World(
-        denoise, base, denoise, base, lambda x0, rows: gamma * log_classifier(x0, y[rows]), ZERO.grid(STEPS), who, (2,), 1.0,
-        step, 0, dtype=torch.float64, checkpointed=checkpointed,
+        denoise, base, denoise, base, lambda x0, rows: gamma * log_classifier(x0, y[rows]), ZERO.grid(8), who, (2,), 1.0,
+        step, 0, dtype=torch.float64, checkpointed=False,
     )  # fmt: skip
-
-
-def energy_distance(x, y):
-    return (2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean()).item()
-
-
-def base_draws(mixture, count, seed):
-    world = make(mixture, Drift(), 1.0, count, seed + 10_000)
-    with torch.no_grad():
-        return rollout(world, torch.zeros(STEPS, dtype=torch.bool)).clean
-
-
-@pytest.mark.parametrize("gamma", [1.0, 5.0])
-def test_the_trained_sampler_draws_p_gamma(mixture, gamma):
-    """Theorem 1: for both labels 2,000 draws lie an eighth or less as far from importance-weighted draws of the same chain
-    as the base model's do (what is left is the optimiser's and the 16 steps'), and their mean p(y | x) has come two thirds
-    or more of the way to theirs."""
-    net = Drift()
-    optimiser = Optimiser(rate=5e-3, weight_decay=0.0, clip=10.0)
-    training = Training(dict(net.named_parameters()), optimiser.build(list(net.parameters())))
-    objective = Ctrl(gamma, Truncation("all")).objective()
-    steps = 220
-    for report in train(training, objective, lambda k, memory: make(mixture, net, gamma, 192, k), optimiser, steps):
-        if report.step == 1:
-            assert report.numbers["kl"] == 0.0
-        optimiser_rate = 5e-3 * (1 - report.step / steps)
-        object.__setattr__(optimiser, "rate", max(optimiser_rate, 1e-4))  # a falling rate, to land on the optimum
-    n = 2000
-    pool = base_draws(mixture, 40_000, 0)
-    for y in (0, 1):
-        weights = (gamma * log_classifier(pool, torch.full((len(pool),), float(y)))).softmax(0)
-        gen = torch.Generator().manual_seed(y)
-        exact = [pool[torch.multinomial(weights, n, replacement=True, generator=gen)] for _ in range(6)]
-        null = max(energy_distance(exact[i], exact[i + 1]) for i in range(5))
-        with torch.no_grad():
-            mine = rollout(make(mixture, net, gamma, n, 77_777, y), torch.zeros(STEPS, dtype=torch.bool)).clean
-        far = sum(energy_distance(mine, e) for e in exact) / 6
-        start = sum(energy_distance(pool[:n], e) for e in exact) / 6
-        print(f"gamma {gamma} y {y}: trained {far:.4f}, base {start:.4f}, two exact draws {null:.4f}")
-        assert far < 0.12 * start + 3 * null
-        share = (log_classifier(mine, torch.full((n,), float(y))).exp()).mean()
-        wanted = (weights * log_classifier(pool, torch.full((len(pool),), float(y))).exp()).sum()
-        begun = log_classifier(pool, torch.full((len(pool),), float(y))).exp().mean()
-        assert (share - wanted).abs() < 0.35 * (begun - wanted).abs()
 
 
 def test_more_gamma_means_more_of_the_label_and_more_kl(mixture):

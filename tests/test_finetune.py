@@ -11,7 +11,20 @@ from torch import nn
 from tilting.errors import TiltingError
 from tilting.finetune.checkpoint import read, states, write
 from tilting.finetune.loop import Optimiser, Training, train
-from tilting.finetune.objectives import OBJECTIVES, adjoint, alignprop, ddpo, dpo, dpok, draft, draft_k, draft_lv, grpo, refl
+from tilting.finetune.objectives import (
+    OBJECTIVES,
+    adjoint,
+    alignprop,
+    ddpo,
+    dpg,
+    dpo,
+    dpok,
+    draft,
+    draft_k,
+    draft_lv,
+    grpo,
+    refl,
+)  # fmt: skip
 from tilting.finetune.objectives.policy import buffered_advantage, group_advantage
 from tilting.finetune.rollout import density_steps, rollout, step_log_prob
 from tilting.finetune.truncate import Truncation
@@ -266,6 +279,7 @@ LEARNING = {
     "alignprop": (alignprop(), 40), "ddpo": (ddpo(clip=0.2, chunks=7, reduction="sum"), 60), "dpok": (dpok(0.001), 60),
     "grpo": (grpo(4, clip=0.2, chunks=7, reduction="sum"), 60), "rwr": (OBJECTIVES["rwr"](beta=0.3, times=4), 80),
     "raft": (OBJECTIVES["raft"](times=4), 80), "dpo": (dpo(beta=20.0, size=4, times=4), 80), "adjoint": (adjoint(beta=0.5), 40),
+    "dpg": (dpg(), 40),
 }  # fmt: skip
 
 

@@ -143,6 +143,10 @@ BAD = [
     (("a fox", "--tracker", "wandbb"), "did you mean 'wandb'"),
     (("a fox", "--early-stop", "2", "--sample-every", "0"), "sample-every"),
     (("a fox", "--judge", "clip"), "reward itself"),
+    (("a fox", "--learn", "lora,gidance"), "did you mean 'guidance'"),
+    (("a fox", "--diversity", "euclit=1"), "did you mean 'euclid'"),
+    (("a fox", "--diversity", "clip", "--batch-size", "1"), "at least 2 images at once"),
+    (("a fox", "--reward-dropout", "1"), "below 1"),
     (("a fox", "--train-stpes", "3"), "did you mean '--train-steps'"),
     (("a fox",), "--out"),
 ]

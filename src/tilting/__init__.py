@@ -16,19 +16,25 @@ from tilting import finetune
 
 if TYPE_CHECKING:
     from tilting import presets, rewards
+    from tilting.experiments.conditioned import condition_fit, condition_sample
+    from tilting.experiments.controlling import condition_train
     from tilting.experiments.generate import Result, draw, generate, identities, plan
     from tilting.models import load
+    from tilting.models.control_file import load_control
     from tilting.types import RewardError, TiltingError
 
 __version__ = "0.1.0"
 __all__ = [
-    "Result", "RewardError", "TiltingError", "draw", "finetune", "generate", "identities", "load", "plan", "presets", "rewards",
+    "Result", "RewardError", "TiltingError", "condition_fit", "condition_sample", "condition_train", "draw", "finetune",
+    "generate", "identities", "load", "load_control", "plan", "presets", "rewards",
 ]  # fmt: skip
 
 _HOME = {
     "Result": "tilting.experiments.generate", "draw": "tilting.experiments.generate",
     "generate": "tilting.experiments.generate", "plan": "tilting.experiments.generate",
     "identities": "tilting.experiments.generate",
+    "condition_fit": "tilting.experiments.conditioned", "condition_train": "tilting.experiments.controlling",
+    "condition_sample": "tilting.experiments.conditioned", "load_control": "tilting.models.control_file",
     "load": "tilting.models", "RewardError": "tilting.errors", "TiltingError": "tilting.errors",
 }  # fmt: skip
 

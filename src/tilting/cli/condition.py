@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tilting.cli.condition_sample import sample
+from tilting.cli.condition_train import train
 from tilting.cli.options import Config, Json, PrintConfig, Quiet, Seed, Text, option
 from tilting.experiments.condition_fit import condition_fit, describe
 from tilting.experiments.condition_fit_config import read_options, resolve_fit
@@ -72,3 +74,7 @@ def fit(
     elif not silent:
         typer.echo(describe(manifest))
         typer.echo(f"classifier: {resolved.out}")
+
+
+condition.command("train")(train)
+condition.command("sample")(sample)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
+import typer
+
+from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 from tilting.errors import TiltingError
 from tilting.experiments.finetune_config import FinetuneConfig, read_yaml, resolve_finetune
 from tilting.experiments.settings import parse_setting
 
-Objective = Annotated[Text, option("--objective", help="draft, draft-k, draft-lv, refl, ddpo, grpo, adjoint... [draft-lv]")]
+Objective = Annotated[
+    Text, option("--objective", help="draft, draft-k, draft-lv, refl, ddpo, grpo, dpg, adjoint... [draft-lv]")
+]
 TrainSteps = Annotated[int | None, option("--train-steps", help="Training steps. [200]")]
 BatchSize = Annotated[int | None, option("--batch-size", help="Images per training step, over all processes. [4]")]
 Accumulate = Annotated[int | None, option("--accumulate", help="Parts of a batch, made in turn to save memory. [1]")]
@@ -33,18 +40,61 @@ Judge = Annotated[Text, option("--judge", metavar="SPEC", help="A held-out rewar
 EarlyStop = Annotated[
     int | None, option("--early-stop", metavar="N", help="Stop when the judge has not risen for N samplings.")
 ]
+Learn = Annotated[Text, option("--learn", metavar="A,B", help="What is trained: lora, guidance, negative. [lora]")]
+Diversity = Annotated[
+    Text, option("--diversity", metavar="MEASURE=WEIGHT", help="Reward distance in a batch: euclid, clip, lpips:VGG.")
+]
+RewardDropout = Annotated[float | None, option("--reward-dropout", help="Share of units dropped inside the reward. [0]")]
 Tracker = Annotated[list[str] | None, option("--tracker", help="wandb or trackio, beside tensorboard.")]
 Out = Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")]
 
 
-def collect(given: dict[str, Any], config: str | None, settings: list[str] | None) -> tuple[dict[str, Any], FinetuneConfig]:
+SHARED: dict[str, Any] = {
+    "prompts": given_by.Prompts, "prompts_file": given_by.PromptsFile, "model": given_by.Model, "reward": given_by.Reward,
+    "objective": Objective, "train_steps": TrainSteps, "steps": given_by.Steps, "batch_size": BatchSize,
+    "accumulate": Accumulate, "eta": Eta, "cfg": given_by.Cfg, "negative_prompt": given_by.NegativePrompt, "lr": Rate,
+    "rank": Rank, "parts": LoraParts, "weight_decay": WeightDecay, "clip": Clip, "lr_decay": Decay, "precision": Precision,
+    "settings": Settings, "checkpoint_every": CheckpointEvery, "sample_every": SampleEvery, "sample_images": SampleImages,
+    "judge": Judge, "early_stop": EarlyStop, "init_lora": InitLora, "learn": Learn, "diversity": Diversity,
+    "reward_dropout": RewardDropout, "tracker": Tracker,
+    "out": Out, "seed": given_by.Seed, "config": given_by.Config, "quiet": given_by.Quiet, "as_json": given_by.Json,
+}  # fmt: skip
+"""By parameter, all None unless given."""
+
+
+def takes(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes the shared options beside its own: it is called as ``command(given, ..., own=...)``.
+
+    Args:
+        command: its first parameter gets a mapping of the shared ones by name; the others are its own.
+    """
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    mine = {parameter.name for parameter in own}
+
+    def called(*context: Any, **given: Any) -> None:
+        own_given = {name: value for name, value in given.items() if name in mine}
+        command({name: value for name, value in given.items() if name not in mine}, *context, **own_given)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    shared = [inspect.Parameter(name, kind, default=None, annotation=its) for name, its in SHARED.items()]
+    first = [parameter for parameter in own if parameter.annotation is typer.Context]
+    parameters = [*first, *shared, *(parameter for parameter in own if parameter not in first)]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called
+
+
+def collect(given: dict[str, Any]) -> tuple[dict[str, Any], FinetuneConfig]:
     """Options of the YAML, those of the command line over them, and the config they make."""
+    given = {name.replace("_", "-"): value for name, value in given.items()}
+    config, settings, file = given.pop("config"), given.pop("settings"), given.pop("prompts-file")
+    given["json"] = given.pop("as-json")
     options = read_yaml(config) if config is not None else {}
-    if given["prompts"] and given["prompts-file"] is not None:
+    if given["prompts"] and file is not None:
         raise TiltingError("prompts are given both as words and by --prompts: give one of them")
-    file = given.pop("prompts-file")
-    given["prompts"] = file if file is not None else given["prompts"] or None
-    given["reward"] = given["reward"] or None
+    given |= {"prompts": file if file is not None else given["prompts"] or None}
+    given |= {name: given[name] or None for name in ("reward", "tracker")}
     options |= {key: value for key, value in given.items() if value is not None}
     options["set"] = {**(options.get("set") or {}), **dict(map(parse_setting, settings or []))}
     return options, resolve_finetune(options)

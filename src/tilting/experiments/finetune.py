@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.errors import TiltingError
 from tilting.experiments.finetune_config import FinetuneConfig, black_box, check_batch
+from tilting.experiments.finetune_diversity import diversity
 from tilting.experiments.finetune_folder import METRICS, TIMING, FinetuneFolder
 from tilting.models import load
 
@@ -23,18 +24,20 @@ if TYPE_CHECKING:
     from tilting.experiments.finetune_engine import Engine
     from tilting.experiments.finetuning import Tuning
     from tilting.experiments.plan import Model
+    from tilting.models.sampler_inputs import SamplerInputs
     from tilting.types import Reward
 
     Judge = Callable[[Tensor, list[str]], Tensor]
 
 
 class Parts(NamedTuple):
-    """What a run needs loaded: model, reward, judge (or None), and the weights it starts from (or None)."""
+    """What a run needs loaded: model, reward, judge (or None), and the weights and sampler inputs it starts from (or None)."""
 
     model: Model
     reward: Reward
     judge: Judge | None
     start: dict[str, Tensor] | None
+    inputs: SamplerInputs | None = None
 
 
 def load_parts(config: FinetuneConfig) -> Parts:
@@ -53,12 +56,14 @@ def load_parts(config: FinetuneConfig) -> Parts:
         from tilting.metrics.judge import PocketJudge
 
         judge = PocketJudge().score
-    start = None
+    start = inputs = None
     if config.init_lora:
         from tilting.models.lora import read_lora
+        from tilting.models.lora_file import lora_file
+        from tilting.models.sampler_inputs import read_inputs
 
-        start = read_lora(config.init_lora)
-    return Parts(load(config.model), reward, judge, start)
+        start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
+    return Parts(load(config.model), reward, judge, start, inputs)
 
 
 def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
@@ -66,16 +71,18 @@ def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
     import torch
 
     from tilting.experiments.finetuning import tuning
+    from tilting.models.adapt import thinned
 
     whole: Any = parts.model
     if config.precision == "bf16":
         whole.unet.to(torch.bfloat16)
     if str(engine.device) != "cpu":
         whole.to(engine.device)
+    reward = thinned(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
     return tuning(
-        parts.model, config.prompts, parts.reward, config.made_objective(), config.optimiser(), config.steps, config.eta,
+        parts.model, config.prompts, reward, config.made_objective(), config.optimiser(), config.steps, config.eta,
         config.cfg, config.batch_size, config.rank, config.parts, config.seed, config.negative_prompt, config.accumulate,
-        parts.start, engine,
+        parts.start, engine, config.learn, parts.inputs, diversity(config.diversity) if config.diversity else None,
     )  # fmt: skip
 
 
@@ -162,7 +169,7 @@ class _Writer:
         config, step, begun = self.config, self.tuning.training.step, time.perf_counter()
         numbers: dict[str, Any] | None = None
         if self.engine.main:
-            seen = look(self.parts.model, config.prompts, config.sample_images, self.parts.reward, self.parts.judge,
+            seen = look(self.tuning.model, config.prompts, config.sample_images, self.parts.reward, self.parts.judge,
                         config.steps, config.cfg, config.eta, config.seed, config.negative_prompt,
                         device=self.engine.device, context=self.engine.context)  # fmt: skip
             title = f"{config.objective}, {' + '.join(config.reward)}, step {step} of {config.train_steps}"
@@ -200,13 +207,17 @@ class _Writer:
             "best_step": max(judged, key=lambda row: row["judge"])["step"] if judged else None,
             "skipped": self.tuning.training.skipped, **self.tuning.costs, "sampling_evaluations": self.paid,
             "samples": self.samples, "processes": self.engine.count,
+            "guidance": self.tuning.inputs.scales() if self.tuning.inputs else None,
         })  # fmt: skip
 
     def _write(self, name: str) -> None:
         from tilting.models.lora import save_lora
+        from tilting.models.sampler_inputs import save_inputs
 
         if self.engine.main:
             save_lora(self.tuning.lora(), self.place.path / name)
+            if self.tuning.inputs is not None:
+                save_inputs(self.tuning.inputs, self.place.path / name)
 
 
 class _Bar:

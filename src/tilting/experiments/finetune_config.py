@@ -14,6 +14,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.experiments import finetune_objectives as known
 from tilting.experiments.config import _model as check_model
 from tilting.experiments.config import texts
+from tilting.experiments.finetune_diversity import parse_diversity
 from tilting.experiments.prompts import check_prompts, read_prompts
 from tilting.experiments.settings import integer, number, text
 from tilting.experiments.yaml_layer import SWITCHES, flat
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 OPTIONS = (
     "prompts", "model", "reward", "objective", "train-steps", "steps", "batch-size", "accumulate", "eta", "cfg",
     "negative-prompt", "lr", "rank", "parts", "weight-decay", "clip", "lr-decay", "precision", "set", "checkpoint-every",
-    "sample-every", "sample-images", "judge", "early-stop", "init-lora", "tracker", "out", "seed",
+    "sample-every", "sample-images", "judge", "early-stop", "init-lora", "learn", "diversity", "reward-dropout", "tracker",
+    "out", "seed",
 )  # fmt: skip
 PARTS = ("attn2", "ff", "attn1")
+LEARN = ("lora", "guidance", "negative")
 DECAYS = ("constant", "sqrt")
 PRECISIONS = ("fp32", "bf16")
 TRACKERS = ("wandb", "trackio")
@@ -43,8 +46,8 @@ class FinetuneConfig:
     Attributes:
         prompts, model, reward, objective, train_steps, steps, batch_size, accumulate, eta, cfg, negative_prompt, lr, rank,
             parts, weight_decay, clip, lr_decay, precision, checkpoint_every, sample_every, sample_images, judge, early_stop,
-            init_lora, tracker, out, seed: the options of these names. ``batch_size`` counts images per training step over
-            all processes; ``rank`` is None where it is that of ``init_lora``.
+            init_lora, learn, diversity, reward_dropout, tracker, out, seed: the options of these names. ``batch_size`` counts
+            images per training step over all processes; ``rank`` is None where it is that of ``init_lora``.
         settings: every setting of the objective, by "objective.field".
         unused: settings that were given and belong to another objective.
     """
@@ -73,6 +76,9 @@ class FinetuneConfig:
     judge: str | None = None
     early_stop: int | None = None
     init_lora: str | None = None
+    learn: tuple[str, ...] = ("lora",)
+    diversity: str | None = None
+    reward_dropout: float = 0.0
     tracker: tuple[str, ...] = ()
     out: str | None = None
     seed: int = 0
@@ -149,7 +155,8 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
         accumulate=integer("accumulate", given.get("accumulate", 1), 1),
         cfg=number("cfg", given.get("cfg", cfg)),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
-        lr=_positive("lr", given.get("lr", 4e-4)), rank=_rank(given), parts=_parts(given.get("parts", "attn2,ff")),
+        lr=_positive("lr", given.get("lr", 4e-4)), rank=_rank(given),
+        parts=_some_of("parts", given.get("parts", "attn2,ff"), PARTS),
         weight_decay=number("weight-decay", given.get("weight-decay", 0.1)), clip=_positive("clip", given.get("clip", 1.0)),
         lr_decay=_one_of("lr-decay", given.get("lr-decay", "constant"), DECAYS),
         precision=_one_of("precision", given.get("precision", "fp32"), PRECISIONS),
@@ -159,6 +166,9 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
         judge=text("judge", given["judge"]) if "judge" in given else None,
         early_stop=integer("early-stop", given["early-stop"], 1) if "early-stop" in given else None,
         init_lora=text("init-lora", given["init-lora"]) if "init-lora" in given else None,
+        learn=_some_of("learn", given.get("learn", "lora"), LEARN),
+        diversity=text("diversity", given["diversity"]) if "diversity" in given else None,
+        reward_dropout=number("reward-dropout", given.get("reward-dropout", 0.0)),
         tracker=_trackers(given.get("tracker", [])), reward=_rewards(objective, model, given),
         out=text("out", given["out"]) if "out" in given else None, seed=integer("seed", given.get("seed", 0)),
         settings=tuple((f"{objective}.{field}", value) for field, value in settings.items()), unused=unused,
@@ -207,10 +217,10 @@ def _one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
     return found
 
 
-def _parts(value: object) -> tuple[str, ...]:
-    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts("parts", value)
+def _some_of(name: str, value: object, choices: tuple[str, ...]) -> tuple[str, ...]:
+    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts(name, value)
     for part in found:
-        _one_of("parts", part, PARTS)
+        _one_of(name, part, choices)
     return tuple(dict.fromkeys(found))
 
 
@@ -267,5 +277,11 @@ def _check(config: FinetuneConfig) -> None:
             raise TiltingError("early-stop needs sample-every above 0: it looks at the samples")
         if config.judge is None and config.model != "pocket":
             raise TiltingError("early-stop needs a judge: give a held-out reward by --judge")
+    if config.diversity is not None:
+        parse_diversity(config.diversity)
+        if config.batch_size // processes() // config.accumulate * processes() < 2:
+            raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
+    if not 0 <= config.reward_dropout < 1:
+        raise TiltingError(f"reward-dropout must be at least 0 and below 1, not {config.reward_dropout:g}")
     if config.weight_decay < 0:
         raise TiltingError(f"weight-decay must be at least 0, not {config.weight_decay:g}")

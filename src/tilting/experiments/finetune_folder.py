@@ -38,12 +38,23 @@ class FinetuneFolder:
         if not config.out:
             raise TiltingError("say where to write: --out DIR")
         self.config, self.path = config, files.check_writable(config.out)
-        identities = files.identities_of(cast(Any, config))
+        identities, now = self.identities(), self.config_now()
         before = _read(self.path)
         if before is not None:
-            _check_same(self.path, before, config, identities)
-        self.head = {"version": __version__, "argv": list(argv), "config": _config_of(config), **identities}
+            _check_same(self.path, before, now, identities, self.longer)
+        self.head = {"version": __version__, "argv": list(argv), "config": now, **identities}
         self.summary: dict[str, Any] = before["summary"] if before else {}
+
+    longer = "train it further by --init-lora into another --out"
+    """What to do about a run that is wanted longer."""
+
+    def identities(self) -> dict[str, Any]:
+        """``model`` and ``reward`` of the manifest, which must not change while a run goes on."""
+        return files.identities_of(cast(Any, self.config))
+
+    def config_now(self) -> dict[str, Any]:
+        """``config`` of the manifest."""
+        return _config_of(self.config)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -129,9 +140,11 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _check_same(folder: Path, manifest: Mapping[str, Any], config: FinetuneConfig, identities: Mapping[str, Any]) -> None:
+def _check_same(
+    folder: Path, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any], longer: str
+) -> None:
     """Refuse to go on in a folder of another run. Raises TiltingError."""
-    before, now = manifest["config"], _config_of(config)
+    before = manifest["config"]
     for key, new in now.items():
         old = before.get(key)
         if key in FREE or old == new:
@@ -140,7 +153,7 @@ def _check_same(folder: Path, manifest: Mapping[str, Any], config: FinetuneConfi
             key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
             old, new = old.get(key), new.get(key)
         values = f" ({_short(old)} there, {_short(new)} now)"
-        hint = "train it further by --init-lora into another --out" if key == "train-steps" else "choose another --out"
+        hint = longer if key == "train-steps" else "choose another --out"
         raise TiltingError(f"{str(folder)!r} holds a run with another {key}{values}: {hint}")
     for key in ("model", "reward"):
         if manifest[key] != identities[key]:

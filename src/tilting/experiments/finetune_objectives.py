@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.settings import typed
 
-GRADIENT = ("draft", "draft-k", "draft-lv", "refl", "alignprop", "adjoint")
+GRADIENT = ("draft", "draft-k", "draft-lv", "refl", "alignprop", "dpg", "adjoint")
 """Objectives that need a differentiable reward."""
 DENSITY = ("ddpo", "dpok", "grpo", "adjoint")
 """Objectives whose steps need a density: eta above 0."""
@@ -24,8 +24,8 @@ CHOICES: dict[str, Any] = {
     "advantage": Literal["buffer", "group", "plain"],
 }  # fmt: skip
 LEAST = {
-    "k": 1, "last": 1, "copies": 0, "epochs": 1, "chunks": 1, "times": 1, "size": 2, "kl": 0.0, "eps_kl": 0.0, "dropout": 0.0,
-    "share": 0.0, "beta": 0.0, "clip": 0.0,
+    "k": 1, "last": 1, "count": 1, "copies": 0, "epochs": 1, "chunks": 1, "times": 1, "size": 2, "kl": 0.0, "eps_kl": 0.0,
+    "dropout": 0.0, "share": 0.0, "beta": 0.0, "clip": 0.0,
 }  # fmt: skip
 POSITIVE = ("share", "beta", "clip")
 _KINDS = {"float": float, "int": int, "bool": bool, "str": str, "int | None": int | None, "float | None": float | None}

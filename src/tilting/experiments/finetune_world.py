@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from tilting import rng
+from tilting.experiments.finetune_diversity import Diversity
 from tilting.experiments.plan import Model
+from tilting.finetune.diversity import to_reverse
 from tilting.finetune.world import Loss, Objective, World
 from tilting.models.lora import lora_off
 from tilting.rewards.check import checked
@@ -75,6 +77,8 @@ class Batches:
         part: this process's slice.
         context: entered around every network call (autocast).
         device: of the latents.
+        critic: the reward with parameters of its own, for DPG.
+        diversity: a term for the dissimilarity of the images made at once.
     """
 
     model: Model
@@ -90,15 +94,20 @@ class Batches:
     part: Slice = Slice()
     context: Callable[[], AbstractContextManager] = nullcontext
     device: torch.device | str = "cpu"
+    critic: Reward | None = None
+    diversity: Diversity | None = None
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompts = list(dict.fromkeys(self.prompts))
         self._place = {prompt: i for i, prompt in enumerate(self.prompts)}
         with torch.no_grad():
+            bare: Model = getattr(self.model, "bare", self.model)  # of learned sampler inputs, the model without them
             self._guided = self.model.denoiser(self.prompts, self.cfg, self.negative)
-            self._plain = self._guided if self.cfg == 1 else self.model.denoiser(self.prompts, 1.0)
+            self._base = self._guided if bare is self.model else bare.denoiser(self.prompts, self.cfg, self.negative)
+            self._plain = self._base if self.cfg == 1 else bare.denoiser(self.prompts, 1.0)
         self._grid = self.model.schedule.grid(self.steps)
 
     def __call__(self, step: int, memory: dict[str, Any]) -> World:
@@ -108,12 +117,17 @@ class Batches:
         who = everyone[first : first + share]
         place = torch.tensor([self._place[w.prompt] for w in who], device=self.device)
         self.counts.images += share
-        self.trouble = None
+        self.trouble, self.numbers = None, {}
+        words = [w.prompt for w in who]
+        redraw = getattr(self.reward, "redraw", None)
+        if redraw is not None:
+            redraw(rng.generator(rng.Identity(self.seed, "", step), 0, 0, "reward-dropout"))
         return World(
-            self._network(self._guided, place), self._network(self._guided, place, base=True),
+            self._network(self._guided, place), self._network(self._base, place, base=True),
             self._network(self._plain, place), self._network(self._plain, place, base=True),
-            self._value([w.prompt for w in who]), self._grid, who, self.model.latent_shape, self.eta, step, self.seed,
+            self._value(words), self._grid, who, self.model.latent_shape, self.eta, step, self.seed,
             memory, everyone, first, self.part.gather, device=self.device,
+            critic=self._critic(words) if self.critic is not None else None,
         )  # fmt: skip
 
     def _network(self, network: Denoise, place: Tensor, base: bool = False) -> Denoise:
@@ -130,13 +144,30 @@ class Batches:
     def _value(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
+            images, part = self.model.decode(x0), self.part
+            far = None if self.diversity is None else to_reverse(images, self.diversity.measure, part.gather, part.index)
             try:
-                return checked(self.reward, self.model.decode(x0), [prompts[int(i)] for i in rows])
+                found = self._score(images, [prompts[int(i)] for i in rows], rows)
             except RewardError as error:
                 self.trouble = str(error)
                 return x0.flatten(1).sum(1) * float("nan")
+            if far is None or self.diversity is None:
+                return found
+            self.numbers.setdefault("dissimilarity", far.mean().item())
+            return found + self.diversity.weight * far.to(found)
 
         return value
+
+    def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        def critic(x0: Tensor, rows: Tensor) -> Tensor:
+            assert self.critic is not None
+            return self.critic(self.model.decode(x0), [prompts[int(i)] for i in rows])
+
+        return critic
+
+    def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
+        """The reward of images ``rows`` of the batch. Raises RewardError."""
+        return checked(self.reward, images, prompts)
 
 
 @dataclass(frozen=True)
@@ -161,6 +192,10 @@ class Accumulated:
         return self.inner.needs_gradient
 
     @property
+    def several(self) -> bool:
+        return getattr(self.inner, "several", True)
+
+    @property
     def group(self) -> int:
         return self.inner.group
 
@@ -172,7 +207,8 @@ class Accumulated:
             mine = replace(world, who=world.who[begin : begin + share], everyone=everyone, first=world.first + begin,
                            denoise=_shifted(world.denoise, begin), base=_shifted(world.base, begin),
                            plain=_shifted(world.plain, begin), base_plain=_shifted(world.base_plain, begin),
-                           value=_shifted_value(world.value, begin))  # fmt: skip
+                           value=_shifted_value(world.value, begin),
+                           critic=_shifted_value(world.critic, begin) if world.critic else None)  # fmt: skip
             for loss in self.inner(mine):
                 yield Loss(loss.value / self.parts, loss.numbers, loss.update and part == self.parts - 1)
 

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from tilting.experiments.finetune_config import LEARN
+from tilting.experiments.finetune_diversity import Diversity
+from tilting.experiments.finetune_diversity import diversity as make_diversity
 from tilting.experiments.finetune_engine import Engine
 from tilting.experiments.finetune_world import Accumulated, Batches
 from tilting.experiments.plan import Model
 from tilting.finetune.checkpoint import Saved
-from tilting.finetune.loop import Optimiser, Training, train
+from tilting.finetune.loop import Group, Optimiser, Training, train
 from tilting.finetune.objectives import draft_lv
 from tilting.finetune.world import Objective
-from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state
+from tilting.models.adapt import adapted
+from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
+from tilting.models.sampler_inputs import SamplerInputs, begin, save_inputs
 from tilting.types import Reward, TiltingError
 
 NAME = "tilting"
 """Of the trained adapter."""
+GROUPS = (Group("guidance.", 50.0, decays=False), Group("critic."))
+"""Guidance weights are large and learn 50 times as fast (Clark et al. 2024, B.12); a critic is clipped apart."""
 COSTS = ("evaluations", "reward_calls", "images")
 
 
@@ -82,6 +90,7 @@ class Tuning:
         model: with its LoRA attached.
         objective, optimiser, batches, training, engine: its parts.
         before: costs of the processes that this one goes on from.
+        inputs: what is learned of the sampler, on in ``model``; None where nothing is.
     """
 
     model: Model
@@ -92,6 +101,7 @@ class Tuning:
     engine: Engine
     before: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
     costs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
+    inputs: SamplerInputs | None = None
 
     def steps(self, until: int) -> Iterator[Row]:
         """Train up to a training step. Raises TiltingError after ten skipped steps in a row."""
@@ -101,7 +111,7 @@ class Tuning:
             self.costs = {key: self.before[key] + paid[key] for key in COSTS}
             why = None
             if report.skipped is None:
-                numbers: dict[str, Any] = self.engine.mean(report.numbers)
+                numbers: dict[str, Any] = self.engine.mean(report.numbers | self.batches.numbers)
                 numbers["skipped"] = self.training.skipped
             else:
                 why = self.engine.broadcast(self.batches.trouble or report.skipped)
@@ -132,6 +142,7 @@ def tuning(
     optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None, cfg: float | None = None,
     batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = ("attn2", "ff"), seed: int = 0, negative: str = "",
     accumulate: int = 1, start: Mapping[str, Tensor] | None = None, engine: Engine | None = None,
+    learn: Sequence[str] = ("lora",), inputs: SamplerInputs | None = None, diversity: Diversity | None = None,
 ) -> Tuning:  # fmt: skip
     """Attach a LoRA to a model and put together what trains it; the arguments are those of `finetune`.
 
@@ -150,15 +161,33 @@ def tuning(
     gentle = objective.needs_gradient and objective.name != "adjoint" and not getattr(objective, "kl", 0.0)
     eta = (0.0 if gentle else 1.0) if eta is None else eta
     cfg = model.usual_cfg if cfg is None else cfg
+    if not learn or set(learn) - set(LEARN):
+        raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(learn) or 'nothing'}")
     parameters = attach(unet, rank, parts, seed, start)
+    if "lora" not in learn:
+        for p in parameters.values():
+            p.requires_grad_(False)
+        parameters = {}
+    steps = model.usual_steps if steps is None else steps
+    inputs = begin(model, learn, model.schedule.grid(steps), cfg, seed, inputs)
+    if inputs is not None:
+        inputs.to(engine.device)
+        model = cast(Any, inputs.on(model))
+        for name, p in inputs.named_parameters():
+            p.requires_grad_(name.partition(".")[0] in learn)
+            parameters |= {name: p} if p.requires_grad else {}
+    critic = adapted(reward, rank or 8, seed) if objective.name == "dpg" else None
+    if critic is not None:
+        parameters |= {f"critic.{name}": p for name, p in critic[1].items()}
     batches = Batches(
-        model, prompts, reward, model.usual_steps if steps is None else steps, eta, cfg, batch_size, objective.group, seed,
-        negative, engine.part, engine.context, engine.device,
+        model, prompts, reward, steps, eta, cfg, batch_size, objective.group, seed, negative, engine.part, engine.context,
+        engine.device, critic[0] if critic else None, diversity,
     )  # fmt: skip
     optimiser = optimiser or Optimiser()
-    training = Training(parameters, optimiser.build(list(parameters.values())))
+    optimiser = optimiser if optimiser.groups else replace(optimiser, groups=GROUPS)
+    training = Training(parameters, optimiser.build(parameters))
     whole = Accumulated(objective, accumulate) if accumulate > 1 else objective
-    return Tuning(model, whole, optimiser, batches, training, engine)
+    return Tuning(model, whole, optimiser, batches, training, engine, inputs=inputs)
 
 
 @dataclass(frozen=True)
@@ -168,17 +197,26 @@ class Tuned:
     Attributes:
         lora: the weights under diffusers' names; `tilting.models.lora.save_lora` writes them. They are active in the model too.
         history: a mapping of numbers per training step.
+        inputs: what was learned of the sampler; ``inputs.on(model)`` draws with it, `save` writes it beside the LoRA.
     """
 
     lora: dict[str, Tensor]
     history: list[dict[str, Any]]
+    inputs: SamplerInputs | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write the weights as a diffusers LoRA folder, which `tilting generate --lora` draws with, sampler inputs too."""
+        save_lora(self.lora, Path(folder))
+        if self.inputs is not None:
+            save_inputs(self.inputs, Path(folder))
 
 
 def finetune(
     model: Model, prompts: str | Sequence[str], reward: Reward, objective: Objective | None = None, train_steps: int = 200,
     optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None, cfg: float | None = None,
     batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = ("attn2", "ff"), seed: int = 0, negative: str = "",
-    accumulate: int = 1, start: Mapping[str, Tensor] | None = None,
+    accumulate: int = 1, start: Mapping[str, Tensor] | None = None, learn: Sequence[str] = ("lora",),
+    inputs: SamplerInputs | None = None, diversity: str | Diversity | None = None,
 ) -> Tuned:  # fmt: skip
     """Train a LoRA of a model on a reward, in this process.
 
@@ -197,6 +235,9 @@ def finetune(
         negative: the negative prompt.
         accumulate: parts of a batch that are made one after the other, in less memory.
         start: weights to train further.
+        learn: some of "lora", "guidance" (a scale for each step) and "negative" (a negative prompt for each prompt).
+        inputs: of the sampler, learned before; those of ``learn`` are trained further.
+        diversity: a term for the dissimilarity of a minibatch's images, such as "euclid=0.5" or "clip=0.2".
 
     Raises:
         TiltingError: for settings that cannot work, and after ten skipped steps in a row.
@@ -204,8 +245,9 @@ def finetune(
     words = [prompts] if isinstance(prompts, str) else list(prompts)
     if not words or any(not p.strip() for p in words):
         raise TiltingError("a prompt is empty: say what to draw")
+    term = make_diversity(diversity) if isinstance(diversity, str) else diversity
     run = tuning(model, words, reward, objective, optimiser, steps, eta, cfg, batch_size, rank, parts, seed, negative,
-                 accumulate, start)  # fmt: skip
+                 accumulate, start, None, learn, inputs, term)  # fmt: skip
     history = [row.numbers for row in run.steps(train_steps)]
     with torch.no_grad():
-        return Tuned(run.lora(), history)
+        return Tuned(run.lora(), history, run.inputs)

@@ -13,6 +13,7 @@ from typing import Any
 from tilting.errors import TiltingError
 from tilting.experiments.config import GenerateConfig
 from tilting.models import find_model
+from tilting.models.lora_file import INPUTS
 from tilting.models.words import POCKET
 
 MANIFEST = "manifest.json"
@@ -127,7 +128,8 @@ def _what_is_wrong(manifest: Any) -> str | None:
 def config_of(config: GenerateConfig) -> dict[str, Any]:
     """``config`` of a manifest: the options, what the reference picture holds, and which options had no use."""
     picture = digest(Path(config.image)) if config.image else None
-    loras = [digest(lora.file) for lora in config.loras()]
+    beside = [(lora.file, lora.file.parent / INPUTS) for lora in config.loras()]
+    loras = [digest(file) for files in beside for file in files if file.is_file()]
     return json.loads(
         json.dumps({**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)})
     )

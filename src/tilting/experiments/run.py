@@ -70,7 +70,7 @@ class Folder:
         if not config.out:
             raise TiltingError("say where to write: --out DIR")
         self.config, self.path = config, files.check_writable(config.out)
-        identities = files.identities_of(config)
+        identities = self.identities()
         before = files.read_manifest(self.path)
         if before is not None:
             files.check_same(self.path, before, config, identities)
@@ -78,6 +78,22 @@ class Folder:
         self.total = len(config.prompts) * config.images
         self.head = {"version": __version__, "argv": list(argv), "config": files.config_of(config), **identities}
         self.summary: dict[str, Any] = before["summary"] if before else {}
+
+    def identities(self) -> dict[str, Any]:
+        """``model`` and ``reward`` of the manifest."""
+        return files.identities_of(self.config)
+
+    def records_of(self, drawn: Drawn, judge: Judge | None) -> list[dict[str, Any]]:
+        """One manifest entry per image of a group."""
+        from tilting.experiments.generate import records_of
+
+        return records_of(drawn, judge)
+
+    def summarise(self, records: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
+        """The ``summary`` of the manifest."""
+        from tilting.experiments.generate import summarise
+
+        return summarise(records, counts)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -101,9 +117,7 @@ class Folder:
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
         """Write a finished group: its pictures, then the manifest that names them."""
-        from tilting.experiments.generate import records_of
-
-        for number, image, record in zip(numbers, drawn.images, records_of(drawn, judge), strict=True):
+        for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
             name = files.image_name(number)
             files.write_atomically(self.path / name, png(image, record, self.config.method))
             self.records[number] = {"file": name, **record}
@@ -117,9 +131,7 @@ class Folder:
         return Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
 
     def _count(self, counts: Counts) -> None:
-        from tilting.experiments.generate import summarise
-
-        self.summary = summarise([self.records[i] for i in sorted(self.records)], counts)
+        self.summary = self.summarise([self.records[i] for i in sorted(self.records)], counts)
 
 
 def png(image: Tensor, record: dict[str, Any], method: str) -> bytes:
@@ -139,7 +151,7 @@ def png(image: Tensor, record: dict[str, Any], method: str) -> bytes:
 
 def run(
     config: GenerateConfig, argv: Sequence[str] = (), quiet: bool = False,
-    parts: Callable[[GenerateConfig], Parts] = load_parts,
+    parts: Callable[[GenerateConfig], Parts] = load_parts, folder: Callable[..., Folder] = Folder,
 ) -> dict[str, Any]:  # fmt: skip
     """Draw what is missing of a run and return its manifest.
 
@@ -148,12 +160,13 @@ def run(
         argv: the command, for the manifest.
         quiet: no progress bar.
         parts: what loads model, reward and judge; only called when something is missing.
+        folder: what is written.
 
     Raises:
         TiltingError: before anything is written, for a request or a folder that cannot work.
         RewardError: if the reward fails; images finished before stay, and the run resumes.
     """
-    place = Folder(config, argv)
+    place = folder(config, argv)
     if not place.complete:
         _draw_missing(place, parts(config), quiet)
     _warn_constant(place)

@@ -3,6 +3,8 @@
     for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
 
 A step whose loss, reward or gradient is not finite, or whose reward fails, is skipped and counted; ten in a row stop the run.
+All of that is seen before the optimiser moves; only objectives that make several updates in a step pay for a copy of the
+state, since a later one may fail when an earlier one has been made.
 Everything random is keyed by (seed, step): a resumed run is the same run.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +27,20 @@ PATIENCE = 10
 """Skipped steps in a row that stop a run."""
 
 
+class Group(NamedTuple):
+    """Parameters with a rate of their own.
+
+    Attributes:
+        prefix: of their names.
+        factor: of the learning rate; 50 for guidance weights (Clark et al. 2024, B.12).
+        decays: whether weight decay pulls them to 0.
+    """
+
+    prefix: str
+    factor: float = 1.0
+    decays: bool = True
+
+
 @dataclass(frozen=True)
 class Optimiser:
     """AdamW as in the paper (Clark et al. 2024, A.1).
@@ -33,8 +49,9 @@ class Optimiser:
         rate: learning rate; 4e-4 in its small runs, 2e-4 in its large ones.
         weight_decay: decoupled; on a LoRA it pulls towards the base model.
         betas: of the moments.
-        clip: largest norm of the gradient, over all parameters.
+        clip: largest norm of the gradient, over all parameters of a group (one, unless ``groups`` says otherwise).
         decay: "constant", or "sqrt": rate · min(10 step^-1/2, 1), the paper's for long runs.
+        groups: parameters that are stepped, and clipped, apart from the others.
     """
 
     rate: float = 4e-4
@@ -42,9 +59,22 @@ class Optimiser:
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
     decay: str = "constant"
+    groups: tuple[Group, ...] = ()
 
-    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
-        return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.weight_decay, betas=self.betas)
+    def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+        """AdamW over parameters; by name, where there are groups."""
+        named = parameters if isinstance(parameters, Mapping) else {str(i): p for i, p in enumerate(parameters)}
+        rest = Group("")
+        whose = {name: next((g for g in self.groups if name.startswith(g.prefix)), rest) for name in named}
+        groups = [
+            {
+                "params": [p for name, p in named.items() if whose[name] is group], "factor": group.factor,
+                "weight_decay": self.weight_decay if group.decays else 0.0,
+            }
+            for group in (rest, *self.groups)
+        ]  # fmt: skip
+        held: Any = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(held, lr=self.rate, weight_decay=self.weight_decay, betas=self.betas)
 
     def at(self, step: int) -> float:
         """The learning rate of a training step, counted from 0."""
@@ -128,11 +158,15 @@ def train(
     parameters = list(training.parameters.values())
     while training.step < steps:
         for group in training.optimiser.param_groups:
-            group["lr"] = optimiser.at(training.step)
-        before = training.saved()
+            group["lr"] = optimiser.at(training.step) * group.get("factor", 1.0)
+        several = getattr(objective, "several", True)
+        before = training.saved() if several else None
+        memory = copy.deepcopy(training.memory)
         numbers, reason = _step(training, parameters, objective, world_of(training.step, training.memory), optimiser, reduce)
         if reason is not None:
-            training.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
+            if before is not None:
+                training.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
+            training.memory = memory
             training.skipped, training.row = training.skipped + 1, training.row + 1
         else:
             training.row = 0
@@ -156,7 +190,7 @@ def _step(
 ) -> tuple[dict[str, float], str | None]:
     """One training step: (numbers, why it must be skipped or None)."""
     sums: dict[str, list[float]] = {}
-    total, reason = 0.0, None
+    total, reason, updates = 0.0, None, 0
     training.optimiser.zero_grad(set_to_none=True)
     try:
         with torch.enable_grad():
@@ -169,6 +203,9 @@ def _step(
                 for name, number in loss.numbers.items():
                     sums.setdefault(name, []).append(number)
                 if loss.update:
+                    updates += 1
+                    if updates > 1 and not getattr(objective, "several", True):
+                        raise TypeError(f"{objective.name} says that it makes one update a step and makes more")
                     norm = _update(training, parameters, optimiser, reduce)
                     sums.setdefault("gradient_norm", []).append(norm)
     except _Elsewhere as error:
@@ -190,7 +227,9 @@ def _update(training: Training, parameters: list[nn.Parameter], optimiser: Optim
             p.grad = torch.zeros_like(p)
         if reduce is not None:
             p.grad = reduce(p.grad)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, optimiser.clip)  # after averaging: the same on every process
+    groups = [group["params"] for group in training.optimiser.param_groups]
+    norms = [torch.nn.utils.clip_grad_norm_(mine, optimiser.clip) for mine in groups]  # averaged: alike on every process
+    norm = torch.stack([n.double() for n in norms]).norm() if len(norms) > 1 else norms[0]
     if not norm.isfinite():
         raise FloatingPointError("the gradient is not finite")
     training.optimiser.step()

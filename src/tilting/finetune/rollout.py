@@ -5,6 +5,9 @@
 Open steps may be checkpointed: their activations are made again on the way back. Path KL to the frozen model, per image:
 
     KL = Σ_t |mean_θ - mean_base|² / (2 std²)        summed over latent dimensions and the steps whose std is positive
+
+Where the KL is asked for, a step of std 0 (the last) is the frozen model's own: nothing would price leaving it, and the
+reward would be climbed there for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tilting.finetune.world import World
-from tilting.schedule import log_prob, transition
+from tilting.schedule import log_prob, step_std, transition
 from tilting.types import Denoise, Prediction, Time, Transition
 
 
@@ -69,7 +72,7 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
         world: the batch.
         mask: (T,) booleans.
         x: where to start; default keyed noise.
-        kl: also the path KL to the frozen model.
+        kl: also the path KL to the frozen model, which then makes the steps that have no density.
         stop: make only the first ``stop`` steps; ``clean`` is then the state reached.
     """
     x = start(world) if x is None else x
@@ -79,9 +82,12 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
         if stop is not None and i >= stop:
             break
         noise = world.noise(i + 1)
+        denoise = world.base if kl and step_std(t, s, world.eta) == 0 else world.denoise
 
-        def step(x: Tensor, t: Time = t, s: Time = s, noise: Tensor = noise) -> tuple[Tensor, Tensor]:
-            kernel = transition(world.denoise(x, t, rows), t, s, world.eta)
+        def step(
+            x: Tensor, t: Time = t, s: Time = s, noise: Tensor = noise, denoise: Denoise = denoise
+        ) -> tuple[Tensor, Tensor]:
+            kernel = transition(denoise(x, t, rows), t, s, world.eta)
             return kernel.mean + kernel.std * noise, _step_kl(world, kernel, x, t, s) if kl else x.new_zeros(len(x))
 
         if mask[i]:
@@ -93,7 +99,7 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
             total = None if total is None else total + cost
         else:
             with torch.no_grad():
-                prediction = world.denoise(x, t, rows)
+                prediction = denoise(x, t, rows)
             kernel = transition(held(prediction, x, t) if x.requires_grad else prediction, t, s, world.eta)
             drawn = kernel.mean + kernel.std * noise
         points.append(Point(x.detach(), t, s, drawn.detach()))
@@ -117,6 +123,4 @@ def step_log_prob(denoise: Denoise, point: Point, rows: Tensor, eta: float, redu
 
 def density_steps(world: World) -> list[int]:
     """Steps that have a density: all but those with std 0, the last among them."""
-    from tilting.schedule import step_std
-
     return [i for i in range(world.steps) if step_std(world.grid[i], world.grid[i + 1], world.eta) > 0]

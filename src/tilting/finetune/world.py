@@ -26,6 +26,7 @@ class World:
         base: the frozen model under the same CFG.
         plain, base_plain: both without CFG, what denoising losses are made of.
         value: reward of clean latents (m, ...) of images ``rows``; differentiable where the reward is.
+        critic: an estimate of that reward with parameters of its own, which DPG trains; None where there are none.
         grid: T + 1 points.
         who: identity of each of the b images of the batch; their noise is keyed by it.
         shape: of one latent.
@@ -57,6 +58,7 @@ class World:
     first: int = 0
     gather: Callable[[Tensor], Tensor] | None = None
     checkpointed: bool = True
+    critic: Value | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -117,6 +119,8 @@ class Objective(Protocol):
         name: of the objective.
         needs_gradient: whether the reward must be differentiable.
         group: images of one prompt that must stand together in a batch (1 if it does not matter).
+
+    One that makes a single update a step may say so by ``several = False``: the loop then keeps no copy to undo it by.
     """
 
     @property

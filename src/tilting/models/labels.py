@@ -9,9 +9,11 @@ small network whose last layer is zero at first. Several labels add. Where the e
     time      time embedding + E_y              the published code
 
 The guided denoiser is App. B's, γ1 the prompt's strength and γ2 the label's; terms without y are the pre-trained model (LoRA
-off):
+off). Controls k trained apart add, each with its own LoRA in its own term alone (Example 2: log p(y_1, y_2 | x) is a sum):
 
-    eps = eps(∅, ∅) + γ1 (eps(c, ∅) - eps(∅, ∅)) + γ2 (eps(c, y) - eps(c, ∅))
+    eps = eps(∅, ∅) + γ1 (eps(c, ∅) - eps(∅, ∅)) + Σ_k γ2_k (eps_k(c, y_k) - eps(c, ∅))
+
+All terms are network calls of the same rows, so that a control that has learnt nothing is the pre-trained model exactly.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tilting.errors import nearest
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.schedule import correction, predict
 from tilting.types import Denoise, Prediction, TiltingError, Time
@@ -93,90 +96,155 @@ class Augmented:
         embedding: E_y.
         place: where it enters.
         base: a context in which the model is the pre-trained one (`tilting.models.lora.lora_off`).
+        own: a context in which its UNet carries this control's LoRA alone (`tilting.models.lora.only`).
+        off: the time at and below which the control is silent: where its training chain had no density, so that nothing priced
+            leaving the pre-trained model.
     """
 
     def __init__(
         self, model: StableDiffusion, embedding: LabelEmbedding, place: Place = "latent",
         base: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        own: Callable[[], AbstractContextManager[Any]] = nullcontext, off: float = -1.0,
     ):  # fmt: skip
         if place not in PLACES:
-            raise TiltingError(f"an embedding is added to latent, score or time, not {place!r}")
-        self.model, self.embedding, self.place, self.base = model, embedding, place, base
+            raise TiltingError(f"an embedding is added to latent, score or time, not {place!r}{nearest(place, PLACES)}")
+        self.model, self.embedding, self.place, self.base, self.own, self.off = model, embedding, place, base, own, off
 
     def conditioned(self, x: Tensor, t: Time, context: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """The network's output for (c, y), (m, ...), gradients reaching LoRA and embedding."""
         e = self.embedding(labels).to(x)
-        if self.place == "latent":
-            return self.model.network(x + e.reshape(x.shape), t, context)
-        if self.place == "score":
-            output = self.model.network(x, t, context)
-            kind = self.model.schedule.kind
-            factor = {
-                "epsilon": 1.0,
-                "v_prediction": 1 / t.alpha if t.alpha > 0 else 0.0,
-                "flow": 1 / t.alpha if t.alpha > 0 else 0.0,
-            }
-            return output - t.sigma * factor.get(kind, 0.0) * e.reshape(x.shape)  # eps - σ E, in the network's own terms
-        handle = self.model.unet.time_embedding.register_forward_hook(lambda module, inputs, out: out + e.to(out))
-        try:
-            return self.model.network(x, t, context)
-        finally:
-            handle.remove()
+        with self.own():
+            if self.place == "latent":
+                return self.model.network(x + e.reshape(x.shape), t, context)
+            if self.place == "score":
+                output = self.model.network(x, t, context)
+                kind = self.model.schedule.kind
+                factor = {
+                    "epsilon": 1.0,
+                    "v_prediction": 1 / t.alpha if t.alpha > 0 else 0.0,
+                    "flow": 1 / t.alpha if t.alpha > 0 else 0.0,
+                }
+                return output - t.sigma * factor.get(kind, 0.0) * e.reshape(x.shape)  # eps - σ E, in the network's own terms
+            handle = self.model.unet.time_embedding.register_forward_hook(lambda module, inputs, out: out + e.to(out))
+            try:
+                return self.model.network(x, t, context)
+            finally:
+                handle.remove()
 
     def denoisers(
         self, prompts: Sequence[str], labels: Mapping[str, Tensor], strength: Strength, negative: str = ""
     ) -> tuple[Denoise, Denoise]:
         """(the controlled denoiser, the pre-trained one under CFG), of images with these prompts and labels (b,) each."""
         context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative])
-        kind = self.model.schedule.kind
+        return guided([Term(self, labels, strength.label)], context, empty, strength.prompt)
 
-        def free(x: Tensor, t: Time, text: Tensor) -> tuple[Tensor, Tensor]:
-            with self.base():
-                both = self.model.network(torch.cat([x, x]), t, torch.cat([empty.expand_as(text), text]))
-            without, with_text = both.chunk(2)
-            return without, with_text
 
-        def pretrained(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            without, with_text = free(x, t, context[rows])
-            return self._prediction(kind, without + strength.prompt * (with_text - without), with_text - without, x, t)
+@dataclass(frozen=True)
+class Term:
+    """A control at work.
 
-        def controlled(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            text = context[rows]
-            without, with_text = free(x, t, text)
-            mine = {name: y.to(x.device)[rows] for name, y in labels.items()}
-            with_label = self.conditioned(x, t, text, mine)
-            output = without + strength.prompt * (with_text - without) + strength.label * (with_label - with_text)
-            return self._prediction(kind, output, with_text - without, x, t)
+    Attributes:
+        augmented: the control.
+        labels: label -> (b,) class indices or standardised numbers of the images; NaN is "no label".
+        strength: γ2.
+    """
 
-        return controlled, pretrained
+    augmented: Augmented
+    labels: Mapping[str, Tensor]
+    strength: float = 1.0
 
-    @staticmethod
-    def _prediction(kind: Any, output: Tensor, difference: Tensor, x: Tensor, t: Time) -> Prediction:
+
+Watch = Callable[[Prediction, Prediction, Time, Tensor], None]
+"""(controlled, pre-trained prediction of m latents, time, rows (m,))."""
+
+
+def guided(
+    terms: Sequence[Term], context: Tensor, empty: Tensor, prompt_strength: float, watch: Watch | None = None,
+    count: Callable[[int], object] = lambda latents: None,
+) -> tuple[Denoise, Denoise]:  # fmt: skip
+    """The denoiser of several controls together, and the pre-trained one under CFG.
+
+    The second takes from the first what it has just computed, if it is asked about the same x and t next, as a path KL does.
+
+    Args:
+        terms: controls of one and the same model.
+        context: (b, tokens, width) text embeddings of the images.
+        empty: (1, tokens, width) those of the unconditional branch.
+        prompt_strength: γ1; at 1 the unconditional branch is not evaluated.
+        watch: called with both predictions at every evaluation of the first.
+        count: called with the latents of every evaluation that is made; all terms of one count as one, as CFG does.
+    """
+    first = terms[0].augmented
+    model, kind = first.model, first.model.schedule.kind
+    if any(term.augmented.model is not model for term in terms):
+        raise TiltingError("controls that are used together must be of one and the same model")
+    shared: list[tuple[Tensor, Time, tuple[Tensor, Tensor]]] = []
+
+    def free(x: Tensor, t: Time, text: Tensor) -> tuple[Tensor, Tensor]:
+        count(len(x))
+        with first.base():
+            with_text = model.network(x, t, text)
+            return with_text if prompt_strength == 1 else model.network(x, t, empty.expand_as(text)), with_text
+
+    def prediction(output: Tensor, difference: Tensor, x: Tensor, t: Time) -> Prediction:
         eps, x0 = predict(kind, output, x, t)
         return Prediction(eps, x0, correction(kind, difference, t))
 
+    def pretrained(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        known = shared and shared[0][0] is x and shared[0][1] is t
+        without, with_text = shared.pop()[2] if known else free(x, t, context[rows])
+        return prediction(without + prompt_strength * (with_text - without), with_text - without, x, t)
+
+    def controlled(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        text = context[rows]
+        without, with_text = free(x, t, text)
+        shared[:] = [(x, t, (without, with_text))]
+        output = without + prompt_strength * (with_text - without)
+        push = torch.zeros_like(x)
+        for term in terms:
+            if term.strength and t.t > term.augmented.off:
+                mine = {name: y.to(x.device)[rows] for name, y in term.labels.items()}
+                push = push + term.strength * (term.augmented.conditioned(x, t, text, mine) - with_text)
+        found = prediction(output + push, with_text - without, x, t)
+        if watch is not None:
+            with torch.no_grad():
+                watch(found, prediction(output, with_text - without, x, t), t, rows)
+        return found
+
+    return controlled, pretrained
+
 
 class Controlled:
-    """A control with its labels fixed, as a model: every sampler and method takes it in the pre-trained model's place.
+    """Controls with their labels fixed, as a model: every sampler and method takes it in the pre-trained model's place.
 
     Args:
-        augmented: the control.
-        labels: label -> class index or standardised number of every image drawn.
+        augmented: a control.
+        labels: label -> class index or standardised number of every image drawn; one that is left out is "no label".
         strength: γ2.
     """
 
     def __init__(self, augmented: Augmented, labels: Mapping[str, float], strength: float = 1.0):
-        self.augmented, self.labels, self.strength = augmented, dict(labels), strength
-        model = augmented.model
+        self.parts: list[tuple[Augmented, dict[str, float], float]] = [(augmented, dict(labels), strength)]
+        model = self.model = augmented.model
         self.name, self.schedule = model.name, model.schedule
         self.latent_shape, self.image_shape = model.latent_shape, model.image_shape
         self.usual_steps, self.usual_cfg = model.usual_steps, model.usual_cfg
         self.decode, self.encode, self.encode_prompts = model.decode, model.encode, model.encode_prompts
+        self.watch: Watch | None = None
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """The controlled denoiser of these prompts; see `StableDiffusion.denoiser`."""
-        labels = {name: torch.full((len(prompts),), float(y)) for name, y in self.labels.items()}
-        return self.augmented.denoisers(prompts, labels, Strength(cfg, self.strength), negative)[0]
+        n = len(prompts)
+        terms = [Term(a, {k: torch.full((n,), float(y)) for k, y in labels.items()}, s) for a, labels, s in self.parts]
+        context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative])
+        return guided(terms, context, empty, cfg, self.watch)[0]
+
+
+def together(*controlled: Controlled) -> Controlled:
+    """Controls trained apart, used together: their terms add."""
+    whole = Controlled(*controlled[0].parts[0])
+    whole.parts = [part for one in controlled for part in one.parts]
+    return whole
 
 
 def width_of(model: StableDiffusion, place: Place) -> int:

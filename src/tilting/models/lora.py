@@ -51,7 +51,8 @@ def add_lora(
 
     if rank < 1:
         raise TiltingError(f"the rank of a LoRA must be at least 1, not {rank}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=target_names(unet, parts)), adapter_name=name)
     parameters = lora_parameters(unet, name)
@@ -188,6 +189,31 @@ def lora_off(unet: Any) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+def activate(unet: Any, names: Sequence[str]) -> None:
+    """Make these adapters the active ones, at the scales they have; with none the model is the base model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in unet.modules():
+        if isinstance(module, BaseTunerLayer):
+            module._active_adapter = list(names)
+
+
+@contextmanager
+def only(unet: Any, names: Sequence[str]) -> Iterator[None]:
+    """These adapters and no others inside the block."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [m for m in unet.modules() if isinstance(m, BaseTunerLayer)]
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = list(names)
+    try:
+        yield
+    finally:
+        for layer, active_before in zip(layers, before, strict=True):
+            layer._active_adapter = active_before
+
+
 @contextmanager
 def scaled(unet: Any, scales: Mapping[str, float]) -> Iterator[None]:
     """Other scales for named adapters inside the block; 0 is the base model."""
@@ -236,10 +262,17 @@ class Windowed:
 
 def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
     """Stack LoRAs on a model, each by its scale, in place of those stacked before; within a window of steps if there is one.
+    Sampler inputs that were learned with one come along, as much of them as of it.
 
     Raises:
-        TiltingError: if one does not fit the model, naming it.
+        TiltingError: if one does not fit the model, naming it, or if two bring sampler inputs.
     """
+    from tilting.models.sampler_inputs import read_inputs
+
+    found = [(spec, inputs) for spec in loras if (inputs := read_inputs(spec.file.parent)) is not None]
+    if len(found) > 1:
+        both = " and ".join(repr(spec.text) for spec, _ in found[:2])
+        raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
     for i, spec in enumerate(loras):
         if f"stacked{i}" in getattr(model.unet, "peft_config", {}):
             model.unet.delete_adapters(f"stacked{i}")
@@ -247,4 +280,6 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
             load_lora(model.unet, read_lora(spec.file), f"stacked{i}", spec.scale)
         except TiltingError as error:
             raise TiltingError(f"{spec.text!r}: {error}") from error
+    if found:
+        model = found[0][1].on(model, found[0][0].scale)
     return model if window is None else Windowed(model, steps, *window)

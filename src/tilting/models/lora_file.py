@@ -9,6 +9,8 @@ from typing import NamedTuple
 from tilting.errors import TiltingError
 
 FILE = "pytorch_lora_weights.safetensors"
+INPUTS = "sampler_inputs.safetensors"
+"""What was learned of the sampler with a LoRA, beside it (`tilting.models.sampler_inputs`)."""
 
 
 class LoraSpec(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -61,17 +62,29 @@ class StableDiffusion(nn.Module):
         """
         context = self.encode_prompts(prompts)
         empty = self.encode_prompts([negative])
+        if cfg != 1:
+            return self.guided(context, lambda rows: empty.expand_as(context[rows]), lambda t: cfg)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            text, kind = context[rows], self.schedule.kind
-            if cfg == 1:
-                output = self.network(x, t, text)
-                eps, x0 = predict(kind, output, x, t)
-                return Prediction(eps, x0, torch.zeros_like(x))
-            both = self.network(torch.cat([x, x]), t, torch.cat([empty.expand_as(text), text]))
-            without, with_text = both.chunk(2)
-            difference = with_text - without
-            eps, x0 = predict(kind, without + cfg * difference, x, t)
+            eps, x0 = predict(self.schedule.kind, self.network(x, t, context[rows]), x, t)
+            return Prediction(eps, x0, torch.zeros_like(x))
+
+        return denoise
+
+    def guided(self, context: Tensor, without: Callable[[Tensor], Tensor], scale: Callable[[Time], Tensor | float]) -> Denoise:
+        """uncond + scale · (cond - uncond), a network call of twice the rows.
+
+        Args:
+            context: (n, tokens, width) text embeddings of the condition.
+            without: rows (m,) -> (m, tokens, width), those of the unconditional branch.
+            scale: of a time.
+        """
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            kind = self.schedule.kind
+            unconditional, conditional = self.network(torch.cat([x, x]), t, torch.cat([without(rows), context[rows]])).chunk(2)
+            difference = conditional - unconditional
+            eps, x0 = predict(kind, unconditional + scale(t) * difference, x, t)
             return Prediction(eps, x0, correction(kind, difference, t))
 
         return denoise

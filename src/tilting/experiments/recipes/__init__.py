@@ -32,6 +32,7 @@ class Recipe(NamedTuple):
 
 
 THESIS = "the CoDeX thesis"
+DRAFT = "Clark et al. 2024 (DRaFT)"
 RECIPES: dict[str, Recipe] = {
     "codex-table1": Recipe(
         "CoDe and CoDeX on a reward of the image alone: N, schedule, temperature, clusters", f"{THESIS}, Table 1",
@@ -62,6 +63,45 @@ RECIPES: dict[str, Recipe] = {
     "codex-fig7": Recipe(
         "the SDEdit strength r: reward against distance to the reference picture", f"{THESIS}, Fig. 7.1",
         f"{_HERE}.codex_fig7:run",
+    ),
+    "codex-strengths-style": Recipe(
+        "how strong each gradient method should be: reward against judge, reward style", "our own tuning",
+        f"{_HERE}.codex_strengths:run_style",
+    ),
+    "codex-strengths-clip": Recipe(
+        "how strong each gradient method should be: reward against judge, reward clip", "our own tuning",
+        f"{_HERE}.codex_strengths:run_clip",
+    ),
+    "draft-fig3": Recipe(
+        "sample efficiency: DRaFT-50, -10, -1, -LV, ReFL, DDPO", f"{DRAFT}, Fig. 3", f"{_HERE}.draft_fig3:run"
+    ),
+    "draft-fig4": Recipe(
+        "how many steps carry gradient; held-out prompts and reward", f"{DRAFT}, Fig. 4 and Table 2", f"{_HERE}.draft_fig4:run"
+    ),
+    "draft-fig7": Recipe("LoRA scaling and mixing", f"{DRAFT}, Figs 5 and 7", f"{_HERE}.draft_fig7:run"),
+    "draft-fig8": Recipe(
+        "gradient norms and angles against the steps that carry gradient", f"{DRAFT}, Figs 8 and 25", f"{_HERE}.draft_fig8:run"
+    ),
+    "draft-fig9": Recipe(
+        "how many steps carry gradient, on a reward of the image alone", f"{DRAFT}, Fig. 9", f"{_HERE}.draft_fig9:run"
+    ),
+    "draft-fig10": Recipe(
+        "a LoRA in the last or the first M sampling steps", f"{DRAFT}, Figs 10, 26 and 27", f"{_HERE}.draft_fig10:run"
+    ),
+    "draft-fig13": Recipe(
+        "adversarial: drawn as one concept, seen by a classifier as another", f"{DRAFT}, Fig. 13", f"{_HERE}.draft_fig13:run"
+    ),
+    "draft-fig28": Recipe("the norm that gradients are clipped to", f"{DRAFT}, Fig. 28", f"{_HERE}.draft_fig28:run"),
+    "draft-fig29": Recipe(
+        "over-optimisation: LoRA scaling, early stopping, KL, by a held-out reward", f"{DRAFT}, Fig. 29",
+        f"{_HERE}.draft_fig29:run",
+    ),
+    "draft-fig30": Recipe("two attempts at diversity", f"{DRAFT}, Fig. 30", f"{_HERE}.draft_fig30:run"),
+    "draft-fig33": Recipe("learned guidance weights and negative prompts", f"{DRAFT}, Fig. 33", f"{_HERE}.draft_fig33:run"),
+    "draft-fig34": Recipe("DPG and single-reward DRaFT-LV", f"{DRAFT}, Fig. 34", f"{_HERE}.draft_fig34:run"),
+    "ctrl-theory": Recipe(
+        "CTRL's Theorem 1 and Lemma 2 on a two-dimensional mixture: the best steps, learnt ones, guidance, as T grows",
+        "CTRL, sections 4 and 5", f"{_HERE}.ctrl_theory:run", seeded=False,
     ),
     "mixture-bias": Recipe(
         "how far every method is from the exact tilt, on a two-dimensional mixture", "our own", f"{_HERE}.mixture_bias:run",

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from functools import partial
 
-from tilting.experiments.recipes.rows import AESTHETIC_SCHEDULE, ANIMALS, LATE, RIVALS_CLAIMS, RIVALS_NOTES, RIVALS_SIZE, rivals
+from tilting.experiments.recipes.rows import (
+    AESTHETIC_SCHEDULE,
+    ANIMALS,
+    LATE,
+    RIVALS_CLAIMS,
+    RIVALS_NOTES,
+    RIVALS_SIZE,
+    STYLE_STRENGTHS,
+    rivals,
+)
 from tilting.experiments.recipes.tables import Table, run_table
 
 TABLE = Table(
     "codex-table2", "CoDeX and the gradient methods on a reward of the image alone",
     "Table 2 of the CoDeX thesis (aesthetic score)",
     prompts=ANIMALS, reward=("style",), units={"style": "log p of noto, nats"},
-    rows=rivals(LATE, {"schedule": AESTHETIC_SCHEDULE, "tau": 0.001}), against=("base", "codex-4"),
+    rows=rivals(LATE, {"schedule": AESTHETIC_SCHEDULE, "tau": 0.001}, STYLE_STRENGTHS), against=("base", "codex-4"),
     published="codex-table2", published_unit="LAION aesthetic score", claims=RIVALS_CLAIMS, size=RIVALS_SIZE,
     notes=RIVALS_NOTES,
 )  # fmt: skip

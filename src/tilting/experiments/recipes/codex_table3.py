@@ -11,6 +11,7 @@ from functools import partial
 from tilting.experiments.recipes.rows import (
     ALL,
     CLIP_NOTE,
+    CLIP_STRENGTHS,
     PICKSCORE_SCHEDULE,
     RIVALS_CLAIMS,
     RIVALS_NOTES,
@@ -24,7 +25,7 @@ TABLE = Table(
     "codex-table3", "CoDeX and the gradient methods on a reward of image and prompt",
     "Table 3 of the CoDeX thesis (PickScore)",
     prompts=SCENES, reward=("clip",), units={"clip": "raw cosine"},
-    rows=rivals(ALL, {"schedule": PICKSCORE_SCHEDULE}), against=("base", "codex-4"),
+    rows=rivals(ALL, {"schedule": PICKSCORE_SCHEDULE}, CLIP_STRENGTHS), against=("base", "codex-4"),
     published="codex-table3", published_unit="PickScore, raw cosine", claims=RIVALS_CLAIMS, size=RIVALS_SIZE,
     notes=(*RIVALS_NOTES, CLIP_NOTE),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tilting.experiments.recipes.tables import Claim, Row, Size
@@ -63,28 +64,39 @@ ABLATION_CLAIMS = (
     Claim("codex-4-greedy", ("base", "code-4", "code-equal", "code-40"), "CoDeX (N = 4) beats CoDe, even at its evaluations"),
 )
 
-RIVALS_SIZE = Size(20, 3, 20, 0)
-"""An image fewer than elsewhere, for three quarters of the rows back-propagate at every step."""
+RIVALS_SIZE = Size(20, 2, 20, 0)
+"""Half the images of other tables, for three quarters of the rows back-propagate at every step."""
 PURE = ("dps", "mpgd", "freedom", "ug", "lgd", "tfg")
 
 
-def rivals(window: tuple[float, float], codex: dict[str, Any]) -> tuple[Row, ...]:
+STYLE_STRENGTHS: dict[str, dict[str, Any]] = {}
+CLIP_STRENGTHS: dict[str, dict[str, Any]] = {}
+
+
+def rivals(
+    window: tuple[float, float], codex: Mapping[str, Any], strengths: Mapping[str, Mapping[str, Any]]
+) -> tuple[Row, ...]:
     """The rows of Tables 2 and 3: the gradient methods as the thesis ran them, CoDeX, and all at CoDeX's evaluations.
 
     Args:
         window: t/T inside which CoDeX takes gradients.
         codex: settings of the thesis' CoDeX row.
+        strengths: of every gradient method for this reward, as `codex-strengths-*` found them.
     """
+
+    def of(method: str, **settings: Any) -> dict[str, Any]:
+        return {**strengths.get(method, {}), **settings}
+
     return (
         Row("base", "base"),
-        Row("mpgd", "mpgd", published="mpgd"),
-        Row("freedom", "freedom", settings={"repeat": 10}, published="freedom"),
-        Row("ug", "ug", settings={"repeat": 6}, published="ug"),
-        Row("codex", "codex", 4, {"window": window, **codex}, published="codex"),
-        Row("codex-4", "codex", 4, {"window": window}),
+        Row("mpgd", "mpgd", settings=of("mpgd"), published="mpgd"),
+        Row("freedom", "freedom", settings=of("freedom", repeat=10), published="freedom"),
+        Row("ug", "ug", settings=of("ug", repeat=6), published="ug"),
+        Row("codex", "codex", 4, of("codex", window=window, **codex), published="codex"),
+        Row("codex-4", "codex", 4, of("codex", window=window)),
         Row("code-4", "code", 4),
         *(
-            Row(f"{method}-equal", method, settings={"samples": 2} if method == "lgd" else {}, equal="codex-4")
+            Row(f"{method}-equal", method, settings=of(method, **({"samples": 2} if method == "lgd" else {})), equal="codex-4")
             for method in ("bon", "code", *PURE)
         ),
     )
@@ -99,6 +111,8 @@ RIVALS_CLAIMS = (
 RIVALS_NOTES = (
     "freedom and ug have the thesis' repeats (10 and 6) in one stream, which is another way to spend about CoDeX's "
     "evaluations; mpgd spends a fraction of them, as it does in the thesis. lgd averages over 2 copies of the estimate.",
+    "Strengths are those that codex-strengths-* chose for this reward on other prompts: the most reward whose judge does not "
+    "fall.",
 )
 CLIP_NOTE = (
     "The CLIP of CMMD and T-CLIP is the reward's own here: for a view from outside read the judge and the FID-like distance."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tilting.finetune.objectives.adjoint import AdjointMatching
+from tilting.finetune.objectives.dpg import Dpg
 from tilting.finetune.objectives.gradient import Draft, DraftLv, Refl
 from tilting.finetune.objectives.policy import PolicyGradient
 from tilting.finetune.objectives.supervised import PreferencePairs, Raft, RewardWeighted
@@ -52,6 +53,11 @@ def grpo(
     return PolicyGradient("group", True, clip, 5.0, kl, reduction, epochs, chunks, size=size, name="grpo")  # type: ignore[arg-type]
 
 
+def dpg(last: int | None = None, count: int | None = None) -> Dpg:
+    """Deterministic policy gradient with the reward, adapted by a LoRA of its own, as critic (Clark et al. 2024, C.2)."""
+    return Dpg(last, count)
+
+
 def rwr(beta: float = 0.05, times: int = 4) -> RewardWeighted:
     """Reward-weighted regression (Lee et al. 2023)."""
     return RewardWeighted(beta, times)
@@ -74,5 +80,5 @@ def adjoint(beta: float = 0.05, share: float = 1.0, clip: float | None = None) -
 
 OBJECTIVES = {
     "draft": draft, "draft-k": draft_k, "draft-lv": draft_lv, "refl": refl, "alignprop": alignprop, "ddpo": ddpo, "dpok": dpok,
-    "grpo": grpo, "rwr": rwr, "raft": raft, "dpo": dpo, "adjoint": adjoint,
+    "grpo": grpo, "dpg": dpg, "rwr": rwr, "raft": raft, "dpo": dpo, "adjoint": adjoint,
 }  # fmt: skip

@@ -39,6 +39,7 @@ class AdjointMatching:
     clip: float | None = None
     name: str = "adjoint"
     needs_gradient = True
+    several = False
     group = 1
 
     def __call__(self, world: World) -> Iterator[Loss]:
@@ -46,7 +47,7 @@ class AdjointMatching:
         if not steps:
             raise TiltingError("adjoint matching needs eta > 0 (1, to be exact)")
         with torch.no_grad():
-            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool))
+            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool), kl=True)  # the last step is the base's own
         with torch.enable_grad():
             clean = path.clean.detach().requires_grad_(True)
             value = world.value(clean, world.rows)

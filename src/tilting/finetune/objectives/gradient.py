@@ -16,15 +16,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tilting.finetune.rollout import rollout
+from tilting.finetune.rollout import density_steps, rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import Loss, World
-from tilting.schedule import add_noise
+from tilting.schedule import add_noise, transition
 from tilting.types import TiltingError
 
 
 def dropped(value: Tensor, share: float, world: World) -> Tensor:
-    """Reward dropout (Clark et al. 2024, B.8): each image's reward is left out with that probability, the rest scaled up."""
+    """Each image's reward left out with that probability, the rest scaled up. (What B.8 of Clark et al. 2024 drops are units
+    inside the reward's network: `tilting.models.adapt.thinned`.)"""
     if share == 0:
         return value
     keep = torch.rand(len(world.prompts), generator=world.generator("dropout")) >= share
@@ -39,7 +40,7 @@ class Draft:
         truncation: which steps carry gradient.
         kl: β of the path KL to the frozen model, over the steps that carry gradient (needs eta > 0); 0 leaves it out.
         eps_kl: weight of |eps_θ - eps_base|² at the last step (B.8's own regulariser).
-        dropout: share of rewards left out of a step (B.8).
+        dropout: share of the images whose reward is left out of a step.
         name: of the objective.
     """
 
@@ -49,6 +50,7 @@ class Draft:
     dropout: float = 0.0
     name: str = "draft"
     needs_gradient = True
+    several = False
     group = 1
 
     def __post_init__(self) -> None:
@@ -58,7 +60,10 @@ class Draft:
     def __call__(self, world: World) -> Iterator[Loss]:
         if self.kl and world.eta == 0:
             raise TiltingError("the path KL needs eta > 0: a deterministic chain has no density")
-        mask = self.truncation.mask(world.steps, world.generator("truncation"))
+        # With a KL the steps without density, the last, are the frozen model's: K counts those that can be trained.
+        trained = len(density_steps(world)) if self.kl else world.steps
+        mask = torch.ones(world.steps, dtype=torch.bool)
+        mask[:trained] = self.truncation.mask(trained, world.generator("truncation"))
         path = rollout(world, mask, kl=bool(self.kl))
         value = world.value(path.clean, world.rows)
         numbers = {"reward": value.mean().item(), "open_steps": float(mask.sum())}
@@ -86,7 +91,8 @@ class DraftLv:
 
     Attributes:
         copies: n; 0 is DRaFT-1.
-        single: back-propagate the one reward gradient ∇_x r(x_0) through every copy (C.1: unstable, kept as a negative result).
+        single: back-propagate the one reward gradient ∇_x r(x_0) through every copy (C.1: unstable, kept as a negative result);
+            the gradient at the latents, so that the decoder is paid once too.
         dropout: share of rewards left out of a step.
         name: of the objective.
     """
@@ -96,6 +102,7 @@ class DraftLv:
     dropout: float = 0.0
     name: str = "draft-lv"
     needs_gradient = True
+    several = False
     group = 1
 
     def __call__(self, world: World) -> Iterator[Loss]:
@@ -104,18 +111,16 @@ class DraftLv:
         t, s = world.grid[-2], world.grid[-1]
         value = world.value(path.clean, world.rows)
         numbers = {"reward": value.mean().item()}
-        slope = torch.autograd.grad(value.sum(), path.clean, retain_graph=True)[0] if self.single else None
         value = dropped(value, self.dropout, world)
+        slope = torch.autograd.grad(value.sum(), path.clean, retain_graph=True)[0] if self.single else None
         loss = -value.mean()
-        from tilting.schedule import transition
-
         for j in range(self.copies):
             noisy = add_noise(path.clean.detach(), world.noise(world.steps, f"copy{j}"), t)
             clean = transition(world.denoise(noisy, t, world.rows), t, s, world.eta).mean
             if slope is not None:
                 loss = loss - (slope.detach() * clean).flatten(1).sum(1).mean()
             else:
-                loss = loss - world.value(clean, world.rows).mean()
+                loss = loss - dropped(world.value(clean, world.rows), self.dropout, world).mean()
         yield Loss(loss, numbers)
 
 
@@ -138,6 +143,7 @@ class Refl:
     ceiling: float = 2.0
     name: str = "refl"
     needs_gradient = True
+    several = False
     group = 1
 
     def __call__(self, world: World) -> Iterator[Loss]:

@@ -86,6 +86,11 @@ class PolicyGradient:
     def group(self) -> int:
         return self.size
 
+    @property
+    def several(self) -> bool:
+        """Whether a step makes more than one update."""
+        return self.epochs * self.chunks > 1
+
     def __call__(self, world: World) -> Iterator[Loss]:
         steps = density_steps(world)
         if not steps:

@@ -68,6 +68,7 @@ class RewardWeighted:
     times: int = 4
     name: str = "rwr"
     needs_gradient = False
+    several = False
     group = 1
 
     def __call__(self, world: World) -> Iterator[Loss]:
@@ -93,6 +94,7 @@ class Raft:
     times: int = 4
     name: str = "raft"
     needs_gradient = False
+    several = False
 
     @property
     def group(self) -> int:
@@ -123,6 +125,7 @@ class PreferencePairs:
     times: int = 4
     name: str = "dpo"
     needs_gradient = False
+    several = False
 
     @property
     def group(self) -> int:

@@ -1,0 +1,177 @@
+"""CTRL's baseline of training: classifier-free fine-tuning on triplets (c, x, y) (Ho & Salimans 2022; Zhao et al. 2024, 5.2).
+
+    minimise  E |target_ψ(α_t x_0 + σ_t ε, t, c, y') - target|²,    y' = y, or "no label" for a share of the images
+
+The target is the network's own: ε, v = α ε - σ x_0, u = ε - x_0 of flow, or x_0. The optimum is the law of the data,
+p(x | c, y), not the pre-trained model's tilt: what the labelled pairs lack, the model forgets. The augmented model, its files
+and its use at inference (γ1, γ2) are those of CTRL (`tilting.models.labels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from tilting import rng
+from tilting.finetune.loop import Optimiser, Report, Training, train
+from tilting.finetune.world import Loss, World
+from tilting.models.labels import Augmented
+from tilting.schedule import Kind, add_noise, predict
+from tilting.types import Prediction, TiltingError, Time
+
+
+def training_error(prediction: Prediction, clean: Tensor, noise: Tensor, t: Time, kind: Kind) -> Tensor:
+    """Squared error of the network's own target, averaged over dimensions, (m,).
+
+    Args:
+        prediction: of α x_0 + σ ε, (m, ...).
+        clean, noise: x_0 and ε.
+        t: their time.
+        kind: what the network's output is.
+    """
+    eps, x0 = prediction.eps - noise, prediction.x0 - clean
+    by_kind = {"epsilon": eps, "v_prediction": t.alpha * eps - t.sigma * x0, "flow": eps - x0, "sample": x0}
+    return by_kind[kind].flatten(1).square().mean(1)
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """The objective. The world's ``plain`` denoiser is the augmented model at the batch's labels.
+
+    Attributes:
+        clean: world -> x_0 (b, ...) of its images.
+        kind: of the network.
+        times: parts of a batch, each at a time of its own; they spread evenly over the world's grid.
+        name: of the objective.
+    """
+
+    clean: Callable[[World], Tensor]
+    kind: Kind = "v_prediction"
+    times: int = 8
+    name: str = "classifier-free"
+    needs_gradient = False
+    several = False
+    group = 1
+
+    def __call__(self, world: World) -> Iterator[Loss]:
+        clean, noise = self.clean(world), world.noise(0, "fit")
+        at = (torch.arange(self.times) + torch.rand(self.times, generator=world.generator("time"))) / self.times
+        errors = []
+        for share, rows in zip(at.tolist(), world.rows.tensor_split(self.times), strict=True):
+            if len(rows):
+                t = world.grid[min(int(share * world.steps), world.steps - 1)]
+                prediction = world.plain(add_noise(clean[rows], noise[rows], t), t, rows)
+                errors.append(training_error(prediction, clean[rows], noise[rows], t, self.kind))
+        loss = torch.cat(errors).mean()
+        yield Loss(loss, {"error": loss.item()})
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Labelled data (c, x, y).
+
+    Attributes:
+        latents: (n, ...) clean.
+        labels: label -> (n,) class indices or standardised numbers; NaN is "no label".
+        prompts: n texts; empty ones where there are none.
+    """
+
+    latents: Tensor
+    labels: Mapping[str, Tensor]
+    prompts: Sequence[str]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.latents), len(self.prompts), *(len(y) for y in self.labels.values())}
+        if len(sizes) > 1 or not self.labels or 0 in sizes:
+            raise TiltingError(f"triplets need as many latents as labels and prompts, and at least one, not {sorted(sizes)}")
+
+
+def draw_rows(count: int, size: int, seed: int, step: int) -> Tensor:
+    """(size,) numbers of the records of a training step: one permutation of all ``count`` after another, keyed by the seed."""
+    places = range(step * size, (step + 1) * size)
+    orders: dict[int, Tensor] = {}
+    for place in places:
+        e = place // count
+        if e not in orders:
+            generator = rng.generator(rng.Identity(seed, "triplets", e), 0, 0, "batches")
+            orders[e] = torch.randperm(count, generator=generator)
+    return torch.stack([orders[place // count][place % count] for place in places])
+
+
+def drop_labels(labels: Mapping[str, Tensor], share: float, seed: int, step: int) -> dict[str, Tensor]:
+    """Labels (b,) with that share of the images, all labels of an image together, turned into "no label" (NaN)."""
+    if not 0 <= share < 1:
+        raise TiltingError(f"label dropout must be at least 0 and below 1, not {share}")
+    size = len(next(iter(labels.values())))
+    gone = torch.rand(size, generator=rng.generator(rng.Identity(seed, "triplets", step), 0, 0, "dropout")) < share
+    return {name: torch.where(gone, torch.nan, y.double()).float() for name, y in labels.items()}
+
+
+def times_of(augmented: Augmented) -> list[Time]:
+    """The training times, noisiest first, and clean data."""
+    schedule = replace(augmented.model.schedule, spacing="trailing")
+    return schedule.grid(len(schedule.alpha_bar) or 1000)
+
+
+def world_of(augmented: Augmented, data: Triplets, size: int, dropout: float, seed: int, step: int) -> tuple[World, Tensor]:
+    """A batch of triplets for the objective, and its clean latents."""
+    model, kind = augmented.model, augmented.model.schedule.kind
+    rows = draw_rows(len(data.latents), size, seed, step)
+    labels = drop_labels({k: y[rows] for k, y in data.labels.items()}, dropout, seed, step)
+    prompts = [data.prompts[int(i)] for i in rows]
+    with torch.no_grad():
+        context = model.encode_prompts(prompts)
+
+    def plain(x: Tensor, t: Time, which: Tensor) -> Prediction:
+        mine = {k: y.to(x.device)[which] for k, y in labels.items()}
+        output = augmented.conditioned(x, t, context[which], mine)
+        eps, x0 = predict(kind, output, x, t)
+        return Prediction(eps, x0, torch.zeros_like(x))
+
+    def base(x: Tensor, t: Time, which: Tensor) -> Prediction:
+        with augmented.base(), torch.no_grad():
+            eps, x0 = predict(kind, model.network(x, t, context[which]), x, t)
+        return Prediction(eps, x0, torch.zeros_like(x))
+
+    who = [rng.Identity(seed, p, step * size + i) for i, p in enumerate(prompts)]
+    clean = data.latents[rows].to(model.device)
+    world = World(
+        plain, base, plain, base, lambda x0, which: x0.new_zeros(len(x0)), times_of(augmented), who, tuple(clean.shape[1:]),
+        1.0, step, seed, device=model.device, dtype=clean.dtype,
+    )  # fmt: skip
+    return world, clean
+
+
+def classifier_free(
+    augmented: Augmented, parameters: Mapping[str, nn.Parameter], data: Triplets, optimiser: Optimiser, steps: int,
+    size: int = 32, dropout: float = 0.1, times: int = 8, seed: int = 0,
+) -> Iterator[Report]:  # fmt: skip
+    """Fine-tune an augmented model on triplets, yielding a report of each training step.
+
+    Args:
+        augmented: the model, its embedding and its LoRA.
+        parameters: what is trained: of the embedding and the LoRA, by name.
+        data: labelled latents.
+        optimiser: its settings.
+        steps: to make.
+        size: of a batch.
+        dropout: share of the images trained as "no label"; .1 in Ho & Salimans.
+        times: different times in a batch.
+        seed: of batches, noise and dropout.
+
+    Raises:
+        TiltingError: a dropout that is no share, and what `tilting.finetune.loop.train` raises.
+    """
+    training = Training(dict(parameters), optimiser.build(dict(parameters)))
+    held: dict[int, Tensor] = {}
+
+    def batch(step: int, memory: object) -> World:
+        held.clear()
+        world, held[step] = world_of(augmented, data, size, dropout, seed, step)
+        return world
+
+    objective = ClassifierFree(lambda world: held[world.step], augmented.model.schedule.kind, times)
+    yield from train(training, objective, batch, optimiser, steps)

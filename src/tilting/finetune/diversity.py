@@ -1,0 +1,37 @@
+"""A term for the dissimilarity of a minibatch's images (Clark et al. 2024, B.8): r_i + w d(x_i, x_{b-1-i}).
+
+Pairs are made by reversing the minibatch: b/2 of them instead of b(b-1)/2; the middle one of an odd number has none (d = 0).
+Over several processes the minibatch is that of all: the other image comes without its graph, and the gradient of d is doubled,
+which is what the other side of the pair would have sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(a, b), images (m, 3, h, w) in [0, 1] each -> (m,), symmetric, 0 for equal ones."""
+
+
+def root_mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance over the root of the number of entries, (m,) in [0, 1]; its gradient at 0 is 0."""
+    square = (a - b).flatten(1).square().mean(1)
+    return torch.where(square > 0, square.clamp(min=1e-20).sqrt(), square * 0)
+
+
+def to_reverse(images: Tensor, measure: Measure, gather: Callable[[Tensor], Tensor] | None = None, index: int = 0) -> Tensor:
+    """(m,) dissimilarity of each image and its partner, with the gradient of Σ d over all of the minibatch.
+
+    Args:
+        images: (m, 3, h, w) in [0, 1], this process's.
+        measure: of a pair.
+        gather: tensors of this process -> those of all, in order; None if there is one.
+        index: which process this is.
+    """
+    held = images.detach() if gather is None else gather(images.detach())
+    other = held.flip(0)[index * len(images) : (index + 1) * len(images)]
+    far = measure(images, other)
+    return 2 * far - far.detach()

@@ -1,0 +1,141 @@
+"""A control as one folder: a LoRA, a label embedding, its classifiers, a description; safetensors and json only.
+
+It loads on plain diffusers and this package: `load_control` for the whole, ``pipe.load_lora_weights(CTL + "/lora")`` for the
+LoRA alone. In a model's UNet a control is an adapter of its own that is on in its own term alone, so that the model with
+controls attached still is the pre-trained model everywhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilting.features.fitted import FittedClassifier, load_classifier, save_classifier
+from tilting.features.schema import FILE as CLASSIFIER
+from tilting.models import control_spec as spec
+from tilting.models.control_spec import ControlInfo, read_control
+from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
+from tilting.models.lora import activate, active, load_lora, lora_state, only, read_lora, save_lora
+from tilting.models.stable_diffusion import StableDiffusion
+from tilting.types import TiltingError
+
+
+class Control:
+    """A trained control, attached to a model.
+
+    Attributes:
+        augmented: the model with its labels.
+        info: labels and training.
+        classifiers: those it was trained by, by label, which say whether images obey; a black-box one is not kept.
+        adapter: the name of its LoRA in the model's UNet.
+    """
+
+    def __init__(self, augmented: Augmented, info: ControlInfo, classifiers: Mapping[str, FittedClassifier], adapter: str):
+        self.augmented, self.info, self.classifiers, self.adapter = augmented, info, dict(classifiers), adapter
+
+    def at(self, strength: float = 1.0, **labels: str | float) -> Controlled:
+        """The control with labels fixed, as a model to draw with: ``control.at(bright="yes", strength=2)``.
+
+        Args:
+            strength: γ2.
+            labels: the name of a class, or a number in the label's own unit.
+
+        Raises:
+            TiltingError: a label or class it does not know, with the nearest right one.
+        """
+        if not labels:
+            raise TiltingError(f"say what the control shall draw: {', '.join(self.info.classes)}")
+        return Controlled(self.augmented, {name: self.info.code(name, value) for name, value in labels.items()}, strength)
+
+    def tests(self, labels: Mapping[str, str | float]) -> dict[str, tuple[FittedClassifier, str | float]]:
+        """Label -> (classifier, what is asked), of the labels whose classifier it keeps."""
+        return {name: (self.classifiers[name], value) for name, value in labels.items() if name in self.classifiers}
+
+    def lora(self) -> dict[str, Tensor]:
+        """Its LoRA under diffusers' names."""
+        return lora_state(self.augmented.model.unet, self.adapter)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the control's folder; see `save_control`."""
+        return save_control(Path(folder), self.info, self.lora(), self.augmented.embedding.state_dict(), self.classifiers)
+
+
+def attach_control(
+    model: StableDiffusion, info: ControlInfo, lora: Mapping[str, Tensor], embedding: Mapping[str, Tensor],
+    classifiers: Mapping[str, FittedClassifier] | None = None,
+) -> Control:  # fmt: skip
+    """Make a control of its parts. Raises TiltingError if they do not fit the model."""
+    place: str = info.place
+    made = LabelEmbedding(info.classes, width_of(model, place))  # type: ignore[arg-type]
+    try:
+        made.load_state_dict(dict(embedding))
+    except RuntimeError:
+        raise TiltingError(f"this control is of another model than {model.name!r}: its embedding has another width") from None
+    made.to(model.device).eval().requires_grad_(False)
+    unet = model.unet
+    before = list(active(unet))
+    name = next(f"control{i}" for i in count() if f"control{i}" not in getattr(unet, "peft_config", {}))
+    load_lora(unet, lora, name)
+    activate(unet, before)
+    base, own = partial(only, unet, before), partial(only, unet, [*before, name])
+    augmented = Augmented(model, made, place, base, own, info.off)  # type: ignore[arg-type]
+    return Control(augmented, info, classifiers or {}, name)
+
+
+def save_control(
+    folder: Path, info: ControlInfo, lora: Mapping[str, Tensor], embedding: Mapping[str, Tensor],
+    classifiers: Mapping[str, FittedClassifier],
+) -> Path:  # fmt: skip
+    """Write a control's folder; the description comes last, and without it there is no control.
+
+    Args:
+        folder: made if it is not there; other files in it stay.
+        info: the description.
+        lora: weights under diffusers' names.
+        embedding: the state of a `LabelEmbedding`.
+        classifiers: by label.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / spec.FILE).unlink(missing_ok=True)
+    save_lora(lora, folder / spec.LORA)
+    temporary = folder / f".{spec.EMBEDDING}.tmp"
+    save_file({k: v.detach().cpu().contiguous() for k, v in embedding.items()}, temporary)
+    os.replace(temporary, folder / spec.EMBEDDING)
+    for label, classifier in classifiers.items():
+        beside = folder / spec.CLASSIFIERS / f".{label}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        save_classifier(classifier, beside)
+        shutil.rmtree(folder / spec.CLASSIFIERS / label, ignore_errors=True)
+        os.replace(beside, folder / spec.CLASSIFIERS / label)
+    temporary = folder / f".{spec.FILE}.tmp"
+    temporary.write_text(spec.description(info, folder))
+    os.replace(temporary, folder / spec.FILE)
+    return folder
+
+
+def load_control(folder: str | Path, model: StableDiffusion) -> Control:
+    """Attach the control in a folder to a model.
+
+    Raises:
+        TiltingError: no control there, one that is not whole, or one of another model.
+    """
+    from safetensors.torch import load_file
+
+    place = Path(folder)
+    info = read_control(place)
+    found = {}
+    for schema in info.labels:
+        lies = place / spec.CLASSIFIERS / schema.label
+        if (lies / CLASSIFIER).is_file():
+            found[schema.label] = load_classifier(lies)
+    with torch.no_grad():
+        return attach_control(model, info, read_lora(place), load_file(place / spec.EMBEDDING), found)

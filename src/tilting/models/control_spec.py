@@ -1,0 +1,141 @@
+"""What a control's folder says of itself, and what is asked of it, read without torch.
+
+    CTL/control.json                     this description, written last, with digests of the weights
+    CTL/embedding.safetensors            E_y (`tilting.models.labels.LabelEmbedding`)
+    CTL/lora/                            a LoRA in diffusers' format (`pipe.load_lora_weights`)
+    CTL/classifiers/LABEL/               the fitted classifiers at their temperatures, where there are any
+
+Safetensors and json only: nothing in it executes code, so that a user's own function is not kept as a classifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tilting.errors import TiltingError, nearest
+from tilting.features.schema import Schema
+from tilting.models.lora_file import FILE as LORA_FILE
+
+FILE, EMBEDDING, CLASSIFIERS, LORA = "control.json", "embedding.safetensors", "classifiers", "lora"
+WEIGHTS = (EMBEDDING, f"{LORA}/{LORA_FILE}")
+
+
+@dataclass(frozen=True)
+class ControlInfo:
+    """What a control is and how it was trained.
+
+    Attributes:
+        labels: the schema of each label it knows, at its classifier's temperature.
+        model: {"name", "sha256"} of the pre-trained model.
+        place: where the embedding enters: latent, score or time.
+        rank: of the LoRA.
+        gamma, kl: γ of the label, β of the path KL.
+        effective_gamma: γ against the exact KL: γ / β.
+        planner: backprop or ppo.
+        off: the time at and below which it is silent (`tilting.models.labels.Augmented`).
+        training: steps, batch and sampler settings, plain values.
+    """
+
+    labels: tuple[Schema, ...]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    place: str = "latent"
+    rank: int = 8
+    gamma: float = 10.0
+    kl: float = 1.0
+    effective_gamma: float = 10.0
+    planner: str = "backprop"
+    off: float = -1.0
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> dict[str, int | None]:
+        """Label -> how many classes, or None for a number: what `LabelEmbedding` is made of."""
+        return {s.label: len(s.classes) if s.kind == "classes" else None for s in self.labels}
+
+    def schema(self, label: str) -> Schema:
+        """The schema of a label. Raises TiltingError with the nearest right name."""
+        known = {s.label: s for s in self.labels}
+        if label not in known:
+            raise TiltingError(f"this control knows no label {label!r}{nearest(label, known)}")
+        return known[label]
+
+    def code(self, label: str, value: str | float) -> float:
+        """A label's value as the embedding takes it: the index of a class, or a standardised number."""
+        schema = self.schema(label)
+        target = schema.target(value)
+        return target if schema.kind == "classes" else (target - schema.shift) / schema.scale
+
+
+def sha(path: Path) -> str:
+    """The first 16 hex digits of a file's sha256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def description(info: ControlInfo, folder: Path) -> str:
+    """The text of control.json for weights that lie in a folder."""
+    files = {name: sha(folder / name) for name in WEIGHTS}
+    return json.dumps({**asdict(info), "files": files}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_control(place: str | Path) -> ControlInfo:
+    """The description of the control in a folder, its weights compared with what it says of them.
+
+    Raises:
+        TiltingError: no control there, one that is not whole, or a description that cannot be read.
+    """
+    folder = Path(place)
+    path = folder / FILE
+    if not path.is_file():
+        raise TiltingError(f"there is no control in {str(place)!r}: it needs {FILE}")
+    try:
+        raw = json.loads(path.read_bytes())
+        files = raw.pop("files")
+        labels = tuple(Schema(**{**s, "classes": tuple(str(c) for c in s.get("classes", ()))}) for s in raw.pop("labels"))
+        info = ControlInfo(labels, **raw)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise TiltingError(f"{str(path)!r} is not the description of a control") from None
+    for name in WEIGHTS:
+        if not (folder / name).is_file() or sha(folder / name) != files.get(name):
+            raise TiltingError(f"the control in {str(place)!r} is not whole: {name} is not the file it was saved with")
+    return info
+
+
+def parse_labels(asked: Sequence[str], controls: Mapping[str, ControlInfo]) -> dict[str, dict[str, str]]:
+    """Share LABEL=VALUE out among controls.
+
+    Args:
+        asked: such as "bright=1".
+        controls: place -> description.
+
+    Returns:
+        Place -> label -> value, every value checked.
+
+    Raises:
+        TiltingError: another form, a label that no control or more than one knows, a value that is none of its classes, a
+            label given twice, or a control that is asked for nothing.
+    """
+    found: dict[str, dict[str, str]] = {place: {} for place in controls}
+    known = {s.label: s for info in controls.values() for s in info.labels}
+    for text in asked:
+        label, equals, value = (part.strip() for part in text.partition("="))
+        if not (label and equals and value):
+            raise TiltingError(f"--label takes NAME=VALUE, such as bright=1, not {text!r}")
+        owners = [place for place, info in controls.items() if label in info.classes]
+        if not owners:
+            raise TiltingError(f"no control here knows a label {label!r}{nearest(label, known)}")
+        if len(owners) > 1:
+            raise TiltingError(f"the label {label!r} is known to both {owners[0]!r} and {owners[1]!r}: use one of them")
+        if label in found[owners[0]]:
+            raise TiltingError(f"the label {label!r} is given twice")
+        controls[owners[0]].code(label, value)
+        found[owners[0]][label] = value
+    for place, mine in found.items():
+        if not mine:
+            names = " or ".join(f"--label {name}=..." for name in controls[place].classes)
+            raise TiltingError(f"the control {place!r} is asked for nothing: give {names}")
+    return found

@@ -1,0 +1,188 @@
+"""Learned inputs of the sampler (Clark et al. 2024, B.12): a guidance scale for each step, a negative prompt for each prompt.
+
+    eps = eps(ē) + w(t) (eps(e) - eps(ē)),   ē = e_negative + MLP(self-attention(e)),   e: the prompt's text embedding
+
+w is piecewise linear in the network's time with a knot at every step of the training grid, constant outside of them: a grid
+with other steps stretches or compresses it. The MLP's last layer is 0 at first and w the scale that was asked for, so that
+training starts from the model as it is (the paper has no e_negative and does not say how it begins). With a strength s they
+are applied in part: cfg + s (w(t) - cfg), e_negative + s MLP(...); 0 is the model without them.
+
+    sampler_inputs.safetensors    the tensors          beside a LoRA's weights, which plain diffusers loads as before
+    sampler_inputs.json           knots and widths
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tilting.models.lora_file import INPUTS as WEIGHTS
+from tilting.models.stable_diffusion import StableDiffusion
+from tilting.types import Denoise, TiltingError, Time
+
+SHAPE = "sampler_inputs.json"
+
+
+class Guidance(nn.Module):
+    """w(t).
+
+    Args:
+        times: of the knots, as the network is told them, in any order.
+        scales: at the knots.
+    """
+
+    def __init__(self, times: Sequence[float], scales: Sequence[float]):
+        super().__init__()
+        pairs = sorted(zip(times, scales, strict=True))
+        self.times = [float(t) for t, _ in pairs]
+        self.weight = nn.Parameter(torch.tensor([w for _, w in pairs], dtype=torch.float32))
+
+    def forward(self, t: float) -> Tensor:
+        """The scale at a time, a scalar."""
+        for i, right in enumerate(self.times):
+            if t <= right:
+                if i == 0 or t == right:
+                    return self.weight[i]
+                part = (t - self.times[i - 1]) / (right - self.times[i - 1])
+                return (1 - part) * self.weight[i - 1] + part * self.weight[i]
+        return self.weight[-1]
+
+
+class Negative(nn.Module):
+    """MLP(self-attention(e)): (m, tokens, width) of text embeddings of that shape; zero at first.
+
+    Args:
+        width: of an embedding.
+        hidden: of the MLP.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None, seed: int = 0):
+        super().__init__()
+        self.width, self.hidden, self.heads = width, hidden or width, max(h for h in (8, 4, 2, 1) if width % h == 0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.mix, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.inner, self.last = nn.Linear(width, self.hidden), nn.Linear(self.hidden, width)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, text: Tensor) -> Tensor:
+        m, tokens, width = text.shape
+        q, k, v = self.mix(text.float()).reshape(m, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(m, tokens, width)
+        return self.last(F.gelu(self.inner(self.join(seen))))
+
+
+class SamplerInputs(nn.Module):
+    """What is learned, either part or both; the parameters' names begin with "guidance." and "negative."."""
+
+    def __init__(self, guidance: Guidance | None = None, negative: Negative | None = None):
+        super().__init__()
+        self.guidance, self.negative = guidance, negative
+
+    def on(self, model: Any, strength: float = 1.0) -> Learned:
+        """The model with these inputs."""
+        if self.negative is not None and self.negative.width != (width := model.unet.config.cross_attention_dim):
+            raise TiltingError(f"this negative prompt is of another model: its width is {self.negative.width}, not {width}")
+        return Learned(model, self, strength)
+
+    def scales(self) -> list[float] | None:
+        """w at the knots, in the order of sampling (noise first)."""
+        return None if self.guidance is None else self.guidance.weight.detach().flip(0).tolist()
+
+
+class Learned:
+    """A model whose guidance scale and negative prompt are learned ones; all else is the model's own.
+
+    Args:
+        model: the model itself.
+        inputs: what was learned.
+        strength: how much of it.
+    """
+
+    def __init__(self, model: StableDiffusion, inputs: SamplerInputs, strength: float = 1.0):
+        self.bare, self.inputs, self.strength = model, inputs, strength
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["bare"], name)
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+        """See `StableDiffusion.denoiser`; a pair is evaluated whatever the scale."""
+        context, empty = self.bare.encode_prompts(prompts), self.bare.encode_prompts([negative])
+        guidance, other = self.inputs.guidance, self.inputs.negative
+
+        def without(rows: Tensor) -> Tensor:
+            text = context[rows]
+            base = empty.expand_as(text)
+            return base if other is None else base + self.strength * other(text).to(base.dtype)
+
+        def scale(t: Time) -> Tensor | float:
+            return cfg if guidance is None else cfg + self.strength * (guidance(t.t) - cfg)
+
+        return self.bare.guided(context, without, scale)
+
+
+def begin(
+    model: Any, learn: Sequence[str], grid: Sequence[Time], cfg: float, seed: int = 0, start: SamplerInputs | None = None
+) -> SamplerInputs | None:
+    """What training starts from: fresh inputs for those to be learned, those of ``start`` where it has them.
+
+    Args:
+        model: a Stable Diffusion.
+        learn: of "lora", "guidance", "negative".
+        grid: T + 1 points of the sampler; w gets a knot at the first T.
+        cfg: w at first.
+        seed: of the negative prompt's network.
+        start: inputs to go on from; its w is read off at the knots of this grid.
+    """
+    guidance, negative = (start.guidance, start.negative) if start is not None else (None, None)
+    if guidance is not None or "guidance" in learn:
+        with torch.no_grad():
+            times = [t.t for t in grid[:-1]]
+            guidance = Guidance(times, [cfg if guidance is None else guidance(t).item() for t in times])
+    if negative is None and "negative" in learn:
+        negative = Negative(model.unet.config.cross_attention_dim, seed=seed)
+    return None if guidance is None and negative is None else SamplerInputs(guidance, negative)
+
+
+def save_inputs(inputs: SamplerInputs, folder: Path) -> None:
+    """Write them into a LoRA's folder, each file atomically."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shape: dict[str, Any] = {}
+    if inputs.guidance is not None:
+        shape["guidance"] = {"times": inputs.guidance.times}
+    if inputs.negative is not None:
+        shape["negative"] = {"width": inputs.negative.width, "hidden": inputs.negative.hidden}
+    state = {name: p.detach().float().cpu().contiguous() for name, p in inputs.named_parameters()}
+    save_file(state, folder / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    (folder / f"{SHAPE}.tmp").write_text(json.dumps(shape) + "\n")
+    for name in (SHAPE, WEIGHTS):
+        os.replace(folder / f"{name}.tmp", folder / name)
+
+
+def read_inputs(folder: Path) -> SamplerInputs | None:
+    """The inputs in a LoRA's folder, or None where there are none. Raises TiltingError if they cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / WEIGHTS).is_file():
+        return None
+    try:
+        shape, state = json.loads((folder / SHAPE).read_text()), load_file(folder / WEIGHTS)
+        knots, widths = shape.get("guidance"), shape.get("negative")
+        guidance = Guidance(knots["times"], [0.0] * len(knots["times"])) if knots else None
+        inputs = SamplerInputs(guidance, Negative(widths["width"], widths["hidden"]) if widths else None)
+        inputs.load_state_dict(state)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError):
+        raise TiltingError(f"{str(folder / WEIGHTS)!r} and its {SHAPE} are not learned sampler inputs") from None
+    return inputs.requires_grad_(False)

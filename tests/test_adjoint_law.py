@@ -1,0 +1,101 @@
+"""Adjoint matching and the KL-regularised draft (eta = 1, memoryless) on the mixture, where the tilt is closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tilting.experiments.recipes.ctrl_learned import batch_of, learn
+from tilting.experiments.recipes.ctrl_oracle import Chain, drift_error, solve, tilt
+from tilting.experiments.recipes.mixture_bias import AIM, BASE, energy_distance
+from tilting.finetune.objectives import adjoint, draft
+from tilting.finetune.rollout import rollout
+from tilting.schedule import transition
+
+BETA = 0.5
+ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
+
+
+def reward(x):
+    """-|x - aim|² / 2 over β: its tilt of a mixture is a mixture."""
+    return -0.5 * (x - AIM).square().sum(-1) / BETA
+
+
+def closed_form(count, seed):
+    return BASE.tilt(AIM / BETA, 1 / BETA)[0].draw(count, torch.Generator().manual_seed(seed))
+
+
+def test_gaussian_steps_reach_the_closed_form_as_t_grows():
+    """The chain's own optimum: to the tilt of the same chain, and to the mixture's closed form, nearer with T. The constant
+    E[exp r] of the chain, found on a grid, tends to the mixture's."""
+    known = BASE.tilt(AIM / BETA, 1 / BETA)[1] - 0.5 * AIM.square().sum() / BETA
+    exact, found, off = closed_form(3000, 0), {}, {}
+    null = abs(energy_distance(closed_form(1500, 1), exact))
+    for steps in (6, 24):
+        chain = Chain(steps)
+        best = solve(chain, reward, 27)
+        x = chain.draw(1500, 7, best).end
+        same = energy_distance(x, tilt(chain, lambda d: reward(d.end), 1500, 100, 10))
+        found[steps], off[steps] = energy_distance(x, exact), abs(best.log_h(ORIGIN).item() - known.item())
+        print(
+            f"T {steps}: g* to the chain's tilt {same:.4f}, to the closed form {found[steps]:.4f}; two exact draws {null:.4f}"
+        )
+        if steps == 24:
+            assert same < 0.01
+    assert found[24] < 0.5 * found[6]
+    assert found[24] < 0.012
+    assert off[24] < 0.4 * off[6]
+
+
+@pytest.mark.parametrize("name", ["adjoint", "draft"])
+def test_the_learnt_law_is_the_tilt_of_the_same_chain(name):
+    """Both objectives end where the best Gaussian steps do: in law, in drift and in nats; KL is 0 at first."""
+    chain, numbers = Chain(6), []
+    # draft: reward in its own units and β of the KL beside it; adjoint: β divides the reward. Both the same tilt.
+    objective = adjoint(beta=BETA) if name == "adjoint" else draft(kl=BETA)
+    control = learn(
+        chain, objective, lambda x, y: BETA * reward(x), 200, labels=(0.0,), images=192, width=32, see=numbers.append
+    )(0.0)
+    assert numbers[0]["kl"] == 0.0
+    best = solve(chain, reward, 27)
+    exact = [tilt(chain, lambda d: reward(d.end), 1500, 100 + k, 10) for k in range(3)]
+    null = max(abs(energy_distance(exact[i], exact[j])) for i, j in ((0, 1), (1, 2), (0, 2)))
+    drawn, ideal = chain.draw(1500, 7, control), chain.draw(1500, 7, best)
+    far, base = energy_distance(drawn.end, exact[0]), energy_distance(chain.draw(1500, 9).end, exact[0])
+    floor = energy_distance(ideal.end, exact[0])
+    short = ((reward(ideal.end) - ideal.kl) - (reward(drawn.end) - drawn.kl)).mean().item()
+    error = drift_error(chain, control, best, 1000, 8)
+    print(f"{name}: D² {far:.4f}, g* {floor:.4f}, null {null:.4f}, base {base:.3f}")
+    print(f"drift off by {error:.2f}, {short:.3f} nats short")
+    assert far < floor + max(2 * null, 0.02 * base)
+    assert short < 0.05
+    assert error < 0.3
+
+
+def test_the_lean_adjoint_is_the_gradient_along_the_frozen_chain():
+    """At initialisation the loss's gradient in a step's push is 2 ã std · ∂u: against finite differences of the reward of the
+    frozen chain started from each state, its noise held."""
+    from tilting.experiments.recipes.ctrl_learned import Push
+
+    chain, push = Chain(4), Push(8)
+    world = batch_of(chain, push, lambda x, y: reward(x), (0.0,), 3, 0, 0)
+    path = rollout(world, torch.zeros(4, dtype=torch.bool), kl=True)
+
+    def rest(x, i):
+        for k in range(i, 4):
+            t, s = chain.grid[k], chain.grid[k + 1]
+            step = transition(world.base(x, t, world.rows), t, s, 1.0)
+            x = step.mean + step.std * world.noise(k + 1)
+        return reward(x)
+
+    expected = 0.0
+    for i in range(3):
+        point = path.points[i]
+        std = transition(world.base(point.x, point.t, world.rows), point.t, point.s, 1.0).std
+        slope = torch.stack([
+            (rest(point.drawn + 1e-5 * e, i + 1) - rest(point.drawn - 1e-5 * e, i + 1)) / 2e-5
+            for e in torch.eye(2, dtype=torch.float64)
+        ], 1)  # fmt: skip
+        expected = expected + (std * slope).square().sum(1).mean()
+    losses = list(adjoint(beta=1.0)(world))
+    assert sum(loss.value.item() for loss in losses) == pytest.approx(expected.item(), rel=1e-6)

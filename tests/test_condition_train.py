@@ -1,0 +1,273 @@
+"""`condition train`: nothing learnt is nothing changed, the gradient by hand, log p on unseen noise, resume, refusals.
+
+Models are a few thousand random weights (`small`), but for what must hold of pocket bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from small import bright_fit, write_small
+from test_finetune_processes import free_port
+
+import tilting as tl
+from tilting import rng
+from tilting.cli import main
+from tilting.conditioning.train import draw_labels
+from tilting.experiments.condition_train import describe
+from tilting.experiments.controlling import ControlSettings, controlling
+from tilting.experiments.finetune_folder import read_lines
+from tilting.experiments.finetune_world import batch_identities
+from tilting.experiments.generate import Drawn, draw, plan
+from tilting.features.fitted import save_classifier
+from tilting.models.control_spec import read_control
+from tilting.models.lora import lora_off
+from tilting.types import TiltingError
+
+PROMPTS = ["a fox", "a cat"]
+FUNCTION = """
+import torch
+
+def dark(images, prompts):
+    p = torch.sigmoid(60 * (0.535 - images.mean((1, 2, 3)))).clamp(1e-6, 1 - 1e-6)
+    return torch.stack([1 - p, p], 1).log()
+dark.classes = ("no", "yes")
+
+def unnamed(images, prompts):
+    return images.mean((1, 2, 3))
+
+def wrong(images, prompts):
+    return torch.zeros(len(images), 2)
+wrong.classes = ("no", "yes")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_small(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    return tl.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def fitted(small):
+    return bright_fit(small).classifier
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, small, folder, fitted):
+    """A folder with a classifier and functions; the model is loaded once."""
+    save_classifier(fitted, tmp_path / "FIT")
+    (tmp_path / "f.py").write_text(FUNCTION)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tilting.experiments.condition_train.load", lambda name: small)
+    return tmp_path
+
+
+def words(folder, out, *more, classifier="FIT", steps=3):
+    return ["condition", "train", *PROMPTS, "--model", str(folder), "--classifier", classifier, "--train-steps", str(steps),
+            "--steps", "2", "--batch-size", "4", "--rank", "2", "--cfg", "2", "--truncation", "all", "--checkpoint-every", "1",
+            "--quiet", "--out", str(out), *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return tl.load("pocket")
+
+
+@pytest.mark.parametrize("place", ["latent", "score", "time"])
+def test_a_control_that_has_learnt_nothing_is_pocket_bit_for_bit(place, fitted, pocket):
+    run = controlling(pocket, [fitted], PROMPTS, ControlSettings(place, rank=2, steps=3, batch_size=2))
+    control = run.control()
+    asked = {"steps": 3, "images": 2, "seed": 5, "batch_size": 4}
+    base = tl.generate(pocket, PROMPTS, **asked)
+    mine = tl.condition_sample(control, PROMPTS, {"bright": "yes"}, **asked)
+    assert torch.equal(mine.images, base.images)
+    assert [r["kl"] for r in mine.manifest["images"]] == [0.0] * 4
+
+
+def test_the_gradient_is_that_of_gamma_log_p_less_the_path_kl(small, fitted):
+    """Written out with autograd: two steps, both open, of a control whose weights are random. Float32: 1e-3 relative."""
+    settings = ControlSettings("latent", 7.0, 0.5, truncation="all", rank=2, steps=2, cfg=2.0, batch_size=2, seed=3)
+    run = controlling(small, [fitted], PROMPTS, settings)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in run.training.parameters.values():
+            p.copy_(0.1 * torch.randn_like(p))
+    loss = next(iter(run.objective(run.batches(0, {}))))
+    loss.value.backward()
+    found = {name: p.grad.clone() for name, p in run.training.parameters.items()}
+    for p in run.training.parameters.values():
+        p.grad = None
+
+    who = batch_identities(PROMPTS, 3, 0, 2, 1)
+    y = draw_labels({"bright": (2, (0, 0))}, 2, 3, 0)["bright"].long()
+    text, empty = small.encode_prompts([w.prompt for w in who]), small.encode_prompts(["", ""])
+    table = run.augmented.embedding.tables["bright"]
+    x, far = rng.normal(who, 1, small.latent_shape, 0)[:, 0], 0.0
+    grid = small.schedule.grid(2)
+    for i, (t, s) in enumerate(pairwise(grid)):
+        with lora_off(small.unet):
+            plain, none = small.network(x, t, text), small.network(x, t, empty)
+        base = none + 2.0 * (plain - none)
+        mine = base + small.network(x + table[y].reshape(x.shape), t, text) - plain
+        a = t.alpha / s.alpha
+        std = s.sigma * math.sqrt(t.sigma**2 - a**2 * s.sigma**2) / t.sigma
+        means = [
+            s.alpha * (t.alpha * x - t.sigma * v) + math.sqrt(max(s.sigma**2 - std**2, 0)) * (t.alpha * v + t.sigma * x)
+            for v in (mine, base)
+        ]
+        if std == 0:  # nothing would price leaving the model there, so the step is the model's own
+            means[0] = means[1]
+        else:
+            far = far + (means[0] - means[1]).flatten(1).square().sum(1) / (2 * std**2)
+        x = means[0] + std * rng.normal(who, 1, small.latent_shape, i + 1)[:, 0]
+    wanted = -7.0 * fitted.log_prob(small.decode(x), y).mean() + 0.5 * far.mean()
+    wanted.backward()
+    assert loss.value.item() == pytest.approx(wanted.item(), rel=1e-4)
+    for name, p in run.training.parameters.items():
+        assert torch.allclose(found[name], p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max().item()), name
+    run.control()
+
+
+def test_training_raises_log_p_on_noise_it_has_not_seen(small, fitted):
+    """Fifteen steps on an easy label: held-out log p rises by a tenth of a nat or more, the base model stays what it was."""
+    asked = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
+    before = tl.generate(small, PROMPTS, **asked).images
+    options = {"steps": 4, "batch_size": 4, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0}
+    trained = tl.condition_train(small, fitted, PROMPTS, 15, lora_lr=5e-3, embedding_lr=0.1, **options)
+    assert trained.history[0]["kl"] == 0.0
+    assert trained.history[-1]["kl"] > 0.0
+    assert trained.control.info.effective_gamma == 100.0
+    assert torch.equal(tl.generate(small, PROMPTS, **asked).images, before)
+    rise = []
+    for value in ("no", "yes"):
+        drawn = tl.condition_sample(trained.control, PROMPTS, {"bright": value}, **asked)
+        y = torch.full((20,), float(value == "yes"))
+        now, then = fitted.log_prob(drawn.images, y), fitted.log_prob(before, y)
+        assert drawn.manifest["summary"]["labels"]["bright"]["log_prob"] == pytest.approx(now.mean().item(), abs=1e-4)
+        rise.append((now - then).mean().item())
+    print("rise of log p:", rise)
+    assert sum(rise) / 2 > 0.1
+    assert min(rise) > 0.0
+
+
+def first_log_p(small, log_p):
+    """Mean log p of the first batch of `words`: base images of its identities, its labels."""
+    who = batch_identities(PROMPTS, 0, 0, 4, 1)
+    drawn = [e for e in draw(small, plan(small, who, steps=2, cfg=2.0, eta=1.0)) if isinstance(e, Drawn)]
+    y = draw_labels({next(iter(log_p)): (2, (0, 0))}, 4, 0, 0)
+    return next(iter(log_p.values()))(drawn[0].images, next(iter(y.values()))).mean().item()
+
+
+def test_a_killed_run_goes_on_bit_for_bit(here, folder, small, fitted, monkeypatch):
+    assert main(words(folder, "whole")) == 0
+    from tilting.conditioning.classifiers import Obedience
+
+    calls, call = [0], Obedience.__call__
+
+    def broken(self, images, prompts):
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return call(self, images, prompts)
+
+    monkeypatch.setattr(Obedience, "__call__", broken)
+    assert main(words(folder, "cut")) == 130
+    assert len(read_lines(here / "cut" / "metrics.jsonl")) == 2
+    monkeypatch.setattr(Obedience, "__call__", call)
+    assert main(words(folder, "cut")) == 0
+    names = ("metrics.jsonl", "embedding.safetensors", "lora/pytorch_lora_weights.safetensors", "control.json")
+    for name in names:
+        assert (here / "cut" / name).read_bytes() == (here / "whole" / name).read_bytes(), name
+    rows = read_lines(here / "whole" / "metrics.jsonl")
+    assert rows[0]["kl"] == 0.0
+    assert rows[0]["log_prob"] == pytest.approx(first_log_p(small, {"bright": fitted.log_prob}), abs=1e-5)
+    assert rows[0]["reward"] == pytest.approx(10 * rows[0]["log_prob"], rel=1e-5)
+    manifest = json.loads((here / "whole" / "manifest.json").read_text())
+    assert manifest["summary"]["effective_gamma"] == 10.0
+    assert "effective γ 10" in describe(manifest)
+    assert main(words(folder, "whole")) == 0  # nothing is left to do
+    assert main(words(folder, "whole", "--gamma", "3")) == 2  # another run
+
+
+def test_a_classifier_without_gradient_is_climbed_by_ppo(here, folder, small, capsys):
+    assert main(words(folder, "ctl", classifier="f.py:dark")) == 2
+    assert "--planner ppo" in capsys.readouterr().err
+    assert not (here / "ctl").exists()
+    assert main(words(folder, "ctl", "--planner", "ppo", classifier="f.py:dark", steps=2)) == 0
+    rows = read_lines(here / "ctl" / "metrics.jsonl")
+    space: dict = {}
+    exec(FUNCTION, space)
+    by_hand = first_log_p(small, {"dark": lambda images, y: space["dark"](images, []).gather(1, y.long()[:, None])[:, 0]})
+    assert rows[0]["log_prob"] == pytest.approx(by_hand, abs=1e-4)
+    info = read_control("ctl")
+    assert (info.planner, info.labels[0].label, info.labels[0].classes) == ("ppo", "dark", ("no", "yes"))
+    control = tl.load_control("ctl", small)
+    assert control.augmented.embedding.tables["dark"].abs().max() > 0
+    assert control.classifiers == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--classifier", "NONE"], "there is no classifier in 'NONE'"),
+        (["--classifier", "FIT"], "two classifiers have the label 'bright'"),
+        (["--place", "latnet"], "did you mean 'latent'"),
+        (["--planner", "pppo"], "did you mean 'ppo'"),
+        (["--gamma", "0"], "gamma must be above 0"),
+        (["--eta", "0"], "eta must be above 0"),
+        (["--steps", "1"], "steps must be at least 2"),
+        (["--accumulate", "3"], "batch-size 4 does not divide into 3"),
+        (["--classifier", "f.py:unnamed"], "needs an attribute classes"),
+    ],
+)
+def test_refusals(here, folder, capsys, more, said):
+    assert main([*words(folder, "ctl"), *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "ctl").exists()
+
+
+def test_steps_whose_classifier_gives_no_probabilities_are_skipped_and_say_why(here, folder):
+    assert main(words(folder, "ctl", "--planner", "ppo", classifier="f.py:wrong", steps=1)) == 0
+    (row,) = read_lines(here / "ctl" / "metrics.jsonl")
+    assert row["reward"] is None
+    assert "those of each image sum to 1" in row["why"]
+    assert tl.load_control("ctl", tl.load(str(folder))).augmented.embedding.tables["wrong"].abs().max() == 0
+
+
+def test_without_prompts_pocket_trains_on_all_it_draws_and_other_models_are_asked(here, folder, capsys):
+    from tilting.experiments.condition_train_config import resolve_train
+    from tilting.models.words import load_words
+
+    listed = resolve_train({"classifier": ["FIT"]}).all_prompts()
+    assert len(set(listed)) == len(load_words().concepts)
+    with pytest.raises(TiltingError, match="say which prompts"):
+        resolve_train({"classifier": ["FIT"], "model": str(folder)})
+
+
+def test_two_processes_are_one(here, folder):
+    """The embedding's gradient is averaged: within 1e-4 of one process after three steps, in float32."""
+    code = "import sys; from tilting.cli import main; sys.exit(main())"
+    (here / "run.py").write_text(code)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "run.py"]
+    done = subprocess.run([sys.executable, *launcher, *words(folder, "two")], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert main(words(folder, "one")) == 0
+    from safetensors.torch import load_file
+
+    one, two = (load_file(here / name / "embedding.safetensors") for name in ("one", "two"))
+    assert torch.allclose(one["tables.bright"], two["tables.bright"], rtol=1e-3, atol=1e-5)
+    assert one["tables.bright"].abs().max() > 1e-2
+    for a, b in zip(*(read_lines(here / name / "metrics.jsonl") for name in ("one", "two")), strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+    assert json.loads((here / "two" / "manifest.json").read_text())["summary"]["processes"] == 2
