@@ -33,6 +33,7 @@ class Recipe(NamedTuple):
 
 THESIS = "the CoDeX thesis"
 DRAFT = "Clark et al. 2024 (DRaFT)"
+CTRL = "Zhao et al. 2024 (CTRL)"
 RECIPES: dict[str, Recipe] = {
     "codex-table1": Recipe(
         "CoDe and CoDeX on a reward of the image alone: N, schedule, temperature, clusters", f"{THESIS}, Table 1",
@@ -102,6 +103,10 @@ RECIPES: dict[str, Recipe] = {
     "ctrl-theory": Recipe(
         "CTRL's Theorem 1 and Lemma 2 on a two-dimensional mixture: the best steps, learnt ones, guidance, as T grows",
         "CTRL, sections 4 and 5", f"{_HERE}.ctrl_theory:run", seeded=False,
+    ),
+    "ctrl-table2": Recipe(
+        "four classes of JPEG size: CTRL, guidance and classifier-free fine-tuning on the same pictures", f"{CTRL}, Fig. 2",
+        f"{_HERE}.ctrl_table2:run",
     ),
     "mixture-bias": Recipe(
         "how far every method is from the exact tilt, on a two-dimensional mixture", "our own", f"{_HERE}.mixture_bias:run",
