@@ -108,10 +108,9 @@ Curves and sample sheets: `training/pocket/card/`. Every batch is a function of 
 
 ## Limits
 
-Simple shapes are drawn well, intricate ones melt; a style word is obeyed far less surely than a concept or a colour, and
-training has not reached its end (see the curves). pocket-clip and pocket-judge are the first version's, trained on pictures
-with more jitter than pocket's. Words outside the vocabulary mean little, and it knows nothing but these drawings. Emoji of
-people are left out. Not for any use where the content of a picture matters.
+Simple shapes are drawn well, intricate ones melt; a style word is obeyed less surely than a concept or a colour, and training
+has not reached its end (see the curves). Words outside the vocabulary mean little, and it knows nothing but these drawings.
+Emoji of people are left out. Not for any use where the content of a picture matters.
 """
     (ASSETS / "pocket" / "README.md").write_text(text)
     curves()

@@ -150,7 +150,8 @@ def main() -> None:
     prompts = [write_prompt(words, int(i), int(j), int(k)) for i, j, k in zip(c, s, b, strict=True)]
     with torch.no_grad():
         scores = reward(images, prompts)
-        log_p = F.log_softmax(net(images)["concept"], 1)[torch.arange(STYLE_PROMPTS), c]
+        logits, asked = net(images), {"concept": c, "style": s, "background": b}
+        log_p = sum(F.log_softmax(logits[k], 1).gather(1, v[:, None])[:, 0] for k, v in asked.items())
     ranks = torch.stack([scores.argsort().argsort().float(), log_p.argsort().argsort().float()])
     out["clip_judge_rank_correlation"] = torch.corrcoef(ranks)[0, 1].item()
 
