@@ -61,9 +61,10 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def tensor_of(pixels: np.ndarray) -> Tensor:
-    """uint8 (..., h, w, 3) -> float (..., 3, h, w) in [0, 1], contiguous: oneDNN corrupts the heap on strided ones of 8 channels."""
+    """uint8 (..., h, w, 3) -> float (..., 3, h, w) in [0, 1]."""
     import torch
 
+    # Contiguous: a strided batch ends in a convolution of 8 channels whose backward corrupts the heap (torch 2.13, CPU).
     return torch.from_numpy(pixels).movedim(-1, -3).contiguous().float() / 255
 
 

@@ -108,6 +108,16 @@ RECIPES: dict[str, Recipe] = {
         "four classes of JPEG size: CTRL, guidance and classifier-free fine-tuning on the same pictures", f"{CTRL}, Fig. 2",
         f"{_HERE}.ctrl_table2:run",
     ),
+    "ctrl-table3": Recipe(
+        "two labels at once, from two data sets that share no picture", f"{CTRL}, Fig. 3", f"{_HERE}.ctrl_table3:run"
+    ),
+    "ctrl-table5": Recipe(
+        "reconstruction guidance over its strength, per class of JPEG size", f"{CTRL}, Table 5", f"{_HERE}.ctrl_table5:run"
+    ),
+    "ctrl-data": Recipe(
+        "accuracy against the number of labelled pairs, CTRL and classifier-free fine-tuning", f"{CTRL}, sections 1 and 5.2",
+        f"{_HERE}.ctrl_data:run",
+    ),
     "mixture-bias": Recipe(
         "how far every method is from the exact tilt, on a two-dimensional mixture", "our own", f"{_HERE}.mixture_bias:run",
         seeded=False,

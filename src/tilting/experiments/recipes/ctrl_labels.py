@@ -1,0 +1,95 @@
+"""Labels of the CTRL recipes: functions of a picture, cut into classes at quantiles of the base model's own images.
+
+    y = #{k : score >= e_k},    e_k the quantile at q_k of the scores of the labelled data
+
+so class 0 has the lowest scores and a score on an edge counts upwards, as Zhao et al. 2024 (App. D.2) have it. The function
+that labels is the one that judges: accuracy is never what a classifier says of its own success.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilting.errors import TiltingError
+from tilting.experiments.folder import write_atomically
+from tilting.metrics.extract import read_batches
+from tilting.rewards.jpeg import jpeg
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Of red, green and blue (ITU-R BT.601)."""
+
+
+def compressibility(images: Tensor) -> Tensor:
+    """-kB of the JPEG at quality 95, (n,), of images (n, 3, h, w) in [0, 1]."""
+    return jpeg()(images, [""] * len(images)).double()
+
+
+def brightness(images: Tensor) -> Tensor:
+    """Mean luminance in per cent, (n,), of images (n, 3, h, w) in [0, 1]."""
+    weights = images.new_tensor(LUMINANCE, dtype=torch.float64)
+    return 100 * (images.double().mean((2, 3)) * weights).sum(1)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label y of pictures.
+
+    Attributes:
+        name: of the label, its classifier and its column.
+        score: images (n, 3, h, w) in [0, 1] -> (n,).
+        quantiles: rising shares of the base model's images below each cut.
+        unit: of the score.
+        meaning: what the classes are, from the lowest score up, for the reader.
+    """
+
+    name: str
+    score: Callable[[Tensor], Tensor]
+    quantiles: tuple[float, ...]
+    unit: str
+    meaning: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names: "0", "1", ..."""
+        return tuple(str(k) for k in range(len(self.quantiles) + 1))
+
+    def read(self, files: Sequence[Path]) -> list[float]:
+        """The score of every picture file."""
+        return [float(v) for images in read_batches(files) for v in self.score(images)]
+
+
+SIZE = Label("size", compressibility, (0.25, 0.6, 0.95), "\N{MINUS SIGN}kB", ("largest", "large", "small", "smallest"))
+"""The paper's four classes of JPEG size; the smallest files are one picture in twenty."""
+
+
+def edges_of(scores: Sequence[float], quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Where the classes are cut. Raises TiltingError: too few different scores to tell them apart."""
+    edges = torch.quantile(torch.tensor(scores, dtype=torch.float64), torch.tensor(quantiles, dtype=torch.float64)).tolist()
+    if len(set(classes_of(scores, edges))) <= len(edges):
+        raise TiltingError(f"{len(scores)} pictures have too few different scores to be cut into {len(edges) + 1} classes")
+    return tuple(edges)
+
+
+def classes_of(scores: Sequence[float], edges: Sequence[float]) -> list[int]:
+    """y of every score."""
+    at = torch.tensor(edges, dtype=torch.float64)
+    return torch.searchsorted(at, torch.tensor(scores, dtype=torch.float64), right=True).tolist()
+
+
+def write_labels(
+    path: Path, files: Sequence[Path], prompts: Sequence[str], name: str, classes: Sequence[int], scores: Sequence[float]
+) -> None:
+    """A table that `tilting condition fit --data` reads; files relative to it."""
+    lines = io.StringIO()
+    table = csv.writer(lines)
+    table.writerow(["file", name, "score", "prompt"])
+    for file, y, score, prompt in zip(files, classes, scores, prompts, strict=True):
+        table.writerow([file.relative_to(path.parent).as_posix(), y, repr(score), prompt])
+    write_atomically(path, lines.getvalue().encode())
