@@ -28,7 +28,7 @@ NAMED = (
 """The same with style and background named."""
 
 GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "codex": (("strength",), (0.1, 0.2, 0.4, 0.8)),
+    "codex": (("strength",), (0.05, 0.1, 0.2, 0.4)),
     "dps": (("strength",), (0.0125, 0.025, 0.05, 0.1)),
     "mpgd": (("strength",), (0.05, 0.1, 0.2, 0.4)),
     "freedom": (("strength",), (0.1, 0.2, 0.4, 0.8)),
@@ -70,7 +70,7 @@ def _facts(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _table(name: str, reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float, float]) -> Table:
     def settings(method: str, value: float) -> dict[str, Any]:
-        fixed = {"codex": {"window": window}, "ug": {"strength": UG[reward]}}.get(method, {})
+        fixed = {"codex": {"window": window, "gradient_block": 1}, "ug": {"strength": UG[reward]}}.get(method, {})
         return {**dict.fromkeys(GRIDS[method][0], value), **fixed}
 
     return Table(
@@ -88,7 +88,8 @@ def _table(name: str, reward: str, unit: str, prompts: tuple[str, ...], window: 
         figure="sweep", facts=_facts,
         notes=(
             "usable: the judge's interval against base reaches 0. The choice is the usable strength of most reward.",
-            "gradient methods run one stream here, CoDeX four. ug's forward strength is fixed at "
+            "gradient methods run one stream here, CoDeX four with a gradient at every draw, as the others have.",
+            "ug's forward strength is fixed at "
             f"{UG[reward]:g} per unit of reward and its backward rate varies.",
         ),
     )  # fmt: skip
