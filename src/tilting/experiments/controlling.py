@@ -114,6 +114,7 @@ class Controlling(Tuning):
         s = self.settings
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(s).items()}
         done = self.training.step if step is None else step
+        assert self.augmented is not None
         return ControlInfo(
             tuple(c.schema for c in classifiers.values()), dict(identity or {"name": self.model.name}), s.place, s.rank,
             s.gamma, s.kl, effective_gamma(s.gamma, s.kl, 1, mean=False) if s.kl else float("inf"), s.planner,

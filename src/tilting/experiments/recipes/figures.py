@@ -117,16 +117,18 @@ def _pareto(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _sweep(report: Mapping[str, Any], path: Path) -> None:
-    """The held-out judge over the reward, a curve for every method over its strengths."""
+    """The held-out judge over the reward, a curve for every method over its strengths (their intervals stand in the table: most
+    of their width is the prompts', which all rows share)."""
     spec = split_weight(report["reward"][0])[0]
     figure, (axis,) = _axes(1, height=5.6)
     for method, colour in _colours(report).items():
         rows = [row for row in report["rows"] if row["method"] == method and row["judge"] is not None]
         points = [(row["rewards"][spec]["mean"], row["judge"]["mean"]) for row in rows]
-        axis.plot([x for x, _ in points], [y for _, y in points], "-", color=colour, label=method)
-        for row in rows:
+        axis.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, markersize=5, label=method)
+        for row, point in zip(rows, points, strict=True):
             label = row["name"].partition("-")[2] or row["name"]
-            _point(axis, row["rewards"][spec]["mean"], row["judge"], colour, label)
+            axis.annotate(label, point, (5, 4), textcoords="offset points", fontsize=7, color=colour)
+    axis.margins(x=0.08)
     axis.set_xlabel(_title(spec, report))
     axis.set_ylabel("pocket-judge, held out (log p)")
     axis.legend(frameon=False, fontsize=8)
