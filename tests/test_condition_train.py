@@ -140,11 +140,11 @@ def test_the_gradient_is_that_of_gamma_log_p_less_the_path_kl(small, fitted):
 
 
 def test_training_raises_log_p_on_noise_it_has_not_seen(small, fitted):
-    """Fifteen steps on an easy label: held-out log p rises by a tenth of a nat or more, the base model stays what it was."""
+    """Forty steps on an easy label: held-out log p rises by a tenth of a nat or more, the base model stays what it was."""
     asked = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
     before = tl.generate(small, PROMPTS, **asked).images
     options = {"steps": 4, "batch_size": 4, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0}
-    trained = tl.condition_train(small, fitted, PROMPTS, 15, lora_lr=5e-3, embedding_lr=0.1, **options)
+    trained = tl.condition_train(small, fitted, PROMPTS, 40, lora_lr=5e-3, embedding_lr=0.1, **options)
     assert trained.history[0]["kl"] == 0.0
     assert trained.history[-1]["kl"] > 0.0
     assert trained.control.info.effective_gamma == 100.0
