@@ -44,10 +44,8 @@ def compare(
 ) -> None:
     """Draw the same prompts and noise by several methods into DIR: compare.html, compare.png, metrics.json, runs/."""
     options = read_yaml(config, OPTIONS) if config is not None else {}
-    if prompts and prompts_file is not None:
-        raise TiltingError("prompts are given both as words and by --prompts: give one of them")
     given = {
-        "prompts": prompts_file if prompts_file is not None else prompts or None, "methods": methods or None, "model": model,
+        "prompts": given_by.prompts_of(prompts, prompts_file), "methods": methods or None, "model": model,
         "reward": reward or None, "particles": particles, "steps": steps, "eta": eta, "cfg": cfg,
         "negative-prompt": negative_prompt, "images": images, "batch-size": batch_size, "image": image, "strength": strength,
         "out": out, "seed": seed, "quiet": quiet, "json": as_json,

@@ -45,10 +45,8 @@ def sample(
 ) -> None:
     """Draw images that obey labels into DIR, as `tilting generate` does: images/, grid.png, manifest.json."""
     options = read_yaml(config) if config is not None else {}
-    if prompts and prompts_file is not None:
-        raise TiltingError("prompts are given both as words and by --prompts: give one of them")
     given = {
-        "prompts": prompts_file if prompts_file is not None else prompts or None, "control": control or None,
+        "prompts": given_by.prompts_of(prompts, prompts_file), "control": control or None,
         "label": label or None, "strength": [n for text in strength for n in text.split(",")] if strength else None,
         "model": model, "reward": reward or None, "method": method, "particles": particles, "steps": steps, "eta": eta,
         "cfg": cfg, "negative-prompt": negative_prompt, "images": images, "batch-size": batch_size, "out": out,

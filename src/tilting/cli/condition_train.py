@@ -57,10 +57,8 @@ def train(
 ) -> None:
     """Train a control of labels into DIR: control.json, lora/, embedding, classifiers/, metrics.jsonl, checkpoints/."""
     options = read_yaml(config) if config is not None else {}
-    if prompts and prompts_file is not None:
-        raise TiltingError("prompts are given both as words and by --prompts: give one of them")
     given = {
-        "prompts": prompts_file if prompts_file is not None else prompts or None, "model": model,
+        "prompts": given_by.prompts_of(prompts, prompts_file), "model": model,
         "classifier": classifier or None, "train-steps": train_steps, "steps": steps, "batch-size": batch_size,
         "accumulate": accumulate, "gamma": gamma, "kl": kl, "place": place, "planner": planner, "truncation": truncation,
         "cfg": cfg, "eta": eta, "negative-prompt": negative_prompt, "lora-lr": lora_lr, "embedding-lr": embedding_lr,

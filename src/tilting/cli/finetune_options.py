@@ -10,7 +10,6 @@ import typer
 
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
-from tilting.errors import TiltingError
 from tilting.experiments.finetune_config import FinetuneConfig, read_yaml, resolve_finetune
 from tilting.experiments.settings import parse_setting
 
@@ -91,9 +90,7 @@ def collect(given: dict[str, Any]) -> tuple[dict[str, Any], FinetuneConfig]:
     config, settings, file = given.pop("config"), given.pop("settings"), given.pop("prompts-file")
     given["json"] = given.pop("as-json")
     options = read_yaml(config) if config is not None else {}
-    if given["prompts"] and file is not None:
-        raise TiltingError("prompts are given both as words and by --prompts: give one of them")
-    given |= {"prompts": file if file is not None else given["prompts"] or None}
+    given["prompts"] = given_by.prompts_of(given["prompts"], file)
     given |= {name: given[name] or None for name in ("reward", "tracker")}
     options |= {key: value for key, value in given.items() if value is not None}
     options["set"] = {**(options.get("set") or {}), **dict(map(parse_setting, settings or []))}

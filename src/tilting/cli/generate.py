@@ -44,10 +44,8 @@ def generate(
 ) -> None:
     """Draw images of prompts with a method and a reward into DIR: images/, grid.png, manifest.json."""
     options = read_yaml(config) if config is not None else {}
-    if prompts and prompts_file is not None:
-        raise TiltingError("prompts are given both as words and by --prompts: give one of them")
     given = {
-        "prompts": prompts_file if prompts_file is not None else prompts or None, "model": model, "reward": reward or None,
+        "prompts": given_by.prompts_of(prompts, prompts_file), "model": model, "reward": reward or None,
         "method": method, "particles": particles, "steps": steps, "eta": eta, "cfg": cfg, "negative-prompt": negative_prompt,
         "images": images, "batch-size": batch_size, "image": image, "strength": strength, "out": out, "seed": seed,
         "lora": lora or None, "lora-steps": lora_steps, "quiet": quiet, "json": as_json,

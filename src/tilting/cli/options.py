@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tilting.errors import TiltingError
+
 Text = str | None
 
 
@@ -37,3 +39,10 @@ Config = Annotated[Text, option("--config", metavar="FILE", help="Options from Y
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved YAML and stop.")]
 Quiet = Annotated[bool | None, option("--quiet", help="No progress and no summary.")]
 Json = Annotated[bool | None, option("--json", help="Print the summary as JSON.")]
+
+
+def prompts_of(words: list[str] | None, file: str | None) -> list[str] | str | None:
+    """Prompts as words or as a file, None if there are neither. Raises TiltingError if both are given."""
+    if words and file is not None:
+        raise TiltingError("prompts are given both as words and by --prompts: give one of them")
+    return file if file is not None else words or None

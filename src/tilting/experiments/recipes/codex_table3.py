@@ -12,6 +12,7 @@ from tilting.experiments.recipes.rows import (
     ALL,
     CLIP_NOTE,
     CLIP_STRENGTHS,
+    CLIP_TUNED,
     PICKSCORE_SCHEDULE,
     RIVALS_CLAIMS,
     RIVALS_NOTES,
@@ -27,6 +28,6 @@ TABLE = Table(
     prompts=SCENES, reward=("clip",), units={"clip": "raw cosine"},
     rows=rivals(ALL, {"schedule": PICKSCORE_SCHEDULE}, CLIP_STRENGTHS), against=("base", "codex-4"),
     published="codex-table3", published_unit="PickScore, raw cosine", claims=RIVALS_CLAIMS, size=RIVALS_SIZE,
-    notes=(*RIVALS_NOTES, CLIP_NOTE),
+    notes=(*RIVALS_NOTES, CLIP_TUNED, CLIP_NOTE),
 )  # fmt: skip
 run = partial(run_table, TABLE)

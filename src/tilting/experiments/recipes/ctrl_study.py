@@ -39,8 +39,8 @@ SMALL_PROMPTS = 4
 RIVALS = {"dps": "reconstruction guidance", "noisy": "classifier guidance", "free": "classifier-free fine-tuning"}
 ENOUGH = 0.85
 USUAL = {"gamma": 500, "place": "time", "lora-lr": 4e-3, "embedding-lr": 4e-2}
-"""Of `condition train` on pocket. The paper's γ = 10 beside the exact KL over 768 latent dimensions buys one nat of log p in
-100 steps of training and settles there; its code's KL, a mean over dimensions, makes that γ 10 · 768."""
+"""Of `condition train` on pocket. At the paper's γ = 10 the exact KL over 768 latent dimensions holds the model nearly still;
+its code's KL, a mean over dimensions, makes that γ 10 · 768."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,6 @@ RIVALS_SIZE = Size(20, 1, 20, 0)
 PURE = ("dps", "mpgd", "freedom", "ug", "lgd", "tfg")
 
 
-STYLE_STRENGTHS: dict[str, dict[str, Any]] = {}
 CLIP_STRENGTHS: dict[str, dict[str, Any]] = {
     "codex": {"gradient_block": 1, "strength": 0.2}, "dps": {"strength": 0.05}, "mpgd": {"strength": 0.2},
     "freedom": {"strength": 0.4}, "ug": {"strength": 40.0, "rate": 0.05}, "lgd": {"strength": 0.05},
@@ -85,7 +84,7 @@ def rivals(
     Args:
         window: t/T inside which CoDeX takes gradients.
         codex: settings of the thesis' CoDeX row.
-        strengths: of every gradient method for this reward, as `codex-strengths-*` found them.
+        strengths: settings of every gradient method for this reward; the preset's own where it has none.
     """
 
     def of(method: str, **settings: Any) -> dict[str, Any]:
@@ -115,8 +114,10 @@ RIVALS_CLAIMS = (
 RIVALS_NOTES = (
     "freedom and ug have the thesis' repeats (10 and 6) in one stream, which is another way to spend about CoDeX's "
     "evaluations; mpgd spends a fraction of them, as it does in the thesis. lgd averages over 2 copies of the estimate.",
-    "Strengths are those that codex-strengths-* chose for this reward on other prompts: the most reward whose judge does not "
-    "fall.",
+)
+CLIP_TUNED = (
+    "Strengths were tuned on other prompts by codex-strengths-clip: the most reward whose judge does not fall. CoDeX's own, a "
+    "gradient at every draw at .2, was picked there too, above .1; its other strengths at every draw were not tried."
 )
 CLIP_NOTE = (
     "The CLIP of CMMD and T-CLIP is the reward's own here: for a view from outside read the judge and the FID-like distance."
