@@ -72,8 +72,8 @@ def memory(key: str) -> int:
 
 def measure(arm: str, steps: int, small: bool, cfg: float) -> dict[str, float]:
     """One training step in this process."""
-    from tilting.experiments.finetune_engine import Engine
-    from tilting.experiments.finetuning import tuning
+    from tilting.experiments.finetune.engine import Engine
+    from tilting.experiments.finetune.tuning import tuning
     from tilting.finetune.objectives import draft, draft_k
 
     engine = Engine(context=lambda: torch.autocast("cpu", torch.bfloat16))

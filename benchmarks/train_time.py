@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 
 import tilting as tl
-from tilting.experiments.finetuning import Tuning, tuning
+from tilting.experiments.finetune.tuning import Tuning, tuning
 from tilting.finetune.objectives import draft, draft_k, draft_lv
 
 ARMS = {"draft": (draft, None, 0), "draft-k": (draft_k, 1, 0), "draft-lv": (draft_lv, 1, 2)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tilting.experiments.recipes.ctrl_learned import batch_of, learn
-from tilting.experiments.recipes.ctrl_oracle import Chain, drift_error, solve, tilt
+from tilting.experiments.recipes.ctrl.learned import batch_of, learn
+from tilting.experiments.recipes.ctrl.oracle import Chain, drift_error, solve, tilt
 from tilting.experiments.recipes.mixture_bias import AIM, BASE, energy_distance
 from tilting.finetune.objectives import adjoint, draft
 from tilting.finetune.rollout import rollout
@@ -75,7 +75,7 @@ def test_the_learnt_law_is_the_tilt_of_the_same_chain(name):
 def test_the_lean_adjoint_is_the_gradient_along_the_frozen_chain():
     """At initialisation the loss's gradient in a step's push is 2 ã std · ∂u: against finite differences of the reward of the
     frozen chain started from each state, its noise held."""
-    from tilting.experiments.recipes.ctrl_learned import Push
+    from tilting.experiments.recipes.ctrl.learned import Push
 
     chain, push = Chain(4), Push(8)
     world = batch_of(chain, push, lambda x, y: reward(x), (0.0,), 3, 0, 0)

@@ -199,7 +199,7 @@ def test_the_sheet_shows_methods_as_columns_and_images_as_rows(made):
 
 
 def test_another_method_joins_and_what_is_missing_is_drawn(made, capsys, monkeypatch):
-    from tilting.experiments import compare as module
+    from tilting.experiments.compare import run as module
 
     out, metrics = made
     words = ("compare", *PROMPTS, "--seed", "3", *USUAL, "--out", str(out), "--methods")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tilting.cli import main
-from tilting.experiments.compare import measure, resolve_compare
+from tilting.experiments.compare.run import measure, resolve_compare
 
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
 BRIGHT = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"

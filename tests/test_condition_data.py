@@ -16,8 +16,8 @@ from tilting.conditioning.columns import Ask, cut, parse_label, settle
 from tilting.conditioning.dataset import is_held_out
 from tilting.conditioning.images import Pictures, open_image, square
 from tilting.errors import TiltingError
-from tilting.experiments.condition_fit import read_data
-from tilting.experiments.condition_fit_config import resolve_fit
+from tilting.experiments.condition.fit import read_data
+from tilting.experiments.condition.fit_config import resolve_fit
 
 
 def picture(path: Path, level: int = 128, size: tuple[int, int] = (8, 8)) -> Path:

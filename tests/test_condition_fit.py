@@ -20,7 +20,7 @@ from tilting.conditioning.fit import Options, begin, epochs, finish, schema_of
 from tilting.conditioning.images import Pictures
 from tilting.conditioning.networks import build_network, inputs_of
 from tilting.errors import TiltingError
-from tilting.experiments.condition_fit_config import resolve_fit
+from tilting.experiments.condition.fit_config import resolve_fit
 from tilting.features.fitted import load_classifier, log_prob
 from tilting.features.schema import Schema
 from tilting.rewards.likelihood import likelihood
@@ -145,7 +145,7 @@ def test_cnn_learns_a_colour_and_a_brightness(rendered, tmp_path, capsys):
                 assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24) or ()) > 20
         assert not (out / name / "checkpoints").exists()
 
-    from tilting.experiments.condition_fit import read_data
+    from tilting.experiments.condition.fit import read_data
 
     data = read_data(resolve_fit({"data": str(rendered / "labels.csv")}))
     held = data.split(0)[1]

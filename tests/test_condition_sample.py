@@ -17,8 +17,8 @@ from small import bright_fit, random_control, write_small
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.condition_sample import describe
-from tilting.experiments.conditioned import compose
+from tilting.experiments.condition.functions import compose
+from tilting.experiments.condition.sample import describe
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
 from tilting.models.labels import PLACES

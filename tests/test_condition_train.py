@@ -20,10 +20,10 @@ import tilting as tl
 from tilting import rng
 from tilting.cli import main
 from tilting.conditioning.train import draw_labels
-from tilting.experiments.condition_train import describe
-from tilting.experiments.controlling import ControlSettings, controlling
-from tilting.experiments.finetune_folder import read_lines
-from tilting.experiments.finetune_world import batch_identities
+from tilting.experiments.condition.controlling import ControlSettings, controlling
+from tilting.experiments.condition.train import describe
+from tilting.experiments.finetune.batches import batch_identities
+from tilting.experiments.finetune.folder import read_lines
 from tilting.experiments.generate import Drawn, draw, plan
 from tilting.features.fitted import save_classifier
 from tilting.models.control_spec import read_control
@@ -69,7 +69,7 @@ def here(tmp_path, monkeypatch, small, folder, fitted):
     save_classifier(fitted, tmp_path / "FIT")
     (tmp_path / "f.py").write_text(FUNCTION)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.condition_train.load", lambda name: small)
+    monkeypatch.setattr("tilting.experiments.condition.train.load", lambda name: small)
     return tmp_path
 
 
@@ -246,7 +246,7 @@ def test_steps_whose_classifier_gives_no_probabilities_are_skipped_and_say_why(h
 
 
 def test_without_prompts_pocket_trains_on_all_it_draws_and_other_models_are_asked(here, folder, capsys):
-    from tilting.experiments.condition_train_config import resolve_train
+    from tilting.experiments.condition.train_config import resolve_train
     from tilting.models.words import load_words
 
     listed = resolve_train({"classifier": ["FIT"]}).all_prompts()

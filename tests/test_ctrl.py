@@ -12,8 +12,8 @@ from torch import nn
 
 from tilting.conditioning.noisy import reconstruction_guidance
 from tilting.conditioning.train import Ctrl, draw_labels, effective_gamma
-from tilting.experiments.recipes.ctrl_learned import Push, batch_of, guided, learn
-from tilting.experiments.recipes.ctrl_oracle import (
+from tilting.experiments.recipes.ctrl.learned import Push, batch_of, guided, learn
+from tilting.experiments.recipes.ctrl.oracle import (
     AIM,
     OFFSET,
     Chain,
@@ -25,7 +25,7 @@ from tilting.experiments.recipes.ctrl_oracle import (
     tilt,
     tilted_posterior,
 )  # fmt: skip
-from tilting.experiments.recipes.ctrl_theory import SHORT
+from tilting.experiments.recipes.ctrl.theory import SHORT
 from tilting.experiments.recipes.mixture_bias import BASE, energy_distance
 from tilting.finetune.rollout import rollout
 from tilting.finetune.truncate import Truncation

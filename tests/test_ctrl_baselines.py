@@ -20,8 +20,8 @@ from tilting.conditioning.noisy import (
     save_noisy,
 )  # fmt: skip
 from tilting.errors import TiltingError
-from tilting.experiments.recipes.ctrl_learned import Falling, Plane, Push, guided, pushed
-from tilting.experiments.recipes.ctrl_oracle import Chain, lemma, log_classifier
+from tilting.experiments.recipes.ctrl.learned import Falling, Plane, Push, guided, pushed
+from tilting.experiments.recipes.ctrl.oracle import Chain, lemma, log_classifier
 from tilting.experiments.recipes.mixture_bias import BASE, energy_distance
 from tilting.features.schema import Schema
 from tilting.finetune.loop import Training, train

@@ -18,12 +18,16 @@ from small import write_small
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.recipes import RECIPES, ctrl_data, ctrl_table2, ctrl_table3, ctrl_table5
-from tilting.experiments.recipes.ctrl_arms import Size
-from tilting.experiments.recipes.ctrl_labels import SIZE, Label, brightness, classes_of, edges_of
-from tilting.experiments.recipes.ctrl_numbers import best_cells, numbers_of
-from tilting.experiments.recipes.ctrl_rows import Row, Watched, WatchedModel, combinations
-from tilting.experiments.recipes.ctrl_study import Study, above, at_least, run_control_study
+from tilting.experiments.recipes import RECIPES
+from tilting.experiments.recipes.ctrl import data as ctrl_data
+from tilting.experiments.recipes.ctrl import table2 as ctrl_table2
+from tilting.experiments.recipes.ctrl import table3 as ctrl_table3
+from tilting.experiments.recipes.ctrl import table5 as ctrl_table5
+from tilting.experiments.recipes.ctrl.arms import Size
+from tilting.experiments.recipes.ctrl.labels import SIZE, Label, brightness, classes_of, edges_of
+from tilting.experiments.recipes.ctrl.numbers import best_cells, numbers_of
+from tilting.experiments.recipes.ctrl.rows import Row, Watched, WatchedModel, combinations
+from tilting.experiments.recipes.ctrl.study import Study, above, at_least, run_control_study
 from tilting.models.control_kl import PathKl
 from tilting.schedule import step_std, transition
 
@@ -168,7 +172,7 @@ def test_a_finished_study_draws_and_trains_nothing_again(made, monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("something was loaded again")
 
-    for name in ("tilting.experiments.run.load_parts", "tilting.experiments.condition_train.load_parts", "tilting.models.load"):
+    for name in ("tilting.experiments.run.load_parts", "tilting.experiments.condition.train.load_parts", "tilting.models.load"):
         monkeypatch.setattr(name, fail)
     again = run_control_study(study, out, True, lambda line: None)
     assert json.dumps(again["rows"]) == json.dumps(report["rows"])

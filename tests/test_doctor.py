@@ -12,8 +12,8 @@ import tilting as tl
 from tilting.cli import main
 from tilting.experiments import doctor as module
 from tilting.experiments.doctor import doctor
-from tilting.experiments.finetune import Parts
-from tilting.experiments.finetune_config import resolve_finetune
+from tilting.experiments.finetune.config import resolve_finetune
+from tilting.experiments.finetune.run import Parts
 
 OPTIONS = {"prompts": ["a fox", "a cat"], "steps": 3, "rank": 2, "batch-size": 2}
 
@@ -73,7 +73,7 @@ def test_a_wrong_gradient_is_found(pocket, fault, said):
 
 
 def test_another_precision_in_the_rollout_is_found(pocket, monkeypatch):
-    import tilting.experiments.finetune_engine as engine
+    import tilting.experiments.finetune.engine as engine
 
     def uneven(accelerator, precision):
         def context():
@@ -86,7 +86,7 @@ def test_another_precision_in_the_rollout_is_found(pocket, monkeypatch):
 
 
 def test_a_base_that_is_another_network_is_found(pocket, monkeypatch):
-    import tilting.experiments.finetuning as home
+    import tilting.experiments.finetune.tuning as home
 
     attach = home.attach
 

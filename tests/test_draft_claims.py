@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tilting.experiments.recipes import draft_fig29
-from tilting.experiments.recipes.draft_arms import Arm, Shelf, Size
-from tilting.experiments.recipes.draft_claims import behind, crossing, falls, higher, near, ratio, sooner
-from tilting.experiments.recipes.draft_fig4 import STUDY
-from tilting.experiments.recipes.draft_looks import Looks
-from tilting.experiments.recipes.draft_results import Results
+from tilting.experiments.recipes.draft import fig29 as draft_fig29
+from tilting.experiments.recipes.draft.arms import Arm, Shelf, Size
+from tilting.experiments.recipes.draft.claims import behind, crossing, falls, higher, near, ratio, sooner
+from tilting.experiments.recipes.draft.fig4 import STUDY
+from tilting.experiments.recipes.draft.looks import Looks
+from tilting.experiments.recipes.draft.results import Results
 
 
 def made(curves, prompts=6, paid: Any = 1):

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.evaluate_config import resolve_evaluate
-from tilting.experiments.evaluate_runs import setup, split_weight
+from tilting.experiments.evaluate.config import resolve_evaluate
+from tilting.experiments.evaluate.runs import setup, split_weight
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
 USUAL = ("--steps", "4", "--images", "2", "--quiet")

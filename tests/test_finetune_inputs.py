@@ -12,8 +12,8 @@ from torch import nn
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.finetune_folder import read_lines
-from tilting.experiments.finetuning import tuning
+from tilting.experiments.finetune.folder import read_lines
+from tilting.experiments.finetune.tuning import tuning
 from tilting.finetune.loop import Optimiser
 from tilting.finetune.objectives import draft, draft_k
 from tilting.models.lora import attach_all, load_lora, lora_off, read_lora
@@ -41,7 +41,7 @@ def clean(pocket):
 def here(tmp_path, monkeypatch, pocket):
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.finetune.load", lambda name: pocket)
+    monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name: pocket)
     monkeypatch.setattr("tilting.experiments.run.load", lambda name: pocket)
     return tmp_path
 

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from test_finetune import AIM, Drift, make
 
-from tilting.experiments.finetune_engine import Engine
-from tilting.experiments.finetune_folder import read_lines
+from tilting.experiments.finetune.engine import Engine
+from tilting.experiments.finetune.folder import read_lines
 from tilting.finetune.loop import Optimiser, Training, train
 from tilting.finetune.objectives import OBJECTIVES
 from tilting.models.mixture import Mixture

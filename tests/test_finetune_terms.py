@@ -9,8 +9,8 @@ from test_finetune_cli import Bright, bright
 
 import tilting as tl
 from tilting.errors import TiltingError
-from tilting.experiments.finetune_diversity import diversity, parse_diversity
-from tilting.experiments.finetuning import tuning
+from tilting.experiments.finetune.diversity import diversity, parse_diversity
+from tilting.experiments.finetune.tuning import tuning
 from tilting.features.linear_head import LinearHead
 from tilting.finetune.diversity import root_mean_square, to_reverse
 from tilting.finetune.loop import Optimiser

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.finetuning import attach
+from tilting.experiments.finetune.tuning import attach
 from tilting.models.lora import FILE, add_lora, load_lora, lora_off, lora_state, mix, read_lora, save_lora, scaled
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.words import POCKET

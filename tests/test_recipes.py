@@ -301,7 +301,7 @@ def test_the_list_and_the_config(capsys, tmp_path):
 
 
 def test_the_chosen_strength_is_the_most_reward_whose_judge_does_not_fall():
-    from tilting.experiments.recipes.codex_strengths import chosen
+    from tilting.experiments.recipes.codex.strengths import chosen
 
     def row(strength, reward, high):
         return {

@@ -16,8 +16,8 @@ from tilting import finetune
 
 if TYPE_CHECKING:
     from tilting import presets, rewards
-    from tilting.experiments.conditioned import condition_fit, condition_sample
-    from tilting.experiments.controlling import condition_train
+    from tilting.experiments.condition.controlling import condition_train
+    from tilting.experiments.condition.functions import condition_fit, condition_sample
     from tilting.experiments.generate import Result, draw, generate, identities, plan
     from tilting.models import load
     from tilting.models.control_file import load_control
@@ -33,8 +33,8 @@ _HOME = {
     "Result": "tilting.experiments.generate", "draw": "tilting.experiments.generate",
     "generate": "tilting.experiments.generate", "plan": "tilting.experiments.generate",
     "identities": "tilting.experiments.generate",
-    "condition_fit": "tilting.experiments.conditioned", "condition_train": "tilting.experiments.controlling",
-    "condition_sample": "tilting.experiments.conditioned", "load_control": "tilting.models.control_file",
+    "condition_fit": "tilting.experiments.condition.functions", "condition_train": "tilting.experiments.condition.controlling",
+    "condition_sample": "tilting.experiments.condition.functions", "load_control": "tilting.models.control_file",
     "load": "tilting.models", "RewardError": "tilting.errors", "TiltingError": "tilting.errors",
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ class _Finetune(ModuleType):
     """The room `tilting.finetune`, which is called too: ``tl.finetune(pipe, prompts, reward)`` trains a LoRA."""
 
     def __call__(self, *arguments, **options):
-        return import_module("tilting.experiments.finetuning").finetune(*arguments, **options)
+        return import_module("tilting.experiments.finetune.tuning").finetune(*arguments, **options)
 
 
 sys.modules[finetune.__name__].__class__ = _Finetune

@@ -11,7 +11,7 @@ import typer
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 from tilting.errors import TiltingError
-from tilting.experiments.compare import OPTIONS, PAGE, SHEET, describe, resolve_compare
+from tilting.experiments.compare.run import OPTIONS, PAGE, SHEET, describe, resolve_compare
 from tilting.experiments.settings import parse_setting
 from tilting.experiments.yaml_layer import read_yaml
 
@@ -57,7 +57,7 @@ def compare(
         return typer.echo(resolved.yaml(), nl=False)
     if resolved.out is None:
         raise TiltingError("say where to write: --out DIR")
-    from tilting.experiments.compare import compare as run
+    from tilting.experiments.compare.run import compare as run
 
     silent = bool(options.get("quiet"))
     metrics = run(resolved, ["tilting", *context.obj], quiet=silent)

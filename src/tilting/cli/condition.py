@@ -10,8 +10,8 @@ import typer
 from tilting.cli.condition_sample import sample
 from tilting.cli.condition_train import train
 from tilting.cli.options import Config, Json, PrintConfig, Quiet, Seed, Text, option
-from tilting.experiments.condition_fit import condition_fit, describe
-from tilting.experiments.condition_fit_config import read_options, resolve_fit
+from tilting.experiments.condition.fit import condition_fit, describe
+from tilting.experiments.condition.fit_config import read_options, resolve_fit
 
 condition = typer.Typer(
     help="New controls from a small labelled data set (CTRL).", no_args_is_help=True, rich_markup_mode=None,

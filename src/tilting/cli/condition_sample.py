@@ -10,7 +10,7 @@ import typer
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 from tilting.errors import TiltingError
-from tilting.experiments.condition_sample_config import read_yaml, resolve_sample
+from tilting.experiments.condition.sample_config import read_yaml, resolve_sample
 from tilting.experiments.settings import parse_setting
 
 
@@ -59,7 +59,7 @@ def sample(
         return typer.echo(resolved.yaml(), nl=False)
     if resolved.out is None:
         raise TiltingError("say where to write: --out DIR")
-    from tilting.experiments.condition_sample import condition_sample, describe
+    from tilting.experiments.condition.sample import condition_sample, describe
 
     silent = bool(options.get("quiet"))
     manifest = condition_sample(resolved, ["tilting", *context.obj], quiet=silent)

@@ -11,7 +11,7 @@ from tilting.cli import finetune_options as its
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 from tilting.errors import TiltingError
-from tilting.experiments.condition_train_config import read_yaml, resolve_train
+from tilting.experiments.condition.train_config import read_yaml, resolve_train
 
 
 def train(
@@ -72,7 +72,7 @@ def train(
         return typer.echo(resolved.yaml(), nl=False)
     if resolved.out is None:
         raise TiltingError("say where to write: --out DIR")
-    from tilting.experiments.condition_train import condition_train, describe
+    from tilting.experiments.condition.train import condition_train, describe
 
     silent = bool(options.get("quiet"))
     manifest = condition_train(resolved, ["tilting", *context.obj], quiet=silent)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tilting.cli.generate import Text, option
-from tilting.experiments.evaluate_config import describe, read_options, resolve_evaluate
+from tilting.experiments.evaluate.config import describe, read_options, resolve_evaluate
 
 
 def evaluate(
@@ -46,7 +46,7 @@ def evaluate(
     resolved = resolve_evaluate(options)
     if print_config:
         return typer.echo(resolved.yaml(), nl=False)
-    from tilting.experiments.evaluate import evaluate as run
+    from tilting.experiments.evaluate.run import evaluate as run
 
     silent = bool(options.get("quiet"))
     metrics = run(resolved, ["tilting", *context.obj], quiet=silent)

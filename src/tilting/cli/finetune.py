@@ -20,7 +20,7 @@ def finetune(given: dict[str, Any], context: typer.Context, print_config: given_
         return typer.echo(resolved.yaml(), nl=False)
     if resolved.out is None:
         raise TiltingError("say where to write: --out DIR")
-    from tilting.experiments.finetune import describe, run
+    from tilting.experiments.finetune.run import describe, run
 
     silent = bool(options.get("quiet"))
     manifest = run(resolved, ["tilting", *context.obj], quiet=silent)

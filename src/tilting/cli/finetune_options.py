@@ -10,7 +10,7 @@ import typer
 
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
-from tilting.experiments.finetune_config import FinetuneConfig, read_yaml, resolve_finetune
+from tilting.experiments.finetune.config import FinetuneConfig, read_yaml, resolve_finetune
 from tilting.experiments.settings import parse_setting
 
 Objective = Annotated[

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.experiments.finetune import Parts, load_parts, tuning_of
-from tilting.experiments.finetune_config import FinetuneConfig
-from tilting.experiments.finetune_objectives import GRADIENT
+from tilting.experiments.finetune.config import FinetuneConfig
+from tilting.experiments.finetune.objectives import GRADIENT
+from tilting.experiments.finetune.run import Parts, load_parts, tuning_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.experiments.finetuning import Tuning
+    from tilting.experiments.finetune.tuning import Tuning
     from tilting.finetune.world import World
 
 CLOSE = 0.05
@@ -46,8 +46,8 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
     """
     from dataclasses import replace
 
-    from tilting.experiments.finetune_config import check_batch, processes
-    from tilting.experiments.finetune_engine import Engine, over
+    from tilting.experiments.finetune.config import check_batch, processes
+    from tilting.experiments.finetune.engine import Engine, over
 
     count = processes()
     check_batch(config, count)
@@ -67,7 +67,7 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
 
 
 def _alone(config: FinetuneConfig, over: Callable) -> Any:
-    from tilting.experiments.finetune_engine import accelerator
+    from tilting.experiments.finetune.engine import accelerator
 
     found = accelerator()
     if found.num_processes > 1:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tilting.errors import TiltingError
-from tilting.experiments.evaluate_config import EvaluateConfig
-from tilting.experiments.evaluate_runs import Run, split_weight
+from tilting.experiments.evaluate.config import EvaluateConfig
+from tilting.experiments.evaluate.runs import Run, split_weight
 from tilting.features.clip import ClipEmbedder
 from tilting.metrics import alignment
 from tilting.metrics.diversity import mean_distance, mean_pairwise

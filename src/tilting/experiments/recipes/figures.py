@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilting.experiments.evaluate_runs import split_weight
+from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.folder import write_atomically
 from tilting.experiments.grid import comparison_grid
 

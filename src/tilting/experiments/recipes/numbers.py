@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tilting.experiments.evaluate import evaluate
-from tilting.experiments.evaluate_config import EvaluateConfig
-from tilting.experiments.evaluate_runs import split_weight
+from tilting.experiments.evaluate.config import EvaluateConfig
+from tilting.experiments.evaluate.run import evaluate
+from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.recipes.draw import DrawnTable
 from tilting.experiments.recipes.published import published, published_row
 from tilting.experiments.recipes.tables import Claim, Row, Table

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
-from tilting.experiments.evaluate_runs import split_weight
+from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.recipes.numbers import columns_of
 from tilting.experiments.recipes.published import UNITS
 

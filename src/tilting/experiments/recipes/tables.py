@@ -1,6 +1,6 @@
 """A table of a paper as data (rows are `tilting generate` requests), and the one function that makes any of them.
 
-`run_table` draws what is missing of every row into DIR/runs, measures all of them with `tilting.experiments.evaluate`, and
+`run_table` draws what is missing of every row into DIR/runs, measures all of them with `tilting.experiments.evaluate.run`, and
 writes table.md, table.json and figures. Nothing is drawn twice: a row is a resumable run folder.
 """
 

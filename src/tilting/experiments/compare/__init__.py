@@ -1,0 +1,1 @@
+"""`tilting compare`: methods side by side on one page."""

@@ -1,0 +1,1 @@
+"""`tilting condition fit`, `train` and `sample`: their configuration, folders and functions."""

@@ -1,0 +1,75 @@
+"""Training batches of a control: every image has a prompt and labels, drawn apart (Π = Π_c Π_y), and the reward is
+γ Σ_k log p_k(y_k | x) of the labels it was drawn with.
+
+As in `tilting.experiments.finetune.batches`, every number is a function of (seed, training step).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilting.conditioning.classifiers import Classifier, Obedience
+from tilting.conditioning.train import draw_labels
+from tilting.experiments.finetune.batches import Batches
+from tilting.finetune.world import World
+from tilting.models.labels import Augmented, Term, guided
+from tilting.rewards.check import checked
+from tilting.types import Denoise, Prediction, Time
+
+SPREAD = 2.0
+"""A number is drawn uniformly from its mean ± so many standard deviations of the labelled data."""
+
+
+@dataclass
+class ControlBatches(Batches):
+    """(training step, memory) -> the world of that step.
+
+    Attributes:
+        augmented: what is trained, of the same model.
+        classifiers: by label.
+        gamma: γ.
+        seen: label -> mean log p of this process's last images.
+    """
+
+    augmented: Augmented | None = None
+    classifiers: dict[str, Classifier] = field(default_factory=dict)
+    gamma: float = 1.0
+    seen: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with torch.no_grad():
+            self._context = self.augmented.model.encode_prompts(list(self.prompts))  # type: ignore[union-attr]
+            self._empty = self.augmented.model.encode_prompts([self.negative])  # type: ignore[union-attr]
+        kinds = {name: c.schema for name, c in self.classifiers.items()}
+        self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
+        self._codes: dict[str, Tensor] = {}
+
+    def __call__(self, step: int, memory: dict[str, Any]) -> World:
+        world = super().__call__(step, memory)
+        here = slice(world.first, world.first + len(world.who))
+        self._codes = {n: y[here].to(self.device) for n, y in draw_labels(self._ranges, self.batch, self.seed, step).items()}
+        place = torch.tensor([self._place[w.prompt] for w in world.who], device=self.device)
+        terms = [Term(self.augmented, self._codes)]  # type: ignore[arg-type]
+        controlled, pretrained = guided(terms, self._context[place], self._empty, self.cfg, count=self._count)
+        return replace(world, denoise=self._whole(controlled), base=self._whole(pretrained))
+
+    def _count(self, latents: int) -> None:
+        self.counts.evaluations += latents
+
+    def _whole(self, network: Denoise) -> Denoise:
+        """A denoiser of all of the batch."""
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with self.context():
+                return Prediction(*(part.to(x.dtype) for part in network(x, t, rows)))
+
+        return denoise
+
+    def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
+        codes = {name: y[rows] for name, y in self._codes.items()}
+        return checked(Obedience(self.classifiers, codes, self.gamma, self.seen), images, prompts)

@@ -1,0 +1,1 @@
+"""`tilting evaluate`: numbers of pictures that are there, from folders of any origin."""

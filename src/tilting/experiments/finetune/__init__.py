@@ -1,0 +1,1 @@
+"""`tilting finetune`: its configuration, its folder, the batches it trains on, and the function."""

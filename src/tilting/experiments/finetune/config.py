@@ -1,0 +1,287 @@
+"""What a `finetune` run is asked to do, fully resolved and checked, without torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tilting.errors import TiltingError, nearest
+from tilting.experiments.config import _model as check_model
+from tilting.experiments.config import texts
+from tilting.experiments.finetune import objectives as known
+from tilting.experiments.finetune.diversity import parse_diversity
+from tilting.experiments.prompts import check_prompts, read_prompts
+from tilting.experiments.settings import integer, number, text
+from tilting.experiments.yaml_layer import SWITCHES, flat
+from tilting.experiments.yaml_layer import read_yaml as read_any
+from tilting.models import usual
+from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs
+
+if TYPE_CHECKING:
+    from tilting.finetune.loop import Optimiser
+    from tilting.finetune.world import Objective
+
+OPTIONS = (
+    "prompts", "model", "reward", "objective", "train-steps", "steps", "batch-size", "accumulate", "eta", "cfg",
+    "negative-prompt", "lr", "rank", "parts", "weight-decay", "clip", "lr-decay", "precision", "set", "checkpoint-every",
+    "sample-every", "sample-images", "judge", "early-stop", "init-lora", "learn", "diversity", "reward-dropout", "tracker",
+    "out", "seed",
+)  # fmt: skip
+PARTS = ("attn2", "ff", "attn1")
+LEARN = ("lora", "guidance", "negative")
+DECAYS = ("constant", "sqrt")
+PRECISIONS = ("fp32", "bf16")
+TRACKERS = ("wandb", "trackio")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """A checked request, every default filled in.
+
+    Attributes:
+        prompts, model, reward, objective, train_steps, steps, batch_size, accumulate, eta, cfg, negative_prompt, lr, rank,
+            parts, weight_decay, clip, lr_decay, precision, checkpoint_every, sample_every, sample_images, judge, early_stop,
+            init_lora, learn, diversity, reward_dropout, tracker, out, seed: the options of these names. ``batch_size`` counts
+            images per training step over all processes; ``rank`` is None where it is that of ``init_lora``.
+        settings: every setting of the objective, by "objective.field".
+        unused: settings that were given and belong to another objective.
+    """
+
+    prompts: tuple[str, ...]
+    model: str = "pocket"
+    reward: tuple[str, ...] = ("clip",)
+    objective: str = "draft-lv"
+    train_steps: int = 200
+    steps: int = 50
+    batch_size: int = 4
+    accumulate: int = 1
+    eta: float = 0.0
+    cfg: float = 4.0
+    negative_prompt: str = ""
+    lr: float = 4e-4
+    rank: int | None = 8
+    parts: tuple[str, ...] = ("attn2", "ff")
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    lr_decay: str = "constant"
+    precision: str = "fp32"
+    checkpoint_every: int = 50
+    sample_every: int = 50
+    sample_images: int = 2
+    judge: str | None = None
+    early_stop: int | None = None
+    init_lora: str | None = None
+    learn: tuple[str, ...] = ("lora",)
+    diversity: str | None = None
+    reward_dropout: float = 0.0
+    tracker: tuple[str, ...] = ()
+    out: str | None = None
+    seed: int = 0
+    settings: tuple[tuple[str, object], ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> int:
+        """Images of one prompt that stand together in a batch."""
+        return known.group_of({key.partition(".")[2]: value for key, value in self.settings})
+
+    def made_objective(self) -> Objective:
+        """The objective this asks for (imports torch)."""
+        from tilting.finetune.objectives import OBJECTIVES
+
+        return OBJECTIVES[self.objective](**{key.partition(".")[2]: value for key, value in self.settings})  # type: ignore
+
+    def optimiser(self) -> Optimiser:
+        """Its settings (imports torch)."""
+        from tilting.finetune.loop import Optimiser
+
+        return Optimiser(self.lr, self.weight_decay, clip=self.clip, decay=self.lr_decay)
+
+    def specs(self) -> list[Spec]:
+        """The parsed rewards."""
+        return parse_specs(self.reward)
+
+    def mapping(self) -> dict[str, Any]:
+        """By option name, of plain YAML and JSON values; `resolve_finetune` of it gives the same config."""
+        plain = {name: getattr(self, name.replace("-", "_")) for name in OPTIONS if name != "set"}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+        return {**plain, "set": dict(self.settings)}
+
+    def yaml(self) -> str:
+        """The config as a YAML file that ``--config`` reads back."""
+        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Options of `tilting finetune` from a YAML file, by option name. Raises TiltingError."""
+    return read_any(path, OPTIONS)
+
+
+def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
+    """Fill in defaults and refuse what cannot work, before torch is imported.
+
+    Args:
+        options: by option name; None means unset. ``prompts`` is a list of prompts, or the path of a file of them; ``parts``
+            a list, or text with commas.
+
+    Raises:
+        TiltingError: one sentence that names the option.
+    """
+    given = {key: value for key, value in options.items() if value is not None and key not in SWITCHES}
+    objective = text("objective", given.get("objective", "draft-lv"))
+    if objective not in known.factories():
+        raise TiltingError(f"there is no objective {objective!r}{nearest(objective, known.factories())}")
+    model = check_model(text("model", given.get("model", "pocket")))
+    prompts = given.get("prompts", [])
+    prompts = check_prompts(read_prompts(prompts) if isinstance(prompts, str) else texts("prompts", prompts))
+    settings, unused = _settings(objective, given)
+    eta = number("eta", given.get("eta", known.usual_eta(objective, settings)))
+    if not 0 <= eta <= 1:
+        raise TiltingError(f"eta must be between 0 and 1, not {eta:g}")
+    known.check_eta(objective, settings, eta)
+    steps, cfg = usual(model)
+    steps = integer("steps", given.get("steps", steps), 1)
+    if steps == 1 and objective in known.DENSITY:
+        raise TiltingError(f"{objective} needs at least 2 steps: the last one has no density")
+    config = FinetuneConfig(
+        prompts=tuple(prompts), model=model, objective=objective, eta=eta, steps=steps,
+        train_steps=integer("train-steps", given.get("train-steps", 200), 1),
+        batch_size=integer("batch-size", given.get("batch-size", _usual_batch(settings, given)), 1),
+        accumulate=integer("accumulate", given.get("accumulate", 1), 1),
+        cfg=number("cfg", given.get("cfg", cfg)),
+        negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
+        lr=_positive("lr", given.get("lr", 4e-4)), rank=_rank(given),
+        parts=_some_of("parts", given.get("parts", "attn2,ff"), PARTS),
+        weight_decay=number("weight-decay", given.get("weight-decay", 0.1)), clip=_positive("clip", given.get("clip", 1.0)),
+        lr_decay=_one_of("lr-decay", given.get("lr-decay", "constant"), DECAYS),
+        precision=_one_of("precision", given.get("precision", "fp32"), PRECISIONS),
+        checkpoint_every=integer("checkpoint-every", given.get("checkpoint-every", 50), 1),
+        sample_every=integer("sample-every", given.get("sample-every", 50), 0),
+        sample_images=integer("sample-images", given.get("sample-images", 2), 1),
+        judge=text("judge", given["judge"]) if "judge" in given else None,
+        early_stop=integer("early-stop", given["early-stop"], 1) if "early-stop" in given else None,
+        init_lora=text("init-lora", given["init-lora"]) if "init-lora" in given else None,
+        learn=_some_of("learn", given.get("learn", "lora"), LEARN),
+        diversity=text("diversity", given["diversity"]) if "diversity" in given else None,
+        reward_dropout=number("reward-dropout", given.get("reward-dropout", 0.0)),
+        tracker=_trackers(given.get("tracker", [])), reward=_rewards(objective, model, given),
+        out=text("out", given["out"]) if "out" in given else None, seed=integer("seed", given.get("seed", 0)),
+        settings=tuple((f"{objective}.{field}", value) for field, value in settings.items()), unused=unused,
+    )  # fmt: skip
+    _check(config)
+    return config
+
+
+def _settings(objective: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    values, unused = known.defaults(objective), []
+    for key, value in flat(given.get("set", {})).items():
+        whose, field, checked = known.setting(key, value)
+        if whose == objective:
+            values[field] = checked
+        else:
+            unused.append(key)
+    return values, tuple(unused)
+
+
+def _usual_batch(settings: dict[str, Any], given: Mapping[str, Any]) -> int:
+    """4 images, or the next number that divides into groups, processes and parts."""
+    accumulate = given.get("accumulate", 1)
+    unit = known.group_of(settings) * processes() * (accumulate if isinstance(accumulate, int) and accumulate > 0 else 1)
+    return -(-4 // unit) * unit
+
+
+def _positive(name: str, value: object) -> float:
+    found = number(name, value)
+    if found <= 0:
+        raise TiltingError(f"{name} must be above 0, not {found:g}")
+    return found
+
+
+def _rank(given: Mapping[str, Any]) -> int | None:
+    if "rank" in given:
+        if "init-lora" in given:
+            raise TiltingError("rank is that of --init-lora: leave --rank out")
+        return integer("rank", given["rank"], 1)
+    return None if "init-lora" in given else 8
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
+    found = text(name, value)
+    if found not in choices:
+        raise TiltingError(f"{name} cannot be {found!r}{nearest(found, choices)}")
+    return found
+
+
+def _some_of(name: str, value: object, choices: tuple[str, ...]) -> tuple[str, ...]:
+    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts(name, value)
+    for part in found:
+        _one_of(name, part, choices)
+    return tuple(dict.fromkeys(found))
+
+
+def _trackers(value: object) -> tuple[str, ...]:
+    found = texts("tracker", value)
+    for name in found:
+        if importlib.util.find_spec(_one_of("tracker", name, TRACKERS)) is None:
+            raise TiltingError(f"the tracker {name} is not installed: pip install {name}")
+    return tuple(found)
+
+
+def _rewards(objective: str, model: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+    wanted = texts("reward", given.get("reward", [])) or (["clip"] if model == "pocket" else [])
+    if not wanted:
+        raise TiltingError("fine-tuning needs a reward: give one by --reward")
+    for spec in parse_specs(wanted):
+        if objective in known.GRADIENT and spec.name in CATALOG and not CATALOG[spec.name].differentiable:
+            raise black_box(objective, spec.text)
+    return tuple(wanted)
+
+
+def black_box(objective: str, reward: str) -> TiltingError:
+    """The refusal of a reward without gradient."""
+    return TiltingError(f"{objective} needs a differentiable reward and {reward!r} is black-box: use --objective ddpo with it")
+
+
+def processes() -> int:
+    """How many processes a launcher says there are."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return int(count) if count.isdigit() and int(count) > 0 else 1
+
+
+def check_batch(config: FinetuneConfig, count: int) -> None:
+    """Refuse a batch that does not divide into processes and groups. Raises TiltingError."""
+    unit = config.group * count * config.accumulate
+    if config.batch_size % unit:
+        parts = [f"groups of {config.group} images of a prompt for {config.objective}"] if config.group > 1 else []
+        parts += [f"{count} processes"] if count > 1 else []
+        parts += [f"{config.accumulate} parts by --accumulate"] if config.accumulate > 1 else []
+        near = max(unit, round(config.batch_size / unit) * unit)
+        raise TiltingError(f"batch-size {config.batch_size} does not divide into {' and '.join(parts)}: use {near}")
+
+
+def _check(config: FinetuneConfig) -> None:
+    check_batch(config, processes())
+    if config.accumulate > 1 and config.objective not in known.GRADIENT:
+        raise TiltingError(f"accumulate splits batches of {', '.join(known.GRADIENT)}; {config.objective} looks at whole ones")
+    if config.judge is not None:
+        parse_spec(config.judge)
+        if config.judge in config.reward:
+            raise TiltingError(f"the judge {config.judge!r} is the reward itself: a judge is what training does not see")
+    if config.early_stop is not None:
+        if not config.sample_every:
+            raise TiltingError("early-stop needs sample-every above 0: it looks at the samples")
+        if config.judge is None and config.model != "pocket":
+            raise TiltingError("early-stop needs a judge: give a held-out reward by --judge")
+    if config.diversity is not None:
+        parse_diversity(config.diversity)
+        if config.batch_size // processes() // config.accumulate * processes() < 2:
+            raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
+    if not 0 <= config.reward_dropout < 1:
+        raise TiltingError(f"reward-dropout must be at least 0 and below 1, not {config.reward_dropout:g}")
+    if config.weight_decay < 0:
+        raise TiltingError(f"weight-decay must be at least 0, not {config.weight_decay:g}")

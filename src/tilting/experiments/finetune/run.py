@@ -1,0 +1,262 @@
+"""A `finetune` run as a resumable folder. Importing this does not import torch.
+
+A run goes on from its newest checkpoint: lines after it are cut, and made again, bit for bit, for everything random is keyed
+by (seed, training step). The judge looks at fixed samples before training and every so often, and can stop it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tilting.errors import TiltingError
+from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch
+from tilting.experiments.finetune.diversity import diversity
+from tilting.experiments.finetune.folder import METRICS, TIMING, FinetuneFolder
+from tilting.models import load
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.experiments.finetune.engine import Engine
+    from tilting.experiments.finetune.tuning import Tuning
+    from tilting.experiments.plan import Model
+    from tilting.models.sampler_inputs import SamplerInputs
+    from tilting.types import Reward
+
+    Judge = Callable[[Tensor, list[str]], Tensor]
+
+
+class Parts(NamedTuple):
+    """What a run needs loaded: model, reward, judge (or None), and the weights and sampler inputs it starts from (or None)."""
+
+    model: Model
+    reward: Reward
+    judge: Judge | None
+    start: dict[str, Tensor] | None
+    inputs: SamplerInputs | None = None
+
+
+def load_parts(config: FinetuneConfig) -> Parts:
+    """Load what a config asks for: the reward first, so that a wrong one is refused before the model is read."""
+    from tilting.experiments.finetune.objectives import GRADIENT
+    from tilting.rewards.build import build, build_one
+    from tilting.rewards.spec import parse_spec
+
+    reward = build(config.specs())
+    if config.objective in GRADIENT and not reward.differentiable:
+        raise black_box(config.objective, reward.name)
+    judge: Judge | None = None
+    if config.judge is not None:
+        judge = build_one(parse_spec(config.judge))
+    elif config.model == "pocket":
+        from tilting.metrics.judge import PocketJudge
+
+        judge = PocketJudge().score
+    start = inputs = None
+    if config.init_lora:
+        from tilting.models.lora import read_lora
+        from tilting.models.lora_file import lora_file
+        from tilting.models.sampler_inputs import read_inputs
+
+        start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
+    return Parts(load(config.model), reward, judge, start, inputs)
+
+
+def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
+    """The run that a config asks for, its LoRA attached."""
+    import torch
+
+    from tilting.experiments.finetune.tuning import tuning
+    from tilting.models.adapt import thinned
+
+    whole: Any = parts.model
+    if config.precision == "bf16":
+        whole.unet.to(torch.bfloat16)
+    if str(engine.device) != "cpu":
+        whole.to(engine.device)
+    reward = thinned(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
+    return tuning(
+        parts.model, config.prompts, reward, config.made_objective(), config.optimiser(), config.steps, config.eta,
+        config.cfg, config.batch_size, config.rank, config.parts, config.seed, config.negative_prompt, config.accumulate,
+        parts.start, engine, config.learn, parts.inputs, diversity(config.diversity) if config.diversity else None,
+    )  # fmt: skip
+
+
+def stopped(samples: Sequence[dict[str, Any]], patience: int | None) -> bool:
+    """Whether the judge has not risen for so many samplings."""
+    judged = [row["judge"] for row in samples if row["judge"] is not None]
+    return patience is not None and len(judged) - 1 - (judged.index(max(judged)) if judged else 0) >= patience
+
+
+def run(
+    config: FinetuneConfig, argv: Sequence[str] = (), quiet: bool = False,
+    parts: Callable[[FinetuneConfig], Parts] = load_parts,
+) -> dict[str, Any]:  # fmt: skip
+    """Train what is missing of a run and return its manifest.
+
+    Args:
+        config: from `tilting.experiments.finetune.config.resolve_finetune`.
+        argv: the command, for the manifest.
+        quiet: no progress bar, and no line about skipped steps.
+        parts: what loads model, reward and judge; only called when something is missing.
+
+    Raises:
+        TiltingError: before anything is written, for a request or a folder that cannot work; and when ten steps in a row were
+            skipped, the last good state kept.
+    """
+    place = FinetuneFolder(config, argv)
+    if not place.finished:
+        _train(config, place, parts(config), quiet)
+    return place.manifest
+
+
+def _train(config: FinetuneConfig, place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
+    from tilting.experiments.finetune.engine import launch
+    from tilting.finetune.checkpoint import read
+
+    held = read(place.checkpoints)
+    engine = launch(config.precision, config.tracker, str(place.path), config.mapping(), held.step if held else 0)
+    check_batch(config, engine.count)
+    tuning = tuning_of(config, parts, engine)
+    samples: list[dict[str, Any]] = []
+    paid = 0
+    if held is not None:
+        state = tuning.restore(held)
+        samples, paid = state["samples"], state["sampling_evaluations"]
+    writer = _Writer(config, place, parts, tuning, samples, paid)
+    if engine.main:
+        place.begin(tuning.training.step)
+    if held is None:
+        writer.look()
+    try:
+        with _Bar(config, tuning.training.step, quiet or not engine.main) as bar:
+            if not stopped(samples, config.early_stop):
+                for row in tuning.steps(config.train_steps):
+                    last = row.step == config.train_steps
+                    seen = writer.look() if config.sample_every and (last or row.step % config.sample_every == 0) else {}
+                    writer.add(row.numbers | seen, row.seconds)
+                    bar.show(row.numbers, row.skipped, samples)
+                    over = stopped(samples, config.early_stop)
+                    if last or over or row.step % config.checkpoint_every == 0:
+                        writer.save()
+                    if over:
+                        break
+    except TiltingError:
+        writer.save()
+        raise
+    writer.save(finished=True)
+    engine.close()
+
+
+class _Writer:
+    """What the main process writes; on the others it only takes part in what all must know."""
+
+    def __init__(self, config: FinetuneConfig, place: FinetuneFolder, parts: Parts, tuning: Tuning,
+                 samples: list[dict[str, Any]], paid: int):  # fmt: skip
+        self.config, self.place, self.parts, self.tuning, self.samples, self.paid = config, place, parts, tuning, samples, paid
+        self.engine, self.sampling = tuning.engine, 0.0
+
+    def look(self) -> dict[str, Any]:
+        """Sample, judge, keep the best; the means, on every process."""
+        from tilting.experiments.finetune.samples import look, write_look
+
+        if not self.config.sample_every:
+            return {}
+        config, step, begun = self.config, self.tuning.training.step, time.perf_counter()
+        numbers: dict[str, Any] | None = None
+        if self.engine.main:
+            seen = look(self.tuning.model, config.prompts, config.sample_images, self.parts.reward, self.parts.judge,
+                        config.steps, config.cfg, config.eta, config.seed, config.negative_prompt,
+                        device=self.engine.device, context=self.engine.context)  # fmt: skip
+            title = f"{config.objective}, {' + '.join(config.reward)}, step {step} of {config.train_steps}"
+            write_look(seen, self.place.path / "samples" / f"{step:06d}.png", title)
+            numbers = {**seen.numbers(), "evaluations": seen.evaluations}
+        numbers = dict(self.engine.broadcast(numbers))
+        self.paid += numbers.pop("evaluations")
+        self.samples.append({"step": step, **numbers})
+        judged = [row["judge"] for row in self.samples if row["judge"] is not None]
+        if config.early_stop and judged and judged[-1] == numbers["judge"] and judged.index(max(judged)) == len(judged) - 1:
+            self._write("best")
+        self.sampling += time.perf_counter() - begun
+        return numbers
+
+    def add(self, line: dict[str, Any], seconds: float) -> None:
+        """A line of metrics, of timing and of the trackers."""
+        if self.engine.main:
+            self.place.add(METRICS, line)
+            self.place.add(TIMING, {"step": line["step"], "seconds": seconds, "sampling": self.sampling})
+            self.engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, line["step"])
+        self.sampling = 0.0
+
+    def save(self, finished: bool = False) -> None:
+        """The LoRA, a checkpoint, the manifest."""
+        from tilting.finetune.checkpoint import write
+
+        if not self.engine.main:
+            return
+        self._write("lora")
+        write(self.place.checkpoints, self.tuning.saved(samples=self.samples, sampling_evaluations=self.paid))
+        judged = [row for row in self.samples if row["judge"] is not None]
+        step = self.tuning.training.step
+        self.place.sum_up({
+            "steps": step, "finished": finished, "stopped_early": finished and step < self.config.train_steps,
+            "best_step": max(judged, key=lambda row: row["judge"])["step"] if judged else None,
+            "skipped": self.tuning.training.skipped, **self.tuning.costs, "sampling_evaluations": self.paid,
+            "samples": self.samples, "processes": self.engine.count,
+            "guidance": self.tuning.inputs.scales() if self.tuning.inputs else None,
+        })  # fmt: skip
+
+    def _write(self, name: str) -> None:
+        from tilting.models.lora import save_lora
+        from tilting.models.sampler_inputs import save_inputs
+
+        if self.engine.main:
+            save_lora(self.tuning.lora(), self.place.path / name)
+            if self.tuning.inputs is not None:
+                save_inputs(self.tuning.inputs, self.place.path / name)
+
+
+class _Bar:
+    """A bar on stderr, of training steps, with reward, judge, KL and the time left."""
+
+    def __init__(self, config: FinetuneConfig, step: int, quiet: bool):
+        from tqdm import tqdm
+
+        self.quiet = quiet
+        self.bar = tqdm(total=config.train_steps, initial=step, desc=config.objective, unit="step", file=sys.stderr,
+                        disable=quiet, dynamic_ncols=True)  # fmt: skip
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, numbers: dict[str, Any], skipped: str | None, samples: Sequence[dict[str, Any]]) -> None:
+        if skipped is not None and not self.quiet:
+            self.bar.write(f"tilting: step {numbers['step']} is skipped: {skipped}", file=sys.stderr)
+        shown = {"reward": numbers.get("reward"), "judge": samples[-1]["judge"] if samples else None,
+                 "kl": numbers.get("kl", numbers.get("kl_step"))}  # fmt: skip
+        self.bar.set_postfix_str(", ".join(f"{k} {v:.4g}" for k, v in shown.items() if v is not None), refresh=False)
+        self.bar.update(1)
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    """Lines for people."""
+    summary, out = manifest["summary"], Path(manifest["config"]["out"])
+    parts = [f"{summary['steps']} training steps in {out}"]
+    samples = summary["samples"]
+    for key, word in (("sample_reward", "reward of the samples"), ("judge", "judge")):
+        values = [row[key] for row in samples if row[key] is not None]
+        if len(values) > 1:
+            parts.append(f"{word} {values[0]:.4f} -> {values[-1]:.4f}")
+    if summary["stopped_early"]:
+        parts.append(f"stopped early, best at step {summary['best_step']}")
+    if summary["skipped"]:
+        parts.append(f"{summary['skipped']} steps skipped")
+    parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
+    return f"{', '.join(parts)}\nLoRA: {out / 'lora'} (pipe.load_lora_weights)"

@@ -1,0 +1,1 @@
+"""Experiments of the CoDeX thesis on model pocket."""

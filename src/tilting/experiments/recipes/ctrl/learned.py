@@ -1,0 +1,139 @@
+"""Controls of the plane's chain that are learnt, and those of inference: what `ctrl-theory` compares with the optimum.
+
+The augmented model is a small network of (x_t, x0, t, y), zero at first, that pushes the pre-trained prediction in v,
+eps' = eps - α_t f, x0' = x0 + σ_t f: Δmean / std = f α_s sqrt(v) / σ_s stays of one size over the whole chain. It sees the
+frozen model's x0 as a LoRA sees the frozen network's features. It is trained by the package's own objectives and loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from tilting import rng
+from tilting.experiments.recipes.ctrl.oracle import Chain, Control, shift
+from tilting.finetune.loop import Optimiser, Training, train
+from tilting.finetune.world import Objective, World
+from tilting.method import Method
+from tilting.sample import Problem, finish, sample
+from tilting.types import Denoise, Prediction, Time
+
+Labelled = Callable[[Tensor, Tensor], Tensor]
+"""(x_0 (m, 2), y (m,)) -> (m,): γ log p(y | x_0), or any reward over β."""
+
+
+class Push(nn.Module):
+    """f(x_t, x0, t, y), (m, 2); zero at first.
+
+    Args:
+        width: of its hidden layers.
+        seed: of its first weights.
+    """
+
+    def __init__(self, width: int = 64, seed: int = 0):
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            layers = [nn.Linear(8, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
+            self.inner, self.last = nn.Sequential(*layers).double(), nn.Linear(width, 2).double()
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, x0: Tensor, t: Time, y: Tensor) -> Tensor:
+        here = x.new_tensor([t.alpha, t.sigma, 0.5 * math.log((t.alpha + 0.01) / t.sigma)]).expand(len(x), 3)
+        return self.last(self.inner(torch.cat([x, x0, here, 2 * y[:, None] - 1], 1)))
+
+
+def pushed(chain: Chain, push: Push, y: Tensor | float) -> Denoise:
+    """The augmented model as a denoiser, for labels y (one, or one of each row)."""
+    base = chain.denoise
+
+    def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        eps, x0, correction = base(x, t, rows)
+        labels = y[rows] if isinstance(y, Tensor) else x.new_full((len(x),), y)
+        f = push(x, x0, t, labels)
+        return Prediction(eps - t.alpha * f, x0 + t.sigma * f, correction)
+
+    return denoise
+
+
+@dataclass(frozen=True)
+class Plane(World):
+    """A batch on the plane: noise of a whole batch is drawn at once, by one generator."""
+
+    def noise(self, step: int, purpose: str = "noise") -> Tensor:
+        generator = rng.generator(self.who[0], 0, step, purpose)
+        return torch.randn(len(self.who), *self.shape, generator=generator, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Falling(Optimiser):
+    """A learning rate that rises for 20 steps and then falls to almost nothing in a straight line, to land on the optimum."""
+
+    steps: int = 400
+
+    def at(self, step: int) -> float:
+        return self.rate * min(1.0, (step + 1) / 20) * max(1 - step / self.steps, 2e-3)
+
+
+def batch_of(chain: Chain, push: Push, terminal: Labelled, labels: Sequence[float], images: int, seed: int, step: int) -> World:
+    """A training batch: every label as often as any other."""
+    y = torch.tensor(labels, dtype=torch.float64).repeat(-(-images // len(labels)))[:images]
+    denoise, base = pushed(chain, push, y), chain.denoise
+    who = [rng.Identity(seed, "plane", step)] * images
+    return Plane(
+        denoise, base, denoise, base, lambda x0, rows: terminal(x0, y[rows]), chain.grid, who, (2,), chain.eta, step, seed,
+        dtype=torch.float64, checkpointed=False,
+    )  # fmt: skip
+
+
+def learn(
+    chain: Chain, objective: Objective, terminal: Labelled, steps: int, labels: Sequence[float] = (0.0, 1.0),
+    images: int = 256, seed: int = 0, rate: float = 5e-3, width: int = 64,
+    see: Callable[[dict[str, float]], None] | None = None,
+) -> Callable[[float], Control]:  # fmt: skip
+    """Train the augmented model.
+
+    Args:
+        chain: what is fine-tuned.
+        objective: of `tilting.finetune.objectives`.
+        terminal: the reward in nats.
+        steps: training steps.
+        labels: values of y.
+        images: of a batch.
+        seed: of weights and noise.
+        rate: Adam's, at its highest.
+        width: of the network.
+        see: takes the numbers of every training step.
+
+    Returns:
+        label -> the learnt control.
+    """
+    push = Push(width, seed)
+    optimiser = Falling(rate=rate, weight_decay=0.0, clip=10.0, steps=steps)
+    training = Training(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
+    batches = train(
+        training, objective, lambda k, memory: batch_of(chain, push, terminal, labels, images, seed, k), optimiser, steps
+    )
+    for report in batches:
+        if see is not None:
+            see(report.numbers)
+    push.requires_grad_(False)
+    return lambda y: shift(chain, pushed(chain, push, y))
+
+
+def guided(chain: Chain, method: Method, terminal: Callable[[Tensor], Tensor], count: int, seed: int) -> Tensor:
+    """Draws (count, 2) of a method of inference whose value is ``terminal`` of the estimate x0."""
+    who = [rng.Identity(seed, "plane", i) for i in range(count)]
+    problem = Problem(
+        chain.denoise, chain.grid, who, (2,), lambda x0, rows: terminal(x0), 1.0, chain.eta, 10**6, dtype=torch.float64
+    )
+    state = None
+    for state, _ in sample(problem, replace(method, final="first")):  # noqa: B007
+        pass
+    assert state is not None
+    return finish(problem, method, state).x[:, 0]

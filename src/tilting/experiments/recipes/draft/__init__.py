@@ -1,0 +1,1 @@
+"""Experiments of Clark et al. 2024 (DRaFT) on model pocket."""
