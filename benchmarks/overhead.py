@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from tilting.experiments.config import resolve
-from tilting.experiments.plan import Scorer
 from tilting.experiments.run import Parts, run
+from tilting.experiments.score import Scorer
 from tilting.guidance.slope import reward_slope
 from tilting.models import load
 from tilting.rewards.build import build

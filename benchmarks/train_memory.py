@@ -2,10 +2,16 @@
 
     python benchmarks/train_memory.py              a UNet of Stable Diffusion 1.5's shape at 32x32 latents
     python benchmarks/train_memory.py --small      the same on a small one, in seconds
+    python benchmarks/train_memory.py --count      only counts what is held, by shapes; --steps and --cfg go with all
 
 The UNet has SD 1.5's configuration (860 M parameters) with random weights in bf16 under autocast; the LoRA (attn2 and ff,
 rank 8) is float32. Text encoder and VAE are random and tiny: memory is the network's. Each arm runs in a process of its own;
 the peak is the resident set's, over what stood there when everything was loaded. The promise is a ratio of at most 1.3.
+
+What grows with T is a latent per step: the UNet's activations are there one step at a time, made again on the way back. Both
+are counted too, from the tensors that autograd saves (each storage once; those of the UNet on the meta device, without
+numbers), and with them what full DRaFT holds over DRaFT-1: T - 1 latents and, while gradients of two steps are summed, the
+LoRA's gradient once more. Allocators add to that what they do.
 """
 
 from __future__ import annotations
@@ -18,6 +24,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,28 +47,37 @@ class Bright:
         return images.mean((1, 2, 3))
 
 
+def network(small: bool):
+    """A UNet of random weights, in bf16; never held in float32."""
+    from diffusers import UNet2DConditionModel
+
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        return UNet2DConditionModel(**SMALL if small else SHAPE)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def model(small: bool):
     """A Stable Diffusion of random weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 
     import tilting as tl
     from tilting.models.stable_diffusion import StableDiffusion
 
-    shape = SMALL if small else SHAPE
-    width = shape["cross_attention_dim"]
+    width = (SMALL if small else SHAPE)["cross_attention_dim"]
     tokenizer = tl.load("pocket").tokenizer
     torch.manual_seed(0)
     text = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width, num_hidden_layers=1, num_attention_heads=8,
         max_position_embeddings=tokenizer.model_max_length,
     ))  # fmt: skip
-    torch.set_default_dtype(torch.bfloat16)  # the weights are never held in float32
-    unet = UNet2DConditionModel(**shape)
-    torch.set_default_dtype(torch.float32)
+    unet = network(small)
     vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
                         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4)  # fmt: skip
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False)
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False,
+                              steps_offset=1)  # without it the last step stays where it is and has no gradient  # fmt: skip
     parts = SimpleNamespace(tokenizer=tokenizer, text_encoder=text, unet=unet, vae=vae, scheduler=scheduler)
     return StableDiffusion(parts, "random")
 
@@ -70,15 +88,74 @@ def memory(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(arm: str, steps: int, small: bool, cfg: float) -> dict[str, float]:
-    """One training step in this process."""
+@contextmanager
+def saved(network: torch.nn.Module) -> Iterator[Callable[[], int]]:
+    """Inside the block, a function that tells the bytes that autograd saved, each storage once. The network's weights, which
+    are there anyway, are left out."""
+    weights = {value.untyped_storage()._cdata for value in (*network.parameters(), *network.buffers())}
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        place = value.untyped_storage()._cdata
+        if place not in weights:
+            found.setdefault(place, value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        yield lambda: sum(value.untyped_storage().nbytes() for value in found.values())
+
+
+def activations(small: bool, cfg: float) -> tuple[int, int]:
+    """Bytes that one call of the UNet holds for its way back, and of the LoRA's gradient."""
+    from tilting.experiments.finetune.tuning import attach
+
+    with torch.device("meta"):
+        unet = network(small)
+        parameters = attach(unet, 8, ("attn2", "ff"), 0)
+        rows, side = 1 if cfg == 1 else 2, unet.config["sample_size"]
+        x = torch.empty(rows, 4, side, side, dtype=torch.bfloat16, requires_grad=True)
+        words = torch.empty(rows, 77, unet.config["cross_attention_dim"], dtype=torch.bfloat16)
+        with saved(unet) as size, torch.autocast("cpu", torch.bfloat16):
+            out = unet(x, torch.full((rows,), 500), encoder_hidden_states=words, return_dict=False)[0]
+            assert out.requires_grad
+            return size(), sum(p.nbytes for p in parameters.values())
+
+
+def chain(whole, steps: int, cfg: float) -> int:
+    """Bytes that a chain of open steps holds between its way there and back; of latents of this size, whatever the UNet's."""
+    from tilting.finetune.rollout import rollout
+
+    run = training(whole, "draft", steps, cfg)
+    world = replace(run.batches(0, {}), trained=list(run.training.parameters.values()))
+    with saved(run.model.unet) as size:
+        path = rollout(world, torch.ones(steps, dtype=torch.bool))
+        assert path.clean.requires_grad
+        return size()
+
+
+def training(whole, arm: str, steps: int, cfg: float):
+    """A run of one of the arms."""
     from tilting.experiments.finetune.engine import Engine
     from tilting.experiments.finetune.tuning import tuning
     from tilting.finetune.objectives import draft, draft_k
 
     engine = Engine(context=lambda: torch.autocast("cpu", torch.bfloat16))
     objective = draft() if arm == "draft" else draft_k(1)
-    run = tuning(model(small), ["a fox"], Bright(), objective, steps=steps, cfg=cfg, batch_size=1, engine=engine)
+    return tuning(whole, ["a fox"], Bright(), objective, steps=steps, cfg=cfg, batch_size=1, engine=engine)
+
+
+def count(steps: int, small: bool, cfg: float) -> None:
+    one, gradient = activations(small, cfg)
+    whole = model(small=True)
+    slope = (chain(whole, 4, cfg) - chain(whole, 2, cfg)) / 2
+    over = (steps - 1) * slope + gradient
+    print(json.dumps({"activations_of_a_step_mb": round(one / 1e6, 1), "held_per_step_bytes": slope, "steps": steps,
+                      "lora_gradient_mb": round(gradient / 1e6, 2), "counted_ratio": round(1 + over / one, 4)}))  # fmt: skip
+
+
+def measure(arm: str, steps: int, small: bool, cfg: float) -> dict[str, float]:
+    """One training step in this process."""
+    run = training(model(small), arm, steps, cfg)
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
@@ -96,9 +173,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--cfg", type=float, default=7.5)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--count", action="store_true")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if not options.arm:
+        count(options.steps, options.small, options.cfg)
+    if options.count:
+        return
     if options.arm:
-        warnings.simplefilter("ignore")
         print(json.dumps(measure(options.arm, options.steps, options.small, options.cfg)))
         return
     rest = ["--steps", str(options.steps), "--cfg", str(options.cfg), *(["--small"] if options.small else [])]

@@ -1,4 +1,4 @@
-"""Shared by all tests: few threads, run-time type checks of the pure rooms, and the analytic model."""
+"""Shared by all tests: few threads, run-time type checks of the pure rooms, the analytic model, and pocket for commands."""
 
 from __future__ import annotations
 
@@ -25,3 +25,31 @@ def mixture():
         torch.tensor([[-1.5, 0.5], [1.5, 1.0], [0.3, -1.8]], dtype=torch.float64),
         torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64),
     )
+
+
+@pytest.fixture(scope="module")
+def no_bars():
+    """As `tilting.cli.run` has it for the process: transformers' own bars are off."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def pocket(no_bars):
+    """The model, read from disk once for all tests of a file."""
+    import tilting as tl
+
+    return tl.load("pocket")
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Whoever loads a model fails."""
+
+    def load(name, *more):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tilting.experiments.run.load", load)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from commands import refused
 from PIL import Image
 
 from tilting.cli import main
@@ -49,26 +50,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr("tilting.experiments.run.load", lambda name: Tiny())
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def load(name):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("tilting.experiments.run.load", load)
-
-
-def refused(capsys, *words: str) -> str:
-    """The one sentence of a refusal."""
-    assert main(list(words)) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("tilting: ")
-    assert err.count("\n") == 1
-    assert err.count("did you mean") <= 1
-    return err
+    monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: Tiny())
 
 
 FOX = ("generate", "a fox", "--out", "OUT")
@@ -270,7 +252,7 @@ def test_finished_folder_loads_nothing_and_another_config_is_refused(capsys, tmp
     assert main(words) == 0
     before = (tmp_path / "run" / "manifest.json").read_bytes()
 
-    def load(name):
+    def load(name, *more):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.experiments.run.load", load)

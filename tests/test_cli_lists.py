@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import import_module
+from typing import Any
 
 import pytest
+import typer
 
-from tilting.cli import main
+from tilting.cli import app, main
 from tilting.experiments.about import about_method, documented
 from tilting.presets import PRESETS
 
@@ -135,3 +138,34 @@ def test_help_lists_and_refusals_import_no_network_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "room"),
+    [
+        ("generate", "config"),
+        ("compare", "compare.run"),
+        ("evaluate", "evaluate.config"),
+        ("finetune", "finetune.config"),
+        ("doctor", "finetune.config"),
+        ("condition fit", "condition.fit_config"),
+        ("condition train", "condition.train_config"),
+        ("condition sample", "condition.sample_config"),
+    ],
+)
+def test_what_a_command_takes_is_what_its_yaml_may_hold(command, room):
+    found: Any = typer.main.get_command(app)
+    for word in command.split():
+        found = found.commands[word]
+    names = {max(p.opts, key=len).removeprefix("--") for p in found.params}
+    beside = {"config", "print-config", "quiet", "json", "full"}
+    of_yaml_alone = {"lora", "lora-steps"} if command == "compare" else set()
+    assert (names - beside) | of_yaml_alone == set(import_module(f"tilting.experiments.{room}").OPTIONS)
+
+
+def test_a_zero_of_the_command_line_is_given_and_wins_over_the_yaml(tmp_path, capsys):
+    yaml = tmp_path / "c.yaml"
+    yaml.write_text("prompts: [a fox]\nsteps: 7\nseed: 3\neta: 0.5\n")
+    assert main(["generate", "--config", str(yaml), "--seed", "0", "--eta", "0", "--print-config"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{line}\n" in shown for line in ("steps: 7", "seed: 0", "eta: 0.0"))

@@ -6,39 +6,14 @@ import os
 
 import pytest
 import yaml
+from commands import refused
 
 from tilting.cli import main
 from tilting.experiments.compare.run import measure, resolve_compare
 
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
 BRIGHT = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_bars():
-    """As `tilting.cli.run` has it for the process: transformers' own bars are off."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def load(name):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("tilting.experiments.run.load", load)
-
-
-def refused(capsys, *words: str) -> str:
-    assert main(list(words)) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("tilting: ")
-    assert err.count("\n") == 1
-    return err
+pytestmark = pytest.mark.usefixtures("no_bars")
 
 
 BAD = [

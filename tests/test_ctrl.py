@@ -10,7 +10,7 @@ import torch
 from test_finetune import ZERO, moved
 from torch import nn
 
-from tilting.conditioning.noisy import reconstruction_guidance
+from tilting.conditioning.guided import reconstruction_guidance
 from tilting.conditioning.train import Ctrl, draw_labels, effective_gamma
 from tilting.experiments.recipes.ctrl.learned import Push, batch_of, guided, learn
 from tilting.experiments.recipes.ctrl.oracle import (
@@ -26,7 +26,7 @@ from tilting.experiments.recipes.ctrl.oracle import (
     tilted_posterior,
 )  # fmt: skip
 from tilting.experiments.recipes.ctrl.theory import SHORT
-from tilting.experiments.recipes.mixture_bias import BASE, energy_distance
+from tilting.experiments.recipes.plane import BASE, energy_distance
 from tilting.finetune.rollout import rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import World
@@ -72,8 +72,6 @@ def test_the_grid_finds_the_chains_normalising_constant_and_its_best_control(gam
     steered = chain.draw(10_000, 1, best)
     gains = reward(steered.end) - steered.kl
     assert abs(gains.mean() - best.value(ORIGIN)) < 4 * gains.std() / 100 + 0.01
-    if gamma > 1:
-        return  # V bends within the grid's cells at T = 8: see `solve`
     for change in (lambda x, i: 0.8 * best(x, i), lambda x, i: 1.2 * best(x, i), lambda x, i: best(x, i) + 0.15):
         other = chain.draw(10_000, 1, change)  # the same noise: no other control does better
         assert (reward(other.end) - other.kl).mean() < gains.mean()
@@ -109,42 +107,40 @@ def test_theorem_1_in_steps_that_stay_gaussian(gamma):
         base = energy_distance(chain.draw(2000, 9).end, exact[0])
         nats[steps], constant[steps] = (best.log_h(ORIGIN) - best.value(ORIGIN)).item(), best.log_h(ORIGIN).item()
         print(f"γ {gamma} T {steps}: g* {far:.4f}, null {null:.4f}, base {base:.3f}, {nats[steps]:.3f} nats to the tilt")
-        assert far < (max(2 * null, 0.003) if steps == 32 else 0.04 * base)
+        assert far < (max(2 * null, 0.002) if steps == 32 else (0.04 if gamma == 1 else 0.01) * base)
     assert 0.005 < nats[32] < 0.6 * nats[8]
     known = math.log(normaliser(BASE, gamma, 1.0))
     assert abs(constant[32] - known) < 0.4 * abs(constant[8] - known)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
-def test_the_trained_control_is_g_star_and_draws_p_gamma(gamma):
-    """Learnt by the package's own objective and loop at T = 8: KL exactly 0 at first; its objective within .07 nats of the
-    best that Gaussian steps can have; its law as near to the chain's tilt as g*'s, up to 2 % of base's distance;
-    reconstruction guidance of the same classifier several times as far."""
+def test_the_trained_control_is_g_star_and_draws_its_law(gamma):
+    """Learnt by the package's own objective and loop at T = 8: KL exactly 0 at first; then its law cannot be told from g*'s,
+    whose own distance from the tilt is the other test's; reconstruction guidance of the same classifier is several times as
+    far. (`ctrl-theory` does it at T = 32.)"""
     chain, numbers = Chain(8), []
     control = learn(
-        chain, Ctrl(gamma, Truncation("all")).objective(), lambda x, y: gamma * log_classifier(x, y), 320, images=256,
-        see=numbers.append,
-    )  # fmt: skip
+        chain, Ctrl(gamma, Truncation("all")).objective(), lambda x, y: gamma * log_classifier(x, y), 300, see=numbers.append
+    )
     assert numbers[0]["kl"] == 0.0
     for y in (0.0, 1.0):
         reward = reward_of(gamma, y)
         best = solve(chain, reward, 31)
-        exact = [tilt(chain, lambda d, r=reward: r(d.end), 2000, 100 + k) for k in range(2)]
+        exact = tilt(chain, lambda d, r=reward: r(d.end), 2000, 100)
+        same = [chain.draw(4000, 70 + k, best).end for k in range(3)]
+        null = max(abs(energy_distance(same[i], same[j])) for i, j in ((0, 1), (1, 2), (0, 2)))
         drawn, ideal = chain.draw(2000, 7, control(y)), chain.draw(2000, 7, best)
-
-        def far(x, exact=exact):
-            return sum(energy_distance(x, e) for e in exact) / 2
-
         short = ((reward(ideal.end) - ideal.kl) - (reward(drawn.end) - drawn.kl)).mean().item()
         error = drift_error(chain, control(y), best, 1000, 8)
-        dps, base = far(guided(chain, reconstruction_guidance(gamma).build(8), reward, 1000, 0)), far(chain.draw(2000, 9).end)
-        print(f"γ {gamma} y {y:.0f}: trained {far(drawn.end):.4f}, g* {far(ideal.end):.4f}, dps {dps:.4f} "
-            f"({dps / far(drawn.end):.1f}"
-              f" times), base {base:.3f}; drift off by {error:.2f} of g*, {short:.3f} nats short")  # fmt: skip
-        assert short < 0.07
-        assert far(drawn.end) < far(ideal.end) + 0.02 * base
-        assert error < (0.3 if gamma == 1 else 0.45)  # the reference itself is coarse at γ = 5: see `solve`
-        assert dps > 2 * far(drawn.end)
+        far = energy_distance(drawn.end, exact)
+        law = sum(energy_distance(chain.draw(4000, 80 + k, control(y)).end, x) for k, x in enumerate(same)) / 3
+        dps = energy_distance(guided(chain, reconstruction_guidance(gamma).build(8), reward, 1000, 0), exact)
+        print(f"γ {gamma} y {y:.0f}: to g*'s law {law:.4f}, null {null:.4f}; to the tilt {far:.4f}, dps {dps:.4f}")
+        print(f"drift off by {error:.3f} of g*, {short:.4f} nats short")
+        assert law < max(2 * null, 0.003)
+        assert short < (0.01 if gamma == 1 else 0.03)
+        assert error < (0.15 if gamma == 1 else 0.2)
+        assert dps > 3 * far
 
 
 def test_lemma_2_is_the_limit_of_g_star():

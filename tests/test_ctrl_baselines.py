@@ -7,22 +7,15 @@ import torch
 from test_ctrl import independent_log_prob, normaliser
 from torch import nn
 
-from tilting.conditioning.cfree import ClassifierFree, Triplets, classifier_free, draw_rows, drop_labels, training_error
+from tilting.conditioning.cfree import ClassifierFree, Triplets, draw_rows, drop_labels, training_error
 from tilting.conditioning.fit import Options
-from tilting.conditioning.noisy import (
-    NoisyClassifier,
-    NoisyNet,
-    classifier_guided,
-    fit_noisy,
-    load_noisy,
-    noised,
-    reconstruction_guidance,
-    save_noisy,
-)  # fmt: skip
+from tilting.conditioning.guided import classifier_guided, reconstruction_guidance
+from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, fit_noisy, load_noisy, noised, save_noisy
 from tilting.errors import TiltingError
+from tilting.experiments.condition.triplets import TripletBatches
 from tilting.experiments.recipes.ctrl.learned import Falling, Plane, Push, guided, pushed
 from tilting.experiments.recipes.ctrl.oracle import Chain, lemma, log_classifier
-from tilting.experiments.recipes.mixture_bias import BASE, energy_distance
+from tilting.experiments.recipes.plane import BASE, energy_distance
 from tilting.features.schema import Schema
 from tilting.finetune.loop import Training, train
 from tilting.models.mixture import ZERO_SNR
@@ -175,7 +168,7 @@ def test_dropped_labels():
     assert torch.equal(out["a"].isnan(), out["b"].isnan())
     assert out["a"].isnan().float().mean().item() == pytest.approx(0.25, abs=0.03)
     with pytest.raises(TiltingError, match="dropout"):
-        drop_labels(labels, 1.0, 0, 0)
+        drop_labels(labels, 1.1, 0, 0)
 
 
 class Little(nn.Module):
@@ -207,7 +200,10 @@ def test_the_augmented_model_is_trained_and_no_label_stays_no_label():
     from tilting.finetune.loop import Optimiser
 
     settings = Optimiser(rate=1e-2, weight_decay=0.0)
-    errors = [r.numbers["error"] for r in classifier_free(augmented, parameters, data, settings, 150, 64, 0.1)]
+    batches = TripletBatches(augmented, data, (), {}, 64, 0.1)
+    training = Training(parameters, settings.build(parameters))
+    steps = train(training, ClassifierFree(batches.of), batches, settings, 150)
+    errors = [report.numbers["error"] for report in steps]
     assert sum(errors[-20:]) < 0.4 * sum(errors[:20])
     rows = embedding.tables["y"].detach()
     assert (rows[0] - rows[1]).norm() > 0.3

@@ -12,27 +12,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from small import write_small
 
 import tilting as tl
 from tilting.cli import main
+from tilting.conditioning.guided import ClassifierGuided, reconstruction_guidance
 from tilting.errors import TiltingError
 from tilting.experiments.recipes import RECIPES
 from tilting.experiments.recipes.ctrl import data as ctrl_data
 from tilting.experiments.recipes.ctrl import table2 as ctrl_table2
 from tilting.experiments.recipes.ctrl import table3 as ctrl_table3
 from tilting.experiments.recipes.ctrl import table5 as ctrl_table5
+from tilting.experiments.recipes.ctrl.alter import with_copies
 from tilting.experiments.recipes.ctrl.arms import Size
-from tilting.experiments.recipes.ctrl.labels import SIZE, Label, brightness, classes_of, edges_of
+from tilting.experiments.recipes.ctrl.labels import SIZE, Label, Labelled, brightness, classes_of, edges_of
 from tilting.experiments.recipes.ctrl.numbers import best_cells, numbers_of
-from tilting.experiments.recipes.ctrl.rows import Row, Watched, WatchedModel, combinations
+from tilting.experiments.recipes.ctrl.rows import Row, combinations
 from tilting.experiments.recipes.ctrl.study import Study, above, at_least, run_control_study
 from tilting.models.control_kl import PathKl
 from tilting.schedule import step_std, transition
 
-TINY = Size(data=20, images=2, steps=3, train_steps=2, batch=2, epochs=1, widths=(4, 4, 4), free_steps=2, free_batch=4,
-            noisy_epochs=1)  # fmt: skip
+TINY = Size(data=20, copies=1, images=2, steps=3, train_steps=2, batch=2, epochs=1, widths=(4, 4, 4), free_steps=2,
+            free_batch=4, noisy_epochs=1)  # fmt: skip
 HALVES = Label("size", SIZE.score, (0.4,), "\N{MINUS SIGN}kB", ("large", "small"))
 LIGHT = Label("bright", brightness, (0.5,), "per cent", ("dark", "bright"))
 ROWS = (
@@ -74,6 +77,27 @@ def test_cuts_are_quantiles_and_classes_count_the_edges_below():
     assert classes_of(list(edges), edges) == [1, 2, 3]
     with pytest.raises(TiltingError, match="too few different"):
         edges_of([1.0] * 30, SIZE.quantiles)
+
+
+def test_altered_copies_are_labelled_by_the_function_and_cover_more_than_the_pictures(tmp_path):
+    gen = torch.Generator().manual_seed(0)
+    images = F.interpolate(torch.rand(40, 3, 8, 8, generator=gen), size=32, mode="bilinear") * 0.5 + 0.25
+    files = [tmp_path / f"{i}.png" for i in range(40)]
+    for image, file in zip(images, files, strict=True):
+        Image.fromarray((255 * image).byte().permute(1, 2, 0).numpy()).save(file)
+    scores = [-kb(f) for f in files]
+    edges = edges_of(scores, SIZE.quantiles)
+    plain = Labelled(tuple(files), ("a fox",) * 40, tuple(scores), tuple(classes_of(scores, edges)), edges, tmp_path / "l.csv")
+    both = with_copies(SIZE, plain, 2, 0)
+    assert len(both.files) == 120 and both.files[:40] == plain.files and both.edges == edges
+    assert list(both.scores) == pytest.approx([-kb(f) for f in both.files])
+    assert list(both.classes) == [sum(-kb(f) >= edge for edge in edges) for f in both.files]
+    assert np.std(both.scores[40:]) > 2 * np.std(scores)
+    made = [f.read_bytes() for f in both.files]
+    for f in both.files[40:]:
+        f.unlink()
+    assert [f.read_bytes() for f in with_copies(SIZE, plain, 2, 0).files] == made
+    assert not {f.read_bytes() for f in with_copies(SIZE, plain, 2, 1).files[40:]} & set(made)
 
 
 def test_scores_are_those_of_the_files(tmp_path):
@@ -138,7 +162,8 @@ def test_accuracy_and_confusion_are_those_of_the_pictures_on_disk(made):
     scores = [-kb(out / "data" / "size" / f"images/{i:05d}.png") for i in range(40)]
     edge = float(np.quantile(scores, 0.4))
     assert table["labels"]["size"]["edges"] == pytest.approx([edge], abs=1e-6)
-    assert table["labels"]["size"]["counts"] == [16, 24]
+    below = sum(score < edge for score in scores)
+    assert table["labels"]["size"]["counts"] == [below, 40 - below]
     for line in table["rows"]:
         if isinstance(line["strength"], list):
             continue
@@ -212,7 +237,7 @@ class Apart:
 def test_path_kl_of_classifier_guidance_is_that_of_its_means(loaded):
     """Against both chains' kernels, computed apart at the states that are visited."""
     kl = PathKl(loaded.schedule.grid(4), 1.0)
-    guided = WatchedModel(loaded, {"size": Apart()}, {"size": 1.0}, 700.0, kl)
+    guided = ClassifierGuided(loaded, {"size": Apart()}, {"size": 1.0}, 700.0, kl)
     x = torch.randn(2, *loaded.latent_shape, generator=torch.Generator().manual_seed(0))
     rows, prompts, by_hand = torch.arange(2), ["a fox", "an owl"], torch.zeros(2, dtype=torch.float64)
     mine, base = guided.denoiser(prompts, 2.0), loaded.denoiser(prompts, 2.0)
@@ -230,7 +255,7 @@ def test_path_kl_of_classifier_guidance_is_that_of_its_means(loaded):
 def test_watching_reconstruction_guidance_changes_nothing(loaded):
     reward, kl = tl.rewards.jpeg_diff(), PathKl(loaded.schedule.grid(3), 1.0)
     options = {"reward": reward, "steps": 3, "cfg": 2.0}
-    seen = tl.generate(loaded, "a fox", method=Watched(4.0, form="score", watch=kl), **options).images
+    seen = tl.generate(loaded, "a fox", method=reconstruction_guidance(4.0, watch=kl), **options).images
     plain = tl.generate(loaded, "a fox", method=tl.presets.dps(4.0, form="score"), **options).images
     assert torch.equal(seen, plain)
     taken = kl.take(1)

@@ -9,9 +9,11 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
+from commands import manifest
 from PIL import Image
 
 from tilting.cli import main
@@ -21,16 +23,7 @@ from tilting.experiments.evaluate.runs import setup, split_weight
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_bars():
-    """As `tilting.cli.run` has it for the process: transformers' own bars are off."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("no_bars")
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +46,8 @@ def judged(runs):
     return json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text()
 
 
-def manifest(runs, name):
-    return json.loads((runs / name / "manifest.json").read_text())
-
-
 def pixels(runs, name):
-    files = [runs / name / r["file"] for r in manifest(runs, name)["images"]]
+    files = [runs / name / r["file"] for r in manifest(runs / name)["images"]]
     stack = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
 
@@ -70,7 +59,7 @@ def row(metrics, name):
 def test_rewards_and_costs_are_the_manifests(runs, judged):
     metrics, _ = judged
     for name in ("base", "bon", "again"):
-        known, found = manifest(runs, name), row(metrics, name)
+        known, found = manifest(runs / name), row(metrics, name)
         assert found["rewards"]["clip"]["mean"] == pytest.approx(known["summary"]["reward_mean"], abs=1e-6)
         assert found["reward"] == found["rewards"]["clip"]
         assert found["rewards"]["clip"]["low"] <= found["rewards"]["clip"]["mean"] <= found["rewards"]["clip"]["high"]
@@ -91,7 +80,7 @@ def test_a_reward_no_manifest_records_is_computed_from_the_pictures(runs, judged
         return file.tell() / 1000
 
     for name in ("base", "bon", "files"):
-        files = [runs / name / r["file"] for r in manifest(runs, name)["images"]]
+        files = [runs / name / r["file"] for r in manifest(runs / name)["images"]]
         want = -np.mean([kilobytes(Image.open(file)) for file in files])
         assert row(metrics, name)["rewards"]["jpeg"]["mean"] == pytest.approx(want, abs=2e-3)
     assert row(metrics, "files")["reward"]["mean"] == pytest.approx(0.5 * row(metrics, "files")["rewards"]["jpeg"]["mean"])
@@ -269,7 +258,7 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
         assert text in parsed.text
     assert row(metrics, "bon")["verdict"]["reason"] in parsed.text
     fid = row(metrics, "bon")["fid"]["pooled"]
-    assert f"{fid:.1f}" in parsed.text and f"floor {metrics['floor']['fid']['pooled']:.1f}" in parsed.text
+    assert f"{fid:#.4g}" in parsed.text and f"floor {metrics['floor']['fid']['pooled']:#.4g}" in parsed.text
     assert "FID, pooled" in parsed.text and "CMMD, mean of prompts" in parsed.text
     assert kinds.count("svg") >= 10 and "prefers-color-scheme: dark" in page
     whiskers = [a for tag, a in parsed.tags if tag == "line" and a.get("class") == "whisker"]
@@ -401,11 +390,9 @@ def test_a_broken_run_is_one_sentence_and_nothing_is_written(what, said, runs, t
 
 
 def refused(capsys, *words: str) -> str:
+    """The sentence of a refusal of `tilting evaluate`, after whatever was printed before."""
     capsys.readouterr()
-    assert main(["evaluate", *words, "--quiet"]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("tilting: ") and err.count("\n") == 1, err
-    return err
+    return commands.refused(capsys, "evaluate", *words, "--quiet")
 
 
 def test_refusals(runs, tmp_path, capsys, monkeypatch):

@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch, pocket):
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name: pocket)
-    monkeypatch.setattr("tilting.experiments.run.load", lambda name: pocket)
+    monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: pocket)
     return tmp_path
 
 

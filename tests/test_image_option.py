@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import manifest, refused
 from PIL import Image, ImageDraw
 
 import tilting as tl
@@ -25,28 +25,11 @@ from tilting.rng import Identity, normal
 FOX = ("a fox", "--model", "pocket", "--quiet", "--steps", "4")
 
 
-@pytest.fixture(scope="module")
-def pocket():
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield tl.load("pocket")
-    logging.enable_progress_bar()
-
-
 @pytest.fixture
 def loaded(pocket, monkeypatch):
     """The model is read from disk once for all tests."""
-    monkeypatch.setattr("tilting.experiments.run.load", lambda name: pocket)
+    monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: pocket)
     return pocket
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def load(name):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("tilting.experiments.run.load", load)
 
 
 def drawn(width: int = 64, height: int = 64) -> Image.Image:
@@ -70,22 +53,9 @@ def pixels(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(file).convert("RGB"), float) / 255 for file in files])
 
 
-def manifest(folder: Path) -> dict:
-    return json.loads((folder / "manifest.json").read_text())
-
-
 def generate(out: Path, *words: str) -> np.ndarray:
     assert main(["generate", *FOX, *words, "--out", str(out)]) == 0
     return pixels(out)
-
-
-def refused(capsys, *words: str) -> str:
-    assert main(list(words)) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("tilting: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def test_the_smaller_the_strength_the_more_is_kept(tmp_path, picture, loaded):
@@ -287,7 +257,7 @@ def test_resume_knows_the_picture_by_what_it_holds(capsys, tmp_path, picture, lo
     moved = tmp_path / "moved.png"
     os.rename(picture, moved)
 
-    def load(name):
+    def load(name, *more):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.experiments.run.load", load)

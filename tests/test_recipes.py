@@ -23,20 +23,11 @@ from tilting.models.words import load_words, read_prompt
 
 PUBLISHED = Path(tilting.__file__).parent / "assets" / "published.yaml"
 OURS = [name for name in RECIPES if name.startswith("codex-")]
+pytestmark = pytest.mark.usefixtures("no_bars")
 
 
 def table_of(name):
     return function_of(RECIPES[name]).args[0]  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_bars():
-    """As `tilting.cli.run` has it for the process: transformers' own bars are off."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +146,7 @@ def test_strength_keeps_the_reference_as_it_falls(made):
 
 
 def test_a_second_run_draws_nothing(made, monkeypatch, capsys):
-    def load(name):
+    def load(name, *more):
         raise AssertionError("a model was loaded")
 
     folder, report = made["codex-table1"]

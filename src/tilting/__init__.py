@@ -12,16 +12,17 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from tilting import finetune
-
 if TYPE_CHECKING:
     from tilting import presets, rewards
     from tilting.experiments.condition.controlling import condition_train
     from tilting.experiments.condition.functions import condition_fit, condition_sample
+    from tilting.experiments.finetune.tuning import finetune
     from tilting.experiments.generate import Result, draw, generate, identities, plan
     from tilting.models import load
     from tilting.models.control_file import load_control
     from tilting.types import RewardError, TiltingError
+else:
+    from tilting import finetune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,13 +41,16 @@ _HOME = {
 
 
 class _Finetune(ModuleType):
-    """The room `tilting.finetune`, which is called too: ``tl.finetune(pipe, prompts, reward)`` trains a LoRA."""
+    """The room `tilting.finetune`, which is called too: ``tl.finetune(pipe, prompts, reward)`` trains a LoRA.
+
+    A function of this name would hide the room from ``import tilting.finetune.loop as loop``, which looks the name up here.
+    """
 
     def __call__(self, *arguments, **options):
         return import_module("tilting.experiments.finetune.tuning").finetune(*arguments, **options)
 
 
-sys.modules[finetune.__name__].__class__ = _Finetune
+sys.modules["tilting.finetune"].__class__ = _Finetune
 
 
 def __getattr__(name: str):

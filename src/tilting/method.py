@@ -166,6 +166,11 @@ class Method:
                 values += n * sum(guide.values for guide in self.guides) if guided else 0
         return Cost(evaluations, values + (n if self.scores_finals else 0))
 
+    @property
+    def by_correction(self) -> bool:
+        """Whether a part scales its gradient by the CFG correction."""
+        return any(getattr(part, "rule", "plain") == "cfg" for part in (self.correct, *self.guides) if part is not None)
+
     def evaluations(self, steps: int) -> int:
         """Denoiser evaluations per image."""
         return self.cost(steps).evaluations
@@ -193,8 +198,7 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
         raise TiltingError(
             f"{method.name} needs a differentiable reward: set {method.name}.probes for zero-order ones, or use code or bon"
         )
-    rules = [getattr(part, "rule", "plain") for part in (method.correct, *method.guides) if part is not None]
-    if cfg == 1 and "cfg" in rules:
+    if cfg == 1 and method.by_correction:
         raise TiltingError(f"{method.name} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg > 1")
     if isinstance(method.select, Smc) and (method.repeat > 1 or method.correct is not None):
         raise TiltingError(

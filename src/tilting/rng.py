@@ -32,10 +32,12 @@ def generator(who: Identity, particle: int, step: int, purpose: str = "noise") -
 
 def normal(who: Sequence[Identity], particles: int, shape: Sequence[int], step: int, purpose: str = "noise") -> Tensor:
     """Standard normal noise (b, particles, *shape) in float32; each row's draw depends on its own key alone."""
-    rows = [torch.randn(tuple(shape), generator=generator(i, p, step, purpose)) for i in who for p in range(particles)]
+    keys = [generator(i, p, step, purpose) for i in who for p in range(particles)]
+    rows = [torch.randn(tuple(shape), generator=key, device="cpu") for key in keys]
     return torch.stack(rows).reshape(len(who), particles, *shape)
 
 
 def uniform(who: Sequence[Identity], count: int, step: int, purpose: str = "select") -> Tensor:
     """Uniforms (b, count) in [0, 1) in float64, keyed by image and step."""
-    return torch.stack([torch.rand(count, generator=generator(i, 0, step, purpose), dtype=torch.float64) for i in who])
+    keys = [generator(i, 0, step, purpose) for i in who]
+    return torch.stack([torch.rand(count, generator=key, dtype=torch.float64, device="cpu") for key in keys])

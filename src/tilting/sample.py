@@ -34,7 +34,7 @@ from tilting.select import Look, Smc
 from tilting.state import Info as Info
 from tilting.state import Problem as Problem
 from tilting.state import State as State
-from tilting.state import evaluate, evaluate_value, flat, in_chunks, value_of
+from tilting.state import evaluate, evaluate_value, flat, in_chunks, value_of, wide
 from tilting.state import start as start
 from tilting.state import start_from as start_from
 from tilting.types import Prediction, Time
@@ -46,7 +46,7 @@ def site(problem: Problem, t: Time, step: int, n: int, suffix: str, x: Tensor, r
     def noise(purpose: str, count: int) -> Tensor:
         keys = [(problem.who[p // n], p % n) for p in place.tolist()]
         shape = (count, *problem.shape)
-        made = [torch.randn(shape, generator=rng.generator(w, j, step, purpose + suffix)) for w, j in keys]
+        made = [torch.randn(shape, generator=rng.generator(w, j, step, purpose + suffix), device="cpu") for w, j in keys]
         return torch.stack(made).to(x.device)
 
     draw: Noise = noise
@@ -84,7 +84,7 @@ def _look(problem: Problem, method: Method, state: State, t: Time, sloped: bool,
 
     value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.slope.samples), *flat(x))
     prediction = Prediction(*(p.reshape(x.shape) for p in parts))
-    return replace(state, prediction=prediction, value=value.reshape(x.shape[:2]).double(), gradient=gradient.reshape(x.shape))
+    return replace(state, prediction=prediction, value=wide(value.reshape(x.shape[:2])), gradient=gradient.reshape(x.shape))
 
 
 def _kernel(
@@ -102,7 +102,7 @@ def _kernel(
         push = method.select.push(state.memory, state.step) if isinstance(method.select, Smc) else None
         if push is not None:
             gradient = gradient * push.to(gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
-        columns += [gradient.flatten(0, 1), state.value.flatten()]
+        columns += [gradient.flatten(0, 1), state.value.flatten().to(gradient)]
 
     def guide(a: Tensor, r: Tensor, place: Tensor, eps: Tensor, x0: Tensor, correction: Tensor, *seen: Tensor) -> tuple[Tensor]:
         prediction = Prediction(eps, x0, correction)
@@ -196,7 +196,7 @@ def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: 
 
 def _log_ratio(x: Tensor, base: Tensor, mean: Tensor, std: float) -> Tensor:
     """log N(x; base, std²) - log N(x; mean, std²), (b, n) in float64: what a guided draw's weight owes."""
-    toward, away = (x.double() - mean.double()) / std, (x.double() - base.double()) / std
+    toward, away = (wide(x) - wide(mean)) / std, (wide(x) - wide(base)) / std
     return 0.5 * (toward.flatten(2).square().sum(2) - away.flatten(2).square().sum(2))
 
 
@@ -224,11 +224,11 @@ def finish(problem: Problem, method: Method, state: State) -> Final:
         value = evaluate_value(problem, state.x)
     if isinstance(method.select, Smc) and value is not None:
         steps = len(problem.grid) - 1
-        log_w, _ = method.select.weigh(Look(value, log_w, state.memory, torch.empty(0), 1.0, steps))
+        log_w, _ = method.select.weigh(Look(value, log_w, state.memory, torch.empty(0, device="cpu"), 1.0, steps))
     if method.final == "all":
         return Final(state.x, value, log_w, None)
     if method.final == "first":
-        index = torch.zeros(b, dtype=torch.long, device=state.x.device)
+        index = torch.zeros(b, dtype=torch.long, device="cpu")
     elif method.final == "sample":
         uniforms = rng.uniform(problem.who, 1, len(problem.grid), "final").to(log_w.device)
         index = weights.multinomial(weights.normalise(log_w), uniforms)[:, 0]

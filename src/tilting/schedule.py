@@ -34,6 +34,7 @@ class Schedule:
         spacing: where T steps fall: "trailing", "leading", "linspace".
         offset: added to the times of leading spacing (1 in Stable Diffusion).
         shift: of flow models: t -> shift t / (1 + (shift - 1) t).
+        last: of flow models with linspace spacing, the last time but 0, before the shift.
     """
 
     kind: Kind
@@ -42,13 +43,15 @@ class Schedule:
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"
     offset: int = 0
     shift: float = 1.0
+    last: float = 0.0
 
     def grid(self, steps: int) -> list[Time]:
         """The steps + 1 points from x_T to x_0. Raises TiltingError if there is no such grid."""
         if steps < 1:
             raise TiltingError(f"steps must be at least 1, not {steps}")
         if self.kind == "flow" and not self.alpha_bar:
-            times = [1 - i / steps for i in range(steps + 1)]
+            gap = (1 - self.last) / max(1, steps - 1) if self.spacing == "linspace" else 1 / steps
+            times = [*(1 - i * gap for i in range(steps)), 0.0]
             times = [self.shift * t / (1 + (self.shift - 1) * t) for t in times]
             return [Time(1000 * t, 1 - t, t) for t in times]
         n = len(self.alpha_bar)

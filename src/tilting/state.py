@@ -50,8 +50,8 @@ class State:
     """All that evolves. ``gather`` moves all of it.
 
     Attributes:
-        x: (b, n, ...) latents.
-        log_w: (b, n) log-weights.
+        x: (b, n, ...) latents, on the problem's device.
+        log_w: (b, n) log-weights; these, like values, memory and indices, are float64 on the CPU wherever latents are.
         memory: of each particle's values so far.
         prediction, value, gradient: the cache, valid at (x, step): what the last look saw, or None.
         step: draws made so far.
@@ -117,7 +117,7 @@ def start(problem: Problem, method: Method, latents: Tensor | None = None) -> St
     if method.start == "copy":
         x = x[:, :1].expand_as(x).clone()
     x = x.to(problem.device, problem.dtype)
-    return State(x, torch.zeros(b, n, dtype=torch.float64, device=x.device), Memory.blank(b, n, x.device))
+    return State(x, torch.zeros(b, n, dtype=torch.float64, device="cpu"), Memory.blank(b, n))
 
 
 def start_from(problem: Problem, method: Method, clean: Tensor) -> State:
@@ -163,7 +163,12 @@ def evaluate_value(problem: Problem, x0: Tensor) -> Tensor:
     """The reward (b, n) of clean latents or estimates x0 (b, n, ...), in chunks."""
     value = value_of(problem)
     (scores,) = in_chunks(lambda a, r: (value(a, r).detach(),), problem.chunk, *flat(x0)[:2])
-    return scores.reshape(x0.shape[:2]).double()
+    return wide(scores.reshape(x0.shape[:2]))
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float64 on the CPU, where selection does its arithmetic: some devices have no float64."""
+    return values.cpu().double()
 
 
 def value_of(problem: Problem) -> Value:

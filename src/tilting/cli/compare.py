@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tilting.cli import options as given_by
-from tilting.cli.options import Text, option
-from tilting.errors import TiltingError
+from tilting.cli.options import option
+from tilting.cli.request import Request
 from tilting.experiments.compare.run import OPTIONS, PAGE, SHEET, describe, resolve_compare
-from tilting.experiments.settings import parse_setting
-from tilting.experiments.yaml_layer import read_yaml
 
 
 def compare(
@@ -35,7 +32,9 @@ def compare(
     settings: given_by.Settings = None,
     image: given_by.Picture = None,
     strength: given_by.Strength = None,
-    out: Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")] = None,
+    device: given_by.Device = None,
+    precision: given_by.Precision = None,
+    out: given_by.Out = None,
     seed: given_by.Seed = None,
     config: given_by.Config = None,
     print_config: given_by.PrintConfig = False,
@@ -43,26 +42,13 @@ def compare(
     as_json: given_by.Json = None,
 ) -> None:
     """Draw the same prompts and noise by several methods into DIR: compare.html, compare.png, metrics.json, runs/."""
-    options = read_yaml(config, OPTIONS) if config is not None else {}
-    given = {
-        "prompts": given_by.prompts_of(prompts, prompts_file), "methods": methods or None, "model": model,
-        "reward": reward or None, "particles": particles, "steps": steps, "eta": eta, "cfg": cfg,
-        "negative-prompt": negative_prompt, "images": images, "batch-size": batch_size, "image": image, "strength": strength,
-        "out": out, "seed": seed, "quiet": quiet, "json": as_json,
-    }  # fmt: skip
-    options |= {key: value for key, value in given.items() if value is not None}
-    options["set"] = {**(options.get("set") or {}), **dict(map(parse_setting, settings or []))}
-    resolved = resolve_compare(options)
-    if print_config:
-        return typer.echo(resolved.yaml(), nl=False)
-    if resolved.out is None:
-        raise TiltingError("say where to write: --out DIR")
+    request = Request.of(context, OPTIONS)
+    resolved = resolve_compare(request.options)
+    if request.only_prints(resolved):
+        return
     from tilting.experiments.compare.run import compare as run
 
-    silent = bool(options.get("quiet"))
-    metrics = run(resolved, ["tilting", *context.obj], quiet=silent)
-    if options.get("json"):
-        typer.echo(json.dumps({"reference": metrics["reference"], "methods": metrics["methods"]}))
-    elif not silent:
-        typer.echo(describe(metrics))
-        typer.echo(f"page: {Path(resolved.out) / PAGE}, picture: {Path(resolved.out) / SHEET}")
+    metrics = run(resolved, request.words, request.quiet)
+    folder = Path(resolved.out or "")
+    summary = {key: metrics[key] for key in ("reference", "methods")}
+    request.answer(summary, describe(metrics), f"page: {folder / PAGE}, picture: {folder / SHEET}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from tilting.cli.condition_sample import sample
 from tilting.cli.condition_train import train
-from tilting.cli.options import Config, Json, PrintConfig, Quiet, Seed, Text, option
+from tilting.cli.options import Config, Json, Out, PrintConfig, Quiet, Seed, Text, option
+from tilting.cli.request import Request
 from tilting.experiments.condition.fit import condition_fit, describe
-from tilting.experiments.condition.fit_config import read_options, resolve_fit
+from tilting.experiments.condition.fit_config import OPTIONS, resolve_fit
 
 condition = typer.Typer(
     help="New controls from a small labelled data set (CTRL).", no_args_is_help=True, rich_markup_mode=None,
@@ -39,9 +39,11 @@ def fit(
     ] = None,
     bins: Annotated[int | None, option("--bins", help="Cut a number into so many classes at its quantiles.")] = None,
     kind: Annotated[
-        Text, option("--kind", metavar="cnn|mlp|FOLDER", help="Network; FOLDER is a transformers classifier. [cnn]")
+        Text,
+        option("--kind", metavar="cnn|mlp|noisy|FOLDER", help="Network; noisy: of latents; FOLDER: a transformers one. [cnn]"),
     ] = None,
     widths: Annotated[Text, option("--widths", metavar="N,N,...", help="Channels or hidden layers. [the paper's]")] = None,
+    model: Annotated[Text, option("--model", help="Whose latents --kind noisy learns from. [pocket]")] = None,
     embedder: Annotated[Text, option("--embedder", metavar="FOLDER", help="CLIP of --kind mlp. [pocket-clip]")] = None,
     epochs: Annotated[int | None, option("--epochs", help="At most. [100]")] = None,
     batch_size: Annotated[int | None, option("--batch-size", help="Pictures per step of Adam. [64]")] = None,
@@ -49,7 +51,7 @@ def fit(
     size: Annotated[int | None, option("--size", help="Rows and columns to read at. [64, or the embedder's]")] = None,
     patience: Annotated[int | None, option("--patience", help="Epochs without a better one that end it. [20]")] = None,
     skip_bad: Annotated[bool | None, option("--skip-bad", help="Leave bad rows out, and list them.")] = None,
-    out: Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")] = None,
+    out: Out = None,
     seed: Seed = None,
     config: Config = None,
     print_config: PrintConfig = False,
@@ -57,23 +59,12 @@ def fit(
     as_json: Json = None,
 ) -> None:
     """Fit calibrated classifiers p(y|x) of labels into DIR: classifier, metrics.json, reliability.png, confusion.png."""
-    options = read_options(config) if config is not None else {}
-    given = {
-        "data": data, "label": label or None, "label-by": label_by, "bins": bins, "kind": kind, "widths": widths,
-        "embedder": embedder, "epochs": epochs, "batch-size": batch_size, "lr": lr, "size": size, "patience": patience,
-        "skip-bad": skip_bad, "out": out, "seed": seed, "quiet": quiet, "json": as_json,
-    }  # fmt: skip
-    options |= {key: value for key, value in given.items() if value is not None}
-    resolved = resolve_fit(options)
-    if print_config:
-        return typer.echo(resolved.yaml(), nl=False)
-    silent = bool(options.get("quiet"))
-    manifest = condition_fit(resolved, ["tilting", *context.obj], quiet=silent)
-    if options.get("json"):
-        typer.echo(json.dumps(manifest["summary"], ensure_ascii=False))
-    elif not silent:
-        typer.echo(describe(manifest))
-        typer.echo(f"classifier: {resolved.out}")
+    request = Request.of(context, OPTIONS)
+    resolved = resolve_fit(request.options)
+    if request.only_prints(resolved):
+        return
+    manifest = condition_fit(resolved, request.words, request.quiet)
+    request.answer(manifest["summary"], describe(manifest), f"classifier: {resolved.out}")
 
 
 condition.command("train")(train)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tilting.cli import finetune_options as its
+from tilting.cli.finetune_options import takes
+from tilting.cli.request import Request
 from tilting.errors import TiltingError
+from tilting.experiments.finetune.config import OPTIONS, resolve_finetune
 
 
-@its.takes
+@takes
 def doctor(
-    given: dict[str, Any], full: Annotated[bool, typer.Option("--full", help="A whole batch, and one training step.")] = False
+    context: typer.Context,
+    full: Annotated[bool, typer.Option("--full", help="A whole batch, and one training step.")] = False,
 ) -> None:
     """Examine a fine-tuning run before it is made: arithmetic, memory, gradients, ratios. Takes the options of finetune."""
-    options, resolved = its.collect(given)
+    request = Request.of(context, OPTIONS, full=None)
+    resolved = resolve_finetune(request.options)
     from tilting.experiments.doctor import doctor as examine
     from tilting.experiments.doctor import lines
 
     found = examine(resolved, full)
-    if options.get("json"):
-        typer.echo(json.dumps(found))
-    elif not options.get("quiet"):
-        for line in lines(found, resolved):
-            typer.echo(line)
+    request.answer(found, *lines(found, resolved))
     failed = [f"{name}: {check['line']}" for name, check in found["checks"].items() if not check["ok"]]
     if failed:
         raise TiltingError(f"a check failed, {failed[0]}")

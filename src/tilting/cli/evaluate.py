@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tilting.cli.generate import Text, option
-from tilting.experiments.evaluate.config import describe, read_options, resolve_evaluate
+from tilting.cli import options as given_by
+from tilting.cli.options import Text, option
+from tilting.cli.request import Request
+from tilting.experiments.evaluate.config import OPTIONS, describe, resolve_evaluate
 
 
 def evaluate(
@@ -31,28 +32,18 @@ def evaluate(
     ] = None,
     vgg: Annotated[Text, option("--vgg", metavar="FILE", help="VGG weights of I-Gram's Gram features.")] = None,
     seed: Annotated[int | None, option("--seed", help="Of the halves of a reference. [0]")] = None,
-    config: Annotated[Text, option("--config", metavar="FILE", help="Options from YAML; the command line wins.")] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved YAML and stop.")] = False,
-    quiet: Annotated[bool | None, option("--quiet", help="No progress and no summary.")] = None,
-    as_json: Annotated[bool | None, option("--json", help="Print the summary as JSON.")] = None,
+    config: given_by.Config = None,
+    print_config: given_by.PrintConfig = False,
+    quiet: given_by.Quiet = None,
+    as_json: given_by.Json = None,
 ) -> None:
     """Compare runs: reward, judges, diversity, distances to the base model and their floor, labels, and was it gamed?"""
-    options = read_options(config) if config is not None else {}
-    given = {
-        "runs": runs or None, "out": out, "reference": reference, "reference-image": reference_image, "clip": clip,
-        "inception": inception, "lpips": lpips, "vgg": vgg, "seed": seed, "quiet": quiet, "json": as_json,
-    }  # fmt: skip
-    options |= {key: value for key, value in given.items() if value is not None}
-    resolved = resolve_evaluate(options)
-    if print_config:
-        return typer.echo(resolved.yaml(), nl=False)
+    request = Request.of(context, OPTIONS)
+    resolved = resolve_evaluate(request.options)
+    if request.only_prints(resolved):
+        return
     from tilting.experiments.evaluate.run import evaluate as run
 
-    silent = bool(options.get("quiet"))
-    metrics = run(resolved, ["tilting", *context.obj], quiet=silent)
-    if options.get("json"):
-        summary = {key: metrics[key] for key in ("reference", "floor", "extractors")} | {"runs": metrics["summary"]}
-        typer.echo(json.dumps(summary))
-    elif not silent:
-        typer.echo(describe(metrics))
-        typer.echo(f"report: {Path(resolved.out or '') / 'report.html'}")
+    metrics = run(resolved, request.words, request.quiet)
+    summary = {key: metrics[key] for key in ("reference", "floor", "extractors")} | {"runs": metrics["summary"]}
+    request.answer(summary, describe(metrics), f"report: {Path(resolved.out or '') / 'report.html'}")

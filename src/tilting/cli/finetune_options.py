@@ -1,4 +1,4 @@
-"""The options that `tilting finetune` and `tilting doctor` share, and how they become a config."""
+"""The options that `tilting finetune` and `tilting doctor` share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import typer
-
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
-from tilting.experiments.finetune.config import FinetuneConfig, read_yaml, resolve_finetune
-from tilting.experiments.settings import parse_setting
 
 Objective = Annotated[
     Text, option("--objective", help="draft, draft-k, draft-lv, refl, ddpo, grpo, dpg, adjoint... [draft-lv]")
@@ -31,7 +27,6 @@ Settings = Annotated[
     list[str] | None, option("--set", metavar="OBJECTIVE.FIELD=VALUE", help="An objective's own setting, repeatable.")
 ]
 InitLora = Annotated[Text, option("--init-lora", metavar="DIR", help="A LoRA to train further.")]
-
 CheckpointEvery = Annotated[int | None, option("--checkpoint-every", help="Training steps between saves. [50]")]
 SampleEvery = Annotated[int | None, option("--sample-every", help="Steps between samples; 0 for none. [50]")]
 SampleImages = Annotated[int | None, option("--sample-images", help="Sampled images per prompt. [2]")]
@@ -45,8 +40,6 @@ Diversity = Annotated[
 ]
 RewardDropout = Annotated[float | None, option("--reward-dropout", help="Share of units dropped inside the reward. [0]")]
 Tracker = Annotated[list[str] | None, option("--tracker", help="wandb or trackio, beside tensorboard.")]
-Out = Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")]
-
 
 SHARED: dict[str, Any] = {
     "prompts": given_by.Prompts, "prompts_file": given_by.PromptsFile, "model": given_by.Model, "reward": given_by.Reward,
@@ -55,43 +48,22 @@ SHARED: dict[str, Any] = {
     "rank": Rank, "parts": LoraParts, "weight_decay": WeightDecay, "clip": Clip, "lr_decay": Decay, "precision": Precision,
     "settings": Settings, "checkpoint_every": CheckpointEvery, "sample_every": SampleEvery, "sample_images": SampleImages,
     "judge": Judge, "early_stop": EarlyStop, "init_lora": InitLora, "learn": Learn, "diversity": Diversity,
-    "reward_dropout": RewardDropout, "tracker": Tracker,
-    "out": Out, "seed": given_by.Seed, "config": given_by.Config, "quiet": given_by.Quiet, "as_json": given_by.Json,
+    "reward_dropout": RewardDropout, "tracker": Tracker, "out": given_by.Out, "seed": given_by.Seed,
+    "config": given_by.Config, "quiet": given_by.Quiet, "as_json": given_by.Json,
 }  # fmt: skip
 """By parameter, all None unless given."""
 
 
 def takes(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes the shared options beside its own: it is called as ``command(given, ..., own=...)``.
+    """A command that takes the shared options too: its context holds them, and it is called with its own parameters alone."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    shared = [inspect.Parameter(name, own[0].kind, default=None, annotation=its) for name, its in SHARED.items()]
 
-    Args:
-        command: its first parameter gets a mapping of the shared ones by name; the others are its own.
-    """
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    mine = {parameter.name for parameter in own}
+    def called(**given: Any) -> None:
+        command(**{parameter.name: given[parameter.name] for parameter in own})
 
-    def called(*context: Any, **given: Any) -> None:
-        own_given = {name: value for name, value in given.items() if name in mine}
-        command({name: value for name, value in given.items() if name not in mine}, *context, **own_given)
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    shared = [inspect.Parameter(name, kind, default=None, annotation=its) for name, its in SHARED.items()]
-    first = [parameter for parameter in own if parameter.annotation is typer.Context]
-    parameters = [*first, *shared, *(parameter for parameter in own if parameter not in first)]
+    parameters = [own[0], *shared, *own[1:]]
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     return called
-
-
-def collect(given: dict[str, Any]) -> tuple[dict[str, Any], FinetuneConfig]:
-    """Options of the YAML, those of the command line over them, and the config they make."""
-    given = {name.replace("_", "-"): value for name, value in given.items()}
-    config, settings, file = given.pop("config"), given.pop("settings"), given.pop("prompts-file")
-    given["json"] = given.pop("as-json")
-    options = read_yaml(config) if config is not None else {}
-    given["prompts"] = given_by.prompts_of(given["prompts"], file)
-    given |= {name: given[name] or None for name in ("reward", "tracker")}
-    options |= {key: value for key, value in given.items() if value is not None}
-    options["set"] = {**(options.get("set") or {}), **dict(map(parse_setting, settings or []))}
-    return options, resolve_finetune(options)

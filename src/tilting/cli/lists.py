@@ -10,6 +10,7 @@ import typer
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.about import LEGEND, about_method
 from tilting.models import MODELS
+from tilting.models.families import FAMILIES
 from tilting.presets import PRESETS
 from tilting.rewards.spec import catalog
 
@@ -118,6 +119,6 @@ def models(as_json: Json = False) -> None:
     """List the models."""
     rows = {name: {"about": about} for name, about in MODELS.items()}
     if not as_json:
-        rows["FOLDER"] = {"about": "a diffusers StableDiffusionPipeline folder of safetensors"}
+        rows["FOLDER"] = {"about": "a diffusers folder of safetensors: " + "; ".join(f.about for f in FAMILIES.values())}
         rows["OWNER/NAME"] = {"about": "the same from a hub, where there is network"}
     _show(rows, as_json)

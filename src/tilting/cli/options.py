@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tilting.errors import TiltingError
-
 Text = str | None
 
 
@@ -22,6 +20,7 @@ Model = Annotated[Text, option("--model", help="pocket, a diffusers folder, or a
 Reward = Annotated[
     list[str] | None, option("--reward", metavar="SPEC", help="NAME[:ARGUMENT][=WEIGHT], repeatable. [clip for pocket]")
 ]
+Method = Annotated[Text, option("--method", help="See `tilting methods`. [base]")]
 Particles = Annotated[int | None, option("--particles", help="N, streams per image. [the method's]")]
 Steps = Annotated[int | None, option("--steps", help="T, denoising steps. [the model's: 50]")]
 Eta = Annotated[float | None, option("--eta", help="0 deterministic ... 1 ancestral. [the method's: 1]")]
@@ -34,15 +33,11 @@ Settings = Annotated[
 ]
 Picture = Annotated[Text, option("--image", metavar="FILE", help="A picture to start from (SDEdit).")]
 Strength = Annotated[float | None, option("--strength", help="Share of the steps drawn from --image, in (0, 1]. [0.6]")]
+Device = Annotated[Text, option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps. [auto]")]
+Precision = Annotated[Text, option("--precision", help="Of the network: fp32, fp16 or bf16. [fp32]")]
+Out = Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")]
 Seed = Annotated[int | None, option("--seed", help="Seed of the run. [0]")]
 Config = Annotated[Text, option("--config", metavar="FILE", help="Options from YAML; the command line wins.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved YAML and stop.")]
 Quiet = Annotated[bool | None, option("--quiet", help="No progress and no summary.")]
 Json = Annotated[bool | None, option("--json", help="Print the summary as JSON.")]
-
-
-def prompts_of(words: list[str] | None, file: str | None) -> list[str] | str | None:
-    """Prompts as words or as a file, None if there are neither. Raises TiltingError if both are given."""
-    if words and file is not None:
-        raise TiltingError("prompts are given both as words and by --prompts: give one of them")
-    return file if file is not None else words or None

@@ -9,17 +9,18 @@ from typing import Annotated
 
 import typer
 
-from tilting.cli.options import Config, Json, PrintConfig, Quiet, Seed, Text, option
+from tilting.cli.options import Config, Json, Out, PrintConfig, Quiet, Seed, option
+from tilting.cli.request import Request
 from tilting.errors import TiltingError
 from tilting.experiments.folder import check_writable
 from tilting.experiments.recipes import RECIPES, find, function_of
 from tilting.experiments.settings import integer, text
-from tilting.experiments.yaml_layer import read_yaml
 
 
 def recipe(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which; without, a list.", show_default=False)] = None,
-    out: Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")] = None,
+    out: Out = None,
     small: Annotated[bool | None, option("--small", help="Two prompts and six steps: a minute, to try it.")] = None,
     seed: Seed = None,
     config: Config = None,
@@ -28,11 +29,10 @@ def recipe(
     as_json: Json = None,
 ) -> None:
     """Repeat an experiment of a paper on pocket, our numbers beside the published ones: table.md, table.json, figures."""
-    options = read_yaml(config, ("recipe", "out", "small", "seed")) if config is not None else {}
-    given = {"recipe": name, "out": out, "small": small, "seed": seed, "quiet": quiet, "json": as_json}
-    options |= {key: value for key, value in given.items() if value is not None}
+    request = Request.of(context, ("recipe", "out", "small", "seed"), recipe=name, name=None)
+    options, silent = request.options, request.quiet
     if options.get("recipe") is None:
-        return _list(bool(options.get("json")))
+        return _list(request.json)
     found = find(text("recipe", options["recipe"]))
     if not isinstance(options.get("small", False), bool):
         raise TiltingError(f"small must be true or false, not {options['small']!r}")
@@ -49,7 +49,6 @@ def recipe(
     if options.get("out") is None:
         raise TiltingError("say where to write: --out DIR")
     folder = check_writable(text("out", options["out"]))
-    silent = bool(options.get("quiet"))
 
     def say(line: str) -> None:
         if not silent:
@@ -57,11 +56,8 @@ def recipe(
 
     seeded = {"seed": options.get("seed", 0), "quiet": silent} if found.seeded else {}
     function_of(found)(folder, bool(options.get("small")), say, **seeded)
-    if options.get("json"):
-        typer.echo(json.dumps(json.loads((folder / "table.json").read_bytes())))
-    elif not silent:
-        typer.echo((folder / "table.md").read_text(encoding="utf-8"))
-        typer.echo(f"table: {Path(folder) / 'table.md'}")
+    shown = (folder / "table.md").read_text(encoding="utf-8")
+    request.answer(json.loads((folder / "table.json").read_bytes()), shown, f"table: {Path(folder) / 'table.md'}")
 
 
 def _list(as_json: bool) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tilting.errors import TiltingError
+from tilting.features.schema import Schema
 
 BINS = 15
 """As in Guo et al."""
@@ -115,6 +116,18 @@ def gaussian_temperature(gaps: Tensor) -> float:
     if not (math.isfinite(value) and value > 0):
         raise TiltingError(f"a temperature needs finite gaps that are not all 0, their mean square is {value}")
     return value
+
+
+def gaps_of(schema: Schema, outputs: Tensor, y: Tensor) -> Tensor:
+    """(n,) (y - m) / std of a number's outputs (n, 1)."""
+    return (y.to(outputs) - schema.shift - schema.scale * outputs[:, 0]) / schema.std
+
+
+def temperature_of(schema: Schema, outputs: Tensor, y: Tensor) -> float:
+    """T of a label at temperature 1, from the outputs (n, ...) of held-out records and their y (n,)."""
+    if schema.kind == "classes":
+        return temperature(outputs, y.long())
+    return gaussian_temperature(gaps_of(schema, outputs, y))
 
 
 def gaussian_reliability(gaps: Tensor, bins: int = BINS) -> Reliability:

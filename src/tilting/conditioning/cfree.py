@@ -10,13 +10,13 @@ and its use at inference (γ1, γ2) are those of CTRL (`tilting.models.labels`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tilting import rng
-from tilting.finetune.loop import Optimiser, Report, Training, train
 from tilting.finetune.world import Loss, World
 from tilting.models.labels import Augmented
 from tilting.schedule import Kind, add_noise, predict
@@ -59,8 +59,9 @@ class ClassifierFree:
     def __call__(self, world: World) -> Iterator[Loss]:
         clean, noise = self.clean(world), world.noise(0, "fit")
         at = (torch.arange(self.times) + torch.rand(self.times, generator=world.generator("time"))) / self.times
-        errors = []
-        for share, rows in zip(at.tolist(), world.rows.tensor_split(self.times), strict=True):
+        errors, whole = [], torch.arange(len(world.prompts), device=world.device) - world.first
+        for share, part in zip(at.tolist(), whole.tensor_split(self.times), strict=True):
+            rows = part[(part >= 0) & (part < len(world.who))]  # of a batch over all processes those that are here
             if len(rows):
                 t = world.grid[min(int(share * world.steps), world.steps - 1)]
                 prediction = world.plain(add_noise(clean[rows], noise[rows], t), t, rows)
@@ -103,8 +104,8 @@ def draw_rows(count: int, size: int, seed: int, step: int) -> Tensor:
 
 def drop_labels(labels: Mapping[str, Tensor], share: float, seed: int, step: int) -> dict[str, Tensor]:
     """Labels (b,) with that share of the images, all labels of an image together, turned into "no label" (NaN)."""
-    if not 0 <= share < 1:
-        raise TiltingError(f"label dropout must be at least 0 and below 1, not {share}")
+    if not 0 <= share <= 1:
+        raise TiltingError(f"label dropout must be between 0 and 1, not {share}")
     size = len(next(iter(labels.values())))
     gone = torch.rand(size, generator=rng.generator(rng.Identity(seed, "triplets", step), 0, 0, "dropout")) < share
     return {name: torch.where(gone, torch.nan, y.double()).float() for name, y in labels.items()}
@@ -116,62 +117,47 @@ def times_of(augmented: Augmented) -> list[Time]:
     return schedule.grid(len(schedule.alpha_bar) or 1000)
 
 
-def world_of(augmented: Augmented, data: Triplets, size: int, dropout: float, seed: int, step: int) -> tuple[World, Tensor]:
-    """A batch of triplets for the objective, and its clean latents."""
+def world_of(
+    augmented: Augmented, data: Triplets, size: int, dropout: float, seed: int, step: int, index: int = 0, count: int = 1,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[World, Tensor]:  # fmt: skip
+    """A batch of triplets for the objective, and the clean latents of the whole of it.
+
+    Args:
+        augmented: what is trained.
+        data: labelled latents.
+        size: of the batch, over all processes.
+        dropout: see `drop_labels`.
+        seed, step: what the draw is keyed by.
+        index, count: which process, of how many.
+        context: entered around every network call.
+    """
     model, kind = augmented.model, augmented.model.schedule.kind
-    rows = draw_rows(len(data.latents), size, seed, step)
-    labels = drop_labels({k: y[rows] for k, y in data.labels.items()}, dropout, seed, step)
-    prompts = [data.prompts[int(i)] for i in rows]
+    drawn, share = draw_rows(len(data.latents), size, seed, step), size // count
+    first = index * share
+    here = slice(first, first + share)
+    labels = drop_labels({k: y[drawn] for k, y in data.labels.items()}, dropout, seed, step)
+    labels = {k: y[here].to(model.device) for k, y in labels.items()}
+    everyone = [data.prompts[int(i)] for i in drawn]
+    prompts = everyone[here]
     with torch.no_grad():
-        context = model.encode_prompts(prompts)
+        text = model.encode_prompts(prompts)
 
     def plain(x: Tensor, t: Time, which: Tensor) -> Prediction:
-        mine = {k: y.to(x.device)[which] for k, y in labels.items()}
-        output = augmented.conditioned(x, t, context[which], mine)
+        with context():
+            output = augmented.conditioned(x, t, text[which], {k: y[which] for k, y in labels.items()}).to(x.dtype)
         eps, x0 = predict(kind, output, x, t)
         return Prediction(eps, x0, torch.zeros_like(x))
 
     def base(x: Tensor, t: Time, which: Tensor) -> Prediction:
-        with augmented.base(), torch.no_grad():
-            eps, x0 = predict(kind, model.network(x, t, context[which]), x, t)
+        with augmented.base(), torch.no_grad(), context():
+            eps, x0 = predict(kind, model.network(x, t, text[which]).to(x.dtype), x, t)
         return Prediction(eps, x0, torch.zeros_like(x))
 
-    who = [rng.Identity(seed, p, step * size + i) for i, p in enumerate(prompts)]
-    clean = data.latents[rows].to(model.device)
+    who = [rng.Identity(seed, p, step * size + i) for i, p in enumerate(everyone)]
+    clean = data.latents[drawn].to(model.device)
     world = World(
-        plain, base, plain, base, lambda x0, which: x0.new_zeros(len(x0)), times_of(augmented), who, tuple(clean.shape[1:]),
-        1.0, step, seed, device=model.device, dtype=clean.dtype,
+        plain, base, plain, base, lambda x0, which: x0.new_zeros(len(x0)), times_of(augmented), who[here],
+        tuple(clean.shape[1:]), 1.0, step, seed, everyone=who, first=first, device=model.device, dtype=clean.dtype,
     )  # fmt: skip
     return world, clean
-
-
-def classifier_free(
-    augmented: Augmented, parameters: Mapping[str, nn.Parameter], data: Triplets, optimiser: Optimiser, steps: int,
-    size: int = 32, dropout: float = 0.1, times: int = 8, seed: int = 0,
-) -> Iterator[Report]:  # fmt: skip
-    """Fine-tune an augmented model on triplets, yielding a report of each training step.
-
-    Args:
-        augmented: the model, its embedding and its LoRA.
-        parameters: what is trained: of the embedding and the LoRA, by name.
-        data: labelled latents.
-        optimiser: its settings.
-        steps: to make.
-        size: of a batch.
-        dropout: share of the images trained as "no label"; .1 in Ho & Salimans.
-        times: different times in a batch.
-        seed: of batches, noise and dropout.
-
-    Raises:
-        TiltingError: a dropout that is no share, and what `tilting.finetune.loop.train` raises.
-    """
-    training = Training(dict(parameters), optimiser.build(dict(parameters)))
-    held: dict[int, Tensor] = {}
-
-    def batch(step: int, memory: object) -> World:
-        held.clear()
-        world, held[step] = world_of(augmented, data, size, dropout, seed, step)
-        return world
-
-    objective = ClassifierFree(lambda world: held[world.step], augmented.model.schedule.kind, times)
-    yield from train(training, objective, batch, optimiser, steps)

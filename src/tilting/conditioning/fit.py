@@ -40,7 +40,7 @@ class Options:
     Attributes:
         epochs: at most; the paper's 100.
         batch_size: records per step of Adam; the last batches of an epoch are smaller by one at most.
-        rate: Adam's learning rate; torch's own.
+        rate: Adam's learning rate at first, torch's own; it falls to 0 as a half cosine over ``epochs``.
         patience: epochs without a better held-out likelihood that end the fit.
         seed: of first weights, batches and dropout.
     """
@@ -175,6 +175,9 @@ def epochs(fit: Fit, inputs: Inputs, y: Tensor, learn: Sequence[int], held: Sequ
         order = torch.tensor(learn)[torch.randperm(len(learn), generator=draw)]
         total = 0.0
         fit.model.train()
+        fall = 0.5 * (1 + math.cos(math.pi * fit.epoch / options.epochs))
+        for group, rate in zip(fit.optimiser.param_groups, (options.rate, SIGMA_FASTER * options.rate), strict=False):
+            group["lr"] = fall * rate
         with keyed(options.seed, label, fit.epoch, "dropout"), torch.enable_grad():
             for rows in order.tensor_split(-(-len(learn) // options.batch_size)):
                 fed = inputs(rows.tolist())
@@ -205,12 +208,18 @@ def _nll(model: Likelihood, inputs: Inputs, y: Tensor, rows: Sequence[int]) -> f
 
 
 @torch.no_grad()
-def finish(fit: Fit, inputs: Inputs, held: Sequence[int]) -> tuple[FittedClassifier, Tensor]:
-    """The classifier of the best epoch, at temperature 1, frozen; and its outputs (held, outputs) on the CPU."""
+def ended(fit: Fit, inputs: Inputs, held: Sequence[int]) -> tuple[Schema, Tensor]:
+    """The best epoch put back: its schema at temperature 1, and its outputs (held, outputs) on the CPU."""
     fit.model.load_state_dict(fit.best)
     fit.model.eval()
     schema = fit.model.schema
     if fit.model.log_sigma is not None:
         schema = replace(schema, std=schema.scale * math.exp(float(fit.model.log_sigma.detach())))
     parts = [fit.model.part(inputs(part.tolist())).cpu() for part in torch.tensor(held).split(AT_ONCE)]
-    return FittedClassifier(fit.net, schema).eval().requires_grad_(False), torch.cat(parts).double()
+    return schema, torch.cat(parts).double()
+
+
+def finish(fit: Fit, inputs: Inputs, held: Sequence[int]) -> tuple[FittedClassifier, Tensor]:
+    """The classifier of the best epoch, at temperature 1, frozen; and its outputs (held, outputs) on the CPU."""
+    schema, outputs = ended(fit, inputs, held)
+    return FittedClassifier(fit.net, schema).eval().requires_grad_(False), outputs

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tilting import rng
 from tilting.conditioning.images import Pictures
@@ -19,8 +19,8 @@ from tilting.errors import TiltingError
 from tilting.features.fitted import EmbeddingMlp, ResidualCnn
 from tilting.features.headed import HeadedClassifier
 
-Inputs = Callable[[Sequence[int]], Tensor]
-"""Numbers of records -> what the learnt part is given (b, ...)."""
+Inputs = Callable[[Sequence[int]], Any]
+"""Numbers of records -> what the learnt part is given: a tensor (b, ...), or of noisy latents with their levels."""
 DROPOUT = (0.2, 0.2, 0.1)
 """Of the first hidden layers of an MLP, as in `EmbeddingMlp`; 0 after those that follow."""
 CNN_SIZE = 64
@@ -67,8 +67,8 @@ def _resolved(folder: str) -> str:
 
 
 def learnt(net: Any) -> nn.Module:
-    """The part of a network that is learnt."""
-    return net if isinstance(net, ResidualCnn) else net.head
+    """The part of a network that is learnt: the head of one that has a frozen embedder, or all of it."""
+    return getattr(net, "head", net)
 
 
 def size_of(net: Any) -> int:

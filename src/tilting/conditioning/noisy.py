@@ -1,20 +1,15 @@
-"""CTRL's baselines at inference: a classifier of noisy latents guides (Dhariwal & Nichol 2021), or a clean one through x0.
+"""A classifier of noisy latents, p(y | x_t, t): what classifier guidance needs (Dhariwal & Nichol 2021; `conditioning.guided`).
 
-    classifier guidance        eps' = eps - σ_t γ ∇_{x_t} log p(y | x_t, t),   x0' to match; p(y | x_t, t) is learnt here
-    reconstruction guidance    eps' = eps - σ_t γ ∇_{x_t} log p(y | x0(x_t))    (Ho et al. 2022), the preset dps as a score
+    minimise  E -log p(y | α_t x_0 + σ_t ε, t),     t uniform over the model's training times
 
-For γ = 1 and the true p(y | x_t, t) the first is Lemma 2 of CTRL itself (Zhao et al. 2024): its law is p(x | y) as T grows.
-For other γ it is not, since E[p(y | x_0)^γ | x_t] is not p(y | x_t)^γ. The second puts x0 for a whole posterior, and is
-biased always.
-
-The network sees α_t, σ_t and log(α_t / σ_t), is fitted by maximum likelihood on x_t = α_t x_0 + σ_t ε with t uniform over
-the training times, kept at its best on held-out pairs, noised once for all, and calibrated on the same.
+The network sees α_t, σ_t and log(α_t / σ_t). It is fitted by the same loop as a classifier of clean pictures
+(`tilting.conditioning.fit`): kept at its best on held-out pairs, each of them noised `LEVELS` times once for all, and
+calibrated on the same.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,14 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting import rng
-from tilting.conditioning.calibrate import gaussian_temperature, temperature
-from tilting.conditioning.fit import Likelihood, Options
+from tilting.conditioning.calibrate import temperature_of
+from tilting.conditioning.fit import Options, begin, ended, epochs
 from tilting.conditioning.networks import keyed
 from tilting.features.fitted import log_prob
-from tilting.features.schema import FILE, WEIGHTS, Schema, read_config, read_schema
-from tilting.presets.guided import Dps
+from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, noisy_model, read_config, read_schema
 from tilting.schedule import Schedule
-from tilting.types import Denoise, Prediction, TiltingError, Time
+from tilting.types import TiltingError, Time
 
 LEVELS = 8
 """Noisy copies of each held-out pair."""
@@ -44,6 +38,10 @@ class Noised(NamedTuple):
     x: Tensor
     alpha: Tensor
     sigma: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
 
 
 class NoisyNet(nn.Module):
@@ -57,7 +55,7 @@ class NoisyNet(nn.Module):
 
     def __init__(self, outputs: int, shape: Sequence[int], width: int = 64):
         super().__init__()
-        self.config: dict[str, Any] = {"name": "noisy", "shape": list(shape), "width": width}
+        self.config: dict[str, Any] = {"name": NOISY, "shape": list(shape), "width": width}
         sizes = [(shape[0], 1), (width, 2), (width, 2)]
         flat = len(shape) == 1
         self.layers = nn.ModuleList(nn.Linear(c, width) if flat else nn.Conv2d(c, width, 3, stride, 1) for c, stride in sizes)
@@ -77,11 +75,17 @@ class NoisyNet(nn.Module):
 
 
 class NoisyClassifier(nn.Module):
-    """p(y | x_t, t): a network and what its outputs mean."""
+    """p(y | x_t, t): a network and what its outputs mean.
 
-    def __init__(self, net: NoisyNet, schema: Schema):
+    Attributes:
+        net: the network.
+        schema: the label, its values, and the temperature.
+        model: {"name", "sha256"} of the model whose latents they are.
+    """
+
+    def __init__(self, net: NoisyNet, schema: Schema, model: Mapping[str, Any] | None = None):
         super().__init__()
-        self.net, self.schema = net, schema
+        self.net, self.schema, self.model = net, schema, dict(model or {})
 
     def log_prob(self, x: Tensor, t: Time, y: Tensor) -> Tensor:
         """log p(y | x_t, t), (b,), of latents (b, ...); y as `tilting.features.fitted.log_prob` has it."""
@@ -97,12 +101,58 @@ def levels_of(schedule: Schedule) -> Tensor:
     return torch.stack([bar.sqrt(), (1 - bar).clamp(min=0).sqrt()], 1).float()
 
 
-def noised(latents: Tensor, levels: Tensor, generator: torch.Generator) -> Noised:
-    """Latents (b, ...), each at a level of its own drawn uniformly from (n, 2)."""
+def noised(latents: Tensor, levels: Tensor, generator: torch.Generator | None = None) -> Noised:
+    """Latents (b, ...), each at a level of its own drawn uniformly from (n, 2); without a generator by torch's own."""
     alpha, sigma = levels[torch.randint(len(levels), (len(latents),), generator=generator)].to(latents).unbind(1)
     wide = (-1, *[1] * (latents.dim() - 1))
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     return Noised(alpha.reshape(wide) * latents + sigma.reshape(wide) * noise, alpha, sigma)
+
+
+@dataclass(frozen=True)
+class NoisyInputs:
+    """What `tilting.conditioning.fit.epochs` feeds a `NoisyNet`.
+
+    Attributes:
+        latents: (n, ...) clean ones of the records, which are noised anew whenever they are asked for (by torch's own
+            generator, which the loop keys by epoch).
+        levels: (m, 2) α and σ to draw from.
+        copies: of the records held out, noised once for all: numbers from n on.
+    """
+
+    latents: Tensor
+    levels: Tensor
+    copies: Noised
+
+    def __call__(self, rows: Sequence[int]) -> Noised:
+        at, n = torch.as_tensor(list(rows)), len(self.latents)
+        return Noised(*(part[at - n] for part in self.copies)) if int(at[0]) >= n else noised(self.latents[at], self.levels)
+
+
+class Feed(NamedTuple):
+    """A fit on noisy latents as `tilting.conditioning.fit` takes it; ``y`` has those of the copies too, which are ``held``."""
+
+    net: NoisyNet
+    inputs: NoisyInputs
+    y: Tensor
+    held: list[int]
+
+
+def feed(
+    latents: Tensor, y: Tensor, schema: Schema, schedule: Schedule, held: Sequence[int], options: Options, width: int = 64
+) -> Feed:
+    """The fresh network, and what it learns from; arguments as of `fit_noisy`."""
+    n = len(latents)
+    if not 0 < len(set(held)) < n:
+        raise TiltingError(f"a classifier of noisy latents needs pairs to learn from and to hold out, not {n} in all")
+    if width < 8 or width % 8:
+        raise TiltingError(f"the width of a network of noisy latents must be a multiple of 8, not {width}")
+    with keyed(options.seed, schema.label, 0, "noisy"):
+        net = NoisyNet(schema.outputs, latents.shape[1:], width)
+    rows, levels = torch.tensor(sorted(held)).repeat(LEVELS), levels_of(schedule)
+    draw = rng.generator(rng.Identity(options.seed, schema.label, 0), 0, 0, "held")
+    inputs = NoisyInputs(latents, levels, noised(latents[rows], levels, draw))
+    return Feed(net, inputs, torch.cat([y, y[rows]]), list(range(n, n + len(rows))))
 
 
 def fit_noisy(
@@ -118,58 +168,44 @@ def fit_noisy(
         schedule: whose training times are learnt.
         held: numbers of the pairs to hold out.
         options: of the fit; the defaults are those of the clean one.
-        width: of the network.
+        width: of the network, a multiple of 8.
 
     Raises:
         TiltingError: nothing to learn from or to hold out, or a likelihood that is not finite.
     """
-    apart, options = set(held), options or Options()
-    learn = torch.tensor([i for i in range(len(latents)) if i not in apart])
-    if not len(learn) or not apart:
-        raise TiltingError(
-            f"a classifier of noisy latents needs pairs to learn from and to hold out, not {len(latents)} in all"
-        )
-    with keyed(options.seed, schema.label, 0, "noisy"):
-        net = NoisyNet(schema.outputs, latents.shape[1:], width).to(latents.device)
-    model, levels = Likelihood(net, schema).to(latents.device), levels_of(schedule)
-    optimiser = torch.optim.Adam(model.parameters(), lr=options.rate)
-
-    def draw(step: int, purpose: str) -> torch.Generator:
-        return rng.generator(rng.Identity(options.seed, schema.label, step), 0, 0, purpose)
-
-    rows = torch.tensor(sorted(apart)).repeat(LEVELS)
-    test, answers = noised(latents[rows], levels, draw(0, "held")), y[rows]
-    best, lowest, since = dict(model.state_dict()), math.inf, 0
-    for epoch in range(options.epochs):
-        generator = draw(epoch, "batches")
-        for part in learn[torch.randperm(len(learn), generator=generator)].split(options.batch_size):
-            loss = model(noised(latents[part], levels, generator), y[part].to(latents.device)).mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-        with torch.no_grad():
-            now = model(test, answers.to(latents.device)).mean().item()
-        if not math.isfinite(now):
-            raise TiltingError(f"the fit of {schema.label!r} on noisy latents is not finite any more: lower the rate")
-        since += 1
-        if now < lowest:
-            best, lowest, since = {k: v.detach().clone() for k, v in model.state_dict().items()}, now, 0
-        if since >= options.patience:
-            break
-    model.load_state_dict(best)
-    return NoisyClassifier(net, _calibrated(model, test, answers)).eval().requires_grad_(False)
+    options, apart = options or Options(), set(held)
+    fed = feed(latents, y, schema, schedule, held, options, width)
+    fit, learn = begin(fed.net, schema, options, latents.device), [i for i in range(len(latents)) if i not in apart]
+    for _ in epochs(fit, fed.inputs, fed.y, learn, fed.held, options):
+        pass
+    schema, outputs = ended(fit, fed.inputs, fed.held)
+    schema = replace(schema, temperature=temperature_of(schema, outputs, fed.y[fed.held]))
+    return NoisyClassifier(fed.net, schema).eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def _calibrated(model: Likelihood, test: Noised, y: Tensor) -> Schema:
-    """The schema with the temperature of held-out noisy latents, and the σ that was learnt."""
-    outputs, schema = model.part(test).double().cpu(), model.schema
-    if model.log_sigma is None:
-        with torch.enable_grad():
-            return replace(schema, temperature=temperature(outputs, y))
-    std = schema.scale * math.exp(float(model.log_sigma))
-    gaps = (y.double().cpu() - schema.shift - schema.scale * outputs[:, 0]) / std
-    return replace(schema, std=std, temperature=gaussian_temperature(gaps))
+@dataclass(frozen=True)
+class OfPictures:
+    """A classifier of noisy latents that is asked about pictures: encoded, at the least noise it knows.
+
+    Attributes:
+        classifier: of noisy latents.
+        encode: pictures (b, 3, h, w) in [0, 1] -> latents.
+        schedule: of the model.
+    """
+
+    classifier: NoisyClassifier
+    encode: Callable[[Tensor], Tensor]
+    schedule: Schedule
+
+    @property
+    def schema(self) -> Schema:
+        return self.classifier.schema
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(b, schema.outputs) before any temperature."""
+        at = next(self.classifier.parameters()).device
+        x, (alpha, sigma) = self.encode(images.to(at)).float(), levels_of(self.schedule)[0].tolist()
+        return self.classifier.net(Noised(alpha * x, x.new_full((len(x),), alpha), x.new_full((len(x),), sigma)))
 
 
 def save_noisy(classifier: NoisyClassifier, folder: Path) -> None:
@@ -177,78 +213,24 @@ def save_noisy(classifier: NoisyClassifier, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"schema": asdict(classifier.schema), "network": classifier.net.config}
+    config = {"schema": asdict(classifier.schema), "network": classifier.net.config, "model": classifier.model}
     (folder / FILE).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     save_file({k: v.contiguous() for k, v in classifier.net.state_dict().items()}, folder / WEIGHTS)
 
 
 def load_noisy(folder: Path) -> NoisyClassifier:
     """Read what `save_noisy` wrote, frozen. Raises TiltingError: none there, or a classifier of clean pictures."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    network, schema = read_config(folder)["network"], read_schema(folder)
-    if network.get("name") != "noisy":
+    network, schema, model = read_config(folder)["network"], read_schema(folder), noisy_model(folder)
+    if model is None:
         raise TiltingError(
             f"the classifier in {str(folder)!r} is of clean pictures: classifier guidance needs one of noisy latents"
         )
     try:
         net = NoisyNet(schema.outputs, network["shape"], int(network["width"]))
         net.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise TiltingError(f"the classifier in {str(folder)!r} does not load: {' '.join(str(error).split())[:200]}") from error
-    return NoisyClassifier(net, schema).eval().requires_grad_(False)
-
-
-LogProb = Callable[[Tensor, Time, Tensor], Tensor]
-"""(x_t (m, ...), t, rows (m,)) -> (m,): Σ_k log p_k(y_k | x_t, t) of what each row is asked for."""
-
-
-def classifier_guided(denoise: Denoise, log_p: LogProb, gamma: float) -> Denoise:
-    """A denoiser under classifier guidance; at pure noise (alpha 0), where x_t says nothing of y, it is as it was."""
-
-    def guided(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-        eps, x0, correction = denoise(x, t, rows)
-        if t.alpha == 0 or gamma == 0:
-            return Prediction(eps, x0, correction)
-        with torch.enable_grad():
-            here = x.detach().requires_grad_(True)
-            move = t.sigma * gamma * torch.autograd.grad(log_p(here, t, rows).sum(), here)[0]
-        return Prediction(eps - move, x0 + t.sigma / t.alpha * move, correction)
-
-    return guided
-
-
-@dataclass(frozen=True)
-class ClassifierGuided:
-    """A model under classifier guidance, as a model: every sampler and method takes it in the pre-trained model's place.
-
-    Attributes:
-        model: a `tilting.models.stable_diffusion.StableDiffusion`, or anything that has its ``denoiser``.
-        classifiers: of noisy latents, by label.
-        targets: label -> the index of a class or the number that every image is asked for.
-        gamma: γ.
-    """
-
-    model: Any
-    classifiers: Mapping[str, NoisyClassifier]
-    targets: Mapping[str, float]
-    gamma: float = 1.0
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "model":
-            raise AttributeError(name)
-        return getattr(self.model, name)
-
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        """The guided denoiser of these prompts."""
-
-        def log_p(x: Tensor, t: Time, rows: Tensor) -> Tensor:
-            asked = [self.classifiers[k].log_prob(x, t, x.new_full((len(x),), float(v))) for k, v in self.targets.items()]
-            return torch.stack(asked).sum(0)
-
-        return classifier_guided(self.model.denoiser(prompts, cfg, negative), log_p, self.gamma)
-
-
-def reconstruction_guidance(gamma: float, particles: int = 1) -> Dps:
-    """The preset of reconstruction guidance at strength γ, for a reward that is log p(y | x) itself (`classify`, `label`)."""
-    return Dps(gamma, form="score", particles=particles)
+    return NoisyClassifier(net, schema, model).eval().requires_grad_(False)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tilting import rng
 from tilting.method import Cost, Method
 from tilting.schedule import transition
-from tilting.state import Info, Problem, State, in_chunks, value_of
+from tilting.state import Info, Problem, State, in_chunks, value_of, wide
 from tilting.types import Prediction, Time
 
 
@@ -40,10 +40,10 @@ class Budget:
     def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
         """Yields after every step; x stays (b, 1, ...)."""
         steps, b = len(problem.grid) - 1, len(problem.who)
-        left = torch.zeros(b, dtype=torch.long)
+        left = torch.zeros(b, dtype=torch.long, device="cpu")
         spent = 0
         if state.prediction is None or state.value is None:
-            prediction, value = _look(problem, state.x[:, 0], problem.grid[state.step], torch.arange(b))
+            prediction, value = _look(problem, state.x[:, 0], problem.grid[state.step], torch.arange(b, device="cpu"))
             state = replace(state, prediction=Prediction(*(p[:, None] for p in prediction)), value=value[:, None])
             spent = b
         for i in range(state.step, steps):
@@ -57,7 +57,7 @@ class Budget:
                 continue
             left += self.quota
             x, prediction, value = kernel.mean.clone(), Prediction(*(torch.zeros_like(kernel.mean) for _ in range(3))), None
-            active, child = torch.arange(b), 0
+            active, child = torch.arange(b, device="cpu"), 0
             best = torch.full_like(parent, -torch.inf)
             while len(active):
                 who = [problem.who[int(j)] for j in active]
@@ -71,7 +71,7 @@ class Budget:
                 best[rows], x[rows] = value[better], drawn[better]
                 for held, new in zip(prediction, looked, strict=True):
                     held[rows] = new[better]
-                active = active[(best[active] <= parent[active]).cpu() & (left[active] > 0)]
+                active = active[(best[active] <= parent[active]) & (left[active] > 0)]
                 child += 1
             state = replace(
                 state, x=x[:, None], prediction=Prediction(*(p[:, None] for p in prediction)), value=best[:, None], step=i + 1
@@ -81,7 +81,7 @@ class Budget:
 
 
 def _noise(who: list[rng.Identity], child: int, shape: tuple[int, ...], step: int) -> Tensor:
-    return torch.stack([torch.randn(shape, generator=rng.generator(w, child, step)) for w in who])
+    return torch.stack([torch.randn(shape, generator=rng.generator(w, child, step), device="cpu") for w in who])
 
 
 def _look(problem: Problem, x: Tensor, t: Time, rows: Tensor) -> tuple[Prediction, Tensor]:
@@ -90,7 +90,7 @@ def _look(problem: Problem, x: Tensor, t: Time, rows: Tensor) -> tuple[Predictio
 
     def look(a: Tensor, r: Tensor) -> tuple[Tensor, ...]:
         prediction = problem.denoise(a, t, r)
-        return (value(prediction.x0, r).detach().double(), *prediction)
+        return (wide(value(prediction.x0, r).detach()), *prediction)
 
     scores, *parts = in_chunks(look, problem.chunk, x, rows.to(x.device))
     return Prediction(*parts), scores

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from tilting import rng
 from tilting.method import Cost, Method
 from tilting.schedule import transition
-from tilting.state import Info, Problem, State, value_of
+from tilting.state import Info, Problem, State, value_of, wide
 from tilting.types import TiltingError
 
 
@@ -66,20 +66,20 @@ class Optimise:
         start = state.x[:, 0].detach().clone().requires_grad_(True)
         make = {"nesterov": self._nesterov, "adam": self._adam}[self.rule]
         optimiser = make(start)
-        best, kept = torch.full((b,), -torch.inf, dtype=torch.float64, device=start.device), start.detach().clone()
+        best, kept = torch.full((b,), -torch.inf, dtype=torch.float64, device="cpu"), start.detach().clone()
         for k in range(self.iterations):
             scores = []
             start.grad = torch.zeros_like(start)
-            for rows in torch.arange(b, device=start.device).split(problem.chunk):
+            for rows in torch.arange(b, device="cpu").split(problem.chunk):
                 with torch.enable_grad():
-                    clean = rollout(problem, start[rows], rows)
+                    clean = rollout(problem, start[rows], rows.to(start.device))
                     value = value_of(problem)(clean, rows)
                     if not value.requires_grad:
                         raise TiltingError(f"{method.name} needs a differentiable reward")
                     loss = -value.sum() - self.prior * log_norm(start[rows]).sum()
                     (gradient,) = torch.autograd.grad(loss, start)
                 start.grad += gradient
-                value = value.detach().double()
+                value = wide(value.detach())
                 better = value > best[rows]
                 best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]
                 scores.append(value)

@@ -5,42 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of_dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tilting.errors import TiltingError, nearest
+from tilting.experiments.base_config import BaseConfig, check_model, given_of, plain, prompts_of
 from tilting.experiments.picture import open_picture
-from tilting.experiments.prompts import check_prompts, read_prompts
-from tilting.experiments.settings import integer, number, setting, text
-from tilting.experiments.yaml_layer import SWITCHES, flat
-from tilting.experiments.yaml_layer import Loader as _Loader  # noqa: F401  for evaluate_runs
-from tilting.experiments.yaml_layer import read_yaml as read_any
-from tilting.models import MODELS, find_model, usual
+from tilting.experiments.settings import integer, number, setting, text, texts
+from tilting.experiments.yaml_layer import flat
+from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
+from tilting.models.placement import FULL, check_device, check_precision
 from tilting.presets import PRESETS, Preset
 from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
 OPTIONS = (
     "prompts", "model", "reward", "method", "particles", "steps", "eta", "cfg", "negative-prompt", "images", "batch-size",
-    "out", "seed", "set", "image", "strength", "lora", "lora-steps",
+    "out", "seed", "set", "image", "strength", "lora", "lora-steps", "device", "precision",
 )  # fmt: skip
 STRENGTH = 0.6
 """The share of the steps that is drawn from a reference picture, where it is unset (the CoDeX thesis, (T+I)2I)."""
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(BaseConfig):
     """A checked request, every default filled in.
 
     Attributes:
         prompts, model, reward, method, particles, steps, eta, cfg, negative_prompt, images, batch_size, out, seed, image,
-            strength, lora, lora_steps: the options of these names; ``particles`` is None for a method that has none,
-            ``strength`` without a picture, ``lora_steps`` without a LoRA.
+            strength, lora, lora_steps, device, precision: the options of these names; ``particles`` is None for a method that
+            has none, ``strength`` without a picture, ``lora_steps`` without a LoRA, ``precision`` where it is fp32.
         settings: every other field of the method's preset, by "method.field".
         unused: options that were given and that the method has no use for.
     """
+
+    options = OPTIONS
 
     prompts: tuple[str, ...]
     model: str = "pocket"
@@ -57,10 +55,12 @@ class GenerateConfig:
     seed: int = 0
     image: str | None = None
     strength: float | None = None
-    settings: tuple[tuple[str, object], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
     unused: tuple[str, ...] = ()
     lora: tuple[str, ...] = ()
     lora_steps: str | None = None
+    device: str = "auto"
+    precision: str | None = None
 
     def loras(self) -> list[LoraSpec]:
         """The parsed LoRAs."""
@@ -79,36 +79,12 @@ class GenerateConfig:
 
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; `resolve` of it gives the same config (``unused`` is left out)."""
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.settings}
-        return {
-            "prompts": list(self.prompts), "model": self.model, "reward": list(self.reward), "method": self.method,
-            "particles": self.particles, "steps": self.steps, "eta": self.eta, "cfg": self.cfg,
-            "negative-prompt": self.negative_prompt, "images": self.images, "batch-size": self.batch_size,
-            "out": self.out, "seed": self.seed, "image": self.image, "strength": self.strength,
-            "lora": list(self.lora), "lora-steps": self.lora_steps, "set": plain,
-        }  # fmt: skip
-
-    def yaml(self) -> str:
-        """The config as a YAML file that ``--config`` reads back."""
-        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
+        return {**super().mapping(), "set": plain(dict(self.settings))}
 
 
 def _preset_fields(method: str) -> dict[str, Any]:
     """Names and defaults of a preset's fields."""
-    return {f.name: f.default for f in fields_of_dataclass(PRESETS[method])}  # type: ignore[arg-type]
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Options of `tilting generate` from a YAML file, by option name. Raises TiltingError."""
-    return read_any(path, OPTIONS)
-
-
-def texts(name: str, value: object) -> list[str]:
-    """A list of strings; one alone counts as such. Raises TiltingError."""
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple):
-        raise TiltingError(f"{name} must be a list of texts, not {value!r}")
-    return [text(f"each of {name}", v) for v in values]
+    return {f.name: f.default for f in fields_of_dataclass(PRESETS[method])}
 
 
 def resolve(options: Mapping[str, Any]) -> GenerateConfig:
@@ -120,16 +96,15 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     Raises:
         TiltingError: one sentence that names the option.
     """
-    given = {key: value for key, value in options.items() if value is not None and key not in SWITCHES}
+    given = given_of(options)
     method = text("method", given.get("method", "base"))
     if method not in PRESETS:
         raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
-    model = _model(text("model", given.get("model", "pocket")))
-    prompts = given.get("prompts", [])
-    prompts = check_prompts(read_prompts(prompts) if isinstance(prompts, str) else texts("prompts", prompts))
+    model = check_model(text("model", given.get("model", "pocket")))
+    prompts = prompts_of(given.get("prompts", []))
     steps, cfg = usual(model)
     config = GenerateConfig(
-        prompts=tuple(prompts), model=model, method=method,
+        prompts=prompts, model=model, method=method,
         steps=integer("steps", given.get("steps", steps), 1),
         eta=number("eta", given.get("eta", getattr(PRESETS[method], "usual_eta", 1.0))),
         cfg=number("cfg", given.get("cfg", cfg)),
@@ -138,6 +113,8 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
         batch_size=integer("batch-size", given.get("batch-size", 16), 1),
         out=text("out", given["out"]) if "out" in given else None,
         seed=integer("seed", given.get("seed", 0)),
+        device=check_device(text("device", given.get("device", "auto"))),
+        precision=_precision(text("precision", given.get("precision", FULL))),
     )  # fmt: skip
     if not 0 <= config.eta <= 1:
         raise TiltingError(f"eta must be between 0 and 1, not {config.eta:g}")
@@ -149,13 +126,8 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     return config
 
 
-def _model(name: str) -> str:
-    if name not in MODELS and "/" not in name and not Path(name).is_dir():
-        near = nearest(name, MODELS)
-        if "did you mean" in near:
-            raise TiltingError(f"unknown model {name!r}{near}")
-    find_model(name)
-    return name
+def _precision(name: str) -> str | None:
+    return None if check_precision(name) == FULL else name
 
 
 def _with_settings(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:

@@ -169,9 +169,9 @@ def _memory(run: Tuning, world: World, config: FinetuneConfig, count: int) -> di
         wanted = x.clone().requires_grad_(True)
         scored = _held(lambda: world.value(wanted, row)) if config.objective in GRADIENT else 0
     at_once = config.batch_size // count // config.accumulate
-    copies = 1 + dict(config.settings).get("draft-lv.copies", 0) if config.objective == "draft-lv" else 1  # type: ignore[operator]
+    copies = 1 + dict(config.settings).get("draft-lv.copies", 0) if config.objective == "draft-lv" else 1
     path = 2 * config.steps * at_once * x.numel() * x.element_size()
-    activations = at_once * copies * (network + scored)  # type: ignore[operator]
+    activations = at_once * copies * (network + scored)
     found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path}
     return {**found, "peak": sum(found.values())}
 

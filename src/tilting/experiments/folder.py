@@ -6,15 +6,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.experiments.config import GenerateConfig
-from tilting.models import find_model
-from tilting.models.lora_file import INPUTS
 from tilting.models.words import POCKET
+from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
 
@@ -35,10 +33,10 @@ def digest(place: Path) -> str | None:
     return sha.hexdigest()[:16]
 
 
-def identities_of(config: GenerateConfig) -> dict[str, Any]:
-    """``model`` and ``reward`` of a manifest: names, and digests of the weights (or of a user's file) behind them."""
+def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
+    """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
     rewards = []
-    for spec in config.specs():
+    for spec in specs:
         if spec.is_file:
             place: Path | None = Path(spec.name)
         elif spec.name == "clip":
@@ -46,7 +44,7 @@ def identities_of(config: GenerateConfig) -> dict[str, Any]:
         else:
             place = POCKET.parent / "pocket-clip" if spec.name == "style" else None
         rewards.append({"name": spec.text, "sha256": digest(place) if place else None})
-    return {"model": {"name": config.model, "sha256": digest(Path(find_model(config.model)))}, "reward": rewards}
+    return rewards
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -96,22 +94,32 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         if images.is_dir() and any(images.glob("*.png")):
             raise TiltingError(f"{str(images)!r} holds pictures and there is no {MANIFEST} beside it: choose another --out")
         return None
+    return parsed(path, _what_is_wrong)
+
+
+def parsed(path: Path, wrong: Callable[[Any], str | None]) -> dict[str, Any]:
+    """A manifest that ``wrong`` finds nothing wrong with. Raises TiltingError, naming the file."""
     try:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError):
         raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
-    wrong = _what_is_wrong(manifest)
-    if wrong:
-        raise TiltingError(f"{str(path)!r} is corrupt ({wrong}): move it away, or choose another --out")
+    found = wrong(manifest)
+    if found:
+        raise TiltingError(f"{str(path)!r} is corrupt ({found}): move it away, or choose another --out")
     return manifest
 
 
-def _what_is_wrong(manifest: Any) -> str | None:
+def lacks(manifest: Any, kinds: Mapping[str, type]) -> str | None:
+    """What a manifest lacks of keys and their types, if anything."""
     if not isinstance(manifest, dict):
         return "not a mapping"
-    for key, kind in (("config", dict), ("images", list), ("summary", dict), ("model", dict), ("reward", list)):
-        if not isinstance(manifest.get(key), kind):
-            return f"no {key}"
+    return next((f"no {key}" for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)), None)
+
+
+def _what_is_wrong(manifest: Any) -> str | None:
+    lacking = lacks(manifest, {"config": dict, "images": list, "summary": dict, "model": dict, "reward": list})
+    if lacking:
+        return lacking
     for record in manifest["images"]:
         kinds = {"file": str, "prompt": str, "index": int, "seed": int, "rewards": dict}
         if not isinstance(record, dict) or not all(isinstance(record.get(k), kind) for k, kind in kinds.items()):
@@ -125,40 +133,8 @@ def _what_is_wrong(manifest: Any) -> str | None:
     return None
 
 
-def config_of(config: GenerateConfig) -> dict[str, Any]:
-    """``config`` of a manifest: the options, what the reference picture holds, and which options had no use."""
-    picture = digest(Path(config.image)) if config.image else None
-    beside = [(lora.file, lora.file.parent / INPUTS) for lora in config.loras()]
-    loras = [digest(file) for files in beside for file in files if file.is_file()]
-    return json.loads(
-        json.dumps({**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)})
-    )
-
-
-def check_same(folder: Path, manifest: Mapping[str, Any], config: GenerateConfig, identities: Mapping[str, Any]) -> None:
-    """Refuse to go on in a folder of another run; where it or its picture lies does not matter. Raises TiltingError."""
-    before, now = {**manifest["config"]}, config_of(config)
-    for key in now:
-        old, new = before.get(key), now[key]
-        if key in ("out", "unused", "image") or old == new or (key not in before and not new):
-            continue
-        if key == "lora-sha256":
-            raise TiltingError(f"{str(folder)!r} holds a run whose LoRA had other weights: choose another --out")
-        if key == "image-sha256":
-            key, old, new = "image", before.get("image"), now["image"]
-            if old == new:
-                raise TiltingError(f"{str(folder)!r} holds a run whose image {new!r} was another picture: choose another --out")
-        if key == "set" and isinstance(old, dict):
-            key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
-            old, new = old.get(key), new.get(key)
-        values = f" ({_short(old)} there, {_short(new)} now)"
-        raise TiltingError(f"{str(folder)!r} holds a run with another {key}{values}: choose another --out")
-    for key in ("model", "reward"):
-        if manifest[key] != identities[key]:
-            raise TiltingError(f"{str(folder)!r} holds a run whose {key} had other weights or code: choose another --out")
-
-
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as JSON, cut at 60 characters."""
     shown = json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 

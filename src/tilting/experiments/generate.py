@@ -17,10 +17,10 @@ from torch import Tensor
 from tilting import sample as loop
 from tilting.experiments.plan import Model as Model
 from tilting.experiments.plan import Plan as Plan
-from tilting.experiments.plan import Scorer as Scorer
 from tilting.experiments.plan import identities as identities
 from tilting.experiments.plan import plan as plan
-from tilting.method import Method
+from tilting.experiments.score import Counts as Counts
+from tilting.experiments.score import Scorer, finish
 from tilting.presets import Preset
 from tilting.rng import Identity
 from tilting.types import Reward, RewardError, TiltingError
@@ -40,22 +40,6 @@ class Step(NamedTuple):
     step: int
     steps: int
     reward: float | None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a run has paid: denoiser evaluations, decoded latents, images scored by the reward, seconds."""
-
-    evaluations: int = 0
-    decodes: int = 0
-    reward_calls: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.evaluations + other.evaluations, self.decodes + other.decodes,
-            self.reward_calls + other.reward_calls, self.seconds + other.seconds,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +63,7 @@ class Drawn:
 
 def draw(
     model: Model, plan: Plan, reward: Reward | None = None, latents: Tensor | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> Iterator[Step | Drawn]:  # fmt: skip
     """Run a plan. Yields a Step after every draw and a Drawn after every group.
 
@@ -88,11 +72,12 @@ def draw(
         plan: from `plan`.
         reward: the score, required by every method but ``base``.
         latents: x_T of every image (len(plan.who), ...), instead of keyed noise.
-        device: where the latents live.
+        device: where the latents live; the model's own by default.
 
     Raises:
         RewardError: with the image's identity in its text, if the reward fails.
     """
+    place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
     most = max(plan.method.particles, *plan.method.counts, 1)
     size = max(1, plan.batch_size // most)
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
@@ -100,7 +85,7 @@ def draw(
     clean = None
     if plan.reference is not None:
         with torch.no_grad():
-            clean = model.encode(plan.reference.to(device))
+            clean = model.encode(plan.reference.to(place))
     for g, who in enumerate(groups):
         begun = time.perf_counter()
         prompts = [i.prompt for i in who]
@@ -113,7 +98,7 @@ def draw(
                 grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
                 problem = loop.Problem(
                     model.denoiser(worded, plan.cfg, plan.negative), grid, who,
-                    model.latent_shape, scorer, plan.eta, plan.cfg, plan.batch_size, device, per_stream=variants is not None,
+                    model.latent_shape, scorer, plan.eta, plan.cfg, plan.batch_size, place, per_stream=variants is not None,
                 )  # fmt: skip
                 if clean is None:
                     state = loop.start(problem, plan.method, given)
@@ -131,7 +116,7 @@ def draw(
                 mean = None if info.value is None else info.value.mean().item()
                 yield Step(g, len(groups), info.step, plan.ticks, mean)
             with torch.no_grad():
-                images, total, rewards, paid = _finish(model, problem, plan.method, state, scorer)
+                images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
                 counts += paid
         except RewardError as error:
             if error.row is None:
@@ -139,30 +124,6 @@ def draw(
             bad = who[min(error.row, len(who) - 1)]
             raise RewardError(f"{error} (image {bad.index} of {bad.prompt!r}, seed {bad.seed})", error.row) from error
         yield Drawn(who, images, total, rewards, counts + Counts(seconds=time.perf_counter() - begun))
-
-
-Scores = tuple[Tensor, list[float] | None, dict[str, list[float]], Counts]
-
-
-def _finish(model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None) -> Scores:
-    """The kept images, their rewards, and what that cost: each finished latent is decoded and scored once."""
-    if scorer is not None:
-        scorer.kept = []
-    final = loop.finish(problem, method, state)
-    b, n = state.x.shape[:2]
-    if scorer is None:
-        return model.decode(final.x[:, 0]).float().cpu(), None, {}, Counts(decodes=b)
-    if final.value is None:
-        scorer(final.x[:, 0], torch.arange(b))
-        place, paid = torch.arange(b), b
-    else:
-        kept = torch.zeros(b, dtype=torch.long) if final.kept is None else final.kept.cpu()
-        place, paid = torch.arange(b) * n + kept, b * n
-    images, parts = scorer.scored()
-    mine = {name: values[place] for name, values in parts.items()}
-    total: Callable | None = getattr(scorer.reward, "total", None)
-    values = next(iter(mine.values())) if total is None else total(mine)
-    return images[place], values.tolist(), {name: v.tolist() for name, v in mine.items()}, Counts(0, paid, paid)
 
 
 @dataclass(frozen=True)
@@ -182,7 +143,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     """The ``summary`` of a manifest: means with standard errors, and what the run cost."""
     rewards = [r["reward"] for r in records if r["reward"] is not None]
     judged = [r["judge"] for r in records if r.get("judge") is not None]
-    values = torch.tensor(rewards, dtype=torch.float64)
+    values = torch.tensor(rewards, dtype=torch.float64, device="cpu")
     return {
         "reward_mean": values.mean().item() if rewards else None,
         "reward_sem": (values.std() / len(rewards) ** 0.5).item() if len(rewards) > 1 else None,

@@ -14,11 +14,12 @@ from tilting.experiments.folder import MANIFEST, write_atomically
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
 MOST_ROWS, MOST_COLUMNS = 60, 12
+Ink = tuple[int, int, int]
 INK, FAINT, PAPER = (25, 25, 25), (95, 95, 95), (255, 255, 255)
 
 
-def _font(size: int = CAPTION):
-    return ImageFont.load_default(size)
+Cell = tuple[str, Image.Image]
+"""The line below a picture, and the picture, of any size."""
 
 
 def _fit(text: str, width: int, font) -> str:
@@ -31,29 +32,34 @@ def _fit(text: str, width: int, font) -> str:
     return text.rstrip() + "..."
 
 
-def _picture(path: Path) -> Image.Image:
-    """The picture at SIDE pixels: whole multiples of small ones by nearest, all others by Lanczos."""
+def read(path: Path) -> Image.Image:
+    """The picture of a file, decoded."""
     with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    factor = SIDE / max(image.size)
-    size = (round(image.width * factor), round(image.height * factor))
-    how = Image.Resampling.NEAREST if factor >= 1 and factor.is_integer() else Image.Resampling.LANCZOS
-    return image.resize(size, how)
+        return opened.convert("RGB")
 
 
-def _number(value: float | None) -> str:
+def short(value: float | None) -> str:
+    """A number for the line under a picture; a hyphen for none."""
     return "-" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}"
 
 
+def spread(mean: float, sem: float | None) -> str:
+    """A mean and its standard error, where there is one."""
+    return short(mean) + (f" ± {short(sem)}" if sem is not None else "")
+
+
 def _mean(summary: dict[str, Any]) -> str:
-    if summary["reward_mean"] is None:
-        return "no reward"
-    sem = summary["reward_sem"]
-    return f"reward {_number(summary['reward_mean'])}" + (f" ± {_number(sem)}" if sem is not None else "")
+    return "no reward" if summary["reward_mean"] is None else f"reward {spread(summary['reward_mean'], summary['reward_sem'])}"
 
 
-class _Sheet:
-    """A white sheet of cells under a header, each cell a picture with a line below; a caption line above each row."""
+class Sheet:
+    """A white sheet of cells under a header, each cell a picture with a line below; a caption line above each row.
+
+    Args:
+        rows: of cells.
+        columns: of cells.
+        header: lines of text above them.
+    """
 
     def __init__(self, rows: int, columns: int, header: int):
         self.top = GAP + header * LINE + GAP
@@ -62,22 +68,52 @@ class _Sheet:
         self.image = Image.new("RGB", (self.width, self.top + rows * self.row_height), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
-    def text(self, x: int, y: int, text: str, width: int, size: int = CAPTION, ink=INK) -> None:
-        font = _font(size)
+    def text(self, x: int, y: int, text: str, width: int, size: int = CAPTION, ink: Ink = INK) -> None:
+        """A line of text, shortened to a width in pixels."""
+        font = ImageFont.load_default(size)
         self.pen.text((x, y), _fit(text, width, font), fill=ink, font=font)
 
+    def title(self, title: str, below: str) -> None:
+        """Two lines across the header."""
+        self.text(GAP, GAP, title, self.width - 2 * GAP, size=17)
+        self.text(GAP, GAP + LINE + 2, below, self.width - 2 * GAP, ink=FAINT)
+
+    def head(self, column: int, title: str, lines: Sequence[str], below: int = 2) -> None:
+        """A column's own header: its title and, so many pixels further down, lines about it."""
+        x = GAP + column * (SIDE + GAP)
+        self.text(x, GAP, title, SIDE, size=18)
+        for k, line in enumerate(lines):
+            self.text(x, GAP + (k + 1) * LINE + below, line, SIDE, size=14, ink=FAINT)
+
     def row(self, row: int, caption: str) -> None:
+        """The line above a row."""
         self.text(GAP, self.top + row * self.row_height, caption, self.width - 2 * GAP)
 
-    def cell(self, row: int, column: int, picture: Image.Image, line: str) -> None:
+    def cell(self, row: int, column: int, picture: Image.Image, line: str, ink: Ink = FAINT) -> None:
+        """A picture, scaled until its longer side has SIDE pixels (whole multiples by nearest, all others by Lanczos)."""
+        factor = SIDE / max(picture.size)
+        how = Image.Resampling.NEAREST if factor >= 1 and factor.is_integer() else Image.Resampling.LANCZOS
         x, y = GAP + column * (SIDE + GAP), self.top + row * self.row_height + LINE
-        self.image.paste(picture, (x, y))
-        self.text(x, y + SIDE + 2, line, SIDE, ink=FAINT)
+        self.image.paste(picture.resize((round(picture.width * factor), round(picture.height * factor)), how), (x, y))
+        self.text(x, y + SIDE + 2, line, SIDE, ink=ink)
 
     def save(self, path: Path) -> None:
+        """Write it as PNG, whole or not at all."""
         buffer = io.BytesIO()
         self.image.save(buffer, "png", optimize=True)
         write_atomically(path, buffer.getvalue())
+
+
+def write_rows(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str, path: Path) -> Path:
+    """A sheet of pictures, a caption over every row, a title and a line on top; the file that it was written to."""
+    sheet = Sheet(len(rows), max(len(cells) for _, cells in rows), header=2)
+    sheet.title(title, below)
+    for i, (caption, cells) in enumerate(rows):
+        sheet.row(i, caption)
+        for j, (line, picture) in enumerate(cells):
+            sheet.cell(i, j, picture, line)
+    sheet.save(path)
+    return path
 
 
 def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
@@ -85,25 +121,15 @@ def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
     rows: dict[str, list[dict]] = {}
     for record in manifest["images"]:
         rows.setdefault(record["prompt"], []).append(record)
-    shown = list(rows.items())[:MOST_ROWS]
-    columns = min(MOST_COLUMNS, max(len(records) for _, records in shown))
     summary, config = manifest["summary"], manifest["config"]
-    sheet = _Sheet(len(shown), columns, header=2)
     particles = f", N = {config['particles']}" if (config["particles"] or 1) > 1 else ""
     title = f"{config['method']}{particles}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
     totals = f"{_mean(summary)}, {summary['evaluations']} evaluations, {summary['seconds']:.1f} s"
-    cut = len(shown) < len(rows) or any(len(records) > columns for _, records in shown)
-    if cut:
+    shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
+    if sum(len(records) for _, records in shown) < len(manifest["images"]):
         totals += f" (part of {len(manifest['images'])} images)"
-    sheet.text(GAP, GAP, title, sheet.width - 2 * GAP, size=17)
-    sheet.text(GAP, GAP + LINE + 2, totals, sheet.width - 2 * GAP, ink=FAINT)
-    for i, (prompt, records) in enumerate(shown):
-        sheet.row(i, prompt)
-        for j, record in enumerate(records[:columns]):
-            sheet.cell(i, j, _picture(folder / record["file"]), _number(record["reward"]))
-    path = folder / "grid.png"
-    sheet.save(path)
-    return path
+    cells = [(prompt, [(short(r["reward"]), read(folder / r["file"])) for r in records]) for prompt, records in shown]
+    return write_rows(cells, title, totals, folder / "grid.png")
 
 
 def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, per_prompt: int = 1) -> Path:
@@ -116,17 +142,14 @@ def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, pe
     """
     manifests = [(title, Path(folder), json.loads((Path(folder) / MANIFEST).read_bytes())) for title, folder in runs]
     keys = [(r["prompt"], r["index"]) for r in manifests[0][2]["images"] if r["index"] < per_prompt][:MOST_ROWS]
-    sheet = _Sheet(len(keys), len(runs), header=4)
+    sheet = Sheet(len(keys), len(runs), header=4)
     for j, (title, folder, manifest) in enumerate(manifests):
-        summary, x = manifest["summary"], GAP + j * (SIDE + GAP)
-        sheet.text(x, GAP, title, SIDE, size=18)
-        lines = [_mean(summary), f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
-        for k, line in enumerate(lines):
-            sheet.text(x, GAP + (k + 1) * LINE + 2, line, SIDE, size=14, ink=FAINT)
+        summary = manifest["summary"]
+        sheet.head(j, title, [_mean(summary), f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"])
         by_key = {(r["prompt"], r["index"]): r for r in manifest["images"]}
         for i, key in enumerate(keys):
             if key in by_key:
-                sheet.cell(i, j, _picture(folder / by_key[key]["file"]), _number(by_key[key]["reward"]))
+                sheet.cell(i, j, read(folder / by_key[key]["file"]), short(by_key[key]["reward"]))
     for i, (prompt, _) in enumerate(keys):
         sheet.row(i, prompt)
     sheet.save(Path(path))

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def lora_info(place: str) -> dict[str, Any]:
     """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest."""
-    from tilting.models.lora import TARGETS, rank_of, read_lora
+    from tilting.models.lora import rank_of, read_lora
+    from tilting.models.lora_targets import parts_of
 
     state = read_lora(place)
     norms = delta_norms(state)
-    found = [part for part in TARGETS if any(f".{part}." in layer for layer in norms)]
     return {
         "file": str(lora_file(place)), "sha256": digest(lora_file(place)), "rank": rank_of(state), "layers": len(norms),
-        "parameters": sum(value.numel() for value in state.values()), "parts": found,
+        "parameters": sum(value.numel() for value in state.values()), "parts": parts_of(norms),
         "norm": sum(value**2 for value in norms.values()) ** 0.5, "largest": max(norms, key=lambda layer: norms[layer]),
     }  # fmt: skip
 

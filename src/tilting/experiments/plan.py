@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from tilting.method import Method, check
 from tilting.presets import Base, Preset
-from tilting.rewards.check import checked
 from tilting.rng import Identity
 from tilting.schedule import Schedule
-from tilting.types import Denoise, Reward, RewardError, TiltingError
+from tilting.types import Denoise, Reward, TiltingError
 
 
 class Model(Protocol):
@@ -43,44 +41,6 @@ def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]
         out += [Identity(seed, prompt, first + i) for i in range(images)]
         seen[prompt] = first + images
     return out
-
-
-class Scorer:
-    """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice.
-
-    Args:
-        model: what decodes.
-        reward: what scores.
-        prompts: of each image of the group.
-    """
-
-    def __init__(self, model: Model, reward: Reward, prompts: Sequence[str]):
-        self.model, self.reward, self.prompts = model, reward, prompts
-        self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
-
-    def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
-        """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
-        each: Callable | None = getattr(self.reward, "each", None)
-        total: Callable | None = getattr(self.reward, "total", None)
-        try:
-            images, prompts = self.model.decode(x0), [self.prompts[int(i)] for i in rows]
-            if each is None or total is None:
-                value = checked(self.reward, images, prompts)
-                parts = {self.reward.name: value}
-            else:
-                parts = each(images, prompts)
-                value = total(parts)
-        except RewardError as error:
-            row = int(rows[error.row]) if error.row is not None else None
-            raise RewardError(str(error), row) from error
-        if self.kept is not None:
-            self.kept.append((images.detach().float().cpu(), {k: v.detach().double().cpu() for k, v in parts.items()}))
-        return value
-
-    def scored(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """All images and values seen since ``kept`` was set, in order."""
-        kept = self.kept or []
-        return torch.cat([i for i, _ in kept]), {k: torch.cat([v[k] for _, v in kept]) for k in kept[0][1]}
 
 
 @dataclass(frozen=True)
@@ -140,5 +100,11 @@ def plan(
         )
     made = Plan(tuple(who), preset, steps, cfg, eta, negative, batch_size, reference=reference, strength=strength)
     method = preset.build(made.steps_run)
+    pair: Callable[[float, str], float] | None = getattr(model, "pair", None)
+    if method.by_correction and cfg != 1 and pair is not None and pair(cfg, negative) == 1:
+        raise TiltingError(
+            f"{method.name} scales its gradient by the CFG correction, and {model.name!r}, which is told its scale, has one"
+            f" with a negative prompt only: give one, or set {method.name}.rule to plain"
+        )
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
     return replace(made, method=method)

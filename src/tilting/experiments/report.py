@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.experiments.charts import Bar, bars, matrix, number, scatter
+from tilting.experiments.pages import colours, fill, inlined
 
-TEMPLATES = Path(__file__).parent / "templates"
 THUMB = 128
 """Pixels of the longer side of a picture in the page; smaller ones stay as they are."""
 MOST_PROMPTS, MOST_IMAGES, MOST_OVERVIEW, MOST_CLASSES = 60, 8, 8, 16
@@ -40,23 +38,13 @@ def count(value: float) -> str:
 
 def thumbnail(path: Path) -> str:
     """A picture as a data URI, at most `THUMB` pixels wide or high."""
-    from PIL import Image
+    from tilting.experiments.grid import read
 
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+        image = read(path)
     except OSError as error:
         raise TiltingError(f"{str(path)!r} does not decode: {str(error).splitlines()[0]}") from None
-    image.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "webp", quality=88, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def colours(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """A CSS class of every run: grey for the base model, a colour of its own for each steered run."""
-    steered = [run["name"] for run in runs if run["role"] == "steered"]
-    return {run["name"]: f"c{steered.index(run['name']) % 8}" if run["name"] in steered else "cb" for run in runs}
+    return inlined(image, THUMB)
 
 
 def rewards_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -147,18 +135,12 @@ def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
         metrics: what metrics.json holds.
         folders: of every run, by name.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    jinja = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    jinja.filters |= {"number": number, "interval": interval, "count": count, "svg": Markup}
-    colour = colours(metrics["runs"])
+    runs = metrics["runs"]
+    colour = colours([run["name"] for run in runs], [run["name"] for run in runs if run["role"] == "steered"])
     prompts = _prompts(metrics, folders)
-    return jinja.get_template("report.html").render(
-        m=metrics, runs=metrics["runs"], colour=colour, charts=_charts(metrics, colour), labels=_labels(metrics["runs"]),
-        measures=[(key, title) for key, title, _ in MEASURES if any(run[key] for run in metrics["runs"])],
-        rewards=rewards_of(metrics["runs"]),
+    return fill(
+        "report.html", {"interval": interval, "count": count},
+        m=metrics, runs=runs, colour=colour, charts=_charts(metrics, colour), labels=_labels(runs),
+        measures=[(key, title) for key, title, _ in MEASURES if any(run[key] for run in runs)], rewards=rewards_of(runs),
         distances=DISTANCES, prompts=prompts, overview=prompts[:MOST_OVERVIEW], most=MOST_PROMPTS,
     )  # fmt: skip

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tilting import __version__
-from tilting.errors import TiltingError
 from tilting.experiments import folder as files
 from tilting.experiments.config import GenerateConfig, black_box
 from tilting.experiments.picture import read_picture
+from tilting.experiments.run_folder import RunFolder
 from tilting.models import load
+from tilting.models.lora_file import INPUTS
+from tilting.models.placement import FULL
 from tilting.models.words import POCKET
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from tilting.types import Reward
 
     Judge = Callable[[Tensor, list[str]], Tensor]
+
+Generated = TypeVar("Generated", bound=GenerateConfig)
 
 
 class Parts(NamedTuple):
@@ -45,7 +49,7 @@ def load_parts(config: GenerateConfig) -> Parts:
         from tilting.metrics.judge import PocketJudge
 
         judge = PocketJudge().score
-    model = load(config.model)
+    model = load(config.model, config.device, config.precision or FULL)
     if config.lora:
         from tilting.models.lora import attach_all
         from tilting.models.lora_file import parse_window
@@ -55,33 +59,40 @@ def load_parts(config: GenerateConfig) -> Parts:
     return Parts(model, reward, judge)
 
 
-class Folder:
-    """A run's folder while it is written.
+class Folder(RunFolder[Generated]):
+    """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    Args:
-        config: the request; ``out`` must be set.
-        argv: what the manifest records as the command.
+    free = ("out", "unused", "image", "device")
+    inside = "images"
 
-    Raises:
-        TiltingError: a folder that cannot be written, holds another run, or a manifest that is corrupt. Nothing is made.
-    """
-
-    def __init__(self, config: GenerateConfig, argv: Sequence[str] = ()):
-        if not config.out:
-            raise TiltingError("say where to write: --out DIR")
-        self.config, self.path = config, files.check_writable(config.out)
-        identities = self.identities()
-        before = files.read_manifest(self.path)
-        if before is not None:
-            files.check_same(self.path, before, config, identities)
-        self.records = files.finished(self.path, before)
+    def __init__(self, config: Generated, argv: Sequence[str] = ()):
+        super().__init__(config, argv)
         self.total = len(config.prompts) * config.images
-        self.head = {"version": __version__, "argv": list(argv), "config": files.config_of(config), **identities}
-        self.summary: dict[str, Any] = before["summary"] if before else {}
 
-    def identities(self) -> dict[str, Any]:
-        """``model`` and ``reward`` of the manifest."""
-        return files.identities_of(self.config)
+    def rewards(self) -> list[dict[str, Any]]:
+        return files.digests_of(self.config.specs())
+
+    def config_now(self) -> dict[str, Any]:
+        """The options, what the reference picture and the LoRAs hold, and which options had no use."""
+        config = self.config
+        picture = files.digest(Path(config.image)) if config.image else None
+        beside = [(lora.file, lora.file.parent / INPUTS) for lora in config.loras()]
+        loras = [files.digest(file) for pair in beside for file in pair if file.is_file()]
+        return {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
+
+    def read(self) -> dict[str, Any] | None:
+        before = files.read_manifest(self.path)
+        self.records = files.finished(self.path, before)
+        return before
+
+    def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        if key == "lora-sha256":
+            return "whose LoRA had other weights: choose another --out"
+        if key == "image-sha256":
+            if before.get("image") == now["image"]:
+                return f"whose image {now['image']!r} was another picture: choose another --out"
+            key = "image"
+        return super().difference(key, before, now)
 
     def records_of(self, drawn: Drawn, judge: Judge | None) -> list[dict[str, Any]]:
         """One manifest entry per image of a group."""
@@ -97,7 +108,6 @@ class Folder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What manifest.json holds."""
         return {**self.head, "images": [self.records[i] for i in sorted(self.records)], "summary": self.summary}
 
     @property
@@ -107,10 +117,7 @@ class Folder:
 
     def begin(self) -> None:
         """Make the folder and its first manifest."""
-        try:
-            (self.path / "images").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
+        self.make()
         if not self.summary:
             self._count(self._counts())
         files.write_manifest(self.path, self.manifest)
@@ -150,8 +157,8 @@ def png(image: Tensor, record: dict[str, Any], method: str) -> bytes:
 
 
 def run(
-    config: GenerateConfig, argv: Sequence[str] = (), quiet: bool = False,
-    parts: Callable[[GenerateConfig], Parts] = load_parts, folder: Callable[..., Folder] = Folder,
+    config: Generated, argv: Sequence[str] = (), quiet: bool = False,
+    parts: Callable[[Generated], Parts] = load_parts, folder: Callable[..., Folder] = Folder,
 ) -> dict[str, Any]:  # fmt: skip
     """Draw what is missing of a run and return its manifest.
 

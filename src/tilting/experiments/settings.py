@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -20,6 +20,7 @@ LEAST = {
 POSITIVE = ("beta", "share", "sigma", "tau_end", "temper", "rate", "clip")
 """Fields that must be above their least value."""
 MOST = {"share": 1.0, "window": 1.0}
+Word = TypeVar("Word", bound=str)
 
 
 def integer(name: str, value: object, least: int | None = None) -> int:
@@ -31,7 +32,7 @@ def integer(name: str, value: object, least: int | None = None) -> int:
     return value
 
 
-def number(name: str, value: object) -> float:
+def number(name: str, value: object, least: float | None = None, above: float | None = None) -> float:
     """A finite number; text such as 1e-3, which YAML does not read as one, counts. Raises TiltingError."""
     if isinstance(value, str):
         try:
@@ -42,6 +43,10 @@ def number(name: str, value: object) -> float:
         raise TiltingError(f"{name} must be a number, not {value!r}")
     if not math.isfinite(value):
         raise TiltingError(f"{name} must be a finite number, not {value}")
+    if least is not None and value < least:
+        raise TiltingError(f"{name} must be at least {least:g}, not {value:g}")
+    if above is not None and value <= above:
+        raise TiltingError(f"{name} must be above {above:g}, not {value:g}")
     return float(value)
 
 
@@ -50,6 +55,29 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TiltingError(f"{name} must be text, not {value!r}")
     return value
+
+
+def texts(name: str, value: object) -> list[str]:
+    """A list of strings; one alone counts as such. Raises TiltingError."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple):
+        raise TiltingError(f"{name} must be a list of texts, not {value!r}")
+    return [text(f"each of {name}", v) for v in values]
+
+
+def one_of(name: str, value: object, choices: tuple[Word, ...]) -> Word:
+    """One of several words. Raises TiltingError, with the nearest."""
+    found = text(name, value)
+    for choice in choices:
+        if found == choice:
+            return choice
+    raise TiltingError(f"{name} cannot be {found!r}{nearest(found, choices)}")
+
+
+def some_of(name: str, value: object, choices: tuple[Word, ...]) -> tuple[Word, ...]:
+    """Some of several words, as a list or as text with commas; each once, in the order given. Raises TiltingError."""
+    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts(name, value)
+    return tuple(dict.fromkeys(one_of(name, part, choices) for part in found))
 
 
 def typed(name: str, value: object, hint: Any) -> object:
@@ -98,7 +126,7 @@ def _in_range(name: str, field: str, value: object) -> None:
 def fields_of(method: str) -> dict[str, Any]:
     """Field names of a preset and their annotations."""
     hints = get_type_hints(PRESETS[method])
-    return {f.name: hints[f.name] for f in fields(PRESETS[method])}  # type: ignore[arg-type]
+    return {f.name: hints[f.name] for f in fields(PRESETS[method])}
 
 
 def setting(key: str, value: object) -> tuple[str, str, object]:

@@ -22,7 +22,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.features.clip import ClipEmbedder
 from tilting.features.headed import HeadedClassifier
 from tilting.features.images import check_images
-from tilting.features.schema import FILE, WEIGHTS, Schema, read_config, read_schema
+from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, read_config, read_schema
 
 POCKET_CLIP = Path(__file__).parents[1] / "assets" / "pocket-clip"
 
@@ -169,6 +169,8 @@ def load_classifier(folder: Path) -> FittedClassifier:
 
     network, schema = dict(read_config(folder)["network"]), read_schema(folder)
     name = str(network.pop("name", ""))
+    if name == NOISY:
+        raise TiltingError(f"the classifier in {str(folder)!r} is of noisy latents: this needs one of clean pictures")
     if name not in NETWORKS:
         raise TiltingError(f"{str(folder / FILE)!r} asks for the network {name!r}{nearest(name, NETWORKS)}")
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}

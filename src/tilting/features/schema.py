@@ -11,6 +11,8 @@ from typing import Any
 from tilting.errors import TiltingError, nearest
 
 FILE, WEIGHTS = "classifier.json", "classifier.safetensors"
+NOISY = "noisy"
+"""The name of a network of noisy latents (`tilting.conditioning.noisy`)."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,9 @@ def read_schema(folder: Path) -> Schema:
         return Schema(**{**config, "classes": tuple(str(c) for c in config.get("classes", ()))})
     except TypeError as error:
         raise TiltingError(f"{str(folder / FILE)!r} is not the description of a classifier: {error}") from error
+
+
+def noisy_model(folder: Path) -> dict[str, Any] | None:
+    """{"name", "sha256"} of the model whose noisy latents the classifier in a folder is of; None for one of clean pictures."""
+    config = read_config(folder)
+    return dict(config.get("model") or {}) if config["network"].get("name") == NOISY else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +162,8 @@ def train(
         several = getattr(objective, "several", True)
         before = training.saved() if several else None
         memory = copy.deepcopy(training.memory)
-        numbers, reason = _step(training, parameters, objective, world_of(training.step, training.memory), optimiser, reduce)
+        world = replace(world_of(training.step, training.memory), trained=parameters)
+        numbers, reason = _step(training, parameters, objective, world, optimiser, reduce)
         if reason is not None:
             if before is not None:
                 training.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
@@ -213,14 +214,14 @@ def _step(
     except (FloatingPointError, RewardError) as error:
         reason = str(error)
         if reduce is not None:
-            reduce(torch.tensor(1.0))  # the others wait at their next update
+            reduce(torch.tensor(1.0, device="cpu"))  # the others wait at their next update
     numbers = {name: sum(values) / len(values) for name, values in sums.items()}
     return {"loss": total if math.isfinite(total) else 0.0, **numbers, "rate": optimiser.at(training.step)}, reason
 
 
 def _update(training: Training, parameters: list[nn.Parameter], optimiser: Optimiser, reduce: Reduce | None) -> float:
     """Average, clip, step; the gradient's norm before clipping."""
-    if reduce is not None and reduce(torch.tensor(0.0)).item() > 0:
+    if reduce is not None and reduce(torch.tensor(0.0, device="cpu")).item() > 0:
         raise _Elsewhere("another process skipped it")
     for p in parameters:
         if p.grad is None:

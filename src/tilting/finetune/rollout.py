@@ -2,7 +2,8 @@
 
     x_s = mean(x_t, eps_θ(x_t)) + std z_s,   z keyed, so that a re-run is the same path
 
-Open steps may be checkpointed: their activations are made again on the way back. Path KL to the frozen model, per image:
+Open steps may be checkpointed: their activations are made again on the way back (`recompute`). Path KL to the frozen model,
+per image:
 
     KL = Σ_t |mean_θ - mean_base|² / (2 std²)        summed over latent dimensions and the steps whose std is positive
 
@@ -17,8 +18,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from tilting.finetune.recompute import recomputed
 from tilting.finetune.world import World
 from tilting.schedule import log_prob, step_std, transition
 from tilting.types import Denoise, Prediction, Time, Transition
@@ -79,24 +80,21 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
     rows, points = world.rows, []
     total = x.new_zeros(len(x)) if kl else None
     for i, (t, s) in enumerate(zip(world.grid[:stop], world.grid[1:], strict=False)):
-        if stop is not None and i >= stop:
-            break
-        noise = world.noise(i + 1)
-        denoise = world.base if kl and step_std(t, s, world.eta) == 0 else world.denoise
+        random = step_std(t, s, world.eta) > 0
+        noise = world.noise(i + 1) if random else 0.0
+        denoise = world.base if kl and not random else world.denoise
 
         def step(
-            x: Tensor, t: Time = t, s: Time = s, noise: Tensor = noise, denoise: Denoise = denoise
-        ) -> tuple[Tensor, Tensor]:
+            x: Tensor, t: Time = t, s: Time = s, noise: Tensor | float = noise, denoise: Denoise = denoise
+        ) -> tuple[Tensor, ...]:
             kernel = transition(denoise(x, t, rows), t, s, world.eta)
-            return kernel.mean + kernel.std * noise, _step_kl(world, kernel, x, t, s) if kl else x.new_zeros(len(x))
+            drawn = kernel.mean + kernel.std * noise
+            return (drawn, _step_kl(world, kernel, x, t, s)) if kl else (drawn,)
 
         if mask[i]:
-            if world.checkpointed and torch.is_grad_enabled():
-                both: tuple[Tensor, Tensor] = checkpoint(step, x, use_reentrant=False)  # type: ignore[assignment]
-                drawn, cost = both
-            else:
-                drawn, cost = step(x)
-            total = None if total is None else total + cost
+            again = world.checkpointed and torch.is_grad_enabled()
+            drawn, *cost = recomputed(step, x, world.trained) if again else step(x)
+            total = None if total is None else total + cost[0]
         else:
             with torch.no_grad():
                 prediction = denoise(x, t, rows)

@@ -42,10 +42,12 @@ class Truncation:
     def mask(self, steps: int, generator: torch.Generator) -> Tensor:
         """(steps,) booleans; K above T is T."""
         if self.rule == "all":
-            return torch.ones(steps, dtype=torch.bool)
+            return torch.ones(steps, dtype=torch.bool, device="cpu")
         if self.rule == "step":
-            mask = torch.rand(steps, generator=generator) < self.share
+            mask = torch.rand(steps, generator=generator, device="cpu") < self.share
             mask[-1] |= not mask.any()
             return mask
-        k = min(self.count or 1, steps) if self.rule == "last" else int(torch.randint(1, steps + 1, (1,), generator=generator))
-        return torch.arange(steps) >= steps - k
+        k = min(self.count or 1, steps)
+        if self.rule != "last":
+            k = int(torch.randint(1, steps + 1, (1,), generator=generator, device="cpu"))
+        return torch.arange(steps, device="cpu") >= steps - k

@@ -39,6 +39,8 @@ class World:
         first: where this process's images begin.
         gather: values (b,) of this process -> those of all, in order; None if there is one.
         checkpointed: recompute a step's activations on the way back instead of holding them.
+        trained: every parameter that gradients are wanted of, which makes that cheaper; empty where they are not known (a
+        training loop knows them).
         device, dtype: of the latents.
     """
 
@@ -58,6 +60,7 @@ class World:
     first: int = 0
     gather: Callable[[Tensor], Tensor] | None = None
     checkpointed: bool = True
+    trained: Sequence[Tensor] = ()
     critic: Value | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+from tilting.models.families import INDEX, usual_of
 from tilting.models.words import POCKET
 
 if TYPE_CHECKING:
-    from tilting.models.stable_diffusion import StableDiffusion
+    from tilting.models.adapter import Adapter
 
 MODELS = {"pocket": "a small Stable Diffusion of 64x64 drawings, in the package: 444 concepts, 3 styles, 12 backgrounds"}
 
@@ -18,8 +19,8 @@ USUAL = {"pocket": (50, 4.0)}
 
 
 def usual(name: str) -> tuple[int, float]:
-    """The steps and guidance scale that a model is usually run with; Stable Diffusion's 50 and 7.5 if it is not ours."""
-    return USUAL.get(name, (50, 7.5))
+    """The steps and guidance scale that a model is usually run with: its own, or its family's."""
+    return USUAL[name] if name in USUAL else usual_of(find_model(name))
 
 
 def find_model(name: str) -> str:
@@ -31,8 +32,8 @@ def find_model(name: str) -> str:
     if name == "pocket":
         return str(POCKET)
     if Path(name).is_dir():
-        if not (Path(name) / "model_index.json").is_file():
-            raise TiltingError(f"{name} is not a diffusers pipeline: it has no model_index.json")
+        if not (Path(name) / INDEX).is_file():
+            raise TiltingError(f"{name} is not a diffusers pipeline: it has no {INDEX}")
         return name
     if name.count("/") == 1 and not name.startswith((".", "/")) and all(name.split("/")):
         return name
@@ -41,9 +42,24 @@ def find_model(name: str) -> str:
     )
 
 
-def load(name: str = "pocket") -> StableDiffusion:
-    """Load a model: "pocket", a diffusers folder, or a hub id."""
-    from tilting.models.stable_diffusion import load_stable_diffusion
+def load(name: str = "pocket", device: str = "cpu", precision: str = "fp32", checkpointing: bool = False) -> Adapter:
+    """Load a model: "pocket", a diffusers folder, or a hub id.
 
-    source = find_model(name)
-    return load_stable_diffusion(source, name, *usual(name))
+    Args:
+        name: of the model.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto": CUDA where there is one, else MPS, else the CPU.
+        precision: of network and text encoders: "fp32", "fp16" or "bf16"; all else stays float32.
+        checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
+
+    Raises:
+        TiltingError: for what is not a pipeline, or one that there is no adapter for, or that cannot be fetched; for a device
+            that is not here.
+    """
+    from tilting.models.loading import load_pipeline
+    from tilting.models.placement import device_of, dtype_of
+
+    source, place, dtype = find_model(name), device_of(device), dtype_of(precision)
+    model = load_pipeline(source, name, *usual(name), dtype=dtype).to(place)
+    if checkpointing:
+        model.checkpoint()
+    return model

@@ -104,7 +104,8 @@ class Thinned:
 
     def redraw(self, generator: torch.Generator) -> None:
         """Other masks, for a training step."""
-        self.masks[:] = [(torch.rand(w, generator=generator) >= self.share) / (1 - self.share) for w in self.widths]
+        drawn = [torch.rand(width, generator=generator, device="cpu") for width in self.widths]
+        self.masks[:] = [(one >= self.share) / (1 - self.share) for one in drawn]
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         return self.reward(images, prompts)

@@ -53,7 +53,7 @@ class PathKl:
         """(images,) KL of the images drawn since the last call, or None where no step has a density."""
         if not self.weights:
             return None
-        total = torch.zeros(images, dtype=torch.float64)
+        total = torch.zeros(images, dtype=torch.float64, device="cpu")
         for (t, row), value in self._sums.items():
             if row < images:
                 total[row] += value / self._counts[t, row]

@@ -36,7 +36,7 @@ class ControlInfo:
         rank: of the LoRA.
         gamma, kl: γ of the label, β of the path KL.
         effective_gamma: γ against the exact KL: γ / β.
-        planner: backprop or ppo.
+        planner: backprop, ppo, or classifier-free.
         off: the time at and below which it is silent (`tilting.models.labels.Augmented`).
         training: steps, batch and sampler settings, plain values.
     """
@@ -105,12 +105,13 @@ def read_control(place: str | Path) -> ControlInfo:
     return info
 
 
-def parse_labels(asked: Sequence[str], controls: Mapping[str, ControlInfo]) -> dict[str, dict[str, str]]:
-    """Share LABEL=VALUE out among controls.
+def parse_labels(asked: Sequence[str], controls: Mapping[str, ControlInfo], what: str = "control") -> dict[str, dict[str, str]]:
+    """Share LABEL=VALUE out among controls, or classifiers.
 
     Args:
         asked: such as "bright=1".
         controls: place -> description.
+        what: they are, in words.
 
     Returns:
         Place -> label -> value, every value checked.
@@ -127,7 +128,7 @@ def parse_labels(asked: Sequence[str], controls: Mapping[str, ControlInfo]) -> d
             raise TiltingError(f"--label takes NAME=VALUE, such as bright=1, not {text!r}")
         owners = [place for place, info in controls.items() if label in info.classes]
         if not owners:
-            raise TiltingError(f"no control here knows a label {label!r}{nearest(label, known)}")
+            raise TiltingError(f"no {what} here knows a label {label!r}{nearest(label, known)}")
         if len(owners) > 1:
             raise TiltingError(f"the label {label!r} is known to both {owners[0]!r} and {owners[1]!r}: use one of them")
         if label in found[owners[0]]:
@@ -137,5 +138,5 @@ def parse_labels(asked: Sequence[str], controls: Mapping[str, ControlInfo]) -> d
     for place, mine in found.items():
         if not mine:
             names = " or ".join(f"--label {name}=..." for name in controls[place].classes)
-            raise TiltingError(f"the control {place!r} is asked for nothing: give {names}")
+            raise TiltingError(f"the {what} {place!r} is asked for nothing: give {names}")
     return found

@@ -22,13 +22,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tilting.errors import nearest
-from tilting.models.stable_diffusion import StableDiffusion
+from tilting.models.stable_diffusion import StableDiffusion, plain_only
 from tilting.schedule import correction, predict
 from tilting.types import Denoise, Prediction, TiltingError, Time
 
@@ -232,10 +233,15 @@ class Controlled:
         self.decode, self.encode, self.encode_prompts = model.decode, model.encode, model.encode_prompts
         self.watch: Watch | None = None
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """The controlled denoiser of these prompts; see `StableDiffusion.denoiser`."""
         n = len(prompts)
-        terms = [Term(a, {k: torch.full((n,), float(y)) for k, y in labels.items()}, s) for a, labels, s in self.parts]
+        same = partial(torch.full, (n,), device="cpu")
+        terms = [Term(a, {k: same(float(y)) for k, y in labels.items()}, s) for a, labels, s in self.parts]
         context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative])
         return guided(terms, context, empty, cfg, self.watch)[0]
 
@@ -248,7 +254,8 @@ def together(*controlled: Controlled) -> Controlled:
 
 
 def width_of(model: StableDiffusion, place: Place) -> int:
-    """Numbers of an embedding at a place."""
+    """Numbers of an embedding at a place. Raises TiltingError for a model that cannot have one."""
+    plain_only(model, "controls")
     if place == "time":
         return model.unet.time_embedding.linear_2.out_features
     return math.prod(model.latent_shape)

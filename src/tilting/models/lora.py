@@ -1,9 +1,9 @@
-"""LoRA on a model's UNet: W' = W + Σ_i w_i B_i A_i (Hu et al. 2022). The only importer of peft.
+"""LoRA on the network of a model: W' = W + Σ_i w_i B_i A_i (Hu et al. 2022). The only importer of peft.
 
-Targets are the paper's: cross-attention (attn2) and feed-forward layers of the UNet (Clark et al. 2024, A.1). alpha = rank,
-so that the scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Files are diffusers'
-own format (`pipe.load_lora_weights(folder)`). Adapters are kept by name in the UNet; scales and step windows are context
-managers.
+Targets are the paper's: cross-attention (attn2) and feed-forward layers of the UNet (Clark et al. 2024, A.1). Where image and
+text attend jointly (Stable Diffusion 3, FLUX), the one attention stands for both attn1 and attn2. alpha = rank, so that the
+scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Files are diffusers' own format
+(`pipe.load_lora_weights(folder)`). Adapters are kept by name in the network; scales and step windows are context managers.
 """
 
 from __future__ import annotations
@@ -19,29 +19,17 @@ from torch import Tensor, nn
 
 from tilting.models.lora_file import FILE as FILE
 from tilting.models.lora_file import LoraSpec, lora_file
+from tilting.models.lora_targets import check_takes_lora, prefix_of, target_names
 from tilting.types import Denoise, Prediction, TiltingError, Time
-
-TARGETS = {
-    "attn2": ("to_q", "to_k", "to_v", "to_out.0"),
-    "attn1": ("to_q", "to_k", "to_v", "to_out.0"),
-    "ff": ("net.0.proj", "net.2"),
-}
-"""Layers by the part of a transformer block they stand in."""
-
-
-def target_names(unet: nn.Module, parts: Sequence[str] = ("attn2", "ff")) -> list[str]:
-    """Full names of the linear layers in these parts of the UNet's transformer blocks."""
-    ends = tuple(f"{part}.{layer}" for part in parts for layer in TARGETS[part])
-    return [name for name, _ in unet.named_modules() if name.endswith(ends)]
 
 
 def add_lora(
-    unet: Any, rank: int = 8, parts: Sequence[str] = ("attn2", "ff"), name: str = "tilting", seed: int = 0
+    network: Any, rank: int = 8, parts: Sequence[str] = ("attn2", "ff"), name: str = "tilting", seed: int = 0
 ) -> list[nn.Parameter]:
     """Attach a fresh LoRA, which changes nothing yet (B = 0), and return its parameters, the only trainable ones.
 
     Args:
-        unet: a diffusers UNet.
+        network: a diffusers UNet or transformer.
         rank: inner dimension (8 in the paper's small runs, 32 in its large ones).
         parts: of the transformer blocks: attn2 (cross-attention), ff, attn1.
         name: of the adapter.
@@ -51,33 +39,38 @@ def add_lora(
 
     if rank < 1:
         raise TiltingError(f"the rank of a LoRA must be at least 1, not {rank}")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    check_takes_lora(network)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():  # drawn alike for every device
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=target_names(unet, parts)), adapter_name=name)
-    parameters = lora_parameters(unet, name)
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=target_names(network, parts)), adapter_name=name)
+    parameters = lora_parameters(network, name)
     for p in parameters:
         p.data = p.data.float()
     return parameters
 
 
-def lora_parameters(unet: nn.Module, name: str = "tilting") -> list[nn.Parameter]:
+def lora_parameters(network: nn.Module, name: str = "tilting") -> list[nn.Parameter]:
     """The parameters of one adapter, in the order of the layers."""
-    return [p for key, p in unet.named_parameters() if ".lora_" in key and f".{name}." in key]
+    return [p for key, p in network.named_parameters() if ".lora_" in key and f".{name}." in key]
 
 
-def lora_state(unet: nn.Module, name: str = "tilting") -> dict[str, Tensor]:
+def lora_state(network: nn.Module, name: str = "tilting") -> dict[str, Tensor]:
     """The weights of one adapter under diffusers' names, float32 on the CPU."""
-    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
     from peft.utils.save_and_load import get_peft_model_state_dict
 
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=name))
-    return {f"unet.{_named(key)}": value.detach().float().cpu().contiguous() for key, value in state.items()}
+    state, prefix = get_peft_model_state_dict(network, adapter_name=name), prefix_of(network)
+    return {f"{prefix}.{_named(key)}": value.detach().float().cpu().contiguous() for key, value in state.items()}
 
 
 def _named(key: str) -> str:
-    """A weight under diffusers' name; its own conversion leaves feed-forward layers under peft's."""
+    """A weight under the name that diffusers gives it in a UNet."""
     return key.replace("lora_A", "lora.down").replace("lora_B", "lora.up")
+
+
+def _filed(key: str) -> str:
+    """A weight under its name in a file: a transformer's are under peft's."""
+    return key.replace("lora.down", "lora_A").replace("lora.up", "lora_B") if key.startswith("transformer.") else key
 
 
 def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
@@ -88,7 +81,7 @@ def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / (FILE + ".tmp")
-    save_file(dict(state), temporary, metadata={"format": "pt"})
+    save_file({_filed(key): value for key, value in state.items()}, temporary, metadata={"format": "pt"})
     os.replace(temporary, folder / FILE)
     return folder / FILE
 
@@ -125,46 +118,47 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dic
     return out
 
 
-def load_lora(unet: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
+def load_lora(network: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
     """Attach saved weights under a name and make it active beside those that are. Raises TiltingError if they do not fit."""
     from peft import LoraConfig
     from peft.utils.save_and_load import set_peft_model_state_dict
 
+    check_takes_lora(network)
     layers: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        layer, _, side = key.removeprefix("unet.").partition(".lora.")
+        layer, _, side = key.removeprefix(f"{prefix_of(network)}.").partition(".lora.")
         layers.setdefault(layer, {})[side] = value
-    known = dict(unet.named_modules())
+    known = dict(network.named_modules())
     missing = [layer for layer in layers if layer not in known]
     if missing:
         raise TiltingError(f"this LoRA is of another model: it has a layer {missing[0]!r} that the model has not")
     ranks = {layer: sides["down.weight"].shape[0] for layer, sides in layers.items()}
     config = LoraConfig(r=max(ranks.values()), lora_alpha=max(ranks.values()), target_modules=list(layers),
                         rank_pattern=ranks, alpha_pattern=ranks)  # fmt: skip
-    before = active(unet)
-    with warnings.catch_warnings():
+    before = active(network)
+    with torch.device("cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
-        unet.add_adapter(config, adapter_name=name)
+        network.add_adapter(config, adapter_name=name)
     peft_state = {
         f"{layer}.lora_{'A' if side == 'down.weight' else 'B'}.weight": value
         for layer, sides in layers.items() for side, value in sides.items()
     }  # fmt: skip
     try:
-        result = set_peft_model_state_dict(unet, peft_state, adapter_name=name)
+        result = set_peft_model_state_dict(network, peft_state, adapter_name=name)
     except RuntimeError as error:
-        unet.delete_adapters(name)
+        network.delete_adapters(name)
         raise TiltingError(f"this LoRA does not fit the model: {str(error).splitlines()[-1].strip()}") from error
     if result is not None and result.unexpected_keys:
         raise TiltingError(f"this LoRA does not fit the model: unexpected weight {result.unexpected_keys[0]!r}")
-    unet.requires_grad_(False)
-    unet.set_adapters([*before, name], [*before.values(), scale])
+    network.requires_grad_(False)
+    network.set_adapters([*before, name], [*before.values(), scale])
 
 
-def active(unet: Any) -> dict[str, float]:
+def active(network: Any) -> dict[str, float]:
     """The active adapters and their scales."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for module in unet.modules():
+    for module in network.modules():
         if isinstance(module, BaseTunerLayer):
             names = module.active_adapters if not module.disable_adapters else []
             scaling: Any = getattr(module, "scaling", {})
@@ -175,11 +169,11 @@ def active(unet: Any) -> dict[str, float]:
 
 
 @contextmanager
-def lora_off(unet: Any) -> Iterator[None]:
+def lora_off(network: Any) -> Iterator[None]:
     """The base model: every adapter off inside the block."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [m for m in unet.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
     for layer in layers:
         layer._disable_adapters = True  # their own switch also touches requires_grad, which a training step must not
     try:
@@ -189,21 +183,21 @@ def lora_off(unet: Any) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def activate(unet: Any, names: Sequence[str]) -> None:
+def activate(network: Any, names: Sequence[str]) -> None:
     """Make these adapters the active ones, at the scales they have; with none the model is the base model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for module in unet.modules():
+    for module in network.modules():
         if isinstance(module, BaseTunerLayer):
             module._active_adapter = list(names)
 
 
 @contextmanager
-def only(unet: Any, names: Sequence[str]) -> Iterator[None]:
+def only(network: Any, names: Sequence[str]) -> Iterator[None]:
     """These adapters and no others inside the block."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [m for m in unet.modules() if isinstance(m, BaseTunerLayer)]
+    layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
     before = [layer._active_adapter for layer in layers]
     for layer in layers:
         layer._active_adapter = list(names)
@@ -215,27 +209,27 @@ def only(unet: Any, names: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def scaled(unet: Any, scales: Mapping[str, float]) -> Iterator[None]:
+def scaled(network: Any, scales: Mapping[str, float]) -> Iterator[None]:
     """Other scales for named adapters inside the block; 0 is the base model."""
-    before = active(unet)
+    before = active(network)
     unset = set(scales) - set(before)
     if unset:
         raise TiltingError(f"there is no active LoRA {sorted(unset)[0]!r}")
-    unet.set_adapters(list(before), [scales.get(n, w) for n, w in before.items()])
+    network.set_adapters(list(before), [scales.get(n, w) for n, w in before.items()])
     try:
         yield
     finally:
-        unet.set_adapters(list(before), list(before.values()))
+        network.set_adapters(list(before), list(before.values()))
 
 
-def windowed(unet: Any, denoise: Denoise, grid: Sequence[Time], first: int = 0, last: int | None = None) -> Denoise:
+def windowed(network: Any, denoise: Denoise, grid: Sequence[Time], first: int = 0, last: int | None = None) -> Denoise:
     """A denoiser whose LoRA is on only in the steps first <= i < last of the grid (Clark et al. 2024, Figs 10, 24-27)."""
     on = {t.t for t in list(grid)[first : len(grid) - 1 if last is None else last]}
 
     def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
         if t.t in on:
             return denoise(x, t, rows)
-        with lora_off(unet):
+        with lora_off(network):
             return denoise(x, t, rows)
 
     return inside
@@ -257,7 +251,7 @@ class Windowed:
         return getattr(self._model, name)
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        return windowed(self._model.unet, self._model.denoiser(prompts, cfg, negative), self._grid, *self._window)
+        return windowed(self._model.backbone, self._model.denoiser(prompts, cfg, negative), self._grid, *self._window)
 
 
 def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
@@ -274,10 +268,10 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
         both = " and ".join(repr(spec.text) for spec, _ in found[:2])
         raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
     for i, spec in enumerate(loras):
-        if f"stacked{i}" in getattr(model.unet, "peft_config", {}):
-            model.unet.delete_adapters(f"stacked{i}")
+        if f"stacked{i}" in getattr(model.backbone, "peft_config", {}):
+            model.backbone.delete_adapters(f"stacked{i}")
         try:
-            load_lora(model.unet, read_lora(spec.file), f"stacked{i}", spec.scale)
+            load_lora(model.backbone, read_lora(spec.file), f"stacked{i}", spec.scale)
         except TiltingError as error:
             raise TiltingError(f"{spec.text!r}: {error}") from error
     if found:

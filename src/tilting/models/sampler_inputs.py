@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.models.lora_file import INPUTS as WEIGHTS
-from tilting.models.stable_diffusion import StableDiffusion
+from tilting.models.stable_diffusion import StableDiffusion, plain_only
 from tilting.types import Denoise, TiltingError, Time
 
 SHAPE = "sampler_inputs.json"
@@ -42,7 +42,7 @@ class Guidance(nn.Module):
         super().__init__()
         pairs = sorted(zip(times, scales, strict=True))
         self.times = [float(t) for t, _ in pairs]
-        self.weight = nn.Parameter(torch.tensor([w for _, w in pairs], dtype=torch.float32))
+        self.weight = nn.Parameter(torch.tensor([w for _, w in pairs], dtype=torch.float32, device="cpu"))
 
     def forward(self, t: float) -> Tensor:
         """The scale at a time, a scalar."""
@@ -89,7 +89,8 @@ class SamplerInputs(nn.Module):
         self.guidance, self.negative = guidance, negative
 
     def on(self, model: Any, strength: float = 1.0) -> Learned:
-        """The model with these inputs."""
+        """The model with these inputs. Raises TiltingError for a model that they do not fit."""
+        plain_only(model, "learned sampler inputs")
         if self.negative is not None and self.negative.width != (width := model.unet.config.cross_attention_dim):
             raise TiltingError(f"this negative prompt is of another model: its width is {self.negative.width}, not {width}")
         return Learned(model, self, strength)
@@ -149,6 +150,7 @@ def begin(
             times = [t.t for t in grid[:-1]]
             guidance = Guidance(times, [cfg if guidance is None else guidance(t).item() for t in times])
     if negative is None and "negative" in learn:
+        plain_only(model, "learned sampler inputs")
         negative = Negative(model.unet.config.cross_attention_dim, seed=seed)
     return None if guidance is None and negative is None else SamplerInputs(guidance, negative)
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tilting.errors import TiltingError
-from tilting.presets.common import Rule, Start, Window, block_of, estimator, one_of, selection
+from tilting.presets.common import Climbing, Rule, Start, Window, block_of, one_of, selection
 
 if TYPE_CHECKING:
     from tilting.method import Method
 
 
 @dataclass(frozen=True)
-class CoDeX:
+class CoDeX(Climbing):
     """CoDeX(N, B_s, B_g, γ, τ): CoDe with a gradient step on every stream every B_g steps (the CoDeX thesis, Alg. 1-3).
 
     Published: T = 500, N = 4, B_s = 5, B_g = 5 (aesthetic) / 4 (PickScore), γ = .2, window t/T ≤ .6 (aesthetic) / all
@@ -30,8 +30,6 @@ class CoDeX:
         schedule: N of each of so many equal parts of the run, taken up at the selections; the thesis has ten values.
         share: streams that find a gradient: "all", the "medoid" or "mean" of k-means clusters, or the "winner" (ch. 7.2).
         clusters: k; 0 takes half the streams.
-        probes: N' antithetic pairs of zero-order gradients, for black-box rewards; None back-propagates.
-        sigma: size of a probe relative to the noise level (the published code has 1.0 for every level).
         start: independent x_T (Alg. 1) or one copied (the published code).
         source: "paper" takes the gradient through the denoiser; "code" through the decoder alone and caps the scale at 150.
         rule: "cfg", the CFG-norm rule (App. A.1); "unit" or "plain" make ``strength`` a size of its own.
@@ -47,8 +45,6 @@ class CoDeX:
     schedule: tuple[int, ...] | None = None
     share: Literal["all", "medoid", "mean", "winner"] = "all"
     clusters: int = 0
-    probes: int | None = None
-    sigma: float = 0.1
     start: Start = "independent"
     source: Literal["paper", "code"] = "paper"
     rule: Rule = "cfg"
@@ -62,10 +58,6 @@ class CoDeX:
     }  # fmt: skip
     selects = True
 
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
-
     def build(self, steps: int) -> Method:
         from tilting.guidance.gradient import RewardGradient
         from tilting.method import Every, Method
@@ -74,7 +66,7 @@ class CoDeX:
         if self.share == "winner" and self.tau:
             raise TiltingError("codex.share=winner moves one greedy winner: leave codex.tau unset")
         code = self.source == "code"
-        how = estimator(self.probes, self.sigma, through="decoder" if code else "denoiser")
+        how = self._estimator(through="decoder" if code else "denoiser")
         block = block_of(self.block, steps, 5)
         gradients = block if self.share == "winner" else block_of(self.gradient_block, steps, 2)
         return Method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from tilting.errors import TiltingError
@@ -54,6 +55,29 @@ class Preset(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Climbing:
+    """What every preset has that follows the reward's gradient.
+
+    Attributes:
+        probes: N' antithetic pairs of zero-order gradients, for black-box rewards; None back-propagates.
+        sigma: size of a probe relative to the noise level (the code of the CoDeX thesis has 1.0 for every level).
+    """
+
+    probes: int | None = None
+    sigma: float = 0.1
+
+    @property
+    def climbs(self) -> bool:
+        return self.probes is None
+
+    def _estimator(self, **options: Any) -> Estimator:
+        """How gradients are found: through the network, or by zero-order probes."""
+        from tilting.guidance.slope import Estimator
+
+        return Estimator(probes=self.probes, sigma=self.sigma, **options)
+
+
 def block_of(block: int | None, steps: int, usual: int) -> int:
     """A block length in steps: the given one, else the usual one clamped so that it fires in a short run."""
     return block if block is not None else max(1, min(usual, (steps - 1) // 2))
@@ -71,13 +95,6 @@ def guide_gate(window: Window) -> Every:
     from tilting.method import Every
 
     return Every(1, window, at_start=True)
-
-
-def estimator(probes: int | None, sigma: float = 0.1, **options: Any) -> Estimator:
-    """How gradients are found: through the network, or by zero-order probes."""
-    from tilting.guidance.slope import Estimator
-
-    return Estimator(probes=probes, sigma=sigma, **options)
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

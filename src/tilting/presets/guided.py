@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tilting.presets.common import Rule, Window, estimator, guide_gate, one_of
+from tilting.presets.common import Climbing, Rule, Window, guide_gate, one_of
 
 if TYPE_CHECKING:
     from tilting.guidance.kernel import Guide
@@ -21,28 +21,17 @@ MIDDLE: Window = (0.7, 0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided:
+class Guided(Climbing):
     """What every one of them has beside its own settings.
 
     Attributes:
         window: (high, low) bounds of t/T inside which it guides, and repeats.
         particles: N whole guided runs, the best kept.
-        probes: N' antithetic pairs of zero-order gradients, for black-box rewards; None back-propagates.
-        sigma: size of a probe relative to the noise level.
     """
 
     window: Window = ALL
     particles: int = 1
-    probes: int | None = None
-    sigma: float = 0.1
     selects = False
-
-    @property
-    def climbs(self) -> bool:
-        return self.probes is None
-
-    def _estimator(self, **options: Any) -> Estimator:
-        return estimator(self.probes, self.sigma, **options)
 
     def _method(self, name: str, slope: Estimator, *guides: Guide, repeat: int = 1) -> Method:
         from tilting.method import Method
@@ -52,6 +41,24 @@ class Guided:
             name, self.particles, guides=guides, slope=slope, guide_when=gate, repeat=repeat, repeat_when=gate,
             final="reward" if self.particles > 1 else "first",
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed(Guided):
+    """A reward averaged (log-mean-exp) over noised copies of the estimate. They cost decodes and reward calls, not evaluations.
+
+    Attributes:
+        samples: n, copies.
+        radius: of their noise, relative to σ_t.
+        tau: temperature of the log-mean-exp, in the reward's units.
+    """
+
+    samples: int = 1
+    radius: float = 0.0
+    tau: float = 1.0
+
+    def _estimator(self, **options: Any) -> Estimator:
+        return super()._estimator(samples=self.samples, radius=self.radius, tau=self.tau, **options)
 
 
 @dataclass(frozen=True)
@@ -181,24 +188,20 @@ class Universal(Guided):
 
 
 @dataclass(frozen=True)
-class Lgd(Guided):
+class Lgd(Smoothed):
     """Loss-guided diffusion: DPS with the reward averaged (log-mean-exp) over n noised copies of the estimate.
 
-    Song et al. 2023. The copies cost decodes and reward calls, not evaluations.
+    Song et al. 2023.
 
     Attributes:
         strength: ζ.
         rule: how ζ sizes the step.
-        samples: n.
-        radius: of the noise, relative to σ_t.
-        tau: temperature of the log-mean-exp, in the reward's units.
     """
 
     strength: float = 0.05
     rule: Rule = "unit"
-    samples: int = 4
-    radius: float = 0.3
-    tau: float = 1.0
+    samples: int = field(default=4, kw_only=True)
+    radius: float = field(default=0.3, kw_only=True)
     name = "lgd"
     paper = "Song et al. 2023"
     cost = "N·T"
@@ -208,12 +211,11 @@ class Lgd(Guided):
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Mean
 
-        how = self._estimator(samples=self.samples, radius=self.radius, tau=self.tau)
-        return self._method("lgd", how, Mean(self.strength, self.rule))
+        return self._method("lgd", self._estimator(), Mean(self.strength, self.rule))
 
 
 @dataclass(frozen=True)
-class Tfg(Guided):
+class Tfg(Smoothed):
     """Training-free guidance: FreeDoM's move, MPGD's move, smoothing and repeats in one, x_s = step + α_s/α_t Δ_t + α_s Δ_0.
 
     Ye et al. 2024. With μ = 0 it has FreeDoM's form, with ρ = 0 and m = K = 1 MPGD's.
@@ -223,7 +225,7 @@ class Tfg(Guided):
         mu: μ, size of each of the steps on x0.
         steps: m, steps on x0.
         repeat: K.
-        samples, radius, tau: of the smoothing; radius is σ̄ relative to σ_t.
+        radius: σ̄ of the smoothing, relative to σ_t.
         rule: how ρ and μ size their steps.
     """
 
@@ -231,9 +233,6 @@ class Tfg(Guided):
     mu: float = 0.05
     steps: int = 1
     repeat: int = 1
-    samples: int = 1
-    radius: float = 0.0
-    tau: float = 1.0
     rule: Rule = "unit"
     name = "tfg"
     paper = "Ye et al. 2024"
@@ -244,7 +243,7 @@ class Tfg(Guided):
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Clean, Mean
 
-        how = self._estimator(samples=self.samples, radius=self.radius, tau=self.tau)
+        how = self._estimator()
         guides: tuple[Guide, ...] = ()
         if self.rho:
             guides += (Mean(self.rho, self.rule, "ratio"),)

@@ -12,29 +12,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reno:
+class Optimised:
+    """The starting noise climbed through the whole chain, gradient after gradient; the best picture is kept.
+
+    Attributes:
+        iterations: updates.
+        rate: learning rate.
+    """
+
+    iterations: int = 10
+    rate: float = 0.05
+    cost = "2·T·I, I iterations"
+    density = False
+    selects, climbs = False, True
+    usual_eta = 0.0  # at eta 1 a chain from pure noise forgets its start
+
+
+@dataclass(frozen=True)
+class Reno(Optimised):
     """ReNO: gradient ascent on the starting noise through the whole chain, with a prior on its norm; the best picture is kept.
 
     Eyring et al. 2024 (one-step models, lr 5, 50 iterations, prior .01, gradient clipped at .1).
 
     Attributes:
-        iterations: updates.
-        rate: learning rate.
         prior: weight of the log-density of the noise's norm.
         clip: largest norm of an image's gradient.
     """
 
-    iterations: int = 10
     rate: float = 5.0
     prior: float = 0.01
     clip: float = 0.1
     name = "reno"
     paper = "Eyring et al. 2024"
-    cost = "2·T·I, I iterations"
-    density = False
     published: ClassVar[dict[str, Any]] = {"iterations": 50, "rate": 5, "prior": 0.01, "clip": 0.1, "steps": 1}
-    selects, climbs = False, True
-    usual_eta = 0.0  # at eta 1 a chain from pure noise forgets its start
 
     def build(self, steps: int) -> Method:
         from tilting.engines.optimise import Optimise
@@ -44,25 +54,15 @@ class Reno:
 
 
 @dataclass(frozen=True)
-class Doodl:
+class Doodl(Optimised):
     """DOODL: Adam on the starting noise through the whole chain, brought back to the sphere after each update.
 
     Wallace et al. 2023, as Clark et al. 2024, App. A.3, ran it (20 steps, checkpointed DDIM).
-
-    Attributes:
-        iterations: updates.
-        rate: learning rate.
     """
 
-    iterations: int = 10
-    rate: float = 0.05
     name = "doodl"
     paper = "Wallace et al. 2023"
-    cost = "2·T·I, I iterations"
-    density = False
     published: ClassVar[dict[str, Any]] = {"iterations": 20, "steps": 50}
-    selects, climbs = False, True
-    usual_eta = 0.0  # at eta 1 a chain from pure noise forgets its start
 
     def build(self, steps: int) -> Method:
         from tilting.engines.optimise import Optimise

@@ -64,7 +64,7 @@ class UserReward:
                 raise RewardError(message, row) from error
             if not isinstance(values, Tensor):
                 try:
-                    values = torch.as_tensor(values, dtype=torch.float32)
+                    values = torch.as_tensor(values, dtype=torch.float32, device="cpu")
                 except Exception as error:
                     kind = type(values).__name__
                     message = f"reward {self.name!r} must return a tensor of shape ({len(images)},), not {kind}"

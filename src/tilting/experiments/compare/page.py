@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from PIL import Image
 from tilting.experiments.about import about_method
 from tilting.experiments.charts import Bar, bars, number, scatter
 from tilting.experiments.compare.run import SHEET
-from tilting.experiments.grid import GAP, LINE, SIDE, _number, _picture, _Sheet
-from tilting.experiments.report import TEMPLATES
+from tilting.experiments.grid import FAINT, Sheet, read, short, spread
+from tilting.experiments.pages import colours, fill, inlined
 
 SMALL, THUMB = 128, 320
 """Pictures of at most SMALL pixels are put into the page as they are; larger ones at most THUMB wide or high."""
@@ -23,38 +21,29 @@ MOST_ROWS, MOST_PROMPTS = 60, 100
 """Rows of the sheet, and prompts of the page; the folders hold all."""
 ROOM = 1100
 """Pixels of the page that the columns of pictures may take."""
-BEST, FAINT = (24, 120, 78), (95, 95, 95)
+BEST = (24, 120, 78)
 
 
 def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
     """``compare.png``: a column per method under its numbers, a row per prompt and index, the best reward of a row in green."""
     shown, methods = metrics["images"][:MOST_ROWS], metrics["methods"]
-    sheet = _Sheet(len(shown), len(methods), header=5)
+    sheet = Sheet(len(shown), len(methods), header=5)
     for j, row in enumerate(methods):
-        x = GAP + j * (SIDE + GAP)
         lines = [
-            "no reward" if row["reward"] is None else f"reward {_spread(row['reward'])}",
+            "no reward" if row["reward"] is None else f"reward {spread(row['reward']['mean'], row['reward']['sem'])}",
             "no judge" if row["judge"] is None else f"judge {row['judge']['mean']:.2f}",
             f"{row['evaluations_per_image']:.4g} evaluations, {row['seconds_per_image']:.2f} s",
         ]
-        sheet.text(x, GAP, row["method"] + (f", N = {row['particles']}" if (row["particles"] or 1) > 1 else ""), SIDE, size=18)
-        for k, line in enumerate(lines):
-            sheet.text(x, GAP + (k + 1) * LINE + 4, line, SIDE, size=14, ink=FAINT)
+        sheet.head(j, row["method"] + (f", N = {row['particles']}" if (row["particles"] or 1) > 1 else ""), lines, below=4)
     several = any(entry["index"] for entry in shown)
     for i, entry in enumerate(shown):
         sheet.row(i, f"{entry['prompt']}, {entry['index']}" if several else entry["prompt"])
         best = best_of(entry)
         for j, row in enumerate(methods):
             cell = entry["methods"][row["method"]]
-            sheet.cell(i, j, _picture(folder / cell["file"]), "")
-            x, y = GAP + j * (SIDE + GAP), sheet.top + i * sheet.row_height + LINE + SIDE + 2
-            sheet.text(x, y, _number(cell["reward"]), SIDE, ink=BEST if row["method"] in best else FAINT)
+            sheet.cell(i, j, read(folder / cell["file"]), short(cell["reward"]), BEST if row["method"] in best else FAINT)
     sheet.save(folder / SHEET)
     return folder / SHEET
-
-
-def _spread(value: Mapping[str, float | None]) -> str:
-    return _number(value["mean"]) + (f" ± {_number(value['sem'])}" if value["sem"] is not None else "")
 
 
 def best_of(entry: Mapping[str, Any]) -> set[str]:
@@ -66,21 +55,8 @@ def best_of(entry: Mapping[str, Any]) -> set[str]:
 
 def data_uri(path: Path) -> str:
     """A picture inside of a page: small ones without loss, larger ones at `THUMB` pixels."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    buffer = io.BytesIO()
-    if max(image.size) <= SMALL:
-        image.save(buffer, "webp", lossless=True)
-    else:
-        image.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
-        image.save(buffer, "webp", quality=88, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def colours(methods: Sequence[str]) -> dict[str, str]:
-    """A CSS class of every method: grey for the base model, a colour of its own for each other."""
-    steered = [m for m in methods if m != "base"]
-    return {m: f"c{steered.index(m) % 8}" if m in steered else "cb" for m in methods}
+    image = read(path)
+    return inlined(image, lossless=True) if max(image.size) <= SMALL else inlined(image, THUMB)
 
 
 def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
@@ -118,16 +94,9 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
         folder: of the comparison, where the pictures are.
         metrics: what metrics.json holds.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    jinja = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    jinja.filters |= {"number": number, "svg": Markup, "signed": _signed, "count": _count, "seconds": "{:.2f}".format,
-                      "shell": shlex.join}  # fmt: skip
     names = [row["method"] for row in metrics["methods"]]
-    colour, prompts = colours(names), list(dict.fromkeys(entry["prompt"] for entry in metrics["images"]))
+    colour = colours(names, [name for name in names if name != "base"])
+    prompts = list(dict.fromkeys(entry["prompt"] for entry in metrics["images"]))
     shown: dict[str, list[dict[str, Any]]] = {prompt: [] for prompt in prompts[:MOST_PROMPTS]}
     for entry in metrics["images"]:
         if entry["prompt"] in shown:
@@ -141,7 +110,9 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
         if value is not None:
             method, _, name = key.partition(".")
             settings.setdefault(method, []).append(f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
-    return jinja.get_template(Path(SHEET).stem + ".html").render(
+    filters = {"signed": _signed, "count": _count, "seconds": "{:.2f}".format, "shell": shlex.join}
+    return fill(
+        Path(SHEET).stem + ".html", filters,
         m=metrics, methods=metrics["methods"], about={name: about_method(name) for name in names}, colour=colour,
         charts=_charts(metrics, colour), prompts=shown, count=len(prompts), settings=settings,
         width=side * max(1, room // side) if side <= SMALL else room, small=side <= SMALL,

@@ -15,6 +15,7 @@ from torch import Tensor
 from tilting.conditioning.classifiers import Classifier, Obedience
 from tilting.conditioning.train import draw_labels
 from tilting.experiments.finetune.batches import Batches
+from tilting.features.schema import Schema
 from tilting.finetune.world import World
 from tilting.models.labels import Augmented, Term, guided
 from tilting.rewards.check import checked
@@ -24,7 +25,7 @@ SPREAD = 2.0
 """A number is drawn uniformly from its mean ± so many standard deviations of the labelled data."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ControlBatches(Batches):
     """(training step, memory) -> the world of that step.
 
@@ -35,16 +36,21 @@ class ControlBatches(Batches):
         seen: label -> mean log p of this process's last images.
     """
 
-    augmented: Augmented | None = None
-    classifiers: dict[str, Classifier] = field(default_factory=dict)
-    gamma: float = 1.0
+    augmented: Augmented
+    classifiers: dict[str, Classifier]
+    gamma: float
     seen: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def schemas(self) -> list[Schema]:
+        """Of the labels."""
+        return [c.schema for c in self.classifiers.values()]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         with torch.no_grad():
-            self._context = self.augmented.model.encode_prompts(list(self.prompts))  # type: ignore[union-attr]
-            self._empty = self.augmented.model.encode_prompts([self.negative])  # type: ignore[union-attr]
+            self._context = self.augmented.model.encode_prompts(list(self.prompts))
+            self._empty = self.augmented.model.encode_prompts([self.negative])
         kinds = {name: c.schema for name, c in self.classifiers.items()}
         self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
         self._codes: dict[str, Tensor] = {}
@@ -54,7 +60,7 @@ class ControlBatches(Batches):
         here = slice(world.first, world.first + len(world.who))
         self._codes = {n: y[here].to(self.device) for n, y in draw_labels(self._ranges, self.batch, self.seed, step).items()}
         place = torch.tensor([self._place[w.prompt] for w in world.who], device=self.device)
-        terms = [Term(self.augmented, self._codes)]  # type: ignore[arg-type]
+        terms = [Term(self.augmented, self._codes)]
         controlled, pretrained = guided(terms, self._context[place], self._empty, self.cfg, count=self._count)
         return replace(world, denoise=self._whole(controlled), base=self._whole(pretrained))
 

@@ -5,7 +5,8 @@
 
 Of several labels each has a folder of its own, DIR/LABEL, and the manifest and all metrics lie above them. Every number but
 the loss is of the held-out fifth, which early stopping and the temperature have seen too: a few parameters' worth of
-optimism.
+optimism. Those of a classifier of noisy latents (``--kind noisy``) are of every held-out picture at eight noise levels, and
+``by_noise`` tells them apart.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,11 @@ from tilting.conditioning.table import Bad, read_table
 from tilting.errors import TiltingError
 from tilting.experiments.condition.fit_config import FitConfig
 from tilting.experiments.folder import MANIFEST, check_writable, digest, write_atomically, write_manifest
+from tilting.features.schema import NOISY
+from tilting.models import find_model, load
 
 if TYPE_CHECKING:
     from tilting.conditioning.columns import Column
-    from tilting.conditioning.networks import Inputs
 
 METRICS, CHECKPOINTS = "metrics.json", "checkpoints"
 FREE = ("out", "data")
@@ -57,13 +59,13 @@ def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
         from tilting.conditioning.label_by import label_by
 
         records = unlabelled(table, bad)
-        with _bar(len(records), spec.text, quiet) as bar:
-            records = label_by(records, spec, asks[0].name, bad, lambda: bar.update(1))
+        with bar(len(records), spec.text, quiet) as progress:
+            records = label_by(records, spec, asks[0].name, bad, lambda: progress.update(1))
     numbers = [ask._replace(kind="gaussian") if config.bins else ask for ask in asks]
     data = label(records, numbers, bad)
     if spec is None:  # after the labels, which are refused at once
-        with _bar(len(data.records), "pictures", quiet) as bar:
-            data = replace(data, records=tuple(check_pictures(data.records, bad, lambda: bar.update(1))))
+        with bar(len(data.records), "pictures", quiet) as progress:
+            data = replace(data, records=tuple(check_pictures(data.records, bad, lambda: progress.update(1))))
     if not data.records:
         raise TiltingError(f"no row of {config.data!r} can be used; the first: {bad.reasons[0]}")
     return count_classes(cut_labels(data, asks, config.bins) if config.bins else data, bad)
@@ -100,10 +102,10 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
     if not missing:
         return manifest
     write_manifest(out, manifest)
-    inputs = None
+    seen = None
     for column in missing:
         place = _place(out, data, column)
-        inputs, metrics = _fit_one(config, data, column, learn, held, place, inputs, quiet)
+        seen, metrics = _fit_one(config, data, column, learn, held, place, seen, quiet)
         manifest["summary"][column.name] = metrics
         shown = metrics if place == out else {name: manifest["summary"].get(name) for name in manifest["labels"]}
         write_atomically(out / METRICS, _json(shown))
@@ -113,16 +115,16 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
 
 
 def _fit_one(
-    config: FitConfig, data: Dataset, column: Column, learn: list[int], held: list[int], place: Path,
-    inputs: Inputs | None, quiet: bool,
-) -> tuple[Inputs, dict[str, Any]]:  # fmt: skip
-    """One label: its classifier, metrics and pictures into its folder. What the learnt part is fed serves every label."""
+    config: FitConfig, data: Dataset, column: Column, learn: list[int], held: list[int], place: Path, seen: Any, quiet: bool
+) -> tuple[Any, dict[str, Any]]:
+    """One label: its classifier, metrics and pictures into its folder. What is ``seen`` of the pictures serves every label."""
     import torch
 
-    from tilting.conditioning.fit import Options, begin, epochs, finish, schema_of
-    from tilting.conditioning.images import Pictures
-    from tilting.conditioning.networks import build_network, inputs_of, size_of
-    from tilting.experiments.condition.fit_metrics import calibrated
+    from tilting.conditioning.fit import Options, begin, ended, epochs, schema_of
+    from tilting.conditioning.networks import build_network
+    from tilting.conditioning.noisy import NoisyClassifier, feed, save_noisy
+    from tilting.experiments.condition.fit_metrics import by_noise, measured
+    from tilting.features.fitted import FittedClassifier, save_classifier
     from tilting.finetune import checkpoint
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -130,38 +132,64 @@ def _fit_one(
     values = [r.labels[column.name] for r in data.records]
     y = torch.tensor([column.classes.index(v) if column.classes else v for v in values], dtype=torch.float64)
     schema = schema_of(column.name, column.classes, y[learn])
-    net = build_network(config.kind, schema.outputs, config.seed, column.name, config.widths, config.embedder)
-    if inputs is None:
-        size = config.size or size_of(net)
-        with _bar(len(values), "embeddings", quiet or config.kind == "cnn") as bar:
-            inputs = inputs_of(net, Pictures([r.path for r in data.records], size), device, bar.update)
+    net: Any
+    if config.kind == NOISY:
+        seen = seen or _latents(config, data, device, quiet)
+        net, inputs, y, tested = feed(seen.latents, y, schema, seen.schedule, held, options, *config.widths)
+    else:
+        net = build_network(config.kind, schema.outputs, config.seed, column.name, config.widths, config.embedder)
+        inputs = seen = seen or _inputs(config, data, net, device, quiet)
+        tested = held
     fit = begin(net, schema, options, device)
     saved = checkpoint.read(place / CHECKPOINTS)
     if saved is not None:
         fit.restore(saved)
-    with _bar(options.epochs, column.name, quiet, fit.epoch) as bar:
-        for report in epochs(fit, inputs, y, learn, held, options):
+    with bar(options.epochs, column.name, quiet, fit.epoch) as progress:
+        for report in epochs(fit, inputs, y, learn, tested, options):
             checkpoint.write(place / CHECKPOINTS, fit.saved())
-            bar.update(1)
-            bar.set_postfix_str(f"held out {report.held_out:.4g}, best {report.best:.4g} nats", refresh=False)
-    classifier, outputs = finish(fit, inputs, held)
-    classifier, metrics, figures = calibrated(classifier, outputs, y[held], column)
+            progress.update(1)
+            progress.set_postfix_str(f"held out {report.held_out:.4g}, best {report.best:.4g} nats", refresh=False)
+    schema, outputs = ended(fit, inputs, tested)
+    schema, metrics, figures = measured(schema, outputs, y[tested], column)
     metrics |= {"records": {"learn": len(learn), "held_out": len(held)}, "epochs": fit.epoch, "best_epoch": fit.best_epoch}
     metrics["history"] = [{"epoch": e.epoch, "loss": e.loss, "held_out": e.held_out} for e in fit.history]
+    if config.kind == NOISY:
+        metrics["by_noise"] = by_noise(schema, outputs, y[tested], inputs.copies.sigma.cpu())
+        made, save = NoisyClassifier(net, schema, seen.model), save_noisy
+    else:
+        made, save = FittedClassifier(net, schema), save_classifier
     for name, picture in figures.items():
         write_atomically(place / name, picture)
     write_atomically(place / METRICS, _json(metrics))
-    _save(classifier, place)
-    return inputs, metrics
+    _save(lambda folder: save(made, folder), place)  # type: ignore[arg-type]
+    return seen, metrics
 
 
-def _save(classifier: Any, place: Path) -> None:
+def _inputs(config: FitConfig, data: Dataset, net: Any, device: str, quiet: bool) -> Any:
+    """Pictures, or their vectors, as the learnt part is fed."""
+    from tilting.conditioning.images import Pictures
+    from tilting.conditioning.networks import inputs_of, size_of
+
+    pictures = Pictures([r.path for r in data.records], config.size or size_of(net))
+    with bar(len(pictures), "embeddings", quiet or config.kind == "cnn") as progress:
+        return inputs_of(net, pictures, device, progress.update)
+
+
+def _latents(config: FitConfig, data: Dataset, device: str, quiet: bool) -> Any:
+    """Pictures as latents of the model."""
+    from tilting.experiments.condition.latents import encode_files
+
+    model: Any = load(config.model or "pocket")
+    with bar(len(data.records), "latents", quiet) as progress:
+        return encode_files(model if device == "cpu" else model.to(device), [r.path for r in data.records], progress.update)
+
+
+def _save(write: Callable[[Path], object], place: Path) -> None:
     """Both files beside their place first, the description last: there is a classifier once it is there."""
-    from tilting.features.fitted import save_classifier
     from tilting.features.schema import FILE, WEIGHTS
 
     temporary = place / ".classifier.tmp"
-    save_classifier(classifier, temporary)
+    write(temporary)
     for name in (WEIGHTS, FILE):
         os.replace(temporary / name, place / name)
     temporary.rmdir()
@@ -178,7 +206,8 @@ def _finished(place: Path, column: Column, manifest: dict[str, Any]) -> bool:
 
 
 def _manifest(config: FitConfig, argv: Sequence[str], data: Dataset, learn: int, held: int) -> dict[str, Any]:
-    place = config.embedder if config.kind == "mlp" else config.kind if config.kind != "cnn" else None
+    alone = {"cnn": None, "mlp": config.embedder, NOISY: config.model and find_model(config.model)}
+    place = alone.get(config.kind, config.kind)
     labels = {c.name: {"kind": c.kind, "classes": list(c.classes), "edges": list(c.edges)} for c in data.columns}
     counted = {"records": len(data.records), "learn": learn, "held_out": held, "sha256": data.digest()}
     return {
@@ -222,7 +251,8 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _bar(total: int, about: str, quiet: bool, initial: int = 0) -> Any:
+def bar(total: int, about: str, quiet: bool, initial: int = 0) -> Any:
+    """A bar on stderr, of things that are counted."""
     from tqdm import tqdm
 
     return tqdm(
@@ -241,5 +271,6 @@ def describe(manifest: dict[str, Any]) -> str:
             parts = [f"R² {row['r2']:.3f}", f"RMSE {row['rmse']:.4g}"]
         parts.append(f"ECE {row['ece']['before']:.3f} -> {row['ece']['after']:.3f} at T = {row['temperature']:.3g}")
         parts.append(f"epoch {row['best_epoch']} of {row['epochs']}")
-        lines.append(f"{name}: {', '.join(parts)}, on {row['records']['held_out']} held out")
+        noisy = " at eight noise levels each" if "by_noise" in row else ""
+        lines.append(f"{name}: {', '.join(parts)}, on {row['records']['held_out']} held out{noisy}")
     return "\n".join(lines)

@@ -7,31 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tilting.conditioning.columns import Ask, parse_label
-from tilting.errors import TiltingError, nearest
+from tilting.errors import TiltingError
+from tilting.experiments.base_config import BaseConfig, check_model, given_of
 from tilting.experiments.settings import integer, number, text
-from tilting.experiments.yaml_layer import SWITCHES, read_yaml
+from tilting.features.schema import NOISY
 from tilting.rewards.spec import Spec, parse_spec
 
 OPTIONS = (
     "data", "label", "label-by", "bins", "kind", "widths", "embedder", "epochs", "batch-size", "lr", "size", "patience",
-    "skip-bad", "seed", "out",
+    "skip-bad", "seed", "out", "model",
 )  # fmt: skip
-KINDS = ("cnn", "mlp")
+KINDS = ("cnn", "mlp", NOISY)
 ALONE = ("diversity", "http")
 """Rewards that label nothing: one is of a batch, the other sends pictures away by the thousand."""
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(BaseConfig):
     """A checked request.
 
     Attributes:
-        data, label, label_by, bins, kind, widths, embedder, epochs, batch_size, lr, size, patience, skip_bad, seed, out: the
-            options of these names; ``label`` may be empty: all there are.
+        data, label, label_by, bins, kind, widths, embedder, epochs, batch_size, lr, size, patience, skip_bad, seed, out,
+            model: the options of these names; ``label`` may be empty: all there are. ``model`` is of kind noisy alone.
     """
+
+    options = OPTIONS
 
     data: str
     label: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class FitConfig:
     skip_bad: bool = False
     seed: int = 0
     out: str | None = None
+    model: str | None = None
 
     def asks(self) -> list[Ask]:
         """The labels; of a function that labels, its own name where none is given."""
@@ -62,26 +64,13 @@ class FitConfig:
         return None if self.label_by is None else parse_spec(self.label_by)
 
     def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values."""
-        plain = {key: getattr(self, key.replace("-", "_")) for key in OPTIONS}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
-
-    def yaml(self) -> str:
-        """The config as a YAML file that ``--config`` reads back."""
-        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
-
-
-def read_options(path: str) -> dict[str, Any]:
-    """Options from a YAML file, by option name (underscores count as hyphens). Raises TiltingError."""
-    return read_yaml(path, OPTIONS)
+        """By option name, of plain YAML and JSON values; the model only where it has a use."""
+        return {key: value for key, value in super().mapping().items() if key != "model" or self.model}
 
 
 def resolve_fit(options: Mapping[str, Any]) -> FitConfig:
     """Check options by name. Raises TiltingError: an unknown option, no data, or a value that cannot be."""
-    for key in options:
-        if key not in OPTIONS + SWITCHES:
-            raise TiltingError(f"there is no option {key!r}{nearest(key, OPTIONS + SWITCHES)}")
-    given = {key: value for key, value in options.items() if value is not None and key not in SWITCHES}
+    given = given_of(options, OPTIONS)
     if "data" not in given:
         raise TiltingError("no data are given: --data labels.csv, or a folder of class folders")
     skip = given.get("skip-bad", False)
@@ -106,6 +95,7 @@ def resolve_fit(options: Mapping[str, Any]) -> FitConfig:
         skip,
         integer("seed", given.get("seed", 0), 0),
         text("out", given["out"]) if "out" in given else None,
+        _model(given),
     )
     _check_kind(config)
     if config.label_by is not None and len(config.label) > 1:
@@ -143,6 +133,12 @@ def _labeller(value: object) -> str | None:
     return spec.text
 
 
+def _model(given: Mapping[str, Any]) -> str | None:
+    """Whose latents; pocket's where kind noisy does not say."""
+    noisy = given.get("kind") == NOISY
+    return check_model(text("model", given.get("model", "pocket"))) if noisy or "model" in given else None
+
+
 def _widths(value: object) -> tuple[int, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
@@ -153,7 +149,15 @@ def _widths(value: object) -> tuple[int, ...]:
 
 def _check_kind(config: FitConfig) -> None:
     if config.kind not in KINDS and not Path(config.kind).is_dir():
-        raise TiltingError(f"--kind is cnn, mlp or the folder of an image classifier, and {config.kind!r} is none of them")
+        known = "cnn, mlp, noisy or the folder of an image classifier"
+        raise TiltingError(f"--kind is {known}, and {config.kind!r} is none of them")
+    if config.kind == NOISY:
+        if config.size is not None:
+            raise TiltingError("--size is of pictures that a network reads: --kind noisy reads latents of --model")
+        if len(config.widths) > 1 or any(width % 8 for width in config.widths):
+            raise TiltingError(f"--widths of --kind noisy is one multiple of 8, not {','.join(map(str, config.widths))}")
+    elif config.model is not None:
+        raise TiltingError(f"--model is whose latents --kind noisy learns from, which --kind {config.kind} does not")
     if config.embedder is not None and config.kind != "mlp":
         raise TiltingError(f"--embedder is the CLIP of --kind mlp, which --kind {config.kind} does not have")
     if config.embedder is not None and not Path(config.embedder).is_dir() and config.embedder.count("/") != 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tilting.conditioning import calibrate
 from tilting.conditioning.columns import Column
 from tilting.features.fitted import FittedClassifier, log_prob
+from tilting.features.schema import Schema
 
 if TYPE_CHECKING:
     from tilting.conditioning.calibrate import Reliability
@@ -24,22 +25,26 @@ MOST_WRITTEN = 12
 def calibrated(
     classifier: FittedClassifier, outputs: Tensor, y: Tensor, column: Column
 ) -> tuple[FittedClassifier, dict[str, Any], dict[str, bytes]]:
-    """Give a classifier its temperature, and say what it is worth.
+    """Give a classifier its temperature, and say what it is worth; see `measured`."""
+    schema, numbers, figures = measured(classifier.schema, outputs, y, column)
+    return FittedClassifier(classifier.net, schema).eval().requires_grad_(False), numbers, figures
+
+
+def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tuple[Schema, dict[str, Any], dict[str, bytes]]:
+    """The temperature of a classifier, and what it is worth.
 
     Args:
-        classifier: at temperature 1.
+        schema: of it, at temperature 1.
         outputs: (n, outputs) of the held-out records, on the CPU.
         y: (n,) indices of their classes, or their numbers.
         column: the label.
 
     Returns:
-        The classifier at its temperature; numbers; PNG files by name.
+        The schema at its temperature; numbers; PNG files by name.
     """
-    schema = classifier.schema
     is_classes = schema.kind == "classes"
-    gaps = torch.zeros(0) if is_classes else (y - schema.shift - schema.scale * outputs[:, 0]) / schema.std
-    t = calibrate.temperature(outputs, y.long()) if is_classes else calibrate.gaussian_temperature(gaps)
-    classifier = FittedClassifier(classifier.net, replace(schema, temperature=t)).eval().requires_grad_(False)
+    gaps = torch.zeros(0) if is_classes else calibrate.gaps_of(schema, outputs, y)
+    t = calibrate.temperature_of(schema, outputs, y)
     before_after: list[Reliability] = []
     errors, likelihoods = [], []
     for value in (1.0, t):
@@ -80,7 +85,30 @@ def calibrated(
             "std": schema.std * t**0.5,
         }
         shown = ("predicted.png", draw_predicted(column, y, guesses, schema.std * t**0.5))
-    return classifier, numbers, {"reliability.png": draw_reliability(column, before_after, errors, t), shown[0]: shown[1]}
+    figures = {"reliability.png": draw_reliability(column, before_after, errors, t), shown[0]: shown[1]}
+    return replace(schema, temperature=t), numbers, figures
+
+
+def by_noise(schema: Schema, outputs: Tensor, y: Tensor, sigma: Tensor, parts: int = 4) -> list[dict[str, Any]]:
+    """What a classifier of noisy latents is worth in parts of equal count, least noise first.
+
+    Args:
+        schema: of it, at its temperature.
+        outputs, y: of held-out noisy latents, as of `measured`.
+        sigma: (n,) the noise of each.
+        parts: how many.
+    """
+    found = []
+    for rows in sigma.argsort().tensor_split(parts):
+        mine, answers = outputs[rows], y[rows]
+        said: dict[str, Any] = {"sigma": [float(sigma[rows].min()), float(sigma[rows].max())], "items": len(rows)}
+        said["nll"] = -float(log_prob(schema, mine, answers).mean())
+        if schema.kind == "classes":
+            said["accuracy"] = float((mine.argmax(1) == answers).double().mean())
+        else:
+            said["rmse"] = float((answers - schema.shift - schema.scale * mine[:, 0]).square().mean().sqrt())
+        found.append(said)
+    return found
 
 
 def _listed(found: Reliability) -> dict[str, list]:

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tilting.conditioning.noisy import OfPictures
 from tilting.features.fitted import FittedClassifier, log_prob
 from tilting.models.control_kl import PathKl
+from tilting.types import Prediction, Time
 
-Tests = Mapping[str, tuple[FittedClassifier, str | float]]
+Test = FittedClassifier | OfPictures
+Tests = Mapping[str, tuple[Test, str | float]]
 """Label -> (classifier, what is asked)."""
 MEANS = ("log_prob", "obeys", "mean")
 
 
-def read_images(classifier: FittedClassifier, asked: str | float, images: Tensor) -> list[dict[str, Any]]:
+@dataclass
+class Watcher:
+    """A watcher of predictions that can be given before the grid is known, which a path KL is of.
+
+    Attributes:
+        kl: what sums up.
+    """
+
+    kl: PathKl | None = None
+
+    def __call__(self, mine: Prediction, pretrained: Prediction, t: Time, rows: Tensor) -> None:
+        if self.kl is not None:
+            self.kl(mine, pretrained, t, rows)
+
+
+def read_images(classifier: Test, asked: str | float, images: Tensor) -> list[dict[str, Any]]:
     """What a classifier says of images (b, 3, h, w) in [0, 1].
 
     Returns:

@@ -1,28 +1,31 @@
 """`tilting condition sample`: images that obey labels, in a folder as `tilting generate` writes it. Torch-free to import.
 
 Beside what `generate` records, every image has the path KL of its chain to the pre-trained model (``kl``) and what the
-control's own classifiers say of it (``labels``). A sweep of strengths is a folder of such folders, sweep.json and sweep.png.
+classifiers that it was trained or guided by say of it (``labels``; those of noisy latents at the least noise). A sweep of
+strengths is a folder of such folders, sweep.json and sweep.png.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilting.errors import TiltingError
 from tilting.experiments import folder as files
 from tilting.experiments import run as generating
 from tilting.experiments.condition.sample_config import SampleConfig
 
 if TYPE_CHECKING:
+    from tilting.experiments.condition.notes import Watcher
+    from tilting.experiments.config import GenerateConfig
     from tilting.experiments.generate import Counts, Drawn
     from tilting.experiments.run import Judge, Parts
-    from tilting.features.fitted import FittedClassifier
     from tilting.models.control_file import Control
-    from tilting.models.control_kl import PathKl
+    from tilting.schedule import Schedule
 
 SWEEP = "sweep.json"
 
@@ -33,35 +36,84 @@ class Held:
 
     Attributes:
         parts: model, reward and judge, without controls.
+        rewards: by their specs.
         controls: by folder.
-        kl: of the run.
-        classifiers: label -> (classifier, what was asked), of labels whose classifier the folder keeps.
+        watcher: has the path KL of the run.
+        classifiers: label -> (classifier, what was asked), of labels whose classifier is there.
     """
 
     parts: Parts | None = None
+    rewards: dict[tuple[str, ...], Any] = field(default_factory=dict)
     controls: dict[str, Control] = field(default_factory=dict)
-    kl: PathKl | None = None
-    classifiers: dict[str, tuple[FittedClassifier, str | float]] = field(default_factory=dict)
+    watcher: Watcher | None = None
+    classifiers: dict[str, tuple[Any, str | float]] = field(default_factory=dict)
 
-    def load(self, config: SampleConfig) -> Parts:
-        """What a run needs: the controlled model in the model's place."""
-        from tilting.models.control_file import load_control
-        from tilting.models.control_kl import PathKl
-        from tilting.models.labels import together
+    def plain(self, config: GenerateConfig) -> Parts:
+        """Model and judge, loaded once, and the reward of a config."""
+        from tilting.rewards.build import build
 
         if self.parts is None:
             self.parts = generating.load_parts(config)
-            model: Any = self.parts.model
-            self.controls = {place: load_control(place, model) for place in config.control}
+            self.rewards[config.reward] = self.parts.reward
+        if config.reward not in self.rewards:
+            self.rewards[config.reward] = build(config.specs()) if config.reward else None
+        return self.parts._replace(reward=self.rewards[config.reward])
+
+    def load(self, config: SampleConfig) -> Parts:
+        """What a run needs: in the model's place the controlled or guided one."""
+        from tilting.experiments.condition.notes import Watcher
+        from tilting.models.control_kl import PathKl
+
+        parts = self.plain(config)
+        model: Any = parts.model
+        self.watcher = self.watcher or Watcher()
+        self.watcher.kl = PathKl(model.schedule.grid(config.steps), config.eta)
+        self.classifiers = {}
+        if config.clean:
+            return self._reconstructing(config, parts)
+        return parts._replace(model=self._controlled(config, model) if config.control else self._guided(config, model))
+
+    def _controlled(self, config: SampleConfig, model: Any) -> Any:
+        from tilting.models.control_file import load_control
+        from tilting.models.labels import together
+
         asked = config.asked()
+        self.controls |= {place: load_control(place, model) for place in config.control if place not in self.controls}
         whole = together(*(self.controls[place].at(config.strengths[0], **asked[place]) for place in config.control))
-        whole.watch = self.kl = PathKl(whole.schedule.grid(config.steps), config.eta)
+        whole.watch = self.watcher
         for place, labels in asked.items():
             self.classifiers |= self.controls[place].tests(labels)
-        return self.parts._replace(model=whole)
+        return whole
+
+    def _reconstructing(self, config: SampleConfig, parts: Parts) -> Parts:
+        from tilting.features.fitted import load_classifier
+
+        check_noise(parts.model.schedule, config.steps)
+        for place, labels in config.asked().items():
+            self.classifiers |= {name: (load_classifier(Path(place)), value) for name, value in labels.items()}
+        return parts
+
+    def _guided(self, config: SampleConfig, model: Any) -> Any:
+        from tilting.conditioning.guided import guided_by
+        from tilting.conditioning.noisy import OfPictures, load_noisy
+
+        check_noise(model.schedule, config.steps)
+        asked = config.asked()
+        found = {place: load_noisy(Path(place)) for place in asked}
+        labels = {name: value for mine in asked.values() for name, value in mine.items()}
+        whole = guided_by(model, list(found.values()), labels, config.strengths[0], self.watcher)
+        seen = {c.schema.label: OfPictures(c, model.encode, model.schedule) for c in found.values()}
+        self.classifiers = {name: (seen[name], value) for name, value in labels.items()}
+        return whole
 
 
-class SampleFolder(generating.Folder):
+def check_noise(schedule: Schedule, steps: int) -> None:
+    """Refuse a grid on which guidance does nothing. Raises TiltingError."""
+    if all(t.alpha == 0 for t in schedule.grid(steps)[:-1]):
+        raise TiltingError(f"a classifier has no effect at pure noise, which is all that {steps} step sees: use 2 or more")
+
+
+class SampleFolder(generating.Folder[SampleConfig]):
     """A run's folder; see `tilting.experiments.run.Folder`."""
 
     def __init__(self, config: SampleConfig, argv: Sequence[str] = (), held: Held | None = None):
@@ -70,18 +122,29 @@ class SampleFolder(generating.Folder):
 
     def identities(self) -> dict[str, Any]:
         found, config = super().identities(), self.config
-        found["model"]["controls"] = config.digests()  # type: ignore[attr-defined]
+        found["model"] |= config.digests()
         return found
 
     def records_of(self, drawn: Drawn, judge: Judge | None) -> list[dict[str, Any]]:
         from tilting.experiments.condition.notes import note
 
-        return note(super().records_of(drawn, judge), drawn.images, self.held.kl, self.held.classifiers)
+        kl = None if self.held.watcher is None else self.held.watcher.kl
+        return note(super().records_of(drawn, judge), drawn.images, kl, self.held.classifiers)
 
     def summarise(self, records: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
         from tilting.experiments.condition.notes import sum_up
 
         return {**super().summarise(records, counts), **sum_up(records)}
+
+
+def sample_into(config: SampleConfig, held: Held, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
+    """One run, with what other runs of the same model and controls have loaded; its manifest."""
+    if config.clean:
+        from tilting.experiments.condition.notes import Watcher
+
+        held.watcher = held.watcher or Watcher()
+        config = replace(config, watch=held.watcher)
+    return generating.run(config, argv, quiet, held.load, partial(SampleFolder, held=held))
 
 
 def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
@@ -101,7 +164,7 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     held = Held()
 
     def one(at: SampleConfig) -> dict[str, Any]:
-        return generating.run(at, argv, quiet, held.load, partial(SampleFolder, held=held))  # type: ignore[arg-type]
+        return sample_into(at, held, argv, quiet)
 
     if len(config.strengths) == 1 or config.out is None:
         return one(config)

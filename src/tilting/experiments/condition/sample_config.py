@@ -1,23 +1,32 @@
-"""What a `condition sample` run is asked to do: `tilting generate` with controls in the model. Torch-free."""
+"""What a `condition sample` run is asked to do: `tilting generate` with controls in the model, or classifiers that guide it.
+Torch-free.
+
+What a classifier was fitted to says how it guides: clean pictures, reconstruction guidance (the preset dps as a score, log p
+its reward); noisy latents, classifier guidance under any method.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tilting.errors import TiltingError
 from tilting.experiments import config as generate_config
 from tilting.experiments.config import GenerateConfig, resolve, texts
 from tilting.experiments.folder import digest
 from tilting.experiments.settings import number, text
-from tilting.experiments.yaml_layer import read_yaml as read_any
+from tilting.experiments.yaml_layer import flat
+from tilting.features.schema import noisy_model, read_schema
 from tilting.models import find_model
+from tilting.models.control_spec import FILE as CONTROL
 from tilting.models.control_spec import ControlInfo, parse_labels, read_control
+from tilting.presets import Preset
 
-OWN = ("control", "label", "strength")
+OWN = ("control", "classifier", "label", "strength")
 OPTIONS = (*OWN, *(name for name in generate_config.OPTIONS if name not in (*OWN, "image", "lora", "lora-steps")))
+GUIDED = "dps.strength"
 
 
 @dataclass(frozen=True)
@@ -27,37 +36,57 @@ class SampleConfig(GenerateConfig):
     Attributes:
         control: folders of `condition train`.
         label: NAME=VALUE of every label asked for.
-        strengths: γ2 of all controls; several are a sweep.
+        strengths: γ2 of all controls, or γ of guidance; several are a sweep.
+        classifier: folders of `condition fit`; controls or classifiers, not both.
+        watch: what sees how far reconstruction guidance moves the predictions.
     """
 
     control: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     strengths: tuple[float, ...] = (1.0,)
+    classifier: tuple[str, ...] = ()
+    watch: Any = field(default=None, compare=False)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether classifiers of noisy latents guide."""
+        return any(noisy_model(Path(place)) is not None for place in self.classifier)
+
+    @property
+    def clean(self) -> bool:
+        """Whether classifiers of clean pictures guide."""
+        return bool(self.classifier) and not self.noisy
 
     def infos(self) -> dict[str, ControlInfo]:
-        """The descriptions of the controls by folder."""
-        return {place: read_control(place) for place in self.control}
+        """The descriptions of the controls, or what is known of the classifiers, by folder."""
+        return {place: read_control(place) for place in self.control} or infos_of(self.classifier)
 
     def asked(self) -> dict[str, dict[str, str]]:
         """Folder -> label -> value."""
-        return parse_labels(self.label, self.infos())
+        return parse_labels(self.label, self.infos(), "control" if self.control else "classifier")
 
-    def digests(self) -> list[dict[str, Any]]:
-        """Of each control its folder's weights."""
-        return [{"name": place, "sha256": digest(Path(place))} for place in self.control]
+    def digests(self) -> dict[str, list[dict[str, Any]]]:
+        """Of each control, or classifier, its folder's weights."""
+        key, places = ("controls", self.control) if self.control else ("classifiers", self.classifier)
+        return {key: [{"name": place, "sha256": digest(Path(place))} for place in places]}
 
     def at(self, strength: float, out: str | None) -> SampleConfig:
         """One point of a sweep."""
-        return replace(self, strengths=(strength,), out=out)
+        settings = tuple((key, strength if key == GUIDED and self.clean else value) for key, value in self.settings)
+        return replace(self, strengths=(strength,), out=out, settings=settings)
+
+    def preset(self) -> Preset:
+        plain = super().preset()
+        if self.watch is None or not self.clean:
+            return plain
+        from tilting.conditioning.guided import WatchedDps
+
+        return WatchedDps(**{f.name: getattr(plain, f.name) for f in fields(cast(Any, plain))}, watch=self.watch)
 
     def mapping(self) -> dict[str, Any]:
         plain = {key: value for key, value in super().mapping().items() if key in OPTIONS and key not in OWN}
-        return {"control": list(self.control), "label": list(self.label), "strength": list(self.strengths), **plain}
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """Options of `tilting condition sample` from a YAML file, by option name. Raises TiltingError."""
-    return read_any(path, OPTIONS)
+        own = {"control": self.control, "classifier": self.classifier, "label": self.label, "strength": self.strengths}
+        return {**{key: list(value) for key, value in own.items()}, **plain}
 
 
 def resolve_sample(options: Mapping[str, Any]) -> SampleConfig:
@@ -70,20 +99,68 @@ def resolve_sample(options: Mapping[str, Any]) -> SampleConfig:
         TiltingError: one sentence that names the option, the label or the control.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    control = texts("control", given.get("control", []))
-    if not control:
-        raise TiltingError("say which control: --control CTL, a folder of `tilting condition train`")
-    if len(set(control)) < len(control):
-        raise TiltingError(f"the control {next(c for c in control if control.count(c) > 1)!r} is given twice")
-    infos = {place: read_control(place) for place in control}
+    places = {key: _different(key, texts(key, given.get(key, []))) for key in ("control", "classifier")}
+    control, classifier = places["control"], places["classifier"]
+    if not control and not classifier:
+        raise TiltingError(
+            "say what shall be obeyed: --control CTL, a folder of `tilting condition train`, or --classifier FIT of `fit`"
+        )
+    if control and classifier:
+        raise TiltingError(
+            "--classifier guides the pre-trained model: beside --control give --method dps --reward likelihood:FIT#LABEL=VALUE"
+        )
+    label, strengths = texts("label", given.get("label", [])), _strengths(given.get("strength", 1.0))
+    infos = {place: read_control(place) for place in control} or infos_of(classifier)
+    asked = parse_labels(label, infos, "control" if control else "classifier")
+    clean = bool(classifier) and not any(info.model for info in infos.values())
     model = text("model", given.get("model", next(iter(infos.values())).model.get("name", "pocket")))
-    label = texts("label", given.get("label", []))
-    parse_labels(label, infos)
-    _check_model(model, infos)
-    rest = {key: value for key, value in given.items() if key not in OWN}
-    base = resolve({**rest, "model": model})
+    if not clean:
+        _check_model(model, infos)
+    rest = {**{key: value for key, value in given.items() if key not in OWN}, "model": model}
+    if clean:
+        rest = _reconstructing(rest, asked, strengths[0])
+    base = resolve(rest)
     plain = {f.name: getattr(base, f.name) for f in fields(GenerateConfig)}
-    return SampleConfig(**plain, control=tuple(control), label=tuple(label), strengths=_strengths(given.get("strength", 1.0)))
+    return SampleConfig(**plain, control=control, label=tuple(label), strengths=strengths, classifier=classifier)
+
+
+def infos_of(classifiers: Sequence[str]) -> dict[str, ControlInfo]:
+    """What classifiers know, by folder: a label each, and those of noisy latents their model.
+
+    Raises:
+        TiltingError: no classifier there, or some of clean pictures and some of noisy latents.
+    """
+    found = {}
+    for place in classifiers:
+        schema, model = read_schema(Path(place)), noisy_model(Path(place))
+        found[place] = ControlInfo((schema,), {} if model is None else {"name": "pocket", "sha256": None, **model})
+    if len({bool(info.model) for info in found.values()}) > 1:
+        clean, noisy = (next(p for p, i in found.items() if bool(i.model) == which) for which in (False, True))
+        raise TiltingError(f"the classifier {clean!r} is of clean pictures and {noisy!r} of noisy latents: guide by one kind")
+    return found
+
+
+def _reconstructing(given: Mapping[str, Any], asked: Mapping[str, Mapping[str, str]], strength: float) -> dict[str, Any]:
+    """The options of reconstruction guidance: the preset dps as a score, log p(y | x) its reward."""
+    specs = [f"likelihood:{place}#{name}={value}" for place, mine in asked.items() for name, value in mine.items()]
+    if given.get("method", "dps") != "dps":
+        raise TiltingError(
+            f"a classifier of clean pictures guides by --method dps: for {given['method']} give --reward {specs[0]} to "
+            "`tilting generate`"
+        )
+    if list(given.get("reward") or specs) != specs:
+        raise TiltingError("what a classifier of clean pictures guides by is log p(y | x) itself: leave --reward out")
+    settings = flat(given.get("set") or {})
+    if settings.get(GUIDED, strength) != strength:
+        raise TiltingError(f"the strength of guidance is given by --strength: leave --set {GUIDED} out")
+    return {**given, "method": "dps", "reward": specs, "set": {"dps.form": "score", **settings, GUIDED: strength}}
+
+
+def _different(key: str, places: list[str]) -> tuple[str, ...]:
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise TiltingError(f"the {key} {place!r} is given twice")
+    return tuple(places)
 
 
 def _strengths(value: object) -> tuple[float, ...]:
@@ -95,8 +172,9 @@ def _strengths(value: object) -> tuple[float, ...]:
 
 
 def _check_model(model: str, infos: Mapping[str, ControlInfo]) -> None:
-    """Refuse a control of another model. Raises TiltingError."""
+    """Refuse a control, or a classifier of noisy latents, of another model. Raises TiltingError."""
     sha = digest(Path(find_model(model)))
     for place, info in infos.items():
         if sha != info.model.get("sha256"):
-            raise TiltingError(f"the control {place!r} was trained on {info.model.get('name')!r}, which is not this {model!r}")
+            what = "control" if Path(place, CONTROL).is_file() else "classifier of noisy latents"
+            raise TiltingError(f"the {what} {place!r} was trained on {info.model.get('name')!r}, which is not this {model!r}")

@@ -1,4 +1,5 @@
-"""`tilting condition train`: a control from classifiers, in a folder that resumes. Importing this does not import torch.
+"""`tilting condition train`: a control from classifiers (CTRL), or from triplets (classifier-free), in a folder that resumes.
+Importing this does not import torch.
 
     CTL/control.json, lora/, embedding.safetensors, classifiers/    the control (`tilting.models.control_spec`) at the last save
     CTL/metrics.jsonl, timing.jsonl, checkpoints/, manifest.json    the run, as of `tilting finetune`
@@ -8,20 +9,22 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.errors import TiltingError
-from tilting.experiments import folder as files
-from tilting.experiments.condition.train_config import TrainConfig, check_batch
-from tilting.experiments.finetune.folder import METRICS, TIMING, FinetuneFolder
-from tilting.models import control_spec, find_model, load
+from tilting.experiments.condition.fit import bar
+from tilting.experiments.condition.tables import read_tables
+from tilting.experiments.condition.train_config import FREE, TrainConfig, check_batch
+from tilting.experiments.finetune.driver import Bar, bring, enter, record
+from tilting.experiments.finetune.folder import TrainingFolder
+from tilting.models import control_spec, load
 
 if TYPE_CHECKING:
     from tilting.conditioning.classifiers import Classifier
+    from tilting.conditioning.dataset import Dataset
     from tilting.experiments.condition.controlling import Controlling
+    from tilting.experiments.finetune.engine import Engine
     from tilting.models.stable_diffusion import StableDiffusion
 
 
@@ -32,18 +35,22 @@ class Parts(NamedTuple):
     classifiers: list[Classifier]
 
 
-class ControlFolder(FinetuneFolder):
-    """The folder of a run, which is the folder of its control."""
+class ControlFolder(TrainingFolder[TrainConfig]):
+    """The folder of a run, which is the folder of its control.
 
-    longer = "choose another --out"
+    Args:
+        config, argv: see `TrainingFolder`.
+        quiet: no bars while tables are read.
+    """
 
-    def identities(self) -> dict[str, Any]:
-        config: Any = self.config
-        sha = files.digest(Path(find_model(config.model)))
-        return {"model": {"name": config.model, "sha256": sha}, "reward": config.digests()}
+    def __init__(self, config: TrainConfig, argv: Sequence[str] = (), quiet: bool = True):
+        self.tables: list[Dataset] = read_tables(config.data, config.label, config.skip_bad, quiet)
+        super().__init__(config, argv)
 
-    def config_now(self) -> dict[str, Any]:
-        return self.config.mapping()
+    def rewards(self) -> list[dict[str, Any]]:
+        """No rewards: what a control is trained by are its classifiers, or tables."""
+        data = zip(self.config.data, self.tables, strict=True)
+        return [*self.config.digests(), *({"name": name, "sha256": table.digest()} for name, table in data)]
 
     @property
     def finished(self) -> bool:
@@ -56,8 +63,10 @@ def load_parts(config: TrainConfig) -> Parts:
     from tilting.experiments.condition.controlling import check_planner
 
     classifiers = [read_classifier(place) for place in config.classifier]
-    check_planner(config.planner, by_label(classifiers))
-    return Parts(load(config.model), classifiers)
+    if config.objective != FREE:
+        check_planner(config.planner, by_label(classifiers))
+    model: Any = load(config.model)
+    return Parts(model, classifiers)
 
 
 def condition_train(
@@ -75,41 +84,45 @@ def condition_train(
         TiltingError: before anything is written, for a request or a folder that cannot work; and when ten steps in a row were
             skipped, the last good state kept.
     """
-    place = ControlFolder(cast(Any, config), argv)
+    place = ControlFolder(config, argv, quiet)
     if not place.finished:
-        _train(config, place, parts(config), quiet)
+        _train(place, parts(config), quiet)
     return place.manifest
 
 
-def _train(config: TrainConfig, place: ControlFolder, parts: Parts, quiet: bool) -> None:
-    from tilting.experiments.condition.controlling import controlling
-    from tilting.experiments.finetune.engine import launch
-    from tilting.finetune.checkpoint import read
+def _run(place: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> Controlling:
+    """What trains the control."""
+    config = place.config
+    if config.objective != FREE:
+        from tilting.experiments.condition.controlling import controlling
 
-    held = read(place.checkpoints)
-    engine = launch(config.precision, config.tracker, str(place.path), config.mapping(), held.step if held else 0)
+        return controlling(parts.model, parts.classifiers, config.all_prompts(), config.settings(), engine)
+    from tilting.experiments.condition.free import free_controlling
+    from tilting.experiments.condition.triplets import labelled
+
+    with bar(sum(len(table.records) for table in place.tables), "latents", quiet) as progress:
+        data = labelled(parts.model, place.tables, [c.schema for c in parts.classifiers], progress.update)
+    return free_controlling(parts.model, data, parts.classifiers, config.settings(), engine)
+
+
+def _train(place: ControlFolder, parts: Parts, quiet: bool) -> None:
+    config, (engine, held) = place.config, enter(place)
     check_batch(config, engine.count)
-    if config.precision == "bf16":
-        import torch
-
-        parts.model.unet.to(torch.bfloat16)
-    if str(engine.device) != "cpu":
-        parts.model.to(engine.device)
-    run = controlling(parts.model, parts.classifiers, config.all_prompts(), config.settings(), engine)
+    bring(parts.model, config.precision, engine)
+    run = _run(place, parts, engine, quiet or not engine.main)
     if held is not None:
         run.restore(held)
     if engine.main:
         place.begin(run.training.step)
     numbers: dict[str, Any] | None = None
     try:
-        with _Bar(config, run.training.step, quiet or not engine.main) as bar:
+        with Bar("control", config.train_steps, run.training.step, quiet or not engine.main) as bar:
             for row in run.steps(config.train_steps):
                 numbers = row.numbers if row.skipped is None else numbers
-                if engine.main:
-                    place.add(METRICS, row.numbers)
-                    place.add(TIMING, {"step": row.step, "seconds": row.seconds})
-                    engine.log({k: v for k, v in row.numbers.items() if isinstance(v, int | float) and k != "step"}, row.step)
-                bar.show(row.numbers, row.skipped, row.seconds)
+                record(place, engine, row.numbers, seconds=row.seconds)
+                shown = {"log p": row.numbers.get("log_prob"), "KL": row.numbers.get("kl", row.numbers.get("kl_step"))}
+                shown |= {"error": row.numbers.get("error")}
+                bar.show(row.step, row.skipped, **shown, s=row.seconds)
                 if row.step % config.checkpoint_every == 0 and row.step < config.train_steps:
                     _save(run, place, numbers)
     except TiltingError:
@@ -131,7 +144,7 @@ def _save(run: Controlling, place: ControlFolder, last: dict[str, Any] | None, f
     save_control(place.path, info, run.lora(), run.embedding(), run.fitted())
     write(place.checkpoints, run.saved())
     numbers = last or place.summary.get("last") or {}
-    shown = {k: v for k, v in numbers.items() if k.startswith("log_prob") or k in ("kl", "kl_step")}
+    shown = {k: v for k, v in numbers.items() if k.startswith("log_prob") or k in ("kl", "kl_step", "error")}
     place.sum_up({
         "steps": run.training.step, "finished": finished, "skipped": run.training.skipped, **run.costs, "last": shown,
         "labels": {s.label: list(s.classes) or s.kind for s in info.labels}, "effective_gamma": info.effective_gamma,
@@ -139,33 +152,11 @@ def _save(run: Controlling, place: ControlFolder, last: dict[str, Any] | None, f
     })  # fmt: skip
 
 
-class _Bar:
-    """A bar on stderr, of training steps, with log p, KL, seconds a step and the time left."""
-
-    def __init__(self, config: TrainConfig, step: int, quiet: bool):
-        from tqdm import tqdm
-
-        self.quiet = quiet
-        self.bar = tqdm(total=config.train_steps, initial=step, desc="control", unit="step", file=sys.stderr,
-                        disable=quiet, dynamic_ncols=True)  # fmt: skip
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def show(self, numbers: dict[str, Any], skipped: str | None, seconds: float) -> None:
-        if skipped is not None and not self.quiet:
-            self.bar.write(f"tilting: step {numbers['step']} is skipped: {skipped}", file=sys.stderr)
-        shown = {"log p": numbers.get("log_prob"), "KL": numbers.get("kl", numbers.get("kl_step")), "s": seconds}
-        self.bar.set_postfix_str(", ".join(f"{k} {v:.3g}" for k, v in shown.items() if v is not None), refresh=False)
-        self.bar.update(1)
-
-
 def describe(manifest: dict[str, Any]) -> str:
-    """Lines for people."""
+    """Lines for people; none in a process that is not the main one, whose summary is empty."""
     summary, out = manifest["summary"], manifest["config"]["out"]
+    if not summary:
+        return ""
     parts = [f"{summary['steps']} training steps", f"effective γ {summary['effective_gamma']:g}"]
     parts += [f"{name} {value:.4g}" for name, value in summary["last"].items()]
     if summary["skipped"]:

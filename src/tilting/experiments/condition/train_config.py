@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import yaml
-
-from tilting.errors import TiltingError, nearest
-from tilting.experiments.config import _model as check_model
-from tilting.experiments.config import texts
-from tilting.experiments.finetune.config import PARTS, _trackers, processes
+from tilting.errors import TiltingError
+from tilting.experiments.base_config import BaseConfig, check_model, given_of, prompts_of
+from tilting.experiments.finetune.config import PARTS, PRECISIONS, processes, trackers
 from tilting.experiments.folder import digest
-from tilting.experiments.prompts import check_prompts, read_prompts
-from tilting.experiments.settings import integer, number, text
-from tilting.experiments.yaml_layer import SWITCHES
-from tilting.experiments.yaml_layer import read_yaml as read_any
-from tilting.features.schema import read_schema
+from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
+from tilting.features.schema import noisy_model, read_schema
 from tilting.models import usual
 from tilting.models.words import load_words, write_prompt
 
@@ -29,13 +22,23 @@ if TYPE_CHECKING:
 OPTIONS = (
     "prompts", "model", "classifier", "train-steps", "steps", "batch-size", "accumulate", "gamma", "kl", "place", "planner",
     "truncation", "cfg", "eta", "negative-prompt", "lora-lr", "embedding-lr", "rank", "parts", "weight-decay", "clip",
-    "precision", "checkpoint-every", "tracker", "out", "seed",
+    "precision", "checkpoint-every", "tracker", "out", "seed", "objective", "data", "label", "label-dropout", "skip-bad",
 )  # fmt: skip
-PLACES, PLANNERS, TRUNCATIONS = ("latent", "score", "time"), ("backprop", "ppo"), ("random", "all")
+FREE = "classifier-free"
+OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "eta", "negative-prompt")
+OF_FREE = ("data", "label", "label-dropout", "skip-bad")
+"""Options that one objective alone has a use for."""
+OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680.0, "place": "time", "lora-lr": 4e-3, "embedding-lr": 4e-2}}
+"""Of models of ours, where unset and the planner is backprop. The paper's γ = 10 stands beside a KL that its code averages over
+latent dimensions; against the exact KL, a sum, that is 10 · 768 here, and γ = 10 itself hardly moves the model."""
+Aim = Literal["ctrl", "classifier-free"]
+Place = Literal["latent", "score", "time"]
+Planner = Literal["backprop", "ppo"]
+Truncated = Literal["random", "all"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(BaseConfig):
     """A checked request, every default filled in.
 
     Attributes:
@@ -44,7 +47,12 @@ class TrainConfig:
         model, train_steps, steps, batch_size, accumulate, gamma, kl, place, planner, truncation, cfg, eta, negative_prompt,
             lora_lr, embedding_lr, rank, parts, weight_decay, clip, precision, checkpoint_every, tracker, out, seed: the options
             of these names; see `tilting.experiments.condition.controlling.ControlSettings`.
+        objective: ctrl or classifier-free.
+        data, label, label_dropout, skip_bad: tables to learn from, their columns, the share trained as "no label", and whether
+            bad rows are left out; of classifier-free fine-tuning.
     """
+
+    options = OPTIONS
 
     classifier: tuple[str, ...]
     prompts: tuple[str, ...] = ()
@@ -55,9 +63,9 @@ class TrainConfig:
     accumulate: int = 1
     gamma: float = 10.0
     kl: float = 1.0
-    place: str = "latent"
-    planner: str = "backprop"
-    truncation: str = "random"
+    place: Place = "latent"
+    planner: Planner = "backprop"
+    truncation: Truncated = "random"
     cfg: float = 4.0
     eta: float = 1.0
     negative_prompt: str = ""
@@ -72,6 +80,11 @@ class TrainConfig:
     tracker: tuple[str, ...] = ()
     out: str | None = None
     seed: int = 0
+    objective: Aim = "ctrl"
+    data: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
+    label_dropout: float = 0.1
+    skip_bad: bool = False
 
     def settings(self) -> ControlSettings:
         """How it is trained (imports torch)."""
@@ -80,16 +93,12 @@ class TrainConfig:
         return ControlSettings(
             self.place, self.gamma, self.kl, self.planner, self.truncation, self.rank, self.parts, self.lora_lr,
             self.embedding_lr, self.weight_decay, self.clip, self.steps, self.cfg, self.eta, self.negative_prompt,
-            self.batch_size, self.accumulate, self.seed,
+            self.batch_size, self.accumulate, self.seed, self.objective, self.label_dropout,
         )  # fmt: skip
 
     def all_prompts(self) -> list[str]:
         """The prompts to draw from."""
         return list(self.prompts) or usual_prompts(self.model)
-
-    def specs(self) -> list[Any]:
-        """No rewards: what a control is trained by are its classifiers."""
-        return []
 
     def digests(self) -> list[dict[str, Any]]:
         """Of each classifier its name and the digest of its weights (or of a user's file)."""
@@ -98,18 +107,8 @@ class TrainConfig:
 
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; `resolve_train` of it gives the same config."""
-        plain = {name: getattr(self, name.replace("-", "_")) for name in OPTIONS}
-        plain = json.loads(json.dumps(plain))
-        return {key: value for key, value in plain.items() if key != "prompts" or value}
-
-    def yaml(self) -> str:
-        """The config as a YAML file that ``--config`` reads back."""
-        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """Options of `tilting condition train` from a YAML file, by option name. Raises TiltingError."""
-    return read_any(path, OPTIONS)
+        other = OF_CTRL if self.objective == FREE else (*OF_FREE, "objective")
+        return {k: v for k, v in super().mapping().items() if k not in other and (k != "prompts" or v)}
 
 
 def resolve_train(options: Mapping[str, Any]) -> TrainConfig:
@@ -121,46 +120,51 @@ def resolve_train(options: Mapping[str, Any]) -> TrainConfig:
     Raises:
         TiltingError: one sentence that names the option.
     """
-    for key in options:
-        if key not in OPTIONS + SWITCHES:
-            raise TiltingError(f"there is no option {key!r}{nearest(key, OPTIONS + SWITCHES)}")
-    given = {key: value for key, value in options.items() if value is not None and key not in SWITCHES}
-    default = TrainConfig
-
-    def above(name: str, least: float = 0.0) -> float:
-        found = number(name, given.get(name, getattr(default, name.replace("-", "_"))))
-        if found < least or (found == least and name not in ("kl", "weight-decay")):
-            word = "at least" if name in ("kl", "weight-decay") else "above"
-            raise TiltingError(f"{name} must be {word} {least:g}, not {found:g}")
-        return found
-
-    def whole(name: str, least: int) -> int:
-        return integer(name, given.get(name, getattr(default, name.replace("-", "_"))), least)
-
-    def one_of(name: str, choices: tuple[str, ...]) -> str:
-        found = text(name, given.get(name, getattr(default, name)))
-        if found not in choices:
-            raise TiltingError(f"{name} cannot be {found!r}{nearest(found, choices)}")
-        return found
+    given = given_of(options, OPTIONS)
+    objective: Aim = one_of("objective", given.get("objective", "ctrl"), get_args(Aim))
+    free = objective == FREE
+    _check_objective(given, free)
 
     model = check_model(text("model", given.get("model", "pocket")))
-    planner = one_of("planner", PLANNERS)
+    planner: Planner = one_of("planner", given.get("planner", TrainConfig.planner), get_args(Planner))
+    own = own_settings(model, objective, planner)
+
+    def value(name: str) -> Any:
+        return given.get(name, own.get(name, getattr(TrainConfig, name.replace("-", "_"))))
+
+    def whole(name: str, least: int) -> int:
+        return integer(name, value(name), least)
+
+    def above(name: str) -> float:
+        return number(name, value(name), above=0)
+
+    given.setdefault("batch-size", 32 if free else TrainConfig.batch_size)
     config = TrainConfig(
-        _classifiers(given.get("classifier", ()), planner), _prompts(given.get("prompts"), model), model,
+        _classifiers(given.get("classifier", ()), free), () if free else _prompts(given.get("prompts"), model), model,
         whole("train-steps", 1), whole("steps", 2), whole("batch-size", 1), whole("accumulate", 1), above("gamma"),
-        above("kl"), one_of("place", PLACES), planner, one_of("truncation", TRUNCATIONS),
+        number("kl", value("kl"), least=0), one_of("place", value("place"), get_args(Place)), planner,
+        one_of("truncation", value("truncation"), get_args(Truncated)),
         number("cfg", given.get("cfg", usual(model)[1])), above("eta"),
         text("negative-prompt", given.get("negative-prompt", "")), above("lora-lr"), above("embedding-lr"), whole("rank", 1),
-        _parts(given.get("parts", default.parts)), above("weight-decay"), above("clip"), one_of("precision", ("fp32", "bf16")),
-        whole("checkpoint-every", 1), _trackers(given.get("tracker", [])),
+        some_of("parts", value("parts"), PARTS), number("weight-decay", value("weight-decay"), least=0), above("clip"),
+        one_of("precision", value("precision"), PRECISIONS), whole("checkpoint-every", 1), trackers(given.get("tracker", [])),
         text("out", given["out"]) if "out" in given else None, integer("seed", given.get("seed", 0)),
+        objective, tuple(texts("data", given.get("data", ()))), tuple(texts("label", given.get("label", ()))),
+        number("label-dropout", value("label-dropout"), least=0), given.get("skip-bad", False),
     )  # fmt: skip
+    if config.label_dropout >= 1:
+        raise TiltingError(f"label-dropout must be below 1, not {config.label_dropout:g}: no label would be learnt")
     if config.eta > 1:
         raise TiltingError(f"eta must be above 0 and at most 1, not {config.eta:g}")
     check_batch(config, processes())
     if config.planner == "ppo" and config.accumulate > 1:
         raise TiltingError("accumulate splits batches of --planner backprop; ppo looks at whole ones")
     return config
+
+
+def own_settings(model: str, objective: str = "ctrl", planner: str = "backprop") -> dict[str, Any]:
+    """What a model of ours has in the place of the paper's settings, by option name."""
+    return OWN.get(model, {}) if objective == "ctrl" and planner == "backprop" else {}
 
 
 def check_batch(config: TrainConfig, count: int) -> None:
@@ -171,17 +175,36 @@ def check_batch(config: TrainConfig, count: int) -> None:
         raise TiltingError(f"batch-size {config.batch_size} does not divide into {unit} (processes x parts): use {near}")
 
 
-def _classifiers(value: object, planner: str) -> tuple[str, ...]:
+def _check_objective(given: Mapping[str, Any], free: bool) -> None:
+    """Refuse options that the objective has no use for, or no data for one that learns from them. Raises TiltingError."""
+    for key in OF_CTRL if free else OF_FREE:
+        if key in given and free:
+            raise TiltingError(f"{key} has a use in --objective ctrl alone: {FREE} learns from pictures and their prompts")
+        if key in given:
+            raise TiltingError(
+                f"{key} has a use in --objective {FREE} alone: ctrl learns from --classifier, made by `tilting condition fit`"
+            )
+    if free and not given.get("data"):
+        raise TiltingError(f"--objective {FREE} learns from labelled pictures: give --data labels.csv")
+    if not isinstance(given.get("skip-bad", False), bool):
+        raise TiltingError(f"skip-bad must be true or false, not {given['skip-bad']!r}")
+
+
+def _classifiers(value: object, free: bool) -> tuple[str, ...]:
     places = texts("classifier", value)
-    if not places:
+    if not places and not free:
         raise TiltingError("a control needs a classifier: give the folder of `tilting condition fit` by --classifier")
     seen: set[str] = set()
     for place in places:
         if ".py:" in place:
+            if free:
+                raise TiltingError(f"{FREE} fine-tuning keeps folders of `tilting condition fit`, not the function {place!r}")
             if not Path(place.rpartition(":")[0]).is_file():
                 raise TiltingError(f"there is no file {place.rpartition(':')[0]!r} for the classifier {place!r}")
             continue
         label = read_schema(Path(place)).label
+        if noisy_model(Path(place)) is not None:
+            raise TiltingError(f"the classifier {place!r} is of noisy latents: a control needs one of clean pictures")
         if label in seen:
             raise TiltingError(f"two classifiers have the label {label!r}: a control needs one of each")
         if set("/\\\0") & set(label) or label.startswith("."):
@@ -194,7 +217,7 @@ def _prompts(value: object, model: str) -> tuple[str, ...]:
     if value is None or value == []:
         usual_prompts(model)
         return ()
-    return tuple(check_prompts(read_prompts(value) if isinstance(value, str) else texts("prompts", value)))
+    return prompts_of(value)
 
 
 def usual_prompts(model: str) -> list[str]:
@@ -203,11 +226,3 @@ def usual_prompts(model: str) -> list[str]:
         raise TiltingError(f"say which prompts to train on: the model {model!r} brings no list of its own")
     words = load_words()
     return [write_prompt(words, i) for i in range(len(words.concepts))]
-
-
-def _parts(value: object) -> tuple[str, ...]:
-    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts("parts", value)
-    for part in found:
-        if part not in PARTS:
-            raise TiltingError(f"parts cannot be {part!r}{nearest(part, PARTS)}")
-    return tuple(dict.fromkeys(found))

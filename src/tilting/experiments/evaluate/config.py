@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tilting.errors import TiltingError, nearest
+from tilting.errors import TiltingError
+from tilting.experiments.base_config import BaseConfig, given_of
 from tilting.experiments.settings import integer, text
-from tilting.experiments.yaml_layer import SWITCHES, read_yaml
 
 PATHS = ("reference", "reference-image", "clip", "inception", "lpips", "vgg")
 OPTIONS = ("runs", "out", *PATHS, "seed")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(BaseConfig):
     """A checked request.
 
     Attributes:
         runs, out, reference, reference_image, clip, inception, lpips, vgg, seed: the options of these names; ``seed``
             draws the halves of a reference.
     """
+
+    options = OPTIONS
 
     runs: tuple[str, ...]
     out: str | None = None
@@ -36,26 +36,10 @@ class EvaluateConfig:
     vgg: str | None = None
     seed: int = 0
 
-    def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values."""
-        plain = {key: getattr(self, key.replace("-", "_")) for key in OPTIONS}
-        return {**plain, "runs": list(self.runs)}
-
-    def yaml(self) -> str:
-        """The config as a YAML file that ``--config`` reads back."""
-        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
-
-
-def read_options(path: str) -> dict[str, Any]:
-    """Options from a YAML file, by option name (underscores count as hyphens). Raises TiltingError."""
-    return read_yaml(path, OPTIONS)
-
 
 def resolve_evaluate(options: Mapping[str, Any]) -> EvaluateConfig:
     """Check options by name. Raises TiltingError: an unknown option, no run, or a file that is not there."""
-    for key in options:
-        if key not in OPTIONS + SWITCHES:
-            raise TiltingError(f"there is no option {key!r}{nearest(key, OPTIONS + SWITCHES)}")
+    options = given_of(options, OPTIONS)
     runs = options.get("runs") or []
     runs = [runs] if isinstance(runs, str) else list(runs)
     if not runs:

@@ -58,7 +58,7 @@ def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, g
     generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
     chosen: list[int] = []
     while len(chosen) < batch // group:
-        chosen += torch.randperm(len(prompts), generator=generator).tolist()
+        chosen += torch.randperm(len(prompts), generator=generator, device="cpu").tolist()
     who = [prompts[chosen[j // group]] for j in range(batch)]
     return [rng.Identity(seed, prompt, -(step * batch + j) - 1) for j, prompt in enumerate(who)]
 
@@ -132,7 +132,7 @@ class Batches:
 
     def _network(self, network: Denoise, place: Tensor, base: bool = False) -> Denoise:
         """The denoiser of this batch's rows. The switch is inside, so that a recomputed step is the same step."""
-        unet: Any = getattr(self.model, "unet", None)
+        unet: Any = getattr(self.model, "backbone", None)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)

@@ -8,17 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tilting.errors import TiltingError, nearest
-from tilting.experiments.config import _model as check_model
-from tilting.experiments.config import texts
+from tilting.experiments.base_config import BaseConfig, check_model, given_of, plain, prompts_of
 from tilting.experiments.finetune import objectives as known
 from tilting.experiments.finetune.diversity import parse_diversity
-from tilting.experiments.prompts import check_prompts, read_prompts
-from tilting.experiments.settings import integer, number, text
-from tilting.experiments.yaml_layer import SWITCHES, flat
-from tilting.experiments.yaml_layer import read_yaml as read_any
+from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
+from tilting.experiments.yaml_layer import flat
 from tilting.models import usual
 from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs
 
@@ -40,7 +35,7 @@ TRACKERS = ("wandb", "trackio")
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(BaseConfig):
     """A checked request, every default filled in.
 
     Attributes:
@@ -51,6 +46,8 @@ class FinetuneConfig:
         settings: every setting of the objective, by "objective.field".
         unused: settings that were given and belong to another objective.
     """
+
+    options = OPTIONS
 
     prompts: tuple[str, ...]
     model: str = "pocket"
@@ -82,7 +79,7 @@ class FinetuneConfig:
     tracker: tuple[str, ...] = ()
     out: str | None = None
     seed: int = 0
-    settings: tuple[tuple[str, object], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
     unused: tuple[str, ...] = ()
 
     @property
@@ -94,7 +91,7 @@ class FinetuneConfig:
         """The objective this asks for (imports torch)."""
         from tilting.finetune.objectives import OBJECTIVES
 
-        return OBJECTIVES[self.objective](**{key.partition(".")[2]: value for key, value in self.settings})  # type: ignore
+        return OBJECTIVES[self.objective](**{key.partition(".")[2]: value for key, value in self.settings})
 
     def optimiser(self) -> Optimiser:
         """Its settings (imports torch)."""
@@ -108,18 +105,7 @@ class FinetuneConfig:
 
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; `resolve_finetune` of it gives the same config."""
-        plain = {name: getattr(self, name.replace("-", "_")) for name in OPTIONS if name != "set"}
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
-        return {**plain, "set": dict(self.settings)}
-
-    def yaml(self) -> str:
-        """The config as a YAML file that ``--config`` reads back."""
-        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """Options of `tilting finetune` from a YAML file, by option name. Raises TiltingError."""
-    return read_any(path, OPTIONS)
+        return {**super().mapping(), "set": plain(dict(self.settings))}
 
 
 def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
@@ -132,13 +118,12 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
     Raises:
         TiltingError: one sentence that names the option.
     """
-    given = {key: value for key, value in options.items() if value is not None and key not in SWITCHES}
+    given = given_of(options)
     objective = text("objective", given.get("objective", "draft-lv"))
     if objective not in known.factories():
         raise TiltingError(f"there is no objective {objective!r}{nearest(objective, known.factories())}")
     model = check_model(text("model", given.get("model", "pocket")))
-    prompts = given.get("prompts", [])
-    prompts = check_prompts(read_prompts(prompts) if isinstance(prompts, str) else texts("prompts", prompts))
+    prompts = prompts_of(given.get("prompts", []))
     settings, unused = _settings(objective, given)
     eta = number("eta", given.get("eta", known.usual_eta(objective, settings)))
     if not 0 <= eta <= 1:
@@ -149,27 +134,28 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
     if steps == 1 and objective in known.DENSITY:
         raise TiltingError(f"{objective} needs at least 2 steps: the last one has no density")
     config = FinetuneConfig(
-        prompts=tuple(prompts), model=model, objective=objective, eta=eta, steps=steps,
+        prompts=prompts, model=model, objective=objective, eta=eta, steps=steps,
         train_steps=integer("train-steps", given.get("train-steps", 200), 1),
         batch_size=integer("batch-size", given.get("batch-size", _usual_batch(settings, given)), 1),
         accumulate=integer("accumulate", given.get("accumulate", 1), 1),
         cfg=number("cfg", given.get("cfg", cfg)),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
-        lr=_positive("lr", given.get("lr", 4e-4)), rank=_rank(given),
-        parts=_some_of("parts", given.get("parts", "attn2,ff"), PARTS),
-        weight_decay=number("weight-decay", given.get("weight-decay", 0.1)), clip=_positive("clip", given.get("clip", 1.0)),
-        lr_decay=_one_of("lr-decay", given.get("lr-decay", "constant"), DECAYS),
-        precision=_one_of("precision", given.get("precision", "fp32"), PRECISIONS),
+        lr=number("lr", given.get("lr", 4e-4), above=0), rank=_rank(given),
+        parts=some_of("parts", given.get("parts", "attn2,ff"), PARTS),
+        weight_decay=number("weight-decay", given.get("weight-decay", 0.1), least=0),
+        clip=number("clip", given.get("clip", 1.0), above=0),
+        lr_decay=one_of("lr-decay", given.get("lr-decay", "constant"), DECAYS),
+        precision=one_of("precision", given.get("precision", "fp32"), PRECISIONS),
         checkpoint_every=integer("checkpoint-every", given.get("checkpoint-every", 50), 1),
         sample_every=integer("sample-every", given.get("sample-every", 50), 0),
         sample_images=integer("sample-images", given.get("sample-images", 2), 1),
         judge=text("judge", given["judge"]) if "judge" in given else None,
         early_stop=integer("early-stop", given["early-stop"], 1) if "early-stop" in given else None,
         init_lora=text("init-lora", given["init-lora"]) if "init-lora" in given else None,
-        learn=_some_of("learn", given.get("learn", "lora"), LEARN),
+        learn=some_of("learn", given.get("learn", "lora"), LEARN),
         diversity=text("diversity", given["diversity"]) if "diversity" in given else None,
         reward_dropout=number("reward-dropout", given.get("reward-dropout", 0.0)),
-        tracker=_trackers(given.get("tracker", [])), reward=_rewards(objective, model, given),
+        tracker=trackers(given.get("tracker", [])), reward=_rewards(objective, model, given),
         out=text("out", given["out"]) if "out" in given else None, seed=integer("seed", given.get("seed", 0)),
         settings=tuple((f"{objective}.{field}", value) for field, value in settings.items()), unused=unused,
     )  # fmt: skip
@@ -195,13 +181,6 @@ def _usual_batch(settings: dict[str, Any], given: Mapping[str, Any]) -> int:
     return -(-4 // unit) * unit
 
 
-def _positive(name: str, value: object) -> float:
-    found = number(name, value)
-    if found <= 0:
-        raise TiltingError(f"{name} must be above 0, not {found:g}")
-    return found
-
-
 def _rank(given: Mapping[str, Any]) -> int | None:
     if "rank" in given:
         if "init-lora" in given:
@@ -210,24 +189,11 @@ def _rank(given: Mapping[str, Any]) -> int | None:
     return None if "init-lora" in given else 8
 
 
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
-    found = text(name, value)
-    if found not in choices:
-        raise TiltingError(f"{name} cannot be {found!r}{nearest(found, choices)}")
-    return found
-
-
-def _some_of(name: str, value: object, choices: tuple[str, ...]) -> tuple[str, ...]:
-    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts(name, value)
-    for part in found:
-        _one_of(name, part, choices)
-    return tuple(dict.fromkeys(found))
-
-
-def _trackers(value: object) -> tuple[str, ...]:
+def trackers(value: object) -> tuple[str, ...]:
+    """Trackers that are installed. Raises TiltingError."""
     found = texts("tracker", value)
     for name in found:
-        if importlib.util.find_spec(_one_of("tracker", name, TRACKERS)) is None:
+        if importlib.util.find_spec(one_of("tracker", name, TRACKERS)) is None:
             raise TiltingError(f"the tracker {name} is not installed: pip install {name}")
     return tuple(found)
 
@@ -283,5 +249,3 @@ def _check(config: FinetuneConfig) -> None:
             raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
     if not 0 <= config.reward_dropout < 1:
         raise TiltingError(f"reward-dropout must be at least 0 and below 1, not {config.reward_dropout:g}")
-    if config.weight_decay < 0:
-        raise TiltingError(f"weight-decay must be at least 0, not {config.weight_decay:g}")

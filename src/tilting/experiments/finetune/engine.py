@@ -56,7 +56,7 @@ class Engine:
         if self.reduce is None:
             return dict(numbers)
         kind = torch.float32 if torch.device(self.device).type == "mps" else torch.float64
-        values = torch.tensor([float(numbers[k]) for k in sorted(numbers)], dtype=kind)
+        values = torch.tensor([float(numbers[k]) for k in sorted(numbers)], dtype=kind, device="cpu")
         return dict(zip(sorted(numbers), self.reduce(values).tolist(), strict=True))
 
     def total(self, numbers: Mapping[str, int]) -> dict[str, int]:

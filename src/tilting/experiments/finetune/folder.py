@@ -9,57 +9,40 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from tilting import __version__
 from tilting.errors import TiltingError
 from tilting.experiments import folder as files
 from tilting.experiments.finetune.config import FinetuneConfig
+from tilting.experiments.run_folder import Asked, RunFolder
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
-FREE = ("out", "tracker", "unused")
-"""Options that may differ when a run goes on."""
 
 
-class FinetuneFolder:
-    """A run's folder while it is written.
+class TrainingFolder(RunFolder[Asked]):
+    """The folder of a training run; see `RunFolder`."""
 
-    Args:
-        config: the request; ``out`` must be set.
-        argv: what the manifest records as the command.
-
-    Raises:
-        TiltingError: a folder that cannot be written, holds another run, or a manifest that is corrupt. Nothing is made.
-    """
-
-    def __init__(self, config: FinetuneConfig, argv: Sequence[str] = ()):
-        if not config.out:
-            raise TiltingError("say where to write: --out DIR")
-        self.config, self.path = config, files.check_writable(config.out)
-        identities, now = self.identities(), self.config_now()
-        before = _read(self.path)
-        if before is not None:
-            _check_same(self.path, before, now, identities, self.longer)
-        self.head = {"version": __version__, "argv": list(argv), "config": now, **identities}
-        self.summary: dict[str, Any] = before["summary"] if before else {}
-
-    longer = "train it further by --init-lora into another --out"
+    free = ("out", "tracker", "unused")
+    inside = "samples"
+    longer = "choose another --out"
     """What to do about a run that is wanted longer."""
 
-    def identities(self) -> dict[str, Any]:
-        """``model`` and ``reward`` of the manifest, which must not change while a run goes on."""
-        return files.identities_of(cast(Any, self.config))
+    def read(self) -> dict[str, Any] | None:
+        path = self.path / files.MANIFEST
+        if path.exists():
+            kinds = {"config": dict, "summary": dict, "model": dict, "reward": list}
+            return files.parsed(path, lambda manifest: files.lacks(manifest, kinds))
+        if any((self.path / name).exists() for name in ("lora", "checkpoints", METRICS)):
+            raise TiltingError(
+                f"{str(self.path)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"
+            )
+        return None
 
-    def config_now(self) -> dict[str, Any]:
-        """``config`` of the manifest."""
-        return _config_of(self.config)
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What manifest.json holds."""
-        return {**self.head, "summary": self.summary}
+    def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        said = super().difference(key, before, now)
+        return said.replace("choose another --out", self.longer) if key == "train-steps" else said
 
     @property
     def finished(self) -> bool:
@@ -72,10 +55,7 @@ class FinetuneFolder:
 
     def begin(self, step: int) -> None:
         """Make the folder, cut its lines back to a training step, write the manifest."""
-        try:
-            (self.path / "samples").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
+        self.make()
         for name in (METRICS, TIMING):
             kept = [row for row in read_lines(self.path / name) if row["step"] <= step]
             files.write_atomically(self.path / name, "".join(map(_line, kept)).encode())
@@ -96,6 +76,20 @@ class FinetuneFolder:
         files.write_manifest(self.path, self.manifest)
 
 
+class FinetuneFolder(TrainingFolder[FinetuneConfig]):
+    """The folder of a fine-tuning run."""
+
+    longer = "train it further by --init-lora into another --out"
+
+    def rewards(self) -> list[dict[str, Any]]:
+        return files.digests_of(self.config.specs())
+
+    def config_now(self) -> dict[str, Any]:
+        config = self.config
+        start = files.digest(Path(config.init_lora)) if config.init_lora else None
+        return {**config.mapping(), "init-lora-sha256": start, "unused": list(config.unused)}
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON lines with a step; one that a kill has torn, and what follows it, is left out."""
     rows: list[dict[str, Any]] = []
@@ -114,52 +108,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _line(row: Mapping[str, Any]) -> str:
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(plain, ensure_ascii=False) + "\n"
-
-
-def _config_of(config: FinetuneConfig) -> dict[str, Any]:
-    start = files.digest(Path(config.init_lora)) if config.init_lora else None
-    return json.loads(json.dumps({**config.mapping(), "init-lora-sha256": start, "unused": list(config.unused)}))
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / files.MANIFEST
-    if not path.exists():
-        if any((folder / name).exists() for name in ("lora", "checkpoints", METRICS)):
-            raise TiltingError(
-                f"{str(folder)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"
-            )
-        return None
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
-    kinds = {"config": dict, "summary": dict, "model": dict, "reward": list}
-    wrong = [key for key, kind in kinds.items() if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind)]
-    if wrong:
-        raise TiltingError(f"{str(path)!r} is corrupt (no {wrong[0]}): move it away, or choose another --out")
-    return manifest
-
-
-def _check_same(
-    folder: Path, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any], longer: str
-) -> None:
-    """Refuse to go on in a folder of another run. Raises TiltingError."""
-    before = manifest["config"]
-    for key, new in now.items():
-        old = before.get(key)
-        if key in FREE or old == new:
-            continue
-        if key == "set" and isinstance(old, dict):
-            key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
-            old, new = old.get(key), new.get(key)
-        values = f" ({_short(old)} there, {_short(new)} now)"
-        hint = longer if key == "train-steps" else "choose another --out"
-        raise TiltingError(f"{str(folder)!r} holds a run with another {key}{values}: {hint}")
-    for key in ("model", "reward"):
-        if manifest[key] != identities[key]:
-            raise TiltingError(f"{str(folder)!r} holds a run whose {key} had other weights or code: choose another --out")
-
-
-def _short(value: object) -> str:
-    shown = json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

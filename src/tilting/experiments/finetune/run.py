@@ -6,7 +6,6 @@ by (seed, training step). The judge looks at fixed samples before training and e
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilting.errors import TiltingError
 from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch
 from tilting.experiments.finetune.diversity import diversity
-from tilting.experiments.finetune.folder import METRICS, TIMING, FinetuneFolder
+from tilting.experiments.finetune.driver import Bar, bring, enter, record
+from tilting.experiments.finetune.folder import FinetuneFolder
 from tilting.models import load
 
 if TYPE_CHECKING:
@@ -68,16 +68,10 @@ def load_parts(config: FinetuneConfig) -> Parts:
 
 def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
     """The run that a config asks for, its LoRA attached."""
-    import torch
-
     from tilting.experiments.finetune.tuning import tuning
     from tilting.models.adapt import thinned
 
-    whole: Any = parts.model
-    if config.precision == "bf16":
-        whole.unet.to(torch.bfloat16)
-    if str(engine.device) != "cpu":
-        whole.to(engine.device)
+    bring(parts.model, config.precision, engine)
     reward = thinned(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
     return tuning(
         parts.model, config.prompts, reward, config.made_objective(), config.optimiser(), config.steps, config.eta,
@@ -110,16 +104,12 @@ def run(
     """
     place = FinetuneFolder(config, argv)
     if not place.finished:
-        _train(config, place, parts(config), quiet)
+        _train(place, parts(config), quiet)
     return place.manifest
 
 
-def _train(config: FinetuneConfig, place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
-    from tilting.experiments.finetune.engine import launch
-    from tilting.finetune.checkpoint import read
-
-    held = read(place.checkpoints)
-    engine = launch(config.precision, config.tracker, str(place.path), config.mapping(), held.step if held else 0)
+def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
+    config, (engine, held) = place.config, enter(place)
     check_batch(config, engine.count)
     tuning = tuning_of(config, parts, engine)
     samples: list[dict[str, Any]] = []
@@ -133,13 +123,14 @@ def _train(config: FinetuneConfig, place: FinetuneFolder, parts: Parts, quiet: b
     if held is None:
         writer.look()
     try:
-        with _Bar(config, tuning.training.step, quiet or not engine.main) as bar:
+        with Bar(config.objective, config.train_steps, tuning.training.step, quiet or not engine.main) as bar:
             if not stopped(samples, config.early_stop):
                 for row in tuning.steps(config.train_steps):
                     last = row.step == config.train_steps
                     seen = writer.look() if config.sample_every and (last or row.step % config.sample_every == 0) else {}
                     writer.add(row.numbers | seen, row.seconds)
-                    bar.show(row.numbers, row.skipped, samples)
+                    judged, kl = samples[-1]["judge"] if samples else None, row.numbers.get("kl", row.numbers.get("kl_step"))
+                    bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, kl=kl)
                     over = stopped(samples, config.early_stop)
                     if last or over or row.step % config.checkpoint_every == 0:
                         writer.save()
@@ -186,10 +177,7 @@ class _Writer:
 
     def add(self, line: dict[str, Any], seconds: float) -> None:
         """A line of metrics, of timing and of the trackers."""
-        if self.engine.main:
-            self.place.add(METRICS, line)
-            self.place.add(TIMING, {"step": line["step"], "seconds": seconds, "sampling": self.sampling})
-            self.engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, line["step"])
+        record(self.place, self.engine, line, seconds=seconds, sampling=self.sampling)
         self.sampling = 0.0
 
     def save(self, finished: bool = False) -> None:
@@ -220,34 +208,11 @@ class _Writer:
                 save_inputs(self.tuning.inputs, self.place.path / name)
 
 
-class _Bar:
-    """A bar on stderr, of training steps, with reward, judge, KL and the time left."""
-
-    def __init__(self, config: FinetuneConfig, step: int, quiet: bool):
-        from tqdm import tqdm
-
-        self.quiet = quiet
-        self.bar = tqdm(total=config.train_steps, initial=step, desc=config.objective, unit="step", file=sys.stderr,
-                        disable=quiet, dynamic_ncols=True)  # fmt: skip
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def show(self, numbers: dict[str, Any], skipped: str | None, samples: Sequence[dict[str, Any]]) -> None:
-        if skipped is not None and not self.quiet:
-            self.bar.write(f"tilting: step {numbers['step']} is skipped: {skipped}", file=sys.stderr)
-        shown = {"reward": numbers.get("reward"), "judge": samples[-1]["judge"] if samples else None,
-                 "kl": numbers.get("kl", numbers.get("kl_step"))}  # fmt: skip
-        self.bar.set_postfix_str(", ".join(f"{k} {v:.4g}" for k, v in shown.items() if v is not None), refresh=False)
-        self.bar.update(1)
-
-
 def describe(manifest: dict[str, Any]) -> str:
-    """Lines for people."""
+    """Lines for people; none in a process that is not the main one, whose summary is empty."""
     summary, out = manifest["summary"], Path(manifest["config"]["out"])
+    if not summary:
+        return ""
     parts = [f"{summary['steps']} training steps in {out}"]
     samples = summary["samples"]
     for key, word in (("sample_reward", "reward of the samples"), ("judge", "judge")):

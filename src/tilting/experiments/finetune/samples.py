@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from tilting.experiments.generate import Drawn, draw, plan
-from tilting.experiments.grid import FAINT, GAP, LINE, SIDE, _number, _Sheet
+from tilting.experiments.grid import Cell, short, write_rows
 from tilting.experiments.plan import Model, identities
 from tilting.types import Reward, RewardError
 
@@ -65,11 +64,11 @@ def look(
                 pictures.append(event.images)
                 evaluations += event.counts.evaluations
     stacked, asked = torch.cat(pictures), [w.prompt for w in who]
-    scored = [_scores(f, stacked.to(device), asked) for f in (reward, judge)]
+    scored = [scores(f, stacked.to(device), asked) for f in (reward, judge)]
     return Look(asked, stacked, scored[0], scored[1], evaluations)
 
 
-def _scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, prompts: list[str]) -> list[float]:
+def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, prompts: list[str]) -> list[float]:
     """Values of images; NaN for all where there is no score or it fails, which training reports of its own images."""
     if score is None:
         return [float("nan")] * len(images)
@@ -82,26 +81,10 @@ def _scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor,
 
 def write_look(seen: Look, path: Path, title: str) -> None:
     """A captioned grid: a row per prompt, under each image its reward and judge."""
-    rows: dict[str, list[int]] = {}
+    means, pictures = seen.numbers(), seen.images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    rows: dict[str, list[Cell]] = {}
     for i, prompt in enumerate(seen.prompts):
-        rows.setdefault(prompt, []).append(i)
-    sheet: Any = _Sheet(len(rows), max(len(found) for found in rows.values()), header=2)
-    means = seen.numbers()
-    sheet.text(GAP, GAP, title, sheet.width - 2 * GAP, size=17)
-    totals = f"reward {_number(means['sample_reward'])}, judge {_number(means['judge'])}"
-    sheet.text(GAP, GAP + LINE + 2, totals, sheet.width - 2 * GAP, ink=FAINT)
-    for i, (prompt, found) in enumerate(rows.items()):
-        sheet.row(i, prompt)
-        for j, k in enumerate(found):
-            values = [v for v in (seen.rewards[k], seen.judged[k]) if v == v]
-            sheet.cell(i, j, _picture(seen.images[k]), " / ".join(map(_number, values)))
-    sheet.save(path)
-
-
-def _picture(image: Tensor) -> Image.Image:
-    """The picture at SIDE pixels."""
-    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(array)
-    factor = SIDE / max(picture.size)
-    how = Image.Resampling.NEAREST if factor >= 1 and factor.is_integer() else Image.Resampling.LANCZOS
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), how)
+        values = [v for v in (seen.rewards[i], seen.judged[i]) if v == v]
+        rows.setdefault(prompt, []).append((" / ".join(map(short, values)), Image.fromarray(pictures[i])))
+    totals = f"reward {short(means['sample_reward'])}, judge {short(means['judge'])}"
+    write_rows(list(rows.items()), title, totals, path)

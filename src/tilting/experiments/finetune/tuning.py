@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from tilting.experiments.finetune.batches import Accumulated, Batches
+from tilting.experiments.finetune.batches import Accumulated, Batches, Counts
 from tilting.experiments.finetune.config import LEARN
 from tilting.experiments.finetune.diversity import Diversity
 from tilting.experiments.finetune.diversity import diversity as make_diversity
@@ -20,7 +20,7 @@ from tilting.experiments.plan import Model
 from tilting.finetune.checkpoint import Saved
 from tilting.finetune.loop import Group, Optimiser, Training, train
 from tilting.finetune.objectives import draft_lv
-from tilting.finetune.world import Objective
+from tilting.finetune.world import Objective, World
 from tilting.models.adapt import adapted
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, save_inputs
@@ -31,6 +31,19 @@ NAME = "tilting"
 GROUPS = (Group("guidance.", 50.0, decays=False), Group("critic."))
 """Guidance weights are large and learn 50 times as fast (Clark et al. 2024, B.12); a critic is clipped apart."""
 COSTS = ("evaluations", "reward_calls", "images")
+
+
+class Making(Protocol):
+    """(training step, memory) -> the world of that step; what was paid, and what went wrong in it."""
+
+    counts: Counts
+    trouble: str | None
+    numbers: dict[str, float]
+
+    def __call__(self, step: int, memory: dict[str, Any]) -> World: ...
+
+
+Drawing = TypeVar("Drawing", bound=Making)
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ def attach(
 
 
 @dataclass
-class Tuning:
+class Tuning(Generic[Drawing]):
     """A run: who is drawn, what is trained, what was paid. Made by `tuning`.
 
     Attributes:
@@ -96,7 +109,7 @@ class Tuning:
     model: Model
     objective: Objective
     optimiser: Optimiser
-    batches: Batches
+    batches: Drawing
     training: Training
     engine: Engine
     before: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
@@ -122,7 +135,7 @@ class Tuning:
 
     def lora(self) -> dict[str, Tensor]:
         """The weights as they are, in diffusers' format."""
-        return lora_state(getattr(self.model, "unet"), NAME)  # noqa: B009  not every model has one
+        return lora_state(getattr(self.model, "backbone"), NAME)  # noqa: B009  not every model has one
 
     def saved(self, **state: Any) -> Saved:
         """A checkpoint, with the run's costs and more plain values."""
@@ -149,15 +162,15 @@ def tuning(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    objective, engine = objective or draft_lv(), engine or Engine()
+    objective, engine = objective or draft_lv(), engine or Engine(device=getattr(model, "device", "cpu"))
     if objective.needs_gradient and not reward.differentiable:
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
     unit = objective.group * engine.count * accumulate
     if batch_size < 1 or batch_size % unit:
         raise TiltingError(f"batch_size {batch_size} does not divide into {unit} (groups x processes x parts): use {unit}")
-    unet = getattr(model, "unet", None)
+    unet = getattr(model, "backbone", None)
     if unet is None:
-        raise TiltingError(f"the model {model.name!r} has no UNet for a LoRA to train")
+        raise TiltingError(f"the model {model.name!r} has no network for a LoRA to train")
     gentle = objective.needs_gradient and objective.name != "adjoint" and not getattr(objective, "kl", 0.0)
     eta = (0.0 if gentle else 1.0) if eta is None else eta
     cfg = model.usual_cfg if cfg is None else cfg

@@ -9,8 +9,10 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.experiments.config import GenerateConfig, resolve
-from tilting.experiments.recipes.tables import SMALL, Row, Say, Size, Table, shrink
-from tilting.experiments.run import Folder, Parts, load_parts, run
+from tilting.experiments.recipes.folder import Say, command
+from tilting.experiments.recipes.loader import Loader
+from tilting.experiments.recipes.tables import SMALL, Row, Size, Table, shrink
+from tilting.experiments.run import Folder, load_parts, run
 from tilting.method import Cost
 
 REFERENCE, SOURCES = "reference", "references"
@@ -106,24 +108,6 @@ class Requests:
         return ceil(target / one)
 
 
-class _Loader:
-    """Loads the model and the judge once for all rows, and each reward once."""
-
-    def __init__(self) -> None:
-        self.shared: Parts | None = None
-        self.rewards: dict[tuple[str, ...], Any] = {}
-
-    def __call__(self, config: GenerateConfig) -> Parts:
-        from tilting.rewards.build import build
-
-        if self.shared is None:
-            self.shared = load_parts(config)
-            self.rewards[config.reward] = self.shared.reward
-        if config.reward not in self.rewards:
-            self.rewards[config.reward] = build(config.specs())
-        return self.shared._replace(reward=self.rewards[config.reward])
-
-
 class _Clock:
     """The time left, from what finished runs took: seconds per unit of cost."""
 
@@ -153,13 +137,13 @@ def draw_rows(table: Table, out: Path, small: bool, say: Say, seed: int, quiet: 
     Raises:
         TiltingError: a folder that holds another run.
     """
-    argv = ["tilting", "recipe", table.name, "--out", str(out), *(["--small"] if small else []), "--seed", str(seed)]
-    asked, loader, clock = Requests(table, out, small, seed), _Loader(), _Clock()
+    argv, clock = command(table.name, out, small, seed), _Clock()
+    asked, loader = Requests(table, out, small, seed), Loader(load_parts)
     manifests: dict[Path, dict[str, Any]] = {}
 
     def draw(config: GenerateConfig) -> Path:
         place = Path(config.out or "")
-        manifests[place] = run(config, argv, quiet=quiet, parts=loader)
+        manifests[place] = run(config, argv, quiet=quiet, parts=loader.parts)
         return place
 
     source = asked.sources()

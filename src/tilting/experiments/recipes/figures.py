@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.experiments.evaluate.runs import split_weight
-from tilting.experiments.folder import write_atomically
 from tilting.experiments.grid import comparison_grid
+from tilting.experiments.recipes.canvas import COLOURS, GREY, save, side_by_side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 12
 """Rows in the grid."""
-COLOURS = ("#3366cc", "#d9622b", "#2b8a4b", "#8a4fbf", "#b8930f", "#c0396b", "#2a8f9d", "#7a6652", "#1f2f5c", "#7fa03a")
-GREY = "#777777"
 
 
 def write_figures(table: Table, report: Mapping[str, Any], drawn: DrawnTable, out: Path) -> list[str]:
@@ -30,27 +27,6 @@ def write_figures(table: Table, report: Mapping[str, Any], drawn: DrawnTable, ou
     chart = {"rows": _rows, "pareto": _pareto, "strength": _strength, "sweep": _sweep}[table.figure]
     chart(report, out / f"{table.figure}.png")
     return [f"{table.figure}.png", "grid.png"]
-
-
-def _axes(columns: int, height: float = 4.4) -> tuple[Any, list[Axes]]:
-    """A figure for files only: no window, no global state of pyplot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.0 + 4.2 * columns, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(True, color="#e6e6e6", linewidth=0.8)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_atomically(path, buffer.getvalue())
 
 
 def _point(axis: Axes, x: float, y: Mapping[str, float] | None, colour: str, label: str, across: Mapping | None = None) -> None:
@@ -79,7 +55,7 @@ def _rows(report: Mapping[str, Any], path: Path) -> None:
     """A line for every row: its reward, the held-out judge, its evaluations per image."""
     spec = split_weight(report["reward"][0])[0]
     rows, colours = list(report["rows"]), _colours(report)
-    figure, axes = _axes(3, height=1.2 + 0.3 * len(rows))
+    figure, axes = side_by_side(3, height=1.2 + 0.3 * len(rows))
     for i, row in enumerate(rows):
         colour = colours[row["method"]]
         for axis, value in zip(axes, (row["rewards"][spec], row["judge"]), strict=False):
@@ -95,13 +71,13 @@ def _rows(report: Mapping[str, Any], path: Path) -> None:
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(name)
     axes[2].margins(x=0.12)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _pareto(report: Mapping[str, Any], path: Path) -> None:
     """Two rewards against each other, a curve for every method over the weights."""
     first, second = (split_weight(spec)[0] for spec in report["reward"])
-    figure, (axis,) = _axes(1)
+    figure, (axis,) = side_by_side(1)
     colours = _colours(report)
     for method, colour in colours.items():
         rows = [row for row in report["rows"] if row["method"] == method and row["rewards"][first] and row["rewards"][second]]
@@ -113,14 +89,14 @@ def _pareto(report: Mapping[str, Any], path: Path) -> None:
     axis.set_xlabel(_title(first, report))
     axis.set_ylabel(_title(second, report))
     axis.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _sweep(report: Mapping[str, Any], path: Path) -> None:
     """The held-out judge over the reward, a curve for every method over its strengths (their intervals stand in the table: most
     of their width is the prompts', which all rows share)."""
     spec = split_weight(report["reward"][0])[0]
-    figure, (axis,) = _axes(1, height=5.6)
+    figure, (axis,) = side_by_side(1, height=5.6)
     for method, colour in _colours(report).items():
         rows = [row for row in report["rows"] if row["method"] == method and row["judge"] is not None]
         points = [(row["rewards"][spec]["mean"], row["judge"]["mean"]) for row in rows]
@@ -132,13 +108,13 @@ def _sweep(report: Mapping[str, Any], path: Path) -> None:
     axis.set_xlabel(_title(spec, report))
     axis.set_ylabel("pocket-judge, held out (log p)")
     axis.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _strength(report: Mapping[str, Any], path: Path) -> None:
     """Reward against distance to the reference, and both over r."""
     spec = split_weight(report["reward"][0])[0]
-    figure, axes = _axes(3)
+    figure, axes = side_by_side(3)
     colours = _colours(report)
     for method, colour in colours.items():
         rows = [row for row in report["rows"] if row["method"] == method and row["strength"] is not None]
@@ -156,4 +132,4 @@ def _strength(report: Mapping[str, Any], path: Path) -> None:
         axis.set_xlabel(across)
         axis.set_ylabel(up)
     axes[0].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)

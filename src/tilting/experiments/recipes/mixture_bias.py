@@ -1,20 +1,16 @@
-"""How far every method is from the exact tilt, where that is known: a mixture of three Gaussians in the plane.
+"""How far every method is from the exact tilt, where that is known: in the plane (`tilting.experiments.recipes.plane`).
 
-    p* ∝ p_T exp(r / β),   r(x) = -|x - aim|² / 2,   p_T the law of the T-step ancestral chain with the exact denoiser
-    D²(P, Q) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|                              (energy distance, Székely & Rizzo 2013)
-
-p* is importance-weighted draws of that same chain, resampled; D² is estimated without the diagonal terms, so that its mean is 0
-for exact draws, and the null is what independent exact samples of the same size have. Gradient strengths, temperatures and
-numbers of particles are chosen on a small grid by other, fewer draws, and the preset's default is reported beside the best.
+The distance is the energy distance, and the null what independent exact samples of the same size have. Gradient strengths,
+temperatures and numbers of particles are chosen on a small grid by other, fewer draws, and the preset's default is reported
+beside the best.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,23 +19,10 @@ from torch import Tensor
 
 from tilting import presets, rng, weights
 from tilting.experiments.folder import write_atomically
-from tilting.models.mixture import Mixture, MixtureModel
+from tilting.experiments.recipes.folder import Say, write_table
+from tilting.experiments.recipes.plane import BASE, BETA, chain, denoise, energy_distance, exact, mean_distance, reward
+from tilting.models.mixture import MixtureModel
 from tilting.sample import Problem, finish, sample
-from tilting.schedule import transition
-from tilting.types import Prediction, Time
-
-Say = Callable[[str], None]
-
-
-def _tensor(*v: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.tensor(part, dtype=torch.float64) for part in v)
-
-
-BASE = Mixture(*_tensor([0.5, 0.3, 0.2], [[-1.5, 0.5], [1.5, 1.0], [0.3, -1.8]], [0.3, 0.5, 0.4]))
-WIDE = Mixture(*_tensor([1.0], [[0.2, 0.1]], [1.6]))
-"""The unconditional model of rules that scale with the CFG correction; the guidance scale itself is 1."""
-(AIM,) = _tensor([0.7, -0.4])
-BETA = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,46 +62,6 @@ class Drawn(NamedTuple):
 
     x: Tensor
     evaluations: float
-
-
-def reward(x0: Tensor, rows: Tensor | None = None) -> Tensor:
-    """r(x) of (m, 2)."""
-    return -0.5 * (x0 - AIM).square().sum(-1)
-
-
-def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-    """The exact denoiser of BASE, with its correction against WIDE for the rules that ask for one."""
-    eps, x0, _ = MixtureModel(BASE).denoiser()(x, t, rows)
-    return Prediction(eps, x0, eps - MixtureModel(WIDE).denoiser()(x, t, rows).eps)
-
-
-@cache
-def chain(steps: int, count: int, seed: int) -> Tensor:
-    """Draws (count, 2) of the base model's ancestral chain."""
-    generator = torch.Generator().manual_seed(seed)
-    model = MixtureModel(BASE)
-    x = torch.randn(count, 2, generator=generator, dtype=torch.float64)
-    for t, s in itertools.pairwise(model.schedule.grid(steps)):
-        step = transition(model.denoiser()(x, t, torch.zeros(0)), t, s, 1.0)
-        x = step.mean + step.std * torch.randn(count, 2, generator=generator, dtype=torch.float64)
-    return x
-
-
-def exact(steps: int, count: int, seed: int, pool: int = 20) -> Tensor:
-    """Draws (count, 2) of the tilt of that chain, resampled from ``pool`` times as many of its own."""
-    x = chain(steps, pool * count, seed)
-    index = weights.systematic(weights.normalise(reward(x) / BETA)[None], torch.full((1,), 0.5, dtype=torch.float64), count)
-    return x[index[0]]
-
-
-def _inner(x: Tensor) -> float:
-    """Mean distance of two different draws."""
-    return (torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))).item()
-
-
-def energy_distance(x: Tensor, y: Tensor, inner_y: float | None = None) -> float:
-    """D² of two samples (n, d) and (m, d), without the diagonal terms; about 0, of either sign, if they have one law."""
-    return 2 * torch.cdist(x, y).mean().item() - _inner(x) - (_inner(y) if inner_y is None else inner_y)
 
 
 def draw(what: Try, size: Size, count: int, seed: int) -> Drawn:
@@ -207,7 +150,7 @@ def rows(small: bool, say: Say = lambda line: None, kept: dict[str, dict] | None
     """
     size, kept = SMALL if small else FULL, {} if kept is None else kept
     target = exact(size.steps, size.target, seed=1)
-    inner = _inner(target)
+    inner = mean_distance(target)
 
     def far(x: Tensor) -> float:
         return energy_distance(x, target, inner)
@@ -285,10 +228,9 @@ def run(out: Path, small: bool, say: Say) -> list[dict[str, Any]]:
         write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept.values()).encode())
 
     table = rows(small, progress, kept)
-    write_atomically(out / "table.md", (markdown(table, size) + "\n").encode())
     plain = [{key: value for key, value in row.items() if key != "points"} for row in table]
     about = {"recipe": "mixture-bias", "small": small, "steps": size.steps, "draws": size.draws, "beta": BETA, "rows": plain}
-    write_atomically(out / "table.json", (json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_table(out, markdown(table, size), about)
     cloud = chain(size.steps, 20 * size.target, 1)
     figure(table, cloud, weights.normalise(reward(cloud) / BETA), out / "bias.png")
     return table

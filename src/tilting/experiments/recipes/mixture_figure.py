@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tilting.experiments.folder import write_atomically
+from tilting.experiments.recipes.canvas import blank, plain, save
 
 BOX = (-2.7, 3.0, -3.1, 2.5)
 INK, POINT, FAINT = "#222222", "#c0396b", "#777777"
@@ -50,13 +49,9 @@ def figure(table: Sequence[dict[str, Any]], cloud: Tensor, w: Tensor, path: Path
         cloud, w: weighted draws (n, 2) of the exact law.
         path: the PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown, columns = best_of(table), 5
     lines = -(-len(shown) // columns)
-    canvas = Figure(figsize=(12.5, 2.55 * lines + 4.6), layout="constrained")
-    FigureCanvasAgg(canvas)
+    canvas = blank(12.5, 2.55 * lines + 4.6)
     grid = canvas.add_gridspec(lines + 1, columns, height_ratios=[1.0] * lines + [1.75])
     gx, gy, height = _density(cloud, w)
     greys = ["#f0f0f0", "#e0e0e0", "#cacaca", "#b0b0b0"]
@@ -75,9 +70,7 @@ def figure(table: Sequence[dict[str, Any]], cloud: Tensor, w: Tensor, path: Path
         )
     _costs(canvas.add_subplot(grid[lines, :]), table, shown)
     canvas.suptitle("Draws (points) on the exact tilt (grey): each method at its best setting", fontsize=11, color=INK)
-    buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
+    save(canvas, path, dpi=110)
 
 
 def _costs(axis: Any, table: Sequence[dict[str, Any]], best: Sequence[dict[str, Any]]) -> None:
@@ -101,7 +94,5 @@ def _costs(axis: Any, table: Sequence[dict[str, Any]], best: Sequence[dict[str, 
     kept = [t for i, t in enumerate(ticks) if i == 0 or t / ticks[i - 1] > 1.15]
     axis.set_xticks(kept, [f"{t:g}" for t in kept])
     axis.minorticks_off()
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(True, color="#e6e6e6", linewidth=0.8)
-    axis.set_axisbelow(True)
+    plain(axis)
     axis.legend(loc="upper right", fontsize=8, frameon=False, ncols=5)

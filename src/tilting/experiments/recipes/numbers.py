@@ -13,6 +13,7 @@ from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.recipes.draw import DrawnTable
 from tilting.experiments.recipes.published import published, published_row
 from tilting.experiments.recipes.tables import Claim, Row, Table
+from tilting.experiments.recipes.verdicts import verdict
 from tilting.metrics.statistics import paired_bootstrap
 
 Key = tuple[int, str, int]
@@ -165,9 +166,9 @@ def claims_of(claim: Claim, report: Mapping[str, Any], drawn: DrawnTable) -> dic
         if rival not in by_name or claim.winner not in by_name:
             continue
         gain = interval(numbers(claim.winner, spec), numbers(rival, spec))
-        verdict = "undecided" if gain is None or gain["low"] <= 0 <= gain["high"] else "holds" if gain["low"] > 0 else "fails"
+        kind = "undecided" if gain is None else verdict(gain["low"], gain["high"])
         found.append({
-            "rival": rival, "verdict": verdict, "reward": gain,
+            "rival": rival, "verdict": kind, "reward": gain,
             "judge": interval(numbers(claim.winner, "judge"), numbers(rival, "judge")),
             "evaluations": [by_name[claim.winner]["evaluations"], by_name[rival]["evaluations"]],
         })  # fmt: skip

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import floor, log10
 from typing import Any
 
 from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.recipes.numbers import columns_of
+from tilting.experiments.recipes.page import NONE, figures, number, shown, table, tried
 from tilting.experiments.recipes.published import UNITS
 
 Row = Mapping[str, Any]
-NONE = "–"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number for people; a dash for none."""
-    return NONE if value is None else f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
-
-
-def shown(value: Mapping[str, float] | None, sign: bool = False) -> str:
-    """ "0.312 [0.298, 0.325]" with the decimals that its width asks for, and a plus before a gain if it is a difference."""
-    if value is None:
-        return NONE
-    width = value["high"] - value["low"]
-    decimals = min(6, max(0, 2 - floor(log10(width)))) if width > 0 else 4
-    mean, low, high = (f"{round(value[key], decimals) + 0.0:.{decimals}f}" for key in ("mean", "low", "high"))
-    return f"{'+' if sign and value['mean'] > 0 else ''}{mean} [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
 
 
 def _columns(report: Mapping[str, Any]) -> list[tuple[str, Callable[[Row], str]]]:
@@ -48,24 +32,20 @@ def _columns(report: Mapping[str, Any]) -> list[tuple[str, Callable[[Row], str]]
     return [(head, cell) for head, cell in columns if any(cell(row) != NONE for row in report["rows"])]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _table(report: Mapping[str, Any]) -> list[str]:
     columns, theirs = _columns(report), columns_of(report["published"])
     if not any(row["published"] for row in report["rows"]):
         theirs = []
     units = {"reward": report["published_unit"]} | UNITS
     heads = ["row", *(head for head, _ in columns), *(f"published {c} ({units[c]})" for c in theirs)]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    rows = []
     for row in report["rows"]:
         published = row["published"] or {}
-        lines.append(_line([row["name"], *(cell(row) for _, cell in columns), *(number(published.get(c), 6) for c in theirs)]))
+        rows.append([row["name"], *(cell(row) for _, cell in columns), *(number(published.get(c), 6) for c in theirs)])
     if report["floor"]:
         cells = {"FID-like": number(report["floor"]["fid"], 3), "CMMD (x1000)": number(report["floor"]["cmmd"], 3)}
-        lines.append(_line(["floor (base, other seed)", *(cells.get(head, "") for head, _ in columns), *[""] * len(theirs)]))
-    return lines
+        rows.append(["floor (base, other seed)", *(cells.get(head, "") for head, _ in columns), *[""] * len(theirs)])
+    return table(heads, rows)
 
 
 def _claim(claim: Mapping[str, Any]) -> list[str]:
@@ -85,16 +65,15 @@ def _claim(claim: Mapping[str, Any]) -> list[str]:
 def _facts(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     if not facts:
         return []
-    lines = ["", "## Beside the published figures", "", _line(["what", "ours", "published"]), _line(["---"] * 3)]
-    return lines + [_line([fact["what"], fact["ours"], fact["published"]]) for fact in facts]
+    rows = [[fact["what"], fact["ours"], fact["published"]] for fact in facts]
+    return ["", "## Beside the published figures", "", *table(["what", "ours", "published"], rows)]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The page."""
-    small = "; a small run, to try it: its numbers mean nothing" if report["small"] else ""
     size = (
         f"Ours: {report['model']}, T = {report['steps']}, eta {report['eta']:g}, CFG {report['cfg']:g}, "
-        f"{len(report['prompts'])} prompts x {report['images']} images, seed {report['seed']}{small}."
+        f"{len(report['prompts'])} prompts x {report['images']} images, seed {report['seed']}{tried(report)}."
     )
     if report["references"]:
         size += f" Reference pictures: {len(report['references'])}, the model's own."
@@ -113,4 +92,4 @@ def markdown(report: Mapping[str, Any]) -> str:
     for claim in report["claims"]:
         lines += _claim(claim)
     lines += [*_facts(report["facts"]), "", "## How to read it", "", *reading, *(f"- {note}" for note in report["notes"]), ""]
-    return "\n".join([*lines, *(f"![{name}]({name})" for name in report["figures"])])
+    return "\n".join([*lines, *figures(report)])

@@ -6,18 +6,12 @@ writes table.md, table.json and figures. Nothing is drawn twice: a row is a resu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tilting import __version__
-from tilting.errors import TiltingError
-from tilting.experiments.folder import check_writable, write_atomically
-
-Say = Callable[[str], None]
-Report = dict[str, Any]
+from tilting.experiments.recipes.folder import Report, Say, check_out, opening, write_table
 
 
 @dataclass(frozen=True)
@@ -120,20 +114,6 @@ def shrink(name: str, value: Any) -> Any:
     return FEWER.get(name, {}).get(value, value)
 
 
-def _check_out(table: Table, out: Path, small: bool, seed: int) -> None:
-    """Refuse the folder of another recipe, size or seed before anything is drawn."""
-    check_writable(str(out))
-    file = out / "table.json"
-    try:
-        before = json.loads(file.read_bytes()) if file.exists() else {}
-        made = {key: before[key] for key in ("recipe", "small", "seed")} if before else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        raise TiltingError(f"{str(file)!r} is not of a recipe: move it away, or choose another --out") from None
-    for key, now in (("recipe", table.name), ("small", small), ("seed", seed)):
-        if made and made[key] != now:
-            raise TiltingError(f"{str(out)!r} holds a recipe with another {key} ({made[key]} there, {now} now)")
-
-
 def run_table(table: Table, out: Path, small: bool, say: Say, seed: int = 0, quiet: bool = True) -> Report:
     """Make a table, or what is missing of it.
 
@@ -156,18 +136,17 @@ def run_table(table: Table, out: Path, small: bool, say: Say, seed: int = 0, qui
     from tilting.experiments.recipes.numbers import claims_of, rows_of
     from tilting.experiments.recipes.render import markdown
 
-    _check_out(table, out, small, seed)
+    check_out(table.name, out, small, seed)
     drawn = draw_rows(table, out, small, say, seed, quiet)
     say("measuring")
     report: Report = {
-        "recipe": table.name, "version": __version__, "title": table.title, "paper": table.paper, "small": small, "seed": seed,
-        **drawn.about, "reward": list(table.reward), "units": dict(table.units), "against": list(table.against),
+        **opening(table, small, seed), **drawn.about,
+        "reward": list(table.reward), "units": dict(table.units), "against": list(table.against),
         "published": table.published, "published_unit": table.published_unit, **rows_of(table, drawn, out, quiet),
     }  # fmt: skip
     report["claims"] = [claims_of(claim, report, drawn) for claim in table.claims]
     report["facts"] = table.facts(report) if table.facts else []
     report["notes"] = list(table.notes)
     report["figures"] = write_figures(table, report, drawn, out)
-    write_atomically(out / "table.md", (markdown(report) + "\n").encode())
-    write_atomically(out / "table.json", (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_table(out, markdown(report), report)
     return report

@@ -47,7 +47,8 @@ class AdjointMatching:
         if not steps:
             raise TiltingError("adjoint matching needs eta > 0 (1, to be exact)")
         with torch.no_grad():
-            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool), kl=True)  # the last step is the base's own
+            closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
+            path = rollout(world, closed, kl=True)  # the last step is the base's own
         with torch.enable_grad():
             clean = path.clean.detach().requires_grad_(True)
             value = world.value(clean, world.rows)
@@ -64,7 +65,8 @@ class AdjointMatching:
                 size = adjoint.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
                 adjoint = adjoint * (self.clip / size).clamp(max=1).reshape(-1, *[1] * (adjoint.dim() - 1))
         count = max(1, round(self.share * len(steps)))
-        chosen = torch.tensor(steps)[torch.randperm(len(steps), generator=world.generator("steps"))[:count]].tolist()
+        order = torch.randperm(len(steps), generator=world.generator("steps"), device="cpu")
+        chosen = [steps[i] for i in order[:count].tolist()]
         for n, i in enumerate(chosen):
             point = path.points[i]
             kernel = transition(world.denoise(point.x, point.t, world.rows), point.t, point.s, world.eta)

@@ -42,7 +42,7 @@ class Dpg:
 
     def __call__(self, world: World) -> Iterator[Loss]:
         with torch.no_grad():
-            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool))
+            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu"))
             value = world.value(path.clean, world.rows)
         if not world.all(value).isfinite().all():
             raise FloatingPointError("the reward is not finite")
@@ -57,7 +57,7 @@ class Dpg:
 
     def _steps(self, world: World) -> list[int]:
         first = world.steps - min(self.last or world.steps, world.steps)
-        order = torch.randperm(world.steps - first, generator=world.generator("steps")) + first
+        order = torch.randperm(world.steps - first, generator=world.generator("steps"), device="cpu") + first
         return order[: self.count].tolist()
 
     def _step(self, world: World, path: Path, i: int, value: Tensor) -> tuple[Tensor, Tensor]:

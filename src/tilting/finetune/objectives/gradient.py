@@ -28,7 +28,7 @@ def dropped(value: Tensor, share: float, world: World) -> Tensor:
     inside the reward's network: `tilting.models.adapt.thinned`.)"""
     if share == 0:
         return value
-    keep = torch.rand(len(world.prompts), generator=world.generator("dropout")) >= share
+    keep = torch.rand(len(world.prompts), generator=world.generator("dropout"), device="cpu") >= share
     return value * world.mine(keep).to(value) / (1 - share)
 
 
@@ -62,7 +62,7 @@ class Draft:
             raise TiltingError("the path KL needs eta > 0: a deterministic chain has no density")
         # With a KL the steps without density, the last, are the frozen model's: K counts those that can be trained.
         trained = len(density_steps(world)) if self.kl else world.steps
-        mask = torch.ones(world.steps, dtype=torch.bool)
+        mask = torch.ones(world.steps, dtype=torch.bool, device="cpu")
         mask[:trained] = self.truncation.mask(trained, world.generator("truncation"))
         path = rollout(world, mask, kl=bool(self.kl))
         value = world.value(path.clean, world.rows)
@@ -106,7 +106,7 @@ class DraftLv:
     group = 1
 
     def __call__(self, world: World) -> Iterator[Loss]:
-        mask = torch.arange(world.steps) == world.steps - 1
+        mask = torch.arange(world.steps, device="cpu") == world.steps - 1
         path = rollout(world, mask)
         t, s = world.grid[-2], world.grid[-1]
         value = world.value(path.clean, world.rows)
@@ -148,8 +148,8 @@ class Refl:
 
     def __call__(self, world: World) -> Iterator[Loss]:
         m = min(self.last or max(1, round(0.4 * world.steps)), world.steps)
-        i = world.steps - m + int(torch.randint(m, (1,), generator=world.generator("refl")))
-        x = rollout(world, torch.zeros(world.steps, dtype=torch.bool), stop=i).clean
+        i = world.steps - m + int(torch.randint(m, (1,), generator=world.generator("refl"), device="cpu"))
+        x = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu"), stop=i).clean
         value = world.value(world.denoise(x, world.grid[i], world.rows).x0, world.rows)
         loss = -value if self.shape == "linear" else (self.ceiling - value).relu()
         yield Loss(loss.mean(), {"reward": value.mean().item(), "from_step": float(i)})

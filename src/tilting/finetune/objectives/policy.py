@@ -45,7 +45,8 @@ def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: in
     for prompt, r in zip(prompts, value.tolist(), strict=True):
         buffers[prompt] = [*buffers.get(prompt, []), r][-size:]
     for i, prompt in enumerate(prompts):
-        seen = torch.tensor(buffers[prompt], dtype=torch.float64) if len(buffers[prompt]) >= least else value.double()
+        held = torch.tensor(buffers[prompt], dtype=torch.float64, device="cpu")
+        seen = held if len(held) >= least else value.double()
         out[i] = ((value[i].double() - seen.mean()) / (seen.std(unbiased=False) + 1e-6)).to(value)
     return out
 
@@ -96,11 +97,12 @@ class PolicyGradient:
         if not steps:
             raise TiltingError(f"{self.name} needs eta > 0: a deterministic step has no probability")
         with torch.no_grad():
-            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool))
+            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu"))
             value = world.value(path.clean, world.rows).detach()
             old = {i: step_log_prob(world.denoise, path.points[i], world.rows, world.eta, self.reduction) for i in steps}
         advantage = self._advantages(world, value).clamp(-self.limit, self.limit)
-        order = torch.tensor(steps)[torch.randperm(len(steps), generator=world.generator("order"))].tolist()
+        shuffled = torch.randperm(len(steps), generator=world.generator("order"), device="cpu")
+        order = [steps[i] for i in shuffled.tolist()]
         parts = max(1, min(self.chunks, len(order)))
         for epoch in range(self.epochs):
             for part in range(parts):

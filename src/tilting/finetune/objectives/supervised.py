@@ -11,7 +11,7 @@ uniform over the grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from tilting.types import Denoise, TiltingError
 def draw(world: World) -> tuple[Tensor, Tensor]:
     """Finished samples of the current model and their rewards, without gradients; ranks of broken rewards mean nothing."""
     with torch.no_grad():
-        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool)).clean
+        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu")).clean
         value = world.value(clean, world.rows).detach()
     if not world.all(value).isfinite().all():
         raise FloatingPointError("the reward is not finite")
@@ -47,11 +47,24 @@ def ranked(world: World, value: Tensor, size: int) -> list[list[int]]:
 def denoising_error(denoise: Denoise, clean: Tensor, rows: Tensor, world: World, repeat: int = 0) -> Tensor:
     """|eps - ε|² averaged over dimensions, (m,), at one grid time for all rows; time and noise are keyed by the training
     step."""
-    i = int(torch.randint(world.steps, (1,), generator=world.generator(f"time{repeat}")))
+    i = int(torch.randint(world.steps, (1,), generator=world.generator(f"time{repeat}"), device="cpu"))
     t = world.grid[i]
     noise = world.noise(i, f"fit{repeat}")[rows.cpu()].to(clean)
     eps = denoise(add_noise(clean, noise, t), t, rows).eps
     return (eps - noise).flatten(1).square().mean(1)
+
+
+def fitted(times: int, value: Tensor, loss: Callable[[int], tuple[Tensor, dict[str, float]]]) -> Iterator[Loss]:
+    """One update from the mean of losses at several grid times; its numbers are the reward's mean and those of the first.
+
+    Args:
+        times: how many.
+        value: rewards of the samples, (n,).
+        loss: the number of a time -> its loss, and numbers to show.
+    """
+    for k in range(times):
+        one, numbers = loss(k)
+        yield Loss(one / times, {"reward": value.mean().item(), **numbers} if k == 0 else {}, update=k == times - 1)
 
 
 @dataclass(frozen=True)
@@ -74,14 +87,29 @@ class RewardWeighted:
     def __call__(self, world: World) -> Iterator[Loss]:
         clean, value = draw(world)
         weight = world.mine(torch.softmax(world.all(value) / self.beta, 0)) * world.share
-        for k in range(self.times):
+
+        def loss(k: int) -> tuple[Tensor, dict[str, float]]:
             error = denoising_error(world.plain, clean, world.rows, world, k)
-            numbers = {"reward": value.mean().item(), "error": error.mean().item()} if k == 0 else {}
-            yield Loss((weight * error).sum() / self.times, numbers, update=k == self.times - 1)
+            return (weight * error).sum(), {"error": error.mean().item()}
+
+        yield from fitted(self.times, value, loss)
+
+
+class Ranks:
+    """What ranks the images of a prompt: a batch has ``size`` of each."""
+
+    size: int
+    needs_gradient = False
+    several = False
+
+    @property
+    def group(self) -> int:
+        """Images of a prompt that must lie in one batch."""
+        return self.size
 
 
 @dataclass(frozen=True)
-class Raft:
+class Raft(Ranks):
     """RAFT: keep the best image of each prompt in the batch and fit it.
 
     Attributes:
@@ -93,24 +121,20 @@ class Raft:
     size: int = 4
     times: int = 4
     name: str = "raft"
-    needs_gradient = False
-    several = False
-
-    @property
-    def group(self) -> int:
-        return self.size
 
     def __call__(self, world: World) -> Iterator[Loss]:
         clean, value = draw(world)
-        best = torch.tensor([rows[-1] for rows in ranked(world, value, self.size)])
-        for k in range(self.times):
+        best = torch.tensor([rows[-1] for rows in ranked(world, value, self.size)], device="cpu")
+
+        def loss(k: int) -> tuple[Tensor, dict[str, float]]:
             error = denoising_error(world.plain, clean[best], best.to(clean.device), world, k)
-            numbers = {"reward": value.mean().item(), "kept": value[best].mean().item()} if k == 0 else {}
-            yield Loss(error.mean() / self.times, numbers, update=k == self.times - 1)
+            return error.mean(), {"kept": value[best].mean().item()}
+
+        yield from fitted(self.times, value, loss)
 
 
 @dataclass(frozen=True)
-class PreferencePairs:
+class PreferencePairs(Ranks):
     """Diffusion-DPO on pairs of a prompt's images, ranked by the reward.
 
     Attributes:
@@ -124,12 +148,6 @@ class PreferencePairs:
     size: int = 2
     times: int = 4
     name: str = "dpo"
-    needs_gradient = False
-    several = False
-
-    @property
-    def group(self) -> int:
-        return self.size
 
     def __call__(self, world: World) -> Iterator[Loss]:
         clean, value = draw(world)
@@ -138,11 +156,12 @@ class PreferencePairs:
             raise TiltingError("dpo needs two images of a prompt in a batch")
         win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))
         both = torch.cat([win, lose])
-        for k in range(self.times):
+
+        def loss(k: int) -> tuple[Tensor, dict[str, float]]:
             error = denoising_error(world.plain, clean[both], both, world, k)
             with torch.no_grad():
                 reference = denoising_error(world.base_plain, clean[both], both, world, k)
             gain = (error - reference)[: len(win)] - (error - reference)[len(win) :]
-            loss = -F.logsigmoid(-0.5 * self.beta * gain).mean()
-            numbers = {"reward": value.mean().item(), "accuracy": (gain < 0).float().mean().item()} if k == 0 else {}
-            yield Loss(loss / self.times, numbers, update=k == self.times - 1)
+            return -F.logsigmoid(-0.5 * self.beta * gain).mean(), {"accuracy": (gain < 0).float().mean().item()}
+
+        yield from fitted(self.times, value, loss)

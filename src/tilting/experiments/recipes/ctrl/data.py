@@ -15,7 +15,7 @@ from typing import Any
 from tilting.experiments.recipes.ctrl.labels import SIZE
 from tilting.experiments.recipes.ctrl.rows import Row
 from tilting.experiments.recipes.ctrl.study import FULL, Study, above, best_name, run_control_study
-from tilting.experiments.recipes.tables import Report, Say
+from tilting.experiments.recipes.folder import Report, Say
 
 COUNTS, SMALL_COUNTS = (100, 400, 1600), (60, 120)
 QUARTERS = replace(SIZE, quantiles=(0.25, 0.5, 0.75))

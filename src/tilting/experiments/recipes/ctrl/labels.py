@@ -9,9 +9,11 @@ that labels is the one that judges: accuracy is never what a classifier says of 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -67,6 +69,36 @@ class Label:
 
 SIZE = Label("size", compressibility, (0.25, 0.6, 0.95), "\N{MINUS SIGN}kB", ("largest", "large", "small", "smallest"))
 """The paper's four classes of JPEG size; the smallest files are one picture in twenty."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled pictures of one label.
+
+    Attributes:
+        files, prompts, scores, classes: of each picture.
+        edges: where the classes are cut.
+        table: labels.csv.
+    """
+
+    files: tuple[Path, ...]
+    prompts: tuple[str, ...]
+    scores: tuple[float, ...]
+    classes: tuple[int, ...]
+    edges: tuple[float, ...]
+    table: Path
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the pictures and their labels."""
+        sha = hashlib.sha256(self.table.read_bytes())
+        for file in self.files:
+            sha.update(file.read_bytes())
+        return sha.hexdigest()[:16]
+
+    def pictures(self) -> set[str]:
+        """A digest of every picture file."""
+        return {hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files}
 
 
 def edges_of(scores: Sequence[float], quantiles: Sequence[float]) -> tuple[float, ...]:

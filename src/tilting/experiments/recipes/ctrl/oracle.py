@@ -5,7 +5,7 @@
     V_t(x) = max_u E[V_s(m + std (u + z))] - |u|²/2       the best kernel that stays Gaussian: what fine-tuning can reach
 
 V_0 = log h_0 = γ log p(y | x_0); the last step is the base model's own. Both recursions run backwards on a grid of the plane,
-with Gauss-Hermite nodes for z; at the optimum u = E[z V_s(m + std (u + z))] (Stein), iterated. V <= log h, and they meet as T
+with Gauss-Hermite nodes for z; at the optimum u = E[z V_s(m + std (u + z))] (Stein), by Newton. V <= log h, and they meet as T
 grows: log h - V at x_T is what Gaussian steps cost, in nats of path KL to the tilt. Lemma 2 (Zhao et al. 2024) is the
 continuous limit, closed form for a mixture: one quadrature along the classifier's direction, nothing changes across it.
 
@@ -24,18 +24,18 @@ import torch
 from torch import Tensor
 
 from tilting import weights
-from tilting.experiments.recipes.mixture_bias import BASE, _tensor
+from tilting.experiments.recipes.plane import BASE, tensors
 from tilting.models.mixture import ZERO_SNR, Mixture, MixtureModel
 from tilting.schedule import Schedule, transition
 from tilting.types import Denoise, Prediction, Time, Transition
 
-(AIM,) = _tensor([1.2, -0.8])
+(AIM,) = tensors([1.2, -0.8])
 OFFSET = 0.3
 """p(y = 1 | x) = sigmoid(⟨AIM, x⟩ + OFFSET)."""
 EDGE = 5.5
 """The grid of the plane goes from -EDGE to EDGE."""
 ROUNDS = 5
-"""Of the fixed point for u."""
+"""Of Newton's steps towards u."""
 
 Terminal = Callable[[Tensor], Tensor]
 """x_0 (m, 2) -> (m,): γ log p(y | x_0), or any reward over β."""
@@ -152,14 +152,26 @@ def _nodes(count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pairs), torch.from_numpy(np.outer(w, w).reshape(-1) / w.sum() ** 2)
 
 
+def _newton(u: Tensor, z: Tensor, values: Tensor) -> Tensor:
+    """A step towards the u (m, 2) that maximises E[V(u + z)] - |u|²/2, V at the nodes by their weights being ``values`` (m, n).
+
+    Slope E[z V] - u, curvature E[(z zᵀ - 1) V] - 1 (Stein, twice); where that is not concave it is taken for so. The plain
+    fixed point u = E[z V] diverges where std² |∇²V| > 1: long steps towards a narrow tilt.
+    """
+    slope = values @ z - u
+    bend = torch.einsum("mn,ni,nj->mij", values, z, z) - (values.sum(1)[:, None, None] + 1) * torch.eye(2, dtype=u.dtype)
+    size, ways = torch.linalg.eigh(bend)
+    step = ways @ ((ways.mT @ slope[..., None]) / size.abs().clamp(min=0.5)[..., None])
+    return step[..., 0].clamp(-1, 1)
+
+
 def solve(chain: Chain, terminal: Terminal, cells: int = 45) -> Optimum:
     """h, V and u of a chain, backwards from x_0.
 
     Args:
         chain: whose kernels.
         terminal: log h_0 = V_0.
-        cells: points of the grid to a side. Where steps are long and γ large (T = 8, γ = 5) V bends within a cell, and u is the
-            best only to about .1 nats.
+        cells: points of the grid to a side.
     """
     import numpy as np
 
@@ -179,8 +191,8 @@ def solve(chain: Chain, terminal: Terminal, cells: int = 45) -> Optimum:
             z, w = _nodes(25 if same else 11 if std > 0.35 else 7 if std > 0.15 else 5)
             h = (w.log() + log_h(at[:, None] + std * z)).logsumexp(1).expand(len(points))
             u = torch.zeros_like(at)
-            for _ in range(ROUNDS * (8 if same else 1)):
-                u = (w[:, None] * z * value(at[:, None] + std * (u[:, None] + z))[..., None]).sum(1)
+            for _ in range(ROUNDS):
+                u = u + _newton(u, z, w * value(at[:, None] + std * (u[:, None] + z)))
             v = (w * value(at[:, None] + std * (u[:, None] + z))).sum(1) - 0.5 * u.square().sum(1)
             u, v = u.expand_as(points), v.expand(len(points))
             controls.append((Surface(axis, u[:, 0]), Surface(axis, u[:, 1])))

@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tilting.experiments.grid import write_rows
+from tilting.experiments.recipes.canvas import COLOURS, GREY, blank, save, side_by_side
 from tilting.experiments.recipes.ctrl.labels import Label
-from tilting.experiments.recipes.draft.plots import pictures
-from tilting.experiments.recipes.draft.render import _claims, table
-from tilting.experiments.recipes.figures import COLOURS, GREY, _axes, _save
-from tilting.experiments.recipes.render import NONE, number, shown
+from tilting.experiments.recipes.page import NONE, claims, figures, number, shown, table, tried
 
 Seen = Mapping[str, Sequence[Mapping[str, Any]]]
 MOST = 6
@@ -65,13 +64,12 @@ def labels_table(report: Mapping[str, Any]) -> list[str]:
 
 def head(report: Mapping[str, Any]) -> list[str]:
     """Title and what was done."""
-    small = "; a small run, to try it: its numbers mean nothing" if report["small"] else ""
     settings = ", ".join(f"{k} {v}" for k, v in report["settings"].items())
     return [
         f"# {report['recipe']}: {report['title']}", "",
         f"After {report['paper']}. Ours: {report['model']}, T = {report['steps']}, seed {report['seed']}, "
         f"{len(report['prompts'])} prompts x {report['images']} images for each class, the same noise for every row; "
-        f"CTRL {report['train_steps']} steps of {report['batch']} images{', ' + settings if settings else ''}{small}.", "",
+        f"CTRL {report['train_steps']} steps of {report['batch']} images{settings and ', ' + settings}{tried(report)}.", "",
     ]  # fmt: skip
 
 
@@ -96,7 +94,7 @@ def tail(report: Mapping[str, Any]) -> list[str]:
         "with what a control adds to it.",
     ]  # fmt: skip
     reading += [f"- {note}" for note in report["notes"]]
-    return [*_claims(report["claims"]), *reading, "", *(f"![{name}]({name})" for name in report["figures"])]
+    return [*claims(report["claims"]), *reading, "", *figures(report)]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -135,7 +133,7 @@ def strengths(report: Mapping[str, Any], label: Label, path: Path) -> list[str]:
             swept[family] = sorted(mine, key=lambda row: row["strength"])
     if not swept:
         return []
-    figure, axes = _axes(2 * len(swept))
+    figure, axes = side_by_side(2 * len(swept))
     for (family, rows), pair in zip(swept.items(), zip(axes[::2], axes[1::2], strict=True), strict=True):
         across = [0.0, *(row["strength"] for row in rows)] if base else [row["strength"] for row in rows]
         for axis, what in zip(pair, ("per_class", "mean_score"), strict=True):
@@ -146,13 +144,13 @@ def strengths(report: Mapping[str, Any], label: Label, path: Path) -> list[str]:
         for edge in report["labels"][label.name]["edges"]:
             pair[1].axhline(edge, color="black", linewidth=0.7, linestyle="--")
         pair[0].legend(frameon=False, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
     return [path.name]
 
 
 def histogram(report: Mapping[str, Any], seen: Seen, labels: Sequence[Label], path: Path) -> None:
     """The base model's scores with the cuts, and over them those of the control by class asked."""
-    figure, axes = _axes(len(labels))
+    figure, axes = side_by_side(len(labels))
     for axis, label in zip(axes, labels, strict=True):
         about = report["labels"][label.name]
         axis.hist(about["scores"], bins=40, density=True, color=GREY, alpha=0.35, label=f"base, {about['pictures']} pictures")
@@ -165,16 +163,12 @@ def histogram(report: Mapping[str, Any], seen: Seen, labels: Sequence[Label], pa
                 axis.hist(values, bins=20, density=True, label=f"CTRL asked for {y}", **look)
         axis.set(xlabel=f"{label.name} ({label.unit})", ylabel="density")
         axis.legend(frameon=False, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusions(report: Mapping[str, Any], names: Sequence[str], labels: Sequence[Label], path: Path) -> None:
     """Rows asked, columns seen, side by side; a line of them for each label."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.7 * len(names) + 0.4, 2.9 * len(labels)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(2.7 * len(names) + 0.4, 2.9 * len(labels))
     lines = {line["name"]: line for line in report["rows"]}
     for i, label in enumerate(labels):
         for j, name in enumerate(names):
@@ -191,7 +185,7 @@ def confusions(report: Mapping[str, Any], names: Sequence[str], labels: Sequence
             axis.set_title(f"{name}: {part['accuracy']['mean']:.2f}", fontsize=9)
             axis.set_xlabel(f"{label.name}, seen", fontsize=8)
             axis.set_ylabel("asked", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def grid(seen: Seen, names: Sequence[str], labels: Sequence[Label], path: Path, out: Path) -> None:
@@ -210,4 +204,4 @@ def grid(seen: Seen, names: Sequence[str], labels: Sequence[Label], path: Path, 
                     got = ", ".join(f"{y} ({score:.3g})" for y, score in read)
                     cells.append((f"{asked}: {got}", opened.convert("RGB")))
             rows.append((f"{name}: {prompt}", cells))
-    pictures(rows, "what is asked for, and what was drawn", "asked: class seen (score)", path)
+    write_rows(rows, "what is asked for, and what was drawn", "asked: class seen (score)", path)

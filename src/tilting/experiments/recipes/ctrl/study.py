@@ -7,40 +7,35 @@ that are reported: all of the luck is the rivals'.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from tilting import __version__
 from tilting.errors import TiltingError
-from tilting.experiments.folder import write_atomically
+from tilting.experiments.condition.train_config import OWN
 from tilting.experiments.recipes.ctrl.arms import Labelled, Shop, Size
 from tilting.experiments.recipes.ctrl.labels import SIZE, Label
 from tilting.experiments.recipes.ctrl.numbers import best_cells, hits, look, numbers_of
 from tilting.experiments.recipes.ctrl.rows import Drawer, Row
-from tilting.experiments.recipes.draft.claims import verdict
+from tilting.experiments.recipes.folder import Report, Say, check_out, command, opening, write_table
 from tilting.experiments.recipes.numbers import interval
-from tilting.experiments.recipes.render import number, shown
+from tilting.experiments.recipes.page import number, shown
 from tilting.experiments.recipes.rows import ANIMALS
-from tilting.experiments.recipes.tables import Report, Say, _check_out
+from tilting.experiments.recipes.verdicts import finding_of
 
 FULL = Size(
-    data=50, images=2, steps=12, train_steps=150, batch=8, epochs=30, widths=(16, 32, 64), free_steps=200, free_batch=32,
-    noisy_epochs=60,
+    data=50, copies=4, images=2, steps=12, train_steps=150, batch=8, epochs=15, widths=(16, 32, 64), free_steps=200,
+    free_batch=32, noisy_epochs=60,
 )  # fmt: skip
 SMALL = Size(
-    data=30, images=1, steps=4, train_steps=3, batch=4, epochs=2, widths=(16, 16, 16), free_steps=4, free_batch=8,
+    data=30, copies=1, images=1, steps=4, train_steps=3, batch=4, epochs=2, widths=(16, 16, 16), free_steps=4, free_batch=8,
     noisy_epochs=2,
 )  # fmt: skip
 SMALL_PROMPTS = 4
 RIVALS = {"dps": "reconstruction guidance", "noisy": "classifier guidance", "free": "classifier-free fine-tuning"}
 ENOUGH = 0.85
-USUAL = {"gamma": 500, "place": "time", "lora-lr": 4e-3, "embedding-lr": 4e-2}
-"""Of `condition train` on pocket. At the paper's γ = 10 the exact KL over 768 latent dimensions holds the model nearly still;
-its code's KL, a mean over dimensions, makes that γ 10 · 768."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class Study:
     tiny: Size = SMALL
     prompts: tuple[str, ...] = ANIMALS
     model: str = "pocket"
-    settings: Mapping[str, Any] = field(default_factory=lambda: dict(USUAL))
+    settings: Mapping[str, Any] = field(default_factory=lambda: dict(OWN["pocket"]))
     counts: Mapping[str, int | None] = field(default_factory=lambda: {"": None})
     worst: float | None = 0.75
     claims: Callable[[Report, Mapping[str, list[dict[str, Any]]]], list[dict[str, Any]]] | None = None
@@ -158,7 +153,7 @@ def run_control_study(study: Study, out: Path, small: bool, say: Say, seed: int 
     """
     from tilting.experiments.recipes.ctrl.render import markdown, write_figures
 
-    _check_out(cast(Any, study), out, small, seed)
+    check_out(study.name, out, small, seed)
     shop = shop_of(study, out, small, say, seed, quiet)
     rows = [row for row in study.rows if row.small or not small]
     parts = {part: learn(replace(shop, first=count), {row.family for row in rows if row.part in ("", part)}, part)
@@ -180,7 +175,7 @@ def run_control_study(study: Study, out: Path, small: bool, say: Say, seed: int 
             lines.append({"name": best_name(family, part), "family": family, "part": part, "strength": which,
                           **numbers_of(best, study.labels)})  # fmt: skip
     report: Report = {
-        "recipe": study.name, "version": __version__, "title": study.title, "paper": study.paper, "small": small, "seed": seed,
+        **opening(study, small, seed),
         "model": study.model, "steps": shop.size.steps, "prompts": list(shop.prompts), "images": shop.size.images,
         "settings": dict(study.settings), "train_steps": shop.size.train_steps, "batch": shop.size.batch,
         "labels": {label.name: _about(label, made.data[label.name]) for label in study.labels},
@@ -192,17 +187,15 @@ def run_control_study(study: Study, out: Path, small: bool, say: Say, seed: int 
     report["claims"] = claims_of(study, report, seen)
     report["figures"] = write_figures(report, seen, study.labels, out)
     report["cells"] = seen
-    write_atomically(out / "table.md", (markdown(report) + "\n").encode())
-    write_atomically(out / "table.json", (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_table(out, markdown(report), report)
     return report
 
 
 def shop_of(study: Study, out: Path, small: bool, say: Say, seed: int, quiet: bool = True) -> Shop:
     """Where a study's parts are made."""
-    argv = ["tilting", "recipe", study.name, "--out", str(out), *(["--small"] if small else []), "--seed", str(seed)]
     prompts = study.prompts[:SMALL_PROMPTS] if small else study.prompts
-    size = study.tiny if small else study.size
-    return Shop(study.model, prompts, study.labels, size, out, seed, say, study.settings, tuple(argv), quiet)
+    size, argv = study.tiny if small else study.size, tuple(command(study.name, out, small, seed))
+    return Shop(study.model, prompts, study.labels, size, out, seed, say, study.settings, argv, quiet)
 
 
 def best_name(family: str, part: str = "") -> str:
@@ -231,8 +224,7 @@ def above(text: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping
     """The claim that more pictures of one row are of the class asked for than of another, by the interval of the difference."""
     gap = interval(hits(ours), hits(theirs))
     assert gap is not None
-    finding = {"verdict": verdict(gap["low"], gap["high"]), "found": f"{shown(gap, sign=True)}", "difference": gap}
-    return {"text": text, "published": published, "finding": finding}
+    return {"text": text, "published": published, "finding": finding_of(gap)}
 
 
 def claims_of(study: Study, report: Report, seen: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

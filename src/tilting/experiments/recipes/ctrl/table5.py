@@ -8,8 +8,8 @@ from typing import Any
 
 from tilting.experiments.recipes.ctrl.rows import Row
 from tilting.experiments.recipes.ctrl.study import Study, above, best_name, run_control_study
+from tilting.experiments.recipes.folder import Report
 from tilting.experiments.recipes.published import published
-from tilting.experiments.recipes.tables import Report
 
 GAMMAS = (5, 7.5, 10, 20, 50)
 PAPER = published("ctrl-table5")

@@ -3,7 +3,7 @@
 For γ = 1 and 5, T = 8 ... 64 and both labels of a logistic classifier, the energy distance D² to importance-weighted draws of
 the same chain's tilt, and to p_γ of the mixture itself, of
 
-    g*                best Gaussian steps (`tilting.experiments.recipes.ctrl.oracle`): to about .1 nats at T = 8, γ = 5
+    g*                best Gaussian steps (`tilting.experiments.recipes.ctrl.oracle`)
     lemma 2           the closed form of the continuous limit; for γ = 1 it is classifier guidance by the true p(y | x_t)
     ctrl, adjoint     learnt by the package's objectives: KL-regularised back-propagation (Alg. 2), and adjoint matching
     reconstruction    guidance by p(y | x0(x_t)) at strength γ
@@ -11,36 +11,29 @@ the same chain's tilt, and to p_γ of the mixture itself, of
     null              two independent importance-weighted draws: below it nothing can be told from exact
 
 and for the learnt ones the relative error of the drift against g* and against Lemma 2 (weighted as the path KL is), and the
-nats of E[γ log p(y | x_0)] - KL that they lack of g*'s. Then γ = 5 without memorylessness: what is left is what theory says.
+nats of E[γ log p(y | x_0)] - KL that they lack of g*'s. Then the same for a reward whose tilt is a mixture, by adjoint
+matching and by the KL-regularised draft (`tilting.experiments.recipes.ctrl.laws`). Then γ = 5 without memorylessness: what is
+left is what theory says.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tilting.conditioning.noisy import reconstruction_guidance
+from tilting.conditioning.guided import reconstruction_guidance
 from tilting.conditioning.train import Ctrl
 from tilting.experiments.folder import write_atomically
-from tilting.experiments.recipes.ctrl.learned import guided, learn
-from tilting.experiments.recipes.ctrl.oracle import (
-    Chain,
-    Control,
-    Drawn,
-    drift_error,
-    lemma,
-    log_classifier,
-    shift,
-    solve,
-    tilt,
-)  # fmt: skip
-from tilting.experiments.recipes.mixture_bias import Say, energy_distance
+from tilting.experiments.recipes.ctrl.laws import ORIGIN, Size, Targets, cell, reward_markdown, reward_rows, steered, trained
+from tilting.experiments.recipes.ctrl.learned import guided
+from tilting.experiments.recipes.ctrl.oracle import Chain, Control, drift_error, lemma, log_classifier, shift, solve, tilt
+from tilting.experiments.recipes.folder import Say
+from tilting.experiments.recipes.plane import BASE, energy_distance
 from tilting.finetune.objectives import adjoint
 from tilting.finetune.truncate import Truncation
 from tilting.models.mixture import ZERO_SNR
@@ -50,82 +43,37 @@ GAMMAS = (1.0, 5.0)
 LABELS = (0.0, 1.0)
 SHORT = Schedule("v_prediction", tuple(b for b in ZERO_SNR.alpha_bar if b > 0.5))
 """The schedule cut where ᾱ is still .5: x_0 remembers x_T."""
+FULL = Size((8, 16, 32, 64), (32,), 2000, 1000, 1000, 1024, 45)
+SMALL = Size((4, 8), (8,), 400, 100, 100, 128, 25)
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much: chains' T, the T at which controls are learnt, draws of a row, of guidance, training steps, of a batch."""
-
-    steps: tuple[int, ...]
-    learnt: int
-    draws: int
-    guided: int
-    training: int
-    images: int
-    cells: int
+def _closed(gamma: float, y: float, draws: int) -> Tensor:
+    """Draws of p_γ by rejection from the mixture: p(y | x)^γ is at most 1."""
+    generator, kept = torch.Generator().manual_seed(200), []
+    while sum(map(len, kept)) < draws:
+        x = BASE.draw(8 * draws, generator)
+        kept.append(x[torch.rand(len(x), generator=generator, dtype=torch.float64) < (gamma * log_classifier(x, y)).exp()])
+    return torch.cat(kept)[:draws]
 
 
-FULL = Size((8, 16, 32, 64), 16, 2000, 1000, 500, 256, 45)
-SMALL = Size((4, 8), 4, 400, 100, 40, 64, 25)
-
-
-class Targets:
-    """What the rows of one chain, γ and y are compared with."""
-
-    def __init__(self, chain: Chain, gamma: float, y: float, draws: int):
-        def reward(drawn: Drawn) -> Tensor:
-            return self.terminal(drawn.end)
-
-        self.gamma, self.y = gamma, y
-        self.tilts = [tilt(chain, reward, draws, 100 + k) for k in range(3)]
-        self.closed = self._closed(chain, 4 * draws, 200)
-        pairs = [(0, 1), (1, 2), (0, 2)]
-        self.null = max(abs(energy_distance(self.tilts[i], self.tilts[j])) for i, j in pairs)
-
-    def terminal(self, x: Tensor) -> Tensor:
-        return self.gamma * log_classifier(x, self.y)
-
-    def _closed(self, chain: Chain, draws: int, seed: int) -> Tensor:
-        """Draws of p_γ by rejection from the mixture: p(y | x)^γ is at most 1."""
-        generator, kept = torch.Generator().manual_seed(seed), []
-        while sum(map(len, kept)) < draws:
-            x = chain.mixture.draw(8 * draws, generator)
-            kept.append(x[torch.rand(len(x), generator=generator, dtype=torch.float64) < self.terminal(x).exp()])
-        return torch.cat(kept)[:draws]
-
-    def of(self, x: Tensor) -> dict[str, float]:
-        """D² to the chain's tilt and to p_γ, and mean p(y | x)."""
-        far = [energy_distance(x, t) for t in self.tilts]
-        return {
-            "same": sum(far) / len(far), "closed": energy_distance(x, self.closed),
-            "p": log_classifier(x, self.y).exp().mean().item(),
-        }  # fmt: skip
-
-
-def _learnt(size: Size, gamma: float, say: Say) -> dict[str, Callable[[float], Control]]:
-    chain = Chain(size.learnt)
-
+def _learnt(size: Size, steps: int, gamma: float, say: Say) -> dict[str, Callable[[float], Control]]:
     def terminal(x: Tensor, y: Tensor) -> Tensor:
         return gamma * log_classifier(x, y)
 
-    found, begun = {}, {}
-    for name, objective in (("ctrl", Ctrl(gamma, Truncation("all")).objective()), ("adjoint", adjoint(beta=1.0))):
-        seen: list[dict[str, float]] = []
-        found[name] = learn(chain, objective, terminal, size.training, images=size.images, see=seen.append)
-        begun[name] = seen[0]["kl"]
-        say(f"γ {gamma:g}: {name} learnt; KL at initialisation {begun[name]!r}")
-    return found
+    ctrl = Ctrl(gamma, Truncation("all")).objective()
+    say(f"γ {gamma:g}")
+    return trained(size, steps, {"ctrl": (ctrl, terminal), "adjoint": (adjoint(beta=1.0), terminal)}, LABELS, say)
 
 
 def rows(size: Size, say: Say = lambda line: None) -> list[dict[str, Any]]:
     """The table: a dict of each γ, T and method, numbers averaged over both labels."""
     table = []
     for gamma in GAMMAS:
-        learnt = _learnt(size, gamma, say)
         for steps in size.steps:
+            learnt = _learnt(size, steps, gamma, say) if steps in size.learnt else {}
             chain, by_name = Chain(steps), {}
             for y in LABELS:
-                for name, numbers in _methods(chain, gamma, y, size, learnt if steps == size.learnt else {}).items():
+                for name, numbers in _methods(chain, gamma, y, size, learnt).items():
                     by_name.setdefault(name, []).append(numbers)
             for name, each in by_name.items():
                 mean = {key: sum(e[key] for e in each) / len(each) for key in each[0]}
@@ -137,28 +85,25 @@ def rows(size: Size, say: Say = lambda line: None) -> list[dict[str, Any]]:
 def _methods(
     chain: Chain, gamma: float, y: float, size: Size, learnt: dict[str, Callable[[float], Control]]
 ) -> dict[str, dict[str, float]]:
-    to = Targets(chain, gamma, y, size.draws)
-    best = solve(chain, to.terminal, size.cells)
-    origin = torch.zeros(1, 2, dtype=torch.float64)
-    ends = best.value(origin).item()
-    closed_form = shift(chain, lemma(chain, gamma, y))
+    def terminal(x: Tensor) -> Tensor:
+        return gamma * log_classifier(x, y)
 
-    def steered(control: Control) -> dict[str, float]:
-        drawn = chain.draw(size.draws, 7, control)
+    to = Targets(chain, terminal, lambda x: log_classifier(x, y).exp(), _closed(gamma, y, 4 * size.draws), size.draws)
+    best = solve(chain, terminal, size.cells)
+    limit = lemma(chain, gamma, y)
+
+    def row(control: Control) -> dict[str, float]:
         return {
-            **to.of(drawn.end), "to_best": drift_error(chain, control, best, size.guided, 8),
-            "to_lemma": drift_error(chain, control, closed_form, size.guided, 8),
-            "nats": ends - (to.terminal(drawn.end) - drawn.kl).mean().item(),
-        }  # fmt: skip
+            **steered(chain, to, best, control, size),
+            "to_lemma": drift_error(chain, control, shift(chain, limit), size.guided, 8),
+        }
 
-    exact = to.of(to.tilts[0])
     found = {
-        "null": {"same": to.null, "closed": exact["closed"], "p": exact["p"]},
-        "g*": {**steered(best), "gap": best.log_h(origin).item() - ends},
-        "lemma 2": to.of(chain.draw(size.draws, 9, denoise=lemma(chain, gamma, y)).end),
-    }
-    found |= {name: steered(control(y)) for name, control in learnt.items()}
-    dps = guided(chain, reconstruction_guidance(gamma).build(chain.steps), to.terminal, size.guided, 0)
+        "null": to.exact(), "g*": {**row(best), "gap": (best.log_h(ORIGIN) - best.value(ORIGIN)).item()},
+        "lemma 2": to.of(chain.draw(size.draws, 9, denoise=limit).end),
+    }  # fmt: skip
+    found |= {name: row(control(y)) for name, control in learnt.items()}
+    dps = guided(chain, reconstruction_guidance(gamma).build(chain.steps), terminal, size.guided, 0)
     return found | {"reconstruction": to.of(dps), "base": to.of(chain.draw(size.draws, 10).end)}
 
 
@@ -185,11 +130,7 @@ def memory_rows(size: Size) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def markdown(table: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) -> str:
+def markdown(table: Sequence[dict[str, Any]], reward: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) -> str:
     """table.md."""
     nulls = {(r["gamma"], r["steps"]): r for r in table if r["method"] == "null"}
     lines = [
@@ -199,19 +140,20 @@ def markdown(table: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) 
         "nats short of g* |", "|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for r in table:
-        times, closed = r["same"] / nulls[r["gamma"], r["steps"]]["same"], _cell(r["closed"])
+        times, closed = r["same"] / nulls[r["gamma"], r["steps"]]["same"], cell(r["closed"])
         lines.append(
-            f"| {r['gamma']:g} | {r['steps']} | {r['method']} | {_cell(r['same'])} | {_cell(times, 1)} | {closed} | "
-            f"{_cell(r['p'], 3)} | {_cell(r.get('to_best'), 2)} | {_cell(r.get('to_lemma'), 2)} | {_cell(r.get('nats'), 3)} |"
+            f"| {r['gamma']:g} | {r['steps']} | {r['method']} | {cell(r['same'])} | {cell(times, 1)} | {closed} | "
+            f"{cell(r['score'], 3)} | {cell(r.get('to_best'), 2)} | {cell(r.get('to_lemma'), 2)} | {cell(r.get('nats'), 3)} |"
         )
-    costs = ", ".join(f"γ {r['gamma']:g} T {r['steps']}: {_cell(r['gap'], 3)}" for r in table if "gap" in r)
-    lines += ["", f"Path KL of g* to the exact tilt, in nats (what steps that stay Gaussian cost): {costs}.", ""]
+    costs = ", ".join(f"γ {r['gamma']:g} T {r['steps']}: {cell(r['gap'], 3)}" for r in table if "gap" in r)
+    lines += ["", f"Path KL of g* to the exact tilt, in nats (what steps that stay Gaussian cost): {costs}."]
+    lines += reward_markdown(reward)
     lines += ["", "A random x_T keeps its prior: γ = 5, y = 1.", "",
               "| chain | T | g* to the tilt | g* to the law predicted for it | the two laws apart | null |",
               "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     lines += [
-        f"| {m['chain']} | {m['steps']} | {_cell(m['to_tilt'])} | {_cell(m['to_predicted'])} | {_cell(m['apart'])} | "
-        f"{_cell(m['null'])} |"
+        f"| {m['chain']} | {m['steps']} | {cell(m['to_tilt'])} | {cell(m['to_predicted'])} | {cell(m['apart'])} | "
+        f"{cell(m['null'])} |"
         for m in memory
     ]
     return "\n".join(lines) + "\n"
@@ -220,11 +162,11 @@ def markdown(table: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) 
 def run(out: Path, small: bool, say: Say) -> list[dict[str, Any]]:
     """Write table.md and table.json into ``out`` and return the table."""
     size = SMALL if small else FULL
-    table, memory = rows(size, say), memory_rows(size)
+    table, reward, memory = rows(size, say), reward_rows(size, say), memory_rows(size)
     out.mkdir(parents=True, exist_ok=True)
-    text = markdown(table, memory)
+    text = markdown(table, reward, memory)
     write_atomically(out / "table.md", text.encode())
-    report = {"recipe": "ctrl-theory", "small": small, "rows": table, "memory": memory}
+    report = {"recipe": "ctrl-theory", "small": small, "rows": table, "reward": reward, "memory": memory}
     write_atomically(out / "table.json", (json.dumps(report, indent=1) + "\n").encode())
     say(text)
     return table

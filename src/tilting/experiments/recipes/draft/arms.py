@@ -23,6 +23,7 @@ from tilting.errors import TiltingError
 from tilting.experiments.finetune.config import FinetuneConfig, resolve_finetune
 from tilting.experiments.finetune.folder import METRICS, TIMING, FinetuneFolder
 from tilting.experiments.finetune.run import Parts, load_parts, tuning_of
+from tilting.experiments.recipes.loader import Loader
 from tilting.experiments.recipes.rows import ANIMALS
 
 if TYPE_CHECKING:
@@ -158,36 +159,15 @@ def seconds_of(config: FinetuneConfig, looked: int, looks: int) -> float:
     return units * ROW_SECONDS * (1 if config.cfg == 1 else 2)
 
 
-class Shelf:
-    """The model and the judge, loaded once for all arms, and each reward once.
+class Shelf(Loader[FinetuneConfig, Parts]):
+    """What arms and looks need loaded.
 
     Args:
         own: scores of a study that are no rewards of `tilting rewards`, by name.
     """
 
     def __init__(self, own: Mapping[str, Any] | None = None) -> None:
-        self.shared: Parts | None = None
-        self.rewards: dict[tuple[str, ...], Any] = {(name,): score for name, score in (own or {}).items()}
-
-    def parts(self, config: FinetuneConfig) -> Parts:
-        """What a run of this config needs. Raises TiltingError for a reward that cannot be built."""
-        from tilting.rewards.build import build
-
-        if self.shared is None:
-            self.shared = load_parts(config)
-            self.rewards[config.reward] = self.shared.reward
-        if config.reward not in self.rewards:
-            self.rewards[config.reward] = build(config.specs())
-        return self.shared._replace(reward=self.rewards[config.reward])
-
-    def reward(self, spec: str) -> Any:
-        """What is called by this spec, or by this name of a study's own."""
-        from tilting.rewards.build import build
-        from tilting.rewards.spec import parse_specs
-
-        if (spec,) not in self.rewards:
-            self.rewards[(spec,)] = build(parse_specs([spec]))
-        return self.rewards[(spec,)]
+        super().__init__(load_parts, own)
 
 
 def train_arm(config: FinetuneConfig, looks: Looks, shelf: Shelf, argv: Sequence[str] = ()) -> dict[str, Any]:

@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilting.experiments.recipes.draft.looks import Values, interval, values_of
-from tilting.experiments.recipes.render import number, shown
+from tilting.experiments.recipes.page import number, shown
+from tilting.experiments.recipes.verdicts import Finding, finding_of
 
 if TYPE_CHECKING:
     from tilting.experiments.recipes.draft.results import Results
 
-Finding = dict[str, Any]
-"""A verdict, "found" in words, and the numbers behind it."""
 Test = Callable[["Results"], Finding | None]
 DRAWS = 1000
-
-
-def verdict(low: float, high: float, line: float = 0.0) -> str:
-    """Of an interval that is to lie above a line."""
-    return "holds" if low > line else "fails" if high < line else "undecided"
 
 
 def difference(ours: Values, theirs: Values, unit: str) -> Finding:
@@ -33,7 +27,7 @@ def difference(ours: Values, theirs: Values, unit: str) -> Finding:
     gap = interval(ours, theirs)
     if gap is None:
         return {"verdict": "undecided", "found": "no image has both numbers"}
-    return {"verdict": verdict(gap["low"], gap["high"]), "found": f"{shown(gap, sign=True)} {unit}".strip(), "difference": gap}
+    return finding_of(gap, unit)
 
 
 def higher(a: str, b: str, what: str | None = None, where: str | None = None) -> Test:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from tilting.experiments.recipes.draft.arms import Arm, of_fifty
-from tilting.experiments.recipes.draft.claims import Finding, Test, difference, gains
+from tilting.experiments.recipes.draft.claims import Test, difference, gains
 from tilting.experiments.recipes.draft.looks import Variant, interval
 from tilting.experiments.recipes.draft.plots import Panel, chart, columns, name_of
 from tilting.experiments.recipes.draft.results import BASE, Claim, Results, Study
 from tilting.experiments.recipes.draft.study import run_study
+from tilting.experiments.recipes.verdicts import Finding
 
 FIFTY = (2, 5, 10, 20, 30, 40)
 """M of the paper's 50 steps, less all 50, which is the arm itself."""

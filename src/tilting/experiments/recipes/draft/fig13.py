@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tilting.experiments.recipes.draft.arms import Arm
-from tilting.experiments.recipes.draft.claims import Finding, difference, higher
+from tilting.experiments.recipes.draft.claims import difference, higher
 from tilting.experiments.recipes.draft.looks import values_of
 from tilting.experiments.recipes.draft.plots import chart, columns, curve, progress
 from tilting.experiments.recipes.draft.results import BASE, Claim, Results, Study
 from tilting.experiments.recipes.draft.study import run_study
-from tilting.experiments.recipes.render import number
+from tilting.experiments.recipes.page import number
+from tilting.experiments.recipes.verdicts import Finding
 
 PROMPTS = ("a bear", "a dog", "a mouse")
 OTHERS = ("a fox", "an owl", "a horse", "a rabbit")

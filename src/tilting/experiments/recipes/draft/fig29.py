@@ -14,12 +14,13 @@ from functools import partial
 from itertools import pairwise
 
 from tilting.experiments.recipes.draft.arms import Arm, Size
-from tilting.experiments.recipes.draft.claims import DRAWS, Finding, Test, falls, verdict
+from tilting.experiments.recipes.draft.claims import DRAWS, Test, falls
 from tilting.experiments.recipes.draft.looks import Variant, interval, values_of
 from tilting.experiments.recipes.draft.plots import Panel, chart, curve, name_of
 from tilting.experiments.recipes.draft.results import BASE, Claim, Results, Study
 from tilting.experiments.recipes.draft.study import run_study
-from tilting.experiments.recipes.render import number
+from tilting.experiments.recipes.page import number
+from tilting.experiments.recipes.verdicts import Finding, verdict
 
 WEIGHTS = (1.0, 10.0, 100.0)
 SCALES = (0.2, 0.4, 0.6, 0.8)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from functools import partial
 
 from tilting.experiments.recipes.draft.arms import Arm, Size
-from tilting.experiments.recipes.draft.claims import Finding, higher
+from tilting.experiments.recipes.draft.claims import higher
 from tilting.experiments.recipes.draft.plots import Panel, chart, curve
 from tilting.experiments.recipes.draft.results import BASE, Claim, Results, Study
 from tilting.experiments.recipes.draft.study import run_study
+from tilting.experiments.recipes.verdicts import Finding
 
 LORA, WITH, ALONE, NEGATIVE = "lora", "lora-guidance", "guidance", "lora-guidance-negative"
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 
+from tilting.experiments.grid import write_rows
 from tilting.experiments.recipes.draft.arms import Arm
-from tilting.experiments.recipes.draft.claims import Finding, difference, higher
+from tilting.experiments.recipes.draft.claims import difference, higher
 from tilting.experiments.recipes.draft.looks import Variant, interval, tile
-from tilting.experiments.recipes.draft.plots import Panel, chart, columns, name_of, pictures
+from tilting.experiments.recipes.draft.plots import Panel, chart, columns, name_of
 from tilting.experiments.recipes.draft.results import BASE, Claim, Results, Study
 from tilting.experiments.recipes.draft.study import run_study
+from tilting.experiments.recipes.verdicts import Finding
 
 FIRST, SECOND = "lora-clip", "lora-style"
 STYLE = "style:noto"
@@ -64,7 +66,7 @@ def figures(results: Results) -> list[str]:
                 cells.append((f"{a:g} clip + {b:g} style", tile(sheet, 0, 0, results.size.images)))
         rows.append((f"{b:g} x style's LoRA", cells))
     prompt = results.looks.sets[results.first][0]
-    mixed = pictures(rows, f"two LoRAs mixed: {prompt!r}", "the same noise throughout", results.out / "mix.png")
+    mixed = write_rows(rows, f"two LoRAs mixed: {prompt!r}", "the same noise throughout", results.out / "mix.png").name
     scales = columns(results, names, results.out / "scales.png", title="LoRA scale")
     return [chart(panels, results.out / "scale.png"), scales, mixed]
 

@@ -12,12 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tilting.experiments.recipes.draft.arms import Arm, of_fifty
-from tilting.experiments.recipes.draft.claims import Finding, Test
-from tilting.experiments.recipes.draft.looks import interval, kept
+from tilting.experiments.recipes.draft.claims import Test
+from tilting.experiments.recipes.draft.looks import interval
 from tilting.experiments.recipes.draft.plots import Panel, chart
 from tilting.experiments.recipes.draft.results import Claim, Results, Study
 from tilting.experiments.recipes.draft.study import run_study
-from tilting.experiments.recipes.render import shown
+from tilting.experiments.recipes.folder import kept
+from tilting.experiments.recipes.page import shown
+from tilting.experiments.recipes.verdicts import Finding
 
 if TYPE_CHECKING:
     from torch import Tensor

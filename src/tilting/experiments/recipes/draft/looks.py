@@ -7,14 +7,14 @@ pictures go into one small sheet per set, a row per prompt.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.experiments.folder import digest, write_atomically
 from tilting.experiments.recipes.draft.arms import Shelf
+from tilting.experiments.recipes.folder import kept
 from tilting.models.lora_file import lora_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Looks:
 
     def __call__(self, model: Any, shelf: Shelf, config: FinetuneConfig, folder: Path) -> dict[str, Seen]:
         """Draw every set by a model as it is, in the sampler of a config, and write the sheets FOLDER-SET.png."""
-        from tilting.experiments.finetune.samples import _scores, look
+        from tilting.experiments.finetune.samples import look, scores
 
         found = {}
         for name, prompts in self.sets.items():
@@ -60,7 +60,7 @@ class Looks:
                         self.seed, config.negative_prompt)  # fmt: skip
             rewards = {self.reward[0]: _plain(seen.rewards)}
             for spec in self.reward[1:]:
-                rewards[spec] = _plain(_scores(shelf.reward(spec), seen.images, seen.prompts))
+                rewards[spec] = _plain(scores(shelf.reward(spec), seen.images, seen.prompts))
             found[name] = {"prompts": seen.prompts, "rewards": rewards, "judge": _plain(seen.judged),
                            **spreads(seen.images, seen.prompts), "evaluations": seen.evaluations}  # fmt: skip
             write_sheet(seen.images, self.images, folder.with_name(f"{folder.name}-{name}.png"))
@@ -138,18 +138,6 @@ def look_at(variant: Variant, looks: Looks, shelf: Shelf, config: FinetuneConfig
             return looks(model, shelf, config, file.with_suffix(""))
 
     return kept(file, made, draw)
-
-
-def kept(file: Path, made: Any, make: Callable[[], Any]) -> Any:
-    """What a file holds if it was made from the same plain data; else it is made and written."""
-    if file.is_file():
-        before = json.loads(file.read_bytes())
-        if before["made"] == made:
-            return before["held"]
-    held = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps({"made": made, "held": held}, indent=1) + "\n").encode())
-    return held
 
 
 class applied:

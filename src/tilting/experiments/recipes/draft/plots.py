@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tilting.experiments.grid import FAINT, GAP, LINE, SIDE, _number, _Sheet
+from tilting.experiments.grid import short, write_rows
+from tilting.experiments.recipes.canvas import COLOURS, GREY, save, side_by_side
 from tilting.experiments.recipes.draft.looks import interval, tile, values_of
-from tilting.experiments.recipes.figures import COLOURS, GREY, _axes, _save
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tilting.experiments.recipes.draft.results import Results
 
 Dot = tuple[float, "Mapping[str, float] | float | None"]
@@ -44,7 +42,7 @@ def chart(panels: Sequence[Panel], path: Path) -> str:
     """Panels side by side, one colour for a label throughout; the file's name."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series))
     colours = {label: GREY if label == "base" else COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
-    figure, axes = _axes(len(panels))
+    figure, axes = side_by_side(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for label, dots in panel.series.items():
             known = [(x, y) for x, y in dots if y is not None]
@@ -68,7 +66,7 @@ def chart(panels: Sequence[Panel], path: Path) -> str:
         axis.set_ylabel(panel.up)
     handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), frameon=False, fontsize=8, loc="outside right upper")
-    _save(figure, path)
+    save(figure, path)
     return path.name
 
 
@@ -86,21 +84,6 @@ def curve(results: Results, across: str, what: str, where: str, arms: Sequence[s
     return Panel(NOUNS[across], f"{name_of(results, what)}, {where} prompts", series)
 
 
-def pictures(rows: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]], title: str, below: str, path: Path) -> str:
-    """A sheet of samples: a caption over every row, a line under every picture; the file's name."""
-    from PIL.Image import Resampling
-
-    sheet: Any = _Sheet(len(rows), max(len(cells) for _, cells in rows), header=2)
-    sheet.text(GAP, GAP, title, sheet.width - 2 * GAP, size=17)
-    sheet.text(GAP, GAP + LINE + 2, below, sheet.width - 2 * GAP, ink=FAINT)
-    for i, (caption, cells) in enumerate(rows):
-        sheet.row(i, caption)
-        for j, (line, image) in enumerate(cells):
-            sheet.cell(i, j, image.resize((SIDE, SIDE), Resampling.NEAREST), line)
-    sheet.save(path)
-    return path.name
-
-
 def progress(results: Results, path: Path, where: str | None = None, prompt: int = 0) -> str:
     """A row of pictures per arm, a column per look: the same noise as training goes on."""
     where = where or results.first
@@ -110,10 +93,11 @@ def progress(results: Results, path: Path, where: str | None = None, prompt: int
         for point in results.points(arm):
             value = point["sets"][where]["rewards"][results.spec][prompt * results.size.images]
             picture = tile(results.sheet(arm, where, point["step"]), prompt, 0, results.size.images)
-            cells.append((f"step {point['step']}: {_number(value)}", picture))
+            cells.append((f"step {point['step']}: {short(value)}", picture))
         rows.append((arm, cells))
     asked = results.looks.sets[where][prompt]
-    return pictures(rows, f"{results.study.title}: {asked!r} as training goes on", f"{results.spec} under each picture", path)
+    title = f"{results.study.title}: {asked!r} as training goes on"
+    return write_rows(rows, title, f"{results.spec} under each picture", path).name
 
 
 def columns(results: Results, names: Sequence[tuple[str, str]], path: Path, where: str | None = None, title: str = "") -> str:
@@ -124,6 +108,6 @@ def columns(results: Results, names: Sequence[tuple[str, str]], path: Path, wher
         cells = []
         for name, label in names:
             value = results.seen(name)[where]["rewards"][results.spec][i * results.size.images]
-            cells.append((f"{label}: {_number(value)}", tile(results.sheet(name, where), i, 0, results.size.images)))
+            cells.append((f"{label}: {short(value)}", tile(results.sheet(name, where), i, 0, results.size.images)))
         rows.append((prompt, cells))
-    return pictures(rows, title or results.study.title, f"{results.spec} under each picture", path)
+    return write_rows(rows, title or results.study.title, f"{results.spec} under each picture", path).name

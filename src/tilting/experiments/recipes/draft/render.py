@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tilting.experiments.recipes.render import NONE, _line, number, shown
+from tilting.experiments.recipes.page import NONE, claims, figures, number, shown, table, tried
 
 Row = Mapping[str, Any]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return [_line(heads), _line(["---"] * len(heads)), *(_line(row) for row in rows)]
 
 
 def _columns(report: Mapping[str, Any]) -> list[tuple[str, Callable[[Row], str]]]:
@@ -47,24 +42,12 @@ def _whole(row: Row, key: str) -> str:
     return str(row[key]) if key in row else NONE
 
 
-def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not claims:
-        return []
-    lines = ["", "## Claims", ""]
-    for claim in claims:
-        finding = claim["finding"] or {"verdict": "not tried", "found": "the rows that it needs are not in this run"}
-        found = f"Found: {finding['found']}. The paper: {claim['published']}."
-        lines.append(f"- **{finding['verdict']}**: {claim['text']}. {found}")
-    return lines
-
-
 def markdown(report: Mapping[str, Any]) -> str:
     """The page."""
-    small = "; a small run, to try it: its numbers mean nothing" if report["small"] else ""
     size = (
         f"Ours: {report['model']}, T = {report['steps']}, CFG {number(report['cfg'])}, seed {report['seed']}, trained on "
         f"{len(report['prompts'])} prompts, looked at on {' and '.join(f'{len(p)} {w}' for w, p in report['sets'].items())} "
-        f"prompts x {report['images']} images, the same noise for every row{small}."
+        f"prompts x {report['images']} images, the same noise for every row{tried(report)}."
     )
     columns = _columns(report)
     lines = [f"# {report['recipe']}: {report['title']}", "", f"After {report['paper']}. {size}", ""]
@@ -73,7 +56,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += table(["row", *(head for head, _ in columns)], rows)
     for heading, part in report["extra"].items():
         lines += ["", f"## {heading}", "", *table(part["heads"], [[str(c) for c in row] for row in part["rows"]])]
-    lines += [*_claims(report["claims"]), "", "## How to read it", ""]
+    lines += [*claims(report["claims"]), "", "## How to read it", ""]
     total = sum(report["minutes"].values())
     reading = [
         "- Means with 95 % bootstrap intervals, whole prompts resampled; differences are paired image by image. An arm is "
@@ -90,4 +73,4 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [*reading, *(f"- {note}" for note in report["notes"]), ""]
     stopped = [row for row in report["rows"] if row.get("stopped")]
     lines += [f"- {row['name']} stopped at step {row['step']}: {row['stopped']}." for row in stopped]
-    return "\n".join([*lines, *(f"![{name}]({name})" for name in report["figures"])])
+    return "\n".join([*lines, *figures(report)])

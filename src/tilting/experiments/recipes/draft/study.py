@@ -6,19 +6,16 @@ Claims are read from the numbers, never stated: each says what was found, and wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from tilting import __version__
 from tilting.experiments.finetune.config import FinetuneConfig
 from tilting.experiments.finetune.folder import FinetuneFolder
-from tilting.experiments.folder import write_atomically
 from tilting.experiments.recipes.draft.arms import SMALL, SMALL_PROMPTS, Shelf, config_of, seconds_of, train_arm
 from tilting.experiments.recipes.draft.looks import Looks, Seen, interval, look_at, values_of
 from tilting.experiments.recipes.draft.results import BASE, Claim, Results, Study
-from tilting.experiments.recipes.tables import Report, Say, _check_out
+from tilting.experiments.recipes.folder import Report, Say, check_out, command, opening, write_table
 
 
 def row_of(results: Results, name: str) -> dict[str, Any]:
@@ -95,13 +92,13 @@ def run_study(study: Study, out: Path, small: bool, say: Say, seed: int = 0, qui
     """
     from tilting.experiments.recipes.draft.render import markdown
 
-    _check_out(cast(Any, study), out, small, seed)
+    check_out(study.name, out, small, seed)
     size = SMALL if small else study.size
     cut = SMALL_PROMPTS if small else 8
     sets = {name: prompts[:cut] for name, prompts in study.sets.items()}
     looks = Looks(sets, size.images, study.scored or study.reward, seed)
     results = Results(study, size, out, seed, small, Shelf(study.own() if study.own else None), looks)
-    argv = ["tilting", "recipe", study.name, "--out", str(out), *(["--small"] if small else []), "--seed", str(seed)]
+    argv = command(study.name, out, small, seed)
     prompts = study.prompts[:SMALL_PROMPTS] if small else study.prompts
     arms = [arm for arm in study.arms if arm.small or not small]
     asked = {arm.name: config_of(arm, prompts, study.reward, size, small, out, seed) for arm in arms}
@@ -122,15 +119,14 @@ def run_study(study: Study, out: Path, small: bool, say: Say, seed: int = 0, qui
     names = [*([BASE] if asked else []), *results.summaries, *results.variants]
     one = next(iter(asked.values()), None)
     report: Report = {
-        "recipe": study.name, "version": __version__, "title": study.title, "paper": study.paper, "small": small, "seed": seed,
-        "model": one.model if one else "pocket", "steps": size.steps, "cfg": one.cfg if one else None, **looks.about,
+        **opening(study, small, seed), "model": one.model if one else "pocket", "steps": size.steps,
+        "cfg": one.cfg if one else None, **looks.about,
         "prompts": list(prompts), "units": dict(study.units), "published": study.published,
         "rows": [row_of(results, name) for name in names], "curves": curves_of(results), "extra": results.extra,
         "minutes": minutes, "claims": [_claim(claim, results) for claim in study.claims], "notes": list(study.notes),
     }  # fmt: skip
     report["figures"] = study.figures(results)
-    write_atomically(out / "table.md", (markdown(report) + "\n").encode())
-    write_atomically(out / "table.json", (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_table(out, markdown(report), report)
     return report
 
 

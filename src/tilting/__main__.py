@@ -1,0 +1,5 @@
+"""`python -m tilting` is `tilting`."""
+
+from tilting.cli import run
+
+run()

@@ -1,0 +1,136 @@
+"""CTRL's baselines at inference: a classifier of noisy latents guides (Dhariwal & Nichol 2021), or a clean one through x0.
+
+    classifier guidance        eps' = eps - σ_t γ ∇_{x_t} log p(y | x_t, t),   x0' to match
+    reconstruction guidance    eps' = eps - σ_t γ ∇_{x_t} log p(y | x0(x_t))    (Ho et al. 2022), the preset dps as a score
+
+For γ = 1 and the true p(y | x_t, t) the first is Lemma 2 of CTRL itself (Zhao et al. 2024): its law is p(x | y) as T grows.
+For other γ it is not, since E[p(y | x_0)^γ | x_t] is not p(y | x_t)^γ. The second puts x0 for a whole posterior, and is
+biased always. Several labels add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tilting.conditioning.noisy import NoisyClassifier
+from tilting.models.labels import Watch
+from tilting.presets.guided import Dps
+from tilting.types import Denoise, Prediction, Time
+
+if TYPE_CHECKING:
+    from tilting.guidance.kernel import Kernel
+    from tilting.guidance.slope import Site, Slope
+    from tilting.method import Method
+
+LogProb = Callable[[Tensor, Time, Tensor], Tensor]
+"""(x_t (m, ...), t, rows (m,)) -> (m,): Σ_k log p_k(y_k | x_t, t) of what each row is asked for."""
+
+
+def classifier_guided(denoise: Denoise, log_p: LogProb, gamma: float, watch: Watch | None = None) -> Denoise:
+    """A denoiser under classifier guidance; at pure noise (alpha 0), where x_t says nothing of y, it is as it was.
+
+    Args:
+        denoise: of the pre-trained model.
+        log_p: what is climbed.
+        gamma: γ; at 0 the denoiser is as it was.
+        watch: called with the guided and the pre-trained prediction where they differ.
+    """
+
+    def guided(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        before = eps, x0, correction = denoise(x, t, rows)
+        if t.alpha == 0 or gamma == 0:
+            return before
+        with torch.enable_grad():
+            here = x.detach().requires_grad_(True)
+            move = t.sigma * gamma * torch.autograd.grad(log_p(here, t, rows).sum(), here)[0]
+        found = Prediction(eps - move, x0 + t.sigma / t.alpha * move, correction)
+        if watch is not None:
+            watch(found, before, t, rows)
+        return found
+
+    return guided
+
+
+@dataclass(frozen=True)
+class ClassifierGuided:
+    """A model under classifier guidance, as a model: every sampler and method takes it in the pre-trained model's place.
+
+    Attributes:
+        model: a `tilting.models.stable_diffusion.StableDiffusion`, or anything that has its ``denoiser``.
+        classifiers: of noisy latents, by label.
+        targets: label -> the index of a class or the number that every image is asked for.
+        gamma: γ.
+        watch: see `classifier_guided`.
+    """
+
+    model: Any
+    classifiers: Mapping[str, NoisyClassifier]
+    targets: Mapping[str, float]
+    gamma: float = 1.0
+    watch: Watch | None = field(default=None, compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+        """The guided denoiser of these prompts."""
+
+        def log_p(x: Tensor, t: Time, rows: Tensor) -> Tensor:
+            asked = [self.classifiers[k].log_prob(x, t, x.new_full((len(x),), float(v))) for k, v in self.targets.items()]
+            return torch.stack(asked).sum(0)
+
+        return classifier_guided(self.model.denoiser(prompts, cfg, negative), log_p, self.gamma, self.watch)
+
+
+def guided_by(
+    model: Any, classifiers: Sequence[NoisyClassifier], labels: Mapping[str, str | float], gamma: float = 1.0,
+    watch: Watch | None = None,
+) -> ClassifierGuided:  # fmt: skip
+    """A model under classifier guidance by labels as people write them: names of classes, or numbers in the label's unit.
+
+    Raises:
+        TiltingError: a value that a label does not take.
+    """
+    named = {c.schema.label: c.to(getattr(model, "device", "cpu")) for c in classifiers}
+    return ClassifierGuided(model, named, {k: named[k].schema.target(v) for k, v in labels.items()}, gamma, watch)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """The last guide of a method: it changes nothing, and shows how far the others moved the prediction."""
+
+    watch: Watch
+    needs_slope = False
+    values = 0
+
+    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
+        if slope is not None:
+            self.watch(kernel.prediction, slope.prediction, kernel.t, site.rows)
+        return kernel
+
+
+@dataclass(frozen=True)
+class WatchedDps(Dps):
+    """Reconstruction guidance that is watched.
+
+    Attributes:
+        watch: called with the guided and the pre-trained prediction.
+    """
+
+    watch: Watch | None = field(default=None, compare=False)
+
+    def build(self, steps: int) -> Method:
+        method = super().build(steps)
+        return method if self.watch is None else replace(method, guides=(*method.guides, Watching(self.watch)))
+
+
+def reconstruction_guidance(gamma: float, particles: int = 1, watch: Watch | None = None) -> WatchedDps:
+    """The preset of reconstruction guidance at strength γ, for a reward that is log p(y | x) itself (`likelihood`)."""
+    return WatchedDps(gamma, form="score", particles=particles, watch=watch)

@@ -1,0 +1,72 @@
+"""What training runs in a folder share: where one goes on, lines of numbers, a bar. Importing this does not import torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tilting.experiments.finetune.folder import METRICS, TIMING, TrainingFolder
+
+if TYPE_CHECKING:
+    from tilting.experiments.finetune.engine import Engine
+    from tilting.finetune.checkpoint import Saved
+
+
+def enter(place: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
+    """This process of a run with its trackers, and the newest checkpoint of the folder, if there is one."""
+    from tilting.experiments.finetune.engine import launch
+    from tilting.finetune.checkpoint import read
+
+    config, held = place.config, read(place.checkpoints)
+    return launch(config.precision, config.tracker, str(place.path), config.mapping(), held.step if held else 0), held
+
+
+def bring(model: Any, precision: str, engine: Engine) -> None:
+    """Move a model to the process's device, its network at a precision, "fp32" or "bf16"."""
+    import torch
+
+    if precision == "bf16":
+        model.backbone.to(torch.bfloat16)
+    if str(engine.device) != "cpu":
+        model.to(engine.device)
+
+
+def record(place: TrainingFolder[Any], engine: Engine, line: Mapping[str, Any], **seconds: float) -> None:
+    """A line of metrics, of timing and of the trackers, by the main process; ``seconds`` by what took them."""
+    if engine.main:
+        place.add(METRICS, line)
+        place.add(TIMING, {"step": line["step"], **seconds})
+        engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, line["step"])
+
+
+class Bar:
+    """A bar on stderr, of training steps, with a few numbers and the time left.
+
+    Args:
+        name: of the run.
+        total, step: training steps in all, and made before.
+        quiet: no bar, and no line about skipped steps.
+    """
+
+    def __init__(self, name: str, total: int, step: int, quiet: bool):
+        from tqdm import tqdm
+
+        self.quiet = quiet
+        self.bar = tqdm(
+            total=total, initial=step, desc=name, unit="step", file=sys.stderr, disable=quiet, dynamic_ncols=True
+        )  # fmt: skip
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, step: int, skipped: str | None, **numbers: float | None) -> None:
+        """A step is made: why it was skipped, or None, and what to show of it."""
+        if skipped is not None and not self.quiet:
+            self.bar.write(f"tilting: step {step} is skipped: {skipped}", file=sys.stderr)
+        shown = (f"{key} {value:.4g}" for key, value in numbers.items() if value is not None)
+        self.bar.set_postfix_str(", ".join(shown), refresh=False)
+        self.bar.update(1)

@@ -1,0 +1,134 @@
+"""How far the law of a steered chain is from the tilt of that chain: what the rows of `ctrl-theory` are made of.
+
+The second table is of a reward where that of the first is of a classifier: r(x) = -|x - aim|²/2 of the plane over β, whose tilt
+of the mixture is a mixture. Adjoint matching divides the reward by β, the KL-regularised draft multiplies the KL by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilting.experiments.recipes import plane
+from tilting.experiments.recipes.ctrl.learned import Labelled, learn
+from tilting.experiments.recipes.ctrl.oracle import Chain, Control, Drawn, Optimum, Terminal, drift_error, solve, tilt
+from tilting.experiments.recipes.folder import Say
+from tilting.experiments.recipes.plane import AIM, BASE, BETA, energy_distance
+from tilting.finetune.objectives import adjoint, draft
+from tilting.finetune.world import Objective
+
+ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much: chains' T, the T at which controls are learnt, draws of a row, of guidance, training steps, of a batch."""
+
+    steps: tuple[int, ...]
+    learnt: tuple[int, ...]
+    draws: int
+    guided: int
+    training: int
+    images: int
+    cells: int
+
+
+class Targets:
+    """What the rows of one chain and reward are compared with.
+
+    Args:
+        chain: whose tilt.
+        terminal: log h_0: the reward in nats.
+        score: (m, 2) -> (m,) what a row tells the mean of.
+        closed: draws (m, 2) of the tilt of the mixture itself.
+        draws: of a row.
+    """
+
+    def __init__(self, chain: Chain, terminal: Terminal, score: Terminal, closed: Tensor, draws: int):
+        def reward(drawn: Drawn) -> Tensor:
+            return terminal(drawn.end)
+
+        self.terminal, self.score, self.closed = terminal, score, closed
+        self.tilts = [tilt(chain, reward, draws, 100 + k) for k in range(3)]
+        pairs = [(0, 1), (1, 2), (0, 2)]
+        self.null = max(abs(energy_distance(self.tilts[i], self.tilts[j])) for i, j in pairs)
+
+    def of(self, x: Tensor) -> dict[str, float]:
+        """D² to the chain's tilt and to the mixture's, and the mean score."""
+        far = [energy_distance(x, t) for t in self.tilts]
+        return {
+            "same": sum(far) / len(far), "closed": energy_distance(x, self.closed), "score": self.score(x).mean().item(),
+        }  # fmt: skip
+
+    def exact(self) -> dict[str, float]:
+        """The row of importance-weighted draws."""
+        return {**self.of(self.tilts[0]), "same": self.null}
+
+
+def steered(chain: Chain, to: Targets, best: Optimum, control: Control, size: Size) -> dict[str, float]:
+    """The row of a control: its law, its drift against g*'s, and the nats of reward less KL that it lacks of g*'s on the same
+    noise."""
+    drawn, ideal = chain.draw(size.draws, 7, control), chain.draw(size.draws, 7, best)
+    gains = [(to.terminal(d.end) - d.kl).mean().item() for d in (ideal, drawn)]
+    return {
+        **to.of(drawn.end), "to_best": drift_error(chain, control, best, size.guided, 8), "nats": gains[0] - gains[1],
+    }  # fmt: skip
+
+
+def trained(
+    size: Size, steps: int, objectives: Mapping[str, tuple[Objective, Labelled]], labels: Sequence[float], say: Say
+) -> dict[str, Callable[[float], Control]]:
+    """The control that each objective learns for its reward on the chain of ``steps``, by name."""
+    found = {}
+    for name, (objective, reward) in objectives.items():
+        seen: list[dict[str, float]] = []
+        found[name] = learn(Chain(steps), objective, reward, size.training, labels, size.images, see=seen.append)
+        say(f"T {steps}: {name} learnt; KL at initialisation {seen[0]['kl']!r}")
+    return found
+
+
+def reward_rows(size: Size, say: Say) -> list[dict[str, Any]]:
+    """The second table: a dict of each T and method."""
+    closed = BASE.tilt(AIM / BETA, 1 / BETA)[0].draw(4 * size.draws, torch.Generator().manual_seed(200))
+
+    def nats(x: Tensor) -> Tensor:
+        return plane.reward(x) / BETA
+
+    def own(x: Tensor, y: Tensor) -> Tensor:
+        return plane.reward(x)
+
+    objectives = {"adjoint": (adjoint(beta=BETA), own), "draft, KL": (draft(kl=BETA), own)}
+    table = []
+    for steps in size.learnt:
+        chain = Chain(steps)
+        controls = {name: c(0.0) for name, c in trained(size, steps, objectives, (0.0,), say).items()}
+        to, best = Targets(chain, nats, plane.reward, closed, size.draws), solve(chain, nats, size.cells)
+        rows = {"null": to.exact()}
+        rows |= {name: steered(chain, to, best, c, size) for name, c in {"g*": best, **controls}.items()}
+        rows["base"] = to.of(chain.draw(size.draws, 10).end)
+        table += [{"steps": steps, "method": name, **row} for name, row in rows.items()]
+    return table
+
+
+def cell(value: float | None, digits: int = 4) -> str:
+    """A number of a table, or nothing."""
+    return "" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def reward_markdown(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The second table's lines."""
+    nulls = {r["steps"]: r["same"] for r in table if r["method"] == "null"}
+    return [
+        "", f"The tilt by a reward, r = \N{MINUS SIGN}|x \N{MINUS SIGN} aim|²/2 with β = {BETA:g}.", "",
+        "| T | method | D² to the chain's tilt | × null | D² to the mixture's | mean reward | drift to g* | nats short of g* |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {r['steps']} | {r['method']} | {cell(r['same'])} | {cell(r['same'] / nulls[r['steps']], 1)} | "
+            f"{cell(r['closed'])} | {cell(r['score'], 3)} | {cell(r.get('to_best'), 2)} | {cell(r.get('nats'), 3)} |"
+            for r in table
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,47 @@
+"""What the runs of a recipe need loaded: the model and the judge once for all of them, and each reward once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Rewarded(Protocol):
+    """A configuration with specs of rewards."""
+
+    @property
+    def reward(self) -> tuple[str, ...]: ...
+
+
+Config = TypeVar("Config", bound=Rewarded)
+Parts = TypeVar("Parts")
+
+
+class Loader(Generic[Config, Parts]):
+    """Loads the parts of the first run, and for every other one what differs: its reward.
+
+    Args:
+        load: the parts of a run, a NamedTuple with a reward.
+        own: scores that are no rewards of `tilting rewards`, by name.
+    """
+
+    def __init__(self, load: Callable[[Config], Parts], own: Mapping[str, Any] | None = None) -> None:
+        self.load = load
+        self.shared: Any = None
+        self.rewards: dict[tuple[str, ...], Any] = {(name,): score for name, score in (own or {}).items()}
+
+    def parts(self, config: Config) -> Parts:
+        """What a run of this config needs. Raises TiltingError for a reward that cannot be built."""
+        if self.shared is None:
+            self.shared = self.load(config)
+            self.rewards[config.reward] = self.shared.reward
+        return self.shared._replace(reward=self.reward(*config.reward))
+
+    def reward(self, *specs: str) -> Any:
+        """The reward of these specs, or what is called by this name of one's own."""
+        from tilting.rewards.build import build
+        from tilting.rewards.spec import parse_specs
+
+        if specs not in self.rewards:
+            self.rewards[specs] = build(parse_specs(specs))
+        return self.rewards[specs]

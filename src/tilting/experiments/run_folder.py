@@ -1,0 +1,107 @@
+"""The folder of a run while it is written: what its manifest says of it, and whether a run that is there is the same one.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from tilting import __version__
+from tilting.errors import TiltingError
+from tilting.experiments import folder as files
+from tilting.models import find_model
+
+
+class Request(Protocol):
+    """What a folder asks of a config."""
+
+    @property
+    def out(self) -> str | None: ...
+
+    @property
+    def model(self) -> str: ...
+
+    def mapping(self) -> dict[str, Any]: ...
+
+
+Asked = TypeVar("Asked", bound=Request)
+
+
+class RunFolder(Generic[Asked]):
+    """A run's folder.
+
+    Args:
+        config: the request; ``out`` must be set.
+        argv: what the manifest records as the command.
+
+    Raises:
+        TiltingError: a folder that cannot be written, holds another run, or a manifest that is corrupt. Nothing is made.
+    """
+
+    free: ClassVar[Sequence[str]] = ("out", "unused")
+    """Options that may differ when a run goes on."""
+    inside: ClassVar[str]
+    """The folder that `begin` makes in it."""
+
+    def __init__(self, config: Asked, argv: Sequence[str] = ()):
+        if not config.out:
+            raise TiltingError("say where to write: --out DIR")
+        self.config, self.path = config, files.check_writable(config.out)
+        identities, now = self.identities(), self.config_now()
+        before = self.read()
+        if before is not None:
+            self._check_same(before, now, identities)
+        self.head = {"version": __version__, "argv": list(argv), "config": now, **identities}
+        self.summary: dict[str, Any] = before["summary"] if before else {}
+
+    def identities(self) -> dict[str, Any]:
+        """``model`` and ``reward`` of the manifest, which must not change while a run goes on."""
+        sha = files.digest(Path(find_model(self.config.model)))
+        return {"model": {"name": self.config.model, "sha256": sha}, "reward": self.rewards()}
+
+    def rewards(self) -> list[dict[str, Any]]:
+        """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
+        raise NotImplementedError
+
+    def config_now(self) -> dict[str, Any]:
+        """``config`` of the manifest."""
+        return self.config.mapping()
+
+    def read(self) -> dict[str, Any] | None:
+        """The manifest that is there, if one is. Raises TiltingError if it is corrupt."""
+        raise NotImplementedError
+
+    def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        """What to say of a run that differs in an option, and what to do about it."""
+        old, new = before.get(key), now[key]
+        if key == "set" and isinstance(old, dict):
+            key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
+            old, new = old.get(key), new.get(key)
+        return f"with another {key} ({files.short(old)} there, {files.short(new)} now): choose another --out"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json holds."""
+        return {**self.head, "summary": self.summary}
+
+    def make(self) -> None:
+        """Make the folder. Raises TiltingError."""
+        try:
+            (self.path / self.inside).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
+
+    def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
+        """Refuse to go on in a folder of another run; an option newer than it may be unset. Raises TiltingError."""
+        before = manifest["config"]
+        for key, new in now.items():
+            if key not in self.free and before.get(key) != new and (key in before or new):
+                raise TiltingError(f"{str(self.path)!r} holds a run {self.difference(key, before, now)}")
+        for key in ("model", "reward"):
+            if manifest[key] != identities[key]:
+                raise TiltingError(
+                    f"{str(self.path)!r} holds a run whose {key} had other weights or code: choose another --out"
+                )

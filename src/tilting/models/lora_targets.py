@@ -1,0 +1,42 @@
+"""Which layers of a network a LoRA changes, and what files call them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from tilting.types import TiltingError
+
+QKV = r"(to_q|to_k|to_v|to_out\.0)"
+JOINT = r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+TARGETS = {
+    "attn2": rf"(attn2\.{QKV}|{JOINT})",
+    "attn1": rf"(attn1\.{QKV}|{JOINT})",
+    "ff": r"(ff(_context)?\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.(proj_mlp|proj_out))",
+}
+"""Ends of the names of layers, by the part of a transformer block they stand in; FLUX's single blocks have theirs bare."""
+
+
+def target_names(network: nn.Module, parts: Sequence[str] = ("attn2", "ff")) -> list[str]:
+    """Full names of the linear layers in these parts of the network's transformer blocks."""
+    ends = re.compile(rf"(^|.*\.)({'|'.join(TARGETS[part] for part in parts)})")
+    return [name for name, _ in network.named_modules() if ends.fullmatch(name)]
+
+
+def prefix_of(network: nn.Module) -> str:
+    """What the names of a network's layers begin with in a file."""
+    return "transformer" if "Transformer" in type(network).__name__ else "unet"
+
+
+def check_takes_lora(network: nn.Module) -> None:
+    """Refuse a network that diffusers has no LoRA files for. Raises TiltingError."""
+    if not hasattr(network, "add_adapter"):
+        raise TiltingError(f"diffusers has no LoRA files for a {type(network).__name__}, so none can be trained or loaded")
+
+
+def parts_of(layers: Iterable[str]) -> list[str]:
+    """Which parts these layers stand in."""
+    names = list(layers)
+    return [part for part, ends in TARGETS.items() if any(re.fullmatch(rf"(.*\.)?{ends}", name) for name in names)]

@@ -1,0 +1,81 @@
+"""What a network is told of its prompts, as one value that indexes and batches, and how texts become tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embeddings of n prompts; any part but the first may be missing.
+
+    Attributes:
+        sequence: (n, tokens, width), what attention reads.
+        pooled: (n, width), one vector each.
+        mask: (n, tokens), 1 at the tokens of the prompt, 0 at padding.
+        guidance: (n,) the scale that a network distilled on its guidance is told.
+    """
+
+    sequence: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+    guidance: Tensor | None = None
+
+    def _each(self, change: Callable[..., Tensor], *others: Text) -> Text:
+        found = {}
+        for field in fields(self):
+            values = [getattr(text, field.name) for text in (self, *others)]
+            found[field.name] = None if values[0] is None else change(*values)
+        return replace(self, **found)
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def __getitem__(self, rows: Tensor) -> Text:
+        """The prompts ``rows`` (m,)."""
+        return self._each(lambda part: part[rows])
+
+    def expand_as(self, other: Text) -> Text:
+        """One prompt's embeddings, as often as ``other`` has prompts."""
+        return self._each(lambda part: part.expand(len(other), *part.shape[1:]))
+
+
+Context = Tensor | Text
+"""(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
+
+C = TypeVar("C", Tensor, Text)
+
+
+def beside(first: Context, second: Context) -> Context:
+    """Two contexts of a kind as one batch."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    if isinstance(first, Text) and isinstance(second, Text):
+        return first._each(lambda a, b: torch.cat([a, b]), second)
+    raise TypeError("these contexts are of different models")
+
+
+def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: torch.device) -> C:
+    """``encode`` of the different prompts among these, once each, without gradient, back in place."""
+    unique = list(dict.fromkeys(prompts))
+    with torch.no_grad():
+        found = encode(unique)
+    return found[torch.tensor([unique.index(p) for p in prompts], device=device)]
+
+
+def token_ids(tokenizer: Any, texts: list[str], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """(ids, mask), (len(texts), length) each, padded and cut to a length, the tokenizer's own by default."""
+    made = tokenizer(texts, padding="max_length", max_length=length or tokenizer.model_max_length, truncation=True)
+    return torch.tensor(made["input_ids"], device=device), torch.tensor(made["attention_mask"], device=device)
+
+
+def clip_hidden(encoder: Any, tokenizer: Any, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder; the latter is its projected pooled
+    vector (n, width) where it has a projection."""
+    found = encoder(token_ids(tokenizer, texts, device)[0], output_hidden_states=True)
+    return found.hidden_states[-2], found[0]

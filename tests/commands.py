@@ -1,0 +1,24 @@
+"""What tests of the command line share: a refusal's sentence, and what a run's folder says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tilting.cli import main
+
+
+def refused(capsys, *words: str) -> str:
+    """The one sentence of a refusal, which goes to stderr with exit code 2."""
+    assert main(list(words)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("tilting: ")
+    assert err.count("\n") == 1, err
+    assert err.count("did you mean") <= 1
+    return err
+
+
+def manifest(folder: Path) -> dict:
+    """manifest.json of a run."""
+    return json.loads((folder / "manifest.json").read_text())
