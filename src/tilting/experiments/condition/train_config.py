@@ -28,7 +28,7 @@ FREE = "classifier-free"
 OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "eta", "negative-prompt")
 OF_FREE = ("data", "label", "label-dropout", "skip-bad")
 """Options that one objective alone has a use for."""
-OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680.0, "place": "time", "lora-lr": 4e-3, "embedding-lr": 4e-2}}
+OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680, "place": "time", "lora-lr": 4e-3, "embedding-lr": 4e-2}}
 """Of models of ours, where unset and the planner is backprop. The paper's γ = 10 stands beside a KL that its code averages over
 latent dimensions; against the exact KL, a sum, that is 10 · 768 here, and γ = 10 itself hardly moves the model."""
 Aim = Literal["ctrl", "classifier-free"]
