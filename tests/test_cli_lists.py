@@ -159,8 +159,7 @@ def test_what_a_command_takes_is_what_its_yaml_may_hold(command, room):
         found = found.commands[word]
     names = {max(p.opts, key=len).removeprefix("--") for p in found.params}
     beside = {"config", "print-config", "quiet", "json", "full"}
-    of_yaml_alone = {"lora", "lora-steps"} if command == "compare" else set()
-    assert (names - beside) | of_yaml_alone == set(import_module(f"tilting.experiments.{room}").OPTIONS)
+    assert names - beside == set(import_module(f"tilting.experiments.{room}").OPTIONS)
 
 
 def test_a_zero_of_the_command_line_is_given_and_wins_over_the_yaml(tmp_path, capsys):

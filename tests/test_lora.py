@@ -206,6 +206,8 @@ def test_lora_and_generate_commands(tmp_path, monkeypatch, capsys, one, two, mod
     window = drawn("late", "--lora", "one", "--lora-steps", "2:")
     assert (window - base).abs().max() > 2 and (window - full).abs().max() > 2
     assert torch.equal(drawn("all", "--lora", "one", "--lora-steps", f"0:{STEPS}"), full)
+    side = ["compare", *PROMPT, "--methods", "base", "--steps", str(STEPS), "--eta", "0", "--lora", "one", "--out", "side"]
+    assert main([*side, "--quiet"]) == 0 and torch.equal(picture(Path("side/runs/base")), full)
     manifest = json.loads(Path("stack/manifest.json").read_text())
     assert manifest["config"]["lora"] == ["one=0.7", "two=-0.3"]
     assert all(len(sha) == 16 for sha in manifest["config"]["lora-sha256"])

@@ -32,6 +32,8 @@ def compare(
     settings: given_by.Settings = None,
     image: given_by.Picture = None,
     strength: given_by.Strength = None,
+    lora: given_by.Lora = None,
+    lora_steps: given_by.LoraSteps = None,
     device: given_by.Device = None,
     precision: given_by.Precision = None,
     out: given_by.Out = None,

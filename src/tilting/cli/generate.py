@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from tilting.cli import options as given_by
-from tilting.cli.options import Text, option
 from tilting.cli.request import Request
 from tilting.experiments.config import OPTIONS, resolve
 
@@ -30,8 +28,8 @@ def generate(
     settings: given_by.Settings = None,
     image: given_by.Picture = None,
     strength: given_by.Strength = None,
-    lora: Annotated[list[str] | None, option("--lora", metavar="DIR[=SCALE]", help="A LoRA to draw with, repeatable.")] = None,
-    lora_steps: Annotated[Text, option("--lora-steps", metavar="FIRST:LAST", help="Steps in which LoRAs are on. [all]")] = None,
+    lora: given_by.Lora = None,
+    lora_steps: given_by.LoraSteps = None,
     device: given_by.Device = None,
     precision: given_by.Precision = None,
     out: given_by.Out = None,

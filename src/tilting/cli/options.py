@@ -33,6 +33,8 @@ Settings = Annotated[
 ]
 Picture = Annotated[Text, option("--image", metavar="FILE", help="A picture to start from (SDEdit).")]
 Strength = Annotated[float | None, option("--strength", help="Share of the steps drawn from --image, in (0, 1]. [0.6]")]
+Lora = Annotated[list[str] | None, option("--lora", metavar="DIR[=SCALE]", help="A LoRA to draw with, repeatable.")]
+LoraSteps = Annotated[Text, option("--lora-steps", metavar="FIRST:LAST", help="Steps in which LoRAs are on. [all]")]
 Device = Annotated[Text, option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps. [auto]")]
 Precision = Annotated[Text, option("--precision", help="Of the network: fp32, fp16 or bf16. [fp32]")]
 Out = Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or to go on with.")]
