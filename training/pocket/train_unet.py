@@ -83,6 +83,8 @@ def write_pipeline(unet, text_encoder, folder: Path) -> None:
     pipe.save_pretrained(folder)
     config = folder / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    config = folder / "vae" / "config.json"  # not where it was trained
+    config.write_text("".join(x for x in config.read_text().splitlines(True) if "_name_or_path" not in x))
 
 
 def main() -> None:
