@@ -5,6 +5,7 @@ Torch-free.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -30,7 +31,7 @@ class Request(Protocol):
 Asked = TypeVar("Asked", bound=Request)
 
 
-class RunFolder(Generic[Asked]):
+class RunFolder(ABC, Generic[Asked]):
     """A run's folder.
 
     Args:
@@ -62,17 +63,17 @@ class RunFolder(Generic[Asked]):
         sha = files.digest(Path(find_model(self.config.model)))
         return {"model": {"name": self.config.model, "sha256": sha}, "reward": self.rewards()}
 
+    @abstractmethod
     def rewards(self) -> list[dict[str, Any]]:
         """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
-        raise NotImplementedError
 
     def config_now(self) -> dict[str, Any]:
         """``config`` of the manifest."""
         return self.config.mapping()
 
+    @abstractmethod
     def read(self) -> dict[str, Any] | None:
         """The manifest that is there, if one is. Raises TiltingError if it is corrupt."""
-        raise NotImplementedError
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         """What to say of a run that differs in an option, and what to do about it."""

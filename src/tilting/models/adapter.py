@@ -9,6 +9,7 @@ float32, as is the autoencoder, which overflows in half precision in some famili
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, ABC):
     """A latent diffusion model with text encoders. A family says what its network is called and told.
 
     Args:
@@ -70,9 +71,9 @@ class Adapter(nn.Module):
         self.backbone.enable_gradient_checkpointing()
         self.vae.enable_gradient_checkpointing()
 
+    @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Any:
         """The context of prompts, a `Context` of len(prompts) rows; each different one is encoded once."""
-        raise NotImplementedError
 
     def encode_negative(self, negative: str) -> Any:
         """The context of the unconditional branch, one row."""
@@ -82,9 +83,9 @@ class Adapter(nn.Module):
         """The scale of the pair that a request makes; 1 where there is none, and so no correction."""
         return cfg
 
+    @abstractmethod
     def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
         """The network's output (m, ...) for latents (m, ...) and their context, in the dtype of ``x``."""
-        raise NotImplementedError
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """The guided denoiser of these prompts; ``rows`` index them. A CFG pair is one network call of twice the rows.
