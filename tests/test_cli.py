@@ -58,6 +58,7 @@ BAD = [
     (("generate", "--out", "OUT"), "no prompt"),
     (("generate", "a fox", " ", "--out", "OUT"), "prompt 2 of 2 is blank"),
     (("generate", "--out", "OUT", ""), "blank"),
+    (("generate", "a fox", "prompts.txt", "--out", "OUT"), "'prompts.txt' is a file: give it as --prompts"),
     (("generate", "--prompts", "nothing.txt", "--out", "OUT"), "nothing.txt"),
     (("generate", "a fox"), "--out"),
     ((*FOX, "--reward", "clipp"), "did you mean 'clip'"),
@@ -102,9 +103,10 @@ BAD = [
 @pytest.mark.parametrize(("words", "said"), BAD, ids=[" ".join(w[1:])[:60] for w, _ in BAD])
 def test_bad_input_is_one_sentence_and_leaves_nothing(words, said, capsys, tmp_path, monkeypatch, no_model):
     monkeypatch.chdir(tmp_path)
-    Path("a_file").write_text("x")
+    for name in ("a_file", "prompts.txt"):
+        Path(name).write_text("x")
     assert said in refused(capsys, *words)
-    assert os.listdir() == ["a_file"]
+    assert sorted(os.listdir()) == ["a_file", "prompts.txt"]
 
 
 PROMPT_FILES = [

@@ -146,6 +146,24 @@ def test_sides_depend_on_seed_and_file_alone(tmp_path):
     assert big.digest() != small.digest()
 
 
+def test_rows_of_one_group_are_on_one_side(tmp_path, capsys):
+    """Views of a thing are no news beside each other; the side is that of the group, whatever its files are called."""
+    rows = [f"{i}.png,{('no', 'yes')[i % 2]},{i // 4}" for i in range(12)]
+    lone = [f"v{i}.png,{('no', 'yes')[i % 2]}," for i in range(4)]
+    for i in range(4):
+        picture(tmp_path / f"v{i}.png")
+    data = table(tmp_path, [])
+    data.write_text("\n".join(["file,bright,thing", *rows, *lone]))
+    seed = next(s for s in range(50) if 0 < sum(is_held_out(s, str(g)) for g in range(3)) < 3)
+    together = read_data(resolve_fit({"data": str(data), "group": "thing"}))
+    assert [column.name for column in together.columns] == ["bright"]
+    held = {together.records[i].file for i in together.split(seed)[1]}
+    lonely = {f"v{i}.png" for i in range(4) if is_held_out(seed, f"v{i}.png")}
+    assert held == {f"{i}.png" for i in range(12) if is_held_out(seed, str(i // 4))} | lonely
+    assert together.digest() != read_data(resolve_fit({"data": str(data), "label": "bright"})).digest()
+    assert "no column 'thng' to keep together; did you mean 'thing'?" in refused(capsys, data, "--group", "thng")
+
+
 def test_a_class_that_is_all_held_out_is_refused(tmp_path):
     """Five items of a class, all of which the hash of seed 0 holds out."""
     held = [n for n in (f"{i}.png" for i in range(200)) if is_held_out(0, n)][:5]

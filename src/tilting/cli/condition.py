@@ -37,6 +37,9 @@ def fit(
     label_by: Annotated[
         Text, option("--label-by", metavar="SPEC", help="Label by a reward such as jpeg, or file.py:function.")
     ] = None,
+    group: Annotated[
+        Text, option("--group", metavar="COLUMN", help="Rows alike in it are learnt from or held out together.")
+    ] = None,
     bins: Annotated[int | None, option("--bins", help="Cut a number into so many classes at its quantiles.")] = None,
     kind: Annotated[
         Text,

@@ -1,7 +1,8 @@
 """Labelled pictures (x, y), CTRL's offline data (Zhao et al. 2024, section 3): read, checked, and split 80/20.
 
 Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. A record
-is held out by a hash of (seed, file): its side stays the same whatever other records come or go. Torch-free.
+is held out by a hash of (seed, file), or of (seed, group) where records of one origin must share a side: its side stays the
+same whatever other records come or go. Torch-free.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tilting.conditioning.columns import FEWEST, Ask, Column, cut, settle, why_empty
 from tilting.conditioning.images import open_image
-from tilting.conditioning.table import FOLDER_LABEL, Bad, Table
+from tilting.conditioning.table import FOLDER_LABEL, Bad, Row, Table
 from tilting.errors import TiltingError, nearest
 
 HELD_OUT = 0.2
@@ -31,6 +32,7 @@ class Record(NamedTuple):
         where: for people, such as "row 3 of 'labels.csv'".
         labels: a class's name or a number by label; cells as they were read before `label`.
         prompt: or None.
+        group: what it shares with others that are no news beside it, such as views of one thing; its file where nothing is said.
     """
 
     file: str
@@ -38,6 +40,7 @@ class Record(NamedTuple):
     where: str
     labels: dict[str, Any]
     prompt: str | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Dataset:
         Raises:
             TiltingError: one side is empty, or lacks a class to learn.
         """
-        sides = [is_held_out(seed, record.file) for record in self.records]
+        sides = [is_held_out(seed, record.group or record.file) for record in self.records]
         learn = [i for i, held in enumerate(sides) if not held]
         held = [i for i, held in enumerate(sides) if held]
         if not learn or not held:
@@ -78,25 +81,27 @@ class Dataset:
         sha = hashlib.sha256()
         for record in self.records:
             labels = sorted((k, str(v)) for k, v in record.labels.items())
-            sha.update(f"{record.file}\0{record.path.stat().st_size}\0{labels}\n".encode())
+            about = [record.file, str(record.path.stat().st_size), str(labels), *filter(None, [record.group])]
+            sha.update(("\0".join(about) + "\n").encode())
         return sha.hexdigest()[:16]
 
 
-def is_held_out(seed: int, file: str, share: float = HELD_OUT) -> bool:
-    """Whether a record is held out; of (seed, file) alone."""
-    key = hashlib.blake2b(f"{seed}\0{file}\0held out".encode(), digest_size=8).digest()
+def is_held_out(seed: int, who: str, share: float = HELD_OUT) -> bool:
+    """Whether a record is held out; of the seed and its group or file alone."""
+    key = hashlib.blake2b(f"{seed}\0{who}\0held out".encode(), digest_size=8).digest()
     return int.from_bytes(key, "little") < share * 2**64
 
 
-def find_records(table: Table, asks: Sequence[Ask], bad: Bad) -> tuple[list[Record], list[Ask]]:
+def find_records(table: Table, asks: Sequence[Ask], bad: Bad, group: str | None = None) -> tuple[list[Record], list[Ask]]:
     """Records whose file is there, with the cells of the labels asked for (of all labels, where none is).
 
     Raises:
-        TiltingError: a label that is no column, no label at all; or a bad row, see `Bad`.
+        TiltingError: a label or ``group`` that is no column, no label at all; or a bad row, see `Bad`.
     """
+    _check_group(table, group)
     columns = {ask.name: ask.name for ask in asks}
     if not asks:
-        asks = [Ask(name) for name in table.columns]
+        asks = [Ask(name) for name in table.columns if name != group]
         columns = {ask.name: ask.name for ask in asks}
     elif table.columns == (FOLDER_LABEL,) and len(asks) == 1:
         columns = {asks[0].name: FOLDER_LABEL}  # class folders take the name they are given
@@ -109,19 +114,26 @@ def find_records(table: Table, asks: Sequence[Ask], bad: Bad) -> tuple[list[Reco
     records = []
     for row in table.rows:
         labels = {name: row.cells.get(column) for name, column in columns.items()}
-        record = _record(row.cells, row.where, table.place, labels, bad)
+        record = _record(row, table.place, labels, bad, group)
         if record is not None:
             records.append(record)
     return records, list(asks)
 
 
-def unlabelled(table: Table, bad: Bad) -> list[Record]:
-    """Records whose file is there, without labels."""
-    found = (_record(row.cells, row.where, table.place, {}, bad) for row in table.rows)
+def unlabelled(table: Table, bad: Bad, group: str | None = None) -> list[Record]:
+    """Records whose file is there, without labels. Raises TiltingError as `find_records` does."""
+    _check_group(table, group)
+    found = (_record(row, table.place, {}, bad, group) for row in table.rows)
     return [record for record in found if record is not None]
 
 
-def _record(cells: dict[str, Any], where: str, place: Path, labels: dict[str, Any], bad: Bad) -> Record | None:
+def _check_group(table: Table, group: str | None) -> None:
+    if group is not None and group not in table.columns:
+        raise TiltingError(f"there is no column {group!r} to keep together{nearest(group, table.columns)}")
+
+
+def _record(row: Row, place: Path, labels: dict[str, Any], bad: Bad, group: str | None) -> Record | None:
+    where, cells = row
     file = str(cells.get("file") or "").strip()
     if not file:
         bad.add(where, "the cell of the file is empty")
@@ -134,7 +146,8 @@ def _record(cells: dict[str, Any], where: str, place: Path, labels: dict[str, An
     if not there:
         bad.add(where, f"the file {file!r} is not there")
         return None
-    return Record(name, place / name, where, labels, str(cells.get("prompt") or "").strip() or None)
+    together = str(cells.get(group) or "").strip() if group else ""
+    return Record(name, place / name, where, labels, str(cells.get("prompt") or "").strip() or None, together)
 
 
 def label(records: Sequence[Record], asks: Sequence[Ask], bad: Bad) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +15,14 @@ KINDS = (".txt", ".jsonl", ".csv", ".parquet")
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """Refuse none, and any that is blank or not text that can be written."""
+    """Refuse none, and any that is blank, names a file of prompts, or is not text that can be written."""
     if not prompts:
         raise TiltingError("no prompt is given: say what to draw, or give --prompts FILE")
     for i, prompt in enumerate(prompts):
         if not prompt.strip():
             raise TiltingError(f"prompt {i + 1} of {len(prompts)} is blank: say what to draw")
+        if prompt.lower().endswith(KINDS) and os.path.isfile(prompt):
+            raise TiltingError(f"{prompt!r} is a file: give it as --prompts {prompt}")
         try:
             prompt.encode()
         except UnicodeEncodeError:

@@ -54,11 +54,11 @@ def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
     bad, spec, asks = Bad(config.skip_bad), config.spec(), config.asks()
     table = read_table(Path(config.data), bad, labelled=spec is None)
     if spec is None:
-        records, asks = find_records(table, asks, bad)
+        records, asks = find_records(table, asks, bad, config.group)
     else:
         from tilting.conditioning.label_by import label_by
 
-        records = unlabelled(table, bad)
+        records = unlabelled(table, bad, config.group)
         with bar(len(records), spec.text, quiet) as progress:
             records = label_by(records, spec, asks[0].name, bad, lambda: progress.update(1))
     numbers = [ask._replace(kind="gaussian") if config.bins else ask for ask in asks]

@@ -16,7 +16,7 @@ from tilting.rewards.spec import Spec, parse_spec
 
 OPTIONS = (
     "data", "label", "label-by", "bins", "kind", "widths", "embedder", "epochs", "batch-size", "lr", "size", "patience",
-    "skip-bad", "seed", "out", "model",
+    "skip-bad", "seed", "out", "model", "group",
 )  # fmt: skip
 KINDS = ("cnn", "mlp", NOISY)
 ALONE = ("diversity", "http")
@@ -29,7 +29,7 @@ class FitConfig(BaseConfig):
 
     Attributes:
         data, label, label_by, bins, kind, widths, embedder, epochs, batch_size, lr, size, patience, skip_bad, seed, out,
-            model: the options of these names; ``label`` may be empty: all there are. ``model`` is of kind noisy alone.
+            model, group: the options of these names; ``label`` may be empty: all there are. ``model`` is of kind noisy alone.
     """
 
     options = OPTIONS
@@ -50,6 +50,7 @@ class FitConfig(BaseConfig):
     seed: int = 0
     out: str | None = None
     model: str | None = None
+    group: str | None = None
 
     def asks(self) -> list[Ask]:
         """The labels; of a function that labels, its own name where none is given."""
@@ -64,8 +65,8 @@ class FitConfig(BaseConfig):
         return None if self.label_by is None else parse_spec(self.label_by)
 
     def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values; the model only where it has a use."""
-        return {key: value for key, value in super().mapping().items() if key != "model" or self.model}
+        """By option name, of plain YAML and JSON values; model and group only where they have a use."""
+        return {key: value for key, value in super().mapping().items() if key not in ("model", "group") or value}
 
 
 def resolve_fit(options: Mapping[str, Any]) -> FitConfig:
@@ -96,6 +97,7 @@ def resolve_fit(options: Mapping[str, Any]) -> FitConfig:
         integer("seed", given.get("seed", 0), 0),
         text("out", given["out"]) if "out" in given else None,
         _model(given),
+        text("group", given["group"]) if "group" in given else None,
     )
     _check_kind(config)
     if config.label_by is not None and len(config.label) > 1:
