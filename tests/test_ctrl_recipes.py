@@ -3,6 +3,7 @@ a few thousand weights, whose accuracies and confusions are recomputed from the 
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from dataclasses import replace
@@ -18,6 +19,7 @@ from small import write_small
 
 import tilting as tl
 from tilting.cli import main
+from tilting.conditioning.dataset import is_held_out
 from tilting.conditioning.guided import ClassifierGuided, reconstruction_guidance
 from tilting.errors import TiltingError
 from tilting.experiments.recipes import RECIPES
@@ -25,6 +27,7 @@ from tilting.experiments.recipes.ctrl import data as ctrl_data
 from tilting.experiments.recipes.ctrl import table2 as ctrl_table2
 from tilting.experiments.recipes.ctrl import table3 as ctrl_table3
 from tilting.experiments.recipes.ctrl import table5 as ctrl_table5
+from tilting.experiments.recipes.ctrl.again import STRENGTHS
 from tilting.experiments.recipes.ctrl.alter import with_copies
 from tilting.experiments.recipes.ctrl.arms import Size
 from tilting.experiments.recipes.ctrl.labels import SIZE, Label, Labelled, brightness, classes_of, edges_of
@@ -34,13 +37,13 @@ from tilting.experiments.recipes.ctrl.study import Study, above, at_least, run_c
 from tilting.models.control_kl import PathKl
 from tilting.schedule import step_std, transition
 
-TINY = Size(data=20, copies=1, images=2, steps=3, train_steps=2, batch=2, epochs=1, widths=(4, 4, 4), free_steps=2,
+TINY = Size(data=20, copies=1, again=1, images=2, steps=3, train_steps=2, batch=2, epochs=1, widths=(4, 4, 4), free_steps=2,
             free_batch=4, noisy_epochs=1)  # fmt: skip
 HALVES = Label("size", SIZE.score, (0.4,), "\N{MINUS SIGN}kB", ("large", "small"))
 LIGHT = Label("bright", brightness, (0.5,), "per cent", ("dark", "bright"))
 ROWS = (
-    Row("base", "base"), Row("ctrl", "ctrl"), Row("dps-1", "dps", 1), Row("dps-9", "dps", 9, small=False),
-    Row("noisy-2", "noisy", 2), Row("free-1", "free", 1), Row("free-2", "free", 2),
+    Row("base", "base"), Row("ctrl-first", "first"), Row("ctrl", "ctrl"), Row("dps-1", "dps", 1),
+    Row("dps-9", "dps", 9, small=False), Row("noisy-2", "noisy", 2), Row("free-1", "free", 1), Row("free-2", "free", 2),
 )  # fmt: skip
 
 
@@ -181,6 +184,28 @@ def test_accuracy_and_confusion_are_those_of_the_pictures_on_disk(made):
     assert best["labels"]["size"]["per_class"] == np.max(each, 0).tolist()
     assert all((out / name).is_file() for name in table["figures"])
     assert str(out) not in (out / "table.md").read_text()
+
+
+def test_the_second_classifier_learns_from_what_the_first_control_drew(made):
+    _, out, report, _ = made
+    first, fit = (part[""]["size"]["records"] for part in (report["before"], report["fits"]))
+    assert sum(first.values()) == 2 * 40  # each picture and a copy of it
+    assert sum(fit.values()) == 2 * (40 + 2 * 2 * len(STRENGTHS))  # and two classes of two prompts at every strength
+    with (out / "first" / "size.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    edge = report["labels"]["size"]["edges"][0]
+    for row in rows:
+        assert int(row["size"]) == int(-kb(out / "first" / row["file"]) >= edge)
+    drawn = {(out / "first" / row["origin"]).resolve() for row in rows if "/asked/" in f"/{row['origin']}"}
+    assert drawn == {p.resolve() for p in (out / "first" / "asked").rglob("images/*.png")}
+    origin = {row["file"]: row["origin"] for row in rows}
+    held = {name for name in origin if is_held_out(0, origin[name])}
+    assert (
+        len(rows) == len(origin) and len(held) == fit["held_out"] and all(origin[name] in held for name in held)
+    )  # a copy is where its picture is
+    learnt = [(out / name / "classifier.safetensors").read_bytes() for name in ("fit/size", "first/fit/size")]
+    assert learnt[0] != learnt[1]
+    assert any("first round: drawing" in line for line in made[3])
 
 
 def test_what_leaves_the_base_model_pays_path_kl_and_what_does_not_pays_none(made):

@@ -32,7 +32,7 @@ class Record(NamedTuple):
         where: for people, such as "row 3 of 'labels.csv'".
         labels: a class's name or a number by label; cells as they were read before `label`.
         prompt: or None.
-        group: what it shares with others that are no news beside it, such as views of one thing; its file where nothing is said.
+        group: what it shares with others that are no news beside it, such as views of one thing; empty: its file.
     """
 
     file: str

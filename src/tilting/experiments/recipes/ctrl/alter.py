@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from tilting.experiments.folder import write_atomically
-from tilting.experiments.recipes.ctrl.labels import Label, Labelled, classes_of, write_labels
+from tilting.experiments.recipes.ctrl.labels import Label, Labelled, classes_of, joined, write_labels
 from tilting.metrics.extract import read_batches
 
 BLUR, TEXTURE = 5, 16
@@ -53,7 +53,7 @@ def alter(images: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def with_copies(label: Label, data: Labelled, copies: int, seed: int) -> Labelled:
-    """Labelled pictures with so many altered copies of each, in files beside them, and the table of them all."""
+    """Labelled pictures with so many altered copies of each, in files beside their table, and the table of them all."""
     place = data.table.parent / f"{data.table.stem}-altered"
     place.mkdir(exist_ok=True)
     files: list[Path] = []
@@ -62,17 +62,16 @@ def with_copies(label: Label, data: Labelled, copies: int, seed: int) -> Labelle
         at = 0
         for images in read_batches(data.files):
             for image in alter(images, gen):
-                files.append(place / f"{seed}-{k}-{data.files[at].name}")
+                files.append(place / f"{seed}-{k}-{at:05d}.png")
                 if not files[-1].is_file():
                     write_atomically(files[-1], _png(image))
                 at += 1
-    scores = label.read(files)
-    classes = classes_of(scores, data.edges)
-    table = data.table.with_name(f"{place.name}.csv")
-    both = [*data.files, *files], [*data.prompts, *data.prompts * copies]
-    labels = [*data.classes, *classes], [*data.scores, *scores]
-    write_labels(table, *both, label.name, *labels)
-    return Labelled(tuple(both[0]), tuple(both[1]), tuple(labels[1]), tuple(labels[0]), data.edges, table)
+    scores, table = label.read(files), data.table.with_name(f"{place.name}.csv")
+    classes = tuple(classes_of(scores, data.edges))
+    altered = Labelled(tuple(files), data.prompts * copies, tuple(scores), classes, data.edges, table, data.files * copies)
+    both = joined(data, altered, table=table)
+    write_labels(both, label.name)
+    return both
 
 
 def _png(image: Tensor) -> bytes:

@@ -22,7 +22,7 @@ from tilting.experiments.config import GenerateConfig, resolve
 from tilting.experiments.finetune.folder import METRICS, TIMING, read_lines
 from tilting.experiments.folder import digest
 from tilting.experiments.recipes.ctrl.alter import with_copies
-from tilting.experiments.recipes.ctrl.labels import Label, Labelled, classes_of, edges_of, write_labels
+from tilting.experiments.recipes.ctrl.labels import ORIGIN, Label, Labelled, classes_of, edges_of, write_labels
 from tilting.experiments.recipes.folder import Say, kept
 from tilting.experiments.run import Parts, run
 from tilting.models import find_model
@@ -38,6 +38,7 @@ class Size:
     Attributes:
         data: labelled pictures of each prompt and label.
         copies: of each of them, altered, that classifiers learn from too.
+        again: pictures of each prompt, class and strength that a first control draws for them to learn from; 0 is one round.
         images: of each prompt and class in a row.
         steps: T, of data, training and rows alike: p_pre is the law of this sampler.
         train_steps, batch: of the control.
@@ -48,6 +49,7 @@ class Size:
 
     data: int
     copies: int
+    again: int
     images: int
     steps: int
     train_steps: int
@@ -106,33 +108,33 @@ class Shop:
             files, prompts = [files[i] for i in order], [prompts[i] for i in order]
             scores, classes = [scores[i] for i in order], [classes[i] for i in order]
         table = place / ("labels.csv" if self.first is None else f"labels-{self.first}.csv")
-        write_labels(table, files, prompts, label.name, classes, scores)
-        return Labelled(tuple(files), tuple(prompts), tuple(scores), tuple(classes), edges, table)
+        made = Labelled(tuple(files), tuple(prompts), tuple(scores), tuple(classes), edges, table)
+        write_labels(made, label.name)
+        return made
 
     def seen(self, label: Label, data: Labelled) -> Labelled:
-        """What classifiers learn from: the labelled pictures and their altered copies."""
+        """What classifiers learn from: labelled pictures and their altered copies."""
         return with_copies(label, data, self.size.copies, self.seed) if self.size.copies else data
 
     def fit(self, label: Label, data: Labelled, place: Path) -> dict[str, Any]:
-        """The classifier's folder, and its metrics."""
+        """Fit a classifier into its folder; its metrics."""
         options = {"kind": "cnn", "widths": list(self.size.widths), "epochs": self.size.epochs}
-        return self._fit(label, self.seen(label, data), place, options)
+        return self._fit(label, data, place, options)
 
     def noisy(self, label: Label, data: Labelled, place: Path) -> dict[str, Any]:
         """A classifier of noisy latents of the same pictures; what it cost."""
         options = {"kind": "noisy", "model": self.model, "epochs": self.size.noisy_epochs}
-        seen = self.seen(label, data)
 
         def make() -> dict[str, Any]:
             begun = time.perf_counter()
-            self._fit(label, seen, place, options)
+            self._fit(label, data, place, options)
             return {"seconds": time.perf_counter() - begun}
 
-        made = {"data": seen.digest, "seed": self.seed, "sha256": digest(Path(find_model(self.model))), **options}
+        made = {"data": data.digest, "seed": self.seed, "sha256": digest(Path(find_model(self.model))), **options}
         return kept(place.parent / f"{place.name}.json", made, make)
 
     def _fit(self, label: Label, data: Labelled, place: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-        about = {"data": str(data.table), "label": [_asked(label)], "seed": self.seed, "out": str(place)}
+        about = {"data": str(data.table), "label": [_asked(label)], "group": ORIGIN, "seed": self.seed, "out": str(place)}
         config = resolve_fit({**about, **options})
         return condition_fit(config, self.argv, quiet=self.quiet)["summary"][label.name]
 

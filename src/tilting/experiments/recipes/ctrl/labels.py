@@ -11,9 +11,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -24,6 +26,8 @@ from tilting.experiments.folder import write_atomically
 from tilting.metrics.extract import read_batches
 from tilting.rewards.jpeg import jpeg
 
+ORIGIN = "origin"
+"""The column of tables that says which picture an altered copy is of."""
 LUMINANCE = (0.299, 0.587, 0.114)
 """Of red, green and blue (ITU-R BT.601)."""
 
@@ -79,6 +83,7 @@ class Labelled:
         files, prompts, scores, classes: of each picture.
         edges: where the classes are cut.
         table: labels.csv.
+        origins: the pictures that they were made from; none, where each is its own.
     """
 
     files: tuple[Path, ...]
@@ -87,6 +92,7 @@ class Labelled:
     classes: tuple[int, ...]
     edges: tuple[float, ...]
     table: Path
+    origins: tuple[Path, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -115,13 +121,27 @@ def classes_of(scores: Sequence[float], edges: Sequence[float]) -> list[int]:
     return torch.searchsorted(at, torch.tensor(scores, dtype=torch.float64), right=True).tolist()
 
 
-def write_labels(
-    path: Path, files: Sequence[Path], prompts: Sequence[str], name: str, classes: Sequence[int], scores: Sequence[float]
-) -> None:
-    """A table that `tilting condition fit --data` reads; files relative to it."""
+def joined(first: Labelled, *more: Labelled, table: Path) -> Labelled:
+    """Labelled pictures with others of the same cuts."""
+    parts = (first, *more)
+    files, prompts, scores, classes, origins = (
+        tuple(chain.from_iterable(columns))
+        for columns in zip(*((p.files, p.prompts, p.scores, p.classes, p.origins or p.files) for p in parts), strict=True)
+    )
+    return Labelled(files, prompts, scores, classes, first.edges, table, origins)
+
+
+def write_labels(data: Labelled, name: str) -> None:
+    """The table of labelled pictures, as `tilting condition fit --data` reads it with ``--group origin``."""
+
+    def relative(file: Path) -> str:
+        return Path(os.path.relpath(file, data.table.parent)).as_posix()
+
     lines = io.StringIO()
     table = csv.writer(lines)
-    table.writerow(["file", name, "score", "prompt"])
-    for file, y, score, prompt in zip(files, classes, scores, prompts, strict=True):
-        table.writerow([file.relative_to(path.parent).as_posix(), y, repr(score), prompt])
-    write_atomically(path, lines.getvalue().encode())
+    table.writerow(["file", name, "score", "prompt", ORIGIN])
+    origins = data.origins or data.files
+    for file, y, score, prompt, origin in zip(data.files, data.classes, data.scores, data.prompts, origins, strict=True):
+        table.writerow([relative(file), y, repr(score), prompt, relative(origin)])
+    data.table.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(data.table, lines.getvalue().encode())

@@ -76,9 +76,11 @@ def head(report: Mapping[str, Any]) -> list[str]:
 def tail(report: Mapping[str, Any]) -> list[str]:
     """Claims, how to read it, figures."""
     reading = ["", "## How to read it", ""]
-    for part, name, fit in [(part, name, fit) for part, fits in report["fits"].items() for name, fit in fits.items()]:
+    told = [(fits, part and f" of {part}") for part, fits in report["fits"].items()]
+    told += [(fits, f"{part and f' of {part}'} of the first round") for part, fits in report["before"].items()]
+    for name, fit, of in [(name, fit, of) for fits, of in told for name, fit in fits.items()]:
         reading.append(
-            f"- The classifier of {name}{part and ' of ' + part} learnt from {fit['records']['learn']} pictures; on "
+            f"- The classifier of {name}{of} learnt from {fit['records']['learn']} pictures; on "
             f"{fit['records']['held_out']} held out: accuracy {number(fit['accuracy'], 3)}, macro F1 "
             f"{number(fit['macro_f1'], 3)}, ECE {number(fit['ece']['before'], 2)} before and {number(fit['ece']['after'], 2)} "
             f"after temperature {number(fit['temperature'], 3)}."
@@ -106,7 +108,7 @@ def shown_rows(report: Mapping[str, Any]) -> list[str]:
     """Of each family the line that stands for it: the best one, or the first."""
     names = [line["name"] for line in report["rows"]]
     found = []
-    for family, part in product(("base", "dps", "noisy", "free", "ctrl"), ("", *filter(None, report["costs"]))):
+    for family, part in product(("base", "dps", "noisy", "free", "first", "ctrl"), ("", *filter(None, report["costs"]))):
         mine = [line["name"] for line in report["rows"] if (line["family"], line["part"]) == (family, part)]
         best = f"{family}{part and '-' + part}, best"
         found += [best] if best in names else mine[:1]

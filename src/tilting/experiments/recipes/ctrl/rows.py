@@ -18,7 +18,9 @@ from tilting.experiments.condition.sample_config import resolve_sample
 from tilting.experiments.config import resolve
 from tilting.experiments.recipes.ctrl.arms import Shop
 
-Family = Literal["base", "dps", "noisy", "free", "ctrl"]
+Family = Literal["base", "dps", "noisy", "free", "ctrl", "first"]
+FIRST = "first"
+"""The family, the part and the folder of a first round."""
 Asked = dict[str, int]
 """Label -> class."""
 
@@ -30,7 +32,7 @@ class Row:
     Attributes:
         name: of the line and its folder.
         family: base; dps, reconstruction guidance by the clean classifier; noisy, classifier guidance; free, a control by
-            classifier-free fine-tuning; ctrl.
+            classifier-free fine-tuning; ctrl; first, the control of a first round.
         strength: γ of guidance, γ2 of a control.
         small: whether ``--small`` has it.
         part: of a study with several of a kind, whose parts it uses ("" for one).
@@ -69,7 +71,7 @@ class Drawer:
 
     Args:
         shop: prompts, sizes and seed.
-        places: part -> {"fit": {label: folder}, "noisy": {label: folder}, "ctrl": folder, "free": folder}.
+        places: part -> {"fit": {label: folder}, "noisy": {label: folder}, "ctrl": folder, "free": folder, "first": folder}.
     """
 
     def __init__(self, shop: Shop, places: Mapping[str, Mapping[str, Any]]):

@@ -15,10 +15,11 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.experiments.condition.train_config import OWN
+from tilting.experiments.recipes.ctrl.again import second_round
 from tilting.experiments.recipes.ctrl.arms import Labelled, Shop, Size
 from tilting.experiments.recipes.ctrl.labels import SIZE, Label
 from tilting.experiments.recipes.ctrl.numbers import best_cells, hits, look, numbers_of
-from tilting.experiments.recipes.ctrl.rows import Drawer, Row
+from tilting.experiments.recipes.ctrl.rows import FIRST, Drawer, Row
 from tilting.experiments.recipes.folder import Report, Say, check_out, command, opening, write_table
 from tilting.experiments.recipes.numbers import interval
 from tilting.experiments.recipes.page import number, shown
@@ -26,12 +27,12 @@ from tilting.experiments.recipes.rows import ANIMALS
 from tilting.experiments.recipes.verdicts import finding_of
 
 FULL = Size(
-    data=50, copies=4, images=2, steps=12, train_steps=150, batch=8, epochs=15, widths=(16, 32, 64), free_steps=200,
+    data=50, copies=3, again=3, images=2, steps=12, train_steps=150, batch=8, epochs=15, widths=(16, 32, 64), free_steps=200,
     free_batch=32, noisy_epochs=60,
 )  # fmt: skip
 SMALL = Size(
-    data=30, copies=1, images=1, steps=4, train_steps=3, batch=4, epochs=2, widths=(16, 16, 16), free_steps=4, free_batch=8,
-    noisy_epochs=2,
+    data=30, copies=1, again=1, images=1, steps=4, train_steps=3, batch=4, epochs=2, widths=(16, 16, 16), free_steps=4,
+    free_batch=8, noisy_epochs=2,
 )  # fmt: skip
 SMALL_PROMPTS = 4
 RIVALS = {"dps": "reconstruction guidance", "noisy": "classifier guidance", "free": "classifier-free fine-tuning"}
@@ -86,12 +87,14 @@ class Made:
         places: folders, as `Drawer` takes them.
         costs: by what it is ("fit", "ctrl", "free", "noisy"): seconds and evaluations.
         fits: by label, what the classifier is worth on held-out pictures.
+        before: the same of a first round.
     """
 
     data: dict[str, Labelled] = field(default_factory=dict)
     places: dict[str, Any] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     fits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def learn(shop: Shop, families: set[str], part: str = "") -> Made:
@@ -113,10 +116,14 @@ def learn(shop: Shop, families: set[str], part: str = "") -> Made:
     if len(set().union(*seen)) < sum(len(one) for one in seen):
         raise TiltingError("two labels share a labelled picture")
     made.places["fit"] = {label.name: place / "fit" / label.name for label in shop.labels}
+    known = {label.name: shop.seen(label, made.data[label.name]) for label in shop.labels} if families - {"base"} else {}
+    if shop.size.again and "ctrl" in families:
+        known, made.before, made.costs[FIRST] = second_round(shop, made.data, known, place / FIRST)
+        made.places[FIRST] = place / FIRST / "ctrl"
     if families & {"dps", "ctrl", "free"}:
         for label in shop.labels:
             shop.say(f"{part and part + ': '}fitting p({label.name} | x)")
-            made.fits[label.name] = shop.fit(label, made.data[label.name], made.places["fit"][label.name])
+            made.fits[label.name] = shop.fit(label, known[label.name], made.places["fit"][label.name])
     classifiers = list(made.places["fit"].values())
     if "ctrl" in families:
         made.places["ctrl"] = place / "ctrl"
@@ -125,7 +132,7 @@ def learn(shop: Shop, families: set[str], part: str = "") -> Made:
     if "noisy" in families:
         made.places["noisy"] = {label.name: place / "noisy" / label.name for label in shop.labels}
         shop.say("fitting classifiers of noisy latents")
-        costs = [shop.noisy(label, made.data[label.name], made.places["noisy"][label.name]) for label in shop.labels]
+        costs = [shop.noisy(label, known[label.name], made.places["noisy"][label.name]) for label in shop.labels]
         made.costs["noisy"] = {"seconds": sum(cost["seconds"] for cost in costs)}
     if "free" in families:
         made.places["free"] = place / "free"
@@ -179,8 +186,8 @@ def run_control_study(study: Study, out: Path, small: bool, say: Say, seed: int 
         "model": study.model, "steps": shop.size.steps, "prompts": list(shop.prompts), "images": shop.size.images,
         "settings": dict(study.settings), "train_steps": shop.size.train_steps, "batch": shop.size.batch,
         "labels": {label.name: _about(label, made.data[label.name]) for label in study.labels},
-        "fits": {part: {name: {k: fit[k] for k in ("accuracy", "macro_f1", "temperature", "ece", "epochs", "records")}
-                        for name, fit in one.fits.items()} for part, one in parts.items()},
+        "fits": {part: _worth(one.fits) for part, one in parts.items()},
+        "before": {part: _worth(one.before) for part, one in parts.items() if one.before},
         "costs": {part: one.costs for part, one in parts.items()}, "rows": lines,
         "published": dict(study.published), "notes": list(study.notes),
     }  # fmt: skip
@@ -201,6 +208,11 @@ def shop_of(study: Study, out: Path, small: bool, say: Say, seed: int, quiet: bo
 def best_name(family: str, part: str = "") -> str:
     """The line of a rival with the best strength for each class."""
     return f"{family}{part and '-' + part}, best"
+
+
+def _worth(fits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    told = ("accuracy", "macro_f1", "temperature", "ece", "epochs", "records")
+    return {name: {key: fit[key] for key in told} for name, fit in fits.items()}
 
 
 def _about(label: Label, data: Labelled) -> dict[str, Any]:

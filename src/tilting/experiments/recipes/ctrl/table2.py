@@ -9,6 +9,7 @@ from tilting.experiments.recipes.ctrl.study import Study, run_control_study
 
 ROWS = (
     Row("base", "base"),
+    Row("ctrl-first", "first"),
     Row("ctrl", "ctrl"),
     Row("ctrl-1.5", "ctrl", 1.5, small=False),
     *(Row(f"dps-{gamma}", "dps", gamma, small=gamma != 15) for gamma in (2, 5, 15)),
@@ -24,9 +25,11 @@ STUDY = Study(
         "images, a classifier of 10,000 photographs. Its accuracies stand in a figure; those of DPS and of the base model "
         "printed here are from its Table 5, at the best of its strengths for each class, 0 among them.",
         "Ours: classes at quantiles of the base model's own pictures, the smallest files one in twenty; a CNN of the paper's "
-        "form with a quarter of its channels, which also learns from four altered copies of every picture, labelled by the "
+        "form with a quarter of its channels, which also learns from three altered copies of every picture, labelled by the "
         "same function: of the pictures alone it learns colours that happen to go with the size, and a control that climbs "
-        "it paints them. Classifier-free fine-tuning has the pictures alone.",
+        "it paints them. For the same reason there are two rounds: what a first control draws (ctrl-first, the paper's one "
+        "round) is labelled by the function, and the classifier of every other row has learnt from it too. Classifier-free "
+        "fine-tuning has the pictures alone.",
     ),
 )  # fmt: skip
 run = partial(run_control_study, STUDY)
