@@ -45,6 +45,22 @@ def pocket(no_bars):
     return tl.load("pocket")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A diffusers folder of a few thousand random weights."""
+    from small import write_small
+
+    return write_small(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    """That model."""
+    import tilting as tl
+
+    return tl.load(str(folder))
+
+
 @pytest.fixture
 def no_model(monkeypatch):
     """Whoever loads a model fails."""

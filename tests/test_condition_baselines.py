@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import write_small
 
 import tilting as tl
 from tilting.cli import main
@@ -40,16 +39,6 @@ PROMPTS = ["a fox", "a cat"]
 ASKED = {"steps": 3, "images": 4, "cfg": 2.0, "batch_size": 8}
 WORDS = ["--steps", "3", "--images", "4", "--cfg", "2", "--batch-size", "8", "--quiet"]
 NOISY = ["--kind", "noisy", "--widths", "16", "--lr", "0.01", "--batch-size", "16"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_small(tmp_path_factory.mktemp("models") / "small")
-
-
-@pytest.fixture(scope="module")
-def small(folder):
-    return tl.load(str(folder))
 
 
 def sided(images, right):

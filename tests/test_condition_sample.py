@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small import bright_fit, random_control, write_small
+from small import bright_fit, random_control
 
 import tilting as tl
 from tilting.cli import main
@@ -25,16 +25,6 @@ from tilting.models.labels import PLACES
 
 PROMPTS = ["a fox", "a cat"]
 ASKED = {"steps": 4, "images": 2, "cfg": 2.0, "batch_size": 4}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_small(tmp_path_factory.mktemp("models") / "small")
-
-
-@pytest.fixture(scope="module")
-def small(folder):
-    return tl.load(str(folder))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small import bright_fit, write_small
+from small import bright_fit
 from test_finetune_processes import free_port
 
 import tilting as tl
@@ -49,16 +49,6 @@ wrong.classes = ("no", "yes")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_small(tmp_path_factory.mktemp("models") / "small")
-
-
-@pytest.fixture(scope="module")
-def small(folder):
-    return tl.load(str(folder))
-
-
-@pytest.fixture(scope="module")
 def fitted(small):
     return bright_fit(small).classifier
 
@@ -77,11 +67,6 @@ def words(folder, out, *more, classifier="FIT", steps=3):
     return ["condition", "train", *PROMPTS, "--model", str(folder), "--classifier", classifier, "--train-steps", str(steps),
             "--steps", "2", "--batch-size", "4", "--rank", "2", "--cfg", "2", "--truncation", "all", "--checkpoint-every", "1",
             "--quiet", "--out", str(out), *more]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return tl.load("pocket")
 
 
 @pytest.mark.parametrize("place", ["latent", "score", "time"])

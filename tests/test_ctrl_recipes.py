@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from small import write_small
 
 import tilting as tl
 from tilting.cli import main
@@ -48,8 +47,8 @@ ROWS = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(write_small(tmp_path_factory.mktemp("models") / "small"))
+def model(folder):
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
