@@ -33,10 +33,10 @@ def plain(axis: Any) -> None:
     axis.set_axisbelow(True)
 
 
-def side_by_side(columns: int, height: float = 4.4) -> tuple[Figure, list[Axes]]:
-    """A figure and its axes, side by side."""
-    figure = blank(2.0 + 4.2 * columns, height)
-    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+def side_by_side(columns: int, height: float = 4.4, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes, side by side; of several rows, of ``height`` each, one after the other."""
+    figure = blank(2.0 + 4.2 * columns, height * rows)
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
     for axis in axes:
         plain(axis)
     return figure, axes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from tilting.experiments.recipes.ctrl.labels import Label
 from tilting.experiments.recipes.page import NONE, claims, figures, number, shown, table, tried
 
 Seen = Mapping[str, Sequence[Mapping[str, Any]]]
-MOST = 6
-"""Lines in the confusion matrices and the sheet of pictures."""
+MOST, BINS = 6, 40
+"""Lines in the confusion matrices and the sheet of pictures; bars of the histogram."""
 
 
 def _lists(values: Sequence[float], digits: int = 2) -> str:
@@ -126,17 +126,18 @@ def write_figures(report: Mapping[str, Any], seen: Seen, labels: Sequence[Label]
 
 
 def strengths(report: Mapping[str, Any], label: Label, path: Path) -> list[str]:
-    """Accuracy and mean score of each class over the strength, for every family with a grid; the base model stands at 0."""
+    """Accuracy and below it mean score of each class over the strength, of families with a grid; the base model is at 0."""
     base = [row for row in report["rows"] if row["family"] == "base"]
     swept = {}
-    for family in ("dps", "noisy", "free"):
+    for family in ("ctrl", "dps", "noisy", "free"):
         mine = [r for r in report["rows"] if r["family"] == family and not r["part"] and not isinstance(r["strength"], list)]
         if len(mine) > 1:
             swept[family] = sorted(mine, key=lambda row: row["strength"])
     if not swept:
         return []
-    figure, axes = side_by_side(2 * len(swept))
-    for (family, rows), pair in zip(swept.items(), zip(axes[::2], axes[1::2], strict=True), strict=True):
+    columns = len(swept)
+    figure, axes = side_by_side(columns, 3.6, rows=2)
+    for (family, rows), pair in zip(swept.items(), zip(axes[:columns], axes[columns:], strict=True), strict=True):
         across = [0.0, *(row["strength"] for row in rows)] if base else [row["strength"] for row in rows]
         for axis, what in zip(pair, ("per_class", "mean_score"), strict=True):
             for y in range(len(label.classes)):
@@ -145,7 +146,11 @@ def strengths(report: Mapping[str, Any], label: Label, path: Path) -> list[str]:
             axis.set(xlabel=f"{family}, strength", ylabel="accuracy" if what == "per_class" else f"mean score ({label.unit})")
         for edge in report["labels"][label.name]["edges"]:
             pair[1].axhline(edge, color="black", linewidth=0.7, linestyle="--")
-        pair[0].legend(frameon=False, fontsize=7)
+        pair[0].set_ylim(-0.03, 1.03)
+    lowest, highest = (edge(axis.get_ylim()[k] for axis in axes[columns:]) for k, edge in enumerate((min, max)))
+    for axis in axes[columns:]:
+        axis.set_ylim(lowest, highest)
+    axes[0].legend(frameon=False, fontsize=7)
     save(figure, path)
     return [path.name]
 
@@ -155,14 +160,19 @@ def histogram(report: Mapping[str, Any], seen: Seen, labels: Sequence[Label], pa
     figure, axes = side_by_side(len(labels))
     for axis, label in zip(axes, labels, strict=True):
         about = report["labels"][label.name]
-        axis.hist(about["scores"], bins=40, density=True, color=GREY, alpha=0.35, label=f"base, {about['pictures']} pictures")
+        asked = [
+            [v for cell in seen.get("ctrl", ()) if cell["asked"][label.name] == y for v in cell["scores"][label.name]]
+            for y in range(len(label.classes))
+        ]  # fmt: skip
+        every = [*about["scores"], *chain.from_iterable(asked)]
+        bins = [min(every) + k * (max(every) - min(every)) / BINS for k in range(BINS + 1)]
+        axis.hist(about["scores"], bins, density=True, color=GREY, alpha=0.35, label=f"base, {about['pictures']} pictures")
         for edge in about["edges"]:
             axis.axvline(edge, color="black", linewidth=0.8, linestyle="--")
-        for y in range(len(label.classes)):
-            values = [v for cell in seen.get("ctrl", ()) if cell["asked"][label.name] == y for v in cell["scores"][label.name]]
+        for y, values in enumerate(asked):
             if values:
                 look: dict[str, Any] = {"histtype": "step", "linewidth": 1.4, "color": COLOURS[y]}
-                axis.hist(values, bins=20, density=True, label=f"CTRL asked for {y}", **look)
+                axis.hist(values, bins, density=True, label=f"CTRL asked for {y}", **look)
         axis.set(xlabel=f"{label.name} ({label.unit})", ylabel="density")
         axis.legend(frameon=False, fontsize=7)
     save(figure, path)
