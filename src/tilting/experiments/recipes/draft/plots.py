@@ -84,9 +84,11 @@ def curve(results: Results, across: str, what: str, where: str, arms: Sequence[s
     return Panel(NOUNS[across], f"{name_of(results, what)}, {where} prompts", series)
 
 
-def progress(results: Results, path: Path, where: str | None = None, prompt: int = 0) -> str:
-    """A row of pictures per arm, a column per look: the same noise as training goes on."""
+def progress(results: Results, path: Path, where: str | None = None) -> str:
+    """A row of pictures per arm, a column per look: the same noise as training goes on, of the prompt with most to gain."""
     where = where or results.first
+    before = results.points(next(iter(results.summaries)))[0]["sets"][where]["rewards"][results.spec][:: results.size.images]
+    prompt = before.index(min(before))
     rows = []
     for arm in results.summaries:
         cells = []
