@@ -55,8 +55,8 @@ STUDY = Study(
         "DDPO has batches of 16 and 1,600 reward queries in all, eta 1 and a rate of 3e-4, and is looked at in that sampler; "
         "the others have batches of 4 and eta 0. Seconds compare only where all arms were trained with nothing else running.",
         "A reward query is an image scored; DRaFT-LV scores three per image. The names carry the paper's K of 50.",
-        "All gradient arms climb alike: a step of Adam is of one size however good its gradient is, and at this rate a hundred "
-        "of them are enough. What DRaFT-LV and truncation save is noise in the gradient, which does not hold this model back.",
+        "All gradient arms climb alike here. Probably it is Adam, whose step is of one size however good its gradient is, that "
+        "sets their pace, and not the noise in the gradient, which is what DRaFT-LV and truncation save; this was not measured.",
     ),
 )  # fmt: skip
 run = partial(run_study, STUDY)
