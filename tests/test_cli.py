@@ -70,7 +70,8 @@ BAD = [
     ((*FOX, "--particles", "0", "--method", "code"), "particles must be at least 1"),
     ((*FOX, "--steps", "0"), "steps must be at least 1"),
     ((*FOX, "--steps", "-3"), "steps must be at least 1"),
-    ((*FOX, "--steps", "2.5"), "--steps"),
+    ((*FOX, "--steps", "2.5"), "--steps must be a whole number"),
+    ((*FOX, "--cfg", "x"), "--cfg must be a number"),
     ((*FOX, "--images", "0"), "images must be at least 1"),
     ((*FOX, "--batch-size", "0"), "batch-size must be at least 1"),
     ((*FOX, "--eta", "nan"), "eta must be a finite number"),
@@ -84,7 +85,7 @@ BAD = [
     ((*FOX, "--method", "codex", "--reward", "jpeg"), "code or bon"),
     ((*FOX, "--method", "codex", "--reward", "clip", "--reward", "jpeg=0.1"), "code or bon"),
     ((*FOX, "--method", "codex", "--cfg", "1"), "cfg"),
-    ((*FOX, "--method", "codex", "--set", "codex.tua=1"), "did you mean 'tau'"),
+    ((*FOX, "--method", "codex", "--set", "codex.tua=1"), "did you mean 'codex.tau'"),
     ((*FOX, "--set", "codx.tau=1"), "did you mean 'codex'"),
     ((*FOX, "--method", "codex", "--set", "codex.tau=nan"), "finite"),
     ((*FOX, "--method", "codex", "--set", "codex.block=0.5"), "whole number"),
@@ -136,7 +137,7 @@ def test_prompt_files(name, content, capsys, tmp_path):
 
 BAD_YAML = [
     ("stepz: 4", "did you mean 'steps'"), ("steps: true", "whole number"), ("eta: .nan", "finite"), ("steps: [", "not YAML"),
-    ("- a", "mapping"), ("steps: 4\nsteps: 5", "twice"), ("set: {codex.tua: 1}", "did you mean 'tau'"),
+    ("- a", "mapping"), ("steps: 4\nsteps: 5", "twice"), ("set: {codex.tua: 1}", "did you mean 'codex.tau'"),
     ("reward: 3", "reward"), ("prompts: [1]", "text"), ("!!python/object/apply:os.system ['true']", "not YAML"),
 ]  # fmt: skip
 
@@ -260,9 +261,9 @@ def test_finished_folder_loads_nothing_and_another_config_is_refused(capsys, tmp
     monkeypatch.setattr("tilting.experiments.run.load", load)
     assert main(words) == 0
     capsys.readouterr()
-    assert "another steps (4 there, 5 now)" in refused(capsys, *words, "--steps", "5")
+    assert "with other steps (4 there, 5 now): choose another --out" in refused(capsys, *words, "--steps", "5")
     assert "another seed" in refused(capsys, *words, "--seed", "5")
-    assert "another prompts" in refused(capsys, *words, "an owl")
+    assert "with other prompts" in refused(capsys, *words, "an owl")
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before
 
 
@@ -306,6 +307,15 @@ def test_failing_user_reward_keeps_finished_images_and_resumes(capsys, tmp_path,
     (tmp_path / "r.py.ok").write_text("")
     assert main(words) == 0
     assert len(pixels(out)) == 2
+
+
+def test_prompts_that_pocket_cannot_draw_are_named(capsys, tmp_path, tiny):
+    words = ["generate", "--steps", "2", "--reward", "jpeg", "--quiet"]
+    assert main([*words, "a fox", "a quokka juggling", "zyx", "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "'a quokka juggling' (and 1 more)" in said and "tilting models pocket" in said
+    assert main([*words, "a fox", "two cats, noto style", "--out", str(tmp_path / "b")]) == 0
+    assert "pocket" not in capsys.readouterr().err
 
 
 def test_constant_reward_is_a_warning(capsys, tmp_path, tiny):

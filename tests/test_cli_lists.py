@@ -25,6 +25,23 @@ def test_lists(command, capsys):
     json.loads(capsys.readouterr().out)
 
 
+def test_the_words_of_pocket(capsys):
+    from tilting.models.words import load_words, read_prompt
+
+    assert main(["models", "pocket", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    words = load_words()
+    styles, colours, also = found.pop("styles"), found.pop("backgrounds"), found.pop("also")
+    assert styles == list(words.styles) and colours == list(words.colours)
+    assert sorted(name for names in found.values() for name in names) == sorted(words.concepts)
+    assert all(read_prompt(words, f"a {name}").concept is not None for name in also)
+    assert main(["models", "pocket"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 120 and " fox," in shown
+    assert main(["models", "pockt"]) == 2
+    assert "did you mean 'pocket'" in capsys.readouterr().err
+
+
 def test_the_table_is_aligned_and_says_what_the_presets_say(capsys):
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()

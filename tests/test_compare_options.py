@@ -25,7 +25,7 @@ BAD = [
     (("--methods", "base,freedom", "--cfg", "1"), "freedom scales its gradient"),
     (("--methods", "base,sdedit"), "sdedit starts from a picture"),
     (("--methods", "code", "--particles", "0"), "particles must be at least 1"),
-    (("--methods", "code", "--set", "code.blok=2"), "did you mean 'block'"),
+    (("--methods", "code", "--set", "code.blok=2"), "did you mean 'code.block'"),
     (("--methods", "code", "--steps", "0"), "steps must be at least 1"),
     (("--method", "code"), "did you mean '--methods'"),
     (("--methods", "base,prompt", "--set", "prompt.templates=x"), "prompt: a prompt template must contain {}"),

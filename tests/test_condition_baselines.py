@@ -71,7 +71,7 @@ def table(pictures, tmp_path_factory):
 def here(tmp_path, monkeypatch, small):
     monkeypatch.chdir(tmp_path)
     for room in ("run", "condition.fit", "condition.train"):
-        monkeypatch.setattr(f"tilting.experiments.{room}.load", lambda name, *more: small)
+        monkeypatch.setattr(f"tilting.experiments.{room}.load", lambda name, *more, **how: small)
     return tmp_path
 
 

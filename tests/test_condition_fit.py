@@ -236,7 +236,7 @@ def test_another_request_or_other_data_are_refused_in_the_same_folder(rendered, 
     assert main(words(data, out, "--label", "colour", "--epochs", "1")) == 0
     capsys.readouterr()
     assert main(words(data, out, "--label", "colour", "--epochs", "2")) == 2
-    assert "another epochs (1 there, 2 now)" in capsys.readouterr().err
+    assert "other epochs (1 there, 2 now)" in capsys.readouterr().err
     with (data / "labels.csv").open("a") as file:
         file.write("\n0.png,blue,3.5")
     assert main(words(data, out, "--label", "colour", "--epochs", "1")) == 2

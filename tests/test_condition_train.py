@@ -59,7 +59,7 @@ def here(tmp_path, monkeypatch, small, folder, fitted):
     save_classifier(fitted, tmp_path / "FIT")
     (tmp_path / "f.py").write_text(FUNCTION)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.condition.train.load", lambda name: small)
+    monkeypatch.setattr("tilting.experiments.condition.train.load", lambda name, **how: small)
     return tmp_path
 
 
@@ -256,3 +256,10 @@ def test_two_processes_are_one(here, folder):
     for a, b in zip(*(read_lines(here / name / "metrics.jsonl") for name in ("one", "two")), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
     assert json.loads((here / "two" / "manifest.json").read_text())["summary"]["processes"] == 2
+
+
+def test_ppo_pays_for_no_evaluation_twice(small, fitted):
+    """An image is drawn (three steps) and its two steps with a density are scored once; the KL's base is part of that call."""
+    run = controlling(small, [fitted], PROMPTS, ControlSettings(planner="ppo", rank=2, steps=3, cfg=2.0, batch_size=2))
+    assert next(iter(run.steps(1))).numbers["evaluations"] == 2 * (3 + 2)
+    run.control()

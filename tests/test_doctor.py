@@ -14,6 +14,8 @@ from tilting.experiments import doctor as module
 from tilting.experiments.doctor import doctor
 from tilting.experiments.finetune.config import resolve_finetune
 from tilting.experiments.finetune.run import Parts
+from tilting.experiments.finetune.tuning import tuning
+from tilting.finetune.rollout import rollout
 
 OPTIONS = {"prompts": ["a fox", "a cat"], "steps": 3, "rank": 2, "batch-size": 2}
 
@@ -64,6 +66,17 @@ def test_a_sound_run_passes_and_its_arithmetic_is_right(pocket):
     assert memory["peak"] == sum(v for k, v in memory.items() if k != "peak")
 
 
+@pytest.mark.parametrize(("objective", "more"), [("draft", 0), ("ddpo", 0), ("dpok", 2), ("adjoint", 6)])
+def test_the_latents_of_a_path_are_counted_once(pocket, objective, more):
+    """Of three steps: its states, in as many storages; two means of the frozen model of DPOK, adjoints and means of all."""
+    config = resolve_finetune({**OPTIONS, "objective": objective})
+    run = tuning(pocket, ["a fox"], Reward(), steps=3, batch_size=1, rank=2)
+    with torch.no_grad():
+        path = rollout(run.batches(0, {}), torch.zeros(3, dtype=torch.bool))
+    held = {x.untyped_storage().data_ptr() for point in path.points for x in (point.x, point.drawn)}
+    assert module._latents(config) == len(held) + more == 4 + more
+
+
 @pytest.mark.parametrize(("fault", "said"), [("half", "finite differences"), ("none", "no gradient")])
 def test_a_wrong_gradient_is_found(pocket, fault, said):
     found = examine(pocket, fault)
@@ -75,7 +88,7 @@ def test_a_wrong_gradient_is_found(pocket, fault, said):
 def test_another_precision_in_the_rollout_is_found(pocket, monkeypatch):
     import tilting.experiments.finetune.engine as engine
 
-    def uneven(accelerator, precision):
+    def uneven(accelerator, device):
         def context():
             return nullcontext() if torch.is_grad_enabled() else torch.autocast("cpu", torch.bfloat16)
 

@@ -350,6 +350,34 @@ def test_reference_image_and_weights(runs, tmp_path):
     assert found["diversity"]["mean"] == pytest.approx(np.mean(gaps), rel=1e-3)
 
 
+def altered(runs, root, name, copy, summary=None, **options):
+    """A copy of a run whose manifest says that it was drawn otherwise."""
+    shutil.copytree(runs / name, root / copy)
+    said = manifest(root / copy)
+    said["config"] |= options
+    said["summary"] |= summary or {}
+    (root / copy / "manifest.json").write_text(json.dumps(said))
+    return str(root / copy)
+
+
+def test_what_method_base_draws_with_a_lora_or_a_control_is_not_the_base_model(runs, tmp_path, capsys):
+    base = str(runs / "base")
+    tuned = altered(runs, tmp_path, "again", "tuned", lora=["runs/horse"])
+    control = altered(runs, tmp_path, "again", "control", {"kl_mean": 0.5}, control=["ctl"], strength=[1.0], seed=8)
+    for other in (tuned, control):
+        parts = setup(resolve_evaluate({"runs": [base, other], "out": "o"}))
+        assert parts.reference == "base" and parts.bases == {Path(other).name: "base"} and parts.floor is None
+        assert not any("strength" in note for note in parts.notes)
+        assert "must be a run of method base alone" in refused(capsys, base, "--reference", other, "--out", str(tmp_path / "o"))
+    alone = setup(resolve_evaluate({"runs": [control], "out": "o"}))
+    assert alone.reference is None and "--strength" not in alone.notes[0] and "--method base" in alone.notes[0]
+    assert main(["evaluate", base, tuned, control, "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    metrics, page = json.loads((tmp_path / "out/metrics.json").read_text()), (tmp_path / "out/report.html").read_text()
+    assert [row(metrics, name)["role"] for name in ("base", "tuned", "control")] == ["reference", "steered", "steered"]
+    assert row(metrics, "tuned")["verdict"]["base"] == "base" and "base + lora" in page and "base + control" in page
+    assert row(metrics, "control")["kl"] == 0.5 and row(metrics, "tuned")["kl"] is None
+
+
 def broken(root, runs, what):
     """A copy of a run with something wrong."""
     place = root / "bad"
@@ -421,6 +449,9 @@ def test_refusals(runs, tmp_path, capsys, monkeypatch):
     ]:
         assert said in refused(capsys, *words), words
     assert sorted(os.listdir()) == ["empty", "file", "full"] and os.listdir("full") == ["mine.txt"]
+    Path("compared/runs").mkdir(parents=True)
+    shutil.copytree(runs / "bon", "compared/runs/bon")
+    assert f"there is: {Path('compared/runs/bon')}" in refused(capsys, "compared", "--out", "o")
 
 
 def test_config_file_and_print_config(runs, tmp_path, capsys):

@@ -10,7 +10,7 @@ from torch import nn
 
 from tilting.errors import TiltingError
 from tilting.finetune.checkpoint import read, states, write
-from tilting.finetune.loop import Optimiser, Training, train
+from tilting.finetune.loop import Group, Optimiser, Training, train
 from tilting.finetune.objectives import (
     OBJECTIVES,
     adjoint,
@@ -26,7 +26,7 @@ from tilting.finetune.objectives import (
     refl,
 )  # fmt: skip
 from tilting.finetune.objectives.policy import buffered_advantage, group_advantage
-from tilting.finetune.rollout import density_steps, rollout, step_log_prob
+from tilting.finetune.rollout import density_steps, rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import World
 from tilting.models.mixture import MixtureModel
@@ -241,14 +241,129 @@ def test_advantages():
     assert memory["rewards"] == {"a": [10.0] * 4, "b": [3.0]}
 
 
-def test_log_prob_of_a_path_is_a_density(mixture):
+def test_the_densities_of_a_rollout_are_those_of_the_model_at_its_points(mixture):
+    """Against torch's own normal distribution, with the network evaluated again; of two dimensions the mean is half the sum."""
+    from tilting.schedule import step_std
+
     net = moved(Drift())
-    world = make(mixture, net)
-    path = rollout(world, torch.zeros(STEPS, dtype=torch.bool))
-    i = density_steps(world)[2]
-    total = step_log_prob(world.denoise, path.points[i], world.rows, world.eta, "sum")
-    mean = step_log_prob(world.denoise, path.points[i], world.rows, world.eta, "mean")
-    assert torch.allclose(total, 2 * mean)
+    world, closed = make(mixture, net), torch.zeros(STEPS, dtype=torch.bool)
+    with torch.no_grad():
+        total, mean = (rollout(world, closed, density=reduction) for reduction in ("sum", "mean"))
+    assert list(total.densities) == list(mean.densities) == density_steps(world) == list(range(STEPS - 1))
+    for i, found in total.densities.items():
+        x, t, s, drawn = total.points[i]
+        prediction, std = world.denoise(x, t, world.rows), step_std(t, s, world.eta)
+        middle = s.alpha * prediction.x0 + (s.sigma**2 - std**2) ** 0.5 * prediction.eps
+        want = torch.distributions.Normal(middle, std).log_prob(drawn).sum(1)
+        assert torch.allclose(found, want, rtol=1e-9) and torch.allclose(found, 2 * mean.densities[i], rtol=1e-12)
+    assert not rollout(world, closed).densities
+
+
+def counted(world):
+    """A world that counts the evaluations of its trained and its frozen network."""
+    paid = {"denoise": 0, "base": 0}
+
+    def count(name):
+        network = getattr(world, name)
+
+        def denoise(x, t, rows):
+            paid[name] += len(x)
+            return network(x, t, rows)
+
+        return denoise
+
+    return replace(world, denoise=count("denoise"), base=count("base")), paid
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+@pytest.mark.parametrize("ratio", [True, False])
+def test_a_policy_gradient_pays_for_no_evaluation_twice(mixture, epochs, kl, ratio):
+    world, paid = counted(make(mixture, moved(Drift()), images=4))
+    policy = ddpo(ratio=ratio, kl=kl, epochs=epochs, chunks=3)
+    updates = [loss.update for loss in policy(world)]
+    assert paid == {"denoise": 4 * (STEPS + epochs * (STEPS - 1)), "base": 4 * (STEPS - 1) * bool(kl)}
+    assert updates.count(True) == 3 * epochs and len(updates) == epochs * (STEPS - 1)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_adjoint_matching_pays_for_no_evaluation_twice(mixture, share):
+    """The chain and the chosen steps of the model, its last step and the Jacobians of the frozen one."""
+    world, paid = counted(make(mixture, moved(Drift()), images=4))
+    taken = len(list(adjoint(share=share)(world)))
+    assert taken == round(share * (STEPS - 1))
+    assert paid == {"denoise": 4 * (STEPS - 1 + taken), "base": 4 * (1 + STEPS)}
+
+
+def test_ratios_are_one_until_the_first_update_and_no_longer(mixture):
+    net, far = moved(Drift()), []
+    optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
+    for loss in ddpo(epochs=2, chunks=2, clip=1e9, reduction="sum")(make(mixture, net)):
+        far.append(loss.numbers["ratio_far"])
+        loss.value.backward()
+        if loss.update:
+            optimiser.step()
+            optimiser.zero_grad()
+    first = (STEPS - 1 + 1) // 2
+    assert far[:first] == [0.0] * first and min(far[first:]) > 0
+
+
+class NoDouble(torch.Tensor):
+    """A tensor of a device without float64: making it one raises, as on MPS, until it comes to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.cpu:
+            return found.as_subclass(torch.Tensor)
+        if isinstance(found, cls) and found.dtype == torch.float64:
+            raise TypeError("this device has no float64")
+        return found
+
+
+def test_what_stands_for_a_device_without_float64_refuses_it():
+    x = torch.ones(3).as_subclass(NoDouble)
+    for cast in (lambda: x.double(), lambda: (x + 1).to(torch.float64), lambda: x.mean().double()):
+        with pytest.raises(TypeError, match="no float64"):
+            cast()
+    assert x.cpu().double().dtype == torch.float64
+
+
+class Elsewhere(World):
+    """A world whose latents, and all that comes of them, are of a device without float64."""
+
+    def noise(self, step, purpose="noise"):
+        return super().noise(step, purpose).as_subclass(NoDouble)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains_where_there_is_no_float64(name):
+    """The same numbers as on the CPU, in float32; gradients come without float64 too, those of two groups among them."""
+    found = []
+    for kind in (World, Elsewhere):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        near = Optimiser(rate=1e-2, groups=(Group("2."),))
+
+        def denoise(x, t, rows, push=True, net=net):
+            at = torch.tensor([t.alpha, t.sigma]).expand(len(x), 2)
+            x0 = t.alpha * x + (t.sigma * net(torch.cat([x, at.as_subclass(type(x))], 1)) if push else 0.0)
+            return Prediction((x - t.alpha * x0) / t.sigma, x0, torch.zeros_like(x))
+
+        def base(x, t, rows, denoise=denoise):
+            return denoise(x, t, rows, push=False)
+
+        def world_of(step, memory, kind=kind, denoise=denoise, base=base):
+            who = [Identity(0, f"prompt {i % 2}", 8 * step + i) for i in range(8)]
+            return kind(denoise, base, denoise, base, lambda x0, rows: x0.sum(1), ZERO.grid(4), who, (2,), 1.0, step, 0, memory)
+
+        reduce = None if kind is World else lambda value: value.as_subclass(NoDouble)
+        parameters = dict(net.named_parameters())
+        training = Training(parameters, near.build(parameters))
+        reports = list(train(training, LEARNING[name][0], world_of, near, 2, reduce))
+        assert [report.skipped for report in reports] == [None, None]
+        found.append([report.numbers for report in reports])
+    assert found[0] == found[1]
 
 
 # Every objective learns, and what stops it

@@ -64,7 +64,7 @@ def here(tmp_path, monkeypatch, pocket):
     """A folder with rewards in it; pocket is loaded once."""
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name: pocket)
+    monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name, **how: pocket)
     return tmp_path
 
 
@@ -125,7 +125,7 @@ def test_the_objectives_known_without_torch_are_those_there_are():
 BAD = [
     ((), "no prompt"),
     (("a fox", "--objective", "drft"), "did you mean 'draft'"),
-    (("a fox", "--set", "draft-lv.copys=1"), "did you mean 'copies'"),
+    (("a fox", "--set", "draft-lv.copys=1"), "did you mean 'draft-lv.copies'"),
     (("a fox", "--set", "drafft.kl=1"), "did you mean 'draft'"),
     (("a fox", "--set", "draft-lv.copies=-1"), "at least 0"),
     (("a fox", "--set", "draft-lv.copies=1.5"), "whole number"),

@@ -41,7 +41,7 @@ def clean(pocket):
 def here(tmp_path, monkeypatch, pocket):
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name: pocket)
+    monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name, **how: pocket)
     monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: pocket)
     return tmp_path
 

@@ -1,15 +1,23 @@
-"""CoDeX's gradient against finite differences, its scale against the rule written out again, and no leak between rows."""
+"""CoDeX's gradient against finite differences, its scale against the rule written out again, no leak between rows.
+
+And the other guided presets, draw by draw, against their papers' formulas on a Gaussian model.
+"""
 
 from __future__ import annotations
+
+import itertools
+import math
 
 import pytest
 import torch
 
+from tilting import presets, rng
 from tilting.guidance.gradient import RewardGradient
 from tilting.guidance.slope import Estimator, Site, reward_slope, rms
 from tilting.models.mixture import Mixture, MixtureModel
+from tilting.sample import Problem, sample, start
 from tilting.schedule import Schedule, scaled_linear
-from tilting.types import TiltingError
+from tilting.types import Prediction, TiltingError
 
 REFERENCE = Mixture(*(torch.tensor(v, dtype=torch.float64) for v in ([1.0], [[0.2, 0.1]], [1.6])))
 CENTRE = torch.tensor([0.7, -0.4], dtype=torch.float64)
@@ -135,3 +143,136 @@ def test_rewards_without_gradient_are_refused(denoise, x):
     for blind in (lambda x0, rows: value(x0.detach(), rows), lambda x0, rows: value(x0.detach(), rows) * weight):
         with pytest.raises(TiltingError, match="no gradient"):
             reward_slope(x, TIMES[5], ROWS, denoise, blind)
+
+
+# Every guided preset as its paper writes it: a Gaussian model, closed-form gradients, no autograd
+
+
+BASE, NULL = (0.5, 0.8), (-0.3, 1.4)  # mean and std of the condition's and of the unconditional model, N(m, s²) per coordinate
+PULL, BEND = torch.tensor([0.7, -0.4], dtype=torch.float64), 0.5
+NOISY = Schedule("epsilon", scaled_linear()).grid(8)
+FLOWING = Schedule("flow", shift=2.0).grid(9)[1:]  # pure noise, where nothing is guided, left out
+
+
+def up(x0):
+    """∇ r of r(x) = ⟨PULL, x⟩ - BEND / 2 |x|²."""
+    return PULL - BEND * x0
+
+
+def said(x, t):
+    """x0, eps, the correction, and the slope ∂x0/∂x, a number since all is isotropic."""
+    both = []
+    for mean, std in (BASE, NULL):
+        gain = t.alpha * std**2 / (t.alpha**2 * std**2 + t.sigma**2)
+        both.append(((x - t.alpha * (mean + gain * (x - t.alpha * mean))) / t.sigma, (1 - t.alpha * gain) / t.sigma))
+    (eps_c, slope_c), (eps_u, slope_u) = both
+    eps, slope = eps_u + CFG * (eps_c - eps_u), slope_u + CFG * (slope_c - slope_u)
+    return (x - t.sigma * eps) / t.alpha, eps, eps_c - eps_u, (1 - t.sigma * slope) / t.alpha
+
+
+def unit(g):
+    return g / g.square().mean(-1, keepdim=True).sqrt()
+
+
+def size(correction):
+    return CFG * correction.square().mean(-1, keepdim=True).sqrt()
+
+
+def posterior(x0, x, t, s):
+    """Mean of q(x_s | x_t, x_0)."""
+    a = t.alpha / s.alpha
+    v = t.sigma**2 - a**2 * s.sigma**2
+    return (s.alpha * v * x0 + a * s.sigma**2 * x) / t.sigma**2
+
+
+def climb(x0, steps, rate):
+    for _ in range(steps):
+        x0 = x0 + rate * unit(up(x0))
+    return x0
+
+
+def dps(x, t, s, noise):
+    x0, _, _, slope = said(x, t)
+    return posterior(x0, x, t, s) + 0.3 * slope * up(x0)
+
+
+def freedom(x, t, s, noise):
+    x0, _, correction, slope = said(x, t)
+    return posterior(x0, x, t, s) + 0.2 * size(correction) * unit(slope * up(x0))
+
+
+def mpgd(x, t, s, noise):
+    x0, eps, _, _ = said(x, t)
+    std = s.sigma * math.sqrt(max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0)) / t.sigma
+    return s.alpha * (x0 + 0.4 * up(x0)) + math.sqrt(max(s.sigma**2 - std**2, 0)) * eps
+
+
+def mpgd_code(x, t, s, noise):
+    x0 = said(x, t)[0]
+    return posterior(x0 + 0.4 * up(x0), x, t, s)
+
+
+def universal(x, t, s, noise):
+    x0, eps, _, slope = said(x, t)
+    eps = eps - t.sigma * 1.5 * slope * up(x0) - t.alpha / t.sigma * (climb(x0, 2, 0.1) - x0)
+    return posterior((x - t.sigma * eps) / t.alpha, x, t, s)
+
+
+def tfg(x, t, s, noise):
+    x0, _, _, slope = said(x, t)
+    step = posterior(x0, x, t, s) + s.alpha / t.alpha * 0.1 * unit(slope * up(x0))
+    return step + s.alpha * (climb(x0, 3, 0.05) - x0)
+
+
+def lgd(x, t, s, noise):
+    x0, _, _, slope = said(x, t)
+    near = x0[:, None] + 0.5 * t.sigma * noise("smooth", 3)
+    score = near @ PULL - BEND / 2 * near.square().sum(-1)
+    return posterior(x0, x, t, s) + 0.2 * slope * ((score / 0.7).softmax(1)[..., None] * up(near)).sum(1)
+
+
+GUIDED = {  # name -> (preset, mean of x_s as published, K, window)
+    "dps": (presets.dps(0.3, rule="plain"), dps, 1, (1, 0)),
+    "freedom": (presets.freedom(), freedom, 3, (0.7, 0.3)),
+    "mpgd": (presets.mpgd(0.4, rule="plain"), mpgd, 1, (0.7, 0.3)),
+    "mpgd-code": (presets.mpgd(0.4, rule="plain", source="code"), mpgd_code, 1, (0.7, 0.3)),
+    "ug": (presets.ug(1.5, backward=2, rate=0.1, repeat=2), universal, 2, (1, 0)),
+    "tfg": (presets.tfg(0.1, 0.05, steps=3, repeat=2), tfg, 2, (1, 0)),
+    "lgd": (presets.lgd(0.2, rule="plain", samples=3, radius=0.5, tau=0.7), lgd, 1, (1, 0)),
+}
+
+
+@pytest.mark.parametrize("grid", [NOISY, FLOWING], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("name", GUIDED)
+def test_a_guided_chain_is_as_its_paper_writes_it(name, grid):
+    """All draws of eta 1, repeats and windows included, against the formulas above."""
+    preset, mean_of, repeat, (high, low) = GUIDED[name]
+    who, steps = [rng.Identity(3, "paper", i) for i in range(4)], len(grid) - 1
+    p = Problem(gaussian, grid, who, (2,), bent, 1.0, CFG, dtype=torch.float64)
+    chain = sample(p, preset.build(steps))
+    x = start(p, preset.build(steps)).x[:, 0]
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
+        inside = low - 1e-9 <= 1 - i / steps <= high + 1e-9
+        a = t.alpha / s.alpha
+        spread, drawn = t.sigma**2 - a**2 * s.sigma**2, x
+        for k in range(repeat if inside else 1):
+            suffix = f"/{k}" if k else ""
+
+            def noise(purpose, count, i=i, suffix=suffix):
+                keys = [rng.generator(w, 0, i, purpose + suffix) for w in who]
+                return torch.stack([torch.randn(count, 2, generator=key) for key in keys]).double()
+
+            mean = mean_of(x, t, s, noise) if inside else posterior(said(x, t)[0], x, t, s)
+            drawn = mean + s.sigma * math.sqrt(spread) / t.sigma * rng.normal(who, 1, (2,), i + 1, "noise" + suffix)[:, 0]
+            x = a * drawn + math.sqrt(spread) * rng.normal(who, 1, (2,), i + 1, f"renoise/{k}")[:, 0]
+        x = drawn
+        assert torch.allclose(next(chain)[0].x[:, 0], x, atol=1e-6, rtol=1e-6), f"step {i}"
+
+
+def gaussian(x, t, rows):
+    x0, eps, correction, _ = said(x, t)
+    return Prediction(eps, x0, correction)
+
+
+def bent(x0, rows):
+    return x0 @ PULL - BEND / 2 * x0.square().sum(-1)

@@ -14,6 +14,7 @@ from test_guidance import CFG, REFERENCE, ROWS, TIMES, value
 
 from tilting.guidance.slope import Estimator, Site
 from tilting.models.mixture import MixtureModel
+from tilting.types import Prediction, RewardError
 
 D, M = 2, 6
 SMOOTH = {"samples": 3, "radius": 0.5, "tau": 0.7}
@@ -187,3 +188,58 @@ def test_at_pure_noise_the_estimate_says_nothing_of_x(mixture, x, through):
         slope = Estimator(through, probes=probes)(site(plain, x, 0, basis))
         assert TIMES[0].alpha == 0
         assert slope.gradient.abs().max() < 1e-9
+
+
+# Networks in half precision, and gradients that are not numbers
+
+
+class Half:
+    """A denoiser whose network is in float16, cast to and from at its door as models are."""
+
+    def __init__(self, dtype: torch.dtype):
+        generator = torch.Generator().manual_seed(2)
+        self.dtype, self.mix = dtype, (torch.randn(64, 64, generator=generator) / 8).to(dtype)
+
+    def __call__(self, x, t, rows):
+        eps = torch.tanh(x.to(self.dtype) @ self.mix).to(x.dtype) @ self.mix.to(x.dtype).T
+        return Prediction(eps, (x - t.sigma * eps) / t.alpha, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e-7, 1e6])
+def test_a_half_precision_network_does_not_lose_a_small_gradient(scale):
+    """A mean over a picture has gradients of 1e-5 and less, below float16's normal numbers; the direction must survive."""
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+
+    def mean(x0, rows):
+        return scale * torch.sin(x0).mean(1)
+
+    full, half = (Estimator()(Site(x, TIMES[5], ROWS[:3], Half(d), mean)).gradient for d in (torch.float32, torch.float16))
+    assert (torch.nn.functional.cosine_similarity(full, half) > 0.9999).all()
+    assert torch.allclose(full.norm(dim=1), half.norm(dim=1), rtol=1e-2)
+    held = Half(torch.float32)(x, TIMES[5], ROWS)
+    decoder = scale * torch.cos(held.x0) / 64 / TIMES[5].alpha
+    assert (torch.nn.functional.cosine_similarity(full, decoder) < 0.99).all()  # the network has a part in it
+
+
+def test_scaling_on_the_way_back_changes_no_bit_in_full_precision(denoise, x):
+    for make in (torch.float32, torch.float64):
+        at = x.to(make).requires_grad_(True)
+
+        def network(a, t, rows, make=make):
+            return Prediction(*(p.to(make) for p in denoise(a.double(), t, rows)))
+
+        (whole,) = torch.autograd.grad(value(network(at, TIMES[5], ROWS).x0, ROWS).sum(), at)
+        assert torch.equal(Estimator()(Site(at.detach(), TIMES[5], ROWS, network, value)).gradient, whole)
+
+
+@pytest.mark.parametrize("through", ["denoiser", "decoder", "estimate"])
+def test_a_gradient_that_is_not_a_number_is_refused_with_its_image(denoise, x, through):
+    """The value is finite: sqrt(0) is, its slope is not; only the rows of image 1 are to blame."""
+
+    def broken(x0, rows):
+        return value(x0, rows) + torch.where(rows == 1, 0 * x0[:, 0], x0[:, 0].square() + 1).sqrt()
+
+    here = Site(x, TIMES[5], ROWS, denoise, broken, CFG)
+    with pytest.raises(RewardError, match="gradient") as caught:
+        Estimator().clean(here, x) if through == "estimate" else Estimator(through)(here)
+    assert caught.value.row == 1

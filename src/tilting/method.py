@@ -5,7 +5,7 @@ A `Method` is a value: `tilting.presets` names the published ones, and anyone ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -24,20 +24,24 @@ class Every:
         block: draws between two firings; draws are counted from 1, so a gate never fires at x_T, nor at x_0.
         window: (high, low) bounds of the fraction of steps left, t/T.
         at_start: also fire at x_T, as guides do.
+        begin: t/T of the run's first point, below 1 when it starts from a noised picture (SDEdit).
     """
 
     block: int = 1
     window: tuple[float, float] = (1.0, 0.0)
     at_start: bool = False
+    begin: float = 1.0
 
     def __post_init__(self) -> None:
         if self.block < 1:
             raise TiltingError(f"a block must be at least 1 step, not {self.block}")
+        if not 1 >= self.window[0] >= self.window[1] >= 0:
+            raise TiltingError(f"a window is (high, low) of t/T, each from 0 to 1, not {self.window}")
 
     def __call__(self, draws: int, steps: int) -> bool:
         high, low = self.window
-        first = 0 if self.at_start else 1
-        return first <= draws < steps and draws % self.block == 0 and low - 1e-9 <= 1 - draws / steps <= high + 1e-9
+        first, left = 0 if self.at_start else 1, self.begin * (1 - draws / steps)
+        return first <= draws < steps and draws % self.block == 0 and low - 1e-9 <= left <= high + 1e-9
 
     def count(self, steps: int) -> int:
         """How often it fires in a run of that many steps."""
@@ -111,6 +115,11 @@ class Method:
     final: Literal["reward", "weight", "sample", "first", "all"] = "first"
     engine: Engine | None = None
 
+    def begun_at(self, share: float) -> Method:
+        """The same for the last share of a run alone (SDEdit): windows stay where they are in the noise of the whole run."""
+        gates = ("correct_when", "select_when", "guide_when", "repeat_when")
+        return replace(self, **{gate: replace(getattr(self, gate), begin=share) for gate in gates})
+
     @property
     def needs_slope(self) -> bool:
         """Whether a guide needs the gradient at x_t."""
@@ -181,6 +190,8 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
     for n in (method.particles, *method.counts):
         if n < 1:
             raise TiltingError(f"particles must be at least 1, not {n}")
+    if len(method.counts) > steps:
+        raise TiltingError(f"{method.name}'s schedule of {len(method.counts)} parts does not fit a run of {steps} steps")
     if method.repeat < 1:
         raise TiltingError(f"repeats must be at least 1, not {method.repeat}")
     if not 0 <= eta <= 1:

@@ -90,7 +90,7 @@ class Greedy:
     """Copy the best particles over all others.
 
     Attributes:
-        beams: how many are kept, each copied equally often.
+        beams: how many are kept (at most all), each copied equally often; of equal values the first are.
     """
 
     beams: int = 1
@@ -105,7 +105,7 @@ class Greedy:
 
     def __call__(self, look: Look) -> Choice:
         m, kept = look.uniforms.shape[1], min(self.beams, look.value.shape[1])
-        best = look.value.argmax(1, keepdim=True) if kept == 1 else look.value.topk(kept, 1).indices
+        best = look.value.sort(dim=1, descending=True, stable=True).indices[:, :kept]  # of equal ones the first
         place = torch.arange(m, device=best.device) % kept
         return Choice(best[:, place], torch.zeros_like(look.uniforms), look.memory)
 
@@ -169,6 +169,12 @@ class Smc:
             raise TiltingError(f"beta must be positive, not {self.beta}")
         if self.temper is not None and not self.temper > 0:
             raise TiltingError(f"temper must be positive, not {self.temper}")
+        if not self.share >= 0:
+            raise TiltingError(f"share must not be negative, not {self.share}")
+        if self.potential not in ("difference", "max", "sum"):
+            raise TiltingError(f"a potential is difference, max or sum, not {self.potential!r}")
+        if self.scheme not in ("systematic", "ssp", "multinomial"):
+            raise TiltingError(f"a scheme is systematic, ssp or multinomial, not {self.scheme!r}")
         if (self.adaptive or self.temper is not None) and self.potential != "difference":
             raise TiltingError("only the difference potential can be tempered")
 

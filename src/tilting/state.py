@@ -12,7 +12,7 @@ from torch import Tensor
 from tilting import rng
 from tilting.method import Method
 from tilting.select import Memory
-from tilting.types import Denoise, Prediction, TiltingError, Time, Value
+from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, Value
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,17 @@ def wide(values: Tensor) -> Tensor:
 
 
 def value_of(problem: Problem) -> Value:
-    if problem.value is None:
+    """The problem's value function; what it says is finite, or refused with the image it said it of."""
+    inner = problem.value
+    if inner is None:
         raise TiltingError("this method needs a reward")
-    return problem.value
+
+    def value(x0: Tensor, rows: Tensor) -> Tensor:
+        scores = inner(x0, rows)
+        bad = (~scores.detach().isfinite()).nonzero()
+        if len(bad):
+            first = int(bad[0, 0])
+            raise RewardError(f"the reward of an estimate is {scores[first].item()}, not a finite number", int(rows[first]))
+        return scores
+
+    return value

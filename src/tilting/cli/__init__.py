@@ -26,7 +26,7 @@ from tilting.errors import TiltingError, nearest
 
 app = typer.Typer(
     name="tilting", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )  # fmt: skip
 COMMANDS = {
     "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor,
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """The console entry: `main` with the libraries' own bars and notices off, for the process is ours."""
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -112,4 +112,7 @@ def _grammar(error) -> str:
     if command:
         known = getattr(getattr(context, "command", None), "commands", COMMANDS)
         return f"there is no command {command[1]!r}{nearest(command[1], known)}"
+    kind = re.fullmatch(r"Invalid value for '(.*?)': Input should be a valid (integer|number)\b.*", message, re.DOTALL)
+    if kind:
+        return f"{kind[1]} must be {'a whole number' if kind[2] == 'integer' else 'a number'}"
     return message[:1].lower() + message[1:]

@@ -43,7 +43,7 @@ def compare(
     quiet: given_by.Quiet = None,
     as_json: given_by.Json = None,
 ) -> None:
-    """Draw the same prompts and noise by several methods into DIR: compare.html, compare.png, metrics.json, runs/."""
+    """Draw the same prompts and noise by several methods. DIR gets compare.html, compare.png, metrics.json, runs/."""
     request = Request.of(context, OPTIONS)
     resolved = resolve_compare(request.options)
     if request.only_prints(resolved):

@@ -61,7 +61,7 @@ def fit(
     quiet: Quiet = None,
     as_json: Json = None,
 ) -> None:
-    """Fit calibrated classifiers p(y|x) of labels into DIR: classifier, metrics.json, reliability.png, confusion.png."""
+    """Fit calibrated classifiers p(y|x) of labels. DIR gets the classifiers, metrics.json, reliability.png, confusion.png."""
     request = Request.of(context, OPTIONS)
     resolved = resolve_fit(request.options)
     if request.only_prints(resolved):

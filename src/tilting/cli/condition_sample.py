@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,7 +48,7 @@ def sample(
     quiet: given_by.Quiet = None,
     as_json: given_by.Json = None,
 ) -> None:
-    """Draw images that obey labels into DIR, as `tilting generate` does: images/, grid.png, manifest.json."""
+    """Draw images that obey labels. DIR gets images/, grid.png, manifest.json, as of `tilting generate`."""
     request = Request.of(
         context, OPTIONS, strength=[n for text in strength for n in text.split(",")] if strength else None
     )  # fmt: skip
@@ -57,4 +58,4 @@ def sample(
     from tilting.experiments.condition.sample import condition_sample, describe
 
     manifest = condition_sample(resolved, request.words, request.quiet)
-    request.answer(manifest.get("summary", manifest.get("sweep")), describe(manifest))
+    request.answer(manifest.get("summary", manifest.get("sweep")), describe(manifest, Path(resolved.out or "")))

@@ -65,7 +65,8 @@ def train(
     parts: its.LoraParts = None,
     weight_decay: its.WeightDecay = None,
     clip: its.Clip = None,
-    precision: its.Precision = None,
+    device: given_by.Device = None,
+    precision: given_by.Precision = None,
     checkpoint_every: Annotated[int | None, option("--checkpoint-every", help="Training steps between saves. [25]")] = None,
     tracker: its.Tracker = None,
     out: given_by.Out = None,
@@ -75,7 +76,7 @@ def train(
     quiet: given_by.Quiet = None,
     as_json: given_by.Json = None,
 ) -> None:
-    """Train a control of labels into DIR: control.json, lora/, embedding, classifiers/, metrics.jsonl, checkpoints/."""
+    """Train a control of labels. DIR gets control.json, lora/, embedding, classifiers/, metrics.jsonl, checkpoints/."""
     request = Request.of(context, OPTIONS)
     resolved = resolve_train(request.options)
     if request.only_prints(resolved):

@@ -17,7 +17,7 @@ def doctor(
     context: typer.Context,
     full: Annotated[bool, typer.Option("--full", help="A whole batch, and one training step.")] = False,
 ) -> None:
-    """Examine a fine-tuning run before it is made: arithmetic, memory, gradients, ratios. Takes the options of finetune."""
+    """Examine a fine-tuning run before it is made. Arithmetic, memory, gradients, ratios; takes the options of finetune."""
     request = Request.of(context, OPTIONS, full=None)
     resolved = resolve_finetune(request.options)
     from tilting.experiments.doctor import doctor as examine

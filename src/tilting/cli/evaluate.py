@@ -37,7 +37,7 @@ def evaluate(
     quiet: given_by.Quiet = None,
     as_json: given_by.Json = None,
 ) -> None:
-    """Compare runs: reward, judges, diversity, distances to the base model and their floor, labels, and was it gamed?"""
+    """Measure what runs gained, and whether they gamed the reward. Judges, diversity, labels, distances and their floor."""
     request = Request.of(context, OPTIONS)
     resolved = resolve_evaluate(request.options)
     if request.only_prints(resolved):

@@ -12,7 +12,7 @@ from tilting.experiments.finetune.config import OPTIONS, resolve_finetune
 
 @takes
 def finetune(context: typer.Context, print_config: given_by.PrintConfig = False) -> None:
-    """Train a LoRA on a reward into DIR: lora/, checkpoints/, samples/, metrics.jsonl, manifest.json."""
+    """Train a LoRA on a reward. DIR gets lora/, checkpoints/, samples/, metrics.jsonl, manifest.json."""
     request = Request.of(context, OPTIONS)
     resolved = resolve_finetune(request.options)
     if request.only_prints(resolved):

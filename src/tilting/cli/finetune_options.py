@@ -22,7 +22,6 @@ LoraParts = Annotated[Text, option("--parts", metavar="A,B", help="Layers it cha
 WeightDecay = Annotated[float | None, option("--weight-decay", help="Decoupled, of the LoRA. [0.1]")]
 Clip = Annotated[float | None, option("--clip", help="Largest norm of the gradient. [1]")]
 Decay = Annotated[Text, option("--lr-decay", help="constant, or sqrt (for long runs). [constant]")]
-Precision = Annotated[Text, option("--precision", help="Of the base model: fp32 or bf16; the LoRA is fp32. [fp32]")]
 Settings = Annotated[
     list[str] | None, option("--set", metavar="OBJECTIVE.FIELD=VALUE", help="An objective's own setting, repeatable.")
 ]
@@ -45,11 +44,11 @@ SHARED: dict[str, Any] = {
     "prompts": given_by.Prompts, "prompts_file": given_by.PromptsFile, "model": given_by.Model, "reward": given_by.Reward,
     "objective": Objective, "train_steps": TrainSteps, "steps": given_by.Steps, "batch_size": BatchSize,
     "accumulate": Accumulate, "eta": Eta, "cfg": given_by.Cfg, "negative_prompt": given_by.NegativePrompt, "lr": Rate,
-    "rank": Rank, "parts": LoraParts, "weight_decay": WeightDecay, "clip": Clip, "lr_decay": Decay, "precision": Precision,
-    "settings": Settings, "checkpoint_every": CheckpointEvery, "sample_every": SampleEvery, "sample_images": SampleImages,
-    "judge": Judge, "early_stop": EarlyStop, "init_lora": InitLora, "learn": Learn, "diversity": Diversity,
-    "reward_dropout": RewardDropout, "tracker": Tracker, "out": given_by.Out, "seed": given_by.Seed,
-    "config": given_by.Config, "quiet": given_by.Quiet, "as_json": given_by.Json,
+    "rank": Rank, "parts": LoraParts, "weight_decay": WeightDecay, "clip": Clip, "lr_decay": Decay,
+    "device": given_by.Device, "precision": given_by.Precision, "settings": Settings, "checkpoint_every": CheckpointEvery,
+    "sample_every": SampleEvery, "sample_images": SampleImages, "judge": Judge, "early_stop": EarlyStop, "init_lora": InitLora,
+    "learn": Learn, "diversity": Diversity, "reward_dropout": RewardDropout, "tracker": Tracker, "out": given_by.Out,
+    "seed": given_by.Seed, "config": given_by.Config, "quiet": given_by.Quiet, "as_json": given_by.Json,
 }  # fmt: skip
 """By parameter, all None unless given."""
 

@@ -39,7 +39,7 @@ def generate(
     quiet: given_by.Quiet = None,
     as_json: given_by.Json = None,
 ) -> None:
-    """Draw images of prompts with a method and a reward into DIR: images/, grid.png, manifest.json."""
+    """Draw images of prompts with a method and a reward. DIR gets images/, grid.png, manifest.json."""
     request = Request.of(context, OPTIONS)
     resolved = resolve(request.options)
     if request.only_prints(resolved):

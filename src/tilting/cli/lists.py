@@ -11,12 +11,25 @@ from tilting.errors import TiltingError, nearest
 from tilting.experiments.about import LEGEND, about_method
 from tilting.models import MODELS
 from tilting.models.families import FAMILIES
+from tilting.models.words import load_words
 from tilting.presets import PRESETS
 from tilting.rewards.spec import catalog
 
 WIDTH, LONG = 120, 24
 """Columns of a terminal that tables fit into, and of a setting's value that stands in a table."""
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+SAID = 'Say "a fox", "a fox on a blue background", "a fox, noto style" or "a fox on a blue background, noto style".'
+"""How pocket's words make a prompt."""
+
+
+def _words() -> dict[str, list[str]]:
+    """The words of pocket: its concepts by category, everyday words for them, styles, and colours of backgrounds."""
+    words = load_words()
+    named = list(zip(words.concepts, words.categories, strict=True))
+    by = {kind: [concept for concept, its in named if its == kind] for kind in dict.fromkeys(words.categories)}
+    return {**by, "also": sorted(words.aliases), "styles": list(words.styles), "backgrounds": list(words.colours)}
 
 
 def columns(rows: list[list[str]], indent: str = "") -> list[str]:
@@ -47,10 +60,10 @@ def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its settings.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One method, with all its settings.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the methods: paper, what each needs, its cost; with NAME, the settings that --set changes."""
+    """List the methods, or the settings of one. Paper, what each needs, its cost; with NAME, what --set changes."""
     if name is not None and name not in PRESETS:
         raise TiltingError(f"there is no method {name!r}{nearest(name, PRESETS)}")
     rows = {key: about_method(key) for key in ([name] if name else PRESETS)}
@@ -102,7 +115,7 @@ def _shown(value: Any) -> str:
 
 
 def rewards(as_json: Json = False) -> None:
-    """List the rewards, their units, and whether they have a gradient."""
+    """List the rewards, their units, and which have a gradient."""
     rows = {}
     for name, entry in catalog().items():
         kind = "differentiable" if entry.differentiable else "black-box"
@@ -115,8 +128,17 @@ def rewards(as_json: Json = False) -> None:
     _show(rows, as_json)
 
 
-def models(as_json: Json = False) -> None:
-    """List the models."""
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="pocket, with the words it knows.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models, or the words of pocket."""
+    if name is not None:
+        if name not in MODELS:
+            raise TiltingError(f"the words of {name!r} are not known here{nearest(name, MODELS)}")
+        found = _words()
+        lines = [*columns([[key, ", ".join(words)] for key, words in found.items()]), "", SAID]
+        return typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines))
     rows = {name: {"about": about} for name, about in MODELS.items()}
     if not as_json:
         rows["FOLDER"] = {"about": "a diffusers folder of safetensors: " + "; ".join(f.about for f in FAMILIES.values())}

@@ -28,7 +28,7 @@ def recipe(
     quiet: Quiet = None,
     as_json: Json = None,
 ) -> None:
-    """Repeat an experiment of a paper on pocket, our numbers beside the published ones: table.md, table.json, figures."""
+    """Repeat an experiment of a paper on pocket. Our numbers beside the published ones: table.md, table.json, figures."""
     request = Request.of(context, ("recipe", "out", "small", "seed"), recipe=name, name=None)
     options, silent = request.options, request.quiet
     if options.get("recipe") is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tilting import rng
+from tilting.guidance.slope import ascent, pulled_back
 from tilting.method import Cost, Method
 from tilting.schedule import transition
 from tilting.state import Info, Problem, State, value_of, wide
@@ -72,13 +73,14 @@ class Optimise:
             start.grad = torch.zeros_like(start)
             for rows in torch.arange(b, device="cpu").split(problem.chunk):
                 with torch.enable_grad():
-                    clean = rollout(problem, start[rows], rows.to(start.device))
+                    x = start[rows].detach().requires_grad_(True)
+                    clean = rollout(problem, x, rows.to(start.device))
                     value = value_of(problem)(clean, rows)
                     if not value.requires_grad:
                         raise TiltingError(f"{method.name} needs a differentiable reward")
-                    loss = -value.sum() - self.prior * log_norm(start[rows]).sum()
-                    (gradient,) = torch.autograd.grad(loss, start)
-                start.grad += gradient
+                    up = pulled_back(ascent(value, clean, rows), clean, x, rows)
+                    (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
+                start.grad[rows] = down - up
                 value = wide(value.detach())
                 better = value > best[rows]
                 best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]

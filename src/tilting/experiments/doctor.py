@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.experiments.finetune.config import FinetuneConfig
-from tilting.experiments.finetune.objectives import GRADIENT
+from tilting.experiments.finetune.objectives import DENSITY, GRADIENT
 from tilting.experiments.finetune.run import Parts, load_parts, tuning_of
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
 def _alone(config: FinetuneConfig, over: Callable) -> Any:
     from tilting.experiments.finetune.engine import accelerator
 
-    found = accelerator()
+    found = accelerator(config.device)
     if found.num_processes > 1:
         raise TiltingError("doctor looks at one process: run it without a launcher")
-    return over(found, config.precision)
+    return over(found, config.device)
 
 
 def _batch(config: FinetuneConfig, count: int) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _gradient(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, An
     if config.objective not in GRADIENT:
         return {"ok": True, "line": f"{config.objective} asks for none"}
     with torch.no_grad():
-        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool)).clean[:1].float()
+        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu")).clean[:1].float()
     rows = world.rows[:1]
     x = clean.clone().requires_grad_(True)
     value = world.value(x, rows).sum()
@@ -105,12 +105,12 @@ def _gradient(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, An
 
     def at(offset: Tensor) -> float:
         with torch.no_grad():
-            return world.value(clean + offset, rows).double().item()
+            return world.value(clean + offset, rows).item()
 
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator("cpu").manual_seed(config.seed)
     steepest, worst = slope / slope.norm(), 0.0
     for k in range(4):
-        random = torch.randn(clean.shape, generator=generator).to(clean)
+        random = torch.randn(clean.shape, generator=generator, device="cpu").to(clean)
         towards = steepest if k == 0 else steepest + random / random.norm()
         towards = towards / towards.norm()
         wanted, closest = (slope * towards).sum().item(), math.inf
@@ -150,7 +150,8 @@ def _precision(run: Tuning, world: World) -> dict[str, Any]:
     far = (rolled - scored).abs().max().item()
     kinds = {str(p.dtype).removeprefix("torch.") for p in run.training.parameters.values()}
     latents = str(rolled.dtype).removeprefix("torch.")
-    line = f"rollout and re-scoring differ by {far:.2g}; latents {latents}, LoRA {', '.join(kinds)}"
+    network = str(getattr(run.model, "dtype", rolled.dtype)).removeprefix("torch.")
+    line = f"rollout and re-scoring differ by {far:.2g}; network {network}, latents {latents}, LoRA {', '.join(kinds)}"
     return {"ok": far <= SAME and kinds == {"float32"}, "line": line}
 
 
@@ -170,10 +171,18 @@ def _memory(run: Tuning, world: World, config: FinetuneConfig, count: int) -> di
         scored = _held(lambda: world.value(wanted, row)) if config.objective in GRADIENT else 0
     at_once = config.batch_size // count // config.accumulate
     copies = 1 + dict(config.settings).get("draft-lv.copies", 0) if config.objective == "draft-lv" else 1
-    path = 2 * config.steps * at_once * x.numel() * x.element_size()
+    path = _latents(config) * at_once * x.numel() * x.element_size()
     activations = at_once * copies * (network + scored)
     found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path}
     return {**found, "peak": sum(found.values())}
+
+
+def _latents(config: FinetuneConfig) -> int:
+    """Latents that an image's path leaves: every state; adjoints and the frozen model's means; or those of a KL's steps."""
+    steps, settings = config.steps, dict(config.settings)
+    if config.objective == "adjoint":
+        return 3 * steps + 1
+    return steps + 1 + (steps - 1 if config.objective in DENSITY and settings.get(f"{config.objective}.kl") else 0)
 
 
 def _held(call: Callable[[], Tensor]) -> int:
@@ -203,11 +212,15 @@ def _step(run: Tuning, config: FinetuneConfig) -> dict[str, Any]:
     run.batches.counts.evaluations = run.batches.counts.reward_calls = run.batches.counts.images = 0
     cuda = str(run.engine.device).startswith("cuda")
     if cuda:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(run.engine.device)
     begun = time.perf_counter()
     row = next(iter(run.steps(1)))
     seconds = time.perf_counter() - begun
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated(run.engine.device)
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     return {"seconds": seconds, "hours_in_all": seconds * config.train_steps / 3600, "peak_process": peak, **row.numbers}
 
 

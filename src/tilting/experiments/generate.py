@@ -9,21 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tilting import sample as loop
+from tilting.experiments.given import picture_of, preset_of, reward_of
 from tilting.experiments.plan import Model as Model
 from tilting.experiments.plan import Plan as Plan
 from tilting.experiments.plan import identities as identities
 from tilting.experiments.plan import plan as plan
+from tilting.experiments.prompts import check_prompts
 from tilting.experiments.score import Counts as Counts
 from tilting.experiments.score import Scorer, finish
 from tilting.presets import Preset
 from tilting.rng import Identity
 from tilting.types import Reward, RewardError, TiltingError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Step(NamedTuple):
@@ -62,7 +68,7 @@ class Drawn:
 
 
 def draw(
-    model: Model, plan: Plan, reward: Reward | None = None, latents: Tensor | None = None,
+    model: Model, plan: Plan, reward: Reward | str | Callable | None = None, latents: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[Step | Drawn]:  # fmt: skip
     """Run a plan. Yields a Step after every draw and a Drawn after every group.
@@ -70,13 +76,14 @@ def draw(
     Args:
         model: what draws.
         plan: from `plan`.
-        reward: the score, required by every method but ``base``.
+        reward: the score, required by every method but ``base``; see `generate`.
         latents: x_T of every image (len(plan.who), ...), instead of keyed noise.
         device: where the latents live; the model's own by default.
 
     Raises:
         RewardError: with the image's identity in its text, if the reward fails.
     """
+    reward = reward_of(reward)
     place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
     most = max(plan.method.particles, *plan.method.counts, 1)
     size = max(1, plan.batch_size // most)
@@ -173,36 +180,38 @@ def records_of(drawn: Drawn, judge: Callable[[Tensor, list[str]], Tensor] | None
 
 
 def generate(
-    model: Model, prompts: str | Sequence[str], reward: Reward | None = None, method: Preset | None = None,
-    steps: int | None = None, cfg: float | None = None, eta: float | None = None, seed: int = 0, images: int = 1,
-    negative: str = "", batch_size: int = 16, latents: Tensor | None = None, image: Tensor | None = None, strength: float = 0.6,
+    model: Model, prompts: str | Sequence[str], reward: Reward | str | Callable | None = None,
+    method: Preset | str | None = None, steps: int | None = None, cfg: float | None = None, eta: float | None = None,
+    seed: int = 0, images: int = 1, negative: str = "", batch_size: int = 16, latents: Tensor | None = None,
+    image: Tensor | Image.Image | str | Path | None = None, strength: float = 0.6,
 ) -> Result:  # fmt: skip
     """Draw images of prompts with a method and a reward.
 
     Args:
         model: from `tilting.load`.
         prompts: one or several.
-        reward: such as ``tilting.rewards.clip()``; only ``base`` needs none.
-        method: a preset such as ``tilting.presets.codex(particles=4)``; default ``base``.
+        reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
+            -> (b,), black-box unless ``function.differentiable`` is True; only ``base`` needs none.
+        method: a preset such as ``tilting.presets.codex(particles=4)``, or its name; default ``base``.
         steps, cfg, eta: sampler settings; default the model's own, eta 1.
         seed: of the run; images are keyed by (seed, prompt, index).
         images: per prompt.
         negative: the negative prompt.
         batch_size: latents per denoiser call.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
-        image: (1 or images in all, 3, h, w) in [0, 1], to start from instead of noise (SDEdit).
+        image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit).
         strength: the share of the steps that is run from it.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts or any(not p.strip() for p in prompts):
-        raise TiltingError("a prompt is empty: say what to draw")
+    prompts = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
     if images < 1:
         raise TiltingError(f"images must be at least 1, not {images}")
     who = identities(prompts, seed, images)
-    request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size, image, strength)
+    reward, preset = reward_of(reward), preset_of(method)
+    reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
+    request = plan(model, who, preset, reward, steps, cfg, eta, negative, batch_size, reference, strength)
     pictures, records, counts = [], [], Counts()
     for event in draw(model, request, reward, latents):
         if isinstance(event, Drawn):

@@ -123,7 +123,10 @@ def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
         rows.setdefault(record["prompt"], []).append(record)
     summary, config = manifest["summary"], manifest["config"]
     particles = f", N = {config['particles']}" if (config["particles"] or 1) > 1 else ""
-    title = f"{config['method']}{particles}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
+    beside = "".join(
+        f", {word}" for word in (*(f"LoRA {place}" for place in config.get("lora") or []), *(config.get("label") or []))
+    )
+    title = f"{config['method']}{particles}{beside}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
     totals = f"{_mean(summary)}, {summary['evaluations']} evaluations, {summary['seconds']:.1f} s"
     shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
     if sum(len(records) for _, records in shown) < len(manifest["images"]):

@@ -28,7 +28,7 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         TiltingError: no such file, not a picture, broken, empty, or of a mode that is not in `MODES`.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     file = Path(path)
     if not file.is_file():
@@ -37,15 +37,7 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         with Image.open(file) as opened:
             opened.load()
-            if opened.mode not in MODES:
-                raise TiltingError(f"the picture {str(path)!r} is {_named(opened.mode)}, not RGB: convert it and give it again")
-            if 0 in opened.size:
-                raise TiltingError(f"the picture {str(path)!r} has no pixels: {opened.width} x {opened.height}")
-            image = ImageOps.exif_transpose(opened)
-            if "transparency" in image.info or image.mode in ("RGBA", "LA"):
-                clear = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
-            return image.convert("RGB")
+            return _upright(opened, f"the picture {str(path)!r}")
     except TiltingError:
         raise
     except Exception as error:  # decoders of PIL raise nearly anything on a broken file
@@ -53,11 +45,26 @@ def open_picture(path: str | Path) -> Image.Image:
         raise TiltingError(f"the picture {str(path)!r} cannot be read" + (f": {reason}" if reason else "")) from None
 
 
-def read_picture(path: str | Path, height: int, width: int) -> Tensor:
+def _upright(opened: Image.Image, what: str) -> Image.Image:
+    """A decoded picture as RGB, turned as its EXIF says, on white. Raises TiltingError: empty, or of another mode."""
+    from PIL import Image, ImageOps
+
+    if opened.mode not in MODES:
+        raise TiltingError(f"{what} is {_named(opened.mode)}, not RGB: convert it and give it again")
+    if 0 in opened.size:
+        raise TiltingError(f"{what} has no pixels: {opened.width} x {opened.height}")
+    image = ImageOps.exif_transpose(opened)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA"):
+        clear = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_picture(picture: str | Path | Image.Image, height: int, width: int) -> Tensor:
     """The picture at a model's size, centred and antialiased; one of that size is as it is.
 
     Args:
-        path: as `open_picture` takes it.
+        picture: a file as `open_picture` takes it, or a picture that PIL has opened.
         height: rows wanted.
         width: columns wanted.
 
@@ -71,7 +78,7 @@ def read_picture(path: str | Path, height: int, width: int) -> Tensor:
     import torch
     from PIL import Image
 
-    image = open_picture(path)
+    image = open_picture(picture) if isinstance(picture, str | Path) else _upright(picture, "the picture")
     if image.size != (width, height):
         scale = min(image.width / width, image.height / height)
         left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2

@@ -8,8 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from tilting.experiments.given import preset_of, reward_of
+from tilting.experiments.settings import check_settings
 from tilting.method import Method, check
-from tilting.presets import Base, Preset
+from tilting.presets import Preset
 from tilting.rng import Identity
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Reward, TiltingError
@@ -70,7 +72,7 @@ class Plan:
 
 
 def plan(
-    model: Model, who: Sequence[Identity], preset: Preset | None = None, reward: Reward | None = None,
+    model: Model, who: Sequence[Identity], preset: Preset | str | None = None, reward: Reward | str | Callable | None = None,
     steps: int | None = None, cfg: float | None = None, eta: float | None = None, negative: str = "", batch_size: int = 16,
     reference: Tensor | None = None, strength: float = 0.6,
 ) -> Plan:  # fmt: skip
@@ -81,7 +83,8 @@ def plan(
         reference: (1 or len(who), 3, h, w) pictures in [0, 1] to start from (SDEdit), at the model's own size.
         strength: the share of the steps that is run from the reference, in (0, 1].
     """
-    preset = preset or Base()
+    preset, reward = preset_of(preset), reward_of(reward)
+    check_settings(preset)
     steps = model.usual_steps if steps is None else steps
     cfg = model.usual_cfg if cfg is None else cfg
     eta = float(getattr(preset, "usual_eta", 1.0)) if eta is None else eta
@@ -100,6 +103,8 @@ def plan(
         )
     made = Plan(tuple(who), preset, steps, cfg, eta, negative, batch_size, reference=reference, strength=strength)
     method = preset.build(made.steps_run)
+    if reference is not None:
+        method = method.begun_at(made.steps_run / steps)
     pair: Callable[[float, str], float] | None = getattr(model, "pair", None)
     if method.by_correction and cfg != 1 and pair is not None and pair(cfg, negative) == 1:
         raise TiltingError(

@@ -15,7 +15,7 @@ from tilting.experiments.run_folder import RunFolder
 from tilting.models import load
 from tilting.models.lora_file import INPUTS
 from tilting.models.placement import FULL
-from tilting.models.words import POCKET
+from tilting.models.words import POCKET, load_words, read_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,6 +177,7 @@ def run(
     if not place.complete:
         _draw_missing(place, parts(config), quiet)
     _warn_constant(place)
+    _warn_unknown(place.config)
     if place.complete:
         from tilting.experiments.grid import write_grid
 
@@ -249,10 +250,21 @@ def _warn_constant(place: Folder) -> None:
             print(f"tilting: warning: reward {spec!r} is constant over the run ({values[0]:g})", file=sys.stderr)
 
 
+def _warn_unknown(config: GenerateConfig) -> None:
+    """Name the prompts of pocket that ask for nothing it has learnt to draw: their pictures show anything."""
+    if config.model == "pocket":
+        unknown = [prompt for prompt in config.prompts if read_prompt(load_words(), prompt).concept is None]
+        if unknown:
+            more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+            said = f"{unknown[0]!r}{more} names nothing that pocket has learnt to draw: see `tilting models pocket`"
+            print(f"tilting: warning: {said}", file=sys.stderr)
+
+
 def describe(manifest: dict[str, Any]) -> str:
     """One line for people."""
     summary, config = manifest["summary"], manifest["config"]
-    parts = [f"{len(manifest['images'])} images in {config['out']}"]
+    count = len(manifest["images"])
+    parts = [f"{count} image{'' if count == 1 else 's'} in {config['out']}"]
     if summary["reward_mean"] is not None:
         sem = f" ± {summary['reward_sem']:.4f}" if summary["reward_sem"] is not None else ""
         parts.append(f"reward {summary['reward_mean']:.4f}{sem}")

@@ -31,6 +31,11 @@ class Request(Protocol):
 Asked = TypeVar("Asked", bound=Request)
 
 
+def other(key: str) -> str:
+    """An option that differs, for people: "another seed", "other steps"."""
+    return f"{'other' if key.endswith('s') else 'another'} {key}"
+
+
 class RunFolder(ABC, Generic[Asked]):
     """A run's folder.
 
@@ -81,7 +86,7 @@ class RunFolder(ABC, Generic[Asked]):
         if key == "set" and isinstance(old, dict):
             key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
             old, new = old.get(key), new.get(key)
-        return f"with another {key} ({files.short(old)} there, {files.short(new)} now): choose another --out"
+        return f"with {other(key)} ({files.short(old)} there, {files.short(new)} now): choose another --out"
 
     @property
     def manifest(self) -> dict[str, Any]:

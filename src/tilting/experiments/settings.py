@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from tilting.errors import TiltingError, nearest
-from tilting.presets import PRESETS
+from tilting.presets import PRESETS, Preset
 
 LEAST = {
     "particles": 1, "block": 1, "gradient_block": 1, "tau": 0.0, "tau_end": 0.0, "share": 0.0, "beta": 0.0, "beams": 1,
@@ -145,14 +145,21 @@ def setting(key: str, value: object) -> tuple[str, str, object]:
         raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
     known = fields_of(method)
     if field not in known:
-        raise TiltingError(
-            f"there is no setting {key!r}{nearest(field, known)}" if known else f"method {method!r} has no settings"
-        )
+        if not known:
+            raise TiltingError(f"method {method!r} has no settings")
+        raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{method}.{name}' for name in known])}")
     if isinstance(value, str):
         value = value.strip()
     result = typed(key, value, known[field])
     _in_range(key, field, result)
     return method, field, result
+
+
+def check_settings(preset: Preset) -> None:
+    """What ``--set`` asks of every setting, of a preset made in Python; one of a user's own is left to its parts."""
+    if PRESETS.get(preset.name) is type(preset):
+        for field in fields_of(preset.name):
+            setting(f"{preset.name}.{field}", getattr(preset, field))
 
 
 def parse_setting(argument: str) -> tuple[str, object]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tilting.finetune.checkpoint import Saved, optimiser_tensors, restore_optimiser
+from tilting.finetune.half import ranged
 from tilting.finetune.world import Objective, World
 from tilting.types import RewardError, TiltingError
 
@@ -140,7 +141,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 def train(
     training: Training, objective: Objective, world_of: Callable[[int, dict[str, Any]], World], optimiser: Optimiser,
-    steps: int, reduce: Reduce | None = None,
+    steps: int, reduce: Reduce | None = None, half: bool = False,
 ) -> Iterator[Report]:  # fmt: skip
     """Make training steps up to ``steps``, yielding a report of each.
 
@@ -151,6 +152,7 @@ def train(
         optimiser: its settings (``training.optimiser`` was built by them).
         steps: to reach.
         reduce: mean over processes of a gradient, and of a flag.
+        half: whether networks compute in fp16, which gradients must then be kept in the range of.
 
     Raises:
         TiltingError: after `PATIENCE` skipped steps in a row.
@@ -163,6 +165,7 @@ def train(
         before = training.saved() if several else None
         memory = copy.deepcopy(training.memory)
         world = replace(world_of(training.step, training.memory), trained=parameters)
+        world = ranged(world) if half else world
         numbers, reason = _step(training, parameters, objective, world, optimiser, reduce)
         if reason is not None:
             if before is not None:
@@ -230,7 +233,7 @@ def _update(training: Training, parameters: list[nn.Parameter], optimiser: Optim
             p.grad = reduce(p.grad)
     groups = [group["params"] for group in training.optimiser.param_groups]
     norms = [torch.nn.utils.clip_grad_norm_(mine, optimiser.clip) for mine in groups]  # averaged: alike on every process
-    norm = torch.stack([n.double() for n in norms]).norm() if len(norms) > 1 else norms[0]
+    norm = torch.stack(norms).cpu().double().norm() if len(norms) > 1 else norms[0]
     if not norm.isfinite():
         raise FloatingPointError("the gradient is not finite")
     training.optimiser.step()

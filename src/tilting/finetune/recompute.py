@@ -51,10 +51,17 @@ class _Recomputed(torch.autograd.Function):
         with torch.enable_grad():
             here = x.detach().requires_grad_(wanted[0])
             values = ctx.function(here)
-        inputs = [v for v, want in zip((here, *parameters), wanted, strict=True) if want]
-        live = [i for i, (v, slope) in enumerate(zip(values, slopes, strict=True)) if slope is not None and v.requires_grad]
-        if not live:
-            return (None,) * (1 + len(wanted))
-        outputs, against = [values[i] for i in live], [slopes[i] for i in live]
-        found = iter(torch.autograd.grad(outputs, inputs, against, allow_unused=True))
-        return None, *(next(found) if want else None for want in wanted)
+        return None, *slopes_of(values, slopes, (here, *parameters), wanted)
+
+
+def slopes_of(
+    values: Sequence[Tensor], against: Sequence[Tensor | None], inputs: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Of each input what the slopes of the values make of it; None where it is not wanted, or nothing depends on it."""
+    pairs = [(v, slope) for v, slope in zip(values, against, strict=True) if slope is not None and v.requires_grad]
+    asked = [v for v, want in zip(inputs, wanted, strict=True) if want]
+    if not pairs or not asked:
+        return [None] * len(inputs)
+    outputs, slopes = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, asked, slopes, allow_unused=True))
+    return [next(found) if want else None for want in wanted]

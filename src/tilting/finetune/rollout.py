@@ -8,13 +8,16 @@ per image:
     KL = Σ_t |mean_θ - mean_base|² / (2 std²)        summed over latent dimensions and the steps whose std is positive
 
 Where the KL is asked for, a step of std 0 (the last) is the frozen model's own: nothing would price leaving it, and the
-reward would be climbed there for ever.
+reward would be climbed there for ever. Of a network in half precision the KL has a floor of rounding as soon as the two differ
+at all, in bf16 one that can outweigh what a few steps of training change; before the first update it is 0 in any precision.
+
+The log-density of a step is known where it is drawn, and costs no evaluation there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +26,8 @@ from tilting.finetune.recompute import recomputed
 from tilting.finetune.world import World
 from tilting.schedule import log_prob, step_std, transition
 from tilting.types import Denoise, Prediction, Time, Transition
+
+Reduction = Literal["sum", "mean"]
 
 
 class Point(NamedTuple):
@@ -42,12 +47,14 @@ class Path:
         clean: (b, ...) x_0, in the graph where steps were open.
         points: every step, detached.
         kl: (b,) path KL over the open steps, in the graph, or None if it was not asked for.
+        densities: by step, log of the density of what was drawn (b,), of closed steps that have one; empty if not asked for.
         before_last: (b, ...) the state that the last step started from, detached.
     """
 
     clean: Tensor
     points: tuple[Point, ...]
     kl: Tensor | None
+    densities: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def before_last(self) -> Tensor:
@@ -66,7 +73,10 @@ def start(world: World) -> Tensor:
     return world.noise(0)
 
 
-def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = False, stop: int | None = None) -> Path:
+def rollout(
+    world: World, mask: Tensor, x: Tensor | None = None, kl: bool = False, stop: int | None = None,
+    density: Reduction | None = None,
+) -> Path:  # fmt: skip
     """Sample, with gradients through the steps where ``mask`` is True.
 
     Args:
@@ -75,9 +85,10 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
         x: where to start; default keyed noise.
         kl: also the path KL to the frozen model, which then makes the steps that have no density.
         stop: make only the first ``stop`` steps; ``clean`` is then the state reached.
+        density: also the log-densities of the steps that ``mask`` closes, reduced so over latent dimensions.
     """
     x = start(world) if x is None else x
-    rows, points = world.rows, []
+    rows, points, densities = world.rows, [], {}
     total = x.new_zeros(len(x)) if kl else None
     for i, (t, s) in enumerate(zip(world.grid[:stop], world.grid[1:], strict=False)):
         random = step_std(t, s, world.eta) > 0
@@ -100,9 +111,11 @@ def rollout(world: World, mask: Tensor, x: Tensor | None = None, kl: bool = Fals
                 prediction = denoise(x, t, rows)
             kernel = transition(held(prediction, x, t) if x.requires_grad else prediction, t, s, world.eta)
             drawn = kernel.mean + kernel.std * noise
+            if density is not None and random:
+                densities[i] = log_prob(drawn, kernel, density).detach()
         points.append(Point(x.detach(), t, s, drawn.detach()))
         x = drawn
-    return Path(x, tuple(points), total)
+    return Path(x, tuple(points), total, densities)
 
 
 def _step_kl(world: World, kernel: Transition, x: Tensor, t: Time, s: Time) -> Tensor:
@@ -111,12 +124,6 @@ def _step_kl(world: World, kernel: Transition, x: Tensor, t: Time, s: Time) -> T
         return x.new_zeros(len(x))
     base = transition(world.base(x, t, world.rows), t, s, world.eta)
     return (kernel.mean - base.mean).flatten(1).square().sum(1) / (2 * kernel.std**2)
-
-
-def step_log_prob(denoise: Denoise, point: Point, rows: Tensor, eta: float, reduction: str = "sum") -> Tensor:
-    """log of the density of a drawn step under a model, (m,)."""
-    kernel = transition(denoise(point.x, point.t, rows), point.t, point.s, eta)
-    return log_prob(point.drawn, kernel, reduction)  # type: ignore[arg-type]
 
 
 def density_steps(world: World) -> list[int]:

@@ -3,8 +3,7 @@
     all            every step                                        DRaFT (checkpointed)
     last K         the last K                                        DRaFT-K
     random K       the last K, K ~ Uniform{1..T}, once per batch     AlignProp, CTRL
-    per step       each step with probability p                      AlignProp's older code (about half the steps, not
-    contiguous)
+    per step       each step with probability p                      AlignProp's older code
 
 A mask (T,) of booleans. Where it is False the network's output is held constant; the linear part of the step stays in the
 graph.
@@ -28,7 +27,7 @@ class Truncation:
     Attributes:
         rule: see above.
         count: K of "last"; None is 1.
-        share: p of "step".
+        share: p of "step": at 0.5 about half the steps, which need not be neighbours.
     """
 
     rule: Literal["all", "last", "random", "step"] = "all"

@@ -141,6 +141,10 @@ class Clean:
     estimator: Estimator = field(default=Estimator())
     needs_slope = False
 
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise TiltingError(f"steps on the estimate must not be negative, not {self.steps}")
+
     @property
     def values(self) -> int:
         return self.steps * self.estimator.samples * (2 * self.estimator.probes if self.estimator.probes else 1)

@@ -9,6 +9,10 @@
     zero-order              g = 1/N' Σ_i [r~(x + σ z_i) - r~(x - σ z_i)] / (2 σ) · z_i    (CoDeX, Eq. 13; antithetic,
     black-box rewards)
 
+Back-propagated gradients go in two parts, v = ∇_{x0} r and then Jᵀ (2^k v) / 2^k with J = ∂x0/∂x_t, k of each row such that
+the largest of 2^k v is in [1/2, 1): the same bits in float32, and a network in float16, below whose smallest numbers a reward's
+gradient often is, does not lose it.
+
 A zero-order gradient of N' probes in d dimensions has cosine of about sqrt(N' / (d + N' + 1)) to the true one for any σ: a
 smaller σ (here relative to the noise level σ_t) removes bias, only more probes remove noise.
 """
@@ -23,7 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tilting.types import Denoise, Prediction, TiltingError, Time, Value
+from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, Value
 
 Noise = Callable[[str, int], Tensor]
 """(purpose, count) -> (m, count, ...) standard normal, each row's draw keyed by its own image, particle and step."""
@@ -87,6 +91,7 @@ def reward_slope(
 
     Raises:
         TiltingError: if the value does not depend differentiably on x.
+        RewardError: if its gradient is not finite.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
@@ -98,7 +103,7 @@ def reward_slope(
                 prediction = denoise(x, t, rows)
             x0 = _estimate(x, t, prediction)
         scores = value(x0, rows)
-        gradient = _gradient(scores, x)
+        gradient = pulled_back(ascent(scores, x0, rows), x0, x, rows)
     return Slope(scores.detach(), gradient, Prediction(*(part.detach() for part in prediction)))
 
 
@@ -107,12 +112,29 @@ def _estimate(x: Tensor, t: Time, held: Prediction) -> Tensor:
     return (x - t.sigma * held.eps) / t.alpha if t.alpha > 0 else held.x0 + 0 * x
 
 
-def _gradient(scores: Tensor, x: Tensor) -> Tensor:
-    gradient = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if scores.requires_grad else None
+def ascent(scores: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """∇_x of scores (m,), whose rows are x's; refused where there is none, or none that is finite."""
+    climbs = scores.requires_grad and x.requires_grad
+    gradient = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if climbs else None
     if gradient is None:
         raise TiltingError(
             "this reward has no gradient (it is black-box): set probes for zero-order gradients, or use code or bon"
         )
+    return _finite(gradient, rows)
+
+
+def pulled_back(v: Tensor, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """Jᵀ v, J = ∂x0/∂x of rows (m, ...), by way of 2^k v."""
+    size = v.flatten(1).abs().amax(1).reshape(-1, *[1] * (v.dim() - 1))
+    k = -torch.frexp(size).exponent.clamp(-100, 100)
+    (gradient,) = torch.autograd.grad(x0, x, torch.ldexp(v, k))
+    return _finite(torch.ldexp(gradient, -k), rows)
+
+
+def _finite(gradient: Tensor, rows: Tensor) -> Tensor:
+    bad = (~gradient.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        raise RewardError("the gradient of the reward is not finite", int(rows[bad[0, 0]]))
     return gradient
 
 
@@ -181,7 +203,7 @@ class Estimator:
         if self.probes is None:
             with torch.enable_grad():
                 x0 = x0.detach().requires_grad_(True)
-                return _gradient(value(x0, site.rows), x0)
+                return ascent(value(x0, site.rows), x0, site.rows)
         moved = Site(x0, site.t, site.rows, site.denoise, site.value, site.cfg, site.noise, site.chunk)
         with torch.no_grad():
             return self._probe(moved, lambda at, of, index: value(at, of, index))
@@ -232,11 +254,13 @@ def step_size(
         strength: γ, ζ or ρ.
         gradient, correction: (m, ...).
         cfg: the guidance scale.
-        cap: the largest scale (150 in CoDeX's published code), or None.
+        cap: the largest size of the scale (150 in CoDeX's published code), or None.
     """
     if rule == "plain":
         scale = torch.full_like(rms(gradient), strength)
+    elif rule not in ("cfg", "unit"):
+        raise TiltingError(f"a rule is cfg, unit or plain, not {rule!r}")
     else:
         wanted = rms(correction) * cfg * strength if rule == "cfg" else strength
         scale = wanted / (rms(gradient) + 1e-8)
-    return scale if cap is None else scale.clamp(max=cap)
+    return scale if cap is None else scale.clamp(-cap, cap)

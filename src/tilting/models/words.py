@@ -86,13 +86,18 @@ def phrase(words: Words, noun: str, style: int | None = None, background: int | 
     return text
 
 
+def _plain(text: str) -> str:
+    """Its words in lower case, between single spaces."""
+    return " ".join(re.findall(r"[a-z0-9-]+", text.lower()))
+
+
 def read_prompt(words: Words, prompt: str) -> Asked:
     """What a prompt asks for. Understands any order, any case, and leaves None what it cannot find.
 
     The longest concept name or alias found in the text wins ("cat face" over "cat"); words of the background phrase are not
     concepts ("a bee on an orange background" holds no orange).
     """
-    text = " ".join(re.findall(r"[a-z0-9-]+", prompt.lower()))
+    text = _plain(prompt)
     background = style = None
     for i, colour in enumerate(words.colours):
         text, found = re.subn(rf"\b(on|with|over)? ?(an? )?(plain )?{colour} background\b", " ", text)
@@ -103,5 +108,5 @@ def read_prompt(words: Words, prompt: str) -> Asked:
         if found:
             style = i
     names = [*((name, i) for i, name in enumerate(words.concepts)), *words.aliases.items()]
-    found = [(len(name), -i) for name, i in names if re.search(rf"\b{re.escape(name)}s?\b", text)]
+    found = [(len(name), -i) for name, i in names if re.search(rf"\b{re.escape(_plain(name))}s?\b", text)]
     return Asked(concept=-max(found)[1] if found else None, style=style, background=background)

@@ -17,7 +17,8 @@ class CoDeX(Climbing):
     """CoDeX(N, B_s, B_g, γ, τ): CoDe with a gradient step on every stream every B_g steps (the CoDeX thesis, Alg. 1-3).
 
     Published: T = 500, N = 4, B_s = 5, B_g = 5 (aesthetic) / 4 (PickScore), γ = .2, window t/T ≤ .6 (aesthetic) / all
-    (PickScore), τ = .001 / .0003 or greedy. Alg. 1 read literally also moves z_0; no round is spent there.
+    (PickScore), τ = .001 / .0003 or greedy. Alg. 1 read literally also moves z_0; no round is spent there. Times are those of
+    the latents moved and bounds count: t/T ≤ .6 holds 60 rounds at T = 500, B_g = 5, where the published count is 59.
 
     Attributes:
         particles: N.

@@ -55,6 +55,13 @@ class Preset(Protocol):
         ...
 
 
+class Unguided:
+    """What presets have that ask a reward for values only; one that selects between draws says so."""
+
+    selects, climbs, density = False, False, True
+    published: ClassVar[dict[str, Any]] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Climbing:
     """What every preset has that follows the reward's gradient.
@@ -86,6 +93,11 @@ def block_of(block: int | None, steps: int, usual: int) -> int:
 def selection(tau: float | None, tau_end: float | None = None, beams: int = 1) -> Select:
     """Greedy without a temperature (or at 0), multinomial with one."""
     from tilting.select import Greedy, Multinomial
+
+    if not tau and tau_end is not None:
+        raise TiltingError("tau_end is the end of a temperature that begins at tau: set tau as well")
+    if tau and beams > 1:
+        raise TiltingError("beams keeps the best few and tau draws by chance: set one of them")
 
     return Greedy(beams) if tau is None or tau == 0 else Multinomial(tau, tau_end)
 

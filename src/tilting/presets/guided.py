@@ -191,7 +191,7 @@ class Universal(Guided):
 class Lgd(Smoothed):
     """Loss-guided diffusion: DPS with the reward averaged (log-mean-exp) over n noised copies of the estimate.
 
-    Song et al. 2023.
+    Song et al. 2023. Their radius σ / sqrt(1 + σ²), σ in units of the signal, is σ_t here: ``radius`` 1.
 
     Attributes:
         strength: ζ.
@@ -206,7 +206,7 @@ class Lgd(Smoothed):
     paper = "Song et al. 2023"
     cost = "N·T"
     density = True
-    published: ClassVar[dict[str, Any]] = {"samples": 10, "rule": "plain"}
+    published: ClassVar[dict[str, Any]] = {"samples": 10, "radius": 1.0, "rule": "plain"}
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Mean
@@ -218,7 +218,8 @@ class Lgd(Smoothed):
 class Tfg(Smoothed):
     """Training-free guidance: FreeDoM's move, MPGD's move, smoothing and repeats in one, x_s = step + α_s/α_t Δ_t + α_s Δ_0.
 
-    Ye et al. 2024. With μ = 0 it has FreeDoM's form, with ρ = 0 and m = K = 1 MPGD's.
+    Ye et al. 2024. With μ = 0 it has FreeDoM's form, with ρ = 0 and m = K = 1 MPGD's. The paper also searches over ρ and μ
+    that grow or shrink over the run; here they are constant.
 
     Attributes:
         rho: ρ, size of the move of x_t.

@@ -5,31 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tilting.presets.common import Start, block_of, selection
+from tilting.errors import TiltingError
+from tilting.presets.common import Start, Unguided, block_of, selection
 
 if TYPE_CHECKING:
     from tilting.method import Method
 
 
 @dataclass(frozen=True)
-class Base:
+class Base(Unguided):
     """The model by itself: one stream, no reward needed."""
 
     name = "base"
     paper = "Ho et al. 2020; Song et al. 2021"
     cost = "T"
-    density = True
-    published: ClassVar[dict[str, Any]] = {}
-    selects, climbs = False, False
 
     def build(self, steps: int) -> Method:
         from tilting.method import Method
 
-        return Method("base")
+        return Method(self.name)
 
 
 @dataclass(frozen=True)
-class SDEdit:
+class SDEdit(Base):
     """The model started from a noised picture (--image, --strength), which composes with every other method.
 
     Meng et al. 2022. The reference is encoded, noised to the strength's share of the run, and the rest of the run is made.
@@ -38,18 +36,11 @@ class SDEdit:
     name = "sdedit"
     paper = "Meng et al. 2022"
     cost = "r·T, r = --strength"
-    density = True
     published: ClassVar[dict[str, Any]] = {"steps": 100, "strength": 0.6}
-    selects, climbs = False, False
-
-    def build(self, steps: int) -> Method:
-        from tilting.method import Method
-
-        return Method("sdedit")
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfN(Unguided):
     """N full runs, the one of the highest reward kept (re-ranking, Clark et al. 2024, App. A.3).
 
     Attributes:
@@ -62,9 +53,7 @@ class BestOfN:
     name = "bon"
     paper = "Clark et al. 2024, App. A.3"
     cost = "N·T"
-    density = True
     published: ClassVar[dict[str, Any]] = {"particles": 16}
-    selects, climbs = False, False
 
     def build(self, steps: int) -> Method:
         from tilting.method import Method
@@ -73,7 +62,7 @@ class BestOfN:
 
 
 @dataclass(frozen=True)
-class CoDe:
+class CoDe(Unguided):
     """CoDe(N, B): every B steps rank the streams by r(D(x0)) and copy the winner; the last step ranks real samples.
 
     Singh et al. 2025, Alg. 1; Alg. 6 of the CoDeX thesis. Published: SD 1.5, N = 4 or 40, B = 5, T = 500 DDPM, CFG 5
@@ -97,7 +86,7 @@ class CoDe:
     cost = "N·T"
     density = False
     published: ClassVar[dict[str, Any]] = {"particles": 4, "block": 5, "start": "copy", "steps": 500, "cfg": 5}
-    selects, climbs = True, False
+    selects = True
 
     def build(self, steps: int) -> Method:
         from tilting.method import Every, Method
@@ -109,7 +98,7 @@ class CoDe:
 
 
 @dataclass(frozen=True)
-class Svdd:
+class Svdd(Unguided):
     """SVDD (posterior mean): M children at every step, one of them kept by its value, all others forgotten.
 
     Li et al. 2024. On one image it is CoDe(B = 1) but for the last step, where the real samples are not ranked.
@@ -126,7 +115,7 @@ class Svdd:
     cost = "M·T"
     density = False
     published: ClassVar[dict[str, Any]] = {"particles": 20, "tau": None}
-    selects, climbs = True, False
+    selects = True
 
     def build(self, steps: int) -> Method:
         from tilting.method import Every, Method
@@ -137,7 +126,7 @@ class Svdd:
 
 
 @dataclass(frozen=True)
-class SmcTilt:
+class SmcTilt(Unguided):
     """Sequential Monte Carlo towards p ∝ p_pre exp(r/β) with the base kernel as proposal; returns the heaviest particle.
 
     Exact for the tilt of the same chain as N grows (the gradient-free case of TDS, Wu et al. 2023).
@@ -158,9 +147,7 @@ class SmcTilt:
     name = "smc"
     paper = "Wu et al. 2023"
     cost = "N·T"
-    density = True
-    published: ClassVar[dict[str, Any]] = {}
-    selects, climbs = True, False
+    selects = True
 
     def build(self, steps: int) -> Method:
         from tilting.method import Every, Method
@@ -173,7 +160,7 @@ class SmcTilt:
 
 
 @dataclass(frozen=True)
-class FkSteering:
+class FkSteering(Unguided):
     """FK steering: particles resampled by a potential of the rewards seen so far; the one of highest reward is returned.
 
     Singhal et al. 2025. Potentials: exp(λ (r_t - r_before)), exp(λ max r) or exp(λ Σ r); with the last one, which makes their
@@ -195,20 +182,22 @@ class FkSteering:
     name = "fk"
     paper = "Singhal et al. 2025"
     cost = "N·T"
-    density = True
     published: ClassVar[dict[str, Any]] = {"particles": 4, "strength": 10, "potential": "max", "block": 20, "steps": 100}
-    selects, climbs = True, False
+    selects = True
 
     def build(self, steps: int) -> Method:
         from tilting.method import Every, Method
         from tilting.select import Smc
 
+        if not self.strength > 0:
+            raise TiltingError(f"fk.strength must be above 0, not {self.strength}")
         select = Smc(1 / self.strength, self.share, self.potential, scheme="multinomial")
-        return Method("fk", self.particles, select=select, final="reward", select_when=Every(self.block or max(1, steps // 5)))
+        block = max(1, steps // 5) if self.block is None else self.block
+        return Method("fk", self.particles, select=select, select_when=Every(block), final="reward")
 
 
 @dataclass(frozen=True)
-class Rollover:
+class Rollover(Unguided):
     """Rollover budget forcing: children are drawn until one beats its parent, and what is saved is spent later.
 
     Kim et al. 2025 (arXiv 2503.19385). One stream; the cost is the most that it can be.
@@ -223,7 +212,7 @@ class Rollover:
     cost = "≤ 1 + N·(T - 1)"
     density = False
     published: ClassVar[dict[str, Any]] = {"particles": 50, "steps": 10}
-    selects, climbs = True, False
+    selects = True
 
     def build(self, steps: int) -> Method:
         from tilting.engines.budget import Budget

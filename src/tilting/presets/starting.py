@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilting.errors import TiltingError
+from tilting.presets.common import Unguided
 
 if TYPE_CHECKING:
     from tilting.method import Method
@@ -75,7 +76,7 @@ TEMPLATES = "{};{}, highly detailed;{}, simple flat drawing;a beautiful {};{} on
 
 
 @dataclass(frozen=True)
-class Prompting:
+class Prompting(Unguided):
     """Prompt search: one run per template, the picture of highest reward *for the plain prompt* kept.
 
     Prompt engineering, Clark et al. 2024, App. A.3.
@@ -88,9 +89,6 @@ class Prompting:
     name = "prompt"
     paper = "Clark et al. 2024, App. A.3"
     cost = "P·T, P templates"
-    density = True
-    published: ClassVar[dict[str, Any]] = {}
-    selects, climbs = False, False
 
     def variants(self, prompt: str) -> list[str]:
         """The prompt in each template."""

@@ -79,5 +79,6 @@ class Das(Twisted):
     def build(self, steps: int) -> Method:
         from tilting.select import Smc
 
-        temper = None if self.adaptive else self.temper or 2 ** (1 / max(1.0, 0.87 * steps)) - 1
+        temper = 2 ** (1 / max(1.0, 0.87 * steps)) - 1 if self.temper is None else self.temper
+        temper = None if self.adaptive else temper
         return self._method("das", Smc(self.beta, self.share, temper=temper, adaptive=self.adaptive, scheme="ssp"))

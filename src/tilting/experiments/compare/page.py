@@ -11,7 +11,7 @@ from PIL import Image
 
 from tilting.experiments.about import about_method
 from tilting.experiments.charts import Bar, bars, number, scatter
-from tilting.experiments.compare.run import SHEET
+from tilting.experiments.compare.run import FEW, SHEET
 from tilting.experiments.grid import FAINT, Sheet, read, short, spread
 from tilting.experiments.pages import colours, fill, inlined
 
@@ -114,6 +114,6 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
     return fill(
         Path(SHEET).stem + ".html", filters,
         m=metrics, methods=metrics["methods"], about={name: about_method(name) for name in names}, colour=colour,
-        charts=_charts(metrics, colour), prompts=shown, count=len(prompts), settings=settings,
+        charts=_charts(metrics, colour), prompts=shown, count=len(prompts), few=FEW, settings=settings,
         width=side * max(1, room // side) if side <= SMALL else room, small=side <= SMALL,
     )  # fmt: skip

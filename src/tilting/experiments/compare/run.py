@@ -28,6 +28,8 @@ from tilting.presets import PRESETS
 OPTIONS = (*(o for o in OF_GENERATE if o != "method"), "methods")
 USUAL = ("base", "bon", "code", "codex")
 """Methods where none are named."""
+FEW = 10
+"""Prompts, below which intervals of a bootstrap are called rough."""
 METRICS, PAGE, SHEET = "metrics.json", "compare.html", "compare.png"
 
 
@@ -252,4 +254,6 @@ def describe(metrics: Mapping[str, Any]) -> str:
         for row in rows
     ]
     images = len(metrics["images"])
-    return "\n".join([*lines, f"{images} image{'s' if images > 1 else ''} per method, of the same noise; costs are per image"])
+    said = f"{images} image{'s' if images > 1 else ''} per method, of the same noise; costs are per image"
+    few = "; few prompts, so the intervals are rough" if len({entry["prompt"] for entry in metrics["images"]}) < FEW else ""
+    return "\n".join([*lines, said + few])

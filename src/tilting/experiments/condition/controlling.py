@@ -157,7 +157,7 @@ def controlling(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    s, engine = settings or ControlSettings(), engine or Engine()
+    s, engine = settings or ControlSettings(), engine or Engine.of(model)
     named = by_label(classifiers)
     check_planner(s.planner, named)
     if not 0 < s.eta <= 1:

@@ -34,6 +34,7 @@ from tilting.conditioning.table import Bad, read_table
 from tilting.errors import TiltingError
 from tilting.experiments.condition.fit_config import FitConfig
 from tilting.experiments.folder import MANIFEST, check_writable, digest, write_atomically, write_manifest
+from tilting.experiments.run_folder import other
 from tilting.features.schema import NOISY
 from tilting.models import find_model, load
 
@@ -239,9 +240,7 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     for key, value in now["config"].items():
         if key not in FREE and before["config"].get(key) != value:
             there = before["config"].get(key)
-            raise TiltingError(
-                f"{str(out)!r} holds a fit with another {key} ({there} there, {value} now): choose another --out"
-            )
+            raise TiltingError(f"{str(out)!r} holds a fit with {other(key)} ({there} there, {value} now): choose another --out")
     for key, what in (("data", "data"), ("labels", "labels"), ("network", "network")):
         if before.get(key) != now[key]:
             raise TiltingError(f"{str(out)!r} holds a fit whose {what} were others: choose another --out")

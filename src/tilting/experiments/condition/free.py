@@ -37,7 +37,7 @@ def free_controlling(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    s, engine = settings or ControlSettings(objective="classifier-free"), engine or Engine()
+    s, engine = settings or ControlSettings(objective="classifier-free"), engine or Engine.of(model)
     if not 0 <= s.label_dropout < 1:
         raise TiltingError(f"label_dropout must be at least 0 and below 1, not {s.label_dropout:g}: no label would be learnt")
     around, parameters, augmented = attach_labels(model, data.schemas, s, engine)

@@ -189,10 +189,10 @@ def _obedience(summary: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def describe(manifest: dict[str, Any]) -> str:
-    """Lines for people."""
+def describe(manifest: dict[str, Any], out: Path | None = None) -> str:
+    """Lines for people; ``out`` is the folder of a sweep, whose strengths do not name it."""
     if "sweep" in manifest:
         lines = [f"strength {row['strength']:g}: {_obedience(row['summary'])}" for row in manifest["sweep"]]
-        return "\n".join(lines)
+        return "\n".join(lines + ([f"pictures: {out / 'sweep.png'}"] if out else []))
     place = Path(manifest["config"]["out"])
     return f"{generating.describe(manifest)}\n{_obedience(manifest['summary'])}\ngrid: {place / 'grid.png'}"

@@ -58,14 +58,17 @@ class ControlFolder(TrainingFolder[TrainConfig]):
 
 
 def load_parts(config: TrainConfig) -> Parts:
-    """Load what a config asks for: the classifiers first, so that a wrong one is refused before the model is read."""
+    """Load what a config asks for, on the CPU: the classifiers first, so that a wrong one is refused before the model is read,
+    and before them a device that is not here."""
     from tilting.conditioning.classifiers import by_label, read_classifier
     from tilting.experiments.condition.controlling import check_planner
+    from tilting.models.placement import device_of
 
+    device_of(config.device)
     classifiers = [read_classifier(place) for place in config.classifier]
     if config.objective != FREE:
         check_planner(config.planner, by_label(classifiers))
-    model: Any = load(config.model)
+    model: Any = load(config.model, precision=config.precision)
     return Parts(model, classifiers)
 
 
@@ -108,7 +111,7 @@ def _run(place: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> Con
 def _train(place: ControlFolder, parts: Parts, quiet: bool) -> None:
     config, (engine, held) = place.config, enter(place)
     check_batch(config, engine.count)
-    bring(parts.model, config.precision, engine)
+    bring(parts.model, engine)
     run = _run(place, parts, engine, quiet or not engine.main)
     if held is not None:
         run.restore(held)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tilting.errors import TiltingError
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, prompts_of
-from tilting.experiments.finetune.config import PARTS, PRECISIONS, processes, trackers
+from tilting.experiments.finetune.config import PARTS, precision_of, processes, trackers
 from tilting.experiments.folder import digest
 from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models import usual
+from tilting.models.placement import FULL, check_device
 from tilting.models.words import load_words, write_prompt
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 OPTIONS = (
     "prompts", "model", "classifier", "train-steps", "steps", "batch-size", "accumulate", "gamma", "kl", "place", "planner",
     "truncation", "cfg", "eta", "negative-prompt", "lora-lr", "embedding-lr", "rank", "parts", "weight-decay", "clip",
-    "precision", "checkpoint-every", "tracker", "out", "seed", "objective", "data", "label", "label-dropout", "skip-bad",
+    "device", "precision", "checkpoint-every", "tracker", "out", "seed", "objective", "data", "label", "label-dropout",
+    "skip-bad",
 )  # fmt: skip
 FREE = "classifier-free"
 OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "eta", "negative-prompt")
@@ -45,8 +47,8 @@ class TrainConfig(BaseConfig):
         prompts: to draw from; empty for all that pocket draws.
         classifier: folders of `condition fit`, or file.py:function.
         model, train_steps, steps, batch_size, accumulate, gamma, kl, place, planner, truncation, cfg, eta, negative_prompt,
-            lora_lr, embedding_lr, rank, parts, weight_decay, clip, precision, checkpoint_every, tracker, out, seed: the options
-            of these names; see `tilting.experiments.condition.controlling.ControlSettings`.
+            lora_lr, embedding_lr, rank, parts, weight_decay, clip, device, precision, checkpoint_every, tracker, out, seed: the
+            options of these names; see `tilting.experiments.condition.controlling.ControlSettings`.
         objective: ctrl or classifier-free.
         data, label, label_dropout, skip_bad: tables to learn from, their columns, the share trained as "no label", and whether
             bad rows are left out; of classifier-free fine-tuning.
@@ -75,7 +77,8 @@ class TrainConfig(BaseConfig):
     parts: tuple[str, ...] = ("attn2", "ff")
     weight_decay: float = 0.1
     clip: float = 1.0
-    precision: str = "fp32"
+    device: str = "auto"
+    precision: str = FULL
     checkpoint_every: int = 25
     tracker: tuple[str, ...] = ()
     out: str | None = None
@@ -147,7 +150,8 @@ def resolve_train(options: Mapping[str, Any]) -> TrainConfig:
         number("cfg", given.get("cfg", usual(model)[1])), above("eta"),
         text("negative-prompt", given.get("negative-prompt", "")), above("lora-lr"), above("embedding-lr"), whole("rank", 1),
         some_of("parts", value("parts"), PARTS), number("weight-decay", value("weight-decay"), least=0), above("clip"),
-        one_of("precision", value("precision"), PRECISIONS), whole("checkpoint-every", 1), trackers(given.get("tracker", [])),
+        check_device(text("device", value("device"))), precision_of(given), whole("checkpoint-every", 1),
+        trackers(given.get("tracker", [])),
         text("out", given["out"]) if "out" in given else None, integer("seed", given.get("seed", 0)),
         objective, tuple(texts("data", given.get("data", ()))), tuple(texts("label", given.get("label", ()))),
         number("label-dropout", value("label-dropout"), least=0), given.get("skip-bad", False),

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from tilting.experiments.evaluate.distances import NAMES, interval_of, shown, with_means
-from tilting.experiments.evaluate.runs import Run, Setup
+from tilting.experiments.evaluate.runs import CHANGES, Run, Setup
 from tilting.experiments.measure import Instruments, Measured, rows_by_prompt
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
@@ -50,7 +50,8 @@ def row_of(
     return {
         "name": run.name,
         "method": run.method,
-        "role": "reference" if run.name == parts.reference else "base" if run.method == "base" else "steered",
+        "beside": [key for key in CHANGES if run.config.get(key)],
+        "role": "reference" if run.name == parts.reference else "steered" if run.changed else "base",
         "config": {k: run.config.get(k) for k in ("model", "reward", "particles", "steps", "eta", "cfg", "images")},
         "seed": run.seed,
         "prompts": len(set(prompts)),
@@ -63,7 +64,7 @@ def row_of(
         "igram_vgg": _expected(mine.scores.get("igram_vgg"), prompts),
         "diversity": interval_of(across(mine.diversity)) if mine.diversity else None,
         **{name: far[name] if far else None for name in NAMES},
-        "kl": summary.get("kl"),
+        "kl": run.kl,
         "labels": _labels(mine),
         "evaluations_per_image": summary["evaluations"] / count,
         "decodes_per_image": summary["decodes"] / count,
@@ -102,11 +103,11 @@ def networks_of(weights: Mapping[str, float]) -> set[str]:
 
 def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: Instruments) -> dict[str, Any] | None:
     """The run against its base; None for a base run."""
-    if run.method == "base":
+    if not run.changed:
         return None
     name = parts.bases.get(run.name)
     if name is None:
-        return {"word": None, "base": None, "reason": "there is no run of method base to compare with"}
+        return {"word": None, "base": None, "reason": "there is no run of method base alone to compare with"}
     base, mine, theirs = parts.run(name), measured[run.name], measured[name]
     # Where one of the two has no record, both are taken from their pictures: rounding to bytes must not look like a gain.
     alike = {k for k in run.weights for m in (mine, theirs) if k in m.pictured and m.rewards.get(k) is m.pictured[k]}

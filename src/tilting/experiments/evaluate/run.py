@@ -137,7 +137,7 @@ def _lacking(config: EvaluateConfig, parts: Setup) -> list[str]:
         notes.append("I-Gram compares with one reference picture: give --reference-image FILE.")
     elif config.vgg is None:
         notes.append("I-Gram in its VGG sense needs weights: give --vgg FILE; the CLIP sense is reported.")
-    if all(run.manifest["summary"].get("kl") is None for run in parts.runs):
+    if all(run.kl is None for run in parts.runs):
         notes.append("KL to the base is not recorded in these manifests.")
     count = len(set(parts.runs[0].prompts))
     if 1 < count < FEW:

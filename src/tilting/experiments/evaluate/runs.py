@@ -16,6 +16,12 @@ SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
 
 
+CHANGES = ("lora", "control", "classifier")
+"""Options by which method base draws from another model than the base model."""
+SETTINGS = ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength")
+"""What a run of the base model shares with the runs it is compared with."""
+
+
 def split_weight(spec: str) -> tuple[str, float]:
     """A reward's spec without its weight, and the weight: a trailing ``=<number>``, 1 by default."""
     head, equals, tail = spec.rpartition("=")
@@ -55,9 +61,26 @@ class Run:
         return str(self.config.get("method"))
 
     @property
+    def changed(self) -> str | None:
+        """What draws otherwise than the base model by itself: the method, ``lora``, ``control``, ``classifier``; else None."""
+        if self.method != "base":
+            return f"method {self.method!r}"
+        return next((f"a {key}" for key in CHANGES if self.config.get(key)), None)
+
+    @property
     def seed(self) -> int:
         """Of the run."""
         return self.records[0]["seed"]
+
+    def setting(self, key: str) -> Any:
+        """An option of `SETTINGS`; ``strength`` is a picture's alone, as a control has one of its own."""
+        return self.config.get(key) if key != "strength" or self.config.get("image") else None
+
+    @property
+    def kl(self) -> float | None:
+        """Mean path KL to the base model, where it was recorded."""
+        summary = self.manifest["summary"]
+        return summary.get("kl", summary.get("kl_mean"))
 
     @property
     def prompts(self) -> list[str]:
@@ -112,7 +135,9 @@ def read_run(place: str, name: str) -> Run:
         raise TiltingError(f"there is no folder {place!r}")
     manifest = read_manifest(folder)
     if manifest is None:
-        raise TiltingError(f"{place!r} is not a run: it holds no manifest.json of `tilting generate`")
+        inside = [str(file.parent) for file in sorted(folder.glob("runs/*/manifest.json"))]  # as `tilting compare` writes them
+        near = f"; there is: {', '.join(inside)}" if inside else ""
+        raise TiltingError(f"{place!r} is not a run: it holds no manifest.json of `tilting generate`{near}")
     if not manifest["images"]:
         raise TiltingError(f"{place!r} holds no finished image")
     inside, seen = folder.resolve(), set()
@@ -164,21 +189,21 @@ def setup(config: EvaluateConfig) -> Setup:
     if reference is not None and chosen is not None:
         _check_reference(reference, runs)
     others = [run for run in runs if run is not reference]
-    base = {run.name: _base(run, others, reference) for run in others if run.method != "base"}
-    floor = next((run for run in others if run.method == "base"), None) if reference else None
+    base = {run.name: _base(run, others, reference) for run in others if run.changed}
+    floor = next((run for run in others if not run.changed), None) if reference else None
     notes = tuple(_differences(runs, reference)) if reference else (no_reference(config, runs),)
     return Setup(runs, reference.name if reference else None, base, floor.name if floor else None, notes)
 
 
 def _reference(runs: Sequence[Run]) -> Run | None:
     """The last base run whose noise no other run shares, if there is one and another run to compare with it."""
-    fit = [run for run in runs if run.method == "base" and not any(o.seed == run.seed for o in runs if o is not run)]
+    fit = [run for run in runs if not run.changed and not any(o.seed == run.seed for o in runs if o is not run)]
     return fit[-1] if fit and len(runs) > 1 else None
 
 
 def _check_reference(reference: Run, runs: Sequence[Run]) -> None:
-    if reference.method != "base":
-        raise TiltingError(f"--reference must be a run of method base, and {reference.name!r} is of {reference.method!r}")
+    if reference.changed:
+        raise TiltingError(f"--reference must be a run of method base alone, and {reference.name!r} has {reference.changed}")
     for run in runs:
         if run is not reference and run.seed == reference.seed:
             raise TiltingError(
@@ -188,7 +213,7 @@ def _check_reference(reference: Run, runs: Sequence[Run]) -> None:
 
 def _base(run: Run, others: Sequence[Run], reference: Run | None) -> str | None:
     """The base run to judge a run against: of the same seed, else any, else the reference."""
-    bases = [other for other in others if other.method == "base"]
+    bases = [other for other in others if not other.changed]
     paired = [other for other in bases if other.seed == run.seed]
     return next((other.name for other in (*paired, *bases, *([reference] if reference else []))), None)
 
@@ -196,8 +221,8 @@ def _base(run: Run, others: Sequence[Run], reference: Run | None) -> str | None:
 def _differences(runs: Sequence[Run], reference: Run) -> list[str]:
     """What else than the method tells runs from the reference."""
     notes = []
-    for key in ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength"):
-        odd = [run.name for run in runs if run.config.get(key) != reference.config.get(key)]
+    for key in SETTINGS:
+        odd = [run.name for run in runs if run.setting(key) != reference.setting(key)]
         if odd:
             notes.append(
                 f"{', '.join(odd)} and the reference {reference.name} differ in {key}: that is not the method's doing alone."
@@ -207,17 +232,17 @@ def _differences(runs: Sequence[Run], reference: Run) -> list[str]:
 
 def no_reference(config: EvaluateConfig, runs: Sequence[Run]) -> str:
     """The sentence that says how to get distances."""
-    options = runs[0].config
     argv = [str(word) for word in runs[0].manifest.get("argv") or []]
     file = argv[argv.index("--prompts") + 1] if "--prompts" in argv[:-1] else None
     words = list(dict.fromkeys(runs[0].prompts))
     prompts = ["--prompts", file] if file else words if len(words) <= SHOWN_PROMPTS else ["--prompts", "PROMPTS.txt"]
     seed = 1 + max(run.seed for run in runs)
     command = ["tilting", "generate", *prompts, "--method", "base"]
-    for key in ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength"):
-        if options.get(key) not in (None, ""):
-            command += [f"--{key}", f"{options[key]:g}" if isinstance(options[key], float) else str(options[key])]
-    for spec in options.get("reward") or []:
+    for key in SETTINGS:
+        value = runs[0].setting(key)
+        if value not in (None, ""):
+            command += [f"--{key}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for spec in runs[0].config.get("reward") or []:
         command += ["--reward", spec]
     folder = f"base-seed{seed}"
     return (

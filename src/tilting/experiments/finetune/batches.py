@@ -75,7 +75,7 @@ class Batches:
         batch, group: images of a step over all processes; images of a prompt that stand together.
         seed: of the run.
         part: this process's slice.
-        context: entered around every network call (autocast).
+        context: entered around every network call (a launcher's autocast).
         device: of the latents.
         critic: the reward with parameters of its own, for DPG.
         diversity: a term for the dissimilarity of the images made at once.

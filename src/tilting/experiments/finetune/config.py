@@ -15,6 +15,7 @@ from tilting.experiments.finetune.diversity import parse_diversity
 from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
 from tilting.experiments.yaml_layer import flat
 from tilting.models import usual
+from tilting.models.placement import FULL, check_device, check_precision
 from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs
 
 if TYPE_CHECKING:
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "prompts", "model", "reward", "objective", "train-steps", "steps", "batch-size", "accumulate", "eta", "cfg",
-    "negative-prompt", "lr", "rank", "parts", "weight-decay", "clip", "lr-decay", "precision", "set", "checkpoint-every",
-    "sample-every", "sample-images", "judge", "early-stop", "init-lora", "learn", "diversity", "reward-dropout", "tracker",
-    "out", "seed",
+    "negative-prompt", "lr", "rank", "parts", "weight-decay", "clip", "lr-decay", "device", "precision", "set",
+    "checkpoint-every", "sample-every", "sample-images", "judge", "early-stop", "init-lora", "learn", "diversity",
+    "reward-dropout", "tracker", "out", "seed",
 )  # fmt: skip
 PARTS = ("attn2", "ff", "attn1")
 LEARN = ("lora", "guidance", "negative")
 DECAYS = ("constant", "sqrt")
-PRECISIONS = ("fp32", "bf16")
 TRACKERS = ("wandb", "trackio")
 
 
@@ -40,9 +40,10 @@ class FinetuneConfig(BaseConfig):
 
     Attributes:
         prompts, model, reward, objective, train_steps, steps, batch_size, accumulate, eta, cfg, negative_prompt, lr, rank,
-            parts, weight_decay, clip, lr_decay, precision, checkpoint_every, sample_every, sample_images, judge, early_stop,
-            init_lora, learn, diversity, reward_dropout, tracker, out, seed: the options of these names. ``batch_size`` counts
-            images per training step over all processes; ``rank`` is None where it is that of ``init_lora``.
+            parts, weight_decay, clip, lr_decay, device, precision, checkpoint_every, sample_every, sample_images, judge,
+            early_stop, init_lora, learn, diversity, reward_dropout, tracker, out, seed: the options of these names.
+            ``batch_size`` counts images per training step over all processes; ``rank`` is None where it is that of
+            ``init_lora``; ``device`` "auto" is what accelerate finds.
         settings: every setting of the objective, by "objective.field".
         unused: settings that were given and belong to another objective.
     """
@@ -66,7 +67,8 @@ class FinetuneConfig(BaseConfig):
     weight_decay: float = 0.1
     clip: float = 1.0
     lr_decay: str = "constant"
-    precision: str = "fp32"
+    device: str = "auto"
+    precision: str = FULL
     checkpoint_every: int = 50
     sample_every: int = 50
     sample_images: int = 2
@@ -145,7 +147,7 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
         weight_decay=number("weight-decay", given.get("weight-decay", 0.1), least=0),
         clip=number("clip", given.get("clip", 1.0), above=0),
         lr_decay=one_of("lr-decay", given.get("lr-decay", "constant"), DECAYS),
-        precision=one_of("precision", given.get("precision", "fp32"), PRECISIONS),
+        device=check_device(text("device", given.get("device", "auto"))), precision=precision_of(given),
         checkpoint_every=integer("checkpoint-every", given.get("checkpoint-every", 50), 1),
         sample_every=integer("sample-every", given.get("sample-every", 50), 0),
         sample_images=integer("sample-images", given.get("sample-images", 2), 1),
@@ -217,6 +219,20 @@ def processes() -> int:
     """How many processes a launcher says there are."""
     count = os.environ.get("WORLD_SIZE", "1")
     return int(count) if count.isdigit() and int(count) > 0 else 1
+
+
+def mixed_precision() -> str | None:
+    """What a launcher says networks are run under besides, None for nothing."""
+    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    return None if said == "no" else said
+
+
+def precision_of(given: Mapping[str, Any]) -> str:
+    """The precision of the network. Raises TiltingError for what is not one, or one that a launcher's contradicts."""
+    found, mixed = check_precision(text("precision", given.get("precision", FULL))), mixed_precision()
+    if found != FULL and mixed not in (None, found):
+        raise TiltingError(f"precision {found} and the launcher's mixed precision {mixed} are two: leave one of them out")
+    return found
 
 
 def check_batch(config: FinetuneConfig, count: int) -> None:

@@ -19,15 +19,11 @@ def enter(place: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
     from tilting.finetune.checkpoint import read
 
     config, held = place.config, read(place.checkpoints)
-    return launch(config.precision, config.tracker, str(place.path), config.mapping(), held.step if held else 0), held
+    return launch(config.device, config.tracker, str(place.path), config.mapping(), held.step if held else 0), held
 
 
-def bring(model: Any, precision: str, engine: Engine) -> None:
-    """Move a model to the process's device, its network at a precision, "fp32" or "bf16"."""
-    import torch
-
-    if precision == "bf16":
-        model.backbone.to(torch.bfloat16)
+def bring(model: Any, engine: Engine) -> None:
+    """Move a model to the process's device."""
     if str(engine.device) != "cpu":
         model.to(engine.device)
 

@@ -1,11 +1,15 @@
-"""Processes and trackers, by accelerate: which process this is, means over all of them, and where numbers are shown."""
+"""Processes and trackers, by accelerate: which process this is, means over all of them, and where numbers are shown.
+
+The precision of a run is that of its network, which the model is loaded in (`tilting.models.placement`): nothing is cast on the
+way, and training draws what `tilting generate` draws. A launcher's mixed precision is autocast around the network besides.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +17,7 @@ from torch import Tensor
 
 from tilting.experiments.finetune.batches import Slice
 from tilting.experiments.finetune.config import processes
+from tilting.models.placement import check_device, device_of, dtype_of
 from tilting.types import TiltingError
 
 Reduce = Callable[[Tensor], Tensor]
@@ -27,7 +32,8 @@ class Engine:
         device: of network and latents.
         reduce: mean over processes; None where there is one.
         gather: values (b,) -> those of all processes, in order; None where there is one.
-        context: entered around network calls (autocast).
+        context: entered around network calls (a launcher's autocast).
+        half: whether that is of fp16.
         broadcast: the main process's plain value, on all.
         log: (numbers, step) to the trackers.
         close: at the end.
@@ -39,9 +45,15 @@ class Engine:
     reduce: Reduce | None = None
     gather: Reduce | None = None
     context: Callable[[], AbstractContextManager] = nullcontext
+    half: bool = False
     broadcast: Callable[[Any], Any] = lambda value: value
     log: Callable[[Mapping[str, float], int], None] = lambda numbers, step: None
     close: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(cls, model: Any) -> Engine:
+        """A single process, where the model is."""
+        return cls(device=getattr(model, "device", "cpu"))
 
     @property
     def main(self) -> bool:
@@ -64,15 +76,26 @@ class Engine:
         return {key: round(value * self.count) for key, value in self.mean(numbers).items()}
 
 
-def over(engine: Any, precision: str = "fp32", **rest: Any) -> Engine:
-    """The engine of an `accelerate.Accelerator`, whose own mixed precision holds where ``precision`` is fp32."""
-    device, many = engine.device, engine.num_processes > 1
+def over(engine: Any, device: str = "auto") -> Engine:
+    """The engine of an `accelerate.Accelerator`.
+
+    Args:
+        engine: the accelerator.
+        device: as of `tilting generate`; "auto" is what accelerate found.
+
+    Raises:
+        TiltingError: a device that is not here, or one device for several processes.
+    """
+    many, place = engine.num_processes > 1, _place(engine, device)
+    mixed = engine.mixed_precision
+    if mixed not in ("no", "fp16", "bf16"):
+        raise TiltingError(f"the launcher's mixed precision is {mixed}: a LoRA is trained under fp16, bf16 or no")
 
     def there(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda value: function(value.detach().to(device)).to(value.device)
+        return lambda value: function(value.detach().to(place)).to(value.device)
 
-    def context() -> AbstractContextManager:
-        return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else engine.autocast()
+    def autocast() -> AbstractContextManager:
+        return torch.autocast(place.type, dtype_of(mixed))
 
     def broadcast(value: Any) -> Any:
         if not many:
@@ -82,29 +105,49 @@ def over(engine: Any, precision: str = "fp32", **rest: Any) -> Engine:
         return broadcast_object_list([value])[0]
 
     return Engine(
-        engine.process_index, engine.num_processes, device,
+        engine.process_index, engine.num_processes, place,
         there(lambda value: engine.reduce(value, "mean")) if many else None, there(engine.gather) if many else None,
-        context, broadcast, **rest,
+        nullcontext if mixed == "no" else autocast, mixed == "fp16", broadcast,
     )  # fmt: skip
 
 
-def accelerator(**options: Any) -> Any:
+def _place(engine: Any, device: str) -> torch.device:
+    if check_device(device) == "auto":
+        return engine.device
+    wanted = device_of(device)
+    if engine.num_processes == 1:
+        return wanted
+    if wanted.type != engine.device.type or wanted.index is not None:
+        raise TiltingError(f"the launcher gives {engine.num_processes} processes their devices: leave --device {device} out")
+    return engine.device
+
+
+def accelerator(device: str = "auto", **options: Any) -> Any:
     """An `accelerate.Accelerator`; over the CPU where there is nothing else, which it would not see itself of processes that a
-    launcher has started. Raises TiltingError if a launcher says that there are several and they do not find each other."""
+    launcher has started.
+
+    Raises:
+        TiltingError: if a launcher says that there are several processes and they do not find each other, or a mixed precision
+            that this machine has not.
+    """
     from accelerate import Accelerator
 
     backends = (torch.cuda, torch.xpu, torch.backends.mps)
-    found = Accelerator(cpu=not any(backend.is_available() for backend in backends), **options)
+    cpu = not any(backend.is_available() for backend in backends) or (device == "cpu" and processes() > 1)
+    try:
+        found = Accelerator(cpu=cpu, **options)
+    except ValueError as error:
+        raise TiltingError(f"accelerate cannot begin: {str(error).splitlines()[0].rstrip('.')}") from error
     if found.num_processes != processes():
         raise TiltingError(f"the launcher says {processes()} processes and accelerate finds {found.num_processes}")
     return found
 
 
-def launch(precision: str, trackers: Sequence[str], folder: str, config: Mapping[str, Any], since: int) -> Engine:
+def launch(device: str, trackers: Sequence[str], folder: str, config: Mapping[str, Any], since: int) -> Engine:
     """An engine with trackers: tensorboard in DIR/tensorboard where it is installed, and those asked for.
 
     Args:
-        precision: "fp32" or "bf16".
+        device: as of `tilting generate`.
         trackers: names of more than tensorboard.
         folder: of the run.
         config: shown by trackers that show one.
@@ -115,9 +158,10 @@ def launch(precision: str, trackers: Sequence[str], folder: str, config: Mapping
         from accelerate.tracking import TensorBoardTracker
 
         wanted.append(TensorBoardTracker("tensorboard", logging_dir=folder, purge_step=since + 1))
-    engine = accelerator(log_with=wanted or None, project_dir=folder)
+    engine = accelerator(device, log_with=wanted or None, project_dir=folder)
+    found = over(engine, device)
     if trackers:
         engine.init_trackers("tilting", config={key: str(value) for key, value in config.items()})
     elif wanted:
         engine.init_trackers("tilting")
-    return over(engine, precision, log=lambda numbers, step: engine.log(dict(numbers), step=step), close=engine.end_training)
+    return replace(found, log=lambda numbers, step: engine.log(dict(numbers), step=step), close=engine.end_training)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.experiments import folder as files
-from tilting.experiments.finetune.config import FinetuneConfig
+from tilting.experiments.finetune.config import FinetuneConfig, mixed_precision
 from tilting.experiments.run_folder import Asked, RunFolder
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
@@ -24,7 +24,7 @@ METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 class TrainingFolder(RunFolder[Asked]):
     """The folder of a training run; see `RunFolder`."""
 
-    free = ("out", "tracker", "unused")
+    free = ("out", "tracker", "unused", "device")
     inside = "samples"
     longer = "choose another --out"
     """What to do about a run that is wanted longer."""
@@ -39,6 +39,10 @@ class TrainingFolder(RunFolder[Asked]):
                 f"{str(self.path)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"
             )
         return None
+
+    def config_now(self) -> dict[str, Any]:
+        """The options, and the launcher's mixed precision, which numbers depend on too."""
+        return {**super().config_now(), "mixed-precision": mixed_precision()}
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         said = super().difference(key, before, now)
@@ -87,7 +91,7 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
     def config_now(self) -> dict[str, Any]:
         config = self.config
         start = files.digest(Path(config.init_lora)) if config.init_lora else None
-        return {**config.mapping(), "init-lora-sha256": start, "unused": list(config.unused)}
+        return {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

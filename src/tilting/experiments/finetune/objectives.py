@@ -79,7 +79,7 @@ def setting(key: str, value: object) -> tuple[str, str, object]:
         raise TiltingError(f"there is no objective {objective!r}{nearest(objective, factories())}")
     known = factories()[objective].fields
     if field not in known:
-        raise TiltingError(f"there is no setting {key!r}{nearest(field, known)}")
+        raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{objective}.{name}' for name in known])}")
     result = typed(key, value.strip() if isinstance(value, str) else value, known[field][0])
     if isinstance(result, int | float) and not isinstance(result, bool) and field in LEAST:
         least = LEAST[field]

@@ -41,11 +41,14 @@ class Parts(NamedTuple):
 
 
 def load_parts(config: FinetuneConfig) -> Parts:
-    """Load what a config asks for: the reward first, so that a wrong one is refused before the model is read."""
+    """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
+    before it a device that is not here."""
     from tilting.experiments.finetune.objectives import GRADIENT
+    from tilting.models.placement import device_of
     from tilting.rewards.build import build, build_one
     from tilting.rewards.spec import parse_spec
 
+    device_of(config.device)
     reward = build(config.specs())
     if config.objective in GRADIENT and not reward.differentiable:
         raise black_box(config.objective, reward.name)
@@ -63,7 +66,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
         from tilting.models.sampler_inputs import read_inputs
 
         start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
-    return Parts(load(config.model), reward, judge, start, inputs)
+    return Parts(load(config.model, precision=config.precision), reward, judge, start, inputs)
 
 
 def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
@@ -71,7 +74,7 @@ def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
     from tilting.experiments.finetune.tuning import tuning
     from tilting.models.adapt import thinned
 
-    bring(parts.model, config.precision, engine)
+    bring(parts.model, engine)
     reward = thinned(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
     return tuning(
         parts.model, config.prompts, reward, config.made_objective(), config.optimiser(), config.steps, config.eta,

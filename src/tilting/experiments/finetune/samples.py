@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from torch import Tensor
 from tilting.experiments.generate import Drawn, draw, plan
 from tilting.experiments.grid import Cell, short, write_rows
 from tilting.experiments.plan import Model, identities
-from tilting.types import Reward, RewardError
+from tilting.types import Denoise, Prediction, Reward, RewardError, Time
 
 MOST_PROMPTS = 8
 Judge = Callable[[Tensor, list[str]], Tensor]
@@ -53,19 +54,38 @@ def look(
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Look:  # fmt: skip
     """Draw the first `MOST_PROMPTS` different prompts, ``images`` each; they are those of `tilting generate` by this seed.
-    ``context`` is entered to draw (autocast) and not to score."""
+    ``context`` is entered around the network alone, as in training."""
     chosen = list(dict.fromkeys(prompts))[:MOST_PROMPTS]
     who = identities(chosen, seed, images)
     pictures, evaluations = [], 0
+    model = model if context is nullcontext else cast(Model, _Within(model, context))
     request = plan(model, who, steps=steps, cfg=cfg, eta=eta, negative=negative, batch_size=batch)
-    with context():
-        for event in draw(model, request, device=device):
-            if isinstance(event, Drawn):
-                pictures.append(event.images)
-                evaluations += event.counts.evaluations
+    for event in draw(model, request, device=device):
+        if isinstance(event, Drawn):
+            pictures.append(event.images)
+            evaluations += event.counts.evaluations
     stacked, asked = torch.cat(pictures), [w.prompt for w in who]
     scored = [scores(f, stacked.to(device), asked) for f in (reward, judge)]
     return Look(asked, stacked, scored[0], scored[1], evaluations)
+
+
+class _Within:
+    """A model whose network is called in a context; all else is the model's own."""
+
+    def __init__(self, model: Model, context: Callable[[], AbstractContextManager]):
+        self._model, self._context = model, context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_model"], name)
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+        network = self._model.denoiser(prompts, cfg, negative)
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with self._context():
+                return Prediction(*(part.to(x.dtype) for part in network(x, t, rows)))
+
+        return denoise
 
 
 def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, prompts: list[str]) -> list[float]:
@@ -74,7 +94,7 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
         return [float("nan")] * len(images)
     try:
         with torch.no_grad():
-            return score(images, prompts).double().tolist()
+            return score(images, prompts).cpu().double().tolist()
     except RewardError:
         return [float("nan")] * len(images)
 

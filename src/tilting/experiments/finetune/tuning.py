@@ -119,7 +119,8 @@ class Tuning(Generic[Drawing]):
     def steps(self, until: int) -> Iterator[Row]:
         """Train up to a training step. Raises TiltingError after ten skipped steps in a row."""
         begun = time.perf_counter()
-        for report in train(self.training, self.objective, self.batches, self.optimiser, until, self.engine.reduce):
+        half = self.engine.half or getattr(self.model, "dtype", None) == torch.float16
+        for report in train(self.training, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half):
             paid = self.engine.total(self.batches.counts.numbers())
             self.costs = {key: self.before[key] + paid[key] for key in COSTS}
             why = None
@@ -162,7 +163,7 @@ def tuning(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    objective, engine = objective or draft_lv(), engine or Engine(device=getattr(model, "device", "cpu"))
+    objective, engine = objective or draft_lv(), engine or Engine.of(model)
     if objective.needs_gradient and not reward.differentiable:
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
     unit = objective.group * engine.count * accumulate
@@ -234,7 +235,8 @@ def finetune(
     """Train a LoRA of a model on a reward, in this process.
 
     Args:
-        model: from `tilting.load`; its LoRA stays active afterwards, and a second call replaces it.
+        model: from `tilting.load`, which says where it runs and in which precision; what is trained is float32. Its LoRA
+            stays active afterwards, and a second call replaces it.
         prompts: one or several; each training step draws some.
         reward: such as ``tilting.rewards.clip()``.
         objective: such as ``tilting.finetune.objectives.ddpo()``; default draft-lv.

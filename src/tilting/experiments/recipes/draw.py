@@ -42,7 +42,8 @@ class DrawnTable:
 def cost_of(config: GenerateConfig, strength: float | None = None) -> Cost:
     """What one image of a request costs."""
     steps = config.steps if strength is None else max(1, round(config.steps * strength))
-    return config.preset().build(steps).cost(steps)
+    method = config.preset().build(steps)
+    return (method if strength is None else method.begun_at(steps / config.steps)).cost(steps)
 
 
 class Requests:

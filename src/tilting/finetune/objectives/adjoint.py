@@ -1,13 +1,12 @@
 """Adjoint matching (Domingo-Enrich et al. 2024, arXiv 2409.08861): regression onto the gradient of the value, for the exact
 tilt.
 
-    ã_0 = -∇r(x_0) / β,   ã_t = (∂ mean_base(x_t) / ∂ x_t)ᵀ ã_s                      the lean adjoint, along a path of the
-    current model
-    loss = Σ_t | (mean_θ(x_t) - mean_base(x_t)) / std + std ã_s |²                   ã and x_t held constant
+    ã_0 = -∇r(x_0) / β,   ã_t = (∂ mean_base(x_t) / ∂ x_t)ᵀ ã_s         the lean adjoint, along a path of the current model
+    loss = Σ_t | (mean_θ(x_t) - mean_base(x_t)) / std + std ã_s |²       ã and x_t held constant
 
 KL-regularised control from a random x_T carries a value-function bias V(0, x_T) unless the schedule is memoryless: eta = 1
 with ᾱ_T = 0. Then the optimum is p* as T grows. The last step (std 0) is the base's own and is left out; its Jacobian is in
-the adjoint.
+the adjoint. The frozen model is evaluated once a step: its mean and its Jacobian are of the same call.
 """
 
 from __future__ import annotations
@@ -54,6 +53,7 @@ class AdjointMatching:
             value = world.value(clean, world.rows)
             adjoint = -torch.autograd.grad(value.sum(), clean)[0] / self.beta
         adjoints: dict[int, torch.Tensor] = {}
+        means: dict[int, torch.Tensor] = {}
         for i in reversed(range(world.steps)):
             adjoints[i] = adjoint
             point = path.points[i]
@@ -61,6 +61,7 @@ class AdjointMatching:
                 x = point.x.clone().requires_grad_(True)
                 mean = transition(world.base(x, point.t, world.rows), point.t, point.s, world.eta).mean
                 adjoint = torch.autograd.grad(mean, x, adjoint)[0]
+            means[i] = mean.detach()
             if self.clip is not None:
                 size = adjoint.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
                 adjoint = adjoint * (self.clip / size).clamp(max=1).reshape(-1, *[1] * (adjoint.dim() - 1))
@@ -70,12 +71,10 @@ class AdjointMatching:
         for n, i in enumerate(chosen):
             point = path.points[i]
             kernel = transition(world.denoise(point.x, point.t, world.rows), point.t, point.s, world.eta)
-            with torch.no_grad():
-                base = transition(world.base(point.x, point.t, world.rows), point.t, point.s, world.eta)
-            off = (kernel.mean - base.mean) / kernel.std + kernel.std * adjoints[i]
+            off = (kernel.mean - means[i]) / kernel.std + kernel.std * adjoints[i]
             loss = off.flatten(1).square().sum(1).mean() * (len(steps) / count)
             numbers = {"reward": value.mean().item()} if n == 0 else {}
             with torch.no_grad():
-                far = (kernel.mean - base.mean).flatten(1).square().sum(1) / (2 * kernel.std**2)
+                far = (kernel.mean - means[i]).flatten(1).square().sum(1) / (2 * kernel.std**2)
                 numbers["kl"] = far.mean().item() * len(steps)  # numbers of a training step are averaged: this is the path's
             yield Loss(loss, numbers, update=n == len(chosen) - 1)

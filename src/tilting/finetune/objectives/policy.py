@@ -1,12 +1,14 @@
 """Policy gradients over the steps as actions: ddpo, dpok, grpo. The reward may be a black box.
 
-    ratio_t = p_θ(x_s | x_t) / p_old(x_s | x_t);   loss = mean over steps of max(-A ratio, -A clip(ratio, 1 ± c))
-    (DDPO-IS, Black et al. 2023)
-    A: the reward normalised per prompt, over a running buffer (DDPO) or within the K images of a group (GRPO)
-    DPOK (Fan et al. 2023): -A log p_θ + β KL(p_θ || p_base) per step
+    DDPO-IS    mean over steps of max(-A ratio, -A clip(ratio, 1 ± c)),   ratio = p_θ(x_s | x_t) / p_old(x_s | x_t)
+               Black et al. 2023
+    DPOK       -A log p_θ + β KL(p_θ || p_base) per step                  Fan et al. 2023
+    A          the reward normalised per prompt, over a running buffer (DDPO) or within the K images of a group (GRPO)
 
 log p is a *mean* over latent dimensions in the published DDPO code, which is why its clip can be 1e-4; ``reduction`` says
-which. The step of std 0 (the last) has no density and is left out. On the first update every ratio is exactly 1.
+which. The step of std 0 (the last) has no density and is left out. log p_old is that of the rollout itself, so that an image
+costs T evaluations to draw and T - 1 in an epoch, with a KL T - 1 more of the frozen model; on the first update every ratio is
+exactly 1. Statistics of rewards are float64 on the CPU: some devices have none.
 """
 
 from __future__ import annotations
@@ -18,12 +20,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tilting.finetune.rollout import density_steps, rollout, step_log_prob
+from tilting.finetune.rollout import Path, Reduction, density_steps, rollout
 from tilting.finetune.world import Loss, World
 from tilting.schedule import log_prob, transition
 from tilting.types import TiltingError
-
-Reduction = Literal["sum", "mean"]
 
 
 def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
@@ -40,15 +40,16 @@ def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
 def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: int, least: int) -> Tensor:
     """(r - mean) / std over the last ``size`` rewards of each prompt; over the whole batch until a prompt has ``least`` of
     them."""
-    out = torch.empty_like(value)
+    rewards = value.cpu().double()
+    out = torch.empty_like(rewards)
     buffers: dict[str, list[float]] = memory.setdefault("rewards", {})
-    for prompt, r in zip(prompts, value.tolist(), strict=True):
+    for prompt, r in zip(prompts, rewards.tolist(), strict=True):
         buffers[prompt] = [*buffers.get(prompt, []), r][-size:]
     for i, prompt in enumerate(prompts):
         held = torch.tensor(buffers[prompt], dtype=torch.float64, device="cpu")
-        seen = held if len(held) >= least else value.double()
-        out[i] = ((value[i].double() - seen.mean()) / (seen.std(unbiased=False) + 1e-6)).to(value)
-    return out
+        seen = held if len(held) >= least else rewards
+        out[i] = (rewards[i] - seen.mean()) / (seen.std(unbiased=False) + 1e-6)
+    return out.to(value.dtype).to(value.device)
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,18 @@ class PolicyGradient:
         if not steps:
             raise TiltingError(f"{self.name} needs eta > 0: a deterministic step has no probability")
         with torch.no_grad():
-            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu"))
+            closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
+            path = rollout(world, closed, density=self.reduction if self.ratio else None)
             value = world.value(path.clean, world.rows).detach()
-            old = {i: step_log_prob(world.denoise, path.points[i], world.rows, world.eta, self.reduction) for i in steps}
         advantage = self._advantages(world, value).clamp(-self.limit, self.limit)
         shuffled = torch.randperm(len(steps), generator=world.generator("order"), device="cpu")
         order = [steps[i] for i in shuffled.tolist()]
-        parts = max(1, min(self.chunks, len(order)))
+        parts, frozen = max(1, min(self.chunks, len(order))), dict[int, Tensor]()
         for epoch in range(self.epochs):
             for part in range(parts):
                 mine = order[part::parts]
                 for n, i in enumerate(mine):
-                    loss, numbers = self._step(world, path.points[i], old[i], advantage)
+                    loss, numbers = self._step(world, path, i, frozen, advantage)
                     if epoch == part == n == 0:
                         numbers["reward"] = value.mean().item()
                     yield Loss(loss / len(mine), numbers, update=n == len(mine) - 1)
@@ -123,12 +124,16 @@ class PolicyGradient:
             found = everything - everything.mean()
         return world.mine(found)
 
-    def _step(self, world: World, point, old: Tensor, advantage: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _step(
+        self, world: World, path: Path, i: int, frozen: dict[int, Tensor], advantage: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss and numbers of step i; ``frozen`` keeps the base model's means from one epoch to the next."""
+        point = path.points[i]
         kernel = transition(world.denoise(point.x, point.t, world.rows), point.t, point.s, world.eta)
         now = log_prob(point.drawn, kernel, self.reduction)
         numbers: dict[str, float] = {}
         if self.ratio:
-            ratio = (now - old).exp()
+            ratio = (now - path.densities[i]).exp()
             kept = ratio.clamp(1 - self.clip, 1 + self.clip)
             loss = torch.maximum(-advantage * ratio, -advantage * kept).mean()
             numbers["ratio_far"] = (ratio.detach() - 1).abs().max().item()
@@ -136,9 +141,10 @@ class PolicyGradient:
         else:
             loss = -(advantage * now).mean()
         if self.kl:
-            with torch.no_grad():
-                base = transition(world.base(point.x, point.t, world.rows), point.t, point.s, world.eta)
-            far = ((kernel.mean - base.mean).flatten(1).square().sum(1) / (2 * kernel.std**2)).mean()
+            if i not in frozen:
+                with torch.no_grad():
+                    frozen[i] = transition(world.base(point.x, point.t, world.rows), point.t, point.s, world.eta).mean
+            far = ((kernel.mean - frozen[i]).flatten(1).square().sum(1) / (2 * kernel.std**2)).mean()
             loss = loss + self.kl * far
             numbers["kl_step"] = far.item()
         return loss, numbers

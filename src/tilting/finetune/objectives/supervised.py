@@ -2,11 +2,10 @@
 
     rwr     Σ w_i |eps_θ(x_t) - ε|²,  w = softmax(r / β) over the batch        reward-weighted regression, Lee et al. 2023
     raft    the best of each prompt's images, fitted; repeat                   Dong et al. 2023
-    dpo     -log σ(-β/2 [ (e_θ - e_base)(winner) - (e_θ - e_base)(loser) ])    Diffusion-DPO, Wallace et al. 2024; e is a
-    denoising error
+    dpo     -log σ(-β/2 [ (e_θ - e_base)(winner) - (e_θ - e_base)(loser) ])    Diffusion-DPO, Wallace et al. 2024
 
-Denoising losses are without CFG, as in pre-training: |eps_θ(α x_0 + σ ε, t, c) - ε|² averaged over latent dimensions, t
-uniform over the grid.
+e is a denoising error. Denoising losses are without CFG, as in pre-training: |eps_θ(α x_0 + σ ε, t, c) - ε|² averaged over
+latent dimensions, t uniform over the grid.
 """
 
 from __future__ import annotations

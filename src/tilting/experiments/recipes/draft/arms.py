@@ -141,7 +141,7 @@ def cost_of(config: FinetuneConfig) -> Cost | None:
         return Cost(t + n + ahead, n + ahead, 1 + 2 * n)
     if config.objective == "ddpo":
         dense, epochs = t - 1, int(s["epochs"])  # type: ignore[call-overload]
-        return Cost(t + dense * (1 + epochs) + (dense * epochs if s["kl"] else 0), dense * epochs, 1)
+        return Cost(t + dense * epochs + (dense if s["kl"] else 0), dense * epochs, 1)
     return None
 
 

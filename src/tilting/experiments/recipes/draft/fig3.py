@@ -56,7 +56,8 @@ STUDY = Study(
         "the others have batches of 4 and eta 0. Seconds compare only where all arms were trained with nothing else running.",
         "A reward query is an image scored; DRaFT-LV scores three per image. The names carry the paper's K of 50.",
         "All gradient arms climb alike here. Probably it is Adam, whose step is of one size however good its gradient is, that "
-        "sets their pace, and not the noise in the gradient, which is what DRaFT-LV and truncation save; this was not measured.",
+        "sets their pace, and not the noise in the gradient, which is what DRaFT-LV and truncation save; this was not "
+        "measured.",
     ),
 )  # fmt: skip
 run = partial(run_study, STUDY)

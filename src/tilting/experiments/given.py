@@ -1,0 +1,57 @@
+"""What callers of the Python functions may write for a value: a reward or a method by name, a plain function, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+
+from tilting.errors import TiltingError, nearest
+from tilting.experiments.picture import read_picture
+from tilting.presets import PRESETS, Base, Preset
+from tilting.types import Reward
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def reward_of(reward: Reward | str | Callable[[Tensor, list[str]], Any] | None) -> Reward | None:
+    """A reward from what was given for it.
+
+    Args:
+        reward: a `Reward`; a spec as ``--reward`` takes it, such as ``"jpeg"``; or a function (images (b, 3, h, w) in [0, 1],
+            prompts) -> (b,), which is black-box unless ``function.differentiable`` is True; or None.
+
+    Raises:
+        TiltingError: a spec that cannot be read or does not load, or what is none of these.
+    """
+    if reward is None or (hasattr(reward, "name") and hasattr(reward, "differentiable") and callable(reward)):
+        return cast("Reward | None", reward)
+    if isinstance(reward, str):
+        from tilting.rewards.build import build
+        from tilting.rewards.spec import parse_specs
+
+        return build(parse_specs([reward]))
+    if not callable(reward) or isinstance(reward, type):
+        raise TiltingError(f"the reward must be a function of images and prompts, or a name such as 'clip', not {reward!r}")
+    from tilting.rewards.user import UserReward
+
+    return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
+
+
+def preset_of(method: Preset | str | None) -> Preset:
+    """A method from itself, or from its name with its defaults; ``base`` for None. Raises TiltingError."""
+    if isinstance(method, str):
+        if method not in PRESETS:
+            raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
+        return PRESETS[method]()
+    if isinstance(method, type) or not (method is None or hasattr(method, "build")):
+        raise TiltingError(f"the method must be a preset such as tilting.presets.code(), or its name, not {method!r}")
+    return Base() if method is None else method
+
+
+def picture_of(image: Tensor | Image.Image | str | Path, height: int, width: int) -> Tensor:
+    """Pictures (n, 3, height, width) in [0, 1] as they are; one of PIL or of a file cut to that size. Raises TiltingError."""
+    return image if isinstance(image, Tensor) else read_picture(image, height, width)

@@ -1,0 +1,79 @@
+"""What the Python functions take: a name, a plain function or a picture of PIL means what its long form does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import tilting as tl
+from tilting.experiments.given import preset_of, reward_of
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tl.load("pocket")
+
+
+def warm(images, prompts):
+    return images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))
+
+
+def test_names_draw_what_the_objects_draw(pipe):
+    named = tl.generate(pipe, "a fox", "clip", "dps", steps=3)
+    made = tl.generate(pipe, "a fox", tl.rewards.clip(), tl.presets.dps(), steps=3)
+    assert torch.equal(named.images, made.images)
+    assert named.manifest["images"] == made.manifest["images"]
+    assert not torch.equal(named.images, tl.generate(pipe, "a fox", steps=3).images)
+
+
+def test_a_plain_function_is_a_reward(pipe):
+    out = tl.generate(pipe, "a fox", warm, tl.presets.bon(particles=3), steps=3)
+    record = out.manifest["images"][0]
+    assert record["rewards"]["warm"] == record["reward"] == pytest.approx(warm(out.images, []).item(), abs=1e-6)
+    alone = tl.generate(pipe, "a fox", warm, steps=3).manifest["images"][0]["reward"]
+    assert record["reward"] >= alone  # particle 0 starts from the noise of base
+    who = tl.identities(["a fox"], 0, 1)
+    drawn: Any = list(tl.draw(pipe, tl.plan(pipe, who, "bon", warm, steps=3), warm))[-1]
+    assert drawn.rewards["warm"] == drawn.reward
+    with pytest.raises(tl.TiltingError, match="differentiable"):
+        tl.generate(pipe, "a fox", warm, "dps", steps=2)
+
+
+def test_a_function_that_says_so_gives_its_gradient(pipe):
+    class Told:
+        differentiable = True
+
+        def __call__(self, images, prompts):
+            return warm(images, prompts)
+
+    told = Told()
+    base, steered = (tl.generate(pipe, "a fox", told, method, steps=4).manifest["images"][0] for method in ("base", "dps"))
+    assert steered["reward"] > base["reward"]
+
+
+def test_a_picture_may_be_a_file_or_of_pil(pipe, tmp_path):
+    pixels = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0)).mul(255).round()
+    Image.fromarray(pixels.byte().numpy()).save(tmp_path / "a.png")
+    tensor = (pixels / 255).permute(2, 0, 1)[None]
+    drawn = [
+        tl.generate(pipe, "a fox", steps=3, strength=0.7, image=image).images
+        for image in (tensor, tmp_path / "a.png", Image.open(tmp_path / "a.png"))
+    ]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+    with pytest.raises(tl.TiltingError, match="the picture is CMYK"):
+        tl.generate(pipe, "a fox", steps=2, image=Image.new("CMYK", (64, 64)))
+
+
+def test_what_is_none_of_these_is_refused(pipe):
+    wrong: Any
+    for wrong, says in (("clp", "did you mean 'clip'"), (3, "must be a function"), (dict, "must be a function")):
+        with pytest.raises(tl.TiltingError, match=says):
+            reward_of(wrong)
+    for wrong, says in (("codx", "did you mean 'codex'"), (3, "must be a preset"), (tl.presets.code, "must be a preset")):
+        with pytest.raises(tl.TiltingError, match=says):
+            preset_of(wrong)
+    with pytest.raises(tl.TiltingError, match="no prompt is given"):
+        tl.generate(pipe, [])
