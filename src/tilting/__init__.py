@@ -40,6 +40,9 @@ _HOME = {
 }  # fmt: skip
 
 
+_ROOMS = ("presets", "rewards", "schedule", "sample", "select", "models", "metrics", "guidance", "rng", "weights")
+
+
 class _Finetune(ModuleType):
     """The room `tilting.finetune`, which is called too: ``tl.finetune(pipe, prompts, reward)`` trains a LoRA.
 
@@ -57,6 +60,10 @@ def __getattr__(name: str):
     # Lazy (PEP 562): `import tilting` and `tilting --help` must not pay for torch and diffusers.
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    if name in ("presets", "rewards", "schedule", "sample", "select", "models", "metrics", "guidance", "rng", "weights"):
+    if name in _ROOMS:
         return import_module(f"tilting.{name}")
     raise AttributeError(f"module 'tilting' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ROOMS, *(name for name in globals() if name.startswith("__"))})
