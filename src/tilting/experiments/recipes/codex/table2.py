@@ -15,6 +15,8 @@ from tilting.experiments.recipes.rows import (
     RIVALS_CLAIMS,
     RIVALS_NOTES,
     RIVALS_SIZE,
+    STYLE_STRENGTHS,
+    STYLE_TUNED,
     rivals,
 )
 from tilting.experiments.recipes.tables import Table, run_table
@@ -23,8 +25,8 @@ TABLE = Table(
     "codex-table2", "CoDeX and the gradient methods on a reward of the image alone",
     "Table 2 of the CoDeX thesis (aesthetic score)",
     prompts=ANIMALS, reward=("style",), units={"style": "log p of noto, nats"},
-    rows=rivals(LATE, {"schedule": AESTHETIC_SCHEDULE, "tau": 0.001}, {}), against=("base", "codex-4"),
+    rows=rivals(LATE, {"schedule": AESTHETIC_SCHEDULE, "tau": 0.001}, STYLE_STRENGTHS), against=("base", "codex-4"),
     published="codex-table2", published_unit="LAION aesthetic score", claims=RIVALS_CLAIMS, size=RIVALS_SIZE,
-    notes=RIVALS_NOTES,
+    notes=(*RIVALS_NOTES, STYLE_TUNED),
 )  # fmt: skip
 run = partial(run_table, TABLE)
