@@ -64,12 +64,14 @@ def labels_table(report: Mapping[str, Any]) -> list[str]:
 
 def head(report: Mapping[str, Any]) -> list[str]:
     """Title and what was done."""
-    settings = ", ".join(f"{k} {v}" for k, v in report["settings"].items())
+    settings = "".join(f", {k} {v}" for k, v in report["settings"].items())
+    trained = any(row["family"] == "ctrl" for row in report["rows"])
+    ctrl = f"; CTRL {report['train_steps']} steps of {report['batch']} images{settings}" if trained else ""
     return [
         f"# {report['recipe']}: {report['title']}", "",
         f"After {report['paper']}. Ours: {report['model']}, T = {report['steps']}, seed {report['seed']}, "
-        f"{len(report['prompts'])} prompts x {report['images']} images for each class, the same noise for every row; "
-        f"CTRL {report['train_steps']} steps of {report['batch']} images{settings and ', ' + settings}{tried(report)}.", "",
+        f"{len(report['prompts'])} prompts x {report['images']} images for each class, the same noise for every row"
+        f"{ctrl}{tried(report)}.", "",
     ]  # fmt: skip
 
 
