@@ -175,9 +175,9 @@ def run(
     """
     place = folder(config, argv)
     if not place.complete:
+        _warn_unknown(config)
         _draw_missing(place, parts(config), quiet)
     _warn_constant(place)
-    _warn_unknown(place.config)
     if place.complete:
         from tilting.experiments.grid import write_grid
 

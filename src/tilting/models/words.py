@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 POCKET = Path(__file__).parent.parent / "assets" / "pocket"
@@ -34,6 +34,12 @@ class Words:
     colours: dict[str, tuple[int, int, int]]
     held_out: frozenset[tuple[int, int, int]]
     aliases: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> tuple[tuple[re.Pattern[str], int, int], ...]:
+        """Of each concept's name and each alias: what finds it in plain text, its length, the concept's index."""
+        named = [*((name, i) for i, name in enumerate(self.concepts)), *self.aliases.items()]
+        return tuple((re.compile(rf"\b{re.escape(_plain(name))}s?\b"), len(name), i) for name, i in named)
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,5 @@ def read_prompt(words: Words, prompt: str) -> Asked:
         text, found = re.subn(rf"\b(in )?(an? |the )?{name}( style)?\b", " ", text)
         if found:
             style = i
-    names = [*((name, i) for i, name in enumerate(words.concepts)), *words.aliases.items()]
-    found = [(len(name), -i) for name, i in names if re.search(rf"\b{re.escape(_plain(name))}s?\b", text)]
+    found = [(length, -i) for pattern, length, i in words.names if pattern.search(text)]
     return Asked(concept=-max(found)[1] if found else None, style=style, background=background)
