@@ -14,11 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tilting.experiments.condition.sample import Held, sample_into
-from tilting.experiments.condition.sample_config import resolve_sample
+from tilting.experiments.condition.sample import Held
 from tilting.experiments.recipes.ctrl.arms import DATA_SEED, Shop
 from tilting.experiments.recipes.ctrl.labels import Label, Labelled, classes_of, joined, write_labels
-from tilting.experiments.recipes.ctrl.rows import combinations
+from tilting.experiments.recipes.ctrl.rows import combinations, draw_asked, name_of
 
 STRENGTHS = (0.6, 1.0, 1.5)
 """Of the first control: the way to what it draws, and beyond."""
@@ -70,13 +69,9 @@ def _asked(shop: Shop, label: Label, edges: tuple[float, ...], place: Path, held
     seed = shop.seed + DATA_SEED * (shop.labels.index(label) + 1) + DATA_SEED // 2
     classes = {one.name: len(one.classes) for one in shop.labels}
     for k, (asked, strength) in enumerate(product(combinations(classes), STRENGTHS)):
-        out = place / "asked" / label.name / f"{'-'.join(f'{name}{y}' for name, y in asked.items())}-{strength:g}"
-        config = resolve_sample({
-            "prompts": list(shop.prompts), "control": [str(place / "ctrl")], "model": shop.model, "images": shop.size.again,
-            "label": [f"{name}={y}" for name, y in asked.items()], "strength": strength, "steps": shop.size.steps,
-            "seed": seed + k, "batch-size": 40, "out": str(out),
-        })  # fmt: skip
-        records = sample_into(config, held, shop.argv, shop.quiet)["images"]
+        out = place / "asked" / label.name / f"{name_of(asked)}-{strength:g}"
+        by = {"control": [str(place / "ctrl")]}
+        records = draw_asked(shop, held, by, asked, strength, out, images=shop.size.again, seed=seed + k)["images"]
         files += [out / record["file"] for record in records]
         prompts += [record["prompt"] for record in records]
     scores = label.read(files)

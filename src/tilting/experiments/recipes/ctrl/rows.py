@@ -59,6 +59,36 @@ def combinations(classes: Mapping[str, int]) -> list[Asked]:
     return [dict(zip(classes, chosen, strict=True)) for chosen in product(*(range(n) for n in classes.values()))]
 
 
+def options_of(shop: Shop, place: Path) -> dict[str, Any]:
+    """What every run of a study asks for."""
+    return {"prompts": list(shop.prompts), "model": shop.model, "images": shop.size.images, "steps": shop.size.steps,
+            "seed": shop.seed, "batch-size": 40, "out": str(place)}  # fmt: skip
+
+
+def draw_asked(
+    shop: Shop, held: Held, by: Mapping[str, list[str]], asked: Asked, strength: float, place: Path, **instead: int
+) -> dict[str, Any]:
+    """The manifest of pictures that obey labels, as `tilting condition sample` draws them.
+
+    Args:
+        shop: prompts, sizes and seed.
+        held: what is loaded.
+        by: {"control": folders} or {"classifier": folders}.
+        asked: the classes.
+        strength: of it.
+        place: the run's folder.
+        instead: options that replace the study's own.
+    """
+    labels = [f"{k}={y}" for k, y in asked.items()]
+    options = {**options_of(shop, place), **by, "label": labels, "strength": strength, **instead}
+    return sample_into(resolve_sample(options), held, shop.argv, shop.quiet)
+
+
+def name_of(asked: Asked) -> str:
+    """The folder of what is asked for."""
+    return "-".join(f"{k}{y}" for k, y in asked.items())
+
+
 class BaseFolder(generating.Folder):
     """A run of the base model, whose path KL to itself is 0."""
 
@@ -82,20 +112,13 @@ class Drawer:
         asked = combinations({label.name: len(label.classes) for label in self.shop.labels})
         shop, place = self.shop, self.shop.out / "runs" / row.name
         if row.family == "base":
-            manifest = generating.run(resolve(self._options(place)), shop.argv, shop.quiet, self.held.plain, BaseFolder)
+            manifest = generating.run(resolve(options_of(shop, place)), shop.argv, shop.quiet, self.held.plain, BaseFolder)
             return [Cell(one, place, manifest) for one in asked]
-        folders = [place / "-".join(f"{k}{y}" for k, y in one.items()) for one in asked]
+        folders = [place / name_of(one) for one in asked]
         return [Cell(one, folder, self._draw(row, one, folder)) for one, folder in zip(asked, folders, strict=True)]
-
-    def _options(self, place: Path) -> dict[str, Any]:
-        shop = self.shop
-        return {"prompts": list(shop.prompts), "model": shop.model, "images": shop.size.images, "steps": shop.size.steps,
-                "seed": shop.seed, "batch-size": 40, "out": str(place)}  # fmt: skip
 
     def _draw(self, row: Row, asked: Asked, place: Path) -> dict[str, Any]:
         """As `tilting condition sample` does, by a control or by classifiers."""
         made, fitted = self.places[row.part], {"dps": "fit", "noisy": "noisy"}.get(row.family)
         by = {"classifier": [str(made[fitted][name]) for name in asked]} if fitted else {"control": [str(made[row.family])]}
-        options = {"label": [f"{k}={y}" for k, y in asked.items()], "strength": row.strength}
-        config = resolve_sample(self._options(place) | by | options)
-        return sample_into(config, self.held, self.shop.argv, self.shop.quiet)
+        return draw_asked(self.shop, self.held, by, asked, row.strength, place)
