@@ -83,7 +83,9 @@ def worker(rank: int, count: int, port: int, folder: str) -> None:
         numbers = [engine.mean({k: v for k, v in n.items() if k in ("loss", "reward")}) if ok else {} for ok, n in lines]
         found[name] = ([ok for ok, _ in lines], numbers, weights)
     torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()  # neither leaves while the other still talks to it
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may outlive the group, and end an orderly interpreter with SIGABRT
 
 
 def free_port() -> int:

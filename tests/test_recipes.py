@@ -291,18 +291,24 @@ def test_the_list_and_the_config(capsys, tmp_path):
     assert yaml.safe_load(capsys.readouterr().out) == {"recipe": "codex-fig5", "out": "X", "small": True, "seed": 4}
 
 
-def test_the_chosen_strength_is_the_most_reward_whose_judge_does_not_fall():
+def test_the_chosen_strength_is_the_weakest_with_nearly_the_most_gain_whose_judge_does_not_fall():
     from tilting.experiments.recipes.codex.strengths import chosen
 
-    def row(strength, reward, high):
+    def row(strength, gain, high):
         return {
             "method": "dps", "set": {"dps.strength": strength}, "judge": {"mean": -1.0},
-            "rewards": {"clip": {"mean": reward}}, "against": {"base": {"judge": {"high": high}}},
+            "against": {"base": {"judge": {"high": high}, "clip": {"mean": gain}}},
         }  # fmt: skip
 
-    rows = [row(0.1, 0.3, 0.2), row(0.2, 0.5, 0.0), row(0.4, 0.9, -0.1)]
-    assert chosen({"reward": ["clip"], "rows": rows}) == {"dps": 0.2}
-    assert chosen({"reward": ["clip"], "rows": rows[2:]}) == {"dps": None}
+    def of(*rows):
+        return chosen({"reward": ["clip"], "rows": rows})["dps"]
+
+    rising = row(0.1, 0.3, 0.2), row(0.2, 0.5, 0.0), row(0.4, 0.9, -0.1)
+    assert of(*rising) == 0.2  # .4 has more, and its judge falls
+    assert of(*rising[2:]) is None
+    flat = row(0.1, 0.98, 0.2), row(0.2, 0.995, 0.1), row(0.4, 1.0, 0.0)
+    assert of(*flat) == 0.2  # 99 % of the most; .1 has 98 %
+    assert of(row(0.1, -0.2, 0.2), row(0.2, -0.1, 0.2)) == 0.2  # nothing gains: the best
 
 
 def test_strengths_are_tuned_on_prompts_of_their_own():

@@ -75,8 +75,8 @@ CLIP_STRENGTHS: dict[str, dict[str, Any]] = {
     "tfg": {"rho": 0.025, "mu": 0.025},
 }  # fmt: skip
 STYLE_STRENGTHS: dict[str, dict[str, Any]] = {
-    "codex": {"gradient_block": 1, "strength": 0.2}, "dps": {"strength": 0.1}, "mpgd": {"strength": 0.2},
-    "freedom": {"strength": 0.4}, "ug": {"strength": 2.0, "rate": 0.1}, "lgd": {"strength": 0.05},
+    "codex": {"gradient_block": 1, "strength": 0.05}, "dps": {"strength": 0.05}, "mpgd": {"strength": 0.2},
+    "freedom": {"strength": 0.4}, "ug": {"strength": 2.0, "rate": 0.025}, "lgd": {"strength": 0.05},
     "tfg": {"rho": 0.025, "mu": 0.025},
 }  # fmt: skip
 
@@ -125,8 +125,8 @@ CLIP_TUNED = (
     "gradient at every draw at .2, was picked there too, above .1; its other strengths at every draw were not tried."
 )
 STYLE_TUNED = (
-    "Strengths were tuned on other prompts by codex-strengths-style: the most reward whose judge does not fall, for all alike. "
-    "The reward has a ceiling, log p = 0, which most methods come near: look at the judge as well."
+    "Strengths were tuned on other prompts by codex-strengths-style, for all alike: the weakest with 99 % of the most gain "
+    "whose judge does not fall. The reward has a ceiling, log p = 0, which most methods come near: look at the judge as well."
 )
 CLIP_NOTE = (
     "The CLIP of CMMD and T-CLIP is the reward's own here: for a view from outside read the judge and the FID-like distance."

@@ -1,8 +1,10 @@
 """How strong should each gradient method be on pocket? Every strength on prompts that no other table has, with two rewards.
 
 A strength is *usable* if the held-out judge does not fall below the base model's (the interval of the paired difference
-reaches 0); of the usable ones the chosen has the highest mean reward. Tables 2 and 3 and the presets' defaults stand on the
-outcome: rivals are then compared as well as this model lets them be, and on other prompts than they were tuned on.
+reaches 0); the chosen is the weakest of them that takes 99 % of the most gain over the base model that a usable one takes.
+A reward with a ceiling is not paid for twice: what is stronger there only ruins the picture. Tables 2 and 3 and the presets'
+defaults stand on the outcome: rivals are then compared as well as this model lets them be, and on other prompts than they
+were tuned on.
 """
 
 from __future__ import annotations
@@ -41,20 +43,29 @@ SMALL = 2
 """``--small`` has so many strengths of each."""
 
 
+NEAR = 0.99
+"""Of the most gain: no strength beyond what takes this much of it."""
+
+
 def chosen(report: Mapping[str, Any]) -> dict[str, float | None]:
-    """By method, its usable strength of the highest mean reward; None where the judge falls at every strength."""
+    """By method, its weakest usable strength with 99 % of its most usable gain; None where the judge falls at all."""
     spec = report["reward"][0]
-    best: dict[str, tuple[float, float] | None] = {}
+    usable: dict[str, list[tuple[float, float]]] = {}
     for row in report["rows"]:
         if row["method"] not in GRIDS or row["judge"] is None:
             continue
         value = next(float(v) for k, v in row["set"].items() if k.rpartition(".")[2] == GRIDS[row["method"]][0][0])
-        found = best.setdefault(row["method"], None)
-        usable = row["against"]["base"]["judge"]["high"] >= 0
-        reward = row["rewards"][spec]["mean"]
-        if usable and (found is None or reward > found[0]):
-            best[row["method"]] = (reward, value)
-    return {method: None if pair is None else pair[1] for method, pair in best.items()}
+        found = usable.setdefault(row["method"], [])
+        against = row["against"]["base"]
+        if against["judge"]["high"] >= 0:
+            found.append((value, against[spec]["mean"]))
+    return {method: _weakest(pairs) if pairs else None for method, pairs in usable.items()}
+
+
+def _weakest(pairs: list[tuple[float, float]]) -> float:
+    """Of (strength, gain): the least strength that gains nearly the most; the best one where nothing gains."""
+    most = max(gain for _, gain in pairs)
+    return min(value for value, gain in pairs if gain >= min(NEAR * most, most))
 
 
 def _facts(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -87,7 +98,7 @@ def _table(name: str, reward: str, unit: str, prompts: tuple[str, ...], window: 
         ),
         figure="sweep", facts=_facts,
         notes=(
-            "usable: the judge's interval against base reaches 0. The choice is the usable strength of most reward.",
+            "usable: the judge's interval against base reaches 0; chosen is the weakest of them with 99 % of the most gain.",
             "gradient methods run one stream here, CoDeX four with a gradient at every draw, as the others have.",
             "ug's forward strength is fixed at "
             f"{UG[reward]:g} per unit of reward and its backward rate varies.",
