@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, f1_score, r2_score
 import tilting.finetune.checkpoint as checkpoint
 from tilting.cli import main
 from tilting.conditioning import calibrate
-from tilting.conditioning.fit import Options, begin, epochs, finish, schema_of
+from tilting.conditioning.fit import Likelihood, Options, begin, epochs, finish, schema_of
 from tilting.conditioning.images import Pictures
 from tilting.conditioning.networks import build_network, inputs_of
 from tilting.errors import TiltingError
@@ -313,6 +313,30 @@ def test_a_number_has_the_likelihood_of_its_unit():
     assert sigma == pytest.approx(float((design @ exact - y[:500]).std()), rel=0.06)
     assert found.schema.scale * float(found.part.weight[0, 0].detach()) == pytest.approx(float(exact[0]), rel=0.03)
     assert reports[-1].held_out == pytest.approx(math.log(5) + 0.5 * math.log(2 * math.pi * math.e), abs=0.25)
+
+
+def test_labels_stay_where_they_are_and_in_their_own_precision():
+    """A device without float64 is never given one: an interpreter of torch calls sees what would be made on "meta"."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            made.append((out.device.type, out.dtype)) if isinstance(out, torch.Tensor) else None
+            return out
+
+    y = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
+    number = Schema("n", "gaussian", shift=1e9, scale=2.0, std=2.0)
+    outputs = torch.zeros(3, 2, device="meta"), torch.zeros(3, 1, device="meta")
+    with Watch():
+        found = [log_prob(Schema("c", classes=("a", "b")), outputs[0], y), log_prob(number, outputs[1], y)]
+        found += [Likelihood(torch.nn.Identity(), schema_of("c", ("a", "b"), y))(outputs[0], y)]
+        found += [Likelihood(torch.nn.Identity().to("meta"), number).to("meta")(outputs[1], y)]
+    assert [f.device.type for f in found] == ["meta"] * 4
+    assert ("meta", torch.float64) not in made
+    assert ("meta", torch.float32) in made
 
 
 def test_config_reads_back_what_it_prints(rendered, tmp_path, capsys):

@@ -4,7 +4,8 @@
     T   = argmin_T  -Σ_i log softmax(z_i / T)_{y_i},   convex in 1/T; LBFGS on log T
 
 For a number the probabilities are those of its cumulative distribution: N(m, std²) says that y <= m + std Φ^-1(p) with
-probability p (Kuleshov et al. 2018), and T = mean of ((y - m) / std)² in closed form. Pure functions of tensors.
+probability p (Kuleshov et al. 2018), and T = mean of ((y - m) / std)² in closed form. Pure functions of
+tensors, in float64 on the CPU: some devices have none.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Reli
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels) or bins < 1:
         raise TiltingError(f"{tuple(probabilities.shape)} probabilities and {tuple(labels.shape)} labels in {bins} bins")
-    p = probabilities.double()
+    p, labels = probabilities.cpu().double(), labels.cpu()
     if not (p.min() >= 0 and (p.sum(1) - 1).abs().max() < 1e-3):
         raise TiltingError("probabilities must be at least 0 and sum to 1 in each row: give them after the softmax")
     confidence, guess = p.max(1)
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     count = torch.bincount(place, minlength=bins)
-    right = (guess == labels.to(guess)).double()
+    right = (guess == labels).double()
     means = [torch.bincount(place, weights=v, minlength=bins) / count for v in (confidence, right)]
     return Reliability(means[0], means[1], count)
 
@@ -83,7 +84,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     Raises:
         TiltingError: no logits, or some that are not finite.
     """
-    z, y = logits.detach().double(), labels.long()
+    z, y = logits.detach().cpu().double(), labels.cpu().long()
     if z.ndim != 2 or y.shape != z.shape[:1] or not len(y) or not z.isfinite().all():
         raise TiltingError(f"a temperature needs finite logits (n, classes) and n labels, not {tuple(z.shape)}")
     picked = z.gather(1, y[:, None])[:, 0]
@@ -91,7 +92,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
         return 1.0
     if picked.mean() <= z.mean():  # the slope of the likelihood at 1/T = 0
         return HOTTEST
-    log_t = torch.zeros((), dtype=torch.float64, device=z.device, requires_grad=True)
+    log_t = torch.zeros((), dtype=torch.float64, device="cpu", requires_grad=True)
     spread = (z - z.mean(1, keepdim=True)).std().clamp_min(1e-12)
     with torch.no_grad():
         log_t.copy_(spread.log().clamp(-20, 20))  # logits of unit spread to begin with
@@ -112,7 +113,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
 def gaussian_temperature(gaps: Tensor) -> float:
     """T of N(m, T std²): the mean square of gaps (n,) (y - m) / std; above 0. Raises TiltingError if it is not."""
-    value = float(gaps.detach().double().square().mean()) if len(gaps) else math.nan
+    value = float(gaps.detach().cpu().double().square().mean()) if len(gaps) else math.nan
     if not (math.isfinite(value) and value > 0):
         raise TiltingError(f"a temperature needs finite gaps that are not all 0, their mean square is {value}")
     return value
@@ -120,7 +121,7 @@ def gaussian_temperature(gaps: Tensor) -> float:
 
 def gaps_of(schema: Schema, outputs: Tensor, y: Tensor) -> Tensor:
     """(n,) (y - m) / std of a number's outputs (n, 1)."""
-    return (y.to(outputs) - schema.shift - schema.scale * outputs[:, 0]) / schema.std
+    return ((y - schema.shift).to(outputs) - schema.scale * outputs[:, 0]) / schema.std
 
 
 def temperature_of(schema: Schema, outputs: Tensor, y: Tensor) -> float:
@@ -140,10 +141,10 @@ def gaussian_reliability(gaps: Tensor, bins: int = BINS) -> Reliability:
     Returns:
         ``confidence`` the levels, ``accuracy`` the shares, ``items`` n everywhere.
     """
-    levels = (torch.arange(bins, dtype=torch.float64, device=gaps.device) + 0.5) / bins
-    below = torch.special.ndtr(gaps.double())
+    levels = (torch.arange(bins, dtype=torch.float64, device="cpu") + 0.5) / bins
+    below = torch.special.ndtr(gaps.cpu().double())
     shares = (below[:, None] <= levels).double().mean(0)
-    return Reliability(levels, shares, torch.full((bins,), len(gaps), device=gaps.device))
+    return Reliability(levels, shares, torch.full((bins,), len(gaps), device="cpu"))
 
 
 def gaussian_ece(gaps: Tensor, bins: int = BINS) -> float:
@@ -160,7 +161,7 @@ def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:
 
 def macro_f1(counts: Tensor) -> float:
     """The mean of 2 TP / (2 TP + FP + FN) over the classes that occur among truths or guesses, from a confusion matrix."""
-    counts = counts.double()
+    counts = counts.cpu().double()
     total = counts.sum(0) + counts.sum(1)
     scores = 2 * counts.diag() / total
     return float(scores[total > 0].mean())
@@ -168,6 +169,6 @@ def macro_f1(counts: Tensor) -> float:
 
 def r_squared(y: Tensor, guesses: Tensor) -> float:
     """1 - Σ (y - m)² / Σ (y - mean y)²; 0 for a guess of the mean, negative for worse; NaN where y is constant."""
-    y, guesses = y.double(), guesses.double()
+    y, guesses = y.cpu().double(), guesses.cpu().double()
     total = (y - y.mean()).square().sum()
     return float(1 - (y - guesses).square().sum() / total) if total > 0 else math.nan

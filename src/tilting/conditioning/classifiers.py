@@ -52,7 +52,7 @@ class UserClassifier:
             raise RewardError(f"the classifier {name!r} must return log-probabilities {shape}, not {tuple(table.shape)}")
         if (table.detach().exp().sum(1) - 1).abs().max() > 1e-2:
             raise RewardError(f"the classifier {name!r} must return log-probabilities: those of each image sum to 1")
-        return table.to(images.device).gather(1, y.long()[:, None])[:, 0]
+        return table.to(images.device).gather(1, y.long().to(images.device)[:, None])[:, 0]
 
 
 Classifier = FittedClassifier | UserClassifier
@@ -118,7 +118,7 @@ class Obedience:
         check_images(images, prompts)
         total = images.new_zeros(len(images))
         for label, classifier in self.classifiers.items():
-            y = units(classifier.schema, self.codes[label].to(images.device))
+            y = units(classifier.schema, self.codes[label])
             given = (images, y) if isinstance(classifier, FittedClassifier) else (images, y, prompts)
             value = classifier.log_prob(*given)  # type: ignore[arg-type]
             self.seen[label] = value.detach().mean().item()

@@ -77,10 +77,10 @@ class Likelihood(nn.Module):
         self.log_sigma = nn.Parameter(torch.zeros(())) if schema.kind == "gaussian" else None
 
     def forward(self, inputs: Tensor, y: Tensor) -> Tensor:
-        """(b,) negative log-likelihood of y (b,), indices of classes or numbers in the label's unit."""
+        """(b,) negative log-likelihood of y (b,), on any device: indices of classes or numbers in the label's unit."""
         outputs = self.part(inputs)
         if self.log_sigma is None:
-            return F.cross_entropy(outputs, y.long(), reduction="none")
+            return F.cross_entropy(outputs, y.long().to(outputs.device), reduction="none")
         gap = ((y - self.schema.shift) / self.schema.scale).to(outputs) - outputs[:, 0]
         scale = 0.5 * math.log(2 * math.pi) + math.log(self.schema.scale)
         return 0.5 * gap.square() * torch.exp(-2 * self.log_sigma) + self.log_sigma + scale
@@ -181,7 +181,7 @@ def epochs(fit: Fit, inputs: Inputs, y: Tensor, learn: Sequence[int], held: Sequ
         with keyed(options.seed, label, fit.epoch, "dropout"), torch.enable_grad():
             for rows in order.tensor_split(-(-len(learn) // options.batch_size)):
                 fed = inputs(rows.tolist())
-                loss = fit.model(fed, y[rows].to(fed.device)).mean()
+                loss = fit.model(fed, y[rows]).mean()
                 fit.optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 fit.optimiser.step()
@@ -203,7 +203,7 @@ def _nll(model: Likelihood, inputs: Inputs, y: Tensor, rows: Sequence[int]) -> f
     sums = 0.0
     for part in torch.tensor(rows).split(AT_ONCE):
         fed = inputs(part.tolist())
-        sums += float(model(fed, y[part].to(fed.device)).double().sum())
+        sums += float(model(fed, y[part]).cpu().double().sum())
     return sums / len(rows)
 
 

@@ -90,7 +90,7 @@ class NoisyClassifier(nn.Module):
     def log_prob(self, x: Tensor, t: Time, y: Tensor) -> Tensor:
         """log p(y | x_t, t), (b,), of latents (b, ...); y as `tilting.features.fitted.log_prob` has it."""
         ones = torch.ones(len(x), device=x.device)
-        return log_prob(self.schema, self.net(Noised(x, t.alpha * ones, t.sigma * ones)), y.to(x.device))
+        return log_prob(self.schema, self.net(Noised(x, t.alpha * ones, t.sigma * ones)), y)
 
 
 def levels_of(schedule: Schedule) -> Tensor:

@@ -109,7 +109,7 @@ def log_prob(schema: Schema, outputs: Tensor, y: Tensor, temperature: Tensor | f
     Args:
         schema: what the outputs mean.
         outputs: (b, schema.outputs).
-        y: (b,) indices of classes, or numbers in the unit of the label.
+        y: (b,) indices of classes, or numbers in the unit of the label; on any device.
         temperature: instead of the schema's, such as a tensor that is being fitted.
 
     Returns:
@@ -117,8 +117,8 @@ def log_prob(schema: Schema, outputs: Tensor, y: Tensor, temperature: Tensor | f
     """
     t = torch.as_tensor(schema.temperature if temperature is None else temperature).to(outputs)
     if schema.kind == "classes":
-        return (outputs / t).log_softmax(-1).gather(1, y.long()[:, None])[:, 0]
-    gap = (y.to(outputs) - schema.shift - schema.scale * outputs[:, 0]) / schema.std
+        return (outputs / t).log_softmax(-1).gather(1, y.long().to(outputs.device)[:, None])[:, 0]
+    gap = ((y - schema.shift).to(outputs) - schema.scale * outputs[:, 0]) / schema.std
     return -0.5 * (gap.square() / t + torch.log(2 * math.pi * t)) - math.log(schema.std)
 
 
@@ -144,7 +144,7 @@ class FittedClassifier(nn.Module):
 
     def log_prob(self, images: Tensor, y: Tensor) -> Tensor:
         """log p(y | x) (b,) at the schema's temperature, for y (b,) as `log_prob` has it; differentiable in the images."""
-        return log_prob(self.schema, self(images), y.to(images.device))
+        return log_prob(self.schema, self(images), y)
 
 
 def save_classifier(classifier: FittedClassifier, folder: Path) -> None:

@@ -44,7 +44,7 @@ class PathKl:
             return
         a, b = self.weights[t.t]
         apart = a * (controlled.x0 - pretrained.x0) + b * (controlled.eps - pretrained.eps)
-        for row, size in zip(rows.tolist(), apart.double().flatten(1).square().sum(1).tolist(), strict=True):
+        for row, size in zip(rows.tolist(), apart.cpu().double().flatten(1).square().sum(1).tolist(), strict=True):
             key = (t.t, row)
             self._sums[key] = self._sums.get(key, 0.0) + size
             self._counts[key] = self._counts.get(key, 0) + 1
