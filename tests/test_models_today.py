@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 
 import pytest
@@ -273,6 +274,24 @@ def test_a_pipeline_without_an_adapter_is_refused_by_name(tmp_path):
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(TiltingError, match=r"its model_index.json cannot be read"):
         tl.models.usual(str(tmp_path))
+
+
+def test_a_hub_id_is_read_from_the_cache_where_the_hub_does_not_answer(folders, tmp_path, monkeypatch):
+    """And refused in one sentence where it is not cached: nothing is tried again for half a minute."""
+    from tilting.features import hub
+
+    asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_answers", lambda endpoint: bool(asked.append(endpoint)))
+    with pytest.raises(TiltingError, match="'some/pipeline': it is neither a folder nor in the hub's cache, and the hub does"):
+        tl.load("some/pipeline")
+    cached = tmp_path / "models--some--pipeline"
+    shutil.copytree(folders("sdxl"), cached / "snapshots" / "c0ffee")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("c0ffee")
+    assert tl.load("some/pipeline").name == "some/pipeline"
+    assert len(set(asked)) == 1
 
 
 def test_usual_settings_are_the_familys(folders):

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
+from tilting.features.hub import online
 
 Model = TypeVar("Model", bound=nn.Module)
 Take = Callable[[Tensor], Tensor]
 """The part of a checkpoint's tensor, in the shape a module of ours has it."""
-
-
-WAIT = 5
-"""Seconds for the hub to answer at all."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def find_file(source: Source, place: str | Path | None = None) -> Path:
     from huggingface_hub import hf_hub_download
 
     with explained(source, source.repo):
-        return Path(hf_hub_download(source.repo, source.files[-1], local_files_only=not _online()))
+        return Path(hf_hub_download(source.repo, source.files[-1], local_files_only=not online()))
 
 
 def find_folder(source: Source, place: str | Path | None = None, holds: Sequence[str] = ("config.json",),
@@ -117,28 +113,9 @@ def here(folder: str | Path) -> tuple[str | Path, bool]:
     """
     from huggingface_hub import snapshot_download
 
-    if Path(folder).is_dir() or not _online():
+    if Path(folder).is_dir() or not online():
         return folder if Path(folder).is_dir() else snapshot_download(str(folder), local_files_only=True), True
     return folder, False
-
-
-def _online() -> bool:
-    """Whether the hub may be asked."""
-    from huggingface_hub import constants
-
-    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
-
-
-@cache
-def _answers(endpoint: str) -> bool:
-    """One request, because the hub's own client tries again for minutes before it says that there is no network."""
-    from huggingface_hub import get_session
-
-    try:
-        get_session().head(endpoint, timeout=WAIT)
-    except Exception:
-        return False
-    return True
 
 
 @contextmanager

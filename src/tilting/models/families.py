@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilting.errors import TiltingError
+from tilting.features.hub import online
 
 INDEX = "model_index.json"
 
@@ -50,9 +51,14 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
             raise TiltingError(f"{source} is not a diffusers pipeline: it has no {file}")
     else:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            path = Path(hf_hub_download(source, file))
+            path = Path(hf_hub_download(source, file, local_files_only=not online()))
+        except LocalEntryNotFoundError as error:
+            raise TiltingError(
+                f"cannot load the model {source!r}: it is neither a folder nor in the hub's cache, and the hub does not answer"
+            ) from error
         except (OSError, ValueError) as error:  # its own errors are of these, a missing file and no network among them
             raise TiltingError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tilting.features.hub import online
 from tilting.models.adapter import Adapter
 from tilting.models.families import family_of, left_out
 from tilting.types import TiltingError
@@ -39,12 +40,13 @@ def load_pipeline(
     if family.adapter == "StableDiffusion":
         without |= {"safety_checker": None, "requires_safety_checker": False}
     dtypes: Any = {"default": dtype, "vae": torch.float32}
+    local = Path(source).exists() or not online()
     try:
         with warnings.catch_warnings():
             # of torch_dtype, which older versions call for and is called dtype in newer
             warnings.simplefilter("ignore", FutureWarning)
             pipe = DiffusionPipeline.from_pretrained(
-                str(source), use_safetensors=True, torch_dtype=dtypes, local_files_only=Path(source).exists(), **without
+                str(source), use_safetensors=True, torch_dtype=dtypes, local_files_only=local, **without
             )
     except OSError as error:
         raise TiltingError(f"cannot load the model {str(source)!r}: {str(error).splitlines()[0]}") from error
