@@ -118,7 +118,8 @@ def ascent(scores: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     gradient = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if climbs else None
     if gradient is None:
         raise TiltingError(
-            "this reward has no gradient (it is black-box): set probes for zero-order gradients, or use code or bon"
+            "no gradient of this reward reaches the image (black-box, or detached inside?): set probes for zero-order "
+            "gradients, or use code or bon"
         )
     return _finite(gradient, rows)
 

@@ -45,7 +45,8 @@ def check_out(recipe: str, out: Path, small: bool, seed: int) -> None:
         raise TiltingError(f"{str(file)!r} is not of a recipe: move it away, or choose another --out") from None
     for key, now in (("recipe", recipe), ("small", small), ("seed", seed)):
         if made and made[key] != now:
-            raise TiltingError(f"{str(out)!r} holds a recipe with another {key} ({made[key]} there, {now} now)")
+            was = f"({made[key]} there, {now} now)"
+            raise TiltingError(f"{str(out)!r} holds a recipe with another {key} {was}: choose another --out")
 
 
 def command(recipe: str, out: Path, small: bool, seed: int) -> list[str]:
