@@ -14,10 +14,11 @@ from PIL import Image
 from tilting.cli import main
 from tilting.conditioning.columns import Ask, cut, parse_label, settle
 from tilting.conditioning.dataset import is_held_out
-from tilting.conditioning.images import Pictures, open_image, square
+from tilting.conditioning.images import Pictures, square
 from tilting.errors import TiltingError
 from tilting.experiments.condition.fit import read_data
 from tilting.experiments.condition.fit_config import resolve_fit
+from tilting.features.picture import open_rgb
 
 
 def picture(path: Path, level: int = 128, size: tuple[int, int] = (8, 8)) -> Path:
@@ -297,14 +298,14 @@ def test_pictures_are_upright_on_white_and_cut_to_their_middle(tmp_path):
     assert (square(wide, 4) == np.array([0, 0, 255])).all()
     clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
-    assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert open_rgb(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (6, 2), "green").save(tmp_path / "turned.jpg", exif=exif)
-    assert open_image(tmp_path / "turned.jpg").size == (2, 6)
+    assert open_rgb(tmp_path / "turned.jpg").size == (2, 6)
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(TiltingError, match="mode I;16"):
-        open_image(tmp_path / "deep.png")
+    with pytest.raises(TiltingError, match="more than 8 bits"):
+        open_rgb(tmp_path / "deep.png")
 
 
 def test_pictures_are_read_when_asked_for_and_kept_while_there_is_room(tmp_path):

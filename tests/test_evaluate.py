@@ -405,7 +405,7 @@ def broken(root, runs, what):
 
 
 BAD = [
-    ("missing", "lacks 'images/00003.png'"), ("corrupt", "00003.png' does not decode"), ("text", "not a picture"),
+    ("missing", "lacks 'images/00003.png'"), ("corrupt", "00003.png' cannot be read"), ("text", "cannot be read as a picture"),
     ("manifest", "corrupt"), ("outside", "outside it"), ("prompts", "different prompts"), ("unfinished", "7 of 8 images"),
 ]  # fmt: skip
 

@@ -15,9 +15,9 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from tilting.conditioning.columns import FEWEST, Ask, Column, cut, settle, why_empty
-from tilting.conditioning.images import open_image
 from tilting.conditioning.table import FOLDER_LABEL, Bad, Row, Table
 from tilting.errors import TiltingError, nearest
+from tilting.features.picture import open_rgb
 
 HELD_OUT = 0.2
 """The share that is held out (appendix D.1)."""
@@ -198,7 +198,7 @@ def check_pictures(records: Iterable[Record], bad: Bad, tick: Callable[[], objec
     good = []
     for record in records:
         try:
-            open_image(record.path)
+            open_rgb(record.path)
             good.append(record)
         except TiltingError as error:
             bad.add(record.where, f"the file {record.file!r} {error}")

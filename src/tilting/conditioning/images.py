@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+from tilting.features.picture import open_rgb, tensor_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,37 +16,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """What counts as a picture in a folder."""
-MODES = ("RGB", "RGBA", "L", "LA", "P")
-"""What PIL may call a picture that has one clean reading as RGB; what is transparent is put on white."""
 HELD = 2**30
 """Bytes of decoded pictures that are kept; the rest is decoded again in every epoch."""
-
-
-def open_image(path: Path) -> Image.Image:
-    """A picture as RGB, upright and wholly decoded; of several frames the first.
-
-    Raises:
-        TiltingError: a reason without the name of the file, for the caller says which row it is: missing, broken, or of a
-            mode that is not in `MODES`.
-    """
-    from PIL import Image, ImageOps
-
-    if not path.is_file():
-        raise TiltingError("is not there")
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            mode = opened.mode
-            image = ImageOps.exif_transpose(opened)
-            if "transparency" in image.info or mode in ("RGBA", "LA"):
-                clear = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-            image = image.convert("RGB")
-    except Exception as error:  # decoders of PIL raise nearly anything on a broken file
-        raise TiltingError("cannot be read as a picture") from error
-    if mode not in MODES:
-        raise TiltingError(f"is of PIL's mode {mode}, not RGB or grey of 8 bits")
-    return image
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -58,14 +30,6 @@ def square(image: Image.Image, size: int) -> np.ndarray:
         left, top = (image.width - side) / 2, (image.height - side) / 2
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     return np.array(image)
-
-
-def tensor_of(pixels: np.ndarray) -> Tensor:
-    """uint8 (..., h, w, 3) -> float (..., 3, h, w) in [0, 1]."""
-    import torch
-
-    # Contiguous: a strided batch ends in a convolution of 8 channels whose backward corrupts the heap (torch 2.13, CPU).
-    return torch.from_numpy(pixels).movedim(-1, -3).contiguous().float() / 255
 
 
 class Pictures:
@@ -95,7 +59,7 @@ class Pictures:
         if row in self._kept:
             return self._kept[row]
         try:
-            pixels = square(open_image(self.paths[row]), self.size)
+            pixels = square(open_rgb(self.paths[row]), self.size)
         except TiltingError as error:
             raise TiltingError(f"the picture {str(self.paths[row])!r} {error}") from error
         if len(self._kept) < self._room:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from tilting.conditioning.dataset import Record
-from tilting.conditioning.images import open_image, tensor_of
 from tilting.conditioning.table import Bad
 from tilting.errors import TiltingError
+from tilting.features.picture import open_rgb, tensor_of
 from tilting.rewards.build import build_one
 from tilting.rewards.check import checked
 from tilting.rewards.spec import Spec
@@ -44,7 +44,7 @@ def label_by(
     found = []
     for record in records:
         try:
-            image = tensor_of(np.array(open_image(record.path)))[None]
+            image = tensor_of(np.array(open_rgb(record.path)))[None]
         except TiltingError as error:
             bad.add(record.where, f"the file {record.file!r} {error}")
             image = None

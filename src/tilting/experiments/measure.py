@@ -12,9 +12,10 @@ from tilting.errors import TiltingError
 from tilting.experiments.evaluate.config import EvaluateConfig
 from tilting.experiments.evaluate.runs import Run, split_weight
 from tilting.features.clip import ClipEmbedder
+from tilting.features.picture import read_image
 from tilting.metrics import alignment
 from tilting.metrics.diversity import mean_distance, mean_pairwise
-from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches, read_image
+from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
 from tilting.metrics.judge import PocketJudge
 from tilting.models.words import read_prompt
 from tilting.rewards.build import build_one

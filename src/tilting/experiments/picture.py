@@ -10,54 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+from tilting.features.picture import open_rgb, tensor_of, upright
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-MODES = ("RGB", "RGBA", "L", "LA", "P")
-"""What PIL may call a picture that has one clean reading as RGB; what is transparent is put on white."""
-
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture as RGB, upright and wholly decoded.
-
-    Args:
-        path: a file that PIL reads; of several frames the first counts.
-
-    Raises:
-        TiltingError: no such file, not a picture, broken, empty, or of a mode that is not in `MODES`.
-    """
-    from PIL import Image
-
-    file = Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "is not there"
-        raise TiltingError(f"the picture {str(path)!r} of --image {what}")
+    """A picture as RGB, upright and wholly decoded. Raises TiltingError: what `tilting.features.picture.open_rgb` refuses."""
     try:
-        with Image.open(file) as opened:
-            opened.load()
-            return _upright(opened, f"the picture {str(path)!r}")
-    except TiltingError:
-        raise
-    except Exception as error:  # decoders of PIL raise nearly anything on a broken file
-        reason = getattr(error, "strerror", None)
-        raise TiltingError(f"the picture {str(path)!r} cannot be read" + (f": {reason}" if reason else "")) from None
-
-
-def _upright(opened: Image.Image, what: str) -> Image.Image:
-    """A decoded picture as RGB, turned as its EXIF says, on white. Raises TiltingError: empty, or of another mode."""
-    from PIL import Image, ImageOps
-
-    if opened.mode not in MODES:
-        raise TiltingError(f"{what} is {_named(opened.mode)}, not RGB: convert it and give it again")
-    if 0 in opened.size:
-        raise TiltingError(f"{what} has no pixels: {opened.width} x {opened.height}")
-    image = ImageOps.exif_transpose(opened)
-    if "transparency" in image.info or image.mode in ("RGBA", "LA"):
-        clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
-    return image.convert("RGB")
+        return open_rgb(path)
+    except TiltingError as error:
+        raise TiltingError(f"the picture {str(path)!r} of --image {error}") from error
 
 
 def read_picture(picture: str | Path | Image.Image, height: int, width: int) -> Tensor:
@@ -75,19 +40,19 @@ def read_picture(picture: str | Path | Image.Image, height: int, width: int) -> 
         TiltingError: what `open_picture` refuses.
     """
     import numpy as np
-    import torch
     from PIL import Image
 
-    image = open_picture(picture) if isinstance(picture, str | Path) else _upright(picture, "the picture")
+    image = open_picture(picture) if isinstance(picture, str | Path) else _given(picture)
     if image.size != (width, height):
         scale = min(image.width / width, image.height / height)
         left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
         box = (left, top, left + width * scale, top + height * scale)
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    return tensor_of(np.array(image))[None]
 
 
-def _named(mode: str) -> str:
-    """A mode of PIL for people."""
-    known = {"CMYK": "CMYK (for print)", "1": "black and white (1 bit)", "F": "of floating-point values", "YCbCr": "YCbCr"}
-    return known.get(mode, "of more than 8 bits a channel" if mode.startswith("I") else f"of the mode {mode}")
+def _given(picture: Image.Image) -> Image.Image:
+    try:
+        return upright(picture)
+    except TiltingError as error:
+        raise TiltingError(f"the picture {error}") from error

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tilting.errors import TiltingError
 from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
+from tilting.features.picture import read_image
 from tilting.metrics.judge import PocketJudge
 from tilting.models.words import POCKET
 
@@ -54,20 +54,6 @@ def clip_embedder(folder: str | None = None) -> tuple[str, ClipEmbedder]:
 def clip_features(name: str, embedder: ClipEmbedder) -> Extractor:
     """CLIP's image embeddings, L2-normalised."""
     return Extractor(f"{name} ({embedder.dim} features)", embedder.image)
-
-
-def read_image(path: str | Path) -> Tensor:
-    """A picture (3, h, w) float in [0, 1]. Raises TiltingError naming a file that is none."""
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        why = "not a picture" if type(error).__name__ == "UnidentifiedImageError" else str(error).splitlines()[0]
-        raise TiltingError(f"{str(path)!r} does not decode: {why}") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 
 def read_batches(paths: Iterable[str | Path], size: int = 32) -> Iterable[Tensor]:

@@ -7,15 +7,13 @@ Gatys et al. 2016 do. The two have different scales. Formula, layers and files: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from tilting.errors import TiltingError
 from tilting.features.clip import ClipEmbedder
 from tilting.features.gram import GramStyle
 from tilting.features.images import check_images
+from tilting.features.picture import read_image
 from tilting.features.vgg import load_vgg16
 from tilting.rewards.arguments import read_files
 from tilting.rewards.clip import POCKET_CLIP
@@ -41,19 +39,6 @@ class Gram:
         return -self.style(images) if len(images) else images.flatten(1).sum(1)
 
 
-def read_image(file: str | Path) -> Tensor:
-    """A picture file as (1, 3, h, w) in [0, 1], without its transparency. Raises TiltingError if it is none."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as picture:
-            rgb = picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise TiltingError(f"{str(file)!r} is no picture that can be read") from error
-    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2).float() / 255
-
-
 def gram(reference: str) -> Gram:
     """Nearness to the style of a picture.
 
@@ -64,6 +49,6 @@ def gram(reference: str) -> Gram:
         TiltingError: a file that is not there or not what it should be.
     """
     picture, weights = read_files("gram", reference, ("picture", "weights of VGG16"))
-    image = read_image(picture)
+    image = read_image(picture)[None]
     extractor = ClipEmbedder(POCKET_CLIP) if weights is None else load_vgg16(weights)
     return Gram(GramStyle(extractor, image), f"gram:{reference}")

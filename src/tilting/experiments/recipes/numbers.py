@@ -81,7 +81,7 @@ def evaluations(table: Table, drawn: DrawnTable, out: Path, quiet: bool) -> list
 
 def distance_to(picture: Path, folder: Path, manifest: Mapping[str, Any]) -> float:
     """Root mean square difference of pixels in [0, 1] to a picture, the mean over a run's images."""
-    from tilting.metrics.extract import read_image
+    from tilting.features.picture import read_image
 
     target = read_image(picture)
     apart = [(read_image(folder / record["file"]) - target).square().mean().sqrt().item() for record in manifest["images"]]

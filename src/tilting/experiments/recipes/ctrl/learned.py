@@ -7,7 +7,8 @@ frozen model's x0 as a LoRA sees the frozen network's features. It is trained by
 f is a function of (α_t, σ_t) whatever T, so the first half of the training steps is made on a chain of T / 4 steps, at a
 quarter of the cost. What kept trained laws short of g*'s was neither the network (which fits Lemma 2's drift closely) nor the
 objective (its gradient at g* is 0) but a rate too small for noisy gradients: Adam divides by the noise, so steps shrink with
-it, and a control that starts at 0 ends too weak. Batches are antithetic.
+it, and a control that starts at 0 ends too weak. At a rate that is high enough the end is noisy: the weights are the mean of
+those after each of the last steps (Polyak and Juditsky 1992). Batches are antithetic.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tilting.method import Method
 from tilting.sample import Problem, finish, sample
 from tilting.types import Denoise, Prediction, Time
 
+AVERAGED = 0.2
+"""Of the training steps, the last, whose weights are averaged."""
 Labelled = Callable[[Tensor, Tensor], Tensor]
 """(x_0 (m, 2), y (m,)) -> (m,): γ log p(y | x_0), or any reward over β."""
 
@@ -138,16 +141,19 @@ def learn(
     push = Push(width, seed)
     coarse = replace(chain, steps=min(chain.steps, max(6, chain.steps // 4)))
     optimiser = Falling(rate=rate, weight_decay=0.0, clip=10.0, steps=steps)
+    means = torch.optim.swa_utils.AveragedModel(push)
     training = Training(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
 
     def world_of(k: int, memory: object) -> World:
         return batch_of(coarse if k < steps // 2 else chain, push, terminal, labels, images, seed, k)
 
-    for report in train(training, objective, world_of, optimiser, steps):
+    for k, report in enumerate(train(training, objective, world_of, optimiser, steps)):
+        if k >= (1 - AVERAGED) * steps:
+            means.update_parameters(push)
         if see is not None:
             see(report.numbers)
-    push.requires_grad_(False)
-    return lambda y: shift(chain, pushed(chain, push, y))
+    mean = means.module.requires_grad_(False)
+    return lambda y: shift(chain, pushed(chain, mean, y))
 
 
 def guided(chain: Chain, method: Method, terminal: Callable[[Tensor], Tensor], count: int, seed: int) -> Tensor:

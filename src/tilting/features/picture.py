@@ -1,0 +1,79 @@
+"""The one reader of picture files: as RGB, upright as its EXIF says, on white where it is transparent, the first of several
+frames. Torch-free to import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tilting.errors import TiltingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+MODES = ("RGB", "RGBA", "L", "LA", "P")
+"""What PIL may call a picture that has one clean reading as RGB."""
+
+
+def open_rgb(path: str | Path) -> Image.Image:
+    """A file as an RGB picture, wholly decoded.
+
+    Raises:
+        TiltingError: a reason without the name of the file, for callers say which picture it is: not there, a folder, broken,
+            empty, or of a mode that is not in `MODES`.
+    """
+    from PIL import Image
+
+    file = Path(path)
+    if not file.is_file():
+        raise TiltingError("is a folder" if file.is_dir() else "is not there")
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+            return upright(opened)
+    except TiltingError:
+        raise
+    except Exception as error:  # decoders of PIL raise nearly anything on a broken file
+        reason = getattr(error, "strerror", None)
+        raise TiltingError("cannot be read as a picture" + (f": {reason}" if reason else "")) from error
+
+
+def upright(opened: Image.Image) -> Image.Image:
+    """A picture that PIL has decoded as RGB. Raises TiltingError, a reason alone: empty, or of another mode."""
+    from PIL import Image, ImageOps
+
+    if opened.mode not in MODES:
+        raise TiltingError(f"is {_named(opened.mode)}, not RGB: convert it and give it again")
+    if 0 in opened.size:
+        raise TiltingError(f"has no pixels: {opened.width} x {opened.height}")
+    image = ImageOps.exif_transpose(opened)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA"):
+        clear = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return image.convert("RGB")
+
+
+def tensor_of(pixels: np.ndarray) -> Tensor:
+    """uint8 (..., h, w, 3) -> float (..., 3, h, w) in [0, 1]."""
+    import torch
+
+    # Contiguous: a strided batch ends in a convolution of 8 channels whose backward corrupts the heap (torch 2.13, CPU).
+    return torch.from_numpy(pixels).movedim(-1, -3).contiguous().float() / 255
+
+
+def read_image(path: str | Path) -> Tensor:
+    """A picture (3, h, w) float in [0, 1]. Raises TiltingError naming a file that is none."""
+    import numpy as np
+
+    try:
+        return tensor_of(np.array(open_rgb(path)))
+    except TiltingError as error:
+        raise TiltingError(f"the picture {str(path)!r} {error}") from error
+
+
+def _named(mode: str) -> str:
+    """A mode of PIL for people."""
+    known = {"CMYK": "CMYK (for print)", "1": "black and white (1 bit)", "F": "of floating-point values", "YCbCr": "YCbCr"}
+    return known.get(mode, "of more than 8 bits a channel" if mode.startswith("I") else f"of the mode {mode}")
