@@ -21,9 +21,9 @@ from torch import Tensor
 import tilting as tl
 from tilting.features.clip import ClipEmbedder
 from tilting.features.linear_head import LinearHead
+from tilting.features.packaged import POCKET_CLIP
 from tilting.features.pixels import Pixels
 from tilting.rewards.aesthetic import Aesthetic
-from tilting.rewards.clip import POCKET_CLIP
 from tilting.types import Reward
 
 

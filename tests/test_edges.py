@@ -152,6 +152,9 @@ UNMEANT = [
     ("codex", {"window": (0.3, 0.7)}, "window"),
     ("codex", {"share": "medoids"}, "did you mean 'medoid'"),
     ("codex", {"share": "medoid", "clusters": -2}, "clusters"),
+    ("codex", {"clusters": 2}, "codex.clusters are those of codex.share=medoid or mean"),
+    ("codex", {"share": "winner", "gradient_block": 2}, "leave codex.gradient_block unset"),
+    ("das", {"adaptive": True, "temper": 0.01}, "leave das.temper unset"),
     ("mpgd", {"window": (math.nan, 0.0)}, "window"),
     ("ug", {"backward": -1}, "backward"),
     ("tfg", {"steps": -1}, "steps"),
@@ -178,3 +181,36 @@ def test_settings_made_in_python_are_checked_as_those_of_the_command_line(name, 
 def test_a_window_is_high_and_low(window):
     with pytest.raises(TiltingError, match="window"):
         Every(1, window)
+
+
+class Together(Red):
+    """A reward of the whole batch."""
+
+    batch_dependent = True
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reward": Together()}, "compares the images of a batch"),
+        ({"reference": torch.zeros(2, 3, 4, 4)}, "2 references"),
+        ({"reference": torch.full((1, 3, 4, 4), 255.0)}, r"floats in \[0, 1\]"),
+        ({"reference": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}, r"floats in \[0, 1\]"),
+        ({"reference": torch.zeros(1, 3, 8, 8)}, "the reference must be"),
+    ],
+)
+def test_what_a_plan_cannot_draw_is_refused_before_it_is(options, words):
+    with pytest.raises(TiltingError, match=words):
+        plan(Model(), identities(["a fox"], 0, 3), presets.base(), **{"reward": REWARD, **options})  # type: ignore[arg-type]
+
+
+def test_latents_are_of_every_image_and_not_beside_a_picture(small):
+    import tilting as tl
+
+    shape = (2, *small.latent_shape)
+    for latents, more, words in (
+        (torch.zeros(3, *shape[1:]), {}, "latents must be"), (torch.zeros(1, *shape[1:]), {}, "latents must be"),
+        (torch.zeros(shape), {"image": torch.zeros(1, *small.image_shape)}, "not both"),
+    ):  # fmt: skip
+        with pytest.raises(TiltingError, match=words):
+            tl.generate(small, ["a fox"], images=2, steps=2, latents=latents, **more)

@@ -19,7 +19,8 @@ from PIL import Image
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.experiments.evaluate.config import resolve_evaluate
-from tilting.experiments.evaluate.runs import setup, split_weight
+from tilting.experiments.evaluate.runs import setup
+from tilting.rewards.spec import parse_specs, split_weight
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
@@ -480,3 +481,37 @@ def test_parts_of_runs(runs):
         resolve_evaluate({"out": "o"})
     assert split_weight("clip=2") == ("clip", 2.0) and split_weight("my.py:f") == ("my.py:f", 1.0)
     assert split_weight("classify:m#a=b") == ("classify:m#a=b", 1.0)
+    assert split_weight("likelihood:FIT#bright=0") == ("likelihood:FIT#bright=0", 1.0)
+    assert split_weight("likelihood:FIT#bright=0=2") == ("likelihood:FIT#bright=0", 2.0)
+    assert split_weight("http://h/s?a=2") == ("http://h/s?a=2", 1.0)
+
+
+def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
+    """A network that a reward reads is no judge of it; a run does not go on when a file that it stands on is another one."""
+    from tilting.experiments.evaluate.rows import networks_of
+    from tilting.experiments.folder import digests_of
+
+    monkeypatch.chdir(tmp_path)
+    for name, net in (
+        ("cnn", {"name": "cnn"}),
+        ("mlp", {"name": "mlp", "embedder": None}),
+        ("far", {"name": "mlp", "embedder": "owner/clip"}),
+    ):
+        Path(name).mkdir()
+        schema = {"label": "bright", "kind": "classes", "classes": ["0", "1"]}
+        (Path(name) / "classifier.json").write_text(json.dumps({"schema": schema, "network": net}))
+        (Path(name) / "classifier.safetensors").write_bytes(name.encode())
+    Path("ref.png").write_bytes(b"1")
+    for spec, read in (
+        ("jpeg", set()), ("clip", {"pocket-clip"}), ("style:noto", {"pocket-clip"}), ("gram:ref.png", {"pocket-clip"}),
+        ("diversity", {"pocket-clip"}), ("aesthetic", {"openai/clip-vit-large-patch14"}), ("likelihood:cnn#bright=0", set()),
+        ("likelihood:mlp#bright=0", {"pocket-clip"}), ("likelihood:far#bright=0", {"owner/clip"}), ("gone.py:f", set()),
+    ):  # fmt: skip
+        assert networks_of({spec: 1.0}) == read, spec
+    watched = ("gram:ref.png", "likelihood:cnn#bright=0", "style")
+    before = digests_of(parse_specs(watched))
+    assert all(one["sha256"] for one in before)
+    Path("ref.png").write_bytes(b"2")
+    Path("cnn/classifier.safetensors").write_bytes(b"another")
+    after = digests_of(parse_specs(watched))
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, True]

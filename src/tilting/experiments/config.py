@@ -191,11 +191,21 @@ def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateC
     specs = parse_specs(wanted)
     if not specs and config.method != "base":
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
+    for spec in specs:
+        if spec.name in CATALOG and CATALOG[spec.name].together:
+            raise of_a_batch(spec.text)
     if config.preset().climbs:
         for spec in specs:
             if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
                 raise black_box(config.method, spec.text)
     return replace(config, reward=tuple(wanted))
+
+
+def of_a_batch(reward: str) -> TiltingError:
+    """The refusal of a reward that compares images with each other: pictures would depend on the batch size."""
+    return TiltingError(
+        f"{reward!r} compares the images of a batch, and no picture may depend on those beside it: it is for `tilting finetune`"
+    )
 
 
 def black_box(method: str, reward: str) -> TiltingError:

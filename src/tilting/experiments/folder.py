@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.models.words import POCKET
+from tilting.features.digest import DIGITS, digest
+from tilting.rewards.reads import files_of
 from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
@@ -22,29 +23,15 @@ def image_name(number: int) -> str:
     return f"images/{number:05d}.png"
 
 
-def digest(place: Path) -> str | None:
-    """The first 16 hex digits of the sha256 over a file, or over a folder's safetensors files in order of their paths."""
-    files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
-    if not files:
-        return None
-    sha = hashlib.sha256()
-    for file in files:
-        sha.update(file.read_bytes())
-    return sha.hexdigest()[:16]
-
-
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
-    """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
-    rewards = []
-    for spec in specs:
-        if spec.is_file:
-            place: Path | None = Path(spec.name)
-        elif spec.name == "clip":
-            place = Path(spec.argument) if spec.argument else POCKET.parent / "pocket-clip"
-        else:
-            place = POCKET.parent / "pocket-clip" if spec.name == "style" else None
-        rewards.append({"name": spec.text, "sha256": digest(place) if place else None})
-    return rewards
+    """Of each reward its name, and a digest of the files that its values stand on (None where there are none to know)."""
+    return [{"name": spec.text, "sha256": _together([digest(place) for place in files_of(spec)])} for spec in specs]
+
+
+def _together(digests: Sequence[str | None]) -> str | None:
+    """One digest is itself, several are hashed again."""
+    known = [one for one in digests if one is not None]
+    return known[0] if len(known) == 1 else hashlib.sha256(" ".join(known).encode()).hexdigest()[:DIGITS] if known else None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -77,16 +77,19 @@ def draw(
         model: what draws.
         plan: from `plan`.
         reward: the score, required by every method but ``base``; see `generate`.
-        latents: x_T of every image (len(plan.who), ...), instead of keyed noise.
+        latents: x_T of every image (len(plan.who), ...), instead of keyed noise; not beside a reference.
         device: where the latents live; the model's own by default.
 
     Raises:
+        TiltingError: latents of another shape, or beside a reference.
         RewardError: with the image's identity in its text, if the reward fails.
     """
     reward = reward_of(reward)
     place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
     most = max(plan.method.particles, *plan.method.counts, 1)
     size = max(1, plan.batch_size // most)
+    if latents is not None:
+        _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
     variants: Callable | None = getattr(plan.preset, "variants", None)
     clean = None
@@ -131,6 +134,13 @@ def draw(
             bad = who[min(error.row, len(who) - 1)]
             raise RewardError(f"{error} (image {bad.index} of {bad.prompt!r}, seed {bad.seed})", error.row) from error
         yield Drawn(who, images, total, rewards, counts + Counts(seconds=time.perf_counter() - begun))
+
+
+def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:
+    if plan.reference is not None:
+        raise TiltingError("give latents or a picture to start from, not both: a picture is noised by keyed noise")
+    if tuple(latents.shape) != shape:
+        raise TiltingError(f"latents must be {shape}, not {tuple(latents.shape)}")
 
 
 @dataclass(frozen=True)

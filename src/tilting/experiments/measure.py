@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilting.errors import TiltingError
 from tilting.experiments.evaluate.config import EvaluateConfig
-from tilting.experiments.evaluate.runs import Run, split_weight
+from tilting.experiments.evaluate.runs import Run
 from tilting.features.clip import ClipEmbedder
 from tilting.features.picture import read_image
 from tilting.metrics import alignment
@@ -20,7 +20,7 @@ from tilting.metrics.judge import PocketJudge
 from tilting.models.words import read_prompt
 from tilting.rewards.build import build_one
 from tilting.rewards.check import checked
-from tilting.rewards.spec import parse_spec
+from tilting.rewards.spec import parse_spec, split_weight
 
 KINDS = ("concept", "style", "background")
 

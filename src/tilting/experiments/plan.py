@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from tilting.experiments.config import of_a_batch
 from tilting.experiments.given import preset_of, reward_of
 from tilting.experiments.settings import check_settings
 from tilting.method import Method, check
@@ -85,6 +86,8 @@ def plan(
     """
     preset, reward = preset_of(preset), reward_of(reward)
     check_settings(preset)
+    if getattr(reward, "batch_dependent", False):
+        raise of_a_batch(getattr(reward, "name", "reward"))
     steps = model.usual_steps if steps is None else steps
     cfg = model.usual_cfg if cfg is None else cfg
     eta = float(getattr(preset, "usual_eta", 1.0)) if eta is None else eta
@@ -94,8 +97,8 @@ def plan(
         raise TiltingError(f"strength must be above 0 and at most 1, not {strength}")
     if preset.name == "sdedit" and reference is None:
         raise TiltingError("sdedit starts from a picture: give one by --image")
-    if reference is not None and tuple(reference.shape[1:]) != tuple(model.image_shape):
-        raise TiltingError(f"the reference must be {tuple(model.image_shape)}, not {tuple(reference.shape[1:])}")
+    if reference is not None:
+        _check_reference(reference, model, len(who))
     grid = model.schedule.grid(steps)
     if hasattr(preset, "usual_eta") and eta == 1 and reference is None and grid[0].alpha == 0:
         raise TiltingError(
@@ -111,5 +114,16 @@ def plan(
             f"{method.name} scales its gradient by the CFG correction, and {model.name!r}, which is told its scale, has one"
             f" with a negative prompt only: give one, or set {method.name}.rule to plain"
         )
+    if method.final == "all":
+        raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
     return replace(made, method=method)
+
+
+def _check_reference(reference: Tensor, model: Model, count: int) -> None:
+    if tuple(reference.shape[1:]) != tuple(model.image_shape):
+        raise TiltingError(f"the reference must be {tuple(model.image_shape)}, not {tuple(reference.shape[1:])}")
+    if len(reference) not in (1, count):
+        raise TiltingError(f"{len(reference)} references are neither one for all nor one for each of {count} images")
+    if not reference.is_floating_point() or not (reference.min() >= 0 and reference.max() <= 1):
+        raise TiltingError("the reference must be of floats in [0, 1]")

@@ -12,10 +12,11 @@ from tilting.experiments import folder as files
 from tilting.experiments.config import GenerateConfig, black_box
 from tilting.experiments.picture import read_picture
 from tilting.experiments.run_folder import RunFolder
+from tilting.features.packaged import POCKET_JUDGE
 from tilting.models import load
 from tilting.models.lora_file import INPUTS
 from tilting.models.placement import FULL
-from tilting.models.words import POCKET, load_words, read_prompt
+from tilting.models.words import load_words, read_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     if reward is not None and config.preset().climbs and not reward.differentiable:
         raise black_box(config.method, reward.name)
     judge = None
-    if config.model == "pocket" and (POCKET.parent / "pocket-judge" / "config.json").is_file():
+    if config.model == "pocket" and (POCKET_JUDGE / "config.json").is_file():
         from tilting.metrics.judge import PocketJudge
 
         judge = PocketJudge().score

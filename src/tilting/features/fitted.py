@@ -22,9 +22,8 @@ from tilting.errors import TiltingError, nearest
 from tilting.features.clip import ClipEmbedder
 from tilting.features.headed import HeadedClassifier
 from tilting.features.images import check_images
+from tilting.features.packaged import POCKET_CLIP
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, read_config, read_schema
-
-POCKET_CLIP = Path(__file__).parents[1] / "assets" / "pocket-clip"
 
 
 class Block(nn.Module):

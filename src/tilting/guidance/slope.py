@@ -230,7 +230,8 @@ class Estimator:
         points = torch.stack([x[:, None] + size * z, x[:, None] - size * z], 2).flatten(0, 2)
         index = torch.arange(len(x), device=x.device).repeat_interleave(2 * n)
         rows = site.rows[index]
-        pieces = zip(points.split(site.chunk), rows.split(site.chunk), index.split(site.chunk), strict=True)
+        most = max(1, site.chunk // self.samples)  # a smoothed score is of so many copies
+        pieces = zip(points.split(most), rows.split(most), index.split(most), strict=True)
         scores = torch.cat([score(*piece) for piece in pieces]).reshape(len(x), n, 2).to(x)
         weight = (scores[..., 0] - scores[..., 1]) / (2 * size)
         return (weight.reshape(len(x), n, *[1] * (x.dim() - 1)) * z).mean(1)

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
+from tilting.features.packaged import POCKET_CLIP
 from tilting.features.picture import read_image
 from tilting.metrics.judge import PocketJudge
-from tilting.models.words import POCKET
 
-POCKET_CLIP = POCKET.parent / "pocket-clip"
 """The CLIP of drawings that comes with the package."""
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from tilting.errors import TiltingError
 from tilting.features.images import check_images
 from tilting.features.judge import JudgeNet, load_judge
-from tilting.models.words import POCKET, Words, load_words, read_prompt
+from tilting.features.packaged import POCKET_JUDGE
+from tilting.models.words import Words, load_words, read_prompt
 
-POCKET_JUDGE = POCKET.parent / "pocket-judge"
 """The judge that comes with the package."""
 
 

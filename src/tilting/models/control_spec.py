@@ -10,7 +10,6 @@ Safetensors and json only: nothing in it executes code, so that a user's own fun
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError, nearest
+from tilting.features.digest import digest
 from tilting.features.schema import Schema
 from tilting.models.lora_file import FILE as LORA_FILE
 
@@ -71,14 +71,9 @@ class ControlInfo:
         return target if schema.kind == "classes" else (target - schema.shift) / schema.scale
 
 
-def sha(path: Path) -> str:
-    """The first 16 hex digits of a file's sha256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def description(info: ControlInfo, folder: Path) -> str:
     """The text of control.json for weights that lie in a folder."""
-    files = {name: sha(folder / name) for name in WEIGHTS}
+    files = {name: digest(folder / name) for name in WEIGHTS}
     return json.dumps({**asdict(info), "files": files}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -100,7 +95,7 @@ def read_control(place: str | Path) -> ControlInfo:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise TiltingError(f"{str(path)!r} is not the description of a control") from None
     for name in WEIGHTS:
-        if not (folder / name).is_file() or sha(folder / name) != files.get(name):
+        if not (folder / name).is_file() or digest(folder / name) != files.get(name):
             raise TiltingError(f"the control in {str(place)!r} is not whole: {name} is not the file it was saved with")
     return info
 

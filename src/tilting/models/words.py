@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-POCKET = Path(__file__).parent.parent / "assets" / "pocket"
+from tilting.features.packaged import POCKET
 
 
 @dataclass(frozen=True)

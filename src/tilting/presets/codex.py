@@ -66,6 +66,10 @@ class CoDeX(Climbing):
         one_of("codex.source", self.source, ("paper", "code"))
         if self.share == "winner" and self.tau:
             raise TiltingError("codex.share=winner moves one greedy winner: leave codex.tau unset")
+        if self.share == "winner" and self.gradient_block is not None:
+            raise TiltingError("codex.share=winner moves the winner of every selection: leave codex.gradient_block unset")
+        if self.clusters and self.share not in ("medoid", "mean"):
+            raise TiltingError(f"codex.clusters are those of codex.share=medoid or mean, and codex.share is {self.share}")
         code = self.source == "code"
         how = self._estimator(through="decoder" if code else "denoiser")
         block = block_of(self.block, steps, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from tilting.errors import TiltingError
 from tilting.presets.common import Climbing
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Das(Twisted):
     def build(self, steps: int) -> Method:
         from tilting.select import Smc
 
+        if self.adaptive and self.temper is not None:
+            raise TiltingError("das.adaptive raises λ by the effective sample size: leave das.temper unset")
         temper = 2 ** (1 / max(1.0, 0.87 * steps)) - 1 if self.temper is None else self.temper
         temper = None if self.adaptive else temper
         return self._method("das", Smc(self.beta, self.share, temper=temper, adaptive=self.adaptive, scheme="ssp"))

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
-from tilting.models.words import POCKET
+from tilting.features.packaged import POCKET_CLIP
 
-POCKET_CLIP = POCKET.parent / "pocket-clip"
 """The CLIP of drawings that comes with the package."""
 
 

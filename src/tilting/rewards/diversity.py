@@ -16,8 +16,8 @@ from torch import Tensor
 from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
 from tilting.features.lpips import Lpips, load_lpips
+from tilting.features.packaged import POCKET_CLIP
 from tilting.rewards.arguments import read_files
-from tilting.rewards.clip import POCKET_CLIP
 
 
 @dataclass(frozen=True)

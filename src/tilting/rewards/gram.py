@@ -13,10 +13,10 @@ from torch import Tensor
 from tilting.features.clip import ClipEmbedder
 from tilting.features.gram import GramStyle
 from tilting.features.images import check_images
+from tilting.features.packaged import POCKET_CLIP
 from tilting.features.picture import read_image
 from tilting.features.vgg import load_vgg16
 from tilting.rewards.arguments import read_files
-from tilting.rewards.clip import POCKET_CLIP
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Entry(NamedTuple):
         argument: what may follow the colon, "" when nothing may.
         options: keywords the factory is called with.
         needs: what it cannot be built without: "weights" on disk or on the hub, "argument" after the colon, or both.
+        together: whether the value of an image depends on those beside it in the batch.
     """
 
     module: str
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
     argument: str = ""
     options: tuple[tuple[str, bool], ...] = ()
     needs: str = ""
+    together: bool = False
 
 
 _HERE = "tilting.rewards"
@@ -79,7 +81,7 @@ CATALOG: dict[str, Entry] = {
         needs="argument",
     ),
     "diversity": Entry(
-        f"{_HERE}.diversity", "diversity", "unlike the rest of its batch", "mean distance", True, "vgg16[#lpips]"
+        f"{_HERE}.diversity", "diversity", "unlike the rest of its batch", "mean distance", True, "vgg16[#lpips]", together=True
     ),
     "aesthetic": Entry(
         f"{_HERE}.aesthetic",
@@ -153,8 +155,12 @@ def catalog() -> dict[str, Entry]:
     return dict(CATALOG)
 
 
-def _weight(text: str) -> tuple[str, float]:
-    """What precedes a trailing ``=WEIGHT``, and the weight; a tail that is no number belongs to the argument."""
+def split_weight(text: str) -> tuple[str, float]:
+    """What precedes a trailing ``=WEIGHT``, and the weight, 1 by default.
+
+    A tail that is no number belongs to the argument, and so does the value of an address's last parameter or of a
+    likelihood's label. Raises TiltingError for a weight that is no finite number.
+    """
     own = OWN.match(text)
     start = own.end() if own else 0
     head, equals, tail = text[start:].rpartition("=")
@@ -202,7 +208,7 @@ def parse_spec(text: str) -> Spec:
     text = text.strip()
     if not text:
         raise TiltingError("a reward is empty; write NAME[:ARGUMENT][=WEIGHT], such as clip or style:noto=0.5")
-    body, weight = _weight(text)
+    body, weight = split_weight(text)
     if URL.match(text):
         return Spec("http", arguments.check_url(body), weight, text)
     file = FILE.fullmatch(body)

@@ -11,8 +11,8 @@ from torch import Tensor
 from tilting.errors import TiltingError, nearest
 from tilting.features.clip import ClipEmbedder, StyleHead
 from tilting.features.images import check_images
+from tilting.features.packaged import POCKET_CLIP
 from tilting.models.words import load_words, read_prompt
-from tilting.rewards.clip import POCKET_CLIP
 
 FALLBACK = "noto"
 """The style asked of a prompt that names none."""

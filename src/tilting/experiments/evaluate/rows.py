@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from tilting.errors import TiltingError
 from tilting.experiments.evaluate.distances import NAMES, interval_of, shown, with_means
 from tilting.experiments.evaluate.runs import CHANGES, Run, Setup
 from tilting.experiments.measure import Instruments, Measured, rows_by_prompt
@@ -12,6 +14,8 @@ from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
 from tilting.metrics.statistics import Interval
 from tilting.metrics.verdict import decide
+from tilting.rewards.reads import clip_of
+from tilting.rewards.spec import parse_spec
 
 
 def _finite(values: Sequence[float], prompts: Sequence[str]) -> tuple[list[float], list[str]]:
@@ -93,12 +97,9 @@ def networks_of(weights: Mapping[str, float]) -> set[str]:
     """The CLIPs that rewards read, by the name `Instruments.clip_name` has for them."""
     found = set()
     for spec in weights:
-        name, _, argument = spec.partition(":")
-        if name == "clip":
-            found.add(argument or "pocket-clip")
-        elif name == "style" or (name == "gram" and "#" not in argument) or (name == "diversity" and not argument):
-            found.add("pocket-clip")
-    return found
+        with suppress(TiltingError):  # its files may have gone since it was drawn with
+            found.add(clip_of(parse_spec(spec)))
+    return {name for name in found if name is not None}
 
 
 def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: Instruments) -> dict[str, Any] | None:

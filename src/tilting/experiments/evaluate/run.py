@@ -26,8 +26,8 @@ from tilting.rewards.spec import CATALOG
 
 FEW = 10
 """Prompts below which a percentile bootstrap is known to be too narrow."""
-NEVER = {"http", "diversity"}
-"""Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); diversity is of its batch."""
+NEVER = {"http", *(name for name, entry in CATALOG.items() if entry.together)}
+"""Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); some are of a batch."""
 
 if TYPE_CHECKING:
     from tilting.experiments.measure import Measured

@@ -11,6 +11,7 @@ from typing import Any
 from tilting.errors import TiltingError
 from tilting.experiments.evaluate.config import EvaluateConfig
 from tilting.experiments.folder import read_manifest
+from tilting.rewards.spec import split_weight
 
 SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
@@ -20,15 +21,6 @@ CHANGES = ("lora", "control", "classifier")
 """Options by which method base draws from another model than the base model."""
 SETTINGS = ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength")
 """What a run of the base model shares with the runs it is compared with."""
-
-
-def split_weight(spec: str) -> tuple[str, float]:
-    """A reward's spec without its weight, and the weight: a trailing ``=<number>``, 1 by default."""
-    head, equals, tail = spec.rpartition("=")
-    try:
-        return (head, float(tail)) if equals and head else (spec, 1.0)
-    except ValueError:
-        return spec, 1.0
 
 
 @dataclass(frozen=True)

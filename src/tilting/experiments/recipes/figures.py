@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.grid import comparison_grid
 from tilting.experiments.recipes.canvas import COLOURS, GREY, save, side_by_side
+from tilting.rewards.spec import split_weight
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,12 +9,12 @@ from typing import Any
 
 from tilting.experiments.evaluate.config import EvaluateConfig
 from tilting.experiments.evaluate.run import evaluate
-from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.recipes.draw import DrawnTable
 from tilting.experiments.recipes.published import published, published_row
 from tilting.experiments.recipes.tables import Claim, Row, Table
 from tilting.experiments.recipes.verdicts import verdict
 from tilting.metrics.statistics import paired_bootstrap
+from tilting.rewards.spec import split_weight
 
 Key = tuple[int, str, int]
 """Which of a row's runs, the prompt, and the index within it."""

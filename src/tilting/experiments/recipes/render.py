@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tilting.experiments.evaluate.runs import split_weight
 from tilting.experiments.recipes.numbers import columns_of
 from tilting.experiments.recipes.page import NONE, figures, number, shown, table, tried
 from tilting.experiments.recipes.published import UNITS
+from tilting.rewards.spec import split_weight
 
 Row = Mapping[str, Any]
 

@@ -12,9 +12,9 @@ from functools import cache
 from torch import Tensor
 
 from tilting.features.clip import ClipEmbedder
+from tilting.features.packaged import POCKET_CLIP
 from tilting.metrics.judge import PocketJudge
 from tilting.models.words import load_words, write_prompt
-from tilting.rewards.clip import POCKET_CLIP
 
 TARGET = "cat"
 

@@ -1,0 +1,33 @@
+"""Which weights were these? A digest of a file, or of all the weights in a folder, computed once a process. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+DIGITS = 16
+"""Hexadecimal digits of a sha256 that are kept."""
+
+
+def digest(place: Path) -> str | None:
+    """The first 16 hex digits of the sha256 over a file, or over a folder's safetensors files in order of their paths.
+
+    None where there is neither.
+    """
+    files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
+    if not files:
+        return None
+    stamps = [file.stat() for file in files]
+    return _digest(tuple((str(file.resolve()), s.st_mtime_ns, s.st_size) for file, s in zip(files, stamps, strict=True)))
+
+
+@lru_cache(maxsize=256)
+def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Of files as they were written last; they are read in pieces, for a model's need not fit into memory."""
+    sha = hashlib.sha256()
+    for path, _, _ in files:
+        with Path(path).open("rb") as file:
+            while part := file.read(1 << 24):
+                sha.update(part)
+    return sha.hexdigest()[:DIGITS]

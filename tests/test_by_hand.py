@@ -1,0 +1,135 @@
+"""What a line does, by hand: one move, one update, one draw, where a slip would still steer somewhere."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_finetune import Drift, make, moved
+from test_finetune import run as tune
+from test_sampler import FLOW, problem, run, who
+
+import tilting as tl
+from tilting import presets, rng
+from tilting.engines.optimise import Optimise, log_norm
+from tilting.finetune.objectives import draft_k, refl
+from tilting.guidance.slope import Estimator, Site
+from tilting.method import Method
+from tilting.sample import Problem
+from tilting.select import Multinomial
+from tilting.types import Prediction
+
+
+def test_a_winner_draws_from_where_its_gradient_took_it(mixture):
+    """Of one stream the winner is the stream: CoDeX's gradients after selecting are its gradients before."""
+    p = problem(mixture, 8, 3)
+    winner, every, without = (
+        run(p, preset.build(8))[0].x
+        for preset in (
+            presets.codex(1, block=2, share="winner", window=(1.0, 0.0)),
+            presets.codex(1, block=2, gradient_block=2, window=(1.0, 0.0)),
+            presets.code(1, block=2),
+        )
+    )
+    assert torch.allclose(winner, every, atol=1e-12)
+    assert not torch.allclose(winner, without, atol=1e-3)
+
+
+def test_uniforms_are_of_their_image_step_and_purpose():
+    draws = [rng.uniform(who(2), 4, 1), rng.uniform(who(2), 4, 2), rng.uniform(who(2), 4, 1, "final")]
+    assert len({tuple(row) for row in torch.cat(draws).tolist()}) == 6
+    assert torch.equal(draws[0][1:], rng.uniform(who(2)[1:], 4, 1))
+
+
+def test_a_temperature_falls_geometrically_to_its_end():
+    assert [Multinomial(1.0, 0.01).temperature(done) for done in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.1, 0.01])
+
+
+def test_a_smoothed_probe_keeps_to_the_chunk(mixture):
+    """Two probes of four copies each, both ways: never more than eight estimates are scored at once."""
+    sizes = []
+
+    def value(x0, rows):
+        sizes.append(len(x0))
+        return x0.sum(1)
+
+    model = problem(mixture, 4)
+    site = Site(
+        torch.zeros(3, 2, dtype=torch.float64), model.grid[1], torch.arange(3), model.denoise, value, 1.0,
+        lambda purpose, count: torch.randn(3, count, 2, dtype=torch.float64), 8,
+    )  # fmt: skip
+    Estimator(probes=2, samples=4, radius=0.5).clean(site, site.x)
+    assert max(sizes) == 8
+    assert sum(sizes) == 3 * 2 * 2 * 4
+
+
+def optimised(engine: Optimise, shape=(5,), slope=0.0) -> list[torch.Tensor]:
+    """x_T of every iteration: the chain is one step whose estimate is its noise."""
+    seen = []
+
+    def value(x0, rows):
+        seen.append(x0.detach().clone())
+        return slope * x0.sum(1)
+
+    p = Problem(
+        lambda x, t, rows: Prediction(x, x, 0 * x), FLOW.grid(1), who(2), shape, value, 0.0, 1.0, 8, dtype=torch.float64
+    )
+    run(p, Method("reno", engine=engine))
+    return seen
+
+
+def test_reno_climbs_the_prior_of_its_noise():
+    """Nesterov's first update is (1 + .9) lr g, g = w ∇ log p(|x|) = w ((d - 1) / |x|² - 1) x."""
+    first, second = optimised(Optimise(2, 0.1, "nesterov", 0.5, None))
+    slope = 0.5 * ((5 - 1) / first.square().sum(1, keepdim=True) - 1) * first
+    assert torch.allclose(second - first, 1.9 * 0.1 * slope)
+    assert (log_norm(second) > log_norm(first)).all()
+
+
+def test_doodl_stays_on_the_sphere_of_noise():
+    first, second, third = optimised(Optimise(3, 0.1, "adam", 0.0, None, renormalise=True), slope=1.0)
+    for x in (second, third):
+        assert torch.allclose(x.norm(dim=1), torch.full((2,), math.sqrt(5), dtype=torch.float64))
+    assert (second.sum(1) / second.norm(dim=1) > first.sum(1) / first.norm(dim=1)).all()
+
+
+def test_prompt_draws_each_template(small):
+    """Every stream is drawn with its own words and scored by the plain ones."""
+    drawn, scored = [], []
+
+    class Heard:
+        def __getattr__(self, name):
+            return getattr(small, name)
+
+        def denoiser(self, prompts, *more):
+            drawn.append(list(prompts))
+            return small.denoiser(prompts, *more)
+
+    def score(images, prompts):
+        scored.extend(prompts)
+        return images.mean((1, 2, 3))
+
+    tl.generate(Heard(), ["a fox"], reward=score, method=presets.prompt("{}; a beautiful {};{} at night"), steps=2)
+    assert drawn == [["a fox", "a beautiful fox", "a fox at night"]]
+    assert set(scored) == {"a fox"}
+
+
+def test_refl_takes_any_of_its_last_steps_and_no_other(mixture):
+    steps = {
+        loss.numbers["from_step"]
+        for k in range(60)
+        for loss in refl(last=3)(make(mixture, moved(Drift()), images=2, steps=6, step=k))
+    }
+    assert steps == {3.0, 4.0, 5.0}
+
+
+def test_steps_skipped_in_a_row_are_remembered_over_a_restart(mixture, tmp_path):
+    """A run of broken steps is not begun anew by stopping: ten in a row end it, six before the restart and four after."""
+
+    def broken(x0, rows):
+        return x0.sum(1) * float("nan")
+
+    tune(draft_k(1), mixture, 12, value=broken, folder=tmp_path, until=6)
+    with pytest.raises(tl.TiltingError, match="10 steps in a row"):
+        tune(draft_k(1), mixture, 12, value=broken, folder=tmp_path)
