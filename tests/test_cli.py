@@ -137,7 +137,10 @@ def test_prompt_files(name, content, capsys, tmp_path):
 
 BAD_YAML = [
     ("stepz: 4", "did you mean 'steps'"), ("steps: true", "whole number"), ("eta: .nan", "finite"), ("steps: [", "not YAML"),
-    ("- a", "mapping"), ("steps: 4\nsteps: 5", "twice"), ("set: {codex.tua: 1}", "did you mean 'codex.tau'"),
+    ("- a", "mapping"), ("steps: 4\nsteps: 5", "twice"),
+    ("negative_prompt: a\nnegative-prompt: b", "'negative-prompt' is given twice"),
+    ("codex.tau: 0.1\nset: {codex: {tau: 0.2}}", "'codex.tau' is given twice"),
+    ("set: {codex.tua: 1}", "did you mean 'codex.tau'"),
     ("reward: 3", "reward"), ("prompts: [1]", "text"), ("!!python/object/apply:os.system ['true']", "not YAML"),
 ]  # fmt: skip
 

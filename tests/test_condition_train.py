@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 import torch
 from small import bright_fit
-from test_finetune_processes import free_port
+from test_finetune_processes import LAUNCH
 
 import tilting as tl
 from tilting import rng
@@ -244,8 +244,8 @@ def test_two_processes_are_one(here, folder):
     """The embedding's gradient is averaged: within 1e-4 of one process after three steps, in float32."""
     code = "import sys; from tilting.cli import main; sys.exit(main())"
     (here / "run.py").write_text(code)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "run.py"]
-    done = subprocess.run([sys.executable, *launcher, *words(folder, "two")], cwd=here, capture_output=True, text=True)
+    command = [sys.executable, *LAUNCH, "run.py", *words(folder, "two")]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert main(words(folder, "one")) == 0
     from safetensors.torch import load_file

@@ -8,7 +8,6 @@ tensors of the two processes agree bit for bit.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,10 +60,9 @@ def fit(name: str, rank: int, count: int, reduce=None, gather=None, broken: int 
     return lines, torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
-def worker(rank: int, count: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def worker(rank: int, count: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=count)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
 
     def reduce(value):
         value = value.detach().clone()
@@ -88,16 +86,14 @@ def worker(rank: int, count: int, port: int, folder: str) -> None:
     os._exit(0)  # gloo's threads may outlive the group, and end an orderly interpreter with SIGABRT
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+"""Two processes, which find a port of their own."""
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("pair"), free_port()
-    torch.multiprocessing.spawn(worker, (2, port, str(folder)), nprocs=2)
+    folder = tmp_path_factory.mktemp("pair")
+    torch.multiprocessing.spawn(worker, (2, str(folder)), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -131,9 +127,10 @@ def test_the_command_over_two_processes_is_the_command_over_one(tmp_path):
     code = "import sys; from tilting.cli import main; sys.exit(main())"
     (tmp_path / "r.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")  # smooth, unlike bytes
     (tmp_path / "run.py").write_text(code)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    for name, extra in (("two", launcher), ("one", [])):
-        done = subprocess.run([sys.executable, *extra, "run.py", *words, name], cwd=tmp_path, capture_output=True, text=True)
+    for name, extra in (("two", LAUNCH), ("one", ())):
+        done = subprocess.run(
+            [sys.executable, *extra, "run.py", *words, name], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
     one, two = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) == 2

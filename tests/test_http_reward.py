@@ -76,7 +76,7 @@ def test_a_server_that_hangs_is_given_up(drips):
         begun = time.monotonic()
         with pytest.raises(RewardError, match=r"did not answer within 0\.3 s \(2 attempts\)") as caught:
             http(server.url, timeout=0.3, attempts=2, pause=0.01)(images(), PROMPTS)
-        assert 0.6 <= time.monotonic() - begun < 2
+        assert 0.6 <= time.monotonic() - begun < 4  # the server would hang or drip for five seconds and more
     assert server.url in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -96,3 +96,15 @@ def test_user_files_that_do_not_load(file, tmp_path):
             user(spec)
     x = images(2)
     torch.testing.assert_close(user(f"{tmp_path}/good.py:f")(x, PROMPTS[:2]), x.mean((1, 2, 3)) - 0.5)
+
+
+def test_a_file_runs_once_for_all_its_functions_and_again_when_it_is_written(tmp_path):
+    file, count = tmp_path / "mine.py", tmp_path / "count"
+    text = f"open({str(count)!r}, 'a').write('x')\ndef a(images, prompts): return images.mean((1, 2, 3))\nb = a\n"
+    file.write_text(text)
+    for name in ("a", "b", "a"):
+        user(f"{file}:{name}")
+    assert count.read_text() == "x"
+    file.write_text(text + "c = a\n")
+    user(f"{file}:c")
+    assert count.read_text() == "xx"

@@ -40,7 +40,10 @@ _HOME = {
 }  # fmt: skip
 
 
-_ROOMS = ("presets", "rewards", "schedule", "sample", "select", "models", "metrics", "guidance", "rng", "weights")
+_ROOMS = (
+    "presets", "rewards", "schedule", "sample", "select", "models", "metrics", "guidance", "rng", "weights", "method", "state",
+    "types", "engines", "features", "conditioning",
+)  # fmt: skip
 
 
 class _Finetune(ModuleType):

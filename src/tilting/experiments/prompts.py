@@ -64,7 +64,7 @@ def _txt(text: str, file: Path) -> list[str]:
 
 def _jsonl(text: str, file: Path) -> list[str]:
     out = []
-    for i, line in enumerate(text.rstrip().splitlines()):
+    for i, line in enumerate(text.rstrip().split("\n")):  # not splitlines: JSON may hold U+2028
         try:
             row = json.loads(line)
         except ValueError:

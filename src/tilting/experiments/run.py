@@ -63,7 +63,7 @@ def load_parts(config: GenerateConfig) -> Parts:
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device")
+    free = ("out", "unused", "image", "device", "batch-size")  # a picture does not depend on the batch it was drawn in
     inside = "images"
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):

@@ -46,22 +46,31 @@ def read_yaml(path: str | Path, options: Sequence[str]) -> dict[str, Any]:
     for key, value in raw.items():
         name = str(key).replace("_", "-")
         if "." in name and not name.startswith("."):
-            given = found.setdefault("set", {})
-            if isinstance(given, dict):
-                given[str(key)] = value
+            _once(file, key, found.get("set", {}))
+            found["set"] = {**found.get("set", {}), str(key): value}
             continue
         if name not in known:
             raise TiltingError(f"{file}: there is no option {str(key)!r}{nearest(name, known)}")
         if name == "set":
             if value is not None and not isinstance(value, dict):
                 raise TiltingError(f"{file}: set must be a mapping such as codex.tau: 0.001")
-            found["set"] = {**found.get("set", {}), **flat(value or {})}
+            settings = flat(value or {})
+            for setting in settings:
+                _once(file, setting, found.get("set", {}))
+            found["set"] = {**found.get("set", {}), **settings}
         else:
+            _once(file, name, found)
             found[name] = value
     for switch in SWITCHES:
         if not isinstance(found.get(switch, False), bool):
             raise TiltingError(f"{file}: {switch} must be true or false, not {found[switch]!r}")
     return found
+
+
+def _once(file: Path, name: Any, found: Mapping[str, Any]) -> None:
+    """Refuse what was given before under another spelling: negative_prompt, codex.tau beside set."""
+    if str(name) in found:
+        raise TiltingError(f"{file}: {str(name)!r} is given twice")
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,9 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -95,16 +97,9 @@ def _beside(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder))
 
 
-def user(spec: str) -> UserReward:
-    """Load ``file.py:function``; the file runs now, as Python, and nothing else of it is looked at.
-
-    Raises:
-        TiltingError: no such file or function, or the file does not run.
-    """
-    file, _, function = spec.rpartition(":")
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise TiltingError(f"there is no file {file!r} for the reward {spec!r}")
+@lru_cache(maxsize=64)
+def _run(path: Path, file: str, stamp: tuple[int, int]) -> ModuleType:
+    """The module of a file, run once however many of its functions are rewards; anew if it was written since."""
     module_name = f"tilting_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     found = importlib.util.spec_from_file_location(module_name, path)
     if found is None or found.loader is None:
@@ -117,6 +112,21 @@ def user(spec: str) -> UserReward:
     except Exception as error:
         del sys.modules[module_name]
         raise TiltingError(f"{file!r} does not run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def user(spec: str) -> UserReward:
+    """Load ``file.py:function``; the file runs now, as Python, and nothing else of it is looked at.
+
+    Raises:
+        TiltingError: no such file or function, or the file does not run.
+    """
+    file, _, function = spec.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise TiltingError(f"there is no file {file!r} for the reward {spec!r}")
+    stamp = path.stat()
+    module = _run(path, file, (stamp.st_mtime_ns, stamp.st_size))
     if not hasattr(module, function):
         own = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
         raise TiltingError(f"{file!r} has no function {function!r}{nearest(function, own) if own else ''}")

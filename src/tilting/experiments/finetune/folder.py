@@ -98,7 +98,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON lines with a step; one that a kill has torn, and what follows it, is left out."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # JSON may hold U+2028
             try:
                 row = json.loads(line)
             except ValueError:
