@@ -41,6 +41,8 @@ def main() -> None:
         ("style word obeyed", "style_top1"), ("background colour obeyed", "background_top1"),
     ]  # fmt: skip
     table = "\n".join(f"| {label} | {percent(real[k])} | {percent(known[k])} | {percent(new[k])} |" for label, k in rows)
+    words = json.loads((ASSETS / "pocket" / "words.json").read_text())
+    unseen = len(words["held_out"]) / (len(words["concepts"]) * len(words["styles"]) * len(words["colours"]))
     logged = e.get("training", {})
     numbers = {part: {k: v for k, v in t["last"].items() if k not in ("step", "seconds")} for part, t in logged.items()}
     steps = "\n".join(
@@ -62,7 +64,7 @@ and its mathematics, not in its pictures.
   parameters), CLIP text encoder of 2 layers ({p["text_encoder"]:,}), UNet ({p["unet"]:,}), DDIM scheduler with zero terminal
   SNR, trailing spacing and v-prediction. fp16 safetensors; all assets together {e["bytes"] / 1e6:.1f} MB.
 - Prompts: "a fox", "a fox, noto style", "a fox on a blue background", "a fox on a blue background, noto style".
-  `words.json` lists the vocabulary and the {percent(0.1)} of (concept, style, colour) triples that training never showed.
+  `words.json` lists the vocabulary and the {percent(unseen)} of (concept, style, colour) triples that training never showed.
 - Beside it: `pocket-clip`, a CLIP ({p["clip"]:,} parameters) with a style head, the reward; and `pocket-judge`, a
   convolutional
   classifier ({p["judge"]:,}) with another seed and split, the judge. The judge is never a reward.

@@ -3,6 +3,7 @@
 set -eu
 cd "$(dirname "$0")"
 export PYTHONPATH=../../src
+mkdir -p work
 python=${PYTHON:-../../.venv/bin/python}
 for part in ${PARTS:-vae unet clip judge}; do
   $python train_$part.py ${STEPS:-} >> work/$part.log 2>&1

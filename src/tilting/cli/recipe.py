@@ -21,7 +21,7 @@ def recipe(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which; without, a list.", show_default=False)] = None,
     out: Out = None,
-    small: Annotated[bool | None, option("--small", help="Two prompts and six steps: a minute, to try it.")] = None,
+    small: Annotated[bool | None, option("--small", help="As little of it as makes a table: a minute, to try it.")] = None,
     seed: Seed = None,
     config: Config = None,
     print_config: PrintConfig = False,

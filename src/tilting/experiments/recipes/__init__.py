@@ -105,7 +105,7 @@ RECIPES: dict[str, Recipe] = {
         "CTRL, sections 4 and 5", f"{_HERE}.ctrl.theory:run", seeded=False,
     ),
     "ctrl-table2": Recipe(
-        "four classes of JPEG size: CTRL, guidance and classifier-free fine-tuning on the same pictures", f"{CTRL}, Fig. 2",
+        "four classes of JPEG size: CTRL, guidance and classifier-free fine-tuning from the same labels", f"{CTRL}, Fig. 2",
         f"{_HERE}.ctrl.table2:run",
     ),
     "ctrl-table3": Recipe(
