@@ -36,10 +36,32 @@ def test_a_plain_function_is_a_reward(pipe):
     alone = tl.generate(pipe, "a fox", warm, steps=3).manifest["images"][0]["reward"]
     assert record["reward"] >= alone  # particle 0 starts from the noise of base
     who = tl.identities(["a fox"], 0, 1)
-    drawn: Any = list(tl.draw(pipe, tl.plan(pipe, who, "bon", warm, steps=3), warm))[-1]
+    drawn: Any = list(tl.draw(pipe, tl.plan(pipe, who, "bon", warm, steps=3)))[-1]
     assert drawn.rewards["warm"] == drawn.reward
     with pytest.raises(tl.TiltingError, match="differentiable"):
         tl.generate(pipe, "a fox", warm, "dps", steps=2)
+
+
+def test_a_preset_is_taken_apart_and_drawn_with(pipe):
+    """CoDe built by its preset with the last word given to the first particle: its x is that of the stream itself."""
+    from dataclasses import replace
+
+    whole = tl.presets.code(particles=2).build(4)
+    same = tl.generate(pipe, "a fox", warm, whole, steps=4)
+    assert torch.equal(same.images, tl.generate(pipe, "a fox", warm, tl.presets.code(particles=2), steps=4).images)
+    alone = tl.generate(pipe, "a fox", warm, replace(whole, select=None, final="first"), steps=4)
+    assert torch.allclose(alone.images, tl.generate(pipe, "a fox", steps=4).images, atol=1e-4)  # drawn in a batch of two
+    with pytest.raises(tl.TiltingError, match="final 'all'"):
+        tl.generate(pipe, "a fox", warm, replace(whole, final="all"), steps=4)
+
+
+def test_a_step_shows_its_particles(pipe):
+    request = tl.plan(pipe, tl.identities(["a fox"], 0, 2), "bon", warm, steps=3)
+    *steps, last = tl.draw(pipe, request)
+    assert [s.state.x.shape for s in steps] == [(2, 4, *pipe.latent_shape)] * 3
+    pictures = pipe.decode(steps[-1].state.x.flatten(0, 1)).unflatten(0, (2, 4))
+    for mine, among in zip(last.images, pictures, strict=True):
+        assert (mine - among).flatten(1).abs().amax(1).min() < 1e-5
 
 
 def test_a_function_that_says_so_gives_its_gradient(pipe):

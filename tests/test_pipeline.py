@@ -93,4 +93,4 @@ def test_reward_errors_name_the_image(model):
 
     who = identities(["a fox"], seed=4, images=3)
     with pytest.raises(tl.RewardError, match=r"image 2 of 'a fox', seed 4"):
-        list(draw(model, plan(model, who, tl.presets.bon(particles=1), Broken(), steps=2), Broken()))
+        list(draw(model, plan(model, who, tl.presets.bon(particles=1), Broken(), steps=2)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tilting import sample as loop
-from tilting.experiments.given import picture_of, preset_of, reward_of
+from tilting.experiments.given import picture_of
 from tilting.experiments.plan import Model as Model
 from tilting.experiments.plan import Plan as Plan
 from tilting.experiments.plan import identities as identities
@@ -24,8 +24,10 @@ from tilting.experiments.plan import plan as plan
 from tilting.experiments.prompts import check_prompts
 from tilting.experiments.score import Counts as Counts
 from tilting.experiments.score import Scorer, finish
+from tilting.method import Method
 from tilting.presets import Preset
 from tilting.rng import Identity
+from tilting.state import State
 from tilting.types import Reward, RewardError, TiltingError
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Step(NamedTuple):
         group, groups: which group, of how many.
         step, steps: draws made in it, of how many.
         reward: mean estimate over the group's particles when the method looked, else None.
+        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents, ``state.prediction`` what was seen.
     """
 
     group: int
@@ -46,6 +49,7 @@ class Step(NamedTuple):
     step: int
     steps: int
     reward: float | None
+    state: State
 
 
 @dataclass(frozen=True)
@@ -68,15 +72,13 @@ class Drawn:
 
 
 def draw(
-    model: Model, plan: Plan, reward: Reward | str | Callable | None = None, latents: Tensor | None = None,
-    device: torch.device | str | None = None,
+    model: Model, plan: Plan, latents: Tensor | None = None, device: torch.device | str | None = None,
 ) -> Iterator[Step | Drawn]:  # fmt: skip
     """Run a plan. Yields a Step after every draw and a Drawn after every group.
 
     Args:
         model: what draws.
         plan: from `plan`.
-        reward: the score, required by every method but ``base``; see `generate`.
         latents: x_T of every image (len(plan.who), ...), instead of keyed noise; not beside a reference.
         device: where the latents live; the model's own by default.
 
@@ -84,7 +86,6 @@ def draw(
         TiltingError: latents of another shape, or beside a reference.
         RewardError: with the image's identity in its text, if the reward fails.
     """
-    reward = reward_of(reward)
     place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
     most = max(plan.method.particles, *plan.method.counts, 1)
     size = max(1, plan.batch_size // most)
@@ -101,7 +102,7 @@ def draw(
         prompts = [i.prompt for i in who]
         worded = prompts if variants is None else [text for prompt in prompts for text in variants(prompt)]
         given = None if latents is None else latents[g * size : g * size + len(who)]
-        scorer = None if reward is None else Scorer(model, reward, prompts)
+        scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
         counts = Counts()
         try:
             with torch.no_grad():
@@ -124,7 +125,7 @@ def draw(
                 state, info = drawn
                 counts += Counts(info.evaluations, info.values, info.values)
                 mean = None if info.value is None else info.value.mean().item()
-                yield Step(g, len(groups), info.step, plan.ticks, mean)
+                yield Step(g, len(groups), info.step, plan.ticks, mean, state)
             with torch.no_grad():
                 images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
                 counts += paid
@@ -191,7 +192,7 @@ def records_of(drawn: Drawn, judge: Callable[[Tensor, list[str]], Tensor] | None
 
 def generate(
     model: Model, prompts: str | Sequence[str], reward: Reward | str | Callable | None = None,
-    method: Preset | str | None = None, steps: int | None = None, cfg: float | None = None, eta: float | None = None,
+    method: Preset | Method | str | None = None, steps: int | None = None, cfg: float | None = None, eta: float | None = None,
     seed: int = 0, images: int = 1, negative: str = "", batch_size: int = 16, latents: Tensor | None = None,
     image: Tensor | Image.Image | str | Path | None = None, strength: float = 0.6,
 ) -> Result:  # fmt: skip
@@ -202,7 +203,8 @@ def generate(
         prompts: one or several.
         reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
             -> (b,), black-box unless ``function.differentiable`` is True; only ``base`` needs none.
-        method: a preset such as ``tilting.presets.codex(particles=4)``, or its name; default ``base``.
+        method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
+            one that a preset built with a part replaced; default ``base``.
         steps, cfg, eta: sampler settings; default the model's own, eta 1.
         seed: of the run; images are keyed by (seed, prompt, index).
         images: per prompt.
@@ -219,11 +221,10 @@ def generate(
     if images < 1:
         raise TiltingError(f"images must be at least 1, not {images}")
     who = identities(prompts, seed, images)
-    reward, preset = reward_of(reward), preset_of(method)
     reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
-    request = plan(model, who, preset, reward, steps, cfg, eta, negative, batch_size, reference, strength)
+    request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size, reference, strength)
     pictures, records, counts = [], [], Counts()
-    for event in draw(model, request, reward, latents):
+    for event in draw(model, request, latents):
         if isinstance(event, Drawn):
             pictures.append(event.images)
             records += records_of(event)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.picture import read_picture
+from tilting.method import Method
 from tilting.presets import PRESETS, Base, Preset
+from tilting.presets.common import Unguided
 from tilting.types import Reward
 
 if TYPE_CHECKING:
@@ -41,8 +43,26 @@ def reward_of(reward: Reward | str | Callable[[Tensor, list[str]], Any] | None) 
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
 
 
-def preset_of(method: Preset | str | None) -> Preset:
-    """A method from itself, or from its name with its defaults; ``base`` for None. Raises TiltingError."""
+class Composed(Unguided):
+    """A method composed by hand, as a preset: the same for a run of any number of steps.
+
+    Attributes:
+        method: what it builds.
+    """
+
+    paper, cost = "composed by hand", "see `tilting.method.Method.cost`"
+
+    def __init__(self, method: Method):
+        self.method, self.name = method, method.name
+
+    def build(self, steps: int) -> Method:
+        return self.method
+
+
+def preset_of(method: Preset | Method | str | None) -> Preset:
+    """A preset from itself, from its name with its defaults, or from a `Method`; ``base`` for None. Raises TiltingError."""
+    if isinstance(method, Method):
+        return Composed(method)
     if isinstance(method, str):
         if method not in PRESETS:
             raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")

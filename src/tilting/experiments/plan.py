@@ -60,6 +60,7 @@ class Plan:
     method: Method = field(default=Method("base"))
     reference: Tensor | None = None
     strength: float = 1.0
+    reward: Reward | None = None
 
     @property
     def steps_run(self) -> int:
@@ -73,8 +74,8 @@ class Plan:
 
 
 def plan(
-    model: Model, who: Sequence[Identity], preset: Preset | str | None = None, reward: Reward | str | Callable | None = None,
-    steps: int | None = None, cfg: float | None = None, eta: float | None = None, negative: str = "", batch_size: int = 16,
+    model: Model, who: Sequence[Identity], preset: Preset | Method | str | None = None,
+    reward: Reward | str | Callable | None = None, steps: int | None = None, cfg: float | None = None, eta: float | None = None, negative: str = "", batch_size: int = 16,
     reference: Tensor | None = None, strength: float = 0.6,
 ) -> Plan:  # fmt: skip
     """Fill in what is unset and refuse what cannot work, before anything is drawn.
@@ -104,7 +105,9 @@ def plan(
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
-    made = Plan(tuple(who), preset, steps, cfg, eta, negative, batch_size, reference=reference, strength=strength)
+    made = Plan(
+        tuple(who), preset, steps, cfg, eta, negative, batch_size, reference=reference, strength=strength, reward=reward
+    )
     method = preset.build(made.steps_run)
     if reference is not None:
         method = method.begun_at(made.steps_run / steps)

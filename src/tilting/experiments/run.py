@@ -208,7 +208,7 @@ def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
     request = plan_missing(place, parts)
     place.begin()
     with _Progress(request, quiet) as progress:
-        for event in draw(parts.model, request, parts.reward):
+        for event in draw(parts.model, request):
             if isinstance(event, Drawn):
                 place.add(event, [numbers[w] for w in event.who], parts.judge)
                 progress.reward(place.summary["reward_mean"])

@@ -214,7 +214,7 @@ def condition_sample(
     pictures: list[Tensor] = []
     records: list[dict[str, Any]] = []
     counts = Counts()
-    for event in draw(made.model, request, made.reward):
+    for event in draw(made.model, request):
         if isinstance(event, Drawn):
             pictures.append(event.images)
             records += note(records_of(event), event.images, kl, made.tests)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +153,7 @@ def learn(
             means.update_parameters(push)
         if see is not None:
             see(report.numbers)
-    mean = means.module.requires_grad_(False)
+    mean = cast(Push, means.module.requires_grad_(False))
     return lambda y: shift(chain, pushed(chain, mean, y))
 
 
