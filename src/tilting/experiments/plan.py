@@ -75,8 +75,8 @@ class Plan:
 
 def plan(
     model: Model, who: Sequence[Identity], preset: Preset | Method | str | None = None,
-    reward: Reward | str | Callable | None = None, steps: int | None = None, cfg: float | None = None, eta: float | None = None, negative: str = "", batch_size: int = 16,
-    reference: Tensor | None = None, strength: float = 0.6,
+    reward: Reward | str | Callable | None = None, steps: int | None = None, cfg: float | None = None,
+    eta: float | None = None, negative: str = "", batch_size: int = 16, reference: Tensor | None = None, strength: float = 0.6,
 ) -> Plan:  # fmt: skip
     """Fill in what is unset and refuse what cannot work, before anything is drawn.
 
