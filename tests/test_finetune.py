@@ -26,12 +26,13 @@ from tilting.finetune.objectives import (
     refl,
 )  # fmt: skip
 from tilting.finetune.objectives.policy import buffered_advantage, group_advantage
+from tilting.finetune.objectives.supervised import denoising_error, draw
 from tilting.finetune.rollout import density_steps, rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import World
 from tilting.models.mixture import MixtureModel
 from tilting.rng import Identity
-from tilting.schedule import Schedule, scaled_linear
+from tilting.schedule import Schedule, predict, scaled_linear
 from tilting.types import Prediction
 
 ZERO = Schedule("v_prediction", scaled_linear(zero_snr=True))
@@ -66,7 +67,7 @@ def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step
     who = [Identity(seed, f"prompt {i % prompts}", step * images + i) for i in range(images)]
     return World(
         denoise, base, denoise, base, value or (lambda x0, rows: x0 @ AIM), ZERO.grid(steps), who, (2,), eta, step, seed,
-        dtype=torch.float64, **options,
+        dtype=torch.float64, **{"kind": ZERO.kind, **options},
     )  # fmt: skip
 
 
@@ -364,6 +365,66 @@ def test_every_objective_trains_where_there_is_no_float64(name):
         assert [report.skipped for report in reports] == [None, None]
         found.append([report.numbers for report in reports])
     assert found[0] == found[1]
+
+
+# Fits of the model's own samples
+
+
+def test_what_fits_samples_has_the_gradient_of_pre_training(mixture):
+    """Of the network's own output against its own target, by hand; at t = 1 of a flow too, where an error of ε has none."""
+    clean = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for schedule in (ZERO, Schedule("flow"), Schedule("epsilon", scaled_linear()), Schedule("sample", scaled_linear())):
+        kind, output = schedule.kind, torch.full((2,), 0.3, dtype=torch.float64, requires_grad=True)
+
+        def plain(x, t, rows, kind=kind, output=output):
+            return Prediction(*predict(kind, output.expand_as(x), x, t), torch.zeros_like(x))
+
+        for t in schedule.grid(4)[:-1]:
+            world = replace(make(mixture, None, images=6, kind=kind), grid=[t, schedule.grid(4)[-1]])
+            noise = world.noise(0, "fit0")
+            target = {
+                "epsilon": noise,
+                "v_prediction": t.alpha * noise - t.sigma * clean,
+                "flow": noise - clean,
+                "sample": clean,
+            }
+            wanted = (output - target[kind]).square().mean(1)
+            found = denoising_error(plain, clean, world.rows, world)
+            slopes = [torch.autograd.grad(e.mean(), output, retain_graph=True)[0] for e in (found, wanted)]
+            assert torch.allclose(found, wanted) and torch.allclose(*slopes) and slopes[1].abs().min() > 1e-3
+
+
+def test_a_pair_of_equal_rewards_is_no_preference(mixture):
+    """It weighs nothing and is counted; what is preferred weighs what it would alone."""
+    net = moved(Drift())
+
+    def found(value, images):
+        world = make(mixture, net, images=4, prompts=2, value=lambda x0, rows: value[: len(x0)])
+        world = replace(world, who=[world.who[i] for i in images])
+        return gradient(dpo(beta=20.0), world, net), next(iter(dpo(beta=20.0)(world))).numbers["tied"]
+
+    ranks = torch.tensor([1.0, 2.0, 3.0, 3.0], dtype=torch.float64)
+    alone, none = found(ranks, [0, 2])
+    half, one = found(ranks, [0, 2, 1, 3])
+    tied, both = found(torch.ones(4, dtype=torch.float64), [0, 2, 1, 3])
+    assert (none, one, both) == (0.0, 0.5, 1.0)
+    assert torch.allclose(half, alone / 2, rtol=1e-12) and alone.abs().max() > 0 == tied.abs().max()
+
+
+def test_winner_and_loser_share_time_and_noise(mixture):
+    """As in the published code of Diffusion-DPO; two pairs do not."""
+    world, seen = make(mixture, moved(Drift()), images=8), []
+
+    def plain(x, t, rows):
+        seen.append(((x - t.alpha * clean[rows]) / t.sigma, t))
+        return world.plain(x, t, rows)
+
+    clean, _ = draw(world)
+    list(dpo(times=2)(replace(world, plain=plain, base_plain=plain)))
+    for noise, _ in seen:
+        win, lose = noise.chunk(2)
+        assert torch.allclose(win, lose) and not torch.allclose(win[0], win[1])
+    assert torch.allclose(seen[0][0], seen[1][0]) and not torch.allclose(seen[0][0], seen[2][0])
 
 
 # Every objective learns, and what stops it

@@ -322,6 +322,10 @@ def gradients(run, world):
     return torch.cat([p.grad.flatten() for p in run.training.parameters.values()])
 
 
+def test_a_fit_of_samples_is_of_the_networks_own_output(pocket):
+    assert tuning(pocket, ["a fox"], Bright(), steps=2, rank=2).batches(0, {}).kind == pocket.schedule.kind == "v_prediction"
+
+
 def test_the_base_model_stays_the_base_model_when_steps_are_made_again(pocket):
     """KL to a base that is the same network with its LoRA off: checkpointed steps give the gradient that held ones give, which
     is that of a separate copy of the base network."""
