@@ -135,6 +135,14 @@ BAD = [
     (("a fox", "--objective", "grpo", "--batch-size", "6"), "use 8"),
     (("a fox", "--objective", "draft", "--batch-size", "3", "--accumulate", "2"), "2 parts by --accumulate"),
     (("a fox", "--objective", "ddpo", "--accumulate", "2"), "accumulate"),
+    (("a fox", "--objective", "ddpo", "--set", "ddpo.advantage=group"), "use grpo"),
+    (
+        ("a fox", "--objective", "ddpo", "--set", "ddpo.ratio=false", "--set", "ddpo.epochs=2"),
+        "ddpo.epochs and ddpo.chunks at 1",
+    ),
+    (("a fox", "--objective", "alignprop", "--set", "alignprop.kl=0.1", "--steps", "1"), "alignprop.kl needs at least 2 steps"),
+    (("a fox", "--objective", "draft", "--set", "draft.kl=0.1", "--steps", "1"), "draft.kl needs at least 2 steps"),
+    (("a fox", "--init-lora", "DIR", "--parts", "attn1"), "leave --parts out"),
     (("a fox", "--reward", "jpeg"), "use --objective ddpo"),
     (("a fox", "--parts", "attn3"), "did you mean 'attn"),
     (("a fox", "--rank", "0"), "rank must be at least 1"),
@@ -247,6 +255,7 @@ def test_yaml_a_lora_to_go_on_from_and_trackers(here, capsys):
     assert main(["finetune", "--config", "c.yaml", "--print-config", "--lr", "0.001"]) == 0
     shown = capsys.readouterr().out
     assert "lr: 0.001" in shown and "draft.kl: 0.5" in shown and "eta: 1.0" in shown and "rank: null" in shown
+    assert "parts: null" in shown  # those of the first LoRA, whatever they are
     (here / "d.yaml").write_text(shown)
     assert main(["finetune", "--config", "d.yaml", "--out", "next", "--quiet"]) == 0
     row = read_lines(here / "next" / "metrics.jsonl")[0]
@@ -365,5 +374,11 @@ def test_python_refuses_what_the_command_line_refuses(pocket):
         tl.finetune(pocket, "a fox", Box(), train_steps=1)
     with pytest.raises(TiltingError, match="does not divide"):
         tl.finetune(pocket, "a fox", Bright(), OBJECTIVES["grpo"](), train_steps=1, batch_size=6)
+    for name in ("ddpo", "grpo", "rwr", "raft", "dpo", "dpok"):
+        with pytest.raises(TiltingError, match=f"accumulate .* {name} looks at whole ones"):
+            tl.finetune(pocket, "a fox", Bright(), OBJECTIVES[name](), train_steps=1, batch_size=8, accumulate=2)
+    for name in ("draft", "draft-k", "alignprop"):
+        with pytest.raises(TiltingError, match=f"{name}.kl needs eta above 0 and at least 2 steps"):
+            tl.finetune(pocket, "a fox", Bright(), OBJECTIVES[name](kl=0.1), train_steps=1, batch_size=1, steps=1, rank=2)
     with pytest.raises(TiltingError, match="empty"):
         tl.finetune(pocket, " ", Bright(), ddpo(), train_steps=1)

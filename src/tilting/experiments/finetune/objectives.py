@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.settings import typed
+from tilting.finetune.refusals import check_policy
 
 GRADIENT = ("draft", "draft-k", "draft-lv", "refl", "alignprop", "dpg", "adjoint")
 """Objectives that need a differentiable reward."""
@@ -102,11 +103,16 @@ def usual_eta(objective: str, settings: dict[str, Any]) -> float:
     return 0.0 if deterministic else 1.0
 
 
-def check_eta(objective: str, settings: dict[str, Any], eta: float) -> None:
-    """Refuse a deterministic chain where steps need a density. Raises TiltingError."""
-    if eta > 0:
-        return
-    if objective in DENSITY:
-        raise TiltingError(f"{objective} needs eta above 0 (1 is usual): a deterministic step has no probability")
-    if settings.get("kl", 0.0) > 0:
-        raise TiltingError(f"{objective}.kl needs eta above 0 (1 is usual): a deterministic chain has no density")
+def check_settings(objective: str, settings: dict[str, Any]) -> None:
+    """Refuse settings that do not go together. Raises TiltingError."""
+    updates = settings.get("epochs", 1) * settings.get("chunks", 1)
+    check_policy(objective, settings.get("advantage", ""), group_of(settings), settings.get("ratio", True), updates)
+
+
+def check_chain(objective: str, settings: dict[str, Any], eta: float, steps: int) -> None:
+    """Refuse a chain without a density where one is asked for. Raises TiltingError."""
+    who = objective if objective in DENSITY else f"{objective}.kl" if settings.get("kl", 0.0) > 0 else None
+    if who and eta == 0:
+        raise TiltingError(f"{who} needs eta above 0 (1 is usual): a deterministic chain has no density")
+    if who and steps == 1:
+        raise TiltingError(f"{who} needs at least 2 steps: the last one has no density")

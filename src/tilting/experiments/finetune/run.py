@@ -78,7 +78,7 @@ def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
     reward = thinned(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
     return tuning(
         parts.model, config.prompts, reward, config.made_objective(), config.optimiser(), config.steps, config.eta,
-        config.cfg, config.batch_size, config.rank, config.parts, config.seed, config.negative_prompt, config.accumulate,
+        config.cfg, config.batch_size, config.rank, config.parts or (), config.seed, config.negative_prompt, config.accumulate,
         parts.start, engine, config.learn, parts.inputs, diversity(config.diversity) if config.diversity else None,
     )  # fmt: skip
 

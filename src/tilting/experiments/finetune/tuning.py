@@ -20,6 +20,7 @@ from tilting.experiments.plan import Model
 from tilting.finetune.checkpoint import Saved
 from tilting.finetune.loop import Group, Optimiser, Training, train
 from tilting.finetune.objectives import draft_lv
+from tilting.finetune.refusals import check_accumulate
 from tilting.finetune.world import Objective, World
 from tilting.models.adapt import adapted
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
@@ -166,6 +167,7 @@ def tuning(
     objective, engine = objective or draft_lv(), engine or Engine.of(model)
     if objective.needs_gradient and not reward.differentiable:
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
+    check_accumulate(objective.name, objective.needs_gradient, accumulate)
     unit = objective.group * engine.count * accumulate
     if batch_size < 1 or batch_size % unit:
         raise TiltingError(f"batch_size {batch_size} does not divide into {unit} (groups x processes x parts): use {unit}")

@@ -58,10 +58,10 @@ class Draft:
             raise TiltingError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
     def __call__(self, world: World) -> Iterator[Loss]:
-        if self.kl and world.eta == 0:
-            raise TiltingError("the path KL needs eta > 0: a deterministic chain has no density")
         # With a KL the steps without density, the last, are the frozen model's: K counts those that can be trained.
         trained = len(density_steps(world)) if self.kl else world.steps
+        if not trained:
+            raise TiltingError(f"{self.name}.kl needs eta above 0 and at least 2 steps: a deterministic chain has no density")
         mask = torch.ones(world.steps, dtype=torch.bool, device="cpu")
         mask[:trained] = self.truncation.mask(trained, world.generator("truncation"))
         path = rollout(world, mask, kl=bool(self.kl))
