@@ -298,6 +298,18 @@ def test_early_stopping_keeps_the_best(here):
     assert not stopped([{"judge": j} for j in (1.0, 0.5, 0.2)], None)
 
 
+def test_early_stopping_without_a_judgement_is_refused_and_nothing_is_written(here, capsys):
+    """Of a prompt that pocket's judge cannot read, and of a judge that fails."""
+    (here / "r.py").write_text(REWARDS + "def none(images, prompts):\n    raise ValueError('no')\n")
+    words = ("--sample-every", "1", "--early-stop", "2", "--objective", "draft-k")
+    for more, prompts in (((), ("xyzzy plugh",)), (("--judge", "r.py:none"), ("a fox",))):
+        assert train("run", *words, *more, prompts=prompts) == 2
+        err = capsys.readouterr().err
+        assert "early-stop has nothing to go by" in err and err.count("\n") == 1
+        assert not any((here / "run" / name).exists() for name in ("manifest.json", "samples", "lora", "metrics.jsonl"))
+    assert train("run", *words, steps=1) == 0  # the folder is as good as new
+
+
 def test_prompts_are_drawn_without_replacement_and_groups_stand_together():
     prompts = [f"p{i}" for i in range(6)]
     seen = [batch_identities(prompts, 3, step, 8, 2) for step in range(40)]
