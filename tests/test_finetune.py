@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from tilting.errors import TiltingError
+from tilting.experiments.finetune.driver import kl_of
 from tilting.finetune.checkpoint import read, states, write
 from tilting.finetune.loop import Group, Optimiser, Training, train
 from tilting.finetune.objectives import (
@@ -135,6 +137,32 @@ def test_published_identities_of_the_draft_family(mixture):
     half = gradient(draft_k(STEPS // 2), world, net)
     assert not torch.allclose(half, one, rtol=0.05)
     assert not torch.allclose(half, full, rtol=0.05)
+
+
+def test_the_eps_term_is_the_same_of_draft_lv_and_draft_1_and_a_mean_over_dimensions(mixture):
+    net = moved(Drift())
+    world = make(mixture, net)
+    with torch.no_grad():
+        x, t = rollout(world, torch.zeros(STEPS, dtype=torch.bool)).points[-1][:2]
+        wanted = (t.alpha * net(x, t)).square().sum(1).mean().item() / 2  # of two dimensions: |.|² over them
+    pushes = []
+    for make_one in (partial(draft_k, 1), partial(draft_lv, 0)):
+        found, none = (gradient(make_one(eps_kl=w), world, net) for w in (3.0, 0.0))
+        assert next(iter(make_one(eps_kl=3.0)(world))).numbers["eps_kl"] == pytest.approx(wanted, rel=1e-9)
+        pushes.append(found - none)
+    assert torch.allclose(*pushes, rtol=1e-9) and pushes[0].abs().max() > 0
+
+
+def test_the_logged_kl_says_which_steps_it_is_of(mixture):
+    """Of a truncated path the closed steps' is not known: it is not called the path's."""
+    world = make(mixture, moved(Drift()))
+    whole = rollout(world, torch.ones(STEPS, dtype=torch.bool), kl=True).kl.mean().item()
+    found = {o.name: next(iter(o(world))).numbers for o in (draft(kl=0.1), draft_k(2, kl=0.1), alignprop(kl=0.1))}
+    assert found["draft"]["kl"] == pytest.approx(whole)
+    for name in ("draft-k", "alignprop"):
+        assert "kl" not in found[name] and 0 < found[name]["kl_open"] <= whole * (1 + 1e-9)
+        assert kl_of(found[name]) == {"kl_open": found[name]["kl_open"]}
+    assert kl_of(found["draft"]) == {"kl": found["draft"]["kl"]} and kl_of({"reward": 1.0}) == {}
 
 
 def test_the_copies_of_draft_lv_are_fair_samples_of_the_same_gradient(mixture):

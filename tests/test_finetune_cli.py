@@ -216,6 +216,16 @@ def test_a_finished_run_does_nothing_and_another_one_is_refused(here, capsys, mo
         assert said in capsys.readouterr().err
     assert train("run", "--sample-every", "0", steps=2) == 2
     assert "--init-lora" in capsys.readouterr().err
+    manifest = here / "run" / "manifest.json"
+    older = json.loads(manifest.read_text())
+    del older["config"]["set"]["draft-lv.eps_kl"]  # of a version without the setting, which is unset here
+    manifest.write_text(json.dumps(older))
+    assert train("run", "--sample-every", "0", steps=1) == 0
+    capsys.readouterr()
+    assert train("run", "--sample-every", "0", "--set", "draft-lv.copies=1", steps=1) == 2
+    assert "draft-lv.copies" in capsys.readouterr().err
+    assert train("run", "--sample-every", "0", "--set", "draft-lv.eps_kl=1", steps=1) == 2
+    assert "draft-lv.eps_kl" in capsys.readouterr().err
     (here / "r.py").write_text(REWARDS + "\n# other code\n")
     assert train("run", "--sample-every", "0", steps=1) == 2
     assert "reward had other weights or code" in capsys.readouterr().err

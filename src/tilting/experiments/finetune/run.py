@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilting.errors import TiltingError
 from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch
 from tilting.experiments.finetune.diversity import diversity
-from tilting.experiments.finetune.driver import Bar, bring, enter, record
+from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, record
 from tilting.experiments.finetune.folder import FinetuneFolder
 from tilting.models import load
 
@@ -133,8 +133,8 @@ def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
                     last = row.step == config.train_steps
                     seen = writer.look() if config.sample_every and (last or row.step % config.sample_every == 0) else {}
                     writer.add(row.numbers | seen, row.seconds)
-                    judged, kl = samples[-1]["judge"] if samples else None, row.numbers.get("kl", row.numbers.get("kl_step"))
-                    bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, kl=kl)
+                    judged = samples[-1]["judge"] if samples else None
+                    bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, **kl_of(row.numbers))
                     over = stopped(samples, config.early_stop)
                     if last or over or row.step % config.checkpoint_every == 0:
                         writer.save()
