@@ -54,14 +54,18 @@ SHARED: dict[str, Any] = {
 
 
 def takes(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes the shared options too: its context holds them, and it is called with its own parameters alone."""
+    """A command that takes the shared options too: its context holds them, and it is called with its own parameters alone.
+    One of its own stands in the place of a shared one of the same name."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())
-    shared = [inspect.Parameter(name, own[0].kind, default=None, annotation=its) for name, its in SHARED.items()]
+    named = {parameter.name: parameter for parameter in own}
+    shared = [
+        named.get(name) or inspect.Parameter(name, own[0].kind, default=None, annotation=its) for name, its in SHARED.items()
+    ]
 
     def called(**given: Any) -> None:
         command(**{parameter.name: given[parameter.name] for parameter in own})
 
-    parameters = [own[0], *shared, *own[1:]]
+    parameters = [own[0], *shared, *(parameter for parameter in own[1:] if parameter.name not in SHARED)]
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__name__, called.__doc__ = command.__name__, command.__doc__
