@@ -429,6 +429,16 @@ def test_what_fits_samples_has_the_gradient_of_pre_training(mixture):
             assert torch.allclose(found, wanted) and torch.allclose(*slopes) and slopes[1].abs().min() > 1e-3
 
 
+def test_rwr_fits_samples_of_the_model_that_it_is_told(mixture):
+    world = make(mixture, moved(Drift()))
+    base = replace(world, denoise=world.base)
+    drawn = {
+        source: next(iter(OBJECTIVES["rwr"](source=source)(world))).numbers["reward"] for source in ("current", "pretrained")
+    }
+    assert drawn == {"current": draw(world)[1].mean().item(), "pretrained": draw(base)[1].mean().item()}
+    assert drawn["current"] != drawn["pretrained"]
+
+
 def test_a_pair_of_equal_rewards_is_no_preference(mixture):
     """It weighs nothing and is counted; what is preferred weighs what it would alone."""
     net = moved(Drift())

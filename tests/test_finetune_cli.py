@@ -142,6 +142,7 @@ BAD = [
     ),
     (("a fox", "--objective", "alignprop", "--set", "alignprop.kl=0.1", "--steps", "1"), "alignprop.kl needs at least 2 steps"),
     (("a fox", "--objective", "draft", "--set", "draft.kl=0.1", "--steps", "1"), "draft.kl needs at least 2 steps"),
+    (("a fox", "--objective", "rwr", "--set", "rwr.source=pretraind"), "did you mean 'pretrained'"),
     (("a fox", "--init-lora", "DIR", "--parts", "attn1"), "leave --parts out"),
     (("a fox", "--reward", "jpeg"), "use --objective ddpo"),
     (("a fox", "--parts", "attn3"), "did you mean 'attn"),

@@ -22,7 +22,7 @@ DENSITY = ("ddpo", "dpok", "grpo", "adjoint")
 """Objectives whose steps need a density: eta above 0."""
 CHOICES: dict[str, Any] = {
     "shape": Literal["linear", "relu"], "rule": Literal["random", "step"], "reduction": Literal["mean", "sum"],
-    "advantage": Literal["buffer", "group", "plain"],
+    "advantage": Literal["buffer", "group", "plain"], "source": Literal["current", "pretrained"],
 }  # fmt: skip
 LEAST = {
     "k": 1, "last": 1, "count": 1, "copies": 0, "epochs": 1, "chunks": 1, "times": 1, "size": 2, "kl": 0.0, "eps_kl": 0.0,

@@ -58,9 +58,9 @@ def dpg(last: int | None = None, count: int | None = None) -> Dpg:
     return Dpg(last, count)
 
 
-def rwr(beta: float = 0.05, times: int = 4) -> RewardWeighted:
-    """Reward-weighted regression (Lee et al. 2023)."""
-    return RewardWeighted(beta, times)
+def rwr(beta: float = 0.05, times: int = 4, source: str = "current") -> RewardWeighted:
+    """Reward-weighted regression on the current model's samples, or the pre-trained one's (Lee et al. 2023)."""
+    return RewardWeighted(beta, times, source)  # type: ignore[arg-type]
 
 
 def raft(size: int = 4, times: int = 4) -> Raft:

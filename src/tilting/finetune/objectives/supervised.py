@@ -12,7 +12,8 @@ v or flow network's by α², and nothing would be learnt at pure noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +25,14 @@ from tilting.finetune.world import Loss, World
 from tilting.schedule import add_noise
 from tilting.types import Denoise, TiltingError
 
+Source = Literal["current", "pretrained"]
 
-def draw(world: World) -> tuple[Tensor, Tensor]:
-    """Finished samples of the current model and their rewards, without gradients; ranks of broken rewards mean nothing."""
+
+def draw(world: World, source: Source = "current") -> tuple[Tensor, Tensor]:
+    """Finished samples of the current or the frozen model and their rewards, without gradients; ranks of broken rewards mean
+    nothing."""
     with torch.no_grad():
+        world = replace(world, denoise=world.base) if source == "pretrained" else world
         clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu")).clean
         value = world.value(clean, world.rows).detach()
     if not world.all(value).isfinite().all():
@@ -81,21 +86,26 @@ def fitted(times: int, value: Tensor, loss: Callable[[int], tuple[Tensor, dict[s
 class RewardWeighted:
     """Reward-weighted regression.
 
+    Weighted draws of the model as it is tilt what earlier steps have tilted: exp(r / β) compounds, towards the best reward
+    alone, however large β is. Lee et al. 2023 draw from the pre-trained model, whose fit is p_pre exp(r / β), tilted once.
+
     Attributes:
         beta: temperature of the weights, in the reward's units.
         times: grid times per batch of samples.
+        source: whose samples are fitted, those of the "current" model or of the "pretrained" one.
         name: of the objective.
     """
 
     beta: float = 0.05
     times: int = 4
+    source: Source = "current"
     name: str = "rwr"
     needs_gradient = False
     several = False
     group = 1
 
     def __call__(self, world: World) -> Iterator[Loss]:
-        clean, value = draw(world)
+        clean, value = draw(world, self.source)
         weight = world.mine(torch.softmax(world.all(value) / self.beta, 0)) * world.share
 
         def loss(k: int) -> tuple[Tensor, dict[str, float]]:
