@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tilting.errors import TiltingError
+from tilting.experiments.finetune.about import about_objective
 from tilting.experiments.finetune.driver import kl_of
 from tilting.finetune.checkpoint import read, states, write
 from tilting.finetune.loop import Group, Optimiser, Training, train
@@ -297,7 +298,7 @@ def test_the_densities_of_a_rollout_are_those_of_the_model_at_its_points(mixture
 
 
 def counted(world):
-    """A world that counts the evaluations of its trained and its frozen network."""
+    """A world that counts the evaluations of its trained and its frozen network, with CFG and without."""
     paid = {"denoise": 0, "base": 0}
 
     def count(name):
@@ -309,7 +310,8 @@ def counted(world):
 
         return denoise
 
-    return replace(world, denoise=count("denoise"), base=count("base")), paid
+    trained, frozen = count("denoise"), count("base")
+    return replace(world, denoise=trained, base=frozen, plain=trained, base_plain=frozen), paid
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.5])
@@ -329,6 +331,28 @@ def test_adjoint_matching_pays_for_no_evaluation_twice(mixture, share):
     taken = len(list(adjoint(share=share)(world)))
     assert taken == round(share * (STEPS - 1))
     assert paid == {"denoise": 4 * (STEPS - 1 + taken), "base": 4 * (1 + STEPS)}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_an_objective_costs_is_what_the_table_says(mixture, name):
+    """Evaluations per image and step of every network, those made again on the way back included, as the objective is unset."""
+    made, paid, drawn, steps = OBJECTIVES[name](), 0, 0, 4
+    known = {key: row["default"] for key, row in about_objective(name)["settings"].items()}
+    for k in range(steps):
+        world, counts = counted(make(mixture, moved(Drift()), images=8, step=k, prompts=2, memory={}))
+        losses = []
+        for loss in made(world):
+            loss.value.backward()
+            losses.append(loss.numbers)
+        paid += sum(counts.values()) / 8
+        if name == "refl":  # on average from the middle one of the last 3 of 8
+            paid += STEPS - 2 - losses[0]["from_step"]
+        drawn += losses[0].get("open_steps", 0.0)
+    letters = {
+        "T": STEPS, "K": drawn / steps, "n": known.get("copies"), "m": 3, "E": known.get("epochs"), "J": known.get("times"),
+        "G": known.get("size"), "S": known.get("share"),
+    }  # fmt: skip
+    assert paid / steps == pytest.approx(eval(about_objective(name)["evaluations"].replace("·", "*"), {}, letters))
 
 
 def test_ratios_are_one_until_the_first_update_and_no_longer(mixture):

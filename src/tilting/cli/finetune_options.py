@@ -9,9 +9,7 @@ from typing import Annotated, Any
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 
-Objective = Annotated[
-    Text, option("--objective", help="draft, draft-k, draft-lv, refl, ddpo, grpo, dpg, adjoint... [draft-lv]")
-]
+Objective = Annotated[Text, option("--objective", help="See `tilting objectives`. [draft-lv]")]
 TrainSteps = Annotated[int | None, option("--train-steps", help="Training steps. [200]")]
 BatchSize = Annotated[int | None, option("--batch-size", help="Images per training step, over all processes. [4]")]
 Accumulate = Annotated[int | None, option("--accumulate", help="Parts of a batch, made in turn to save memory. [1]")]

@@ -38,18 +38,25 @@ class Factory(NamedTuple):
     Attributes:
         about: its docstring.
         fields: by setting, (annotation, default).
+        made: the name of the class that it makes.
     """
 
     about: str
     fields: dict[str, tuple[Any, Any]]
+    made: str
+
+
+def source_of(room: str) -> Path:
+    """The source of a package of `tilting.finetune`, which is found without importing it."""
+    found = find_spec("tilting.finetune")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent / room / "__init__.py"
 
 
 @cache
 def factories() -> dict[str, Factory]:
     """The objectives by name, read from their source."""
-    found = find_spec("tilting.finetune")
-    assert found is not None and found.origin is not None
-    tree = ast.parse((Path(found.origin).parent / "objectives" / "__init__.py").read_text(encoding="utf-8"))
+    tree = ast.parse(source_of("objectives").read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     table = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "OBJECTIVES")
     assert isinstance(table, ast.Dict)
@@ -62,7 +69,7 @@ def _factory(node: ast.FunctionDef) -> Factory:
     for argument, default in zip(node.args.args, node.args.defaults, strict=True):
         hint = CHOICES.get(argument.arg) or _KINDS[ast.unparse(argument.annotation)] if argument.annotation else str
         fields[argument.arg] = (hint, ast.literal_eval(default))
-    return Factory(ast.get_docstring(node) or "", fields)
+    return Factory(ast.get_docstring(node) or "", fields, ast.unparse(node.returns) if node.returns else "")
 
 
 def defaults(objective: str) -> dict[str, Any]:
