@@ -1,4 +1,4 @@
-"""`tilting methods`, `rewards`, `models`: what there is, told from the presets themselves; and how fast."""
+"""`tilting methods`, `objectives`, `rewards`, `models`: what there is, told from the presets themselves; and how fast."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ import typer
 
 from tilting.cli import app, main
 from tilting.experiments.about import about_method, documented
+from tilting.experiments.finetune.about import COSTS
+from tilting.experiments.finetune.objectives import factories
 from tilting.presets import PRESETS
 
 
-@pytest.mark.parametrize("command", ["methods", "rewards", "models"])
+@pytest.mark.parametrize("command", ["methods", "objectives", "rewards", "models"])
 def test_lists(command, capsys):
     assert main([command]) == 0
-    assert {"methods": "codex", "rewards": "jpeg", "models": "pocket"}[command] in capsys.readouterr().out
+    assert {"methods": "codex", "objectives": "draft-lv", "rewards": "jpeg", "models": "pocket"}[
+        command
+    ] in capsys.readouterr().out
     assert main([command, "--json"]) == 0
     json.loads(capsys.readouterr().out)
 
@@ -109,6 +113,43 @@ def test_values_are_shown_as_set_takes_them(capsys):
     assert capsys.readouterr().out == plain
 
 
+def test_the_objectives_are_told_from_their_own_source(capsys):
+    assert main(["objectives"]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 120
+    told = [line.split()[0] for line in lines[1 : lines.index("")] if not line.startswith(" ")]
+    assert told == list(factories()) == list(COSTS)
+    assert main(["objectives", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    for name, row in rows.items():
+        assert row["paper"] and row["paper"].partition(";")[0] in out and row["about"]
+        assert (row["gradient"] == "none") == (not row["differentiable"])
+        for field, known in row["settings"].items():
+            assert known["about"], f"{name}.{field} is not explained in the docstring of its class"
+            assert f"{field}=" in out
+    assert [name for name, row in rows.items() if row["density"]] == ["ddpo", "dpok", "grpo", "adjoint"]
+
+
+@pytest.mark.parametrize("name", list(COSTS))
+def test_one_objective_shows_settings_that_change_nothing(name, capsys):
+    assert main(["objectives", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    shown = [line.split()[:2] for line in lines if line.startswith(f"{name}.")]
+    assert [key for key, _ in shown] == [f"{name}.{field}" for field in factories()[name].fields]
+    plain = ["finetune", "a fox", "--objective", name, "--print-config"]
+    assert main(plain) == 0
+    unset = capsys.readouterr().out
+    assert main([*plain, *(word for key, value in shown for word in ("--set", f"{key}={value}"))]) == 0
+    assert capsys.readouterr().out == unset
+
+
+def test_an_unknown_objective_is_named_with_the_nearest(capsys):
+    assert main(["objectives", "draft-vl"]) == 2
+    assert capsys.readouterr().err == "tilting: there is no objective 'draft-vl'; did you mean 'draft-lv'?\n"
+
+
 def test_an_unknown_method_is_named_with_the_nearest(capsys):
     assert main(["methods", "codx"]) == 2
     out, err = capsys.readouterr()
@@ -148,6 +189,7 @@ def test_help_lists_and_refusals_import_no_network_library():
         "assert main(['--help']) == main(['methods']) == main(['rewards']) == main(['models']) == main(['--version']) == 0\n"
         "assert main(['methods', 'codex']) == main(['methods', '--json']) == main(['compare', '--help']) == 0\n"
         "assert main(['methods', 'codx']) == 2\n"
+        "assert main(['objectives']) == main(['objectives', 'ddpo']) == main(['finetune', '--help']) == 0\n"
         "assert main(['generate', 'a fox', '--method', 'codex', '--reward', 'jpeg']) == 2\n"
         "assert main(['compare', 'a fox', '--methods', 'base,codex', '--reward', 'jpeg', '--out', 'o']) == 2\n"
         "assert main(['generate', 'a fox', '--print-config']) == main(['compare', 'a fox', '--print-config']) == 0\n"

@@ -114,6 +114,17 @@ def test_a_base_that_is_another_network_is_found(pocket, monkeypatch):
     assert failing(examine(pocket)) == ["kl"]
 
 
+def test_the_command_prints_its_config_and_promises_no_folder(capsys, monkeypatch):
+    monkeypatch.setattr(module, "doctor", None)
+    assert main(["doctor", "a fox", "--steps", "3", "--out", "x", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert main(["finetune", "a fox", "--steps", "3", "--out", "x", "--print-config"]) == 0
+    assert printed == capsys.readouterr().out and "steps: 3" in printed and "out: x" in printed
+    assert main(["doctor", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("--out ") == 1 and "doctor writes nothing" in shown and "Folder to write" not in shown
+
+
 def test_the_command_exits_by_its_checks(pocket, monkeypatch, capsys):
     for fault, code in (("", 0), ("none", 2)):
         monkeypatch.setattr(module, "doctor", lambda config, full, f=fault: doctor(

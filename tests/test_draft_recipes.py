@@ -73,7 +73,8 @@ def test_steps_of_fifty_are_the_same_share_of_t():
 
 COSTED = {
     "draft": Arm("a", "draft"), "draft-k": Arm("a", "draft-k", {"k": 2}), "eps": Arm("a", "draft-k", {"eps_kl": 1.0}),
-    "lv": Arm("a", "draft-lv", {"copies": 3}), "single": Arm("a", "draft-lv", {"single": True}),
+    "lv-eps": Arm("a", "draft-lv", {"eps_kl": 1.0}), "lv": Arm("a", "draft-lv", {"copies": 3}),
+    "single": Arm("a", "draft-lv", {"single": True}),
     "refl": Arm("a", "refl", {"last": 1}), "ddpo": Arm("a", "ddpo"), "dpg": Arm("a", "dpg"),
     "epochs": Arm("a", "ddpo", {"kl": 0.1, "epochs": 2}),
 }  # fmt: skip

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from tilting.errors import TiltingError
+from tilting.experiments.finetune.about import about_objective
+from tilting.experiments.finetune.driver import kl_of
 from tilting.finetune.checkpoint import read, states, write
 from tilting.finetune.loop import Group, Optimiser, Training, train
 from tilting.finetune.objectives import (
@@ -26,12 +29,13 @@ from tilting.finetune.objectives import (
     refl,
 )  # fmt: skip
 from tilting.finetune.objectives.policy import buffered_advantage, group_advantage
+from tilting.finetune.objectives.supervised import denoising_error, draw
 from tilting.finetune.rollout import density_steps, rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import World
 from tilting.models.mixture import MixtureModel
 from tilting.rng import Identity
-from tilting.schedule import Schedule, scaled_linear
+from tilting.schedule import Schedule, predict, scaled_linear
 from tilting.types import Prediction
 
 ZERO = Schedule("v_prediction", scaled_linear(zero_snr=True))
@@ -66,7 +70,7 @@ def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step
     who = [Identity(seed, f"prompt {i % prompts}", step * images + i) for i in range(images)]
     return World(
         denoise, base, denoise, base, value or (lambda x0, rows: x0 @ AIM), ZERO.grid(steps), who, (2,), eta, step, seed,
-        dtype=torch.float64, **options,
+        dtype=torch.float64, **{"kind": ZERO.kind, **options},
     )  # fmt: skip
 
 
@@ -134,6 +138,32 @@ def test_published_identities_of_the_draft_family(mixture):
     half = gradient(draft_k(STEPS // 2), world, net)
     assert not torch.allclose(half, one, rtol=0.05)
     assert not torch.allclose(half, full, rtol=0.05)
+
+
+def test_the_eps_term_is_the_same_of_draft_lv_and_draft_1_and_a_mean_over_dimensions(mixture):
+    net = moved(Drift())
+    world = make(mixture, net)
+    with torch.no_grad():
+        x, t = rollout(world, torch.zeros(STEPS, dtype=torch.bool)).points[-1][:2]
+        wanted = (t.alpha * net(x, t)).square().sum(1).mean().item() / 2  # of two dimensions: |.|² over them
+    pushes = []
+    for make_one in (partial(draft_k, 1), partial(draft_lv, 0)):
+        found, none = (gradient(make_one(eps_kl=w), world, net) for w in (3.0, 0.0))
+        assert next(iter(make_one(eps_kl=3.0)(world))).numbers["eps_kl"] == pytest.approx(wanted, rel=1e-9)
+        pushes.append(found - none)
+    assert torch.allclose(*pushes, rtol=1e-9) and pushes[0].abs().max() > 0
+
+
+def test_the_logged_kl_says_which_steps_it_is_of(mixture):
+    """Of a truncated path the closed steps' is not known: it is not called the path's."""
+    world = make(mixture, moved(Drift()))
+    whole = rollout(world, torch.ones(STEPS, dtype=torch.bool), kl=True).kl.mean().item()
+    found = {o.name: next(iter(o(world))).numbers for o in (draft(kl=0.1), draft_k(2, kl=0.1), alignprop(kl=0.1))}
+    assert found["draft"]["kl"] == pytest.approx(whole)
+    for name in ("draft-k", "alignprop"):
+        assert "kl" not in found[name] and 0 < found[name]["kl_open"] <= whole * (1 + 1e-9)
+        assert kl_of(found[name]) == {"kl_open": found[name]["kl_open"]}
+    assert kl_of(found["draft"]) == {"kl": found["draft"]["kl"]} and kl_of({"reward": 1.0}) == {}
 
 
 def test_the_copies_of_draft_lv_are_fair_samples_of_the_same_gradient(mixture):
@@ -227,6 +257,14 @@ def _through_mean_only(net, world, mask):
     return net.last.bias.grad.clone()
 
 
+def test_a_policy_gradient_that_cannot_learn_is_refused():
+    for wrong in ({"epochs": 2}, {"chunks": 2}):
+        with pytest.raises(TiltingError, match=r"ddpo\.epochs and ddpo\.chunks at 1"):
+            ddpo(ratio=False, **wrong)
+    with pytest.raises(TiltingError, match="use grpo"):
+        ddpo(advantage="group")  # of one image: 0 for all
+
+
 def test_advantages():
     value = torch.tensor([1.0, 3.0, 10.0, 10.0, 5.0], dtype=torch.float64)
     found = group_advantage(value, ["a", "a", "b", "b", "c"])
@@ -260,7 +298,7 @@ def test_the_densities_of_a_rollout_are_those_of_the_model_at_its_points(mixture
 
 
 def counted(world):
-    """A world that counts the evaluations of its trained and its frozen network."""
+    """A world that counts the evaluations of its trained and its frozen network, with CFG and without."""
     paid = {"denoise": 0, "base": 0}
 
     def count(name):
@@ -272,18 +310,18 @@ def counted(world):
 
         return denoise
 
-    return replace(world, denoise=count("denoise"), base=count("base")), paid
+    trained, frozen = count("denoise"), count("base")
+    return replace(world, denoise=trained, base=frozen, plain=trained, base_plain=frozen), paid
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
 @pytest.mark.parametrize("kl", [0.0, 0.5])
-@pytest.mark.parametrize("ratio", [True, False])
-def test_a_policy_gradient_pays_for_no_evaluation_twice(mixture, epochs, kl, ratio):
+@pytest.mark.parametrize(("ratio", "epochs", "chunks"), [(True, 1, 3), (True, 2, 3), (False, 1, 1)])
+def test_a_policy_gradient_pays_for_no_evaluation_twice(mixture, epochs, kl, ratio, chunks):
     world, paid = counted(make(mixture, moved(Drift()), images=4))
-    policy = ddpo(ratio=ratio, kl=kl, epochs=epochs, chunks=3)
+    policy = ddpo(ratio=ratio, kl=kl, epochs=epochs, chunks=chunks)
     updates = [loss.update for loss in policy(world)]
     assert paid == {"denoise": 4 * (STEPS + epochs * (STEPS - 1)), "base": 4 * (STEPS - 1) * bool(kl)}
-    assert updates.count(True) == 3 * epochs and len(updates) == epochs * (STEPS - 1)
+    assert updates.count(True) == chunks * epochs and len(updates) == epochs * (STEPS - 1)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -293,6 +331,28 @@ def test_adjoint_matching_pays_for_no_evaluation_twice(mixture, share):
     taken = len(list(adjoint(share=share)(world)))
     assert taken == round(share * (STEPS - 1))
     assert paid == {"denoise": 4 * (STEPS - 1 + taken), "base": 4 * (1 + STEPS)}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_an_objective_costs_is_what_the_table_says(mixture, name):
+    """Evaluations per image and step of every network, those made again on the way back included, as the objective is unset."""
+    made, paid, drawn, steps = OBJECTIVES[name](), 0, 0, 4
+    known = {key: row["default"] for key, row in about_objective(name)["settings"].items()}
+    for k in range(steps):
+        world, counts = counted(make(mixture, moved(Drift()), images=8, step=k, prompts=2, memory={}))
+        losses = []
+        for loss in made(world):
+            loss.value.backward()
+            losses.append(loss.numbers)
+        paid += sum(counts.values()) / 8
+        if name == "refl":  # on average from the middle one of the last 3 of 8
+            paid += STEPS - 2 - losses[0]["from_step"]
+        drawn += losses[0].get("open_steps", 0.0)
+    letters = {
+        "T": STEPS, "K": drawn / steps, "n": known.get("copies"), "m": 3, "E": known.get("epochs"), "J": known.get("times"),
+        "G": known.get("size"), "S": known.get("share"),
+    }  # fmt: skip
+    assert paid / steps == pytest.approx(eval(about_objective(name)["evaluations"].replace("·", "*"), {}, letters))
 
 
 def test_ratios_are_one_until_the_first_update_and_no_longer(mixture):
@@ -364,6 +424,76 @@ def test_every_objective_trains_where_there_is_no_float64(name):
         assert [report.skipped for report in reports] == [None, None]
         found.append([report.numbers for report in reports])
     assert found[0] == found[1]
+
+
+# Fits of the model's own samples
+
+
+def test_what_fits_samples_has_the_gradient_of_pre_training(mixture):
+    """Of the network's own output against its own target, by hand; at t = 1 of a flow too, where an error of ε has none."""
+    clean = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for schedule in (ZERO, Schedule("flow"), Schedule("epsilon", scaled_linear()), Schedule("sample", scaled_linear())):
+        kind, output = schedule.kind, torch.full((2,), 0.3, dtype=torch.float64, requires_grad=True)
+
+        def plain(x, t, rows, kind=kind, output=output):
+            return Prediction(*predict(kind, output.expand_as(x), x, t), torch.zeros_like(x))
+
+        for t in schedule.grid(4)[:-1]:
+            world = replace(make(mixture, None, images=6, kind=kind), grid=[t, schedule.grid(4)[-1]])
+            noise = world.noise(0, "fit0")
+            target = {
+                "epsilon": noise,
+                "v_prediction": t.alpha * noise - t.sigma * clean,
+                "flow": noise - clean,
+                "sample": clean,
+            }
+            wanted = (output - target[kind]).square().mean(1)
+            found = denoising_error(plain, clean, world.rows, world)
+            slopes = [torch.autograd.grad(e.mean(), output, retain_graph=True)[0] for e in (found, wanted)]
+            assert torch.allclose(found, wanted) and torch.allclose(*slopes) and slopes[1].abs().min() > 1e-3
+
+
+def test_rwr_fits_samples_of_the_model_that_it_is_told(mixture):
+    world = make(mixture, moved(Drift()))
+    base = replace(world, denoise=world.base)
+    drawn = {
+        source: next(iter(OBJECTIVES["rwr"](source=source)(world))).numbers["reward"] for source in ("current", "pretrained")
+    }
+    assert drawn == {"current": draw(world)[1].mean().item(), "pretrained": draw(base)[1].mean().item()}
+    assert drawn["current"] != drawn["pretrained"]
+
+
+def test_a_pair_of_equal_rewards_is_no_preference(mixture):
+    """It weighs nothing and is counted; what is preferred weighs what it would alone."""
+    net = moved(Drift())
+
+    def found(value, images):
+        world = make(mixture, net, images=4, prompts=2, value=lambda x0, rows: value[: len(x0)])
+        world = replace(world, who=[world.who[i] for i in images])
+        return gradient(dpo(beta=20.0), world, net), next(iter(dpo(beta=20.0)(world))).numbers["tied"]
+
+    ranks = torch.tensor([1.0, 2.0, 3.0, 3.0], dtype=torch.float64)
+    alone, none = found(ranks, [0, 2])
+    half, one = found(ranks, [0, 2, 1, 3])
+    tied, both = found(torch.ones(4, dtype=torch.float64), [0, 2, 1, 3])
+    assert (none, one, both) == (0.0, 0.5, 1.0)
+    assert torch.allclose(half, alone / 2, rtol=1e-12) and alone.abs().max() > 0 == tied.abs().max()
+
+
+def test_winner_and_loser_share_time_and_noise(mixture):
+    """As in the published code of Diffusion-DPO; two pairs do not."""
+    world, seen = make(mixture, moved(Drift()), images=8), []
+
+    def plain(x, t, rows):
+        seen.append(((x - t.alpha * clean[rows]) / t.sigma, t))
+        return world.plain(x, t, rows)
+
+    clean, _ = draw(world)
+    list(dpo(times=2)(replace(world, plain=plain, base_plain=plain)))
+    for noise, _ in seen:
+        win, lose = noise.chunk(2)
+        assert torch.allclose(win, lose) and not torch.allclose(win[0], win[1])
+    assert torch.allclose(seen[0][0], seen[1][0]) and not torch.allclose(seen[0][0], seen[2][0])
 
 
 # Every objective learns, and what stops it

@@ -135,6 +135,15 @@ BAD = [
     (("a fox", "--objective", "grpo", "--batch-size", "6"), "use 8"),
     (("a fox", "--objective", "draft", "--batch-size", "3", "--accumulate", "2"), "2 parts by --accumulate"),
     (("a fox", "--objective", "ddpo", "--accumulate", "2"), "accumulate"),
+    (("a fox", "--objective", "ddpo", "--set", "ddpo.advantage=group"), "use grpo"),
+    (
+        ("a fox", "--objective", "ddpo", "--set", "ddpo.ratio=false", "--set", "ddpo.epochs=2"),
+        "ddpo.epochs and ddpo.chunks at 1",
+    ),
+    (("a fox", "--objective", "alignprop", "--set", "alignprop.kl=0.1", "--steps", "1"), "alignprop.kl needs at least 2 steps"),
+    (("a fox", "--objective", "draft", "--set", "draft.kl=0.1", "--steps", "1"), "draft.kl needs at least 2 steps"),
+    (("a fox", "--objective", "rwr", "--set", "rwr.source=pretraind"), "did you mean 'pretrained'"),
+    (("a fox", "--init-lora", "DIR", "--parts", "attn1"), "leave --parts out"),
     (("a fox", "--reward", "jpeg"), "use --objective ddpo"),
     (("a fox", "--parts", "attn3"), "did you mean 'attn"),
     (("a fox", "--rank", "0"), "rank must be at least 1"),
@@ -208,6 +217,16 @@ def test_a_finished_run_does_nothing_and_another_one_is_refused(here, capsys, mo
         assert said in capsys.readouterr().err
     assert train("run", "--sample-every", "0", steps=2) == 2
     assert "--init-lora" in capsys.readouterr().err
+    manifest = here / "run" / "manifest.json"
+    older = json.loads(manifest.read_text())
+    del older["config"]["set"]["draft-lv.eps_kl"]  # of a version without the setting, which is unset here
+    manifest.write_text(json.dumps(older))
+    assert train("run", "--sample-every", "0", steps=1) == 0
+    capsys.readouterr()
+    assert train("run", "--sample-every", "0", "--set", "draft-lv.copies=1", steps=1) == 2
+    assert "draft-lv.copies" in capsys.readouterr().err
+    assert train("run", "--sample-every", "0", "--set", "draft-lv.eps_kl=1", steps=1) == 2
+    assert "draft-lv.eps_kl" in capsys.readouterr().err
     (here / "r.py").write_text(REWARDS + "\n# other code\n")
     assert train("run", "--sample-every", "0", steps=1) == 2
     assert "reward had other weights or code" in capsys.readouterr().err
@@ -247,6 +266,7 @@ def test_yaml_a_lora_to_go_on_from_and_trackers(here, capsys):
     assert main(["finetune", "--config", "c.yaml", "--print-config", "--lr", "0.001"]) == 0
     shown = capsys.readouterr().out
     assert "lr: 0.001" in shown and "draft.kl: 0.5" in shown and "eta: 1.0" in shown and "rank: null" in shown
+    assert "parts: null" in shown  # those of the first LoRA, whatever they are
     (here / "d.yaml").write_text(shown)
     assert main(["finetune", "--config", "d.yaml", "--out", "next", "--quiet"]) == 0
     row = read_lines(here / "next" / "metrics.jsonl")[0]
@@ -289,6 +309,18 @@ def test_early_stopping_keeps_the_best(here):
     assert not stopped([{"judge": j} for j in (1.0, 0.5, 0.2)], None)
 
 
+def test_early_stopping_without_a_judgement_is_refused_and_nothing_is_written(here, capsys):
+    """Of a prompt that pocket's judge cannot read, and of a judge that fails."""
+    (here / "r.py").write_text(REWARDS + "def none(images, prompts):\n    raise ValueError('no')\n")
+    words = ("--sample-every", "1", "--early-stop", "2", "--objective", "draft-k")
+    for more, prompts in (((), ("xyzzy plugh",)), (("--judge", "r.py:none"), ("a fox",))):
+        assert train("run", *words, *more, prompts=prompts) == 2
+        err = capsys.readouterr().err
+        assert "early-stop has nothing to go by" in err and err.count("\n") == 1
+        assert not any((here / "run" / name).exists() for name in ("manifest.json", "samples", "lora", "metrics.jsonl"))
+    assert train("run", *words, steps=1) == 0  # the folder is as good as new
+
+
 def test_prompts_are_drawn_without_replacement_and_groups_stand_together():
     prompts = [f"p{i}" for i in range(6)]
     seen = [batch_identities(prompts, 3, step, 8, 2) for step in range(40)]
@@ -320,6 +352,10 @@ def gradients(run, world):
     for loss in run.objective(world):
         loss.value.backward()
     return torch.cat([p.grad.flatten() for p in run.training.parameters.values()])
+
+
+def test_a_fit_of_samples_is_of_the_networks_own_output(pocket):
+    assert tuning(pocket, ["a fox"], Bright(), steps=2, rank=2).batches(0, {}).kind == pocket.schedule.kind == "v_prediction"
 
 
 def test_the_base_model_stays_the_base_model_when_steps_are_made_again(pocket):
@@ -361,5 +397,11 @@ def test_python_refuses_what_the_command_line_refuses(pocket):
         tl.finetune(pocket, "a fox", Box(), train_steps=1)
     with pytest.raises(TiltingError, match="does not divide"):
         tl.finetune(pocket, "a fox", Bright(), OBJECTIVES["grpo"](), train_steps=1, batch_size=6)
+    for name in ("ddpo", "grpo", "rwr", "raft", "dpo", "dpok"):
+        with pytest.raises(TiltingError, match=f"accumulate .* {name} looks at whole ones"):
+            tl.finetune(pocket, "a fox", Bright(), OBJECTIVES[name](), train_steps=1, batch_size=8, accumulate=2)
+    for name in ("draft", "draft-k", "alignprop"):
+        with pytest.raises(TiltingError, match=f"{name}.kl needs eta above 0 and at least 2 steps"):
+            tl.finetune(pocket, "a fox", Bright(), OBJECTIVES[name](kl=0.1), train_steps=1, batch_size=1, steps=1, rank=2)
     with pytest.raises(TiltingError, match="empty"):
         tl.finetune(pocket, " ", Bright(), ddpo(), train_steps=1)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import tilting as tl
 from tilting.experiments.given import preset_of, reward_of
+from tilting.finetune.objectives import ddpo, draft_k
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,21 @@ def test_a_step_shows_its_particles(pipe):
     pictures = pipe.decode(steps[-1].state.x.flatten(0, 1)).unflatten(0, (2, 4))
     for mine, among in zip(last.images, pictures, strict=True):
         assert (mine - among).flatten(1).abs().amax(1).min() < 1e-5
+
+
+def test_fine_tuning_takes_names_and_plain_functions(pipe):
+    options = {"train_steps": 1, "steps": 2, "batch_size": 1, "rank": 2}
+    named = tl.finetune(pipe, "a fox", "clip", "draft-k", **options).history
+    made = tl.finetune(pipe, "a fox", tl.rewards.clip(), draft_k(), **options).history
+    assert named == made and named[0]["gradient_norm"] > 0
+    seen = tl.finetune(pipe, "a fox", warm, "ddpo", **options).history[0]["reward"]
+    assert seen == pytest.approx(tl.finetune(pipe, "a fox", reward_of(warm), ddpo(), **options).history[0]["reward"])
+    for reward, objective, said in (
+        (warm, "draft", "'warm' is black-box"), ("clp", None, "did you mean 'clip'"), (None, None, "needs a reward"),
+        ("clip", "drft", "did you mean 'draft'"), ("clip", ddpo, "or its name"),
+    ):  # fmt: skip
+        with pytest.raises(tl.TiltingError, match=said):
+            tl.finetune(pipe, "a fox", reward, objective, **options)
 
 
 def test_a_function_that_says_so_gives_its_gradient(pipe):

@@ -19,7 +19,7 @@ from tilting.cli.doctor import doctor
 from tilting.cli.evaluate import evaluate
 from tilting.cli.finetune import finetune
 from tilting.cli.generate import generate
-from tilting.cli.lists import methods, models, rewards
+from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
@@ -30,7 +30,7 @@ app = typer.Typer(
 )  # fmt: skip
 COMMANDS = {
     "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor,
-    "recipe": recipe, "methods": methods, "rewards": rewards, "models": models,
+    "recipe": recipe, "methods": methods, "objectives": objectives, "rewards": rewards, "models": models,
 }  # fmt: skip
 RESUMED = ("generate", "compare", "condition", "finetune", "recipe")
 """Commands that go on where they stopped."""

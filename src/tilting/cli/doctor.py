@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tilting.cli import options as given_by
 from tilting.cli.finetune_options import takes
 from tilting.cli.request import Request
 from tilting.errors import TiltingError
@@ -15,11 +16,15 @@ from tilting.experiments.finetune.config import OPTIONS, resolve_finetune
 @takes
 def doctor(
     context: typer.Context,
+    out: Annotated[given_by.Text, given_by.option("--out", metavar="DIR", help="Of the run; doctor writes nothing.")] = None,
+    print_config: given_by.PrintConfig = False,
     full: Annotated[bool, typer.Option("--full", help="A whole batch, and one training step.")] = False,
 ) -> None:
     """Examine a fine-tuning run before it is made. Arithmetic, memory, gradients, ratios; takes the options of finetune."""
     request = Request.of(context, OPTIONS, full=None)
     resolved = resolve_finetune(request.options)
+    if request.only_prints(resolved, writes=False):
+        return
     from tilting.experiments.doctor import doctor as examine
     from tilting.experiments.doctor import lines
 

@@ -9,9 +9,7 @@ from typing import Annotated, Any
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 
-Objective = Annotated[
-    Text, option("--objective", help="draft, draft-k, draft-lv, refl, ddpo, grpo, dpg, adjoint... [draft-lv]")
-]
+Objective = Annotated[Text, option("--objective", help="See `tilting objectives`. [draft-lv]")]
 TrainSteps = Annotated[int | None, option("--train-steps", help="Training steps. [200]")]
 BatchSize = Annotated[int | None, option("--batch-size", help="Images per training step, over all processes. [4]")]
 Accumulate = Annotated[int | None, option("--accumulate", help="Parts of a batch, made in turn to save memory. [1]")]
@@ -54,14 +52,18 @@ SHARED: dict[str, Any] = {
 
 
 def takes(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes the shared options too: its context holds them, and it is called with its own parameters alone."""
+    """A command that takes the shared options too: its context holds them, and it is called with its own parameters alone.
+    One of its own stands in the place of a shared one of the same name."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())
-    shared = [inspect.Parameter(name, own[0].kind, default=None, annotation=its) for name, its in SHARED.items()]
+    named = {parameter.name: parameter for parameter in own}
+    shared = [
+        named.get(name) or inspect.Parameter(name, own[0].kind, default=None, annotation=its) for name, its in SHARED.items()
+    ]
 
     def called(**given: Any) -> None:
         command(**{parameter.name: given[parameter.name] for parameter in own})
 
-    parameters = [own[0], *shared, *own[1:]]
+    parameters = [own[0], *shared, *(parameter for parameter in own[1:] if parameter.name not in SHARED)]
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__name__, called.__doc__ = command.__name__, command.__doc__

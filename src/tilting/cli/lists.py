@@ -1,4 +1,4 @@
-"""`tilting methods`, `rewards`, `models`: what there is."""
+"""`tilting methods`, `objectives`, `rewards`, `models`: what there is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import typer
 
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.about import LEGEND, about_method
+from tilting.experiments.finetune.about import LEGEND as OBJECTIVE_LEGEND
+from tilting.experiments.finetune.about import about_objective
+from tilting.experiments.finetune.objectives import factories
 from tilting.models import MODELS
 from tilting.models.families import FAMILIES
 from tilting.models.words import load_words
@@ -97,14 +100,53 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
         return [*lines, "", f"{name} has no settings."]
     cells = [["setting", "default", "published", "what it is"]]
     for field, known in row["settings"].items():
-        hidden = [word for word in known["choices"] if f'"{word}"' not in known["about"]]
-        choices = f"; one of {', '.join(known['choices'])}" if hidden else ""
         published = _shown(known["published"]) if "published" in known else ""
-        default, about = _shown(known["default"]), known["about"] + choices
-        if len(default) > LONG:
-            default, about = "(long)", f"{about}; by default {default}"
+        default, about = _setting(known)
         cells.append([f"{name}.{field}", default, published, about])
     return [*lines, "", *columns(cells)]
+
+
+def _setting(known: dict[str, Any]) -> tuple[str, str]:
+    """A setting's default and what it is, in the cells of a table."""
+    hidden = [word for word in known["choices"] if f'"{word}"' not in known["about"]]
+    choices = f"; one of {', '.join(known['choices'])}" if hidden else ""
+    default, about = _shown(known["default"]), known["about"] + choices
+    return ("(long)", f"{about}; by default {default}") if len(default) > LONG else (default, about)
+
+
+def objectives(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One objective, with all its settings.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the objectives of fine-tuning, or the settings of one. Paper, gradient, cost; with NAME, what --set changes."""
+    if name is not None and name not in factories():
+        raise TiltingError(f"there is no objective {name!r}{nearest(name, factories())}")
+    rows = {key: about_objective(key) for key in ([name] if name else factories())}
+    if as_json:
+        return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
+    for line in _one_objective(name, rows[name]) if name else _objectives(rows):
+        typer.echo(line)
+
+
+def _objectives(rows: dict[str, dict[str, Any]]) -> list[str]:
+    cells = [["objective", "paper", "gradient", "evaluations", "settings"]]
+    for name, row in rows.items():
+        settings = " ".join(f"{field}={_shown(known['default'])}" for field, known in row["settings"].items())
+        cells.append([name, row["paper"].partition(";")[0], row["gradient"], row["evaluations"], settings])
+    return [*columns(cells), "", *OBJECTIVE_LEGEND]
+
+
+def _one_objective(name: str, row: dict[str, Any]) -> list[str]:
+    needs = "a differentiable reward" if row["differentiable"] else "any reward"
+    chain = "eta above 0" if row["density"] else "eta above 0 where a kl is asked for" if "kl" in row["settings"] else "any eta"
+    told = [
+        ["paper", row["paper"]], ["needs", f"{needs}; {chain}"], ["gradient", row["gradient"]],
+        ["evaluations per image and training step", row["evaluations"]],
+    ]  # fmt: skip
+    cells = [["setting", "default", "what it is"]]
+    cells += [[f"{name}.{field}", *_setting(known)] for field, known in row["settings"].items()]
+    head = [*columns([[f"{name}: {row['about']}"]]), *columns([[text] for text in row["more"]])]
+    return [*head, "", *columns(told), "", *columns(cells)]
 
 
 def _shown(value: Any) -> str:

@@ -76,11 +76,12 @@ class Request:
             options["set"] = {**(options.get("set") or {}), **dict(map(parse_setting, settings))}
         return cls(options, ["tilting", *context.obj], printed)
 
-    def only_prints(self, config: Resolved) -> bool:
-        """Whether the config was only to be printed, which is done. Raises TiltingError where there is no folder to write."""
+    def only_prints(self, config: Resolved, writes: bool = True) -> bool:
+        """Whether the config was only to be printed, which is done. Raises TiltingError where a command that ``writes`` has no
+        folder to write."""
         if self.print_config:
             typer.echo(config.yaml(), nl=False)
-        elif config.out is None:
+        elif writes and config.out is None:
             raise TiltingError("say where to write: --out DIR")
         return self.print_config
 

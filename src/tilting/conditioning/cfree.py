@@ -17,24 +17,11 @@ import torch
 from torch import Tensor
 
 from tilting import rng
+from tilting.finetune.denoising import training_error
 from tilting.finetune.world import Loss, World
 from tilting.models.labels import Augmented
 from tilting.schedule import Kind, add_noise, predict
 from tilting.types import Prediction, TiltingError, Time
-
-
-def training_error(prediction: Prediction, clean: Tensor, noise: Tensor, t: Time, kind: Kind) -> Tensor:
-    """Squared error of the network's own target, averaged over dimensions, (m,).
-
-    Args:
-        prediction: of α x_0 + σ ε, (m, ...).
-        clean, noise: x_0 and ε.
-        t: their time.
-        kind: what the network's output is.
-    """
-    eps, x0 = prediction.eps - noise, prediction.x0 - clean
-    by_kind = {"epsilon": eps, "v_prediction": t.alpha * eps - t.sigma * x0, "flow": eps - x0, "sample": x0}
-    return by_kind[kind].flatten(1).square().mean(1)
 
 
 @dataclass(frozen=True)

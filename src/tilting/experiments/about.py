@@ -23,16 +23,17 @@ LEGEND = (
 """How to read the table of methods, a line each."""
 
 
-def documented(kind: type) -> tuple[str, list[str], dict[str, str]]:
+def documented(kind: type | str) -> tuple[str, list[str], dict[str, str]]:
     """A docstring taken apart.
 
     Args:
-        kind: a class whose docstring has a first sentence, more paragraphs, and ``Attributes:`` ("name: text" or "a, b: text").
+        kind: a class, or its docstring, which has a first sentence, more paragraphs, and ``Attributes:`` ("name: text" or
+            "a, b: text").
 
     Returns:
         The first paragraph, the others, and what is said of each attribute; line breaks of the source are gone.
     """
-    head, _, listed = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
+    head, _, listed = inspect.cleandoc(kind if isinstance(kind, str) else kind.__doc__ or "").partition("\nAttributes:\n")
     first, *more = (" ".join(part.split()) for part in re.split(r"\n\s*\n", head.strip()))
     said: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \S)", "\n" + inspect.cleandoc(listed).replace("\n", "\n    ").rstrip()):

@@ -101,8 +101,12 @@ class RunFolder(ABC, Generic[Asked]):
             raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
 
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
-        """Refuse to go on in a folder of another run; an option newer than it may be unset. Raises TiltingError."""
+        """Refuse to go on in a folder of another run; an option or setting newer than it may be unset.
+        Raises TiltingError."""
         before = manifest["config"]
+        known = before.get("set")
+        if isinstance(known, dict) and isinstance(now.get("set"), dict):
+            now = {**now, "set": {name: value for name, value in now["set"].items() if name in known or value}}
         for key, new in now.items():
             if key not in self.free and before.get(key) != new and (key in before or new):
                 raise TiltingError(f"{str(self.path)!r} holds a run {self.difference(key, before, now)}")

@@ -25,9 +25,9 @@ class Truncation:
     """A rule for the mask.
 
     Attributes:
-        rule: see above.
-        count: K of "last"; None is 1.
-        share: p of "step": at 0.5 about half the steps, which need not be neighbours.
+        rule: "all" steps, the "last" K, K drawn once per batch ("random"), or each "step" by chance.
+        count: K, the last steps that carry gradient; None is 1.
+        share: chance of a step under "step": at 0.5 about half of them, which need not be neighbours.
     """
 
     rule: Literal["all", "last", "random", "step"] = "all"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tilting import rng
+from tilting.schedule import Kind
 from tilting.types import Denoise, Time, Value
 
 
@@ -42,6 +43,7 @@ class World:
         trained: every parameter that gradients are wanted of, which makes that cheaper; empty where they are not known (a
         training loop knows them).
         device, dtype: of the latents.
+        kind: what the network's output means, which is what denoising losses are of.
     """
 
     denoise: Denoise
@@ -64,6 +66,7 @@ class World:
     critic: Value | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    kind: Kind = "epsilon"
 
     @property
     def steps(self) -> int:

@@ -127,7 +127,7 @@ class Batches:
             self._network(self._plain, place), self._network(self._plain, place, base=True),
             self._value(words), self._grid, who, self.model.latent_shape, self.eta, step, self.seed,
             memory, everyone, first, self.part.gather, device=self.device,
-            critic=self._critic(words) if self.critic is not None else None,
+            critic=self._critic(words) if self.critic is not None else None, kind=self.model.schedule.kind,
         )  # fmt: skip
 
     def _network(self, network: Denoise, place: Tensor, base: bool = False) -> Denoise:

@@ -14,6 +14,7 @@ from tilting.experiments.finetune import objectives as known
 from tilting.experiments.finetune.diversity import parse_diversity
 from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
 from tilting.experiments.yaml_layer import flat
+from tilting.finetune.refusals import check_accumulate
 from tilting.models import usual
 from tilting.models.placement import FULL, check_device, check_precision
 from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs
@@ -42,8 +43,8 @@ class FinetuneConfig(BaseConfig):
         prompts, model, reward, objective, train_steps, steps, batch_size, accumulate, eta, cfg, negative_prompt, lr, rank,
             parts, weight_decay, clip, lr_decay, device, precision, checkpoint_every, sample_every, sample_images, judge,
             early_stop, init_lora, learn, diversity, reward_dropout, tracker, out, seed: the options of these names.
-            ``batch_size`` counts images per training step over all processes; ``rank`` is None where it is that of
-            ``init_lora``; ``device`` "auto" is what accelerate finds.
+            ``batch_size`` counts images per training step over all processes; ``rank`` and ``parts`` are None where they are
+            those of ``init_lora``; ``device`` "auto" is what accelerate finds.
         settings: every setting of the objective, by "objective.field".
         unused: settings that were given and belong to another objective.
     """
@@ -63,7 +64,7 @@ class FinetuneConfig(BaseConfig):
     negative_prompt: str = ""
     lr: float = 4e-4
     rank: int | None = 8
-    parts: tuple[str, ...] = ("attn2", "ff")
+    parts: tuple[str, ...] | None = ("attn2", "ff")
     weight_decay: float = 0.1
     clip: float = 1.0
     lr_decay: str = "constant"
@@ -130,11 +131,10 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
     eta = number("eta", given.get("eta", known.usual_eta(objective, settings)))
     if not 0 <= eta <= 1:
         raise TiltingError(f"eta must be between 0 and 1, not {eta:g}")
-    known.check_eta(objective, settings, eta)
+    known.check_settings(objective, settings)
     steps, cfg = usual(model)
     steps = integer("steps", given.get("steps", steps), 1)
-    if steps == 1 and objective in known.DENSITY:
-        raise TiltingError(f"{objective} needs at least 2 steps: the last one has no density")
+    known.check_chain(objective, settings, eta, steps)
     config = FinetuneConfig(
         prompts=prompts, model=model, objective=objective, eta=eta, steps=steps,
         train_steps=integer("train-steps", given.get("train-steps", 200), 1),
@@ -143,7 +143,7 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
         cfg=number("cfg", given.get("cfg", cfg)),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
         lr=number("lr", given.get("lr", 4e-4), above=0), rank=_rank(given),
-        parts=some_of("parts", given.get("parts", "attn2,ff"), PARTS),
+        parts=_parts(given),
         weight_decay=number("weight-decay", given.get("weight-decay", 0.1), least=0),
         clip=number("clip", given.get("clip", 1.0), above=0),
         lr_decay=one_of("lr-decay", given.get("lr-decay", "constant"), DECAYS),
@@ -189,6 +189,14 @@ def _rank(given: Mapping[str, Any]) -> int | None:
             raise TiltingError("rank is that of --init-lora: leave --rank out")
         return integer("rank", given["rank"], 1)
     return None if "init-lora" in given else 8
+
+
+def _parts(given: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if "parts" in given:
+        if "init-lora" in given:
+            raise TiltingError("parts are those of --init-lora: leave --parts out")
+        return some_of("parts", given["parts"], PARTS)
+    return None if "init-lora" in given else FinetuneConfig.parts
 
 
 def trackers(value: object) -> tuple[str, ...]:
@@ -248,8 +256,7 @@ def check_batch(config: FinetuneConfig, count: int) -> None:
 
 def _check(config: FinetuneConfig) -> None:
     check_batch(config, processes())
-    if config.accumulate > 1 and config.objective not in known.GRADIENT:
-        raise TiltingError(f"accumulate splits batches of {', '.join(known.GRADIENT)}; {config.objective} looks at whole ones")
+    check_accumulate(config.objective, config.objective in known.GRADIENT, config.accumulate)
     if config.judge is not None:
         parse_spec(config.judge)
         if config.judge in config.reward:

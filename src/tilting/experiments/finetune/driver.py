@@ -36,6 +36,11 @@ def record(place: TrainingFolder[Any], engine: Engine, line: Mapping[str, Any], 
         engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, line["step"])
 
 
+def kl_of(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """The KL of a line of numbers under the name that says what it is of: the path, its open steps, or a step."""
+    return next(({name: numbers[name]} for name in ("kl", "kl_open", "kl_step") if name in numbers), {})
+
+
 class Bar:
     """A bar on stderr, of training steps, with a few numbers and the time left.
 

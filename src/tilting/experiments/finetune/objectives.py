@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.settings import typed
+from tilting.finetune.refusals import check_policy
 
 GRADIENT = ("draft", "draft-k", "draft-lv", "refl", "alignprop", "dpg", "adjoint")
 """Objectives that need a differentiable reward."""
@@ -21,7 +22,7 @@ DENSITY = ("ddpo", "dpok", "grpo", "adjoint")
 """Objectives whose steps need a density: eta above 0."""
 CHOICES: dict[str, Any] = {
     "shape": Literal["linear", "relu"], "rule": Literal["random", "step"], "reduction": Literal["mean", "sum"],
-    "advantage": Literal["buffer", "group", "plain"],
+    "advantage": Literal["buffer", "group", "plain"], "source": Literal["current", "pretrained"],
 }  # fmt: skip
 LEAST = {
     "k": 1, "last": 1, "count": 1, "copies": 0, "epochs": 1, "chunks": 1, "times": 1, "size": 2, "kl": 0.0, "eps_kl": 0.0,
@@ -37,18 +38,25 @@ class Factory(NamedTuple):
     Attributes:
         about: its docstring.
         fields: by setting, (annotation, default).
+        made: the name of the class that it makes.
     """
 
     about: str
     fields: dict[str, tuple[Any, Any]]
+    made: str
+
+
+def source_of(room: str) -> Path:
+    """The source of a package of `tilting.finetune`, which is found without importing it."""
+    found = find_spec("tilting.finetune")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent / room / "__init__.py"
 
 
 @cache
 def factories() -> dict[str, Factory]:
     """The objectives by name, read from their source."""
-    found = find_spec("tilting.finetune")
-    assert found is not None and found.origin is not None
-    tree = ast.parse((Path(found.origin).parent / "objectives" / "__init__.py").read_text(encoding="utf-8"))
+    tree = ast.parse(source_of("objectives").read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     table = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "OBJECTIVES")
     assert isinstance(table, ast.Dict)
@@ -61,7 +69,7 @@ def _factory(node: ast.FunctionDef) -> Factory:
     for argument, default in zip(node.args.args, node.args.defaults, strict=True):
         hint = CHOICES.get(argument.arg) or _KINDS[ast.unparse(argument.annotation)] if argument.annotation else str
         fields[argument.arg] = (hint, ast.literal_eval(default))
-    return Factory(ast.get_docstring(node) or "", fields)
+    return Factory(ast.get_docstring(node) or "", fields, ast.unparse(node.returns) if node.returns else "")
 
 
 def defaults(objective: str) -> dict[str, Any]:
@@ -102,11 +110,16 @@ def usual_eta(objective: str, settings: dict[str, Any]) -> float:
     return 0.0 if deterministic else 1.0
 
 
-def check_eta(objective: str, settings: dict[str, Any], eta: float) -> None:
-    """Refuse a deterministic chain where steps need a density. Raises TiltingError."""
-    if eta > 0:
-        return
-    if objective in DENSITY:
-        raise TiltingError(f"{objective} needs eta above 0 (1 is usual): a deterministic step has no probability")
-    if settings.get("kl", 0.0) > 0:
-        raise TiltingError(f"{objective}.kl needs eta above 0 (1 is usual): a deterministic chain has no density")
+def check_settings(objective: str, settings: dict[str, Any]) -> None:
+    """Refuse settings that do not go together. Raises TiltingError."""
+    updates = settings.get("epochs", 1) * settings.get("chunks", 1)
+    check_policy(objective, settings.get("advantage", ""), group_of(settings), settings.get("ratio", True), updates)
+
+
+def check_chain(objective: str, settings: dict[str, Any], eta: float, steps: int) -> None:
+    """Refuse a chain without a density where one is asked for. Raises TiltingError."""
+    who = objective if objective in DENSITY else f"{objective}.kl" if settings.get("kl", 0.0) > 0 else None
+    if who and eta == 0:
+        raise TiltingError(f"{who} needs eta above 0 (1 is usual): a deterministic chain has no density")
+    if who and steps == 1:
+        raise TiltingError(f"{who} needs at least 2 steps: the last one has no density")

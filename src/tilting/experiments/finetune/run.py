@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilting.errors import TiltingError
 from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch
 from tilting.experiments.finetune.diversity import diversity
-from tilting.experiments.finetune.driver import Bar, bring, enter, record
+from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, record
 from tilting.experiments.finetune.folder import FinetuneFolder
 from tilting.models import load
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tilting.experiments.finetune.engine import Engine
+    from tilting.experiments.finetune.samples import Look
     from tilting.experiments.finetune.tuning import Tuning
     from tilting.experiments.plan import Model
     from tilting.models.sampler_inputs import SamplerInputs
@@ -78,7 +79,7 @@ def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
     reward = thinned(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
     return tuning(
         parts.model, config.prompts, reward, config.made_objective(), config.optimiser(), config.steps, config.eta,
-        config.cfg, config.batch_size, config.rank, config.parts, config.seed, config.negative_prompt, config.accumulate,
+        config.cfg, config.batch_size, config.rank, config.parts or (), config.seed, config.negative_prompt, config.accumulate,
         parts.start, engine, config.learn, parts.inputs, diversity(config.diversity) if config.diversity else None,
     )  # fmt: skip
 
@@ -121,10 +122,10 @@ def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
         state = tuning.restore(held)
         samples, paid = state["samples"], state["sampling_evaluations"]
     writer = _Writer(config, place, parts, tuning, samples, paid)
+    if held is None:
+        writer.look()  # before anything is written: it may be refused
     if engine.main:
         place.begin(tuning.training.step)
-    if held is None:
-        writer.look()
     try:
         with Bar(config.objective, config.train_steps, tuning.training.step, quiet or not engine.main) as bar:
             if not stopped(samples, config.early_stop):
@@ -132,8 +133,8 @@ def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
                     last = row.step == config.train_steps
                     seen = writer.look() if config.sample_every and (last or row.step % config.sample_every == 0) else {}
                     writer.add(row.numbers | seen, row.seconds)
-                    judged, kl = samples[-1]["judge"] if samples else None, row.numbers.get("kl", row.numbers.get("kl_step"))
-                    bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, kl=kl)
+                    judged = samples[-1]["judge"] if samples else None
+                    bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, **kl_of(row.numbers))
                     over = stopped(samples, config.early_stop)
                     if last or over or row.step % config.checkpoint_every == 0:
                         writer.save()
@@ -155,21 +156,33 @@ class _Writer:
         self.engine, self.sampling = tuning.engine, 0.0
 
     def look(self) -> dict[str, Any]:
-        """Sample, judge, keep the best; the means, on every process."""
+        """Sample, judge, keep the best; the means, on every process.
+
+        Raises:
+            TiltingError: where the first look gives early stopping nothing to go by; nothing is written of it.
+        """
         from tilting.experiments.finetune.samples import look, write_look
 
         if not self.config.sample_every:
             return {}
         config, step, begun = self.config, self.tuning.training.step, time.perf_counter()
         numbers: dict[str, Any] | None = None
+        seen: Look | None = None
         if self.engine.main:
             seen = look(self.tuning.model, config.prompts, config.sample_images, self.parts.reward, self.parts.judge,
                         config.steps, config.cfg, config.eta, config.seed, config.negative_prompt,
                         device=self.engine.device, context=self.engine.context)  # fmt: skip
-            title = f"{config.objective}, {' + '.join(config.reward)}, step {step} of {config.train_steps}"
-            write_look(seen, self.place.path / "samples" / f"{step:06d}.png", title)
             numbers = {**seen.numbers(), "evaluations": seen.evaluations}
         numbers = dict(self.engine.broadcast(numbers))
+        if config.early_stop and not self.samples and numbers["judge"] is None:
+            raise TiltingError(
+                f"early-stop has nothing to go by: the judge {config.judge or 'of pocket'} says nothing of any sample of these "
+                "prompts; give another --judge, or leave --early-stop out"
+            )
+        if seen is not None:
+            title = f"{config.objective}, {' + '.join(config.reward)}, step {step} of {config.train_steps}"
+            self.place.make()
+            write_look(seen, self.place.path / "samples" / f"{step:06d}.png", title)
         self.paid += numbers.pop("evaluations")
         self.samples.append({"step": step, **numbers})
         judged = [row["judge"] for row in self.samples if row["judge"] is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -16,10 +16,11 @@ from tilting.experiments.finetune.config import LEARN
 from tilting.experiments.finetune.diversity import Diversity
 from tilting.experiments.finetune.diversity import diversity as make_diversity
 from tilting.experiments.finetune.engine import Engine
+from tilting.experiments.given import objective_of, reward_of
 from tilting.experiments.plan import Model
 from tilting.finetune.checkpoint import Saved
 from tilting.finetune.loop import Group, Optimiser, Training, train
-from tilting.finetune.objectives import draft_lv
+from tilting.finetune.refusals import check_accumulate
 from tilting.finetune.world import Objective, World
 from tilting.models.adapt import adapted
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
@@ -30,6 +31,8 @@ NAME = "tilting"
 """Of the trained adapter."""
 GROUPS = (Group("guidance.", 50.0, decays=False), Group("critic."))
 """Guidance weights are large and learn 50 times as fast (Clark et al. 2024, B.12); a critic is clipped apart."""
+Given = Reward | str | Callable[[Tensor, list[str]], Any]
+"""A reward, its name, or a function of images and prompts; see `tilting.experiments.given.reward_of`."""
 COSTS = ("evaluations", "reward_calls", "images")
 
 
@@ -152,7 +155,7 @@ class Tuning(Generic[Drawing]):
 
 
 def tuning(
-    model: Model, prompts: Sequence[str], reward: Reward, objective: Objective | None = None,
+    model: Model, prompts: Sequence[str], reward: Given, objective: Objective | str | None = None,
     optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None, cfg: float | None = None,
     batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = ("attn2", "ff"), seed: int = 0, negative: str = "",
     accumulate: int = 1, start: Mapping[str, Tensor] | None = None, engine: Engine | None = None,
@@ -163,9 +166,10 @@ def tuning(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    objective, engine = objective or draft_lv(), engine or Engine.of(model)
+    objective, engine, reward = objective_of(objective), engine or Engine.of(model), _reward(reward)
     if objective.needs_gradient and not reward.differentiable:
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
+    check_accumulate(objective.name, objective.needs_gradient, accumulate)
     unit = objective.group * engine.count * accumulate
     if batch_size < 1 or batch_size % unit:
         raise TiltingError(f"batch_size {batch_size} does not divide into {unit} (groups x processes x parts): use {unit}")
@@ -204,6 +208,13 @@ def tuning(
     return Tuning(model, whole, optimiser, batches, training, engine, inputs=inputs)
 
 
+def _reward(given: Given) -> Reward:
+    reward = reward_of(given)
+    if reward is None:
+        raise TiltingError("fine-tuning needs a reward: give a function of images and prompts, or a name such as 'clip'")
+    return reward
+
+
 @dataclass(frozen=True)
 class Tuned:
     """What `finetune` returns.
@@ -226,11 +237,11 @@ class Tuned:
 
 
 def finetune(
-    model: Model, prompts: str | Sequence[str], reward: Reward, objective: Objective | None = None, train_steps: int = 200,
-    optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None, cfg: float | None = None,
-    batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = ("attn2", "ff"), seed: int = 0, negative: str = "",
-    accumulate: int = 1, start: Mapping[str, Tensor] | None = None, learn: Sequence[str] = ("lora",),
-    inputs: SamplerInputs | None = None, diversity: str | Diversity | None = None,
+    model: Model, prompts: str | Sequence[str], reward: Given, objective: Objective | str | None = None,
+    train_steps: int = 200, optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None,
+    cfg: float | None = None, batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = ("attn2", "ff"),
+    seed: int = 0, negative: str = "", accumulate: int = 1, start: Mapping[str, Tensor] | None = None,
+    learn: Sequence[str] = ("lora",), inputs: SamplerInputs | None = None, diversity: str | Diversity | None = None,
 ) -> Tuned:  # fmt: skip
     """Train a LoRA of a model on a reward, in this process.
 
@@ -238,8 +249,8 @@ def finetune(
         model: from `tilting.load`, which says where it runs and in which precision; what is trained is float32. Its LoRA
             stays active afterwards, and a second call replaces it.
         prompts: one or several; each training step draws some.
-        reward: such as ``tilting.rewards.clip()``.
-        objective: such as ``tilting.finetune.objectives.ddpo()``; default draft-lv.
+        reward: such as ``tilting.rewards.clip()``; or its name, or a function of images and prompts, as `generate` takes it.
+        objective: such as ``tilting.finetune.objectives.ddpo()``, or its name; default draft-lv.
         train_steps: optimiser steps (of objectives that make one a step).
         optimiser: learning rate and so on.
         steps, cfg: of the sampler; default the model's own.

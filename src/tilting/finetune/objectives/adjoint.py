@@ -44,7 +44,7 @@ class AdjointMatching:
     def __call__(self, world: World) -> Iterator[Loss]:
         steps = density_steps(world)
         if not steps:
-            raise TiltingError("adjoint matching needs eta > 0 (1, to be exact)")
+            raise TiltingError("adjoint matching needs eta > 0 (1, to be exact) and at least 2 steps")
         with torch.no_grad():
             closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
             path = rollout(world, closed, kl=True)  # the last step is the base's own

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tilting.finetune.rollout import density_steps, rollout
+from tilting.finetune.rollout import Point, density_steps, rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import Loss, World
 from tilting.schedule import add_noise, transition
@@ -32,6 +32,19 @@ def dropped(value: Tensor, share: float, world: World) -> Tensor:
     return value * world.mine(keep).to(value) / (1 - share)
 
 
+def check_dropout(share: float) -> None:
+    """Refuse to leave out every reward. Raises TiltingError."""
+    if not 0 <= share < 1:
+        raise TiltingError(f"dropout must be at least 0 and below 1, not {share}")
+
+
+def eps_distance(world: World, point: Point) -> Tensor:
+    """(eps_θ - eps_base)² at the state a step started from, under CFG: its mean over images and latent dimensions."""
+    with torch.no_grad():
+        base = world.base(point.x, point.t, world.rows).eps
+    return (world.denoise(point.x, point.t, world.rows).eps - base).square().mean()
+
+
 @dataclass(frozen=True)
 class Draft:
     """DRaFT and its truncations.
@@ -39,9 +52,11 @@ class Draft:
     Attributes:
         truncation: which steps carry gradient.
         kl: β of the path KL to the frozen model, over the steps that carry gradient (needs eta > 0); 0 leaves it out.
-        eps_kl: weight of |eps_θ - eps_base|² at the last step (B.8's own regulariser).
+        eps_kl: weight of the mean over latent dimensions of (eps_θ - eps_base)² at the last step; B.8's β times the dimensions.
         dropout: share of the images whose reward is left out of a step.
         name: of the objective.
+        logged: what the numbers call that KL: "kl" is the whole path's, "kl_open" that of the steps which carry gradient alone;
+            it goes up and down with their number. The frozen model is not evaluated at the others.
     """
 
     truncation: Truncation = field(default=Truncation("all"))
@@ -49,19 +64,19 @@ class Draft:
     eps_kl: float = 0.0
     dropout: float = 0.0
     name: str = "draft"
+    logged: str = "kl"
     needs_gradient = True
     several = False
     group = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise TiltingError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_dropout(self.dropout)
 
     def __call__(self, world: World) -> Iterator[Loss]:
-        if self.kl and world.eta == 0:
-            raise TiltingError("the path KL needs eta > 0: a deterministic chain has no density")
         # With a KL the steps without density, the last, are the frozen model's: K counts those that can be trained.
         trained = len(density_steps(world)) if self.kl else world.steps
+        if not trained:
+            raise TiltingError(f"{self.name}.kl needs eta above 0 and at least 2 steps: a deterministic chain has no density")
         mask = torch.ones(world.steps, dtype=torch.bool, device="cpu")
         mask[:trained] = self.truncation.mask(trained, world.generator("truncation"))
         path = rollout(world, mask, kl=bool(self.kl))
@@ -70,12 +85,9 @@ class Draft:
         loss = -dropped(value, self.dropout, world).mean()
         if path.kl is not None:
             loss = loss + self.kl * path.kl.mean()
-            numbers["kl"] = path.kl.mean().item()
+            numbers[self.logged] = path.kl.mean().item()
         if self.eps_kl:
-            point = path.points[-1]
-            with torch.no_grad():
-                base = world.base(point.x, point.t, world.rows).eps
-            far = (world.denoise(point.x, point.t, world.rows).eps - base).square().mean()
+            far = eps_distance(world, path.points[-1])
             loss = loss + self.eps_kl * far
             numbers["eps_kl"] = far.item()
         yield Loss(loss, numbers)
@@ -94,16 +106,21 @@ class DraftLv:
         single: back-propagate the one reward gradient ∇_x r(x_0) through every copy (C.1: unstable, kept as a negative result);
             the gradient at the latents, so that the decoder is paid once too.
         dropout: share of rewards left out of a step.
+        eps_kl: weight of the mean over latent dimensions of (eps_θ - eps_base)² at the last step; B.8's β times the dimensions.
         name: of the objective.
     """
 
     copies: int = 2
     single: bool = False
     dropout: float = 0.0
+    eps_kl: float = 0.0
     name: str = "draft-lv"
     needs_gradient = True
     several = False
     group = 1
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
 
     def __call__(self, world: World) -> Iterator[Loss]:
         mask = torch.arange(world.steps, device="cpu") == world.steps - 1
@@ -121,6 +138,10 @@ class DraftLv:
                 loss = loss - (slope.detach() * clean).flatten(1).sum(1).mean()
             else:
                 loss = loss - dropped(world.value(clean, world.rows), self.dropout, world).mean()
+        if self.eps_kl:
+            far = eps_distance(world, path.points[-1])
+            loss = loss + self.eps_kl * far
+            numbers["eps_kl"] = far.item()
         yield Loss(loss, numbers)
 
 

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tilting.finetune.refusals import check_policy
 from tilting.finetune.rollout import Path, Reduction, density_steps, rollout
 from tilting.finetune.world import Loss, World
 from tilting.schedule import log_prob, transition
@@ -58,7 +59,7 @@ class PolicyGradient:
 
     Attributes:
         advantage: "buffer" (DDPO) or "group" (GRPO); "plain" is r minus the batch's mean.
-        ratio: importance ratios with a clip (DDPO-IS, GRPO); off is REINFORCE.
+        ratio: importance ratios with a clip (DDPO-IS, GRPO); off is REINFORCE, which makes one update from a batch of draws.
         clip: half-width of the ratio's clip, in units of ``reduction``.
         limit: advantages are cut to ± this.
         kl: β of the KL of each step to the frozen model (sum over dimensions).
@@ -84,6 +85,9 @@ class PolicyGradient:
     name: str = "ddpo"
     needs_gradient = False
 
+    def __post_init__(self) -> None:
+        check_policy(self.name, self.advantage, self.size, self.ratio, self.epochs * self.chunks)
+
     @property
     def group(self) -> int:
         return self.size
@@ -96,7 +100,7 @@ class PolicyGradient:
     def __call__(self, world: World) -> Iterator[Loss]:
         steps = density_steps(world)
         if not steps:
-            raise TiltingError(f"{self.name} needs eta > 0: a deterministic step has no probability")
+            raise TiltingError(f"{self.name} needs eta > 0 and at least 2 steps: a deterministic step has no probability")
         with torch.no_grad():
             closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
             path = rollout(world, closed, density=self.reduction if self.ratio else None)

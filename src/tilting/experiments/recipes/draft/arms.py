@@ -130,7 +130,8 @@ def cost_of(config: FinetuneConfig) -> Cost | None:
         return Cost(t + k + based + 2 * held, k + held, 1)
     if config.objective == "draft-lv":
         n = int(s["copies"])  # type: ignore[call-overload]
-        return Cost(t + 1 + n, 1 + n, 1 if s["single"] else 1 + n)
+        held = 1 if s["eps_kl"] else 0
+        return Cost(t + 1 + n + 2 * held, 1 + n + held, 1 if s["single"] else 1 + n)
     if config.objective == "refl":
         m = min(int(s["last"] or max(1, round(0.4 * t))), t)  # type: ignore[call-overload]
         return Cost(t - m + (m - 1) / 2 + 1, 1, 1)
