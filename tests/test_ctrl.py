@@ -283,7 +283,7 @@ class Line(World):
 
 def test_ppo_climbs_the_reward_less_the_kl_of_the_whole_path():
     """A chain of numbers whose steps have a gain each, reward -2 x²: the best gains are known by a recursion from the end. What
-    an early step makes later ones pay counts; a planner that differentiates each step's own KL alone ends .1 off."""
+    an early step makes later ones pay counts; a planner that differentiates each step's own KL alone ends .2 off."""
     grid = Schedule("v_prediction", scaled_linear()).grid(3)
     base = {t: (1.0 if s.sigma == 0 else 0.9) for t, s in pairwise(grid)}
     gains = nn.ParameterDict({str(i): nn.Parameter(torch.tensor([base[t]]).double()) for i, t in enumerate(grid[:2])})
