@@ -113,7 +113,7 @@ class PolicyGradient:
             raise TiltingError(f"{self.name} needs eta > 0: a deterministic step has no probability")
         with torch.no_grad():
             closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
-            path = rollout(world, closed, density=self.reduction if self.ratio else None, frozen=self.path_kl)
+            path = rollout(world, closed, density=self.reduction if self.ratio else None, frozen=self.path_kl and self.kl > 0)
             value = world.value(path.clean, world.rows).detach()
         advantages = self._advantages(world, value, path, steps)
         shuffled = torch.randperm(len(steps), generator=world.generator("order"), device="cpu")
@@ -133,7 +133,8 @@ class PolicyGradient:
         if self.path_kl:
             found, ahead = {}, value
             for i in reversed(steps):
-                found[i], ahead = _among_others(world, ahead), ahead - self.kl * path.paid[i]
+                found[i] = _among_others(world, ahead)
+                ahead = ahead - self.kl * path.paid[i] if self.kl else ahead
         else:
             everything = world.all(value)
             if self.advantage == "group":
