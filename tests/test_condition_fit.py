@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import refused
 from learned import save_classifier as save_vit
 from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, r2_score
@@ -346,3 +347,20 @@ def test_config_reads_back_what_it_prints(rendered, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(printed)
     assert main(["condition", "fit", "--config", str(tmp_path / "c.yaml"), "--print-config"]) == 0
     assert capsys.readouterr().out == printed and "widths:\n- 4\n- 8\n- 8" in printed and not (tmp_path / "FIT").exists()
+
+
+def test_a_fit_goes_where_it_is_told(rendered, tmp_path, monkeypatch, capsys):
+    assert "device cannot be 'gpu'" in refused(capsys, *words(rendered, tmp_path / "out"), "--device", "gpu")
+    assert "there is no device 'cuda:99' here" in refused(capsys, *words(rendered, tmp_path / "out"), "--device", "cuda:99")
+    assert not (tmp_path / "out").exists()
+    seen = []
+
+    def begin(net, schema, options, device):
+        seen.append(device)
+        raise TiltingError("far enough")
+
+    monkeypatch.setattr("tilting.conditioning.fit.begin", begin)
+    monkeypatch.setattr("tilting.experiments.condition.fit.device_of", lambda text: f"the {text} one")
+    for device in ("mps", "auto"):
+        assert main([*words(rendered, tmp_path / "out", "--label", "colour"), "--device", device]) == 2
+    assert seen == ["the mps one", "the auto one"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +21,7 @@ from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.experiments.condition.functions import compose
 from tilting.experiments.condition.sample import describe
+from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
 from tilting.models.labels import PLACES
@@ -107,6 +110,59 @@ def test_what_is_saved_draws_what_was_trained(small, fits, place, tmp_path):
     (tmp_path / "ctl" / "embedding.safetensors").write_bytes(b"cut")
     with pytest.raises(TiltingError, match="is not whole: embedding"):
         read_control(tmp_path / "ctl")
+
+
+@pytest.mark.parametrize("name", ["strength", "self", "type", "a.b"])
+def test_a_label_may_have_any_name(small, fits, name, tmp_path):
+    control = random_control(small, [FittedClassifier(fits[0].net, replace(fits[0].schema, label=name))], seed=4)
+    control.save(tmp_path / "ctl")
+    again = tl.load_control(tmp_path / "ctl", small)
+    a, b = (tl.condition_sample(c, PROMPTS, {name: "no"}, **ASKED) for c in (control, again))
+    assert torch.equal(a.images, b.images)
+    assert a.manifest["summary"]["kl_mean"] > 0
+    assert again.fixed({name: "no"}, 2.0).parts[0][1:] == ({name: 0.0}, 2.0)
+    if name != "strength":
+        assert again.at(strength=2.0, **{name: "no"}).parts[0][1:] == ({name: 0.0}, 2.0)
+
+
+def test_a_control_that_is_asked_for_some_of_its_labels_says_that_it_was_not_trained_so(here, small, fits, folder, capsys):
+    from tilting.experiments.folder import digest
+
+    control = random_control(small, fits, seed=9)
+    with pytest.warns(UserWarning, match="bright, light was trained with all of these given, not with bright alone"):
+        compose(control, {"bright": "yes"})
+    with pytest.warns(UserWarning, match="not with light alone"):
+        control.at(light="yes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compose(control, {"bright": "yes", "light": "no"})
+    control.info = replace(control.info, model={"name": str(folder), "sha256": digest(folder)})
+    control.save("ctl")
+    asked = [word for word in words("out", ["ctl"], "--label", "light=no") if word != "--quiet"]
+    assert main(asked) == 0
+    assert "tilting: the control of bright, light was trained" in capsys.readouterr().err
+    assert main([*words("whole", ["ctl"]), "--label", "light=no", "--label", "bright=no"]) == 0
+    assert "was trained" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("planner", "training", "unlabelled"),
+    [
+        ("classifier-free", {"label_dropout": 0.1}, True),
+        ("classifier-free", {"label_dropout": 0.0}, False),
+        ("classifier-free", {}, False),
+        ("backprop", {"label_dropout": 0.1}, False),
+    ],
+)
+def test_a_folder_says_whether_no_label_was_learnt(small, fits, tmp_path, planner, training, unlabelled):
+    """At strength 0 such a control draws without a label by its own LoRA, another one as the model does."""
+    control = random_control(small, [fits[0]], seed=4)
+    control.info = replace(control.info, planner=planner, training=training)
+    control.save(tmp_path / "ctl")
+    again = tl.load_control(tmp_path / "ctl", small)
+    assert again.augmented.unlabelled == unlabelled
+    drawn = tl.condition_sample(again, PROMPTS, {"bright": "no"}, strength=0.0, **ASKED)
+    assert (drawn.manifest["summary"]["kl_mean"] > 0) == unlabelled
 
 
 def test_the_path_kl_is_that_of_the_means(small, controls):

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small import bright_fit
+from small import bright_fit, random_control
 from test_finetune_processes import LAUNCH
 
 import tilting as tl
@@ -22,6 +22,7 @@ from tilting.cli import main
 from tilting.conditioning.train import draw_labels
 from tilting.experiments.condition.controlling import ControlSettings, controlling
 from tilting.experiments.condition.train import describe
+from tilting.experiments.condition.train_config import resolve_train
 from tilting.experiments.finetune.batches import batch_identities
 from tilting.experiments.finetune.folder import read_lines
 from tilting.experiments.generate import Drawn, draw, plan
@@ -65,8 +66,8 @@ def here(tmp_path, monkeypatch, small, folder, fitted):
 
 def words(folder, out, *more, classifier="FIT", steps=3):
     return ["condition", "train", *PROMPTS, "--model", str(folder), "--classifier", classifier, "--train-steps", str(steps),
-            "--steps", "2", "--batch-size", "4", "--rank", "2", "--cfg", "2", "--truncation", "all", "--checkpoint-every", "1",
-            "--quiet", "--out", str(out), *more]  # fmt: skip
+            "--steps", "2", "--batch-size", "4", "--rank", "2", "--cfg", "2", "--checkpoint-every", "1", "--quiet",
+            *([] if "ppo" in more else ["--truncation", "all"]), "--out", str(out), *more]  # fmt: skip
 
 
 @pytest.mark.parametrize("place", ["latent", "score", "time"])
@@ -212,6 +213,7 @@ def test_a_classifier_without_gradient_is_climbed_by_ppo(here, folder, small, ca
         (["--gamma", "0"], "gamma must be above 0"),
         (["--eta", "0"], "eta must be above 0"),
         (["--steps", "1"], "steps must be at least 2"),
+        (["--planner=ppo"], "truncation says where --planner backprop has a gradient"),
         (["--accumulate", "3"], "batch-size 4 does not divide into 3"),
         (["--classifier", "f.py:unnamed"], "needs an attribute classes"),
     ],
@@ -231,7 +233,6 @@ def test_steps_whose_classifier_gives_no_probabilities_are_skipped_and_say_why(h
 
 
 def test_without_prompts_pocket_trains_on_all_it_draws_and_other_models_are_asked(here, folder, capsys):
-    from tilting.experiments.condition.train_config import resolve_train
     from tilting.models.words import load_words
 
     listed = resolve_train({"classifier": ["FIT"]}).all_prompts()
@@ -256,6 +257,55 @@ def test_two_processes_are_one(here, folder):
     for a, b in zip(*(read_lines(here / name / "metrics.jsonl") for name in ("one", "two")), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
     assert json.loads((here / "two" / "manifest.json").read_text())["summary"]["processes"] == 2
+
+
+def test_ppo_refuses_what_it_has_no_use_for_in_python_too_and_its_config_reads_back(here, small, fitted, folder):
+    with pytest.raises(TiltingError, match="ppo looks at whole ones"):
+        controlling(small, [fitted], PROMPTS, ControlSettings(planner="ppo", accumulate=2, batch_size=4))
+    with pytest.raises(TiltingError, match="leave it out"):
+        tl.condition_train(small, fitted, PROMPTS, planner="ppo", truncation="all")
+    asked = {"classifier": ["FIT"], "prompts": PROMPTS, "model": str(folder), "planner": "ppo"}
+    config = resolve_train(asked)
+    assert resolve_train(config.mapping()) == config
+
+
+def test_log_p_is_of_all_parts_of_a_batch(small, fitted):
+    found = []
+    for parts in (1, 4):
+        run = controlling(small, [fitted], PROMPTS, ControlSettings(steps=2, cfg=2.0, batch_size=8, rank=2, accumulate=parts))
+        found.append(next(iter(run.steps(1))).numbers["log_prob.bright"])
+        run.control()
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
+def test_without_a_kl_there_is_no_gamma_against_it_and_no_silent_step(here, folder, small, fitted, capsys):
+    """Files stay JSON, in which infinity is not; a gradient in the last step alone reaches the control."""
+    assert main([*words(folder, "ctl", "--kl", "0", steps=1), "--json"]) == 0
+
+    def constant(text):
+        raise AssertionError(text)
+
+    for name in ("control.json", "manifest.json"):
+        json.loads((here / "ctl" / name).read_text(), parse_constant=constant)
+    assert read_control("ctl").effective_gamma is None
+    assert "no KL" in describe(json.loads((here / "ctl" / "manifest.json").read_text()))
+    settings = ControlSettings("latent", kl=0.0, truncation="random", rank=2, steps=2, cfg=2.0, batch_size=2)
+    run = controlling(small, [fitted], PROMPTS, settings)
+    losses = [next(iter(run.objective(run.batches(step, {})))) for step in range(6)]
+    late = next(loss for loss in losses if loss.numbers["open_steps"] == 1)
+    late.value.backward()
+    assert run.augmented.embedding.tables["bright"].grad.abs().max() > 0
+    run.control()
+
+
+def test_an_old_description_with_infinity_in_it_still_loads(here, small, fitted):
+    random_control(small, [fitted]).save(here / "ctl")
+    path = here / "ctl" / "control.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "effective_gamma": math.inf}))
+    control = tl.load_control(here / "ctl", small)
+    assert control.info.effective_gamma is None
+    control.save(here / "again")
 
 
 def test_ppo_pays_for_no_evaluation_twice(small, fitted):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,12 +28,14 @@ from tilting.experiments.recipes.ctrl.oracle import (
 )  # fmt: skip
 from tilting.experiments.recipes.ctrl.theory import SHORT
 from tilting.experiments.recipes.plane import BASE, energy_distance
+from tilting.finetune.loop import Optimiser, Training, train
+from tilting.finetune.objectives.policy import _among_others
 from tilting.finetune.rollout import rollout
 from tilting.finetune.truncate import Truncation
 from tilting.finetune.world import World
 from tilting.models.mixture import MixtureModel
 from tilting.rng import Identity
-from tilting.schedule import transition
+from tilting.schedule import Schedule, scaled_linear, step_std, transition
 from tilting.types import Prediction
 
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
@@ -264,3 +267,63 @@ def test_labels_are_drawn_evenly_and_keyed():
     assert many.min() >= -2
     assert many.max() <= 2
     assert abs(many.mean()) < 0.1
+
+
+# PPO
+
+
+@dataclass(frozen=True)
+class Line(World):
+    """A batch of numbers, its noise drawn at once."""
+
+    def noise(self, step, purpose="noise"):
+        generator = torch.Generator().manual_seed(hash((self.step, step)) % 2**31)
+        return torch.randn(len(self.who), 1, generator=generator, dtype=self.dtype)
+
+
+def test_ppo_climbs_the_reward_less_the_kl_of_the_whole_path():
+    """A chain of numbers whose steps have a gain each, reward -2 x²: the best gains are known by a recursion from the end. What
+    an early step makes later ones pay counts; a planner that differentiates each step's own KL alone ends .2 off."""
+    grid = Schedule("v_prediction", scaled_linear()).grid(3)
+    base = {t: (1.0 if s.sigma == 0 else 0.9) for t, s in pairwise(grid)}
+    gains = nn.ParameterDict({str(i): nn.Parameter(torch.tensor([base[t]]).double()) for i, t in enumerate(grid[:2])})
+
+    def denoiser(gain):
+        def denoise(x, t, rows):
+            """The prediction whose step has the mean gain(t) x."""
+            s = grid[grid.index(t) + 1]
+            back = math.sqrt(max(s.sigma**2 - step_std(t, s, 1.0) ** 2, 0.0))
+            eps = (gain(t) * x - s.alpha / t.alpha * x) / (back - s.alpha * t.sigma / t.alpha)
+            return Prediction(eps, (x - t.sigma * eps) / t.alpha, torch.zeros_like(x))
+
+        return denoise
+
+    frozen = denoiser(lambda t: base[t])
+    mine = denoiser(lambda t: gains[str(grid.index(t))] if t in grid[:2] else base[t])
+
+    def batch(step, memory):
+        who = [Identity(0, "", step)] * 4096
+        return Line(mine, frozen, mine, frozen, lambda x0, rows: -2 * x0[:, 0] ** 2, grid, who, (1,), 1.0, step, 0,
+                    dtype=torch.float64, checkpointed=False)  # fmt: skip
+
+    best, curve = {}, 2 * base[grid[2]] ** 2  # the reward to come is -curve x² and a constant
+    for i in (1, 0):
+        price = 1 / (2 * step_std(grid[i], grid[i + 1], 1.0) ** 2)
+        best[i] = price * base[grid[i]] / (price + curve)
+        curve = curve * best[i] ** 2 + price * (best[i] - base[grid[i]]) ** 2
+
+    settings = Optimiser(rate=0.01, weight_decay=0.0, clip=1e9)
+    parameters = dict(gains.named_parameters())
+    seen = []
+    objective = Ctrl(1.0, kl_weight=1.0, planner="ppo").objective()
+    for _ in train(Training(parameters, settings.build(parameters)), objective, batch, settings, 250):
+        seen.append([gains["0"].item(), gains["1"].item()])
+    mean = torch.tensor(seen[-100:]).mean(0).tolist()
+    print(f"gains: learnt {mean}, best {best[0]:.4f} {best[1]:.4f}")
+    assert mean == pytest.approx([best[0], best[1]], abs=0.01)
+
+
+def test_an_advantage_along_a_path_is_over_the_other_images_alone():
+    """Less a mean that held the image itself, rewards would count 1 - 1 / b of what they should beside the KL."""
+    world = Line(*[None] * 5, ZERO.grid(2), [Identity(0, "", i) for i in range(3)], (1,))
+    assert _among_others(world, torch.tensor([1.0, 2.0, 6.0])).tolist() == pytest.approx([1 - 4, 2 - 3.5, 6 - 1.5])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 import torch
 from test_ctrl import independent_log_prob, normaliser
@@ -10,17 +13,20 @@ from torch import nn
 from tilting.conditioning.cfree import ClassifierFree, Triplets, draw_rows, drop_labels, training_error
 from tilting.conditioning.fit import Options
 from tilting.conditioning.guided import classifier_guided, reconstruction_guidance
-from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, fit_noisy, load_noisy, noised, save_noisy
+from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, fit_noisy, load_noisy, noised, save_noisy
 from tilting.errors import TiltingError
 from tilting.experiments.condition.triplets import TripletBatches
-from tilting.experiments.recipes.ctrl.learned import Falling, Plane, Push, guided, pushed
+from tilting.experiments.recipes.ctrl import learned
+from tilting.experiments.recipes.ctrl.learned import Falling, Plane, Push, pushed
 from tilting.experiments.recipes.ctrl.oracle import Chain, lemma, log_classifier
 from tilting.experiments.recipes.plane import BASE, energy_distance
 from tilting.features.schema import Schema
 from tilting.finetune.loop import Training, train
+from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
 from tilting.models.mixture import ZERO_SNR
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict
+from tilting.types import Prediction
 
 YES = Schema("side", classes=("no", "yes"))
 
@@ -44,7 +50,7 @@ def test_classifier_guidance_with_the_true_noisy_classifier_draws_p_of_x_given_y
 
         x = chain.draw(2000, 3, denoise=classifier_guided(chain.denoise, log_p, 1.0)).end
         far[steps] = energy_distance(x, target)
-    dps = guided(Chain(64), reconstruction_guidance(1.0).build(64), lambda x0: log_classifier(x0, y), 1000, 0)
+    dps = learned.guided(Chain(64), reconstruction_guidance(1.0).build(64), lambda x0: log_classifier(x0, y), 1000, 0)
     print(f"D² to p(x | y): T 8 {far[8]:.4f}, T 64 {far[64]:.4f}, dps {energy_distance(dps, target):.4f}, exact {null:.4f}")
     assert far[64] < 0.005
     assert far[64] < 0.4 * far[8]
@@ -110,6 +116,22 @@ def test_noised_latents_have_the_levels_asked_for():
         assert out.x[rows].std().item() == pytest.approx(sigma, abs=0.05)
 
 
+@pytest.mark.parametrize("schedule", [ZERO_SNR, Schedule("flow")])
+def test_pictures_are_judged_at_the_least_noise(schedule):
+    seen = []
+
+    class Net(nn.Linear):
+        def forward(self, noised):
+            seen.append(noised)
+            return noised.x
+
+    judge = OfPictures(NoisyClassifier(Net(2, 2), YES), lambda images: images.mean((2, 3))[:, :2], schedule)
+    judge(torch.ones(1, 3, 4, 4))
+    assert seen[0].alpha.item() > 0.99
+    assert seen[0].sigma.item() < 0.1
+    assert seen[0].x == pytest.approx(seen[0].alpha.item())
+
+
 # classifier-free fine-tuning
 
 
@@ -121,8 +143,6 @@ def test_the_training_error_is_that_of_the_networks_own_output(kind):
     x = t.alpha * clean + t.sigma * noise
     target = {"epsilon": noise, "v_prediction": t.alpha * noise - t.sigma * clean, "flow": noise - clean, "sample": clean}[kind]
     eps, x0 = predict(kind, output, x, t)
-    from tilting.types import Prediction
-
     mine = training_error(Prediction(eps, x0, output), clean, noise, t, kind)
     assert torch.allclose(mine, (output - target).square().mean(1))
 
@@ -153,6 +173,30 @@ def test_classifier_free_fine_tuning_learns_p_of_x_given_y():
         base = energy_distance(chain.draw(2000, 6).end, target)
         print(f"classifier-free, y {label:.0f}: D² {mine:.4f}, base {base:.4f}")
         assert mine < 0.05 * base
+
+
+@pytest.mark.parametrize("size", [1, 3, 12])
+def test_every_time_counts_alike_whatever_the_batch_and_however_many_processes(size):
+    """Images whose error is their time: the mean over many batches is that of the uniform law; parts of a batch sum to it."""
+    grid, count = ZERO_SNR.grid(100), 600
+
+    def loss(step, first=0, here=size):
+        who = [Identity(0, "", i) for i in range(size)]
+
+        def plain(x, t, rows):
+            eps = noise[rows] + (2 * (100 - grid.index(t)) / 100) ** 0.5 / t.alpha if t.alpha else noise[rows]
+            return Prediction(eps, clean[rows], x)  # v's error is α² (eps - noise)²: twice the time
+
+        world = Plane(plain, plain, plain, plain, None, grid, who[first : first + here], (2,), 1.0, step, 0, everyone=who,
+                      first=first, dtype=torch.float64)  # fmt: skip
+        noise, clean = world.noise(0, "fit"), torch.zeros(here, 2, dtype=torch.float64)
+        return next(iter(ClassifierFree(lambda w: clean)(world))).value.item()
+
+    found = torch.tensor([loss(k) for k in range(count)])
+    assert abs(found.mean() - 1.0) < 4 * found.std() / count**0.5 + 0.02  # a hundredth of the grid is pure noise
+    if size > 1:
+        parts = [loss(7, first, here) * here / size for first, here in ((0, size // 3), (size // 3, size - size // 3))]
+        assert sum(parts) == pytest.approx(loss(7))
 
 
 def test_rows_of_a_step_are_epochs_of_permutations():
@@ -188,9 +232,74 @@ class Little(nn.Module):
         return self.inner(torch.cat([x, x.new_full((len(x), 1), t.alpha)], 1))
 
 
-def test_the_augmented_model_is_trained_and_no_label_stays_no_label():
-    from tilting.models.labels import Augmented, LabelEmbedding
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow", "sample"])
+def test_a_shift_of_the_score_is_one_whatever_the_network_predicts(kind):
+    """eps' = eps - σ E, and x0' = x0 + σ²/α E to match; at pure noise nothing that is not finite."""
+    model = Little()
+    model.schedule = Schedule("flow") if kind == "flow" else replace(ZERO_SNR, kind=kind)
+    embedding = LabelEmbedding({"y": 2}, 2)
+    with torch.no_grad():
+        embedding.tables["y"].copy_(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+    augmented, grid = Augmented(model, embedding, "score"), model.schedule.grid(4)
+    x, y = torch.randn(2, 2), {"y": torch.tensor([1.0, 0.0])}
+    for t in grid[1:-1]:
+        eps, x0 = predict(kind, model.network(x, t, x), x, t)
+        mine, there = predict(kind, augmented.conditioned(x, t, x, y), x, t)
+        assert torch.allclose(mine - eps, -t.sigma * embedding(y), atol=1e-5)
+        assert torch.allclose(there - x0, t.sigma**2 / t.alpha * embedding(y), atol=1e-5)
+    assert augmented.conditioned(x, grid[0], x, y).isfinite().all()
 
+
+@pytest.mark.parametrize("unlabelled", [True, False])
+def test_strength_leads_away_from_no_label_where_that_was_learnt_and_from_the_model_where_not(unlabelled):
+    """Ho & Salimans: n + γ2 (e - n), n by the control itself. At 1 it is e alone, at 0 n alone: nothing else is evaluated."""
+    embedding = LabelEmbedding({"y": 2}, 2)
+    with torch.no_grad():
+        embedding.tables["y"].copy_(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+    model, calls, lora = Little(), [], []
+
+    @contextmanager
+    def on():
+        lora.append(True)
+        yield
+        lora.pop()
+
+    inner = model.network
+    model.network = lambda x, t, text: (calls.append(bool(lora)), inner(x, t, text) * (1.5 if lora else 1.0))[1]
+    augmented = Augmented(model, embedding, "latent", own=on, unlabelled=unlabelled)
+    x, t, y, text = torch.randn(2, 2), ZERO_SNR.grid(4)[2], {"y": torch.tensor([1.0, 0.0])}, torch.zeros(2, 1, 1)
+    for strength in (0.0, 1.0, 3.0):
+        calls.clear()
+        mine = guided([Term(augmented, y, strength)], text, text[:1], 1.0)[0](x, t, torch.arange(2))
+        trained = {0.0: 1, 1.0: 1, 3.0: 2}[strength] if unlabelled else int(strength != 0)
+        assert calls == [False] + [True] * trained
+        e, base = 1.5 * inner(x + embedding(y), t, text), inner(x, t, text)
+        n = 1.5 * base if unlabelled else base
+        assert torch.allclose(mine.eps, predict("v_prediction", n + strength * (e - n), x, t)[0], atol=1e-5)
+
+
+ODD = {"a.b": 2, "type": 3, "values": 2, "copy": None, "training": None, "items": None, "half": 2, "0": 2, "strength": None}
+
+
+def test_any_word_can_be_a_label_and_files_call_it_by_its_name():
+    embedding = LabelEmbedding(ODD, 4)
+    state = embedding.state_dict()
+    inside = ["0.weight", "0.bias", "2.weight", "2.bias"]
+    tables = [f"tables.{name}" for name, k in ODD.items() if k]
+    assert list(state) == [*tables, *(f"networks.{name}.{part}" for name, k in ODD.items() if not k for part in inside)]
+    torch.manual_seed(0)
+    state = {name: torch.randn_like(value) for name, value in state.items()}
+    embedding.load_state_dict(state)
+    assert all(torch.equal(value, state[name]) for name, value in embedding.state_dict().items())
+    assert torch.equal(embedding({"type": torch.tensor([2.0])})[0], state["tables.type"][2])
+    assert embedding({"copy": torch.tensor([0.3])}).abs().max() > 0
+    with pytest.raises(TiltingError, match="knows no label 'clear'"):
+        embedding({"clear": torch.tensor([0.0])})
+    with pytest.raises(RuntimeError):
+        LabelEmbedding({"type": 3}, 4).load_state_dict(state)
+
+
+def test_the_augmented_model_is_trained_and_no_label_stays_no_label():
     torch.manual_seed(0)
     model, embedding = Little(), LabelEmbedding({"y": 2}, 2)
     augmented = Augmented(model, embedding, "latent")

@@ -8,7 +8,7 @@ import typer
 
 from tilting.cli.condition_sample import sample
 from tilting.cli.condition_train import train
-from tilting.cli.options import Config, Json, Out, PrintConfig, Quiet, Seed, Text, option
+from tilting.cli.options import Config, Device, Json, Out, PrintConfig, Quiet, Seed, Text, option
 from tilting.cli.request import Request
 from tilting.experiments.condition.fit import condition_fit, describe
 from tilting.experiments.condition.fit_config import OPTIONS, resolve_fit
@@ -54,6 +54,7 @@ def fit(
     size: Annotated[int | None, option("--size", help="Rows and columns to read at. [64, or the embedder's]")] = None,
     patience: Annotated[int | None, option("--patience", help="Epochs without a better one that end it. [20]")] = None,
     skip_bad: Annotated[bool | None, option("--skip-bad", help="Leave bad rows out, and list them.")] = None,
+    device: Device = None,
     out: Out = None,
     seed: Seed = None,
     config: Config = None,

@@ -31,7 +31,8 @@ class ClassifierFree:
     Attributes:
         clean: world -> x_0 (b, ...) of its images.
         kind: of the network.
-        times: parts of a batch, each at a time of its own; they spread evenly over the world's grid.
+        times: parts of a batch, each at a time of its own; they spread evenly over the world's grid, and count alike however
+            many images each has. A batch of fewer images has as many parts as images.
         name: of the objective.
     """
 
@@ -45,15 +46,18 @@ class ClassifierFree:
 
     def __call__(self, world: World) -> Iterator[Loss]:
         clean, noise = self.clean(world), world.noise(0, "fit")
-        at = (torch.arange(self.times) + torch.rand(self.times, generator=world.generator("time"))) / self.times
-        errors, whole = [], torch.arange(len(world.prompts), device=world.device) - world.first
-        for share, part in zip(at.tolist(), whole.tensor_split(self.times), strict=True):
+        batch = len(world.prompts)
+        times = min(self.times, batch)
+        at = (torch.arange(times) + torch.rand(times, generator=world.generator("time"))) / times
+        errors, whole = [], torch.arange(batch, device=world.device) - world.first
+        for share, part in zip(at.tolist(), whole.tensor_split(times), strict=True):
             rows = part[(part >= 0) & (part < len(world.who))]  # of a batch over all processes those that are here
             if len(rows):
                 t = world.grid[min(int(share * world.steps), world.steps - 1)]
                 prediction = world.plain(add_noise(clean[rows], noise[rows], t), t, rows)
-                errors.append(training_error(prediction, clean[rows], noise[rows], t, self.kind))
-        loss = torch.cat(errors).mean()
+                error = training_error(prediction, clean[rows], noise[rows], t, self.kind)
+                errors.append(error.sum() / (len(part) * times))
+        loss = world.share * torch.stack(errors).sum()
         yield Loss(loss, {"error": loss.item()})
 
 

@@ -204,7 +204,8 @@ class OfPictures:
     def __call__(self, images: Tensor) -> Tensor:
         """(b, schema.outputs) before any temperature."""
         at = next(self.classifier.parameters()).device
-        x, (alpha, sigma) = self.encode(images.to(at)).float(), levels_of(self.schedule)[0].tolist()
+        levels = levels_of(self.schedule)
+        x, (alpha, sigma) = self.encode(images.to(at)).float(), levels[levels[:, 0].argmax()].tolist()
         return self.classifier.net(Noised(alpha * x, x.new_full((len(x),), alpha), x.new_full((len(x),), sigma)))
 
 

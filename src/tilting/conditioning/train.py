@@ -47,9 +47,9 @@ class Ctrl:
             raise TiltingError(f"gamma must be positive, not {self.gamma}")
 
     def objective(self) -> Objective:
-        """Draft on γ log p with the path KL, or PPO with the KL of each step."""
+        """Draft on γ log p with the path KL, or PPO of the same aim."""
         if self.planner == "ppo":
-            return PolicyGradient("plain", True, 0.2, 1e9, self.kl_weight, "sum", chunks=4, name="ctrl-ppo")
+            return PolicyGradient("plain", True, 0.2, 1e9, self.kl_weight, "sum", chunks=4, name="ctrl-ppo", path_kl=True)
         return Draft(self.truncation, kl=self.kl_weight, name="ctrl")
 
 

@@ -49,12 +49,16 @@ class Path:
         kl: (b,) path KL over the open steps, in the graph, or None if it was not asked for.
         densities: by step, log of the density of what was drawn (b,), of closed steps that have one; empty if not asked for.
         before_last: (b, ...) the state that the last step started from, detached.
+        frozen: by step, the frozen model's mean (b, ...) of closed steps that have a density; empty if not asked for.
+        paid: by step of ``frozen``, its KL (b,) to the frozen model's.
     """
 
     clean: Tensor
     points: tuple[Point, ...]
     kl: Tensor | None
     densities: dict[int, Tensor] = field(default_factory=dict)
+    frozen: dict[int, Tensor] = field(default_factory=dict)
+    paid: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def before_last(self) -> Tensor:
@@ -75,7 +79,7 @@ def start(world: World) -> Tensor:
 
 def rollout(
     world: World, mask: Tensor, x: Tensor | None = None, kl: bool = False, stop: int | None = None,
-    density: Reduction | None = None,
+    density: Reduction | None = None, frozen: bool = False,
 ) -> Path:  # fmt: skip
     """Sample, with gradients through the steps where ``mask`` is True.
 
@@ -86,9 +90,10 @@ def rollout(
         kl: also the path KL to the frozen model, which then makes the steps that have no density.
         stop: make only the first ``stop`` steps; ``clean`` is then the state reached.
         density: also the log-densities of the steps that ``mask`` closes, reduced so over latent dimensions.
+        frozen: also the frozen model's means of those steps, and what they pay in KL.
     """
     x = start(world) if x is None else x
-    rows, points, densities = world.rows, [], {}
+    rows, points, densities, means, paid = world.rows, [], {}, {}, {}
     total = x.new_zeros(len(x)) if kl else None
     for i, (t, s) in enumerate(zip(world.grid[:stop], world.grid[1:], strict=False)):
         random = step_std(t, s, world.eta) > 0
@@ -113,17 +118,25 @@ def rollout(
             drawn = kernel.mean + kernel.std * noise
             if density is not None and random:
                 densities[i] = log_prob(drawn, kernel, density).detach()
+            if frozen and random:
+                with torch.no_grad():
+                    means[i] = transition(world.base(x, t, rows), t, s, world.eta).mean
+                    paid[i] = mean_kl(kernel, means[i])
         points.append(Point(x.detach(), t, s, drawn.detach()))
         x = drawn
-    return Path(x, tuple(points), total, densities)
+    return Path(x, tuple(points), total, densities, means, paid)
 
 
 def _step_kl(world: World, kernel: Transition, x: Tensor, t: Time, s: Time) -> Tensor:
     """KL of one step to the frozen model's, (b,), a function of x too; 0 where the step has no density."""
     if kernel.std == 0:
         return x.new_zeros(len(x))
-    base = transition(world.base(x, t, world.rows), t, s, world.eta)
-    return (kernel.mean - base.mean).flatten(1).square().sum(1) / (2 * kernel.std**2)
+    return mean_kl(kernel, transition(world.base(x, t, world.rows), t, s, world.eta).mean)
+
+
+def mean_kl(kernel: Transition, mean: Tensor) -> Tensor:
+    """KL (b,) in nats of a step, whose std is positive, to one of the same std and another mean (b, ...)."""
+    return (kernel.mean - mean).flatten(1).square().sum(1) / (2 * kernel.std**2)
 
 
 def density_steps(world: World) -> list[int]:

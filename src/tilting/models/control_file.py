@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from itertools import count
@@ -40,12 +41,20 @@ class Control:
     def __init__(self, augmented: Augmented, info: ControlInfo, classifiers: Mapping[str, FittedClassifier], adapter: str):
         self.augmented, self.info, self.classifiers, self.adapter = augmented, info, dict(classifiers), adapter
 
-    def at(self, strength: float = 1.0, **labels: str | float) -> Controlled:
+    def at(self, /, strength: float = 1.0, **labels: str | float) -> Controlled:
         """The control with labels fixed, as a model to draw with: ``control.at(bright="yes", strength=2)``.
 
+        Arguments as of `fixed`, which a label called strength, or one with a space, is given to.
+        """
+        warn_of_parts(self.info, labels)
+        return self.fixed(labels, strength)
+
+    def fixed(self, labels: Mapping[str, str | float], strength: float = 1.0) -> Controlled:
+        """The control with labels fixed, as a model to draw with.
+
         Args:
+            labels: label -> the name of a class, or a number in the label's own unit.
             strength: γ2.
-            labels: the name of a class, or a number in the label's own unit.
 
         Raises:
             TiltingError: a label or class it does not know, with the nearest right one.
@@ -67,6 +76,13 @@ class Control:
         return save_control(Path(folder), self.info, self.lora(), self.augmented.embedding.state_dict(), self.classifiers)
 
 
+def warn_of_parts(info: ControlInfo, labels: Mapping[str, str | float]) -> None:
+    """Warn where a control is asked for some of its labels only, in which it was not trained."""
+    said = info.partly(labels)
+    if said is not None:
+        warnings.warn(said, stacklevel=3)
+
+
 def attach_control(
     model: StableDiffusion, info: ControlInfo, lora: Mapping[str, Tensor], embedding: Mapping[str, Tensor],
     classifiers: Mapping[str, FittedClassifier] | None = None,
@@ -85,7 +101,7 @@ def attach_control(
     load_lora(unet, lora, name)
     activate(unet, before)
     base, own = partial(only, unet, before), partial(only, unet, [*before, name])
-    augmented = Augmented(model, made, place, base, own, info.off)  # type: ignore[arg-type]
+    augmented = Augmented(model, made, place, base, own, info.off, info.unlabelled)  # type: ignore[arg-type]
     return Control(augmented, info, classifiers or {}, name)
 
 

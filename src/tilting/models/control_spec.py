@@ -11,7 +11,7 @@ Safetensors and json only: nothing in it executes code, so that a user's own fun
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from tilting.models.lora_file import FILE as LORA_FILE
 
 FILE, EMBEDDING, CLASSIFIERS, LORA = "control.json", "embedding.safetensors", "classifiers", "lora"
 WEIGHTS = (EMBEDDING, f"{LORA}/{LORA_FILE}")
+FREE = "classifier-free"
+"""The objective, and the planner's name, of a control trained on labelled pictures."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ControlInfo:
         place: where the embedding enters: latent, score or time.
         rank: of the LoRA.
         gamma, kl: γ of the label, β of the path KL.
-        effective_gamma: γ against the exact KL: γ / β.
+        effective_gamma: γ against the exact KL: γ / β; None where β is 0.
         planner: backprop, ppo, or classifier-free.
         off: the time at and below which it is silent (`tilting.models.labels.Augmented`).
         training: steps, batch and sampler settings, plain values.
@@ -47,7 +49,7 @@ class ControlInfo:
     rank: int = 8
     gamma: float = 10.0
     kl: float = 1.0
-    effective_gamma: float = 10.0
+    effective_gamma: float | None = 10.0
     planner: str = "backprop"
     off: float = -1.0
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -57,12 +59,27 @@ class ControlInfo:
         """Label -> how many classes, or None for a number: what `LabelEmbedding` is made of."""
         return {s.label: len(s.classes) if s.kind == "classes" else None for s in self.labels}
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether it has learnt "no label" too (`tilting.models.labels.Augmented`)."""
+        return self.planner == FREE and self.training.get("label_dropout", 0) > 0
+
     def schema(self, label: str) -> Schema:
         """The schema of a label. Raises TiltingError with the nearest right name."""
         known = {s.label: s for s in self.labels}
         if label not in known:
             raise TiltingError(f"this control knows no label {label!r}{nearest(label, known)}")
         return known[label]
+
+    def partly(self, asked: Iterable[str]) -> str | None:
+        """A sentence about being asked for some of its labels only, or None: CTRL gives every label in training. (Of labelled
+        pictures many have some labels only, which is then what is learnt.)"""
+        given = [name for name in self.classes if name in asked]
+        if self.planner == FREE or len(given) in (0, len(self.classes)):
+            return None
+        return (
+            f"the control of {', '.join(self.classes)} was trained with all of these given, not with {', '.join(given)} alone"
+        )
 
     def code(self, label: str, value: str | float) -> float:
         """A label's value as the embedding takes it: the index of a class, or a standardised number."""
@@ -74,7 +91,7 @@ class ControlInfo:
 def description(info: ControlInfo, folder: Path) -> str:
     """The text of control.json for weights that lie in a folder."""
     files = {name: digest(folder / name) for name in WEIGHTS}
-    return json.dumps({**asdict(info), "files": files}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({**asdict(info), "files": files}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_control(place: str | Path) -> ControlInfo:
@@ -88,7 +105,7 @@ def read_control(place: str | Path) -> ControlInfo:
     if not path.is_file():
         raise TiltingError(f"there is no control in {str(place)!r}: it needs {FILE}")
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(path.read_bytes(), parse_constant=lambda _: None)  # Infinity was once written for no KL
         files = raw.pop("files")
         labels = tuple(Schema(**{**s, "classes": tuple(str(c) for c in s.get("classes", ()))}) for s in raw.pop("labels"))
         info = ControlInfo(labels, **raw)

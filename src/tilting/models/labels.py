@@ -13,6 +13,10 @@ off). Controls k trained apart add, each with its own LoRA in its own term alone
 
     eps = eps(∅, ∅) + γ1 (eps(c, ∅) - eps(∅, ∅)) + Σ_k γ2_k (eps_k(c, y_k) - eps(c, ∅))
 
+A control that has learnt "no label" itself, by classifier-free fine-tuning on data that are not the model's, is led away from
+that, not from the model (Ho & Salimans 2022): its term is n_k + γ2_k (eps_k(c, y_k) - n_k) - eps(c, ∅), n_k = eps_k(c, ∅). Led
+away from the model, γ2 would amplify all that tells the data from the model's own pictures. At γ2 = 1 the two are one.
+
 All terms are network calls of the same rows, so that a control that has learnt nothing is the pre-trained model exactly.
 """
 
@@ -30,7 +34,7 @@ from torch import Tensor, nn
 
 from tilting.errors import nearest
 from tilting.models.stable_diffusion import StableDiffusion, plain_only
-from tilting.schedule import correction, predict
+from tilting.schedule import Kind, correction, predict
 from tilting.types import Denoise, Prediction, TiltingError, Time
 
 Place = Literal["latent", "score", "time"]
@@ -40,37 +44,62 @@ PLACES = ("latent", "score", "time")
 class LabelEmbedding(nn.Module):
     """E_y of one or more labels: the sum of a table's row for each discrete one and a small network's output for each number.
 
+    Inside a module they lie by number, since many a label ("type", "a.b") is no name that torch has for a parameter; in its
+    state they are tables.LABEL and networks.LABEL, and so they are in files.
+
     Args:
         classes: label -> how many classes, or None for a number.
         width: numbers of an embedding: those of a latent for "latent" and "score", of the time embedding for "time".
         hidden: width of the network of a number.
+
+    Attributes:
+        tables: label -> (classes, width).
+        networks: label -> the network of a number.
     """
 
     def __init__(self, classes: Mapping[str, int | None], width: int, hidden: int = 64):
         super().__init__()
         self.classes, self.width = dict(classes), width
-        self.tables = nn.ParameterDict({n: nn.Parameter(torch.zeros(k, width)) for n, k in classes.items() if k is not None})
-        self.networks = nn.ModuleDict()
-        for name, k in classes.items():
-            if k is None:
-                last = nn.Linear(hidden, width)
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
-                self.networks[name] = nn.Sequential(nn.Linear(1, hidden), nn.SiLU(), last)
+        self._discrete = [name for name, k in classes.items() if k is not None]
+        self._numbers = [name for name, k in classes.items() if k is None]
+        self._tables = nn.ParameterList(nn.Parameter(torch.zeros(k, width)) for k in classes.values() if k is not None)
+        self._networks = nn.ModuleList()
+        for _ in self._numbers:
+            last = nn.Linear(hidden, width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self._networks.append(nn.Sequential(nn.Linear(1, hidden), nn.SiLU(), last))
+        self.register_state_dict_post_hook(_by_label)
+        self.register_load_state_dict_pre_hook(_by_number)
+
+    @property
+    def tables(self) -> dict[str, nn.Parameter]:
+        return dict(zip(self._discrete, self._tables, strict=True))
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return dict(zip(self._numbers, self._networks, strict=True))
+
+    def renamed(self) -> list[tuple[str, str]]:
+        """(name of a tensor inside, name in files) of all of them."""
+        pairs = [(f"_tables.{i}", f"tables.{name}") for i, name in enumerate(self._discrete)]
+        for i, (name, network) in enumerate(self.networks.items()):
+            pairs += [(f"_networks.{i}.{part}", f"networks.{name}.{part}") for part, _ in network.named_parameters()]
+        return pairs
 
     def forward(self, labels: Mapping[str, Tensor]) -> Tensor:
         """(m, width) of labels (m,): class indices or standardised numbers; NaN is "no label", whose row is zero and frozen."""
-        total = None
+        total, tables, networks = None, self.tables, self.networks
         for name, y in labels.items():
             given = ~y.isnan()
-            if name in self.tables:
-                table = self.tables[name]
+            if name in tables:
+                table = tables[name]
                 index = torch.where(given, y, 0).long()
                 if int(index.max()) >= len(table) or int(index.min()) < 0:
                     raise TiltingError(f"the label {name!r} has classes 0 to {len(table) - 1}, not {int(index.max())}")
                 e = table[index]
-            elif name in self.networks:
-                network = self.networks[name]
+            elif name in networks:
+                network = networks[name]
                 e = network(torch.where(given, y, 0)[:, None].to(next(network.parameters()).dtype))
             else:
                 raise TiltingError(f"this control knows no label {name!r}, only {', '.join(self.classes)}")
@@ -79,6 +108,31 @@ class LabelEmbedding(nn.Module):
         if total is None:
             raise TiltingError("no label is given")
         return total
+
+
+def _by_label(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """The state of a `LabelEmbedding` under the names that files have."""
+    assert isinstance(module, LabelEmbedding)
+    for inside, outside in module.renamed():
+        state[prefix + outside] = state.pop(prefix + inside)
+
+
+def _by_number(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """The way back."""
+    assert isinstance(module, LabelEmbedding)
+    for inside, outside in module.renamed():
+        if prefix + outside in state:
+            state[prefix + inside] = state.pop(prefix + outside)
+
+
+def _score_shift(kind: Kind, t: Time) -> float:
+    """What E of a score is in the network's own output: eps moves by -σ E, x0 by σ²/α E. At pure noise (alpha 0), where the
+    score says nothing of x0, only a network that predicts eps moves."""
+    if kind == "epsilon":
+        return -t.sigma
+    if t.alpha == 0:
+        return 0.0
+    return t.sigma**2 / t.alpha if kind == "sample" else -t.sigma / t.alpha
 
 
 @dataclass(frozen=True)
@@ -100,16 +154,18 @@ class Augmented:
         own: a context in which its UNet carries this control's LoRA alone (`tilting.models.lora.only`).
         off: the time at and below which the control is silent: where its training chain had no density, so that nothing priced
             leaving the pre-trained model.
+        unlabelled: whether "no label" was learnt too, with the LoRA on: what γ2 then leads away from.
     """
 
     def __init__(
         self, model: StableDiffusion, embedding: LabelEmbedding, place: Place = "latent",
         base: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        own: Callable[[], AbstractContextManager[Any]] = nullcontext, off: float = -1.0,
+        own: Callable[[], AbstractContextManager[Any]] = nullcontext, off: float = -1.0, unlabelled: bool = False,
     ):  # fmt: skip
         if place not in PLACES:
             raise TiltingError(f"an embedding is added to latent, score or time, not {place!r}{nearest(place, PLACES)}")
-        self.model, self.embedding, self.place, self.base, self.own, self.off = model, embedding, place, base, own, off
+        self.model, self.embedding, self.place, self.base, self.own = model, embedding, place, base, own
+        self.off, self.unlabelled = off, unlabelled
 
     def conditioned(self, x: Tensor, t: Time, context: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """The network's output for (c, y), (m, ...), gradients reaching LoRA and embedding."""
@@ -120,12 +176,7 @@ class Augmented:
             if self.place == "score":
                 output = self.model.network(x, t, context)
                 kind = self.model.schedule.kind
-                factor = {
-                    "epsilon": 1.0,
-                    "v_prediction": 1 / t.alpha if t.alpha > 0 else 0.0,
-                    "flow": 1 / t.alpha if t.alpha > 0 else 0.0,
-                }
-                return output - t.sigma * factor.get(kind, 0.0) * e.reshape(x.shape)  # eps - σ E, in the network's own terms
+                return output + _score_shift(kind, t) * e.reshape(x.shape)
             handle = self.model.unet.time_embedding.register_forward_hook(lambda module, inputs, out: out + e.to(out))
             try:
                 return self.model.network(x, t, context)
@@ -153,6 +204,19 @@ class Term:
     augmented: Augmented
     labels: Mapping[str, Tensor]
     strength: float = 1.0
+
+    def push(self, x: Tensor, t: Time, text: Tensor, rows: Tensor, plain: Tensor) -> Tensor | float:
+        """What it adds to the network's output; ``plain`` is the pre-trained model's for the same prompts."""
+        control, strength = self.augmented, self.strength
+        if t.t <= control.off:
+            return 0.0
+        mine = {name: y.to(x.device)[rows] for name, y in self.labels.items()}
+        none = {name: torch.full_like(y, torch.nan) for name, y in mine.items()}
+        found: Tensor | float = 0.0
+        for labels, weight in ((mine, strength), (none, 1 - strength if control.unlabelled else 0.0)):
+            if weight:
+                found = found + weight * (control.conditioned(x, t, text, labels) - plain)
+        return found
 
 
 Watch = Callable[[Prediction, Prediction, Time, Tensor], None]
@@ -203,9 +267,7 @@ def guided(
         output = without + prompt_strength * (with_text - without)
         push = torch.zeros_like(x)
         for term in terms:
-            if term.strength and t.t > term.augmented.off:
-                mine = {name: y.to(x.device)[rows] for name, y in term.labels.items()}
-                push = push + term.strength * (term.augmented.conditioned(x, t, text, mine) - with_text)
+            push = push + term.push(x, t, text, rows, with_text)
         found = prediction(output + push, with_text - without, x, t)
         if watch is not None:
             with torch.no_grad():

@@ -33,7 +33,7 @@ class ControlBatches(Batches):
         augmented: what is trained, of the same model.
         classifiers: by label.
         gamma: γ.
-        seen: label -> mean log p of this process's last images.
+        seen: label -> mean log p of this process's images of the step, over all parts of the batch that were scored.
     """
 
     augmented: Augmented
@@ -54,9 +54,11 @@ class ControlBatches(Batches):
         kinds = {name: c.schema for name, c in self.classifiers.items()}
         self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
         self._codes: dict[str, Tensor] = {}
+        self._scored = 0
 
     def __call__(self, step: int, memory: dict[str, Any]) -> World:
         world = super().__call__(step, memory)
+        self.seen, self._scored = {}, 0
         here = slice(world.first, world.first + len(world.who))
         self._codes = {n: y[here].to(self.device) for n, y in draw_labels(self._ranges, self.batch, self.seed, step).items()}
         place = torch.tensor([self._place[w.prompt] for w in world.who], device=self.device)
@@ -78,4 +80,10 @@ class ControlBatches(Batches):
 
     def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
         codes = {name: y[rows] for name, y in self._codes.items()}
-        return checked(Obedience(self.classifiers, codes, self.gamma, self.seen), images, prompts)
+        part: dict[str, float] = {}
+        found = checked(Obedience(self.classifiers, codes, self.gamma, part), images, prompts)
+        self._scored += len(images)
+        for name, value in part.items():
+            before = self.seen.get(name, 0.0)
+            self.seen[name] = before + (value - before) * len(images) / self._scored
+        return found

@@ -3,6 +3,7 @@
     maximise  E [ γ Σ_k log p_k(y_k | x_0) - β Σ_t |mean_ψ - mean_pre|² / (2 std²) ],   ψ = LoRA and label embedding
 
 In the steps that have no density (the last, where std is 0) the pre-trained model draws: nothing would price leaving it there.
+Without a KL (β = 0) nothing prices any step, and back-propagation trains the last one too; ppo never can.
 The same LoRA and embedding are trained on triplets by classifier-free fine-tuning (`condition.free`).
 """
 
@@ -20,7 +21,16 @@ from torch import Tensor, nn
 from tilting.conditioning.classifiers import Classifier, by_label, differentiable
 from tilting.conditioning.train import Ctrl, effective_gamma
 from tilting.experiments.condition.batches import ControlBatches
-from tilting.experiments.condition.train_config import FREE, Aim, Place, Planner, Truncated, own_settings, usual_prompts
+from tilting.experiments.condition.train_config import (
+    FREE,
+    Aim,
+    Place,
+    Planner,
+    Truncated,
+    check_planner,
+    own_settings,
+    usual_prompts,
+)
 from tilting.experiments.condition.triplets import TripletBatches
 from tilting.experiments.finetune.batches import Accumulated
 from tilting.experiments.finetune.engine import Engine
@@ -53,7 +63,7 @@ class ControlSettings:
         gamma: γ; 10 in the paper.
         kl: β of the exact path KL; 1 is the theory's.
         planner: backprop (Alg. 2), or ppo for classifiers without gradient (Remark 2).
-        truncation: which steps carry gradient: the last K, K ~ Uniform{1..T} (random), or all.
+        truncation: which steps carry gradient: the last K, K ~ Uniform{1..T} (random), or all; of backprop.
         rank, parts: of the LoRA.
         lora_lr, embedding_lr: learning rates; 1e-3 (one label) or 3e-4 (two), and 1e-2.
         weight_decay, clip: of AdamW; the norm of LoRA and of embedding are clipped apart.
@@ -126,7 +136,7 @@ class Controlling(Tuning[ControlBatches | TripletBatches]):
         gamma, kl = (1.0, 1.0) if s.objective == FREE else (s.gamma, s.kl)  # p(x | c, y) is γ = 1
         return ControlInfo(
             tuple(self.batches.schemas), dict(identity or {"name": self.model.name}), s.place, s.rank, gamma, kl,
-            effective_gamma(gamma, kl, 1, mean=False) if kl else float("inf"), FREE if s.objective == FREE else s.planner,
+            effective_gamma(gamma, kl, 1, mean=False) if kl else None, FREE if s.objective == FREE else s.planner,
             self.augmented.off, {**plain, "cfg": self.batches.cfg, "train_steps": done, "prompts": len(self.batches.prompts)},
         )  # fmt: skip
 
@@ -159,14 +169,16 @@ def controlling(
     """
     s, engine = settings or ControlSettings(), engine or Engine.of(model)
     named = by_label(classifiers)
-    check_planner(s.planner, named)
+    check_gradient(s.planner, named)
+    check_planner(s.planner, s.accumulate)
     if not 0 < s.eta <= 1:
         raise TiltingError(f"eta must be above 0 and at most 1, not {s.eta:g}: the path KL needs a chain with noise")
     if s.steps < 2:
         raise TiltingError("a control needs at least 2 steps: the last one has no density")
     around, parameters, augmented = attach_labels(model, [c.schema for c in named.values()], s, engine)
     grid = model.schedule.grid(s.steps)
-    augmented.off = max((t.t for t, to in pairwise(grid) if step_std(t, to, 1.0) == 0), default=-1.0)
+    if s.kl or s.planner == "ppo":
+        augmented.off = max((t.t for t, to in pairwise(grid) if step_std(t, to, 1.0) == 0), default=-1.0)
     batches = ControlBatches(
         model, prompts, _NoReward(), s.steps, s.eta, model.usual_cfg if s.cfg is None else s.cfg, s.batch_size, 1, s.seed,
         s.negative, engine.part, engine.context, engine.device, augmented=augmented, classifiers=named, gamma=s.gamma,
@@ -192,7 +204,7 @@ def attach_labels(
         torch.manual_seed(s.seed)
         embedding = LabelEmbedding(kinds, width_of(model, s.place)).to(engine.device)
     augmented = Augmented(model, embedding, s.place, partial(lora_off, model.unet))
-    parameters |= {EMBEDDING + name: p for name, p in embedding.named_parameters()}
+    parameters |= {EMBEDDING + name: p for name, p in embedding.state_dict(keep_vars=True).items()}
     return around, parameters, augmented
 
 
@@ -216,7 +228,7 @@ class _NoReward:
         raise TiltingError("a control is trained by its classifiers alone")
 
 
-def check_planner(planner: str, classifiers: Mapping[str, Classifier]) -> None:
+def check_gradient(planner: str, classifiers: Mapping[str, Classifier]) -> None:
     """Refuse to back-propagate through what has no gradient. Raises TiltingError."""
     for label, one in classifiers.items():
         if planner == "backprop" and not differentiable(one):
@@ -258,6 +270,7 @@ def condition_train(
     given = classifiers if isinstance(classifiers, Sequence) else [classifiers]
     asked = {k: options[k] for k in ("objective", "planner") if k in options}
     own = {k.replace("-", "_"): v for k, v in own_settings(model.name, **asked).items()}
+    check_planner(options.get("planner", "backprop"), truncated="truncation" in options)
     s = settings or ControlSettings(**own | options)
     if s.objective == FREE:
         from tilting.experiments.condition.free import free_controlling, read_labelled

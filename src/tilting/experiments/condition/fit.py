@@ -37,12 +37,13 @@ from tilting.experiments.folder import MANIFEST, check_writable, digest, write_a
 from tilting.experiments.run_folder import other
 from tilting.features.schema import NOISY
 from tilting.models import find_model, load
+from tilting.models.placement import device_of
 
 if TYPE_CHECKING:
     from tilting.conditioning.columns import Column
 
 METRICS, CHECKPOINTS = "metrics.json", "checkpoints"
-FREE = ("out", "data")
+FREE = ("out", "data", "device")
 """Options that may change between two runs into a folder: what the data hold is compared itself."""
 
 
@@ -95,18 +96,19 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
         manifest["summary"] = before["summary"]
     if data.bad and not quiet:
         print(f"tilting: {len(data.bad)} bad rows are left out, the first: {data.bad[0]}", file=sys.stderr)
+    missing = [c for c in data.columns if not _finished(_place(out, data, c), c, manifest)]
+    if not missing:
+        return manifest
+    device = str(device_of(config.device))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TiltingError(f"cannot write into --out {config.out!r}: {error.strerror}") from error
-    missing = [c for c in data.columns if not _finished(_place(out, data, c), c, manifest)]
-    if not missing:
-        return manifest
     write_manifest(out, manifest)
     seen = None
     for column in missing:
         place = _place(out, data, column)
-        seen, metrics = _fit_one(config, data, column, learn, held, place, seen, quiet)
+        seen, metrics = _fit_one(config, data, column, learn, held, place, seen, device, quiet)
         manifest["summary"][column.name] = metrics
         shown = metrics if place == out else {name: manifest["summary"].get(name) for name in manifest["labels"]}
         write_atomically(out / METRICS, _json(shown))
@@ -116,8 +118,9 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
 
 
 def _fit_one(
-    config: FitConfig, data: Dataset, column: Column, learn: list[int], held: list[int], place: Path, seen: Any, quiet: bool
-) -> tuple[Any, dict[str, Any]]:
+    config: FitConfig, data: Dataset, column: Column, learn: list[int], held: list[int], place: Path, seen: Any, device: str,
+    quiet: bool,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     """One label: its classifier, metrics and pictures into its folder. What is ``seen`` of the pictures serves every label."""
     import torch
 
@@ -128,7 +131,6 @@ def _fit_one(
     from tilting.features.fitted import FittedClassifier, save_classifier
     from tilting.finetune import checkpoint
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     options = Options(config.epochs, config.batch_size, config.lr, config.patience, config.seed)
     values = [r.labels[column.name] for r in data.records]
     y = torch.tensor([column.classes.index(v) if column.classes else v for v in values], dtype=torch.float64)

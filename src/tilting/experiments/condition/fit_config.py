@@ -12,11 +12,12 @@ from tilting.errors import TiltingError
 from tilting.experiments.base_config import BaseConfig, check_model, given_of
 from tilting.experiments.settings import integer, number, text
 from tilting.features.schema import NOISY
+from tilting.models.placement import check_device
 from tilting.rewards.spec import Spec, parse_spec
 
 OPTIONS = (
     "data", "label", "label-by", "bins", "kind", "widths", "embedder", "epochs", "batch-size", "lr", "size", "patience",
-    "skip-bad", "seed", "out", "model", "group",
+    "skip-bad", "seed", "out", "model", "group", "device",
 )  # fmt: skip
 KINDS = ("cnn", "mlp", NOISY)
 ALONE = ("diversity", "http")
@@ -29,7 +30,8 @@ class FitConfig(BaseConfig):
 
     Attributes:
         data, label, label_by, bins, kind, widths, embedder, epochs, batch_size, lr, size, patience, skip_bad, seed, out,
-            model, group: the options of these names; ``label`` may be empty: all there are. ``model`` is of kind noisy alone.
+            model, group, device: the options of these names; ``label`` may be empty: all there are. ``model`` is of kind noisy
+            alone.
     """
 
     options = OPTIONS
@@ -51,6 +53,7 @@ class FitConfig(BaseConfig):
     out: str | None = None
     model: str | None = None
     group: str | None = None
+    device: str = "auto"
 
     def asks(self) -> list[Ask]:
         """The labels; of a function that labels, its own name where none is given."""
@@ -98,6 +101,7 @@ def resolve_fit(options: Mapping[str, Any]) -> FitConfig:
         text("out", given["out"]) if "out" in given else None,
         _model(given),
         text("group", given["group"]) if "group" in given else None,
+        check_device(text("device", given.get("device", FitConfig.device))),
     )
     _check_kind(config)
     if config.label_by is not None and len(config.label) > 1:

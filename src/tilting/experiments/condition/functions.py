@@ -25,7 +25,7 @@ from tilting.experiments.generate import Counts, Drawn, Result, draw, identities
 from tilting.features.fitted import FittedClassifier
 from tilting.features.images import check_images
 from tilting.features.schema import NOISY
-from tilting.models.control_file import Control
+from tilting.models.control_file import Control, warn_of_parts
 from tilting.models.control_kl import PathKl
 from tilting.models.control_spec import ControlInfo, parse_labels
 from tilting.models.labels import Controlled, together
@@ -137,7 +137,9 @@ def compose(controls: Control | Sequence[Control], labels: Mapping[str, str | fl
     """
     given = [controls] if isinstance(controls, Control) else list(controls)
     shared = parse_labels([f"{k}={v}" for k, v in labels.items()], {str(i): c.info for i, c in enumerate(given)})
-    return together(*(c.at(strength, **shared[str(i)]) for i, c in enumerate(given)))
+    for i, control in enumerate(given):
+        warn_of_parts(control.info, shared[str(i)])
+    return together(*(c.fixed(shared[str(i)], strength) for i, c in enumerate(given)))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ strengths is a folder of such folders, sweep.json and sweep.png.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -79,7 +80,7 @@ class Held:
 
         asked = config.asked()
         self.controls |= {place: load_control(place, model) for place in config.control if place not in self.controls}
-        whole = together(*(self.controls[place].at(config.strengths[0], **asked[place]) for place in config.control))
+        whole = together(*(self.controls[place].fixed(asked[place], config.strengths[0]) for place in config.control))
         whole.watch = self.watcher
         for place, labels in asked.items():
             self.classifiers |= self.controls[place].tests(labels)
@@ -162,6 +163,11 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
         TiltingError: for a request or a folder that cannot work.
     """
     held = Held()
+    if config.control and not quiet:
+        infos = config.infos()
+        for said in (infos[place].partly(labels) for place, labels in config.asked().items()):
+            if said is not None:
+                print(f"tilting: {said}", file=sys.stderr)
 
     def one(at: SampleConfig) -> dict[str, Any]:
         return sample_into(at, held, argv, quiet)

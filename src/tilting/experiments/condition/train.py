@@ -61,13 +61,13 @@ def load_parts(config: TrainConfig) -> Parts:
     """Load what a config asks for, on the CPU: the classifiers first, so that a wrong one is refused before the model is read,
     and before them a device that is not here."""
     from tilting.conditioning.classifiers import by_label, read_classifier
-    from tilting.experiments.condition.controlling import check_planner
+    from tilting.experiments.condition.controlling import check_gradient
     from tilting.models.placement import device_of
 
     device_of(config.device)
     classifiers = [read_classifier(place) for place in config.classifier]
     if config.objective != FREE:
-        check_planner(config.planner, by_label(classifiers))
+        check_gradient(config.planner, by_label(classifiers))
     model: Any = load(config.model, precision=config.precision)
     return Parts(model, classifiers)
 
@@ -160,7 +160,8 @@ def describe(manifest: dict[str, Any]) -> str:
     summary, out = manifest["summary"], manifest["config"]["out"]
     if not summary:
         return ""
-    parts = [f"{summary['steps']} training steps", f"effective γ {summary['effective_gamma']:g}"]
+    gamma = summary["effective_gamma"]
+    parts = [f"{summary['steps']} training steps", "no KL" if gamma is None else f"effective γ {gamma:g}"]
     parts += [f"{name} {value:.4g}" for name, value in summary["last"].items()]
     if summary["skipped"]:
         parts.append(f"{summary['skipped']} steps skipped")

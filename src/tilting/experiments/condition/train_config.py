@@ -14,6 +14,7 @@ from tilting.experiments.folder import digest
 from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models import usual
+from tilting.models.control_spec import FREE
 from tilting.models.placement import FULL, check_device
 from tilting.models.words import load_words, write_prompt
 
@@ -26,7 +27,6 @@ OPTIONS = (
     "device", "precision", "checkpoint-every", "tracker", "out", "seed", "objective", "data", "label", "label-dropout",
     "skip-bad",
 )  # fmt: skip
-FREE = "classifier-free"
 OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "eta", "negative-prompt")
 OF_FREE = ("data", "label", "label-dropout", "skip-bad")
 """Options that one objective alone has a use for."""
@@ -111,6 +111,7 @@ class TrainConfig(BaseConfig):
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; `resolve_train` of it gives the same config."""
         other = OF_CTRL if self.objective == FREE else (*OF_FREE, "objective")
+        other += ("truncation",) if self.planner == "ppo" else ()
         return {k: v for k, v in super().mapping().items() if k not in other and (k != "prompts" or v)}
 
 
@@ -130,6 +131,7 @@ def resolve_train(options: Mapping[str, Any]) -> TrainConfig:
 
     model = check_model(text("model", given.get("model", "pocket")))
     planner: Planner = one_of("planner", given.get("planner", TrainConfig.planner), get_args(Planner))
+    check_planner(planner, integer("accumulate", given.get("accumulate", 1), 1), "truncation" in given)
     own = own_settings(model, objective, planner)
 
     def value(name: str) -> Any:
@@ -161,9 +163,15 @@ def resolve_train(options: Mapping[str, Any]) -> TrainConfig:
     if config.eta > 1:
         raise TiltingError(f"eta must be above 0 and at most 1, not {config.eta:g}")
     check_batch(config, processes())
-    if config.planner == "ppo" and config.accumulate > 1:
-        raise TiltingError("accumulate splits batches of --planner backprop; ppo looks at whole ones")
     return config
+
+
+def check_planner(planner: str, accumulate: int = 1, truncated: bool = False) -> None:
+    """Refuse what ppo has no use for: parts of a batch, and a truncation that is given. Raises TiltingError."""
+    if planner == "ppo" and accumulate > 1:
+        raise TiltingError("accumulate splits batches of --planner backprop; ppo looks at whole ones")
+    if planner == "ppo" and truncated:
+        raise TiltingError("truncation says where --planner backprop has a gradient; ppo has one of every step: leave it out")
 
 
 def own_settings(model: str, objective: str = "ctrl", planner: str = "backprop") -> dict[str, Any]:

@@ -5,6 +5,10 @@
     DPOK       -A log p_θ + β KL(p_θ || p_base) per step                  Fan et al. 2023
     A          the reward normalised per prompt, over a running buffer (DDPO) or within the K images of a group (GRPO)
 
+The KL of a step depends on its parameters, and on all earlier ones by where the path has come to. DPOK differentiates the
+first alone, and so does not climb E[r] - β KL of the path; CTRL's planner (``path_kl``) does: A at step t is r less β times
+what the later steps pay.
+
 log p is a *mean* over latent dimensions in the published DDPO code, which is why its clip can be 1e-4; ``reduction`` says
 which. The step of std 0 (the last) has no density and is left out. log p_old is that of the rollout itself, so that an image
 costs T evaluations to draw and T - 1 in an epoch, with a KL T - 1 more of the frozen model; on the first update every ratio is
@@ -21,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tilting.finetune.refusals import check_policy
-from tilting.finetune.rollout import Path, Reduction, density_steps, rollout
+from tilting.finetune.rollout import Path, Reduction, density_steps, mean_kl, rollout
 from tilting.finetune.world import Loss, World
 from tilting.schedule import log_prob, transition
 from tilting.types import TiltingError
@@ -53,6 +57,13 @@ def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: in
     return out.to(value.dtype).to(value.device)
 
 
+def _among_others(world: World, value: Tensor) -> Tensor:
+    """Values (b,) of this process's images, each less the mean of all the others in the batch; 0 of a single image."""
+    everything = world.all(value)
+    count = len(everything)
+    return (value - everything.mean()) * (count / max(count - 1, 1))
+
+
 @dataclass(frozen=True)
 class PolicyGradient:
     """DDPO, DPOK and GRPO, which differ in advantage, ratio and KL.
@@ -63,6 +74,8 @@ class PolicyGradient:
         clip: half-width of the ratio's clip, in units of ``reduction``.
         limit: advantages are cut to ± this.
         kl: β of the KL of each step to the frozen model (sum over dimensions).
+        path_kl: whether the KL of later steps counts in a step's advantage, which is then minus the mean of the batch's other
+            images (one that holds the image itself would shrink it by 1 / b beside the KL); ``advantage`` has no use.
         reduction: of log p over latent dimensions.
         epochs: passes over the sampled steps, each an optimiser step per ``chunks`` part.
         chunks: parts that the steps are split into, one optimiser step each.
@@ -83,6 +96,7 @@ class PolicyGradient:
     least: int = 8
     size: int = 1
     name: str = "ddpo"
+    path_kl: bool = False
     needs_gradient = False
 
     def __post_init__(self) -> None:
@@ -103,30 +117,38 @@ class PolicyGradient:
             raise TiltingError(f"{self.name} needs eta > 0 and at least 2 steps: a deterministic step has no probability")
         with torch.no_grad():
             closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
-            path = rollout(world, closed, density=self.reduction if self.ratio else None)
+            path = rollout(world, closed, density=self.reduction if self.ratio else None, frozen=self.path_kl and self.kl > 0)
             value = world.value(path.clean, world.rows).detach()
-        advantage = self._advantages(world, value).clamp(-self.limit, self.limit)
+        advantages = self._advantages(world, value, path, steps)
         shuffled = torch.randperm(len(steps), generator=world.generator("order"), device="cpu")
         order = [steps[i] for i in shuffled.tolist()]
-        parts, frozen = max(1, min(self.chunks, len(order))), dict[int, Tensor]()
+        parts, frozen = max(1, min(self.chunks, len(order))), dict(path.frozen)
         for epoch in range(self.epochs):
             for part in range(parts):
                 mine = order[part::parts]
                 for n, i in enumerate(mine):
-                    loss, numbers = self._step(world, path, i, frozen, advantage)
+                    loss, numbers = self._step(world, path, i, frozen, advantages[i])
                     if epoch == part == n == 0:
                         numbers["reward"] = value.mean().item()
                     yield Loss(loss / len(mine), numbers, update=n == len(mine) - 1)
 
-    def _advantages(self, world: World, value: Tensor) -> Tensor:
-        everything = world.all(value)
-        if self.advantage == "group":
-            found = group_advantage(everything, world.prompts)
-        elif self.advantage == "buffer":
-            found = buffered_advantage(everything, world.prompts, world.memory, self.buffer, self.least)
+    def _advantages(self, world: World, value: Tensor, path: Path, steps: list[int]) -> dict[int, Tensor]:
+        """Step -> (b,) of this process's images."""
+        if self.path_kl:
+            found, ahead = {}, value
+            for i in reversed(steps):
+                found[i] = _among_others(world, ahead)
+                ahead = ahead - self.kl * path.paid[i] if self.kl else ahead
         else:
-            found = everything - everything.mean()
-        return world.mine(found)
+            everything = world.all(value)
+            if self.advantage == "group":
+                one = group_advantage(everything, world.prompts)
+            elif self.advantage == "buffer":
+                one = buffered_advantage(everything, world.prompts, world.memory, self.buffer, self.least)
+            else:
+                one = everything - everything.mean()
+            found = dict.fromkeys(steps, world.mine(one))
+        return {i: one.clamp(-self.limit, self.limit) for i, one in found.items()}
 
     def _step(
         self, world: World, path: Path, i: int, frozen: dict[int, Tensor], advantage: Tensor
@@ -148,7 +170,7 @@ class PolicyGradient:
             if i not in frozen:
                 with torch.no_grad():
                     frozen[i] = transition(world.base(point.x, point.t, world.rows), point.t, point.s, world.eta).mean
-            far = ((kernel.mean - frozen[i]).flatten(1).square().sum(1) / (2 * kernel.std**2)).mean()
+            far = mean_kl(kernel, frozen[i]).mean()
             loss = loss + self.kl * far
             numbers["kl_step"] = far.item()
         return loss, numbers
