@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tilting.errors import RewardError, TiltingError
-from tilting.rewards import checked, combine, jpeg, user
+from tilting.rewards import build, checked, combine, jpeg, user
+from tilting.rewards.spec import parse_specs
 
 PROMPTS = ["a fox, twemoji style", "an owl on a red background", "a cat", "grapes, fluent style", "a bus"]
 USER = """
@@ -98,13 +99,11 @@ def test_user_files_that_do_not_load(file, tmp_path):
     torch.testing.assert_close(user(f"{tmp_path}/good.py:f")(x, PROMPTS[:2]), x.mean((1, 2, 3)) - 0.5)
 
 
-def test_a_file_runs_once_for_all_its_functions_and_again_when_it_is_written(tmp_path):
+def test_a_file_runs_once_for_all_the_functions_of_a_request(tmp_path):
     file, count = tmp_path / "mine.py", tmp_path / "count"
     text = f"open({str(count)!r}, 'a').write('x')\ndef a(images, prompts): return images.mean((1, 2, 3))\nb = a\n"
     file.write_text(text)
-    for name in ("a", "b", "a"):
-        user(f"{file}:{name}")
+    build(parse_specs([f"{file}:a", f"{file}:b=2"]))
     assert count.read_text() == "x"
-    file.write_text(text + "c = a\n")
-    user(f"{file}:c")
+    build(parse_specs([f"{file}:a"]))  # another request is another beginning
     assert count.read_text() == "xx"

@@ -8,14 +8,14 @@ from importlib import import_module
 from tilting.errors import TiltingError
 from tilting.rewards.combine import combine
 from tilting.rewards.spec import CATALOG, Spec
-from tilting.rewards.user import user
+from tilting.rewards.user import Ran, user
 from tilting.types import Reward
 
 
-def build_one(spec: Spec) -> Reward:
-    """Load the reward a spec names, without its weight. Raises TiltingError when it does not load."""
+def build_one(spec: Spec, ran: Ran | None = None) -> Reward:
+    """Load the reward a spec names, without its weight; ``ran`` as `user` takes it. Raises TiltingError if it does not load."""
     if spec.is_file:
-        return user(f"{spec.name}:{spec.argument}")
+        return user(f"{spec.name}:{spec.argument}", ran)
     entry = CATALOG[spec.name]
     factory = getattr(import_module(entry.module), entry.factory)
     arguments: list[str | float] = []
@@ -38,7 +38,8 @@ def build(specs: Sequence[Spec]) -> Reward:
     """
     if not specs:
         raise TiltingError("no reward is given; write NAME[:ARGUMENT][=WEIGHT], such as clip")
-    rewards = [build_one(spec) for spec in specs]
+    ran: Ran = {}
+    rewards = [build_one(spec, ran) for spec in specs]
     if len(specs) == 1 and specs[0].weight == 1 and rewards[0].name == specs[0].text:
         return rewards[0]
     return combine(zip(rewards, (s.weight for s in specs), strict=True), keys=(s.text for s in specs))

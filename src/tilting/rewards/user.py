@@ -8,7 +8,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -97,9 +96,12 @@ def _beside(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder))
 
 
-@lru_cache(maxsize=64)
-def _run(path: Path, file: str, stamp: tuple[int, int]) -> ModuleType:
-    """The module of a file, run once however many of its functions are rewards; anew if it was written since."""
+Ran = dict[Path, ModuleType]
+"""Files that have run, and what they left."""
+
+
+def _run(path: Path, file: str) -> ModuleType:
+    """The module that a file leaves."""
     module_name = f"tilting_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     found = importlib.util.spec_from_file_location(module_name, path)
     if found is None or found.loader is None:
@@ -115,8 +117,12 @@ def _run(path: Path, file: str, stamp: tuple[int, int]) -> ModuleType:
     return module
 
 
-def user(spec: str) -> UserReward:
+def user(spec: str, ran: Ran | None = None) -> UserReward:
     """Load ``file.py:function``; the file runs now, as Python, and nothing else of it is looked at.
+
+    Args:
+        spec: the file and the function.
+        ran: files that have run for the same request, and need not run again for another of their functions; added to.
 
     Raises:
         TiltingError: no such file or function, or the file does not run.
@@ -125,8 +131,8 @@ def user(spec: str) -> UserReward:
     path = Path(file).resolve()
     if not path.is_file():
         raise TiltingError(f"there is no file {file!r} for the reward {spec!r}")
-    stamp = path.stat()
-    module = _run(path, file, (stamp.st_mtime_ns, stamp.st_size))
+    ran = {} if ran is None else ran
+    module = ran[path] = ran[path] if path in ran else _run(path, file)
     if not hasattr(module, function):
         own = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
         raise TiltingError(f"{file!r} has no function {function!r}{nearest(function, own) if own else ''}")
