@@ -69,8 +69,6 @@ class LabelEmbedding(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self._networks.append(nn.Sequential(nn.Linear(1, hidden), nn.SiLU(), last))
-        self.register_state_dict_post_hook(_by_label)
-        self.register_load_state_dict_pre_hook(_by_number)
 
     @property
     def tables(self) -> dict[str, nn.Parameter]:
@@ -80,12 +78,26 @@ class LabelEmbedding(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         return dict(zip(self._numbers, self._networks, strict=True))
 
-    def renamed(self) -> list[tuple[str, str]]:
-        """(name of a tensor inside, name in files) of all of them."""
-        pairs = [(f"_tables.{i}", f"tables.{name}") for i, name in enumerate(self._discrete)]
+    def named(self) -> dict[str, nn.Parameter]:
+        """The parameters by the names that files have."""
+        found = dict(self.named_parameters())
+        return {outside: found[inside] for outside, inside in self._inside().items()}
+
+    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """The tensors by the names that files have."""
+        return {name: p.detach() for name, p in self.named().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take over what `state_dict` gave. Raises RuntimeError for other names or shapes."""
+        inside = self._inside()
+        return super().load_state_dict({inside.get(name, name): value for name, value in state_dict.items()}, strict, assign)
+
+    def _inside(self) -> dict[str, str]:
+        """Name in files -> name in the module, of all tensors."""
+        names = {f"tables.{name}": f"_tables.{i}" for i, name in enumerate(self._discrete)}
         for i, (name, network) in enumerate(self.networks.items()):
-            pairs += [(f"_networks.{i}.{part}", f"networks.{name}.{part}") for part, _ in network.named_parameters()]
-        return pairs
+            names |= {f"networks.{name}.{part}": f"_networks.{i}.{part}" for part, _ in network.named_parameters()}
+        return names
 
     def forward(self, labels: Mapping[str, Tensor]) -> Tensor:
         """(m, width) of labels (m,): class indices or standardised numbers; NaN is "no label", whose row is zero and frozen."""
@@ -108,21 +120,6 @@ class LabelEmbedding(nn.Module):
         if total is None:
             raise TiltingError("no label is given")
         return total
-
-
-def _by_label(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """The state of a `LabelEmbedding` under the names that files have."""
-    assert isinstance(module, LabelEmbedding)
-    for inside, outside in module.renamed():
-        state[prefix + outside] = state.pop(prefix + inside)
-
-
-def _by_number(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """The way back."""
-    assert isinstance(module, LabelEmbedding)
-    for inside, outside in module.renamed():
-        if prefix + outside in state:
-            state[prefix + inside] = state.pop(prefix + outside)
 
 
 def _score_shift(kind: Kind, t: Time) -> float:

@@ -204,7 +204,7 @@ def attach_labels(
         torch.manual_seed(s.seed)
         embedding = LabelEmbedding(kinds, width_of(model, s.place)).to(engine.device)
     augmented = Augmented(model, embedding, s.place, partial(lora_off, model.unet))
-    parameters |= {EMBEDDING + name: p for name, p in embedding.state_dict(keep_vars=True).items()}
+    parameters |= {EMBEDDING + name: p for name, p in embedding.named().items()}
     return around, parameters, augmented
 
 
