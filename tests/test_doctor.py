@@ -85,6 +85,14 @@ def test_a_wrong_gradient_is_found(pocket, fault, said):
     assert failing(examine(pocket, fault, objective="ddpo")) == []  # which asks for none
 
 
+def test_a_plain_function_is_examined_as_a_reward(pocket):
+    def bright(images, prompts):
+        return images.mean((1, 2, 3))
+
+    config = resolve_finetune({**OPTIONS, "objective": "ddpo"})
+    assert failing(doctor(config, parts=lambda config: Parts(pocket, bright, None, None))) == []
+
+
 def test_another_precision_in_the_rollout_is_found(pocket, monkeypatch):
     import tilting.experiments.finetune.engine as engine
 
