@@ -100,6 +100,14 @@ class RunFolder(ABC, Generic[Asked]):
         except OSError as error:
             raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
 
+    @staticmethod
+    def _same_rewards(manifest: Mapping[str, Any], identities: Mapping[str, Any]) -> bool:
+        """Whether rewards are of the same files, as far as the older of the two knows its own."""
+        before, now = manifest["reward"], identities["reward"]
+        return len(before) == len(now) and all(
+            b["name"] == n["name"] and b["sha256"] in (None, n["sha256"]) for b, n in zip(before, now, strict=True)
+        )
+
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
         """Refuse to go on in a folder of another run; an option or setting newer than it may be unset.
         Raises TiltingError."""
@@ -110,8 +118,11 @@ class RunFolder(ABC, Generic[Asked]):
         for key, new in now.items():
             if key not in self.free and before.get(key) != new and (key in before or new):
                 raise TiltingError(f"{str(self.path)!r} holds a run {self.difference(key, before, now)}")
-        for key in ("model", "reward"):
-            if manifest[key] != identities[key]:
+        for key, same in (
+            ("model", manifest["model"] == identities["model"]),
+            ("reward", self._same_rewards(manifest, identities)),
+        ):
+            if not same:
                 raise TiltingError(
                     f"{str(self.path)!r} holds a run whose {key} had other weights or code: choose another --out"
                 )

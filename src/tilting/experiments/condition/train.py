@@ -16,7 +16,7 @@ from tilting.errors import TiltingError
 from tilting.experiments.condition.fit import bar
 from tilting.experiments.condition.tables import read_tables
 from tilting.experiments.condition.train_config import FREE, TrainConfig, check_batch
-from tilting.experiments.finetune.driver import Bar, bring, enter, record
+from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, record
 from tilting.experiments.finetune.folder import TrainingFolder
 from tilting.models import control_spec, load
 
@@ -123,8 +123,7 @@ def _train(place: ControlFolder, parts: Parts, quiet: bool) -> None:
             for row in run.steps(config.train_steps):
                 numbers = row.numbers if row.skipped is None else numbers
                 record(place, engine, row.numbers, seconds=row.seconds)
-                shown = {"log p": row.numbers.get("log_prob"), "KL": row.numbers.get("kl", row.numbers.get("kl_step"))}
-                shown |= {"error": row.numbers.get("error")}
+                shown = {"log p": row.numbers.get("log_prob"), "error": row.numbers.get("error"), **kl_of(row.numbers)}
                 bar.show(row.step, row.skipped, **shown, s=row.seconds)
                 if row.step % config.checkpoint_every == 0 and row.step < config.train_steps:
                     _save(run, place, numbers)
@@ -147,7 +146,7 @@ def _save(run: Controlling, place: ControlFolder, last: dict[str, Any] | None, f
     save_control(place.path, info, run.lora(), run.embedding(), run.fitted())
     write(place.checkpoints, run.saved())
     numbers = last or place.summary.get("last") or {}
-    shown = {k: v for k, v in numbers.items() if k.startswith("log_prob") or k in ("kl", "kl_step", "error")}
+    shown = {k: v for k, v in numbers.items() if k.startswith("log_prob") or k == "error"} | kl_of(numbers)
     place.sum_up({
         "steps": run.training.step, "finished": finished, "skipped": run.training.skipped, **run.costs, "last": shown,
         "labels": {s.label: list(s.classes) or s.kind for s in info.labels}, "effective_gamma": info.effective_gamma,

@@ -17,7 +17,7 @@ def draft(kl: float = 0.0, eps_kl: float = 0.0, dropout: float = 0.0) -> Draft:
 
 def draft_k(k: int = 1, kl: float = 0.0, eps_kl: float = 0.0, dropout: float = 0.0) -> Draft:
     """DRaFT-K: gradients in the last K steps only; K = 1 learns fastest, quality falls for K above 10 (Clark et al. 2024)."""
-    return Draft(Truncation("last", k), kl, eps_kl, dropout, "draft-k", "kl_open")
+    return Draft(Truncation("last", k), kl, eps_kl, dropout, "draft-k")
 
 
 def draft_lv(copies: int = 2, single: bool = False, dropout: float = 0.0, eps_kl: float = 0.0) -> DraftLv:
@@ -32,7 +32,7 @@ def refl(last: int | None = None, shape: str = "linear", ceiling: float = 2.0) -
 
 def alignprop(rule: str = "random", share: float = 0.5, kl: float = 0.0) -> Draft:
     """AlignProp: DRaFT with a random truncation, per batch or, as in the older code, per step (Prabhudesai et al. 2023)."""
-    return Draft(Truncation("step" if rule == "step" else "random", share=share), kl, name="alignprop", logged="kl_open")
+    return Draft(Truncation("step" if rule == "step" else "random", share=share), kl, name="alignprop")
 
 
 def ddpo(ratio: bool = True, clip: float = 1e-4, epochs: int = 1, chunks: int = 1, kl: float = 0.0, reduction: str = "mean",

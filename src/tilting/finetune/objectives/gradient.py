@@ -55,8 +55,9 @@ class Draft:
         eps_kl: weight of the mean over latent dimensions of (eps_θ - eps_base)² at the last step; B.8's β times the dimensions.
         dropout: share of the images whose reward is left out of a step.
         name: of the objective.
-        logged: what the numbers call that KL: "kl" is the whole path's, "kl_open" that of the steps which carry gradient alone;
-            it goes up and down with their number. The frozen model is not evaluated at the others.
+
+    The numbers call the KL "kl" where all steps carry gradient, else "kl_open": it is of these steps alone, and goes up and
+    down with their number, for the frozen model is not evaluated at the others.
     """
 
     truncation: Truncation = field(default=Truncation("all"))
@@ -64,7 +65,6 @@ class Draft:
     eps_kl: float = 0.0
     dropout: float = 0.0
     name: str = "draft"
-    logged: str = "kl"
     needs_gradient = True
     several = False
     group = 1
@@ -85,7 +85,7 @@ class Draft:
         loss = -dropped(value, self.dropout, world).mean()
         if path.kl is not None:
             loss = loss + self.kl * path.kl.mean()
-            numbers[self.logged] = path.kl.mean().item()
+            numbers["kl" if self.truncation.rule == "all" else "kl_open"] = path.kl.mean().item()
         if self.eps_kl:
             far = eps_distance(world, path.points[-1])
             loss = loss + self.eps_kl * far
