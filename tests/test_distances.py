@@ -198,10 +198,11 @@ def test_diversity_is_the_mean_over_pairs():
     want = np.mean([np.linalg.norm(unit[i] - unit[j]) for i in range(5) for j in range(i)])
     assert mean_pairwise(x) == pytest.approx(want, rel=1e-9)
     assert mean_pairwise(torch.stack([x[0], 2 * x[0]])) == pytest.approx(0, abs=1e-7)
-    images = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    got = mean_distance(images, lambda a, b: (a - b).square().flatten(1).sum(1))
-    want = np.mean([((images[i] - images[j]) ** 2).sum().item() for i in range(4) for j in range(i)])
-    assert got == pytest.approx(want, rel=1e-5)
+    for n in (2, 4, 37):  # within a block, and over three of them
+        images = torch.rand(n, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+        got = mean_distance(images, lambda a, b: torch.cdist(a.flatten(1), (a if b is None else b).flatten(1)).square())
+        want = np.mean([((images[i] - images[j]) ** 2).sum().item() for i in range(n) for j in range(i)])
+        assert got == pytest.approx(want, rel=1e-5)
     with pytest.raises(TiltingError, match="at least 2"):
         mean_pairwise(x[:1])
 

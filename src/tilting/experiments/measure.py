@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from tilting.errors import TiltingError
 from tilting.experiments.evaluate.config import EvaluateConfig
 from tilting.experiments.evaluate.runs import Run
 from tilting.features.clip import ClipEmbedder
+from tilting.features.lpips import Lpips, load_lpips
 from tilting.features.picture import read_image
 from tilting.metrics import alignment
 from tilting.metrics.diversity import mean_distance, mean_pairwise
@@ -35,7 +36,7 @@ class Instruments:
         clip_name: its name.
         fid, cmmd: the extractors of these distances.
         spread: the extractor of diversity, when there is no LPIPS.
-        lpips: a perceptual distance (a (b, 3, h, w), b) -> (b,), or None.
+        lpips: LPIPS, of diversity; None without its weights.
         gram: VGG Gram features (b, 3, h, w) -> (b, d), or None.
         target: the reference picture (1, 3, h, w) of I-Gram, or None.
     """
@@ -46,7 +47,7 @@ class Instruments:
     fid: Extractor
     cmmd: Extractor
     spread: Extractor
-    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    lpips: Lpips | None = None
     gram: Extractor | None = None
     target: Tensor | None = None
 
@@ -70,9 +71,7 @@ def load_instruments(config: EvaluateConfig) -> Instruments:
 
         fid = inception(config.inception)
     if config.lpips:
-        from tilting.metrics.perceptual import lpips_distance
-
-        lpips = lpips_distance(config.vgg or "", config.lpips)
+        lpips = load_lpips(config.vgg or "", config.lpips)
     if config.vgg:
         from tilting.metrics.perceptual import gram_features
 
@@ -113,6 +112,8 @@ def measure(run: Run, tools: Instruments) -> Measured:
     read: dict[str, list[str]] = {kind: [] for kind in KINDS}
     done = 0
     target = None if tools.target is None else tools.cmmd(tools.target)[0]
+    gram = None if tools.gram is None or tools.target is None else tools.gram(tools.target)[0]
+    recorded = [record["judge"] for record in run.records]
     for images in read_batches(files):
         asked = prompts[done : done + len(images)]
         done += len(images)
@@ -124,18 +125,17 @@ def measure(run: Run, tools: Instruments) -> Measured:
         parts["tclip"].append(alignment.t_clip(embeds, texts))
         if target is not None:
             parts.setdefault("igram_clip", []).append(alignment.i_gram(embeds, target))
-        if tools.gram is not None and tools.target is not None:
-            grams = alignment.i_gram(tools.gram(images), tools.gram(tools.target)[0])
-            parts.setdefault("igram_vgg", []).append(grams)
+        if tools.gram is not None and gram is not None:
+            parts.setdefault("igram_vgg", []).append(alignment.i_gram(tools.gram(images), gram))
         logs = tools.judge.log_probabilities(images)
-        parts["judge"].append(tools.judge.score(images, asked))
+        if None in recorded:
+            parts["judge"].append(tools.judge.score(images, asked))
         for kind in KINDS:
             read[kind] += [names[kind][int(i)] for i in logs[kind].argmax(-1)]
-    whole = {key: torch.cat(values) for key, values in parts.items()}
+    whole = {key: torch.cat(values) for key, values in parts.items() if values}
     said = [read_prompt(words, prompt) for prompt in prompts]
     wanted = {kind: [None if (i := getattr(s, kind)) is None else names[kind][i] for s in said] for kind in KINDS}
     scores = {key: whole[key].tolist() for key in ("judge", "tclip", "igram_clip", "igram_vgg") if key in whole}
-    recorded = [record["judge"] for record in run.records]
     if None not in recorded:
         scores["judge"] = recorded
     rewards = {key: values for key in run.weights if (values := recorded_rewards(run, key)) is not None}
@@ -182,5 +182,5 @@ def _diversity(prompts: Sequence[str], files: Sequence, features: Tensor, tools:
         pictures = [read_image(files[i]) for i in rows]
         if len({picture.shape for picture in pictures}) > 1:
             raise TiltingError(f"LPIPS needs pictures of one size, and those of {prompt!r} differ")
-        found[prompt] = mean_distance(torch.stack(pictures), tools.lpips)
+        found[prompt] = mean_distance(torch.stack(pictures), tools.lpips.table)
     return found

@@ -50,6 +50,20 @@ class Lpips(nn.Module):
         """d (b,) of images with images, (b, 3, h, w) each."""
         return torch.stack([(x - y).square().sum(1) for x, y in zip(self.maps(a), self.maps(b), strict=True)]).sum(0)
 
+    def table(self, images: Tensor, others: Tensor | None = None) -> Tensor:
+        """d (a, b) of each of images (a, 3, h, w) with each of others (b, 3, h, w), themselves by default; differentiable.
+
+        Every image goes through the network once.
+        """
+        mine = self.maps(images)
+        theirs = mine if others is None else self.maps(others)
+        return torch.stack([distances(x, y).square() for x, y in zip(mine, theirs, strict=True)]).sum(0)
+
+
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances (a, b) of rows (a, n) and (b, n), by differences and not by products, which lose small ones."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
 
 def load_lpips(vgg: str | Path, weights: str | Path | None = None) -> Lpips:
     """LPIPS from files.

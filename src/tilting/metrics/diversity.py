@@ -18,19 +18,26 @@ def mean_pairwise(features: Tensor) -> float:
     return F.pdist(F.normalize(features.detach().double(), dim=-1)).mean().item()
 
 
-def mean_distance(images: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> float:
+AT_ONCE = 16
+"""Images of a block: of two blocks, everything that a distance needs is held at once."""
+
+
+def mean_distance(images: Tensor, table: Callable[[Tensor, Tensor | None], Tensor]) -> float:
     """Mean of a perceptual distance over the pairs of images (n, 3, h, w) in [0, 1].
 
     Args:
         images: of one prompt.
-        distance: such as LPIPS: images (b, 3, h, w), images (b, 3, h, w) -> (b,).
+        table: such as `tilting.features.lpips.Lpips.table`: distances (a, b) of images with others, or with themselves.
 
     Raises:
         TiltingError: fewer than two images.
     """
-    if len(images) < 2:
-        raise TiltingError(f"diversity needs at least 2 images of a prompt, not {len(images)}")
-    first, second = torch.triu_indices(len(images), len(images), 1)
+    n = len(images)
+    if n < 2:
+        raise TiltingError(f"diversity needs at least 2 images of a prompt, not {n}")
+    blocks, total = images.split(AT_ONCE), 0.0
     with torch.no_grad():
-        parts = [distance(images[i], images[j]).double() for i, j in zip(first.split(64), second.split(64), strict=True)]
-    return torch.cat(parts).mean().item()
+        for i, block in enumerate(blocks):
+            total += table(block, None).cpu().double().triu(1).sum().item()
+            total += sum(table(block, other).cpu().double().sum().item() for other in blocks[i + 1 :])
+    return total / (n * (n - 1) / 2)

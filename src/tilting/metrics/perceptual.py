@@ -1,22 +1,14 @@
-"""LPIPS and VGG Gram features as instruments of evaluation, from weights the user gives."""
+"""VGG Gram features as an instrument of evaluation, from weights the user gives."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tilting.features.gram import GATYS, gram_matrix
-from tilting.features.lpips import load_lpips
 from tilting.features.vgg import Vgg16, load_vgg16
 from tilting.metrics.extract import Extractor
-
-
-def lpips_distance(vgg: str, weights: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """LPIPS (Zhang et al. 2018) from VGG16's weights and its own. Raises TiltingError naming a file that is wrong."""
-    return load_lpips(vgg, weights)
 
 
 def gram_vectors(vgg: Vgg16, images: Tensor) -> Tensor:

@@ -3,19 +3,18 @@
 DRaFT's attempt against collapse (Clark et al. 2024, section B.8: a term for the dissimilarity of a batch's images, in LPIPS).
 d is the Euclidean distance of pocket-clip's unit embeddings, in [0, 2], or LPIPS (`tilting.features.lpips`) when VGG16's
 weights are given. It is the one reward that depends on the batch: an image's value is not its own, chunks are not free, and
-in best-of-N it compares whatever is scored together. `Diversity.batch_dependent` says so to code.
+it is for fine-tuning alone. `Diversity.batch_dependent` says so to code.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
-from tilting.features.lpips import Lpips, load_lpips
+from tilting.features.lpips import Lpips, distances, load_lpips
 from tilting.features.packaged import POCKET_CLIP
 from tilting.rewards.arguments import read_files
 
@@ -39,18 +38,14 @@ class Diversity:
     def pairwise(self, images: Tensor) -> Tensor:
         """All distances (b, b) of images (b, 3, h, w) in [0, 1]; the diagonal is 0."""
         if isinstance(self.space, Lpips):
-            return torch.stack([_distances(x).square() for x in self.space.maps(images)]).sum(0)
-        return _distances(self.space.image(images))
+            return self.space.table(images)
+        embeds = self.space.image(images)
+        return distances(embeds, embeds)
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """images (b, 3, h, w) float in [0, 1]; prompts are only counted -> (b,). Raises what `check_images` raises."""
         check_images(images, prompts)
         return self.pairwise(images).sum(1) / max(len(images) - 1, 1) if len(images) else images.flatten(1).sum(1)
-
-
-def _distances(vectors: Tensor) -> Tensor:
-    """Euclidean distances (b, b) of rows (b, n), by differences and not by products, which lose small ones."""
-    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def diversity(weights: str | None = None) -> Diversity:
