@@ -183,3 +183,15 @@ def test_no_torch():
         "parse_spec('color:red,mean'); assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_reward_of_the_catalog_is_an_attribute():
+    """A new line of the catalog is enough for ``tilting.rewards.NAME``."""
+    from tilting import rewards
+
+    for name, (factory, *_) in rewards.REWARDS.items():
+        found = getattr(rewards, name.replace("-", "_"))
+        assert getattr(found, "func", found) is getattr(factory, "func", factory), name
+    assert rewards.jpeg_up().name != rewards.jpeg().name
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = rewards.nothing_of_the_kind

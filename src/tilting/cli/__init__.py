@@ -8,9 +8,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tilting import __version__
 from tilting.cli.compare import compare
@@ -24,8 +25,20 @@ from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
 
+
+class _InOrder(TyperGroup):
+    """Commands in the order in which people meet them, groups among them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(ORDER)
+
+
+ORDER = (
+    "generate", "compare", "evaluate", "finetune", "doctor", "lora", "condition", "recipe", "methods", "objectives", "rewards",
+    "models",
+)  # fmt: skip
 app = typer.Typer(
-    name="tilting", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="tilting", cls=_InOrder, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )  # fmt: skip
 COMMANDS = {

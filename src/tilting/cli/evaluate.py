@@ -16,7 +16,7 @@ from tilting.experiments.evaluate.config import OPTIONS, describe, resolve_evalu
 def evaluate(
     context: typer.Context,
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Folders of `tilting generate`.", show_default=False)
+        list[str] | None, typer.Argument(metavar="RUN", help="Folders of `tilting generate`.", show_default=False)
     ] = None,
     out: Annotated[Text, option("--out", metavar="DIR", help="Folder to write: metrics.json, report.html.")] = None,
     reference: Annotated[

@@ -36,7 +36,7 @@ Diversity = Annotated[
     Text, option("--diversity", metavar="MEASURE=WEIGHT", help="Reward distance in a batch: euclid, clip, lpips:VGG.")
 ]
 RewardDropout = Annotated[float | None, option("--reward-dropout", help="Share of units dropped inside the reward. [0]")]
-Tracker = Annotated[list[str] | None, option("--tracker", help="wandb or trackio, beside tensorboard.")]
+Tracker = Annotated[list[str] | None, option("--tracker", metavar="NAME", help="wandb or trackio, repeatable. [tensorboard]")]
 
 SHARED: dict[str, Any] = {
     "prompts": given_by.Prompts, "prompts_file": given_by.PromptsFile, "model": given_by.Model, "reward": given_by.Reward,

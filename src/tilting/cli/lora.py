@@ -46,7 +46,7 @@ def scale(
 
 @lora.command()
 def mix(
-    places: Annotated[list[str], typer.Argument(metavar="DIR[=SCALE]...", help="LoRAs of one model.", show_default=False)],
+    places: Annotated[list[str], typer.Argument(metavar="DIR[=SCALE]", help="LoRAs of one model.", show_default=False)],
     out: Out = None,
     quiet: Quiet = None,
 ) -> None:

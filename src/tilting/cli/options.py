@@ -14,7 +14,7 @@ def option(*names: str, help: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar, show_default=False)
 
 
-Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw.", show_default=False)]
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)]
 PromptsFile = Annotated[Text, option("--prompts", metavar="FILE", help="Prompts: .txt, .jsonl, .csv, .parquet.")]
 Model = Annotated[Text, option("--model", help="pocket, a diffusers folder, or a hub id. [pocket]")]
 Reward = Annotated[

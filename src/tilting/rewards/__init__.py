@@ -90,9 +90,19 @@ def __getattr__(name: str) -> Any:
     elif name in _HOMES:
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = _in_catalog(name)
     globals()[name] = value
     return value
+
+
+def _in_catalog(name: str) -> Any:
+    """The factory of a reward of that name, "_" for "-": what is added to the catalog needs no further line here."""
+    catalog = getattr(import_module(f"{__name__}.spec"), "CATALOG", {})  # empty while that module imports its neighbours
+    entry = catalog.get(name.replace("_", "-"))
+    if entry is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    factory, options = getattr(import_module(entry.module), entry.factory), dict(entry.options)
+    return partial(factory, **options) if options else factory
 
 
 def __dir__() -> list[str]:

@@ -49,15 +49,15 @@ def eps_distance(world: World, point: Point) -> Tensor:
 class Draft:
     """DRaFT and its truncations.
 
+    The numbers call the KL "kl" where all steps carry gradient, else "kl_open": it is of these steps alone, and goes up and
+    down with their number, for the frozen model is not evaluated at the others.
+
     Attributes:
         truncation: which steps carry gradient.
         kl: β of the path KL to the frozen model, over the steps that carry gradient (needs eta > 0); 0 leaves it out.
         eps_kl: weight of the mean over latent dimensions of (eps_θ - eps_base)² at the last step; B.8's β times the dimensions.
         dropout: share of the images whose reward is left out of a step.
         name: of the objective.
-
-    The numbers call the KL "kl" where all steps carry gradient, else "kl_open": it is of these steps alone, and goes up and
-    down with their number, for the frozen model is not evaluated at the others.
     """
 
     truncation: Truncation = field(default=Truncation("all"))
