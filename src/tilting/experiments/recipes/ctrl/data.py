@@ -34,7 +34,7 @@ def study_of(counts: Sequence[int]) -> Study:
     rows = [Row("base", "base")]
     for n in counts:
         rows.append(Row(f"ctrl-{n}", "ctrl", part=str(n)))
-        rows += [Row(f"free-{n}-{gamma}", "free", gamma, part=str(n), small=gamma in (1, 3)) for gamma in (1, 3, 8, 25)]
+        rows += [Row(f"free-{n}-{gamma}", "free", gamma, part=str(n), small=gamma in (1, 3)) for gamma in (1, 3, 8, 25, 75)]
     return Study(
         "ctrl-data", "accuracy against the number of labelled pairs, CTRL and classifier-free fine-tuning",
         "Zhao et al. 2024, sections 1 and 5.2 (no figure of theirs)", tuple(rows), (QUARTERS,),

@@ -14,7 +14,7 @@ ROWS = (
     Row("ctrl-1.5", "ctrl", 1.5, small=False),
     *(Row(f"dps-{gamma}", "dps", gamma, small=gamma in (2, 5)) for gamma in (2, 5, 15, 50)),
     *(Row(f"noisy-{gamma}", "noisy", gamma, small=gamma in (5, 20)) for gamma in (5, 20, 100, 400)),
-    *(Row(f"free-{gamma}", "free", gamma, small=gamma == 1) for gamma in (1, 3, 8, 25)),
+    *(Row(f"free-{gamma}", "free", gamma, small=gamma == 1) for gamma in (1, 3, 8, 25, 75)),
 )
 STUDY = Study(
     "ctrl-table2", "four classes of JPEG size: CTRL, guidance and classifier-free fine-tuning from the same labels",

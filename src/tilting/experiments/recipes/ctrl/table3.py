@@ -22,7 +22,7 @@ ROWS = (
     Row("ctrl-first", "first"),
     Row("ctrl", "ctrl"),
     *(Row(f"dps-{gamma}", "dps", gamma, small=gamma in (2, 5)) for gamma in (1, 2, 5, 15, 50)),
-    *(Row(f"free-{gamma}", "free", gamma, small=gamma == 1) for gamma in (1, 3, 8, 25)),
+    *(Row(f"free-{gamma}", "free", gamma, small=gamma == 1) for gamma in (1, 3, 8, 25, 75)),
 )
 STUDY = Study(
     "ctrl-table3", "two labels at once from two data sets that share no picture", "Zhao et al. 2024, section 6.2, Fig. 3",
