@@ -239,7 +239,7 @@ def read(place):
 
 
 @pytest.mark.parametrize("kind", ["clean", "noisy"])
-def test_a_sweep_begins_at_the_base_model_bit_for_bit_and_climbs(here, fits, small, folder, kind):
+def test_a_sweep_begins_at_the_base_model_bit_for_bit_and_leaves_it(here, fits, small, folder, kind):
     assert main(sample(fits[kind], "--model", str(folder), "--label", "bright=yes", "--strength", "0,4")) == 0
     rows = json.loads((here / "out" / "sweep.json").read_text())["sweep"]
     base = tl.generate(small, PROMPTS, **ASKED).images

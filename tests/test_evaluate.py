@@ -71,6 +71,20 @@ def test_rewards_and_costs_are_the_manifests(runs, judged):
     assert row(metrics, "bon")["evaluations_per_image"] == 3 * row(metrics, "base")["evaluations_per_image"]
 
 
+def test_the_judge_is_pocket_judge_on_the_pictures(runs, judged):
+    """Of the files as they are on disk: within what bytes round of the record of the run, and far from the reward."""
+    from tilting.features.picture import read_image
+    from tilting.metrics.judge import PocketJudge
+
+    judge = PocketJudge()
+    for name in ("base", "bon"):
+        records = manifest(runs / name)["images"]
+        pictures = torch.stack([read_image(runs / name / r["file"]) for r in records])
+        found = judge.score(pictures, [r["prompt"] for r in records]).tolist()
+        assert [r["judge"] for r in records] == pytest.approx(found, abs=0.1)
+        assert row(judged[0], name)["judge"]["mean"] == pytest.approx(np.mean(found), abs=0.05)
+
+
 def test_a_reward_no_manifest_records_is_computed_from_the_pictures(runs, judged):
     metrics, _ = judged
     from io import BytesIO

@@ -581,15 +581,31 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_readable_state(mixture, tmp_path
     import tilting.finetune.checkpoint as module
 
     net = Drift()
-    optimiser = Optimiser()
-    training = Training(dict(net.named_parameters()), optimiser.build(list(net.parameters())))
+    training = Training(dict(net.named_parameters()), Optimiser().build(list(net.parameters())))
+    optimiser = training.optimiser
+    kept = {0: training.saved()}
+
+    def train_on():
+        """Other weights and other moments, remembered by their step."""
+        training.step += 1
+        for p in training.parameters.values():
+            p.grad = torch.full_like(p, float(training.step))
+        optimiser.step()
+        kept[training.step] = training.saved()
+
+    def check(held):
+        truth = kept[held.step]
+        assert held.state == truth.state
+        for mine, theirs in ((held.weights, truth.weights), (held.optimiser, truth.optimiser)):
+            assert set(mine) == set(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
     write(tmp_path, training.saved())
     operations = ("save_file", "rename", "rmtree", "_synced", "mkdir")
     killed = 0
     for name in operations:
         for nth in range(4):
             seen = {"n": 0}
-            training.step += 1
+            train_on()
 
             def deadly(real, seen=seen, nth=nth):
                 def call(*args, **kwargs):
@@ -614,10 +630,12 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_readable_state(mixture, tmp_path
             held = read(tmp_path)
             assert held is not None
             assert held.step in (training.step - 1, training.step)
+            check(held)
             write(tmp_path, training.saved())  # and the next save works
-            assert set(held.weights) == set(training.parameters)
     assert killed >= 10
-    assert read(tmp_path) is not None
+    last = read(tmp_path)
+    assert last is not None and last.step == training.step
+    check(last)
     assert len(states(tmp_path)) <= 2
 
 
