@@ -119,18 +119,17 @@ def test_a_reward_that_breaks_on_one_process_skips_the_step_on_both_and_leaves_n
     assert mine.isfinite().all()
 
 
-def test_the_command_over_two_processes_is_the_command_over_one(tmp_path):
+def test_the_command_under_accelerate_launch_is_the_command_alone(tmp_path):
     """DDPO on pocket: statistics of all prompts, gradients and the judge's look are shared; lines within 1e-4 in float32."""
     words = ["finetune", "a fox", "a cat", "--objective", "ddpo", "--reward", "r.py:bright", "--steps", "3", "--rank",
              "2", "--batch-size", "4", "--train-steps", "2", "--sample-every", "2", "--sample-images", "1", "--quiet",
              "--out"]  # fmt: skip
-    code = "import sys; from tilting.cli import main; sys.exit(main())"
     (tmp_path / "r.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")  # smooth, unlike bytes
-    (tmp_path / "run.py").write_text(code)
-    for name, extra in (("two", LAUNCH), ("one", ())):
-        done = subprocess.run(
-            [sys.executable, *extra, "run.py", *words, name], cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port",
+              "0", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "tilting"]  # fmt: skip
+    for name, module in (("two", launch), ("one", ["tilting"])):  # without a GPU the same launcher starts processes of CPUs
+        command = [sys.executable, "-m", *module, *words, name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     one, two = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) == 2
