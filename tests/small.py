@@ -32,8 +32,9 @@ def write_small(folder: Path) -> Path:
     return folder
 
 
-def bright_fit(model, label="bright", seed=0):
-    """Is an image brighter than the model's usual ones? Fitted to its own images, made brighter or darker by up to .15."""
+def bright_fit(model, label="bright", seed=0, channels=(0, 1, 2)):
+    """Is an image brighter than the model's usual ones, in these channels? Fitted to its own images, made brighter or darker by
+    up to .15."""
     import tilting as tl
     from tilting.conditioning.fit import Options
 
@@ -41,6 +42,7 @@ def bright_fit(model, label="bright", seed=0):
     torch.manual_seed(seed)
     shift = 0.3 * torch.rand(len(images), 1, 1, 1) - 0.15
     words = ["yes" if value > 0 else "no" for value in shift.flatten()]
+    shift = shift * torch.tensor([c in channels for c in range(3)])[:, None, None]
     options = Options(epochs=12, batch_size=16, rate=0.02, seed=seed)
     return tl.condition_fit((images + shift).clamp(0, 1), words, label, widths=(4, 4, 8), options=options)
 

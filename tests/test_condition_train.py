@@ -125,6 +125,31 @@ def test_the_gradient_is_that_of_gamma_log_p_less_the_path_kl(small, fitted):
     run.control()
 
 
+def test_two_controls_that_were_trained_apart_are_both_obeyed_together(small):
+    """One of red, one of blue: drawn together, on noise that training has not seen, each answers to its own label whatever the
+    other is asked for, and what is asked for is likelier on average than of the base model."""
+    fits = {name: bright_fit(small, name, seed=k, channels=(k,)).classifier for k, name in ((0, "red"), (2, "blue"))}
+    options = {"steps": 4, "batch_size": 8, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0, "lora_lr": 5e-3}
+    made = [tl.condition_train(small, fit, PROMPTS, 30, embedding_lr=0.1, **options).control for fit in fits.values()]
+    shape = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
+
+    def log_p(images, name, value):
+        return fits[name].log_prob(images, torch.full((20,), fits[name].schema.target(value))).mean().item()
+
+    pairs = [{"red": red, "blue": blue} for red in ("yes", "no") for blue in ("yes", "no")]
+    drawn = [tl.condition_sample(made, PROMPTS, asked, **shape).images for asked in pairs]
+    base = tl.generate(small, PROMPTS, **shape).images
+    for name in fits:
+        yes = [log_p(images, name, "yes") for images in drawn]
+        moved = [yes[0] - yes[2], yes[1] - yes[3]] if name == "red" else [yes[0] - yes[1], yes[2] - yes[3]]
+        gain = (
+            sum(log_p(x, name, asked[name]) - log_p(base, name, asked[name]) for x, asked in zip(drawn, pairs, strict=True)) / 4
+        )
+        print(f"{name}: log p(yes) of asking yes less asking no {moved}, gain of what is asked {gain:.3f}")
+        assert min(moved) > 0.05
+        assert gain > 0.05
+
+
 def test_training_raises_log_p_on_noise_it_has_not_seen(small, fitted):
     """Forty steps on an easy label: held-out log p rises by a tenth of a nat or more, the base model stays what it was."""
     asked = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
