@@ -201,7 +201,7 @@ def test_a_killed_run_goes_on_bit_for_bit(here, folder, small, fitted, monkeypat
     for name in names:
         assert (here / "cut" / name).read_bytes() == (here / "whole" / name).read_bytes(), name
     rows = read_lines(here / "whole" / "metrics.jsonl")
-    assert rows[0]["kl_open"] == 0.0
+    assert rows[0]["kl"] == 0.0
     assert rows[0]["log_prob"] == pytest.approx(first_log_p(small, {"bright": fitted.log_prob}), abs=1e-5)
     assert rows[0]["reward"] == pytest.approx(10 * rows[0]["log_prob"], rel=1e-5)
     manifest = json.loads((here / "whole" / "manifest.json").read_text())
