@@ -25,32 +25,32 @@ from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
 
+COMMANDS = {
+    "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor, "lora": lora,
+    "condition": condition, "recipe": recipe, "methods": methods, "objectives": objectives, "rewards": rewards,
+    "models": models,
+}  # fmt: skip
+"""In the order in which people meet them; lora and condition are groups."""
+
 
 class _InOrder(TyperGroup):
-    """Commands in the order in which people meet them, groups among them."""
+    """typer itself would list groups after all commands."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(ORDER)
+        return list(COMMANDS)
 
 
-ORDER = (
-    "generate", "compare", "evaluate", "finetune", "doctor", "lora", "condition", "recipe", "methods", "objectives", "rewards",
-    "models",
-)  # fmt: skip
 app = typer.Typer(
     name="tilting", cls=_InOrder, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )  # fmt: skip
-COMMANDS = {
-    "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor,
-    "recipe": recipe, "methods": methods, "objectives": objectives, "rewards": rewards, "models": models,
-}  # fmt: skip
 RESUMED = ("generate", "compare", "condition", "finetune", "recipe")
 """Commands that go on where they stopped."""
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-app.add_typer(lora, name="lora")
-app.add_typer(condition, name="condition")
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 
 
 @app.callback(invoke_without_command=True)

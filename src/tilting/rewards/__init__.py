@@ -76,12 +76,12 @@ __all__ = ["REWARDS", "Aesthetic", "Classify", "Clip", "Color", "Combined", "Det
 def _registry() -> dict[str, tuple[Any, str, str, bool]]:
     from tilting.rewards.spec import CATALOG
 
-    found = {}
-    for name, entry in CATALOG.items():
-        factory = getattr(import_module(entry.module), entry.factory)
-        options = dict(entry.options)
-        found[name] = (partial(factory, **options) if options else factory, entry.about, entry.units, entry.differentiable)
-    return found
+    return {name: (_factory(entry), entry.about, entry.units, entry.differentiable) for name, entry in CATALOG.items()}
+
+
+def _factory(entry: Any) -> Any:
+    factory, options = getattr(import_module(entry.module), entry.factory), dict(entry.options)
+    return partial(factory, **options) if options else factory
 
 
 def __getattr__(name: str) -> Any:
@@ -101,8 +101,7 @@ def _in_catalog(name: str) -> Any:
     entry = catalog.get(name.replace("_", "-"))
     if entry is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    factory, options = getattr(import_module(entry.module), entry.factory), dict(entry.options)
-    return partial(factory, **options) if options else factory
+    return _factory(entry)
 
 
 def __dir__() -> list[str]:
