@@ -123,6 +123,8 @@ def test_a_lora_is_read_back_bit_for_bit_and_trained_further(model, one, tmp_pat
         def __call__(self, images, prompts):
             return images.mean((1, 2, 3))
 
+    with pytest.raises(TiltingError, match="own rank"):
+        tl.finetune(model, PROMPT, Bright(), train_steps=1, start=state, rank=4)
     before = ours(model)
     tuned = tl.finetune(model, PROMPT, Bright(), train_steps=1, steps=STEPS, batch_size=1, start=state)
     moved = [key for key in one if not torch.equal(tuned.lora[key], one[key])]

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from tilting.models.lora_file import FILE as FILE
-from tilting.models.lora_file import LoraSpec, lora_file
+from tilting.models.lora_file import PAPER_PARTS, LoraSpec, lora_file
 from tilting.models.lora_targets import check_takes_lora, prefix_of, target_names
 from tilting.types import Denoise, Prediction, TiltingError, Time
 
 
 def add_lora(
-    network: Any, rank: int = 8, parts: Sequence[str] = ("attn2", "ff"), name: str = "tilting", seed: int = 0
+    network: Any, rank: int = 8, parts: Sequence[str] = PAPER_PARTS, name: str = "tilting", seed: int = 0
 ) -> list[nn.Parameter]:
     """Attach a fresh LoRA, which changes nothing yet (B = 0), and return its parameters, the only trainable ones.
 

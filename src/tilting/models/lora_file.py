@@ -9,6 +9,9 @@ from typing import NamedTuple
 from tilting.errors import TiltingError
 
 FILE = "pytorch_lora_weights.safetensors"
+PARTS = ("attn2", "ff", "attn1")
+PAPER_PARTS = PARTS[:2]
+"""Of a transformer block: what a LoRA may change, and what it changes unless told (Clark et al. 2024, A.1)."""
 INPUTS = "sampler_inputs.safetensors"
 """What was learned of the sampler with a LoRA, beside it (`tilting.models.sampler_inputs`)."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from tilting.models.lora_file import PAPER_PARTS
 from tilting.types import TiltingError
 
 QKV = r"(to_q|to_k|to_v|to_out\.0)"
@@ -19,7 +20,7 @@ TARGETS = {
 """Ends of the names of layers, by the part of a transformer block they stand in; FLUX's single blocks have theirs bare."""
 
 
-def target_names(network: nn.Module, parts: Sequence[str] = ("attn2", "ff")) -> list[str]:
+def target_names(network: nn.Module, parts: Sequence[str] = PAPER_PARTS) -> list[str]:
     """Full names of the linear layers in these parts of the network's transformer blocks."""
     ends = re.compile(rf"(^|.*\.)({'|'.join(TARGETS[part] for part in parts)})")
     return [name for name, _ in network.named_modules() if ends.fullmatch(name)]

@@ -44,6 +44,7 @@ from tilting.models.control_file import Control, attach_control
 from tilting.models.control_spec import ControlInfo
 from tilting.models.labels import Augmented, LabelEmbedding, width_of
 from tilting.models.lora import activate, active, lora_off
+from tilting.models.lora_file import PAPER_PARTS
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.schedule import step_std
 from tilting.types import TiltingError
@@ -81,7 +82,7 @@ class ControlSettings:
     planner: Planner = "backprop"
     truncation: Truncated = "random"
     rank: int = 8
-    parts: tuple[str, ...] = ("attn2", "ff")
+    parts: tuple[str, ...] = PAPER_PARTS
     lora_lr: float = 1e-3
     embedding_lr: float = 1e-2
     weight_decay: float = 0.1

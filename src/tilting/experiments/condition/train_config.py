@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tilting.errors import TiltingError
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, prompts_of
-from tilting.experiments.finetune.config import PARTS, precision_of, processes, trackers
+from tilting.experiments.finetune.config import precision_of, processes, trackers
 from tilting.experiments.folder import digest
 from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models import usual
 from tilting.models.control_spec import FREE
+from tilting.models.lora_file import PAPER_PARTS, PARTS
 from tilting.models.placement import FULL, check_device
 from tilting.models.words import load_words, write_prompt
 
@@ -74,7 +75,7 @@ class TrainConfig(BaseConfig):
     lora_lr: float = 1e-3
     embedding_lr: float = 1e-2
     rank: int = 8
-    parts: tuple[str, ...] = ("attn2", "ff")
+    parts: tuple[str, ...] = PAPER_PARTS
     weight_decay: float = 0.1
     clip: float = 1.0
     device: str = "auto"

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from tilting.experiments.evaluate.config import EvaluateConfig
+from tilting.experiments.evaluate.measure import Measured, rows_by_prompt
 from tilting.experiments.evaluate.runs import Setup
-from tilting.experiments.measure import Measured, rows_by_prompt
 from tilting.metrics.frechet import fid
 from tilting.metrics.mmd import cmmd
 from tilting.metrics.prompts import across

@@ -8,8 +8,8 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.experiments.evaluate.distances import NAMES, interval_of, shown, with_means
+from tilting.experiments.evaluate.measure import Instruments, Measured, rows_by_prompt
 from tilting.experiments.evaluate.runs import CHANGES, Run, Setup
-from tilting.experiments.measure import Instruments, Measured, rows_by_prompt
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
 from tilting.metrics.statistics import Interval

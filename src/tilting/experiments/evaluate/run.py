@@ -30,7 +30,7 @@ NEVER = {"http", *(name for name, entry in CATALOG.items() if entry.together)}
 """Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); some are of a batch."""
 
 if TYPE_CHECKING:
-    from tilting.experiments.measure import Measured
+    from tilting.experiments.evaluate.measure import Measured
 
 
 def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     if config.reference_image is None:
         config = replace(config, reference_image=parts.picture)
     metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **_metrics(config, parts, quiet)}
-    from tilting.experiments.report import render
+    from tilting.experiments.evaluate.report import render
 
     page = render(metrics, {run.name: run.folder for run in parts.runs})
     text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -86,8 +86,8 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any
     from tqdm import tqdm
 
     from tilting.experiments.evaluate.distances import distances, shown
+    from tilting.experiments.evaluate.measure import load_instruments, measure
     from tilting.experiments.evaluate.rows import brief, per_prompt, row_of
-    from tilting.experiments.measure import load_instruments, measure
 
     tools = load_instruments(config)
     measured = {}
@@ -109,7 +109,7 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any
 
 def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
     """Score from its pictures what a manifest does not hold; sentences for what was, and what cannot be."""
-    from tilting.experiments.measure import score_images
+    from tilting.experiments.evaluate.measure import score_images
 
     notes = []
     for bare in dict.fromkeys(key for run in parts.runs for key in run.weights):

@@ -16,6 +16,7 @@ from tilting.experiments.settings import integer, number, one_of, some_of, text,
 from tilting.experiments.yaml_layer import flat
 from tilting.finetune.refusals import check_accumulate
 from tilting.models import usual
+from tilting.models.lora_file import PAPER_PARTS, PARTS
 from tilting.models.placement import FULL, check_device, check_precision
 from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs
 
@@ -29,7 +30,6 @@ OPTIONS = (
     "checkpoint-every", "sample-every", "sample-images", "judge", "early-stop", "init-lora", "learn", "diversity",
     "reward-dropout", "tracker", "out", "seed",
 )  # fmt: skip
-PARTS = ("attn2", "ff", "attn1")
 LEARN = ("lora", "guidance", "negative")
 DECAYS = ("constant", "sqrt")
 TRACKERS = ("wandb", "trackio")
@@ -64,7 +64,7 @@ class FinetuneConfig(BaseConfig):
     negative_prompt: str = ""
     lr: float = 4e-4
     rank: int | None = 8
-    parts: tuple[str, ...] | None = ("attn2", "ff")
+    parts: tuple[str, ...] | None = PAPER_PARTS
     weight_decay: float = 0.1
     clip: float = 1.0
     lr_decay: str = "constant"

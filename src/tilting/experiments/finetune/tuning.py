@@ -24,6 +24,7 @@ from tilting.finetune.refusals import check_accumulate
 from tilting.finetune.world import Objective, World
 from tilting.models.adapt import adapted
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
+from tilting.models.lora_file import PAPER_PARTS
 from tilting.models.sampler_inputs import SamplerInputs, begin, save_inputs
 from tilting.types import Reward, TiltingError
 
@@ -157,7 +158,7 @@ class Tuning(Generic[Drawing]):
 def tuning(
     model: Model, prompts: Sequence[str], reward: Given, objective: Objective | str | None = None,
     optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None, cfg: float | None = None,
-    batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = ("attn2", "ff"), seed: int = 0, negative: str = "",
+    batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = PAPER_PARTS, seed: int = 0, negative: str = "",
     accumulate: int = 1, start: Mapping[str, Tensor] | None = None, engine: Engine | None = None,
     learn: Sequence[str] = ("lora",), inputs: SamplerInputs | None = None, diversity: Diversity | None = None,
 ) -> Tuning:  # fmt: skip
@@ -239,7 +240,7 @@ class Tuned:
 def finetune(
     model: Model, prompts: str | Sequence[str], reward: Given, objective: Objective | str | None = None,
     train_steps: int = 200, optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None,
-    cfg: float | None = None, batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = ("attn2", "ff"),
+    cfg: float | None = None, batch_size: int = 4, rank: int | None = None, parts: Sequence[str] | None = None,
     seed: int = 0, negative: str = "", accumulate: int = 1, start: Mapping[str, Tensor] | None = None,
     learn: Sequence[str] = ("lora",), inputs: SamplerInputs | None = None, diversity: str | Diversity | None = None,
 ) -> Tuned:  # fmt: skip
@@ -256,7 +257,7 @@ def finetune(
         steps, cfg: of the sampler; default the model's own.
         eta: default 0 where gradients go through the chain, else 1.
         batch_size: images per training step.
-        rank, parts: of the LoRA.
+        rank, parts: of the LoRA, 8 and ("attn2", "ff") unless told; not beside ``start``, which has its own.
         seed: of the run; everything random is keyed by it and the training step.
         negative: the negative prompt.
         accumulate: parts of a batch that are made one after the other, in less memory.
@@ -271,9 +272,11 @@ def finetune(
     words = [prompts] if isinstance(prompts, str) else list(prompts)
     if not words or any(not p.strip() for p in words):
         raise TiltingError("a prompt is empty: say what to draw")
+    if start is not None and (rank is not None or parts is not None):
+        raise TiltingError("the weights to start from have their own rank and parts: leave out rank and parts")
     term = make_diversity(diversity) if isinstance(diversity, str) else diversity
-    run = tuning(model, words, reward, objective, optimiser, steps, eta, cfg, batch_size, rank, parts, seed, negative,
-                 accumulate, start, None, learn, inputs, term)  # fmt: skip
+    run = tuning(model, words, reward, objective, optimiser, steps, eta, cfg, batch_size, rank, parts or PAPER_PARTS, seed,
+                 negative, accumulate, start, None, learn, inputs, term)  # fmt: skip
     history = [row.numbers for row in run.steps(train_steps)]
     with torch.no_grad():
         return Tuned(run.lora(), history, run.inputs)

@@ -24,7 +24,7 @@ from tilting.experiments.recipes.verdicts import Finding, verdict
 
 WEIGHTS = (1.0, 10.0, 100.0)
 SCALES = (0.2, 0.4, 0.6, 0.8)
-ARM = "draft-1"
+ARM = "draft-lv"
 Front = list[tuple[float, float]]
 
 
@@ -120,8 +120,8 @@ STUDY = Study(
     "draft-fig29", "over-optimisation: LoRA scaling, early stopping, KL",
     "Fig. 29 of Clark et al. 2024 (HPSv2 against PickScore)",
     arms=(
-        Arm(ARM, "draft-k", k=1),
-        *(Arm(f"kl-{w:g}", "draft-k", {"eps_kl": w}, k=1, small=w == WEIGHTS[1]) for w in WEIGHTS),
+        Arm(ARM, "draft-lv"),
+        *(Arm(f"kl-{w:g}", "draft-lv", {"eps_kl": w}, small=w == WEIGHTS[1]) for w in WEIGHTS),
     ),
     figures=figures, variants=variants, size=Size(train_steps=200, looks=8),
     claims=(
@@ -133,8 +133,7 @@ STUDY = Study(
               "fine-tuning overfits the reward", falls(ARM, "judge", "held-out")),
     ),
     notes=(
-        "All ways start from DRaFT-1, whose objective has the eps-MSE term (the paper has DRaFT-LV). stop-S is the run at "
-        "step S; kl-W has the weight W on the mean square of the last step's eps_θ - eps_base.",
+        "stop-S is the run at step S; kl-W has the weight W on the mean square of the last step's eps_θ - eps_base.",
         "The noise is that of the same looks for every point, so that fronts differ by the LoRA alone.",
     ),
 )  # fmt: skip
