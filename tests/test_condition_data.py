@@ -120,12 +120,16 @@ def test_columns_and_sources_are_refused_by_name(tmp_path, capsys):
     assert "holds no labelled pictures" in refused(capsys, data)
     loose = picture(tmp_path / "loose" / "a.png").parent
     assert "holds 'a.png' outside of class folders" in refused(capsys, loose)
+    vgg = tmp_path / "vgg.safetensors"
+    vgg.write_bytes(b"of a reward that a label cannot be")
     for words, part in (
         (["--kind", "cn"], "'cn' is none of them"),
         (["--bins", "1"], "bins must be at least 2"),
         (["--lr", "0"], "lr must be above 0"),
         (["--label-by", "jpg"], "there is no reward 'jpg'; did you mean 'jpeg'?"),
         (["--label-by", "jpeg=2"], "a weight, which a label has no use for"),
+        (["--label-by", f"diversity:{vgg}"], "cannot label pictures one by one"),
+        (["--label-by", "http://here/score"], "cannot label pictures one by one"),
         (["--label", "bright", "--label", "bright"], "'bright' is given twice"),
         (["--embedder", "nowhere"], "--embedder is the CLIP of --kind mlp"),
     ):

@@ -98,7 +98,7 @@ FIT = {  # settings that fit a reward of this size: defaults are pocket's
 def test_every_method_raises_the_reward(mixture, name):
     """By more than four standard errors of the paired difference to the base model, over 200 images."""
     preset = FIT.get(name, PER_IMAGE[name][0])
-    p = problem(mixture, STEPS, 200, value=lambda x0, rows: x0 @ AIM, eta=getattr(preset, "usual_eta", 1.0))
+    p = problem(mixture, STEPS, 200, value=lambda x0, rows: x0 @ AIM, eta=preset.usual_eta)
     method, base = preset.build(STEPS), presets.base().build(STEPS)
     gain = (finish(p, method, run(p, method)[0]).x - finish(p, base, run(p, base)[0]).x)[:, 0] @ AIM
     assert gain.mean() > 4 * gain.std() / len(gain) ** 0.5

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from torch import Tensor
 
 from tilting.guidance.kernel import Guide
-from tilting.guidance.slope import Estimator, Site, Slope
+from tilting.guidance.slope import Estimator, Rule, Site, Slope
 from tilting.select import Select, Smc
 from tilting.types import TiltingError
 
@@ -64,11 +64,29 @@ class Correct(Protocol):
     @property
     def estimator(self) -> Estimator: ...
 
+    @property
+    def rule(self) -> Rule: ...
+
     def __call__(self, site: Site) -> tuple[Tensor, Slope]: ...
 
 
 class Engine(Protocol):
-    """Another way to drive a chain than `tilting.sample.sample`: it yields (State, Info) too, and knows its cost."""
+    """Another way to drive a chain than `tilting.sample.sample`: it yields (State, Info) too, and knows its cost.
+
+    Attributes:
+        climbs: whether it needs the reward's own gradient.
+        stochastic: whether it lives on the noise of the steps, and so needs eta > 0.
+    """
+
+    @property
+    def climbs(self) -> bool: ...
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    def ticks(self, steps: int) -> int:
+        """How often it yields."""
+        ...
 
     def __call__(self, problem: Any, method: Method, state: Any) -> Any: ...
 
@@ -134,8 +152,8 @@ class Method:
         """Whether the reward itself must be differentiable."""
         estimators = [self.correct.estimator] if self.correct else []
         estimators += [self.slope] if self.needs_slope else []
-        estimators += [guide.estimator for guide in self.guides if hasattr(guide, "estimator")]  # type: ignore[attr-defined]
-        return not all(e.black_box for e in estimators) or getattr(self.engine, "climbs", False)
+        estimators += [guide.estimator for guide in self.guides if guide.estimator is not None]
+        return not all(e.black_box for e in estimators) or (self.engine is not None and self.engine.climbs)
 
     @property
     def scores_finals(self) -> bool:
@@ -178,7 +196,7 @@ class Method:
     @property
     def by_correction(self) -> bool:
         """Whether a part scales its gradient by the CFG correction."""
-        return any(getattr(part, "rule", "plain") == "cfg" for part in (self.correct, *self.guides) if part is not None)
+        return any(part.rule == "cfg" for part in (self.correct, *self.guides) if part is not None)
 
     def evaluations(self, steps: int) -> int:
         """Denoiser evaluations per image."""
@@ -201,7 +219,7 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
     many = max(method.particles, *method.counts, 1) > 1 if method.counts else method.particles > 1
     if eta == 0 and many and method.select is not None:
         raise TiltingError(f"{method.name} selects in blocks, and at eta 0 the copies stay identical: use eta > 0 (1 is usual)")
-    if eta == 0 and getattr(method.engine, "stochastic", False):
+    if eta == 0 and method.engine is not None and method.engine.stochastic:
         raise TiltingError(f"{method.name} draws children of one parent, which eta 0 makes identical: use eta > 0 (1 is usual)")
     if eta == 0 and many and method.start == "copy":
         raise TiltingError("copied starts at eta 0 give identical particles: use eta > 0 or independent starts")
@@ -214,5 +232,5 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
         raise TiltingError(
             f"{method.name} repeats or corrects steps, which leaves no proposal density to weigh by: select otherwise"
         )
-    if method.correct_on == "winner" and not getattr(method.select, "one_winner", False):
+    if method.correct_on == "winner" and not (method.select is not None and method.select.one_winner):
         raise TiltingError("a gradient on the winner needs a greedy selection of one")

@@ -113,7 +113,7 @@ def _kernel(
             kernel = part(kernel, slope, here)
         return (kernel.mean.detach(),)
 
-    samples = max([getattr(getattr(g, "estimator", None), "samples", 1) for g in method.guides])
+    samples = max((g.estimator.samples for g in method.guides if g.estimator is not None), default=1)
     (mean,) = in_chunks(guide, max(1, problem.chunk // samples), *columns)
     return base, mean.reshape(shape)
 

@@ -1,9 +1,9 @@
 """Selecting particles by value: greedy copies, multinomial draws, and importance-weighted resampling (SMC).
 
-    greedy       the best stream, or the best few, are copied over the others        (CoDe, Singh et al. 2025; beams: Oshima
-    et al. 2025)
-    multinomial  streams are drawn with P ∝ exp(value / τ), with replacement         (CoDeX, Alg. 3; one draw for all: SVDD,
-    Li et al. 2024)
+    greedy       the best stream, or the best few, are copied over the others
+                 (CoDe, Singh et al. 2025; beams: Oshima et al. 2025)
+    multinomial  streams are drawn with P ∝ exp(value / τ), with replacement
+                 (CoDeX, Alg. 3; one draw for all: SVDD, Li et al. 2024)
     smc          log w += (potential - previous potential); resample when ESS < share · n
 
 The smc potential of a particle is λ_i r / β (difference), and with the final one exp(r(x_0) / β) the increments telescope:
@@ -80,7 +80,14 @@ class Choice(NamedTuple):
 
 
 class Select(Protocol):
-    """A rule from values to parents."""
+    """A rule from values to parents.
+
+    Attributes:
+        one_winner: whether all new particles are copies of one, so that a gradient on the winner is one gradient.
+    """
+
+    @property
+    def one_winner(self) -> bool: ...
 
     def __call__(self, look: Look) -> Choice: ...
 

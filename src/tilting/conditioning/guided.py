@@ -24,7 +24,7 @@ from tilting.types import Denoise, Prediction, Time
 
 if TYPE_CHECKING:
     from tilting.guidance.kernel import Kernel
-    from tilting.guidance.slope import Site, Slope
+    from tilting.guidance.slope import Rule, Site, Slope
     from tilting.method import Method
 
 LogProb = Callable[[Tensor, Time, Tensor], Tensor]
@@ -109,6 +109,11 @@ class Watching:
     watch: Watch
     needs_slope = False
     values = 0
+    estimator = None
+
+    @property
+    def rule(self) -> Rule:
+        return "plain"
 
     def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
         if slope is not None:

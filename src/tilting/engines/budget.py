@@ -32,6 +32,10 @@ class Budget:
     climbs = False
     stochastic = True
 
+    def ticks(self, steps: int) -> int:
+        """How often it yields."""
+        return steps
+
     def cost(self, method: Method, steps: int) -> Cost:
         """The most an image can cost: budget left at the end is not spent."""
         most = 1 + self.quota * (steps - 1)

@@ -48,6 +48,7 @@ class Optimise:
     clip: float | None = 0.1
     renormalise: bool = False
     climbs = True
+    stochastic = False
 
     def __post_init__(self) -> None:
         if self.iterations < 1:

@@ -106,7 +106,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     config = GenerateConfig(
         prompts=prompts, model=model, method=method,
         steps=integer("steps", given.get("steps", steps), 1),
-        eta=number("eta", given.get("eta", getattr(PRESETS[method], "usual_eta", 1.0))),
+        eta=number("eta", given.get("eta", PRESETS[method].usual_eta)),
         cfg=number("cfg", given.get("cfg", cfg)),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
         images=integer("images", given.get("images", 1), 1),

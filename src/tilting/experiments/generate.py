@@ -92,7 +92,6 @@ def draw(
     if latents is not None:
         _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
-    variants: Callable | None = getattr(plan.preset, "variants", None)
     clean = None
     if plan.reference is not None:
         with torch.no_grad():
@@ -100,7 +99,7 @@ def draw(
     for g, who in enumerate(groups):
         begun = time.perf_counter()
         prompts = [i.prompt for i in who]
-        worded = prompts if variants is None else [text for prompt in prompts for text in variants(prompt)]
+        worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
         given = None if latents is None else latents[g * size : g * size + len(who)]
         scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
         counts = Counts()
@@ -108,8 +107,8 @@ def draw(
             with torch.no_grad():
                 grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
                 problem = loop.Problem(
-                    model.denoiser(worded, plan.cfg, plan.negative), grid, who,
-                    model.latent_shape, scorer, plan.eta, plan.cfg, plan.batch_size, place, per_stream=variants is not None,
+                    model.denoiser(worded, plan.cfg, plan.negative), grid, who, model.latent_shape, scorer, plan.eta, plan.cfg,
+                    plan.batch_size, place, per_stream=len(worded) > len(prompts),
                 )  # fmt: skip
                 if clean is None:
                     state = loop.start(problem, plan.method, given)

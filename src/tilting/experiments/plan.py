@@ -70,7 +70,7 @@ class Plan:
     @property
     def ticks(self) -> int:
         """Step events per group."""
-        return getattr(self.method.engine, "ticks", int)(self.steps_run) or self.steps_run
+        return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
 
 
 def plan(
@@ -91,7 +91,7 @@ def plan(
         raise of_a_batch(getattr(reward, "name", "reward"))
     steps = model.usual_steps if steps is None else steps
     cfg = model.usual_cfg if cfg is None else cfg
-    eta = float(getattr(preset, "usual_eta", 1.0)) if eta is None else eta
+    eta = preset.usual_eta if eta is None else eta
     if batch_size < 1:
         raise TiltingError(f"batch_size must be at least 1, not {batch_size}")
     if not 0 < strength <= 1:
@@ -101,7 +101,7 @@ def plan(
     if reference is not None:
         _check_reference(reference, model, len(who))
     grid = model.schedule.grid(steps)
-    if hasattr(preset, "usual_eta") and eta == 1 and reference is None and grid[0].alpha == 0:
+    if preset.usual_eta == 0 and eta == 1 and reference is None and grid[0].alpha == 0:
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )

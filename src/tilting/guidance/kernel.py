@@ -1,15 +1,14 @@
 """Guides: what published methods do to one step's kernel N(mean, std²), given the gradient of the reward at x_t or at x0.
 
-    Score    eps' = eps - σ_t w g,  g at x_t      classifier and reconstruction guidance (Dhariwal & Nichol 2021; Ho et al.
-    2022;
-                                                  exact for a Gaussian base and a linear reward, w = 1/β), Universal Guidance
-                                                  forward
-    Mean     mean' = mean + s g,  g at x_t        DPS (s = ζ), FreeDoM and LGD (s by the CFG norm or plain), TFG (s = ρ α_s /
-    α_t),
-                                                  TDS (s = std² / β: the proposal that its weights make exact)
-    Clean    m times x0 <- x0 + s ∇_{x0} r        MPGD (eps kept, or x_t kept: eps' = (x_t - α_t x0') / σ_t), TFG's μ and
-    Universal
-                                                  Guidance backward (x_t kept, which is eps -= α_t / σ_t · Δ)
+    Score    eps' = eps - σ_t w g,  g at x_t
+             classifier and reconstruction guidance (Dhariwal & Nichol 2021; Ho et al. 2022; exact for a Gaussian base and a
+             linear reward, w = 1/β), Universal Guidance forward
+    Mean     mean' = mean + s g,  g at x_t
+             DPS (s = ζ), FreeDoM and LGD (s by the CFG norm or plain), TFG (s = ρ α_s / α_t), TDS (s = std² / β: the proposal
+             that its weights make exact)
+    Clean    m times x0 <- x0 + s ∇_{x0} r
+             MPGD (eps kept, or x_t kept: eps' = (x_t - α_t x0') / σ_t), TFG's μ and Universal Guidance backward (x_t kept,
+             which is eps -= α_t / σ_t · Δ)
 
 Each is a frozen value, (kernel, slope at x_t, site) -> kernel; none changes the kernel's std, and since none depends on the
 drawn point, every guided kernel is Gaussian and its density is known. Several guides compose in order; all look at the same
@@ -62,6 +61,8 @@ class Guide(Protocol):
     Attributes:
         needs_slope: whether it needs the gradient at x_t (then value, gradient and prediction come from one round).
         values: decodes and reward calls per row that it makes itself, beyond the slope's.
+        estimator: how it finds gradients of its own, beyond the slope; None if it finds none.
+        rule: how its strength sizes a move; see `tilting.guidance.slope.step_size`.
     """
 
     @property
@@ -69,6 +70,12 @@ class Guide(Protocol):
 
     @property
     def values(self) -> int: ...
+
+    @property
+    def estimator(self) -> Estimator | None: ...
+
+    @property
+    def rule(self) -> Rule: ...
 
     def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel: ...
 
@@ -86,6 +93,11 @@ class Score:
     strength: float = 1.0
     needs_slope = True
     values = 0
+    estimator = None
+
+    @property
+    def rule(self) -> Rule:
+        return "plain"
 
     def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
         t, (eps, x0, correction) = kernel.t, kernel.prediction
@@ -110,6 +122,7 @@ class Mean:
     factor: Literal["one", "ratio", "variance"] = "one"
     needs_slope = True
     values = 0
+    estimator = None
 
     def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
         t, s, g = kernel.t, kernel.s, _taken(slope).gradient

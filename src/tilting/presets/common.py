@@ -28,9 +28,17 @@ class Preset(Protocol):
         climbs: whether it needs the reward's own gradient.
         density: whether its proposal has a tractable density, so that particles could be weighed exactly.
         published: what the paper or its code used, by setting, for the models named in it.
+        usual_eta: unless told; 0 for one that looks for a better x_T, which a chain of eta 1 from pure noise forgets.
     """
 
     published: ClassVar[dict[str, Any]]
+
+    @property
+    def usual_eta(self) -> float: ...
+
+    def variants(self, prompt: str) -> list[str]:
+        """What the streams are told: one text for all of them, or one for each."""
+        ...
 
     @property
     def name(self) -> str: ...
@@ -55,7 +63,16 @@ class Preset(Protocol):
         ...
 
 
-class Unguided:
+class Usual:
+    """What most presets have in common."""
+
+    usual_eta: float = 1.0
+
+    def variants(self, prompt: str) -> list[str]:
+        return [prompt]
+
+
+class Unguided(Usual):
     """What presets have that ask a reward for values only; one that selects between draws says so."""
 
     selects, climbs, density = False, False, True
@@ -63,7 +80,7 @@ class Unguided:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Climbing:
+class Climbing(Usual):
     """What every preset has that follows the reward's gradient.
 
     Attributes:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilting.errors import TiltingError
-from tilting.presets.common import Unguided
+from tilting.presets.common import Unguided, Usual
 
 if TYPE_CHECKING:
     from tilting.method import Method
 
 
 @dataclass(frozen=True)
-class Optimised:
+class Optimised(Usual):
     """The starting noise climbed through the whole chain, gradient after gradient; the best picture is kept.
 
     Attributes:
@@ -26,7 +26,7 @@ class Optimised:
     cost = "2·T·I, I iterations"
     density = False
     selects, climbs = False, True
-    usual_eta = 0.0  # at eta 1 a chain from pure noise forgets its start
+    usual_eta = 0.0
 
 
 @dataclass(frozen=True)

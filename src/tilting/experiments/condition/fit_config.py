@@ -13,15 +13,13 @@ from tilting.experiments.base_config import BaseConfig, check_model, given_of
 from tilting.experiments.settings import integer, number, text
 from tilting.features.schema import NOISY
 from tilting.models.placement import check_device
-from tilting.rewards.spec import Spec, parse_spec
+from tilting.rewards.spec import CATALOG, Spec, parse_spec
 
 OPTIONS = (
     "data", "label", "label-by", "bins", "kind", "widths", "embedder", "epochs", "batch-size", "lr", "size", "patience",
     "skip-bad", "seed", "out", "model", "group", "device",
 )  # fmt: skip
 KINDS = ("cnn", "mlp", NOISY)
-ALONE = ("diversity", "http")
-"""Rewards that label nothing: one is of a batch, the other sends pictures away by the thousand."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,8 @@ def _labeller(value: object) -> str | None:
     spec = parse_spec(text("label-by", value))
     if spec.weight != 1:
         raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
-    if spec.name in ALONE:
+    entry = CATALOG.get(spec.name)
+    if (entry is not None and entry.together) or spec.name == "http":  # the latter would send pictures away by the thousand
         raise TiltingError(f"--label-by {spec.text} cannot label pictures one by one: choose another reward, or a function")
     return spec.text
 
