@@ -19,7 +19,7 @@ def test_the_index_of_the_pages_is_what_its_command_prints():
 
 
 def test_verdicts_are_counted_in_both_kinds_of_pages():
-    lines = ("- **holds**: so.", "- holds against code: 1", "- undecided: 0", "- the held-out judge falls below", "- **fails**: no")
+    lines = ("- **holds**: so", "- holds against b: 1", "- undecided: 0", "- the held-out judge falls", "- **fails**: no")
     page = "\n".join(["# x", *lines])
     assert claims.counted(page) == {"holds": 2, "undecided": 1, "fails": 2}
     assert not claims.counted("# x\n- holdsome words\nfails\n").total()
