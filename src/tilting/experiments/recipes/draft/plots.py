@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,11 +40,14 @@ NOUNS = {"step": "training steps", "images": "generated images", "reward_calls":
 
 
 def chart(panels: Sequence[Panel], path: Path) -> str:
-    """Panels side by side, one colour for a label throughout; the file's name."""
+    """Panels side by side, at most four in a row, one colour for a label throughout; the file's name."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series))
     colours = {label: GREY if label == "base" else COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
-    figure, axes = side_by_side(len(panels))
-    for axis, panel in zip(axes, panels, strict=True):
+    rows = ceil(len(panels) / 4)
+    figure, axes = side_by_side(ceil(len(panels) / rows), rows=rows)
+    for empty in axes[len(panels) :]:
+        empty.set_visible(False)
+    for axis, panel in zip(axes, panels, strict=False):
         for label, dots in panel.series.items():
             known = [(x, y) for x, y in dots if y is not None]
             xs = [x for x, _ in known]
