@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -76,12 +75,7 @@ __all__ = ["REWARDS", "Aesthetic", "Classify", "Clip", "Color", "Combined", "Det
 def _registry() -> dict[str, tuple[Any, str, str, bool]]:
     from tilting.rewards.spec import CATALOG
 
-    return {name: (_factory(entry), entry.about, entry.units, entry.differentiable) for name, entry in CATALOG.items()}
-
-
-def _factory(entry: Any) -> Any:
-    factory, options = getattr(import_module(entry.module), entry.factory), dict(entry.options)
-    return partial(factory, **options) if options else factory
+    return {name: (entry.load(), entry.about, entry.units, entry.differentiable) for name, entry in CATALOG.items()}
 
 
 def __getattr__(name: str) -> Any:
@@ -101,7 +95,7 @@ def _in_catalog(name: str) -> Any:
     entry = catalog.get(name.replace("_", "-"))
     if entry is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _factory(entry)
+    return entry.load()
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 
 from tilting.errors import TiltingError
 from tilting.rewards.combine import combine
@@ -17,11 +16,10 @@ def build_one(spec: Spec, ran: Ran | None = None) -> Reward:
     if spec.is_file:
         return user(f"{spec.name}:{spec.argument}", ran)
     entry = CATALOG[spec.name]
-    factory = getattr(import_module(entry.module), entry.factory)
     arguments: list[str | float] = []
     if spec.argument is not None:
         arguments.append(float(spec.argument) if entry.argument == "quality" else spec.argument)
-    return factory(*arguments, **dict(entry.options))
+    return entry.load()(*arguments)
 
 
 def build(specs: Sequence[Spec]) -> Reward:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tilting.errors import TiltingError, nearest
 from tilting.models.words import load_words
@@ -36,6 +38,7 @@ class Entry(NamedTuple):
         options: keywords the factory is called with.
         needs: what it cannot be built without: "weights" on disk or on the hub, "argument" after the colon, or both.
         together: whether the value of an image depends on those beside it in the batch.
+        remote: whether pictures leave the machine.
     """
 
     module: str
@@ -47,6 +50,12 @@ class Entry(NamedTuple):
     options: tuple[tuple[str, bool], ...] = ()
     needs: str = ""
     together: bool = False
+    remote: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """The factory, with its options given. Its module is imported here."""
+        found = getattr(import_module(self.module), self.factory)
+        return partial(found, **dict(self.options)) if self.options else found
 
 
 _HERE = "tilting.rewards"
@@ -125,7 +134,9 @@ CATALOG: dict[str, Entry] = {
         "folder#label",
         needs="weights, argument",
     ),
-    "http": Entry(f"{_HERE}.http", "http", "what a remote scorer says", "its own", False, "//host/path", needs="argument"),
+    "http": Entry(
+        f"{_HERE}.http", "http", "what a remote scorer says", "its own", False, "//host/path", needs="argument", remote=True
+    ),
 }
 
 

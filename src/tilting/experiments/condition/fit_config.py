@@ -133,7 +133,7 @@ def _labeller(value: object) -> str | None:
     if spec.weight != 1:
         raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
     entry = CATALOG.get(spec.name)
-    if (entry is not None and entry.together) or spec.name == "http":  # the latter would send pictures away by the thousand
+    if entry is not None and (entry.together or entry.remote):  # the latter would send pictures away by the thousand
         raise TiltingError(f"--label-by {spec.text} cannot label pictures one by one: choose another reward, or a function")
     return spec.text
 

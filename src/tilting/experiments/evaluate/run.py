@@ -26,7 +26,7 @@ from tilting.rewards.spec import CATALOG
 
 FEW = 10
 """Prompts below which a percentile bootstrap is known to be too narrow."""
-NEVER = {"http", *(name for name, entry in CATALOG.items() if entry.together)}
+NEVER = {name for name, entry in CATALOG.items() if entry.together or entry.remote}
 """Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); some are of a batch."""
 
 if TYPE_CHECKING:
