@@ -15,7 +15,19 @@ import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.experiments.finetune.tuning import attach
-from tilting.models.lora import FILE, add_lora, load_lora, lora_off, lora_state, mix, read_lora, save_lora, scaled
+from tilting.models.lora import (
+    FILE,
+    active,
+    add_lora,
+    attach_all,
+    load_lora,
+    lora_off,
+    lora_state,
+    mix,
+    read_lora,
+    save_lora,
+    scaled,
+)
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.words import POCKET
 
@@ -78,6 +90,61 @@ def test_plain_diffusers_draws_the_same_images_from_the_folder(model, one, tmp_p
     with scaled(model.unet, {"mine": 0.4}):
         assert (ours(model) - less).abs().max() < 1e-4
     assert (less - theirs).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_lora_of_diffusers_with_an_alpha_of_its_own_draws_what_diffusers_draws(model, rslora, tmp_path):
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig, get_peft_model_state_dict
+    from peft.utils import set_peft_model_state_dict
+
+    pipe = StableDiffusionPipeline.from_pretrained(POCKET, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    pattern = {"to_q": 6.0, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k": 1.0}
+    pipe.unet.add_adapter(
+        LoraConfig(r=8, lora_alpha=2, use_rslora=rslora, target_modules=["to_q", "to_k"], rank_pattern={"to_k": 3},
+                   alpha_pattern=pattern)
+    )  # fmt: skip
+    state, generator = get_peft_model_state_dict(pipe.unet), torch.Generator().manual_seed(0)
+    state = {key: 0.3 * torch.randn(value.shape, generator=generator) for key, value in state.items()}
+    set_peft_model_state_dict(pipe.unet, state)
+    settings = pipe.unet.peft_config["default"].to_dict()
+    pipe.save_lora_weights(str(tmp_path), convert_state_dict_to_diffusers(state), unet_lora_adapter_metadata=settings)
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(str(tmp_path))
+    theirs = pipe(PROMPT, latents=noise(model), num_inference_steps=STEPS, guidance_scale=CFG, eta=0.0, output_type="pt").images
+    base = ours(model)
+    load_lora(model.unet, read_lora(tmp_path), "mine")
+    assert (ours(model) - theirs).abs().max() < 1e-4
+    assert (base - theirs).abs().max() > 0.05
+
+
+def test_an_alpha_beside_a_layer_counts_and_one_that_cannot_be_read_is_refused(one, tmp_path):
+    layer = next(key for key in one if ".down." in key).removesuffix(".lora.down.weight")
+    save_file({**one, f"{layer}.alpha": torch.tensor(0.5)}, tmp_path / FILE)
+    read = read_lora(tmp_path)
+    assert set(read) == set(one)
+    assert all(torch.equal(read[key], one[key] * (0.25 if key == f"{layer}.lora.up.weight" else 1)) for key in one)
+    for said in ("[1", "[]", '{"unet.lora_alpha": "much"}'):
+        save_file(one, tmp_path / FILE, metadata={"lora_adapter_metadata": said})
+        with pytest.raises(TiltingError, match="cannot be read"):
+            read_lora(tmp_path)
+    save_file({key: value for key, value in one.items() if key != f"{layer}.lora.up.weight"}, tmp_path / FILE)
+    with pytest.raises(TiltingError, match="cannot be read"):
+        read_lora(tmp_path)
+
+
+def test_stacks_take_the_place_of_those_before(model, one, two, tmp_path):
+    for name, state in (("one", one), ("two", two)):
+        save_lora(state, tmp_path / name)
+    specs = [parse_lora(str(tmp_path / "one")), parse_lora(f"{tmp_path / 'two'}=0.5")]
+    base = ours(model)
+    attach_all(model, specs, STEPS)
+    assert active(model.unet) == {"stacked0": 1.0, "stacked1": 0.5}
+    attach_all(model, specs[:1], STEPS)
+    assert active(model.unet) == {"stacked0": 1.0}
+    attach_all(model, [], STEPS)
+    assert active(model.unet) == {} and torch.equal(ours(model), base)
 
 
 def test_scale_zero_and_off_are_the_base_model_exactly(model, one):

@@ -8,6 +8,8 @@ scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's 
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,12 @@ from tilting.models.lora_file import FILE as FILE
 from tilting.models.lora_file import PAPER_PARTS, LoraSpec, lora_file
 from tilting.models.lora_targets import check_takes_lora, prefix_of, target_names
 from tilting.types import Denoise, Prediction, TiltingError, Time
+
+METADATA = "lora_adapter_metadata"
+"""Where diffusers notes a LoRA's settings in its file."""
+STACKED = "stacked"
+"""What the names of stacked adapters begin with."""
+DOWN, UP = ".lora.down.weight", ".lora.up.weight"
 
 
 def add_lora(
@@ -87,18 +95,40 @@ def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
 
 
 def read_lora(place: str | Path) -> dict[str, Tensor]:
-    """The weights in a LoRA folder or file, by diffusers' names. Raises TiltingError for what is not one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """The weights in a LoRA folder or file, by diffusers' names, with alpha / rank taken into B: a file says it in diffusers'
+    metadata or beside each layer, and one that does not say means 1. Raises TiltingError for what is not one."""
+    from safetensors import SafetensorError, safe_open
 
     path = lora_file(place)
     try:
-        state = load_file(path)
+        with safe_open(path, "pt") as file:
+            state = {_named(key): file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+            said = (file.metadata() or {}).get(METADATA, "{}")
     except (SafetensorError, OSError) as error:
         raise TiltingError(f"{str(path)!r} is not a LoRA file: {error}") from error
-    if not any(key.endswith(".lora.down.weight") or key.endswith(".lora_A.weight") for key in state):
+    downs = [key for key in state if key.endswith(DOWN)]
+    if not downs:
         raise TiltingError(f"{str(path)!r} holds no LoRA weights")
-    return {_named(key): value.float() for key, value in state.items()}
+    try:
+        settings = json.loads(said)
+        for down in downs:
+            layer = down.removesuffix(DOWN)
+            alpha = state.pop(f"{layer}.alpha", None)
+            state[f"{layer}{UP}"] = state[f"{layer}{UP}"] * _scale(layer, len(state[down]), alpha, settings)
+    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+        raise TiltingError(f"{str(path)!r} is a LoRA file whose layers or metadata cannot be read: {error!r}") from error
+    return state
+
+
+def _scale(layer: str, rank: int, alpha: Tensor | None, settings: Mapping[str, Any]) -> float:
+    """alpha / rank of a layer, or alpha / sqrt(rank) where the metadata says so (Kalajdzievski 2023)."""
+    from peft.utils.other import get_pattern_key
+
+    prefix, _, name = layer.partition(".")
+    patterns = settings.get(f"{prefix}.alpha_pattern") or {}
+    found = patterns.get(get_pattern_key(patterns, name), settings.get(f"{prefix}.lora_alpha", rank))
+    whole = float(found if alpha is None else alpha)
+    return whole / (math.sqrt(rank) if settings.get(f"{prefix}.use_rslora") else rank)
 
 
 def rank_of(state: Mapping[str, Tensor]) -> int:
@@ -267,11 +297,12 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
     if len(found) > 1:
         both = " and ".join(repr(spec.text) for spec, _ in found[:2])
         raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
+    before = [name for name in getattr(model.backbone, "peft_config", {}) if name.startswith(STACKED)]
+    if before:
+        model.backbone.delete_adapters(before)
     for i, spec in enumerate(loras):
-        if f"stacked{i}" in getattr(model.backbone, "peft_config", {}):
-            model.backbone.delete_adapters(f"stacked{i}")
         try:
-            load_lora(model.backbone, read_lora(spec.file), f"stacked{i}", spec.scale)
+            load_lora(model.backbone, read_lora(spec.file), f"{STACKED}{i}", spec.scale)
         except TiltingError as error:
             raise TiltingError(f"{spec.text!r}: {error}") from error
     if found:
