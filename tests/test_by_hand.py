@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +17,11 @@ from tilting.engines.optimise import Optimise, log_norm
 from tilting.finetune.objectives import OBJECTIVES, ddpo, draft_k, refl
 from tilting.finetune.objectives.supervised import denoising_error, draw
 from tilting.finetune.rollout import mean_kl, rollout
+from tilting.guidance.kernel import Clean, Kernel
 from tilting.guidance.slope import Estimator, Site
 from tilting.method import Method
 from tilting.sample import Problem
+from tilting.schedule import Schedule, scaled_linear, transition
 from tilting.select import Multinomial
 from tilting.types import Prediction, Transition
 
@@ -64,6 +67,40 @@ def test_a_smoothed_probe_keeps_to_the_chunk(mixture):
     Estimator(probes=2, samples=4, radius=0.5).clean(site, site.x)
     assert max(sizes) == 8
     assert sum(sizes) == 3 * 2 * 2 * 4
+
+
+def test_steps_on_the_estimate_probe_in_directions_of_their_own():
+    """With one probe a step, six steps up a linear reward do not all move along one direction."""
+    seen, who_ = [], who(1)
+
+    def value(x0, rows):
+        seen.append(x0)
+        return x0.sum(1)
+
+    grid, rows, x = FLOW.grid(4), torch.arange(1), torch.zeros(1, 64, dtype=torch.float64)
+    site = Site(
+        x, grid[2], rows, lambda x, t, rows: Prediction(x, x, x), value,
+        noise=lambda purpose, count: rng.normal(who_, count, (64,), 1, purpose),
+    )  # fmt: skip
+    Clean(1.0, 6, estimator=Estimator(probes=1))(Kernel(Prediction(x, x, x), grid[2], grid[3], 1.0), None, site)
+    directions = torch.stack([torch.nn.functional.normalize(pair[0] - pair[1], dim=0) for pair in seen])
+    assert len(seen) == 6
+    assert (directions @ directions.T - torch.eye(6)).abs().max() < 0.5  # four standard deviations of a chance cosine
+
+
+def test_the_last_step_of_a_rollover_draws_what_the_chain_draws():
+    """Where the grid ends with noise (final ᾱ < 1, as SD 1.5's DDIM), x_0 has the chain's spread around the mean."""
+    grid = replace(Schedule("epsilon", scaled_linear()), final=0.9).grid(2)
+
+    def denoise(x, t, rows):
+        return Prediction(x / t.sigma, 0 * x, 0 * x)  # a point mass at 0
+
+    p = Problem(denoise, grid, who(4000), (1,), lambda x0, rows: 0 * x0[:, 0], 1.0, 1.0, 4000, dtype=torch.float64)
+    ends = run(p, presets.rbf(1).build(2))[0].x[:, 0, 0]
+    base = run(replace(p, value=None), presets.base().build(2))[0].x[:, 0, 0]
+    kernel = transition(denoise(torch.ones(1, 1, dtype=torch.float64), grid[1], None), grid[1], grid[2], 1.0)
+    assert kernel.std > 0.2
+    assert abs(ends.std() / base.std() - 1) < 0.06  # five standard errors of a ratio
 
 
 def optimised(engine: Optimise, shape=(5,), slope=0.0) -> list[torch.Tensor]:

@@ -77,6 +77,8 @@ BAD = [
     ((*FOX, "--eta", "nan"), "eta must be a finite number"),
     ((*FOX, "--cfg", "nan"), "cfg must be a finite number"),
     ((*FOX, "--cfg", "inf"), "cfg must be a finite number"),
+    ((*FOX, "--cfg", "0"), "cfg must be above 0, not 0: 1 is the prompt without guidance"),
+    ((*FOX, "--cfg=-2"), "cfg must be above 0, not -2"),
     ((*FOX, "--eta", "1.5"), "eta must be between 0 and 1"),
     ((*FOX, "--eta", "0", "--method", "code"), "eta 0"),
     ((*FOX, "--eta", "0", "--method", "codex"), "eta 0"),

@@ -164,6 +164,7 @@ UNMEANT = [
     ("smc", {"scheme": "stratified"}, "scheme"),
     ("rbf", {"particles": 0}, "particles"),
     ("reno", {"rate": -1.0}, "rate"),
+    ("doodl", {"iterations": 1}, "iterations must be at least 2"),
     ("svdd", {"tau": -1.0}, "tau"),
     ("bon", {"particles": 1.5}, "particles"),
 ]

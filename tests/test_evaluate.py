@@ -522,10 +522,20 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
         ("likelihood:mlp#bright=0", {"pocket-clip"}), ("likelihood:far#bright=0", {"owner/clip"}), ("gone.py:f", set()),
     ):  # fmt: skip
         assert networks_of({spec: 1.0}) == read, spec
-    watched = ("gram:ref.png", "likelihood:cnn#bright=0", "style")
+    Path("heads").mkdir()
+    Path("heads/head.pth").write_bytes(b"1")
+    Path("body").mkdir()
+    Path("body/model.safetensors").write_bytes(b"1")
+    Path("headed").mkdir()
+    schema = {"label": "bright", "kind": "classes", "classes": ["0", "1"]}
+    Path("headed/classifier.json").write_text(json.dumps({"schema": schema, "network": {"name": "folder", "folder": "body"}}))
+    Path("headed/classifier.safetensors").write_bytes(b"1")
+    watched = ("gram:ref.png", "likelihood:cnn#bright=0", "aesthetic:heads", "likelihood:headed#bright=0", "style")
     before = digests_of(parse_specs(watched))
     assert all(one["sha256"] for one in before)
     Path("ref.png").write_bytes(b"2")
     Path("cnn/classifier.safetensors").write_bytes(b"another")
+    Path("heads/head.pth").write_bytes(b"another")
+    Path("body/model.safetensors").write_bytes(b"another")
     after = digests_of(parse_specs(watched))
-    assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, True]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, False, False, True]

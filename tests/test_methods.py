@@ -53,8 +53,8 @@ PER_IMAGE = {
     "tds": (presets.tds(3), 3 * STEPS, 3 * STEPS + 3),
     "das": (presets.das(3), 3 * STEPS, 3 * STEPS + 3),
     "das-probes": (presets.das(3, probes=2), 3 * STEPS * 5, 3 * STEPS * 5 + 3),
-    "reno": (presets.reno(iterations=2), 2 * STEPS * 2, 2),
-    "doodl": (presets.doodl(iterations=3), 2 * STEPS * 3, 3),
+    "reno": (presets.reno(iterations=2), (2 * 2 - 1) * STEPS, 2),
+    "doodl": (presets.doodl(iterations=3), (2 * 3 - 1) * STEPS, 3),
     "prompt": (presets.prompt("{};{}, {}"), 2 * STEPS, 2),
 }  # fmt: skip
 

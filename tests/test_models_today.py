@@ -163,6 +163,8 @@ def test_schedules_that_are_not_known_are_refused():
         flow_schedule(beta_schedule(DDIMScheduler), 64, True)
     with pytest.raises(TiltingError, match="FlowMatchEulerDiscreteScheduler does not say"):
         schedule_of(FlowMatchEulerDiscreteScheduler())
+    leftover = {"set_alpha_to_one": False, **beta_schedule(EulerDiscreteScheduler).config}  # as SDXL's configuration has it
+    assert schedule_of(EulerDiscreteScheduler.from_config(leftover)).final == 1.0
     euler, ddim = schedule_of(beta_schedule(EulerDiscreteScheduler)), schedule_of(beta_schedule(DDIMScheduler))
     assert (euler.alpha_bar, euler.spacing, euler.offset) == (ddim.alpha_bar, "leading", 1)
 

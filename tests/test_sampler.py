@@ -109,6 +109,7 @@ METHODS = {
     "code-tau": presets.code(3, block=2, tau=0.3),
     "codex": presets.codex(3, block=2, gradient_block=2),
     "smc": presets.smc(3, beta=0.2, block=2),
+    "rbf": presets.rbf(3),
 }
 
 

@@ -150,6 +150,18 @@ def test_files_come_first(tmp_path):
     file.write_text("raise SystemExit('opened')")
     spec = parse_spec(f"{file}:score=-0.25")
     assert spec == Spec(str(file), "score", -0.25, f"{file}:score=-0.25") and spec.is_file
+    plain = tmp_path / "lr=0.1" / "r.py"
+    plain.parent.mkdir()
+    plain.write_text("")
+    assert parse_spec(f"{plain}:score") == Spec(str(plain), "score", 1.0, f"{plain}:score")
+
+
+def test_a_home_after_the_colon_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "r.py").write_text("")
+    assert parse_spec("gram:~/a.png=2") == Spec("gram", f"{tmp_path}/a.png", 2.0, "gram:~/a.png=2")
+    assert parse_spec("~/r.py:score") == Spec(f"{tmp_path}/r.py", "score", 1.0, "~/r.py:score")
 
 
 def test_twice_is_refused():

@@ -55,6 +55,7 @@ class State:
         memory: of each particle's values so far.
         prediction, value, gradient: the cache, valid at (x, step): what the last look saw, or None.
         step: draws made so far.
+        left: (b,) children that rollover budgets have saved, or None.
     """
 
     x: Tensor
@@ -64,6 +65,7 @@ class State:
     value: Tensor | None = None
     gradient: Tensor | None = None
     step: int = 0
+    left: Tensor | None = None
 
     def gather(self, index: Tensor) -> State:
         """The state of particles ``index`` (b, m), for every field at once."""

@@ -7,7 +7,7 @@ step's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,7 +44,7 @@ class Budget:
     def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
         """Yields after every step; x stays (b, 1, ...)."""
         steps, b = len(problem.grid) - 1, len(problem.who)
-        left = torch.zeros(b, dtype=torch.long, device="cpu")
+        left = torch.zeros(b, dtype=torch.long, device="cpu") if state.left is None else state.left.clone()
         spent = 0
         if state.prediction is None or state.value is None:
             prediction, value = _look(problem, state.x[:, 0], problem.grid[state.step], torch.arange(b, device="cpu"))
@@ -55,8 +55,9 @@ class Budget:
             assert state.prediction is not None and state.value is not None
             parent = state.value[:, 0]
             kernel = transition(Prediction(*(p[:, 0] for p in state.prediction)), t, s, problem.eta)
-            if kernel.std == 0 or i == steps - 1:
-                state = replace(state.moved(kernel.mean[:, None]), step=i + 1)
+            if kernel.std == 0 or i == steps - 1:  # one child: there is no look at x_0 to choose by
+                drawn = kernel.mean + kernel.std * _noise(problem.who, 0, problem.shape, i + 1).to(kernel.mean)
+                state = replace(state.moved(drawn[:, None]), step=i + 1)
                 yield state, Info(i + 1, spent, spent, parent[:, None], None, kernel.std)
                 continue
             left += self.quota
@@ -78,13 +79,14 @@ class Budget:
                 active = active[(best[active] <= parent[active]) & (left[active] > 0)]
                 child += 1
             state = replace(
-                state, x=x[:, None], prediction=Prediction(*(p[:, None] for p in prediction)), value=best[:, None], step=i + 1
-            )
+                state, x=x[:, None], prediction=Prediction(*(p[:, None] for p in prediction)), value=best[:, None], step=i + 1,
+                left=left.clone(),
+            )  # fmt: skip
             yield state, Info(i + 1, spent, spent, best[:, None], None, kernel.std)
             spent = 0
 
 
-def _noise(who: list[rng.Identity], child: int, shape: tuple[int, ...], step: int) -> Tensor:
+def _noise(who: Sequence[rng.Identity], child: int, shape: tuple[int, ...], step: int) -> Tensor:
     return torch.stack([torch.randn(shape, generator=rng.generator(w, child, step), device="cpu") for w in who])
 
 

@@ -33,7 +33,7 @@ class Optimise:
     """Gradient ascent on x_T.
 
     Attributes:
-        iterations: updates; the last look is taken after the last one but is not updated from.
+        iterations: looks at x_0; each but the last is updated from, and the best of them is kept.
         rate: learning rate.
         rule: "nesterov" (ReNO) or "adam" (DOODL).
         prior: weight of log p(|x_T|).
@@ -51,16 +51,16 @@ class Optimise:
     stochastic = False
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise TiltingError(f"iterations must be at least 1, not {self.iterations}")
+        if self.iterations < 2:
+            raise TiltingError(f"iterations must be at least 2, the first being of x_T as it is, not {self.iterations}")
 
     def ticks(self, steps: int) -> int:
         """How often it yields."""
         return self.iterations
 
     def cost(self, method: Method, steps: int) -> Cost:
-        """Each iteration runs the chain, and again from its checkpoints on the way back."""
-        return Cost(2 * steps * self.iterations, self.iterations + (1 if method.scores_finals else 0))
+        """Each iteration runs the chain, and all but the last again from its checkpoints on the way back."""
+        return Cost((2 * self.iterations - 1) * steps, self.iterations + (1 if method.scores_finals else 0))
 
     def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
         """Yields after every iteration; the state's x is the best x_0 so far, (b, 1, ...)."""
@@ -70,32 +70,41 @@ class Optimise:
         optimiser = make(start)
         best, kept = torch.full((b,), -torch.inf, dtype=torch.float64, device="cpu"), start.detach().clone()
         for k in range(self.iterations):
-            scores = []
+            scores, last = [], k == self.iterations - 1
             start.grad = torch.zeros_like(start)
             for rows in torch.arange(b, device="cpu").split(problem.chunk):
-                with torch.enable_grad():
-                    x = start[rows].detach().requires_grad_(True)
+                with torch.set_grad_enabled(not last):
+                    x = start[rows].detach().requires_grad_(not last)
                     clean = rollout(problem, x, rows.to(start.device))
                     value = value_of(problem)(clean, rows)
+                if not last:
                     if not value.requires_grad:
                         raise TiltingError(f"{method.name} needs a differentiable reward")
-                    up = pulled_back(ascent(value, clean, rows), clean, x, rows)
-                    (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
-                start.grad[rows] = down - up
+                    start.grad[rows] = self._down(x) - pulled_back(ascent(value, clean, rows), clean, x, rows)
                 value = wide(value.detach())
                 better = value > best[rows]
                 best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]
                 scores.append(value)
-            norm = start.grad.flatten(1).norm(dim=1).reshape(-1, *[1] * (start.dim() - 1))
-            if self.clip is not None:
-                start.grad *= (self.clip / (norm + 1e-8)).clamp(max=1)
-            optimiser.step()
-            if self.renormalise:
-                with torch.no_grad():
-                    size = start.flatten(1).norm(dim=1).reshape(-1, *[1] * (start.dim() - 1))
-                    start *= start[0].numel() ** 0.5 / size
-            state = replace(state.moved(kept[:, None]), step=steps if k == self.iterations - 1 else 0)
-            yield state, Info(k + 1, 2 * steps * b, b, torch.cat(scores)[:, None], None, 0.0)
+            if not last:
+                self._update(start, optimiser)
+            state = replace(state.moved(kept[:, None]), step=steps if last else 0)
+            yield state, Info(k + 1, (1 if last else 2) * steps * b, b, torch.cat(scores)[:, None], None, 0.0)
+
+    def _down(self, x: Tensor) -> Tensor:
+        """∇ of -w log p(|x|), shape of x."""
+        with torch.enable_grad():
+            (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
+        return down
+
+    def _update(self, start: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """A step along the gradient that ``start`` holds, each image's clipped by itself."""
+        assert start.grad is not None
+        if self.clip is not None:
+            start.grad *= (self.clip / (norms(start.grad) + 1e-8)).clamp(max=1)
+        optimiser.step()
+        if self.renormalise:
+            with torch.no_grad():
+                start *= start[0].numel() ** 0.5 / norms(start)
 
     def _nesterov(self, x: Tensor) -> torch.optim.Optimizer:
         return torch.optim.SGD([x], lr=self.rate, momentum=0.9, nesterov=True)
@@ -116,6 +125,11 @@ def rollout(problem: Problem, x: Tensor, rows: Tensor) -> Tensor:
 
         x = checkpoint(step, x, use_reentrant=False)  # type: ignore[assignment]
     return x
+
+
+def norms(x: Tensor) -> Tensor:
+    """|x| of each row, (m, 1, ..., 1)."""
+    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
 
 
 def log_norm(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, plain, prompts_of
 from tilting.experiments.picture import open_picture
-from tilting.experiments.settings import integer, number, setting, text, texts
+from tilting.experiments.settings import integer, number, scale_of, setting, text, texts
 from tilting.experiments.yaml_layer import flat
 from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
@@ -107,7 +107,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
         prompts=prompts, model=model, method=method,
         steps=integer("steps", given.get("steps", steps), 1),
         eta=number("eta", given.get("eta", PRESETS[method].usual_eta)),
-        cfg=number("cfg", given.get("cfg", cfg)),
+        cfg=scale_of(given.get("cfg", cfg)),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
         images=integer("images", given.get("images", 1), 1),
         batch_size=integer("batch-size", given.get("batch-size", 16), 1),
@@ -225,8 +225,7 @@ def _check_method(config: GenerateConfig) -> None:
             )
         if settings.get(f"{config.method}.start") == "copy":
             raise TiltingError("copied starts at eta 0 give identical particles: use eta above 0, or independent starts")
-    rule = settings.get(f"{config.method}.rule", "cfg" if config.method == "freedom" else "plain")
-    if rule == "cfg" and config.cfg == 1:
+    if config.cfg == 1 and getattr(config.preset(), "rule", None) == "cfg":
         raise TiltingError(
             f"{config.method} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg above 1"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilting.experiments.config import of_a_batch
 from tilting.experiments.given import preset_of, reward_of
-from tilting.experiments.settings import check_settings
+from tilting.experiments.settings import check_settings, scale_of
 from tilting.method import Method, check
 from tilting.presets import Preset
 from tilting.rng import Identity
@@ -90,7 +90,7 @@ def plan(
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
     steps = model.usual_steps if steps is None else steps
-    cfg = model.usual_cfg if cfg is None else cfg
+    cfg = scale_of(model.usual_cfg if cfg is None else cfg)
     eta = preset.usual_eta if eta is None else eta
     if batch_size < 1:
         raise TiltingError(f"batch_size must be at least 1, not {batch_size}")

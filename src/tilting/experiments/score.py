@@ -60,7 +60,7 @@ class Scorer:
             row = int(rows[error.row]) if error.row is not None else None
             raise RewardError(str(error), row) from error
         if self.kept is not None:
-            self.kept.append((images.detach().float().cpu(), {k: v.detach().double().cpu() for k, v in parts.items()}))
+            self.kept.append((images.detach().float().cpu(), {k: v.detach().cpu().double() for k, v in parts.items()}))
         return value
 
     def scored(self) -> tuple[Tensor, dict[str, Tensor]]:

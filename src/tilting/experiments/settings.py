@@ -32,6 +32,14 @@ def integer(name: str, value: object, least: int | None = None) -> int:
     return value
 
 
+def scale_of(value: object) -> float:
+    """The CFG scale. Raises TiltingError for one that would drop the prompt, or turn away from it."""
+    scale = number("cfg", value)
+    if scale <= 0:
+        raise TiltingError(f"cfg must be above 0, not {scale:g}: 1 is the prompt without guidance")
+    return scale
+
+
 def number(name: str, value: object, least: float | None = None, above: float | None = None) -> float:
     """A finite number; text such as 1e-3, which YAML does not read as one, counts. Raises TiltingError."""
     if isinstance(value, str):

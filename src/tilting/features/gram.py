@@ -9,6 +9,7 @@ transformer (FreeDoM, Yu et al. 2023, whose code takes the plain norm of the dif
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -27,6 +28,14 @@ def gram_matrix(features: Tensor) -> Tensor:
     return flat @ flat.transpose(1, 2) / max(flat.shape[2], 1)
 
 
+def first_blocks(vision: Any, count: int) -> Any:
+    """A vision transformer of the first blocks of another, whose parameters it shares: no later one is paid for."""
+    made, encoder = copy(vision), copy(vision.encoder)
+    encoder._modules = {**encoder._modules, "layers": encoder.layers[:count]}
+    made._modules = {**made._modules, "encoder": encoder}
+    return made
+
+
 class GramStyle(nn.Module):
     """Gram matrices of frozen features and their distance to a reference's.
 
@@ -38,6 +47,8 @@ class GramStyle(nn.Module):
     def __init__(self, extractor: Vgg16 | ClipEmbedder, reference: Tensor):
         super().__init__()
         self.extractor = extractor
+        if isinstance(extractor, ClipEmbedder):
+            self.blocks = first_blocks(extractor.model.vision_model, CLIP_BLOCK)
         with torch.no_grad():
             for i, matrix in enumerate(self.grams(reference)):
                 self.register_buffer(f"wanted{i}", matrix)
@@ -48,10 +59,8 @@ class GramStyle(nn.Module):
             return [gram_matrix(f) for f in self.extractor(images, GATYS)]
         if images.device != self.extractor.mean.device:
             self.extractor.to(images.device)
-        model: Any = self.extractor.model
-        out = model.vision_model(pixel_values=self.extractor.preprocess(images), output_hidden_states=True)
-        states = out.hidden_states  # the embeddings, then what each block gives
-        return [gram_matrix(states[min(CLIP_BLOCK, len(states) - 1)][:, 1:].transpose(1, 2))]
+        tokens = self.blocks(pixel_values=self.extractor.preprocess(images)).last_hidden_state
+        return [gram_matrix(tokens[:, 1:].transpose(1, 2))]
 
     def forward(self, images: Tensor) -> Tensor:
         """Squared distances (b,) of the images' style to the reference's, at least 0; differentiable."""

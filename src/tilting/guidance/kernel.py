@@ -7,7 +7,7 @@
              DPS (s = ζ), FreeDoM and LGD (s by the CFG norm or plain), TFG (s = ρ α_s / α_t), TDS (s = std² / β: the proposal
              that its weights make exact)
     Clean    m times x0 <- x0 + s ∇_{x0} r
-             MPGD (eps kept, or x_t kept: eps' = (x_t - α_t x0') / σ_t), TFG's μ and Universal Guidance backward (x_t kept,
+             MPGD and TFG's μ (eps kept), MPGD's code and Universal Guidance backward (x_t kept: eps' = (x_t - α_t x0') / σ_t,
              which is eps -= α_t / σ_t · Δ)
 
 Each is a frozen value, (kernel, slope at x_t, site) -> kernel; none changes the kernel's std, and since none depends on the
@@ -141,7 +141,7 @@ class Clean:
         strength: c or μ, per step.
         steps: m.
         rule: "plain"; "unit" normalises each gradient (per sample); "cfg" scales by the CFG correction's norm.
-        keep: what stays while x0 moves: "eps" (MPGD), or "x" (Universal Guidance backward, MPGD's published code, TFG).
+        keep: what stays while x0 moves: "eps" (MPGD, TFG), or "x" (Universal Guidance backward, MPGD's published code).
         scale: "one"; "variance" multiplies by σ_t² (so that moves fade with the noise).
         estimator: how the gradient is found.
     """
@@ -166,8 +166,8 @@ class Clean:
         t, (eps, x0, correction) = kernel.t, kernel.prediction
         begun = x0 if slope is None else slope.prediction.x0  # the unguided estimate: Δ is found before eps is pushed
         moved = begun
-        for _ in range(self.steps):
-            g = self.estimator.clean(site, moved)
+        for step in range(self.steps):
+            g = self.estimator.clean(site, moved, step)
             size = step_size(self.rule, self.strength, g, correction, site.cfg)
             moved = moved + size * (t.sigma**2 if self.scale == "variance" else 1.0) * g
         delta = (moved - begun).detach()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -127,7 +127,7 @@ def ascent(scores: Tensor, x: Tensor, rows: Tensor) -> Tensor:
 def pulled_back(v: Tensor, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     """Jᵀ v, J = ∂x0/∂x of rows (m, ...), by way of 2^k v."""
     size = v.flatten(1).abs().amax(1).reshape(-1, *[1] * (v.dim() - 1))
-    k = -torch.frexp(size).exponent.clamp(-100, 100)
+    k = -torch.frexp(size.cpu() if size.is_mps else size).exponent.to(size.device).clamp(-100, 100)  # MPS has no frexp
     (gradient,) = torch.autograd.grad(x0, x, torch.ldexp(v, k))
     return _finite(torch.ldexp(gradient, -k), rows)
 
@@ -198,16 +198,16 @@ class Estimator:
             gradient = self._probe(site, score)
             return Slope(value(held.x0, rows), gradient, held)
 
-    def clean(self, site: Site, x0: Tensor) -> Tensor:
-        """∇_{x0} of the (smoothed) reward at estimates x0 (m, ...): no denoiser is asked."""
-        value = self.smoothed(site)
+    def clean(self, site: Site, x0: Tensor, step: int = 0) -> Tensor:
+        """∇_{x0} of the (smoothed) reward at estimates x0 (m, ...): no denoiser is asked. Noise is of this ``step`` alone."""
+        here = replace(site, x=x0, noise=lambda purpose, count: site.draw(f"{purpose}/clean{step}", count))
+        value = self.smoothed(here)
         if self.probes is None:
             with torch.enable_grad():
                 x0 = x0.detach().requires_grad_(True)
                 return ascent(value(x0, site.rows), x0, site.rows)
-        moved = Site(x0, site.t, site.rows, site.denoise, site.value, site.cfg, site.noise, site.chunk)
         with torch.no_grad():
-            return self._probe(moved, lambda at, of, index: value(at, of, index))
+            return self._probe(here, lambda at, of, index: value(at, of, index))
 
     def smoothed(self, site: Site) -> Callable[..., Tensor]:
         """The reward of x0, averaged over noised copies: (x0, rows, index of each row in the site) -> (m,)."""

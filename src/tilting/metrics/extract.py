@@ -15,8 +15,6 @@ from tilting.features.packaged import POCKET_CLIP
 from tilting.features.picture import read_image
 from tilting.metrics.judge import PocketJudge
 
-"""The CLIP of drawings that comes with the package."""
-
 
 @dataclass(frozen=True)
 class Extractor:

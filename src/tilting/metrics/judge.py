@@ -13,8 +13,6 @@ from tilting.features.judge import JudgeNet, load_judge
 from tilting.features.packaged import POCKET_JUDGE
 from tilting.models.words import Words, load_words, read_prompt
 
-"""The judge that comes with the package."""
-
 
 class PocketJudge:
     """A classifier of concept, style and background that scores drawings by their prompts, without gradients.

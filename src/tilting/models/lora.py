@@ -126,7 +126,7 @@ def _scale(layer: str, rank: int, alpha: Tensor | None, settings: Mapping[str, A
 
     prefix, _, name = layer.partition(".")
     patterns = settings.get(f"{prefix}.alpha_pattern") or {}
-    found = patterns.get(get_pattern_key(patterns, name), settings.get(f"{prefix}.lora_alpha", rank))
+    found = patterns.get(get_pattern_key(list(patterns), name), settings.get(f"{prefix}.lora_alpha", rank))
     whole = float(found if alpha is None else alpha)
     return whole / (math.sqrt(rank) if settings.get(f"{prefix}.use_rslora") else rank)
 

@@ -7,6 +7,7 @@ training schedule (and shifts that again), FLUX's from 1 to 1 / T.
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -23,7 +24,9 @@ def schedule_of(scheduler: Any) -> Schedule:
         raise TiltingError(f"a {type(scheduler).__name__} does not say with which noise this model was trained")
     kind: Kind = config.get("prediction_type", "epsilon")
     alpha_bar = tuple(scheduler.alphas_cumprod.double().tolist())
-    final = 1.0 if config.get("set_alpha_to_one", True) else alpha_bar[0]
+    options = inspect.signature(type(scheduler).__init__).parameters  # diffusers keeps what another scheduler left in a config
+    one = config.get("set_alpha_to_one", True) or "set_alpha_to_one" not in options
+    final = 1.0 if one else alpha_bar[0]
     return Schedule(kind, alpha_bar, final, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0))
 
 

@@ -136,10 +136,12 @@ class FreeDoM(Guided):
     Attributes:
         strength: ρ, relative to the CFG correction.
         repeat: K.
+        rule: "cfg"; "unit" or "plain", with a strength to match, where there is no CFG correction.
     """
 
     strength: float = 0.2
     repeat: int = 3
+    rule: Rule = "cfg"
     window: Window = field(default=MIDDLE, kw_only=True)
     name = "freedom"
     paper = "Yu et al. 2023"
@@ -150,7 +152,7 @@ class FreeDoM(Guided):
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Mean
 
-        return self._method("freedom", self._estimator(), Mean(self.strength, "cfg"), repeat=self.repeat)
+        return self._method("freedom", self._estimator(), Mean(self.strength, self.rule), repeat=self.repeat)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ class Optimised(Usual):
     """The starting noise climbed through the whole chain, gradient after gradient; the best picture is kept.
 
     Attributes:
-        iterations: updates.
+        iterations: I, looks at x_0, each but the last updated from.
         rate: learning rate.
     """
 
     iterations: int = 10
     rate: float = 0.05
-    cost = "2·T·I, I iterations"
+    cost = "(2·I - 1)·T, I iterations"
     density = False
     selects, climbs = False, True
     usual_eta = 0.0

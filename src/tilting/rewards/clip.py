@@ -11,8 +11,6 @@ from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
 from tilting.features.packaged import POCKET_CLIP
 
-"""The CLIP of drawings that comes with the package."""
-
 
 @dataclass(frozen=True)
 class Clip:

@@ -31,7 +31,7 @@ class Moments:
         """These and more values (b,)."""
         if not values.numel():
             return self
-        x = values.detach().double().cpu()
+        x = values.detach().cpu().double()
         count, mean = self.count + x.numel(), x.mean().item()
         gap = mean - self.mean
         squares = self.squares + (x - mean).square().sum().item() + gap**2 * self.count * x.numel() / count

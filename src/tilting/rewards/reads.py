@@ -36,8 +36,14 @@ def _reads(spec: Spec) -> Reads:
     return find(spec.argument) if find else ((), None)
 
 
+def _weights(place: str) -> tuple[Path, ...]:
+    """A file, or a folder and the weights in it that are no safetensors, which a digest of a folder does not cover."""
+    folder = Path(place)
+    return (folder, *sorted(p for p in folder.rglob("*") if p.suffix in (".pt", ".pth", ".bin")))
+
+
 def _clip(argument: str | None) -> Reads:
-    return ((Path(argument),), argument) if argument else ((POCKET_CLIP,), POCKET)
+    return (_weights(argument), argument) if argument else ((POCKET_CLIP,), POCKET)
 
 
 def _style(argument: str | None) -> Reads:
@@ -59,19 +65,19 @@ def _diversity(argument: str | None) -> Reads:
 def _likelihood(argument: str | None) -> Reads:
     folder, _, _ = read_likelihood(argument or "")
     network, own = read_config(folder)["network"], (folder, folder / FILE)
-    if network.get("name") != "mlp":
-        return own, None
-    files, name = _clip(network.get("embedder"))
-    return (*own, *files), name
+    if network.get("name") == "mlp":
+        files, name = _clip(network.get("embedder"))
+        return (*own, *files), name
+    return (*own, *(_weights(network["folder"]) if network.get("folder") else ())), None
 
 
 def _classify(argument: str | None) -> Reads:
-    return (Path(read_classifier(argument or "")[0]),), None
+    return _weights(read_classifier(argument or "")[0]), None
 
 
 def _given(clip: str | None = None) -> Callable[[str | None], Reads]:
     """Of a reward whose argument is the place of its weights."""
-    return lambda argument: ((Path(argument),) if argument else (), clip)
+    return lambda argument: (_weights(argument) if argument else (), clip)
 
 
 _BY_NAME: dict[str, Callable[[str | None], Reads]] = {

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,6 +173,9 @@ def split_weight(text: str) -> tuple[str, float]:
     A tail that is no number belongs to the argument, and so does the value of an address's last parameter or of a
     likelihood's label. Raises TiltingError for a weight that is no finite number.
     """
+    file = FILE.fullmatch(text)
+    if file and (file["function"] or "").isidentifier():
+        return text, 1.0
     own = OWN.match(text)
     start = own.end() if own else 0
     head, equals, tail = text[start:].rpartition("=")
@@ -227,10 +231,12 @@ def parse_spec(text: str) -> Spec:
         function = file["function"]
         if not function or not function.isidentifier():
             raise TiltingError(f"the reward {text!r} must name a function: {file['file']}:function")
-        if not Path(file["file"]).is_file():
+        path = expanduser(file["file"])
+        if not Path(path).is_file():
             raise TiltingError(f"there is no file {file['file']!r} for the reward {text!r}")
-        return Spec(file["file"], function, weight, text)
+        return Spec(path, function, weight, text)
     name, colon, argument = body.partition(":")
+    argument = expanduser(argument)  # which a shell does not, after a colon
     if name not in CATALOG:
         raise TiltingError(f"there is no reward {name!r}{nearest(name, CATALOG)}")
     if colon:

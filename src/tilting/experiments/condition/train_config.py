@@ -11,7 +11,7 @@ from tilting.errors import TiltingError
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, prompts_of
 from tilting.experiments.finetune.config import precision_of, processes, trackers
 from tilting.experiments.folder import digest
-from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
+from tilting.experiments.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models import usual
 from tilting.models.control_spec import FREE
@@ -150,7 +150,7 @@ def resolve_train(options: Mapping[str, Any]) -> TrainConfig:
         whole("train-steps", 1), whole("steps", 2), whole("batch-size", 1), whole("accumulate", 1), above("gamma"),
         number("kl", value("kl"), least=0), one_of("place", value("place"), get_args(Place)), planner,
         one_of("truncation", value("truncation"), get_args(Truncated)),
-        number("cfg", given.get("cfg", usual(model)[1])), above("eta"),
+        scale_of(given.get("cfg", usual(model)[1])), above("eta"),
         text("negative-prompt", given.get("negative-prompt", "")), above("lora-lr"), above("embedding-lr"), whole("rank", 1),
         some_of("parts", value("parts"), PARTS), number("weight-decay", value("weight-decay"), least=0), above("clip"),
         check_device(text("device", value("device"))), precision_of(given), whole("checkpoint-every", 1),

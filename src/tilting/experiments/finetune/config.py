@@ -12,7 +12,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, plain, prompts_of
 from tilting.experiments.finetune import objectives as known
 from tilting.experiments.finetune.diversity import parse_diversity
-from tilting.experiments.settings import integer, number, one_of, some_of, text, texts
+from tilting.experiments.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.experiments.yaml_layer import flat
 from tilting.finetune.refusals import check_accumulate
 from tilting.models import usual
@@ -140,7 +140,7 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
         train_steps=integer("train-steps", given.get("train-steps", 200), 1),
         batch_size=integer("batch-size", given.get("batch-size", _usual_batch(settings, given)), 1),
         accumulate=integer("accumulate", given.get("accumulate", 1), 1),
-        cfg=number("cfg", given.get("cfg", cfg)),
+        cfg=scale_of(given.get("cfg", cfg)),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
         lr=number("lr", given.get("lr", 4e-4), above=0), rank=_rank(given),
         parts=_parts(given),

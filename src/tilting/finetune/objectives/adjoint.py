@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from tilting.finetune.rollout import density_steps, rollout
+from tilting.finetune.rollout import Path, density_steps, rollout
 from tilting.finetune.world import Loss, World
 from tilting.schedule import transition
 from tilting.types import TiltingError
@@ -48,23 +49,7 @@ class AdjointMatching:
         with torch.no_grad():
             closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
             path = rollout(world, closed, kl=True)  # the last step is the base's own
-        with torch.enable_grad():
-            clean = path.clean.detach().requires_grad_(True)
-            value = world.value(clean, world.rows)
-            adjoint = -torch.autograd.grad(value.sum(), clean)[0] / self.beta
-        adjoints: dict[int, torch.Tensor] = {}
-        means: dict[int, torch.Tensor] = {}
-        for i in reversed(range(world.steps)):
-            adjoints[i] = adjoint
-            point = path.points[i]
-            with torch.enable_grad():
-                x = point.x.clone().requires_grad_(True)
-                mean = transition(world.base(x, point.t, world.rows), point.t, point.s, world.eta).mean
-                adjoint = torch.autograd.grad(mean, x, adjoint)[0]
-            means[i] = mean.detach()
-            if self.clip is not None:
-                size = adjoint.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
-                adjoint = adjoint * (self.clip / size).clamp(max=1).reshape(-1, *[1] * (adjoint.dim() - 1))
+        value, adjoints, means = self.adjoints(world, path)
         count = max(1, round(self.share * len(steps)))
         order = torch.randperm(len(steps), generator=world.generator("steps"), device="cpu")
         chosen = [steps[i] for i in order[:count].tolist()]
@@ -78,3 +63,24 @@ class AdjointMatching:
                 far = (kernel.mean - means[i]).flatten(1).square().sum(1) / (2 * kernel.std**2)
                 numbers["kl"] = far.mean().item() * len(steps)  # numbers of a training step are averaged: this is the path's
             yield Loss(loss, numbers, update=n == len(chosen) - 1)
+
+    def adjoints(self, world: World, path: Path) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        """The reward (b,) of a path's end, and by step ã_s and the frozen model's mean, (b, ...) both."""
+        with torch.enable_grad():
+            clean = path.clean.detach().requires_grad_(True)
+            value = world.value(clean, world.rows)
+            adjoint = -torch.autograd.grad(value.sum(), clean)[0] / self.beta
+        adjoints: dict[int, Tensor] = {}
+        means: dict[int, Tensor] = {}
+        for i in reversed(range(world.steps)):
+            adjoints[i] = adjoint
+            point = path.points[i]
+            with torch.enable_grad():
+                x = point.x.clone().requires_grad_(True)
+                mean = transition(world.base(x, point.t, world.rows), point.t, point.s, world.eta).mean
+                adjoint = torch.autograd.grad(mean, x, adjoint)[0]
+            means[i] = mean.detach()
+            if self.clip is not None:
+                size = adjoint.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
+                adjoint = adjoint * (self.clip / size).clamp(max=1).reshape(-1, *[1] * (adjoint.dim() - 1))
+        return value.detach(), adjoints, means

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tilting.experiments.recipes import plane
-from tilting.experiments.recipes.ctrl.learned import Labelled, learn
+from tilting.experiments.recipes.ctrl.learned import Labelled, Push, batch_of, learn
 from tilting.experiments.recipes.ctrl.oracle import Chain, Control, Drawn, Optimum, Terminal, drift_error, solve, tilt
 from tilting.experiments.recipes.folder import Say
 from tilting.experiments.recipes.plane import AIM, BASE, BETA, energy_distance
 from tilting.finetune.objectives import adjoint, draft
+from tilting.finetune.objectives.adjoint import AdjointMatching
+from tilting.finetune.rollout import rollout
 from tilting.finetune.world import Objective
+from tilting.schedule import step_std
 
 REWARD_RATE = 4e-2
 """Of the second table: the slope of a quadratic reward is noisier than a classifier's, whose training needs half."""
+REWARD_FINE = 4
+"""Of the second table: so many times the draws on the fine chain, for the adjoints' tails."""
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
 
 
@@ -88,12 +93,16 @@ def trained(
     labels: Sequence[float],
     say: Say,
     rate: float = 2e-2,
+    fine: int = 1,
 ) -> dict[str, Callable[[float], Control]]:
-    """The control that each objective learns for its reward on the chain of ``steps``, by name, at Adam's highest ``rate``."""
+    """The control that each objective learns for its reward on the chain of ``steps``, by name; ``rate`` and ``fine`` as in
+    `learn`."""
     found = {}
     for name, (objective, reward) in objectives.items():
         seen: list[dict[str, float]] = []
-        found[name] = learn(Chain(steps), objective, reward, size.training, labels, size.images, rate=rate, see=seen.append)
+        found[name] = learn(
+            Chain(steps), objective, reward, size.training, labels, size.images, rate=rate, fine=fine, see=seen.append
+        )
         say(f"T {steps}: {name} learnt; KL at initialisation {seen[0]['kl']!r}")
     return found
 
@@ -112,7 +121,7 @@ def reward_rows(size: Size, say: Say) -> list[dict[str, Any]]:
     table = []
     for steps in size.learnt:
         chain = Chain(steps)
-        controls = {name: c(0.0) for name, c in trained(size, steps, objectives, (0.0,), say, REWARD_RATE).items()}
+        controls = {name: c(0.0) for name, c in trained(size, steps, objectives, (0.0,), say, REWARD_RATE, REWARD_FINE).items()}
         to, best = Targets(chain, nats, plane.reward, closed, size.draws), solve(chain, nats, size.cells)
         rows = {"null": to.exact()}
         rows |= {name: steered(chain, to, best, c, size) for name, c in {"g*": best, **controls}.items()}
@@ -121,12 +130,35 @@ def reward_rows(size: Size, say: Say) -> list[dict[str, Any]]:
     return table
 
 
+class Tail(NamedTuple):
+    """|std ã|² over paths of the base model at the step where its mean is largest: how noisy adjoint matching's target is."""
+
+    steps: int
+    step: int
+    median: float
+    mean: float
+    largest: float
+
+
+def tail(steps: int, paths: int) -> Tail:
+    """Of the second table's reward on the chain of ``steps``."""
+    world = batch_of(Chain(steps), Push(), lambda x, y: plane.reward(x), (0.0,), paths, 1, 0)
+    with torch.no_grad():
+        path = rollout(world, torch.zeros(steps, dtype=torch.bool), kl=True)
+    _, adjoints, _ = AdjointMatching(BETA).adjoints(world, path)
+    stds = {i: step_std(p.t, p.s, world.eta) for i, p in enumerate(path.points)}
+    sizes = {i: (stds[i] * a).square().sum(1) for i, a in adjoints.items() if stds[i] > 0}
+    worst = max(sizes, key=lambda i: sizes[i].mean().item())
+    found = sizes[worst]
+    return Tail(steps, worst, found.median().item(), found.mean().item(), found.max().item())
+
+
 def cell(value: float | None, digits: int = 4) -> str:
     """A number of a table, or nothing."""
     return "" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def reward_markdown(table: Sequence[Mapping[str, Any]]) -> list[str]:
+def reward_markdown(table: Sequence[Mapping[str, Any]], tails: Sequence[Tail]) -> list[str]:
     """The second table's lines."""
     nulls = {r["steps"]: r["same"] for r in table if r["method"] == "null"}
     return [
@@ -137,5 +169,12 @@ def reward_markdown(table: Sequence[Mapping[str, Any]]) -> list[str]:
             f"| {r['steps']} | {r['method']} | {cell(r['same'])} | {cell(r['same'] / nulls[r['steps']], 1)} | "
             f"{cell(r['closed'])} | {cell(r['score'], 3)} | {cell(r.get('to_best'), 2)} | {cell(r.get('nats'), 3)} |"
             for r in table
+        ),
+        "",
+        *(
+            f"Adjoint matching regresses on lean adjoints, whose tails are heavy where a mixture's modes part: over paths of "
+            f"the base model at T {t.steps}, |std ã|² of step {t.step} has median {t.median:.2g}, mean {t.mean:.2g} and "
+            f"largest {t.largest:.2g}."
+            for t in tails
         ),
     ]  # fmt: skip

@@ -119,7 +119,7 @@ def batch_of(chain: Chain, push: Push, terminal: Labelled, labels: Sequence[floa
 
 def learn(
     chain: Chain, objective: Objective, terminal: Labelled, steps: int, labels: Sequence[float] = (0.0, 1.0),
-    images: int = 1024, seed: int = 0, rate: float = 2e-2, width: int = 64,
+    images: int = 1024, seed: int = 0, rate: float = 2e-2, width: int = 64, fine: int = 1,
     see: Callable[[dict[str, float]], None] | None = None,
 ) -> Callable[[float], Control]:  # fmt: skip
     """Train the augmented model, the first half of the steps on a chain of T / 4 steps (no fewer than 6).
@@ -134,6 +134,7 @@ def learn(
         seed: of weights and noise.
         rate: Adam's, at its highest.
         width: of the network.
+        fine: so many times the images in the second half.
         see: takes the numbers of every training step.
 
     Returns:
@@ -146,7 +147,8 @@ def learn(
     training = Training(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
 
     def world_of(k: int, memory: object) -> World:
-        return batch_of(coarse if k < steps // 2 else chain, push, terminal, labels, images, seed, k)
+        first = k < steps // 2
+        return batch_of(coarse if first else chain, push, terminal, labels, images if first else fine * images, seed, k)
 
     for k, report in enumerate(train(training, objective, world_of, optimiser, steps)):
         if k >= (1 - AVERAGED) * steps:

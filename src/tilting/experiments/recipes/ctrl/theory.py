@@ -29,7 +29,18 @@ from torch import Tensor
 from tilting.conditioning.guided import reconstruction_guidance
 from tilting.conditioning.train import Ctrl
 from tilting.experiments.folder import write_atomically
-from tilting.experiments.recipes.ctrl.laws import ORIGIN, Size, Targets, cell, reward_markdown, reward_rows, steered, trained
+from tilting.experiments.recipes.ctrl.laws import (
+    ORIGIN,
+    Size,
+    Tail,
+    Targets,
+    cell,
+    reward_markdown,
+    reward_rows,
+    steered,
+    tail,
+    trained,
+)
 from tilting.experiments.recipes.ctrl.learned import guided
 from tilting.experiments.recipes.ctrl.oracle import Chain, Control, drift_error, lemma, log_classifier, shift, solve, tilt
 from tilting.experiments.recipes.folder import Say
@@ -130,7 +141,9 @@ def memory_rows(size: Size) -> list[dict[str, Any]]:
     return found
 
 
-def markdown(table: Sequence[dict[str, Any]], reward: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) -> str:
+def markdown(
+    table: Sequence[dict[str, Any]], reward: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]], tails: Sequence[Tail]
+) -> str:
     """table.md."""
     nulls = {(r["gamma"], r["steps"]): r for r in table if r["method"] == "null"}
     lines = [
@@ -147,7 +160,7 @@ def markdown(table: Sequence[dict[str, Any]], reward: Sequence[dict[str, Any]], 
         )
     costs = ", ".join(f"γ {r['gamma']:g} T {r['steps']}: {cell(r['gap'], 3)}" for r in table if "gap" in r)
     lines += ["", f"Path KL of g* to the exact tilt, in nats (what steps that stay Gaussian cost): {costs}."]
-    lines += reward_markdown(reward)
+    lines += reward_markdown(reward, tails)
     lines += ["", "A random x_T keeps its prior: γ = 5, y = 1.", "",
               "| chain | T | g* to the tilt | g* to the law predicted for it | the two laws apart | null |",
               "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
@@ -163,10 +176,18 @@ def run(out: Path, small: bool, say: Say) -> list[dict[str, Any]]:
     """Write table.md and table.json into ``out`` and return the table."""
     size = SMALL if small else FULL
     table, reward, memory = rows(size, say), reward_rows(size, say), memory_rows(size)
+    tails = [tail(steps, 8 * size.images) for steps in size.learnt]
     out.mkdir(parents=True, exist_ok=True)
-    text = markdown(table, reward, memory)
+    text = markdown(table, reward, memory, tails)
     write_atomically(out / "table.md", text.encode())
-    report = {"recipe": "ctrl-theory", "small": small, "rows": table, "reward": reward, "memory": memory}
+    report = {
+        "recipe": "ctrl-theory",
+        "small": small,
+        "rows": table,
+        "reward": reward,
+        "memory": memory,
+        "tails": [t._asdict() for t in tails],
+    }
     write_atomically(out / "table.json", (json.dumps(report, indent=1) + "\n").encode())
     say(text)
     return table
