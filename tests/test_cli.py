@@ -244,13 +244,14 @@ def test_interrupted_then_resumed_is_the_uninterrupted_run(capsys, tmp_path, tin
     assert len(json.loads((parts / "manifest.json").read_text())["images"]) == 1
     assert main(words(parts)) == 0
     (parts / "images" / "00002.png").unlink()
+    (parts / "images" / "00003.png").write_bytes((parts / "images" / "00003.png").read_bytes()[:-20])  # torn by a power cut
     assert main(words(parts)) == 0
     a, b = pixels(whole), pixels(parts)
     assert list(a) == list(b) == [f"{i:05d}.png" for i in range(4)]
     assert all(np.abs(a[k] - b[k]).max() <= 1e-4 for k in a)
     one, two = (json.loads((f / "manifest.json").read_text()) for f in (whole, parts))
     assert one["images"] == two["images"]
-    assert two["summary"]["evaluations"] == one["summary"]["evaluations"] * 5 // 4  # the deleted picture was paid for twice
+    assert two["summary"]["evaluations"] == one["summary"]["evaluations"] * 6 // 4  # two were paid for twice
     assert two["summary"]["reward_mean"] == pytest.approx(one["summary"]["reward_mean"])
 
 
@@ -282,6 +283,12 @@ def test_corrupt_manifest_is_named(content, capsys, tmp_path, no_model):
     assert str(tmp_path / "manifest.json") in said
     assert "corrupt" in said
     assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+def test_the_folder_of_another_command_is_not_called_corrupt(capsys, tmp_path, no_model):
+    (tmp_path / "manifest.json").write_text('{"config": {}, "summary": {"steps": 3}, "model": {}, "reward": []}')
+    said = refused(capsys, "generate", "a fox", "--out", str(tmp_path))
+    assert "holds something else than pictures of a run" in said and "corrupt" not in said
 
 
 def test_pictures_of_others_are_not_overwritten(capsys, tmp_path, no_model):

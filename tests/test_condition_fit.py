@@ -229,6 +229,13 @@ def test_an_interrupted_fit_is_the_same_fit(rendered, tmp_path, monkeypatch, cap
     assert main(words(rendered, parts, "--epochs", "3")) == 0 and (parts / "metrics.json").stat().st_mtime_ns == stamp
 
 
+def test_a_fit_of_which_nothing_was_kept_binds_nobody(rendered, tmp_path, capsys):
+    out = tmp_path / "FIT"
+    assert main(words(rendered, out, "--label", "colour", "--epochs", "1", "--lr", "1e30")) == 2
+    assert "not finite any more" in capsys.readouterr().err
+    assert main(words(rendered, out, "--label", "colour", "--epochs", "1")) == 0
+
+
 def test_another_request_or_other_data_are_refused_in_the_same_folder(rendered, tmp_path, capsys):
     out, data = tmp_path / "FIT", tmp_path / "data"
     data.mkdir()

@@ -234,6 +234,8 @@ def test_a_sweep_begins_at_the_pretrained_model(here, small, controls):
     assert rows[1]["summary"]["kl_mean"] > 0.01
     assert set(rows[1]["summary"]["labels"]) == {"bright", "light"}
     assert (here / "out" / "sweep.png").is_file()
+    assert main(words("out", controls[1][:1], "--label", "bright=yes")) == 2  # and holds nothing else
+    assert main(["compare", "a fox", "--methods", "base", "--out", "out", "--quiet"]) == 2
     assert describe({"sweep": rows}).startswith("strength 0: KL 0, ")
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import yaml
 from small import bright_fit, random_control
 from test_finetune_processes import LAUNCH
 
@@ -247,6 +248,21 @@ def test_refusals(here, folder, capsys, more, said):
     assert main([*words(folder, "ctl"), *more]) == 2
     assert said in capsys.readouterr().err
     assert not (here / "ctl").exists()
+
+
+def test_a_control_does_not_go_on_with_other_prompts_nor_with_none(here, folder, capsys):
+    assert main(words(folder, "ctl", steps=1)) == 0
+    bare = ["pocket" if w == str(folder) else w for w in words(folder, "ctl", steps=1) if w not in PROMPTS]
+    capsys.readouterr()
+    assert main([*words(folder, "ctl", steps=1), "a dog"]) == 2
+    assert "other prompts" in capsys.readouterr().err
+    # none at all is all that pocket draws, and not named: a request of it, and a run of the same but with prompts
+    assert main([*bare, "--print-config"]) == 0
+    path, asked = here / "ctl" / "manifest.json", yaml.safe_load(capsys.readouterr().out)
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "config": {**manifest["config"], **asked, "prompts": PROMPTS}}))
+    assert main(bare) == 2
+    assert "other prompts" in capsys.readouterr().err
 
 
 def test_steps_whose_classifier_gives_no_probabilities_are_skipped_and_say_why(here, folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tilting.experiments.finetune.run import stopped
 from tilting.experiments.finetune.tuning import tuning
 from tilting.experiments.generate import Drawn, draw, plan
 from tilting.finetune.objectives import OBJECTIVES, ddpo, draft, draft_k
-from tilting.models.lora import read_lora
+from tilting.models.lora import read_lora, save_lora
 
 REWARDS = """
 import os, signal
@@ -47,7 +48,11 @@ def interrupted(images, prompts):
     if CALLS["n"] == int(os.environ.get("STOP_AT", "0")):
         if os.environ.get("STOP_BY") == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise KeyboardInterrupt
+        by = os.environ.get("STOP_BY", "")
+        if "ctrl-c" not in by:
+            raise KeyboardInterrupt
+        for _ in by.split():
+            signal.raise_signal(signal.SIGINT)
     return images.mean((1, 2, 3))
 interrupted.differentiable = True
 """
@@ -122,6 +127,20 @@ def test_the_objectives_known_without_torch_are_those_there_are():
         assert resolved.batch_size % resolved.group == 0
 
 
+def test_options_of_no_use_are_told():
+    given = {
+        "prompts": ["a fox"],
+        "reward": ["clip"],
+        "cfg": 1,
+        "negative-prompt": "blurry",
+        "sample-every": 0,
+        "judge": "jpeg",
+    }
+    assert resolve_finetune(given).unused == ("negative-prompt", "judge")
+    assert resolve_finetune({**given, "learn": "guidance", "rank": 4, "sample-every": 5}).unused == ("rank",)
+    assert resolve_finetune({**given, "cfg": 2, "sample-every": 5}).unused == ()
+
+
 BAD = [
     ((), "no prompt"),
     (("a fox", "--objective", "drft"), "did you mean 'draft'"),
@@ -152,6 +171,8 @@ BAD = [
     (("a fox", "--tracker", "wandbb"), "did you mean 'wandb'"),
     (("a fox", "--early-stop", "2", "--sample-every", "0"), "sample-every"),
     (("a fox", "--judge", "clip"), "reward itself"),
+    (("a fox", "--reward", "clip=2", "--judge", "clip"), "reward itself"),
+    (("a fox", "--judge", "diversity"), "a judge is of each picture by itself"),
     (("a fox", "--learn", "lora,gidance"), "did you mean 'guidance'"),
     (("a fox", "--diversity", "euclit=1"), "did you mean 'euclid'"),
     (("a fox", "--diversity", "clip", "--batch-size", "1"), "at least 2 images at once"),
@@ -191,6 +212,26 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(here, monkeypatch):
         (out / "metrics.jsonl").open("a").write('{"step": 4, "los')  # and a line that a kill has torn
         assert train(out, *words, reward="r.py:interrupted", steps=4) == 0
         assert numbers(out) == done
+
+
+def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(here, monkeypatch, capsys):
+    words = ("--checkpoint-every", "50", "--sample-every", "0")
+    for name, value in (("STOP_AT", "0"), ("STOP_BY", "ctrl-c")):
+        monkeypatch.setenv(name, value)
+    assert train("whole", *words, reward="r.py:interrupted", steps=4) == 0
+    monkeypatch.setenv("STOP_AT", "5")  # in the second step, of three rewards
+    assert train("cut", *words, reward="r.py:interrupted", steps=4) == 130
+    assert "this step is finished and saved" in capsys.readouterr().err
+    assert [row["step"] for row in read_lines(here / "cut" / "metrics.jsonl")] == [1, 2]
+    assert json.loads((here / "cut" / "manifest.json").read_text())["summary"]["steps"] == 2
+    monkeypatch.setenv("STOP_AT", "0")
+    assert train("cut", *words, reward="r.py:interrupted", steps=4) == 0
+    assert numbers(here / "cut") == numbers(here / "whole")
+    monkeypatch.setenv("STOP_AT", "5")
+    monkeypatch.setenv("STOP_BY", "ctrl-c twice")
+    assert train("left", *words, reward="r.py:interrupted", steps=4) == 130
+    assert not (here / "left" / "checkpoints").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_killed_process_goes_on_to_the_same_bits(here):
@@ -277,7 +318,13 @@ def test_yaml_a_lora_to_go_on_from_and_trackers(here, capsys):
     manifest = json.loads((here / "next" / "manifest.json").read_text())
     assert len(manifest["config"]["init-lora-sha256"]) == 16
     assert [p.name[:6] for p in (here / "next" / "tensorboard").iterdir()] == ["events"]
+    shutil.rmtree(here / "first" / "checkpoints")  # which are not what was begun from
+    assert main(["finetune", "--config", "d.yaml", "--out", "next", "--quiet"]) == 0
     assert main(["finetune", "--config", "d.yaml", "--out", "no", "--rank", "4"]) == 2
+    save_lora({key: 2 * value for key, value in before.items()}, here / "first" / "lora")
+    capsys.readouterr()
+    assert main(["finetune", "--config", "d.yaml", "--out", "next", "--quiet"]) == 2
+    assert "began at a LoRA of other weights" in capsys.readouterr().err
     (here / "c.yaml").write_text("trainsteps: 3\n")
     assert main(["finetune", "--config", "c.yaml"]) == 2
     assert "did you mean 'train-steps'" in capsys.readouterr().err
@@ -317,7 +364,7 @@ def test_early_stopping_without_a_judgement_is_refused_and_nothing_is_written(he
         assert train("run", *words, *more, prompts=prompts) == 2
         err = capsys.readouterr().err
         assert "early-stop has nothing to go by" in err and err.count("\n") == 1
-        assert not any((here / "run" / name).exists() for name in ("manifest.json", "samples", "lora", "metrics.jsonl"))
+        assert not (here / "run").exists()
     assert train("run", *words, steps=1) == 0  # the folder is as good as new
 
 

@@ -200,6 +200,12 @@ def test_the_command_learns_resumes_and_draws_with_what_it_learned(here, monkeyp
     scales = json.loads((here / "whole" / "manifest.json").read_text())["summary"]["guidance"]
     assert len(scales) == 3 and all(0 < abs(w - 3) < 0.2 for w in scales)
     assert scales == read_inputs(here / "whole" / "lora").scales()
+    # a LoRA file cannot hold them
+    capsys.readouterr()
+    assert main(["lora", "scale", "whole", "0.5", "--out", "half"]) == 2
+    assert "learned the sampler's inputs too" in capsys.readouterr().err and not (here / "half").exists()
+    assert main(["lora", "info", "whole", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["inputs"] == ["guidance", "negative"]
     # further, with the scales held
     assert train("next", "--init-lora", "whole", "--objective", "draft", "--cfg", "3", "--sample-every", "0", steps=1) == 2
     capsys.readouterr()

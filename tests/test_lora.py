@@ -258,6 +258,15 @@ def test_lora_and_generate_commands(tmp_path, monkeypatch, capsys, one, two, mod
     for key, product in products(read_lora("both")).items():
         assert torch.allclose(product, 0.7 * wanted[key] - 0.3 * other[key], atol=1e-6)
     capsys.readouterr()
+    assert main(["lora", "scale", "one", "-1", "--out", "minus", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rank"] == 2
+    for key, product in products(read_lora("minus")).items():
+        assert torch.allclose(product, -wanted[key], atol=1e-6)
+    Path("held").mkdir()
+    Path("held/manifest.json").write_text("{}")
+    for out, said in (("held", "holds a run"), ("", "say where to write")):
+        assert main(["lora", "mix", "one", "two", "--out", out]) == 2
+        assert said in capsys.readouterr().err
     assert main(["lora", "info", "both", "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert (info["rank"], info["parts"], info["layers"]) == (5, ["attn2", "ff"], len(wanted))

@@ -68,7 +68,9 @@ def fit(
     if request.only_prints(resolved):
         return
     manifest = condition_fit(resolved, request.words, request.quiet)
-    request.answer(manifest["summary"], describe(manifest), f"classifier: {resolved.out}")
+    several = len(manifest["labels"]) > 1
+    places = [f"{resolved.out}/{label}" for label in manifest["labels"]] if several else [str(resolved.out)]
+    request.answer(manifest["summary"], describe(manifest), f"classifier: {' '.join(places)}")
 
 
 condition.command("train")(train)

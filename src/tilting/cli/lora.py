@@ -16,11 +16,12 @@ lora = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 Place = Annotated[str, typer.Argument(metavar="DIR", help="A LoRA's folder, or a fine-tuning run's.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Out = Annotated[str | None, option("--out", metavar="DIR", help="Folder to write.")]
 
 
 @lora.command()
-def info(place: Place, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def info(place: Place, as_json: AsJson = False) -> None:
     """What a LoRA holds: rank, layers, parts, and how much it adds."""
     lora_file(place)
     from tilting.experiments.lora_tools import lora_info
@@ -29,19 +30,22 @@ def info(place: Place, as_json: Annotated[bool, typer.Option("--json", help="As 
     if as_json:
         return typer.echo(json.dumps(found, indent=1))
     for key, value in found.items():
+        if value == []:
+            continue
         shown = ", ".join(value) if isinstance(value, list) else f"{value:.6g}" if isinstance(value, float) else value
         typer.echo(f"{key:12}{shown}")
 
 
-@lora.command()
+@lora.command(context_settings={"ignore_unknown_options": True})  # a factor may be below 0
 def scale(
     place: Place,
     factor: Annotated[float, typer.Argument(metavar="FACTOR", help="Of what it adds.", show_default=False)],
     out: Out = None,
     quiet: Quiet = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a LoRA that adds FACTOR times what DIR adds."""
-    _write([f"{place}={factor!r}"], out, bool(quiet))
+    _write([f"{place}={factor!r}"], out, bool(quiet), as_json)
 
 
 @lora.command()
@@ -49,17 +53,20 @@ def mix(
     places: Annotated[list[str], typer.Argument(metavar="DIR[=SCALE]", help="LoRAs of one model.", show_default=False)],
     out: Out = None,
     quiet: Quiet = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a LoRA that adds what several add together, each by its scale."""
-    _write(places, out, bool(quiet))
+    _write(places, out, bool(quiet), as_json)
 
 
-def _write(places: list[str], out: str | None, quiet: bool) -> None:
+def _write(places: list[str], out: str | None, quiet: bool, as_json: bool) -> None:
     specs = [parse_lora(place) for place in places]
-    if out is None:
+    if not out:
         raise TiltingError("say where to write: --out DIR")
     from tilting.experiments.lora_tools import lora_info, write_mix
 
     path = write_mix(specs, out)
-    if not quiet:
+    if as_json:
+        typer.echo(json.dumps(lora_info(str(path)), indent=1))
+    elif not quiet:
         typer.echo(f"LoRA of rank {lora_info(str(path))['rank']}: {path}")

@@ -16,6 +16,7 @@ from tilting.rewards.reads import files_of
 from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def image_name(number: int) -> str:
@@ -25,10 +26,10 @@ def image_name(number: int) -> str:
 
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
     """Of each reward its name, and a digest of the files that its values stand on (None where there are none to know)."""
-    return [{"name": spec.text, "sha256": _together([digest(place) for place in files_of(spec)])} for spec in specs]
+    return [{"name": spec.text, "sha256": together([digest(place) for place in files_of(spec)])} for spec in specs]
 
 
-def _together(digests: Sequence[str | None]) -> str | None:
+def together(digests: Sequence[str | None]) -> str | None:
     """One digest is itself, several are hashed again."""
     known = [one for one in digests if one is not None]
     return known[0] if len(known) == 1 else hashlib.sha256(" ".join(known).encode()).hexdigest()[:DIGITS] if known else None
@@ -81,15 +82,18 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         if images.is_dir() and any(images.glob("*.png")):
             raise TiltingError(f"{str(images)!r} holds pictures and there is no {MANIFEST} beside it: choose another --out")
         return None
-    return parsed(path, _what_is_wrong)
+    return parsed(path, _what_is_wrong, "images", "pictures of a run")
 
 
-def parsed(path: Path, wrong: Callable[[Any], str | None]) -> dict[str, Any]:
-    """A manifest that ``wrong`` finds nothing wrong with. Raises TiltingError, naming the file."""
+def parsed(path: Path, wrong: Callable[[Any], str | None], mark: str, what: str) -> dict[str, Any]:
+    """A manifest that ``wrong`` finds nothing wrong with; without the key ``mark`` it is of another command, and not of
+    ``what``. Raises TiltingError, naming the file or the folder."""
     try:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError):
         raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
+    if isinstance(manifest, dict) and isinstance(manifest.get("config"), dict) and mark not in manifest:
+        raise TiltingError(f"{str(path.parent)!r} holds something else than {what}: choose another folder")
     found = wrong(manifest)
     if found:
         raise TiltingError(f"{str(path)!r} is corrupt ({found}): move it away, or choose another --out")
@@ -126,11 +130,21 @@ def short(value: object) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
+def whole(path: Path) -> bool:
+    """Whether a PNG is there to its last chunk: one that a power cut has torn is not."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except OSError:
+        return False
+
+
 def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict]:
     """The records of images that are there, by number."""
     done = {}
     for record in (manifest or {}).get("images", []):
         stem = Path(record["file"]).stem
-        if stem.isdigit() and record["file"] == image_name(int(stem)) and (folder / record["file"]).is_file():
+        if stem.isdigit() and record["file"] == image_name(int(stem)) and whole(folder / record["file"]):
             done[int(stem)] = record
     return done

@@ -52,6 +52,10 @@ class Step(NamedTuple):
     state: State
 
 
+Judge = Callable[[Tensor, list[str]], Tensor]
+"""(images (b, 3, h, w) in [0, 1], prompts) -> (b,), NaN where it says nothing."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A finished group.
@@ -173,7 +177,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     }
 
 
-def records_of(drawn: Drawn, judge: Callable[[Tensor, list[str]], Tensor] | None = None) -> list[dict]:
+def records_of(drawn: Drawn, judge: Judge | None = None) -> list[dict]:
     """One manifest entry per image of a group; ``judge`` gives NaN where it cannot judge, recorded as null."""
     scores = judge(drawn.images, [w.prompt for w in drawn.who]).tolist() if judge else [float("nan")] * len(drawn.who)
     return [
@@ -187,6 +191,15 @@ def records_of(drawn: Drawn, judge: Callable[[Tensor, list[str]], Tensor] | None
         }
         for i, who in enumerate(drawn.who)
     ]
+
+
+def judge_of(model: str) -> Judge | None:
+    """The judge that knows what a model draws: pocket's, for the model of that name."""
+    if model != "pocket":
+        return None
+    from tilting.metrics.judge import PocketJudge
+
+    return PocketJudge().score
 
 
 def generate(
@@ -222,11 +235,12 @@ def generate(
     who = identities(prompts, seed, images)
     reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
     request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size, reference, strength)
+    judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()
     for event in draw(model, request, latents):
         if isinstance(event, Drawn):
             pictures.append(event.images)
-            records += records_of(event)
+            records += records_of(event, judge)
             counts += event.counts
     manifest = {"images": records, "summary": summarise(records, counts)}
     return Result(torch.cat(pictures), manifest)

@@ -7,24 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.experiments.folder import check_writable, digest
-from tilting.models.lora_file import LoraSpec, lora_file
+from tilting.experiments.folder import MANIFEST, check_writable, digest
+from tilting.models.lora_file import INPUTS, LoraSpec, lora_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def lora_info(place: str) -> dict[str, Any]:
-    """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest."""
+    """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest,
+    and the sampler's inputs that were learned with it."""
     from tilting.models.lora import rank_of, read_lora
     from tilting.models.lora_targets import parts_of
+    from tilting.models.sampler_inputs import read_inputs
 
+    inputs = read_inputs(lora_file(place).parent)
     state = read_lora(place)
     norms = delta_norms(state)
     return {
         "file": str(lora_file(place)), "sha256": digest(lora_file(place)), "rank": rank_of(state), "layers": len(norms),
         "parameters": sum(value.numel() for value in state.values()), "parts": parts_of(norms),
         "norm": sum(value**2 for value in norms.values()) ** 0.5, "largest": max(norms, key=lambda layer: norms[layer]),
+        "inputs": [] if inputs is None else inputs.names(),
     }  # fmt: skip
 
 
@@ -49,6 +53,12 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
     for spec in loras:
         if spec.file.parent.resolve() == folder.resolve():
             raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
+        if (spec.file.parent / INPUTS).is_file():
+            raise TiltingError(
+                f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
+            )
+    if (folder / MANIFEST).exists():
+        raise TiltingError(f"--out {out!r} holds a run: choose another --out")
     from tilting.models.lora import mix, read_lora, save_lora
 
     states = [read_lora(spec.file) for spec in loras]

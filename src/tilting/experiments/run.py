@@ -12,7 +12,6 @@ from tilting.experiments import folder as files
 from tilting.experiments.config import GenerateConfig, black_box
 from tilting.experiments.picture import read_picture
 from tilting.experiments.run_folder import RunFolder
-from tilting.features.packaged import POCKET_JUDGE
 from tilting.models import load
 from tilting.models.lora_file import INPUTS
 from tilting.models.placement import FULL
@@ -21,10 +20,8 @@ from tilting.models.words import load_words, read_prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.experiments.generate import Counts, Drawn, Model, Plan
+    from tilting.experiments.generate import Counts, Drawn, Judge, Model, Plan
     from tilting.types import Reward
-
-    Judge = Callable[[Tensor, list[str]], Tensor]
 
 Generated = TypeVar("Generated", bound=GenerateConfig)
 
@@ -45,11 +42,8 @@ def load_parts(config: GenerateConfig) -> Parts:
     reward = build(specs) if specs else None
     if reward is not None and config.preset().climbs and not reward.differentiable:
         raise black_box(config.method, reward.name)
-    judge = None
-    if config.model == "pocket" and (POCKET_JUDGE / "config.json").is_file():
-        from tilting.metrics.judge import PocketJudge
+    from tilting.experiments.generate import judge_of
 
-        judge = PocketJudge().score
     model = load(config.model, config.device, config.precision or FULL)
     if config.lora:
         from tilting.models.lora import attach_all
@@ -57,7 +51,7 @@ def load_parts(config: GenerateConfig) -> Parts:
 
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)
-    return Parts(model, reward, judge)
+    return Parts(model, reward, judge_of(config.model))
 
 
 class Folder(RunFolder[Generated]):

@@ -82,8 +82,8 @@ class RunFolder(ABC, Generic[Asked]):
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         """What to say of a run that differs in an option, and what to do about it."""
-        old, new = before.get(key), now[key]
-        if key == "set" and isinstance(old, dict):
+        old, new = before.get(key), now.get(key)
+        if key == "set" and isinstance(old, dict) and isinstance(new, dict):
             key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
             old, new = old.get(key), new.get(key)
         return f"with {other(key)} ({files.short(old)} there, {files.short(new)} now): choose another --out"
@@ -115,8 +115,9 @@ class RunFolder(ABC, Generic[Asked]):
         known = before.get("set")
         if isinstance(known, dict) and isinstance(now.get("set"), dict):
             now = {**now, "set": {name: value for name, value in now["set"].items() if name in known or value}}
-        for key, new in now.items():
-            if key not in self.free and before.get(key) != new and (key in before or new):
+        for key in dict.fromkeys((*now, *before)):
+            new = now.get(key)
+            if key not in self.free and before.get(key) != new and (before.get(key) or new):
                 raise TiltingError(f"{str(self.path)!r} holds a run {self.difference(key, before, now)}")
         for key, same in (
             ("model", manifest["model"] == identities["model"]),

@@ -72,7 +72,9 @@ class Schema:
 def read_config(folder: Path) -> dict[str, Any]:
     """The classifier.json of a folder: "schema" and "network". Raises TiltingError naming the folder."""
     if not ((folder / FILE).is_file() and (folder / WEIGHTS).is_file()):
-        raise TiltingError(f"there is no classifier in {str(folder)!r} ({FILE} and {WEIGHTS})")
+        inside = sorted(str(path.parent) for path in folder.glob(f"*/{FILE}"))
+        more = f"; there is one in {', '.join(inside)}" if inside else ""
+        raise TiltingError(f"there is no classifier in {str(folder)!r} ({FILE} and {WEIGHTS}){more}")
     try:
         config = json.loads((folder / FILE).read_bytes())
     except (OSError, ValueError):

@@ -95,6 +95,10 @@ class SamplerInputs(nn.Module):
             raise TiltingError(f"this negative prompt is of another model: its width is {self.negative.width}, not {width}")
         return Learned(model, self, strength)
 
+    def names(self) -> list[str]:
+        """Which of them were learned."""
+        return [name for name in ("guidance", "negative") if getattr(self, name) is not None]
+
     def scales(self) -> list[float] | None:
         """w at the knots, in the order of sampling (noise first)."""
         return None if self.guidance is None else self.guidance.weight.detach().flip(0).tolist()

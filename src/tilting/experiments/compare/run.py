@@ -164,8 +164,12 @@ def compare(
 
 def _check_ours(folder: Path) -> None:
     """Refuse a folder of another command. Raises TiltingError."""
-    if (folder / files.MANIFEST).exists():
-        raise TiltingError(f"{str(folder)!r} holds a run of `tilting generate`: choose another --out")
+    for name, what in (
+        (files.MANIFEST, "a run of `tilting generate`"),
+        ("sweep.json", "a sweep of `tilting condition sample`"),
+    ):
+        if (folder / name).exists():
+            raise TiltingError(f"{str(folder)!r} holds {what}: choose another --out")
     if (folder / METRICS).exists():
         try:
             ours = "methods" in json.loads((folder / METRICS).read_bytes())

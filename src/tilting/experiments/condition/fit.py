@@ -91,7 +91,7 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
     learn, held = data.split(config.seed)
     manifest = _manifest(config, argv, data, len(learn), len(held))
     before = _before(out)
-    if before is not None:
+    if before is not None and (before["summary"] or any(out.rglob(CHECKPOINTS))):  # a fit of which nothing is kept binds nobody
         _check_same(out, before, manifest)
         manifest["summary"] = before["summary"]
     if data.bad and not quiet:

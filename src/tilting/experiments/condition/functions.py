@@ -21,7 +21,8 @@ from tilting.experiments.condition.fit_metrics import by_noise, measured
 from tilting.experiments.condition.latents import encode
 from tilting.experiments.condition.notes import Tests, Watcher, note, sum_up
 from tilting.experiments.condition.sample import check_noise
-from tilting.experiments.generate import Counts, Drawn, Result, draw, identities, plan, records_of, summarise
+from tilting.experiments.generate import Counts, Drawn, Result, draw, identities, judge_of, plan, records_of, summarise
+from tilting.experiments.prompts import check_prompts
 from tilting.features.fitted import FittedClassifier
 from tilting.features.images import check_images
 from tilting.features.schema import NOISY
@@ -199,7 +200,9 @@ def condition_sample(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    words, watcher = [prompts] if isinstance(prompts, str) else list(prompts), Watcher()
+    words, watcher = check_prompts([prompts] if isinstance(prompts, str) else list(prompts)), Watcher()
+    if images < 1:
+        raise TiltingError(f"images must be at least 1, not {images}")
     guides = list(classifiers) if isinstance(classifiers, Sequence) else [classifiers]
     if guides:
         made = _obeying(controls, guides, labels, strength, reward, method, watcher)
@@ -213,12 +216,12 @@ def condition_sample(
     if guides:
         check_noise(made.model.schedule, request.steps)
     kl = watcher.kl = PathKl(made.model.schedule.grid(request.steps), request.eta)
-    pictures: list[Tensor] = []
+    judge, pictures = judge_of(made.model.name), []
     records: list[dict[str, Any]] = []
     counts = Counts()
     for event in draw(made.model, request):
         if isinstance(event, Drawn):
             pictures.append(event.images)
-            records += note(records_of(event), event.images, kl, made.tests)
+            records += note(records_of(event, judge), event.images, kl, made.tests)
             counts += event.counts
     return Result(torch.cat(pictures), {"images": records, "summary": {**summarise(records, counts), **sum_up(records)}})

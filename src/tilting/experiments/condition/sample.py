@@ -172,9 +172,13 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     def one(at: SampleConfig) -> dict[str, Any]:
         return sample_into(at, held, argv, quiet)
 
-    if len(config.strengths) == 1 or config.out is None:
+    if config.out is None:
         return one(config)
-    out = files.check_writable(config.out)
+    out, several = files.check_writable(config.out), len(config.strengths) > 1
+    if (out / (files.MANIFEST if several else SWEEP)).exists():
+        raise TiltingError(f"{str(out)!r} holds {'one run' if several else 'a sweep of strengths'}: choose another --out")
+    if not several:
+        return one(config)
     rows = []
     for strength in config.strengths:
         name = f"strength-{strength:g}"

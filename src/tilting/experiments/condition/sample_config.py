@@ -67,8 +67,9 @@ class SampleConfig(GenerateConfig):
 
     def digests(self) -> dict[str, list[dict[str, Any]]]:
         """Of each control, or classifier, its folder's weights."""
-        key, places = ("controls", self.control) if self.control else ("classifiers", self.classifier)
-        return {key: [{"name": place, "sha256": digest(Path(place))} for place in places]}
+        if self.control:  # whose description holds the digests of its weights
+            return {"controls": [{"name": place, "sha256": digest(Path(place, CONTROL))} for place in self.control]}
+        return {"classifiers": [{"name": place, "sha256": digest(Path(place))} for place in self.classifier]}
 
     def at(self, strength: float, out: str | None) -> SampleConfig:
         """One point of a sweep."""

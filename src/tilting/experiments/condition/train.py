@@ -16,7 +16,8 @@ from tilting.errors import TiltingError
 from tilting.experiments.condition.fit import bar
 from tilting.experiments.condition.tables import read_tables
 from tilting.experiments.condition.train_config import FREE, TrainConfig, check_batch
-from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, record
+from tilting.experiments.finetune.config import spoken
+from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, patient, record
 from tilting.experiments.finetune.folder import TrainingFolder
 from tilting.models import control_spec, load
 
@@ -90,7 +91,7 @@ def condition_train(
     place = ControlFolder(config, argv, quiet)
     if not place.finished:
         _train(place, parts(config), quiet)
-    return place.manifest
+    return spoken(place.manifest)
 
 
 def _run(place: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> Controlling:
@@ -117,16 +118,22 @@ def _train(place: ControlFolder, parts: Parts, quiet: bool) -> None:
         run.restore(held)
     if engine.main:
         place.begin(run.training.step)
+    engine.track()
     numbers: dict[str, Any] | None = None
     try:
-        with Bar("control", config.train_steps, run.training.step, quiet or not engine.main) as bar:
+        with patient(engine) as interrupted, Bar(
+            "control", config.train_steps, run.training.step, quiet or not engine.main
+        ) as bar:  # fmt: skip
             for row in run.steps(config.train_steps):
                 numbers = row.numbers if row.skipped is None else numbers
                 record(place, engine, row.numbers, seconds=row.seconds)
                 shown = {"log p": row.numbers.get("log_prob"), "error": row.numbers.get("error"), **kl_of(row.numbers)}
                 bar.show(row.step, row.skipped, **shown, s=row.seconds)
-                if row.step % config.checkpoint_every == 0 and row.step < config.train_steps:
+                last = row.step == config.train_steps
+                if not last and (interrupted() or row.step % config.checkpoint_every == 0):
                     _save(run, place, numbers)
+                if interrupted() and not last:
+                    raise KeyboardInterrupt
     except TiltingError:
         _save(run, place, numbers)
         raise

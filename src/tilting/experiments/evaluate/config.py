@@ -79,4 +79,4 @@ def describe(metrics: Mapping[str, Any]) -> str:
     names = metrics["extractors"]
     lines.append(f"FID in {names['fid']}, CMMD in {names['cmmd']}" + (f"; floor: {floor['how']}" if floor else ""))
     lines += [f"{row['name']}: {row['verdict']['reason']}" for row in metrics["runs"] if row["verdict"]]
-    return "\n".join([*lines, *(metrics["notes"] if not metrics["reference"] else [])])
+    return "\n".join([*lines, *metrics["notes"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError, nearest
@@ -18,7 +18,7 @@ from tilting.finetune.refusals import check_accumulate
 from tilting.models import usual
 from tilting.models.lora_file import PAPER_PARTS, PARTS
 from tilting.models.placement import FULL, check_device, check_precision
-from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs
+from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs, split_weight
 
 if TYPE_CHECKING:
     from tilting.finetune.loop import Optimiser
@@ -46,7 +46,7 @@ class FinetuneConfig(BaseConfig):
             ``batch_size`` counts images per training step over all processes; ``rank`` and ``parts`` are None where they are
             those of ``init_lora``; ``device`` "auto" is what accelerate finds.
         settings: every setting of the objective, by "objective.field".
-        unused: settings that were given and belong to another objective.
+        unused: settings of another objective and options that were given and have no use.
     """
 
     options = OPTIONS
@@ -162,7 +162,15 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
         settings=tuple((f"{objective}.{field}", value) for field, value in settings.items()), unused=unused,
     )  # fmt: skip
     _check(config)
-    return config
+    return replace(config, unused=(*unused, *_unused(config, given)))
+
+
+def _unused(config: FinetuneConfig, given: Mapping[str, Any]) -> list[str]:
+    """Options that were given and that this run has no use for."""
+    idle = ["negative-prompt"] if config.cfg == 1 and not {"guidance", "negative"} & set(config.learn) else []
+    idle += ["sample-images", "judge"] if not config.sample_every else []
+    idle += ["rank", "parts"] if "lora" not in config.learn else []
+    return [option for option in idle if given.get(option) not in (None, "")]
 
 
 def _settings(objective: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -229,6 +237,11 @@ def processes() -> int:
     return int(count) if count.isdigit() and int(count) > 0 else 1
 
 
+def spoken(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A run's manifest for who prints it: of several processes only the first has a summary."""
+    return manifest if os.environ.get("RANK", "0") == "0" else {**manifest, "summary": {}}
+
+
 def mixed_precision() -> str | None:
     """What a launcher says networks are run under besides, None for nothing."""
     said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
@@ -258,8 +271,10 @@ def _check(config: FinetuneConfig) -> None:
     check_batch(config, processes())
     check_accumulate(config.objective, config.objective in known.GRADIENT, config.accumulate)
     if config.judge is not None:
-        parse_spec(config.judge)
-        if config.judge in config.reward:
+        judge = parse_spec(config.judge)
+        if judge.name in CATALOG and CATALOG[judge.name].together:
+            raise TiltingError(f"the judge {config.judge!r} is of a batch: a judge is of each picture by itself")
+        if split_weight(config.judge)[0] in (split_weight(spec)[0] for spec in config.reward):
             raise TiltingError(f"the judge {config.judge!r} is the reward itself: a judge is what training does not see")
     if config.early_stop is not None:
         if not config.sample_every:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tilting.experiments.finetune.folder import METRICS, TIMING, TrainingFolder
@@ -14,12 +18,39 @@ if TYPE_CHECKING:
 
 
 def enter(place: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
-    """This process of a run with its trackers, and the newest checkpoint of the folder, if there is one."""
+    """This process of a run, its trackers not begun yet, and the newest checkpoint of the folder, if there is one."""
     from tilting.experiments.finetune.engine import launch
     from tilting.finetune.checkpoint import read
 
     config, held = place.config, read(place.checkpoints)
     return launch(config.device, config.tracker, str(place.path), config.mapping(), held.step if held else 0), held
+
+
+@contextmanager
+def patient(engine: Engine) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, to be asked between steps: a step that has begun is made, and saved; a second one is obeyed
+    at once. Of several processes each would stop elsewhere: there, as outside the main thread, nothing is changed."""
+    before = signal.getsignal(signal.SIGINT)
+    if (
+        engine.count > 1
+        or threading.current_thread() is not threading.main_thread()
+        or before is not signal.default_int_handler
+    ):
+        yield lambda: False
+        return
+    pressed: list[bool] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+        print("\ntilting: this step is finished and saved; press again to leave at once", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def bring(model: Any, engine: Engine) -> None:

@@ -35,6 +35,7 @@ class Engine:
         context: entered around network calls (a launcher's autocast).
         half: whether that is of fp16.
         broadcast: the main process's plain value, on all.
+        track: begin the trackers.
         log: (numbers, step) to the trackers.
         close: at the end.
     """
@@ -47,6 +48,7 @@ class Engine:
     context: Callable[[], AbstractContextManager] = nullcontext
     half: bool = False
     broadcast: Callable[[Any], Any] = lambda value: value
+    track: Callable[[], None] = lambda: None
     log: Callable[[Mapping[str, float], int], None] = lambda numbers, step: None
     close: Callable[[], None] = lambda: None
 
@@ -144,7 +146,7 @@ def accelerator(device: str = "auto", **options: Any) -> Any:
 
 
 def launch(device: str, trackers: Sequence[str], folder: str, config: Mapping[str, Any], since: int) -> Engine:
-    """An engine with trackers: tensorboard in DIR/tensorboard where it is installed, and those asked for.
+    """An engine with trackers, not begun yet: tensorboard in DIR/tensorboard where it is installed, and those asked for.
 
     Args:
         device: as of `tilting generate`.
@@ -160,8 +162,14 @@ def launch(device: str, trackers: Sequence[str], folder: str, config: Mapping[st
         wanted.append(TensorBoardTracker("tensorboard", logging_dir=folder, purge_step=since + 1))
     engine = accelerator(device, log_with=wanted or None, project_dir=folder)
     found = over(engine, device)
-    if trackers:
-        engine.init_trackers("tilting", config={key: str(value) for key, value in config.items()})
-    elif wanted:
-        engine.init_trackers("tilting")
-    return replace(found, log=lambda numbers, step: engine.log(dict(numbers), step=step), close=engine.end_training)
+
+    def track() -> None:
+        if trackers:
+            engine.init_trackers("tilting", config={key: str(value) for key, value in config.items()})
+        elif wanted:
+            engine.init_trackers("tilting")
+
+    def log(numbers: Mapping[str, float], step: int) -> None:
+        engine.log(dict(numbers), step=step)
+
+    return replace(found, track=track, log=log, close=engine.end_training)

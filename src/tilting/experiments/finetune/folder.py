@@ -17,6 +17,7 @@ from tilting.errors import TiltingError
 from tilting.experiments import folder as files
 from tilting.experiments.finetune.config import FinetuneConfig, mixed_precision
 from tilting.experiments.run_folder import Asked, RunFolder
+from tilting.models.lora_file import INPUTS, lora_file
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
@@ -33,7 +34,7 @@ class TrainingFolder(RunFolder[Asked]):
         path = self.path / files.MANIFEST
         if path.exists():
             kinds = {"config": dict, "summary": dict, "model": dict, "reward": list}
-            return files.parsed(path, lambda manifest: files.lacks(manifest, kinds))
+            return files.parsed(path, lambda manifest: files.lacks(manifest, kinds), "summary", "training")
         if any((self.path / name).exists() for name in ("lora", "checkpoints", METRICS)):
             raise TiltingError(
                 f"{str(self.path)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"
@@ -90,8 +91,14 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
 
     def config_now(self) -> dict[str, Any]:
         config = self.config
-        start = files.digest(Path(config.init_lora)) if config.init_lora else None
+        lora = lora_file(config.init_lora) if config.init_lora else None
+        start = files.together([files.digest(file) for file in (lora, lora.parent / INPUTS)]) if lora else None
         return {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
+
+    def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        if key == "init-lora-sha256" and before.get("init-lora") == now.get("init-lora"):
+            return "that began at a LoRA of other weights: choose another --out"
+        return super().difference(key, before, now)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch
+from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch, spoken
 from tilting.experiments.finetune.diversity import diversity
-from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, record
+from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, patient, record
 from tilting.experiments.finetune.folder import FinetuneFolder
 from tilting.models import load
 
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from tilting.experiments.finetune.engine import Engine
     from tilting.experiments.finetune.samples import Look
     from tilting.experiments.finetune.tuning import Tuning
+    from tilting.experiments.generate import Judge
     from tilting.experiments.plan import Model
     from tilting.models.sampler_inputs import SamplerInputs
     from tilting.types import Reward
-
-    Judge = Callable[[Tensor, list[str]], Tensor]
 
 
 class Parts(NamedTuple):
@@ -45,6 +44,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
     from tilting.experiments.finetune.objectives import GRADIENT
+    from tilting.experiments.generate import judge_of
     from tilting.models.placement import device_of
     from tilting.rewards.build import build, build_one
     from tilting.rewards.spec import parse_spec
@@ -56,10 +56,8 @@ def load_parts(config: FinetuneConfig) -> Parts:
     judge: Judge | None = None
     if config.judge is not None:
         judge = build_one(parse_spec(config.judge))
-    elif config.model == "pocket":
-        from tilting.metrics.judge import PocketJudge
-
-        judge = PocketJudge().score
+    else:
+        judge = judge_of(config.model)
     start = inputs = None
     if config.init_lora:
         from tilting.models.lora import read_lora
@@ -109,7 +107,7 @@ def run(
     place = FinetuneFolder(config, argv)
     if not place.finished:
         _train(place, parts(config), quiet)
-    return place.manifest
+    return spoken(place.manifest)
 
 
 def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
@@ -126,8 +124,11 @@ def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
         writer.look()  # before anything is written: it may be refused
     if engine.main:
         place.begin(tuning.training.step)
+    engine.track()
     try:
-        with Bar(config.objective, config.train_steps, tuning.training.step, quiet or not engine.main) as bar:
+        with patient(engine) as interrupted, Bar(
+            config.objective, config.train_steps, tuning.training.step, quiet or not engine.main
+        ) as bar:  # fmt: skip
             if not stopped(samples, config.early_stop):
                 for row in tuning.steps(config.train_steps):
                     last = row.step == config.train_steps
@@ -136,10 +137,12 @@ def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
                     judged = samples[-1]["judge"] if samples else None
                     bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, **kl_of(row.numbers))
                     over = stopped(samples, config.early_stop)
-                    if last or over or row.step % config.checkpoint_every == 0:
+                    if last or over or interrupted() or row.step % config.checkpoint_every == 0:
                         writer.save()
                     if over:
                         break
+                    if interrupted() and not last:
+                        raise KeyboardInterrupt
     except TiltingError:
         writer.save()
         raise
@@ -240,4 +243,7 @@ def describe(manifest: dict[str, Any]) -> str:
     if summary["skipped"]:
         parts.append(f"{summary['skipped']} steps skipped")
     parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
-    return f"{', '.join(parts)}\nLoRA: {out / 'lora'} (pipe.load_lora_weights)"
+    plain = "lora" in manifest["config"].get("learn", ["lora"])
+    return f"{', '.join(parts)}\n" + (
+        f"LoRA: {out / 'lora'} (pipe.load_lora_weights)" if plain else f"learned inputs: {out / 'lora'} (--lora {out})"
+    )
