@@ -146,6 +146,8 @@ def test_particle_zero_starts_from_the_noise_of_base(mixture, mode):
     p = problem(mixture, images=3)
     base = start(p, build(presets.base())).x[:, 0]
     many = start(p, build(presets.codex(4, start=mode))).x
+    for make in (presets.bon, presets.code, presets.smc, presets.fk, presets.tds, presets.das):
+        assert torch.equal(start(p, build(make(particles=4, start=mode))).x, many)
     assert torch.equal(many[:, 0], base)
     same = (many[:, 1:] == base[:, None]).all(-1)
     assert same.all() if mode == "copy" else not same.any()

@@ -137,6 +137,7 @@ class SmcTilt(Unguided):
         block: draws between weightings; default 5, less in short runs.
         share: resample below this share of N effective particles.
         scheme: how streams are resampled.
+        start: draw N x_T, or copy one.
     """
 
     particles: int = 8
@@ -144,6 +145,7 @@ class SmcTilt(Unguided):
     block: int | None = None
     share: float = 0.5
     scheme: Literal["systematic", "ssp", "multinomial"] = "systematic"
+    start: Start = "independent"
     name = "smc"
     paper = "Wu et al. 2023"
     cost = "N·T"
@@ -154,7 +156,7 @@ class SmcTilt(Unguided):
         from tilting.select import Smc
 
         return Method(
-            "smc", self.particles, select=Smc(self.beta, self.share, scheme=self.scheme), final="weight",
+            "smc", self.particles, self.start, select=Smc(self.beta, self.share, scheme=self.scheme), final="weight",
             select_when=Every(block_of(self.block, steps, 5)),
         )  # fmt: skip
 
@@ -172,6 +174,7 @@ class FkSteering(Unguided):
         potential: which.
         block: draws between resamplings; default T / 5 (every 20 of 100 steps).
         share: resample below this share of N effective particles; 1 always does.
+        start: draw N x_T, or copy one.
     """
 
     particles: int = 4
@@ -179,6 +182,7 @@ class FkSteering(Unguided):
     potential: Literal["difference", "max", "sum"] = "max"
     block: int | None = None
     share: float = 1.0
+    start: Start = "independent"
     name = "fk"
     paper = "Singhal et al. 2025"
     cost = "N·T"
@@ -193,7 +197,7 @@ class FkSteering(Unguided):
             raise TiltingError(f"fk.strength must be above 0, not {self.strength}")
         select = Smc(1 / self.strength, self.share, self.potential, scheme="multinomial")
         block = max(1, steps // 5) if self.block is None else self.block
-        return Method("fk", self.particles, select=select, select_when=Every(block), final="reward")
+        return Method("fk", self.particles, self.start, select=select, select_when=Every(block), final="reward")
 
 
 @dataclass(frozen=True)

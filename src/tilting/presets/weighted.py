@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tilting.errors import TiltingError
-from tilting.presets.common import Climbing
+from tilting.presets.common import Climbing, Start
 
 if TYPE_CHECKING:
     from tilting.method import Method
@@ -22,12 +22,14 @@ class Twisted(Climbing):
         beta: temperature of the tilt, in the reward's units.
         share: resample below this share of N effective particles.
         final: keep the heaviest particle, or draw one by weight.
+        start: draw N x_T, or copy one.
     """
 
     particles: int = 4
     beta: float = 0.05
     share: float = field(default=0.5, kw_only=True)
     final: Literal["weight", "sample"] = field(default="weight", kw_only=True)
+    start: Start = field(default="independent", kw_only=True)
     cost = "N·T"
     density = True
     selects = True
@@ -37,7 +39,7 @@ class Twisted(Climbing):
         from tilting.method import Every, Method
 
         return Method(
-            name, self.particles, select=select, select_when=Every(1, at_start=True), final=self.final,
+            name, self.particles, self.start, select=select, select_when=Every(1, at_start=True), final=self.final,
             guides=(Mean(1 / self.beta, "plain", "variance"),), slope=self._estimator(),
         )  # fmt: skip
 
