@@ -98,6 +98,7 @@ def run() -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal has no kernel for is computed on the CPU
     warnings.filterwarnings("ignore", category=FutureWarning)
     sys.exit(main())
 
