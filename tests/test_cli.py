@@ -285,6 +285,17 @@ def test_corrupt_manifest_is_named(content, capsys, tmp_path, no_model):
     assert os.listdir(tmp_path) == ["manifest.json"]
 
 
+def test_a_run_older_than_a_setting_goes_on_unless_the_setting_is_told(capsys, tmp_path, tiny):
+    out = tmp_path / "run"
+    words = ["generate", "a fox", "--steps", "4", "--method", "fk", "--reward", "jpeg", "--out", str(out), "--quiet"]
+    assert main(words) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["config"]["set"].pop("fk.start") == "independent"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert main(words) == 0
+    assert "another fk.start" in refused(capsys, *words, "--set", "fk.start=copy")
+
+
 def test_the_folder_of_another_command_is_not_called_corrupt(capsys, tmp_path, no_model):
     (tmp_path / "manifest.json").write_text('{"config": {}, "summary": {"steps": 3}, "model": {}, "reward": []}')
     said = refused(capsys, "generate", "a fox", "--out", str(tmp_path))

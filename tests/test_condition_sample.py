@@ -222,7 +222,7 @@ def test_the_folder_is_that_of_generate_with_kl_and_obedience(here, small, contr
     assert main(words("out", places[:1], "--label", "bright=no")) == 2
 
 
-def test_a_sweep_begins_at_the_pretrained_model(here, small, controls):
+def test_a_sweep_begins_at_the_pretrained_model(here, small, controls, capsys):
     _, places = controls
     assert main(words("out", places, "--label", "bright=yes", "--label", "light=no", "--strength", "0,1")) == 0
     rows = json.loads((here / "out" / "sweep.json").read_text())["sweep"]
@@ -234,8 +234,11 @@ def test_a_sweep_begins_at_the_pretrained_model(here, small, controls):
     assert rows[1]["summary"]["kl_mean"] > 0.01
     assert set(rows[1]["summary"]["labels"]) == {"bright", "light"}
     assert (here / "out" / "sweep.png").is_file()
-    assert main(words("out", controls[1][:1], "--label", "bright=yes")) == 2  # and holds nothing else
-    assert main(["compare", "a fox", "--methods", "base", "--out", "out", "--quiet"]) == 2
+    capsys.readouterr()  # and holds nothing else
+    side = ["compare", "a fox", "--methods", "base", "--out", "out"]
+    for command in (words("out", places[:1], "--label", "bright=yes"), side):
+        assert main(command) == 2
+        assert "holds a sweep of" in capsys.readouterr().err
     assert describe({"sweep": rows}).startswith("strength 0: KL 0, ")
 
 

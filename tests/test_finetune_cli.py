@@ -214,14 +214,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(here, monkeypatch):
         assert numbers(out) == done
 
 
-def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(here, monkeypatch, capsys):
+def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(here, monkeypatch, capfd):
     words = ("--checkpoint-every", "50", "--sample-every", "0")
     for name, value in (("STOP_AT", "0"), ("STOP_BY", "ctrl-c")):
         monkeypatch.setenv(name, value)
     assert train("whole", *words, reward="r.py:interrupted", steps=4) == 0
     monkeypatch.setenv("STOP_AT", "5")  # in the second step, of three rewards
     assert train("cut", *words, reward="r.py:interrupted", steps=4) == 130
-    assert "this step is finished and saved" in capsys.readouterr().err
+    assert "this step is finished and saved" in capfd.readouterr().err
     assert [row["step"] for row in read_lines(here / "cut" / "metrics.jsonl")] == [1, 2]
     assert json.loads((here / "cut" / "manifest.json").read_text())["summary"]["steps"] == 2
     monkeypatch.setenv("STOP_AT", "0")

@@ -17,6 +17,7 @@ from tilting.errors import TiltingError
 from tilting.experiments.finetune.tuning import attach
 from tilting.models.lora import (
     FILE,
+    activate,
     active,
     add_lora,
     attach_all,
@@ -129,6 +130,10 @@ def test_an_alpha_beside_a_layer_counts_and_one_that_cannot_be_read_is_refused(o
         save_file(one, tmp_path / FILE, metadata={"lora_adapter_metadata": said})
         with pytest.raises(TiltingError, match="cannot be read"):
             read_lora(tmp_path)
+    for odd in (f"{layer}.lora_magnitude_vector", "unet.other.lora.up.weight"):
+        save_file({**one, odd: torch.ones(2, 2)}, tmp_path / FILE)
+        with pytest.raises(TiltingError, match="not of a plain LoRA"):
+            read_lora(tmp_path)
     save_file({key: value for key, value in one.items() if key != f"{layer}.lora.up.weight"}, tmp_path / FILE)
     with pytest.raises(TiltingError, match="cannot be read"):
         read_lora(tmp_path)
@@ -143,6 +148,8 @@ def test_stacks_take_the_place_of_those_before(model, one, two, tmp_path):
     assert active(model.unet) == {"stacked0": 1.0, "stacked1": 0.5}
     attach_all(model, specs[:1], STEPS)
     assert active(model.unet) == {"stacked0": 1.0}
+    load_lora(model.unet, two, "other")
+    activate(model.unet, ["stacked0"])  # as a control's is off in the base model's term
     attach_all(model, [], STEPS)
     assert active(model.unet) == {} and torch.equal(ours(model), base)
 

@@ -161,6 +161,8 @@ def test_a_home_after_the_colon_is_found(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "r.py").write_text("")
     assert parse_spec("gram:~/a.png=2") == Spec("gram", f"{tmp_path}/a.png", 2.0, "gram:~/a.png=2")
+    (tmp_path / "v.pth").write_bytes(b"")
+    assert parse_spec("gram:~/a.png#~/v.pth").argument == f"{tmp_path}/a.png#{tmp_path}/v.pth"
     assert parse_spec("~/r.py:score") == Spec(f"{tmp_path}/r.py", "score", 1.0, "~/r.py:score")
 
 

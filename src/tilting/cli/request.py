@@ -7,6 +7,7 @@ defaults stand in one place, where a config is resolved.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -86,8 +87,8 @@ class Request:
         return self.print_config
 
     def answer(self, summary: object, *lines: str) -> None:
-        """Print a summary as JSON, or the lines for people, or nothing (as where another process has the summary)."""
-        if not summary:
+        """Print a summary as JSON, or the lines for people, or nothing: of several processes the first one speaks."""
+        if not summary or os.environ.get("RANK", "0") != "0":
             return
         if self.json:
             typer.echo(json.dumps(summary, ensure_ascii=False))

@@ -82,6 +82,11 @@ class GenerateConfig(BaseConfig):
         return {**super().mapping(), "set": plain(dict(self.settings))}
 
 
+def usual_settings(method: str) -> dict[str, Any]:
+    """The settings of a preset as they are unless told, by name, of plain YAML and JSON values."""
+    return {f"{method}.{field}": plain(value) for field, value in _preset_fields(method).items()}
+
+
 def _preset_fields(method: str) -> dict[str, Any]:
     """Names and defaults of a preset's fields."""
     return {f.name: f.default for f in fields_of_dataclass(PRESETS[method])}

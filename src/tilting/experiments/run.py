@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tilting.experiments import folder as files
-from tilting.experiments.config import GenerateConfig, black_box
+from tilting.experiments.config import GenerateConfig, black_box, usual_settings
 from tilting.experiments.picture import read_picture
 from tilting.experiments.run_folder import RunFolder
 from tilting.models import load
@@ -66,6 +66,9 @@ class Folder(RunFolder[Generated]):
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
+
+    def usual(self) -> dict[str, Any]:
+        return usual_settings(self.config.method)
 
     def config_now(self) -> dict[str, Any]:
         """The options, what the reference picture and the LoRAs hold, and which options had no use."""

@@ -72,6 +72,10 @@ class RunFolder(ABC, Generic[Asked]):
     def rewards(self) -> list[dict[str, Any]]:
         """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
 
+    def usual(self) -> dict[str, Any]:
+        """What settings are unless told, by the names that ``set`` has for them."""
+        return {}
+
     def config_now(self) -> dict[str, Any]:
         """``config`` of the manifest."""
         return self.config.mapping()
@@ -84,7 +88,7 @@ class RunFolder(ABC, Generic[Asked]):
         """What to say of a run that differs in an option, and what to do about it."""
         old, new = before.get(key), now.get(key)
         if key == "set" and isinstance(old, dict) and isinstance(new, dict):
-            key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
+            key = next((k for k in (*new, *old) if old.get(k) != new.get(k)), key)
             old, new = old.get(key), new.get(key)
         return f"with {other(key)} ({files.short(old)} there, {files.short(new)} now): choose another --out"
 
@@ -109,12 +113,13 @@ class RunFolder(ABC, Generic[Asked]):
         )
 
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
-        """Refuse to go on in a folder of another run; an option or setting newer than it may be unset.
+        """Refuse to go on in a folder of another run; an option newer than it may be unset, a setting as it is by itself.
         Raises TiltingError."""
         before = manifest["config"]
-        known = before.get("set")
+        known, usual = before.get("set"), self.usual()
         if isinstance(known, dict) and isinstance(now.get("set"), dict):
-            now = {**now, "set": {name: value for name, value in now["set"].items() if name in known or value}}
+            newer = {name for name, value in now["set"].items() if name not in known and value == usual.get(name)}
+            now = {**now, "set": {name: value for name, value in now["set"].items() if name not in newer}}
         for key in dict.fromkeys((*now, *before)):
             new = now.get(key)
             if key not in self.free and before.get(key) != new and (before.get(key) or new):

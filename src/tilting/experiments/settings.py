@@ -15,7 +15,7 @@ from tilting.presets import PRESETS, Preset
 LEAST = {
     "particles": 1, "block": 1, "gradient_block": 1, "tau": 0.0, "tau_end": 0.0, "share": 0.0, "beta": 0.0, "beams": 1,
     "schedule": 1, "clusters": 0, "probes": 1, "sigma": 0.0, "repeat": 1, "backward": 0, "rate": 0.0, "samples": 1,
-    "radius": 0.0, "temper": 0.0, "iterations": 1, "prior": 0.0, "clip": 0.0, "steps": 0,
+    "radius": 0.0, "temper": 0.0, "iterations": 2, "prior": 0.0, "clip": 0.0, "steps": 0,
 }  # fmt: skip
 POSITIVE = ("beta", "share", "sigma", "tau_end", "temper", "rate", "clip")
 """Fields that must be above their least value."""

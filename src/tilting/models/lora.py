@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,10 @@ def read_lora(place: str | Path) -> dict[str, Tensor]:
             layer = down.removesuffix(DOWN)
             alpha = state.pop(f"{layer}.alpha", None)
             state[f"{layer}{UP}"] = state[f"{layer}{UP}"] * _scale(layer, len(state[down]), alpha, settings)
-    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+        odd = state.keys() - {key.removesuffix(DOWN) + end for key in downs for end in (DOWN, UP)}
+        if odd:
+            raise ValueError(f"{min(odd)} is not of a plain LoRA")
+    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError, re.error) as error:
         raise TiltingError(f"{str(path)!r} is a LoRA file whose layers or metadata cannot be read: {error!r}") from error
     return state
 
@@ -297,9 +301,11 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
     if len(found) > 1:
         both = " and ".join(repr(spec.text) for spec, _ in found[:2])
         raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
-    before = [name for name in getattr(model.backbone, "peft_config", {}) if name.startswith(STACKED)]
+    before = [name for name in getattr(model.backbone, "peft_config", {}) if re.fullmatch(STACKED + r"\d+", name)]
     if before:
+        kept = [name for name in active(model.backbone) if name not in before]
         model.backbone.delete_adapters(before)
+        activate(model.backbone, kept)  # peft would switch on another
     for i, spec in enumerate(loras):
         try:
             load_lora(model.backbone, read_lora(spec.file), f"{STACKED}{i}", spec.scale)

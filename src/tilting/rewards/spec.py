@@ -236,7 +236,7 @@ def parse_spec(text: str) -> Spec:
             raise TiltingError(f"there is no file {file['file']!r} for the reward {text!r}")
         return Spec(path, function, weight, text)
     name, colon, argument = body.partition(":")
-    argument = expanduser(argument)  # which a shell does not, after a colon
+    argument = "#".join(map(expanduser, argument.split("#")))  # which a shell does not, after a colon
     if name not in CATALOG:
         raise TiltingError(f"there is no reward {name!r}{nearest(name, CATALOG)}")
     if colon:

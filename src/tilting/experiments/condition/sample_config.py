@@ -15,13 +15,13 @@ from typing import Any, cast
 from tilting.errors import TiltingError
 from tilting.experiments import config as generate_config
 from tilting.experiments.config import GenerateConfig, resolve, texts
-from tilting.experiments.folder import digest
+from tilting.experiments.folder import digest, together
 from tilting.experiments.settings import number, text
 from tilting.experiments.yaml_layer import flat
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models import find_model
+from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
-from tilting.models.control_spec import ControlInfo, parse_labels, read_control
 from tilting.presets import Preset
 
 OWN = ("control", "classifier", "label", "strength")
@@ -67,8 +67,9 @@ class SampleConfig(GenerateConfig):
 
     def digests(self) -> dict[str, list[dict[str, Any]]]:
         """Of each control, or classifier, its folder's weights."""
-        if self.control:  # whose description holds the digests of its weights
-            return {"controls": [{"name": place, "sha256": digest(Path(place, CONTROL))} for place in self.control]}
+        if self.control:  # whose description holds the digests of its weights, but for its classifiers'
+            read = {place: [digest(Path(place, name)) for name in (CONTROL, CLASSIFIERS)] for place in self.control}
+            return {"controls": [{"name": place, "sha256": together(shas)} for place, shas in read.items()]}
         return {"classifiers": [{"name": place, "sha256": digest(Path(place))} for place in self.classifier]}
 
     def at(self, strength: float, out: str | None) -> SampleConfig:

@@ -16,7 +16,6 @@ from tilting.errors import TiltingError
 from tilting.experiments.condition.fit import bar
 from tilting.experiments.condition.tables import read_tables
 from tilting.experiments.condition.train_config import FREE, TrainConfig, check_batch
-from tilting.experiments.finetune.config import spoken
 from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, patient, record
 from tilting.experiments.finetune.folder import TrainingFolder
 from tilting.models import control_spec, load
@@ -91,7 +90,7 @@ def condition_train(
     place = ControlFolder(config, argv, quiet)
     if not place.finished:
         _train(place, parts(config), quiet)
-    return spoken(place.manifest)
+    return place.manifest
 
 
 def _run(place: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> Controlling:
@@ -129,11 +128,11 @@ def _train(place: ControlFolder, parts: Parts, quiet: bool) -> None:
                 record(place, engine, row.numbers, seconds=row.seconds)
                 shown = {"log p": row.numbers.get("log_prob"), "error": row.numbers.get("error"), **kl_of(row.numbers)}
                 bar.show(row.step, row.skipped, **shown, s=row.seconds)
-                last = row.step == config.train_steps
-                if not last and (interrupted() or row.step % config.checkpoint_every == 0):
-                    _save(run, place, numbers)
-                if interrupted() and not last:
-                    raise KeyboardInterrupt
+                last, left = row.step == config.train_steps, interrupted()
+                if last or left or row.step % config.checkpoint_every == 0:
+                    _save(run, place, numbers, finished=last)
+                if left:
+                    break
     except TiltingError:
         _save(run, place, numbers)
         raise

@@ -237,11 +237,6 @@ def processes() -> int:
     return int(count) if count.isdigit() and int(count) > 0 else 1
 
 
-def spoken(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A run's manifest for who prints it: of several processes only the first has a summary."""
-    return manifest if os.environ.get("RANK", "0") == "0" else {**manifest, "summary": {}}
-
-
 def mixed_precision() -> str | None:
     """What a launcher says networks are run under besides, None for nothing."""
     said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()

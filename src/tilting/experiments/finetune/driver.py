@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -28,8 +29,9 @@ def enter(place: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
 
 @contextmanager
 def patient(engine: Engine) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, to be asked between steps: a step that has begun is made, and saved; a second one is obeyed
-    at once. Of several processes each would stop elsewhere: there, as outside the main thread, nothing is changed."""
+    """Whether Ctrl-C was pressed, to be asked between steps by a loop that then saves and ends; KeyboardInterrupt is raised on
+    the way out. A second one is obeyed at once. Of several processes each would stop elsewhere: there, as outside the main
+    thread, nothing is changed."""
     before = signal.getsignal(signal.SIGINT)
     if (
         engine.count > 1
@@ -44,13 +46,15 @@ def patient(engine: Engine) -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed.append(True)
-        print("\ntilting: this step is finished and saved; press again to leave at once", file=sys.stderr)
+        os.write(2, b"\ntilting: this step is finished and saved; press again to leave at once\n")  # print may be at it
 
     signal.signal(signal.SIGINT, note)
     try:
         yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)
+    if pressed:  # and all is saved
+        raise KeyboardInterrupt
 
 
 def bring(model: Any, engine: Engine) -> None:

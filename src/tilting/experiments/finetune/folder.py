@@ -16,6 +16,7 @@ from typing import Any
 from tilting.errors import TiltingError
 from tilting.experiments import folder as files
 from tilting.experiments.finetune.config import FinetuneConfig, mixed_precision
+from tilting.experiments.finetune.objectives import defaults
 from tilting.experiments.run_folder import Asked, RunFolder
 from tilting.models.lora_file import INPUTS, lora_file
 
@@ -88,6 +89,9 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
+
+    def usual(self) -> dict[str, Any]:
+        return {f"{self.config.objective}.{field}": value for field, value in defaults(self.config.objective).items()}
 
     def config_now(self) -> dict[str, Any]:
         config = self.config

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch, spoken
+from tilting.experiments.finetune.config import FinetuneConfig, black_box, check_batch
 from tilting.experiments.finetune.diversity import diversity
 from tilting.experiments.finetune.driver import Bar, bring, enter, kl_of, patient, record
 from tilting.experiments.finetune.folder import FinetuneFolder
@@ -107,7 +107,7 @@ def run(
     place = FinetuneFolder(config, argv)
     if not place.finished:
         _train(place, parts(config), quiet)
-    return spoken(place.manifest)
+    return place.manifest
 
 
 def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
@@ -137,12 +137,11 @@ def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
                     judged = samples[-1]["judge"] if samples else None
                     bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, **kl_of(row.numbers))
                     over = stopped(samples, config.early_stop)
-                    if last or over or interrupted() or row.step % config.checkpoint_every == 0:
-                        writer.save()
-                    if over:
+                    left = interrupted()
+                    if last or over or left or row.step % config.checkpoint_every == 0:
+                        writer.save(finished=last or over)
+                    if over or left:
                         break
-                    if interrupted() and not last:
-                        raise KeyboardInterrupt
     except TiltingError:
         writer.save()
         raise
