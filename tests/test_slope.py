@@ -39,7 +39,7 @@ def keyed(purpose: str, count: int) -> torch.Tensor:
 
 def basis(purpose: str, count: int) -> torch.Tensor:
     """Probes along sqrt(d) times each axis; the smoothing keeps its own noise."""
-    if purpose != "probe":
+    if purpose.partition("/")[0] != "probe":
         return keyed(purpose, count)
     assert count == D
     return (math.sqrt(D) * torch.eye(D, dtype=torch.float64)).expand(M, D, D)
@@ -153,7 +153,7 @@ def test_the_gradient_at_the_estimate_equals_finite_differences(denoise, x, smoo
 
     estimator, t, h = Estimator(probes=probes, sigma=1e-4, **smooth), TIMES[5], 1e-5
     found = estimator.clean(site(refuse, torch.zeros_like(x), 5, basis), x)
-    noise = keyed("smooth", estimator.samples) if smooth else torch.zeros(M, 1, D, dtype=torch.float64)
+    noise = keyed("smooth/clean0", estimator.samples) if smooth else torch.zeros(M, 1, D, dtype=torch.float64)
 
     def reward(x0):
         near = x0[:, None] + estimator.radius * t.sigma * noise

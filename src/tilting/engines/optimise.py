@@ -77,10 +77,11 @@ class Optimise:
                     x = start[rows].detach().requires_grad_(not last)
                     clean = rollout(problem, x, rows.to(start.device))
                     value = value_of(problem)(clean, rows)
-                if not last:
-                    if not value.requires_grad:
-                        raise TiltingError(f"{method.name} needs a differentiable reward")
-                    start.grad[rows] = self._down(x) - pulled_back(ascent(value, clean, rows), clean, x, rows)
+                    if not last:
+                        if not value.requires_grad:
+                            raise TiltingError(f"{method.name} needs a differentiable reward")
+                        (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
+                        start.grad[rows] = down - pulled_back(ascent(value, clean, rows), clean, x, rows)
                 value = wide(value.detach())
                 better = value > best[rows]
                 best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]
@@ -89,12 +90,6 @@ class Optimise:
                 self._update(start, optimiser)
             state = replace(state.moved(kept[:, None]), step=steps if last else 0)
             yield state, Info(k + 1, (1 if last else 2) * steps * b, b, torch.cat(scores)[:, None], None, 0.0)
-
-    def _down(self, x: Tensor) -> Tensor:
-        """∇ of -w log p(|x|), shape of x."""
-        with torch.enable_grad():
-            (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
-        return down
 
     def _update(self, start: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """A step along the gradient that ``start`` holds, each image's clipped by itself."""
