@@ -16,6 +16,8 @@ from tilting.rewards.reads import files_of
 from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
+SWEEP = "sweep.json"
+"""Of a folder of runs at several strengths of a control."""
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 

@@ -166,7 +166,7 @@ def _check_ours(folder: Path) -> None:
     """Refuse a folder of another command. Raises TiltingError."""
     for name, what in (
         (files.MANIFEST, "a run of `tilting generate`"),
-        ("sweep.json", "a sweep of `tilting condition sample`"),
+        (files.SWEEP, "a sweep of `tilting condition sample`"),
     ):
         if (folder / name).exists():
             raise TiltingError(f"{str(folder)!r} holds {what}: choose another --out")

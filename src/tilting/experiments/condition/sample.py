@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from tilting.models.control_file import Control
     from tilting.schedule import Schedule
 
-SWEEP = "sweep.json"
-
 
 @dataclass
 class Held:
@@ -175,7 +173,7 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     if config.out is None:
         return one(config)
     out, several = files.check_writable(config.out), len(config.strengths) > 1
-    if (out / (files.MANIFEST if several else SWEEP)).exists():
+    if (out / (files.MANIFEST if several else files.SWEEP)).exists():
         raise TiltingError(f"{str(out)!r} holds {'one run' if several else 'a sweep of strengths'}: choose another --out")
     if not several:
         return one(config)
@@ -184,7 +182,7 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
         name = f"strength-{strength:g}"
         manifest = one(config.at(strength, str(out / name)))
         rows.append({"strength": strength, "folder": name, "summary": manifest["summary"]})
-        files.write_atomically(out / SWEEP, (json.dumps({"sweep": rows}, indent=1, ensure_ascii=False) + "\n").encode())
+        files.write_atomically(out / files.SWEEP, (json.dumps({"sweep": rows}, indent=1, ensure_ascii=False) + "\n").encode())
     from tilting.experiments.grid import comparison_grid
 
     comparison_grid([(f"strength {row['strength']:g}", out / row["folder"]) for row in rows], out / "sweep.png")

@@ -129,7 +129,7 @@ def _train(place: ControlFolder, parts: Parts, quiet: bool) -> None:
                 shown = {"log p": row.numbers.get("log_prob"), "error": row.numbers.get("error"), **kl_of(row.numbers)}
                 bar.show(row.step, row.skipped, **shown, s=row.seconds)
                 last, left = row.step == config.train_steps, interrupted()
-                if last or left or row.step % config.checkpoint_every == 0:
+                if left or (not last and row.step % config.checkpoint_every == 0):  # the last is saved below
                     _save(run, place, numbers, finished=last)
                 if left:
                     break

@@ -136,10 +136,9 @@ def _train(place: FinetuneFolder, parts: Parts, quiet: bool) -> None:
                     writer.add(row.numbers | seen, row.seconds)
                     judged = samples[-1]["judge"] if samples else None
                     bar.show(row.step, row.skipped, reward=row.numbers.get("reward"), judge=judged, **kl_of(row.numbers))
-                    over = stopped(samples, config.early_stop)
-                    left = interrupted()
-                    if last or over or left or row.step % config.checkpoint_every == 0:
-                        writer.save(finished=last or over)
+                    over, left = last or stopped(samples, config.early_stop), interrupted()
+                    if left or (not over and row.step % config.checkpoint_every == 0):  # the last is saved below
+                        writer.save(finished=over)
                     if over or left:
                         break
     except TiltingError:

@@ -70,15 +70,15 @@ class Targets:
     def of(self, *draws: Tensor) -> dict[str, float]:
         """D² to the chain's tilt and to the mixture's, and the mean score; means over sets of draws."""
         far = [energy_distance(x, t) for x in draws for t in self.tilts]
+        return {"same": sum(far) / len(far), **self._ends(draws)}
+
+    def _ends(self, draws: Sequence[Tensor]) -> dict[str, float]:
         closed = [energy_distance(x, self.closed) for x in draws]
-        return {
-            "same": sum(far) / len(far), "closed": sum(closed) / len(closed),
-            "score": self.score(torch.cat(draws)).mean().item(),
-        }  # fmt: skip
+        return {"closed": sum(closed) / len(closed), "score": self.score(torch.cat(list(draws))).mean().item()}
 
     def exact(self) -> dict[str, float]:
         """The row of importance-weighted draws."""
-        return {**self.of(*self.tilts), "same": self.null}
+        return {"same": self.null, **self._ends(self.tilts)}
 
 
 def steered(chain: Chain, to: Targets, best: Optimum, control: Control, size: Size) -> dict[str, float]:
