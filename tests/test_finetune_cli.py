@@ -214,7 +214,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(here, monkeypatch):
         assert numbers(out) == done
 
 
-def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(here, monkeypatch, capfd):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as at a terminal: a shell's background job, as tests may be, begins with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(here, monkeypatch, capfd, ctrl_c):
     words = ("--checkpoint-every", "50", "--sample-every", "0")
     for name, value in (("STOP_AT", "0"), ("STOP_BY", "ctrl-c")):
         monkeypatch.setenv(name, value)
