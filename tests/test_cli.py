@@ -299,7 +299,7 @@ def test_a_run_older_than_a_setting_goes_on_unless_the_setting_is_told(capsys, t
 def test_the_folder_of_another_command_is_not_called_corrupt(capsys, tmp_path, no_model):
     (tmp_path / "manifest.json").write_text('{"config": {}, "summary": {"steps": 3}, "model": {}, "reward": []}')
     said = refused(capsys, "generate", "a fox", "--out", str(tmp_path))
-    assert "holds something else than pictures of a run" in said and "corrupt" not in said
+    assert "holds training, not a run of pictures" in said and "corrupt" not in said
 
 
 def test_pictures_of_others_are_not_overwritten(capsys, tmp_path, no_model):

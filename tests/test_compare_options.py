@@ -47,9 +47,9 @@ def test_a_black_box_function_is_refused_by_the_method_that_climbs(capsys, tmp_p
 
 def test_folders_of_others_are_left_alone(capsys, tmp_path, no_model):
     (tmp_path / "metrics.json").write_text('{"runs": []}')
-    assert "not of `tilting compare`" in refused(capsys, "compare", "a fox", *USUAL, "--out", str(tmp_path))
-    (tmp_path / "manifest.json").write_text("{}")
-    assert "`tilting generate`" in refused(capsys, "compare", "a fox", *USUAL, "--out", str(tmp_path))
+    assert "is not of a comparison" in refused(capsys, "compare", "a fox", *USUAL, "--out", str(tmp_path))
+    (tmp_path / "manifest.json").write_text('{"config": {}, "images": []}')
+    assert "holds a run of pictures" in refused(capsys, "compare", "a fox", *USUAL, "--out", str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["manifest.json", "metrics.json"]
     assert "--out" in refused(capsys, "compare", "a fox", *USUAL)
 

@@ -22,6 +22,8 @@ from tilting.conditioning.images import Pictures
 from tilting.conditioning.networks import build_network, inputs_of
 from tilting.errors import TiltingError
 from tilting.experiments.condition.fit_config import resolve_fit
+from tilting.experiments.whose import FIT as KIND_OF_FIT
+from tilting.experiments.whose import whose
 from tilting.features.fitted import load_classifier, log_prob
 from tilting.features.schema import Schema
 from tilting.rewards.likelihood import likelihood
@@ -135,6 +137,7 @@ def test_cnn_learns_a_colour_and_a_brightness(rendered, tmp_path, capsys):
     assert summary["colour"]["accuracy"] > 0.85 > 0.5 > summary["colour"]["commonest"] and summary["colour"]["macro_f1"] > 0.8
     assert summary["light"]["r2"] > 0.5
     manifest = json.loads((out / "manifest.json").read_bytes())
+    assert whose(out) is KIND_OF_FIT
     assert (
         manifest["labels"]["colour"]["classes"] == ["blue", "green", "red"]
         and manifest["labels"]["light"]["kind"] == "gaussian"

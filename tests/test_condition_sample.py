@@ -21,6 +21,7 @@ from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.experiments.condition.functions import compose
 from tilting.experiments.condition.sample import describe
+from tilting.experiments.whose import RUN, SWEEP_OF_RUNS, whose
 from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
@@ -235,10 +236,11 @@ def test_a_sweep_begins_at_the_pretrained_model(here, small, controls, capsys):
     assert set(rows[1]["summary"]["labels"]) == {"bright", "light"}
     assert (here / "out" / "sweep.png").is_file()
     capsys.readouterr()  # and holds nothing else
+    assert whose(here / "out") is SWEEP_OF_RUNS and whose(here / "out" / "strength-0") is RUN
     side = ["compare", "a fox", "--methods", "base", "--out", "out"]
     for command in (words("out", places[:1], "--label", "bright=yes"), side):
         assert main(command) == 2
-        assert "holds a sweep of" in capsys.readouterr().err
+        assert "holds a sweep of strengths, not a " in capsys.readouterr().err
     assert describe({"sweep": rows}).startswith("strength 0: KL 0, ")
 
 

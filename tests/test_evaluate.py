@@ -20,6 +20,7 @@ from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.experiments.evaluate.config import resolve_evaluate
 from tilting.experiments.evaluate.runs import setup
+from tilting.experiments.whose import EVALUATION, whose
 from tilting.rewards.spec import parse_specs, split_weight
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
@@ -59,6 +60,7 @@ def row(metrics, name):
 
 def test_rewards_and_costs_are_the_manifests(runs, judged):
     metrics, _ = judged
+    assert whose(runs / "judged") is EVALUATION
     for name in ("base", "bon", "again"):
         known, found = manifest(runs / name), row(metrics, name)
         assert found["rewards"]["clip"]["mean"] == pytest.approx(known["summary"]["reward_mean"], abs=1e-6)

@@ -19,6 +19,7 @@ from tilting.experiments.recipes import RECIPES, function_of
 from tilting.experiments.recipes.draw import Requests, cost_of
 from tilting.experiments.recipes.numbers import interval, values_of
 from tilting.experiments.recipes.published import published, published_row
+from tilting.experiments.whose import RECIPE, whose
 from tilting.models.words import load_words, read_prompt
 
 PUBLISHED = Path(tilting.__file__).parent / "assets" / "published.yaml"
@@ -150,6 +151,7 @@ def test_a_second_run_draws_nothing(made, monkeypatch, capsys):
         raise AssertionError("a model was loaded")
 
     folder, report = made["codex-table1"]
+    assert whose(folder) is RECIPE
     before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.glob("runs/*/images/*.png")}
     monkeypatch.setattr("tilting.experiments.run.load", load)
     assert main(["recipe", "codex-table1", "--small", "--out", str(folder), "--json"]) == 0

@@ -12,9 +12,9 @@ import typer
 from tilting.cli.options import Config, Json, Out, PrintConfig, Quiet, Seed, option
 from tilting.cli.request import Request
 from tilting.errors import TiltingError
-from tilting.experiments.folder import check_writable
 from tilting.experiments.recipes import RECIPES, find, function_of
 from tilting.experiments.settings import integer, text
+from tilting.experiments.whose import RECIPE, folder_of
 
 
 def recipe(
@@ -46,9 +46,7 @@ def recipe(
         kept = {key: options.get(key) for key in ("recipe", "out")} | {"small": options.get("small", False)}
         kept |= {"seed": options.get("seed", 0)} if found.seeded else {}
         return typer.echo(yaml.safe_dump(kept, sort_keys=False), nl=False)
-    if options.get("out") is None:
-        raise TiltingError("say where to write: --out DIR")
-    folder = check_writable(text("out", options["out"]))
+    folder = folder_of(options.get("out") and text("out", options["out"]), RECIPE)
 
     def say(line: str) -> None:
         if not silent:

@@ -84,18 +84,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         if images.is_dir() and any(images.glob("*.png")):
             raise TiltingError(f"{str(images)!r} holds pictures and there is no {MANIFEST} beside it: choose another --out")
         return None
-    return parsed(path, _what_is_wrong, "images", "pictures of a run")
+    return parsed(path, _what_is_wrong)
 
 
-def parsed(path: Path, wrong: Callable[[Any], str | None], mark: str, what: str) -> dict[str, Any]:
-    """A manifest that ``wrong`` finds nothing wrong with; without the key ``mark`` it is of another command, and not of
-    ``what``. Raises TiltingError, naming the file or the folder."""
+def parsed(path: Path, wrong: Callable[[Any], str | None]) -> dict[str, Any]:
+    """A manifest that ``wrong`` finds nothing wrong with. Raises TiltingError, naming the file."""
     try:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError):
         raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
-    if isinstance(manifest, dict) and isinstance(manifest.get("config"), dict) and mark not in manifest:
-        raise TiltingError(f"{str(path.parent)!r} holds something else than {what}: choose another folder")
     found = wrong(manifest)
     if found:
         raise TiltingError(f"{str(path)!r} is corrupt ({found}): move it away, or choose another --out")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.experiments.folder import MANIFEST, check_writable, digest
+from tilting.experiments.folder import digest
+from tilting.experiments.whose import LORA, folder_of
 from tilting.models.lora_file import INPUTS, LoraSpec, lora_file
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
     Raises:
         TiltingError: for LoRAs of different models, or a folder that is one of theirs.
     """
-    folder = check_writable(out)
+    folder = folder_of(out, LORA)
     for spec in loras:
         if spec.file.parent.resolve() == folder.resolve():
             raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
@@ -57,8 +58,6 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
             raise TiltingError(
                 f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
             )
-    if (folder / MANIFEST).exists():
-        raise TiltingError(f"--out {out!r} holds a run: choose another --out")
     from tilting.models.lora import mix, read_lora, save_lora
 
     states = [read_lora(spec.file) for spec in loras]

@@ -12,6 +12,7 @@ from tilting.experiments import folder as files
 from tilting.experiments.config import GenerateConfig, black_box, usual_settings
 from tilting.experiments.picture import read_picture
 from tilting.experiments.run_folder import RunFolder
+from tilting.experiments.whose import RUN
 from tilting.models import load
 from tilting.models.lora_file import INPUTS
 from tilting.models.placement import FULL
@@ -58,7 +59,7 @@ class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
     free = ("out", "unused", "image", "device", "batch-size")  # a picture does not depend on the batch it was drawn in
-    inside = "images"
+    kind, inside = RUN, "images"
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from tilting import __version__
 from tilting.errors import TiltingError
 from tilting.experiments import folder as files
+from tilting.experiments.whose import Kind, folder_of
 from tilting.models import find_model
 
 
@@ -47,15 +48,15 @@ class RunFolder(ABC, Generic[Asked]):
         TiltingError: a folder that cannot be written, holds another run, or a manifest that is corrupt. Nothing is made.
     """
 
+    kind: ClassVar[Kind]
+    """What the folder is known by."""
     free: ClassVar[Sequence[str]] = ("out", "unused")
     """Options that may differ when a run goes on."""
     inside: ClassVar[str]
     """The folder that `begin` makes in it."""
 
     def __init__(self, config: Asked, argv: Sequence[str] = ()):
-        if not config.out:
-            raise TiltingError("say where to write: --out DIR")
-        self.config, self.path = config, files.check_writable(config.out)
+        self.config, self.path = config, folder_of(config.out, self.kind)
         identities, now = self.identities(), self.config_now()
         before = self.read()
         if before is not None:

@@ -22,6 +22,7 @@ from tilting.experiments.config import OPTIONS as OF_GENERATE
 from tilting.experiments.config import GenerateConfig, resolve, texts
 from tilting.experiments.run import Folder, Parts, load_parts, plan_missing, run
 from tilting.experiments.settings import setting, text
+from tilting.experiments.whose import COMPARISON, folder_of
 from tilting.experiments.yaml_layer import SWITCHES, flat
 from tilting.presets import PRESETS
 
@@ -138,10 +139,7 @@ def compare(
         TiltingError: before anything is drawn or written, for a folder or a method that cannot work.
         RewardError: if the reward fails; images finished before stay, and the comparison resumes.
     """
-    if not config.out:
-        raise TiltingError("say where to write: --out DIR")
-    folder = files.check_writable(config.out)
-    _check_ours(folder)
+    folder = folder_of(config.out, COMPARISON)
     missing = [place for place in (Folder(one, argv) for one in config.runs) if not place.complete]
     loaded = parts(next((p.config for p in missing if p.config.preset().climbs), missing[0].config)) if missing else None
     for place in missing:
@@ -160,23 +158,6 @@ def compare(
     text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     files.write_atomically(folder / METRICS, text.encode())
     return metrics
-
-
-def _check_ours(folder: Path) -> None:
-    """Refuse a folder of another command. Raises TiltingError."""
-    for name, what in (
-        (files.MANIFEST, "a run of `tilting generate`"),
-        (files.SWEEP, "a sweep of `tilting condition sample`"),
-    ):
-        if (folder / name).exists():
-            raise TiltingError(f"{str(folder)!r} holds {what}: choose another --out")
-    if (folder / METRICS).exists():
-        try:
-            ours = "methods" in json.loads((folder / METRICS).read_bytes())
-        except (OSError, ValueError, TypeError):
-            ours = False
-        if not ours:
-            raise TiltingError(f"{str(folder / METRICS)!r} is not of `tilting compare`: choose another --out")
 
 
 def measure(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

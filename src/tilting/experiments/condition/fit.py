@@ -33,8 +33,9 @@ from tilting.conditioning.dataset import (
 from tilting.conditioning.table import Bad, read_table
 from tilting.errors import TiltingError
 from tilting.experiments.condition.fit_config import FitConfig
-from tilting.experiments.folder import MANIFEST, check_writable, digest, write_atomically, write_manifest
+from tilting.experiments.folder import MANIFEST, digest, lacks, parsed, write_atomically, write_manifest
 from tilting.experiments.run_folder import other
+from tilting.experiments.whose import FIT, folder_of
 from tilting.features.schema import NOISY
 from tilting.models import find_model, load
 from tilting.models.placement import device_of
@@ -84,9 +85,7 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written for data that cannot work.
     """
-    if not config.out:
-        raise TiltingError("say where to write: --out DIR")
-    out = check_writable(config.out)
+    out = folder_of(config.out, FIT)
     data = read_data(config, quiet)
     learn, held = data.split(config.seed)
     manifest = _manifest(config, argv, data, len(learn), len(held))
@@ -225,16 +224,9 @@ def _manifest(config: FitConfig, argv: Sequence[str], data: Dataset, learn: int,
 
 
 def _before(out: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or None where there is none. Raises TiltingError if it is of something else."""
-    if not (out / MANIFEST).exists():
-        return None
-    try:
-        found = json.loads((out / MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        raise TiltingError(f"{str(out / MANIFEST)!r} is corrupt (not JSON): move it away, or choose another --out") from None
-    if not (isinstance(found, dict) and all(isinstance(found.get(k), dict) for k in ("config", "data", "labels", "summary"))):
-        raise TiltingError(f"{str(out)!r} holds something else than a fit: choose another --out")
-    return found
+    """The manifest of a folder, or None where there is none. Raises TiltingError if it is corrupt."""
+    kinds = {"config": dict, "data": dict, "labels": dict, "summary": dict}
+    return parsed(out / MANIFEST, lambda manifest: lacks(manifest, kinds)) if (out / MANIFEST).exists() else None
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

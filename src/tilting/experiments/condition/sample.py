@@ -19,6 +19,7 @@ from tilting.errors import TiltingError
 from tilting.experiments import folder as files
 from tilting.experiments import run as generating
 from tilting.experiments.condition.sample_config import SampleConfig
+from tilting.experiments.whose import SWEEP_OF_RUNS, folder_of
 
 if TYPE_CHECKING:
     from tilting.experiments.condition.notes import Watcher
@@ -172,11 +173,9 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
 
     if config.out is None:
         return one(config)
-    out, several = files.check_writable(config.out), len(config.strengths) > 1
-    if (out / (files.MANIFEST if several else files.SWEEP)).exists():
-        raise TiltingError(f"{str(out)!r} holds {'one run' if several else 'a sweep of strengths'}: choose another --out")
-    if not several:
+    if len(config.strengths) == 1:
         return one(config)
+    out = folder_of(config.out, SWEEP_OF_RUNS)
     rows = []
     for strength in config.strengths:
         name = f"strength-{strength:g}"

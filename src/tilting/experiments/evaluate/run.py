@@ -21,7 +21,7 @@ from tilting import __version__
 from tilting.errors import TiltingError
 from tilting.experiments.evaluate.config import EvaluateConfig
 from tilting.experiments.evaluate.runs import Setup, setup
-from tilting.experiments.folder import check_writable
+from tilting.experiments.whose import EVALUATION, folder_of
 from tilting.rewards.spec import CATALOG
 
 FEW = 10
@@ -47,9 +47,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written then.
     """
-    if not config.out:
-        raise TiltingError("say where to write: --out DIR")
-    folder = check_writable(config.out)
+    folder = folder_of(config.out, EVALUATION)
     if folder.exists() and any(folder.iterdir()):
         raise TiltingError(f"--out {config.out!r} is there already: choose another, or remove it")
     parts = setup(config)

@@ -18,6 +18,7 @@ from tilting.experiments import folder as files
 from tilting.experiments.finetune.config import FinetuneConfig, mixed_precision
 from tilting.experiments.finetune.objectives import defaults
 from tilting.experiments.run_folder import Asked, RunFolder
+from tilting.experiments.whose import TRAINING
 from tilting.models.lora_file import INPUTS, lora_file
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
@@ -27,7 +28,7 @@ class TrainingFolder(RunFolder[Asked]):
     """The folder of a training run; see `RunFolder`."""
 
     free = ("out", "tracker", "unused", "device")
-    inside = "samples"
+    kind, inside = TRAINING, "samples"
     longer = "choose another --out"
     """What to do about a run that is wanted longer."""
 
@@ -35,7 +36,7 @@ class TrainingFolder(RunFolder[Asked]):
         path = self.path / files.MANIFEST
         if path.exists():
             kinds = {"config": dict, "summary": dict, "model": dict, "reward": list}
-            return files.parsed(path, lambda manifest: files.lacks(manifest, kinds), "summary", "training")
+            return files.parsed(path, lambda manifest: files.lacks(manifest, kinds))
         if any((self.path / name).exists() for name in ("lora", "checkpoints", METRICS)):
             raise TiltingError(
                 f"{str(self.path)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from tilting import __version__
 from tilting.errors import TiltingError
-from tilting.experiments.folder import check_writable, write_atomically
+from tilting.experiments.folder import write_atomically
+from tilting.experiments.whose import RECIPE, folder_of
 
 Say = Callable[[str], None]
 """Takes a line of progress."""
@@ -30,22 +31,17 @@ class Named(Protocol):
     def paper(self) -> str: ...
 
 
-def check_out(recipe: str, out: Path, small: bool, seed: int) -> None:
-    """Refuse the folder of another recipe, size or seed before anything is drawn.
+def check_out(recipe: str, out: Path, small: bool, seed: int | None = None) -> None:
+    """Refuse the folder of another recipe, size or seed (None: it has its own) before anything is drawn.
 
     Raises:
-        TiltingError: that, or a folder that cannot be written.
+        TiltingError: that, or a folder that cannot be written or holds something else.
     """
-    check_writable(str(out))
-    file = out / "table.json"
-    try:
-        before = json.loads(file.read_bytes()) if file.exists() else {}
-        made = {key: before[key] for key in ("recipe", "small", "seed")} if before else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        raise TiltingError(f"{str(file)!r} is not of a recipe: move it away, or choose another --out") from None
+    file = folder_of(str(out), RECIPE) / "table.json"
+    made = json.loads(file.read_bytes()) if file.exists() else {}
     for key, now in (("recipe", recipe), ("small", small), ("seed", seed)):
-        if made and made[key] != now:
-            was = f"({made[key]} there, {now} now)"
+        if made and made.get(key) != now:
+            was = f"({made.get(key)} there, {now} now)"
             raise TiltingError(f"{str(out)!r} holds a recipe with another {key} {was}: choose another --out")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tilting import presets, rng, weights
 from tilting.experiments.folder import write_atomically
-from tilting.experiments.recipes.folder import Say, write_table
+from tilting.experiments.recipes.folder import Say, check_out, write_table
 from tilting.experiments.recipes.plane import BASE, BETA, chain, denoise, energy_distance, exact, mean_distance, reward
 from tilting.models.mixture import MixtureModel
 from tilting.sample import Problem, finish, sample
@@ -218,6 +218,7 @@ def run(out: Path, small: bool, say: Say) -> list[dict[str, Any]]:
     """Write table.md, table.json and bias.png into ``out``; goes on with the rows that are there."""
     from tilting.experiments.recipes.mixture_figure import figure
 
+    check_out("mixture-bias", out, small)
     out.mkdir(parents=True, exist_ok=True)
     size, file = SMALL if small else FULL, out / f"rows-{'small' if small else 'full'}.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

@@ -45,7 +45,7 @@ from tilting.experiments.recipes.ctrl.laws import (
 )
 from tilting.experiments.recipes.ctrl.learned import guided
 from tilting.experiments.recipes.ctrl.oracle import Chain, Control, drift_error, lemma, log_classifier, shift, solve, tilt
-from tilting.experiments.recipes.folder import Say
+from tilting.experiments.recipes.folder import Say, check_out
 from tilting.experiments.recipes.plane import BASE, energy_distance
 from tilting.finetune.objectives import adjoint
 from tilting.finetune.truncate import Truncation
@@ -176,6 +176,7 @@ def markdown(
 
 def run(out: Path, small: bool, say: Say) -> list[dict[str, Any]]:
     """Write table.md and table.json into ``out`` and return the table."""
+    check_out("ctrl-theory", out, small)
     size = SMALL if small else FULL
     table, reward, memory = rows(size, say), reward_rows(size, say), memory_rows(size)
     tails = [tail(steps, 8 * size.images) for steps in size.learnt]
