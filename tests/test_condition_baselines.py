@@ -26,9 +26,9 @@ from tilting.experiments.condition.controlling import ControlSettings
 from tilting.experiments.condition.free import free_controlling
 from tilting.experiments.condition.tables import read_tables
 from tilting.experiments.condition.triplets import labelled
-from tilting.experiments.folder import digest
+from tilting.experiments.folder import digest, digest_of
 from tilting.features.fitted import load_classifier
-from tilting.features.schema import Schema
+from tilting.features.schema import FILE, Schema
 from tilting.finetune import checkpoint
 from tilting.models.lora import lora_off
 from tilting.models.mixture import ZERO_SNR
@@ -253,7 +253,7 @@ def test_a_sweep_begins_at_the_base_model_bit_for_bit_and_leaves_it(here, fits, 
     print(f"{kind}: log p {said[0]:.3f} -> {said[1]:.3f}, KL {rows[1]['summary']['kl_mean']:.3f}")
     assert kind == "noisy" or said[1] > said[0] + 0.02  # of latents see below: a random autoencoder does not read back
     found = read(here / "out" / "strength-4")
-    assert found["model"]["classifiers"] == [{"name": str(fits[kind]), "sha256": digest(fits[kind])}]
+    assert found["model"]["classifiers"] == [{"name": str(fits[kind]), "sha256": digest_of((fits[kind], fits[kind] / FILE))}]
     assert main(sample(fits[kind], "--model", str(folder), "--label", "bright=yes", "--strength", "0,4")) == 0  # all there
     assert main(sample(fits[kind], "--model", str(folder), "--label", "bright=no", "--strength", "0,4")) == 2
 

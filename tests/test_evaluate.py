@@ -505,7 +505,8 @@ def test_parts_of_runs(runs):
 def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     """A network that a reward reads is no judge of it; a run does not go on when a file that it stands on is another one."""
     from tilting.experiments.evaluate.rows import networks_of
-    from tilting.experiments.folder import digests_of
+    from tilting.experiments.folder import digest_of, digests_of
+    from tilting.rewards.reads import files_of_classifier
 
     monkeypatch.chdir(tmp_path)
     for name, net in (
@@ -533,7 +534,7 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     Path("headed/classifier.json").write_text(json.dumps({"schema": schema, "network": {"name": "folder", "folder": "body"}}))
     Path("headed/classifier.safetensors").write_bytes(b"1")
     watched = ("gram:ref.png", "likelihood:cnn#bright=0", "aesthetic:heads", "likelihood:headed#bright=0", "style")
-    before = digests_of(parse_specs(watched))
+    before, head = digests_of(parse_specs(watched)), digest_of(files_of_classifier("headed"))
     assert all(one["sha256"] for one in before)
     Path("ref.png").write_bytes(b"2")
     Path("cnn/classifier.safetensors").write_bytes(b"another")
@@ -541,3 +542,4 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     Path("body/model.safetensors").write_bytes(b"another")
     after = digests_of(parse_specs(watched))
     assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, False, False, True]
+    assert digest_of(files_of_classifier("headed")) != head  # so `condition train` and `sample` remember its body too

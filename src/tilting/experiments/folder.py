@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ def image_name(number: int) -> str:
 
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
     """Of each reward its name, and a digest of the files that its values stand on (None where there are none to know)."""
-    return [{"name": spec.text, "sha256": together([digest(place) for place in files_of(spec)])} for spec in specs]
+    return [{"name": spec.text, "sha256": digest_of(files_of(spec))} for spec in specs]
 
 
-def together(digests: Sequence[str | None]) -> str | None:
-    """One digest is itself, several are hashed again."""
-    known = [one for one in digests if one is not None]
+def digest_of(places: Iterable[Path]) -> str | None:
+    """One digest of files and folders, those that are there: of one its own, several are hashed again. None of none."""
+    known = [one for one in map(digest, places) if one is not None]
     return known[0] if len(known) == 1 else hashlib.sha256(" ".join(known).encode()).hexdigest()[:DIGITS] if known else None
 
 

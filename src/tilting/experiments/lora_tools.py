@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tilting.errors import TiltingError
 from tilting.experiments.folder import digest
 from tilting.experiments.whose import LORA, folder_of
-from tilting.models.lora_file import INPUTS, LoraSpec, lora_file
+from tilting.models.lora_file import LoraSpec, lora_file, lora_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
     for spec in loras:
         if spec.file.parent.resolve() == folder.resolve():
             raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
-        if (spec.file.parent / INPUTS).is_file():
+        if len(lora_files(spec.file)) > 1:
             raise TiltingError(
                 f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
             )

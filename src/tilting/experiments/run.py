@@ -14,7 +14,7 @@ from tilting.experiments.picture import read_picture
 from tilting.experiments.run_folder import RunFolder
 from tilting.experiments.whose import RUN
 from tilting.models import load
-from tilting.models.lora_file import INPUTS
+from tilting.models.lora_file import lora_files
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, read_prompt
 
@@ -75,8 +75,7 @@ class Folder(RunFolder[Generated]):
         """The options, what the reference picture and the LoRAs hold, and which options had no use."""
         config = self.config
         picture = files.digest(Path(config.image)) if config.image else None
-        beside = [(lora.file, lora.file.parent / INPUTS) for lora in config.loras()]
-        loras = [files.digest(file) for pair in beside for file in pair if file.is_file()]
+        loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         return {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
 
     def read(self) -> dict[str, Any] | None:

@@ -42,6 +42,12 @@ def lora_file(place: str | Path) -> Path:
     return path
 
 
+def lora_files(place: str | Path) -> list[Path]:
+    """What a LoRA stands on: its weights, and what was learned of the sampler beside them. Raises TiltingError."""
+    file = lora_file(place)
+    return [one for one in (file, file.parent / INPUTS) if one.is_file()]
+
+
 def parse_lora(text: str) -> LoraSpec:
     """Read DIR[=SCALE]; a trailing "=<number>" is the scale, 1 by default.
 

@@ -24,6 +24,11 @@ def files_of(spec: Spec) -> tuple[Path, ...]:
     return _reads(spec)[0]
 
 
+def files_of_classifier(place: str) -> tuple[Path, ...]:
+    """What p(y | x) stands on: the folder of a fit, and the frozen network under its head; or a user's file of FILE.py:NAME."""
+    return (Path(place.rpartition(":")[0]),) if ".py:" in place else _classifier(Path(place))[0]
+
+
 def clip_of(spec: Spec) -> str | None:
     """The CLIP that a reward reads, None where it reads none."""
     return _reads(spec)[1]
@@ -63,7 +68,10 @@ def _diversity(argument: str | None) -> Reads:
 
 
 def _likelihood(argument: str | None) -> Reads:
-    folder, _, _ = read_likelihood(argument or "")
+    return _classifier(read_likelihood(argument or "")[0])
+
+
+def _classifier(folder: Path) -> Reads:
     network, own = read_config(folder)["network"], (folder, folder / FILE)
     if network.get("name") == "mlp":
         files, name = _clip(network.get("embedder"))

@@ -15,7 +15,7 @@ from typing import Any, cast
 from tilting.errors import TiltingError
 from tilting.experiments import config as generate_config
 from tilting.experiments.config import GenerateConfig, resolve, texts
-from tilting.experiments.folder import digest, together
+from tilting.experiments.folder import digest, digest_of
 from tilting.experiments.settings import number, text
 from tilting.experiments.yaml_layer import flat
 from tilting.features.schema import noisy_model, read_schema
@@ -23,6 +23,7 @@ from tilting.models import find_model
 from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
 from tilting.presets import Preset
+from tilting.rewards.reads import files_of_classifier
 
 OWN = ("control", "classifier", "label", "strength")
 OPTIONS = (*OWN, *(name for name in generate_config.OPTIONS if name not in (*OWN, "image", "lora", "lora-steps")))
@@ -68,9 +69,9 @@ class SampleConfig(GenerateConfig):
     def digests(self) -> dict[str, list[dict[str, Any]]]:
         """Of each control, or classifier, its folder's weights."""
         if self.control:  # whose description holds the digests of its weights, but for its classifiers'
-            read = {place: [digest(Path(place, name)) for name in (CONTROL, CLASSIFIERS)] for place in self.control}
-            return {"controls": [{"name": place, "sha256": together(shas)} for place, shas in read.items()]}
-        return {"classifiers": [{"name": place, "sha256": digest(Path(place))} for place in self.classifier]}
+            read = {place: [Path(place, name) for name in (CONTROL, CLASSIFIERS)] for place in self.control}
+            return {"controls": [{"name": place, "sha256": digest_of(files)} for place, files in read.items()]}
+        return {"classifiers": [{"name": place, "sha256": digest_of(files_of_classifier(place))} for place in self.classifier]}
 
     def at(self, strength: float, out: str | None) -> SampleConfig:
         """One point of a sweep."""

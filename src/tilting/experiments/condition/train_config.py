@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from tilting.errors import TiltingError
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, prompts_of
 from tilting.experiments.finetune.config import precision_of, processes, trackers
-from tilting.experiments.folder import digest
+from tilting.experiments.folder import digest_of
 from tilting.experiments.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models import usual
@@ -18,6 +18,7 @@ from tilting.models.control_spec import FREE
 from tilting.models.lora_file import PAPER_PARTS, PARTS
 from tilting.models.placement import FULL, check_device
 from tilting.models.words import load_words, write_prompt
+from tilting.rewards.reads import files_of_classifier
 
 if TYPE_CHECKING:
     from tilting.experiments.condition.controlling import ControlSettings
@@ -105,9 +106,8 @@ class TrainConfig(BaseConfig):
         return list(self.prompts) or usual_prompts(self.model)
 
     def digests(self) -> list[dict[str, Any]]:
-        """Of each classifier its name and the digest of its weights (or of a user's file)."""
-        files = [Path(name.rpartition(":")[0] if ".py:" in name else name) for name in self.classifier]
-        return [{"name": n, "sha256": digest(f)} for n, f in zip(self.classifier, files, strict=True)]
+        """Of each classifier its name and the digest of what it stands on (or of a user's file)."""
+        return [{"name": name, "sha256": digest_of(files_of_classifier(name))} for name in self.classifier]
 
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; `resolve_train` of it gives the same config."""

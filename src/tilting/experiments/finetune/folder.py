@@ -19,7 +19,7 @@ from tilting.experiments.finetune.config import FinetuneConfig, mixed_precision
 from tilting.experiments.finetune.objectives import defaults
 from tilting.experiments.run_folder import Asked, RunFolder
 from tilting.experiments.whose import TRAINING
-from tilting.models.lora_file import INPUTS, lora_file
+from tilting.models.lora_file import lora_files
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
@@ -96,8 +96,7 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
 
     def config_now(self) -> dict[str, Any]:
         config = self.config
-        lora = lora_file(config.init_lora) if config.init_lora else None
-        start = files.together([files.digest(file) for file in (lora, lora.parent / INPUTS)]) if lora else None
+        start = files.digest_of(lora_files(config.init_lora)) if config.init_lora else None
         return {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilting.experiments.folder import digest, write_atomically
+from tilting.experiments.folder import digest_of, write_atomically
 from tilting.experiments.recipes.draft.arms import Shelf
 from tilting.experiments.recipes.folder import kept
-from tilting.models.lora_file import lora_file
+from tilting.models.lora_file import lora_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -131,7 +131,7 @@ def look_at(variant: Variant, looks: Looks, shelf: Shelf, config: FinetuneConfig
     """Look at a variant, kept in OUT/variants/NAME.json with what it was made from; drawn again if that has changed."""
     file = out / "variants" / f"{variant.name}.json"
     made = {"looks": looks.about, "steps": config.steps, "eta": config.eta, "window": variant.window and list(variant.window),
-            "loras": [[digest(lora_file(place)), scale] for place, scale in variant.loras]}  # fmt: skip
+            "loras": [[digest_of(lora_files(place)), scale] for place, scale in variant.loras]}  # fmt: skip
 
     def draw() -> dict[str, Seen]:
         with applied(shelf.parts(config).model, variant, config.steps) as model:
