@@ -43,6 +43,23 @@ def side_by_side(columns: int, height: float = 4.4, rows: int = 1) -> tuple[Figu
     return figure, axes
 
 
+def untangle(axis: Axes) -> None:
+    """Names of points that stand on one another are moved to another corner of theirs, or left out where no corner is free."""
+    figure: Any = axis.figure
+    figure.draw_without_rendering()
+    taken: list[Any] = []
+    for name in list(axis.texts):
+        for place, side in ((name.xyann, "left"), ((5, -10), "left"), ((-5, 4), "right"), ((-5, -10), "right")):
+            name.xyann = place
+            name.set_horizontalalignment(side)
+            box = name.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+        else:
+            name.remove()
+
+
 def save(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write the figure as PNG, whole or not at all."""
     buffer = io.BytesIO()

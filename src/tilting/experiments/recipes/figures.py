@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.experiments.grid import comparison_grid
-from tilting.experiments.recipes.canvas import COLOURS, GREY, save, side_by_side
+from tilting.experiments.recipes.canvas import COLOURS, GREY, save, side_by_side, untangle
 from tilting.rewards.spec import split_weight
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _pareto(report: Mapping[str, Any], path: Path) -> None:
     axis.set_xlabel(_title(first, report))
     axis.set_ylabel(_title(second, report))
     axis.legend(frameon=False, fontsize=8)
+    untangle(axis)
     save(figure, path)
 
 
@@ -108,6 +109,7 @@ def _sweep(report: Mapping[str, Any], path: Path) -> None:
     axis.set_xlabel(_title(spec, report))
     axis.set_ylabel("pocket-judge, held out (log p)")
     axis.legend(frameon=False, fontsize=8)
+    untangle(axis)
     save(figure, path)
 
 
@@ -132,4 +134,5 @@ def _strength(report: Mapping[str, Any], path: Path) -> None:
         axis.set_xlabel(across)
         axis.set_ylabel(up)
     axes[0].legend(frameon=False, fontsize=8)
+    untangle(axes[0])
     save(figure, path)
