@@ -48,7 +48,8 @@ def untangle(axis: Axes) -> None:
     figure: Any = axis.figure
     figure.draw_without_rendering()
     taken: list[Any] = []
-    for name in list(axis.texts):
+    names: list[Any] = list(axis.texts)
+    for name in names:
         for place, side in ((name.xyann, "left"), ((5, -10), "left"), ((-5, 4), "right"), ((-5, -10), "right")):
             name.xyann = place
             name.set_horizontalalignment(side)

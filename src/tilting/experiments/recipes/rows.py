@@ -121,8 +121,8 @@ RIVALS_NOTES = (
     "evaluations; mpgd spends a fraction of them, as it does in the thesis. lgd averages over 2 copies of the estimate.",
 )
 CLIP_TUNED = (
-    "Strengths were tuned on other prompts by codex-strengths-clip, for all alike: the weakest with 99 % of the most gain whose "
-    "judge does not fall."
+    "Strengths were tuned on other prompts by codex-strengths-clip, for all alike: the weakest with 99 % of the most gain "
+    "whose judge does not fall."
 )
 STYLE_TUNED = (
     "Strengths were tuned on other prompts by codex-strengths-style, for all alike: the weakest with 99 % of the most gain "
