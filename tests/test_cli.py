@@ -332,6 +332,14 @@ def test_failing_user_reward_keeps_finished_images_and_resumes(capsys, tmp_path,
     assert len(pixels(out)) == 2
 
 
+@pytest.mark.parametrize(("body", "said"), [("[:, None]", "not (2, 1)"), (".new_tensor([])", "not (0,)")])
+def test_a_wrong_shape_names_the_images_that_were_asked_about(capsys, tmp_path, tiny, body, said):
+    (tmp_path / "r.py").write_text(f"def odd(images, prompts):\n    return images.mean((1, 2, 3)){body}\n")
+    words = ("generate", "a fox", "an owl", "--steps", "2", "--reward", f"{tmp_path / 'r.py'}:odd", "--quiet")
+    found = refused(capsys, *words, "--out", str(tmp_path / "o"))
+    assert said in found and "(image 0 of 'a fox', seed 0, or one of the 1 drawn with it)" in found
+
+
 def test_prompts_that_pocket_cannot_draw_are_named(capsys, tmp_path, tiny):
     words = ["generate", "--steps", "2", "--reward", "jpeg", "--quiet"]
     assert main([*words, "a fox", "a quokka juggling", "zyx", "--out", str(tmp_path / "a")]) == 0

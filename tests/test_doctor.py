@@ -133,6 +133,19 @@ def test_the_command_prints_its_config_and_promises_no_folder(capsys, monkeypatc
     assert shown.count("--out ") == 1 and "doctor writes nothing" in shown and "Folder to write" not in shown
 
 
+def test_full_may_stand_in_a_config(capsys, tmp_path, monkeypatch):
+    (tmp_path / "run.yaml").write_text("prompts: [a fox]\nsteps: 3\nfull: true\n")
+    asked = []
+    monkeypatch.setattr(module, "doctor", lambda config, full: asked.append(full) or {"checks": {}})
+    monkeypatch.setattr(module, "lines", lambda found, config: [])
+    assert main(["doctor", "--config", str(tmp_path / "run.yaml")]) == 0
+    assert main(["doctor", "a fox", "--full"]) == main(["doctor", "a fox"]) == 0
+    assert asked == [True, True, False]
+    (tmp_path / "run.yaml").write_text("full: 3\n")
+    assert main(["doctor", "a fox", "--config", str(tmp_path / "run.yaml")]) == 2
+    assert "full must be true or false" in capsys.readouterr().err
+
+
 def test_the_command_exits_by_its_checks(pocket, monkeypatch, capsys):
     for fault, code in (("", 0), ("none", 2)):
         monkeypatch.setattr(module, "doctor", lambda config, full, f=fault: doctor(

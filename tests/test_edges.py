@@ -149,6 +149,7 @@ UNMEANT = [
     ("code", {"particles": 4, "beams": 2, "tau": 0.1}, "beams"),
     ("codex", {"tau_end": 0.1}, "tau"),
     ("codex", {"schedule": (2, 2, 4, 4, 6, 6)}, "schedule"),
+    ("codex", {"schedule": (2, 4), "block": 6}, "selections in 1 of them alone"),
     ("codex", {"window": (0.3, 0.7)}, "window"),
     ("codex", {"share": "medoids"}, "did you mean 'medoid'"),
     ("codex", {"share": "medoid", "clusters": -2}, "clusters"),

@@ -206,6 +206,22 @@ def test_verdicts_on_constructed_manifests(reward, judge, word, runs, tmp_path):
     assert ("gamed?" if word == "gamed" else word) in page.text and found["verdict"]["reason"] in page.text
 
 
+def test_too_few_prompts_give_no_verdict(runs, tmp_path, capsys):
+    for kept, said in ((2, "2 prompts are too few to tell"), (1, "2 pictures of one prompt are too few to tell")):
+        for name in ("base", "bon"):
+            place = tmp_path / f"{name}{kept}"
+            shutil.copytree(runs / name, place)
+            known = json.loads((place / "manifest.json").read_text())
+            known["images"] = known["images"][: 2 * kept]
+            known["config"]["prompts"] = known["config"]["prompts"][:kept]
+            (place / "manifest.json").write_text(json.dumps(known))
+        places = [str(tmp_path / f"{name}{kept}") for name in ("base", "bon")]
+        assert main(["evaluate", *places, "--out", str(tmp_path / f"out{kept}")]) == 0
+        assert said in capsys.readouterr().out
+        verdict = row(json.loads((tmp_path / f"out{kept}" / "metrics.json").read_text()), f"bon{kept}")["verdict"]
+        assert verdict["word"] is None and verdict["base"] == f"base{kept}"
+
+
 def test_numbers_and_ticks_of_charts():
     from tilting.experiments.charts import Bar, bars, number, ticks
 
@@ -447,6 +463,7 @@ def test_refusals(runs, tmp_path, capsys, monkeypatch):
     Path("full/mine.txt").write_text("mine")
     Path("empty").mkdir()
     Path("file").write_text("x")
+    Path("runs.yaml").write_text("runs: 5")
     for words, said in [
         (("--out", "o"), "no run is given"),
         ((base,), "--out DIR"),
@@ -463,9 +480,10 @@ def test_refusals(runs, tmp_path, capsys, monkeypatch):
         ((base, "--clip", "empty", "--out", "o"), "'empty'"),
         ((base, "--refrence", again, "--out", "o"), "did you mean '--reference'"),
         ((base, "--config", "none.yaml", "--out", "o"), "none.yaml"),
+        (("--config", "runs.yaml", "--out", "o"), "runs must be a list"),
     ]:
         assert said in refused(capsys, *words), words
-    assert sorted(os.listdir()) == ["empty", "file", "full"] and os.listdir("full") == ["mine.txt"]
+    assert sorted(os.listdir()) == ["empty", "file", "full", "runs.yaml"] and os.listdir("full") == ["mine.txt"]
     Path("compared/runs").mkdir(parents=True)
     shutil.copytree(runs / "bon", "compared/runs/bon")
     assert f"there is: {Path('compared/runs/bon')}" in refused(capsys, "compared", "--out", "o")

@@ -300,7 +300,8 @@ def test_lora_and_generate_commands(tmp_path, monkeypatch, capsys, one, two, mod
     save_lora(two, Path("one"))
     for words, said in (
         (["full", "--lora", "one"], "LoRA had other weights"), (["base", "--lora", "two"], "another lora"),
-        (["new", "--lora", "nowhere"], "no LoRA at 'nowhere'"), (["new", "--lora-steps", "9:"], "begins after the last"),
+        (["new", "--lora", "nowhere"], "no LoRA at 'nowhere'"),
+        (["new", "--lora", "one", "--lora-steps", "9:"], "begins after the last"),
     ):  # fmt: skip
         assert main(["generate", *PROMPT, "--steps", str(STEPS), "--eta", "0", "--quiet", "--out", *words]) == 2
         assert said in capsys.readouterr().err

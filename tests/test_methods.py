@@ -216,6 +216,23 @@ def test_rollover_never_overspends_and_saves_for_later(mixture):
     assert gain.mean() > 4 * gain.std() / images**0.5
 
 
+@pytest.mark.parametrize("steps", [10, 13, 20, 25, 49, 50, 100, 500])
+def test_every_value_of_a_schedule_is_in_force_in_runs_of_any_length(steps):
+    """The thesis' ten values: at T = 500 in blocks of 5, each for a tenth of the run, and so in short runs."""
+    counts = (2, 6, 3, 4, 5, 7, 8, 9, 10, 11)
+    method = presets.codex(schedule=counts).build(steps)
+    check(method, steps, 1.0, 4.0, True)
+    n, seen = counts[0], []
+    for i in range(steps):
+        if i and method.select_when(i, steps):
+            n = method.particles_at(i, steps)
+        seen.append(n)
+    assert list(dict.fromkeys(seen)) == list(counts)
+    if steps % 10 == 0:
+        assert seen == [n for n in counts for _ in range(steps // 10)]
+    assert (steps < 60) or method.select_when == Every(5)
+
+
 def test_the_schedule_changes_the_number_of_streams(mixture):
     p = problem(mixture, STEPS, 2)
     method = presets.codex(block=2, gradient_block=2, schedule=(2, 4, 6)).build(STEPS)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from commands import refused
 from diffusers import StableDiffusionPipeline
 
 import tilting as tl
@@ -94,3 +98,26 @@ def test_reward_errors_name_the_image(model):
     who = identities(["a fox"], seed=4, images=3)
     with pytest.raises(tl.RewardError, match=r"image 2 of 'a fox', seed 4"):
         list(draw(model, plan(model, who, tl.presets.bon(particles=1), Broken(), steps=2)))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+DAMAGE = {
+    "text_encoder/model.safetensors": _cut, "unet/diffusion_pytorch_model.safetensors": _cut,
+    "tokenizer/tokenizer.json": lambda path: path.write_text("{}"),
+    "scheduler/scheduler_config.json": lambda path: path.write_text("["),
+    "unet/config.json": lambda path: path.write_text(path.read_text().replace("16", "32")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", DAMAGE)
+def test_a_damaged_folder_is_one_sentence(folder, tmp_path, part, capsys, no_bars):
+    shutil.copytree(folder, tmp_path / "hurt")
+    tl.load(tmp_path / "hurt")
+    DAMAGE[part](tmp_path / "hurt" / part)
+    capsys.readouterr()
+    words = ("generate", "a fox", "--reward", "jpeg", "--model", str(tmp_path / "hurt"), "--steps", "2", "--out")
+    assert "cannot load the model" in refused(capsys, *words, str(tmp_path / "o"))
+    assert not (tmp_path / "o").exists()

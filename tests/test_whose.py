@@ -56,6 +56,14 @@ def test_a_sweep_is_known_from_its_first_strength_on(capsys, tmp_path, no_model)
     assert "holds a sweep of strengths" in refused(capsys, "generate", "a fox", "--out", str(tmp_path))
 
 
+@pytest.mark.parametrize("mine", ["a run of pictures", "a comparison", "a recipe"])
+def test_a_launcher_of_several_processes_is_for_training_alone(mine, capsys, tmp_path, no_model, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = refused(capsys, *COMMANDS[mine], "--out", str(tmp_path / "new"))
+    assert f"{mine} is made by one process and 2 were launched" in said and not (tmp_path / "new").exists()
+    assert folder_of(str(tmp_path / "new"), whose.TRAINING)
+
+
 @pytest.mark.parametrize("held", ["{", "[]", '{"mine": 1}'])
 @pytest.mark.parametrize("kind", [whose.COMPARISON, whose.RECIPE, whose.SWEEP_OF_RUNS])
 def test_files_of_others_are_not_overwritten(kind, held, tmp_path):

@@ -7,6 +7,7 @@ out = tl.generate(pipe, ["a fox"], reward=tl.rewards.clip(), method=tl.presets.c
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -51,6 +52,10 @@ class _Finetune(ModuleType):
 
     A function of this name would hide the room from ``import tilting.finetune.loop as loop``, which looks the name up here.
     """
+
+    @property
+    def __signature__(self):
+        return inspect.signature(import_module("tilting.experiments.finetune.tuning").finetune)
 
     def __call__(self, *arguments, **options):
         return import_module("tilting.experiments.finetune.tuning").finetune(*arguments, **options)

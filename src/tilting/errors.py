@@ -22,6 +22,10 @@ class RewardError(TiltingError):
         self.row = row
 
 
+BROKEN = (Exception, SystemExit)
+"""What a user's code may raise and a command outlives: a script that ends by sys.exit is no end of ours."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a refusal: "; did you mean 'clip'?", or "; there is: clip, jpeg" when nothing is near."""
     known = sorted(known)

@@ -210,6 +210,12 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
             raise TiltingError(f"particles must be at least 1, not {n}")
     if len(method.counts) > steps:
         raise TiltingError(f"{method.name}'s schedule of {len(method.counts)} parts does not fit a run of {steps} steps")
+    if method.counts and method.select:
+        seen = {i * len(method.counts) // steps for i in range(steps) if i == 0 or method.select_when(i, steps)}
+        if len(seen) < len(method.counts):
+            parts = f"{method.name}'s schedule of {len(method.counts)} parts"
+            most = steps // len(method.counts)
+            raise TiltingError(f"{parts} has selections in {len(seen)} of them alone: take blocks of at most {most} steps")
     if method.repeat < 1:
         raise TiltingError(f"repeats must be at least 1, not {method.repeat}")
     if not 0 <= eta <= 1:

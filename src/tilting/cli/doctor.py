@@ -11,6 +11,7 @@ from tilting.cli.finetune_options import takes
 from tilting.cli.request import Request
 from tilting.errors import TiltingError
 from tilting.experiments.finetune.config import OPTIONS, resolve_finetune
+from tilting.experiments.settings import boolean
 
 
 @takes
@@ -21,7 +22,8 @@ def doctor(
     full: Annotated[bool, typer.Option("--full", help="A whole batch, and one training step.")] = False,
 ) -> None:
     """Examine a fine-tuning run before it is made. Arithmetic, memory, gradients, ratios; takes the options of finetune."""
-    request = Request.of(context, OPTIONS, full=None)
+    request = Request.of(context, (*OPTIONS, "full"), full=full or None)
+    full = boolean("full", request.options.pop("full", False))
     resolved = resolve_finetune(request.options)
     if request.only_prints(resolved, writes=False):
         return

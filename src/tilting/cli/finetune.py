@@ -17,6 +17,7 @@ def finetune(context: typer.Context, print_config: given_by.PrintConfig = False)
     resolved = resolve_finetune(request.options)
     if request.only_prints(resolved):
         return
+    request.tell(resolved.unused)
     from tilting.experiments.finetune.run import describe, run
 
     manifest = run(resolved, request.words, request.quiet)

@@ -44,6 +44,7 @@ def generate(
     resolved = resolve(request.options)
     if request.only_prints(resolved):
         return
+    request.tell(resolved.unused)
     from tilting.experiments.run import describe, run
 
     manifest = run(resolved, request.words, request.quiet)

@@ -156,16 +156,22 @@ def _shown(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def rewards(as_json: Json = False) -> None:
-    """List the rewards, their units, and which have a gradient."""
+def rewards(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One reward.")] = None, as_json: Json = False
+) -> None:
+    """List the rewards, or one: units, whether it has a gradient, what it is given after a colon."""
+    known = catalog()
+    if name is not None and name not in known:
+        raise TiltingError(f"there is no reward {name!r}{nearest(name, known)}")
     rows = {}
-    for name, entry in catalog().items():
+    for key in known if name is None else (name,):
+        entry = known[key]
         kind = "differentiable" if entry.differentiable else "black-box"
-        rows[name] = {"about": entry.about, "units": entry.units, "differentiable": entry.differentiable}
+        rows[key] = {"about": entry.about, "units": entry.units, "differentiable": entry.differentiable}
         if not as_json:
-            argument = f"; {name}:{entry.argument.upper()}" if entry.argument else ""
-            rows[name]["notes"] = [f"{entry.units}, {kind}{argument}"]
-    if not as_json:
+            argument = f"; {key}:{entry.argument.upper()}" if entry.argument else ""
+            rows[key]["notes"] = [f"{entry.units}, {kind}{argument}"]
+    if not as_json and name is None:
         rows["FILE.py:FUNCTION"] = {"about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); black-box unless it says"}
     _show(rows, as_json)
 

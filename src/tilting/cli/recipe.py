@@ -13,7 +13,7 @@ from tilting.cli.options import Config, Json, Out, PrintConfig, Quiet, Seed, opt
 from tilting.cli.request import Request
 from tilting.errors import TiltingError
 from tilting.experiments.recipes import RECIPES, find, function_of
-from tilting.experiments.settings import integer, text
+from tilting.experiments.settings import boolean, integer, text
 from tilting.experiments.whose import RECIPE, folder_of
 
 
@@ -34,8 +34,7 @@ def recipe(
     if options.get("recipe") is None:
         return _list(request.json)
     found = find(text("recipe", options["recipe"]))
-    if not isinstance(options.get("small", False), bool):
-        raise TiltingError(f"small must be true or false, not {options['small']!r}")
+    small = boolean("small", options.get("small", False))
     if "seed" in options:
         integer("seed", options["seed"], 0)
         if not found.seeded:
@@ -43,7 +42,7 @@ def recipe(
     if print_config:
         import yaml
 
-        kept = {key: options.get(key) for key in ("recipe", "out")} | {"small": options.get("small", False)}
+        kept = {key: options.get(key) for key in ("recipe", "out")} | {"small": small}
         kept |= {"seed": options.get("seed", 0)} if found.seeded else {}
         return typer.echo(yaml.safe_dump(kept, sort_keys=False), nl=False)
     folder = folder_of(options.get("out") and text("out", options["out"]), RECIPE)
@@ -53,7 +52,7 @@ def recipe(
             print(f"{options['recipe']}: {line}", file=sys.stderr)
 
     seeded = {"seed": options.get("seed", 0), "quiet": silent} if found.seeded else {}
-    function_of(found)(folder, bool(options.get("small")), say, **seeded)
+    function_of(found)(folder, small, say, **seeded)
     shown = (folder / "table.md").read_text(encoding="utf-8")
     request.answer(json.loads((folder / "table.json").read_bytes()), shown, f"table: {Path(folder) / 'table.md'}")
 

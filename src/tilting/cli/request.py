@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,6 +86,11 @@ class Request:
         elif writes and config.out is None:
             raise TiltingError("say where to write: --out DIR")
         return self.print_config
+
+    def tell(self, unused: Sequence[str]) -> None:
+        """Say which options and settings change nothing in this run; its manifest records them too."""
+        if unused and not self.quiet:
+            print(f"tilting: warning: {', '.join(unused)} changes nothing here", file=sys.stderr)
 
     def answer(self, summary: object, *lines: str) -> None:
         """Print a summary as JSON, or the lines for people, or nothing: of several processes the first one speaks."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tilting.errors import BROKEN
 from tilting.features.fitted import FittedClassifier, load_classifier
 from tilting.features.images import check_images
 from tilting.features.schema import Schema
@@ -46,7 +47,7 @@ class UserClassifier:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             try:
                 table = torch.as_tensor(self.reward.function(images.clone(), list(prompts)))
-            except Exception as error:
+            except BROKEN as error:
                 raise RewardError(f"the classifier {name!r} raised {type(error).__name__}: {error}") from error
         if tuple(table.shape) != shape or not table.is_floating_point():
             raise RewardError(f"the classifier {name!r} must return log-probabilities {shape}, not {tuple(table.shape)}")

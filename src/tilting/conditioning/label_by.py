@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tilting.conditioning.dataset import Record
 from tilting.conditioning.table import Bad
-from tilting.errors import TiltingError
+from tilting.errors import BROKEN, TiltingError
 from tilting.features.picture import open_rgb, tensor_of
 from tilting.rewards.build import build_one
 from tilting.rewards.check import checked
@@ -64,7 +64,7 @@ def _value(reward: Reward, image: Tensor, prompt: str) -> float | str:
         return float(checked(reward, image, [prompt])[0])
     try:
         value = reward.function(image.clone(), [prompt])
-    except Exception as error:
+    except BROKEN as error:
         raise TiltingError(f"{reward.name!r} raised {type(error).__name__}: {error}") from error
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]

@@ -181,10 +181,11 @@ def _with_loras(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateCon
     if "lora-steps" not in given:
         return config
     window = text("lora-steps", given["lora-steps"])
-    if parse_window(window)[0] >= config.steps:
-        raise TiltingError(f"lora-steps {window!r} begins after the last of {config.steps} steps, which is {config.steps - 1}")
+    first, _ = parse_window(window)
     if not config.lora:
         return replace(config, unused=(*config.unused, "lora-steps"))
+    if first >= config.steps:
+        raise TiltingError(f"lora-steps {window!r} begins after the last of {config.steps} steps, which is {config.steps - 1}")
     return replace(config, lora_steps=window)
 
 

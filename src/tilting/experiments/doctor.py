@@ -46,8 +46,9 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
     """
     from dataclasses import replace
 
-    from tilting.experiments.finetune.config import check_batch, processes
+    from tilting.experiments.finetune.config import check_batch
     from tilting.experiments.finetune.engine import Engine, over
+    from tilting.experiments.whose import processes
 
     count = processes()
     check_batch(config, count)

@@ -16,6 +16,7 @@ from tilting.rewards.reads import files_of
 from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
+GRID = "grid.png"
 SWEEP = "sweep.json"
 """Of a folder of runs at several strengths of a control."""
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -83,6 +84,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         images = folder / "images"
         if images.is_dir() and any(images.glob("*.png")):
             raise TiltingError(f"{str(images)!r} holds pictures and there is no {MANIFEST} beside it: choose another --out")
+        if (folder / GRID).exists():
+            raise TiltingError(f"{str(folder / GRID)!r} is not of a run, for there is no {MANIFEST}: choose another --out")
         return None
     return parsed(path, _what_is_wrong)
 

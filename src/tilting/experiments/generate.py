@@ -133,10 +133,10 @@ def draw(
                 images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
                 counts += paid
         except RewardError as error:
-            if error.row is None:
-                raise
-            bad = who[min(error.row, len(who) - 1)]
-            raise RewardError(f"{error} (image {bad.index} of {bad.prompt!r}, seed {bad.seed})", error.row) from error
+            bad = who[min(error.row or 0, len(who) - 1)]
+            which = f"image {bad.index} of {bad.prompt!r}, seed {bad.seed}"
+            also = f", or one of the {len(who) - 1} drawn with it" if error.row is None and len(who) > 1 else ""
+            raise RewardError(f"{error} ({which}{also})", error.row) from error
         yield Drawn(who, images, total, rewards, counts + Counts(seconds=time.perf_counter() - begun))
 
 
@@ -153,7 +153,7 @@ class Result:
 
     Attributes:
         images: (n, 3, h, w) float in [0, 1], prompt by prompt.
-        manifest: the same numbers that the command line writes to manifest.json.
+        manifest: ``images`` and ``summary`` as the command line writes them to manifest.json.
     """
 
     images: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,25 +21,37 @@ if TYPE_CHECKING:
     from tilting.finetune.world import Objective
 
 
-def reward_of(reward: Reward | str | Callable[[Tensor, list[str]], Any] | None) -> Reward | None:
+def model_of(model: Any) -> Any:
+    """The model as it is. Raises TiltingError for what `tilting.load` does not give."""
+    if hasattr(model, "usual_cfg") and hasattr(model, "schedule"):
+        return model
+    how = f"tilting.load({model!r})" if isinstance(model, str) else "tilting.load of a folder or hub id"
+    raise TiltingError(f"the model must be a loaded one, not a {type(model).__name__}: give {how}")
+
+
+def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]], Any] | None) -> Reward | None:
     """A reward from what was given for it.
 
     Args:
-        reward: a `Reward`; a spec as ``--reward`` takes it, such as ``"jpeg"``; or a function (images (b, 3, h, w) in [0, 1],
-            prompts) -> (b,), which is black-box unless ``function.differentiable`` is True; or None.
+        reward: a `Reward`; a spec as ``--reward`` takes it, such as ``"jpeg"``, or several in a list; or a function
+            (images (b, 3, h, w) in [0, 1], prompts) -> (b,), which is black-box unless ``function.differentiable`` is True; or
+            None.
 
     Raises:
         TiltingError: a spec that cannot be read or does not load, or what is none of these.
     """
     if reward is None or (hasattr(reward, "name") and hasattr(reward, "differentiable") and callable(reward)):
         return cast("Reward | None", reward)
-    if isinstance(reward, str):
+    if isinstance(reward, str) or (isinstance(reward, list | tuple) and all(isinstance(spec, str) for spec in reward)):
         from tilting.rewards.build import build
         from tilting.rewards.spec import parse_specs
 
-        return build(parse_specs([reward]))
+        return build(parse_specs([reward] if isinstance(reward, str) else list(reward)))
     if not callable(reward) or isinstance(reward, type):
         raise TiltingError(f"the reward must be a function of images and prompts, or a name such as 'clip', not {reward!r}")
+    if str(getattr(reward, "__module__", "")).startswith("tilting.rewards"):
+        name = getattr(reward, "__name__", "clip")
+        raise TiltingError(f"tilting.rewards.{name} makes a reward and is none: call it, tilting.rewards.{name}()")
     from tilting.rewards.user import UserReward
 
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))

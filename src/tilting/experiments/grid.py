@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tilting.experiments.folder import MANIFEST, write_atomically
+from tilting.experiments.folder import GRID, MANIFEST, write_atomically
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
 MOST_ROWS, MOST_COLUMNS = 60, 12
@@ -30,6 +31,14 @@ def _fit(text: str, width: int, font) -> str:
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text.rstrip() + "..."
+
+
+@cache
+def letters() -> str:
+    """A font with Greek and Cyrillic letters too, which PIL's own lacks: matplotlib's."""
+    from matplotlib import get_data_path
+
+    return str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def read(path: Path) -> Image.Image:
@@ -70,7 +79,7 @@ class Sheet:
 
     def text(self, x: int, y: int, text: str, width: int, size: int = CAPTION, ink: Ink = INK) -> None:
         """A line of text, shortened to a width in pixels."""
-        font = ImageFont.load_default(size)
+        font = ImageFont.truetype(letters(), size)
         self.pen.text((x, y), _fit(text, width, font), fill=ink, font=font)
 
     def title(self, title: str, below: str) -> None:
@@ -126,13 +135,15 @@ def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
     beside = "".join(
         f", {word}" for word in (*(f"LoRA {place}" for place in config.get("lora") or []), *(config.get("label") or []))
     )
+    if config.get("image"):
+        beside += f", from {Path(config['image']).name} at {config['strength']:g}"
     title = f"{config['method']}{particles}{beside}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
     totals = f"{_mean(summary)}, {summary['evaluations']} evaluations, {summary['seconds']:.1f} s"
     shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
     if sum(len(records) for _, records in shown) < len(manifest["images"]):
         totals += f" (part of {len(manifest['images'])} images)"
     cells = [(prompt, [(short(r["reward"]), read(folder / r["file"])) for r in records]) for prompt, records in shown]
-    return write_rows(cells, title, totals, folder / "grid.png")
+    return write_rows(cells, title, totals, folder / GRID)
 
 
 def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, per_prompt: int = 1) -> Path:

@@ -51,6 +51,8 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
         TiltingError: for LoRAs of different models, or a folder that is one of theirs.
     """
     folder = folder_of(out, LORA)
+    if (folder / LORA.file).exists():
+        raise TiltingError(f"--out {out!r} holds a LoRA already: choose another --out")
     for spec in loras:
         if spec.file.parent.resolve() == folder.resolve():
             raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from tilting.experiments.config import of_a_batch
-from tilting.experiments.given import preset_of, reward_of
+from tilting.experiments.given import model_of, preset_of, reward_of
 from tilting.experiments.settings import check_settings, scale_of
 from tilting.method import Method, check
 from tilting.presets import Preset
@@ -85,7 +85,7 @@ def plan(
         reference: (1 or len(who), 3, h, w) pictures in [0, 1] to start from (SDEdit), at the model's own size.
         strength: the share of the steps that is run from the reference, in (0, 1].
     """
-    preset, reward = preset_of(preset), reward_of(reward)
+    model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
@@ -97,7 +97,7 @@ def plan(
     if not 0 < strength <= 1:
         raise TiltingError(f"strength must be above 0 and at most 1, not {strength}")
     if preset.name == "sdedit" and reference is None:
-        raise TiltingError("sdedit starts from a picture: give one by --image")
+        raise TiltingError("sdedit starts from a picture: give an image")
     if reference is not None:
         _check_reference(reference, model, len(who))
     grid = model.schedule.grid(steps)

@@ -65,6 +65,13 @@ def text(name: str, value: object) -> str:
     return value
 
 
+def boolean(name: str, value: object) -> bool:
+    """True or false. Raises TiltingError."""
+    if not isinstance(value, bool):
+        raise TiltingError(f"{name} must be true or false, not {value!r}")
+    return value
+
+
 def texts(name: str, value: object) -> list[str]:
     """A list of strings; one alone counts as such. Raises TiltingError."""
     values = [value] if isinstance(value, str) else value
@@ -148,7 +155,8 @@ def setting(key: str, value: object) -> tuple[str, str, object]:
     """
     method, dot, field = key.partition(".")
     if not dot:
-        raise TiltingError(f"{key!r} must be METHOD.FIELD, such as codex.tau")
+        near = next((f"{name}.{key}" for name in ("codex", *PRESETS) if key in fields_of(name)), "codex.tau")
+        raise TiltingError(f"{key!r} must be METHOD.FIELD, such as {near}")
     if method not in PRESETS:
         raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
     known = fields_of(method)

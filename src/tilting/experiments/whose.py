@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def _is(folder: Path, kind: Kind) -> bool:
     return isinstance(held, dict) and all(key in held for key in kind.keys)
 
 
+def processes() -> int:
+    """How many processes a launcher says there are."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return int(count) if count.isdigit() and int(count) > 0 else 1
+
+
 def folder_of(out: str | None, kind: Kind) -> Path:
     """The folder that ``--out`` names, for a command that writes this kind.
 
@@ -61,10 +68,12 @@ def folder_of(out: str | None, kind: Kind) -> Path:
 
     Raises:
         TiltingError: no folder is named, it cannot be written, it holds another kind, or a file of other people's stands
-            where this kind's would.
+            where this kind's would; or several processes would write what is no training.
     """
     if not out:
         raise TiltingError("say where to write: --out DIR")
+    if kind is not TRAINING and processes() > 1:
+        raise TiltingError(f"{kind.what} is made by one process and {processes()} were launched: run it without a launcher")
     folder = check_writable(out)
     found = whose(folder)
     if found is not None and found.what != kind.what:

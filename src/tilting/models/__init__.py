@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from tilting.models.families import INDEX, usual_of
 from tilting.models.words import POCKET
 
 if TYPE_CHECKING:
+    import torch
+
     from tilting.models.adapter import Adapter
 
 MODELS = {"pocket": "a small Stable Diffusion of 64x64 drawings, in the package: 444 concepts, 3 styles, 12 backgrounds"}
@@ -29,6 +32,10 @@ def find_model(name: str) -> str:
     Raises:
         TiltingError: for a name that is neither built in, nor a folder, nor of the form owner/name.
     """
+    if not isinstance(name, str):
+        raise TiltingError(
+            f"a model is a name, a folder or a hub id, not a {type(name).__name__}: save a pipeline by save_pretrained first"
+        )
     if name == "pocket":
         return str(POCKET)
     if Path(name).is_dir():
@@ -37,18 +44,22 @@ def find_model(name: str) -> str:
         return name
     if name.count("/") == 1 and not name.startswith((".", "/")) and all(name.split("/")):
         return name
+    near = f"; did you mean {', '.join(map(repr, found))}?" if (found := get_close_matches(name, MODELS, n=1)) else ""
     raise TiltingError(
-        f"unknown model {name!r}: known are {', '.join(MODELS)}, a diffusers folder, or a hub id like owner/name"
+        f"unknown model {name!r}: known are {', '.join(MODELS)}, a diffusers folder, or a hub id like owner/name{near}"
     )
 
 
-def load(name: str = "pocket", device: str = "cpu", precision: str = "fp32", checkpointing: bool = False) -> Adapter:
+def load(
+    name: str | Path = "pocket", device: str | torch.device = "cpu", precision: str | torch.dtype = "fp32",
+    checkpointing: bool = False,
+) -> Adapter:  # fmt: skip
     """Load a model: "pocket", a diffusers folder, or a hub id.
 
     Args:
         name: of the model.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto": CUDA where there is one, else MPS, else the CPU.
-        precision: of network and text encoders: "fp32", "fp16" or "bf16"; all else stays float32.
+        precision: of network and text encoders: "fp32", "fp16" or "bf16", or its dtype; all else stays float32.
         checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
 
     Raises:
@@ -56,9 +67,11 @@ def load(name: str = "pocket", device: str = "cpu", precision: str = "fp32", che
             that is not here.
     """
     from tilting.models.loading import load_pipeline
-    from tilting.models.placement import device_of, dtype_of
+    from tilting.models.placement import ELSEWHERE, device_of, dtype_of
 
-    source, place, dtype = find_model(name), device_of(device), dtype_of(precision)
+    name = str(name) if isinstance(name, Path) else name
+    wanted = precision if isinstance(precision, str) else ELSEWHERE.get(str(precision).removeprefix("torch."), str(precision))
+    source, place, dtype = find_model(name), device_of(str(device)), dtype_of(wanted)
     model = load_pipeline(source, name, *usual(name), dtype=dtype).to(place)
     if checkpointing:
         model.checkpoint()

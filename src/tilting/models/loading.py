@@ -48,8 +48,9 @@ def load_pipeline(
             pipe = DiffusionPipeline.from_pretrained(
                 str(source), use_safetensors=True, torch_dtype=dtypes, local_files_only=local, **without
             )
-    except OSError as error:
-        raise TiltingError(f"cannot load the model {str(source)!r}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of many kinds: a file that was cut off, a config of another size, words that are no tokenizer
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise TiltingError(f"cannot load the model {str(source)!r}: {reason[0]}") from error
     kind = getattr(import_module(f"tilting.models.{family.module}"), family.adapter)
     model = kind(pipe, name or str(source), family.steps if steps is None else steps, family.cfg if cfg is None else cfg)
     for end in kind.encoders:

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FULL = "fp32"
 PRECISIONS = (FULL, "fp16", "bf16")
+ELSEWHERE = {
+    "gpu": "cuda", "float32": FULL, "float": FULL, "full": FULL, "float16": "fp16", "half": "fp16", "bfloat16": "bf16",
+}  # fmt: skip
+"""What other tools call them."""
 
 
 def check_device(text: str) -> str:
     """The name of a device, as it is. Raises TiltingError for what is not one."""
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text) is None:
-        raise TiltingError(f"device cannot be {text!r}{nearest(text, (*DEVICES, 'cuda:0'))}")
+        raise TiltingError(f"device cannot be {text!r}{nearest(ELSEWHERE.get(text, text), (*DEVICES, 'cuda:0'))}")
     return text
 
 
@@ -42,7 +46,7 @@ def device_of(text: str) -> torch.device:
 def check_precision(text: str) -> str:
     """The name of a precision, as it is. Raises TiltingError for what is not one."""
     if text not in PRECISIONS:
-        raise TiltingError(f"precision cannot be {text!r}{nearest(text, PRECISIONS)}")
+        raise TiltingError(f"precision cannot be {text!r}{nearest(ELSEWHERE.get(text, text), PRECISIONS)}")
     return text
 
 

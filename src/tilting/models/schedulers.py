@@ -14,17 +14,22 @@ from typing import Any
 from tilting.schedule import Kind, Schedule
 from tilting.types import TiltingError
 
+DISTILLED = ("LCMScheduler", "TCDScheduler")
 UNKNOWN = ("invert_sigmas", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
 def schedule_of(scheduler: Any) -> Schedule:
     """Our schedule of a diffusers scheduler (DDIM, DDPM, PNDM, Euler, ...: only its training schedule is read)."""
-    config = scheduler.config
+    config, name = scheduler.config, type(scheduler).__name__
     if not hasattr(scheduler, "alphas_cumprod"):
-        raise TiltingError(f"a {type(scheduler).__name__} does not say with which noise this model was trained")
+        raise TiltingError(f"a {name} does not say with which noise this model was trained")
+    if name in DISTILLED:
+        raise TiltingError(f"a model distilled for {name} cannot be steered: its few steps are not those of a diffusion")
+    options = inspect.signature(type(scheduler).__init__).parameters  # diffusers keeps what another scheduler left in a config
+    if config.get("thresholding") and "thresholding" in options:
+        raise TiltingError(f"a {name} with thresholding, which clips every estimate, is not known")
     kind: Kind = config.get("prediction_type", "epsilon")
     alpha_bar = tuple(scheduler.alphas_cumprod.double().tolist())
-    options = inspect.signature(type(scheduler).__init__).parameters  # diffusers keeps what another scheduler left in a config
     one = config.get("set_alpha_to_one", True) or "set_alpha_to_one" not in options
     final = 1.0 if one else alpha_bar[0]
     return Schedule(kind, alpha_bar, final, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0))

@@ -22,7 +22,7 @@ class CoDeX(Climbing):
 
     Attributes:
         particles: N.
-        block: B_s, draws between selections; default 5, less in short runs.
+        block: B_s, draws between selections; default 5, less in short runs and where a schedule's parts are shorter.
         gradient_block: B_g, draws between gradient rounds; default 2, so that a run of 25 to 50 steps has a dozen or two.
         strength: γ, relative to the CFG correction.
         window: (high, low) bounds of t/T inside which gradients are taken.
@@ -73,6 +73,8 @@ class CoDeX(Climbing):
         code = self.source == "code"
         how = self._estimator(through="decoder" if code else "denoiser")
         block = block_of(self.block, steps, 5)
+        if self.schedule and self.block is None:  # a value is taken up at a selection: each part of the run must have one
+            block = max(1, min(block, steps // len(self.schedule)))
         gradients = block if self.share == "winner" else block_of(self.gradient_block, steps, 2)
         return Method(
             "codex", self.particles, self.start, self.schedule or (),

@@ -140,7 +140,7 @@ class SmcTilt(Unguided):
         start: draw N x_T, or copy one.
     """
 
-    particles: int = 8
+    particles: int = 4
     beta: float = 0.05
     block: int | None = None
     share: float = 0.5

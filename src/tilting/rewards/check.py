@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tilting.errors import RewardError, TiltingError
+from tilting.errors import BROKEN, RewardError, TiltingError
 from tilting.features.images import check_images
 from tilting.types import Reward
 
@@ -31,7 +31,7 @@ def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
         values = reward(images, prompts)
     except TiltingError:
         raise
-    except Exception as error:
+    except BROKEN as error:
         row = 0 if len(images) == 1 else None
         raise RewardError(f"reward {reward.name!r} raised {type(error).__name__}: {error}", row) from error
     return check_values(reward.name, values, len(images))

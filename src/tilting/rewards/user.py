@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from tilting.errors import RewardError, TiltingError, nearest
+from tilting.errors import BROKEN, RewardError, TiltingError, nearest
 from tilting.features.images import check_images
 from tilting.rewards.check import check_values
 
@@ -58,10 +59,10 @@ class UserReward:
         with contextlib.nullcontext() if self.differentiable else torch.no_grad():
             try:
                 values = self.function(images.clone(), list(prompts))
-            except Exception as error:
+            except BROKEN as error:
                 row = self._culprit(images, prompts)
                 where = "" if row is None else f" on image {row} of {len(images)}"
-                message = f"reward {self.name!r} raised {type(error).__name__}{where}: {error}"
+                message = f"reward {self.name!r} raised {type(error).__name__}{where}: {error}{_line(error)}"
                 raise RewardError(message, row) from error
             if not isinstance(values, Tensor):
                 try:
@@ -80,9 +81,15 @@ class UserReward:
             for row in range(len(images)):
                 try:
                     self.function(images[row : row + 1].detach().clone(), [prompts[row]])
-                except Exception:
+                except BROKEN:
                     return row
         return None
+
+
+def _line(error: BaseException) -> str:
+    """Where it was raised, of the frames below ours: " (mine.py, line 3)"."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 @contextlib.contextmanager
@@ -111,7 +118,7 @@ def _run(path: Path, file: str) -> ModuleType:
     try:
         with _beside(path.parent):
             found.loader.exec_module(module)
-    except Exception as error:
+    except BROKEN as error:
         del sys.modules[module_name]
         raise TiltingError(f"{file!r} does not run: {type(error).__name__}: {error}") from error
     return module

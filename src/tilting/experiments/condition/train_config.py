@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tilting.errors import TiltingError
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, prompts_of
-from tilting.experiments.finetune.config import precision_of, processes, trackers
+from tilting.experiments.finetune.config import precision_of, trackers
 from tilting.experiments.folder import digest_of
 from tilting.experiments.settings import integer, number, one_of, scale_of, some_of, text, texts
+from tilting.experiments.whose import processes
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models import usual
 from tilting.models.control_spec import FREE

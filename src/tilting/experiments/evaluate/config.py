@@ -9,7 +9,7 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.experiments.base_config import BaseConfig, given_of
-from tilting.experiments.settings import integer, text
+from tilting.experiments.settings import integer, text, texts
 
 PATHS = ("reference", "reference-image", "clip", "inception", "lpips", "vgg")
 OPTIONS = ("runs", "out", *PATHS, "seed")
@@ -40,8 +40,7 @@ class EvaluateConfig(BaseConfig):
 def resolve_evaluate(options: Mapping[str, Any]) -> EvaluateConfig:
     """Check options by name. Raises TiltingError: an unknown option, no run, or a file that is not there."""
     options = given_of(options, OPTIONS)
-    runs = options.get("runs") or []
-    runs = [runs] if isinstance(runs, str) else list(runs)
+    runs = texts("runs", options.get("runs") or [])
     if not runs:
         raise TiltingError("no run is given: name at least one folder that `tilting generate` wrote")
     given = {key: text(key, options[key]) for key in ("out", *PATHS) if options.get(key) is not None}
@@ -52,7 +51,7 @@ def resolve_evaluate(options: Mapping[str, Any]) -> EvaluateConfig:
         raise TiltingError("--lpips holds LPIPS' own weights, and needs those of VGG16 too: give --vgg FILE")
     seed = integer("seed", options.get("seed", 0) or 0, 0)
     named = {key.replace("-", "_"): value for key, value in given.items()}
-    return EvaluateConfig(tuple(text("runs", run) for run in runs), seed=seed, **named)
+    return EvaluateConfig(tuple(runs), seed=seed, **named)
 
 
 def describe(metrics: Mapping[str, Any]) -> str:

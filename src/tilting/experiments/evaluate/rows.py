@@ -93,6 +93,10 @@ def _labels(mine: Measured) -> dict[str, Any]:
     return found
 
 
+FEWEST = 4
+"""Prompts (or pictures of a lone one) below which no verdict is given: the bootstrap of two numbers is between the two."""
+
+
 def networks_of(weights: Mapping[str, float]) -> set[str]:
     """The CLIPs that rewards read, by the name `Instruments.clip_name` has for them."""
     found = set()
@@ -120,6 +124,10 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
         first, second = ({k: v for k, v in zip(r.keys, x, strict=True) if v == v} for r, x in ((run, a), (base, b)))
         return paired(first, second) if first and {p for p, _ in first} == {p for p, _ in second} else None
 
+    count = len({prompt for prompt, _ in run.keys})
+    if count < FEWEST and (count > 1 or len(ours) < FEWEST):
+        few = f"{len(ours)} picture{'s' if len(ours) > 1 else ''} of one prompt" if count == 1 else f"{count} prompts"
+        return {"word": None, "base": name, "reason": f"{few} are too few to tell: take {FEWEST} prompts, better 20"}
     judges = {"pocket-judge": against(mine.scores["judge"], theirs.scores["judge"])}
     if tools.clip_name not in networks_of(run.weights):
         judges["T-CLIP"] = against(mine.scores["tclip"], theirs.scores["tclip"])

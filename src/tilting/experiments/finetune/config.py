@@ -13,6 +13,7 @@ from tilting.experiments.base_config import BaseConfig, check_model, given_of, p
 from tilting.experiments.finetune import objectives as known
 from tilting.experiments.finetune.diversity import parse_diversity
 from tilting.experiments.settings import integer, number, one_of, scale_of, some_of, text, texts
+from tilting.experiments.whose import processes
 from tilting.experiments.yaml_layer import flat
 from tilting.finetune.refusals import check_accumulate
 from tilting.models import usual
@@ -229,12 +230,6 @@ def _rewards(objective: str, model: str, given: Mapping[str, Any]) -> tuple[str,
 def black_box(objective: str, reward: str) -> TiltingError:
     """The refusal of a reward without gradient."""
     return TiltingError(f"{objective} needs a differentiable reward and {reward!r} is black-box: use --objective ddpo with it")
-
-
-def processes() -> int:
-    """How many processes a launcher says there are."""
-    count = os.environ.get("WORLD_SIZE", "1")
-    return int(count) if count.isdigit() and int(count) > 0 else 1
 
 
 def mixed_precision() -> str | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tilting.experiments.finetune.batches import Slice
-from tilting.experiments.finetune.config import processes
+from tilting.experiments.whose import processes
 from tilting.models.placement import check_device, device_of, dtype_of
 from tilting.types import TiltingError
 

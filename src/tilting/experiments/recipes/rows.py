@@ -60,6 +60,9 @@ def ablation(window: tuple[float, float], tau: float, schedule: tuple[int, ...])
     )
 
 
+SCHEDULE_NOTE = (
+    "Rows with a schedule of N select every 2 draws, for each of its ten values to be in force at T = 20; the others every 5."
+)
 ABLATION_CLAIMS = (
     Claim("codex-4-greedy", ("base", "code-4", "code-equal", "code-40"), "CoDeX (N = 4) beats CoDe, even at its evaluations"),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tilting.experiments.recipes.rows import ABLATION_CLAIMS, AESTHETIC_SCHEDULE, ANIMALS, LATE, ablation
+from tilting.experiments.recipes.rows import ABLATION_CLAIMS, AESTHETIC_SCHEDULE, ANIMALS, LATE, SCHEDULE_NOTE, ablation
 from tilting.experiments.recipes.tables import Table, run_table
 
 TABLE = Table(
@@ -16,6 +16,9 @@ TABLE = Table(
     prompts=ANIMALS, reward=("style",), units={"style": "log p of noto, nats"},
     rows=ablation(LATE, 0.001, AESTHETIC_SCHEDULE), against=("base", "code-4"),
     published="codex-table1", published_unit="LAION aesthetic score", claims=ABLATION_CLAIMS,
-    notes=("style reads pocket-clip's embedding, which CMMD and T-CLIP measure in too: the judge is held out, they are not.",),
+    notes=(
+        SCHEDULE_NOTE,
+        "style reads pocket-clip's embedding, which CMMD and T-CLIP measure in too: the judge is held out, they are not.",
+    ),
 )  # fmt: skip
 run = partial(run_table, TABLE)

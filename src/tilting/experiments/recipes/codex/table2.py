@@ -15,6 +15,7 @@ from tilting.experiments.recipes.rows import (
     RIVALS_CLAIMS,
     RIVALS_NOTES,
     RIVALS_SIZE,
+    SCHEDULE_NOTE,
     STYLE_STRENGTHS,
     STYLE_TUNED,
     rivals,
@@ -27,6 +28,6 @@ TABLE = Table(
     prompts=ANIMALS, reward=("style",), units={"style": "log p of noto, nats"},
     rows=rivals(LATE, {"schedule": AESTHETIC_SCHEDULE, "tau": 0.001}, STYLE_STRENGTHS), against=("base", "codex-4"),
     published="codex-table2", published_unit="LAION aesthetic score", claims=RIVALS_CLAIMS, size=RIVALS_SIZE,
-    notes=(*RIVALS_NOTES, STYLE_TUNED),
+    notes=(*RIVALS_NOTES, SCHEDULE_NOTE, STYLE_TUNED),
 )  # fmt: skip
 run = partial(run_table, TABLE)

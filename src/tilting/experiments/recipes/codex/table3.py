@@ -18,6 +18,7 @@ from tilting.experiments.recipes.rows import (
     RIVALS_NOTES,
     RIVALS_SIZE,
     SCENES,
+    SCHEDULE_NOTE,
     rivals,
 )
 from tilting.experiments.recipes.tables import Table, run_table
@@ -28,6 +29,6 @@ TABLE = Table(
     prompts=SCENES, reward=("clip",), units={"clip": "raw cosine"},
     rows=rivals(ALL, {"schedule": PICKSCORE_SCHEDULE}, CLIP_STRENGTHS), against=("base", "codex-4"),
     published="codex-table3", published_unit="PickScore, raw cosine", claims=RIVALS_CLAIMS, size=RIVALS_SIZE,
-    notes=(*RIVALS_NOTES, CLIP_TUNED, CLIP_NOTE),
+    notes=(*RIVALS_NOTES, SCHEDULE_NOTE, CLIP_TUNED, CLIP_NOTE),
 )  # fmt: skip
 run = partial(run_table, TABLE)

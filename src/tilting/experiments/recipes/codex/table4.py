@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from functools import partial
 
-from tilting.experiments.recipes.rows import ABLATION_CLAIMS, ALL, CLIP_NOTE, PICKSCORE_SCHEDULE, SCENES, ablation
+from tilting.experiments.recipes.rows import (
+    ABLATION_CLAIMS,
+    ALL,
+    CLIP_NOTE,
+    PICKSCORE_SCHEDULE,
+    SCENES,
+    SCHEDULE_NOTE,
+    ablation,
+)
 from tilting.experiments.recipes.tables import Table, run_table
 
 TABLE = Table(
     "codex-table4", "CoDe and CoDeX on a reward of image and prompt", "Table 4 of the CoDeX thesis (PickScore)",
     prompts=SCENES, reward=("clip",), units={"clip": "raw cosine"},
     rows=ablation(ALL, 0.0003, PICKSCORE_SCHEDULE), against=("base", "code-4"),
-    published="codex-table4", published_unit="PickScore, raw cosine", claims=ABLATION_CLAIMS, notes=(CLIP_NOTE,),
+    published="codex-table4", published_unit="PickScore, raw cosine", claims=ABLATION_CLAIMS, notes=(SCHEDULE_NOTE, CLIP_NOTE),
 )  # fmt: skip
 run = partial(run_table, TABLE)
