@@ -20,7 +20,7 @@ from tilting.finetune.rollout import mean_kl, rollout
 from tilting.guidance.kernel import Clean, Kernel
 from tilting.guidance.slope import Estimator, Site
 from tilting.method import Method
-from tilting.sample import Problem
+from tilting.sample import Problem, sample, start_from
 from tilting.schedule import Schedule, scaled_linear, transition
 from tilting.select import Multinomial
 from tilting.types import Prediction, Transition
@@ -131,6 +131,39 @@ def test_doodl_stays_on_the_sphere_of_noise():
     for x in (second, third):
         assert torch.allclose(x.norm(dim=1), torch.full((2,), math.sqrt(5), dtype=torch.float64))
     assert (second.sum(1) / second.norm(dim=1) > first.sum(1) / first.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("shade", [0.0, 3.0])
+def test_from_a_picture_the_noise_alone_is_brought_to_the_sphere(shade):
+    """x = α c + σ n: at a rate of next to nothing a renormalised n moves x by what |n| was off, and c stays as it is."""
+    seen = []
+
+    def value(x0, rows):
+        seen.append(x0.detach().clone())
+        return x0.sum(1)
+
+    grid = FLOW.grid(4)[2:]
+    p = Problem(lambda x, t, rows: Prediction(x, x, 0 * x), grid, who(2), (5,), value, 0.0, 1.0, 8, dtype=torch.float64)
+    clean = torch.full((2, 5), shade, dtype=torch.float64)
+    method = Method("doodl", engine=Optimise(3, 1e-12, "adam", 0.0, None, renormalise=True))
+    first = start_from(p, method, clean).x[:, 0]
+    noise = (first - grid[0].alpha * clean) / grid[0].sigma
+    for _ in sample(p, method, start_from(p, method, clean)):
+        pass
+    wanted = grid[0].alpha * clean + grid[0].sigma * noise * (math.sqrt(5) / noise.norm(dim=1, keepdim=True))
+    chain = seen[0] / first  # one factor: the chain is linear in x here
+    assert torch.allclose(chain, chain[:1, :1].expand_as(chain))
+    assert torch.allclose(seen[1] / chain, wanted) and torch.allclose(seen[2] / chain, wanted)
+
+
+def test_probes_climb_a_black_box_through_the_chain():
+    """The zero-order ∇_{x_0}, pulled back through the chain itself: of many probes the update of the reward's own gradient."""
+    plain = optimised(Optimise(2, 0.1, "nesterov", 0.0, None), slope=1.0)
+    probed = optimised(Optimise(2, 0.1, "nesterov", 0.0, None, probes=4000), slope=1.0)
+    assert torch.equal(probed[0], plain[0])
+    step, wanted = probed[-1] - probed[0], plain[1] - plain[0]
+    assert torch.nn.functional.cosine_similarity(step, wanted).min() > 0.99
+    assert (step.norm(dim=1) / wanted.norm(dim=1) - 1).abs().max() < 0.1
 
 
 def test_prompt_draws_each_template(small):

@@ -69,7 +69,7 @@ def test_what_the_table_says_of_a_few(capsys):
     """Facts of the papers, not of our attributes."""
     assert main(["methods", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [name for name, row in rows.items() if row["gradient"] and not row["zero_order"]] == ["reno", "doodl"]
+    assert all(row["zero_order"] for row in rows.values() if row["gradient"])  # issue: black-box rewards with every one
     assert not any(rows[name]["gradient"] for name in ("base", "bon", "code", "svdd", "smc", "fk", "rbf", "prompt"))
     assert all(rows[name]["stochastic"] for name in ("code", "codex", "svdd", "smc", "tds", "das", "fk", "rbf"))
     assert not any(rows[name]["density"] for name in ("codex", "freedom"))  # a correction at the drawn point; repeats

@@ -55,6 +55,7 @@ PER_IMAGE = {
     "das-probes": (presets.das(3, probes=2), 3 * STEPS * 5, 3 * STEPS * 5 + 3),
     "reno": (presets.reno(iterations=2), (2 * 2 - 1) * STEPS, 2),
     "doodl": (presets.doodl(iterations=3), (2 * 3 - 1) * STEPS, 3),
+    "doodl-probes": (presets.doodl(iterations=3, probes=4), (2 * 3 - 1) * STEPS, 3 + 2 * 2 * 4),
     "prompt": (presets.prompt("{};{}, {}"), 2 * STEPS, 2),
 }  # fmt: skip
 

@@ -230,8 +230,8 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
     if eta == 0 and many and method.start == "copy":
         raise TiltingError("copied starts at eta 0 give identical particles: use eta > 0 or independent starts")
     if method.needs_gradient and has_gradient is False:
-        probes = "" if method.engine else f"set {method.name}.probes for zero-order gradients, or "
-        raise TiltingError(f"{method.name} needs a differentiable reward: {probes}use code or bon")
+        probes = f"set {method.name}.probes for zero-order gradients"
+        raise TiltingError(f"{method.name} needs a differentiable reward: {probes}, or use code or bon")
     if cfg == 1 and method.by_correction:
         raise TiltingError(f"{method.name} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg > 1")
     if isinstance(method.select, Smc) and (method.repeat > 1 or method.correct is not None):

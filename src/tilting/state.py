@@ -56,6 +56,7 @@ class State:
         prediction, value, gradient: the cache, valid at (x, step): what the last look saw, or None.
         step: draws made so far.
         left: (b,) children that rollover budgets have saved, or None.
+        around: (b, ...) what of the first x is a picture's, α times its latents, where a run began from one; or None.
     """
 
     x: Tensor
@@ -66,6 +67,7 @@ class State:
     gradient: Tensor | None = None
     step: int = 0
     left: Tensor | None = None
+    around: Tensor | None = None
 
     def gather(self, index: Tensor) -> State:
         """The state of particles ``index`` (b, m), for every field at once."""
@@ -127,8 +129,8 @@ def start_from(problem: Problem, method: Method, clean: Tensor) -> State:
     noise."""
     noise = start(replace(problem, dtype=torch.float32), method)
     first = problem.grid[0]
-    x = first.alpha * clean.to(noise.x)[:, None] + first.sigma * noise.x
-    return replace(noise, x=x.to(problem.dtype))
+    around = first.alpha * clean.to(noise.x)
+    return replace(noise, x=(around[:, None] + first.sigma * noise.x).to(problem.dtype), around=around)
 
 
 def in_chunks(function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor) -> tuple[Tensor, ...]:

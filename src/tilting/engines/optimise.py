@@ -7,21 +7,22 @@
 
 log p(|x|) = (d - 1) log |x| - |x|² / 2 up to a constant: the chi density of a Gaussian's norm. At eta > 0 the chain's own
 noise is keyed and stays the same in every iteration, so x_0 is a function of x_T. Norms are per image: a batch is as its
-images alone.
+images alone. From a picture (SDEdit) the noise n of α c + σ n is what is moved, and c stays. Of a black-box reward ∇_{x_0} r is
+a zero-order one, and only it: the chain has its own gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tilting import rng
-from tilting.guidance.slope import ascent, pulled_back
+from tilting.guidance.slope import Estimator, Site, ascent, pulled_back
 from tilting.method import Cost, Method
 from tilting.schedule import transition
 from tilting.state import Info, Problem, State, value_of, wide
@@ -39,6 +40,8 @@ class Optimise:
         prior: weight of log p(|x_T|).
         clip: largest norm of an image's gradient, or None.
         renormalise: bring x_T back to norm sqrt(d) after each update (DOODL).
+        probes: N' antithetic pairs around x_0, for black-box rewards; None back-propagates.
+        sigma: size of a probe, in units of x_T's noise.
     """
 
     iterations: int = 50
@@ -47,12 +50,18 @@ class Optimise:
     prior: float = 0.01
     clip: float | None = 0.1
     renormalise: bool = False
-    climbs = True
+    probes: int | None = None
+    sigma: float = 0.1
     stochastic = False
 
     def __post_init__(self) -> None:
         if self.iterations < 2:
             raise TiltingError(f"iterations must be at least 2, the first being of x_T as it is, not {self.iterations}")
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the reward's own gradient is needed."""
+        return self.probes is None
 
     def ticks(self, steps: int) -> int:
         """How often it yields."""
@@ -60,12 +69,14 @@ class Optimise:
 
     def cost(self, method: Method, steps: int) -> Cost:
         """Each iteration runs the chain, and all but the last again from its checkpoints on the way back."""
-        return Cost((2 * self.iterations - 1) * steps, self.iterations + (1 if method.scores_finals else 0))
+        probed = 2 * (self.probes or 0) * (self.iterations - 1)
+        return Cost((2 * self.iterations - 1) * steps, self.iterations + probed + (1 if method.scores_finals else 0))
 
     def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
         """Yields after every iteration; the state's x is the best x_0 so far, (b, 1, ...)."""
         steps, b = len(problem.grid) - 1, len(problem.who)
-        start = state.x[:, 0].detach().clone().requires_grad_(True)
+        begin = Begin.of(problem, state)
+        start = begin.noise.requires_grad_(True)
         make = {"nesterov": self._nesterov, "adam": self._adam}[self.rule]
         optimiser = make(start)
         best, kept = torch.full((b,), -torch.inf, dtype=torch.float64, device="cpu"), start.detach().clone()
@@ -75,13 +86,12 @@ class Optimise:
             for rows in torch.arange(b, device="cpu").split(problem.chunk):
                 with torch.set_grad_enabled(not last):
                     x = start[rows].detach().requires_grad_(not last)
-                    clean = rollout(problem, x, rows.to(start.device))
-                    value = value_of(problem)(clean, rows)
+                    clean = rollout(problem, begin.at(x, rows), rows.to(start.device))
+                    value = value_of(problem)(clean if self.climbs else clean.detach(), rows)
                     if not last:
-                        if not value.requires_grad:
-                            raise TiltingError(f"{method.name} needs a differentiable reward")
                         (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
-                        start.grad[rows] = down - pulled_back(ascent(value, clean, rows), clean, x, rows)
+                        up = ascent(value, clean, rows) if self.climbs else self._probed(problem, clean.detach(), rows, k)
+                        start.grad[rows] = down - pulled_back(up, clean, x, rows)
                 value = wide(value.detach())
                 better = value > best[rows]
                 best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]
@@ -89,7 +99,20 @@ class Optimise:
             if not last:
                 self._update(start, optimiser)
             state = replace(state.moved(kept[:, None]), step=steps if last else 0)
-            yield state, Info(k + 1, (1 if last else 2) * steps * b, b, torch.cat(scores)[:, None], None, 0.0)
+            values = b * (1 if last else 1 + 2 * (self.probes or 0))
+            yield state, Info(k + 1, (1 if last else 2) * steps * b, values, torch.cat(scores)[:, None], None, 0.0)
+
+    def _probed(self, problem: Problem, clean: Tensor, rows: Tensor, k: int) -> Tensor:
+        """The zero-order ∇_{x_0} of the reward at estimates (m, ...), its probes keyed by image and iteration."""
+
+        def noise(purpose: str, count: int) -> Tensor:
+            shape = (count, *problem.shape)
+            keys = [rng.generator(problem.who[int(r)], 0, k, f"{purpose}/optimise") for r in rows]
+            return torch.stack([torch.randn(shape, generator=key, device="cpu") for key in keys]).to(clean.device)
+
+        t = problem.grid[0]._replace(sigma=1.0)
+        site = Site(clean, t, rows, problem.denoise, value_of(problem), problem.cfg, noise, problem.chunk)
+        return Estimator(probes=self.probes, sigma=self.sigma).clean(site, clean)
 
     def _update(self, start: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """A step along the gradient that ``start`` holds, each image's clipped by itself."""
@@ -106,6 +129,33 @@ class Optimise:
 
     def _adam(self, x: Tensor) -> torch.optim.Optimizer:
         return torch.optim.Adam([x], lr=self.rate)
+
+
+class Begin(NamedTuple):
+    """Where the chain begins: at around + sigma · noise.
+
+    Attributes:
+        noise: (b, ...), what is moved.
+        around: (b, ...) α c of latents c of a picture, or None.
+        sigma: 1 without a picture.
+    """
+
+    noise: Tensor
+    around: Tensor | None
+    sigma: float
+
+    @staticmethod
+    def of(problem: Problem, state: State) -> Begin:
+        """Of a run's first state."""
+        x = state.x[:, 0].detach().clone()
+        if state.around is None:
+            return Begin(x, None, 1.0)
+        around, sigma = state.around.to(x), problem.grid[0].sigma
+        return Begin((x - around) / sigma, around, sigma)
+
+    def at(self, noise: Tensor, rows: Tensor) -> Tensor:
+        """x of noise (m, ...) of these rows."""
+        return noise if self.around is None else self.around[rows] + self.sigma * noise
 
 
 def rollout(problem: Problem, x: Tensor, rows: Tensor) -> Tensor:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilting.errors import TiltingError
-from tilting.presets.common import Unguided, Usual
+from tilting.presets.common import Climbing, Unguided
 
 if TYPE_CHECKING:
     from tilting.method import Method
 
 
 @dataclass(frozen=True)
-class Optimised(Usual):
+class Optimised(Climbing):
     """The starting noise climbed through the whole chain, gradient after gradient; the best picture is kept.
 
     Attributes:
@@ -25,7 +25,7 @@ class Optimised(Usual):
     rate: float = 0.05
     cost = "(2·I - 1)·T, I iterations"
     density = False
-    selects, climbs = False, True
+    selects = False
     usual_eta = 0.0
 
 
@@ -51,7 +51,10 @@ class Reno(Optimised):
         from tilting.engines.optimise import Optimise
         from tilting.method import Method
 
-        return Method("reno", engine=Optimise(self.iterations, self.rate, "nesterov", self.prior, self.clip))
+        engine = Optimise(
+            self.iterations, self.rate, "nesterov", self.prior, self.clip, probes=self.probes, sigma=self.sigma
+        )  # fmt: skip
+        return Method("reno", engine=engine)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,10 @@ class Doodl(Optimised):
         from tilting.engines.optimise import Optimise
         from tilting.method import Method
 
-        return Method("doodl", engine=Optimise(self.iterations, self.rate, "adam", 0.0, None, renormalise=True))
+        engine = Optimise(
+            self.iterations, self.rate, "adam", 0.0, None, renormalise=True, probes=self.probes, sigma=self.sigma
+        )  # fmt: skip
+        return Method("doodl", engine=engine)
 
 
 TEMPLATES = "{};{}, highly detailed;{}, simple flat drawing;a beautiful {};{} on a white background"
