@@ -51,7 +51,7 @@ class CoDeX(Climbing):
     rule: Rule = "cfg"
     name = "codex"
     paper = "the CoDeX thesis, Alg. 1-3"
-    cost = "N·(T + G); ΣN_t + k·G shared"
+    cost = "N·(T + G); shared N·T + k·G; winner N·T + 2·G"
     density = False
     published: ClassVar[dict[str, Any]] = {
         "particles": 4, "block": 5, "gradient_block": 5, "strength": 0.2, "window": (0.6, 0.0), "tau": 0.001,

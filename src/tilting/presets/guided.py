@@ -175,7 +175,7 @@ class Universal(Guided):
     repeat: int = 1
     name = "ug"
     paper = "Bansal et al. 2023"
-    cost = "N·T·K"
+    cost = "N·(T + (K - 1)·W), W steps in the window"
     density = True
     published: ClassVar[dict[str, Any]] = {"strength": 30, "backward": 0, "repeat": 6, "steps": 100}
 
@@ -239,7 +239,7 @@ class Tfg(Smoothed):
     rule: Rule = "unit"
     name = "tfg"
     paper = "Ye et al. 2024"
-    cost = "N·T·K"
+    cost = "N·(T + (K - 1)·W), W steps in the window"
     density = True
     published: ClassVar[dict[str, Any]] = {"steps": 4, "repeat": 1, "rho": 1, "mu": 2, "radius": 0.1, "rule": "plain"}
 
