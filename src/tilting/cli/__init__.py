@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
+from tilting.experiments.hush import hush
 
 COMMANDS = {
     "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor, "lora": lora,
@@ -95,11 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """The console entry: `main` with the libraries' own bars and notices off, for the process is ours."""
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    hush()
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal has no kernel for is computed on the CPU
-    warnings.filterwarnings("ignore", category=FutureWarning)
     sys.exit(main())
 
 

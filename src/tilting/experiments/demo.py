@@ -11,6 +11,7 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.experiments.config import GenerateConfig, resolve
+from tilting.experiments.hush import hush
 from tilting.experiments.run import Parts, load_parts, run
 from tilting.metrics.statistics import paired_bootstrap
 
@@ -94,4 +95,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    hush()
     sys.exit(main())
