@@ -13,6 +13,7 @@ from commands import refused
 from PIL import Image
 
 from tilting.cli import main
+from tilting.presets import PRESETS
 
 REWARD = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"
 
@@ -314,6 +315,25 @@ def test_user_reward_black_box_is_refused_before_the_model_loads(capsys, tmp_pat
     said = refused(capsys, "generate", "a fox", "--method", "codex", "--reward", f"{file}:bright", "--out", str(tmp_path / "o"))
     assert "code or bon" in said
     assert not (tmp_path / "o").exists()
+
+
+def test_published_settings_stand_in_for_pockets_and_set_goes_over_them(capsys, no_model):
+    def config(*words):
+        assert main(["generate", "a fox", "--print-config", *words]) == 0
+        return yaml.safe_load(capsys.readouterr().out)
+
+    das = config("--method", "das", "--published", "--set", "das.temper=0.1")
+    assert (das["particles"], das["steps"], das["cfg"]) == (16, 100, 5)  # Kim et al. 2025, SD 1.5
+    assert (das["set"]["das.beta"], das["set"]["das.temper"]) == (0.005, 0.1)
+    assert config("--method", "das", "--published", "--steps", "20", "--particles", "2")["particles"] == 2
+    codex, plain = config("--method", "codex", "--published"), config("--method", "codex")
+    assert codex["steps"] == 500 and codex["set"]["codex.schedule"] == [2, 2, 2, 4, 4, 4, 4, 6, 6, 6]
+    assert plain["steps"] == 50 and plain["set"]["codex.schedule"] is None and "published" not in codex
+    assert config("--published")["steps"] == 50  # base has no paper's
+    for name, kind in PRESETS.items():
+        paper = kind.published
+        for key, value in vars(kind.as_published()).items():
+            assert value == paper.get(key, getattr(kind(), key)), (name, key)
 
 
 def test_failing_user_reward_keeps_finished_images_and_resumes(capsys, tmp_path, tiny):

@@ -115,3 +115,28 @@ def test_what_is_none_of_these_is_refused(pipe):
             preset_of(wrong)
     with pytest.raises(tl.TiltingError, match="no prompt is given"):
         tl.generate(pipe, [])
+
+
+def test_what_is_no_model_no_reward_and_no_seed_is_told(pipe):
+    from tilting.errors import TiltingError
+
+    for call, said in (
+        (lambda: tl.generate("pocket", "a fox", steps=2), r"give tilting.load\('pocket'\)"),  # type: ignore[arg-type]
+        (lambda: tl.generate(object(), "a fox", steps=2), "must be a loaded one, not a object"),  # type: ignore[arg-type]
+        (lambda: tl.generate(pipe, "a fox", tl.rewards.clip, "code", steps=2), r"call it, tilting.rewards.clip\(\)"),  # type: ignore[arg-type]
+        (lambda: tl.generate(pipe, "a fox", steps=2, seed="x"), "seed must be a whole number"),  # type: ignore[arg-type]
+        (lambda: tl.load(pipe), "a model is a name, a folder or a hub id"),
+        (lambda: tl.load("pockt"), "did you mean 'pocket'"),
+        (lambda: tl.load(device="gpu"), "did you mean 'cuda'"),
+        (lambda: tl.load(precision="float16"), "did you mean 'fp16'"),
+    ):
+        with pytest.raises(TiltingError, match=said):
+            call()
+
+
+def test_torchs_own_words_for_a_device_and_a_precision(pipe):
+    made = tl.load(device=torch.device("cpu"), precision=torch.bfloat16)
+    assert {p.dtype for p in made.unet.parameters()} == {torch.bfloat16}
+    listed = tl.generate(pipe, "a fox", ["jpeg=2", "clip"], steps=2).manifest["images"][0]  # type: ignore[arg-type]
+    jpeg, clip = listed["rewards"].values()
+    assert jpeg < 0 < clip and listed["reward"] == pytest.approx(2 * jpeg + clip)

@@ -26,6 +26,7 @@ def generate(
     images: given_by.Images = None,
     batch_size: given_by.BatchSize = None,
     settings: given_by.Settings = None,
+    published: given_by.Published = None,
     image: given_by.Picture = None,
     strength: given_by.Strength = None,
     lora: given_by.Lora = None,

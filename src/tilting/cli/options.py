@@ -41,5 +41,9 @@ Out = Annotated[Text, option("--out", metavar="DIR", help="Folder to write, or t
 Seed = Annotated[int | None, option("--seed", help="Seed of the run. [0]")]
 Config = Annotated[Text, option("--config", metavar="FILE", help="Options from YAML; the command line wins.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved YAML and stop.")]
+Published = Annotated[
+    bool | None,
+    option("--published", help="Settings, steps and cfg of the method's paper; --set goes over them."),
+]
 Quiet = Annotated[bool | None, option("--quiet", help="No progress and no summary.")]
 Json = Annotated[bool | None, option("--json", help="Print the summary as JSON.")]

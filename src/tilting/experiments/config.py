@@ -10,7 +10,7 @@ from typing import Any
 from tilting.errors import TiltingError, nearest
 from tilting.experiments.base_config import BaseConfig, check_model, given_of, plain, prompts_of
 from tilting.experiments.picture import open_picture
-from tilting.experiments.settings import integer, number, scale_of, setting, text, texts
+from tilting.experiments.settings import boolean, integer, number, scale_of, setting, text, texts
 from tilting.experiments.yaml_layer import flat
 from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
@@ -20,8 +20,10 @@ from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
 OPTIONS = (
     "prompts", "model", "reward", "method", "particles", "steps", "eta", "cfg", "negative-prompt", "images", "batch-size",
-    "out", "seed", "set", "image", "strength", "lora", "lora-steps", "device", "precision",
+    "out", "seed", "set", "image", "strength", "lora", "lora-steps", "device", "precision", "published",
 )  # fmt: skip
+RESOLVED = tuple(name for name in OPTIONS if name != "published")
+"""Those that a config holds: what was published is settings like others by then."""
 STRENGTH = 0.6
 """The share of the steps that is drawn from a reference picture, where it is unset (the CoDeX thesis, (T+I)2I)."""
 
@@ -38,7 +40,7 @@ class GenerateConfig(BaseConfig):
         unused: options that were given and that the method has no use for.
     """
 
-    options = OPTIONS
+    options = RESOLVED
 
     prompts: tuple[str, ...]
     model: str = "pocket"
@@ -107,12 +109,15 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
         raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
     model = check_model(text("model", given.get("model", "pocket")))
     prompts = prompts_of(given.get("prompts", []))
+    paper = PRESETS[method].published if boolean("published", given.get("published", False)) else {}
+    fields = _preset_fields(method)
+    of_run = {name: value for name, value in paper.items() if name not in fields}
     steps, cfg = usual(model)
     config = GenerateConfig(
         prompts=prompts, model=model, method=method,
-        steps=integer("steps", given.get("steps", steps), 1),
+        steps=integer("steps", given.get("steps", of_run.get("steps", steps)), 1),
         eta=number("eta", given.get("eta", PRESETS[method].usual_eta)),
-        cfg=scale_of(given.get("cfg", cfg)),
+        cfg=scale_of(given.get("cfg", of_run.get("cfg", cfg))),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
         images=integer("images", given.get("images", 1), 1),
         batch_size=integer("batch-size", given.get("batch-size", 16), 1),
@@ -123,7 +128,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     )  # fmt: skip
     if not 0 <= config.eta <= 1:
         raise TiltingError(f"eta must be between 0 and 1, not {config.eta:g}")
-    config = _with_settings(config, given)
+    config = _with_settings(config, given, {name: value for name, value in paper.items() if name in fields})
     config = _with_picture(config, given)
     config = _with_rewards(config, given)
     config = _with_loras(config, given)
@@ -135,9 +140,9 @@ def _precision(name: str) -> str | None:
     return None if check_precision(name) == FULL else name
 
 
-def _with_settings(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
-    """Preset defaults, ``--set`` over them, ``--particles`` beside them; what has no use goes to ``unused``."""
-    known, unused = _preset_fields(config.method), []
+def _with_settings(config: GenerateConfig, given: Mapping[str, Any], paper: Mapping[str, Any]) -> GenerateConfig:
+    """Preset defaults or the paper's, ``--set`` over them, ``--particles`` beside them; what has no use goes to ``unused``."""
+    known, unused = {**_preset_fields(config.method), **paper}, []
     particles = integer("particles", given["particles"], 1) if "particles" in given else None
     values = dict(known)
     for key, value in flat(given.get("set", {})).items():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilting.experiments.config import of_a_batch
 from tilting.experiments.given import model_of, preset_of, reward_of
-from tilting.experiments.settings import check_settings, scale_of
+from tilting.experiments.settings import check_settings, integer, scale_of
 from tilting.method import Method, check
 from tilting.presets import Preset
 from tilting.rng import Identity
@@ -36,7 +36,9 @@ class Model(Protocol):
 
 
 def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
-    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice."""
+    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice.
+    Raises TiltingError for a seed that is no whole number."""
+    integer("seed", seed)
     seen: dict[str, int] = {}
     out = []
     for prompt in prompts:

@@ -67,6 +67,13 @@ class Usual:
     """What most presets have in common."""
 
     usual_eta: float = 1.0
+    published: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def as_published(cls, **settings: Any) -> Any:
+        """The preset with what its paper or code used, and ``settings`` over that; its steps and cfg are the caller's."""
+        own = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        return cls(**{**{name: value for name, value in cls.published.items() if name in own}, **settings})
 
     def variants(self, prompt: str) -> list[str]:
         return [prompt]

@@ -26,7 +26,8 @@ from tilting.experiments.whose import COMPARISON, folder_of
 from tilting.experiments.yaml_layer import SWITCHES, flat
 from tilting.presets import PRESETS
 
-OPTIONS = (*(o for o in OF_GENERATE if o != "method"), "methods")
+OPTIONS = (*(o for o in OF_GENERATE if o not in ("method", "published")), "methods")
+"""Steps are the same for all, so that runs pair: settings of papers are given by ``--set``."""
 USUAL = ("base", "bon", "code", "codex")
 """Methods where none are named."""
 FEW = 10

@@ -26,7 +26,7 @@ from tilting.presets import Preset
 from tilting.rewards.reads import files_of_classifier
 
 OWN = ("control", "classifier", "label", "strength")
-OPTIONS = (*OWN, *(name for name in generate_config.OPTIONS if name not in (*OWN, "image", "lora", "lora-steps")))
+OPTIONS = (*OWN, *(name for name in generate_config.OPTIONS if name not in (*OWN, "image", "lora", "lora-steps", "published")))
 GUIDED = "dps.strength"
 
 
