@@ -270,8 +270,8 @@ def test_lora_and_generate_commands(tmp_path, monkeypatch, capsys, one, two, mod
     for key, product in products(read_lora("minus")).items():
         assert torch.allclose(product, -wanted[key], atol=1e-6)
     Path("held").mkdir()
-    Path("held/manifest.json").write_text("{}")
-    for out, said in (("held", "holds a run"), ("", "say where to write")):
+    Path("held/manifest.json").write_text('{"config": {}, "images": []}')
+    for out, said in (("held", "holds a run"), ("both", "holds a LoRA already"), ("", "say where to write")):
         assert main(["lora", "mix", "one", "two", "--out", out]) == 2
         assert said in capsys.readouterr().err
     assert main(["lora", "info", "both", "--json"]) == 0
