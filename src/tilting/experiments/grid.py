@@ -90,7 +90,8 @@ class Sheet:
     def head(self, column: int, title: str, lines: Sequence[str], below: int = 2) -> None:
         """A column's own header: its title and, so many pixels further down, lines about it."""
         x = GAP + column * (SIDE + GAP)
-        self.text(x, GAP, title, SIDE, size=18)
+        size = next((s for s in range(18, 9, -1) if ImageFont.truetype(letters(), s).getlength(title) <= SIDE), 10)
+        self.text(x, GAP, title, SIDE, size)
         for k, line in enumerate(lines):
             self.text(x, GAP + (k + 1) * LINE + below, line, SIDE, size=14, ink=FAINT)
 
