@@ -303,7 +303,18 @@ def test_the_folder_of_another_command_is_not_called_corrupt(capsys, tmp_path, n
     assert "holds training, not a run of pictures" in said and "corrupt" not in said
 
 
+def test_options_that_change_nothing_are_told(capsys, tmp_path, tiny):
+    words = ("generate", "a fox", "--steps", "2", "--reward", "jpeg", "--particles", "3", "--strength", "0.5")
+    assert main([*words, "--out", str(tmp_path / "o")]) == 0
+    assert "tilting: warning: particles, strength changes nothing here\n" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "p"), "--quiet"]) == 0
+    assert "changes nothing" not in capsys.readouterr().err
+
+
 def test_pictures_of_others_are_not_overwritten(capsys, tmp_path, no_model):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "grid.png").write_bytes(b"mine")
+    assert "is not of a run" in refused(capsys, "generate", "a fox", "--out", str(tmp_path / "mine"))
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "00000.png").write_bytes(b"mine")
     assert "no manifest.json" in refused(capsys, "generate", "a fox", "--out", str(tmp_path))

@@ -152,6 +152,20 @@ def test_flow_grids_are_the_schedulers(options, even, steps):
     assert torch.tensor([p.t for p in grid[:-1]]).allclose(scheduler.timesteps, atol=1e-3)
 
 
+def test_schedulers_that_are_more_than_a_grid_are_refused():
+    """A distilled one's steps are not a diffusion's; thresholding moves every estimate. What another left behind is nothing."""
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
+
+    from tilting.models.schedulers import schedule_of
+
+    with pytest.raises(TiltingError, match="distilled for LCMScheduler"):
+        schedule_of(LCMScheduler())
+    with pytest.raises(TiltingError, match="DDIMScheduler with thresholding"):
+        schedule_of(DDIMScheduler(thresholding=True))
+    left = EulerDiscreteScheduler.from_config({**DDIMScheduler().config, "thresholding": True})
+    assert schedule_of(left).kind == schedule_of(DDIMScheduler()).kind == "epsilon"
+
+
 def test_schedules_that_are_not_known_are_refused():
     from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
