@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from tilting.rewards.spec import split_weight
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from tilting.experiments.recipes.draw import DrawnTable
     from tilting.experiments.recipes.tables import Table
@@ -27,18 +28,6 @@ def write_figures(table: Table, report: Mapping[str, Any], drawn: DrawnTable, ou
     chart = {"rows": _rows, "pareto": _pareto, "strength": _strength, "sweep": _sweep}[table.figure]
     chart(report, out / f"{table.figure}.png")
     return [f"{table.figure}.png", "grid.png"]
-
-
-def _point(axis: Axes, x: float, y: Mapping[str, float] | None, colour: str, label: str, across: Mapping | None = None) -> None:
-    """A mean with its whiskers and its name."""
-    if y is None:
-        return
-    axis.errorbar(
-        x, y["mean"], yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]],
-        xerr=None if across is None else [[x - across["low"]], [across["high"] - x]],
-        fmt="o", color=colour, markersize=5, elinewidth=1, capsize=2,
-    )  # fmt: skip
-    axis.annotate(label, (x, y["mean"]), (5, 4), textcoords="offset points", fontsize=7, color=colour)
 
 
 def _title(spec: str, report: Mapping[str, Any]) -> str:
@@ -74,41 +63,45 @@ def _rows(report: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
+def _curves(report: Mapping[str, Any], point: Callable[[Mapping[str, Any]], tuple[float, float] | None]) -> tuple[Figure, Axes]:
+    """A curve for every method through its rows, each named by its setting. Intervals stand in the table: most of their width
+    is the prompts', which all rows share."""
+    figure, (axis,) = side_by_side(1, height=5.6)
+    for method, colour in _colours(report).items():
+        rows = [(row["name"], point(row)) for row in report["rows"] if row["method"] == method]
+        known = [(name, at) for name, at in rows if at is not None]
+        axis.plot([x for _, (x, _) in known], [y for _, (_, y) in known], "o-", color=colour, markersize=5, label=method)
+        for name, at in known:
+            label = name.partition("-")[2] or name
+            axis.annotate(label, at, (5, 4), textcoords="offset points", fontsize=7, color=colour)
+    axis.margins(x=0.08)
+    axis.legend(frameon=False, fontsize=8)
+    return figure, axis
+
+
 def _pareto(report: Mapping[str, Any], path: Path) -> None:
-    """Two rewards against each other, a curve for every method over the weights."""
+    """Two rewards against each other, over the weight of the second."""
     first, second = (split_weight(spec)[0] for spec in report["reward"])
-    figure, (axis,) = side_by_side(1)
-    colours = _colours(report)
-    for method, colour in colours.items():
-        rows = [row for row in report["rows"] if row["method"] == method and row["rewards"][first] and row["rewards"][second]]
-        ends = [(row["rewards"][first]["mean"], row["rewards"][second]["mean"]) for row in rows]
-        axis.plot([x for x, _ in ends], [y for _, y in ends], "-", color=colour, linewidth=1, alpha=0.5, label=method)
-        for row, (x, _) in zip(rows, ends, strict=True):
-            label = row["name"].partition("-")[2] or row["name"]
-            _point(axis, x, row["rewards"][second], colour, label, row["rewards"][first])
+
+    def point(row: Mapping[str, Any]) -> tuple[float, float] | None:
+        found = row["rewards"][first], row["rewards"][second]
+        return None if None in found else (found[0]["mean"], found[1]["mean"])
+
+    figure, axis = _curves(report, point)
     axis.set_xlabel(_title(first, report))
     axis.set_ylabel(_title(second, report))
-    axis.legend(frameon=False, fontsize=8)
     untangle(axis)
     save(figure, path)
 
 
 def _sweep(report: Mapping[str, Any], path: Path) -> None:
-    """The held-out judge over the reward, a curve for every method over its strengths (their intervals stand in the table: most
-    of their width is the prompts', which all rows share)."""
+    """The held-out judge over the reward, over strengths."""
     spec = split_weight(report["reward"][0])[0]
-    figure, (axis,) = side_by_side(1, height=5.6)
-    for method, colour in _colours(report).items():
-        rows = [row for row in report["rows"] if row["method"] == method and row["judge"] is not None]
-        points = [(row["rewards"][spec]["mean"], row["judge"]["mean"]) for row in rows]
-        axis.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, markersize=5, label=method)
-        for row, point in zip(rows, points, strict=True):
-            label = row["name"].partition("-")[2] or row["name"]
-            axis.annotate(label, point, (5, 4), textcoords="offset points", fontsize=7, color=colour)
-    axis.margins(x=0.08)
+    figure, axis = _curves(
+        report, lambda row: None if row["judge"] is None else (row["rewards"][spec]["mean"], row["judge"]["mean"])
+    )
     axis.set_xlabel(_title(spec, report))
     axis.set_ylabel("pocket-judge, held out (log p)")
-    axis.legend(frameon=False, fontsize=8)
     untangle(axis)
     save(figure, path)
 
