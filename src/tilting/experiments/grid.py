@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ def _fit(text: str, width: int, font) -> str:
 
 
 @cache
-def letters() -> str:
-    """A font with Greek and Cyrillic letters too, which PIL's own lacks: matplotlib's."""
-    from matplotlib import get_data_path
-
-    return str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+def letters(size: int) -> ImageFont.FreeTypeFont:
+    """A font with Greek and Cyrillic letters too, which PIL's own lacks: matplotlib's, read without importing that."""
+    found = find_spec("matplotlib")
+    assert found is not None and found.submodule_search_locations
+    place = Path(found.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(place), size)
 
 
 def read(path: Path) -> Image.Image:
@@ -79,7 +81,7 @@ class Sheet:
 
     def text(self, x: int, y: int, text: str, width: int, size: int = CAPTION, ink: Ink = INK) -> None:
         """A line of text, shortened to a width in pixels."""
-        font = ImageFont.truetype(letters(), size)
+        font = letters(size)
         self.pen.text((x, y), _fit(text, width, font), fill=ink, font=font)
 
     def title(self, title: str, below: str) -> None:
@@ -90,7 +92,7 @@ class Sheet:
     def head(self, column: int, title: str, lines: Sequence[str], below: int = 2) -> None:
         """A column's own header: its title and, so many pixels further down, lines about it."""
         x = GAP + column * (SIDE + GAP)
-        size = next((s for s in range(18, 9, -1) if ImageFont.truetype(letters(), s).getlength(title) <= SIDE), 10)
+        size = next((s for s in range(18, 9, -1) if letters(s).getlength(title) <= SIDE), 10)
         self.text(x, GAP, title, SIDE, size)
         for k, line in enumerate(lines):
             self.text(x, GAP + (k + 1) * LINE + below, line, SIDE, size=14, ink=FAINT)
