@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tilting.errors import TiltingError
 from tilting.experiments.folder import MANIFEST, SWEEP, check_writable
+from tilting.models.lora_file import FILE as LORA_FILE
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ SWEEP_BEGUN = Kind("a sweep of strengths", f"strength-*/{MANIFEST}")
 COMPARISON = Kind("a comparison", "metrics.json", ("methods",))
 EVALUATION = Kind("an evaluation", "metrics.json", ("extractors",))
 RECIPE = Kind("a recipe", "table.json", ("recipe",))
-LORA = Kind("a mix of LoRAs", "pytorch_lora_weights.safetensors")
+LORA = Kind("a mix of LoRAs", LORA_FILE)
 KINDS = (RUN, FIT, TRAINING, SWEEP_OF_RUNS, SWEEP_BEGUN, RECIPE, COMPARISON, EVALUATION)
 """What other commands are kept out of; the first that fits is it. A LoRA's folder is open to all."""
 
