@@ -24,29 +24,31 @@ PROMPTS = [
 ]  # fmt: skip
 
 
-def compare(model, rewards: dict, steps: int, prompts: list[str], images: int, seed: int = 0, batch_size: int = 16) -> dict:
-    """Run every reward's methods on the same seeds; see this file's first lines."""
-    judge, out = PocketJudge(), {}
-    for name, (reward, presets) in rewards.items():
-        rows: dict[str, list[float]] = {}
-        table = {}
-        for preset in presets:
-            result: Result = tl.generate(model, prompts, reward, preset, steps, seed=seed, images=images, batch_size=batch_size)
-            records, summary = result.manifest["images"], result.manifest["summary"]
-            rows[preset.name] = [r["reward"] for r in records]
-            groups = [r["prompt"] for r in records]
-            judged = judge.score(result.images, groups)
-            table[preset.name] = {
-                "reward": round(summary["reward_mean"], 4), "judge": round(judged.mean().item(), 3),
-                "evaluations_per_image": summary["evaluations"] / len(records), "seconds": summary["seconds"],
-            }  # fmt: skip
-            print(name, preset.name, table[preset.name], file=sys.stderr)
-        names = list(rows)
-        table["differences"] = {
-            f"{b} - {a}": [round(v, 4) for v in paired_bootstrap(rows[b], rows[a], groups)] for a, b in pairwise(names)
-        }
-        out[name] = table
-    return out
+def row(model, reward, preset, steps: int, prompts: list[str], images: int) -> tuple[list[float], dict]:
+    """One preset's (reward of every image, means and costs)."""
+    result: Result = tl.generate(model, prompts, reward, preset, steps, images=images)
+    records, summary = result.manifest["images"], result.manifest["summary"]
+    judged = PocketJudge().score(result.images, [r["prompt"] for r in records])
+    means = {
+        "reward": round(summary["reward_mean"], 4), "judge": round(judged.mean().item(), 3),
+        "evaluations_per_image": summary["evaluations"] / len(records), "seconds": summary["seconds"],
+    }  # fmt: skip
+    print(reward.name, preset, means, file=sys.stderr)
+    return [r["reward"] for r in records], means
+
+
+def differences(rows: dict[str, list[float]], prompts: list[str], images: int) -> dict[str, list[float]]:
+    """Each row less the one before: the mean and its 95 % interval, whole prompts resampled."""
+    groups = [p for p in prompts for _ in range(images)]
+    return {f"{b} - {a}": [round(v, 4) for v in paired_bootstrap(rows[b], rows[a], groups)] for a, b in pairwise(rows)}
+
+
+def compare(model, reward, presets: list, steps: int, prompts: list[str], images: int) -> dict:
+    """Presets on the same seeds; see this file's first lines."""
+    rows, table = {}, {}
+    for preset in presets:
+        rows[preset.name], table[preset.name] = row(model, reward, preset, steps, prompts, images)
+    return {**table, "differences": differences(rows, prompts, images)}
 
 
 def main() -> None:
@@ -62,7 +64,9 @@ def main() -> None:
         "jpeg": (tl.rewards.jpeg(), [p.base(), p.code()]),
     }
     model = tl.load("pocket")
-    print(json.dumps(compare(model, rewards, options.steps, PROMPTS[: options.prompts], options.images), indent=1))
+    prompts = PROMPTS[: options.prompts]
+    found = {name: compare(model, *what, options.steps, prompts, options.images) for name, what in rewards.items()}
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -210,6 +210,20 @@ def test_methods_run_and_pay_what_they_promise(models, name, method):
     assert drawn.manifest["summary"]["reward_mean"] > base.manifest["summary"]["reward_mean"]
 
 
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_a_run_encodes_each_text_once(models, name, monkeypatch):
+    model, read = models(name), []
+    encode = model._encode
+    monkeypatch.setattr(model, "_encode", lambda texts: read.extend(texts) or encode(texts))
+    prompts, cfg = ["a fox", "an owl", "a crab"], 1.0 if name == "schnell" else 3.0
+    drawn = tl.generate(model, prompts, steps=2, cfg=cfg, images=3, batch_size=2)  # five groups, two of them of two prompts
+    assert sorted(read) == sorted(prompts if name in ("flux", "schnell") else ["", *prompts])
+    apart = torch.cat([tl.generate(model, p, steps=2, cfg=cfg, images=3).images for p in prompts])
+    assert torch.allclose(drawn.images, apart, atol=1e-4)
+    tl.generate(model, "a fox", steps=2, cfg=cfg)  # another run trusts nothing that was read before
+    assert read.count("a fox") == 3
+
+
 def test_a_distilled_scale_has_no_correction_to_go_by(models):
     with pytest.raises(TiltingError, match="is told its scale, has one with a negative prompt only"):
         tl.generate(models("flux"), PROMPTS, Red(), tl.presets.codex(particles=2), steps=3)

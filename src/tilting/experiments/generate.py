@@ -25,6 +25,7 @@ from tilting.experiments.prompts import check_prompts
 from tilting.experiments.score import Counts as Counts
 from tilting.experiments.score import Scorer, finish
 from tilting.method import Method
+from tilting.models.text import remembering
 from tilting.presets import Preset
 from tilting.rng import Identity
 from tilting.state import State
@@ -96,7 +97,7 @@ def draw(
     if latents is not None:
         _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
-    clean = None
+    clean, texts = None, {}
     if plan.reference is not None:
         with torch.no_grad():
             clean = model.encode(plan.reference.to(place))
@@ -108,7 +109,7 @@ def draw(
         scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
         counts = Counts()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), remembering(texts):
                 grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
                 problem = loop.Problem(
                     model.denoiser(worded, plan.cfg, plan.negative), grid, who, model.latent_shape, scorer, plan.eta, plan.cfg,

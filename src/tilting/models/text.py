@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -51,21 +53,51 @@ Context = Tensor | Text
 C = TypeVar("C", Tensor, Text)
 
 
-def beside(first: Context, second: Context) -> Context:
-    """Two contexts of a kind as one batch."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return torch.cat([first, second])
-    if isinstance(first, Text) and isinstance(second, Text):
-        return first._each(lambda a, b: torch.cat([a, b]), second)
+def beside(first: Context, *others: Context) -> Context:
+    """Contexts of a kind as one batch."""
+    if isinstance(first, Tensor):
+        tensors = [other for other in others if isinstance(other, Tensor)]
+        if len(tensors) == len(others):
+            return torch.cat([first, *tensors])
+    else:
+        texts = [other for other in others if isinstance(other, Text)]
+        if len(texts) == len(others):
+            return first._each(lambda *parts: torch.cat(parts), *texts)
     raise TypeError("these contexts are of different models")
 
 
+_memory: ContextVar[tuple[dict[str, Any], set[str]] | None] = ContextVar("(contexts of texts, those asked for)", default=None)
+
+
+@contextmanager
+def remembering(known: dict[str, Any]) -> Iterator[None]:
+    """Within it `distinct` encodes no text that is ``known``; on leaving, ``known`` holds those asked for within alone.
+
+    It reaches a model through whatever is wrapped around it. It is for a run, whose groups of images share prompts: whoever
+    keeps ``known`` for longer answers for the encoders staying as they were.
+    """
+    asked: set[str] = set()
+    token = _memory.set((known, asked))
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+        for text in known.keys() - asked:
+            del known[text]
+
+
 def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: torch.device) -> C:
-    """``encode`` of the different prompts among these, once each, without gradient, back in place."""
+    """``encode`` of the different prompts among these, once each, without gradient, back in place; see `remembering`."""
     unique = list(dict.fromkeys(prompts))
-    with torch.no_grad():
-        found = encode(unique)
-    return found[torch.tensor([unique.index(p) for p in prompts], device=device)]
+    known, asked = _memory.get() or ({}, set())
+    new = [text for text in unique if text not in known]
+    if new:
+        with torch.no_grad():
+            found = encode(new)
+        known.update({text: found[torch.tensor([i], device=device)] for i, text in enumerate(new)})
+    asked.update(unique)
+    every: Any = beside(*(known[text] for text in unique))
+    return every[torch.tensor([unique.index(p) for p in prompts], device=device)]
 
 
 def token_ids(tokenizer: Any, texts: list[str], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
