@@ -1,9 +1,10 @@
 """Rollover budget forcing, whose particle count adapts, against CoDe and CoDeX that are given no more evaluations.
 
-    python benchmarks/rollover.py [--steps 25] [--prompts 20] [--images 4] [--quota 6]
+    python benchmarks/rollover.py [--steps 25] [--prompts 20] [--images 4] [--quota 6] [--rewards clip style jpeg]
 
-rbf (Kim et al. 2025) draws ``quota`` children a step on average; what it paid bounds N of the other two. Rewards, seeds and
-what is printed are those of benchmarks/ordering.py.
+rbf (Kim et al. 2025) draws ``quota`` children a step on average; what it paid bounds N of the others. CoDe comes with its usual
+block and, as code-1, with a selection after every draw, which is how often rbf selects. Printed: means, judge, evaluations, and
+the paired bootstrap 95 % intervals (whole prompts resampled) of each less rbf.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 
-from ordering import PROMPTS, differences, row
+from ordering import PROMPTS, row
 
 import tilting as tl
+from tilting.metrics.statistics import paired_bootstrap
 from tilting.presets import Preset
 
+OURS = {"code": (tl.presets.code, {}), "code-1": (tl.presets.code, {"block": 1}), "codex": (tl.presets.codex, {})}
 
-def within(most: float, preset: type, steps: int) -> Preset:
+
+def within(most: float, preset: type, settings: dict, steps: int) -> Preset:
     """The preset with as many particles as cost at most so many evaluations an image."""
     n = 1
-    while preset(particles=n + 1).build(steps).cost(steps).evaluations <= most:
+    while preset(particles=n + 1, **settings).build(steps).cost(steps).evaluations <= most:
         n += 1
-    return preset(particles=n)
+    return preset(particles=n, **settings)
 
 
 def main() -> None:
@@ -31,17 +35,22 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--quota", type=int, default=6)
+    parser.add_argument("--rewards", nargs="+", default=["clip", "style", "jpeg"], choices=["clip", "style", "jpeg"])
     options = parser.parse_args()
-    model, p, found = tl.load("pocket"), tl.presets, {}
-    what = options.steps, PROMPTS[: options.prompts], options.images
-    for reward in (tl.rewards.clip(), tl.rewards.style(), tl.rewards.jpeg()):
-        rows, table = {}, {}
-        rows["rbf"], table["rbf"] = row(model, reward, p.rbf(particles=options.quota), *what)
-        for preset in (p.code, p.codex) if reward.differentiable else (p.code,):
-            ours = within(table["rbf"]["evaluations_per_image"], preset, options.steps)
-            rows[ours.name], table[ours.name] = row(model, reward, ours, *what)
-        beside = {name: rows[name] for name in ("code", "rbf", "codex") if name in rows}
-        found[reward.name] = {**table, "differences": differences(beside, *what[1:])}
+    model, found = tl.load("pocket"), {}
+    prompts, images = PROMPTS[: options.prompts], options.images
+    groups = [p for p in prompts for _ in range(images)]
+    for name in options.rewards:
+        reward = getattr(tl.rewards, name)()
+        theirs, means = row(model, reward, tl.presets.rbf(particles=options.quota), options.steps, prompts, images)
+        table, apart = {"rbf": means}, {}
+        for ours, (preset, settings) in OURS.items():
+            if ours == "codex" and not reward.differentiable:
+                continue
+            same = within(means["evaluations_per_image"], preset, settings, options.steps)
+            rewards, table[ours] = row(model, reward, same, options.steps, prompts, images)
+            apart[f"{ours} - rbf"] = [round(v, 4) for v in paired_bootstrap(rewards, theirs, groups)]
+        found[name] = {**table, "differences": apart}
     print(json.dumps(found, indent=1))
 
 
