@@ -37,18 +37,13 @@ def row(model, reward, preset, steps: int, prompts: list[str], images: int) -> t
     return [r["reward"] for r in records], means
 
 
-def differences(rows: dict[str, list[float]], prompts: list[str], images: int) -> dict[str, list[float]]:
-    """Each row less the one before: the mean and its 95 % interval, whole prompts resampled."""
-    groups = [p for p in prompts for _ in range(images)]
-    return {f"{b} - {a}": [round(v, 4) for v in paired_bootstrap(rows[b], rows[a], groups)] for a, b in pairwise(rows)}
-
-
 def compare(model, reward, presets: list, steps: int, prompts: list[str], images: int) -> dict:
-    """Presets on the same seeds; see this file's first lines."""
-    rows, table = {}, {}
+    """Presets on the same seeds, and each less the one before; see this file's first lines."""
+    rows, table, groups = {}, {}, [p for p in prompts for _ in range(images)]
     for preset in presets:
         rows[preset.name], table[preset.name] = row(model, reward, preset, steps, prompts, images)
-    return {**table, "differences": differences(rows, prompts, images)}
+    apart = {f"{b} - {a}": [round(v, 4) for v in paired_bootstrap(rows[b], rows[a], groups)] for a, b in pairwise(rows)}
+    return {**table, "differences": apart}
 
 
 def main() -> None:
