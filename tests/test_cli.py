@@ -95,6 +95,8 @@ BAD = [
     ((*FOX, "--method", "codex", "--set", "codex.block=0"), "at least 1"),
     ((*FOX, "--method", "codex", "--set", "codex.source=papr"), "did you mean 'paper'"),
     ((*FOX, "--method", "codex", "--set", "codex.window=0.1,0.5"), "high, low"),
+    ((*FOX, "--method", "codex", "--reward", "clip", "--set", "codex.clusters=2"), "codex.share is all"),
+    ((*FOX, "--method", "das", "--reward", "clip", "--set", "das.adaptive=true", "--set", "das.temper=1"), "das.temper unset"),
     ((*FOX, "--set", "codex.tau"), "METHOD.FIELD=VALUE"),
     ((*FOX, "--config", "nothing.yaml"), "nothing.yaml"),
     ((*FOX, "--prompts", "p.txt"), "one of them"),

@@ -36,12 +36,14 @@ class Parts(NamedTuple):
 
 
 def load_parts(config: GenerateConfig) -> Parts:
-    """Load what a config asks for: the reward first, so that a wrong one is refused before the model is read."""
+    """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
+    is read."""
     from tilting.rewards.build import build
 
-    specs = config.specs()
+    specs, preset = config.specs(), config.preset()
+    preset.build(config.steps or 50)
     reward = build(specs) if specs else None
-    if reward is not None and config.preset().climbs and not reward.differentiable:
+    if reward is not None and preset.climbs and not reward.differentiable:
         raise black_box(config.method, reward.name)
     from tilting.experiments.generate import judge_of
 
