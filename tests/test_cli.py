@@ -13,6 +13,7 @@ from commands import refused
 from PIL import Image
 
 from tilting.cli import main
+from tilting.errors import TiltingError
 from tilting.presets import PRESETS
 
 REWARD = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"
@@ -330,7 +331,7 @@ def test_user_reward_black_box_is_refused_before_the_model_loads(capsys, tmp_pat
     assert not (tmp_path / "o").exists()
 
 
-def test_published_settings_stand_in_for_pockets_and_set_goes_over_them(capsys, no_model):
+def test_published_settings_stand_in_for_pockets_and_set_goes_over_them(capsys, tmp_path, no_model):
     def config(*words):
         assert main(["generate", "a fox", "--print-config", *words]) == 0
         return yaml.safe_load(capsys.readouterr().out)
@@ -343,6 +344,23 @@ def test_published_settings_stand_in_for_pockets_and_set_goes_over_them(capsys, 
     assert codex["steps"] == 500 and codex["set"]["codex.schedule"] == [2, 2, 2, 4, 4, 4, 4, 6, 6, 6]
     assert plain["steps"] == 50 and plain["set"]["codex.schedule"] is None and "published" not in codex
     assert config("--published")["steps"] == 50  # base has no paper's
+    pick = config("--method", "codex", "--published", "--reward", "pickscore")  # App. A.3 and Table 4 of the thesis
+    assert (pick["set"]["codex.gradient_block"], pick["set"]["codex.window"], pick["set"]["codex.tau"]) == (4, [1, 0], 3e-4)
+    assert pick["set"]["codex.schedule"] == [2, 6, 6, 2, 2, 2, 4, 4, 6, 6] and pick["steps"] == 500
+    two = config("--method", "codex", "--published", "--reward", "pickscore", "--reward", "aesthetic")
+    assert two["set"] == codex["set"]
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    edit = config("--method", "codex", "--published", "--reward", "pickscore", "--image", str(picture))  # App. A.5
+    assert (edit["steps"], edit["strength"], edit["particles"], edit["set"]["codex.schedule"]) == (100, 0.6, 4, None)
+    assert (edit["set"]["codex.gradient_block"], edit["set"]["codex.strength"]) == (2, 0.4)
+    method = PRESETS["codex"].as_published("pickscore", "image").build(60)  # r T of T = 100: the thesis' 29 gradient rounds
+    assert method.correct_when.count(60) == 29
+    assert PRESETS["codex"].as_published("pickscore").build(500).correct_when.count(500) == 124
+    assert config("--method", "ug", "--published", "--reward", "pickscore")["set"]["ug.strength"] == 150
+    assert config("--method", "das", "--published", "--reward", "pickscore")["set"]["das.beta"] == 1e-4
+    with pytest.raises(TiltingError, match="no published settings of its own for 'pikscore': it has pickscore and image"):
+        PRESETS["codex"].as_published("pikscore")
     for name, kind in PRESETS.items():
         paper = kind.published
         for key, value in vars(kind.as_published()).items():

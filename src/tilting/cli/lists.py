@@ -93,8 +93,8 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
         "tractable density" if row["density"] else "no tractable density",
     ]  # fmt: skip
     told = [["paper", row["paper"]], ["needs", "; ".join(needs)], ["evaluations per image", row["evaluations"]]]
-    if row["published_run"]:
-        told.append(["published", ", ".join(f"{key} {_shown(value)}" for key, value in row["published_run"].items())])
+    runs = {"published": row["published_run"], **{_case(case): used for case, used in row["published_for"].items()}}
+    told += [[case, ", ".join(f"{key} {_shown(value)}" for key, value in used.items())] for case, used in runs.items() if used]
     lines = [*columns([[f"{name}: {row['about']}"]]), *columns([[text] for text in row["more"]]), "", *columns(told)]
     if not row["settings"]:
         return [*lines, "", f"{name} has no settings."]
@@ -104,6 +104,10 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
         default, about = _setting(known)
         cells.append([f"{name}.{field}", default, published, about])
     return [*lines, "", *columns(cells)]
+
+
+def _case(case: str) -> str:
+    return "- with --image" if case == "image" else f"- with --reward {case}"
 
 
 def _setting(known: dict[str, Any]) -> tuple[str, str]:

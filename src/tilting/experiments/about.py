@@ -54,7 +54,7 @@ def about_method(name: str) -> dict[str, Any]:
         differentiable; zero_order: whether probes can stand in for that; stochastic: whether eta must be above 0; density:
         whether its proposal has a tractable one; evaluations: per image, as a formula; settings: per field its default,
         ``about``, ``choices`` (empty where any value goes) and, where the paper or its code states it, ``published``;
-        published_run: what else it used, such as steps.
+        published_run: what else it used, such as steps; published_for: what it used instead, by the reward's name or "image".
     """
     kind = PRESETS[name]
     preset, hints = kind(), fields_of(name)
@@ -73,6 +73,7 @@ def about_method(name: str) -> dict[str, Any]:
         "about": about, "more": more, "paper": kind.paper, "gradient": preset.climbs, "zero_order": "probes" in settings,
         "stochastic": preset.selects, "density": kind.density, "evaluations": kind.cost, "settings": settings,
         "published_run": {key: _plain(value) for key, value in kind.published.items() if key not in settings},
+        "published_for": {case: {k: _plain(v) for k, v in what.items()} for case, what in kind.published_for.items()},
     }  # fmt: skip
 
 

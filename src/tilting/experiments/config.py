@@ -109,7 +109,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
         raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
     model = check_model(text("model", given.get("model", "pocket")))
     prompts = prompts_of(given.get("prompts", []))
-    paper = PRESETS[method].published if boolean("published", given.get("published", False)) else {}
+    paper = _paper(method, given) if boolean("published", given.get("published", False)) else {}
     fields = _preset_fields(method)
     of_run = {name: value for name, value in paper.items() if name not in fields}
     steps, cfg = usual(model)
@@ -134,6 +134,13 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     config = _with_loras(config, given)
     _check_method(config)
     return config
+
+
+def _paper(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the method's paper used: with the one reward asked for, and from a picture if there is one."""
+    specs = parse_specs(texts("reward", given.get("reward", [])))
+    reward = [specs[0].name] if len(specs) == 1 else []
+    return PRESETS[method].of_paper(*reward, *(["image"] if "image" in given else []))
 
 
 def _precision(name: str) -> str | None:

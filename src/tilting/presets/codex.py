@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class CoDeX(Climbing):
     """CoDeX(N, B_s, B_g, γ, τ): CoDe with a gradient step on every stream every B_g steps (the CoDeX thesis, Alg. 1-3).
 
-    Published: T = 500, N = 4, B_s = 5, B_g = 5 (aesthetic) / 4 (PickScore), γ = .2, window t/T ≤ .6 (aesthetic) / all
-    (PickScore), τ = .001 / .0003 or greedy. Alg. 1 read literally also moves z_0; no round is spent there. Times are those of
-    the latents moved and bounds count: t/T ≤ .6 holds 60 rounds at T = 500, B_g = 5, where the published count is 59.
+    Published: the aesthetic score's row of Table 1; with PickScore (A.3) and from a picture (A.5) others. Alg. 1 read literally
+    also moves z_0; no round is spent there. Times are those of the latents moved and bounds count: t/T ≤ .6 holds 60 rounds at
+    T = 500, B_g = 5, where the published count is 59.
 
     Attributes:
         particles: N.
@@ -56,6 +56,14 @@ class CoDeX(Climbing):
     published: ClassVar[dict[str, Any]] = {
         "particles": 4, "block": 5, "gradient_block": 5, "strength": 0.2, "window": (0.6, 0.0), "tau": 0.001,
         "schedule": (2, 2, 2, 4, 4, 4, 4, 6, 6, 6), "steps": 500, "cfg": 5,
+    }  # fmt: skip
+    published_for: ClassVar[dict[str, dict[str, Any]]] = {
+        "pickscore": {
+            "gradient_block": 4, "window": (1.0, 0.0), "tau": 0.0003, "schedule": (2, 6, 6, 2, 2, 2, 4, 4, 6, 6),
+        },
+        "image": {
+            "gradient_block": 2, "strength": 0.4, "window": (1.0, 0.0), "tau": 0.0003, "schedule": None, "steps": 100,
+        },
     }  # fmt: skip
     selects = True
 

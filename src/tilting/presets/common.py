@@ -28,10 +28,12 @@ class Preset(Protocol):
         climbs: whether it needs the reward's own gradient.
         density: whether its proposal has a tractable density, so that particles could be weighed exactly.
         published: what the paper or its code used, by setting, for the models named in it.
+        published_for: what it used instead with a reward, by its name, or from a picture ("image").
         usual_eta: unless told; 0 for one that looks for a better x_T, which a chain of eta 1 from pure noise forgets.
     """
 
     published: ClassVar[dict[str, Any]]
+    published_for: ClassVar[dict[str, dict[str, Any]]]
 
     @property
     def usual_eta(self) -> float: ...
@@ -68,12 +70,30 @@ class Usual:
 
     usual_eta: float = 1.0
     published: ClassVar[dict[str, Any]]
+    published_for: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @classmethod
-    def as_published(cls, **settings: Any) -> Any:
-        """The preset with what its paper or code used, and ``settings`` over that; its steps and cfg are the caller's."""
+    def of_paper(cls, *cases: str) -> dict[str, Any]:
+        """``published``, and over it what was used in these cases of ``published_for``; other cases change nothing."""
+        return {**cls.published, **{k: v for case in cases for k, v in cls.published_for.get(case, {}).items()}}
+
+    @classmethod
+    def as_published(cls, *cases: str, **settings: Any) -> Any:
+        """The preset with what its paper or code used, and ``settings`` over that; its steps and cfg are the caller's.
+
+        Args:
+            cases: keys of ``published_for``: a reward that had settings of its own, such as "pickscore", or "image".
+            settings: the preset's own.
+
+        Raises:
+            TiltingError: for a case that the paper has no settings for.
+        """
+        for case in cases:
+            if case not in cls.published_for:
+                known = f": it has {' and '.join(cls.published_for)}" if cls.published_for else ""
+                raise TiltingError(f"{cls.__name__} has no published settings of its own for {case!r}{known}")
         own = cls.__dataclass_fields__  # type: ignore[attr-defined]
-        return cls(**{**{name: value for name, value in cls.published.items() if name in own}, **settings})
+        return cls(**{**{name: value for name, value in cls.of_paper(*cases).items() if name in own}, **settings})
 
     def variants(self, prompt: str) -> list[str]:
         return [prompt]

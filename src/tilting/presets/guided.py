@@ -178,6 +178,7 @@ class Universal(Guided):
     cost = "N·(T + (K - 1)·W), W steps in the window"
     density = True
     published: ClassVar[dict[str, Any]] = {"strength": 30, "backward": 0, "repeat": 6, "steps": 100}
+    published_for: ClassVar[dict[str, dict[str, Any]]] = {"pickscore": {"strength": 150}}
 
     def build(self, steps: int) -> Method:
         from tilting.guidance.kernel import Clean, Score

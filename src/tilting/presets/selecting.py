@@ -86,6 +86,7 @@ class CoDe(Unguided):
     cost = "N·T"
     density = False
     published: ClassVar[dict[str, Any]] = {"particles": 4, "block": 5, "start": "copy", "steps": 500, "cfg": 5}
+    published_for: ClassVar[dict[str, dict[str, Any]]] = {"image": {"steps": 100}}
     selects = True
 
     def build(self, steps: int) -> Method:

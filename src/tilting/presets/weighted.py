@@ -78,6 +78,7 @@ class Das(Twisted):
     name = "das"
     paper = "Kim et al. 2025"
     published: ClassVar[dict[str, Any]] = {"particles": 16, "beta": 0.005, "temper": 0.008, "steps": 100, "cfg": 5}
+    published_for: ClassVar[dict[str, dict[str, Any]]] = {"pickscore": {"beta": 1e-4}}
 
     def build(self, steps: int) -> Method:
         from tilting.select import Smc
