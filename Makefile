@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint bench pocket wheel clean
 
 demo: $(STAMP)
-	$(BIN)/python -m tilting.experiments.demo --out demo
+	$(BIN)/python -m tilting.cli.demo --out demo
 
 # One thread in each of as many workers as there are cores: two programs of two threads on two cores cost far more.
 test: $(STAMP) lint

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from tilting.experiments.recipes import CTRL, DRAFT, RECIPES, THESIS
+from tilting_papers import CTRL, DRAFT, RECIPES, THESIS
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# What holds

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from tilting.experiments.config import resolve
-from tilting.experiments.run import Parts, run
-from tilting.experiments.score import Scorer
+from tilting.config.generate import resolve
+from tilting.generation.run import Parts, run
+from tilting.generation.score import Scorer
 from tilting.guidance.slope import reward_slope
 from tilting.models import load
 from tilting.rewards.build import build

@@ -107,7 +107,7 @@ def saved(network: torch.nn.Module) -> Iterator[Callable[[], int]]:
 
 def activations(small: bool, cfg: float) -> tuple[int, int]:
     """Bytes that one call of the UNet holds for its way back, and of the LoRA's gradient."""
-    from tilting.experiments.finetune.tuning import attach
+    from tilting.training.trainer import attach
 
     with torch.device("meta"):
         unet = network(small)
@@ -123,7 +123,7 @@ def activations(small: bool, cfg: float) -> tuple[int, int]:
 
 def chain(whole, steps: int, cfg: float) -> int:
     """Bytes that a chain of open steps holds between its way there and back; of latents of this size, whatever the UNet's."""
-    from tilting.finetune.rollout import rollout
+    from tilting.objectives.rollout import rollout
 
     run = training(whole, "draft", steps, cfg)
     world = replace(run.batches(0, {}), trained=list(run.training.parameters.values()))
@@ -135,9 +135,9 @@ def chain(whole, steps: int, cfg: float) -> int:
 
 def training(whole, arm: str, steps: int, cfg: float):
     """A run of one of the arms."""
-    from tilting.experiments.finetune.engine import Engine
-    from tilting.experiments.finetune.tuning import tuning
-    from tilting.finetune.objectives import draft, draft_k
+    from tilting.objectives import draft, draft_k
+    from tilting.training.processes import Engine
+    from tilting.training.trainer import tuning
 
     engine = Engine(context=lambda: torch.autocast("cpu", torch.bfloat16))
     objective = draft() if arm == "draft" else draft_k(1)

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 import tilting as tl
-from tilting.experiments.finetune.tuning import Tuning, tuning
-from tilting.finetune.objectives import draft, draft_k, draft_lv
+from tilting.objectives import draft, draft_k, draft_lv
+from tilting.training.trainer import Tuning, tuning
 
 ARMS = {"draft": (draft, None, 0), "draft-k": (draft_k, 1, 0), "draft-lv": (draft_lv, 1, 2)}
 """By objective: its factory, how many steps are open (None is all), how many copies are made."""

@@ -9,7 +9,7 @@ from beartype.claw import beartype_packages
 
 # Before any of them is imported: pure rooms are checked against annotations (NamedTuples of tensors are beyond beartype).
 beartype_packages(
-    ("tilting.schedule", "tilting.weights", "tilting.rng", "tilting.models.mixture"),
+    ("tilting.schedule", "tilting.weights", "tilting.rng", "tilting.oracle.mixture"),
     conf=BeartypeConf(is_pep484_tower=True),
 )
 torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -18,7 +18,7 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 @pytest.fixture
 def mixture():
     """Three components in the plane, unequal in weight and width."""
-    from tilting.models.mixture import Mixture
+    from tilting.oracle.mixture import Mixture
 
     return Mixture(
         torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
@@ -68,4 +68,4 @@ def no_model(monkeypatch):
     def load(name, *more):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("tilting.experiments.run.load", load)
+    monkeypatch.setattr("tilting.generation.run.load", load)

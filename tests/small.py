@@ -49,7 +49,7 @@ def bright_fit(model, label="bright", seed=0, channels=(0, 1, 2)):
 
 def random_control(model, classifiers, place="latent", seed=0, size=0.05):
     """A control that was never trained: random LoRA and embedding."""
-    from tilting.experiments.condition.controlling import ControlSettings, controlling
+    from tilting.conditioning.trainer import ControlSettings, controlling
 
     run = controlling(model, classifiers, ["a fox"], ControlSettings(place, rank=2, steps=2, batch_size=2, seed=seed))
     torch.manual_seed(seed + 1)

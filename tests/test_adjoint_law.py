@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tilting.experiments.recipes.ctrl.learned import batch_of, learn
-from tilting.experiments.recipes.ctrl.oracle import Chain, drift_error, solve, tilt
-from tilting.experiments.recipes.plane import AIM, BASE, energy_distance
-from tilting.finetune.objectives import adjoint, draft
-from tilting.finetune.rollout import rollout
+from tilting.objectives import adjoint, draft
+from tilting.objectives.rollout import rollout
 from tilting.schedule import transition
+from tilting_papers.ctrl.learned import batch_of, learn
+from tilting_papers.ctrl.oracle import Chain, drift_error, solve, tilt
+from tilting_papers.plane import AIM, BASE, energy_distance
 
 BETA = 0.5
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_the_learnt_law_is_the_tilt_of_the_same_chain(name):
 def test_the_lean_adjoint_is_the_gradient_along_the_frozen_chain():
     """At initialisation the loss's gradient in a step's push is 2 ã std · ∂u: against finite differences of the reward of the
     frozen chain started from each state, its noise held."""
-    from tilting.experiments.recipes.ctrl.learned import Push
+    from tilting_papers.ctrl.learned import Push
 
     chain, push = Chain(4), Push(8)
     world = batch_of(chain, push, lambda x, y: reward(x), (0.0,), 3, 0, 0)

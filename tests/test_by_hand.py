@@ -14,12 +14,12 @@ from test_sampler import FLOW, problem, run, who
 import tilting as tl
 from tilting import presets, rng
 from tilting.engines.optimise import Optimise, log_norm
-from tilting.finetune.objectives import OBJECTIVES, ddpo, draft_k, refl
-from tilting.finetune.objectives.supervised import denoising_error, draw
-from tilting.finetune.rollout import mean_kl, rollout
 from tilting.guidance.kernel import Clean, Kernel
 from tilting.guidance.slope import Estimator, Site
 from tilting.method import Method
+from tilting.objectives import OBJECTIVES, ddpo, draft_k, refl
+from tilting.objectives.rollout import mean_kl, rollout
+from tilting.objectives.supervised import denoising_error, draw
 from tilting.sample import Problem, sample, start_from
 from tilting.schedule import Schedule, scaled_linear, transition
 from tilting.select import Multinomial

@@ -52,7 +52,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: Tiny())
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: Tiny())
 
 
 FOX = ("generate", "a fox", "--out", "OUT")
@@ -224,7 +224,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_interrupted_then_resumed_is_the_uninterrupted_run(capsys, tmp_path, tiny, monkeypatch):
-    from tilting.experiments import generate
+    from tilting.generation import generate
 
     def words(out: Path) -> list[str]:
         return ["generate", "a fox", "an owl", "--images", "2", "--steps", "4", "--method", "code", "--particles", "2",
@@ -268,7 +268,7 @@ def test_finished_folder_loads_nothing_and_another_config_is_refused(capsys, tmp
     def load(name, *more):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("tilting.experiments.run.load", load)
+    monkeypatch.setattr("tilting.generation.run.load", load)
     assert main(words) == 0
     capsys.readouterr()
     assert "with other steps (4 there, 5 now): choose another --out" in refused(capsys, *words, "--steps", "5")

@@ -13,9 +13,9 @@ import pytest
 import typer
 
 from tilting.cli import app, main
-from tilting.experiments.about import about_method, documented
-from tilting.experiments.finetune.about import COSTS
-from tilting.experiments.finetune.objectives import factories
+from tilting.config.about import about_method, documented
+from tilting.config.objective_about import COSTS
+from tilting.config.objectives import factories
 from tilting.presets import PRESETS
 
 
@@ -203,14 +203,14 @@ def test_help_lists_and_refusals_import_no_network_library():
 @pytest.mark.parametrize(
     ("command", "room"),
     [
-        ("generate", "config"),
-        ("compare", "compare.run"),
-        ("evaluate", "evaluate.config"),
-        ("finetune", "finetune.config"),
-        ("doctor", "finetune.config"),
-        ("condition fit", "condition.fit_config"),
-        ("condition train", "condition.train_config"),
-        ("condition sample", "condition.sample_config"),
+        ("generate", "config.generate"),
+        ("compare", "evaluation.compare"),
+        ("evaluate", "config.evaluate"),
+        ("finetune", "config.finetune"),
+        ("doctor", "config.finetune"),
+        ("condition fit", "config.condition_fit"),
+        ("condition train", "config.condition_train"),
+        ("condition sample", "config.condition_sample"),
     ],
 )
 def test_what_a_command_takes_is_what_its_yaml_may_hold(command, room):
@@ -219,7 +219,7 @@ def test_what_a_command_takes_is_what_its_yaml_may_hold(command, room):
         found = found.commands[word]
     names = {max(p.opts, key=len).removeprefix("--") for p in found.params}
     beside = {"config", "print-config", "quiet", "json", "full"}
-    assert names - beside == set(import_module(f"tilting.experiments.{room}").OPTIONS)
+    assert names - beside == set(import_module(f"tilting.{room}").OPTIONS)
 
 
 def test_a_zero_of_the_command_line_is_given_and_wins_over_the_yaml(tmp_path, capsys):

@@ -17,7 +17,7 @@ from PIL import Image
 
 import tilting as tl
 from tilting.cli import main
-from tilting.experiments.whose import COMPARISON, RUN, whose
+from tilting.runs.owner import COMPARISON, RUN, whose
 
 PROMPTS = ("a fox", "an <b>owl</b> & co, noto style")
 METHODS = ("base", "bon", "code", "codex")
@@ -28,7 +28,7 @@ USUAL = ("--steps", "4", "--images", "2", "--quiet")
 def loaded(pocket):
     """What every command loads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tilting.experiments.run.load", lambda name, *more: pocket)
+        patch.setattr("tilting.generation.run.load", lambda name, *more: pocket)
         yield pocket
 
 
@@ -108,7 +108,7 @@ def test_each_run_is_a_run_of_generate(made, tmp_path, monkeypatch):
     def load(name, *more):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("tilting.experiments.run.load", load)
+    monkeypatch.setattr("tilting.generation.run.load", load)
     assert main([*words, "--out", str(out / "runs" / "code")]) == 0  # goes on with it: nothing is missing
     assert main(["generate", *PROMPTS, "--seed", "3", *USUAL, "--out", str(out / "runs" / "base")]) == 0
 
@@ -184,7 +184,7 @@ def test_the_sheet_shows_methods_as_columns_and_images_as_rows(made):
 
 
 def test_another_method_joins_and_what_is_missing_is_drawn(made, capsys, monkeypatch):
-    from tilting.experiments.compare import run as module
+    from tilting.evaluation import compare as module
 
     out, metrics = made
     words = ("compare", *PROMPTS, "--seed", "3", *USUAL, "--out", str(out), "--methods")

@@ -9,7 +9,7 @@ import yaml
 from commands import refused
 
 from tilting.cli import main
-from tilting.experiments.compare.run import measure, resolve_compare
+from tilting.evaluation.compare import measure, resolve_compare
 
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
 BRIGHT = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"

@@ -18,21 +18,21 @@ from PIL import Image
 import tilting as tl
 from tilting.cli import main
 from tilting.conditioning.cfree import ClassifierFree, world_of
+from tilting.conditioning.classifier_free import free_controlling
 from tilting.conditioning.fit import Options
 from tilting.conditioning.guided import ClassifierGuided, classifier_guided
 from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, load_noisy
+from tilting.conditioning.tables import read_tables
+from tilting.conditioning.trainer import ControlSettings
+from tilting.conditioning.triplets import labelled
 from tilting.errors import TiltingError
-from tilting.experiments.condition.controlling import ControlSettings
-from tilting.experiments.condition.free import free_controlling
-from tilting.experiments.condition.tables import read_tables
-from tilting.experiments.condition.triplets import labelled
-from tilting.experiments.folder import digest, digest_of
 from tilting.features.fitted import load_classifier
 from tilting.features.schema import FILE, Schema
-from tilting.finetune import checkpoint
 from tilting.models.lora import lora_off
-from tilting.models.mixture import ZERO_SNR
+from tilting.oracle.mixture import ZERO_SNR
 from tilting.rewards.likelihood import likelihood
+from tilting.runs.files import digest, digest_of
+from tilting.training import checkpoint
 from tilting.types import Prediction
 
 PROMPTS = ["a fox", "a cat"]
@@ -70,8 +70,8 @@ def table(pictures, tmp_path_factory):
 @pytest.fixture
 def here(tmp_path, monkeypatch, small):
     monkeypatch.chdir(tmp_path)
-    for room in ("run", "condition.fit", "condition.train"):
-        monkeypatch.setattr(f"tilting.experiments.{room}.load", lambda name, *more, **how: small)
+    for room in ("generation.run", "conditioning.fit_run", "conditioning.train_run"):
+        monkeypatch.setattr(f"tilting.{room}.load", lambda name, *more, **how: small)
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def here(tmp_path, monkeypatch, small):
 def fits(table, folder, small, tmp_path_factory):
     """A classifier of clean pictures and one of noisy latents, by the command, of the same table."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tilting.experiments.condition.fit.load", lambda name, *more: small)
+        patch.setattr("tilting.conditioning.fit_run.load", lambda name, *more: small)
         places = {kind: tmp_path_factory.mktemp("fits") / kind for kind in ("clean", "noisy")}
         data = ["condition", "fit", "--data", str(table), "--label", "bright=no,yes", "--quiet"]
         clean = ["--size", "16", "--widths", "4,4,8", "--epochs", "12", "--batch-size", "16", "--lr", "0.02"]

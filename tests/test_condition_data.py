@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from tilting.cli import main
-from tilting.conditioning.columns import Ask, cut, parse_label, settle
 from tilting.conditioning.dataset import is_held_out
+from tilting.conditioning.fit_run import read_data
 from tilting.conditioning.images import Pictures, square
+from tilting.config.condition_fit import resolve_fit
+from tilting.config.label_columns import Ask, cut, parse_label, settle
 from tilting.errors import TiltingError
-from tilting.experiments.condition.fit import read_data
-from tilting.experiments.condition.fit_config import resolve_fit
 from tilting.features.picture import open_rgb
 
 

@@ -14,19 +14,19 @@ from learned import save_classifier as save_vit
 from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, r2_score
 
-import tilting.finetune.checkpoint as checkpoint
+import tilting.training.checkpoint as checkpoint
 from tilting.cli import main
 from tilting.conditioning import calibrate
 from tilting.conditioning.fit import Likelihood, Options, begin, epochs, finish, schema_of
 from tilting.conditioning.images import Pictures
 from tilting.conditioning.networks import build_network, inputs_of
+from tilting.config.condition_fit import resolve_fit
 from tilting.errors import TiltingError
-from tilting.experiments.condition.fit_config import resolve_fit
-from tilting.experiments.whose import FIT as KIND_OF_FIT
-from tilting.experiments.whose import whose
 from tilting.features.fitted import load_classifier, log_prob
 from tilting.features.schema import Schema
 from tilting.rewards.likelihood import likelihood
+from tilting.runs.owner import FIT as KIND_OF_FIT
+from tilting.runs.owner import whose
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 QUICK = ["--kind", "cnn", "--widths", "4,8,8", "--size", "16", "--batch-size", "16", "--lr", "0.02", "--quiet"]
@@ -149,7 +149,7 @@ def test_cnn_learns_a_colour_and_a_brightness(rendered, tmp_path, capsys):
                 assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24) or ()) > 20
         assert not (out / name / "checkpoints").exists()
 
-    from tilting.experiments.condition.fit import read_data
+    from tilting.conditioning.fit_run import read_data
 
     data = read_data(resolve_fit({"data": str(rendered / "labels.csv")}))
     held = data.split(0)[1]
@@ -370,7 +370,7 @@ def test_a_fit_goes_where_it_is_told(rendered, tmp_path, monkeypatch, capsys):
         raise TiltingError("far enough")
 
     monkeypatch.setattr("tilting.conditioning.fit.begin", begin)
-    monkeypatch.setattr("tilting.experiments.condition.fit.device_of", lambda text: f"the {text} one")
+    monkeypatch.setattr("tilting.conditioning.fit_run.device_of", lambda text: f"the {text} one")
     for device in ("mps", "auto"):
         assert main([*words(rendered, tmp_path / "out", "--label", "colour"), "--device", device]) == 2
     assert seen == ["the mps one", "the auto one"]

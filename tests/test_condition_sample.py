@@ -18,14 +18,14 @@ from small import bright_fit, random_control
 
 import tilting as tl
 from tilting.cli import main
+from tilting.conditioning.api import compose
+from tilting.conditioning.sample_run import describe
 from tilting.errors import TiltingError
-from tilting.experiments.condition.functions import compose
-from tilting.experiments.condition.sample import describe
-from tilting.experiments.whose import RUN, SWEEP_OF_RUNS, whose
 from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
 from tilting.models.labels import PLACES
+from tilting.runs.owner import RUN, SWEEP_OF_RUNS, whose
 
 PROMPTS = ["a fox", "a cat"]
 ASKED = {"steps": 4, "images": 2, "cfg": 2.0, "batch_size": 4}
@@ -39,7 +39,7 @@ def fits(small):
 @pytest.fixture(scope="module")
 def controls(small, fits, tmp_path_factory, folder):
     """Two controls of random weights, and their folders, which say which model they are of."""
-    from tilting.experiments.folder import digest
+    from tilting.runs.files import digest
 
     made = [random_control(small, [fit], seed=i) for i, fit in enumerate(fits)]
     places = [tmp_path_factory.mktemp("controls") / name for name in ("one", "two")]
@@ -52,7 +52,7 @@ def controls(small, fits, tmp_path_factory, folder):
 @pytest.fixture
 def here(tmp_path, monkeypatch, small):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: small)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: small)
     (tmp_path / "r.py").write_text("def red(images, prompts):\n    return images[:, 0].mean((1, 2))\n")
     return tmp_path
 
@@ -127,7 +127,7 @@ def test_a_label_may_have_any_name(small, fits, name, tmp_path):
 
 
 def test_a_control_that_is_asked_for_some_of_its_labels_says_that_it_was_not_trained_so(here, small, fits, folder, capsys):
-    from tilting.experiments.folder import digest
+    from tilting.runs.files import digest
 
     control = random_control(small, fits, seed=9)
     with pytest.warns(UserWarning, match="bright, light was trained with all of these given, not with bright alone"):
@@ -171,7 +171,7 @@ def test_the_path_kl_is_that_of_the_means(small, controls):
     made, _ = controls
     drawn = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **{**ASKED, "images": 1})
     from tilting import rng
-    from tilting.experiments.plan import identities
+    from tilting.generation.plan import identities
 
     who = identities(PROMPTS, 0, 1)
     model, rows = made[0].at(bright="yes"), torch.arange(2)

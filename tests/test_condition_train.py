@@ -20,16 +20,16 @@ from test_finetune_processes import LAUNCH
 import tilting as tl
 from tilting import rng
 from tilting.cli import main
-from tilting.conditioning.train import draw_labels
-from tilting.experiments.condition.controlling import ControlSettings, controlling
-from tilting.experiments.condition.train import describe
-from tilting.experiments.condition.train_config import resolve_train
-from tilting.experiments.finetune.batches import batch_identities
-from tilting.experiments.finetune.folder import read_lines
-from tilting.experiments.generate import Drawn, draw, plan
+from tilting.conditioning.objective import draw_labels
+from tilting.conditioning.train_run import describe
+from tilting.conditioning.trainer import ControlSettings, controlling
+from tilting.config.condition_train import resolve_train
 from tilting.features.fitted import save_classifier
+from tilting.generation.generate import Drawn, draw, plan
 from tilting.models.control_spec import read_control
 from tilting.models.lora import lora_off
+from tilting.training.batches import batch_identities
+from tilting.training.folder import read_lines
 from tilting.types import TiltingError
 
 PROMPTS = ["a fox", "a cat"]
@@ -61,7 +61,7 @@ def here(tmp_path, monkeypatch, small, folder, fitted):
     save_classifier(fitted, tmp_path / "FIT")
     (tmp_path / "f.py").write_text(FUNCTION)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.condition.train.load", lambda name, **how: small)
+    monkeypatch.setattr("tilting.conditioning.train_run.load", lambda name, **how: small)
     return tmp_path
 
 

@@ -11,10 +11,19 @@ import torch
 from test_finetune import ZERO, moved
 from torch import nn
 
-from tilting.conditioning.guided import reconstruction_guidance
-from tilting.conditioning.train import Ctrl, draw_labels, effective_gamma
-from tilting.experiments.recipes.ctrl.learned import Push, batch_of, guided, learn
-from tilting.experiments.recipes.ctrl.oracle import (
+from tilting.conditioning.objective import Ctrl, draw_labels, effective_gamma
+from tilting.objectives.batch import World
+from tilting.objectives.policy import _among_others
+from tilting.objectives.rollout import rollout
+from tilting.objectives.truncate import Truncation
+from tilting.oracle.mixture import MixtureModel
+from tilting.presets.guided import reconstruction_guidance
+from tilting.rng import Identity
+from tilting.schedule import Schedule, scaled_linear, step_std, transition
+from tilting.training.loop import Optimiser, Training, train
+from tilting.types import Prediction
+from tilting_papers.ctrl.learned import Push, batch_of, guided, learn
+from tilting_papers.ctrl.oracle import (
     AIM,
     OFFSET,
     Chain,
@@ -26,17 +35,8 @@ from tilting.experiments.recipes.ctrl.oracle import (
     tilt,
     tilted_posterior,
 )  # fmt: skip
-from tilting.experiments.recipes.ctrl.theory import SHORT
-from tilting.experiments.recipes.plane import BASE, energy_distance
-from tilting.finetune.loop import Optimiser, Training, train
-from tilting.finetune.objectives.policy import _among_others
-from tilting.finetune.rollout import rollout
-from tilting.finetune.truncate import Truncation
-from tilting.finetune.world import World
-from tilting.models.mixture import MixtureModel
-from tilting.rng import Identity
-from tilting.schedule import Schedule, scaled_linear, step_std, transition
-from tilting.types import Prediction
+from tilting_papers.ctrl.theory import SHORT
+from tilting_papers.plane import BASE, energy_distance
 
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
 

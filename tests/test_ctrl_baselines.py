@@ -12,21 +12,22 @@ from torch import nn
 
 from tilting.conditioning.cfree import ClassifierFree, Triplets, draw_rows, drop_labels, training_error
 from tilting.conditioning.fit import Options
-from tilting.conditioning.guided import classifier_guided, reconstruction_guidance
+from tilting.conditioning.guided import classifier_guided
 from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, fit_noisy, load_noisy, noised, save_noisy
+from tilting.conditioning.triplets import TripletBatches
 from tilting.errors import TiltingError
-from tilting.experiments.condition.triplets import TripletBatches
-from tilting.experiments.recipes.ctrl import learned
-from tilting.experiments.recipes.ctrl.learned import Falling, Plane, Push, pushed
-from tilting.experiments.recipes.ctrl.oracle import Chain, lemma, log_classifier
-from tilting.experiments.recipes.plane import BASE, energy_distance
 from tilting.features.schema import Schema
-from tilting.finetune.loop import Training, train
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
-from tilting.models.mixture import ZERO_SNR
+from tilting.oracle.mixture import ZERO_SNR
+from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict
+from tilting.training.loop import Training, train
 from tilting.types import Prediction
+from tilting_papers.ctrl import learned
+from tilting_papers.ctrl.learned import Falling, Plane, Push, pushed
+from tilting_papers.ctrl.oracle import Chain, lemma, log_classifier
+from tilting_papers.plane import BASE, energy_distance
 
 YES = Schema("side", classes=("no", "yes"))
 
@@ -306,7 +307,7 @@ def test_the_augmented_model_is_trained_and_no_label_stays_no_label():
     x = torch.cat([torch.randn(60, 2) * 0.1 + 2, torch.randn(60, 2) * 0.1 - 2])
     data = Triplets(x, {"y": (torch.arange(120) >= 60).float()}, [""] * 120)
     parameters = {**{f"e.{k}": p for k, p in embedding.named_parameters()}, **dict(model.inner.named_parameters())}
-    from tilting.finetune.loop import Optimiser
+    from tilting.training.loop import Optimiser
 
     settings = Optimiser(rate=1e-2, weight_decay=0.0)
     batches = TripletBatches(augmented, data, (), {}, 64, 0.1)

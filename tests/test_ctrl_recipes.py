@@ -19,22 +19,23 @@ from PIL import Image
 import tilting as tl
 from tilting.cli import main
 from tilting.conditioning.dataset import is_held_out
-from tilting.conditioning.guided import ClassifierGuided, reconstruction_guidance
+from tilting.conditioning.guided import ClassifierGuided
 from tilting.errors import TiltingError
-from tilting.experiments.recipes import RECIPES
-from tilting.experiments.recipes.ctrl import data as ctrl_data
-from tilting.experiments.recipes.ctrl import table2 as ctrl_table2
-from tilting.experiments.recipes.ctrl import table3 as ctrl_table3
-from tilting.experiments.recipes.ctrl import table5 as ctrl_table5
-from tilting.experiments.recipes.ctrl.again import STRENGTHS
-from tilting.experiments.recipes.ctrl.alter import with_copies
-from tilting.experiments.recipes.ctrl.arms import Size
-from tilting.experiments.recipes.ctrl.labels import SIZE, Label, Labelled, brightness, classes_of, edges_of
-from tilting.experiments.recipes.ctrl.numbers import best_cells, numbers_of
-from tilting.experiments.recipes.ctrl.rows import Row, combinations
-from tilting.experiments.recipes.ctrl.study import Study, above, at_least, run_control_study
 from tilting.models.control_kl import PathKl
+from tilting.presets.guided import reconstruction_guidance
 from tilting.schedule import step_std, transition
+from tilting_papers import RECIPES
+from tilting_papers.ctrl import data as ctrl_data
+from tilting_papers.ctrl import table2 as ctrl_table2
+from tilting_papers.ctrl import table3 as ctrl_table3
+from tilting_papers.ctrl import table5 as ctrl_table5
+from tilting_papers.ctrl.again import STRENGTHS
+from tilting_papers.ctrl.alter import with_copies
+from tilting_papers.ctrl.arms import Size
+from tilting_papers.ctrl.labels import SIZE, Label, Labelled, brightness, classes_of, edges_of
+from tilting_papers.ctrl.numbers import best_cells, numbers_of
+from tilting_papers.ctrl.rows import Row, combinations
+from tilting_papers.ctrl.study import Study, above, at_least, run_control_study
 
 TINY = Size(data=20, copies=1, again=1, images=2, steps=3, train_steps=2, batch=2, epochs=1, widths=(4, 4, 4), free_steps=2,
             free_batch=4, noisy_epochs=1)  # fmt: skip
@@ -221,7 +222,7 @@ def test_a_finished_study_draws_and_trains_nothing_again(made, monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("something was loaded again")
 
-    for name in ("tilting.experiments.run.load_parts", "tilting.experiments.condition.train.load_parts", "tilting.models.load"):
+    for name in ("tilting.generation.run.load_parts", "tilting.conditioning.train_run.load_parts", "tilting.models.load"):
         monkeypatch.setattr(name, fail)
     again = run_control_study(study, out, True, lambda line: None)
     assert json.dumps(again["rows"]) == json.dumps(report["rows"])

@@ -10,12 +10,12 @@ import torch
 
 import tilting as tl
 from tilting.cli import main
-from tilting.experiments import doctor as module
-from tilting.experiments.doctor import doctor
-from tilting.experiments.finetune.config import resolve_finetune
-from tilting.experiments.finetune.run import Parts
-from tilting.experiments.finetune.tuning import tuning
-from tilting.finetune.rollout import rollout
+from tilting.config.finetune import resolve_finetune
+from tilting.objectives.rollout import rollout
+from tilting.training import doctor as module
+from tilting.training.doctor import doctor
+from tilting.training.run import Parts
+from tilting.training.trainer import tuning
 
 OPTIONS = {"prompts": ["a fox", "a cat"], "steps": 3, "rank": 2, "batch-size": 2}
 
@@ -94,7 +94,7 @@ def test_a_plain_function_is_examined_as_a_reward(pocket):
 
 
 def test_another_precision_in_the_rollout_is_found(pocket, monkeypatch):
-    import tilting.experiments.finetune.engine as engine
+    import tilting.training.processes as engine
 
     def uneven(accelerator, device):
         def context():
@@ -107,7 +107,7 @@ def test_another_precision_in_the_rollout_is_found(pocket, monkeypatch):
 
 
 def test_a_base_that_is_another_network_is_found(pocket, monkeypatch):
-    import tilting.experiments.finetune.tuning as home
+    import tilting.training.trainer as home
 
     attach = home.attach
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tilting.experiments.recipes.draft import fig29 as draft_fig29
-from tilting.experiments.recipes.draft.arms import Arm, Shelf, Size
-from tilting.experiments.recipes.draft.claims import behind, crossing, falls, higher, near, ratio, sooner
-from tilting.experiments.recipes.draft.fig4 import STUDY
-from tilting.experiments.recipes.draft.looks import Looks
-from tilting.experiments.recipes.draft.results import Results
+from tilting_papers.draft import fig29 as draft_fig29
+from tilting_papers.draft.arms import Arm, Shelf, Size
+from tilting_papers.draft.claims import behind, crossing, falls, higher, near, ratio, sooner
+from tilting_papers.draft.fig4 import STUDY
+from tilting_papers.draft.looks import Looks
+from tilting_papers.draft.results import Results
 
 
 def made(curves, prompts=6, paid: Any = 1):

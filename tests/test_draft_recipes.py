@@ -17,15 +17,15 @@ from PIL import Image
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.engine import Engine
-from tilting.experiments.finetune.folder import read_lines
-from tilting.experiments.finetune.run import Parts, tuning_of
-from tilting.experiments.recipes import RECIPES, function_of
-from tilting.experiments.recipes.draft import fig8 as draft_fig8
-from tilting.experiments.recipes.draft import zero_shot
-from tilting.experiments.recipes.draft.arms import SMALL, Arm, Shelf, Size, config_of, cost_of, of_fifty, train_arm
-from tilting.experiments.recipes.draft.looks import Looks, Variant, look_at, tile
-from tilting.experiments.recipes.draft.study import minutes_of
+from tilting.training.folder import read_lines
+from tilting.training.processes import Engine
+from tilting.training.run import Parts, tuning_of
+from tilting_papers import RECIPES, function_of
+from tilting_papers.draft import fig8 as draft_fig8
+from tilting_papers.draft import zero_shot
+from tilting_papers.draft.arms import SMALL, Arm, Shelf, Size, config_of, cost_of, of_fifty, train_arm
+from tilting_papers.draft.looks import Looks, Variant, look_at, tile
+from tilting_papers.draft.study import minutes_of
 
 STUDIES = [name for name in RECIPES if name.startswith("draft-")]
 TINY = Size(steps=3, train_steps=4, batch=2, images=2, looks=2)

@@ -15,7 +15,7 @@ from test_methods import PER_IMAGE
 from test_sampler import AIM, DIFFUSION, FLOW, Counter, problem, run
 
 from tilting import presets, rng
-from tilting.experiments.plan import identities, plan
+from tilting.generation.plan import identities, plan
 from tilting.method import Every, check
 from tilting.sample import Problem, finish
 from tilting.select import Greedy, Look, Memory

@@ -17,11 +17,11 @@ from commands import manifest
 from PIL import Image
 
 from tilting.cli import main
+from tilting.config.evaluate import resolve_evaluate
 from tilting.errors import TiltingError
-from tilting.experiments.evaluate.config import resolve_evaluate
-from tilting.experiments.evaluate.runs import setup
-from tilting.experiments.whose import EVALUATION, whose
+from tilting.evaluation.read_runs import setup
 from tilting.rewards.spec import parse_specs, split_weight
+from tilting.runs.owner import EVALUATION, whose
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
@@ -223,7 +223,7 @@ def test_too_few_prompts_give_no_verdict(runs, tmp_path, capsys):
 
 
 def test_numbers_and_ticks_of_charts():
-    from tilting.experiments.charts import Bar, bars, number, ticks
+    from tilting.reports.charts import Bar, bars, number, ticks
 
     assert [number(v) for v in (None, 0.12345, -12.345, 220.86, 12345.6, 2e-4)] == [
         "–",
@@ -522,9 +522,9 @@ def test_parts_of_runs(runs):
 
 def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     """A network that a reward reads is no judge of it; a run does not go on when a file that it stands on is another one."""
-    from tilting.experiments.evaluate.rows import networks_of
-    from tilting.experiments.folder import digest_of, digests_of
+    from tilting.evaluation.rows import networks_of
     from tilting.rewards.reads import files_of_classifier
+    from tilting.runs.files import digest_of, digests_of
 
     monkeypatch.chdir(tmp_path)
     for name, net in (

@@ -17,11 +17,11 @@ from test_sampler import DIFFUSION
 from test_smc import BETA, SLOPE, chain, plane, reward
 
 from tilting import presets, rng, weights
-from tilting.experiments.recipes import mixture_bias
 from tilting.method import Method
-from tilting.models.mixture import Mixture, MixtureModel
+from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Problem, finish, sample, start
 from tilting.schedule import Schedule, transition
+from tilting_papers import mixture_bias
 
 STEPS = 8
 CURVATURE = 0.6

@@ -25,7 +25,7 @@ from tilting import presets, weights
 from tilting.guidance.kernel import Score
 from tilting.guidance.slope import Site, Slope
 from tilting.method import ALWAYS, Method
-from tilting.models.mixture import Mixture, MixtureModel
+from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.schedule import Schedule, scaled_linear
 from tilting.types import Prediction
 

@@ -9,12 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from tilting.config.objective_about import about_objective
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.about import about_objective
-from tilting.experiments.finetune.driver import kl_of
-from tilting.finetune.checkpoint import read, states, write
-from tilting.finetune.loop import Group, Optimiser, Training, train
-from tilting.finetune.objectives import (
+from tilting.objectives import (
     OBJECTIVES,
     adjoint,
     alignprop,
@@ -28,14 +25,17 @@ from tilting.finetune.objectives import (
     grpo,
     refl,
 )  # fmt: skip
-from tilting.finetune.objectives.policy import buffered_advantage, group_advantage
-from tilting.finetune.objectives.supervised import denoising_error, draw
-from tilting.finetune.rollout import density_steps, rollout
-from tilting.finetune.truncate import Truncation
-from tilting.finetune.world import World
-from tilting.models.mixture import MixtureModel
+from tilting.objectives.batch import World
+from tilting.objectives.policy import buffered_advantage, group_advantage
+from tilting.objectives.rollout import density_steps, rollout
+from tilting.objectives.supervised import denoising_error, draw
+from tilting.objectives.truncate import Truncation
+from tilting.oracle.mixture import MixtureModel
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict, scaled_linear
+from tilting.training.checkpoint import read, states, write
+from tilting.training.driver import kl_of
+from tilting.training.loop import Group, Optimiser, Training, train
 from tilting.types import Prediction
 
 ZERO = Schedule("v_prediction", scaled_linear(zero_snr=True))
@@ -578,7 +578,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_readable_state(mixture, tmp_path
     import os
     import shutil
 
-    import tilting.finetune.checkpoint as module
+    import tilting.training.checkpoint as module
 
     net = Drift()
     training = Training(dict(net.named_parameters()), Optimiser().build(list(net.parameters())))

@@ -16,17 +16,17 @@ import torch
 
 import tilting as tl
 from tilting.cli import main
+from tilting.config import objectives as known
+from tilting.config.finetune import resolve_finetune
 from tilting.errors import TiltingError
-from tilting.experiments.finetune import objectives as known
-from tilting.experiments.finetune.batches import batch_identities
-from tilting.experiments.finetune.config import resolve_finetune
-from tilting.experiments.finetune.folder import read_lines
-from tilting.experiments.finetune.run import stopped
-from tilting.experiments.finetune.tuning import tuning
-from tilting.experiments.generate import Drawn, draw, plan
-from tilting.experiments.whose import TRAINING, whose
-from tilting.finetune.objectives import OBJECTIVES, ddpo, draft, draft_k
+from tilting.generation.generate import Drawn, draw, plan
 from tilting.models.lora import read_lora, save_lora
+from tilting.objectives import OBJECTIVES, ddpo, draft, draft_k
+from tilting.runs.owner import TRAINING, whose
+from tilting.training.batches import batch_identities
+from tilting.training.folder import read_lines
+from tilting.training.run import stopped
+from tilting.training.trainer import tuning
 
 REWARDS = """
 import os, signal
@@ -70,7 +70,7 @@ def here(tmp_path, monkeypatch, pocket):
     """A folder with rewards in it; pocket is loaded once."""
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name, **how: pocket)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
     return tmp_path
 
 
@@ -185,7 +185,7 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "said"), BAD, ids=[" ".join(w)[:60] or "nothing" for w, _ in BAD])
 def test_a_wrong_word_is_refused_in_a_sentence(words, said, capsys, monkeypatch):
-    monkeypatch.setattr("tilting.experiments.finetune.run.load", None)
+    monkeypatch.setattr("tilting.training.run.load", None)
     assert main(["finetune", *words, *(("--out", "OUT") if len(words) != 1 else ())]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -258,7 +258,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(here):
 def test_a_finished_run_does_nothing_and_another_one_is_refused(here, capsys, monkeypatch):
     assert train("run", "--sample-every", "0", steps=1) == 0
     before = {p: p.stat().st_mtime_ns for p in (here / "run").rglob("*")}
-    monkeypatch.setattr("tilting.experiments.finetune.run.load", None)
+    monkeypatch.setattr("tilting.training.run.load", None)
     assert train("run", "--sample-every", "0", steps=1) == 0
     assert {p: p.stat().st_mtime_ns for p in (here / "run").rglob("*")} == before
     for words, said in ((("--lr", "1e-3"), "another lr"), (("--set", "draft-lv.copies=1"), "draft-lv.copies")):

@@ -10,13 +10,13 @@ import torch
 from test_finetune import AIM, STEPS, Drift, gradient, make, moved
 from torch import nn
 
-from tilting.finetune.loop import Group, Optimiser, Training, train
-from tilting.finetune.objectives import OBJECTIVES, ddpo, dpg, draft, draft_k, draft_lv
-from tilting.finetune.objectives.dpg import Dpg
-from tilting.finetune.objectives.gradient import dropped
-from tilting.finetune.rollout import rollout
-from tilting.finetune.world import Loss
+from tilting.objectives import OBJECTIVES, ddpo, dpg, draft, draft_k, draft_lv
+from tilting.objectives.batch import Loss
+from tilting.objectives.dpg import Dpg
+from tilting.objectives.gradient import dropped
+from tilting.objectives.rollout import rollout
 from tilting.schedule import add_noise, transition
+from tilting.training.loop import Group, Optimiser, Training, train
 
 
 def bowl(x0, rows):

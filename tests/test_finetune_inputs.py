@@ -12,14 +12,14 @@ from torch import nn
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.folder import read_lines
-from tilting.experiments.finetune.tuning import tuning
-from tilting.finetune.loop import Optimiser
-from tilting.finetune.objectives import draft, draft_k
 from tilting.models.lora import attach_all, load_lora, lora_off, read_lora
 from tilting.models.lora_file import parse_lora
 from tilting.models.sampler_inputs import Guidance, Negative, SamplerInputs, begin, read_inputs, save_inputs
+from tilting.objectives import draft, draft_k
 from tilting.schedule import predict
+from tilting.training.folder import read_lines
+from tilting.training.loop import Optimiser
+from tilting.training.trainer import tuning
 
 SMALL = {"steps": 2, "batch_size": 2, "rank": 2, "cfg": 3.0}
 WORDS = ["a fox", "a cat"]
@@ -41,8 +41,8 @@ def clean(pocket):
 def here(tmp_path, monkeypatch, pocket):
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.experiments.finetune.run.load", lambda name, **how: pocket)
-    monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: pocket)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: pocket)
     return tmp_path
 
 

@@ -16,18 +16,18 @@ from small import bright_fit
 
 import tilting as tl
 from tilting.cli import main
+from tilting.conditioning.trainer import ControlSettings, controlling
+from tilting.config.finetune import resolve_finetune
 from tilting.errors import TiltingError
-from tilting.experiments.condition.controlling import ControlSettings, controlling
-from tilting.experiments.doctor import doctor
-from tilting.experiments.finetune.config import resolve_finetune
-from tilting.experiments.finetune.engine import Engine, over
-from tilting.experiments.finetune.folder import read_lines
-from tilting.experiments.finetune.run import Parts
-from tilting.experiments.finetune.tuning import tuning
 from tilting.features.fitted import save_classifier
-from tilting.finetune.half import in_range, ranged
-from tilting.finetune.objectives import adjoint, ddpo, draft, draft_k
 from tilting.models.lora import read_lora
+from tilting.objectives import adjoint, ddpo, draft, draft_k
+from tilting.training.doctor import doctor
+from tilting.training.folder import read_lines
+from tilting.training.half import in_range, ranged
+from tilting.training.processes import Engine, over
+from tilting.training.run import Parts
+from tilting.training.trainer import tuning
 
 PROMPTS = ["a fox", "a cat"]
 REWARD = (

@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from test_finetune import AIM, Drift, make
 
-from tilting.experiments.finetune.engine import Engine
-from tilting.experiments.finetune.folder import read_lines
-from tilting.finetune.loop import Optimiser, Training, train
-from tilting.finetune.objectives import OBJECTIVES
-from tilting.models.mixture import Mixture
+from tilting.objectives import OBJECTIVES
+from tilting.oracle.mixture import Mixture
 from tilting.rng import Identity
+from tilting.training.folder import read_lines
+from tilting.training.loop import Optimiser, Training, train
+from tilting.training.processes import Engine
 
 BATCH, STEPS = 8, 3
 PLANE = (

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from test_finetune_cli import Bright, bright
 
 import tilting as tl
+from tilting.config.diversity import parse_diversity
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.diversity import diversity, parse_diversity
-from tilting.experiments.finetune.tuning import tuning
 from tilting.features.linear_head import LinearHead
-from tilting.finetune.diversity import root_mean_square, to_reverse
-from tilting.finetune.loop import Optimiser
-from tilting.finetune.objectives import dpg, draft_k, draft_lv
 from tilting.models.adapt import adapted, networks, thinned
+from tilting.objectives import dpg, draft_k, draft_lv
+from tilting.training.dissimilarity import root_mean_square, to_reverse
+from tilting.training.diversity import diversity
+from tilting.training.loop import Optimiser
+from tilting.training.trainer import tuning
 
 SMALL = {"steps": 2, "batch_size": 2, "rank": 2, "cfg": 3.0}
 WORDS = ["a fox", "a cat"]

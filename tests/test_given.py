@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import tilting as tl
-from tilting.experiments.given import preset_of, reward_of
-from tilting.finetune.objectives import ddpo, draft_k
+from tilting.generation.coerce import preset_of, reward_of
+from tilting.objectives import ddpo, draft_k
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from tilting import presets, rng
 from tilting.guidance.gradient import RewardGradient
 from tilting.guidance.slope import Estimator, Site, reward_slope, rms
-from tilting.models.mixture import Mixture, MixtureModel
+from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Problem, sample, start
 from tilting.schedule import Schedule, scaled_linear
 from tilting.types import Prediction, TiltingError

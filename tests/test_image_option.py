@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 import tilting as tl
 from tilting.cli import main
+from tilting.config.picture import open_picture, read_picture
 from tilting.errors import TiltingError
-from tilting.experiments.picture import open_picture, read_picture
 from tilting.features.pixels import centre_crop, resize
 from tilting.presets import PRESETS
 from tilting.rng import Identity, normal
@@ -28,7 +28,7 @@ FOX = ("a fox", "--model", "pocket", "--quiet", "--steps", "4")
 @pytest.fixture
 def loaded(pocket, monkeypatch):
     """The model is read from disk once for all tests."""
-    monkeypatch.setattr("tilting.experiments.run.load", lambda name, *more: pocket)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: pocket)
     return pocket
 
 
@@ -260,7 +260,7 @@ def test_resume_knows_the_picture_by_what_it_holds(capsys, tmp_path, picture, lo
     def load(name, *more):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("tilting.experiments.run.load", load)
+    monkeypatch.setattr("tilting.generation.run.load", load)
     assert np.array_equal(generate(out, *words, str(moved)), whole)
     drawn().rotate(90).save(tmp_path / "other.png")
     before = (out / "manifest.json").read_bytes()

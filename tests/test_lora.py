@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.tuning import attach
 from tilting.models.lora import (
     FILE,
     activate,
@@ -31,6 +30,7 @@ from tilting.models.lora import (
 )
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.words import POCKET
+from tilting.training.trainer import attach
 
 PROMPT, STEPS, CFG = ["a fox"], 4, 4.0
 
@@ -256,7 +256,7 @@ def test_lora_and_generate_commands(tmp_path, monkeypatch, capsys, one, two, mod
             model.unet.delete_adapters(adapter)
         return model
 
-    monkeypatch.setattr("tilting.experiments.run.load", fresh)
+    monkeypatch.setattr("tilting.generation.run.load", fresh)
     save_lora(one, Path("one"))
     save_lora(two, Path("two"))
     assert main(["lora", "scale", "one", "0.7", "--out", "less", "--quiet"]) == 0

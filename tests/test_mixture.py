@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tilting.models.mixture import Mixture, MixtureModel
+from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.schedule import Schedule
 from tilting.types import Time
 

@@ -11,14 +11,14 @@ import torch
 from today import MAKERS, beta_schedule, write
 
 import tilting as tl
+from tilting import objectives
 from tilting.errors import TiltingError
-from tilting.finetune import objectives
-from tilting.finetune.loop import Optimiser
 from tilting.models.lora import attach_all, lora_off, lora_state
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_targets import parts_of, target_names
 from tilting.models.schedulers import flow_schedule
 from tilting.sample import Method, Problem, sample
+from tilting.training.loop import Optimiser
 
 PROMPTS = ["a fox on a blue background, noto style", "an owl"]
 

@@ -11,7 +11,7 @@ from commands import refused
 from diffusers import StableDiffusionPipeline
 
 import tilting as tl
-from tilting.experiments.generate import draw, identities, plan
+from tilting.generation.generate import draw, identities, plan
 from tilting.models.words import POCKET
 
 PROMPTS = ["a fox on a blue background, noto style", "an owl"]

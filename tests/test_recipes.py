@@ -15,12 +15,12 @@ from PIL import Image
 import tilting
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.experiments.recipes import RECIPES, function_of
-from tilting.experiments.recipes.draw import Requests, cost_of
-from tilting.experiments.recipes.numbers import interval, values_of
-from tilting.experiments.recipes.published import published, published_row
-from tilting.experiments.whose import RECIPE, whose
 from tilting.models.words import load_words, read_prompt
+from tilting.runs.owner import RECIPE, whose
+from tilting_papers import RECIPES, function_of
+from tilting_papers.draw import Requests, cost_of
+from tilting_papers.numbers import interval, values_of
+from tilting_papers.published import published, published_row
 
 PUBLISHED = Path(tilting.__file__).parent / "assets" / "published.yaml"
 OURS = [name for name in RECIPES if name.startswith("codex-")]
@@ -153,7 +153,7 @@ def test_a_second_run_draws_nothing(made, monkeypatch, capsys):
     folder, report = made["codex-table1"]
     assert whose(folder) is RECIPE
     before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.glob("runs/*/images/*.png")}
-    monkeypatch.setattr("tilting.experiments.run.load", load)
+    monkeypatch.setattr("tilting.generation.run.load", load)
     assert main(["recipe", "codex-table1", "--small", "--out", str(folder), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == report == json.loads((folder / "table.json").read_text())
@@ -294,7 +294,7 @@ def test_the_list_and_the_config(capsys, tmp_path):
 
 
 def test_the_chosen_strength_is_the_weakest_with_nearly_the_most_gain_whose_judge_does_not_fall():
-    from tilting.experiments.recipes.codex.strengths import chosen
+    from tilting_papers.codex.strengths import chosen
 
     def row(strength, gain, high):
         return {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_finetune import STEPS, Drift, gradient, make, moved
 
-from tilting.finetune.loop import Optimiser, Training, train
-from tilting.finetune.objectives import alignprop, draft, draft_k, draft_lv
-from tilting.finetune.recompute import recomputed
-from tilting.finetune.rollout import rollout
+from tilting.objectives import alignprop, draft, draft_k, draft_lv
+from tilting.objectives.recompute import recomputed
+from tilting.objectives.rollout import rollout
+from tilting.training.loop import Optimiser, Training, train
 
 ALL = torch.ones(STEPS, dtype=torch.bool)
 

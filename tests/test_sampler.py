@@ -10,7 +10,7 @@ import torch
 
 from tilting import presets, rng
 from tilting.guidance.gradient import RewardGradient
-from tilting.models.mixture import Mixture, MixtureModel
+from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Every, Method, Problem, State, check, evaluate_value, finish, sample, start
 from tilting.schedule import Schedule, scaled_linear
 from tilting.select import Greedy, Memory, Smc

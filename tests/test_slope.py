@@ -13,7 +13,7 @@ import torch
 from test_guidance import CFG, REFERENCE, ROWS, TIMES, value
 
 from tilting.guidance.slope import Estimator, Site
-from tilting.models.mixture import MixtureModel
+from tilting.oracle.mixture import MixtureModel
 from tilting.types import Prediction, RewardError
 
 D, M = 2, 6

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tilting import presets, rng, weights
-from tilting.models.mixture import Mixture, MixtureModel
+from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Every, Method, Problem, finish, sample
 from tilting.schedule import Schedule, scaled_linear
 from tilting.select import Smc

@@ -8,8 +8,8 @@ import json
 import pytest
 from commands import refused
 
-from tilting.experiments import whose
-from tilting.experiments.whose import KINDS, folder_of
+from tilting.runs import owner as whose
+from tilting.runs.owner import KINDS, folder_of
 
 pytestmark = pytest.mark.usefixtures("no_bars")
 

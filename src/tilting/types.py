@@ -64,6 +64,10 @@ Value = Callable[[Tensor, Tensor], Tensor]
 """(x0 (m, ...), rows (m,)) -> (m,) the reward of the decoded estimate; higher is better."""
 
 
+Watch = Callable[[Prediction, Prediction, Time, Tensor], None]
+"""(controlled, pre-trained prediction of m latents, time, rows (m,))."""
+
+
 class Reward(Protocol):
     """A score of images and their prompts, higher is better.
 

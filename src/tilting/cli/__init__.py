@@ -12,18 +12,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tilting import __version__
 from tilting.cli.compare import compare
 from tilting.cli.condition import condition
 from tilting.cli.doctor import doctor
 from tilting.cli.evaluate import evaluate
 from tilting.cli.finetune import finetune
 from tilting.cli.generate import generate
+from tilting.cli.hush import hush
 from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
-from tilting.experiments.hush import hush
+from tilting.version import __version__
 
 COMMANDS = {
     "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor, "lora": lora,

@@ -10,7 +10,7 @@ import typer
 from tilting.cli import options as given_by
 from tilting.cli.options import option
 from tilting.cli.request import Request
-from tilting.experiments.compare.run import OPTIONS, PAGE, SHEET, describe, resolve_compare
+from tilting.evaluation.compare import OPTIONS, PAGE, SHEET, describe, resolve_compare
 
 
 def compare(
@@ -48,7 +48,7 @@ def compare(
     resolved = resolve_compare(request.options)
     if request.only_prints(resolved):
         return
-    from tilting.experiments.compare.run import compare as run
+    from tilting.evaluation.compare import compare as run
 
     metrics = run(resolved, request.words, request.quiet)
     folder = Path(resolved.out or "")

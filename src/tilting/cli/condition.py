@@ -10,8 +10,8 @@ from tilting.cli.condition_sample import sample
 from tilting.cli.condition_train import train
 from tilting.cli.options import Config, Device, Json, Out, PrintConfig, Quiet, Seed, Text, option
 from tilting.cli.request import Request
-from tilting.experiments.condition.fit import condition_fit, describe
-from tilting.experiments.condition.fit_config import OPTIONS, resolve_fit
+from tilting.conditioning.fit_run import condition_fit, describe
+from tilting.config.condition_fit import OPTIONS, resolve_fit
 
 condition = typer.Typer(
     help="New controls from a small labelled data set (CTRL).", no_args_is_help=True, rich_markup_mode=None,

@@ -10,7 +10,7 @@ import typer
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 from tilting.cli.request import Request
-from tilting.experiments.condition.sample_config import OPTIONS, resolve_sample
+from tilting.config.condition_sample import OPTIONS, resolve_sample
 
 
 def sample(
@@ -55,7 +55,7 @@ def sample(
     resolved = resolve_sample(request.options)
     if request.only_prints(resolved):
         return
-    from tilting.experiments.condition.sample import condition_sample, describe
+    from tilting.conditioning.sample_run import condition_sample, describe
 
     manifest = condition_sample(resolved, request.words, request.quiet)
     request.answer(manifest.get("summary", manifest.get("sweep")), describe(manifest, Path(resolved.out or "")))

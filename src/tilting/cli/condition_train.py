@@ -10,7 +10,7 @@ from tilting.cli import finetune_options as its
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 from tilting.cli.request import Request
-from tilting.experiments.condition.train_config import OPTIONS, resolve_train
+from tilting.config.condition_train import OPTIONS, resolve_train
 
 
 def train(
@@ -81,7 +81,7 @@ def train(
     resolved = resolve_train(request.options)
     if request.only_prints(resolved):
         return
-    from tilting.experiments.condition.train import condition_train, describe
+    from tilting.conditioning.train_run import condition_train, describe
 
     manifest = condition_train(resolved, request.words, request.quiet)
     request.answer(manifest["summary"], describe(manifest))

@@ -9,9 +9,9 @@ import typer
 from tilting.cli import options as given_by
 from tilting.cli.finetune_options import takes
 from tilting.cli.request import Request
+from tilting.config.finetune import OPTIONS, resolve_finetune
+from tilting.config.settings import boolean
 from tilting.errors import TiltingError
-from tilting.experiments.finetune.config import OPTIONS, resolve_finetune
-from tilting.experiments.settings import boolean
 
 
 @takes
@@ -27,8 +27,8 @@ def doctor(
     resolved = resolve_finetune(request.options)
     if request.only_prints(resolved, writes=False):
         return
-    from tilting.experiments.doctor import doctor as examine
-    from tilting.experiments.doctor import lines
+    from tilting.training.doctor import doctor as examine
+    from tilting.training.doctor import lines
 
     found = examine(resolved, full)
     request.answer(found, *lines(found, resolved))

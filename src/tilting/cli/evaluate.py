@@ -10,7 +10,7 @@ import typer
 from tilting.cli import options as given_by
 from tilting.cli.options import Text, option
 from tilting.cli.request import Request
-from tilting.experiments.evaluate.config import OPTIONS, describe, resolve_evaluate
+from tilting.config.evaluate import OPTIONS, describe, resolve_evaluate
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
     resolved = resolve_evaluate(request.options)
     if request.only_prints(resolved):
         return
-    from tilting.experiments.evaluate.run import evaluate as run
+    from tilting.evaluation.run import evaluate as run
 
     metrics = run(resolved, request.words, request.quiet)
     summary = {key: metrics[key] for key in ("reference", "floor", "extractors")} | {"runs": metrics["summary"]}

@@ -7,7 +7,7 @@ import typer
 from tilting.cli import options as given_by
 from tilting.cli.finetune_options import takes
 from tilting.cli.request import Request
-from tilting.experiments.finetune.config import OPTIONS, resolve_finetune
+from tilting.config.finetune import OPTIONS, resolve_finetune
 
 
 @takes
@@ -18,7 +18,7 @@ def finetune(context: typer.Context, print_config: given_by.PrintConfig = False)
     if request.only_prints(resolved):
         return
     request.tell(resolved.unused)
-    from tilting.experiments.finetune.run import describe, run
+    from tilting.training.run import describe, run
 
     manifest = run(resolved, request.words, request.quiet)
     request.answer(manifest["summary"], describe(manifest))

@@ -8,7 +8,7 @@ import typer
 
 from tilting.cli import options as given_by
 from tilting.cli.request import Request
-from tilting.experiments.config import OPTIONS, resolve
+from tilting.config.generate import OPTIONS, resolve
 
 
 def generate(
@@ -46,7 +46,7 @@ def generate(
     if request.only_prints(resolved):
         return
     request.tell(resolved.unused)
-    from tilting.experiments.run import describe, run
+    from tilting.generation.run import describe, run
 
     manifest = run(resolved, request.words, request.quiet)
     request.answer(manifest["summary"], describe(manifest), f"grid: {Path(resolved.out or '') / 'grid.png'}")

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from tilting.config.about import LEGEND, about_method
+from tilting.config.objective_about import LEGEND as OBJECTIVE_LEGEND
+from tilting.config.objective_about import about_objective
+from tilting.config.objectives import factories
 from tilting.errors import TiltingError, nearest
-from tilting.experiments.about import LEGEND, about_method
-from tilting.experiments.finetune.about import LEGEND as OBJECTIVE_LEGEND
-from tilting.experiments.finetune.about import about_objective
-from tilting.experiments.finetune.objectives import factories
 from tilting.models import MODELS
 from tilting.models.families import FAMILIES
 from tilting.models.words import load_words

@@ -24,7 +24,7 @@ Out = Annotated[str | None, option("--out", metavar="DIR", help="Folder to write
 def info(place: Place, as_json: AsJson = False) -> None:
     """What a LoRA holds: rank, layers, parts, and how much it adds."""
     lora_file(place)
-    from tilting.experiments.lora_tools import lora_info
+    from tilting.training.lora_tools import lora_info
 
     found = lora_info(place)
     if as_json:
@@ -63,7 +63,7 @@ def _write(places: list[str], out: str | None, quiet: bool, as_json: bool) -> No
     specs = [parse_lora(place) for place in places]
     if not out:
         raise TiltingError("say where to write: --out DIR")
-    from tilting.experiments.lora_tools import lora_info, write_mix
+    from tilting.training.lora_tools import lora_info, write_mix
 
     path = write_mix(specs, out)
     if as_json:

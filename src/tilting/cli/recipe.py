@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tilting.cli.options import Config, Json, Out, PrintConfig, Quiet, Seed, option
 from tilting.cli.request import Request
-from tilting.errors import TiltingError
-from tilting.experiments.recipes import RECIPES, find, function_of
-from tilting.experiments.settings import boolean, integer, text
-from tilting.experiments.whose import RECIPE, folder_of
+from tilting.config.settings import boolean, integer, text
+from tilting.errors import TiltingError, nearest
+from tilting.runs.owner import RECIPE, folder_of
+
+
+@cache
+def recipes() -> dict[str, Any]:
+    """The recipes of every package that names some under the entry point ``tilting.recipes``, by name."""
+    return {name: one for point in entry_points(group="tilting.recipes") for name, one in point.load().items()}
+
+
+def _function(recipe: Any) -> Any:
+    module, _, function = recipe.target.partition(":")
+    return getattr(import_module(module), function)
 
 
 def recipe(
@@ -33,7 +46,10 @@ def recipe(
     options, silent = request.options, request.quiet
     if options.get("recipe") is None:
         return _list(request.json)
-    found = find(text("recipe", options["recipe"]))
+    name = text("recipe", options["recipe"])
+    if name not in recipes():
+        raise TiltingError(f"there is no recipe {name!r}{nearest(name, recipes())}")
+    found = recipes()[name]
     small = boolean("small", options.get("small", False))
     if "seed" in options:
         integer("seed", options["seed"], 0)
@@ -52,16 +68,16 @@ def recipe(
             print(f"{options['recipe']}: {line}", file=sys.stderr)
 
     seeded = {"seed": options.get("seed", 0), "quiet": silent} if found.seeded else {}
-    function_of(found)(folder, small, say, **seeded)
+    _function(found)(folder, small, say, **seeded)
     shown = (folder / "table.md").read_text(encoding="utf-8")
     request.answer(json.loads((folder / "table.json").read_bytes()), shown, f"table: {Path(folder) / 'table.md'}")
 
 
 def _list(as_json: bool) -> None:
     if as_json:
-        rows = {name: {"about": recipe.about, "paper": recipe.paper} for name, recipe in RECIPES.items()}
+        rows = {name: {"about": recipe.about, "paper": recipe.paper} for name, recipe in recipes().items()}
         return typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-    width = max(map(len, RECIPES)) + 2
-    for name, recipe in RECIPES.items():
+    width = max(map(len, recipes())) + 2
+    for name, recipe in recipes().items():
         typer.echo(f"{name:{width}}{recipe.about}")
         typer.echo(f"{'':{width}}{recipe.paper}")

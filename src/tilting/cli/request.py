@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import typer
 
+from tilting.config.settings import parse_setting
+from tilting.config.yaml_file import read_yaml
 from tilting.errors import TiltingError
-from tilting.experiments.settings import parse_setting
-from tilting.experiments.yaml_layer import read_yaml
 
 
 class Resolved(Protocol):

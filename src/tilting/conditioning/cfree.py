@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from tilting import rng
-from tilting.finetune.denoising import training_error
-from tilting.finetune.world import Loss, World
 from tilting.models.labels import Augmented
+from tilting.objectives.batch import Loss, World
+from tilting.objectives.denoising import training_error
 from tilting.schedule import Kind, add_noise, predict
 from tilting.types import Prediction, TiltingError, Time
 

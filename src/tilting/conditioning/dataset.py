@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from tilting.conditioning.columns import FEWEST, Ask, Column, cut, settle, why_empty
 from tilting.conditioning.table import FOLDER_LABEL, Bad, Row, Table
+from tilting.config.label_columns import FEWEST, Ask, Column, cut, settle, why_empty
 from tilting.errors import TiltingError, nearest
 from tilting.features.picture import open_rgb
 

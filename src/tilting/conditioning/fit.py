@@ -25,7 +25,7 @@ from tilting.conditioning.networks import Inputs, keyed, learnt
 from tilting.errors import TiltingError
 from tilting.features.fitted import FittedClassifier
 from tilting.features.schema import Schema
-from tilting.finetune.checkpoint import Saved, optimiser_tensors, restore_optimiser
+from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 
 AT_ONCE = 256
 """Records whose outputs are computed at a time where nothing is learnt."""

@@ -11,21 +11,14 @@ biased always. Several labels add.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tilting.conditioning.noisy import NoisyClassifier
-from tilting.models.labels import Watch
-from tilting.presets.guided import Dps
-from tilting.types import Denoise, Prediction, Time
-
-if TYPE_CHECKING:
-    from tilting.guidance.kernel import Kernel
-    from tilting.guidance.slope import Rule, Site, Slope
-    from tilting.method import Method
+from tilting.types import Denoise, Prediction, Time, Watch
 
 LogProb = Callable[[Tensor, Time, Tensor], Tensor]
 """(x_t (m, ...), t, rows (m,)) -> (m,): Σ_k log p_k(y_k | x_t, t) of what each row is asked for."""
@@ -100,42 +93,3 @@ def guided_by(
     """
     named = {c.schema.label: c.to(getattr(model, "device", "cpu")) for c in classifiers}
     return ClassifierGuided(model, named, {k: named[k].schema.target(v) for k, v in labels.items()}, gamma, watch)
-
-
-@dataclass(frozen=True)
-class Watching:
-    """The last guide of a method: it changes nothing, and shows how far the others moved the prediction."""
-
-    watch: Watch
-    needs_slope = False
-    values = 0
-    estimator = None
-
-    @property
-    def rule(self) -> Rule:
-        return "plain"
-
-    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
-        if slope is not None:
-            self.watch(kernel.prediction, slope.prediction, kernel.t, site.rows)
-        return kernel
-
-
-@dataclass(frozen=True)
-class WatchedDps(Dps):
-    """Reconstruction guidance that is watched.
-
-    Attributes:
-        watch: called with the guided and the pre-trained prediction.
-    """
-
-    watch: Watch | None = field(default=None, compare=False)
-
-    def build(self, steps: int) -> Method:
-        method = super().build(steps)
-        return method if self.watch is None else replace(method, guides=(*method.guides, Watching(self.watch)))
-
-
-def reconstruction_guidance(gamma: float, particles: int = 1, watch: Watch | None = None) -> WatchedDps:
-    """The preset of reconstruction guidance at strength γ, for a reward that is log p(y | x) itself (`likelihood`)."""
-    return WatchedDps(gamma, form="score", particles=particles, watch=watch)

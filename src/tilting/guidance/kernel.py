@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tilting.guidance.slope import Estimator, Rule, Site, Slope, step_size
 from tilting.schedule import step_std, transition
-from tilting.types import Prediction, TiltingError, Time
+from tilting.types import Prediction, TiltingError, Time, Watch
 
 
 @dataclass(frozen=True)
@@ -174,3 +174,22 @@ class Clean:
         if self.keep == "x" and t.alpha > 0:
             eps = eps - t.alpha / t.sigma * delta
         return replace(kernel, prediction=Prediction(eps, x0 + delta, correction))
+
+
+@dataclass(frozen=True)
+class Watching:
+    """The last guide of a method: it changes nothing, and shows how far the others moved the prediction."""
+
+    watch: Watch
+    needs_slope = False
+    values = 0
+    estimator = None
+
+    @property
+    def rule(self) -> Rule:
+        return "plain"
+
+    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
+        if slope is not None:
+            self.watch(kernel.prediction, slope.prediction, kernel.t, site.rows)
+        return kernel

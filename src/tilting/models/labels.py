@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from tilting.errors import nearest
 from tilting.models.stable_diffusion import StableDiffusion, plain_only
 from tilting.schedule import Kind, correction, predict
-from tilting.types import Denoise, Prediction, TiltingError, Time
+from tilting.types import Denoise, Prediction, TiltingError, Time, Watch
 
 Place = Literal["latent", "score", "time"]
 PLACES = ("latent", "score", "time")
@@ -214,10 +214,6 @@ class Term:
             if weight:
                 found = found + weight * (control.conditioned(x, t, text, labels) - plain)
         return found
-
-
-Watch = Callable[[Prediction, Prediction, Time, Tensor], None]
-"""(controlled, pre-trained prediction of m latents, time, rows (m,))."""
 
 
 def guided(

@@ -6,7 +6,7 @@ any scale; "plain" is the papers' own, in latents per reward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tilting.presets.common import Climbing, Rule, Window, guide_gate, one_of
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tilting.guidance.kernel import Guide
     from tilting.guidance.slope import Estimator
     from tilting.method import Method
+    from tilting.types import Watch
 
 ALL: Window = (1.0, 0.0)
 MIDDLE: Window = (0.7, 0.3)
@@ -254,3 +255,25 @@ class Tfg(Smoothed):
         if self.mu and self.steps:
             guides += (Clean(self.mu, self.steps, self.rule, "eps", estimator=how),)
         return self._method("tfg", how, *guides, repeat=self.repeat)
+
+
+@dataclass(frozen=True)
+class WatchedDps(Dps):
+    """Reconstruction guidance that is watched.
+
+    Attributes:
+        watch: called with the guided and the pre-trained prediction.
+    """
+
+    watch: Watch | None = field(default=None, compare=False)
+
+    def build(self, steps: int) -> Method:
+        from tilting.guidance.kernel import Watching
+
+        method = super().build(steps)
+        return method if self.watch is None else replace(method, guides=(*method.guides, Watching(self.watch)))
+
+
+def reconstruction_guidance(gamma: float, particles: int = 1, watch: Watch | None = None) -> WatchedDps:
+    """The preset of reconstruction guidance at strength γ, for a reward that is log p(y | x) itself (`likelihood`)."""
+    return WatchedDps(gamma, form="score", particles=particles, watch=watch)

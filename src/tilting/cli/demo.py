@@ -1,0 +1,99 @@
+"""`python -m tilting.cli.demo --out demo`: what pocket draws by itself, and steered, on one grid. Resumable."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tilting.cli.hush import hush
+from tilting.config.generate import GenerateConfig, resolve
+from tilting.errors import TiltingError
+from tilting.generation.run import Parts, load_parts, run
+from tilting.metrics.statistics import paired_bootstrap
+
+PROMPTS = ("a fox, noto style", "a sunflower on a blue background", "a castle, twemoji style", "a banana on a pink background")
+IMAGES, STEPS, PARTICLES, SHOWN = 4, 25, 4, 2
+RUNS = (("base", "clip"), ("bon", "clip"), ("code", "clip"), ("codex", "clip"), ("base", "jpeg"), ("code", "jpeg"))
+PAIRS = (("bon", "base"), ("code", "base"), ("codex", "base"), ("codex", "code"))
+
+
+def requests(out: Path, prompts: Sequence[str], images: int, steps: int) -> dict[tuple[str, str], GenerateConfig]:
+    """The runs of the demo by (method, reward), all of the same seeds."""
+    return {
+        (method, reward): resolve(
+            {"prompts": list(prompts), "method": method, "reward": [reward], "images": images, "steps": steps, "seed": 0,
+             "particles": None if method == "base" else PARTICLES, "out": str(out / "runs" / f"{method}-{reward}")}
+        )
+        for method, reward in RUNS
+    }  # fmt: skip
+
+
+def table(manifests: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """Reward, judge, evaluations and seconds of every run, then paired differences with their intervals."""
+    lines = [f"{'reward':8}{'method':8}{'mean ± sem':>20}{'judge':>9}{'evaluations':>13}{'seconds':>9}"]
+    for (method, reward), manifest in manifests.items():
+        s = manifest["summary"]
+        judge = "-" if s["judge_mean"] is None else f"{s['judge_mean']:.2f}"
+        mean = f"{s['reward_mean']:.4f} ± {s['reward_sem'] or 0:.4f}"
+        lines.append(f"{reward:8}{method:8}{mean:>20}{judge:>9}{s['evaluations']:>13}{s['seconds']:>9.1f}")
+    lines += ["", "paired differences of the reward, same seeds: mean [95 % bootstrap interval, whole prompts resampled]"]
+    for reward, a, b in [("clip", *pair) for pair in PAIRS] + [("jpeg", "code", "base")]:
+        ours, theirs = ([r["reward"] for r in manifests[name, reward]["images"]] for name in (a, b))
+        mean, low, high = paired_bootstrap(ours, theirs, [r["prompt"] for r in manifests[a, reward]["images"]])
+        lines.append(f"{reward:8}{a + ' - ' + b:16}{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    return "\n".join(lines)
+
+
+def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, steps: int = STEPS, quiet: bool = False) -> str:
+    """Run what is missing, write ``grid.png``, ``grid-jpeg.png`` and ``table.txt``, and return the table."""
+
+    @cache
+    def model_and_judge() -> Parts:
+        return load_parts(configs["base", "clip"])
+
+    def parts(config: GenerateConfig) -> Parts:
+        from tilting.rewards.build import build
+
+        shared = model_and_judge()
+        return shared._replace(reward=build(config.specs())) if config.reward != ("clip",) else shared
+
+    from tilting.reports.grid import comparison_grid
+
+    configs = requests(out, prompts, images, steps)
+    manifests = {}
+    for key, config in configs.items():
+        argv = ["python", "-m", "tilting.cli.demo", "--out", str(out)]
+        manifests[key] = run(config, argv, quiet=quiet, parts=parts)
+    text = table(manifests)
+    for name, reward in (("grid.png", "clip"), ("grid-jpeg.png", "jpeg")):
+        columns = [(method, config.out or "") for (method, r), config in configs.items() if r == reward]
+        comparison_grid(columns, out / name, per_prompt=min(SHOWN, images))
+    (out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; exit codes as `tilting`'s."""
+    parser = argparse.ArgumentParser(prog="python -m tilting.cli.demo", description=(__doc__ or "").split(":")[-1])
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write, or to go on with")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args(argv)
+    try:
+        print(demo(options.out, quiet=options.quiet))
+    except TiltingError as error:
+        print(f"tilting: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tilting: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    print(f"grid: {options.out / 'grid.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    hush()
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Training batches of a control: every image has a prompt and labels, drawn apart (Π = Π_c Π_y), and the reward is
+γ Σ_k log p_k(y_k | x) of the labels it was drawn with.
+
+As in `tilting.training.batches`, every number is a function of (seed, training step).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilting.conditioning.classifiers import Classifier, Obedience
+from tilting.conditioning.objective import draw_labels
+from tilting.features.schema import Schema
+from tilting.models.labels import Augmented, Term, guided
+from tilting.objectives.batch import World
+from tilting.rewards.check import checked
+from tilting.training.batches import Batches
+from tilting.types import Denoise, Prediction, Time
+
+SPREAD = 2.0
+"""A number is drawn uniformly from its mean ± so many standard deviations of the labelled data."""
+
+
+@dataclass(kw_only=True)
+class ControlBatches(Batches):
+    """(training step, memory) -> the world of that step.
+
+    Attributes:
+        augmented: what is trained, of the same model.
+        classifiers: by label.
+        gamma: γ.
+        seen: label -> mean log p of this process's images of the step, over all parts of the batch that were scored.
+    """
+
+    augmented: Augmented
+    classifiers: dict[str, Classifier]
+    gamma: float
+    seen: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def schemas(self) -> list[Schema]:
+        """Of the labels."""
+        return [c.schema for c in self.classifiers.values()]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with torch.no_grad():
+            self._context = self.augmented.model.encode_prompts(list(self.prompts))
+            self._empty = self.augmented.model.encode_prompts([self.negative])
+        kinds = {name: c.schema for name, c in self.classifiers.items()}
+        self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
+        self._codes: dict[str, Tensor] = {}
+        self._scored = 0
+
+    def __call__(self, step: int, memory: dict[str, Any]) -> World:
+        world = super().__call__(step, memory)
+        self.seen, self._scored = {}, 0
+        here = slice(world.first, world.first + len(world.who))
+        self._codes = {n: y[here].to(self.device) for n, y in draw_labels(self._ranges, self.batch, self.seed, step).items()}
+        place = torch.tensor([self._place[w.prompt] for w in world.who], device=self.device)
+        terms = [Term(self.augmented, self._codes)]
+        controlled, pretrained = guided(terms, self._context[place], self._empty, self.cfg, count=self._count)
+        return replace(world, denoise=self._whole(controlled), base=self._whole(pretrained))
+
+    def _count(self, latents: int) -> None:
+        self.counts.evaluations += latents
+
+    def _whole(self, network: Denoise) -> Denoise:
+        """A denoiser of all of the batch."""
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with self.context():
+                return Prediction(*(part.to(x.dtype) for part in network(x, t, rows)))
+
+        return denoise
+
+    def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
+        codes = {name: y[rows] for name, y in self._codes.items()}
+        part: dict[str, float] = {}
+        found = checked(Obedience(self.classifiers, codes, self.gamma, part), images, prompts)
+        self._scored += len(images)
+        for name, value in part.items():
+            before = self.seen.get(name, 0.0)
+            self.seen[name] = before + (value - before) * len(images) / self._scored
+        return found

@@ -1,0 +1,153 @@
+"""Labelled pictures as triplets (c, x, y), and the training batches of them: what classifier-free fine-tuning learns from.
+
+A table gives the labels it has; two tables may have a label each and share no picture ("no label" is learnt of the other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tilting.conditioning.cfree import Triplets, world_of
+from tilting.conditioning.fit import schema_of
+from tilting.conditioning.latents import encode_files
+from tilting.features.schema import Schema
+from tilting.models.labels import Augmented
+from tilting.objectives.batch import World
+from tilting.training.batches import Counts, Slice
+from tilting.types import Denoise, Prediction, TiltingError, Time
+
+if TYPE_CHECKING:
+    from tilting.conditioning.dataset import Dataset
+    from tilting.models.stable_diffusion import StableDiffusion
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled latents.
+
+    Attributes:
+        triplets: with labels as an embedding takes them.
+        schemas: of the labels.
+    """
+
+    triplets: Triplets
+    schemas: tuple[Schema, ...]
+
+
+def labelled(model: StableDiffusion, tables: Sequence[Dataset], known: Sequence[Schema] = (), tick: Any = None) -> Labelled:
+    """Encode the pictures of tables.
+
+    Args:
+        model: whose latents they become.
+        tables: from `tilting.conditioning.tables.read_tables`, no label in two of them.
+        known: schemas of classifiers of some of the labels, which say the order of classes and the unit of numbers.
+        tick: called with how many pictures were encoded.
+
+    Raises:
+        TiltingError: a label whose classifier knows other values, or a classifier of no label here.
+    """
+    latents, prompts, schemas = [], [], {}
+    found: dict[str, list[Tensor]] = {column.name: [] for table in tables for column in table.columns}
+    theirs = {schema.label: schema for schema in known}
+    for schema in known:
+        if schema.label not in found:
+            raise TiltingError(f"the classifier tells {schema.label!r}, and the data have only {', '.join(found)}")
+    for table in tables:
+        paths = [record.path for record in table.records]
+        latents.append(encode_files(model, paths, tick or (lambda n: None)).latents)
+        prompts += [record.prompt or "" for record in table.records]
+        for column in table.columns:
+            values = [record.labels[column.name] for record in table.records]
+            y = torch.tensor([column.classes.index(v) if column.classes else v for v in values], dtype=torch.float64)
+            schemas[column.name] = _agreed(theirs.get(column.name), schema_of(column.name, column.classes, y))
+        for name, parts in found.items():
+            if name in {column.name for column in table.columns}:
+                parts.append(_codes(schemas[name], [record.labels[name] for record in table.records]))
+            else:
+                parts.append(torch.full((len(paths),), torch.nan))
+    labels = {name: torch.cat(parts) for name, parts in found.items()}
+    return Labelled(Triplets(torch.cat(latents), labels, prompts), tuple(schemas[name] for name in found))
+
+
+def _agreed(theirs: Schema | None, mine: Schema) -> Schema:
+    """The schema of a classifier, if it knows what the data say. Raises TiltingError if not."""
+    if theirs is None:
+        return mine
+    if theirs.kind != mine.kind or not set(mine.classes) <= set(theirs.classes):
+        said = ", ".join(theirs.classes) or "a number"
+        raise TiltingError(f"the classifier of {mine.label!r} knows {said}, the data {', '.join(mine.classes) or 'a number'}")
+    return theirs
+
+
+def _codes(schema: Schema, values: Sequence[str | float]) -> Tensor:
+    """(n,) labels as an embedding takes them: indices of classes, or standardised numbers."""
+    targets = torch.tensor([schema.target(v) for v in values], dtype=torch.float64)
+    return (targets if schema.kind == "classes" else (targets - schema.shift) / schema.scale).float()
+
+
+@dataclass
+class TripletBatches:
+    """(training step, memory) -> the world of that step, as `tilting.conditioning.batches.ControlBatches` for CTRL.
+
+    Attributes:
+        augmented: what is trained.
+        data: triplets.
+        schemas: of their labels.
+        classifiers: by label: what can look at images afterwards; nothing is trained by them.
+        batch: triplets of a step, over all processes.
+        dropout: the share that is trained as "no label".
+        seed: of the run.
+        cfg: the model's usual, for the record.
+        part: this process's slice.
+        context: entered around every network call.
+        clean: latents of the whole batch that is on.
+    """
+
+    augmented: Augmented
+    data: Triplets
+    schemas: Sequence[Schema]
+    classifiers: Mapping[str, Any]
+    batch: int
+    dropout: float = 0.1
+    seed: int = 0
+    cfg: float = 1.0
+    part: Slice = field(default_factory=Slice)
+    context: Callable[[], AbstractContextManager] = nullcontext
+    clean: Tensor = field(default_factory=lambda: torch.zeros(0))
+    counts: Counts = field(default_factory=Counts)
+    trouble: str | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> list[str]:
+        """All different ones."""
+        return list(dict.fromkeys(self.data.prompts))
+
+    def __call__(self, step: int, memory: dict[str, Any]) -> World:
+        world, self.clean = world_of(
+            self.augmented, self.data, self.batch, self.dropout, self.seed, step, self.part.index, self.part.count, self.context
+        )
+        self.counts.images += len(world.who)
+        return _counted(world, self.counts)
+
+    def of(self, world: World) -> Tensor:
+        """Clean latents of a world's images."""
+        return world.mine(self.clean)
+
+
+def _counted(world: World, counts: Counts) -> World:
+    def counting(network: Denoise) -> Denoise:
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            counts.evaluations += len(x)
+            return network(x, t, rows)
+
+        return denoise
+
+    return replace(world, plain=counting(world.plain))

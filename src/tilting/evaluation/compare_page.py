@@ -1,0 +1,119 @@
+"""The two pictures of a comparison: compare.html, one page that fetches nothing, and compare.png, one sheet."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tilting.config.about import about_method
+from tilting.evaluation.compare import FEW, SHEET
+from tilting.reports.charts import Bar, bars, number, scatter
+from tilting.reports.grid import FAINT, Sheet, read, short, spread
+from tilting.reports.pages import colours, fill, inlined
+
+SMALL, THUMB = 128, 320
+"""Pictures of at most SMALL pixels are put into the page as they are; larger ones at most THUMB wide or high."""
+MOST_ROWS, MOST_PROMPTS = 60, 100
+"""Rows of the sheet, and prompts of the page; the folders hold all."""
+ROOM = 1100
+"""Pixels of the page that the columns of pictures may take."""
+BEST = (24, 120, 78)
+
+
+def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
+    """``compare.png``: a column per method under its numbers, a row per prompt and index, the best reward of a row in green."""
+    shown, methods = metrics["images"][:MOST_ROWS], metrics["methods"]
+    sheet = Sheet(len(shown), len(methods), header=5)
+    for j, row in enumerate(methods):
+        lines = [
+            "no reward" if row["reward"] is None else f"reward {spread(row['reward']['mean'], row['reward']['sem'])}",
+            "no judge" if row["judge"] is None else f"judge {row['judge']['mean']:.2f}",
+            f"{row['evaluations_per_image']:.4g} evaluations, {row['seconds_per_image']:.2f} s",
+        ]
+        sheet.head(j, row["method"] + (f", N = {row['particles']}" if (row["particles"] or 1) > 1 else ""), lines, below=4)
+    several = any(entry["index"] for entry in shown)
+    for i, entry in enumerate(shown):
+        sheet.row(i, f"{entry['prompt']}, {entry['index']}" if several else entry["prompt"])
+        best = best_of(entry)
+        for j, row in enumerate(methods):
+            cell = entry["methods"][row["method"]]
+            sheet.cell(i, j, read(folder / cell["file"]), short(cell["reward"]), BEST if row["method"] in best else FAINT)
+    sheet.save(folder / SHEET)
+    return folder / SHEET
+
+
+def best_of(entry: Mapping[str, Any]) -> set[str]:
+    """The methods of the highest reward in a row, none where all are alike or nothing is known."""
+    known = {m: cell["reward"] for m, cell in entry["methods"].items() if cell["reward"] is not None}
+    best = {m for m, reward in known.items() if reward == max(known.values())}
+    return best if len(best) < len(known) else set()
+
+
+def data_uri(path: Path) -> str:
+    """A picture inside of a page: small ones without loss, larger ones at `THUMB` pixels."""
+    image = read(path)
+    return inlined(image, lossless=True) if max(image.size) <= SMALL else inlined(image, THUMB)
+
+
+def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
+    methods, against, charts = metrics["methods"], metrics["reference"], []
+    for key, title in (("gain", "Gain in reward"), ("judge_gain", "Change of the judge")):
+        rows = [Bar(r["method"], colour[r["method"]], r[key]["mean"], r[key]["low"], r[key]["high"]) for r in methods if r[key]]
+        if rows:
+            note = f"over {against}, paired, with 95 % intervals"
+            charts.append({"title": title, "note": note, "svg": bars(f"{title} over {against}", rows), "kind": ""})
+    points = []
+    for r in methods:
+        if r["reward"]:
+            mean, sem = r["reward"]["mean"], r["reward"]["sem"] or 0.0
+            points.append((Bar(r["method"], colour[r["method"]], mean, mean - sem, mean + sem), r["evaluations_per_image"]))
+    if len(points) > 1:
+        svg = scatter("Reward and its cost", [p for p, _ in points], [c for _, c in points], "denoiser evaluations per image")
+        chart = {"title": "What the reward costs", "note": "mean ± sem; up and to the left is better", "svg": svg, "kind": ""}
+        charts.insert(1, chart | {"kind": "tall"} if len(charts) == 2 else chart)
+    return charts
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + number(value)
+
+
+def _count(value: float) -> str:
+    """What is mostly a whole number."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def render(folder: Path, metrics: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        folder: of the comparison, where the pictures are.
+        metrics: what metrics.json holds.
+    """
+    names = [row["method"] for row in metrics["methods"]]
+    colour = colours(names, [name for name in names if name != "base"])
+    prompts = list(dict.fromkeys(entry["prompt"] for entry in metrics["images"]))
+    shown: dict[str, list[dict[str, Any]]] = {prompt: [] for prompt in prompts[:MOST_PROMPTS]}
+    for entry in metrics["images"]:
+        if entry["prompt"] in shown:
+            cells = [{"method": m, "uri": data_uri(folder / c["file"]), **c} for m, c in entry["methods"].items()]
+            shown[entry["prompt"]].append({"index": entry["index"], "cells": cells, "best": best_of(entry)})
+    with Image.open(folder / metrics["images"][0]["methods"][names[0]]["file"]) as first:
+        side = max(first.size)
+    room = max(128, min(256, ROOM // len(names)))
+    settings: dict[str, list[str]] = {}
+    for key, value in metrics["config"]["set"].items():
+        if value is not None:
+            method, _, name = key.partition(".")
+            settings.setdefault(method, []).append(f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    filters = {"signed": _signed, "count": _count, "seconds": "{:.2f}".format, "shell": shlex.join}
+    return fill(
+        Path(SHEET).stem + ".html", filters,
+        m=metrics, methods=metrics["methods"], about={name: about_method(name) for name in names}, colour=colour,
+        charts=_charts(metrics, colour), prompts=shown, count=len(prompts), few=FEW, settings=settings,
+        width=side * max(1, room // side) if side <= SMALL else room, small=side <= SMALL,
+    )  # fmt: skip

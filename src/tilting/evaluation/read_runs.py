@@ -1,0 +1,243 @@
+"""Runs read back from their folders and checked, and the part of each: the reference, the base, the floor. Torch-free."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tilting.config.evaluate import EvaluateConfig
+from tilting.errors import TiltingError
+from tilting.rewards.spec import split_weight
+from tilting.runs.files import read_manifest
+
+SHOWN_PROMPTS = 12
+"""Prompts that a suggested command spells out."""
+
+
+CHANGES = ("lora", "control", "classifier")
+"""Options by which method base draws from another model than the base model."""
+SETTINGS = ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength", "precision")
+"""What a run of the base model shares with the runs it is compared with."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that `tilting generate` wrote, and what its manifest says.
+
+    Attributes:
+        name: what reports call it: its folder's name, with parents where two are alike.
+        folder: where its pictures are.
+        manifest: as read and checked.
+    """
+
+    name: str
+    folder: Path
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options it was drawn with."""
+        return self.manifest["config"]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """One entry per image."""
+        return self.manifest["images"]
+
+    @property
+    def method(self) -> str:
+        """How it was drawn."""
+        return str(self.config.get("method"))
+
+    @property
+    def changed(self) -> str | None:
+        """What draws otherwise than the base model by itself: the method, ``lora``, ``control``, ``classifier``; else None."""
+        if self.method != "base":
+            return f"method {self.method!r}"
+        return next((f"a {key}" for key in CHANGES if self.config.get(key)), None)
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.records[0]["seed"]
+
+    def setting(self, key: str) -> Any:
+        """An option of `SETTINGS`; ``strength`` is a picture's alone, as a control has one of its own."""
+        return self.config.get(key) if key != "strength" or self.config.get("image") else None
+
+    @property
+    def kl(self) -> float | None:
+        """Mean path KL to the base model, where it was recorded."""
+        summary = self.manifest["summary"]
+        return summary.get("kl", summary.get("kl_mean"))
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of every image."""
+        return [record["prompt"] for record in self.records]
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """(prompt, index) of every image."""
+        return [(record["prompt"], record["index"]) for record in self.records]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The rewards it was steered by, or scored with, without their weights, and those."""
+        return dict(split_weight(spec) for spec in self.config.get("reward") or [])
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Runs and their parts in the comparison.
+
+    Attributes:
+        runs: all, the reference too (last, when it was given by option alone).
+        reference: the name of the run that distances are taken to, or None.
+        bases: for every run that is steered, the name of the base run it is judged against, or None.
+        floor: the name of the base run whose distance to the reference is the floor, or None.
+        notes: sentences for the reader.
+    """
+
+    runs: tuple[Run, ...]
+    reference: str | None
+    bases: dict[str, str | None]
+    floor: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def picture(self) -> str | None:
+        """The reference picture that every steered run was drawn from, if there is one and it is still there."""
+        found = {run.config.get("image") for run in self.runs if run.name in self.bases} or {None}
+        one = found.pop() if len(found) == 1 else None
+        return one if isinstance(one, str) and Path(one).is_file() else None
+
+    def run(self, name: str) -> Run:
+        """The run of a name."""
+        return next(run for run in self.runs if run.name == name)
+
+
+def read_run(place: str, name: str) -> Run:
+    """Read a run back. Raises TiltingError: not a run's folder, an image missing, or not one drawn."""
+    folder = Path(place)
+    if not folder.is_dir():
+        raise TiltingError(f"there is no folder {place!r}")
+    manifest = read_manifest(folder)
+    if manifest is None:
+        inside = [str(file.parent) for file in sorted(folder.glob("runs/*/manifest.json"))]  # as `tilting compare` writes them
+        near = f"; there is: {', '.join(inside)}" if inside else ""
+        raise TiltingError(f"{place!r} is not a run: it holds no manifest.json of `tilting generate`{near}")
+    if not manifest["images"]:
+        raise TiltingError(f"{place!r} holds no finished image")
+    inside, seen = folder.resolve(), set()
+    for record in manifest["images"]:
+        file = (folder / record["file"]).resolve()
+        if not file.is_relative_to(inside):
+            raise TiltingError(f"the manifest of {place!r} names {record['file']!r}, which lies outside it")
+        if not file.is_file():
+            raise TiltingError(f"{place!r} lacks {record['file']!r}, which its manifest names")
+        if (key := (record["prompt"], record["index"])) in seen:
+            raise TiltingError(f"the manifest of {place!r} names image {key[1]} of {key[0]!r} twice")
+        seen.add(key)
+    wanted = len(manifest["config"].get("prompts") or []) * (manifest["config"].get("images") or 1)
+    if len(manifest["images"]) < wanted:
+        done = len(manifest["images"])
+        raise TiltingError(f"{place!r} is unfinished, {done} of {wanted} images: give its `tilting generate` command again")
+    return Run(name, folder, manifest)
+
+
+def _names(places: Sequence[str]) -> list[str]:
+    """The shortest tails of paths that tell them apart."""
+    parts = [Path(place).resolve().parts for place in places]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise TiltingError("a run is given twice: name every folder once")
+
+
+def setup(config: EvaluateConfig) -> Setup:
+    """Read the runs of a request and give each its part.
+
+    Raises:
+        TiltingError: what `read_run` refuses, runs of different prompts, or a reference that cannot be one.
+    """
+    places = list(config.runs)
+    chosen = None
+    if config.reference is not None:
+        same = [i for i, place in enumerate(places) if Path(place).resolve() == Path(config.reference).resolve()]
+        chosen = same[0] if same else len(places)
+        places += [] if same else [config.reference]
+    runs = tuple(read_run(place, name) for place, name in zip(places, _names(places), strict=True))
+    first = runs[0]
+    for run in runs[1:]:
+        if set(run.prompts) != set(first.prompts):
+            odd = min(set(run.prompts) ^ set(first.prompts))
+            raise TiltingError(f"{first.name!r} and {run.name!r} are of different prompts: only one of them has {odd!r}")
+    reference = _reference(runs) if chosen is None else runs[chosen]
+    if reference is not None and chosen is not None:
+        _check_reference(reference, runs)
+    others = [run for run in runs if run is not reference]
+    base = {run.name: _base(run, others, reference) for run in others if run.changed}
+    floor = next((run for run in others if not run.changed), None) if reference else None
+    notes = tuple(_differences(runs, reference)) if reference else (no_reference(config, runs),)
+    return Setup(runs, reference.name if reference else None, base, floor.name if floor else None, notes)
+
+
+def _reference(runs: Sequence[Run]) -> Run | None:
+    """The last base run whose noise no other run shares, if there is one and another run to compare with it."""
+    fit = [run for run in runs if not run.changed and not any(o.seed == run.seed for o in runs if o is not run)]
+    return fit[-1] if fit and len(runs) > 1 else None
+
+
+def _check_reference(reference: Run, runs: Sequence[Run]) -> None:
+    if reference.changed:
+        raise TiltingError(f"--reference must be a run of method base alone, and {reference.name!r} has {reference.changed}")
+    for run in runs:
+        if run is not reference and run.seed == reference.seed:
+            raise TiltingError(
+                f"the reference {reference.name!r} has the seed of {run.name!r}, and so its noise: draw it with another seed"
+            )
+
+
+def _base(run: Run, others: Sequence[Run], reference: Run | None) -> str | None:
+    """The base run to judge a run against: of the same seed, else any, else the reference."""
+    bases = [other for other in others if not other.changed]
+    paired = [other for other in bases if other.seed == run.seed]
+    return next((other.name for other in (*paired, *bases, *([reference] if reference else []))), None)
+
+
+def _differences(runs: Sequence[Run], reference: Run) -> list[str]:
+    """What else than the method tells runs from the reference."""
+    notes = []
+    for key in SETTINGS:
+        odd = [run.name for run in runs if run.setting(key) != reference.setting(key)]
+        if odd:
+            notes.append(
+                f"{', '.join(odd)} and the reference {reference.name} differ in {key}: that is not the method's doing alone."
+            )
+    return notes
+
+
+def no_reference(config: EvaluateConfig, runs: Sequence[Run]) -> str:
+    """The sentence that says how to get distances."""
+    argv = [str(word) for word in runs[0].manifest.get("argv") or []]
+    file = argv[argv.index("--prompts") + 1] if "--prompts" in argv[:-1] else None
+    words = list(dict.fromkeys(runs[0].prompts))
+    prompts = ["--prompts", file] if file else words if len(words) <= SHOWN_PROMPTS else ["--prompts", "PROMPTS.txt"]
+    seed = 1 + max(run.seed for run in runs)
+    command = ["tilting", "generate", *prompts, "--method", "base"]
+    for key in SETTINGS:
+        value = runs[0].setting(key)
+        if value not in (None, ""):
+            command += [f"--{key}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for spec in runs[0].config.get("reward") or []:
+        command += ["--reward", spec]
+    folder = f"base-seed{seed}"
+    return (
+        "Distances need a second run of the base model, with noise no other run has: "
+        f"{shlex.join([*command, '--seed', str(seed), '--out', folder])}, then give --reference {folder}."
+    )

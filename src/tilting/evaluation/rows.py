@@ -1,0 +1,196 @@
+"""A run in numbers: means with intervals, labels, costs and the verdict, from what `measure` saw."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from tilting.errors import TiltingError
+from tilting.evaluation.distances import NAMES, interval_of, shown, with_means
+from tilting.evaluation.measure import Instruments, Measured, rows_by_prompt
+from tilting.evaluation.read_runs import CHANGES, Run, Setup
+from tilting.metrics.labels import read_labels
+from tilting.metrics.prompts import across, difference, expected, paired
+from tilting.metrics.statistics import Interval
+from tilting.metrics.verdict import decide
+from tilting.rewards.reads import clip_of
+from tilting.rewards.spec import parse_spec
+
+
+def _finite(values: Sequence[float], prompts: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Values that are numbers, and their prompts."""
+    kept = [(v, p) for v, p in zip(values, prompts, strict=True) if v == v]
+    return [v for v, _ in kept], [p for _, p in kept]
+
+
+def _expected(values: Sequence[float] | None, prompts: Sequence[str]) -> dict[str, float] | None:
+    values, prompts = _finite(values or [], prompts if values else [])
+    return interval_of(expected(values, prompts)) if values else None
+
+
+def objective(run: Run, measured: Measured, weights: Mapping[str, float], pictured: Container[str] = ()) -> list[float] | None:
+    """The weighted sum of rewards of every image; None when one of them is missing, or there is none.
+
+    Args:
+        run: whose images.
+        measured: what was measured of them.
+        weights: by spec without weight.
+        pictured: specs whose values are to be those of the picture files.
+    """
+    if not weights or any(key not in measured.rewards for key in weights):
+        return None
+    values = {key: measured.pictured[key] if key in pictured else measured.rewards[key] for key in weights}
+    return [sum(w * values[key][i] for key, w in weights.items()) for i in range(len(run.records))]
+
+
+def row_of(
+    run: Run, parts: Setup, measured: Mapping[str, Measured], distance: dict | None, tools: Instruments
+) -> dict[str, Any]:
+    """Everything about one run."""
+    mine, prompts, summary = measured[run.name], run.prompts, run.manifest["summary"]
+    count = len(run.records)
+    far = shown(with_means(distance)) if distance else None
+    return {
+        "name": run.name,
+        "method": run.method,
+        "beside": [key for key in CHANGES if run.config.get(key)],
+        "role": "reference" if run.name == parts.reference else "steered" if run.changed else "base",
+        "config": {k: run.config.get(k) for k in ("model", "reward", "particles", "steps", "eta", "cfg", "images")},
+        "seed": run.seed,
+        "prompts": len(set(prompts)),
+        "images": count,
+        "reward": _expected(objective(run, mine, run.weights), prompts),
+        "rewards": {key: _expected(values, prompts) for key, values in mine.rewards.items()},
+        "judge": _expected(mine.scores["judge"], prompts),
+        "tclip": _expected(mine.scores["tclip"], prompts),
+        "igram_clip": _expected(mine.scores.get("igram_clip"), prompts),
+        "igram_vgg": _expected(mine.scores.get("igram_vgg"), prompts),
+        "diversity": interval_of(across(mine.diversity)) if mine.diversity else None,
+        **{name: far[name] if far else None for name in NAMES},
+        "kl": run.kl,
+        "labels": _labels(mine),
+        "evaluations_per_image": summary["evaluations"] / count,
+        "decodes_per_image": summary["decodes"] / count,
+        "seconds_per_image": summary["seconds"] / count,
+        "verdict": verdict_of(run, parts, measured, tools),
+    }
+
+
+def _labels(mine: Measured) -> dict[str, Any]:
+    """Per kind of label that prompts ask for: accuracy, macro F1 and the confusion matrix."""
+    found: dict[str, Any] = {}
+    for kind, asked in mine.asked.items():
+        pairs = [(a, b) for a, b in zip(asked, mine.read[kind], strict=True) if a is not None]
+        if not pairs:
+            found[kind] = None
+            continue
+        r = read_labels([a for a, _ in pairs], [b for _, b in pairs])
+        found[kind] = {
+            "images": r.count, "accuracy": r.accuracy, "macro_f1": r.macro_f1, "classes": list(r.classes),
+            "confusion": [list(row) for row in r.confusion],
+        }  # fmt: skip
+    return found
+
+
+FEWEST = 4
+"""Prompts (or pictures of a lone one) below which no verdict is given: the bootstrap of two numbers is between the two."""
+
+
+def networks_of(weights: Mapping[str, float]) -> set[str]:
+    """The CLIPs that rewards read, by the name `Instruments.clip_name` has for them."""
+    found = set()
+    for spec in weights:
+        with suppress(TiltingError):  # its files may have gone since it was drawn with
+            found.add(clip_of(parse_spec(spec)))
+    return {name for name in found if name is not None}
+
+
+def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: Instruments) -> dict[str, Any] | None:
+    """The run against its base; None for a base run."""
+    if not run.changed:
+        return None
+    name = parts.bases.get(run.name)
+    if name is None:
+        return {"word": None, "base": None, "reason": "there is no run of method base alone to compare with"}
+    base, mine, theirs = parts.run(name), measured[run.name], measured[name]
+    # Where one of the two has no record, both are taken from their pictures: rounding to bytes must not look like a gain.
+    alike = {k for k in run.weights for m in (mine, theirs) if k in m.pictured and m.rewards.get(k) is m.pictured[k]}
+    ours, others = objective(run, mine, run.weights, alike), objective(base, theirs, run.weights, alike)
+    if ours is None or others is None:
+        return {"word": None, "base": name, "reason": f"{name} was not scored with the reward of {run.name}"}
+
+    def against(a: Sequence[float], b: Sequence[float]) -> Interval | None:
+        first, second = ({k: v for k, v in zip(r.keys, x, strict=True) if v == v} for r, x in ((run, a), (base, b)))
+        return paired(first, second) if first and {p for p, _ in first} == {p for p, _ in second} else None
+
+    count = len({prompt for prompt, _ in run.keys})
+    if count < FEWEST and (count > 1 or len(ours) < FEWEST):
+        few = f"{len(ours)} picture{'s' if len(ours) > 1 else ''} of one prompt" if count == 1 else f"{count} prompts"
+        return {"word": None, "base": name, "reason": f"{few} are too few to tell: take {FEWEST} prompts, better 20"}
+    judges = {"pocket-judge": against(mine.scores["judge"], theirs.scores["judge"])}
+    if tools.clip_name not in networks_of(run.weights):
+        judges["T-CLIP"] = against(mine.scores["tclip"], theirs.scores["tclip"])
+    praised = any(spec.partition(":")[0] == "diversity" for spec in run.weights)
+    if not praised and mine.diversity and set(mine.diversity) == set(theirs.diversity):
+        judges["diversity"] = difference(mine.diversity, theirs.diversity)
+    rose = against(ours, others)
+    if rose is None:
+        return {"word": None, "base": name, "reason": f"{run.name} and {name} share no scored prompts"}
+    verdict = decide(rose, {key: value for key, value in judges.items() if value is not None})
+    return {
+        "word": verdict.word, "base": name, "paired": base.seed == run.seed, "reason": verdict.reason,
+        "reward": interval_of(verdict.reward), "judges": {key: interval_of(value) for key, value in verdict.judges.items()},
+    }  # fmt: skip
+
+
+def brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A run in one line of numbers."""
+
+    def mean(key: str) -> float | None:
+        return row[key]["mean"] if row[key] else None
+
+    def pooled(key: str) -> float | None:
+        return row[key]["pooled"] if row[key] else None
+
+    rewards = {key: value["mean"] for key, value in row["rewards"].items() if value}
+    return {
+        "run": row["name"], "method": row["method"], "reward": mean("reward"), "rewards": rewards, "judge": mean("judge"),
+        "tclip": mean("tclip"), "diversity": mean("diversity"), "fid": pooled("fid"), "cmmd": pooled("cmmd"),
+        "evaluations_per_image": row["evaluations_per_image"], "seconds_per_image": row["seconds_per_image"],
+        "verdict": row["verdict"]["word"] if row["verdict"] else None,
+    }  # fmt: skip
+
+
+def per_prompt(
+    parts: Setup, measured: Mapping[str, Measured], distances: Mapping[str, dict], floor: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Prompt by prompt: every run's numbers and images."""
+    found = []
+    for prompt in dict.fromkeys(parts.runs[0].prompts):
+        entry: dict[str, Any] = {"prompt": prompt, "floor": None, "runs": {}}
+        if floor:
+            entry["floor"] = {name: floor[name]["each"].get(prompt) for name in ("fid", "cmmd")}
+        for run in parts.runs:
+            mine, rows = measured[run.name], rows_by_prompt(run.prompts)[prompt]
+            total = objective(run, mine, run.weights)
+            numbers = {"reward": total, "judge": mine.scores["judge"], "tclip": mine.scores["tclip"]}
+            means: dict[str, Any] = {key: _mean([v[i] for i in rows]) if v else None for key, v in numbers.items()}
+            means["rewards"] = {key: _mean([v[i] for i in rows]) for key, v in mine.rewards.items()}
+            far = {
+                name: distances[run.name][name]["each"].get(prompt) if run.name in distances else None
+                for name in ("fid", "cmmd")
+            }
+            images = [
+                {"file": run.records[i]["file"], "index": run.records[i]["index"], "reward": total[i] if total else None,
+                 "judge": _mean([mine.scores["judge"][i]])}
+                for i in rows
+            ]  # fmt: skip
+            entry["runs"][run.name] = {**means, "diversity": mine.diversity.get(prompt), **far, "images": images}
+        found.append(entry)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    kept = [v for v in values if v == v]
+    return sum(kept) / len(kept) if kept else None

@@ -1,0 +1,145 @@
+"""`tilting evaluate`: runs of `tilting generate`, from manifests and pictures only, to metrics.json and report.html.
+
+Expected reward and every judge: mean within a prompt, then across prompts. Distances to a reference run of the base model, in
+two modes: pooled (all images of all prompts as one set), and per prompt (a distance of each prompt's few images, then the mean
+over prompts: what the CoDe/CoDeX tables hold). Beside each stands the floor: the same distance between two base runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilting.config.evaluate import EvaluateConfig
+from tilting.errors import TiltingError
+from tilting.evaluation.read_runs import Setup, setup
+from tilting.rewards.spec import CATALOG
+from tilting.runs.owner import EVALUATION, folder_of
+from tilting.version import __version__
+
+FEW = 10
+"""Prompts below which a percentile bootstrap is known to be too narrow."""
+NEVER = {name for name, entry in CATALOG.items() if entry.together or entry.remote}
+"""Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); some are of a batch."""
+
+if TYPE_CHECKING:
+    from tilting.evaluation.measure import Measured
+
+
+def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
+    """Measure runs and write their report.
+
+    Args:
+        config: from `resolve_evaluate`; ``out`` must be set, and not be a folder with something in it.
+        argv: the command, for the record.
+        quiet: no progress bar.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        TiltingError: in one sentence; nothing is written then.
+    """
+    folder = folder_of(config.out, EVALUATION)
+    if folder.exists() and any(folder.iterdir()):
+        raise TiltingError(f"--out {config.out!r} is there already: choose another, or remove it")
+    parts = setup(config)
+    if config.reference_image is None:
+        config = replace(config, reference_image=parts.picture)
+    metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **_metrics(config, parts, quiet)}
+    from tilting.evaluation.report import render
+
+    page = render(metrics, {run.name: run.folder for run in parts.runs})
+    text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(folder, {"metrics.json": text, "report.html": page})
+    return metrics
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """All files of a new folder, or none."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            for name, content in files.items():
+                (made / name).write_text(content, encoding="utf-8")
+            made.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()
+            os.replace(made, folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise TiltingError(f"cannot write {str(folder)!r}: {error.strerror}") from error
+
+
+def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from tilting.evaluation.distances import distances, shown
+    from tilting.evaluation.measure import load_instruments, measure
+    from tilting.evaluation.rows import brief, per_prompt, row_of
+
+    tools = load_instruments(config)
+    measured = {}
+    for run in tqdm(parts.runs, desc="evaluate", unit="run", file=sys.stderr, disable=quiet, leave=False):
+        measured[run.name] = measure(run, tools)
+    notes = [*parts.notes, *_complete_rewards(parts, measured), *_lacking(config, parts)]
+    far, floor = distances(config, parts, measured, notes)
+    rows = [row_of(run, parts, measured, far.get(run.name), tools) for run in parts.runs]
+    return {
+        "extractors": tools.names(),
+        "reference": parts.reference,
+        "floor": shown(floor),
+        "summary": [brief(row) for row in rows],
+        "runs": rows,
+        "per_prompt": per_prompt(parts, measured, far, floor),
+        "notes": notes,
+    }
+
+
+def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
+    """Score from its pictures what a manifest does not hold; sentences for what was, and what cannot be."""
+    from tilting.evaluation.measure import score_images
+
+    notes = []
+    for bare in dict.fromkeys(key for run in parts.runs for key in run.weights):
+        lacking = [run.name for run in parts.runs if bare not in measured[run.name].rewards]
+        if not lacking:
+            continue
+        if bare.partition(":")[0] not in CATALOG.keys() - NEVER:
+            notes.append(f"The reward {bare} is missing for {', '.join(lacking)}: its manifest does not record it.")
+            continue
+        try:
+            for run in parts.runs:
+                measured[run.name].pictured[bare] = score_images(run, bare)
+                measured[run.name].rewards.setdefault(bare, measured[run.name].pictured[bare])
+            names = ", ".join(lacking)
+            notes.append(f"The reward {bare} of {names} was computed from the pictures (8 bits): no manifest there records it.")
+        except TiltingError as error:
+            notes.append(f"The reward {bare} is missing where a manifest does not record it: {error}.")
+    return notes
+
+
+def _lacking(config: EvaluateConfig, parts: Setup) -> list[str]:
+    """Sentences for metrics that need something that was not given."""
+    notes = []
+    if config.reference_image is None:
+        notes.append("I-Gram compares with one reference picture: give --reference-image FILE.")
+    elif config.vgg is None:
+        notes.append("I-Gram in its VGG sense needs weights: give --vgg FILE; the CLIP sense is reported.")
+    if all(run.kl is None for run in parts.runs):
+        notes.append("KL to the base is not recorded in these manifests.")
+    count = len(set(parts.runs[0].prompts))
+    if 1 < count < FEW:
+        notes.append(f"Intervals and verdicts resample {count} prompts, which is few: they are too narrow below {FEW} or so.")
+    if max(len([r for r in run.prompts if r == run.prompts[0]]) for run in parts.runs) < 2:
+        notes.append("Diversity and distances per prompt need 2 images of a prompt or more: generate with --images 2.")
+    return notes

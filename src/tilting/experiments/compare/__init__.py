@@ -1,1 +1,0 @@
-"""`tilting compare`: methods side by side on one page."""

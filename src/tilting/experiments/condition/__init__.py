@@ -1,1 +1,0 @@
-"""`tilting condition fit`, `train` and `sample`: their configuration, folders and functions."""

@@ -1,1 +1,0 @@
-"""`tilting evaluate`: numbers of pictures that are there, from folders of any origin."""

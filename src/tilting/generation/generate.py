@@ -1,0 +1,247 @@
+"""From prompts to images: groups of images through the one loop, as a generator that any consumer can drive.
+
+Images are worked in groups of max(1, batch // N), which finish before the next; every image depends on (seed, prompt, index)
+alone, so groups are a matter of memory and never of results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tilting import sample as loop
+from tilting.config.prompts import check_prompts
+from tilting.generation.coerce import picture_of
+from tilting.generation.plan import Model as Model
+from tilting.generation.plan import Plan as Plan
+from tilting.generation.plan import identities as identities
+from tilting.generation.plan import plan as plan
+from tilting.generation.score import Counts as Counts
+from tilting.generation.score import Scorer, finish
+from tilting.method import Method
+from tilting.models.text import remembering
+from tilting.presets import Preset
+from tilting.rng import Identity
+from tilting.state import State
+from tilting.types import Reward, RewardError, TiltingError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Step(NamedTuple):
+    """Progress: a draw of a group.
+
+    Attributes:
+        group, groups: which group, of how many.
+        step, steps: draws made in it, of how many.
+        reward: mean estimate over the group's particles when the method looked, else None.
+        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents, ``state.prediction`` what was seen.
+    """
+
+    group: int
+    groups: int
+    step: int
+    steps: int
+    reward: float | None
+    state: State
+
+
+Judge = Callable[[Tensor, list[str]], Tensor]
+"""(images (b, 3, h, w) in [0, 1], prompts) -> (b,), NaN where it says nothing."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished group.
+
+    Attributes:
+        who: identities of its images.
+        images: (b, 3, h, w) float in [0, 1], on the CPU.
+        rewards: per reward spec, b numbers (empty without a reward).
+        reward: b weighted sums, or None.
+        counts: what this group cost.
+    """
+
+    who: tuple[Identity, ...]
+    images: Tensor
+    reward: list[float] | None
+    rewards: dict[str, list[float]]
+    counts: Counts
+
+
+def draw(
+    model: Model, plan: Plan, latents: Tensor | None = None, device: torch.device | str | None = None,
+) -> Iterator[Step | Drawn]:  # fmt: skip
+    """Run a plan. Yields a Step after every draw and a Drawn after every group.
+
+    Args:
+        model: what draws.
+        plan: from `plan`.
+        latents: x_T of every image (len(plan.who), ...), instead of keyed noise; not beside a reference.
+        device: where the latents live; the model's own by default.
+
+    Raises:
+        TiltingError: latents of another shape, or beside a reference.
+        RewardError: with the image's identity in its text, if the reward fails.
+    """
+    place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
+    most = max(plan.method.particles, *plan.method.counts, 1)
+    size = max(1, plan.batch_size // most)
+    if latents is not None:
+        _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
+    groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
+    clean, texts = None, {}
+    if plan.reference is not None:
+        with torch.no_grad():
+            clean = model.encode(plan.reference.to(place))
+    for g, who in enumerate(groups):
+        begun = time.perf_counter()
+        prompts = [i.prompt for i in who]
+        worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
+        given = None if latents is None else latents[g * size : g * size + len(who)]
+        scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
+        counts = Counts()
+        try:
+            with torch.no_grad(), remembering(texts):
+                grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+                problem = loop.Problem(
+                    model.denoiser(worded, plan.cfg, plan.negative), grid, who, model.latent_shape, scorer, plan.eta, plan.cfg,
+                    plan.batch_size, place, per_stream=len(worded) > len(prompts),
+                )  # fmt: skip
+                if clean is None:
+                    state = loop.start(problem, plan.method, given)
+                else:
+                    mine = clean if len(clean) == 1 else clean[g * size : g * size + len(who)]
+                    state = loop.start_from(problem, plan.method, mine.expand(len(who), *clean.shape[1:]))
+            steps = loop.sample(problem, plan.method, state)
+            while True:
+                with torch.no_grad():  # never across a yield: the mode would leak into the consumer
+                    drawn = next(steps, None)
+                if drawn is None:
+                    break
+                state, info = drawn
+                counts += Counts(info.evaluations, info.values, info.values)
+                mean = None if info.value is None else info.value.mean().item()
+                yield Step(g, len(groups), info.step, plan.ticks, mean, state)
+            with torch.no_grad():
+                images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
+                counts += paid
+        except RewardError as error:
+            bad = who[min(error.row or 0, len(who) - 1)]
+            which = f"image {bad.index} of {bad.prompt!r}, seed {bad.seed}"
+            also = f", or one of the {len(who) - 1} drawn with it" if error.row is None and len(who) > 1 else ""
+            raise RewardError(f"{error} ({which}{also})", error.row) from error
+        yield Drawn(who, images, total, rewards, counts + Counts(seconds=time.perf_counter() - begun))
+
+
+def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:
+    if plan.reference is not None:
+        raise TiltingError("give latents or a picture to start from, not both: a picture is noised by keyed noise")
+    if tuple(latents.shape) != shape:
+        raise TiltingError(f"latents must be {shape}, not {tuple(latents.shape)}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `generate` returns.
+
+    Attributes:
+        images: (n, 3, h, w) float in [0, 1], prompt by prompt.
+        manifest: ``images`` and ``summary`` as the command line writes them to manifest.json.
+    """
+
+    images: Tensor
+    manifest: dict
+
+
+def summarise(records: Sequence[dict], counts: Counts) -> dict:
+    """The ``summary`` of a manifest: means with standard errors, and what the run cost."""
+    rewards = [r["reward"] for r in records if r["reward"] is not None]
+    judged = [r["judge"] for r in records if r.get("judge") is not None]
+    values = torch.tensor(rewards, dtype=torch.float64, device="cpu")
+    return {
+        "reward_mean": values.mean().item() if rewards else None,
+        "reward_sem": (values.std() / len(rewards) ** 0.5).item() if len(rewards) > 1 else None,
+        "judge_mean": sum(judged) / len(judged) if judged else None,
+        "evaluations": counts.evaluations,
+        "decodes": counts.decodes,
+        "reward_calls": counts.reward_calls,
+        "seconds": round(counts.seconds, 3),
+        "images_per_second": round(len(records) / counts.seconds, 4) if counts.seconds else None,
+    }
+
+
+def records_of(drawn: Drawn, judge: Judge | None = None) -> list[dict]:
+    """One manifest entry per image of a group; ``judge`` gives NaN where it cannot judge, recorded as null."""
+    scores = judge(drawn.images, [w.prompt for w in drawn.who]).tolist() if judge else [float("nan")] * len(drawn.who)
+    return [
+        {
+            "prompt": who.prompt,
+            "index": who.index,
+            "seed": who.seed,
+            "reward": drawn.reward[i] if drawn.reward is not None else None,
+            "rewards": {name: values[i] for name, values in drawn.rewards.items()},
+            "judge": scores[i] if scores[i] == scores[i] else None,
+        }
+        for i, who in enumerate(drawn.who)
+    ]
+
+
+def judge_of(model: str) -> Judge | None:
+    """The judge that knows what a model draws: pocket's, for the model of that name."""
+    if model != "pocket":
+        return None
+    from tilting.metrics.judge import PocketJudge
+
+    return PocketJudge().score
+
+
+def generate(
+    model: Model, prompts: str | Sequence[str], reward: Reward | str | Callable | None = None,
+    method: Preset | Method | str | None = None, steps: int | None = None, cfg: float | None = None, eta: float | None = None,
+    seed: int = 0, images: int = 1, negative: str = "", batch_size: int = 16, latents: Tensor | None = None,
+    image: Tensor | Image.Image | str | Path | None = None, strength: float = 0.6,
+) -> Result:  # fmt: skip
+    """Draw images of prompts with a method and a reward.
+
+    Args:
+        model: from `tilting.load`.
+        prompts: one or several.
+        reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
+            -> (b,), black-box unless ``function.differentiable`` is True; only ``base`` needs none.
+        method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
+            one that a preset built with a part replaced; default ``base``.
+        steps, cfg, eta: sampler settings; default the model's own, eta 1.
+        seed: of the run; images are keyed by (seed, prompt, index).
+        images: per prompt.
+        negative: the negative prompt.
+        batch_size: latents per denoiser call.
+        latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
+        image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit).
+        strength: the share of the steps that is run from it.
+
+    Raises:
+        TiltingError: for settings that cannot work, in one sentence.
+    """
+    prompts = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
+    if images < 1:
+        raise TiltingError(f"images must be at least 1, not {images}")
+    who = identities(prompts, seed, images)
+    reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
+    request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size, reference, strength)
+    judge = judge_of(model.name)
+    pictures, records, counts = [], [], Counts()
+    for event in draw(model, request, latents):
+        if isinstance(event, Drawn):
+            pictures.append(event.images)
+            records += records_of(event, judge)
+            counts += event.counts
+    manifest = {"images": records, "summary": summarise(records, counts)}
+    return Result(torch.cat(pictures), manifest)

@@ -1,0 +1,134 @@
+"""A checked request: what the model, the preset and the reward together can do, before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from tilting.config.generate import of_a_batch
+from tilting.config.settings import check_settings, integer, scale_of
+from tilting.generation.coerce import model_of, preset_of, reward_of
+from tilting.method import Method, check
+from tilting.presets import Preset
+from tilting.rng import Identity
+from tilting.schedule import Schedule
+from tilting.types import Denoise, Reward, TiltingError
+
+
+class Model(Protocol):
+    """What generation asks of a model; `tilting.models.stable_diffusion.StableDiffusion` is one."""
+
+    name: str
+    schedule: Schedule
+    latent_shape: tuple[int, ...]
+    image_shape: tuple[int, ...]
+    usual_steps: int
+    usual_cfg: float
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+
+def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
+    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice.
+    Raises TiltingError for a seed that is no whole number."""
+    integer("seed", seed)
+    seen: dict[str, int] = {}
+    out = []
+    for prompt in prompts:
+        first = seen.get(prompt, 0)
+        out += [Identity(seed, prompt, first + i) for i in range(images)]
+        seen[prompt] = first + images
+    return out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request: what `draw` runs. Make it with `plan`, which fills in the model's and the preset's defaults."""
+
+    who: tuple[Identity, ...]
+    preset: Preset
+    steps: int
+    cfg: float
+    eta: float
+    negative: str = ""
+    batch_size: int = 16
+    method: Method = field(default=Method("base"))
+    reference: Tensor | None = None
+    strength: float = 1.0
+    reward: Reward | None = None
+
+    @property
+    def steps_run(self) -> int:
+        """Steps that are made: all, or the part left of a reference noised to ``strength``."""
+        return self.steps if self.reference is None else max(1, round(self.steps * self.strength))
+
+    @property
+    def ticks(self) -> int:
+        """Step events per group."""
+        return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
+
+
+def plan(
+    model: Model, who: Sequence[Identity], preset: Preset | Method | str | None = None,
+    reward: Reward | str | Callable | None = None, steps: int | None = None, cfg: float | None = None,
+    eta: float | None = None, negative: str = "", batch_size: int = 16, reference: Tensor | None = None, strength: float = 0.6,
+) -> Plan:  # fmt: skip
+    """Fill in what is unset and refuse what cannot work, before anything is drawn.
+
+    Args:
+        model, who, preset, reward, steps, cfg, eta, negative, batch_size: see `generate`.
+        reference: (1 or len(who), 3, h, w) pictures in [0, 1] to start from (SDEdit), at the model's own size.
+        strength: the share of the steps that is run from the reference, in (0, 1].
+    """
+    model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
+    check_settings(preset)
+    if getattr(reward, "batch_dependent", False):
+        raise of_a_batch(getattr(reward, "name", "reward"))
+    steps = model.usual_steps if steps is None else steps
+    cfg = scale_of(model.usual_cfg if cfg is None else cfg)
+    eta = preset.usual_eta if eta is None else eta
+    if batch_size < 1:
+        raise TiltingError(f"batch_size must be at least 1, not {batch_size}")
+    if not 0 < strength <= 1:
+        raise TiltingError(f"strength must be above 0 and at most 1, not {strength}")
+    if preset.name == "sdedit" and reference is None:
+        raise TiltingError("sdedit starts from a picture: give an image")
+    if reference is not None:
+        _check_reference(reference, model, len(who))
+    grid = model.schedule.grid(steps)
+    if preset.usual_eta == 0 and eta == 1 and reference is None and grid[0].alpha == 0:
+        raise TiltingError(
+            f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
+        )
+    made = Plan(
+        tuple(who), preset, steps, cfg, eta, negative, batch_size, reference=reference, strength=strength, reward=reward
+    )
+    method = preset.build(made.steps_run)
+    if reference is not None:
+        method = method.begun_at(made.steps_run / steps)
+    pair: Callable[[float, str], float] | None = getattr(model, "pair", None)
+    if method.by_correction and cfg != 1 and pair is not None and pair(cfg, negative) == 1:
+        raise TiltingError(
+            f"{method.name} scales its gradient by the CFG correction, and {model.name!r}, which is told its scale, has one"
+            f" with a negative prompt only: give one, or set {method.name}.rule to plain"
+        )
+    if method.final == "all":
+        raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
+    check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    return replace(made, method=method)
+
+
+def _check_reference(reference: Tensor, model: Model, count: int) -> None:
+    if tuple(reference.shape[1:]) != tuple(model.image_shape):
+        raise TiltingError(f"the reference must be {tuple(model.image_shape)}, not {tuple(reference.shape[1:])}")
+    if len(reference) not in (1, count):
+        raise TiltingError(f"{len(reference)} references are neither one for all nor one for each of {count} images")
+    if not reference.is_floating_point() or not (reference.min() >= 0 and reference.max() <= 1):
+        raise TiltingError("the reference must be of floats in [0, 1]")

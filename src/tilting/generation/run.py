@@ -1,0 +1,274 @@
+"""A `generate` run as a resumable folder: images/, grid.png, manifest.json. Importing this does not import torch."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from tilting.config.generate import GenerateConfig, black_box, usual_settings
+from tilting.config.picture import read_picture
+from tilting.models import load
+from tilting.models.lora_file import lora_files
+from tilting.models.placement import FULL
+from tilting.models.words import load_words, read_prompt
+from tilting.runs import files
+from tilting.runs.owner import RUN
+from tilting.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.generation.generate import Counts, Drawn, Judge, Model, Plan
+    from tilting.types import Reward
+
+Generated = TypeVar("Generated", bound=GenerateConfig)
+
+
+class Parts(NamedTuple):
+    """What a run needs loaded: the model, its reward (or None) and its judge (or None)."""
+
+    model: Model
+    reward: Reward | None
+    judge: Judge | None
+
+
+def load_parts(config: GenerateConfig) -> Parts:
+    """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
+    is read."""
+    from tilting.rewards.build import build
+
+    specs, preset = config.specs(), config.preset()
+    preset.build(config.steps or 50)
+    reward = build(specs) if specs else None
+    if reward is not None and preset.climbs and not reward.differentiable:
+        raise black_box(config.method, reward.name)
+    from tilting.generation.generate import judge_of
+
+    model = load(config.model, config.device, config.precision or FULL)
+    if config.lora:
+        from tilting.models.lora import attach_all
+        from tilting.models.lora_file import parse_window
+
+        window = parse_window(config.lora_steps) if config.lora_steps else None
+        model = attach_all(model, config.loras(), config.steps, window)
+    return Parts(model, reward, judge_of(config.model))
+
+
+class Folder(RunFolder[Generated]):
+    """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
+
+    free = ("out", "unused", "image", "device", "batch-size")  # a picture does not depend on the batch it was drawn in
+    kind, inside = RUN, "images"
+
+    def __init__(self, config: Generated, argv: Sequence[str] = ()):
+        super().__init__(config, argv)
+        self.total = len(config.prompts) * config.images
+
+    def rewards(self) -> list[dict[str, Any]]:
+        return files.digests_of(self.config.specs())
+
+    def usual(self) -> dict[str, Any]:
+        return usual_settings(self.config.method)
+
+    def config_now(self) -> dict[str, Any]:
+        """The options, what the reference picture and the LoRAs hold, and which options had no use."""
+        config = self.config
+        picture = files.digest(Path(config.image)) if config.image else None
+        loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
+        return {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
+
+    def read(self) -> dict[str, Any] | None:
+        before = files.read_manifest(self.path)
+        self.records = files.finished(self.path, before)
+        return before
+
+    def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        if key == "lora-sha256":
+            return "whose LoRA had other weights: choose another --out"
+        if key == "image-sha256":
+            if before.get("image") == now["image"]:
+                return f"whose image {now['image']!r} was another picture: choose another --out"
+            key = "image"
+        return super().difference(key, before, now)
+
+    def records_of(self, drawn: Drawn, judge: Judge | None) -> list[dict[str, Any]]:
+        """One manifest entry per image of a group."""
+        from tilting.generation.generate import records_of
+
+        return records_of(drawn, judge)
+
+    def summarise(self, records: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
+        """The ``summary`` of the manifest."""
+        from tilting.generation.generate import summarise
+
+        return summarise(records, counts)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return {**self.head, "images": [self.records[i] for i in sorted(self.records)], "summary": self.summary}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image is there."""
+        return len(self.records) == self.total
+
+    def begin(self) -> None:
+        """Make the folder and its first manifest."""
+        self.make()
+        if not self.summary:
+            self._count(self._counts())
+        files.write_manifest(self.path, self.manifest)
+
+    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
+        """Write a finished group: its pictures, then the manifest that names them."""
+        for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
+            name = files.image_name(number)
+            files.write_atomically(self.path / name, png(image, record, self.config.method))
+            self.records[number] = {"file": name, **record}
+        self._count(self._counts() + drawn.counts)
+        files.write_manifest(self.path, self.manifest)
+
+    def _counts(self) -> Counts:
+        from tilting.generation.generate import Counts
+
+        s = self.summary
+        return Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
+
+    def _count(self, counts: Counts) -> None:
+        self.summary = self.summarise([self.records[i] for i in sorted(self.records)], counts)
+
+
+def png(image: Tensor, record: dict[str, Any], method: str) -> bytes:
+    """A PNG file of an image (3, h, w) in [0, 1], with text chunks prompt, seed, method and reward."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    reward = "" if record["reward"] is None else repr(record["reward"])
+    for key, value in (("prompt", record["prompt"]), ("seed", str(record["seed"])), ("method", method), ("reward", reward)):
+        info.add_text(key, value)
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", pnginfo=info)
+    return buffer.getvalue()
+
+
+def run(
+    config: Generated, argv: Sequence[str] = (), quiet: bool = False,
+    parts: Callable[[Generated], Parts] = load_parts, folder: Callable[..., Folder] = Folder,
+) -> dict[str, Any]:  # fmt: skip
+    """Draw what is missing of a run and return its manifest.
+
+    Args:
+        config: from `tilting.config.generate.resolve`.
+        argv: the command, for the manifest.
+        quiet: no progress bar.
+        parts: what loads model, reward and judge; only called when something is missing.
+        folder: what is written.
+
+    Raises:
+        TiltingError: before anything is written, for a request or a folder that cannot work.
+        RewardError: if the reward fails; images finished before stay, and the run resumes.
+    """
+    place = folder(config, argv)
+    if not place.complete:
+        _warn_unknown(config)
+        _draw_missing(place, parts(config), quiet)
+    _warn_constant(place)
+    if place.complete:
+        from tilting.reports.grid import write_grid
+
+        write_grid(place.path, place.manifest)
+    return place.manifest
+
+
+def plan_missing(place: Folder, parts: Parts) -> Plan:
+    """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
+    from tilting.generation.generate import identities, plan
+
+    config = place.config
+    who = identities(config.prompts, config.seed, config.images)
+    missing = [w for i, w in enumerate(who) if i not in place.records]
+    reference = read_picture(config.image, *parts.model.image_shape[1:]) if config.image else None
+    return plan(
+        parts.model, missing, config.preset(), parts.reward, config.steps, config.cfg, config.eta,
+        config.negative_prompt, config.batch_size, reference, 1.0 if config.strength is None else config.strength,
+    )  # fmt: skip
+
+
+def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
+    from tilting.generation.generate import Drawn, draw, identities
+
+    config = place.config
+    numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seed, config.images))}
+    request = plan_missing(place, parts)
+    place.begin()
+    with _Progress(request, quiet) as progress:
+        for event in draw(parts.model, request):
+            if isinstance(event, Drawn):
+                place.add(event, [numbers[w] for w in event.who], parts.judge)
+                progress.reward(place.summary["reward_mean"])
+            else:
+                progress.step(event.reward)
+
+
+class _Progress:
+    """A bar on stderr, of draws, with the running reward and the time left."""
+
+    def __init__(self, request: Plan, quiet: bool):
+        from tqdm import tqdm
+
+        most = max(request.method.particles, *request.method.counts, 1)
+        groups = -(-len(request.who) // max(1, request.batch_size // most))
+        self.bar = tqdm(
+            total=groups * request.ticks, desc=request.preset.name, unit="step", file=sys.stderr, disable=quiet,
+            dynamic_ncols=True, leave=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def step(self, reward: float | None) -> None:
+        self.reward(reward)
+        self.bar.update(1)
+
+    def reward(self, reward: float | None) -> None:
+        if reward is not None:
+            self.bar.set_postfix_str(f"reward {reward:.4g}", refresh=False)
+
+
+def _warn_constant(place: Folder) -> None:
+    for spec in place.config.reward:
+        values = [record["rewards"].get(spec) for record in place.records.values()]
+        if len(values) > 1 and None not in values and len(set(values)) == 1:
+            print(f"tilting: warning: reward {spec!r} is constant over the run ({values[0]:g})", file=sys.stderr)
+
+
+def _warn_unknown(config: GenerateConfig) -> None:
+    """Name the prompts of pocket that ask for nothing it has learnt to draw: their pictures show anything."""
+    if config.model == "pocket":
+        unknown = [prompt for prompt in config.prompts if read_prompt(load_words(), prompt).concept is None]
+        if unknown:
+            more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+            said = f"{unknown[0]!r}{more} names nothing that pocket has learnt to draw: see `tilting models pocket`"
+            print(f"tilting: warning: {said}", file=sys.stderr)
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    """One line for people."""
+    summary, config = manifest["summary"], manifest["config"]
+    count = len(manifest["images"])
+    parts = [f"{count} image{'' if count == 1 else 's'} in {config['out']}"]
+    if summary["reward_mean"] is not None:
+        sem = f" ± {summary['reward_sem']:.4f}" if summary["reward_sem"] is not None else ""
+        parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
+    if summary["judge_mean"] is not None:
+        parts.append(f"judge {summary['judge_mean']:.3f}")
+    parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
+    return ", ".join(parts)

@@ -1,0 +1,93 @@
+"""The value function of a group, and what becomes of a finished one: each finished latent is decoded and scored once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilting import sample as loop
+from tilting.generation.plan import Model
+from tilting.method import Method
+from tilting.rewards.check import checked
+from tilting.types import Reward, RewardError
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run has paid: denoiser evaluations, decoded latents, images scored by the reward, seconds."""
+
+    evaluations: int = 0
+    decodes: int = 0
+    reward_calls: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.evaluations + other.evaluations, self.decodes + other.decodes,
+            self.reward_calls + other.reward_calls, self.seconds + other.seconds,
+        )  # fmt: skip
+
+
+class Scorer:
+    """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice.
+
+    Args:
+        model: what decodes.
+        reward: what scores.
+        prompts: of each image of the group.
+    """
+
+    def __init__(self, model: Model, reward: Reward, prompts: Sequence[str]):
+        self.model, self.reward, self.prompts = model, reward, prompts
+        self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
+
+    def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
+        """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
+        each: Callable | None = getattr(self.reward, "each", None)
+        total: Callable | None = getattr(self.reward, "total", None)
+        try:
+            images, prompts = self.model.decode(x0), [self.prompts[int(i)] for i in rows]
+            if each is None or total is None:
+                value = checked(self.reward, images, prompts)
+                parts = {self.reward.name: value}
+            else:
+                parts = each(images, prompts)
+                value = total(parts)
+        except RewardError as error:
+            row = int(rows[error.row]) if error.row is not None else None
+            raise RewardError(str(error), row) from error
+        if self.kept is not None:
+            self.kept.append((images.detach().float().cpu(), {k: v.detach().cpu().double() for k, v in parts.items()}))
+        return value
+
+    def scored(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """All images and values seen since ``kept`` was set, in order."""
+        kept = self.kept or []
+        return torch.cat([i for i, _ in kept]), {k: torch.cat([v[k] for _, v in kept]) for k in kept[0][1]}
+
+
+Scores = tuple[Tensor, list[float] | None, dict[str, list[float]], Counts]
+
+
+def finish(model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None) -> Scores:
+    """The kept images, their rewards, and what that cost: each finished latent is decoded and scored once."""
+    if scorer is not None:
+        scorer.kept = []
+    final = loop.finish(problem, method, state)
+    b, n = state.x.shape[:2]
+    if scorer is None:
+        return model.decode(final.x[:, 0]).float().cpu(), None, {}, Counts(decodes=b)
+    if final.value is None:
+        scorer(final.x[:, 0], torch.arange(b, device="cpu"))
+        place, paid = torch.arange(b, device="cpu"), b
+    else:
+        kept = torch.zeros(b, dtype=torch.long, device="cpu") if final.kept is None else final.kept.cpu()
+        place, paid = torch.arange(b, device="cpu") * n + kept, b * n
+    images, parts = scorer.scored()
+    mine = {name: values[place] for name, values in parts.items()}
+    total: Callable | None = getattr(scorer.reward, "total", None)
+    values = next(iter(mine.values())) if total is None else total(mine)
+    return images[place], values.tolist(), {name: v.tolist() for name, v in mine.items()}, Counts(0, paid, paid)

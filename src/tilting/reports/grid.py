@@ -1,0 +1,173 @@
+"""Captioned pictures of runs, from their folders alone: `write_grid` of one, `comparison_grid` of several side by side."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tilting.runs.files import GRID, MANIFEST, write_atomically
+
+SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
+MOST_ROWS, MOST_COLUMNS = 60, 12
+Ink = tuple[int, int, int]
+INK, FAINT, PAPER = (25, 25, 25), (95, 95, 95), (255, 255, 255)
+
+
+Cell = tuple[str, Image.Image]
+"""The line below a picture, and the picture, of any size."""
+
+
+def _fit(text: str, width: int, font) -> str:
+    """The text, shortened with an ellipsis to a width in pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+@cache
+def letters(size: int) -> ImageFont.FreeTypeFont:
+    """A font with Greek and Cyrillic letters too, which PIL's own lacks: matplotlib's, read without importing that."""
+    found = find_spec("matplotlib")
+    assert found is not None and found.submodule_search_locations
+    place = Path(found.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(place), size)
+
+
+def read(path: Path) -> Image.Image:
+    """The picture of a file, decoded."""
+    with Image.open(path) as opened:
+        return opened.convert("RGB")
+
+
+def short(value: float | None) -> str:
+    """A number for the line under a picture; a hyphen for none."""
+    return "-" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def spread(mean: float, sem: float | None) -> str:
+    """A mean and its standard error, where there is one."""
+    return short(mean) + (f" ± {short(sem)}" if sem is not None else "")
+
+
+def _mean(summary: dict[str, Any]) -> str:
+    return "no reward" if summary["reward_mean"] is None else f"reward {spread(summary['reward_mean'], summary['reward_sem'])}"
+
+
+class Sheet:
+    """A white sheet of cells under a header, each cell a picture with a line below; a caption line above each row.
+
+    Args:
+        rows: of cells.
+        columns: of cells.
+        header: lines of text above them.
+    """
+
+    def __init__(self, rows: int, columns: int, header: int):
+        self.top = GAP + header * LINE + GAP
+        self.row_height = LINE + SIDE + LINE + GAP
+        self.width = max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP))
+        self.image = Image.new("RGB", (self.width, self.top + rows * self.row_height), PAPER)
+        self.pen = ImageDraw.Draw(self.image)
+
+    def text(self, x: int, y: int, text: str, width: int, size: int = CAPTION, ink: Ink = INK) -> None:
+        """A line of text, shortened to a width in pixels."""
+        font = letters(size)
+        self.pen.text((x, y), _fit(text, width, font), fill=ink, font=font)
+
+    def title(self, title: str, below: str) -> None:
+        """Two lines across the header."""
+        self.text(GAP, GAP, title, self.width - 2 * GAP, size=17)
+        self.text(GAP, GAP + LINE + 2, below, self.width - 2 * GAP, ink=FAINT)
+
+    def head(self, column: int, title: str, lines: Sequence[str], below: int = 2) -> None:
+        """A column's own header: its title and, so many pixels further down, lines about it."""
+        x = GAP + column * (SIDE + GAP)
+        size = next((s for s in range(18, 9, -1) if letters(s).getlength(title) <= SIDE), 10)
+        self.text(x, GAP, title, SIDE, size)
+        for k, line in enumerate(lines):
+            self.text(x, GAP + (k + 1) * LINE + below, line, SIDE, size=14, ink=FAINT)
+
+    def row(self, row: int, caption: str) -> None:
+        """The line above a row."""
+        self.text(GAP, self.top + row * self.row_height, caption, self.width - 2 * GAP)
+
+    def cell(self, row: int, column: int, picture: Image.Image, line: str, ink: Ink = FAINT) -> None:
+        """A picture, scaled until its longer side has SIDE pixels (whole multiples by nearest, all others by Lanczos)."""
+        factor = SIDE / max(picture.size)
+        how = Image.Resampling.NEAREST if factor >= 1 and factor.is_integer() else Image.Resampling.LANCZOS
+        x, y = GAP + column * (SIDE + GAP), self.top + row * self.row_height + LINE
+        self.image.paste(picture.resize((round(picture.width * factor), round(picture.height * factor)), how), (x, y))
+        self.text(x, y + SIDE + 2, line, SIDE, ink=ink)
+
+    def save(self, path: Path) -> None:
+        """Write it as PNG, whole or not at all."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "png", compress_level=4)  # the best level takes nine times as long
+        write_atomically(path, buffer.getvalue())
+
+
+def write_rows(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str, path: Path) -> Path:
+    """A sheet of pictures, a caption over every row, a title and a line on top; the file that it was written to."""
+    sheet = Sheet(len(rows), max(len(cells) for _, cells in rows), header=2)
+    sheet.title(title, below)
+    for i, (caption, cells) in enumerate(rows):
+        sheet.row(i, caption)
+        for j, (line, picture) in enumerate(cells):
+            sheet.cell(i, j, picture, line)
+    sheet.save(path)
+    return path
+
+
+def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
+    """``grid.png`` of a run: a row per prompt, its images side by side, the reward under each, totals on top."""
+    rows: dict[str, list[dict]] = {}
+    for record in manifest["images"]:
+        rows.setdefault(record["prompt"], []).append(record)
+    summary, config = manifest["summary"], manifest["config"]
+    particles = f", N = {config['particles']}" if (config["particles"] or 1) > 1 else ""
+    beside = "".join(
+        f", {word}" for word in (*(f"LoRA {place}" for place in config.get("lora") or []), *(config.get("label") or []))
+    )
+    if config.get("image"):
+        beside += f", from {Path(config['image']).name} at {config['strength']:g}"
+    title = f"{config['method']}{particles}{beside}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
+    totals = f"{_mean(summary)}, {summary['evaluations']} evaluations, {summary['seconds']:.1f} s"
+    shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
+    if sum(len(records) for _, records in shown) < len(manifest["images"]):
+        totals += f" (part of {len(manifest['images'])} images)"
+    cells = [(prompt, [(short(r["reward"]), read(folder / r["file"])) for r in records]) for prompt, records in shown]
+    return write_rows(cells, title, totals, folder / GRID)
+
+
+def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, per_prompt: int = 1) -> Path:
+    """Runs side by side: a column each, a row per prompt (and image of it), rewards under the pictures.
+
+    Args:
+        runs: (title, folder) of each; all of the same prompts, images and seed.
+        path: the PNG to write.
+        per_prompt: how many images of each prompt to show.
+    """
+    manifests = [(title, Path(folder), json.loads((Path(folder) / MANIFEST).read_bytes())) for title, folder in runs]
+    keys = [(r["prompt"], r["index"]) for r in manifests[0][2]["images"] if r["index"] < per_prompt][:MOST_ROWS]
+    sheet = Sheet(len(keys), len(runs), header=4)
+    for j, (title, folder, manifest) in enumerate(manifests):
+        summary = manifest["summary"]
+        sheet.head(j, title, [_mean(summary), f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"])
+        by_key = {(r["prompt"], r["index"]): r for r in manifest["images"]}
+        for i, key in enumerate(keys):
+            if key in by_key:
+                sheet.cell(i, j, read(folder / by_key[key]["file"]), short(by_key[key]["reward"]))
+    for i, (prompt, _) in enumerate(keys):
+        sheet.row(i, prompt)
+    sheet.save(Path(path))
+    return Path(path)

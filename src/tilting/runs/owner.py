@@ -1,0 +1,84 @@
+"""Whose a folder is: each command knows its own by a file that only it writes there. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilting.errors import TiltingError
+from tilting.models.lora_file import FILE as LORA_FILE
+from tilting.runs.files import MANIFEST, SWEEP, check_writable
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder may hold.
+
+    Attributes:
+        what: for people.
+        file: a glob pattern of what tells it, in the folder.
+        keys: that JSON file has all of these (none: to be there is enough).
+    """
+
+    what: str
+    file: str
+    keys: tuple[str, ...] = ()
+
+
+RUN = Kind("a run of pictures", MANIFEST, ("config", "images"))
+FIT = Kind("a fit of classifiers", MANIFEST, ("config", "data", "labels"))
+TRAINING = Kind("training", MANIFEST, ("config", "summary", "reward"))
+SWEEP_OF_RUNS = Kind("a sweep of strengths", SWEEP, ("sweep",))
+SWEEP_BEGUN = Kind("a sweep of strengths", f"strength-*/{MANIFEST}")
+COMPARISON = Kind("a comparison", "metrics.json", ("methods",))
+EVALUATION = Kind("an evaluation", "metrics.json", ("extractors",))
+RECIPE = Kind("a recipe", "table.json", ("recipe",))
+LORA = Kind("a mix of LoRAs", LORA_FILE)
+KINDS = (RUN, FIT, TRAINING, SWEEP_OF_RUNS, SWEEP_BEGUN, RECIPE, COMPARISON, EVALUATION)
+"""What other commands are kept out of; the first that fits is it. A LoRA's folder is open to all."""
+
+
+def whose(folder: Path) -> Kind | None:
+    """What a folder holds, by the first kind that fits; None for an empty one, and for what no command of ours wrote."""
+    return next((kind for kind in KINDS if _is(folder, kind)), None)
+
+
+def _is(folder: Path, kind: Kind) -> bool:
+    found = next(folder.glob(kind.file), None)
+    if found is None or not kind.keys:
+        return found is not None
+    try:
+        held = json.loads(found.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and all(key in held for key in kind.keys)
+
+
+def processes() -> int:
+    """How many processes a launcher says there are."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return int(count) if count.isdigit() and int(count) > 0 else 1
+
+
+def folder_of(out: str | None, kind: Kind) -> Path:
+    """The folder that ``--out`` names, for a command that writes this kind.
+
+    A manifest that is of no kind is left to be read, and to be called corrupt.
+
+    Raises:
+        TiltingError: no folder is named, it cannot be written, it holds another kind, or a file of other people's stands
+            where this kind's would; or several processes would write what is no training.
+    """
+    if not out:
+        raise TiltingError("say where to write: --out DIR")
+    if kind is not TRAINING and processes() > 1:
+        raise TiltingError(f"{kind.what} is made by one process and {processes()} were launched: run it without a launcher")
+    folder = check_writable(out)
+    found = whose(folder)
+    if found is not None and found.what != kind.what:
+        raise TiltingError(f"{out!r} holds {found.what}, not {kind.what}: choose another --out")
+    if found is None and kind.file not in (MANIFEST, LORA.file) and (folder / kind.file).exists():
+        raise TiltingError(f"{str(folder / kind.file)!r} is not of {kind.what}: move it away, or choose another --out")
+    return folder

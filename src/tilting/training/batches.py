@@ -1,0 +1,221 @@
+"""Training batches of a latent diffusion model: the trained and the frozen denoiser, the reward of decoded latents.
+
+A batch is `batch` images: groups of one prompt, prompts drawn without replacement as far as they go by a generator keyed by
+(seed, step); image j of training step k is index -(k·batch + j) - 1 of its prompt, so that no image that `tilting generate`
+draws by the same seed is trained on. Every number is a function of (seed, step): a resumed run is the same run, and so is
+one over more processes, each of which holds a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilting import rng
+from tilting.generation.plan import Model
+from tilting.models.lora import lora_off
+from tilting.objectives.batch import Loss, Objective, World
+from tilting.rewards.check import checked
+from tilting.training.dissimilarity import to_reverse
+from tilting.training.diversity import Diversity
+from tilting.types import Denoise, Prediction, Reward, RewardError, Time
+
+
+@dataclass
+class Counts:
+    """What training has paid, on this process: latents through the denoiser (those that checkpointed steps make again
+    included), images scored, images generated."""
+
+    evaluations: int = 0
+    reward_calls: int = 0
+    images: int = 0
+
+    def numbers(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """This process's part of every batch.
+
+    Attributes:
+        index, count: which process, of how many.
+        gather: values (b,) of this process -> those of all, in order; None if there is one.
+    """
+
+    index: int = 0
+    count: int = 1
+    gather: Callable[[Tensor], Tensor] | None = None
+
+
+def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, group: int) -> list[rng.Identity]:
+    """Who is drawn in a training step, over all processes; a group's images stand together."""
+    generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
+    chosen: list[int] = []
+    while len(chosen) < batch // group:
+        chosen += torch.randperm(len(prompts), generator=generator, device="cpu").tolist()
+    who = [prompts[chosen[j // group]] for j in range(batch)]
+    return [rng.Identity(seed, prompt, -(step * batch + j) - 1) for j, prompt in enumerate(who)]
+
+
+@dataclass
+class Batches:
+    """(training step, memory) -> the world of that step; what a training loop asks for.
+
+    Attributes:
+        model: what is trained, its LoRA attached and active.
+        prompts: to draw from; each different one is encoded once.
+        reward: of images in [0, 1]. One that fails gives NaN, so that all processes skip the step together.
+        steps, eta, cfg, negative: of the sampler.
+        batch, group: images of a step over all processes; images of a prompt that stand together.
+        seed: of the run.
+        part: this process's slice.
+        context: entered around every network call (a launcher's autocast).
+        device: of the latents.
+        critic: the reward with parameters of its own, for DPG.
+        diversity: a term for the dissimilarity of the images made at once.
+    """
+
+    model: Model
+    prompts: Sequence[str]
+    reward: Reward
+    steps: int
+    eta: float
+    cfg: float
+    batch: int
+    group: int = 1
+    seed: int = 0
+    negative: str = ""
+    part: Slice = Slice()
+    context: Callable[[], AbstractContextManager] = nullcontext
+    device: torch.device | str = "cpu"
+    critic: Reward | None = None
+    diversity: Diversity | None = None
+    counts: Counts = field(default_factory=Counts)
+    trouble: str | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.prompts = list(dict.fromkeys(self.prompts))
+        self._place = {prompt: i for i, prompt in enumerate(self.prompts)}
+        with torch.no_grad():
+            bare: Model = getattr(self.model, "bare", self.model)  # of learned sampler inputs, the model without them
+            self._guided = self.model.denoiser(self.prompts, self.cfg, self.negative)
+            self._base = self._guided if bare is self.model else bare.denoiser(self.prompts, self.cfg, self.negative)
+            self._plain = self._base if self.cfg == 1 else bare.denoiser(self.prompts, 1.0)
+        self._grid = self.model.schedule.grid(self.steps)
+
+    def __call__(self, step: int, memory: dict[str, Any]) -> World:
+        everyone = batch_identities(self.prompts, self.seed, step, self.batch, self.group)
+        share = self.batch // self.part.count
+        first = self.part.index * share
+        who = everyone[first : first + share]
+        place = torch.tensor([self._place[w.prompt] for w in who], device=self.device)
+        self.counts.images += share
+        self.trouble, self.numbers = None, {}
+        words = [w.prompt for w in who]
+        redraw = getattr(self.reward, "redraw", None)
+        if redraw is not None:
+            redraw(rng.generator(rng.Identity(self.seed, "", step), 0, 0, "reward-dropout"))
+        return World(
+            self._network(self._guided, place), self._network(self._base, place, base=True),
+            self._network(self._plain, place), self._network(self._plain, place, base=True),
+            self._value(words), self._grid, who, self.model.latent_shape, self.eta, step, self.seed,
+            memory, everyone, first, self.part.gather, device=self.device,
+            critic=self._critic(words) if self.critic is not None else None, kind=self.model.schedule.kind,
+        )  # fmt: skip
+
+    def _network(self, network: Denoise, place: Tensor, base: bool = False) -> Denoise:
+        """The denoiser of this batch's rows. The switch is inside, so that a recomputed step is the same step."""
+        unet: Any = getattr(self.model, "backbone", None)
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            self.counts.evaluations += len(x)
+            with self.context(), lora_off(unet) if base and unet is not None else nullcontext():
+                return Prediction(*(part.to(x.dtype) for part in network(x, t, place[rows])))
+
+        return denoise
+
+    def _value(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        def value(x0: Tensor, rows: Tensor) -> Tensor:
+            self.counts.reward_calls += len(x0)
+            images, part = self.model.decode(x0), self.part
+            far = None if self.diversity is None else to_reverse(images, self.diversity.measure, part.gather, part.index)
+            try:
+                found = self._score(images, [prompts[int(i)] for i in rows], rows)
+            except RewardError as error:
+                self.trouble = str(error)
+                return x0.flatten(1).sum(1) * float("nan")
+            if far is None or self.diversity is None:
+                return found
+            self.numbers.setdefault("dissimilarity", far.mean().item())
+            return found + self.diversity.weight * far.to(found)
+
+        return value
+
+    def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        def critic(x0: Tensor, rows: Tensor) -> Tensor:
+            assert self.critic is not None
+            return self.critic(self.model.decode(x0), [prompts[int(i)] for i in rows])
+
+        return critic
+
+    def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
+        """The reward of images ``rows`` of the batch. Raises RewardError."""
+        return checked(self.reward, images, prompts)
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """An objective over parts of a batch, one after the other: the same gradient in less memory, where the loss is a mean
+    over images.
+
+    Attributes:
+        inner: the objective.
+        parts: how many.
+    """
+
+    inner: Objective
+    parts: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.inner.needs_gradient
+
+    @property
+    def several(self) -> bool:
+        return getattr(self.inner, "several", True)
+
+    @property
+    def group(self) -> int:
+        return self.inner.group
+
+    def __call__(self, world: World) -> Iterator[Loss]:
+        share = len(world.who) // self.parts
+        everyone = world.everyone or world.who
+        for part in range(self.parts):
+            begin = part * share
+            mine = replace(world, who=world.who[begin : begin + share], everyone=everyone, first=world.first + begin,
+                           denoise=_shifted(world.denoise, begin), base=_shifted(world.base, begin),
+                           plain=_shifted(world.plain, begin), base_plain=_shifted(world.base_plain, begin),
+                           value=_shifted_value(world.value, begin),
+                           critic=_shifted_value(world.critic, begin) if world.critic else None)  # fmt: skip
+            for loss in self.inner(mine):
+                yield Loss(loss.value / self.parts, loss.numbers, loss.update and part == self.parts - 1)
+
+
+def _shifted(denoise: Denoise, begin: int) -> Denoise:
+    return lambda x, t, rows: denoise(x, t, rows + begin)
+
+
+def _shifted_value(value: Callable[[Tensor, Tensor], Tensor], begin: int) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x0, rows: value(x0, rows + begin)

@@ -1,0 +1,246 @@
+"""What can be known before a long fine-tuning run: its arithmetic, its memory, and whether its gradients can be right.
+
+    ⟨∇r, d⟩ against (8 [r(x + h/2 d) - r(x - h/2 d)] - [r(x + h d) - r(x - h d)]) / (6 h)      Richardson, two step sizes
+
+along the gradient and along directions half random: the gradient's own would not see that a part of it is missing. Importing
+this does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tilting.config.finetune import FinetuneConfig
+from tilting.config.objectives import DENSITY, GRADIENT
+from tilting.errors import TiltingError
+from tilting.training.run import Parts, load_parts, tuning_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.objectives.batch import World
+    from tilting.training.trainer import Tuning
+
+CLOSE = 0.05
+"""Allowed distance of a gradient and its finite differences, over the gradient's size along a direction."""
+SAME = 1e-5
+"""Allowed distance of an importance ratio from 1 and of a step's KL from 0 before training, and of equal computations."""
+
+
+def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[FinetuneConfig], Parts] = load_parts) -> dict[str, Any]:
+    """Examine a run without training it; nothing is written.
+
+    Args:
+        config: of the run.
+        full: look at a whole batch instead of one group, and make a training step, for its seconds and peak memory.
+        parts: what loads model, reward and judge.
+
+    Returns:
+        ``batch``, ``memory`` (bytes), ``checks`` by name (ok and a line), and with ``full`` ``step``.
+
+    Raises:
+        TiltingError: for a request that cannot work. A check that fails is reported, not raised.
+    """
+    from dataclasses import replace
+
+    from tilting.config.finetune import check_batch
+    from tilting.runs.owner import processes
+    from tilting.training.processes import Engine, over
+
+    count = processes()
+    check_batch(config, count)
+    small = config if full else replace(config, batch_size=config.group, accumulate=1)
+    loaded = parts(config)
+    engine: Engine = _alone(config, over)
+    run = tuning_of(small, loaded, engine)
+    world = run.batches(0, {})
+    checks = {"reward gradient": _gradient(run, world, config)}
+    if run.batches.steps > 1:
+        checks |= _first_update(run, replace(world, eta=world.eta or 1.0), config)
+    checks["precision"] = _precision(run, world)
+    found = {"batch": _batch(config, count), "memory": _memory(run, world, config, count), "checks": checks}
+    if full:
+        found["step"] = _step(run, config)
+    return found
+
+
+def _alone(config: FinetuneConfig, over: Callable) -> Any:
+    from tilting.training.processes import accelerator
+
+    found = accelerator(config.device)
+    if found.num_processes > 1:
+        raise TiltingError("doctor looks at one process: run it without a launcher")
+    return over(found, config.device)
+
+
+def _batch(config: FinetuneConfig, count: int) -> dict[str, Any]:
+    """The arithmetic of a training step."""
+    return {
+        "images": config.batch_size, "groups": config.batch_size // config.group, "group": config.group, "processes": count,
+        "parts": config.accumulate, "at_once": config.batch_size // count // config.accumulate,
+        "prompts": len(dict.fromkeys(config.prompts)), "images_in_all": config.batch_size * config.train_steps,
+    }  # fmt: skip
+
+
+def _gradient(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, Any]:
+    """Whether the reward's gradient at finished latents is that of its values."""
+    import torch
+
+    from tilting.objectives.rollout import rollout
+
+    if config.objective not in GRADIENT:
+        return {"ok": True, "line": f"{config.objective} asks for none"}
+    with torch.no_grad():
+        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu")).clean[:1].float()
+    rows = world.rows[:1]
+    x = clean.clone().requires_grad_(True)
+    value = world.value(x, rows).sum()
+    if not value.isfinite():
+        return {"ok": False, "line": run.batches.trouble or "the reward is not finite"}
+    slope = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
+    if slope is None or not slope.isfinite().all() or slope.norm() == 0:
+        return {"ok": False, "line": "the reward has no gradient at a finished image, though it says that it is differentiable"}
+
+    def at(offset: Tensor) -> float:
+        with torch.no_grad():
+            return world.value(clean + offset, rows).item()
+
+    generator = torch.Generator("cpu").manual_seed(config.seed)
+    steepest, worst = slope / slope.norm(), 0.0
+    for k in range(4):
+        random = torch.randn(clean.shape, generator=generator, device="cpu").to(clean)
+        towards = steepest if k == 0 else steepest + random / random.norm()
+        towards = towards / towards.norm()
+        wanted, closest = (slope * towards).sum().item(), math.inf
+        for h in (0.01 * clean.norm().item(), 0.0025 * clean.norm().item()):
+            near, far = (at(w * towards) - at(-w * towards) for w in (h / 2, h))
+            closest = min(closest, abs((8 * near - far) / (6 * h) - wanted) / abs(wanted))
+        worst = max(worst, closest)
+    line = f"within {worst:.1%} of finite differences, |gradient| {slope.norm().item():.3g}"
+    return {"ok": worst <= CLOSE, "line": line, "error": worst}
+
+
+def _first_update(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, dict[str, Any]]:
+    """Importance ratios and KL of the first batch, by DDPO with a KL, none of whose updates are made."""
+    import torch
+
+    from tilting.objectives import ddpo
+
+    ratio = kl = 0.0
+    with torch.no_grad():
+        for loss in ddpo(kl=1.0)(world):
+            ratio, kl = max(ratio, loss.numbers["ratio_far"]), max(kl, loss.numbers["kl_step"])
+    found = {"ratio": {"ok": ratio <= SAME, "line": f"importance ratios are within {ratio:.2g} of 1 on the first batch"}}
+    if config.init_lora:
+        return found | {"kl": {"ok": True, "line": f"KL of a step {kl:.3g}: the run starts from a LoRA"}}
+    return found | {"kl": {"ok": kl <= SAME, "line": f"KL of a step to the base model is {kl:.2g} on the first batch"}}
+
+
+def _precision(run: Tuning, world: World) -> dict[str, Any]:
+    """Whether a step is computed alike in the rollout (no gradients) and when it is scored again (gradients)."""
+    import torch
+
+    x, t = world.noise(0), world.grid[len(world.grid) // 2 - 1]
+    with torch.no_grad():
+        rolled = world.denoise(x, t, world.rows).eps
+    with torch.enable_grad():
+        scored = world.denoise(x, t, world.rows).eps.detach()
+    far = (rolled - scored).abs().max().item()
+    kinds = {str(p.dtype).removeprefix("torch.") for p in run.training.parameters.values()}
+    latents = str(rolled.dtype).removeprefix("torch.")
+    network = str(getattr(run.model, "dtype", rolled.dtype)).removeprefix("torch.")
+    line = f"rollout and re-scoring differ by {far:.2g}; network {network}, latents {latents}, LoRA {', '.join(kinds)}"
+    return {"ok": far <= SAME and kinds == {"float32"}, "line": line}
+
+
+def _memory(run: Tuning, world: World, config: FinetuneConfig, count: int) -> dict[str, int]:
+    """Bytes by what holds them; activations are measured on one image and multiplied (steps are checkpointed: one at a
+    time)."""
+    import torch
+
+    whole: Any = run.model
+    mine = {id(p) for p in run.training.parameters.values()}
+    weights = sum(p.numel() * p.element_size() for p in whole.parameters() if id(p) not in mine)
+    lora = sum(p.numel() * p.element_size() for p in run.training.parameters.values())
+    x, row = world.noise(0)[:1], world.rows[:1]
+    with torch.enable_grad():
+        network = _held(lambda: world.denoise(x, world.grid[0], row).eps)
+        wanted = x.clone().requires_grad_(True)
+        scored = _held(lambda: world.value(wanted, row)) if config.objective in GRADIENT else 0
+    at_once = config.batch_size // count // config.accumulate
+    copies = 1 + dict(config.settings).get("draft-lv.copies", 0) if config.objective == "draft-lv" else 1
+    path = _latents(config) * at_once * x.numel() * x.element_size()
+    activations = at_once * copies * (network + scored)
+    found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path}
+    return {**found, "peak": sum(found.values())}
+
+
+def _latents(config: FinetuneConfig) -> int:
+    """Latents that an image's path leaves: every state; adjoints and the frozen model's means; or those of a KL's steps."""
+    steps, settings = config.steps, dict(config.settings)
+    if config.objective == "adjoint":
+        return 3 * steps + 1
+    return steps + 1 + (steps - 1 if config.objective in DENSITY and settings.get(f"{config.objective}.kl") else 0)
+
+
+def _held(call: Callable[[], Tensor]) -> int:
+    """Bytes that a call keeps for going back, each storage once, parameters left out."""
+    import torch
+
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter) and tensor.grad_fn is not None:
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = call()
+    del kept
+    return sum(seen.values())
+
+
+def _step(run: Tuning, config: FinetuneConfig) -> dict[str, Any]:
+    """One whole training step: seconds, what it cost, the peak of memory."""
+    import resource
+
+    import torch
+
+    run.batches.counts.evaluations = run.batches.counts.reward_calls = run.batches.counts.images = 0
+    cuda = str(run.engine.device).startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(run.engine.device)
+    begun = time.perf_counter()
+    row = next(iter(run.steps(1)))
+    seconds = time.perf_counter() - begun
+    peak = (
+        torch.cuda.max_memory_allocated(run.engine.device)
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return {"seconds": seconds, "hours_in_all": seconds * config.train_steps / 3600, "peak_process": peak, **row.numbers}
+
+
+def lines(found: dict[str, Any], config: FinetuneConfig) -> list[str]:
+    """For people."""
+    batch, memory = found["batch"], found["memory"]
+    out = [
+        f"batch      {batch['images']} images = {batch['groups']} groups x {batch['group']}; {batch['processes']} processes x "
+        f"{batch['parts']} parts x {batch['at_once']} at once; {batch['prompts']} prompts to draw from",
+        f"run        {config.train_steps} training steps, {batch['images_in_all']} images of {config.steps} steps, "
+        f"{config.objective}, eta {config.eta:g}, cfg {config.cfg:g}",
+        f"memory     about {memory['peak'] / 1e6:.0f} MB: " + ", ".join(
+            f"{key.replace('_', ' ')} {value / 1e6:.0f}" for key, value in memory.items() if key != "peak"
+        ),
+    ]  # fmt: skip
+    if "step" in found:
+        step = found["step"]
+        out.append(
+            f"step       {step['seconds']:.2f} s ({step['hours_in_all']:.2g} h in all), {step['evaluations']} evaluations, "
+            f"{step['reward_calls']} rewards, peak of the process {step['peak_process'] / 1e6:.0f} MB"
+        )
+    return out + [f"{'ok  ' if check['ok'] else 'FAIL'} {name}: {check['line']}" for name, check in found["checks"].items()]

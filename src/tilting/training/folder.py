@@ -1,0 +1,125 @@
+"""The folder of a fine-tuning run: its manifest, and lines of numbers that are cut back to where a run goes on. Torch-free.
+
+    lora/  best/  checkpoints/  samples/  tensorboard/  metrics.jsonl  timing.jsonl  manifest.json
+
+metrics.jsonl holds what a run is determined to give, a line per training step; seconds stand in timing.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tilting.config.finetune import FinetuneConfig, mixed_precision
+from tilting.config.objectives import defaults
+from tilting.errors import TiltingError
+from tilting.models.lora_file import lora_files
+from tilting.runs import files
+from tilting.runs.owner import TRAINING
+from tilting.runs.run_folder import Asked, RunFolder
+
+METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+
+
+class TrainingFolder(RunFolder[Asked]):
+    """The folder of a training run; see `RunFolder`."""
+
+    free = ("out", "tracker", "unused", "device")
+    kind, inside = TRAINING, "samples"
+    longer = "choose another --out"
+    """What to do about a run that is wanted longer."""
+
+    def read(self) -> dict[str, Any] | None:
+        path = self.path / files.MANIFEST
+        if path.exists():
+            kinds = {"config": dict, "summary": dict, "model": dict, "reward": list}
+            return files.parsed(path, lambda manifest: files.lacks(manifest, kinds))
+        if any((self.path / name).exists() for name in ("lora", "checkpoints", METRICS)):
+            raise TiltingError(
+                f"{str(self.path)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"
+            )
+        return None
+
+    def config_now(self) -> dict[str, Any]:
+        """The options, and the launcher's mixed precision, which numbers depend on too."""
+        return {**super().config_now(), "mixed-precision": mixed_precision()}
+
+    def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        said = super().difference(key, before, now)
+        return said.replace("choose another --out", self.longer) if key == "train-steps" else said
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over and its LoRA is there."""
+        return bool(self.summary.get("finished")) and any((self.path / "lora").glob("*.safetensors"))
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def begin(self, step: int) -> None:
+        """Make the folder, cut its lines back to a training step, write the manifest."""
+        self.make()
+        for name in (METRICS, TIMING):
+            kept = [row for row in read_lines(self.path / name) if row["step"] <= step]
+            files.write_atomically(self.path / name, "".join(map(_line, kept)).encode())
+        files.write_manifest(self.path, self.manifest)
+
+    def add(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl or timing.jsonl."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+
+    def sum_up(self, summary: Mapping[str, Any]) -> None:
+        """Replace the manifest's summary; seconds are those of timing.jsonl."""
+        rows = read_lines(self.path / TIMING)
+        seconds = sum(value for row in rows for key, value in row.items() if key != "step")
+        per_step = sorted(row["seconds"] for row in rows if "seconds" in row)
+        median = per_step[len(per_step) // 2] if per_step else None
+        self.summary = {**summary, "seconds": round(seconds, 3), "seconds_per_step": median}
+        files.write_manifest(self.path, self.manifest)
+
+
+class FinetuneFolder(TrainingFolder[FinetuneConfig]):
+    """The folder of a fine-tuning run."""
+
+    longer = "train it further by --init-lora into another --out"
+
+    def rewards(self) -> list[dict[str, Any]]:
+        return files.digests_of(self.config.specs())
+
+    def usual(self) -> dict[str, Any]:
+        return {f"{self.config.objective}.{field}": value for field, value in defaults(self.config.objective).items()}
+
+    def config_now(self) -> dict[str, Any]:
+        config = self.config
+        start = files.digest_of(lora_files(config.init_lora)) if config.init_lora else None
+        return {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
+
+    def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        if key == "init-lora-sha256" and before.get("init-lora") == now.get("init-lora"):
+            return "that began at a LoRA of other weights: choose another --out"
+        return super().difference(key, before, now)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON lines with a step; one that a kill has torn, and what follows it, is left out."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # JSON may hold U+2028
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                break
+            rows.append(row)
+    return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(plain, ensure_ascii=False) + "\n"

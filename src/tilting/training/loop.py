@@ -1,0 +1,241 @@
+"""The training loop: a generator that makes optimiser steps and yields a report of each. No files, no arguments, no printing.
+
+    for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
+
+A step whose loss, reward or gradient is not finite, or whose reward fails, is skipped and counted; ten in a row stop the run.
+All of that is seen before the optimiser moves; only objectives that make several updates in a step pay for a copy of the
+state, since a later one may fail when an earlier one has been made.
+Everything random is keyed by (seed, step): a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tilting.objectives.batch import Objective, World
+from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
+from tilting.training.half import ranged
+from tilting.types import RewardError, TiltingError
+
+PATIENCE = 10
+"""Skipped steps in a row that stop a run."""
+
+
+class Group(NamedTuple):
+    """Parameters with a rate of their own.
+
+    Attributes:
+        prefix: of their names.
+        factor: of the learning rate; 50 for guidance weights (Clark et al. 2024, B.12).
+        decays: whether weight decay pulls them to 0.
+    """
+
+    prefix: str
+    factor: float = 1.0
+    decays: bool = True
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW as in the paper (Clark et al. 2024, A.1).
+
+    Attributes:
+        rate: learning rate; 4e-4 in its small runs, 2e-4 in its large ones.
+        weight_decay: decoupled; on a LoRA it pulls towards the base model.
+        betas: of the moments.
+        clip: largest norm of the gradient, over all parameters of a group (one, unless ``groups`` says otherwise).
+        decay: "constant", or "sqrt": rate · min(10 step^-1/2, 1), the paper's for long runs.
+        groups: parameters that are stepped, and clipped, apart from the others.
+    """
+
+    rate: float = 4e-4
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+    decay: str = "constant"
+    groups: tuple[Group, ...] = ()
+
+    def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+        """AdamW over parameters; by name, where there are groups."""
+        named = parameters if isinstance(parameters, Mapping) else {str(i): p for i, p in enumerate(parameters)}
+        rest = Group("")
+        whose = {name: next((g for g in self.groups if name.startswith(g.prefix)), rest) for name in named}
+        groups = [
+            {
+                "params": [p for name, p in named.items() if whose[name] is group], "factor": group.factor,
+                "weight_decay": self.weight_decay if group.decays else 0.0,
+            }
+            for group in (rest, *self.groups)
+        ]  # fmt: skip
+        held: Any = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(held, lr=self.rate, weight_decay=self.weight_decay, betas=self.betas)
+
+    def at(self, step: int) -> float:
+        """The learning rate of a training step, counted from 0."""
+        return self.rate * (min(10 * (step + 1) ** -0.5, 1.0) if self.decay == "sqrt" else 1.0)
+
+
+@dataclass
+class Training:
+    """The mutable state of a run: what a checkpoint holds.
+
+    Attributes:
+        parameters: trained tensors by name, in a fixed order.
+        optimiser: over them.
+        step: training steps made, skipped ones included.
+        memory: what the objective remembers; plain JSON values.
+        skipped, row: steps skipped in all, and in a row.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
+    skipped: int = 0
+    row: int = 0
+
+    def saved(self) -> Saved:
+        """A copy for a checkpoint."""
+        weights = {name: p.detach().clone() for name, p in self.parameters.items()}
+        state = {"memory": copy.deepcopy(self.memory), "skipped": self.skipped, "row": self.row}
+        return Saved(self.step, weights, optimiser_tensors(self.optimiser), state)
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to a checkpoint. Raises TiltingError if it is of other parameters."""
+        if set(saved.weights) != set(self.parameters):
+            raise TiltingError("the checkpoint holds other parameters than this run trains")
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                if p.shape != saved.weights[name].shape:
+                    raise TiltingError(f"the checkpoint's {name} is {tuple(saved.weights[name].shape)}, not {tuple(p.shape)}")
+                p.copy_(saved.weights[name])
+        restore_optimiser(self.optimiser, saved.optimiser)
+        self.step, self.memory = saved.step, saved.state["memory"]
+        self.skipped, self.row = saved.state["skipped"], saved.state["row"]
+
+
+class Report(NamedTuple):
+    """What a training step did.
+
+    Attributes:
+        step: training steps made, this one included.
+        numbers: the objective's numbers averaged over its losses, with loss, gradient norm (before clipping), rate and skipped.
+        skipped: why the step was skipped, or None.
+    """
+
+    step: int
+    numbers: dict[str, float]
+    skipped: str | None
+
+
+Reduce = Callable[[Tensor], Tensor]
+"""A tensor -> its mean over processes; None where there is one."""
+
+
+def train(
+    training: Training, objective: Objective, world_of: Callable[[int, dict[str, Any]], World], optimiser: Optimiser,
+    steps: int, reduce: Reduce | None = None, half: bool = False,
+) -> Iterator[Report]:  # fmt: skip
+    """Make training steps up to ``steps``, yielding a report of each.
+
+    Args:
+        training: the state, changed in place; start from a restored one to resume.
+        objective: what is minimised.
+        world_of: (training step counted from 0, memory) -> the batch.
+        optimiser: its settings (``training.optimiser`` was built by them).
+        steps: to reach.
+        reduce: mean over processes of a gradient, and of a flag.
+        half: whether networks compute in fp16, which gradients must then be kept in the range of.
+
+    Raises:
+        TiltingError: after `PATIENCE` skipped steps in a row.
+    """
+    parameters = list(training.parameters.values())
+    while training.step < steps:
+        for group in training.optimiser.param_groups:
+            group["lr"] = optimiser.at(training.step) * group.get("factor", 1.0)
+        several = getattr(objective, "several", True)
+        before = training.saved() if several else None
+        memory = copy.deepcopy(training.memory)
+        world = replace(world_of(training.step, training.memory), trained=parameters)
+        world = ranged(world) if half else world
+        numbers, reason = _step(training, parameters, objective, world, optimiser, reduce)
+        if reason is not None:
+            if before is not None:
+                training.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
+            training.memory = memory
+            training.skipped, training.row = training.skipped + 1, training.row + 1
+        else:
+            training.row = 0
+        training.step += 1
+        yield Report(training.step, {**numbers, "skipped": float(training.skipped)}, reason)
+        if training.row >= PATIENCE:
+            raise TiltingError(f"training stopped: {PATIENCE} steps in a row were skipped, the last because {reason}")
+
+
+class _Elsewhere(Exception):
+    """Another process could not make this step."""
+
+
+def _step(
+    training: Training,
+    parameters: list[nn.Parameter],
+    objective: Objective,
+    world: World,
+    optimiser: Optimiser,
+    reduce: Reduce | None,
+) -> tuple[dict[str, float], str | None]:
+    """One training step: (numbers, why it must be skipped or None)."""
+    sums: dict[str, list[float]] = {}
+    total, reason, updates = 0.0, None, 0
+    training.optimiser.zero_grad(set_to_none=True)
+    try:
+        with torch.enable_grad():
+            for loss in objective(world):
+                if not loss.value.isfinite().all():
+                    raise FloatingPointError(f"the loss is {loss.value.item()}")
+                if loss.value.requires_grad:
+                    loss.value.backward()
+                total += loss.value.item()
+                for name, number in loss.numbers.items():
+                    sums.setdefault(name, []).append(number)
+                if loss.update:
+                    updates += 1
+                    if updates > 1 and not getattr(objective, "several", True):
+                        raise TypeError(f"{objective.name} says that it makes one update a step and makes more")
+                    norm = _update(training, parameters, optimiser, reduce)
+                    sums.setdefault("gradient_norm", []).append(norm)
+    except _Elsewhere as error:
+        reason = str(error)
+    except (FloatingPointError, RewardError) as error:
+        reason = str(error)
+        if reduce is not None:
+            reduce(torch.tensor(1.0, device="cpu"))  # the others wait at their next update
+    numbers = {name: sum(values) / len(values) for name, values in sums.items()}
+    return {"loss": total if math.isfinite(total) else 0.0, **numbers, "rate": optimiser.at(training.step)}, reason
+
+
+def _update(training: Training, parameters: list[nn.Parameter], optimiser: Optimiser, reduce: Reduce | None) -> float:
+    """Average, clip, step; the gradient's norm before clipping."""
+    if reduce is not None and reduce(torch.tensor(0.0, device="cpu")).item() > 0:
+        raise _Elsewhere("another process skipped it")
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        if reduce is not None:
+            p.grad = reduce(p.grad)
+    groups = [group["params"] for group in training.optimiser.param_groups]
+    norms = [torch.nn.utils.clip_grad_norm_(mine, optimiser.clip) for mine in groups]  # averaged: alike on every process
+    norm = torch.stack(norms).cpu().double().norm() if len(norms) > 1 else norms[0]
+    if not norm.isfinite():
+        raise FloatingPointError("the gradient is not finite")
+    training.optimiser.step()
+    training.optimiser.zero_grad(set_to_none=True)
+    return norm.item()
