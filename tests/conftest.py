@@ -9,8 +9,7 @@ from beartype.claw import beartype_packages
 
 # Before any of them is imported: pure rooms are checked against annotations (NamedTuples of tensors are beyond beartype).
 beartype_packages(
-    ("tilting.schedule", "tilting.weights", "tilting.rng", "tilting.oracle.mixture"),
-    conf=BeartypeConf(is_pep484_tower=True),
+    ("tilting.schedule", "tilting.weights", "tilting.rng", "tilting.oracle.mixture"), conf=BeartypeConf(is_pep484_tower=True)
 )
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

@@ -207,10 +207,7 @@ def test_the_function_fits_as_the_command_does_and_a_number_too(small, pictures)
     made = tl.condition_fit(images, words, "bright", kind="noisy", widths=(16,), model=small,
                             options=Options(epochs=20, batch_size=16, rate=0.01))  # fmt: skip
     assert made.metrics["by_noise"][0]["accuracy"] > 0.75
-    assert made.classifier.model == {
-        "name": small.name,
-        "sha256": digest(Path(small.name)),
-    }
+    assert made.classifier.model == {"name": small.name, "sha256": digest(Path(small.name))}
     numbers = [1.0 if word == "yes" else -1.0 for word in words]
     number = tl.condition_fit(images, [v + i / 1000 for i, v in enumerate(numbers)], "signed", kind="noisy", widths=(16,),
                               model=small, options=Options(epochs=20, batch_size=16, rate=0.01))  # fmt: skip

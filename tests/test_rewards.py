@@ -11,20 +11,7 @@ from tilting.errors import RewardError, TiltingError
 from tilting.features.clip import CACHED, ClipEmbedder, StyleHead
 from tilting.features.images import check_images
 from tilting.models.words import POCKET
-from tilting.rewards import (
-    REWARDS,
-    Combined,
-    checked,
-    clip,
-    color,
-    combine,
-    http,
-    jpeg,
-    jpeg_diff,
-    rotation,
-    style,
-    symmetry,
-)
+from tilting.rewards import REWARDS, Combined, checked, clip, color, combine, http, jpeg, jpeg_diff, rotation, style, symmetry
 from tilting.rewards.build import build
 from tilting.rewards.spec import CATALOG, parse_spec, parse_specs
 

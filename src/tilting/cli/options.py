@@ -42,8 +42,7 @@ Seed = Annotated[int | None, option("--seed", help="Seed of the run. [0]")]
 Config = Annotated[Text, option("--config", metavar="FILE", help="Options from YAML; the command line wins.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved YAML and stop.")]
 Published = Annotated[
-    bool | None,
-    option("--published", help="Settings, steps and cfg of the method's paper; --set goes over them."),
+    bool | None, option("--published", help="Settings, steps and cfg of the method's paper; --set goes over them.")
 ]
 Quiet = Annotated[bool | None, option("--quiet", help="No progress and no summary.")]
 Json = Annotated[bool | None, option("--json", help="Print the summary as JSON.")]

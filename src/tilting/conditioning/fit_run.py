@@ -20,15 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilting.conditioning.dataset import (
-    Dataset,
-    check_pictures,
-    count_classes,
-    cut_labels,
-    find_records,
-    label,
-    unlabelled,
-)
+from tilting.conditioning.dataset import Dataset, check_pictures, count_classes, cut_labels, find_records, label, unlabelled
 from tilting.conditioning.table import Bad, read_table
 from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError

@@ -22,16 +22,7 @@ from tilting.conditioning.batches import ControlBatches
 from tilting.conditioning.classifiers import Classifier, by_label, differentiable
 from tilting.conditioning.objective import Ctrl, effective_gamma
 from tilting.conditioning.triplets import TripletBatches
-from tilting.config.condition_train import (
-    FREE,
-    Aim,
-    Place,
-    Planner,
-    Truncated,
-    check_planner,
-    own_settings,
-    usual_prompts,
-)
+from tilting.config.condition_train import FREE, Aim, Place, Planner, Truncated, check_planner, own_settings, usual_prompts
 from tilting.features.fitted import FittedClassifier
 from tilting.features.schema import Schema
 from tilting.models.control_file import Control, attach_control

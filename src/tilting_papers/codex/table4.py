@@ -7,15 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tilting_papers.rows import (
-    ABLATION_CLAIMS,
-    ALL,
-    CLIP_NOTE,
-    PICKSCORE_SCHEDULE,
-    SCENES,
-    SCHEDULE_NOTE,
-    ablation,
-)
+from tilting_papers.rows import ABLATION_CLAIMS, ALL, CLIP_NOTE, PICKSCORE_SCHEDULE, SCENES, SCHEDULE_NOTE, ablation
 from tilting_papers.tables import Table, run_table
 
 TABLE = Table(
