@@ -1,0 +1,325 @@
+"""Declarations: one frozen dataclass for each part, whose fields say what they hold.
+
+    strength: Annotated[float, Ge(0), Doc("γ, relative to the CFG correction.")] = 0.2
+
+The bounds are those of ``annotated_types``, the words those of `typing_extensions.Doc`, the choices those of `Literal`. From them
+come the Python signature, the command's option, the YAML key, the check and its sentence, ``--set``, the lists and their pages.
+
+Parts of a kind (methods, objectives, rewards, ...) stand in a `Registry`, others' by an entry point of the registry's group.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from importlib.metadata import entry_points
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from typing_extensions import Doc
+
+from tilting.errors import TiltingError, nearest
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A field's former name, which is still taken, with a line that says so."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Metavar:
+    """What stands for a field's value in ``--help``, such as DIR."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Each:
+    """A bound of every entry of a sequence, or what it is called: Each(Ge(1))."""
+
+    bound: Any
+
+
+@dataclass(frozen=True)
+class Falling:
+    """A pair (high, low) whose first number is not below its second."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of its own: (name of the field as it is told, value) -> the value; raises TiltingError."""
+
+    function: Callable[[str, Any], Any]
+
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+Window = Annotated[tuple[float, float], Each(Ge(0)), Each(Le(1)), Falling()]
+"""(high, low) bounds of t/T."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is declared of a field.
+
+    Attributes:
+        name: in Python; with hyphens it is the option's.
+        hint: its type, without annotations.
+        default: `dataclasses.MISSING` where there is none.
+        about: what it is, a sentence or two.
+        bounds: what its value is checked by, beside its type.
+        aliases: former names.
+        metavar: see `Metavar`; "" where there is none.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    about: str = ""
+    bounds: tuple[Any, ...] = ()
+    aliases: tuple[str, ...] = ()
+    metavar: str = ""
+
+    @property
+    def option(self) -> str:
+        """Its name on the command line and in YAML."""
+        return self.name.replace("_", "-")
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values that it can take, none where any goes."""
+        plain = _without_none(self.hint)
+        inner = get_args(plain)[0] if get_origin(plain) is tuple and get_args(plain) else plain
+        return get_args(inner) if get_origin(inner) is Literal else ()
+
+    def check(self, value: Any, name: str = "") -> Any:
+        """The value as the field holds it.
+
+        Args:
+            value: as written in Python, in YAML, or as text of the command line.
+            name: what the field is called in a refusal; default its option.
+
+        Raises:
+            TiltingError: for a value of another type, or out of bounds.
+        """
+        name = name or self.option
+        result = typed(name, value, self.hint)
+        for bound in self.bounds:
+            result = _bounded(name, result, bound)
+        return result
+
+
+@cache
+def declared(kind: type) -> dict[str, Field]:
+    """What a dataclass declares, field by field, in the order in which it is told: a class's own before what it inherits."""
+    hints = get_type_hints(kind, include_extras=True)
+    own = vars(kind).get("__annotations__", {})
+    found = {}
+    for one in sorted(fields(kind), key=lambda f: f.name not in own):
+        if not one.init or "told" in one.metadata and not one.metadata["told"]:
+            continue
+        hint, extras = _parted(hints[one.name])
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        about = " ".join(next((e.documentation for e in reversed(extras) if isinstance(e, Doc)), "").split())
+        found[one.name] = Field(
+            one.name,
+            hint,
+            default,
+            about,
+            tuple(e for e in extras if isinstance(e, Ge | Gt | Le | Lt | Each | Falling | Check)),
+            tuple(e.name for e in extras if isinstance(e, Alias)),
+            next((e.name for e in reversed(extras) if isinstance(e, Metavar)), ""),
+        )
+    return found
+
+
+def _parted(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A hint without its annotations, and those, inner ones first; ``X | None`` of an annotated X counts as annotated."""
+    if get_origin(hint) is Annotated:
+        inner, extras = _parted(hint.__origin__)
+        return inner, (*extras, *hint.__metadata__)
+    if get_origin(hint) in (Union, UnionType):
+        parts = [_parted(part) for part in get_args(hint)]
+        return Union[tuple(part for part, _ in parts)], tuple(e for _, extras in parts for e in extras)  # noqa: UP007
+    return hint, ()
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        return next(part for part in get_args(hint) if part is not NoneType)
+    return hint
+
+
+def typed(name: str, value: Any, hint: Any) -> Any:
+    """The value as an annotation asks for it. Raises TiltingError when it cannot be."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if NoneType in inner and (value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))):
+            return None
+        return typed(name, value, _without_none(hint))
+    if origin is Literal:
+        if value not in inner:
+            raise TiltingError(f"{name} cannot be {value!r}{nearest(str(value), map(str, inner))}")
+        return value
+    if origin is tuple:
+        return _sequence(name, value, inner)
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise TiltingError(f"{name} must be true or false, not {value!r}")
+        return value
+    if hint is int:
+        return integer(name, value)
+    if hint is float:
+        return number(name, value)
+    if hint is str:
+        return text(name, value)
+    return value
+
+
+def _sequence(name: str, value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
+    words = get_origin(inner[0]) is Literal or inner[0] is str
+    several = inner[-1] is Ellipsis
+    parts = value
+    if isinstance(value, str):
+        parts = [value] if several and inner[0] is str else [part.strip() for part in value.split(",")]
+    if not isinstance(parts, list | tuple) or (several and not words and not parts):
+        what = "a list of texts" if words else "a list of numbers such as 2,4,4,6" if several else _such_as(inner)
+        raise TiltingError(f"{name} must be {what}, not {value!r}")
+    if not several and len(parts) != len(inner):
+        raise TiltingError(f"{name} must be {_such_as(inner)}, not {value!r}")
+    parts = [int(p) if isinstance(p, str) and not words and p.strip().isdigit() else p for p in parts]
+    each = f"each of {name}" if words and several else name
+    return tuple(typed(each, p, inner[0] if several else hint) for p, hint in zip(parts, inner * len(parts), strict=False))
+
+
+def _such_as(inner: tuple[Any, ...]) -> str:
+    return f"{len(inner)} numbers such as 0.6,0"
+
+
+def _bounded(name: str, value: Any, bound: Any) -> Any:
+    if isinstance(bound, Check):
+        return None if value is None else bound.function(name, value)
+    if isinstance(bound, Falling):
+        if value is not None and value[0] < value[1]:
+            raise TiltingError(f"{name} is (high, low), so its first number must not be below its second")
+        return value
+    if isinstance(bound, Each):
+        for one in value or ():
+            _bounded(name, one, bound.bound)
+        return value
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(bound, Ge) and value < bound.ge:
+        raise TiltingError(f"{name} must be at least {bound.ge:g}, not {value:g}")
+    if isinstance(bound, Gt) and value <= bound.gt:
+        raise TiltingError(f"{name} must be above {bound.gt:g}, not {value:g}")
+    if isinstance(bound, Le) and value > bound.le:
+        raise TiltingError(f"{name} must be at most {bound.le:g}, not {value:g}")
+    if isinstance(bound, Lt) and value >= bound.lt:
+        raise TiltingError(f"{name} must be below {bound.lt:g}, not {value:g}")
+    return value
+
+
+def integer(name: str, value: object, least: int | None = None) -> int:
+    """A whole number, not a truth value. Raises TiltingError."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TiltingError(f"{name} must be a whole number, not {value!r}")
+    if least is not None and value < least:
+        raise TiltingError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def number(name: str, value: object) -> float:
+    """A finite number; text such as 1e-3, which YAML does not read as one, counts. Raises TiltingError."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise TiltingError(f"{name} must be a number, not {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TiltingError(f"{name} must be a number, not {value!r}")
+    if not math.isfinite(value):
+        raise TiltingError(f"{name} must be a finite number, not {value}")
+    return float(value)
+
+
+def text(name: str, value: object) -> str:
+    """A string. Raises TiltingError."""
+    if not isinstance(value, str):
+        raise TiltingError(f"{name} must be text, not {value!r}")
+    return value
+
+
+def check_fields(part: Any, prefix: str = "") -> None:
+    """Check every field of a value against its declaration; ``prefix`` stands before its name. Raises TiltingError."""
+    for name, one in declared(type(part)).items():
+        one.check(getattr(part, name), f"{prefix}{name}")
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML and JSON hold it: lists for tuples."""
+    if isinstance(value, tuple | list):
+        return [plain(one) for one in value]
+    return {key: plain(one) for key, one in value.items()} if isinstance(value, Mapping) else value
+
+
+def paragraphs(kind: type) -> list[str]:
+    """The paragraphs of a docstring before its sections, each in one line; pseudo-code and formulas stay as they are."""
+    head = re.split(r"\n(?:Attributes|Args|Returns|Raises):\n", inspect.cleandoc(kind.__doc__ or ""))[0]
+    parts = re.split(r"\n\s*\n", head.strip())
+    return [part if part.startswith("    ") else " ".join(part.split()).replace("``", "") for part in parts if part.strip()]
+
+
+class Registry(Mapping[str, Part]):
+    """The parts of a kind by name: ours, registered where they stand, and other packages'.
+
+    Args:
+        what: a part is called in refusals, such as "method".
+        group: of the entry points by which other packages name theirs; the point's own name is not used.
+    """
+
+    def __init__(self, what: str, group: str):
+        self.what, self.group = what, group
+        self._parts: dict[str, Part] = {}
+        self._asked = False
+
+    def register(self, part: Any) -> Any:
+        """Add a part under its ``name``: a decorator of a class, or a call. Raises TiltingError for a name that is taken."""
+        before = self._parts.get(part.name)
+        if before is not None and before is not part:
+            raise TiltingError(f"there are two {self.what}s named {part.name!r}")
+        self._parts[part.name] = part
+        return part
+
+    def find(self, name: object) -> Part:
+        """The part of a name. Raises TiltingError with the nearest one."""
+        if not isinstance(name, str) or name not in self:
+            raise TiltingError(f"there is no {self.what} {name!r}{nearest(str(name), self)}")
+        return self[name]
+
+    def _others(self) -> None:
+        if not self._asked:
+            self._asked = True
+            for point in entry_points(group=self.group):
+                self.register(point.load())
+
+    def __getitem__(self, name: str) -> Part:
+        if name not in self._parts:
+            self._others()
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._others()
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        self._others()
+        return len(self._parts)
