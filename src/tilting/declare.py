@@ -2,8 +2,8 @@
 
     strength: Annotated[float, Ge(0), Doc("γ, relative to the CFG correction.")] = 0.2
 
-The bounds are those of ``annotated_types``, the words those of `typing_extensions.Doc`, the choices those of `Literal`. From them
-come the Python signature, the command's option, the YAML key, the check and its sentence, ``--set``, the lists and their pages.
+The bounds are those of ``annotated_types``, the words those of `typing_extensions.Doc`, the choices those of `Literal`. From
+them come the Python signature, the command's option, the YAML key, the check and its sentence, ``--set``, the lists and pages.
 
 Parts of a kind (methods, objectives, rewards, ...) stand in a `Registry`, others' by an entry point of the registry's group.
 """
@@ -124,7 +124,7 @@ def declared(kind: type) -> dict[str, Field]:
     own = vars(kind).get("__annotations__", {})
     found = {}
     for one in sorted(fields(kind), key=lambda f: f.name not in own):
-        if not one.init or "told" in one.metadata and not one.metadata["told"]:
+        if not one.init:
             continue
         hint, extras = _parted(hints[one.name])
         default = one.default if one.default_factory is MISSING else one.default_factory()

@@ -1,7 +1,8 @@
 """torch, imported when it is first used.
 
-What is declared (methods, objectives, rewards) and what runs stand in one file each. Commands read the declarations to help, to
-list and to refuse, and must answer before torch, which takes a second, is there. Modules that define networks import torch itself.
+What is declared (methods, objectives, rewards) and what runs stand in one file each. Commands read the declarations to help,
+to list and to refuse, and must answer before torch, which takes a second, is there. Modules that define networks import torch
+itself.
 """
 
 from __future__ import annotations
