@@ -12,7 +12,7 @@ from test_finetune import ZERO, moved
 from torch import nn
 
 from tilting.conditioning.objective import Ctrl, draw_labels, effective_gamma
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.objectives.policy import _among_others
 from tilting.objectives.rollout import rollout
 from tilting.objectives.truncate import Truncation
@@ -234,7 +234,7 @@ def make(mixture, net, gamma, images, step):
         return Prediction(eps - t.alpha * push, x0 + t.sigma * push, c)
 
     who = [Identity(0, f"y{int(v)}", step * images + i) for i, v in enumerate(y)]
-    return World(
+    return TrainBatch(
         denoise, base, denoise, base, lambda x0, rows: gamma * log_classifier(x0, y[rows]), ZERO.grid(8), who, (2,), 1.0,
         step, 0, dtype=torch.float64, checkpointed=False,
     )  # fmt: skip
@@ -273,7 +273,7 @@ def test_labels_are_drawn_evenly_and_keyed():
 
 
 @dataclass(frozen=True)
-class Line(World):
+class Line(TrainBatch):
     """A batch of numbers, its noise drawn at once."""
 
     def noise(self, step, purpose="noise"):

@@ -25,7 +25,7 @@ from tilting.objectives import (
     grpo,
     refl,
 )  # fmt: skip
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.objectives.policy import buffered_advantage, group_advantage
 from tilting.objectives.rollout import density_steps, rollout
 from tilting.objectives.supervised import denoising_error, draw
@@ -59,7 +59,7 @@ class Drift(nn.Module):
         return self.last(self.inner(torch.cat([x, here], 1)))
 
 
-def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step=0, prompts=4, **options) -> World:
+def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step=0, prompts=4, **options) -> TrainBatch:
     base = MixtureModel(mixture, ZERO).denoiser()
 
     def denoise(x, t, rows):
@@ -68,7 +68,7 @@ def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step
         return Prediction(eps - t.alpha * push, x0 + t.sigma * push, c)  # consistent with x = α x0 + σ eps
 
     who = [Identity(seed, f"prompt {i % prompts}", step * images + i) for i in range(images)]
-    return World(
+    return TrainBatch(
         denoise, base, denoise, base, value or (lambda x0, rows: x0 @ AIM), ZERO.grid(steps), who, (2,), eta, step, seed,
         dtype=torch.float64, **{"kind": ZERO.kind, **options},
     )  # fmt: skip
@@ -389,7 +389,7 @@ def test_what_stands_for_a_device_without_float64_refuses_it():
     assert x.cpu().double().dtype == torch.float64
 
 
-class Elsewhere(World):
+class Elsewhere(TrainBatch):
     """A world whose latents, and all that comes of them, are of a device without float64."""
 
     def noise(self, step, purpose="noise"):
@@ -400,7 +400,7 @@ class Elsewhere(World):
 def test_every_objective_trains_where_there_is_no_float64(name):
     """The same numbers as on the CPU, in float32; gradients come without float64 too, those of two groups among them."""
     found = []
-    for kind in (World, Elsewhere):
+    for kind in (TrainBatch, Elsewhere):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
         near = Optimiser(rate=1e-2, groups=(Group("2."),))
@@ -417,7 +417,7 @@ def test_every_objective_trains_where_there_is_no_float64(name):
             who = [Identity(0, f"prompt {i % 2}", 8 * step + i) for i in range(8)]
             return kind(denoise, base, denoise, base, lambda x0, rows: x0.sum(1), ZERO.grid(4), who, (2,), 1.0, step, 0, memory)
 
-        reduce = None if kind is World else lambda value: value.as_subclass(NoDouble)
+        reduce = None if kind is TrainBatch else lambda value: value.as_subclass(NoDouble)
         parameters = dict(net.named_parameters())
         training = Training(parameters, near.build(parameters))
         reports = list(train(training, LEARNING[name][0], world_of, near, 2, reduce))

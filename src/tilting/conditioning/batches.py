@@ -16,7 +16,7 @@ from tilting.conditioning.classifiers import Classifier, Obedience
 from tilting.conditioning.objective import draw_labels
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented, Term, guided
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.batches import Batches
 from tilting.types import Denoise, Prediction, Time
@@ -56,7 +56,7 @@ class ControlBatches(Batches):
         self._codes: dict[str, Tensor] = {}
         self._scored = 0
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World:
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         world = super().__call__(step, memory)
         self.seen, self._scored = {}, 0
         here = slice(world.first, world.first + len(world.who))

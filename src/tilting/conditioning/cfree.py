@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.models.labels import Augmented
-from tilting.objectives.batch import Loss, World
+from tilting.objectives.batch import Loss, TrainBatch
 from tilting.objectives.denoising import training_error
 from tilting.schedule import Kind, add_noise, predict
 from tilting.types import Prediction, TiltingError, Time
@@ -36,7 +36,7 @@ class ClassifierFree:
         name: of the objective.
     """
 
-    clean: Callable[[World], Tensor]
+    clean: Callable[[TrainBatch], Tensor]
     kind: Kind = "v_prediction"
     times: int = 8
     name: str = "classifier-free"
@@ -44,7 +44,7 @@ class ClassifierFree:
     several = False
     group = 1
 
-    def __call__(self, world: World) -> Iterator[Loss]:
+    def __call__(self, world: TrainBatch) -> Iterator[Loss]:
         clean, noise = self.clean(world), world.noise(0, "fit")
         batch = len(world.prompts)
         times = min(self.times, batch)
@@ -111,7 +111,7 @@ def times_of(augmented: Augmented) -> list[Time]:
 def world_of(
     augmented: Augmented, data: Triplets, size: int, dropout: float, seed: int, step: int, index: int = 0, count: int = 1,
     context: Callable[[], AbstractContextManager] = nullcontext,
-) -> tuple[World, Tensor]:  # fmt: skip
+) -> tuple[TrainBatch, Tensor]:  # fmt: skip
     """A batch of triplets for the objective, and the clean latents of the whole of it.
 
     Args:
@@ -147,7 +147,7 @@ def world_of(
 
     who = [rng.Identity(seed, p, step * size + i) for i, p in enumerate(everyone)]
     clean = data.latents[drawn].to(model.device)
-    world = World(
+    world = TrainBatch(
         plain, base, plain, base, lambda x0, which: x0.new_zeros(len(x0)), times_of(augmented), who[here],
         tuple(clean.shape[1:]), 1.0, step, seed, everyone=who, first=first, device=model.device, dtype=clean.dtype,
     )  # fmt: skip

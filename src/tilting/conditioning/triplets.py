@@ -18,7 +18,7 @@ from tilting.conditioning.fit import schema_of
 from tilting.conditioning.latents import encode_files
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.training.batches import Counts, Slice
 from tilting.types import Denoise, Prediction, TiltingError, Time
 
@@ -130,19 +130,19 @@ class TripletBatches:
         """All different ones."""
         return list(dict.fromkeys(self.data.prompts))
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World:
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         world, self.clean = world_of(
             self.augmented, self.data, self.batch, self.dropout, self.seed, step, self.part.index, self.part.count, self.context
         )
         self.counts.images += len(world.who)
         return _counted(world, self.counts)
 
-    def of(self, world: World) -> Tensor:
+    def of(self, world: TrainBatch) -> Tensor:
         """Clean latents of a world's images."""
         return world.mine(self.clean)
 
 
-def _counted(world: World, counts: Counts) -> World:
+def _counted(world: TrainBatch, counts: Counts) -> TrainBatch:
     def counting(network: Denoise) -> Denoise:
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             counts.evaluations += len(x)

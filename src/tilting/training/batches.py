@@ -19,7 +19,7 @@ from torch import Tensor
 from tilting import rng
 from tilting.generation.plan import Model
 from tilting.models.lora import lora_off
-from tilting.objectives.batch import Loss, Objective, World
+from tilting.objectives.batch import Loss, Objective, TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.dissimilarity import to_reverse
 from tilting.training.diversity import Diversity
@@ -110,7 +110,7 @@ class Batches:
             self._plain = self._base if self.cfg == 1 else bare.denoiser(self.prompts, 1.0)
         self._grid = self.model.schedule.grid(self.steps)
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World:
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         everyone = batch_identities(self.prompts, self.seed, step, self.batch, self.group)
         share = self.batch // self.part.count
         first = self.part.index * share
@@ -122,7 +122,7 @@ class Batches:
         redraw = getattr(self.reward, "redraw", None)
         if redraw is not None:
             redraw(rng.generator(rng.Identity(self.seed, "", step), 0, 0, "reward-dropout"))
-        return World(
+        return TrainBatch(
             self._network(self._guided, place), self._network(self._base, place, base=True),
             self._network(self._plain, place), self._network(self._plain, place, base=True),
             self._value(words), self._grid, who, self.model.latent_shape, self.eta, step, self.seed,
@@ -199,7 +199,7 @@ class Accumulated:
     def group(self) -> int:
         return self.inner.group
 
-    def __call__(self, world: World) -> Iterator[Loss]:
+    def __call__(self, world: TrainBatch) -> Iterator[Loss]:
         share = len(world.who) // self.parts
         everyone = world.everyone or world.who
         for part in range(self.parts):

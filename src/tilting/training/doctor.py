@@ -21,7 +21,7 @@ from tilting.training.run import Parts, load_parts, tuning_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.objectives.batch import World
+    from tilting.objectives.batch import TrainBatch
     from tilting.training.trainer import Tuning
 
 CLOSE = 0.05
@@ -85,7 +85,7 @@ def _batch(config: FinetuneConfig, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gradient(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, Any]:
+def _gradient(run: Tuning, world: TrainBatch, config: FinetuneConfig) -> dict[str, Any]:
     """Whether the reward's gradient at finished latents is that of its values."""
     import torch
 
@@ -123,7 +123,7 @@ def _gradient(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, An
     return {"ok": worst <= CLOSE, "line": line, "error": worst}
 
 
-def _first_update(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, dict[str, Any]]:
+def _first_update(run: Tuning, world: TrainBatch, config: FinetuneConfig) -> dict[str, dict[str, Any]]:
     """Importance ratios and KL of the first batch, by DDPO with a KL, none of whose updates are made."""
     import torch
 
@@ -139,7 +139,7 @@ def _first_update(run: Tuning, world: World, config: FinetuneConfig) -> dict[str
     return found | {"kl": {"ok": kl <= SAME, "line": f"KL of a step to the base model is {kl:.2g} on the first batch"}}
 
 
-def _precision(run: Tuning, world: World) -> dict[str, Any]:
+def _precision(run: Tuning, world: TrainBatch) -> dict[str, Any]:
     """Whether a step is computed alike in the rollout (no gradients) and when it is scored again (gradients)."""
     import torch
 
@@ -156,7 +156,7 @@ def _precision(run: Tuning, world: World) -> dict[str, Any]:
     return {"ok": far <= SAME and kinds == {"float32"}, "line": line}
 
 
-def _memory(run: Tuning, world: World, config: FinetuneConfig, count: int) -> dict[str, int]:
+def _memory(run: Tuning, world: TrainBatch, config: FinetuneConfig, count: int) -> dict[str, int]:
     """Bytes by what holds them; activations are measured on one image and multiplied (steps are checkpointed: one at a
     time)."""
     import torch

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.objectives.recompute import Pure, slopes_of
 from tilting.types import Denoise, Prediction, Time
 
 
-def ranged(world: World) -> World:
+def ranged(world: TrainBatch) -> TrainBatch:
     """A world whose networks compute in fp16, with gradients that keep to its range; it knows all that is trained."""
 
     def near(network: Denoise) -> Denoise:

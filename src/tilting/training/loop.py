@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tilting.objectives.batch import Objective, World
+from tilting.objectives.batch import Objective, TrainBatch
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 from tilting.training.half import ranged
 from tilting.types import RewardError, TiltingError
@@ -140,7 +140,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def train(
-    training: Training, objective: Objective, world_of: Callable[[int, dict[str, Any]], World], optimiser: Optimiser,
+    training: Training, objective: Objective, world_of: Callable[[int, dict[str, Any]], TrainBatch], optimiser: Optimiser,
     steps: int, reduce: Reduce | None = None, half: bool = False,
 ) -> Iterator[Report]:  # fmt: skip
     """Make training steps up to ``steps``, yielding a report of each.
@@ -188,7 +188,7 @@ def _step(
     training: Training,
     parameters: list[nn.Parameter],
     objective: Objective,
-    world: World,
+    world: TrainBatch,
     optimiser: Optimiser,
     reduce: Reduce | None,
 ) -> tuple[dict[str, float], str | None]:

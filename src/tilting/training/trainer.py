@@ -18,7 +18,7 @@ from tilting.models.adapt import adapted
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
 from tilting.models.lora_file import PAPER_PARTS
 from tilting.models.sampler_inputs import SamplerInputs, begin, save_inputs
-from tilting.objectives.batch import Objective, World
+from tilting.objectives.batch import Objective, TrainBatch
 from tilting.refusals import check_accumulate
 from tilting.training.batches import Accumulated, Batches, Counts
 from tilting.training.checkpoint import Saved
@@ -44,7 +44,7 @@ class Making(Protocol):
     trouble: str | None
     numbers: dict[str, float]
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World: ...
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch: ...
 
 
 Drawing = TypeVar("Drawing", bound=Making)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tilting import rng
 from tilting.method import Method
-from tilting.objectives.batch import Objective, World
+from tilting.objectives.batch import Objective, TrainBatch
 from tilting.sample import Problem, finish, sample
 from tilting.training.loop import Optimiser, Training, train
 from tilting.types import Denoise, Prediction, Time
@@ -86,7 +86,7 @@ def remembered(denoise: Denoise) -> Denoise:
 
 
 @dataclass(frozen=True)
-class Plane(World):
+class Plane(TrainBatch):
     """A batch on the plane: noise of a whole batch is drawn at once, by one generator; the second half is the first negated."""
 
     def noise(self, step: int, purpose: str = "noise") -> Tensor:
@@ -105,7 +105,7 @@ class Falling(Optimiser):
         return self.rate * min(1.0, (step + 1) / 20) * max(1 - step / self.steps, 2e-3)
 
 
-def batch_of(chain: Chain, push: Push, terminal: Labelled, labels: Sequence[float], images: int, seed: int, step: int) -> World:
+def batch_of(chain: Chain, push: Push, terminal: Labelled, labels: Sequence[float], images: int, seed: int, step: int) -> TrainBatch:
     """A training batch: every label as often as any other."""
     y = torch.tensor(labels, dtype=torch.float64).repeat(-(-images // len(labels)))[:images]
     base = remembered(chain.denoise)
@@ -146,7 +146,7 @@ def learn(
     means = torch.optim.swa_utils.AveragedModel(push)
     training = Training(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
 
-    def world_of(k: int, memory: object) -> World:
+    def world_of(k: int, memory: object) -> TrainBatch:
         first = k < steps // 2
         return batch_of(coarse if first else chain, push, terminal, labels, images if first else fine * images, seed, k)
 
