@@ -27,7 +27,7 @@ SPREAD = 2.0
 
 @dataclass(kw_only=True)
 class ControlBatches(Batches):
-    """(training step, memory) -> the world of that step.
+    """(training step, memory) -> the batch of that step.
 
     Attributes:
         augmented: what is trained, of the same model.
@@ -57,14 +57,14 @@ class ControlBatches(Batches):
         self._scored = 0
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
-        world = super().__call__(step, memory)
+        batch = super().__call__(step, memory)
         self.seen, self._scored = {}, 0
-        here = slice(world.first, world.first + len(world.who))
+        here = slice(batch.first, batch.first + len(batch.who))
         self._codes = {n: y[here].to(self.device) for n, y in draw_labels(self._ranges, self.batch, self.seed, step).items()}
-        place = torch.tensor([self._place[w.prompt] for w in world.who], device=self.device)
+        texts = torch.tensor([self._row[w.prompt] for w in batch.who], device=self.device)
         terms = [Term(self.augmented, self._codes)]
-        controlled, pretrained = guided(terms, self._context[place], self._empty, self.cfg, count=self._count)
-        return replace(world, denoise=self._whole(controlled), base=self._whole(pretrained))
+        controlled, pretrained = guided(terms, self._context[texts], self._empty, self.cfg, count=self._count)
+        return replace(batch, denoise=self._whole(controlled), base=self._whole(pretrained))
 
     def _count(self, latents: int) -> None:
         self.counts.evaluations += latents

@@ -122,11 +122,22 @@ class Loss(NamedTuple):
     update: bool = True
 
 
-class Objective(Protocol):
-    """A frozen value that turns a batch into losses; `BaseObjective` answers what one of its own does not say."""
+class Losses(Protocol):
+    """What a training loop asks of an objective."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def updates_several(self) -> bool:
+        """Whether a training step makes more than one update: the loop then keeps a copy to undo them by."""
+        ...
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]: ...
+
+
+class Objective(Losses, Protocol):
+    """A frozen value that turns a batch into losses; `BaseObjective` answers what one of its own does not say."""
 
     @property
     def needs_gradient(self) -> bool:
@@ -141,11 +152,6 @@ class Objective(Protocol):
     @property
     def group_size(self) -> int:
         """Images of one prompt that must stand together in a batch (1 if it does not matter)."""
-        ...
-
-    @property
-    def updates_several(self) -> bool:
-        """Whether a training step makes more than one update: the loop then keeps a copy to undo them by."""
         ...
 
     @property
@@ -165,8 +171,6 @@ class Objective(Protocol):
     def graphs_at_once(self) -> int:
         """Graphs of a step and its reward that are held at once."""
         ...
-
-    def __call__(self, batch: TrainBatch) -> Iterator[Loss]: ...
 
 
 class BaseObjective:

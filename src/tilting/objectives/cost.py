@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tilting.types import Time
 
-STEPS = 20
+STEPS = 50
 """T of the list."""
 DRAWS = 24
 """Training steps that are counted of an objective that draws how much it does."""

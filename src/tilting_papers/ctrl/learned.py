@@ -25,7 +25,7 @@ from tilting import rng
 from tilting.method import Method
 from tilting.objectives.batch import Objective, TrainBatch
 from tilting.sample import Problem, finish, sample
-from tilting.training.loop import Optimiser, Training, train
+from tilting.training.loop import Optimiser, TrainState, train
 from tilting.types import Denoise, Prediction, Time
 from tilting_papers.ctrl.oracle import Chain, Control, shift
 
@@ -105,7 +105,9 @@ class Falling(Optimiser):
         return self.rate * min(1.0, (step + 1) / 20) * max(1 - step / self.steps, 2e-3)
 
 
-def batch_of(chain: Chain, push: Push, terminal: Labelled, labels: Sequence[float], images: int, seed: int, step: int) -> TrainBatch:
+def batch_of(
+    chain: Chain, push: Push, terminal: Labelled, labels: Sequence[float], images: int, seed: int, step: int
+) -> TrainBatch:
     """A training batch: every label as often as any other."""
     y = torch.tensor(labels, dtype=torch.float64).repeat(-(-images // len(labels)))[:images]
     base = remembered(chain.denoise)
@@ -144,13 +146,13 @@ def learn(
     coarse = replace(chain, steps=min(chain.steps, max(6, chain.steps // 4)))
     optimiser = Falling(rate=rate, weight_decay=0.0, clip=10.0, steps=steps)
     means = torch.optim.swa_utils.AveragedModel(push)
-    training = Training(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
+    state = TrainState(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
 
     def world_of(k: int, memory: object) -> TrainBatch:
         first = k < steps // 2
         return batch_of(coarse if first else chain, push, terminal, labels, images if first else fine * images, seed, k)
 
-    for k, report in enumerate(train(training, objective, world_of, optimiser, steps)):
+    for k, report in enumerate(train(state, objective, world_of, optimiser, steps)):
         if k >= (1 - AVERAGED) * steps:
             means.update_parameters(push)
         if see is not None:

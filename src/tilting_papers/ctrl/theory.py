@@ -28,7 +28,6 @@ from torch import Tensor
 
 from tilting.conditioning.objective import Ctrl
 from tilting.objectives import adjoint
-from tilting.objectives.truncate import Truncation
 from tilting.oracle.mixture import ZERO_SNR
 from tilting.presets.guided import reconstruction_guidance
 from tilting.runs.files import write_atomically
@@ -73,7 +72,7 @@ def _learnt(size: Size, steps: int, gamma: float, say: Say) -> dict[str, Callabl
     def terminal(x: Tensor, y: Tensor) -> Tensor:
         return gamma * log_classifier(x, y)
 
-    ctrl = Ctrl(gamma, Truncation("all")).objective()
+    ctrl = Ctrl("all")
     say(f"γ {gamma:g}")
     return trained(size, steps, {"ctrl": (ctrl, terminal), "adjoint": (adjoint(beta=1.0), terminal)}, LABELS, say)
 

@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.config.finetune import FinetuneConfig, resolve_finetune
 from tilting.errors import TiltingError
-from tilting.training.folder import METRICS, TIMING, FinetuneFolder
-from tilting.training.run import Parts, load_parts, tuning_of
+from tilting.training.driver import Observer, train_in_folder
+from tilting.training.folder import FinetuneFolder
+from tilting.training.run import Parts, load_parts, trainer_of
 from tilting_papers.loader import Loader
 from tilting_papers.rows import ANIMALS
 
 if TYPE_CHECKING:
+    from tilting.training.batches import Batches
+    from tilting.training.trainer import Row, Trainer
     from tilting_papers.draft.looks import Looks
 
 TRAIN, HELD = ANIMALS[:12], ANIMALS[12:]
@@ -183,47 +186,51 @@ def train_arm(config: FinetuneConfig, looks: Looks, shelf: Shelf, argv: Sequence
     if place.summary and place.summary.get("looked") != looks.about:
         raise TiltingError(f"{str(place.path)!r} was looked at in another way: choose another --out")
     if not place.finished:
-        _train(config, place, looks, shelf)
+        from tilting.training.checkpoint import read
+        from tilting.training.processes import Engine
+
+        trainer = trainer_of(config, shelf.parts(config), Engine())
+        train_in_folder(_Looked(place, trainer, looks, shelf), read(place.checkpoints))
     return place.manifest
 
 
-def _train(config: FinetuneConfig, place: FinetuneFolder, looks: Looks, shelf: Shelf) -> None:
-    from tilting.models.lora import save_lora
-    from tilting.training.checkpoint import read, write
-    from tilting.training.processes import Engine
+class _Looked(Observer[FinetuneConfig]):
+    """Looks at checkpoints, each with its LoRA."""
 
-    held, parts = read(place.checkpoints), shelf.parts(config)
-    tuning = tuning_of(config, parts, Engine())
-    points: list[dict[str, Any]] = [] if held is None else tuning.restore(held)["points"]
-    place.begin(tuning.training.step)
-    seconds, stopped = points[-1]["seconds"] if points else 0.0, None
+    def __init__(self, folder: FinetuneFolder, trainer: Trainer[Batches], looks: Looks, shelf: Shelf):
+        super().__init__(folder, trainer)
+        self.looks, self.shelf = looks, shelf
+        self.points: list[dict[str, Any]] = []
+        self.taken, self.stopped = 0.0, None
 
-    def look() -> None:
-        step = tuning.training.step
-        sets = looks(tuning.model, shelf, config, place.path / "looks" / f"{step:06d}")
-        save_lora(tuning.lora(), place.path / "loras" / f"{step:06d}")
-        guidance = tuning.inputs.scales() if tuning.inputs else None
-        points.append({"step": step, **tuning.costs, "seconds": seconds, "guidance": guidance, "sets": sets})
-        write(place.checkpoints, tuning.saved(points=points))
+    def resume(self, state: Mapping[str, Any]) -> None:
+        self.points = state["points"]
+        self.taken = self.points[-1]["seconds"]
 
-    def sum_up(finished: bool) -> None:
-        place.sum_up({"steps": tuning.training.step, "finished": finished, "skipped": tuning.training.skipped, **tuning.costs,
-                      "stopped": stopped, "looked": looks.about, "points": points})  # fmt: skip
+    def state(self) -> dict[str, Any]:
+        return {"points": self.points}
 
-    if not points:
-        look()
-        sum_up(False)
-    try:
-        for row in tuning.steps(config.train_steps):
-            seconds += row.seconds
-            place.add(METRICS, row.numbers)
-            place.add(TIMING, {"step": row.step, "seconds": row.seconds})
-            if row.step == config.train_steps or row.step % config.checkpoint_every == 0:
-                look()
-                sum_up(False)
-    except TiltingError as error:
-        stopped = str(error)
-        if points[-1]["step"] != tuning.training.step:
-            look()
-    save_lora(tuning.lora(), place.path / "lora")
-    sum_up(True)
+    def first(self) -> None:
+        self._look()
+
+    def look(self, row: Row) -> dict[str, Any]:
+        self.taken += row.seconds
+        if row.step == self.config.train_steps or row.step % self.config.checkpoint_every == 0:
+            self._look()
+        return {}
+
+    def _look(self) -> None:
+        trainer, step, place = self.trainer, self.trainer.state.step, self.folder.path
+        sets = self.looks(trainer.model, self.shelf, self.config, place / "looks" / f"{step:06d}")
+        trainer.save_weights(place / "loras" / f"{step:06d}")
+        guidance = trainer.inputs.scales() if trainer.inputs else None
+        self.points.append({"step": step, **trainer.costs, "seconds": self.taken, "guidance": guidance, "sets": sets})
+
+    def failed(self, error: TiltingError) -> bool:
+        self.stopped = str(error)
+        if self.points[-1]["step"] != self.trainer.state.step:
+            self._look()
+        return True
+
+    def summary(self, finished: bool) -> dict[str, Any]:
+        return {"stopped": self.stopped, "looked": self.looks.about, "points": self.points}

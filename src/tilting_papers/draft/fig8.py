@@ -24,7 +24,8 @@ from tilting_papers.verdicts import Finding
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.training.trainer import Tuning
+    from tilting.training.batches import Batches
+    from tilting.training.trainer import Trainer
 
 FIFTY = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
 BATCHES, SMALL_BATCHES = 12, 2
@@ -34,19 +35,18 @@ MEASURES = {
 }  # fmt: skip
 
 
-def gradients(tuning: Tuning, ks: list[int], step: int) -> dict[int, Tensor]:
+def gradients(trainer: Trainer[Batches], ks: list[int], step: int) -> dict[int, Tensor]:
     """By K, the gradient of DRaFT-K's loss on the batch of a training step, flat, float64; the weights stay as they are."""
     import torch
 
-    from tilting.objectives.gradient import Draft
-    from tilting.objectives.truncate import Truncation
+    from tilting.objectives import draft_k
 
-    found, parameters = {}, list(tuning.training.parameters.values())
+    found, parameters = {}, list(trainer.state.parameters.values())
     for k in ks:
         for p in parameters:
             p.grad = None
         with torch.enable_grad():
-            for loss in Draft(Truncation("last", k))(tuning.batches(step, {})):
+            for loss in draft_k(k)(trainer.batches(step, {})):
                 loss.value.backward()
         found[k] = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters])
     for p in parameters:
@@ -62,11 +62,11 @@ def angle(a: Tensor, b: Tensor) -> float:
     return math.degrees(2 * math.atan2((a - b).norm().item(), (a + b).norm().item()))
 
 
-def measured(tuning: Tuning, ks: list[int], batches: int, since: int = 10_000) -> list[dict[str, list[float]]]:
+def measured(trainer: Trainer[Batches], ks: list[int], batches: int, since: int = 10_000) -> list[dict[str, list[float]]]:
     """Per batch, by measure, a number for every K. Batches are those of training steps that no run reaches."""
     found = []
     for i in range(batches):
-        g = gradients(tuning, ks, since + i)
+        g = gradients(trainer, ks, since + i)
         full, first = g[ks[-1]], g[ks[0]]
         found.append({
             "norm": [g[k].norm().item() for k in ks], "to_full": [angle(g[k], full) for k in ks],
@@ -81,7 +81,7 @@ def measure(results: Results) -> dict[str, Any]:
     from tilting.models.lora_file import lora_file
     from tilting.runs.files import digest
     from tilting.training.processes import Engine
-    from tilting.training.run import tuning_of
+    from tilting.training.run import trainer_of
 
     config = results.configs["draft-1"]
     ks = list(dict.fromkeys(of_fifty(k, results.size.steps) for k in FIFTY))
@@ -93,7 +93,7 @@ def measure(results: Results) -> dict[str, Any]:
 
         def make(lora=lora) -> Any:
             parts = results.shelf.parts(config)._replace(start=read_lora(lora))
-            return measured(tuning_of(config, parts, Engine()), ks, batches)
+            return measured(trainer_of(config, parts, Engine()), ks, batches)
 
         rows = kept(results.out / f"gradients-{state}.json", made, make)
         cells = {what: [interval({("", i): row[what][j] for i, row in enumerate(rows)}) for j in range(len(ks))]
