@@ -22,7 +22,7 @@ from tilting.oracle.mixture import ZERO_SNR
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict
-from tilting.training.loop import Training, train
+from tilting.training.loop import TrainState, train
 from tilting.types import Prediction
 from tilting_papers.ctrl import learned
 from tilting_papers.ctrl.learned import Falling, Plane, Push, pushed
