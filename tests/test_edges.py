@@ -58,7 +58,7 @@ WHO = identities(["a fox"], 0, 2)
 @pytest.mark.parametrize("preset", [presets.codex(2, gradient_block=1), presets.mpgd(), presets.freedom(repeat=2)])
 def test_a_run_from_a_picture_is_guided_where_the_whole_run_would_be(mixture, preset):
     """Of 20 steps the last 12 are made: guided at those of them where a run of 20 is, and counted so."""
-    made = plan(Model(), WHO, preset, REWARD, 20, 3.0, reference=torch.zeros(1, 3, 4, 4), strength=0.6)  # type: ignore[arg-type]
+    made = plan(Model(), WHO, preset, REWARD, steps=20, cfg=3.0, reference=torch.zeros(1, 3, 4, 4), strength=0.6)  # type: ignore[arg-type]
     whole = preset.build(20)
     for gate in ("correct_when", "guide_when", "repeat_when"):
         window = getattr(whole, gate).window
@@ -175,8 +175,8 @@ UNMEANT = [
 def test_settings_made_in_python_are_checked_as_those_of_the_command_line(name, settings, words):
     kind = presets.PRESETS[name]
     with pytest.raises(TiltingError, match=words):
-        plan(Model(), WHO, kind(**settings), REWARD, 5, 3.0)  # type: ignore[arg-type]
-    plan(Model(), WHO, kind(), REWARD, 5, 3.0)  # type: ignore[arg-type]
+        plan(Model(), WHO, kind(**settings), REWARD, steps=5, cfg=3.0)  # type: ignore[arg-type]
+    plan(Model(), WHO, kind(), REWARD, steps=5, cfg=3.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("window", [(0.3, 0.7), (1.1, 0.0), (1.0, -0.1), (math.nan, 0.0)])

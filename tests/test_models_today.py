@@ -106,12 +106,12 @@ def test_unguided_images_equal_the_diffusers_pipeline(folders, models, name, ste
     model = models(name)
     latents = noise(model)
     want = theirs(folders(name), name, latents, steps, cfg, negative)
-    ours = tl.generate(model, PROMPTS, steps=steps, cfg=cfg, eta=0.0, latents=latents, negative=negative).images
+    ours = tl.generate(model, PROMPTS, steps=steps, cfg=cfg, eta=0.0, latents=latents, negative_prompt=negative).images
     assert (ours - want).abs().max() < 1e-4
     assert ours.std() > 0.05  # the two agree on pictures, not on a constant
     same = tl.generate(model, PROMPTS, steps=steps, cfg=cfg, eta=0.0, latents=latents[:1].expand_as(latents)).images
     assert (same[0] - same[1]).abs().max() > 2e-4  # and the words matter
-    other = tl.generate(model, PROMPTS, steps=steps, cfg=cfg + 2, eta=0.0, latents=latents, negative=negative).images
+    other = tl.generate(model, PROMPTS, steps=steps, cfg=cfg + 2, eta=0.0, latents=latents, negative_prompt=negative).images
     assert (ours - other).abs().max() > 2e-4  # as does the scale
 
 
@@ -227,7 +227,7 @@ def test_a_run_encodes_each_text_once(models, name, monkeypatch):
 def test_a_distilled_scale_has_no_correction_to_go_by(models):
     with pytest.raises(TiltingError, match="is told its scale, has one with a negative prompt only"):
         tl.generate(models("flux"), PROMPTS, Red(), tl.presets.codex(particles=2), steps=3)
-    drawn = tl.generate(models("flux"), PROMPTS, Red(), tl.presets.codex(particles=2, block=1), steps=2, negative="a dog")
+    drawn = tl.generate(models("flux"), PROMPTS, Red(), tl.presets.codex(particles=2, block=1), steps=2, negative_prompt="a dog")
     assert drawn.images.std() > 0.05
 
 

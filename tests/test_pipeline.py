@@ -29,7 +29,7 @@ def test_unguided_images_equal_the_diffusers_pipeline(model, steps, cfg):
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(5))
     theirs = pipe(PROMPTS, latents=latents, num_inference_steps=steps, guidance_scale=cfg, eta=0.0, output_type="pt",
                   negative_prompt=["a dog"] * 2).images  # fmt: skip
-    ours = tl.generate(model, PROMPTS, steps=steps, cfg=cfg, eta=0.0, latents=latents, negative="a dog").images
+    ours = tl.generate(model, PROMPTS, steps=steps, cfg=cfg, eta=0.0, latents=latents, negative_prompt="a dog").images
     assert (ours - theirs).abs().max() < 1e-4
     assert ours.std() > 0.05  # the two agree on pictures, not on a constant
 
