@@ -117,10 +117,15 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words, said, capsys, tmp_p
 
 
 PROMPT_FILES = [
-    ("empty.txt", "", "no prompts"), ("blank.txt", "a\n\nb\n", "blank"), ("p.jsonl", '{"text": "a"}\n', "line 1"),
-    ("p.jsonl", "a fox\n", "not JSON"), ("p.csv", "text\na\n", "column prompt"), ("p.csv", "prompt\n", "no prompts"),
-    ("p.doc", "a fox", ".txt"), ("bad.txt", b"\xff\xfe\x00", "UTF-8"),
-]  # fmt: skip
+    ("empty.txt", "", "no prompts"),
+    ("blank.txt", "a\n\nb\n", "blank"),
+    ("p.jsonl", '{"text": "a"}\n', "line 1"),
+    ("p.jsonl", "a fox\n", "not JSON"),
+    ("p.csv", "text\na\n", "column prompt"),
+    ("p.csv", "prompt\n", "no prompts"),
+    ("p.doc", "a fox", ".txt"),
+    ("bad.txt", b"\xff\xfe\x00", "UTF-8"),
+]
 
 
 @pytest.mark.parametrize(("name", "content", "said"), PROMPT_FILES)
@@ -132,9 +137,12 @@ def test_bad_prompt_files(name, content, said, capsys, tmp_path, no_model):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("p.txt", "a fox\nan owl\n"), ("p.jsonl", '{"prompt": "a fox"}\n{"prompt": "an owl", "x": 1}\n'),
-     ("p.csv", "id,prompt\n1,a fox\n2,an owl\n")],
-)  # fmt: skip
+    [
+        ("p.txt", "a fox\nan owl\n"),
+        ("p.jsonl", '{"prompt": "a fox"}\n{"prompt": "an owl", "x": 1}\n'),
+        ("p.csv", "id,prompt\n1,a fox\n2,an owl\n"),
+    ],
+)
 def test_prompt_files(name, content, capsys, tmp_path):
     (tmp_path / name).write_text(content)
     assert main(["generate", "--prompts", str(tmp_path / name), "--print-config"]) == 0
@@ -142,13 +150,19 @@ def test_prompt_files(name, content, capsys, tmp_path):
 
 
 BAD_YAML = [
-    ("stepz: 4", "did you mean 'steps'"), ("steps: true", "whole number"), ("eta: .nan", "finite"), ("steps: [", "not YAML"),
-    ("- a", "mapping"), ("steps: 4\nsteps: 5", "twice"),
+    ("stepz: 4", "did you mean 'steps'"),
+    ("steps: true", "whole number"),
+    ("eta: .nan", "finite"),
+    ("steps: [", "not YAML"),
+    ("- a", "mapping"),
+    ("steps: 4\nsteps: 5", "twice"),
     ("negative_prompt: a\nnegative-prompt: b", "'negative-prompt' is given twice"),
     ("codex.tau: 0.1\nset: {codex: {tau: 0.2}}", "'codex.tau' is given twice"),
     ("set: {codex.tua: 1}", "did you mean 'codex.tau'"),
-    ("reward: 3", "reward"), ("prompts: [1]", "text"), ("!!python/object/apply:os.system ['true']", "not YAML"),
-]  # fmt: skip
+    ("reward: 3", "reward"),
+    ("prompts: [1]", "text"),
+    ("!!python/object/apply:os.system ['true']", "not YAML"),
+]
 
 
 @pytest.mark.parametrize(("text", "said"), BAD_YAML)
@@ -206,8 +220,11 @@ def test_interleaved_prompts_and_the_folder(capsys, tmp_path, tiny):
     assert "step" in captured.err
     assert manifest["argv"] == ["tilting", *words]
     assert [(r["prompt"], r["index"]) for r in manifest["images"]] == [
-        ("a fox", 0), ("a fox", 1), ("une forêt ☃", 0), ("une forêt ☃", 1)
-    ]  # fmt: skip
+        ("a fox", 0),
+        ("a fox", 1),
+        ("une forêt ☃", 0),
+        ("une forêt ☃", 1),
+    ]
     assert manifest["summary"]["evaluations"] == 4 * 2 * 4
     for record in manifest["images"]:
         with Image.open(out / record["file"]) as image:
@@ -227,8 +244,26 @@ def test_interrupted_then_resumed_is_the_uninterrupted_run(capsys, tmp_path, tin
     from tilting.generation import generate
 
     def words(out: Path) -> list[str]:
-        return ["generate", "a fox", "an owl", "--images", "2", "--steps", "4", "--method", "code", "--particles", "2",
-                "--reward", "jpeg", "--batch-size", "2", "--out", str(out), "--quiet"]  # fmt: skip
+        return [
+            "generate",
+            "a fox",
+            "an owl",
+            "--images",
+            "2",
+            "--steps",
+            "4",
+            "--method",
+            "code",
+            "--particles",
+            "2",
+            "--reward",
+            "jpeg",
+            "--batch-size",
+            "2",
+            "--out",
+            str(out),
+            "--quiet",
+        ]
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(words(whole)) == 0

@@ -73,9 +73,12 @@ def test_fine_tuning_takes_names_and_plain_functions(pipe):
     seen = tl.finetune(pipe, "a fox", warm, "ddpo", **options).history[0]["reward"]
     assert seen == pytest.approx(tl.finetune(pipe, "a fox", reward_of(warm), ddpo(), **options).history[0]["reward"])
     for reward, objective, said in (
-        (warm, "draft", "'warm' is black-box"), ("clp", None, "did you mean 'clip'"), (None, None, "needs a reward"),
-        ("clip", "drft", "did you mean 'draft'"), ("clip", ddpo, "or its name"),
-    ):  # fmt: skip
+        (warm, "draft", "'warm' is black-box"),
+        ("clp", None, "did you mean 'clip'"),
+        (None, None, "needs a reward"),
+        ("clip", "drft", "did you mean 'draft'"),
+        ("clip", ddpo, "or its name"),
+    ):
         with pytest.raises(tl.TiltingError, match=said):
             tl.finetune(pipe, "a fox", reward, objective, **options)
 

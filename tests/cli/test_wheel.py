@@ -31,7 +31,11 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
         "print(tl.__file__, out.manifest['summary']['evaluations'])"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(home)}, check=True,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(home)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert ran.stdout.split() == [str(home / "tilting" / "__init__.py"), "4"]

@@ -204,13 +204,21 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(here, table):
 
 def test_the_function_fits_as_the_command_does_and_a_number_too(small, pictures):
     images, words = pictures
-    made = tl.condition_fit(images, words, "bright", kind="noisy", widths=(16,), model=small,
-                            options=Options(epochs=20, batch_size=16, rate=0.01))  # fmt: skip
+    made = tl.condition_fit(
+        images, words, "bright", kind="noisy", widths=(16,), model=small, options=Options(epochs=20, batch_size=16, rate=0.01)
+    )
     assert made.metrics["by_noise"][0]["accuracy"] > 0.75
     assert made.classifier.model == {"name": small.name, "sha256": digest(Path(small.name))}
     numbers = [1.0 if word == "yes" else -1.0 for word in words]
-    number = tl.condition_fit(images, [v + i / 1000 for i, v in enumerate(numbers)], "signed", kind="noisy", widths=(16,),
-                              model=small, options=Options(epochs=20, batch_size=16, rate=0.01))  # fmt: skip
+    number = tl.condition_fit(
+        images,
+        [v + i / 1000 for i, v in enumerate(numbers)],
+        "signed",
+        kind="noisy",
+        widths=(16,),
+        model=small,
+        options=Options(epochs=20, batch_size=16, rate=0.01),
+    )
     levels = number.metrics["by_noise"]
     assert levels[0]["rmse"] < 0.97 * levels[-1]["rmse"]
     assert number.metrics["rmse"] ** 2 == pytest.approx(
@@ -457,9 +465,36 @@ def test_triplets_are_what_the_tables_say(small, table, tmp_path):
 
 
 def train(out, table, fits, folder, *more):
-    return ["condition", "train", "--objective", "classifier-free", "--data", str(table), "--label", "bright=no,yes",
-            "--classifier", str(fits["clean"]), "--model", str(folder), "--rank", "2", "--batch-size", "8", "--seed", "3",
-            "--train-steps", "8", "--checkpoint-every", "2", "--lora-lr", "0.01", "--quiet", "--out", out, *more]  # fmt: skip
+    return [
+        "condition",
+        "train",
+        "--objective",
+        "classifier-free",
+        "--data",
+        str(table),
+        "--label",
+        "bright=no,yes",
+        "--classifier",
+        str(fits["clean"]),
+        "--model",
+        str(folder),
+        "--rank",
+        "2",
+        "--batch-size",
+        "8",
+        "--seed",
+        "3",
+        "--train-steps",
+        "8",
+        "--checkpoint-every",
+        "2",
+        "--lora-lr",
+        "0.01",
+        "--quiet",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 def test_a_stopped_training_goes_on_and_the_function_trains_the_same(here, table, fits, folder, small, triplets):
@@ -479,8 +514,9 @@ def test_a_stopped_training_goes_on_and_the_function_trains_the_same(here, table
     assert (info["planner"], info["effective_gamma"], info["off"]) == ("classifier-free", 1.0, -1.0)
     assert info["labels"][0]["classes"] == ["no", "yes"]
     # the function
-    mine = tl.condition_train(small, load_classifier(fits["clean"]), data=table, labels=["bright=no,yes"], train_steps=8,
-                              lora_lr=0.01, **FREE)  # fmt: skip
+    mine = tl.condition_train(
+        small, load_classifier(fits["clean"]), data=table, labels=["bright=no,yes"], train_steps=8, lora_lr=0.01, **FREE
+    )
     assert [row["error"] for row in mine.history] == [row["error"] for row in rows]
     theirs = tl.load_control(here / "whole", small)
     state, saved = (c.augmented.embedding.state_dict() for c in (mine.control, theirs))

@@ -59,8 +59,26 @@ def here(tmp_path, monkeypatch, small):
 
 def words(out, places, *more, reward="r.py:red"):
     given = [w for place in places for w in ("--control", str(place))]
-    return ["condition", "sample", *PROMPTS, *given, "--steps", "4", "--images", "2", "--cfg", "2", "--batch-size", "4",
-            "--reward", reward, "--quiet", "--out", str(out), *more]  # fmt: skip
+    return [
+        "condition",
+        "sample",
+        *PROMPTS,
+        *given,
+        "--steps",
+        "4",
+        "--images",
+        "2",
+        "--cfg",
+        "2",
+        "--batch-size",
+        "4",
+        "--reward",
+        reward,
+        "--quiet",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def test_two_controls_add_as_appendix_b_says_each_with_its_own_lora(small, controls, folder):

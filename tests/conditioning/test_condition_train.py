@@ -68,9 +68,32 @@ def here(tmp_path, monkeypatch, small, folder, fitted):
 
 
 def words(folder, out, *more, classifier="FIT", steps=3):
-    return ["condition", "train", *PROMPTS, "--model", str(folder), "--classifier", classifier, "--train-steps", str(steps),
-            "--steps", "2", "--batch-size", "4", "--rank", "2", "--cfg", "2", "--checkpoint-every", "1", "--quiet",
-            *([] if "ppo" in more else ["--truncation", "all"]), "--out", str(out), *more]  # fmt: skip
+    return [
+        "condition",
+        "train",
+        *PROMPTS,
+        "--model",
+        str(folder),
+        "--classifier",
+        classifier,
+        "--train-steps",
+        str(steps),
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--rank",
+        "2",
+        "--cfg",
+        "2",
+        "--checkpoint-every",
+        "1",
+        "--quiet",
+        *([] if "ppo" in more else ["--truncation", "all"]),
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("place", ["latent", "score", "time"])

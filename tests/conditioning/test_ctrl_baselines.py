@@ -188,8 +188,22 @@ def test_every_time_counts_alike_whatever_the_batch_and_however_many_processes(s
             eps = noise[rows] + (2 * (100 - grid.index(t)) / 100) ** 0.5 / t.alpha if t.alpha else noise[rows]
             return Prediction(eps, clean[rows], x)  # v's error is α² (eps - noise)²: twice the time
 
-        world = Plane(plain, plain, plain, plain, None, grid, who[first : first + here], (2,), 1.0, step, 0, everyone=who,
-                      first=first, dtype=torch.float64)  # fmt: skip
+        world = Plane(
+            plain,
+            plain,
+            plain,
+            plain,
+            None,
+            grid,
+            who[first : first + here],
+            (2,),
+            1.0,
+            step,
+            0,
+            everyone=who,
+            first=first,
+            dtype=torch.float64,
+        )
         noise, clean = world.noise(0, "fit"), torch.zeros(here, 2, dtype=torch.float64)
         return next(iter(ClassifierFree(lambda w: clean)(world))).value.item()
 

@@ -56,9 +56,15 @@ def test_a_smoothed_probe_keeps_to_the_chunk(mixture):
 
     model = problem(mixture, 4)
     site = Site(
-        torch.zeros(3, 2, dtype=torch.float64), model.grid[1], torch.arange(3), model.denoise, value, 1.0,
-        lambda purpose, count: torch.randn(3, count, 2, dtype=torch.float64), 8,
-    )  # fmt: skip
+        torch.zeros(3, 2, dtype=torch.float64),
+        model.grid[1],
+        torch.arange(3),
+        model.denoise,
+        value,
+        1.0,
+        lambda purpose, count: torch.randn(3, count, 2, dtype=torch.float64),
+        8,
+    )
     Estimator(probes=2, samples=4, radius=0.5).clean(site, site.x)
     assert max(sizes) == 8
     assert sum(sizes) == 3 * 2 * 2 * 4
@@ -74,9 +80,13 @@ def test_steps_on_the_estimate_probe_in_directions_of_their_own():
 
     grid, rows, x = FLOW.grid(4), torch.arange(1), torch.zeros(1, 64, dtype=torch.float64)
     site = Site(
-        x, grid[2], rows, lambda x, t, rows: Prediction(x, x, x), value,
+        x,
+        grid[2],
+        rows,
+        lambda x, t, rows: Prediction(x, x, x),
+        value,
         noise=lambda purpose, count: rng.normal(who_, count, (64,), 1, purpose),
-    )  # fmt: skip
+    )
     Clean(1.0, 6, estimator=Estimator(probes=1))(Kernel(Prediction(x, x, x), grid[2], grid[3], 1.0), None, site)
     directions = torch.stack([torch.nn.functional.normalize(pair[0] - pair[1], dim=0) for pair in seen])
     assert len(seen) == 6

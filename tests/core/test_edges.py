@@ -211,8 +211,9 @@ def test_latents_are_of_every_image_and_not_beside_a_picture(small):
 
     shape = (2, *small.latent_shape)
     for latents, more, words in (
-        (torch.zeros(3, *shape[1:]), {}, "latents must be"), (torch.zeros(1, *shape[1:]), {}, "latents must be"),
+        (torch.zeros(3, *shape[1:]), {}, "latents must be"),
+        (torch.zeros(1, *shape[1:]), {}, "latents must be"),
         (torch.zeros(shape), {"image": torch.zeros(1, *small.image_shape)}, "not both"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(TiltingError, match=words):
             tl.generate(small, ["a fox"], images=2, steps=2, latents=latents, **more)

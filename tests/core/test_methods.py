@@ -49,9 +49,11 @@ def test_an_image_is_the_same_in_any_batch(mixture, name):
 
 
 FIT = {  # settings that fit a reward of this size: defaults are pocket's
-    "dps": presets.dps(strength=0.3), "lgd": presets.lgd(strength=0.3), "tds": presets.tds(4, beta=0.3),
+    "dps": presets.dps(strength=0.3),
+    "lgd": presets.lgd(strength=0.3),
+    "tds": presets.tds(4, beta=0.3),
     "das": presets.das(4, beta=0.3),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [n for n in PER_IMAGE if n not in ("base", "sdedit", "prompt", "reno")])
@@ -232,9 +234,16 @@ def test_a_black_box_reward_works_with_probes(mixture):
     blind = lambda x0, rows: x0.detach() @ AIM  # noqa: E731
     p = problem(mixture, STEPS, 400, value=blind)
     base = run(p, presets.base().build(STEPS))[0].x[:, 0]
-    for preset in (presets.dps(0.3, probes=4), presets.mpgd(probes=4), presets.codex(2, probes=4), presets.freedom(probes=4),
-                   presets.tds(2, beta=0.3, probes=4), presets.tfg(probes=4), presets.ug(probes=4),
-                   presets.lgd(0.3, probes=4)):  # fmt: skip
+    for preset in (
+        presets.dps(0.3, probes=4),
+        presets.mpgd(probes=4),
+        presets.codex(2, probes=4),
+        presets.freedom(probes=4),
+        presets.tds(2, beta=0.3, probes=4),
+        presets.tfg(probes=4),
+        presets.ug(probes=4),
+        presets.lgd(0.3, probes=4),
+    ):
         method = preset.build(STEPS)
         check(method, STEPS, 1.0, 4.0, False)
         gain = (finish(p, method, run(p, method)[0]).x[:, 0] - base) @ AIM
@@ -256,9 +265,13 @@ def test_the_cosine_of_a_zero_order_gradient(probes, dims):
 
     for sigma in (0.01, 1.0):
         site = Site(
-            torch.zeros(m, dims, dtype=torch.float64), Time(500.0, 0.6, 0.8), torch.zeros(m, dtype=torch.long),
-            lambda x, t, rows: Prediction(x, x, x), lambda x0, rows: x0 @ aim, noise=noise,
-        )  # fmt: skip
+            torch.zeros(m, dims, dtype=torch.float64),
+            Time(500.0, 0.6, 0.8),
+            torch.zeros(m, dtype=torch.long),
+            lambda x, t, rows: Prediction(x, x, x),
+            lambda x0, rows: x0 @ aim,
+            noise=noise,
+        )
         g = Estimator(probes=probes, sigma=sigma)(site).gradient
         error = 5 * math.sqrt(2 / (m * probes))  # of a mean of m · N' squares of normal numbers
         cosine = torch.nn.functional.cosine_similarity(g, aim[None], dim=1).mean().item()

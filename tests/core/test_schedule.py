@@ -121,9 +121,10 @@ def test_eta_zero_of_a_flow_is_the_euler_step(shift):
 
 @pytest.mark.parametrize(("spacing", "offset"), [("trailing", 0), ("leading", 0), ("leading", 1), ("linspace", 0)])
 def test_grids_are_diffusers_times(spacing, offset):
-    ours, theirs = Schedule("epsilon", scaled_linear(), 1.0, spacing, offset), DDIMScheduler(
-        **SD, timestep_spacing=spacing, steps_offset=offset
-    )  # fmt: skip
+    ours, theirs = (
+        Schedule("epsilon", scaled_linear(), 1.0, spacing, offset),
+        DDIMScheduler(**SD, timestep_spacing=spacing, steps_offset=offset),
+    )
     for steps in [*range(1, 130), 192, 250, 333, 448, 500, 999]:
         theirs.set_timesteps(steps)
         grid = ours.grid(steps)

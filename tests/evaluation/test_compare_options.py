@@ -94,8 +94,11 @@ def test_what_no_reward_or_judge_knows_is_null():
             {"file": f"images/{i:05d}.png", "prompt": f"p{i}", "index": 0, "reward": None, "judge": j}
             for i, j in enumerate(judges)
         ]
-        return {"images": images, "config": {"particles": None},
-                "summary": {"evaluations": 8, "decodes": 2, "reward_calls": 0, "seconds": 1.0}}  # fmt: skip
+        return {
+            "images": images,
+            "config": {"particles": None},
+            "summary": {"evaluations": 8, "decodes": 2, "reward_calls": 0, "seconds": 1.0},
+        }
 
     first, second = measure({"dps": run("dps", [1.0, None]), "bon": run("bon", [3.0, 5.0])})["methods"]
     assert first["reward"] is second["gain"] is second["wins"] is None

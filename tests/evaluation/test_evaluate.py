@@ -33,9 +33,11 @@ def runs(tmp_path_factory):
     """base and bon of one seed, base of another, and bon for another reward."""
     root = tmp_path_factory.mktemp("runs")
     for name, words in {
-        "base": (), "bon": ("--method", "bon", "--particles", "3"), "again": ("--seed", "7"),
+        "base": (),
+        "bon": ("--method", "bon", "--particles", "3"),
+        "again": ("--seed", "7"),
         "files": ("--method", "bon", "--particles", "3", "--reward", "jpeg=0.5"),
-    }.items():  # fmt: skip
+    }.items():
         assert main(["generate", *PROMPTS, *USUAL, *words, "--out", str(root / name)]) == 0
     return root
 
@@ -438,9 +440,14 @@ def broken(root, runs, what):
 
 
 BAD = [
-    ("missing", "lacks 'images/00003.png'"), ("corrupt", "00003.png' cannot be read"), ("text", "cannot be read as a picture"),
-    ("manifest", "corrupt"), ("outside", "outside it"), ("prompts", "different prompts"), ("unfinished", "7 of 8 images"),
-]  # fmt: skip
+    ("missing", "lacks 'images/00003.png'"),
+    ("corrupt", "00003.png' cannot be read"),
+    ("text", "cannot be read as a picture"),
+    ("manifest", "corrupt"),
+    ("outside", "outside it"),
+    ("prompts", "different prompts"),
+    ("unfinished", "7 of 8 images"),
+]
 
 
 @pytest.mark.parametrize(("what", "said"), BAD)
@@ -538,10 +545,17 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
         (Path(name) / "classifier.safetensors").write_bytes(name.encode())
     Path("ref.png").write_bytes(b"1")
     for spec, read in (
-        ("jpeg", set()), ("clip", {"pocket-clip"}), ("style:noto", {"pocket-clip"}), ("gram:ref.png", {"pocket-clip"}),
-        ("diversity", {"pocket-clip"}), ("aesthetic", {"openai/clip-vit-large-patch14"}), ("likelihood:cnn#bright=0", set()),
-        ("likelihood:mlp#bright=0", {"pocket-clip"}), ("likelihood:far#bright=0", {"owner/clip"}), ("gone.py:f", set()),
-    ):  # fmt: skip
+        ("jpeg", set()),
+        ("clip", {"pocket-clip"}),
+        ("style:noto", {"pocket-clip"}),
+        ("gram:ref.png", {"pocket-clip"}),
+        ("diversity", {"pocket-clip"}),
+        ("aesthetic", {"openai/clip-vit-large-patch14"}),
+        ("likelihood:cnn#bright=0", set()),
+        ("likelihood:mlp#bright=0", {"pocket-clip"}),
+        ("likelihood:far#bright=0", {"owner/clip"}),
+        ("gone.py:f", set()),
+    ):
         assert networks_of({spec: 1.0}) == read, spec
     Path("heads").mkdir()
     Path("heads/head.pth").write_bytes(b"1")

@@ -103,9 +103,15 @@ def test_a_lora_of_diffusers_with_an_alpha_of_its_own_draws_what_diffusers_draws
     pipe.set_progress_bar_config(disable=True)
     pattern = {"to_q": 6.0, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k": 1.0}
     pipe.unet.add_adapter(
-        LoraConfig(r=8, lora_alpha=2, use_rslora=rslora, target_modules=["to_q", "to_k"], rank_pattern={"to_k": 3},
-                   alpha_pattern=pattern)
-    )  # fmt: skip
+        LoraConfig(
+            r=8,
+            lora_alpha=2,
+            use_rslora=rslora,
+            target_modules=["to_q", "to_k"],
+            rank_pattern={"to_k": 3},
+            alpha_pattern=pattern,
+        )
+    )
     state, generator = get_peft_model_state_dict(pipe.unet), torch.Generator().manual_seed(0)
     state = {key: 0.3 * torch.randn(value.shape, generator=generator) for key, value in state.items()}
     set_peft_model_state_dict(pipe.unet, state)
@@ -299,9 +305,10 @@ def test_lora_and_generate_commands(tmp_path, monkeypatch, capsys, one, two, mod
     capsys.readouterr()
     save_lora(two, Path("one"))
     for words, said in (
-        (["full", "--lora", "one"], "LoRA had other weights"), (["base", "--lora", "two"], "another lora"),
+        (["full", "--lora", "one"], "LoRA had other weights"),
+        (["base", "--lora", "two"], "another lora"),
         (["new", "--lora", "nowhere"], "no LoRA at 'nowhere'"),
         (["new", "--lora", "one", "--lora-steps", "9:"], "begins after the last"),
-    ):  # fmt: skip
+    ):
         assert main(["generate", *PROMPT, "--steps", str(STEPS), "--eta", "0", "--quiet", "--out", *words]) == 2
         assert said in capsys.readouterr().err

@@ -95,13 +95,21 @@ def theirs(folder, name, latents, steps, cfg, negative="", lora=None, without=()
 @pytest.mark.parametrize(
     ("name", "steps", "cfg", "negative"),
     [
-        ("sdxl", 6, 5.0, ""), ("sdxl", 5, 3.0, "a dog"), ("sdxl", 5, 1.0, ""),
-        ("sd3", 6, 7.0, ""), ("sd3", 5, 3.0, "a dog"), ("sd3", 5, 1.0, ""),
-        ("flux", 6, 3.5, ""), ("flux", 5, 1.0, ""), ("flux", 5, 4.0, "a dog"),
-        ("schnell", 4, 1.0, ""), ("schnell", 4, 2.0, "a dog"),
-        ("pixart", 6, 4.5, ""), ("pixart", 5, 1.0, ""),
+        ("sdxl", 6, 5.0, ""),
+        ("sdxl", 5, 3.0, "a dog"),
+        ("sdxl", 5, 1.0, ""),
+        ("sd3", 6, 7.0, ""),
+        ("sd3", 5, 3.0, "a dog"),
+        ("sd3", 5, 1.0, ""),
+        ("flux", 6, 3.5, ""),
+        ("flux", 5, 1.0, ""),
+        ("flux", 5, 4.0, "a dog"),
+        ("schnell", 4, 1.0, ""),
+        ("schnell", 4, 2.0, "a dog"),
+        ("pixart", 6, 4.5, ""),
+        ("pixart", 5, 1.0, ""),
     ],
-)  # fmt: skip
+)
 def test_unguided_images_equal_the_diffusers_pipeline(folders, models, name, steps, cfg, negative):
     model = models(name)
     latents = noise(model)
@@ -136,10 +144,12 @@ def test_t5_may_be_absent_and_zeros_stand_for_it(tmp_path, t5):
 @pytest.mark.parametrize(
     ("options", "even"),
     [
-        ({"shift": 3.0}, True), ({"shift": 1.0}, False), ({"use_dynamic_shifting": True}, True),
+        ({"shift": 3.0}, True),
+        ({"shift": 1.0}, False),
+        ({"use_dynamic_shifting": True}, True),
         ({"use_dynamic_shifting": True, "time_shift_type": "linear", "max_shift": 2.0}, False),
     ],
-)  # fmt: skip
+)
 def test_flow_grids_are_the_schedulers(options, even, steps):
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
@@ -283,10 +293,17 @@ def test_a_tuned_lora_loads_in_plain_diffusers_and_gives_the_same_images(folders
         ("sd3", ("attn2",), {"attn.to_q", "attn.add_k_proj", "attn.to_add_out", "attn2.to_q"}),
         ("sd3", ("ff",), {"ff.net.0.proj", "ff_context.net.2"}),
         ("flux", ("attn1",), {"transformer_blocks.0.attn.add_q_proj", "single_transformer_blocks.0.attn.to_q"}),
-        ("flux", ("ff",), {"transformer_blocks.0.ff_context.net.2", "single_transformer_blocks.0.proj_mlp",
-                           "single_transformer_blocks.0.proj_out"}),
+        (
+            "flux",
+            ("ff",),
+            {
+                "transformer_blocks.0.ff_context.net.2",
+                "single_transformer_blocks.0.proj_mlp",
+                "single_transformer_blocks.0.proj_out",
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_part_is_its_layers_in_every_family(models, name, parts, ends):
     network = models(name).backbone
     found, known = target_names(network, parts), dict(network.named_modules())
@@ -342,9 +359,13 @@ def test_controls_learned_inputs_and_loras_refuse_families_they_are_not_made_for
 
 
 SELECTING = {
-    "base": tl.presets.base(), "code": tl.presets.code(particles=2, block=1), "codex": tl.presets.codex(particles=2, block=1),
-    "tds": tl.presets.tds(particles=2), "svdd": tl.presets.svdd(particles=2), "dps": tl.presets.dps(),
-}  # fmt: skip
+    "base": tl.presets.base(),
+    "code": tl.presets.code(particles=2, block=1),
+    "codex": tl.presets.codex(particles=2, block=1),
+    "tds": tl.presets.tds(particles=2),
+    "svdd": tl.presets.svdd(particles=2),
+    "dps": tl.presets.dps(),
+}
 
 
 @pytest.fixture

@@ -27,8 +27,15 @@ def test_unguided_images_equal_the_diffusers_pipeline(model, steps, cfg):
     pipe = StableDiffusionPipeline.from_pretrained(POCKET, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(5))
-    theirs = pipe(PROMPTS, latents=latents, num_inference_steps=steps, guidance_scale=cfg, eta=0.0, output_type="pt",
-                  negative_prompt=["a dog"] * 2).images  # fmt: skip
+    theirs = pipe(
+        PROMPTS,
+        latents=latents,
+        num_inference_steps=steps,
+        guidance_scale=cfg,
+        eta=0.0,
+        output_type="pt",
+        negative_prompt=["a dog"] * 2,
+    ).images
     ours = tl.generate(model, PROMPTS, steps=steps, cfg=cfg, eta=0.0, latents=latents, negative="a dog").images
     assert (ours - theirs).abs().max() < 1e-4
     assert ours.std() > 0.05  # the two agree on pictures, not on a constant
@@ -105,11 +112,12 @@ def _cut(path: Path) -> None:
 
 
 DAMAGE = {
-    "text_encoder/model.safetensors": _cut, "unet/diffusion_pytorch_model.safetensors": _cut,
+    "text_encoder/model.safetensors": _cut,
+    "unet/diffusion_pytorch_model.safetensors": _cut,
     "tokenizer/tokenizer.json": lambda path: path.write_text("{}"),
     "scheduler/scheduler_config.json": lambda path: path.write_text("["),
     "unet/config.json": lambda path: path.write_text(path.read_text().replace("16", "32")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("part", DAMAGE)

@@ -88,10 +88,14 @@ def test_inputs_begin_as_the_model_and_follow_the_formula(pocket):
     x, t = torch.randn(2, *pocket.latent_shape, generator=torch.Generator().manual_seed(0)), grid[1]
     text, empty, width = pocket.encode_prompts(WORDS), pocket.encode_prompts(["blue"]), inputs.negative.width
     attention = nn.MultiheadAttention(width, inputs.negative.heads, batch_first=True)
-    attention.load_state_dict({
-        "in_proj_weight": inputs.negative.mix.weight, "in_proj_bias": inputs.negative.mix.bias,
-        "out_proj.weight": inputs.negative.join.weight, "out_proj.bias": inputs.negative.join.bias,
-    })  # fmt: skip
+    attention.load_state_dict(
+        {
+            "in_proj_weight": inputs.negative.mix.weight,
+            "in_proj_bias": inputs.negative.mix.bias,
+            "out_proj.weight": inputs.negative.join.weight,
+            "out_proj.bias": inputs.negative.join.bias,
+        }
+    )
     seen = attention(text, text, text)[0]
     push = inputs.negative.last(nn.functional.gelu(inputs.negative.inner(seen)))
     with torch.no_grad():
@@ -185,8 +189,20 @@ def test_inputs_that_are_not_ours_are_refused(pocket, tmp_path):
 
 
 def test_the_command_learns_resumes_and_draws_with_what_it_learned(here, monkeypatch, capsys):
-    words = ("--objective", "draft", "--learn", "lora,guidance,negative", "--diversity", "euclid=0.5", "--sample-every", "0",
-             "--checkpoint-every", "1", "--cfg", "3")  # fmt: skip
+    words = (
+        "--objective",
+        "draft",
+        "--learn",
+        "lora,guidance,negative",
+        "--diversity",
+        "euclid=0.5",
+        "--sample-every",
+        "0",
+        "--checkpoint-every",
+        "1",
+        "--cfg",
+        "3",
+    )
     monkeypatch.setenv("STOP_AT", "0")
     assert train("whole", *words, reward="r.py:interrupted") == 0
     monkeypatch.setenv("STOP_AT", "2")
@@ -209,8 +225,32 @@ def test_the_command_learns_resumes_and_draws_with_what_it_learned(here, monkeyp
     # further, with the scales held
     assert train("next", "--init-lora", "whole", "--objective", "draft", "--cfg", "3", "--sample-every", "0", steps=1) == 2
     capsys.readouterr()
-    assert main(["finetune", "a fox", "--out", "next", "--reward", "r.py:bright", "--train-steps", "1", "--batch-size", "1",
-                 "--steps", "3", "--init-lora", "whole", "--cfg", "3", "--sample-every", "0", "--quiet"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "finetune",
+                "a fox",
+                "--out",
+                "next",
+                "--reward",
+                "r.py:bright",
+                "--train-steps",
+                "1",
+                "--batch-size",
+                "1",
+                "--steps",
+                "3",
+                "--init-lora",
+                "whole",
+                "--cfg",
+                "3",
+                "--sample-every",
+                "0",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     assert read_inputs(here / "next" / "lora").scales() == pytest.approx(scales, abs=1e-5)
     draw = ["generate", "a fox", "--steps", "2", "--cfg", "3", "--quiet"]
     assert main([*draw, "--lora", "whole", "--out", "with"]) == 0

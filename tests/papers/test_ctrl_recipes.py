@@ -37,14 +37,32 @@ from tilting_papers.ctrl.numbers import best_cells, numbers_of
 from tilting_papers.ctrl.rows import Row, combinations
 from tilting_papers.ctrl.study import Study, above, at_least, run_control_study
 
-TINY = Size(data=20, copies=1, again=1, images=2, steps=3, train_steps=2, batch=2, epochs=1, widths=(4, 4, 4), free_steps=2,
-            free_batch=4, noisy_epochs=1)  # fmt: skip
+TINY = Size(
+    data=20,
+    copies=1,
+    again=1,
+    images=2,
+    steps=3,
+    train_steps=2,
+    batch=2,
+    epochs=1,
+    widths=(4, 4, 4),
+    free_steps=2,
+    free_batch=4,
+    noisy_epochs=1,
+)
 HALVES = Label("size", SIZE.score, (0.4,), "\N{MINUS SIGN}kB", ("large", "small"))
 LIGHT = Label("bright", brightness, (0.5,), "per cent", ("dark", "bright"))
 ROWS = (
-    Row("base", "base"), Row("ctrl-first", "first"), Row("ctrl", "ctrl"), Row("dps-1", "dps", 1),
-    Row("dps-9", "dps", 9, small=False), Row("noisy-2", "noisy", 2), Row("free-1", "free", 1), Row("free-2", "free", 2),
-)  # fmt: skip
+    Row("base", "base"),
+    Row("ctrl-first", "first"),
+    Row("ctrl", "ctrl"),
+    Row("dps-1", "dps", 1),
+    Row("dps-9", "dps", 9, small=False),
+    Row("noisy-2", "noisy", 2),
+    Row("free-1", "free", 1),
+    Row("free-2", "free", 2),
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +138,17 @@ def test_scores_are_those_of_the_files(tmp_path):
 def cell(asked, classes, folder="x"):
     n = len(classes)
     who = {"prompts": [f"p{i % 3}" for i in range(n)], "index": [i // 3 for i in range(n)]}
-    return {"asked": {"size": asked}, "folder": folder, **who, "judge": [None] * n, "kl": [1.0] * n,
-            "scores": {"size": [float(c) for c in classes]}, "classes": {"size": classes},
-            "evaluations": 10 * n, "seconds": 2.0 * n}  # fmt: skip
+    return {
+        "asked": {"size": asked},
+        "folder": folder,
+        **who,
+        "judge": [None] * n,
+        "kl": [1.0] * n,
+        "scores": {"size": [float(c) for c in classes]},
+        "classes": {"size": classes},
+        "evaluations": 10 * n,
+        "seconds": 2.0 * n,
+    }
 
 
 def test_numbers_of_a_row_by_hand():

@@ -72,12 +72,17 @@ def test_steps_of_fifty_are_the_same_share_of_t():
 
 
 COSTED = {
-    "draft": Arm("a", "draft"), "draft-k": Arm("a", "draft-k", {"k": 2}), "eps": Arm("a", "draft-k", {"eps_kl": 1.0}),
-    "lv-eps": Arm("a", "draft-lv", {"eps_kl": 1.0}), "lv": Arm("a", "draft-lv", {"copies": 3}),
+    "draft": Arm("a", "draft"),
+    "draft-k": Arm("a", "draft-k", {"k": 2}),
+    "eps": Arm("a", "draft-k", {"eps_kl": 1.0}),
+    "lv-eps": Arm("a", "draft-lv", {"eps_kl": 1.0}),
+    "lv": Arm("a", "draft-lv", {"copies": 3}),
     "single": Arm("a", "draft-lv", {"single": True}),
-    "refl": Arm("a", "refl", {"last": 1}), "ddpo": Arm("a", "ddpo"), "dpg": Arm("a", "dpg"),
+    "refl": Arm("a", "refl", {"last": 1}),
+    "ddpo": Arm("a", "ddpo"),
+    "dpg": Arm("a", "dpg"),
     "epochs": Arm("a", "ddpo", {"kl": 0.1, "epochs": 2}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", COSTED)
@@ -151,11 +156,13 @@ def test_the_cat_is_clips_own_softmax_over_all_concepts():
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     clip = zero_shot._clip()
     names = zero_shot.load_words().concepts
-    tokens = clip.tokenizer([zero_shot.write_prompt(zero_shot.load_words(), i) for i in range(len(names))],
-                            padding=True, return_tensors="pt")  # fmt: skip
+    tokens = clip.tokenizer(
+        [zero_shot.write_prompt(zero_shot.load_words(), i) for i in range(len(names))], padding=True, return_tensors="pt"
+    )
     with torch.no_grad():
-        logits = clip.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask,
-                            pixel_values=clip.preprocess(images)).logits_per_image  # fmt: skip
+        logits = clip.model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=clip.preprocess(images)
+        ).logits_per_image
     want = logits.log_softmax(-1)[:, names.index("cat")]
     assert torch.allclose(zero_shot.cat(images, ["", ""]), want, atol=1e-4)
     seen = images.clone().requires_grad_(True)

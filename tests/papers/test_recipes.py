@@ -272,9 +272,10 @@ def test_another_recipe_or_seed_is_refused_in_a_folder_of_one(made, capsys):
     folder, _ = made["codex-table1"]
     before = (folder / "table.json").read_bytes()
     for words, said in (
-        (("codex-table4", "--small"), "another recipe"), (("codex-table1",), "another small"),
+        (("codex-table4", "--small"), "another recipe"),
+        (("codex-table1",), "another small"),
         (("codex-table1", "--small", "--seed", "3"), "another seed"),
-    ):  # fmt: skip
+    ):
         assert main(["recipe", *words, "--out", str(folder)]) == 2
         assert said in capsys.readouterr().err
     assert (folder / "table.json").read_bytes() == before
@@ -298,9 +299,11 @@ def test_the_chosen_strength_is_the_weakest_with_nearly_the_most_gain_whose_judg
 
     def row(strength, gain, high):
         return {
-            "method": "dps", "set": {"dps.strength": strength}, "judge": {"mean": -1.0},
+            "method": "dps",
+            "set": {"dps.strength": strength},
+            "judge": {"mean": -1.0},
             "against": {"base": {"judge": {"high": high}, "clip": {"mean": gain}}},
-        }  # fmt: skip
+        }
 
     def of(*rows):
         return chosen({"reward": ["clip"], "rows": rows})["dps"]

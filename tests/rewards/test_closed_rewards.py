@@ -215,12 +215,15 @@ def test_classifiers_are_kept_whole_and_others_refused(tmp_path):
     assert again.schema == fitted.schema == read_schema(tmp_path / "a") and not again.net.linear.weight.requires_grad
     assert torch.equal(again.log_prob(x, torch.ones(4)), fitted.log_prob(x, torch.ones(4)))
     for change, says in [
-        ({"network": {"name": "cn"}}, "did you mean 'cnn'"), ({"network": {"name": "cnn", "widths": [4, 4, 5]}}, "not load"),
-        ({"network": {"name": "cnn", "widths": [4, 4]}}, r"has a surplus 'blocks\.2"), ({"network": 3}, "not the description"),
+        ({"network": {"name": "cn"}}, "did you mean 'cnn'"),
+        ({"network": {"name": "cnn", "widths": [4, 4, 5]}}, "not load"),
+        ({"network": {"name": "cnn", "widths": [4, 4]}}, r"has a surplus 'blocks\.2"),
+        ({"network": 3}, "not the description"),
         ({"network": {"name": "cnn", "widths": [4, 4, 4, 4]}}, r"lacks 'blocks\.3"),
-        ({"schema": {"label": "day", "classes": ["no", "no"]}}, "all different"), ({"schema": {"a": 1}}, "not the description"),
+        ({"schema": {"label": "day", "classes": ["no", "no"]}}, "all different"),
+        ({"schema": {"a": 1}}, "not the description"),
         ({"schema": {"label": "day", "kind": "gaussian", "std": 0}}, "above 0"),
-    ]:  # fmt: skip
+    ]:
         config = json.loads((tmp_path / "a" / "classifier.json").read_text()) | change
         other = tmp_path / "b"
         other.mkdir(exist_ok=True)

@@ -24,13 +24,29 @@ grey.differentiable = True
 """
 PROMPTS = ["a fox, twemoji style", "an owl on a red background", "a cat", "grapes, fluent style", "a bus"]
 SPECS = {
-    "clip": "clip", "style": "style", "style:fluent": "style:fluent", "jpeg": "jpeg", "jpeg-up": "jpeg-up",
-    "jpeg-diff": "jpeg-diff", "jpeg-diff:80": "jpeg-diff:80", "jpeg-diff-up": "jpeg-diff-up", "rotation": "rotation",
-    "symmetry": "symmetry", "symmetry:both": "symmetry:both", "color": "color:#ff8800", "color,mean": "color:red,mean",
-    "gram": "gram:{}/ref.png", "gram-vgg": "gram:{}/ref.png#{}/vgg.pth", "likelihood": "likelihood:{}/cnn#size=1",
-    "likelihood-mlp": "likelihood:{}/mlp#bright=0.25", "diversity": "diversity", "diversity-vgg": "diversity:{}/vgg.pth",
-    "diversity-lpips": "diversity:{}/vgg.pth#{}/lpips.pth", "user": "{}/mine.py:bright", "user-diff": "{}/mine.py:grey",
-}  # fmt: skip
+    "clip": "clip",
+    "style": "style",
+    "style:fluent": "style:fluent",
+    "jpeg": "jpeg",
+    "jpeg-up": "jpeg-up",
+    "jpeg-diff": "jpeg-diff",
+    "jpeg-diff:80": "jpeg-diff:80",
+    "jpeg-diff-up": "jpeg-diff-up",
+    "rotation": "rotation",
+    "symmetry": "symmetry",
+    "symmetry:both": "symmetry:both",
+    "color": "color:#ff8800",
+    "color,mean": "color:red,mean",
+    "gram": "gram:{}/ref.png",
+    "gram-vgg": "gram:{}/ref.png#{}/vgg.pth",
+    "likelihood": "likelihood:{}/cnn#size=1",
+    "likelihood-mlp": "likelihood:{}/mlp#bright=0.25",
+    "diversity": "diversity",
+    "diversity-vgg": "diversity:{}/vgg.pth",
+    "diversity-lpips": "diversity:{}/vgg.pth#{}/lpips.pth",
+    "user": "{}/mine.py:bright",
+    "user-diff": "{}/mine.py:grey",
+}
 LEARNED = [name for name, entry in CATALOG.items() if "weights" in entry.needs]
 NAMES = [*SPECS, "http", "combined", "mixed", *LEARNED]
 BLACK_BOX = ("jpeg", "jpeg-up", "user", "http", "mixed", *(n for n in LEARNED if not CATALOG[n].differentiable))
@@ -78,9 +94,16 @@ def test_range_rank_and_count_are_checked(rewards, name):
     reward, x = rewards(name), images(2)
     assert reward(x + 0.0005, PROMPTS[:2]).shape == (2,)
     for wrong, says in [
-        (x * 2 - 1, r"\[-1, 1\]"), (x * 255, r"\[0, 1\]"), (x - 0.2, r"\[0, 1\]"), (x[0], "shape"), (x[:, :1], "shape"),
-        (x[:, :, :0], "empty"), ((x * 255).byte(), "float"), (x * float("nan"), "nan"), (x[:1], "prompts"),
-    ]:  # fmt: skip
+        (x * 2 - 1, r"\[-1, 1\]"),
+        (x * 255, r"\[0, 1\]"),
+        (x - 0.2, r"\[0, 1\]"),
+        (x[0], "shape"),
+        (x[:, :1], "shape"),
+        (x[:, :, :0], "empty"),
+        ((x * 255).byte(), "float"),
+        (x * float("nan"), "nan"),
+        (x[:1], "prompts"),
+    ]:
         with pytest.raises(TiltingError, match=says):
             reward(wrong, PROMPTS[:2])
 

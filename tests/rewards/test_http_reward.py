@@ -149,9 +149,11 @@ def test_a_proxy_of_the_environment_is_not_used(monkeypatch):
 
 
 FAILS = {
-    "nan": ((200, scores(float("nan"), 1)), "gave nan"), "shape": ((200, scores(1)), "answered 1 scores for 2 images"),
-    "raises": ((500, b"no owls"), "status 500 (2 attempts)"), "hangs": (None, "did not answer within 0.4 s (2 attempts)"),
-}  # fmt: skip
+    "nan": ((200, scores(float("nan"), 1)), "gave nan"),
+    "shape": ((200, scores(1)), "answered 1 scores for 2 images"),
+    "raises": ((500, b"no owls"), "status 500 (2 attempts)"),
+    "hangs": (None, "did not answer within 0.4 s (2 attempts)"),
+}
 
 
 @pytest.mark.parametrize("way", FAILS)

@@ -23,7 +23,7 @@ from support.learned import (
     save_owlvit,
     save_processor,
     tiny,
-)  # fmt: skip
+)
 from tilting.errors import TiltingError
 from tilting.features.checkpoints import Source, find_file, find_folder, read_state
 from tilting.features.pixels import pixels_of, resize
@@ -51,12 +51,13 @@ def home(tmp_path, monkeypatch):
     ("make", "file", "address"),
     [
         (aesthetic, "sac+logos+ava1-l14-linearMSE.pth", "github.com/christophschuhmann/improved-aesthetic-predictor"),
-        (pickscore, "model.safetensors", "yuvalkirstain/PickScore_v1"), (hpsv2, "HPS_v2_compressed.pt", "xswu/HPSv2"),
+        (pickscore, "model.safetensors", "yuvalkirstain/PickScore_v1"),
+        (hpsv2, "HPS_v2_compressed.pt", "xswu/HPSv2"),
         (lambda: hpsv2(version="2.1"), "HPS_v2.1_compressed.pt", "xswu/HPSv2"),
         (imagereward, "ImageReward.pt", "THUDM/ImageReward"),
         (lambda: detect("cat"), "config.json", "google/owlvit-base-patch32"),
     ],
-)  # fmt: skip
+)
 def test_missing_weights_are_one_sentence(home, make, file, address):
     with pytest.raises(TiltingError) as caught:
         make()
@@ -95,9 +96,11 @@ def test_places_that_do_not_exist(home, tmp_path):
         (lambda: imagereward(tmp_path), "has no ImageReward.pt"),
         (lambda: hpsv2(version="3"), "there is no hpsv2 of version '3'"),
         (lambda: classify("no/such#3"), "'no/such' holds no image classifier that loads"),
-        (lambda: pickscore(tmp_path), "holds no CLIP that loads"), (lambda: detect("cat", tmp_path), "holds no OWL-ViT"),
-        (lambda: detect("cat", threshold=1), "threshold"), (lambda: detect("cat", score=0), "not both 0"),
-    ]:  # fmt: skip
+        (lambda: pickscore(tmp_path), "holds no CLIP that loads"),
+        (lambda: detect("cat", tmp_path), "holds no OWL-ViT"),
+        (lambda: detect("cat", threshold=1), "threshold"),
+        (lambda: detect("cat", score=0), "not both 0"),
+    ]:
         with pytest.raises(TiltingError, match=says) as caught:
             make()
         assert "\n" not in str(caught.value)
@@ -122,7 +125,7 @@ def spoiled(state, how):
         (hpsv2, save_hpsv2, "HPS_v2_compressed.pt", open_clip_state),
         (imagereward, save_imagereward, "ImageReward.pt", blip_state),
     ],
-)  # fmt: skip
+)
 def test_wrong_checkpoints_are_refused_by_name(tmp_path, make, save, file, state, how):
     path = save(tmp_path) / file
     torch.save(spoiled(state(), how), path)
@@ -170,9 +173,10 @@ def test_a_pickle_never_runs(tmp_path):
 def test_wrappings_are_opened(tmp_path):
     state = head_state(4)
     for name, kept in [
-        ("a.pth", {"state_dict": state}), ("b.pth", {"model": {f"module.{k}": v for k, v in state.items()}, "step": 3}),
+        ("a.pth", {"state_dict": state}),
+        ("b.pth", {"model": {f"module.{k}": v for k, v in state.items()}, "step": 3}),
         ("c.pth", state),
-    ]:  # fmt: skip
+    ]:
         torch.save(kept, tmp_path / name)
         read = read_state(tmp_path / name, "aesthetic")
         assert read.keys() == state.keys() and all(torch.equal(read[k], state[k]) for k in state)
@@ -246,7 +250,7 @@ def test_pixels_are_the_original_processors(tmp_path, original, size):
         "ViT": ("ViTImageProcessor", square, {"resample": 2}),
         "ConvNeXt": ("ConvNextImageProcessor", {"shortest_edge": 28}, {"crop_pct": 0.875}),
         "large ConvNeXt": ("ConvNextImageProcessor", {"shortest_edge": 384}, {"crop_pct": 0.95}),
-    }  # fmt: skip
+    }
     if original in kinds:
         kind, asked, fields = kinds[original]
         save_processor(folder, kind, asked, **fields)
@@ -279,10 +283,16 @@ def test_resize_is_pils_two_passes_on_hard_edges(size, wanted, mode):
 def test_preprocessings_that_are_not_followed_are_refused():
     square = {"height": 32, "width": 32}
     assert pixels_of({"size": 32, "crop_size": 32}, "old").edge == 32 and pixels_of({"size": [24, 16]}, "old").size == (24, 16)
-    for config in ({"size": square, "resample": 1}, {"size": square, "do_rescale": False}, {"size": square, "do_pad": True},
-                   {"size": {"shortest_edge": 32}}, {}, {"size": square, "crop_size": 16},
-                   {"size": square, "rescale_factor": 1 / 127.5},
-                   {"size": {"shortest_edge": 16}, "crop_size": 32}):  # fmt: skip
+    for config in (
+        {"size": square, "resample": 1},
+        {"size": square, "do_rescale": False},
+        {"size": square, "do_pad": True},
+        {"size": {"shortest_edge": 32}},
+        {},
+        {"size": square, "crop_size": 16},
+        {"size": square, "rescale_factor": 1 / 127.5},
+        {"size": {"shortest_edge": 16}, "crop_size": 32},
+    ):
         with pytest.raises(TiltingError, match="the preprocessing of 'mine' is not"):
             pixels_of(config, "mine")
 

@@ -277,8 +277,12 @@ def test_specs_build_them(rewards, folder):
     total = build(specs)(x, PROMPTS)
     torch.testing.assert_close(total, rewards["aesthetic"](x, PROMPTS) + 150 * rewards["pickscore"](x, PROMPTS))
     for text, says in [
-        ("detect", "needs more after a colon"), ("detect:cat,,dog", "is empty"), ("detect:-", "is empty"),
-        ("detect:cat,-cat", "twice"), ("classify:folder", "classify:FOLDER#LABEL"), ("classify:#3", "classify:FOLDER#LABEL"),
-    ]:  # fmt: skip
+        ("detect", "needs more after a colon"),
+        ("detect:cat,,dog", "is empty"),
+        ("detect:-", "is empty"),
+        ("detect:cat,-cat", "twice"),
+        ("classify:folder", "classify:FOLDER#LABEL"),
+        ("classify:#3", "classify:FOLDER#LABEL"),
+    ]:
         with pytest.raises(TiltingError, match=says):
             parse_spec(text)

@@ -174,9 +174,15 @@ def test_the_registry_tells_the_truth(name):
 
 @pytest.mark.parametrize(
     ("spec", "want"),
-    [("rotation", rotation()), ("symmetry:ud", symmetry("ud")), ("color:#f80", color("#f80")), ("jpeg-up", jpeg(True)),
-     ("color:red,mean", color("red,mean")), ("http://host/score?k=2", http("http://host/score?k=2"))],
-)  # fmt: skip
+    [
+        ("rotation", rotation()),
+        ("symmetry:ud", symmetry("ud")),
+        ("color:#f80", color("#f80")),
+        ("jpeg-up", jpeg(True)),
+        ("color:red,mean", color("red,mean")),
+        ("http://host/score?k=2", http("http://host/score?k=2")),
+    ],
+)
 def test_a_spec_alone_is_the_reward_itself(spec, want):
     assert build([parse_spec(spec)]) == want and want.name == spec
     weighted = build([parse_spec(f"{spec}=0.5")])
@@ -200,10 +206,13 @@ def test_checked(rewards):
     torch.testing.assert_close(checked(jpeg(), x, PROMPTS[:3]), jpeg()(x, PROMPTS[:3]))
     for answer, row, says in [
         (torch.tensor([1.0, float("nan"), float("inf")]), 1, "gave nan for image 1 of 3"),
-        (torch.tensor([1.0, 2.0, -float("inf")]), 2, "gave -inf for image 2"), (torch.zeros(3, 1), None, "shape"),
-        (torch.zeros(()), None, "shape"), (torch.zeros(3).long(), None, "floats"), ([0.0] * 3, None, "list"),
+        (torch.tensor([1.0, 2.0, -float("inf")]), 2, "gave -inf for image 2"),
+        (torch.zeros(3, 1), None, "shape"),
+        (torch.zeros(()), None, "shape"),
+        (torch.zeros(3).long(), None, "floats"),
+        ([0.0] * 3, None, "list"),
         (lambda: 1 / 0, None, "ZeroDivisionError"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(RewardError, match=says) as caught:
             checked(Odd(answer), x, PROMPTS[:3])
         assert caught.value.row == row and "'odd'" in str(caught.value)

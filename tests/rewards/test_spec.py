@@ -121,14 +121,20 @@ def fitted(tmp_path):
 
 
 def test_a_likelihoods_value_is_not_its_weight(fitted):
-    for text, argument, weight in (("day#day=1", "day#day=1", 1), ("day#day=1=.5", "day#day=1", 0.5),
-                                   ("warmth#warmth=-3e-1", "warmth#warmth=-3e-1", 1)):  # fmt: skip
+    for text, argument, weight in (
+        ("day#day=1", "day#day=1", 1),
+        ("day#day=1=.5", "day#day=1", 0.5),
+        ("warmth#warmth=-3e-1", "warmth#warmth=-3e-1", 1),
+    ):
         spec = f"likelihood:{fitted}/{text}"
         assert parse_spec(spec) == Spec("likelihood", f"{fitted}/{argument}", weight, spec)
     for text, says in [
-        ("day#day=2", "no class '2'; there is: 0, 1"), ("day#dya=1", "tells 'day', not 'dya'"),
-        ("warmth#warmth=hot", "takes a finite number, not 'hot'"), ("warmth#warmth=nan", "finite"), ("day#day=", "LABEL=VALUE"),
-    ]:  # fmt: skip
+        ("day#day=2", "no class '2'; there is: 0, 1"),
+        ("day#dya=1", "tells 'day', not 'dya'"),
+        ("warmth#warmth=hot", "takes a finite number, not 'hot'"),
+        ("warmth#warmth=nan", "finite"),
+        ("day#day=", "LABEL=VALUE"),
+    ]:
         with pytest.raises(TiltingError, match=says):
             parse_spec(f"likelihood:{fitted}/{text}")
 
@@ -136,8 +142,12 @@ def test_a_likelihoods_value_is_not_its_weight(fitted):
 def test_files_of_a_reward(tmp_path):
     for name in ("a.png", "v.pth", "l.pth"):
         (tmp_path / name).write_bytes(b"")
-    for argument in (f"gram:{tmp_path}/a.png", f"gram:{tmp_path}/a.png#{tmp_path}/v.pth", "diversity",
-                     f"diversity:{tmp_path}/v.pth#{tmp_path}/l.pth"):  # fmt: skip
+    for argument in (
+        f"gram:{tmp_path}/a.png",
+        f"gram:{tmp_path}/a.png#{tmp_path}/v.pth",
+        "diversity",
+        f"diversity:{tmp_path}/v.pth#{tmp_path}/l.pth",
+    ):
         assert parse_spec(f"{argument}=3").weight == 3
     with pytest.raises(TiltingError, match=r"there is no file .*w\.pth', the weights of VGG16"):
         parse_spec(f"gram:{tmp_path}/a.png#{tmp_path}/w.pth")
@@ -175,9 +185,26 @@ def test_twice_is_refused():
 def test_the_catalog_is_a_copy_and_complete():
     listed = catalog()
     assert set(listed) == {
-        "clip", "style", "jpeg", "jpeg-up", "jpeg-diff", "jpeg-diff-up", "rotation", "symmetry", "color", "gram", "likelihood",
-        "diversity", "http", "aesthetic", "pickscore", "hpsv2", "imagereward", "detect", "classify",
-    }  # fmt: skip
+        "clip",
+        "style",
+        "jpeg",
+        "jpeg-up",
+        "jpeg-diff",
+        "jpeg-diff-up",
+        "rotation",
+        "symmetry",
+        "color",
+        "gram",
+        "likelihood",
+        "diversity",
+        "http",
+        "aesthetic",
+        "pickscore",
+        "hpsv2",
+        "imagereward",
+        "detect",
+        "classify",
+    }
     listed.clear()
     assert catalog()
 

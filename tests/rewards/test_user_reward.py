@@ -78,10 +78,13 @@ def test_user_errors_name_the_reward_and_the_row(file):
     x = images()
     x[3] = 0
     for function, row, says in [
-        ("broken", 3, "KeyError on image 3 of 5: 'too dark'"), ("holes", 3, "nan for image 3 of 5"),
-        ("column", None, r"shape \(5,\), one value per image, not \(5, 1\)"), ("several", None, "MemoryError: too many"),
-        ("text", None, "not str"), ("leaves", 0, "raised SystemExit on image 0 of 5: 3"),
-    ]:  # fmt: skip
+        ("broken", 3, "KeyError on image 3 of 5: 'too dark'"),
+        ("holes", 3, "nan for image 3 of 5"),
+        ("column", None, r"shape \(5,\), one value per image, not \(5, 1\)"),
+        ("several", None, "MemoryError: too many"),
+        ("text", None, "not str"),
+        ("leaves", 0, "raised SystemExit on image 0 of 5: 3"),
+    ]:
         for reward in (user(f"{file}:{function}"), combine([user(f"{file}:{function}"), jpeg()])):
             with pytest.raises(RewardError, match=says) as caught:
                 checked(reward, x, PROMPTS)
@@ -94,10 +97,12 @@ def test_user_files_that_do_not_load(file, tmp_path):
     (tmp_path / "helper.py").write_text("LEVEL = 0.5")
     (tmp_path / "good.py").write_text("from helper import LEVEL\ndef f(images, prompts): return images.mean((1, 2, 3)) - LEVEL")
     for spec, says in [
-        (f"{file}:brigth", "did you mean 'bright'"), (f"{file}:number", "not a function"),
+        (f"{file}:brigth", "did you mean 'bright'"),
+        (f"{file}:number", "not a function"),
         (f"{tmp_path}/bad.py:f", "does not run: ModuleNotFoundError"),
-        (f"{tmp_path}/script.py:f", "does not run: SystemExit"), (f"{tmp_path}/none.py:f", "there is no file"),
-    ]:  # fmt: skip
+        (f"{tmp_path}/script.py:f", "does not run: SystemExit"),
+        (f"{tmp_path}/none.py:f", "there is no file"),
+    ]:
         with pytest.raises(TiltingError, match=says):
             user(spec)
     x = images(2)

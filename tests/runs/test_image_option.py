@@ -188,9 +188,18 @@ def _bad(folder: Path) -> dict[str, str]:
     (folder / "text.png").write_text("not a picture")
     (folder / "empty.png").write_bytes(b"")
     (folder / "none.ppm").write_bytes(b"P6 0 0 255\n")
-    return {"print.jpg": "CMYK", "float.tif": "floating-point", "deep.png": "8 bits", "bits.png": "1 bit",
-            "cut.png": "cannot be read", "text.png": "cannot be read", "empty.png": "cannot be read",
-            "none.ppm": "none.ppm", "missing.png": "not there", ".": "is a folder"}  # fmt: skip
+    return {
+        "print.jpg": "CMYK",
+        "float.tif": "floating-point",
+        "deep.png": "8 bits",
+        "bits.png": "1 bit",
+        "cut.png": "cannot be read",
+        "text.png": "cannot be read",
+        "empty.png": "cannot be read",
+        "none.ppm": "none.ppm",
+        "missing.png": "not there",
+        ".": "is a folder",
+    }
 
 
 def test_what_is_no_picture_is_one_sentence_and_leaves_nothing(capsys, tmp_path, no_model):

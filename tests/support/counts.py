@@ -20,16 +20,19 @@ PER_IMAGE = {
     "codex": (presets.codex(3, block=2, gradient_block=3, window=(1, 0)), 3 * (STEPS + 3), 3 * (5 + 3) + 3),
     "codex-probes": (
         presets.codex(3, block=2, gradient_block=3, window=(1, 0), probes=4),
-        3 * (STEPS + 3 * (1 + 8)), 3 * (5 + 3 * (1 + 8)) + 3,
+        3 * (STEPS + 3 * (1 + 8)),
+        3 * (5 + 3 * (1 + 8)) + 3,
     ),
     "codex-medoid": (
-        presets.codex(4, block=2, gradient_block=3, window=(1, 0), share="medoid"), 4 * STEPS + 2 * 3, 4 * 5 + 2 * 3 + 4
+        presets.codex(4, block=2, gradient_block=3, window=(1, 0), share="medoid"),
+        4 * STEPS + 2 * 3,
+        4 * 5 + 2 * 3 + 4,
     ),
-    "codex-winner": (
-        presets.codex(4, block=3, window=(1, 0), share="winner"), 4 * STEPS + 3 * 2, 4 * 3 + 3 + 4
-    ),
+    "codex-winner": (presets.codex(4, block=3, window=(1, 0), share="winner"), 4 * STEPS + 3 * 2, 4 * 3 + 3 + 4),
     "codex-schedule": (  # selections at 3, 6, 9 take up 2 -> 4 (second half); 2 streams for 6 steps and the look at 6, then 4
-        presets.codex(4, block=3, gradient_block=12, schedule=(2, 4)), 2 * 7 + 4 * 5, 2 * 2 + 4 + 4
+        presets.codex(4, block=3, gradient_block=12, schedule=(2, 4)),
+        2 * 7 + 4 * 5,
+        2 * 2 + 4 + 4,
     ),
     "dps": (presets.dps(), STEPS, STEPS),
     "dps-score": (presets.dps(form="score", particles=2), 2 * STEPS, 2 * STEPS + 2),
@@ -45,4 +48,4 @@ PER_IMAGE = {
     "doodl": (presets.doodl(iterations=3), (2 * 3 - 1) * STEPS, 3),
     "doodl-probes": (presets.doodl(iterations=3, probes=4), (2 * 3 - 1) * STEPS, 3 + 2 * 2 * 4),
     "prompt": (presets.prompt("{};{}, {}"), 2 * STEPS, 2),
-}  # fmt: skip
+}

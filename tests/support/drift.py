@@ -44,9 +44,20 @@ def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step
 
     who = [Identity(seed, f"prompt {i % prompts}", step * images + i) for i in range(images)]
     return World(
-        denoise, base, denoise, base, value or (lambda x0, rows: x0 @ AIM), ZERO.grid(steps), who, (2,), eta, step, seed,
-        dtype=torch.float64, **{"kind": ZERO.kind, **options},
-    )  # fmt: skip
+        denoise,
+        base,
+        denoise,
+        base,
+        value or (lambda x0, rows: x0 @ AIM),
+        ZERO.grid(steps),
+        who,
+        (2,),
+        eta,
+        step,
+        seed,
+        dtype=torch.float64,
+        **{"kind": ZERO.kind, **options},
+    )
 
 
 def moved(net, scale=0.3):

@@ -50,8 +50,22 @@ class Bright:
 
 
 def train(out, *words, reward="r.py:bright", steps=3, prompts=("a fox", "a cat"), batch=2):
-    return main(["finetune", *prompts, "--out", str(out), "--reward", reward, "--train-steps", str(steps),
-                 "--batch-size", str(batch), *SMALL, *words])  # fmt: skip
+    return main(
+        [
+            "finetune",
+            *prompts,
+            "--out",
+            str(out),
+            "--reward",
+            reward,
+            "--train-steps",
+            str(steps),
+            "--batch-size",
+            str(batch),
+            *SMALL,
+            *words,
+        ]
+    )
 
 
 def numbers(folder):

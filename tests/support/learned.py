@@ -108,17 +108,28 @@ def open_clip_state(side: int = 28, seed: int = 2) -> dict[str, Tensor]:
     """A ViT-H-14 of open_clip, two layers deep, two heads wide (80 and 64), in half precision as published."""
     rng, words, dim = torch.Generator().manual_seed(seed), len(clip_vocabulary()), 24
     shapes: dict[str, tuple[int, ...]] = {
-        "positional_embedding": (77, 128), "text_projection": (128, dim), "visual.class_embedding": (160,),
-        "visual.positional_embedding": ((side // 14) ** 2 + 1, 160), "visual.proj": (160, dim),
-        "visual.conv1.weight": (160, 3, 14, 14), "token_embedding.weight": (words, 128), "logit_scale": (),
-    }  # fmt: skip
+        "positional_embedding": (77, 128),
+        "text_projection": (128, dim),
+        "visual.class_embedding": (160,),
+        "visual.positional_embedding": ((side // 14) ** 2 + 1, 160),
+        "visual.proj": (160, dim),
+        "visual.conv1.weight": (160, 3, 14, 14),
+        "token_embedding.weight": (words, 128),
+        "logit_scale": (),
+    }
     for place, width in (("visual.ln_pre", 160), ("visual.ln_post", 160), ("ln_final", 128)):
         shapes |= {f"{place}.weight": (width,), f"{place}.bias": (width,)}
     for tower, width in (("visual.transformer", 160), ("transformer", 128)):
         for n in range(2):
             at = f"{tower}.resblocks.{n}"
-            parts = {"attn.in_proj_": (3 * width, width), "attn.out_proj.": (width, width), "mlp.c_fc.": (2 * width, width),
-                     "mlp.c_proj.": (width, 2 * width), "ln_1.": (width,), "ln_2.": (width,)}  # fmt: skip
+            parts = {
+                "attn.in_proj_": (3 * width, width),
+                "attn.out_proj.": (width, width),
+                "mlp.c_fc.": (2 * width, width),
+                "mlp.c_proj.": (width, 2 * width),
+                "ln_1.": (width,),
+                "ln_2.": (width,),
+            }
             for part, shape in parts.items():
                 shapes |= {f"{at}.{part}weight": shape, f"{at}.{part}bias": shape[:1]}
     return {key: random(torch.Size(shape), key, rng).half() for key, shape in shapes.items()}
@@ -135,10 +146,11 @@ def blip_state(side: int = 32, seed: int = 3) -> dict[str, Tensor]:
     """ImageReward.pt with two layers and two heads of 64 in either tower, and the keys its score does not use."""
     rng, wide, width, words = torch.Generator().manual_seed(seed), 192, 128, len(BERT) + 2
     shapes: dict[str, tuple[int, ...]] = {
-        "visual_encoder.cls_token": (1, 1, wide), "visual_encoder.pos_embed": (1, (side // 16) ** 2 + 1, wide),
+        "visual_encoder.cls_token": (1, 1, wide),
+        "visual_encoder.pos_embed": (1, (side // 16) ** 2 + 1, wide),
         "text_encoder.embeddings.word_embeddings.weight": (words, width),
         "text_encoder.embeddings.position_embeddings.weight": (512, width),
-    }  # fmt: skip
+    }
 
     def add(place: str, *shape: int) -> None:
         shapes.update({f"{place}.weight": shape, f"{place}.bias": shape[:1]})
@@ -201,8 +213,16 @@ def save_classifier(folder: Path, side: int = 32) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     labels = dict(enumerate(["tabby, tabby cat", "owl", "red fox, Vulpes vulpes", "drawing"]))
-    config = ViTConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=side,
-                       patch_size=8, id2label=labels, label2id={v: k for k, v in labels.items()})  # fmt: skip
+    config = ViTConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=side,
+        patch_size=8,
+        id2label=labels,
+        label2id={v: k for k, v in labels.items()},
+    )
     shake(ViTForImageClassification(config), 6).save_pretrained(folder)
     half = [0.5, 0.5, 0.5]
     save_processor(folder, "ViTImageProcessor", {"height": side, "width": side}, resample=2, image_mean=half, image_std=half)
@@ -218,7 +238,9 @@ def tiny(name: str, folder: Path) -> Reward:
     if name == "classify":
         return classify(save_classifier(folder) if fresh else folder, "owl")
     save, make = {
-        "aesthetic": (save_aesthetic, aesthetic), "pickscore": (save_clip, pickscore), "hpsv2": (save_hpsv2, hpsv2),
+        "aesthetic": (save_aesthetic, aesthetic),
+        "pickscore": (save_clip, pickscore),
+        "hpsv2": (save_hpsv2, hpsv2),
         "imagereward": (save_imagereward, imagereward),
-    }[name]  # fmt: skip
+    }[name]
     return make(save(folder) if fresh else folder)

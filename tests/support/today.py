@@ -17,10 +17,18 @@ def clip(width, projection=None, seed=0):
 
     torch.manual_seed(seed)
     config = CLIPTextConfig(
-        vocab_size=1771, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=2,
-        max_position_embeddings=24, bos_token_id=1769, eos_token_id=1770, pad_token_id=1770, projection_dim=projection or width,
+        vocab_size=1771,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        bos_token_id=1769,
+        eos_token_id=1770,
+        pad_token_id=1770,
+        projection_dim=projection or width,
         initializer_factor=4.0,
-    )  # fmt: skip
+    )
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
@@ -47,10 +55,18 @@ def vae(channels, shift=None):
 
     torch.manual_seed(6)
     return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=channels, norm_num_groups=4, layers_per_block=1, sample_size=16, scaling_factor=0.7, shift_factor=shift,
-        use_quant_conv=shift is None, use_post_quant_conv=shift is None,
-    )  # fmt: skip
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=channels,
+        norm_num_groups=4,
+        layers_per_block=1,
+        sample_size=16,
+        scaling_factor=0.7,
+        shift_factor=shift,
+        use_quant_conv=shift is None,
+        use_post_quant_conv=shift is None,
+    )
 
 
 def beta_schedule(kind):
@@ -66,15 +82,32 @@ def sdxl(scheduler="DDIMScheduler"):
 
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=28,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4, attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=4, transformer_layers_per_block=(1, 1), projection_class_embeddings_input_dim=6 * 4 + 10,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=28,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        transformer_layers_per_block=(1, 1),
+        projection_class_embeddings_input_dim=6 * 4 + 10,
+    )
     return diffusers.StableDiffusionXLPipeline(
-        vae(4), clip(12, seed=1), clip(16, 10, seed=2), words(), words(), unet,
-        beta_schedule(getattr(diffusers, scheduler)), add_watermarker=False,
-    )  # fmt: skip
+        vae(4),
+        clip(12, seed=1),
+        clip(16, 10, seed=2),
+        words(),
+        words(),
+        unet,
+        beta_schedule(getattr(diffusers, scheduler)),
+        add_watermarker=False,
+    )
 
 
 def sd3(with_t5=True, **schedule):
@@ -82,15 +115,32 @@ def sd3(with_t5=True, **schedule):
 
     torch.manual_seed(0)
     network = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=22, pos_embed_max_size=8,
-        dual_attention_layers=(0,), qk_norm="rms_norm",
-    )  # fmt: skip
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=22,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
     encoder, tokens = t5(32) if with_t5 else (None, None)
     return StableDiffusion3Pipeline(
-        network, FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | schedule)), vae(16, 0.06), clip(12, 10, seed=1), words(),
-        clip(16, 12, seed=2), words(), encoder, tokens,
-    )  # fmt: skip
+        network,
+        FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | schedule)),
+        vae(16, 0.06),
+        clip(12, 10, seed=1),
+        words(),
+        clip(16, 12, seed=2),
+        words(),
+        encoder,
+        tokens,
+    )
 
 
 def flux(distilled=True):
@@ -98,9 +148,16 @@ def flux(distilled=True):
 
     torch.manual_seed(0)
     network = FluxTransformer2DModel(
-        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
-        pooled_projection_dim=12, axes_dims_rope=(4, 4, 8), guidance_embeds=distilled,
-    )  # fmt: skip
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=12,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=distilled,
+    )
     shift = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15} if distilled else {"shift": 1.0}
     encoder, tokens = t5(32)
     return FluxPipeline(FlowMatchEulerDiscreteScheduler(**shift), vae(16, 0.11), clip(12), words(), encoder, tokens, network)
@@ -111,9 +168,17 @@ def pixart():
 
     torch.manual_seed(0)
     network = PixArtTransformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        cross_attention_dim=16, caption_channels=32, use_additional_conditions=False,
-    )  # fmt: skip
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        cross_attention_dim=16,
+        caption_channels=32,
+        use_additional_conditions=False,
+    )
     encoder, tokens = t5(32)
     return PixArtSigmaPipeline(tokens, encoder, vae(4), network, beta_schedule(DDIMScheduler))
 

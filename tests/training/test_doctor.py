@@ -148,8 +148,11 @@ def test_full_may_stand_in_a_config(capsys, tmp_path, monkeypatch):
 
 def test_the_command_exits_by_its_checks(pocket, monkeypatch, capsys):
     for fault, code in (("", 0), ("none", 2)):
-        monkeypatch.setattr(module, "doctor", lambda config, full, f=fault: doctor(
-            config, full, lambda config: Parts(pocket, Reward(f), None, None)))  # fmt: skip
+        monkeypatch.setattr(
+            module,
+            "doctor",
+            lambda config, full, f=fault: doctor(config, full, lambda config: Parts(pocket, Reward(f), None, None)),
+        )
         words = ["doctor", "a fox", "--steps", "3", "--rank", "2", "--json"]
         assert main(words) == code
         out, err = capsys.readouterr()

@@ -12,20 +12,7 @@ from torch import nn
 from support.drift import AIM, STEPS, ZERO, Drift, gradient, make, moved, run
 from tilting.config.objective_about import about_objective
 from tilting.errors import TiltingError
-from tilting.objectives import (
-    OBJECTIVES,
-    adjoint,
-    alignprop,
-    ddpo,
-    dpg,
-    dpo,
-    dpok,
-    draft,
-    draft_k,
-    draft_lv,
-    grpo,
-    refl,
-)  # fmt: skip
+from tilting.objectives import OBJECTIVES, adjoint, alignprop, ddpo, dpg, dpo, dpok, draft, draft_k, draft_lv, grpo, refl
 from tilting.objectives.batch import World
 from tilting.objectives.policy import buffered_advantage, group_advantage
 from tilting.objectives.rollout import density_steps, rollout
@@ -295,9 +282,15 @@ def test_what_an_objective_costs_is_what_the_table_says(mixture, name):
             paid += STEPS - 2 - losses[0]["from_step"]
         drawn += losses[0].get("open_steps", 0.0)
     letters = {
-        "T": STEPS, "K": drawn / steps, "n": known.get("copies"), "m": 3, "E": known.get("epochs"), "J": known.get("times"),
-        "G": known.get("size"), "S": known.get("share"),
-    }  # fmt: skip
+        "T": STEPS,
+        "K": drawn / steps,
+        "n": known.get("copies"),
+        "m": 3,
+        "E": known.get("epochs"),
+        "J": known.get("times"),
+        "G": known.get("size"),
+        "S": known.get("share"),
+    }
     assert paid / steps == pytest.approx(eval(about_objective(name)["evaluations"].replace("·", "*"), {}, letters))
 
 
@@ -446,12 +439,20 @@ def test_winner_and_loser_share_time_and_noise(mixture):
 
 
 LEARNING = {
-    "draft": (draft(), 40), "draft-k": (draft_k(2), 40), "draft-lv": (draft_lv(), 40), "refl": (refl(), 40),
-    "alignprop": (alignprop(), 40), "ddpo": (ddpo(clip=0.2, chunks=7, reduction="sum"), 60), "dpok": (dpok(0.001), 60),
-    "grpo": (grpo(4, clip=0.2, chunks=7, reduction="sum"), 60), "rwr": (OBJECTIVES["rwr"](beta=0.3, times=4), 80),
-    "raft": (OBJECTIVES["raft"](times=4), 80), "dpo": (dpo(beta=20.0, size=4, times=4), 80), "adjoint": (adjoint(beta=0.5), 40),
+    "draft": (draft(), 40),
+    "draft-k": (draft_k(2), 40),
+    "draft-lv": (draft_lv(), 40),
+    "refl": (refl(), 40),
+    "alignprop": (alignprop(), 40),
+    "ddpo": (ddpo(clip=0.2, chunks=7, reduction="sum"), 60),
+    "dpok": (dpok(0.001), 60),
+    "grpo": (grpo(4, clip=0.2, chunks=7, reduction="sum"), 60),
+    "rwr": (OBJECTIVES["rwr"](beta=0.3, times=4), 80),
+    "raft": (OBJECTIVES["raft"](times=4), 80),
+    "dpo": (dpo(beta=20.0, size=4, times=4), 80),
+    "adjoint": (adjoint(beta=0.5), 40),
     "dpg": (dpg(), 40),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -66,8 +66,25 @@ def test_a_run_writes_what_it_did(here, pocket):
     # and what was trained is in the file: step 3's images are those of the weights of checkpoint 2
     state = read_lora("run")
     assert max(v.abs().max().item() for k, v in state.items() if ".lora.up." in k) > 1e-4
-    assert main(["finetune", "a fox", "a cat", "--out", "run", "--reward", "r.py:bright", "--train-steps", "4", "--batch-size",
-                 "2", *SMALL]) == 2  # fmt: skip
+    assert (
+        main(
+            [
+                "finetune",
+                "a fox",
+                "a cat",
+                "--out",
+                "run",
+                "--reward",
+                "r.py:bright",
+                "--train-steps",
+                "4",
+                "--batch-size",
+                "2",
+                *SMALL,
+            ]
+        )
+        == 2
+    )
 
 
 def test_the_objectives_known_without_torch_are_those_there_are():
@@ -195,8 +212,22 @@ def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(he
 
 def test_a_killed_process_goes_on_to_the_same_bits(here):
     code = "import sys, torch; torch.set_num_threads(1); from tilting.cli import main; sys.exit(main())"
-    words = ["finetune", "a fox", "--reward", "r.py:interrupted", "--train-steps", "3", "--batch-size", "1", *SMALL,
-             "--checkpoint-every", "1", "--sample-every", "0", "--out"]  # fmt: skip
+    words = [
+        "finetune",
+        "a fox",
+        "--reward",
+        "r.py:interrupted",
+        "--train-steps",
+        "3",
+        "--batch-size",
+        "1",
+        *SMALL,
+        "--checkpoint-every",
+        "1",
+        "--sample-every",
+        "0",
+        "--out",
+    ]
     for out, stops in (("cut", ["5", "0"]), ("whole", ["0"])):
         for stop in stops:
             env = {**os.environ, "STOP_AT": stop, "STOP_BY": "kill"}

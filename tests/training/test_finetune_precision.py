@@ -80,8 +80,30 @@ def launcher(monkeypatch):
 
 
 def words(folder, out, *more):
-    return ["finetune", *PROMPTS, "--model", str(folder), "--reward", "r.py:red", "--train-steps", "2", "--steps", "3", "--cfg",
-            "2", "--batch-size", "2", "--rank", "2", "--sample-images", "1", "--quiet", "--out", str(out), *more]  # fmt: skip
+    return [
+        "finetune",
+        *PROMPTS,
+        "--model",
+        str(folder),
+        "--reward",
+        "r.py:red",
+        "--train-steps",
+        "2",
+        "--steps",
+        "3",
+        "--cfg",
+        "2",
+        "--batch-size",
+        "2",
+        "--rank",
+        "2",
+        "--sample-images",
+        "1",
+        "--quiet",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def python(model, factor=1.0, **more):
@@ -134,9 +156,10 @@ def test_a_run_goes_on_anywhere_but_in_no_other_precision(here, folder, capsys, 
     ("more", "said"),
     [
         (("--precision", "fp8"), "precision cannot be 'fp8'; there is: bf16, fp16, fp32"),
-        (("--device", "gpu"), "device cannot be 'gpu'"), (("--device", "cuda:99"), "there is no device 'cuda:99' here"),
+        (("--device", "gpu"), "device cannot be 'gpu'"),
+        (("--device", "cuda:99"), "there is no device 'cuda:99' here"),
     ],
-)  # fmt: skip
+)
 def test_refusals_are_those_of_generate(here, folder, capsys, more, said):
     asked = words(folder, "out", *more)
     small = [*asked[1:], "--batch-size", "2"]
@@ -297,8 +320,30 @@ def test_learned_inputs_and_controls_are_float32_beside_a_network_in_half(models
 
 def test_condition_train_takes_device_and_precision(here, folder, fit, capsys):
     save_classifier(fit, here / "FIT")
-    asked = ["condition", "train", *PROMPTS, "--model", str(folder), "--classifier", "FIT", "--train-steps", "1", "--steps",
-             "2", "--batch-size", "2", "--rank", "2", "--cfg", "2", "--quiet", "--out", "CTL", "--device", "cpu"]  # fmt: skip
+    asked = [
+        "condition",
+        "train",
+        *PROMPTS,
+        "--model",
+        str(folder),
+        "--classifier",
+        "FIT",
+        "--train-steps",
+        "1",
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--rank",
+        "2",
+        "--cfg",
+        "2",
+        "--quiet",
+        "--out",
+        "CTL",
+        "--device",
+        "cpu",
+    ]
     assert main([*asked, "--precision", "fp16"]) == 0
     config = manifest(here / "CTL")["config"]
     assert (config["device"], config["precision"]) == ("cpu", "fp16")

@@ -31,9 +31,13 @@ PLANE = (
     torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64),
 )
 SETTINGS = {
-    "ddpo": {"clip": 0.2, "chunks": 3, "reduction": "sum", "kl": 0.1}, "grpo": {"clip": 0.2, "chunks": 2, "reduction": "sum"},
-    "rwr": {"beta": 0.3}, "dpo": {"beta": 20.0, "size": 4}, "draft": {"kl": 0.1, "dropout": 0.5}, "adjoint": {"share": 0.5},
-}  # fmt: skip
+    "ddpo": {"clip": 0.2, "chunks": 3, "reduction": "sum", "kl": 0.1},
+    "grpo": {"clip": 0.2, "chunks": 2, "reduction": "sum"},
+    "rwr": {"beta": 0.3},
+    "dpo": {"beta": 20.0, "size": 4},
+    "draft": {"kl": 0.1, "dropout": 0.5},
+    "adjoint": {"share": 0.5},
+}
 
 
 def fit(name: str, rank: int, count: int, reduce=None, gather=None, broken: int | None = None):
@@ -117,12 +121,46 @@ def test_a_reward_that_breaks_on_one_process_skips_the_step_on_both_and_leaves_n
 
 def test_the_command_under_accelerate_launch_is_the_command_alone(tmp_path):
     """DDPO on pocket: statistics of all prompts, gradients and the judge's look are shared; lines within 1e-4 in float32."""
-    words = ["finetune", "a fox", "a cat", "--objective", "ddpo", "--reward", "r.py:bright", "--steps", "3", "--rank",
-             "2", "--batch-size", "4", "--train-steps", "2", "--sample-every", "2", "--sample-images", "1", "--quiet",
-             "--out"]  # fmt: skip
+    words = [
+        "finetune",
+        "a fox",
+        "a cat",
+        "--objective",
+        "ddpo",
+        "--reward",
+        "r.py:bright",
+        "--steps",
+        "3",
+        "--rank",
+        "2",
+        "--batch-size",
+        "4",
+        "--train-steps",
+        "2",
+        "--sample-every",
+        "2",
+        "--sample-images",
+        "1",
+        "--quiet",
+        "--out",
+    ]
     (tmp_path / "r.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")  # smooth, unlike bytes
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port",
-              "0", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "tilting"]  # fmt: skip
+    launch = [
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "tilting",
+    ]
     for name, module in (("two", launch), ("one", ["tilting"])):  # without a GPU the same launcher starts processes of CPUs
         command = [sys.executable, "-m", *module, *words, name]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -115,9 +115,14 @@ def test_the_term_is_added_to_the_reward(pocket, spec):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("euclit", "did you mean 'euclid'"), ("clip=x", "must be a number"), ("lpips", "VGG16"), ("clip:a=1", "takes no argument"),
-     ("euclid=inf", "finite")],
-)  # fmt: skip
+    [
+        ("euclit", "did you mean 'euclid'"),
+        ("clip=x", "must be a number"),
+        ("lpips", "VGG16"),
+        ("clip:a=1", "takes no argument"),
+        ("euclid=inf", "finite"),
+    ],
+)
 def test_a_wrong_measure_is_refused(text, said):
     with pytest.raises(TiltingError, match=said):
         parse_diversity(text)

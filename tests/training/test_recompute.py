@@ -28,9 +28,13 @@ def test_the_gradient_is_that_of_held_activations(mixture, name, eta):
     net = moved(Drift())
     world = make(mixture, net, eta=eta, value=lambda x0, rows: -(x0 - 1).square().sum(1))
     objective = {
-        "draft": draft(), "draft-3": draft_k(3), "alignprop": alignprop(), "per step": alignprop("step"),
-        "lv-single": draft_lv(2, single=True), "kl": draft(kl=0.3),
-    }[name]  # fmt: skip
+        "draft": draft(),
+        "draft-3": draft_k(3),
+        "alignprop": alignprop(),
+        "per step": alignprop("step"),
+        "lv-single": draft_lv(2, single=True),
+        "kl": draft(kl=0.3),
+    }[name]
     found = gradient(objective, known(net, world), net)
     assert found.abs().max() > 0
     assert torch.equal(found, gradient(objective, world, net))

@@ -150,10 +150,13 @@ def test_the_lean_adjoint_is_the_gradient_along_the_frozen_chain():
     for i in range(3):
         point = path.points[i]
         std = transition(world.base(point.x, point.t, world.rows), point.t, point.s, 1.0).std
-        slope = torch.stack([
-            (rest(point.drawn + 1e-5 * e, i + 1) - rest(point.drawn - 1e-5 * e, i + 1)) / 2e-5
-            for e in torch.eye(2, dtype=torch.float64)
-        ], 1)  # fmt: skip
+        slope = torch.stack(
+            [
+                (rest(point.drawn + 1e-5 * e, i + 1) - rest(point.drawn - 1e-5 * e, i + 1)) / 2e-5
+                for e in torch.eye(2, dtype=torch.float64)
+            ],
+            1,
+        )
         expected = expected + (std * slope).square().sum(1).mean()
     losses = list(adjoint(beta=1.0)(world))
     assert sum(loss.value.item() for loss in losses) == pytest.approx(expected.item(), rel=1e-6)

@@ -24,16 +24,7 @@ from tilting.schedule import Schedule, scaled_linear, step_std, transition
 from tilting.training.loop import Optimiser, Training, train
 from tilting.types import Prediction
 from tilting_papers.ctrl.learned import Push, batch_of, guided, learn
-from tilting_papers.ctrl.oracle import (
-    Chain,
-    drift_error,
-    lemma,
-    log_classifier,
-    shift,
-    solve,
-    tilt,
-    tilted_posterior,
-)  # fmt: skip
+from tilting_papers.ctrl.oracle import Chain, drift_error, lemma, log_classifier, shift, solve, tilt, tilted_posterior
 from tilting_papers.ctrl.theory import SHORT
 from tilting_papers.plane import BASE, energy_distance
 
@@ -148,9 +139,9 @@ def test_lemma_2_is_the_limit_of_g_star():
 # What a random x_T leaves
 
 
-@pytest.mark.parametrize(("chain", "biased"), [
-    (Chain(12), False), (Chain(12, eta=0.2), True), (Chain(12, schedule=SHORT), True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("chain", "biased"), [(Chain(12), False), (Chain(12, eta=0.2), True), (Chain(12, schedule=SHORT), True)]
+)
 def test_without_memorylessness_the_law_is_what_theory_says_and_not_the_tilt(chain, biased):
     """x_T keeps its prior: x_0 has weight p(y | x_0)^γ / h_T(x_T), not p(y | x_0)^γ. They are one where h_T is constant."""
     reward = reward_of(5.0, 1.0)
@@ -215,9 +206,20 @@ def make(mixture, net, gamma, images, step):
 
     who = [Identity(0, f"y{int(v)}", step * images + i) for i, v in enumerate(y)]
     return World(
-        denoise, base, denoise, base, lambda x0, rows: gamma * log_classifier(x0, y[rows]), ZERO.grid(8), who, (2,), 1.0,
-        step, 0, dtype=torch.float64, checkpointed=False,
-    )  # fmt: skip
+        denoise,
+        base,
+        denoise,
+        base,
+        lambda x0, rows: gamma * log_classifier(x0, y[rows]),
+        ZERO.grid(8),
+        who,
+        (2,),
+        1.0,
+        step,
+        0,
+        dtype=torch.float64,
+        checkpointed=False,
+    )
 
 
 def test_more_gamma_means_more_of_the_label_and_more_kl(mixture):
@@ -283,8 +285,21 @@ def test_ppo_climbs_the_reward_less_the_kl_of_the_whole_path():
 
     def batch(step, memory):
         who = [Identity(0, "", step)] * 4096
-        return Line(mine, frozen, mine, frozen, lambda x0, rows: -2 * x0[:, 0] ** 2, grid, who, (1,), 1.0, step, 0,
-                    dtype=torch.float64, checkpointed=False)  # fmt: skip
+        return Line(
+            mine,
+            frozen,
+            mine,
+            frozen,
+            lambda x0, rows: -2 * x0[:, 0] ** 2,
+            grid,
+            who,
+            (1,),
+            1.0,
+            step,
+            0,
+            dtype=torch.float64,
+            checkpointed=False,
+        )
 
     best, curve = {}, 2 * base[grid[2]] ** 2  # the reward to come is -curve x² and a constant
     for i in (1, 0):

@@ -124,9 +124,15 @@ def other_chain(kind: str, eta: float, steps: int, count: int = 200_000) -> torc
 
 @pytest.mark.parametrize(
     ("name", "kind", "eta"),
-    [("tds", "flow", 1.0), ("tds", "flow", 0.7), ("tds", "stable-diffusion", 0.7), ("das", "flow", 0.7),
-     ("das", "stable-diffusion", 1.0), ("fk", "flow", 0.7)],
-)  # fmt: skip
+    [
+        ("tds", "flow", 1.0),
+        ("tds", "flow", 0.7),
+        ("tds", "stable-diffusion", 0.7),
+        ("das", "flow", 0.7),
+        ("das", "stable-diffusion", 1.0),
+        ("fk", "flow", 0.7),
+    ],
+)
 def test_densities_are_right_for_flow_for_part_of_the_noise_and_for_a_noisy_last_step(name, kind, eta):
     """E[Z^ f^] = Z E*[f] at N = 16 (250 runs), f = 1 and both coordinates: with a wrong density it is not."""
     x, steps = other_chain(kind, eta, 8), 8
