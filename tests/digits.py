@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 FILES = ("manifest.json", "metrics.json", "sweep.json", "table.json", "control.json", "classifier.json")
 PLAIN = (
-    "version", "argv", "config", "reason", "how", "notes", "text", "found", "about", "title", "paper", "finding", "files",
+    "version", "argv", "config", "reason", "how", "notes", "text", "found", "facts", "about", "title", "paper", "units",
+    "figures", "published", "published_unit", "published_row", "files",
 )  # fmt: skip
-"""Keys of what is said for people or of the command, and of digests of weights made here; beside them all that are of times."""
+"""Keys of what is said for people, quoted, or of the command, and of digests of weights made here; times are left out too."""
 
 
 def read_digits(folder: Path) -> dict[str, Any]:
@@ -35,6 +36,11 @@ def read_digits(folder: Path) -> dict[str, Any]:
         elif file.suffix == ".safetensors":
             found[name] = sums(load_file(file))
     return found
+
+
+def read_table(file: Path) -> dict[str, Any]:
+    """The digits of a recipe's table.json."""
+    return pruned(json.loads(file.read_text(encoding="utf-8")))
 
 
 def sums(tensors: Mapping[str, torch.Tensor]) -> list[float]:
