@@ -15,7 +15,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
 from tilting.models.placement import FULL, check_device, check_precision
-from tilting.presets import PRESETS, Preset
+from tilting.presets import METHODS, Preset
 from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
 OPTIONS = (
@@ -73,7 +73,7 @@ class GenerateConfig(BaseConfig):
         given = {key.partition(".")[2]: value for key, value in self.settings}
         if "particles" in _preset_fields(self.method):
             given["particles"] = self.particles
-        return PRESETS[self.method](**given)
+        return METHODS[self.method](**given)
 
     def specs(self) -> list[Spec]:
         """The parsed rewards."""
@@ -91,7 +91,7 @@ def usual_settings(method: str) -> dict[str, Any]:
 
 def _preset_fields(method: str) -> dict[str, Any]:
     """Names and defaults of a preset's fields."""
-    return {f.name: f.default for f in fields_of_dataclass(PRESETS[method])}
+    return {f.name: f.default for f in fields_of_dataclass(METHODS[method])}
 
 
 def resolve(options: Mapping[str, Any]) -> GenerateConfig:
@@ -105,8 +105,8 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     """
     given = given_of(options)
     method = text("method", given.get("method", "base"))
-    if method not in PRESETS:
-        raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
+    if method not in METHODS:
+        raise TiltingError(f"there is no method {method!r}{nearest(method, METHODS)}")
     model = check_model(text("model", given.get("model", "pocket")))
     prompts = prompts_of(given.get("prompts", []))
     paper = _paper(method, given) if boolean("published", given.get("published", False)) else {}
@@ -116,7 +116,7 @@ def resolve(options: Mapping[str, Any]) -> GenerateConfig:
     config = GenerateConfig(
         prompts=prompts, model=model, method=method,
         steps=integer("steps", given.get("steps", of_run.get("steps", steps)), 1),
-        eta=number("eta", given.get("eta", PRESETS[method].usual_eta)),
+        eta=number("eta", given.get("eta", METHODS[method].default_eta)),
         cfg=scale_of(given.get("cfg", of_run.get("cfg", cfg))),
         negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
         images=integer("images", given.get("images", 1), 1),
@@ -140,7 +140,7 @@ def _paper(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the method's paper used: with the one reward asked for, and from a picture if there is one."""
     specs = parse_specs(texts("reward", given.get("reward", [])))
     reward = [specs[0].name] if len(specs) == 1 else []
-    return PRESETS[method].of_paper(*reward, *(["image"] if "image" in given else []))
+    return METHODS[method].of_paper(*reward, *(["image"] if "image" in given else []))
 
 
 def _precision(name: str) -> str | None:
@@ -212,7 +212,7 @@ def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateC
     for spec in specs:
         if spec.name in CATALOG and CATALOG[spec.name].together:
             raise of_a_batch(spec.text)
-    if config.preset().climbs:
+    if config.preset().needs_reward_gradient:
         for spec in specs:
             if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
                 raise black_box(config.method, spec.text)
