@@ -7,12 +7,13 @@ import re
 from dataclasses import MISSING
 from typing import Any
 
+from tilting.config.generate import STRENGTH
 from tilting.cost import cost
 from tilting.declare import declared, paragraphs, plain
 from tilting.presets import METHODS
 
-STEPS, STRENGTH = 50, 0.6
-"""Of the run whose evaluations are told; the strength is that of one that starts from a picture."""
+STEPS = 50
+"""Of the run whose evaluations are told."""
 LEGEND = (
     "gradient: of the reward. eta > 0: a stochastic kernel is needed. density: particles can be weighed exactly.",
     "or probes: black-box rewards too, by --set METHOD.probes=10, which costs more. An evaluation is one latent through the",

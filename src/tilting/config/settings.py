@@ -7,13 +7,11 @@ from typing import TypeVar
 
 import yaml
 
-from tilting.declare import Field, current_name, declared
+from tilting.declare import Field, current_name, declared, renamed
 from tilting.declare import typed as typed
 from tilting.errors import TiltingError, nearest
 from tilting.presets import METHODS, Preset
 
-FORMER: list[str] = []
-"""What was asked for by a former name since a command last said so, a line each."""
 Word = TypeVar("Word", bound=str)
 
 
@@ -112,8 +110,8 @@ def setting(key: str, value: object) -> tuple[str, str, object]:
         if not known:
             raise TiltingError(f"method {method!r} has no settings")
         raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{method}.{name}' for name in known])}")
-    if field != given and f"{key} is now {method}.{field}" not in FORMER:
-        FORMER.append(f"{key} is now {method}.{field}")
+    if field != given:
+        renamed(key, f"{method}.{field}")
     return method, field, known[field].check(value.strip() if isinstance(value, str) else value, f"{method}.{field}")
 
 

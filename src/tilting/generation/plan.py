@@ -98,8 +98,8 @@ def plan(
         raise TiltingError(f"batch_size must be at least 1, not {batch_size}")
     if not 0 < strength <= 1:
         raise TiltingError(f"strength must be above 0 and at most 1, not {strength}")
-    if preset.name == "sdedit" and reference is None:
-        raise TiltingError("sdedit starts from a picture: give an image")
+    if preset.needs_picture and reference is None:
+        raise TiltingError(f"{preset.name} starts from a picture: give an image")
     if reference is not None:
         _check_reference(reference, model, len(who))
     grid = model.schedule.grid(steps)
