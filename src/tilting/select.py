@@ -150,7 +150,7 @@ class Multinomial(Select):
 
     @property
     def one_winner(self) -> bool:
-        return self.ess_thresholdd
+        return self.shared
 
     def temperature(self, done: float) -> float:
         """τ when that fraction of the run is done."""
@@ -158,7 +158,7 @@ class Multinomial(Select):
 
     def __call__(self, seen: SelectionInput) -> Resampling:
         probability = torch.softmax(seen.value.double() / self.temperature(seen.done), 1)
-        uniforms = seen.uniforms[:, :1].expand_as(seen.uniforms) if self.ess_thresholdd else seen.uniforms
+        uniforms = seen.uniforms[:, :1].expand_as(seen.uniforms) if self.shared else seen.uniforms
         return Resampling(weights.multinomial(probability, uniforms), torch.zeros_like(seen.uniforms), seen.memory)
 
 

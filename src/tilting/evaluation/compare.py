@@ -87,7 +87,8 @@ def resolve_compare(options: Mapping[str, Any]) -> CompareConfig:
     out = text("out", given.pop("out")) if "out" in given else None
     settings: dict[str, Any] = {}
     for key, value in flat(given.pop("set", {})).items():
-        settings[key] = setting(key, value)[2]
+        method, name, checked = setting(key, value)
+        settings[f"{method}.{name}"] = checked
     resolve({**given, "method": "base"})  # what is wrong for every method is said without naming one
     runs = []
     for method in methods:
