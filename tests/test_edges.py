@@ -19,7 +19,7 @@ from tilting.cost import cost
 from tilting.generation.plan import identities, plan
 from tilting.method import Every, check
 from tilting.sample import Problem, finish
-from tilting.select import Greedy, SelectionInput, Memory
+from tilting.select import Greedy, Memory, SelectionInput
 from tilting.types import Prediction, RewardError, TiltingError
 
 # A part of a run, from a noised picture

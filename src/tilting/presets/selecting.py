@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -34,10 +34,10 @@ def selection(tau: float | None, tau_end: float | None = None, beams: int = 1) -
 class Base(Preset):
     """The model by itself: one particle, no reward needed.
 
-        x_T ~ N(0, I)
-        for t = T ... 1:
-            x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)        std ∝ eta: 0 is DDIM, 1 is DDPM
-        return x_0
+    x_T ~ N(0, I)
+    for t = T ... 1:
+        x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)        std ∝ eta: 0 is DDIM, 1 is DDPM
+    return x_0
     """
 
     name = "base"
@@ -63,7 +63,7 @@ class SDEdit(Base):
     name = "sdedit"
     paper = "Meng et al. 2022"
     needs_picture = True
-    published = {"steps": 100, "strength": 0.6}
+    published: ClassVar = {"steps": 100, "strength": 0.6}
 
 
 @METHODS.register
@@ -71,15 +71,15 @@ class SDEdit(Base):
 class BestOfN(Preset):
     """N full runs, the one of the highest reward kept (re-ranking, Clark et al. 2024, App. A.3).
 
-        for i = 1 ... particles:  x_0^i <- the base model
-        return x_0^i of the highest r(D(x_0^i))
+    for i = 1 ... particles:  x_0^i <- the base model
+    return x_0^i of the highest r(D(x_0^i))
     """
 
     particles: Particles = 4
     start: Start = "independent"
     name = "bon"
     paper = "Clark et al. 2024, App. A.3"
-    published = {"particles": 16}
+    published: ClassVar = {"particles": 16}
 
     def build(self, steps: int) -> Method:
         return Method("bon", self.particles, self.start, final="reward")
@@ -106,16 +106,14 @@ class CoDe(Preset):
     block: Annotated[int | None, Ge(1), Doc("B; default 5, less in short runs.")] = None
     beams: Annotated[int, Ge(1), Doc("how many particles survive a selection.")] = 1
     tau: Annotated[
-        float | None,
-        Ge(0),
-        Doc("temperature of multinomial selection, in the reward's units; None selects greedily."),
+        float | None, Ge(0), Doc("temperature of multinomial selection, in the reward's units; None selects greedily.")
     ] = None
     start: Annotated[Start, Doc("the published code copies one x_T, CoDeX draws N.")] = "independent"
     name = "code"
     paper = "Singh et al. 2025"
     selects, density = True, False
-    published = {"particles": 4, "block": 5, "start": "copy", "steps": 500, "cfg": 5}
-    published_for = {"image": {"steps": 100}}
+    published: ClassVar = {"particles": 4, "block": 5, "start": "copy", "steps": 500, "cfg": 5}
+    published_for: ClassVar = {"image": {"steps": 100}}
 
     def build(self, steps: int) -> Method:
         select, gate = selection(self.tau, beams=self.beams), Every(block_of(self.block, steps, 5))
@@ -138,13 +136,11 @@ class Svdd(Preset):
     """
 
     particles: Annotated[int, Ge(1), Doc("M, children of the one parent.")] = 4
-    tau: Annotated[
-        float | None, Ge(0), Doc("temperature of the softmax that draws the child; None keeps the best.")
-    ] = None
+    tau: Annotated[float | None, Ge(0), Doc("temperature of the softmax that draws the child; None keeps the best.")] = None
     name = "svdd"
     paper = "Li et al. 2024"
     selects, density = True, False
-    published = {"particles": 20, "tau": None}
+    published: ClassVar = {"particles": 20, "tau": None}
 
     def build(self, steps: int) -> Method:
         select = Multinomial(self.tau, shared=True) if self.tau else Greedy()
@@ -210,7 +206,7 @@ class FkSteering(Preset):
     name = "fk"
     paper = "Singhal et al. 2025"
     selects = True
-    published = {"particles": 4, "strength": 10, "potential": "max", "block": 20, "steps": 100}
+    published: ClassVar = {"particles": 4, "strength": 10, "potential": "max", "block": 20, "steps": 100}
 
     def build(self, steps: int) -> Method:
         if not self.strength > 0:
@@ -240,7 +236,7 @@ class Rollover(Preset):
     name = "rbf"
     paper = "Kim et al. 2025b"
     selects, density = True, False
-    published = {"particles": 50, "steps": 10}
+    published: ClassVar = {"particles": 50, "steps": 10}
 
     def build(self, steps: int) -> Method:
         return Method("rbf", 1, engine=Budget(self.particles))
