@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from digits import closeness, differences, one_thread, read_digits
 
+from support.digits import closeness, differences, one_thread, read_digits
 from tilting.cli import main
 
-HERE = Path(__file__).parent / "fixtures"
+HERE = Path(__file__).parent.parent / "fixtures"
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 FIXTURES, REL = EXPECTED["fixtures"], closeness(EXPECTED["made"])
 
