@@ -237,7 +237,9 @@ def test_a_run_encodes_each_text_once(models, name, monkeypatch):
 def test_a_distilled_scale_has_no_correction_to_go_by(models):
     with pytest.raises(TiltingError, match="is told its scale, has one with a negative prompt only"):
         tl.generate(models("flux"), PROMPTS, Red(), tl.presets.codex(particles=2), steps=3)
-    drawn = tl.generate(models("flux"), PROMPTS, Red(), tl.presets.codex(particles=2, block=1), steps=2, negative_prompt="a dog")
+    drawn = tl.generate(
+        models("flux"), PROMPTS, Red(), tl.presets.codex(particles=2, block=1), steps=2, negative_prompt="a dog"
+    )
     assert drawn.images.std() > 0.05
 
 
