@@ -103,6 +103,7 @@ def test_one_step_is_the_formula(tmp_path, picture, loaded):
     assert np.abs(made - want.clamp(0, 1).permute(0, 2, 3, 1).numpy()).max() < 0.6 / 255
 
 
+@pytest.mark.slow
 def test_every_method_starts_from_it(tmp_path, picture, loaded):
     """Each pays for the steps it makes, and stays nearer to the reference than without it."""
     known = np.asarray(drawn(), float) / 255

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from support.digits import closeness, differences, one_thread, read_digits
+from support.paths import ROOT
 from tilting.cli import main
 
-HERE = Path(__file__).parent.parent / "fixtures"
+HERE = ROOT / "tests" / "fixtures"
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 FIXTURES, REL = EXPECTED["fixtures"], closeness(EXPECTED["made"])
 
