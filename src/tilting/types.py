@@ -61,9 +61,8 @@ class Transition(NamedTuple):
 Denoise = Callable[["Tensor", Time, "Tensor"], Prediction]
 """(x (m, ...), time, rows (m,)) -> Prediction. One evaluation (NFE) per row; CFG counts as one."""
 
-Value = Callable[["Tensor", "Tensor"], "Tensor"]
+ValueFn = Callable[["Tensor", "Tensor"], "Tensor"]
 """(x0 (m, ...), rows (m,)) -> (m,) the reward of the decoded estimate; higher is better."""
-
 
 Watch = Callable[[Prediction, Prediction, Time, "Tensor"], None]
 """(controlled, pre-trained prediction of m latents, time, rows (m,))."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tilting.schedule import Kind
-    from tilting.types import Denoise, Time, Value
+    from tilting.types import Denoise, Time, ValueFn
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TrainBatch:
     base: Denoise
     plain: Denoise
     base_plain: Denoise
-    value: Value
+    value: ValueFn
     grid: Sequence[Time]
     who: Sequence[rng.Identity]
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class TrainBatch:
     gather: Callable[[Tensor], Tensor] | None = None
     checkpointed: bool = True
     trained: Sequence[Tensor] = ()
-    critic: Value | None = None
+    critic: ValueFn | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     kind: Kind = "epsilon"
