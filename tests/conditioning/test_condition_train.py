@@ -157,7 +157,9 @@ def test_two_controls_that_were_trained_apart_are_both_obeyed_together(small):
     other is asked for, and what is asked for is likelier on average than of the base model."""
     fits = {name: bright_fit(small, name, seed=k, channels=(k,)).classifier for k, name in ((0, "red"), (2, "blue"))}
     options = {"steps": 4, "batch_size": 8, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0, "lora_lr": 5e-3}
-    made = [tl.condition_train(small, fit, PROMPTS, train_steps=30, embedding_lr=0.1, **options).control for fit in fits.values()]
+    made = [
+        tl.condition_train(small, fit, PROMPTS, train_steps=30, embedding_lr=0.1, **options).control for fit in fits.values()
+    ]
     shape = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
 
     def log_p(images, name, value):

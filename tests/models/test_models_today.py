@@ -19,7 +19,6 @@ from tilting.models.lora_file import parse_lora
 from tilting.models.lora_targets import parts_of, target_names
 from tilting.models.schedulers import flow_schedule
 from tilting.sample import Method, Problem, sample
-from tilting.training.loop import Optimiser
 
 PROMPTS = ["a fox on a blue background, noto style", "an owl"]
 

@@ -18,7 +18,6 @@ from tilting.models.sampler_inputs import Guidance, Negative, SamplerInputs, beg
 from tilting.objectives import draft, draft_k
 from tilting.schedule import predict
 from tilting.training.folder import read_lines
-from tilting.training.loop import Optimiser
 from tilting.training.trainer import make_trainer
 
 SMALL = {"steps": 2, "batch_size": 2, "rank": 2, "cfg": 3.0}

@@ -17,8 +17,8 @@ import torch
 import tilting as tl
 from support.finetuning import REWARDS, SMALL, Bright, bright, numbers, train
 from tilting.cli import main
-from tilting.config.objectives import defaults
 from tilting.config.finetune import resolve_finetune
+from tilting.config.objectives import defaults
 from tilting.errors import TiltingError
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.models.lora import read_lora, save_lora
@@ -391,7 +391,9 @@ def gradients(run, world):
 
 
 def test_a_fit_of_samples_is_of_the_networks_own_output(pocket):
-    assert make_trainer(pocket, ["a fox"], Bright(), steps=2, rank=2).batches(0, {}).kind == pocket.schedule.kind == "v_prediction"
+    assert (
+        make_trainer(pocket, ["a fox"], Bright(), steps=2, rank=2).batches(0, {}).kind == pocket.schedule.kind == "v_prediction"
+    )
 
 
 def test_the_base_model_stays_the_base_model_when_steps_are_made_again(pocket):

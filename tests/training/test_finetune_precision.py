@@ -196,7 +196,9 @@ def test_a_launchers_fp16_keeps_small_gradients_too(models):
 
     lines = []
     for engine in (Engine(), Engine(context=autocast, half=True)):
-        run = make_trainer(models["fp32"], PROMPTS, Red(1e-6), draft_k(1), steps=3, cfg=2.0, batch_size=2, rank=2, engine=engine)
+        run = make_trainer(
+            models["fp32"], PROMPTS, Red(1e-6), draft_k(1), steps=3, cfg=2.0, batch_size=2, rank=2, engine=engine
+        )
         lines.append(next(iter(run.steps(1))).numbers)
     full, half = lines
     assert full["gradient_norm"] > 0 and half["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.02)

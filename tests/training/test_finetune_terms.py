@@ -14,7 +14,6 @@ from tilting.features.linear_head import LinearHead
 from tilting.models.adapt import adapted, networks, thinned
 from tilting.objectives import dpg, draft_k, draft_lv
 from tilting.training.diversity import diversity, root_mean_square, to_reverse
-from tilting.training.loop import Optimiser
 from tilting.training.trainer import make_trainer
 
 SMALL = {"steps": 2, "batch_size": 2, "rank": 2, "cfg": 3.0}

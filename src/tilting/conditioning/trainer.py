@@ -24,7 +24,8 @@ from tilting.conditioning.cfree import ClassifierFree
 from tilting.conditioning.classifiers import Classifier, by_label, differentiable
 from tilting.conditioning.objective import Ctrl, CtrlPpo, effective_gamma
 from tilting.conditioning.triplets import Data, Labelled, TripletBatches, read_labelled
-from tilting.config.condition_train import FREE, OF_FOLDERS, TrainConfig, usual_prompts
+from tilting.config.base import keywords
+from tilting.config.condition_train import FREE, IN_PYTHON, TrainConfig, usual_prompts
 from tilting.declare import plain
 from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import Control, attach_control, save_control
@@ -37,14 +38,12 @@ from tilting.schedule import step_std
 from tilting.training.batches import Accumulated
 from tilting.training.loop import Group, Optimiser, TrainState
 from tilting.training.processes import Engine
-from tilting.training.trainer import NAME, Trainer, attach, checked_options, signed
+from tilting.training.trainer import NAME, Trainer, attach
 from tilting.types import TiltingError
 
 EMBEDDING = "embedding."
-TOLD = (
-    "place", "gamma", "kl", "planner", "truncation", "rank", "target_modules", "lora_lr", "embedding_lr", "weight_decay",
-    "clip", "steps", "cfg", "eta", "negative_prompt", "batch_size", "accumulate", "seed", "objective", "label_dropout",
-)  # fmt: skip
+TOLD = """place gamma kl planner truncation rank target_modules lora_lr embedding_lr weight_decay clip steps cfg eta
+negative_prompt batch_size accumulate seed objective label_dropout""".split()  # noqa: SIM905
 """What a control's folder says of its training."""
 
 
@@ -215,6 +214,7 @@ def check_gradient(planner: str, classifiers: Mapping[str, Classifier]) -> None:
             raise TiltingError(f"backprop needs a classifier with a gradient and that of {label!r} has none: use --planner ppo")
 
 
+@keywords(TrainConfig, *IN_PYTHON)
 def make_control_trainer(
     model: StableDiffusion,
     classifiers: Classifier | Sequence[Classifier] = (),
@@ -227,12 +227,11 @@ def make_control_trainer(
 ) -> ControlTrainer:
     """What `condition_train` runs, step by step. Arguments are its own, and the process. Raises TiltingError for settings that
     cannot work."""
-    given = checked_options(TrainConfig, OF_FOLDERS, options)
     known = list(classifiers) if isinstance(classifiers, Sequence) else [classifiers]
     words = (prompts,) if isinstance(prompts, str) else tuple(prompts or ())
     engine = engine or Engine(device=model.device)
-    config = TrainConfig(words, model=model.name, **TrainConfig.completed(given, model.name, model.usual_cfg))
-    config.check("truncation" in given, engine.count)
+    config = TrainConfig(words, model=model.name, **TrainConfig.completed(options, model.name, model.usual_cfg))
+    config.check("truncation" in options, engine.count)
     if config.free:
         if data is None or prompts is not None:
             raise TiltingError(f"the objective {FREE} learns from labelled data and their prompts: give data, and no prompts")
@@ -257,6 +256,7 @@ class TrainedControl:
     history: list[dict[str, Any]]
 
 
+@keywords(TrainConfig, *IN_PYTHON)
 def condition_train(
     model: StableDiffusion,
     classifiers: Classifier | Sequence[Classifier] = (),
@@ -283,6 +283,3 @@ def condition_train(
     trainer = make_control_trainer(model, classifiers, prompts, data=data, labels=labels, **options)
     history = [row.numbers for row in trainer.steps(trainer.config.train_steps)]
     return TrainedControl(trainer.control(), history)
-
-
-signed(condition_train, TrainConfig, OF_FOLDERS)

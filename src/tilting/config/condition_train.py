@@ -39,10 +39,9 @@ from tilting.runs.owner import processes
 OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "eta", "negative-prompt")
 OF_FREE = ("data", "label", "label-dropout", "skip-bad")
 """Options that one objective alone has a use for."""
-OF_FOLDERS = (
-    "model", "classifier", "prompts", "device", "precision", "checkpoint_every", "tracker", "out", "data", "label", "skip_bad",
-)  # fmt: skip
-"""Fields that `tilting.condition_train` takes as objects, or that are of a run in a folder alone."""
+IN_PYTHON = """objective label_dropout train_steps steps batch_size accumulate gamma kl place planner truncation cfg eta
+negative_prompt lora_lr embedding_lr rank target_modules weight_decay clip seed""".split()  # noqa: SIM905
+"""Fields that `tilting.condition_train` takes: others are objects there, or of a run in a folder alone."""
 OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680.0, "place": "time", "lora_lr": 4e-3, "embedding_lr": 4e-2}}
 """Of models of ours, where unset and the planner is backprop. The paper's γ = 10 stands beside a KL that its code averages over
 latent dimensions; against the exact KL, a sum, that is 10 · 768 here, and γ = 10 itself hardly moves the model."""
@@ -53,8 +52,6 @@ class TrainConfig(TrainingConfig):
     """A checked request, every default filled in; the defaults are the paper's (Table 4) but for what follows the size of a
     model. ``prompts`` is empty for all that pocket draws. Classifier-free fine-tuning has no use for what is of a chain or of
     γ."""
-
-    depending = ("cfg", "batch_size", "gamma", "place", "lora_lr", "embedding_lr")
 
     prompts: Prompts = ()
     model: Model = "pocket"

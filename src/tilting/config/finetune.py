@@ -38,11 +38,9 @@ from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs, split_w
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
-OF_FOLDERS = (
-    "model", "reward", "objective", "prompts", "settings", "device", "precision", "checkpoint_every", "sample_every",
-    "sample_images", "judge", "early_stop", "init_lora", "tracker", "out", "unused",
-)  # fmt: skip
-"""Fields that `tilting.finetune` takes as objects, or that are of a run in a folder alone."""
+IN_PYTHON = """train_steps steps batch_size accumulate eta cfg negative_prompt lr rank target_modules weight_decay clip
+lr_decay init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+"""Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
 def _term(name: str, value: str) -> str:
@@ -54,8 +52,6 @@ def _term(name: str, value: str) -> str:
 class FinetuneConfig(TrainingConfig):
     """A checked request, every default filled in: ``rank`` and ``target_modules`` are None where they are those of
     ``init_lora``; ``device`` "auto" is what accelerate finds; ``settings`` has every setting of the objective."""
-
-    depending = ("steps", "cfg", "eta", "batch_size")
 
     prompts: Prompts
     model: Model = "pocket"

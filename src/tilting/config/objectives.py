@@ -16,24 +16,19 @@ def defaults(objective: str) -> dict[str, Any]:
     return {name: one.default for name, one in declared(OBJECTIVES[objective]).items()}
 
 
-def today(objective: str) -> dict[str, str]:
-    """Former names of settings, and those of today, both with the objective's name before them."""
-    fields = declared(OBJECTIVES[objective]).values() if objective in OBJECTIVES else ()
-    return {f"{objective}.{alias}": f"{objective}.{one.name}" for one in fields for alias in one.aliases}
-
-
 def setting(key: str, value: object) -> tuple[str, str, Any]:
     """Check one ``objective.field`` and its value: (objective, field, value). Raises TiltingError with the nearest right
     name."""
-    objective, dot, field = key.partition(".")
+    objective, dot, _ = key.partition(".")
     if not dot:
         raise TiltingError(f"{key!r} must be OBJECTIVE.FIELD, such as draft.kl")
-    known, former = declared(OBJECTIVES.find(objective)), today(objective)
-    if key in former:
-        field = renamed(key, former[key]).partition(".")[2]
+    known, current = declared(OBJECTIVES.find(objective)), OBJECTIVES.current_key(key)
+    field = current.partition(".")[2]
     if field not in known:
         raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{objective}.{name}' for name in known])}")
-    return objective, field, known[field].check(value.strip() if isinstance(value, str) else value, f"{objective}.{field}")
+    if current != key:
+        renamed(key, current)
+    return objective, field, known[field].check(value.strip() if isinstance(value, str) else value, current)
 
 
 def settings_of(objective: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 from typing_extensions import Doc
@@ -21,13 +21,8 @@ TRACKERS = ("wandb", "trackio")
 
 
 class TrainingConfig(BaseConfig):
-    """A request to train.
+    """A request to train."""
 
-    Attributes:
-        depending: fields whose defaults depend on others.
-    """
-
-    depending: ClassVar[tuple[str, ...]] = ()
     out: str | None
     model: str
     device: str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from tilting.config.picture import read_picture
-from tilting.errors import TiltingError, nearest
+from tilting.errors import TiltingError
 from tilting.method import Method
 from tilting.presets import METHODS, Preset
 from tilting.types import Reward

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tilting.config.finetune import FinetuneConfig
-from tilting.config.objectives import defaults, today
+from tilting.config.objectives import defaults
 from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.errors import TiltingError
 from tilting.models.lora_file import lora_files
+from tilting.objectives import OBJECTIVES
 from tilting.runs import files
 from tilting.runs.owner import TRAINING
 from tilting.runs.run_folder import RunFolder
@@ -100,8 +101,8 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
         return files.digests_of(self.config.specs())
 
     def by_todays_names(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        former, now = today(self.config.objective), super().by_todays_names(config)
-        return {**now, "set": {former.get(key, key): value for key, value in now.get("set", {}).items()}}
+        now = super().by_todays_names(config)
+        return {**now, "set": {OBJECTIVES.current_key(key): value for key, value in now.get("set", {}).items()}}
 
     def usual(self) -> dict[str, Any]:
         return {f"{self.config.objective}.{field}": value for field, value in defaults(self.config.objective).items()}

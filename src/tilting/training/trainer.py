@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,9 @@ from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from tilting.config.finetune import LEARN, OF_FOLDERS, FinetuneConfig
-from tilting.config.training import TrainingConfig
-from tilting.declare import declared
-from tilting.errors import TiltingError, nearest
+from tilting.config.base import keywords
+from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, thinned
@@ -266,6 +264,7 @@ def trainer_of(
     return Trainer(model, whole, optimiser, batches, state, engine, inputs=inputs)
 
 
+@keywords(FinetuneConfig, *IN_PYTHON)
 def make_trainer(
     model: Model,
     prompts: str | Sequence[str],
@@ -282,18 +281,17 @@ def make_trainer(
     made, scored, unet = objective_of(objective), reward_of(reward), trainable(model)
     if scored is None:
         raise TiltingError("fine-tuning needs a reward: give a function of images and prompts, or a name such as 'clip'")
-    given = checked_options(FinetuneConfig, OF_FOLDERS, options, "init_lora")
-    if start is not None or "init_lora" in given:
-        if "rank" in given or "target_modules" in given:
+    if start is not None or "init_lora" in options:
+        if "rank" in options or "target_modules" in options:
             raise TiltingError("the weights to start from have their own rank and parts: leave out rank and target_modules")
         if start is None:
-            start, inputs = read_lora(given["init_lora"]), read_inputs(lora_file(given["init_lora"]).parent)
-        given |= {"rank": None, "target_modules": None}
+            start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
+        options |= {"rank": None, "target_modules": None}
     words = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not words or any(not p.strip() for p in words):
         raise TiltingError("a prompt is empty: say what to draw")
     engine = engine or Engine(device=unet.device)
-    fields = FinetuneConfig.completed(given, made, model.usual_steps, model.usual_cfg)
+    fields = FinetuneConfig.completed(options, made, model.usual_steps, model.usual_cfg)
     config = FinetuneConfig(words, model=model.name, reward=(), objective=made.name, **fields)
     config.check(made, engine.count)
     return trainer_of(config, unet, scored, made, engine, start, inputs)
@@ -306,37 +304,6 @@ def objective_of(objective: Objective | str | None) -> Objective:
     if isinstance(objective, type) or not callable(objective):
         raise TiltingError(f"the objective must be such as tilting.objectives.ddpo(), or its name, not {objective!r}")
     return objective
-
-
-def checked_options(
-    kind: type[TrainingConfig], left_out: Sequence[str], options: Mapping[str, Any], *also: str
-) -> dict[str, Any]:
-    """Keywords of a Python function, checked as the config declares them; ``also`` are taken though they are left out
-    elsewhere. Raises TiltingError."""
-    taken = [name for name in declared(kind) if name not in left_out or name in also]
-    former = {alias.replace("-", "_") for name in taken for alias in declared(kind)[name].aliases}
-    for name in options:
-        if name not in taken and name not in former:
-            raise TiltingError(f"there is no option {name!r}{nearest(name, taken)}")
-    return kind.checked(options)
-
-
-def signed(function: Any, kind: type[TrainingConfig], left_out: Sequence[str], *also: str) -> Any:
-    """A function with the options of a config in the place of its ``**options``: names, types and defaults."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    told = {p.name for p in own}
-    more = [
-        inspect.Parameter(
-            one.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if one.name in kind.depending else one.default,
-            annotation=one.hint,
-        )
-        for one in declared(kind).values()
-        if (one.name not in left_out or one.name in also) and one.name not in told
-    ]
-    function.__signature__ = inspect.Signature([*own, *more])
-    return function
 
 
 @dataclass(frozen=True)
@@ -360,6 +327,7 @@ class Tuned:
             save_inputs(self.inputs, Path(folder))
 
 
+@keywords(FinetuneConfig, *IN_PYTHON)
 def finetune(
     model: Model,
     prompts: str | Sequence[str],
@@ -390,6 +358,3 @@ def finetune(
     history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]
     with torch.no_grad():
         return Tuned(trainer.lora(), history, trainer.inputs)
-
-
-signed(finetune, FinetuneConfig, OF_FOLDERS, "init_lora")
