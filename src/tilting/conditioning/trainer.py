@@ -45,6 +45,8 @@ EMBEDDING = "embedding."
 TOLD = """place gamma kl planner truncation rank target_modules lora_lr embedding_lr weight_decay clip steps cfg eta
 negative_prompt batch_size accumulate seed objective label_dropout""".split()  # noqa: SIM905
 """What a control's folder says of its training."""
+FILED = {"target_modules": "parts", "negative_prompt": "negative"}
+"""Names in the file that are not the options' of today."""
 
 
 @dataclass(kw_only=True)
@@ -73,7 +75,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
         """The description of the control as it is."""
         config = self.config
         gamma, kl = (1.0, 1.0) if config.free else (config.gamma, config.kl)  # p(x | c, y) is γ = 1
-        training = {name: plain(getattr(config, name)) for name in TOLD}
+        training = {FILED.get(name, name): plain(getattr(config, name)) for name in TOLD}
         return ControlInfo(
             labels=tuple(self.batches.schemas),
             model=dict(self.identity or {"name": self.model.name}),
