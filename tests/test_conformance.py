@@ -11,8 +11,7 @@ from torch import nn
 
 from tilting.errors import TiltingError
 from tilting.rewards import checked, combine
-from tilting.rewards.build import build
-from tilting.rewards.spec import CATALOG, parse_spec
+from tilting.rewards.spec import REWARDS, build, parse_spec
 
 USER = """
 def bright(images, prompts):
@@ -31,9 +30,9 @@ SPECS = {
     "likelihood-mlp": "likelihood:{}/mlp#bright=0.25", "diversity": "diversity", "diversity-vgg": "diversity:{}/vgg.pth",
     "diversity-lpips": "diversity:{}/vgg.pth#{}/lpips.pth", "user": "{}/mine.py:bright", "user-diff": "{}/mine.py:grey",
 }  # fmt: skip
-LEARNED = [name for name, entry in CATALOG.items() if "weights" in entry.needs]
+LEARNED = [name for name, entry in REWARDS.items() if entry.weights]
 NAMES = [*SPECS, "http", "combined", "mixed", *LEARNED]
-BLACK_BOX = ("jpeg", "jpeg-up", "user", "http", "mixed", *(n for n in LEARNED if not CATALOG[n].differentiable))
+BLACK_BOX = ("jpeg", "jpeg-up", "user", "http", "mixed", *(n for n in LEARNED if not REWARDS[n].differentiable))
 TOGETHER = ("diversity", "diversity-vgg", "diversity-lpips")
 SMOOTH = [n for n in NAMES if n not in BLACK_BOX]
 every = pytest.mark.parametrize("name", NAMES)
@@ -70,7 +69,7 @@ def images(b=5, h=64, w=64, seed=3):
 
 
 def test_every_reward_is_here():
-    assert set(CATALOG) <= set(NAMES) and "aesthetic" in LEARNED
+    assert set(REWARDS) <= set(NAMES) and "aesthetic" in LEARNED
 
 
 @every

@@ -153,7 +153,7 @@ def test_units_are_dropped_inside_the_reward_by_one_mask_a_step(pocket):
 
 
 def test_the_aesthetic_head_is_thinned_between_its_layers():
-    from tilting.rewards.aesthetic import Aesthetic
+    from tilting.rewards import Aesthetic
 
     torch.manual_seed(0)
     head = LinearHead((12, 7, 6, 5, 4, 1))

@@ -22,7 +22,7 @@ from tilting.models import find_model
 from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
 from tilting.presets import Preset
-from tilting.rewards.reads import files_of_classifier
+from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest, digest_of
 
 OWN = ("control", "classifier", "label", "strength")

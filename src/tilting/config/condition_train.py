@@ -17,7 +17,7 @@ from tilting.models.control_spec import FREE
 from tilting.models.lora_file import PAPER_PARTS, PARTS
 from tilting.models.placement import FULL, check_device
 from tilting.models.words import load_words, write_prompt
-from tilting.rewards.reads import files_of_classifier
+from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest_of
 from tilting.runs.owner import processes
 

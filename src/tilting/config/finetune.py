@@ -18,7 +18,7 @@ from tilting.models import usual
 from tilting.models.lora_file import PAPER_PARTS, PARTS
 from tilting.models.placement import FULL, check_device, check_precision
 from tilting.refusals import check_accumulate
-from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs, split_weight
+from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _rewards(objective: str, model: str, given: Mapping[str, Any]) -> tuple[str,
     if not wanted:
         raise TiltingError("fine-tuning needs a reward: give one by --reward")
     for spec in parse_specs(wanted):
-        if objective in known.GRADIENT and spec.name in CATALOG and not CATALOG[spec.name].differentiable:
+        if objective in known.GRADIENT and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
             raise black_box(objective, spec.text)
     return tuple(wanted)
 
@@ -255,7 +255,7 @@ def _check(config: FinetuneConfig) -> None:
     check_accumulate(config.objective, config.objective in known.GRADIENT, config.accumulate)
     if config.judge is not None:
         judge = parse_spec(config.judge)
-        if judge.name in CATALOG and CATALOG[judge.name].together:
+        if judge.name in REWARDS and REWARDS[judge.name].together:
             raise TiltingError(f"the judge {config.judge!r} is of a batch: a judge is of each picture by itself")
         if split_weight(config.judge)[0] in (split_weight(spec)[0] for spec in config.reward):
             raise TiltingError(f"the judge {config.judge!r} is the reward itself: a judge is what training does not see")

@@ -16,7 +16,7 @@ from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
 from tilting.models.placement import FULL, check_device, check_precision
 from tilting.presets import PRESETS, Preset
-from tilting.rewards.spec import CATALOG, Spec, parse_specs
+from tilting.rewards.spec import REWARDS, Spec, parse_specs
 
 OPTIONS = (
     "prompts", "model", "reward", "method", "particles", "steps", "eta", "cfg", "negative-prompt", "images", "batch-size",
@@ -210,11 +210,11 @@ def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateC
     if not specs and config.method != "base":
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
     for spec in specs:
-        if spec.name in CATALOG and CATALOG[spec.name].together:
+        if spec.name in REWARDS and REWARDS[spec.name].together:
             raise of_a_batch(spec.text)
     if config.preset().climbs:
         for spec in specs:
-            if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
+            if spec.name in REWARDS and not REWARDS[spec.name].differentiable:
                 raise black_box(config.method, spec.text)
     return replace(config, reward=tuple(wanted))
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Take, fill, here, layers, read_state, shape_of
+from tilting.features.checkpoints import Frozen, Take, fill, layers, read_state, shape_of
 from tilting.features.images import check_images
 from tilting.features.linear_head import LinearHead, read_head
 from tilting.features.pixels import Pixels
+from tilting.features.sources import here
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer, BlipTextModel, BlipVisionModel
@@ -88,8 +89,8 @@ def read_words(folder: str | Path) -> BertTokenizer:
     from transformers import BertTokenizer
 
     try:
-        place, local = here(folder)
-        tokenizer = BertTokenizer.from_pretrained(place, local_files_only=local)
+        source, local = here(folder)
+        tokenizer = BertTokenizer.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError) as error:
         raise TiltingError(f"{str(folder)!r} holds no BERT tokenizer (vocab.txt): {str(error).splitlines()[0]}") from error
     tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
@@ -112,7 +113,7 @@ def read_parts(path: Path, name: str = "imagereward") -> tuple[BlipVisionModel, 
     return read_visual(state, path, name), read_text(state, path, name), head
 
 
-class BlipScorer(nn.Module):
+class BlipScorer(Frozen):
     """The frozen network of ImageReward; moves to the device of the images it is given.
 
     Args:
@@ -133,11 +134,7 @@ class BlipScorer(nn.Module):
         if len(tokenizer) != rows:
             raise TiltingError(f"the tokenizer of 'imagereward' has {len(tokenizer)} tokens, but its text encoder has {rows}")
         self.pixels = Pixels(shape.image_size, shape.image_size, nearest=True)
-        self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> BlipScorer:
-        """Stays in eval mode whatever a trainer says to the modules around it."""
-        return super().train(False)
+        self.freeze()
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score images, with gradients where the caller has them on.
@@ -153,8 +150,7 @@ class BlipScorer(nn.Module):
             TiltingError: what `check_images` refuses.
         """
         check_images(images, prompts)
-        if images.device != self.pixels.mean.device:
-            self.to(images.device)
+        self.follow(images)
         if not len(images):
             return images.to(self.pixels.mean.dtype).flatten(1).sum(1)
         tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt").to(

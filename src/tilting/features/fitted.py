@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError, nearest
+from tilting.features.classifier import HeadedClassifier
 from tilting.features.clip import ClipEmbedder
-from tilting.features.headed import HeadedClassifier
 from tilting.features.images import check_images
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, read_config, read_schema

@@ -43,8 +43,7 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
     if reward is None or (hasattr(reward, "name") and hasattr(reward, "differentiable") and callable(reward)):
         return cast("Reward | None", reward)
     if isinstance(reward, str) or (isinstance(reward, list | tuple) and all(isinstance(spec, str) for spec in reward)):
-        from tilting.rewards.build import build
-        from tilting.rewards.spec import parse_specs
+        from tilting.rewards.spec import build, parse_specs
 
         return build(parse_specs([reward] if isinstance(reward, str) else list(reward)))
     if not callable(reward) or isinstance(reward, type):
@@ -52,7 +51,7 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
     if str(getattr(reward, "__module__", "")).startswith("tilting.rewards"):
         name = getattr(reward, "__name__", "clip")
         raise TiltingError(f"tilting.rewards.{name} makes a reward and is none: call it, tilting.rewards.{name}()")
-    from tilting.rewards.user import UserReward
+    from tilting.rewards import UserReward
 
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
 

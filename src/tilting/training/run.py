@@ -46,8 +46,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     from tilting.config.objectives import GRADIENT
     from tilting.generation.generate import judge_of
     from tilting.models.placement import device_of
-    from tilting.rewards.build import build, build_one
-    from tilting.rewards.spec import parse_spec
+    from tilting.rewards.spec import build, build_one, parse_spec
 
     device_of(config.device)
     reward = build(config.specs())
