@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilting.config.base import BaseConfig, check_model, given_of
+from tilting.config.base import LegacyConfig as BaseConfig
+from tilting.config.base import check_model, given_of
 from tilting.config.label_columns import Ask, parse_label
 from tilting.config.settings import integer, number, text
 from tilting.errors import TiltingError
