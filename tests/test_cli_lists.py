@@ -16,7 +16,7 @@ from tilting.cli import app, main
 from tilting.config.about import about_method, documented
 from tilting.config.objective_about import COSTS
 from tilting.config.objectives import factories
-from tilting.presets import PRESETS
+from tilting.presets import METHODS
 
 
 @pytest.mark.parametrize("command", ["methods", "objectives", "rewards", "models"])
@@ -55,11 +55,11 @@ def test_the_table_is_aligned_and_says_what_the_presets_say(capsys):
     starts = [head.index(name) for name in names]
     assert starts == sorted(starts)
     rows = lines[1 : lines.index("")]
-    assert [row.split()[0] for row in rows] == list(PRESETS)
+    assert [row.split()[0] for row in rows] == list(METHODS)
     for row in rows:
         cells = [row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
         assert all(row[a - 1] == " " for a in starts[1:])  # a column never runs into the next
-        kind = PRESETS[cells[0]]
+        kind = METHODS[cells[0]]
         known = [field.name for field in fields(kind)]
         climbs = "no" if not kind().climbs else "or probes" if "probes" in known else "yes"
         assert cells[1:] == [kind.paper, climbs, "yes" if kind().selects else "no", "yes" if kind.density else "no", kind.cost]
@@ -78,20 +78,20 @@ def test_what_the_table_says_of_a_few(capsys):
     assert rows["svdd"]["settings"]["tau"]["published"] is None
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_one_method_shows_every_setting(name, capsys):
     assert main(["methods", name]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 120
-    assert PRESETS[name].paper in out
+    assert METHODS[name].paper in out
     told = [line.split()[0] for line in out.splitlines() if line.startswith(f"{name}.")]
-    own = [f.name for f in fields(PRESETS[name]) if f.name in vars(PRESETS[name]).get("__annotations__", {})]
-    shared = [f.name for f in fields(PRESETS[name]) if f.name not in own]
+    own = [f.name for f in fields(METHODS[name]) if f.name in vars(METHODS[name]).get("__annotations__", {})]
+    shared = [f.name for f in fields(METHODS[name]) if f.name not in own]
     assert told == [f"{name}.{field}" for field in (*own, *shared)]
     assert main(["methods", name, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row == json.loads(json.dumps(about_method(name)))
-    for field in fields(PRESETS[name]):
+    for field in fields(METHODS[name]):
         known = row["settings"][field.name]
         assert known["about"], f"{name}.{field.name} is not explained in its docstring"
         default = known["default"]
@@ -108,7 +108,7 @@ def test_values_are_shown_as_set_takes_them(capsys):
         if line.startswith("codex."):
             name, value = line.split()[:2]
             words += ["--set", f"{name}={value}"]
-    assert len(words) == 2 * len(fields(PRESETS["codex"]))
+    assert len(words) == 2 * len(fields(METHODS["codex"]))
     assert main(["generate", "a fox", "--method", "codex", "--print-config", *words]) == 0
     assert capsys.readouterr().out == plain
 

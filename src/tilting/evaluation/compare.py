@@ -21,7 +21,7 @@ from tilting.config.settings import setting, text, texts
 from tilting.config.yaml_file import SWITCHES, flat
 from tilting.errors import TiltingError, nearest
 from tilting.generation.run import Folder, Parts, load_parts, plan_missing, run
-from tilting.presets import PRESETS
+from tilting.presets import METHODS
 from tilting.runs import files
 from tilting.runs.owner import COMPARISON, folder_of
 from tilting.version import __version__
@@ -87,7 +87,8 @@ def resolve_compare(options: Mapping[str, Any]) -> CompareConfig:
     out = text("out", given.pop("out")) if "out" in given else None
     settings: dict[str, Any] = {}
     for key, value in flat(given.pop("set", {})).items():
-        settings[key] = setting(key, value)[2]
+        method, name, checked = setting(key, value)
+        settings[f"{method}.{name}"] = checked
     resolve({**given, "method": "base"})  # what is wrong for every method is said without naming one
     runs = []
     for method in methods:
@@ -109,8 +110,8 @@ def _methods(value: object) -> list[str]:
     if not names:
         raise TiltingError("no method is named: --methods base,code,codex")
     for i, name in enumerate(names):
-        if name not in PRESETS:
-            raise TiltingError(f"there is no method {name!r}{nearest(name, PRESETS)}")
+        if name not in METHODS:
+            raise TiltingError(f"there is no method {name!r}{nearest(name, METHODS)}")
         if name in names[:i]:
             raise TiltingError(f"the method {name!r} is named twice in --methods")
     return names
@@ -142,7 +143,7 @@ def compare(
     """
     folder = folder_of(config.out, COMPARISON)
     missing = [place for place in (Folder(one, argv) for one in config.runs) if not place.complete]
-    loaded = parts(next((p.config for p in missing if p.config.preset().climbs), missing[0].config)) if missing else None
+    loaded = parts(next((p.config for p in missing if p.config.preset().needs_reward_gradient), missing[0].config)) if missing else None
     for place in missing:
         assert loaded is not None
         try:
