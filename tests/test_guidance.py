@@ -13,7 +13,7 @@ import torch
 
 from tilting import presets, rng
 from tilting.guidance.gradient import RewardGradient
-from tilting.guidance.value_and_grad import Estimator, GradientContext, value_and_grad, rms
+from tilting.guidance.value_and_grad import Estimator, GradientContext, rms, value_and_grad
 from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Problem, sample, start
 from tilting.schedule import Schedule, scaled_linear

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 import tilting as tl
 from tilting.cli import main
 from tilting.config.picture import open_picture, read_picture
+from tilting.cost import cost as count
 from tilting.errors import TiltingError
 from tilting.features.pixels import centre_crop, resize
-from tilting.cost import cost as count
 from tilting.presets import METHODS
 from tilting.rng import Identity, normal
 

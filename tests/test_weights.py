@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilting import weights
-from tilting.select import SelectionInput, Memory, Multinomial, Smc
+from tilting.select import Memory, Multinomial, SelectionInput, Smc
 from tilting.types import TiltingError
 
 log_weights = st.lists(st.floats(-30, 30), min_size=1, max_size=12).map(lambda v: torch.tensor([v], dtype=torch.float64))

@@ -12,8 +12,7 @@ from tilting.config.objective_about import LEGEND as OBJECTIVE_LEGEND
 from tilting.config.objective_about import about_objective
 from tilting.config.objectives import factories
 from tilting.errors import TiltingError, nearest
-from tilting.models import MODELS
-from tilting.models.families import FAMILIES
+from tilting.models import FAMILIES, MODELS
 from tilting.models.words import load_words
 from tilting.presets import METHODS
 from tilting.rewards.declaration import REWARDS

@@ -63,7 +63,11 @@ def about_method(name: str) -> dict[str, Any]:
     settings = {}
     for field, one in known.items():
         default = None if one.default is MISSING else plain(one.default)
-        settings[field] = {"default": default, "about": one.about.replace("``", "").removesuffix("."), "choices": list(one.choices)}
+        settings[field] = {
+            "default": default,
+            "about": one.about.replace("``", "").removesuffix("."),
+            "choices": list(one.choices),
+        }
         if field in kind.published:
             settings[field]["published"] = plain(kind.published[field])
     steps = max(1, round(STRENGTH * STEPS)) if kind.needs_picture else STEPS

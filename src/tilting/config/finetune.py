@@ -15,8 +15,8 @@ from tilting.config.diversity import parse_diversity
 from tilting.config.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.config.yaml_file import flat
 from tilting.errors import TiltingError, nearest
-from tilting.models import usual
-from tilting.models.lora_file import PAPER_PARTS, PARTS
+from tilting.models.lora_file import PAPER_TARGETS, TARGET_MODULES
+from tilting.models.names import defaults
 from tilting.models.placement import FULL, check_device, check_precision
 from tilting.refusals import check_accumulate
 from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
@@ -65,7 +65,7 @@ class FinetuneConfig(BaseConfig):
     negative_prompt: str = ""
     lr: float = 4e-4
     rank: int | None = 8
-    parts: tuple[str, ...] | None = PAPER_PARTS
+    parts: tuple[str, ...] | None = PAPER_TARGETS
     weight_decay: float = 0.1
     clip: float = 1.0
     lr_decay: str = "constant"
@@ -127,7 +127,7 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
     if not 0 <= eta <= 1:
         raise TiltingError(f"eta must be between 0 and 1, not {eta:g}")
     known.check_settings(objective, settings)
-    steps, cfg = usual(model)
+    steps, cfg = defaults(model)
     steps = integer("steps", given.get("steps", steps), 1)
     known.check_chain(objective, settings, eta, steps)
     config = FinetuneConfig(
@@ -198,7 +198,7 @@ def _parts(given: Mapping[str, Any]) -> tuple[str, ...] | None:
     if "parts" in given:
         if "init-lora" in given:
             raise TiltingError("parts are those of --init-lora: leave --parts out")
-        return some_of("parts", given["parts"], PARTS)
+        return some_of("parts", given["parts"], TARGET_MODULES)
     return None if "init-lora" in given else FinetuneConfig.parts
 
 

@@ -143,7 +143,11 @@ def compare(
     """
     folder = folder_of(config.out, COMPARISON)
     missing = [place for place in (Folder(one, argv) for one in config.runs) if not place.complete]
-    loaded = parts(next((p.config for p in missing if p.config.preset().needs_reward_gradient), missing[0].config)) if missing else None
+    loaded = (
+        parts(next((p.config for p in missing if p.config.preset().needs_reward_gradient), missing[0].config))
+        if missing
+        else None
+    )
     for place in missing:
         assert loaded is not None
         try:

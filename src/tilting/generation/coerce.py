@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def model_of(model: Any) -> Any:
     """The model as it is. Raises TiltingError for what `tilting.load` does not give."""
-    if hasattr(model, "usual_cfg") and hasattr(model, "schedule"):
+    if hasattr(model, "default_cfg") and hasattr(model, "schedule"):
         return model
     how = f"tilting.load({model!r})" if isinstance(model, str) else "tilting.load of a folder or hub id"
     raise TiltingError(f"the model must be a loaded one, not a {type(model).__name__}: give {how}")

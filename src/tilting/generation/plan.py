@@ -25,8 +25,8 @@ class Model(Protocol):
     schedule: Schedule
     latent_shape: tuple[int, ...]
     image_shape: tuple[int, ...]
-    usual_steps: int
-    usual_cfg: float
+    default_steps: int
+    default_cfg: float
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise: ...
 
@@ -91,8 +91,8 @@ def plan(
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
-    steps = model.usual_steps if steps is None else steps
-    cfg = scale_of(model.usual_cfg if cfg is None else cfg)
+    steps = model.default_steps if steps is None else steps
+    cfg = scale_of(model.default_cfg if cfg is None else cfg)
     eta = preset.default_eta if eta is None else eta
     if batch_size < 1:
         raise TiltingError(f"batch_size must be at least 1, not {batch_size}")

@@ -100,9 +100,7 @@ class CoDeX(GradientPreset):
         if on_winner and self.tau:
             raise TiltingError("codex.gradient_on=winner moves one greedy winner: leave codex.tau unset")
         if on_winner and self.gradient_block is not None:
-            raise TiltingError(
-                "codex.gradient_on=winner moves the winner of every selection: leave codex.gradient_block unset"
-            )
+            raise TiltingError("codex.gradient_on=winner moves the winner of every selection: leave codex.gradient_block unset")
         if self.clusters and self.gradient_on not in ("medoid", "mean"):
             raise TiltingError(
                 f"codex.clusters are those of codex.gradient_on=medoid or mean, and codex.gradient_on is {self.gradient_on}"

@@ -151,9 +151,7 @@ class FreeDoM(Guided):
 
     strength: Annotated[float, Doc("ρ, relative to the CFG correction.")] = 0.2
     repeat: Repeat = 3
-    rule: Annotated[
-        Rule, Doc('"cfg"; "unit" or "plain", with a strength to match, where there is no CFG correction.')
-    ] = "cfg"
+    rule: Annotated[Rule, Doc('"cfg"; "unit" or "plain", with a strength to match, where there is no CFG correction.')] = "cfg"
     window: GuideWindow = field(default=MIDDLE, kw_only=True)
     name = "freedom"
     paper = "Yu et al. 2023"

@@ -34,10 +34,10 @@ def selection(tau: float | None, tau_end: float | None = None, beams: int = 1) -
 class Base(Preset):
     """The model by itself: one particle, no reward needed.
 
-        x_T ~ N(0, I)
-        for t = T ... 1:
-            x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)        std ∝ eta: 0 is DDIM, 1 is DDPM
-        return x_0
+    x_T ~ N(0, I)
+    for t = T ... 1:
+        x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)        std ∝ eta: 0 is DDIM, 1 is DDPM
+    return x_0
     """
 
     name = "base"
@@ -71,8 +71,8 @@ class SDEdit(Base):
 class BestOfN(Preset):
     """N full runs, the one of the highest reward kept (re-ranking, Clark et al. 2024, App. A.3).
 
-        for i = 1 ... particles:  x_0^i <- the base model
-        return x_0^i of the highest r(D(x_0^i))
+    for i = 1 ... particles:  x_0^i <- the base model
+    return x_0^i of the highest r(D(x_0^i))
     """
 
     particles: Particles = 4
@@ -106,9 +106,7 @@ class CoDe(Preset):
     block: Annotated[int | None, Ge(1), Doc("B; default 5, less in short runs.")] = None
     beams: Annotated[int, Ge(1), Doc("how many particles survive a selection.")] = 1
     tau: Annotated[
-        float | None,
-        Ge(0),
-        Doc("temperature of multinomial selection, in the reward's units; None selects greedily."),
+        float | None, Ge(0), Doc("temperature of multinomial selection, in the reward's units; None selects greedily.")
     ] = None
     start: Annotated[Start, Doc("the published code copies one x_T, CoDeX draws N.")] = "independent"
     name = "code"
@@ -138,9 +136,7 @@ class Svdd(Preset):
     """
 
     particles: Annotated[int, Ge(1), Doc("M, children of the one parent.")] = 4
-    tau: Annotated[
-        float | None, Ge(0), Doc("temperature of the softmax that draws the child; None keeps the best.")
-    ] = None
+    tau: Annotated[float | None, Ge(0), Doc("temperature of the softmax that draws the child; None keeps the best.")] = None
     name = "svdd"
     paper = "Li et al. 2024"
     selects, density = True, False

@@ -88,9 +88,7 @@ class Das(Twisted):
     """
 
     temper: Annotated[
-        float | None,
-        Gt(0),
-        Doc("γ; default reaches λ = 1 when 87 % of the run is done, as γ = .008 does at T = 100."),
+        float | None, Gt(0), Doc("γ; default reaches λ = 1 when 87 % of the run is done, as γ = .008 does at T = 100.")
     ] = None
     adaptive: Annotated[
         bool, Doc("raise λ as far as keeps the effective sample size at ess_threshold · N, instead of by γ.")
