@@ -213,7 +213,9 @@ def test_a_half_precision_network_does_not_lose_a_small_gradient(scale):
     def mean(x0, rows):
         return scale * torch.sin(x0).mean(1)
 
-    full, half = (Estimator()(GradientContext(x, TIMES[5], ROWS[:3], Half(d), mean)).gradient for d in (torch.float32, torch.float16))
+    full, half = (
+        Estimator()(GradientContext(x, TIMES[5], ROWS[:3], Half(d), mean)).gradient for d in (torch.float32, torch.float16)
+    )
     assert (torch.nn.functional.cosine_similarity(full, half) > 0.9999).all()
     assert torch.allclose(full.norm(dim=1), half.norm(dim=1), rtol=1e-2)
     held = Half(torch.float32)(x, TIMES[5], ROWS)

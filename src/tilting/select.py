@@ -1,7 +1,7 @@
 """Selecting particles by value: greedy copies, multinomial draws, and importance-weighted resampling (SMC).
 
-    greedy       the best particle, or the best few, are copied over the others   CoDe (Singh et al. 2025); beams (Oshima et al.)
-    multinomial  particles are drawn with P ∝ exp(value / τ), with replacement    CoDeX, Alg. 3; one draw for all: SVDD
+    greedy       the best particle, or the best few, are copied over the others  CoDe, Singh et al. 2025; beams, Oshima et al.
+    multinomial  particles are drawn with P ∝ exp(value / τ), with replacement   CoDeX, Alg. 3; one draw for all: SVDD
     smc          log w += potential - previous potential; resample when ESS < threshold · n
 
 The smc potential of a particle is λ_i r / β (difference), and with the final one exp(r(x_0) / β) the increments telescope:

@@ -24,8 +24,8 @@ def cluster(x: Tensor, k: int, at: Literal["medoid", "mean"] = "medoid") -> tupl
         at: what represents a cluster.
 
     Returns:
-        (b, k, ...) representatives and (b, n) the cluster of each particle. Where particles coincide a cluster may be empty; its
-        representative is then the first particle, and nobody follows it.
+        (b, k, ...) representatives and (b, n) the cluster of each particle. Where particles coincide a cluster may be empty;
+        its representative is then the first particle, and nobody follows it.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

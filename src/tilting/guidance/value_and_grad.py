@@ -1,9 +1,9 @@
 """The gradient of a reward of the estimate, in every published way of finding one.
 
-    through the denoiser  g = ∇_{x_t} r(D(x0(x_t)))                                   Universal Guidance, FreeDoM, CoDeX, TDS
-    through the decoder   g = ∇_{x_t} r(D((x_t - σ_t eps) / α_t)), eps held            MPGD's direction / α_t; CoDeX's code
-    smoothed              r~(x0) = τ log mean_i exp(r(D(x0 + ρ σ_t z_i)) / τ)          LGD, Song et al. 2023; TFG, Ye et al. 2024
-    zero-order            g = 1/N' Σ_i [r~(x + σ z_i) - r~(x - σ z_i)] / (2 σ) · z_i   CoDeX, Eq. 13; for black-box rewards
+    through the denoiser  g = ∇_{x_t} r(D(x0(x_t)))                                  Universal Guidance, FreeDoM, CoDeX, TDS
+    through the decoder   g = ∇_{x_t} r(D((x_t - σ_t eps) / α_t)), eps held           MPGD's direction / α_t; CoDeX's code
+    smoothed              r~(x0) = τ log mean_i exp(r(D(x0 + ρ σ_t z_i)) / τ)         LGD, Song et al. 2023; TFG, Ye et al.
+    zero-order            g = 1/N' Σ_i [r~(x + σ z_i) - r~(x - σ z_i)] / (2 σ) · z_i  CoDeX, Eq. 13; for black-box rewards
 
 Back-propagated gradients go in two parts, v = ∇_{x0} r and then Jᵀ (2^k v) / 2^k with J = ∂x0/∂x_t, k of each row such that
 the largest of 2^k v is in [1/2, 1): the same bits in float32, and a network in float16, below whose smallest numbers a reward's

@@ -15,18 +15,9 @@ from tilting.presets.selecting import Base, BestOfN, CoDe, FkSteering, Prompting
 from tilting.presets.starting import Doodl, Reno
 from tilting.presets.weighted import Das, Tds
 
-base, sdedit, bon, code, svdd, smc, fk, rbf, prompt = (
-    Base,
-    SDEdit,
-    BestOfN,
-    CoDe,
-    Svdd,
-    SmcTilt,
-    FkSteering,
-    Rollover,
-    Prompting,
-)
-codex, dps, mpgd, freedom, ug, lgd, tfg = CoDeX, Dps, Mpgd, FreeDoM, Universal, Lgd, Tfg
+base, sdedit, bon, prompt = Base, SDEdit, BestOfN, Prompting
+code, svdd, smc, fk, rbf, codex = CoDe, Svdd, SmcTilt, FkSteering, Rollover, CoDeX
+dps, mpgd, freedom, ug, lgd, tfg = Dps, Mpgd, FreeDoM, Universal, Lgd, Tfg
 tds, das, reno, doodl = Tds, Das, Reno, Doodl
 
 

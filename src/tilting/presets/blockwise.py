@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -78,7 +78,7 @@ class CoDeX(GradientPreset):
     name = "codex"
     paper = "the CoDeX thesis, Alg. 1-3"
     selects, density = True, False
-    published = {
+    published: ClassVar = {
         "particles": 4,
         "block": 5,
         "gradient_block": 5,
@@ -89,7 +89,7 @@ class CoDeX(GradientPreset):
         "steps": 500,
         "cfg": 5,
     }
-    published_for = {
+    published_for: ClassVar = {
         "pickscore": {"gradient_block": 4, "window": (1.0, 0.0), "tau": 0.0003, "schedule": (2, 6, 6, 2, 2, 2, 4, 4, 6, 6)},
         "image": {"gradient_block": 2, "strength": 0.4, "window": (1.0, 0.0), "tau": 0.0003, "schedule": None, "steps": 100},
     }

@@ -7,7 +7,7 @@ any scale; "plain" is the papers' own, in latents per reward.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -88,7 +88,7 @@ class Dps(Guided):
     ] = "step"
     name = "dps"
     paper = "Chung et al. 2023"
-    published = {"strength": 0.3, "rule": "plain", "steps": 1000}
+    published: ClassVar = {"strength": 0.3, "rule": "plain", "steps": 1000}
 
     def build(self, steps: int) -> Method:
         one_of("dps.form", self.form, ("step", "score"))
@@ -122,7 +122,7 @@ class Mpgd(Guided):
     window: GuideWindow = field(default=MIDDLE, kw_only=True)
     name = "mpgd"
     paper = "He et al. 2024"
-    published = {"strength": 7.5, "rule": "plain", "window": MIDDLE, "source": "code", "steps": 100}
+    published: ClassVar = {"strength": 7.5, "rule": "plain", "window": MIDDLE, "source": "code", "steps": 100}
 
     def build(self, steps: int) -> Method:
         one_of("mpgd.source", self.source, ("paper", "code"))
@@ -156,7 +156,7 @@ class FreeDoM(Guided):
     name = "freedom"
     paper = "Yu et al. 2023"
     density = False
-    published = {"strength": 0.2, "repeat": 10, "window": MIDDLE, "steps": 100}
+    published: ClassVar = {"strength": 0.2, "repeat": 10, "window": MIDDLE, "steps": 100}
 
     def build(self, steps: int) -> Method:
         return self._method("freedom", self._estimator(), Mean(self.strength, self.rule), repeat=self.repeat)
@@ -188,8 +188,8 @@ class Universal(Guided):
     repeat: Repeat = 1
     name = "ug"
     paper = "Bansal et al. 2023"
-    published = {"strength": 30, "backward": 0, "repeat": 6, "steps": 100}
-    published_for = {"pickscore": {"strength": 150}}
+    published: ClassVar = {"strength": 30, "backward": 0, "repeat": 6, "steps": 100}
+    published_for: ClassVar = {"pickscore": {"strength": 150}}
 
     def build(self, steps: int) -> Method:
         how = self._estimator()
@@ -222,7 +222,7 @@ class Lgd(Smoothed):
     radius: Radius = field(default=0.3, kw_only=True)
     name = "lgd"
     paper = "Song et al. 2023"
-    published = {"samples": 10, "radius": 1.0, "rule": "plain"}
+    published: ClassVar = {"samples": 10, "radius": 1.0, "rule": "plain"}
 
     def build(self, steps: int) -> Method:
         return self._method("lgd", self._estimator(), Mean(self.strength, self.rule))
@@ -256,7 +256,7 @@ class Tfg(Smoothed):
     radius: Annotated[float, Ge(0), Doc("σ̄ of the smoothing, relative to σ_t.")] = field(default=0.0, kw_only=True)
     name = "tfg"
     paper = "Ye et al. 2024"
-    published = {"steps": 4, "repeat": 1, "rho": 1, "mu": 2, "radius": 0.1, "rule": "plain"}
+    published: ClassVar = {"steps": 4, "repeat": 1, "rho": 1, "mu": 2, "radius": 0.1, "rule": "plain"}
 
     def build(self, steps: int) -> Method:
         how = self._estimator()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -63,7 +63,7 @@ class SDEdit(Base):
     name = "sdedit"
     paper = "Meng et al. 2022"
     needs_picture = True
-    published = {"steps": 100, "strength": 0.6}
+    published: ClassVar = {"steps": 100, "strength": 0.6}
 
 
 @METHODS.register
@@ -79,7 +79,7 @@ class BestOfN(Preset):
     start: Start = "independent"
     name = "bon"
     paper = "Clark et al. 2024, App. A.3"
-    published = {"particles": 16}
+    published: ClassVar = {"particles": 16}
 
     def build(self, steps: int) -> Method:
         return Method("bon", self.particles, self.start, final="reward")
@@ -112,8 +112,8 @@ class CoDe(Preset):
     name = "code"
     paper = "Singh et al. 2025"
     selects, density = True, False
-    published = {"particles": 4, "block": 5, "start": "copy", "steps": 500, "cfg": 5}
-    published_for = {"image": {"steps": 100}}
+    published: ClassVar = {"particles": 4, "block": 5, "start": "copy", "steps": 500, "cfg": 5}
+    published_for: ClassVar = {"image": {"steps": 100}}
 
     def build(self, steps: int) -> Method:
         select, gate = selection(self.tau, beams=self.beams), Every(block_of(self.block, steps, 5))
@@ -140,7 +140,7 @@ class Svdd(Preset):
     name = "svdd"
     paper = "Li et al. 2024"
     selects, density = True, False
-    published = {"particles": 20, "tau": None}
+    published: ClassVar = {"particles": 20, "tau": None}
 
     def build(self, steps: int) -> Method:
         select = Multinomial(self.tau, shared=True) if self.tau else Greedy()
@@ -206,7 +206,7 @@ class FkSteering(Preset):
     name = "fk"
     paper = "Singhal et al. 2025"
     selects = True
-    published = {"particles": 4, "strength": 10, "potential": "max", "block": 20, "steps": 100}
+    published: ClassVar = {"particles": 4, "strength": 10, "potential": "max", "block": 20, "steps": 100}
 
     def build(self, steps: int) -> Method:
         if not self.strength > 0:
@@ -236,7 +236,7 @@ class Rollover(Preset):
     name = "rbf"
     paper = "Kim et al. 2025b"
     selects, density = True, False
-    published = {"particles": 50, "steps": 10}
+    published: ClassVar = {"particles": 50, "steps": 10}
 
     def build(self, steps: int) -> Method:
         return Method("rbf", 1, engine=Budget(self.particles))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
@@ -47,7 +47,7 @@ class Reno(Optimised):
     clip: Annotated[float, Gt(0), Doc("largest norm of an image's gradient.")] = 0.1
     name = "reno"
     paper = "Eyring et al. 2024"
-    published = {"iterations": 50, "rate": 5, "prior": 0.01, "clip": 0.1, "steps": 1}
+    published: ClassVar = {"iterations": 50, "rate": 5, "prior": 0.01, "clip": 0.1, "steps": 1}
 
     def build(self, steps: int) -> Method:
         probing = {"probes": self.probes, "sigma": self.sigma}
@@ -73,7 +73,7 @@ class Doodl(Optimised):
 
     name = "doodl"
     paper = "Wallace et al. 2023"
-    published = {"iterations": 20, "steps": 50}
+    published: ClassVar = {"iterations": 20, "steps": 50}
 
     def build(self, steps: int) -> Method:
         probing = {"probes": self.probes, "sigma": self.sigma}

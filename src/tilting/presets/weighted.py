@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 
@@ -61,7 +61,7 @@ class Tds(Twisted):
 
     name = "tds"
     paper = "Wu et al. 2023"
-    published = {"particles": 8, "ess_threshold": 0.5, "steps": 100}
+    published: ClassVar = {"particles": 8, "ess_threshold": 0.5, "steps": 100}
 
     def build(self, steps: int) -> Method:
         return self._method("tds", Smc(self.beta, self.ess_threshold))
@@ -95,8 +95,8 @@ class Das(Twisted):
     ] = False
     name = "das"
     paper = "Kim et al. 2025"
-    published = {"particles": 16, "beta": 0.005, "temper": 0.008, "steps": 100, "cfg": 5}
-    published_for = {"pickscore": {"beta": 1e-4}}
+    published: ClassVar = {"particles": 16, "beta": 0.005, "temper": 0.008, "steps": 100, "cfg": 5}
+    published_for: ClassVar = {"pickscore": {"beta": 1e-4}}
 
     def build(self, steps: int) -> Method:
         if self.adaptive and self.temper is not None:
