@@ -81,8 +81,18 @@ class Pixels(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, height: int, width: int, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD, *,
-                 fit: Fit = "crop", edge: int | None = None, mode: str = "bicubic", nearest: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+        *,
+        fit: Fit = "crop",
+        edge: int | None = None,
+        mode: str = "bicubic",
+        nearest: bool = False,
+    ):
         super().__init__()
         self.size, self.fit, self.mode, self.nearest = (height, width), fit, mode, nearest
         self.edge = max(height, width) if edge is None else edge
