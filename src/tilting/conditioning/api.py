@@ -213,7 +213,8 @@ def condition_sample(
         model.watch = watcher
         made = _Obeying(model, reward, method, {k: test for c in given for k, test in c.tests(labels).items()})
     who = identities(words, seed, images)
-    request = plan(made.model, who, made.method, made.reward, steps, cfg, eta, negative, batch_size)
+    options = {"steps": steps, "cfg": cfg, "eta": eta, "negative_prompt": negative, "batch_size": batch_size}
+    request = plan(made.model, who, made.method, made.reward, **options)
     if guides:
         check_noise(made.model.schedule, request.steps)
     kl = watcher.kl = PathKl(made.model.schedule.grid(request.steps), request.eta)

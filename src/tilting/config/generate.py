@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from dataclasses import fields as fields_of_dataclass
 from typing import Annotated, Any, Self, TypeVar
 
 from typing_extensions import Doc
@@ -33,7 +32,7 @@ from tilting.config.options import (
     Unused,
 )
 from tilting.config.settings import setting
-from tilting.declare import plain
+from tilting.declare import declared, plain
 from tilting.errors import TiltingError
 from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
@@ -128,7 +127,7 @@ def usual_settings(method: str) -> dict[str, Any]:
 
 def _preset_fields(method: str) -> dict[str, Any]:
     """Names and defaults of a preset's fields."""
-    return {f.name: f.default for f in fields_of_dataclass(METHODS[method])}
+    return {name: one.default for name, one in declared(METHODS[method]).items()}
 
 
 def _paper(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
