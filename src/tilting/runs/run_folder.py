@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from tilting.declare import Registry
 from tilting.errors import TiltingError
 from tilting.models.names import find_model
 from tilting.runs import files
@@ -54,6 +55,8 @@ class RunFolder(ABC, Generic[Asked]):
     """Options that may differ when a run goes on."""
     inside: ClassVar[str]
     """The folder that `begin` makes in it."""
+    parts: ClassVar[Registry | None] = None
+    """Whose settings ``set`` holds."""
 
     def __init__(self, config: Asked, argv: Sequence[str] = ()):
         self.config, self.path = config, folder_of(config.out, self.kind)
@@ -116,9 +119,12 @@ class RunFolder(ABC, Generic[Asked]):
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
         """Refuse to go on in a folder of another run; an option newer than it may be unset, a setting as it is by itself.
         Raises TiltingError."""
-        before = manifest["config"]
-        known, usual = before.get("set"), self.usual()
+        before, usual = manifest["config"], self.usual()
+        known = before.get("set")
         if isinstance(known, dict) and isinstance(now.get("set"), dict):
+            if self.parts is not None:
+                known = {self.parts.current_key(key): value for key, value in known.items()}
+                before = {**before, "set": known}
             newer = {name for name, value in now["set"].items() if name not in known and value == usual.get(name)}
             now = {**now, "set": {name: value for name, value in now["set"].items() if name not in newer}}
         for key in dict.fromkeys((*now, *before)):
