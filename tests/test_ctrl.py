@@ -16,14 +16,7 @@ from tilting.objectives.batch import World
 from tilting.objectives.policy import _among_others
 from tilting.objectives.rollout import rollout
 from tilting.objectives.truncate import Truncation
-from tilting.oracle.mixture import MixtureModel
-from tilting.presets.guided import reconstruction_guidance
-from tilting.rng import Identity
-from tilting.schedule import Schedule, scaled_linear, step_std, transition
-from tilting.training.loop import Optimiser, Training, train
-from tilting.types import Prediction
-from tilting_papers.ctrl.learned import Push, batch_of, guided, learn
-from tilting_papers.ctrl.oracle import (
+from tilting.oracle.control import (
     AIM,
     OFFSET,
     Chain,
@@ -35,8 +28,15 @@ from tilting_papers.ctrl.oracle import (
     tilt,
     tilted_posterior,
 )  # fmt: skip
-from tilting_papers.ctrl.theory import SHORT
-from tilting_papers.plane import BASE, energy_distance
+from tilting.oracle.mixture import MixtureModel
+from tilting.oracle.plane import BASE, energy_distance
+from tilting.presets.guided import reconstruction_guidance
+from tilting.rng import Identity
+from tilting.schedule import Schedule, scaled_linear, step_std, transition
+from tilting.training.loop import Optimiser, Training, train
+from tilting.types import Prediction
+from tilting_papers.ctrl.learned import Push, batch_of, guided, learn
+from tilting_papers.ctrl.theory_rows import SHORT
 
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
 

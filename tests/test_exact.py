@@ -18,10 +18,10 @@ from test_smc import BETA, SLOPE, chain, plane, reward
 
 from tilting import presets, rng, weights
 from tilting.method import Method
+from tilting.oracle import plane as exact_plane
 from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Problem, finish, sample, start
 from tilting.schedule import Schedule, transition
-from tilting_papers import mixture_bias
 
 STEPS = 8
 CURVATURE = 0.6
@@ -201,10 +201,10 @@ def test_the_table_compares_with_the_same_draws_and_the_right_distance():
         return sum(terms) / len(terms)
 
     by_hand = 2 * mean(x, y, False) - mean(x, x, True) - mean(y, y, True)
-    assert mixture_bias.energy_distance(x, y) == pytest.approx(by_hand, rel=1e-9)
+    assert exact_plane.energy_distance(x, y) == pytest.approx(by_hand, rel=1e-9)
     mine = chain(20, 240_000)
-    w = weights.normalise(mixture_bias.reward(mine) / mixture_bias.BETA)
-    theirs = mixture_bias.exact(20, 4000, seed=3)
+    w = weights.normalise(exact_plane.reward(mine) / exact_plane.BETA)
+    theirs = exact_plane.exact(20, 4000, seed=3)
     wanted, spread = w @ mine, (w @ (mine - w @ mine).square()).sqrt()
     error = spread * math.sqrt(1 / 4000 + w.square().sum())
     assert ((theirs.mean(0) - wanted).abs() < 4.5 * error).all()

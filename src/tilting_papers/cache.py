@@ -1,9 +1,27 @@
-"""What the runs of a recipe need loaded: the model and the judge once for all of them, and each reward once."""
+"""What recipes keep: results in files of the run's folder, and loaded models and rewards in memory."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
+
+from tilting.rewards.build import build
+from tilting.rewards.spec import parse_specs
+from tilting.runs.files import write_atomically
+
+
+def cached(file: Path, made: Any, make: Callable[[], Any]) -> Any:
+    """What a file holds if it was made from the same plain data; else it is made and written."""
+    if file.is_file():
+        before = json.loads(file.read_bytes())
+        if before["made"] == made:
+            return before["held"]
+    held = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, (json.dumps({"made": made, "held": held}, indent=1) + "\n").encode())
+    return held
 
 
 class Rewarded(Protocol):
@@ -17,8 +35,8 @@ Config = TypeVar("Config", bound=Rewarded)
 Parts = TypeVar("Parts")
 
 
-class Loader(Generic[Config, Parts]):
-    """Loads the parts of the first run, and for every other one what differs: its reward.
+class PartsCache(Generic[Config, Parts]):
+    """Loads the parts of the first run (model, judge), and for every other one what differs: its reward.
 
     Args:
         load: the parts of a run, a NamedTuple with a reward.
@@ -39,9 +57,6 @@ class Loader(Generic[Config, Parts]):
 
     def reward(self, *specs: str) -> Any:
         """The reward of these specs, or what is called by this name of one's own."""
-        from tilting.rewards.build import build
-        from tilting.rewards.spec import parse_specs
-
         if specs not in self.rewards:
             self.rewards[specs] = build(parse_specs(specs))
         return self.rewards[specs]

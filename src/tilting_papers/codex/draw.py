@@ -9,11 +9,11 @@ from typing import Any
 
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.errors import TiltingError
-from tilting.generation.run import Folder, load_parts, run
+from tilting.generation import run as generating
 from tilting.method import Cost
-from tilting_papers.folder import Say, command
-from tilting_papers.loader import Loader
-from tilting_papers.tables import SMALL, Row, Size, Table, shrink
+from tilting_papers.cache import PartsCache
+from tilting_papers.codex.table import SMALL, Row, Size, Table, shrink
+from tilting_papers.recipe import Run
 
 REFERENCE, SOURCES = "reference", "references"
 VALUE_SECONDS = 2.0
@@ -38,6 +38,11 @@ class DrawnTable:
     manifests: dict[Path, dict[str, Any]]
     about: dict[str, Any]
 
+    def folder(self, name: str, k: int) -> Path:
+        """Of a row's run from reference picture k; a lone run is from all of them."""
+        folders = self.runs[name]
+        return folders[k if len(folders) > 1 else 0]
+
 
 def cost_of(config: GenerateConfig, strength: float | None = None) -> Cost:
     """What one image of a request costs."""
@@ -50,7 +55,8 @@ class Requests:
     """A table's rows as checked requests.
 
     Args:
-        table, out, small, seed: as of `run_table`.
+        table: which.
+        out, small, seed: as of `tilting_papers.recipe.Run`.
     """
 
     def __init__(self, table: Table, out: Path, small: bool, seed: int):
@@ -61,11 +67,9 @@ class Requests:
 
     def request(self, name: str, method: str, **options: Any) -> GenerateConfig:
         """A run of the table's prompts, size and seed in DIR/runs/NAME; ``options`` win."""
-        usual: dict[str, Any] = {
-            "prompts": list(self.prompts), "reward": list(self.table.reward), "images": self.size.images,
-            "steps": self.size.steps, "seed": self.seed, "out": str(self.out / "runs" / name), "method": method,
-        }  # fmt: skip
-        return resolve(usual | options)
+        own = {"prompts": list(self.prompts), "reward": list(self.table.reward), "images": self.size.images}
+        own |= {"steps": self.size.steps, "seed": self.seed, "out": str(self.out / "runs" / name), "method": method}
+        return resolve(own | options)
 
     def reference(self) -> GenerateConfig:
         """The base run that distances are taken to, of another seed."""
@@ -80,8 +84,8 @@ class Requests:
 
     def row(self, row: Row, pictures: list[Path]) -> list[GenerateConfig]:
         """A row's requests: one for every picture it starts from, or just one."""
-        places: list[Path | None] = [None] if row.strength is None else [*pictures]
-        return [self._one(row, k if len(places) > 1 else None, picture) for k, picture in enumerate(places)]
+        starts: list[Path | None] = [None] if row.strength is None else [*pictures]
+        return [self._one(row, k if len(starts) > 1 else None, picture) for k, picture in enumerate(starts)]
 
     def _one(self, row: Row, number: int | None, picture: Path | None) -> GenerateConfig:
         settings, particles = dict(row.settings), row.particles
@@ -103,28 +107,10 @@ class Requests:
         other = next(r for r in self.rows if r.name == row.equal)
         if other.strength != row.strength:
             raise TiltingError(f"the rows {row.name} and {other.name} start differently: their evaluations are not comparable")
-        places = [Path(options["image"])] if "image" in options else []
-        target = cost_of(self.row(other, places)[0], other.strength).evaluations
+        starts = [Path(options["image"])] if "image" in options else []
+        target = cost_of(self.row(other, starts)[0], other.strength).evaluations
         one = cost_of(self.request(row.name, row.method, **options, particles=1), row.strength).evaluations
         return ceil(target / one)
-
-
-class _Clock:
-    """The time left, from what finished runs took: seconds per unit of cost."""
-
-    def __init__(self) -> None:
-        self.units = self.seconds = 0.0
-
-    def add(self, units: float, seconds: float) -> None:
-        self.units += units
-        self.seconds += seconds
-
-    def left(self, units: float) -> str:
-        """ ", about 3 min left" for so many units to do; nothing before the first run is finished."""
-        if not self.units:
-            return ""
-        seconds = units * self.seconds / self.units
-        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
 
 def _units(config: GenerateConfig, strength: float | None) -> float:
@@ -132,41 +118,43 @@ def _units(config: GenerateConfig, strength: float | None) -> float:
     return len(config.prompts) * config.images * (cost.evaluations + VALUE_SECONDS * cost.values)
 
 
-def draw_rows(table: Table, out: Path, small: bool, say: Say, seed: int, quiet: bool) -> DrawnTable:
+def draw_rows(table: Table, run: Run) -> DrawnTable:
     """Draw what is missing of a table's rows. Every request and folder is checked before the first is drawn.
 
     Raises:
         TiltingError: a folder that holds another run.
     """
-    argv, clock = command(table.name, out, small, seed), _Clock()
-    asked, loader = Requests(table, out, small, seed), Loader(load_parts)
+    asked, cache = Requests(table, run.out, run.small, run.seed), PartsCache(generating.load_parts)
     manifests: dict[Path, dict[str, Any]] = {}
 
     def draw(config: GenerateConfig) -> Path:
-        place = Path(config.out or "")
-        manifests[place] = run(config, argv, quiet=quiet, parts=loader.parts)
-        return place
+        folder = Path(config.out or "")
+        manifests[folder] = generating.run(config, run.argv, quiet=run.quiet, parts=cache.parts)
+        return folder
 
-    source = asked.sources()
-    pictures: list[Path] = []
+    source, pictures = asked.sources(), []
     if source is not None:
-        say(f"reference pictures: {len(source.prompts)}")
-        place = draw(source)
-        pictures = [place / record["file"] for record in manifests[place]["images"]]
-    rows = {row.name: asked.row(row, pictures) for row in asked.rows}
-    reference = asked.reference()
-    strengths = {row.name: row.strength for row in asked.rows}
-    todo = [(name, c, strengths[name]) for name, configs in rows.items() for c in configs]
-    todo.insert(0, (REFERENCE, reference, None))
-    complete = [Folder(config, argv).complete for _, config, _ in todo]
-    costs = [_units(config, strength) for _, config, strength in todo]
-    for i, (name, config, _) in enumerate(todo):
-        rest = sum(cost for cost, done in zip(costs[i:], complete[i:], strict=True) if not done)
-        say(f"row {i + 1} of {len(todo)}: {name}" + (" (drawn before)" if complete[i] else clock.left(rest)))
-        clock.add(costs[i], manifests[draw(config)]["summary"]["seconds"])
-    about = {
-        "model": reference.model, "prompts": list(asked.prompts), "images": asked.size.images, "steps": asked.size.steps,
-        "eta": reference.eta, "cfg": reference.cfg, "references": [str(p.relative_to(out)) for p in pictures],
-    }  # fmt: skip
-    runs = {name: [Path(c.out or "") for c in configs] for name, configs in rows.items()}
+        run.say(f"reference pictures: {len(source.prompts)}")
+        folder = draw(source)
+        pictures = [folder / record["file"] for record in manifests[folder]["images"]]
+    rows, reference = {row.name: asked.row(row, pictures) for row in asked.rows}, asked.reference()
+    todo = [(REFERENCE, reference, _units(reference, None))]
+    todo += [(row.name, config, _units(config, row.strength)) for row in asked.rows for config in rows[row.name]]
+    complete = [generating.Folder(config, run.argv).complete for _, config, _ in todo]
+    units = seconds = 0.0
+    for i, (name, config, cost) in enumerate(todo):
+        left = sum(cost for (_, _, cost), done in zip(todo[i:], complete[i:], strict=True) if not done)
+        run.say(f"row {i + 1} of {len(todo)}: {name}" + (" (drawn before)" if complete[i] else _left(left, units, seconds)))
+        units, seconds = units + cost, seconds + manifests[draw(config)]["summary"]["seconds"]
+    about = {"model": reference.model, "prompts": list(asked.prompts), "images": asked.size.images, "steps": asked.size.steps}
+    about |= {"eta": reference.eta, "cfg": reference.cfg, "references": [str(p.relative_to(run.out)) for p in pictures]}
+    runs = {name: [Path(config.out or "") for config in configs] for name, configs in rows.items()}
     return DrawnTable(runs, Path(reference.out or ""), pictures, manifests, about)
+
+
+def _left(units: float, done: float, seconds: float) -> str:
+    """ ", about 3 min left" for so many units of cost to do; nothing before the first run is finished."""
+    if not done:
+        return ""
+    left = units * seconds / done
+    return f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"

@@ -1,4 +1,4 @@
-"""The picture of `tilting_papers.mixture_bias`: every method's draws on the exact density, and D² over cost."""
+"""The picture of `tilting_papers.mixture.bias`: every method's draws on the exact density, and D² over cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tilting_papers.canvas import blank, plain, save
+from tilting_papers.charts import blank, plain, save
 
 BOX = (-2.7, 3.0, -3.1, 2.5)
 INK, POINT, FAINT = "#222222", "#c0396b", "#777777"
@@ -45,7 +45,7 @@ def figure(table: Sequence[dict[str, Any]], cloud: Tensor, w: Tensor, path: Path
     """Small panels of draws of each method's best row over the exact density, and below D² against evaluations.
 
     Args:
-        table: rows of `tilting_papers.mixture_bias.rows`.
+        table: rows of `tilting_papers.mixture.bias.rows`.
         cloud, w: weighted draws (n, 2) of the exact law.
         path: the PNG to write.
     """
@@ -81,8 +81,8 @@ def _costs(axis: Any, table: Sequence[dict[str, Any]], best: Sequence[dict[str, 
     named: list[tuple[float, float]] = []
     for kind, (colour, marker, members) in KINDS.items():
         rows = [row for row in table if row["method"] in members]
-        places = [row["evaluations"] for row in rows], [max(row["energy"], floor) for row in rows]
-        axis.plot(*places, marker, color=colour, label=kind, markersize=6, alpha=0.8, mew=0)
+        dots = [row["evaluations"] for row in rows], [max(row["energy"], floor) for row in rows]
+        axis.plot(*dots, marker, color=colour, label=kind, markersize=6, alpha=0.8, mew=0)
     for row in sorted(best[1:], key=lambda r: -r["energy"]):
         x, y = row["evaluations"], max(row["energy"], floor)
         while any(abs(x / a - 1) < 0.25 and 0.76 < y / b < 1 / 0.76 for a, b in named):

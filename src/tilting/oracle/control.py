@@ -25,9 +25,9 @@ from torch import Tensor
 
 from tilting import weights
 from tilting.oracle.mixture import ZERO_SNR, Mixture, MixtureModel
+from tilting.oracle.plane import BASE, tensors
 from tilting.schedule import Schedule, transition
 from tilting.types import Denoise, Prediction, Time, Transition
-from tilting_papers.plane import BASE, tensors
 
 (AIM,) = tensors([1.2, -0.8])
 OFFSET = 0.3
