@@ -31,7 +31,7 @@ from tilting_papers.draft.training import config_of, cost_of, seconds_of, train
 from tilting_papers.recipe import Run
 
 STUDIES = [name for name in RECIPES if name.startswith("draft-")]
-TINY = Size(steps=3, train_steps=4, batch=2, images=2, looks=2)
+TINY = Size(steps=3, train_steps=4, batch=2, images=2, evaluations=2)
 PROMPTS = ("a fox", "an owl")
 
 

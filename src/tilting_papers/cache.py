@@ -18,10 +18,10 @@ def cached(file: Path, made: Any, make: Callable[[], Any]) -> Any:
         before = json.loads(file.read_bytes())
         if before["made"] == made:
             return before["held"]
-    held = make()
+    result = make()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps({"made": made, "held": held}, indent=1) + "\n").encode())
-    return held
+    write_atomically(file, (json.dumps({"made": made, "held": result}, indent=1) + "\n").encode())
+    return result
 
 
 class Rewarded(Protocol):

@@ -18,12 +18,13 @@ def a(word: str) -> str:
     return f"{'an' if word[0] in 'aeio' else 'a'} {word}"
 
 
-def scene(concept: str, ground: str, style: str) -> str:
-    """The prompt that names all pocket can."""
-    return f"{a(concept)} on {a(ground)} background, {style} style"
+def scenes(words: str) -> tuple[str, ...]:
+    """Prompts that name all pocket can, of "concept background style, ..."."""
+    named = [three.split() for three in words.split(",")]
+    return tuple(f"{a(concept)} on {a(ground)} background, {style} style" for concept, ground, style in named)
 
 
 ANIMALS = tuple(map(a, _ANIMALS.split()))
 """Twenty animals, no style named: a reward of the image alone asks for what the prompt does not."""
-SCENES = tuple(scene(*words.split()) for words in _SCENES.split(","))
+SCENES = scenes(_SCENES)
 """Twenty prompts that name concept, background and style."""

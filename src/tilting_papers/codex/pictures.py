@@ -9,13 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from tilting_papers.codex.table import ALL, CLIP_NOTE, THESIS, Claim, Row, Size, Table
-from tilting_papers.prompts import SCENES
+from tilting_papers.prompts import SCENES, scenes
 
-SOURCES = (
-    "a rose on an orange background, twemoji style",
-    "a house on a purple background, noto style",
-    "a parrot on a black background, fluent style",
-)
+SOURCES = scenes("rose orange twemoji, house purple noto, parrot black fluent")
 """Pictures that the model draws itself, to start from."""
 R = 0.6
 CODEX = {"window": ALL, "strength": 0.4, "gradient_block": 2}

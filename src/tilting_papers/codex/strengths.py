@@ -14,19 +14,13 @@ from typing import Any
 
 from tilting_papers.codex.table import ALL, LATE, Row, Size, Table
 from tilting_papers.page import NONE
+from tilting_papers.prompts import scenes
 
-SCENES = (
-    "a duck on a pink background, fluent style",
-    "a crab on a teal background, noto style",
-    "a snake on a blue background, twemoji style",
-    "a koala on an orange background, noto style",
-    "a shark on a yellow background, fluent style",
-    "a pear on a purple background, twemoji style",
-    "a lemon on a green background, noto style",
-    "a guitar on a white background, fluent style",
-    "a train on a gray background, twemoji style",
-    "a chair on a red background, noto style",
-)
+WORDS = """
+duck pink fluent, crab teal noto, snake blue twemoji, koala orange noto, shark yellow fluent, pear purple twemoji,
+lemon green noto, guitar white fluent, train gray twemoji, chair red noto
+"""
+SCENES = scenes(WORDS)
 """Ten prompts that no other recipe has, with style and background named."""
 PLAIN = tuple(prompt.partition(" on ")[0] for prompt in SCENES)
 """The same with no style named."""

@@ -108,7 +108,7 @@ class Artifacts:
         if len(set().union(*pictures)) < sum(map(len, pictures)):
             raise TiltingError("two labels share a labelled picture")
         known = {label.name: self.copied(label, made.data[label.name]) for label in labels} if families - {"base"} else {}
-        if size.again and "ctrl" in families:
+        if size.second_round and "ctrl" in families:
             known = self.first_round(made, known, folder / FIRST)
         fits = made.folders["fit"] = {label.name: folder / "fit" / label.name for label in labels}
         if families & {"dps", "ctrl", "free"}:
@@ -179,7 +179,7 @@ class Artifacts:
         seed = sampler.run.seed + DATA_SEED * (sampler.study.labels.index(label) + 1) + DATA_SEED // 2
         for k, (asked, strength) in enumerate(product(sampler.asked, STRENGTHS)):
             out, by = folder / "asked" / label.name / f"{name_of(asked)}-{strength:g}", {"control": [str(folder / "ctrl")]}
-            records = sampler.draw(by, asked, strength, out, images=sampler.size.again, seed=seed + k)["images"]
+            records = sampler.draw(by, asked, strength, out, images=sampler.size.second_round, seed=seed + k)["images"]
             files += [out / record["file"] for record in records]
             prompts += [record["prompt"] for record in records]
         return label_pictures(label, files, prompts, edges, folder / f"{label.name}-asked.csv")

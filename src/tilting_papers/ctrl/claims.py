@@ -38,7 +38,7 @@ def above(text: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping
 def claims_of(study: Study, report: Report, cells: Cells) -> list[dict[str, Any]]:
     """What is to hold of the control, and whether it does."""
     claims: list[dict[str, Any]] = []
-    said = "CTRL is above its baselines"
+    quoted = "CTRL is above its baselines"
     for line in [line for line in report["rows"] if line["family"] == "ctrl" and line["strength"] == 1]:
         mine = line["name"]
         for label in study.labels if study.worst is not None else ():
@@ -49,9 +49,9 @@ def claims_of(study: Study, report: Report, cells: Cells) -> list[dict[str, Any]
             rival = next((name for name in (best, *others) if name in cells), None)
             if rival is not None:
                 how = ", at the best strength for each class" if rival == best else ""
-                claims.append(above(f"{mine} is above {rival} ({title}{how})", cells[mine], cells[rival], said))
+                claims.append(above(f"{mine} is above {rival} ({title}{how})", cells[mine], cells[rival], quoted))
         if "base" in cells:
-            claims.append(above(f"{mine} is above the base model", cells[mine], cells["base"], said))
+            claims.append(above(f"{mine} is above the base model", cells[mine], cells["base"], quoted))
     return claims + study.claims(report, cells)
 
 
@@ -59,10 +59,10 @@ def _reaches(study: Study, worst: float, line: Mapping[str, Any], label: Label) 
     """That a control's accuracy, macro F1 and worst class reach their lines."""
     name, numbers, what = line["name"], line["labels"][label.name], f" of {label.name}" if len(study.labels) > 1 else ""
     mean, least = numbers["accuracy"]["mean"], min(numbers["per_class"])
-    said = study.published.get(name, "its accuracy stands in a figure, not in the text")
+    quoted = study.published.get(name, "its accuracy stands in a figure, not in the text")
     words, where = f", interval {shown(numbers['accuracy'])}", f" in class {numbers['per_class'].index(least)}"
     return [
-        at_least(f"The accuracy{what} of {name} is at least {ENOUGH}", mean, ENOUGH, said, words),
-        at_least(f"The macro F1{what} of {name} is at least {ENOUGH}", numbers["macro_f1"], ENOUGH, said),
+        at_least(f"The accuracy{what} of {name} is at least {ENOUGH}", mean, ENOUGH, quoted, words),
+        at_least(f"The macro F1{what} of {name} is at least {ENOUGH}", numbers["macro_f1"], ENOUGH, quoted),
         at_least(f"Every class{what} is obeyed by {name} at least {worst} of the time", least, worst, words=where),
     ]

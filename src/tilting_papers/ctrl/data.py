@@ -24,8 +24,8 @@ def claims(report: Report, cells: Cells) -> list[dict[str, Any]]:
     """That few pairs are enough for CTRL."""
     few, *_, many = report["fits"]
     text = f"CTRL with {few} pairs is above classifier-free fine-tuning with {many}"
-    said = "CTRL uses the labelled data in a sample-efficient manner"
-    return [above(text, cells[f"ctrl-{few}"], cells[best_name("free", many)], said)]
+    quoted = "CTRL uses the labelled data in a sample-efficient manner"
+    return [above(text, cells[f"ctrl-{few}"], cells[best_name("free", many)], quoted)]
 
 
 def _rows(counts: Sequence[int]) -> tuple[Row, ...]:
@@ -50,7 +50,7 @@ STUDY = Study(
     measure=measure,
     rows=_rows(COUNTS),
     labels=(QUARTERS,),
-    size=replace(FULL, data=80, copies=0, again=0),
+    size=replace(FULL, data=80, copies=0, second_round=0),
     counts={str(n): n for n in COUNTS},
     worst=None,
     claims=claims,

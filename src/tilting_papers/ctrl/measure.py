@@ -73,7 +73,7 @@ def read(
         ``classes`` by label; ``evaluations`` and ``seconds`` of the run, and where it is.
     """
     by_folder: dict[Path, dict[str, list[float]]] = {}
-    found = []
+    read_cells = []
     for asked, folder, manifest in cells:
         records, summary = manifest["images"], manifest["summary"]
         if folder not in by_folder:
@@ -84,8 +84,8 @@ def read(
         cell |= {"prompts": [r["prompt"] for r in records], "index": [r["index"] for r in records]}
         cell |= {"judge": [r["judge"] for r in records], "kl": [r.get("kl") for r in records], "scores": scores}
         cell |= {"classes": {name: classes_of(values, edges[name]) for name, values in scores.items()}}
-        found.append({**cell, "evaluations": summary["evaluations"], "seconds": summary["seconds"]})
-    return found
+        read_cells.append({**cell, "evaluations": summary["evaluations"], "seconds": summary["seconds"]})
+    return read_cells
 
 
 def confusion_of(cells: Sequence[Cell], label: Label) -> list[list[int]]:

@@ -79,7 +79,7 @@ class Size:
     Attributes:
         data: labelled pictures of each prompt and label.
         copies: of each of them, altered, that classifiers learn from too.
-        again: pictures of each prompt, class and strength that a first control draws for them to learn from; 0 is one round.
+        second_round: pictures of each prompt, class and strength that a first control draws for them, too; 0 is one round.
         images: of each prompt and class in a row.
         steps: T, of data, training and rows alike: p_pre is the law of this sampler.
         train_steps, batch: of the control.
@@ -90,7 +90,7 @@ class Size:
 
     data: int = 50
     copies: int = 3
-    again: int = 3
+    second_round: int = 3
     images: int = 2
     steps: int = 12
     train_steps: int = 150
@@ -103,8 +103,8 @@ class Size:
 
 
 FULL = Size()
-FEW: dict[str, Any] = {"copies": 1, "again": 1, "images": 1, "steps": 4, "train_steps": 3, "batch": 4, "widths": (16, 16, 16)}
-SMALL = Size(data=30, epochs=2, free_steps=4, free_batch=8, noisy_epochs=2, **FEW)
+FEW: dict[str, Any] = {"data": 30, "copies": 1, "second_round": 1, "images": 1, "steps": 4, "widths": (16, 16, 16)}
+SMALL = Size(train_steps=3, batch=4, epochs=2, free_steps=4, free_batch=8, noisy_epochs=2, **FEW)
 SMALL_PROMPTS = 4
 
 

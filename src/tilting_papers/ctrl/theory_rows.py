@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -35,21 +34,10 @@ from tilting.objectives.batch import Objective
 from tilting.objectives.rollout import rollout
 from tilting.objectives.truncate import Truncation
 from tilting.oracle import plane
-from tilting.oracle.control import (
-    Chain,
-    Control,
-    Drawn,
-    Optimum,
-    Terminal,
-    drift_error,
-    lemma,
-    log_classifier,
-    shift,
-    solve,
-    tilt,
-)
+from tilting.oracle.control import Chain, Control, drift_error, lemma, log_classifier, shift, solve, tilt
 from tilting.oracle.mixture import ZERO_SNR
 from tilting.oracle.plane import AIM, BASE, BETA, energy_distance
+from tilting.oracle.steering import SEEDS, TILTS, Targets, classifier_tilt, steered
 from tilting.presets.guided import reconstruction_guidance
 from tilting.schedule import Schedule, step_std
 from tilting_papers.ctrl.learned import LabelledReward, Push, batch_of, guided, learn
@@ -65,8 +53,6 @@ REWARD_RATE = 4e-2
 """Of the second table: the slope of a quadratic reward is noisier than a classifier's, whose training needs half."""
 REWARD_FINE = 4
 """Of the second table: so many times the draws on the fine chain, for the adjoints' tails."""
-TILTS, SEEDS = 6, (7, 17, 27, 37)
-"""Sets of importance-weighted draws, and of a control's: one set's D² has a spread of .001, which hides what is looked for."""
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
 
 
@@ -94,48 +80,6 @@ def measure(run: Run) -> Report:
     return {**tables, "tails": [tail(steps, 8 * size.images) for steps in size.learnt]}
 
 
-class Targets:
-    """What the rows of one chain and reward are compared with.
-
-    Args:
-        chain: whose tilt.
-        terminal: log h_0: the reward in nats.
-        score: (m, 2) -> (m,) what a row tells the mean of.
-        closed: draws (m, 2) of the tilt of the mixture itself.
-        draws: of a row.
-    """
-
-    def __init__(self, chain: Chain, terminal: Terminal, score: Terminal, closed: Tensor, draws: int):
-        def reward(drawn: Drawn) -> Tensor:
-            return terminal(drawn.end)
-
-        self.terminal, self.score, self.closed = terminal, score, closed
-        self.tilts = [tilt(chain, reward, draws, 100 + k) for k in range(TILTS)]
-        pairs = [abs(energy_distance(x, y)) for x, y in combinations(self.tilts, 2)]
-        self.null = torch.tensor(pairs, dtype=torch.float64).quantile(0.95).item()
-
-    def of(self, *draws: Tensor) -> dict[str, float]:
-        """D² to the chain's tilt and to the mixture's, and the mean score; means over sets of draws."""
-        return {"same": mean([energy_distance(x, t) for x in draws for t in self.tilts]), **self._ends(draws)}
-
-    def _ends(self, draws: Sequence[Tensor]) -> dict[str, float]:
-        closed = mean([energy_distance(x, self.closed) for x in draws])
-        return {"closed": closed, "score": self.score(torch.cat(list(draws))).mean().item()}
-
-    def exact(self) -> dict[str, float]:
-        """The row of importance-weighted draws."""
-        return {"same": self.null, **self._ends(self.tilts)}
-
-
-def steered(chain: Chain, to: Targets, best: Optimum, control: Control, size: Size) -> dict[str, float]:
-    """The row of a control: its law, its drift against g*'s, and the nats of reward less KL that it lacks of g*'s on the same
-    noise."""
-    drawn, ideal = ([chain.draw(size.draws, seed, u) for seed in SEEDS] for u in (control, best))
-    gains = [mean([(to.terminal(d.end) - d.kl).mean().item() for d in each]) for each in (ideal, drawn)]
-    error = drift_error(chain, control, best, size.guided, 8)
-    return {**to.of(*(d.end for d in drawn)), "to_best": error, "nats": gains[0] - gains[1]}
-
-
 def trained(
     size: Size,
     steps: int,
@@ -149,20 +93,11 @@ def trained(
     `learn`."""
     controls = {}
     for name, (objective, reward) in objectives.items():
-        seen: list[dict[str, float]] = []
-        options: dict[str, Any] = {"rate": rate, "fine": fine, "see": seen.append}
+        history: list[dict[str, float]] = []
+        options: dict[str, Any] = {"rate": rate, "fine": fine, "see": history.append}
         controls[name] = learn(Chain(steps), objective, reward, size.training, labels, size.images, **options)
-        say(f"T {steps}: {name} learnt; KL at initialisation {seen[0]['kl']!r}")
+        say(f"T {steps}: {name} learnt; KL at initialisation {history[0]['kl']!r}")
     return controls
-
-
-def _closed(gamma: float, y: float, draws: int) -> Tensor:
-    """Draws of p_γ by rejection from the mixture: p(y | x)^γ is at most 1."""
-    generator, kept = torch.Generator().manual_seed(200), []
-    while sum(map(len, kept)) < draws:
-        x = BASE.draw(8 * draws, generator)
-        kept.append(x[torch.rand(len(x), generator=generator, dtype=torch.float64) < (gamma * log_classifier(x, y)).exp()])
-    return torch.cat(kept)[:draws]
 
 
 def rows(size: Size, say: Say = lambda line: None) -> list[dict[str, Any]]:
@@ -191,12 +126,12 @@ def _methods(
     def terminal(x: Tensor) -> Tensor:
         return gamma * log_classifier(x, y)
 
-    to = Targets(chain, terminal, lambda x: log_classifier(x, y).exp(), _closed(gamma, y, 4 * size.draws), size.draws)
+    to = Targets(chain, terminal, lambda x: log_classifier(x, y).exp(), classifier_tilt(gamma, y, 4 * size.draws), size.draws)
     best, limit = solve(chain, terminal, size.cells), lemma(chain, gamma, y)
 
     def row(control: Control) -> dict[str, float]:
         error = drift_error(chain, control, shift(chain, limit), size.guided, 8)
-        return {**steered(chain, to, best, control, size), "to_lemma": error}
+        return {**steered(to, best, control, size.guided), "to_lemma": error}
 
     laws = {"null": to.exact(), "g*": {**row(best), "gap": (best.log_h(ORIGIN) - best.value(ORIGIN)).item()}}
     laws["lemma 2"] = to.of(*(chain.draw(size.draws, seed, denoise=limit).end for seed in SEEDS))
@@ -222,7 +157,7 @@ def reward_rows(size: Size, say: Say) -> list[dict[str, Any]]:
         controls = {name: c(0.0) for name, c in trained(size, steps, objectives, (0.0,), say, REWARD_RATE, REWARD_FINE).items()}
         to, best = Targets(chain, nats, plane.reward, closed, size.draws), solve(chain, nats, size.cells)
         laws = {"null": to.exact()}
-        laws |= {name: steered(chain, to, best, c, size) for name, c in {"g*": best, **controls}.items()}
+        laws |= {name: steered(to, best, c, size.guided) for name, c in {"g*": best, **controls}.items()}
         laws["base"] = to.of(chain.draw(size.draws, 10).end)
         lines += [{"steps": steps, "method": name, **law} for name, law in laws.items()]
     return lines

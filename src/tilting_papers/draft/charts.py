@@ -34,8 +34,8 @@ def curve(results: Results, across: str, what: str, where: str, runs: Sequence[s
     """Training curves."""
     series: dict[str, list[Dot]] = {}
     for run in runs or results.summaries:
-        places = [point[across] for point in results.points(run)]
-        series[run] = list(zip(places, map(interval, results.over_training(run, what, where)), strict=True))
+        xs = [point[across] for point in results.points(run)]
+        series[run] = list(zip(xs, map(interval, results.over_training(run, what, where)), strict=True))
     return Panel(NOUNS[across], name_of(results, what, where), series)
 
 

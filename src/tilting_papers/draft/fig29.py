@@ -114,7 +114,7 @@ STUDY = Study(
     ),
     figures=figures,
     variants=variants,
-    size=Size(train_steps=200, looks=8),
+    size=Size(train_steps=200, evaluations=8),
     claims=(
         *(
             Claim(

@@ -34,18 +34,18 @@ class Size:
         train_steps: of a run that has none of its own.
         batch: images of a training step.
         images: of each prompt in an evaluation.
-        looks: evaluations after training has begun, evenly spaced.
+        evaluations: evaluations after training has begun, evenly spaced.
     """
 
     steps: int = 20
     train_steps: int = 100
     batch: int = 4
     images: int = 4
-    looks: int = 5
+    evaluations: int = 5
 
 
 FULL = Size()
-SMALL = Size(steps=5, train_steps=4, batch=2, images=2, looks=2)
+SMALL = Size(steps=5, train_steps=4, batch=2, images=2, evaluations=2)
 SMALL_PROMPTS = 2
 
 

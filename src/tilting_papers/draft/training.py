@@ -49,7 +49,7 @@ def config_of(
         "lr": run.lr,
         "clip": run.clip,
         "sample-every": 0,
-        "checkpoint-every": max(1, size.train_steps // size.looks),
+        "checkpoint-every": max(1, size.train_steps // size.evaluations),
         "seed": seed,
         "out": str(out / "runs" / run.name),
         "set": {f"{run.objective}.{name}": value for name, value in settings.items()},
