@@ -7,17 +7,17 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Annotated
 
 import pytest
 import torch
 import yaml
 from annotated_types import Ge
-from test_sampler import Counter, linear, problem, run
-from test_smc import BETA, STEPS, plane, reward, tilted_chain
 from typing_extensions import Doc
 
+from support.chains import Counter, linear, problem, run
+from support.tilt import BETA, plane, reward, tilted_chain
 from tilting import presets, rng, weights
 from tilting.cli import main
 from tilting.config.about import about_method
@@ -250,7 +250,7 @@ def test_a_run_of_a_former_name_goes_on(tmp_path, capsys):
 class Delegate(Select):
     """Someone's own rule, which leaves everything to `Smc`."""
 
-    inner: Smc = Smc(BETA)
+    inner: Smc = field(default=Smc(BETA))
     importance_weighted = True
 
     def __call__(self, seen: SelectionInput) -> Resampling:
