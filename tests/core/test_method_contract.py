@@ -17,7 +17,7 @@ from annotated_types import Ge
 from typing_extensions import Doc
 
 from support.chains import Counter, linear, problem, run
-from support.tilt import BETA, plane, reward, tilted_chain
+from support.tilt import BETA, STEPS, plane, reward, tilted_chain
 from tilting import presets, rng, weights
 from tilting.cli import main
 from tilting.config.about import about_method

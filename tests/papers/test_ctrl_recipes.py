@@ -36,8 +36,20 @@ from tilting_papers.ctrl.measure import best_cells, numbers_of
 from tilting_papers.ctrl.sampling import combinations
 from tilting_papers.ctrl.study import SIZE, Label, Row, Size, Study, brightness
 
-TINY = Size(data=20, copies=1, second_round=1, images=2, steps=3, train_steps=2, batch=2, epochs=1, widths=(4, 4, 4),
-            free_steps=2, free_batch=4, noisy_epochs=1)  # fmt: skip
+TINY = Size(
+    data=20,
+    copies=1,
+    second_round=1,
+    images=2,
+    steps=3,
+    train_steps=2,
+    batch=2,
+    epochs=1,
+    widths=(4, 4, 4),
+    free_steps=2,
+    free_batch=4,
+    noisy_epochs=1,
+)
 HALVES = Label("size", SIZE.score, (0.4,), "\N{MINUS SIGN}kB", ("large", "small"))
 LIGHT = Label("bright", brightness, (0.5,), "per cent", ("dark", "bright"))
 ROWS = (

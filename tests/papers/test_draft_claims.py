@@ -24,12 +24,26 @@ def made(curves, prompts=6, paid: Any = 1):
     results = Results(study, Size(), Path("nowhere"), False, PartsCache(load_parts), protocol)
     for name, levels in curves.items():
         queries = paid if isinstance(paid, int) else paid[name]
-        results.summaries[name] = {"points": [
-            {"step": 10 * i, "images": 10 * i, "seconds": float(i), "reward_calls": queries * i, "sets": {"train": {
-                "prompts": list(protocol.sets["train"]), "judge": [-level - p for p in range(prompts)],
-                "rewards": {"clip": [level + p / 10 for p in range(prompts)]}, "apart": {}, "spread": None,
-            }}} for i, level in enumerate(levels)
-        ]}  # fmt: skip
+        results.summaries[name] = {
+            "points": [
+                {
+                    "step": 10 * i,
+                    "images": 10 * i,
+                    "seconds": float(i),
+                    "reward_calls": queries * i,
+                    "sets": {
+                        "train": {
+                            "prompts": list(protocol.sets["train"]),
+                            "judge": [-level - p for p in range(prompts)],
+                            "rewards": {"clip": [level + p / 10 for p in range(prompts)]},
+                            "apart": {},
+                            "spread": None,
+                        }
+                    },
+                }
+                for i, level in enumerate(levels)
+            ]
+        }
     return results
 
 

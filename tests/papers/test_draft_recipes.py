@@ -74,13 +74,17 @@ def test_steps_of_fifty_are_the_same_share_of_t():
 
 
 COSTED = {
-    "draft": Training("a", "draft"), "draft-k": Training("a", "draft-k", {"k": 2}),
+    "draft": Training("a", "draft"),
+    "draft-k": Training("a", "draft-k", {"k": 2}),
     "eps": Training("a", "draft-k", {"eps_kl": 1.0}),
-    "lv-eps": Training("a", "draft-lv", {"eps_kl": 1.0}), "lv": Training("a", "draft-lv", {"copies": 3}),
+    "lv-eps": Training("a", "draft-lv", {"eps_kl": 1.0}),
+    "lv": Training("a", "draft-lv", {"copies": 3}),
     "single": Training("a", "draft-lv", {"single": True}),
-    "refl": Training("a", "refl", {"last": 1}), "ddpo": Training("a", "ddpo"), "dpg": Training("a", "dpg"),
+    "refl": Training("a", "refl", {"last": 1}),
+    "ddpo": Training("a", "ddpo"),
+    "dpg": Training("a", "dpg"),
     "epochs": Training("a", "ddpo", {"kl": 0.1, "epochs": 2}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", COSTED)

@@ -46,6 +46,14 @@ def plane() -> Mixture:
     )
 
 
+def tilted_chain(steps: int, count: int = 100_000) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """log Z, mean and second moments of the chain's tilt, by importance weighting."""
+    x = chain(steps, count)
+    log_w = reward(x, None) / BETA
+    w = weights.normalise(log_w)
+    return weights.log_mean(log_w).item(), w @ x, torch.einsum("n,ni,nj->ij", w, x, x)
+
+
 CURVATURE = 0.6
 
 
