@@ -13,10 +13,9 @@ from tilting.conditioning.dataset import Record
 from tilting.conditioning.table import Bad
 from tilting.errors import BROKEN, TiltingError
 from tilting.features.picture import open_rgb, tensor_of
-from tilting.rewards.build import build_one
+from tilting.rewards import UserReward
 from tilting.rewards.check import checked
-from tilting.rewards.spec import Spec
-from tilting.rewards.user import UserReward
+from tilting.rewards.spec import Spec, build_one
 from tilting.types import Reward
 
 

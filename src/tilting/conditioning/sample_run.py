@@ -50,7 +50,7 @@ class Held:
 
     def plain(self, config: GenerateConfig) -> Parts:
         """Model and judge, loaded once, and the reward of a config."""
-        from tilting.rewards.build import build
+        from tilting.rewards.spec import build
 
         if self.parts is None:
             self.parts = generating.load_parts(config)

@@ -14,7 +14,7 @@ from tilting.config.settings import integer, number, text
 from tilting.errors import TiltingError
 from tilting.features.schema import NOISY
 from tilting.models.placement import check_device
-from tilting.rewards.spec import CATALOG, Spec, parse_spec
+from tilting.rewards.spec import REWARDS, Spec, parse_spec
 
 OPTIONS = (
     "data", "label", "label-by", "bins", "kind", "widths", "embedder", "epochs", "batch-size", "lr", "size", "patience",
@@ -133,7 +133,7 @@ def _labeller(value: object) -> str | None:
     spec = parse_spec(text("label-by", value))
     if spec.weight != 1:
         raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
-    entry = CATALOG.get(spec.name)
+    entry = REWARDS.get(spec.name)
     if entry is not None and (entry.together or entry.remote):  # the latter would send pictures away by the thousand
         raise TiltingError(f"--label-by {spec.text} cannot label pictures one by one: choose another reward, or a function")
     return spec.text

@@ -18,11 +18,11 @@ from tilting.config.settings import number, text, texts
 from tilting.config.yaml_file import flat
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
-from tilting.models import find_model
 from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
+from tilting.models.names import find_model
 from tilting.presets import Preset
-from tilting.rewards.reads import files_of_classifier
+from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest, digest_of
 
 OWN = ("control", "classifier", "label", "strength")

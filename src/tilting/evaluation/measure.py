@@ -19,9 +19,8 @@ from tilting.metrics.diversity import mean_distance, mean_pairwise
 from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
 from tilting.metrics.judge import PocketJudge
 from tilting.models.words import read_prompt
-from tilting.rewards.build import build_one
 from tilting.rewards.check import checked
-from tilting.rewards.spec import parse_spec, split_weight
+from tilting.rewards.spec import build_one, parse_spec, split_weight
 
 KINDS = ("concept", "style", "background")
 

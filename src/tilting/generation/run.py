@@ -39,7 +39,7 @@ class Parts(NamedTuple):
 def load_parts(config: GenerateConfig) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
     is read."""
-    from tilting.rewards.build import build
+    from tilting.rewards.spec import build
 
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from tilting.declare import Registry
 from tilting.errors import TiltingError
-from tilting.models import find_model
+from tilting.models.names import find_model
 from tilting.runs import files
 from tilting.runs.owner import Kind, folder_of
 from tilting.version import __version__
