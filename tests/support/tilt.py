@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from support.chains import DIFFUSION
-from tilting import rng
+from tilting import rng, weights
 from tilting.method import Method
 from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Problem, finish, sample, start
