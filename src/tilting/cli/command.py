@@ -114,6 +114,7 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__name__, command.__doc__ = body.__name__, body.__doc__
+        command.config = config  # type: ignore[attr-defined]
         return command
 
     return decorate
