@@ -171,7 +171,7 @@ def _inputs(config: FitConfig, data: Dataset, net: Any, device: str, quiet: bool
 
 def _latents(config: FitConfig, data: Dataset, device: str, quiet: bool) -> Any:
     """Pictures as latents of the model."""
-    from tilting.conditioning.latents import encode_files
+    from tilting.conditioning.pictures import encode_files
 
     model: Any = load(config.model or "pocket")
     with bar(len(data.records), "latents", quiet) as progress:

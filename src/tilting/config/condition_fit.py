@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tilting.config.base import BaseConfig, check_model, given_of
-from tilting.config.label_columns import Ask, parse_label
 from tilting.config.settings import integer, number, text
-from tilting.errors import TiltingError
+from tilting.errors import TiltingError, nearest
 from tilting.features.schema import NOISY
 from tilting.models.placement import check_device
 from tilting.rewards.spec import CATALOG, Spec, parse_spec
@@ -20,6 +19,23 @@ OPTIONS = (
     "skip-bad", "seed", "out", "model", "group", "device",
 )  # fmt: skip
 KINDS = ("cnn", "mlp", NOISY)
+
+
+WORDS = ("classes", "gaussian")
+
+
+class Ask(NamedTuple):
+    """A label as it is asked for: NAME, NAME=classes, NAME=gaussian or NAME=CLASS,CLASS,...
+
+    Attributes:
+        name: the column.
+        kind: "classes", "gaussian", or None to be seen from the values.
+        classes: in the order of the outputs; empty to be seen from the values.
+    """
+
+    name: str
+    kind: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,3 +185,20 @@ def _check_kind(config: FitConfig) -> None:
         raise TiltingError(f"there is no folder {config.embedder!r} for --embedder")
     if config.widths and config.kind not in KINDS:
         raise TiltingError("--widths are of a cnn or an mlp; a classifier's head is one linear layer")
+
+
+def parse_label(text: str) -> Ask:
+    """Read one ``--label``. Raises TiltingError: an empty name, a kind there is not, or a class given twice."""
+    name, equals, rest = (part.strip() for part in text.partition("="))
+    if not name or "#" in name or name in ("file", "prompt"):
+        raise TiltingError(f"--label takes the name of a column of labels, not {text!r}")
+    if not equals:
+        return Ask(name)
+    if rest in WORDS:
+        return Ask(name, rest)
+    if "," not in rest:
+        raise TiltingError(f"--label {text!r}: there is no kind of label {rest!r}{nearest(rest, WORDS)}, or CLASS,CLASS,...")
+    classes = tuple(c.strip() for c in rest.split(","))
+    if "" in classes or len(set(classes)) < len(classes):
+        raise TiltingError(f"--label {text!r}: classes need names, all different")
+    return Ask(name, "classes", classes)
