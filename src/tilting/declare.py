@@ -43,6 +43,23 @@ class Metavar:
 
 
 @dataclass(frozen=True)
+class Option:
+    """How a field of a command's config is given, where that is not ``--name VALUE``.
+
+    Attributes:
+        name: of the option and YAML key; default the field's, with hyphens.
+        positional: what the words of a command that need no option's name are called.
+        default: what ``--help`` says of a default that is not one value.
+        internal: it is no option, but what resolving finds out.
+    """
+
+    name: str = ""
+    positional: str = ""
+    default: str = ""
+    internal: bool = False
+
+
+@dataclass(frozen=True)
 class Each:
     """A bound of every entry of a sequence, or what it is called: Each(Ge(1))."""
 
@@ -78,6 +95,7 @@ class Field:
         bounds: what its value is checked by, beside its type.
         aliases: former names.
         metavar: see `Metavar`; "" where there is none.
+        given: see `Option`.
     """
 
     name: str
@@ -87,11 +105,12 @@ class Field:
     bounds: tuple[Any, ...] = ()
     aliases: tuple[str, ...] = ()
     metavar: str = ""
+    given: Option = Option()
 
     @property
     def option(self) -> str:
         """Its name on the command line and in YAML."""
-        return self.name.replace("_", "-")
+        return self.given.name or self.name.replace("_", "-")
 
     @property
     def choices(self) -> tuple[Any, ...]:
@@ -137,6 +156,7 @@ def declared(kind: type) -> dict[str, Field]:
             tuple(e for e in extras if isinstance(e, Ge | Gt | Le | Lt | Each | Falling | Check)),
             tuple(e.name for e in extras if isinstance(e, Alias)),
             next((e.name for e in reversed(extras) if isinstance(e, Metavar)), ""),
+            next((e for e in reversed(extras) if isinstance(e, Option)), Option()),
         )
     return found
 
@@ -256,6 +276,18 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TiltingError(f"{name} must be text, not {value!r}")
     return value
+
+
+FORMER: list[str] = []
+"""Former names that this process was given, as lines for people; a command tells them."""
+
+
+def renamed(former: str, name: str) -> str:
+    """The name of today, of what was given by a former one; a command says so."""
+    line = f"{former} is now {name}"
+    if line not in FORMER:
+        FORMER.append(line)
+    return name
 
 
 def check_fields(part: Any, prefix: str = "") -> None:

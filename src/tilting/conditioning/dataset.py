@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table, settle, why_empty
-from tilting.config.condition_fit import Ask, FitConfig, parse_label, resolve_fit
+from tilting.config.condition_fit import Ask, FitConfig, parse_label
 from tilting.errors import BROKEN, TiltingError, nearest
 from tilting.features.picture import open_rgb, tensor_of
 from tilting.rewards.build import build_one
@@ -166,7 +166,7 @@ def read_tables(data: Sequence[str], labels: Sequence[str] = (), skip_bad: bool 
     if missing:
         raise TiltingError(f"there is no column {missing[0]!r} of labels{nearest(missing[0], owners)}")
     return [
-        read_data(resolve_fit({"data": path, "label": [asks.get(name, name) for name in names], "skip-bad": skip_bad}), quiet)
+        read_data(FitConfig.resolve({"data": path, "label": [asks.get(name, name) for name in names], "skip-bad": skip_bad}), quiet)
         for path, names in columns.items()
     ]
 

@@ -1,29 +1,98 @@
-"""What the requests of all commands have in common: options by name, as YAML, and checks of options that several have.
+"""What the requests of all commands have in common: a frozen dataclass with a declared field for every option.
 
-Torch-free.
+From the fields come the command's options and their help, the keys of YAML, the keywords of Python, and the checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import MISSING
+from typing import Any, ClassVar, Self
 
 import yaml
 
 from tilting.config.prompts import check_prompts, read_prompts
 from tilting.config.settings import texts
-from tilting.config.yaml_file import SWITCHES
+from tilting.config.yaml_file import SWITCHES, flat
+from tilting.declare import Field, declared, plain, renamed
 from tilting.errors import TiltingError, nearest
-from tilting.models import MODELS, find_model
 
 
 class BaseConfig:
-    """A checked request; its dataclass has an attribute for every option.
+    """A checked request, every default filled in.
 
     Attributes:
-        options: their names, in order, with hyphens. ``set`` is left to the class that has it.
+        hidden: options that are taken and not kept: what they change is in the others by then.
     """
+
+    hidden: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def options(cls) -> dict[str, Field]:
+        """Its options by name, in order: those of the command line, of YAML and of Python."""
+        fields = {one.name: one for one in declared(cls).values()}  # type: ignore[arg-type]
+        order = [name for name in cls.__dataclass_fields__ if name in fields]  # type: ignore[attr-defined]
+        return {fields[name].option: fields[name] for name in order if not fields[name].given.internal}
+
+    @classmethod
+    def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What is given of the options, by the fields' names, each checked by its declaration.
+
+        Args:
+            options: by name, with hyphens or underscores, or by a former name; None means unset. ``prompts`` may be the path
+                of a file of them; ``set`` is a mapping, which is left as it is.
+
+        Raises:
+            TiltingError: one sentence that names the option.
+        """
+        known, values = cls.options(), {}
+        former = {alias: one.option for one in known.values() for alias in one.aliases}
+        for key, value in options.items():
+            name = key.replace("_", "-")
+            if name in former:
+                name = renamed(name, former[name])
+            if name in SWITCHES or value is None:
+                continue
+            if name not in known:
+                raise TiltingError(f"there is no option {key!r}{nearest(key, known)}")
+            one = known[name]
+            if name == "set":
+                values[one.name] = flat(value)
+                continue
+            if name == "prompts" and isinstance(value, str):
+                value = read_prompts(value)
+            values[one.name] = one.check(value)
+        return values
+
+    @classmethod
+    def resolve(cls, options: Mapping[str, Any]) -> Self:
+        """Fill in defaults and refuse what cannot work, before torch is imported.
+
+        Args:
+            options: see `checked`.
+
+        Raises:
+            TiltingError: one sentence that names the option.
+        """
+        values = cls.checked(options)
+        for name, one in declared(cls).items():  # type: ignore[arg-type]
+            if name not in values and one.default is MISSING:
+                raise TiltingError(f"{one.option} is missing: give it")
+        return cls(**values)
+
+    def mapping(self) -> dict[str, Any]:
+        """By option name, of plain YAML and JSON values; resolving it gives the same config."""
+        kept = {key: one.name for key, one in self.options().items() if key not in self.hidden}
+        values = {key: plain(getattr(self, name)) for key, name in kept.items() if key != "set"}
+        return values | ({"set": plain(dict(getattr(self, kept["set"])))} if "set" in kept else {})
+
+    def yaml(self) -> str:
+        """The config as a YAML file that ``--config`` reads back."""
+        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
+
+
+class LegacyConfig:
+    """Until every command's config is declared by its fields: options are a list of names."""
 
     options: ClassVar[Sequence[str]] = ()
 
@@ -31,16 +100,7 @@ class BaseConfig:
         """By option name, of plain YAML and JSON values; resolving it gives the same config."""
         return {name: plain(getattr(self, name.replace("-", "_"))) for name in self.options if name != "set"}
 
-    def yaml(self) -> str:
-        """The config as a YAML file that ``--config`` reads back."""
-        return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
-
-
-def plain(value: Any) -> Any:
-    """A value with lists for its tuples."""
-    if isinstance(value, tuple | list):
-        return [plain(one) for one in value]
-    return {key: plain(one) for key, one in value.items()} if isinstance(value, Mapping) else value
+    yaml = BaseConfig.yaml
 
 
 def given_of(options: Mapping[str, Any], known: Sequence[str] | None = None) -> dict[str, Any]:
@@ -59,9 +119,6 @@ def prompts_of(value: object) -> tuple[str, ...]:
 
 def check_model(name: str) -> str:
     """The name of a model that is there, or of a hub. Raises TiltingError, with the nearest one."""
-    if name not in MODELS and "/" not in name and not Path(name).is_dir():
-        near = nearest(name, MODELS)
-        if "did you mean" in near:
-            raise TiltingError(f"unknown model {name!r}{near}")
-    find_model(name)
-    return name
+    from tilting.config.options import check_model
+
+    return check_model("model", name)

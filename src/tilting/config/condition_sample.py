@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from tilting.config import generate as generate_config
-from tilting.config.generate import GenerateConfig, resolve, texts
-from tilting.config.settings import number, text
+from tilting.config.generate import GenerateConfig, resolve
+from tilting.config.settings import number, text, texts
 from tilting.config.yaml_file import flat
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema

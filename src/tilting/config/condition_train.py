@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tilting.config.base import BaseConfig, check_model, given_of, prompts_of
+from tilting.config.base import LegacyConfig as BaseConfig
+from tilting.config.base import check_model, given_of, prompts_of
 from tilting.config.finetune import precision_of, trackers
 from tilting.config.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.errors import TiltingError

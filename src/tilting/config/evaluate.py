@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilting.config.base import BaseConfig, given_of
+from tilting.config.base import LegacyConfig as BaseConfig
+from tilting.config.base import given_of
 from tilting.config.settings import integer, text, texts
 from tilting.errors import TiltingError
 

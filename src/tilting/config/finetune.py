@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tilting.config import objectives as known
-from tilting.config.base import BaseConfig, check_model, given_of, plain, prompts_of
+from tilting.config.base import LegacyConfig as BaseConfig
+from tilting.config.base import check_model, given_of, plain, prompts_of
 from tilting.config.diversity import parse_diversity
 from tilting.config.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.config.yaml_file import flat

@@ -5,64 +5,77 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of_dataclass
-from typing import Any
+from typing import Annotated, Any, Self, TypeVar
 
-from tilting.config.base import BaseConfig, check_model, given_of, plain, prompts_of
-from tilting.config.picture import open_picture
-from tilting.config.settings import boolean, integer, number, scale_of, setting, text, texts
-from tilting.config.yaml_file import flat
+from typing_extensions import Doc
+
+from tilting.config.base import BaseConfig
+from tilting.config.options import (
+    BatchSize,
+    Cfg,
+    Device,
+    Eta,
+    Images,
+    Lora,
+    LoraSteps,
+    Model,
+    NegativePrompt,
+    Out,
+    Particles,
+    Picture,
+    Precision,
+    Prompts,
+    Reward,
+    Seed,
+    Settings,
+    Steps,
+    Strength,
+    Unused,
+)
+from tilting.config.settings import setting
+from tilting.declare import plain
 from tilting.errors import TiltingError, nearest
 from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
-from tilting.models.placement import FULL, check_device, check_precision
+from tilting.models.placement import FULL
 from tilting.presets import PRESETS, Preset
 from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
-OPTIONS = (
-    "prompts", "model", "reward", "method", "particles", "steps", "eta", "cfg", "negative-prompt", "images", "batch-size",
-    "out", "seed", "set", "image", "strength", "lora", "lora-steps", "device", "precision", "published",
-)  # fmt: skip
-RESOLVED = tuple(name for name in OPTIONS if name != "published")
-"""Those that a config holds: what was published is settings like others by then."""
+Config = TypeVar("Config", bound="GenerateConfig")
 STRENGTH = 0.6
 """The share of the steps that is drawn from a reference picture, where it is unset (the CoDeX thesis, (T+I)2I)."""
 
 
 @dataclass(frozen=True)
 class GenerateConfig(BaseConfig):
-    """A checked request, every default filled in.
-
-    Attributes:
-        prompts, model, reward, method, particles, steps, eta, cfg, negative_prompt, images, batch_size, out, seed, image,
-            strength, lora, lora_steps, device, precision: the options of these names; ``particles`` is None for a method that
-            has none, ``strength`` without a picture, ``lora_steps`` without a LoRA, ``precision`` where it is fp32.
-        settings: every other field of the method's preset, by "method.field".
-        unused: options that were given and that the method has no use for.
+    """A checked request, every default filled in: ``particles`` is None for a method that has none, ``strength`` without a
+    picture, ``lora_steps`` without a LoRA, ``precision`` where it is fp32; ``settings`` has every other field of the preset.
     """
 
-    options = RESOLVED
+    hidden = ("published",)
 
-    prompts: tuple[str, ...]
-    model: str = "pocket"
-    reward: tuple[str, ...] = ("clip",)
-    method: str = "base"
-    particles: int | None = None
-    steps: int = 50
-    eta: float = 1.0
-    cfg: float = 4.0
-    negative_prompt: str = ""
-    images: int = 1
-    batch_size: int = 16
-    out: str | None = None
-    seed: int = 0
-    image: str | None = None
-    strength: float | None = None
-    settings: tuple[tuple[str, Any], ...] = ()
-    unused: tuple[str, ...] = ()
-    lora: tuple[str, ...] = ()
-    lora_steps: str | None = None
-    device: str = "auto"
-    precision: str | None = None
+    prompts: Prompts
+    model: Model = "pocket"
+    reward: Reward = ()
+    method: Annotated[str, Doc("See `tilting methods`.")] = "base"
+    particles: Particles = None
+    steps: Steps = 50
+    eta: Eta = 1.0
+    cfg: Cfg = 4.0
+    negative_prompt: NegativePrompt = ""
+    images: Images = 1
+    batch_size: BatchSize = 16
+    out: Out = None
+    seed: Seed = 0
+    settings: Settings = ()
+    published: Annotated[bool, Doc("Settings, steps and cfg of the method's paper; --set goes over them.")] = False
+    image: Picture = None
+    strength: Strength = None
+    lora: Lora = ()
+    lora_steps: LoraSteps = None
+    device: Device = "auto"
+    precision: Precision | None = None
+    unused: Unused = ()
 
     def loras(self) -> list[LoraSpec]:
         """The parsed LoRAs."""
@@ -79,9 +92,34 @@ class GenerateConfig(BaseConfig):
         """The parsed rewards."""
         return parse_specs(self.reward)
 
-    def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values; `resolve` of it gives the same config (``unused`` is left out)."""
-        return {**super().mapping(), "set": plain(dict(self.settings))}
+    @classmethod
+    def resolve(cls, options: Mapping[str, Any]) -> Self:
+        """Fill in defaults and refuse what cannot work, before torch is imported.
+
+        Args:
+            options: by option name; None means unset. ``prompts`` is a list of prompts, or the path of a file of them.
+
+        Raises:
+            TiltingError: one sentence that names the option.
+        """
+        given = cls.checked({"prompts": (), **options})
+        method, model = given.get("method", "base"), given.get("model", "pocket")
+        if method not in PRESETS:
+            raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
+        paper = _paper(method, given) if given.pop("published", False) else {}
+        fields = _preset_fields(method)
+        steps, cfg = usual(model)
+        defaults = {"steps": steps, "cfg": cfg, "eta": PRESETS[method].usual_eta}
+        of_run = {name: cls.options()[name].check(paper[name]) for name in ("steps", "cfg") if name in paper}
+        kept = {name: value for name, value in given.items() if name not in ("settings", "particles", "strength", "precision")}
+        precision = None if given.get("precision") == FULL else given.get("precision")
+        config = cls(**{**defaults, **of_run, **kept, "precision": precision})
+        config = _with_settings(config, given, {name: value for name, value in paper.items() if name in fields})
+        config = _with_picture(config, given)
+        config = _with_rewards(config)
+        config = _with_loras(config)
+        _check_method(config)
+        return config
 
 
 def usual_settings(method: str) -> dict[str, Any]:
@@ -94,65 +132,19 @@ def _preset_fields(method: str) -> dict[str, Any]:
     return {f.name: f.default for f in fields_of_dataclass(PRESETS[method])}
 
 
-def resolve(options: Mapping[str, Any]) -> GenerateConfig:
-    """Fill in defaults and refuse what cannot work, before torch is imported.
-
-    Args:
-        options: by option name; None means unset. ``prompts`` is a list of prompts, or the path of a file of them.
-
-    Raises:
-        TiltingError: one sentence that names the option.
-    """
-    given = given_of(options)
-    method = text("method", given.get("method", "base"))
-    if method not in PRESETS:
-        raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
-    model = check_model(text("model", given.get("model", "pocket")))
-    prompts = prompts_of(given.get("prompts", []))
-    paper = _paper(method, given) if boolean("published", given.get("published", False)) else {}
-    fields = _preset_fields(method)
-    of_run = {name: value for name, value in paper.items() if name not in fields}
-    steps, cfg = usual(model)
-    config = GenerateConfig(
-        prompts=prompts, model=model, method=method,
-        steps=integer("steps", given.get("steps", of_run.get("steps", steps)), 1),
-        eta=number("eta", given.get("eta", PRESETS[method].usual_eta)),
-        cfg=scale_of(given.get("cfg", of_run.get("cfg", cfg))),
-        negative_prompt=text("negative-prompt", given.get("negative-prompt", "")),
-        images=integer("images", given.get("images", 1), 1),
-        batch_size=integer("batch-size", given.get("batch-size", 16), 1),
-        out=text("out", given["out"]) if "out" in given else None,
-        seed=integer("seed", given.get("seed", 0)),
-        device=check_device(text("device", given.get("device", "auto"))),
-        precision=_precision(text("precision", given.get("precision", FULL))),
-    )  # fmt: skip
-    if not 0 <= config.eta <= 1:
-        raise TiltingError(f"eta must be between 0 and 1, not {config.eta:g}")
-    config = _with_settings(config, given, {name: value for name, value in paper.items() if name in fields})
-    config = _with_picture(config, given)
-    config = _with_rewards(config, given)
-    config = _with_loras(config, given)
-    _check_method(config)
-    return config
-
-
 def _paper(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the method's paper used: with the one reward asked for, and from a picture if there is one."""
-    specs = parse_specs(texts("reward", given.get("reward", [])))
+    specs = parse_specs(given.get("reward", ()))
     reward = [specs[0].name] if len(specs) == 1 else []
     return PRESETS[method].of_paper(*reward, *(["image"] if "image" in given else []))
 
 
-def _precision(name: str) -> str | None:
-    return None if check_precision(name) == FULL else name
-
-
-def _with_settings(config: GenerateConfig, given: Mapping[str, Any], paper: Mapping[str, Any]) -> GenerateConfig:
+def _with_settings(config: Config, given: Mapping[str, Any], paper: Mapping[str, Any]) -> Config:
     """Preset defaults or the paper's, ``--set`` over them, ``--particles`` beside them; what has no use goes to ``unused``."""
     known, unused = {**_preset_fields(config.method), **paper}, []
-    particles = integer("particles", given["particles"], 1) if "particles" in given else None
+    particles = given.get("particles")
     values = dict(known)
-    for key, value in flat(given.get("set", {})).items():
+    for key, value in given.get("settings", {}).items():
         method, field, checked = setting(key, value)
         if method != config.method:
             unused.append(key)
@@ -172,40 +164,31 @@ def _with_settings(config: GenerateConfig, given: Mapping[str, Any], paper: Mapp
     return replace(config, particles=particles, settings=settings, unused=tuple(unused))
 
 
-def _with_picture(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
-    """The reference picture, looked at as a whole, and its strength, which has no use without one."""
-    strength = number("strength", given.get("strength", STRENGTH))
-    if not 0 < strength <= 1:
-        raise TiltingError(f"strength must be above 0 and at most 1, not {strength:g}")
-    if "image" not in given:
+def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
+    """The strength of the reference picture, which has no use without one."""
+    if config.image is None:
         if config.method == "sdedit":
             raise TiltingError("sdedit starts from a picture: give one by --image")
         return replace(config, unused=(*config.unused, *(["strength"] if "strength" in given else [])))
-    image = text("image", given["image"])
-    open_picture(image)
-    return replace(config, image=image, strength=strength)
+    return replace(config, strength=given.get("strength", STRENGTH))
 
 
-def _with_loras(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
-    """LoRAs that are there, and the steps they are on in, which have no use without one."""
-    config = replace(config, lora=tuple(texts("lora", given.get("lora", []))))
-    config.loras()
-    if "lora-steps" not in given:
+def _with_loras(config: Config) -> Config:
+    """The steps that LoRAs are on in, which have no use without one."""
+    if config.lora_steps is None:
         return config
-    window = text("lora-steps", given["lora-steps"])
-    first, _ = parse_window(window)
+    first, _ = parse_window(config.lora_steps)
     if not config.lora:
-        return replace(config, unused=(*config.unused, "lora-steps"))
+        return replace(config, lora_steps=None, unused=(*config.unused, "lora-steps"))
     if first >= config.steps:
-        raise TiltingError(f"lora-steps {window!r} begins after the last of {config.steps} steps, which is {config.steps - 1}")
-    return replace(config, lora_steps=window)
+        last = config.steps - 1
+        raise TiltingError(f"lora-steps {config.lora_steps!r} begins after the last of {config.steps} steps, which is {last}")
+    return config
 
 
-def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
+def _with_rewards(config: Config) -> Config:
     """The rewards asked for; ``clip`` for pocket where none is."""
-    wanted = texts("reward", given.get("reward", []))
-    if not wanted and config.model == "pocket":
-        wanted = ["clip"]
+    wanted = config.reward or (("clip",) if config.model == "pocket" else ())
     specs = parse_specs(wanted)
     if not specs and config.method != "base":
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
@@ -216,7 +199,7 @@ def _with_rewards(config: GenerateConfig, given: Mapping[str, Any]) -> GenerateC
         for spec in specs:
             if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
                 raise black_box(config.method, spec.text)
-    return replace(config, reward=tuple(wanted))
+    return replace(config, reward=wanted)
 
 
 def of_a_batch(reward: str) -> TiltingError:
@@ -247,3 +230,7 @@ def _check_method(config: GenerateConfig) -> None:
         raise TiltingError(
             f"{config.method} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg above 1"
         )
+
+
+OPTIONS = tuple(GenerateConfig.options())
+resolve = GenerateConfig.resolve

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from tilting.config.generate import OPTIONS as OF_GENERATE
-from tilting.config.generate import GenerateConfig, resolve, texts
-from tilting.config.settings import setting, text
+from tilting.config.generate import GenerateConfig, resolve
+from tilting.config.settings import setting, text, texts
 from tilting.config.yaml_file import SWITCHES, flat
 from tilting.errors import TiltingError, nearest
 from tilting.generation.run import Folder, Parts, load_parts, plan_missing, run

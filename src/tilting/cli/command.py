@@ -1,0 +1,173 @@
+"""A command from its config: options, help and YAML keys are the config's declared fields, and its body reads a typed config.
+
+    @takes(GenerateConfig)
+    def generate(config: GenerateConfig, call: Call) -> None: ...
+
+The options of ``--config`` come first and those of the command line win; what neither gives is not there at all, so that the
+defaults stand in one place, where a config is resolved.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import typer
+
+from tilting.config.base import BaseConfig
+from tilting.config.settings import parse_setting
+from tilting.config.yaml_file import read_yaml
+from tilting.declare import FORMER, Field
+from tilting.errors import TiltingError
+
+Config = TypeVar("Config", bound=BaseConfig)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a command was called, and how it answers.
+
+    Attributes:
+        words: the whole command line, which a manifest records.
+        quiet: nothing is to be said.
+        json: the summary is to be JSON.
+    """
+
+    words: list[str]
+    quiet: bool = False
+    json: bool = False
+
+    def warn(self, unused: Sequence[str]) -> None:
+        """Say which options and settings change nothing in this run; its manifest records them too."""
+        if unused and not self.quiet:
+            print(f"tilting: warning: {', '.join(unused)} changes nothing here", file=sys.stderr)
+
+    def answer(self, summary: object, *lines: str) -> None:
+        """Print a summary as JSON, or the lines for people, or nothing: of several processes the first one speaks."""
+        if not summary or os.environ.get("RANK", "0") != "0":
+            return
+        if self.json:
+            typer.echo(json.dumps(summary, ensure_ascii=False))
+        elif not self.quiet:
+            for line in lines:
+                typer.echo(line)
+
+
+def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Config, Call], None]], Any]:
+    """Make a typer command of a function of a config and of a `Call`.
+
+    Args:
+        config: the class whose declared fields are the options.
+        writes: whether the command writes into ``--out``, which must then be given.
+    """
+
+    def decorate(body: Callable[[Config, Call], None]) -> Callable[..., None]:
+        options = config.options()
+
+        def command(**given: Any) -> None:
+            context = given.pop("context")
+            call = Call(["tilting", *context.obj], bool(given["quiet"]), bool(given["as_json"]))
+            asked, call = _asked(options, given, call)
+            resolved = config.resolve(asked)
+            if not call.quiet:
+                for line in FORMER:
+                    print(f"tilting: warning: {line}", file=sys.stderr)
+            FORMER.clear()
+            if given["print_config"]:
+                return typer.echo(resolved.yaml(), nl=False)
+            if writes and getattr(resolved, "out", None) is None:
+                raise TiltingError("say where to write: --out DIR")
+            call.warn(getattr(resolved, "unused", ()))
+            return body(resolved, call)
+
+        parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+        for one in options.values():
+            parameters += _parameters(one)
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in SWITCHES.items()
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__name__, command.__doc__ = body.__name__, body.__doc__
+        return command
+
+    return decorate
+
+
+SWITCHES: dict[str, Any] = {
+    "config": Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="Options from YAML; the command line wins.", show_default=False),
+    ],
+    "print_config": Annotated[
+        bool | None, typer.Option("--print-config", help="Print the resolved YAML and stop.", show_default=False)
+    ],
+    "quiet": Annotated[bool | None, typer.Option("--quiet", help="No progress and no summary.", show_default=False)],
+    "as_json": Annotated[bool | None, typer.Option("--json", help="Print the summary as JSON.", show_default=False)],
+}
+"""What every command takes beside its own options."""
+
+
+def _parameters(one: Field) -> list[inspect.Parameter]:
+    """The parameter of an option, or of the words and of the file of prompts."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    if one.given.positional:
+        words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False)
+        found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[list[str] | None, words])]
+        if one.option == "prompts":
+            file = typer.Option("--prompts", metavar="FILE", help="Prompts: .txt, .jsonl, .csv, .parquet.", show_default=False)
+            found.append(inspect.Parameter("prompts_file", keyword, default=None, annotation=Annotated[str | None, file]))
+        return found
+    found = []
+    for name in (one.option, *one.aliases):
+        former = name != one.option
+        option = typer.Option(f"--{name}", metavar=one.metavar or None, help=help_of(one), show_default=False, hidden=former)
+        parameter = name.replace("-", "_") if former else one.name
+        found.append(
+            inspect.Parameter(parameter, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, option])
+        )
+    return found
+
+
+def help_of(one: Field) -> str:
+    """What is said of an option, with its default."""
+    simple = isinstance(one.default, str | int | float) and not isinstance(one.default, bool) and one.default != ""
+    default = one.given.default or (f"{one.default}" if simple and one.default is not MISSING else "")
+    return f"{one.about} [{default}]" if default else one.about
+
+
+def _given_as(hint: Any) -> Any:
+    """How typer reads an option: words once or several times; numbers with commas are text."""
+    plain = next((part for part in get_args(hint) if part is not type(None)), hint) if type(None) in get_args(hint) else hint
+    if get_origin(plain) is tuple:
+        first = get_args(plain)[0]
+        return list[str] if first is str or get_origin(first) is tuple else str
+    return plain if plain in (int, float, bool) else str
+
+
+def _asked(options: Mapping[str, Field], given: Mapping[str, Any], call: Call) -> tuple[dict[str, Any], Call]:
+    """The options by name, of the YAML file and of the command line over it."""
+    former = [alias for one in options.values() for alias in one.aliases]
+    asked = read_yaml(given["config"], (*options, *former)) if given["config"] is not None else {}
+    for name, one in options.items():
+        value = given[one.name]
+        if one.given.positional and "prompts_file" in given and name == "prompts":
+            file = given["prompts_file"]
+            if value and file is not None:
+                raise TiltingError("prompts are given both as words and by --prompts: give one of them")
+            value = file if file is not None else value
+        if name == "set":
+            asked["set"] = {**(asked.get("set") or {}), **dict(map(parse_setting, value or ()))}
+        elif value not in (None, (), []):
+            asked[name] = value
+        for alias in one.aliases:
+            if given[alias.replace("-", "_")] not in (None, (), []):
+                asked[alias] = given[alias.replace("-", "_")]
+    quiet, json_ = call.quiet or bool(asked.pop("quiet", False)), call.json or bool(asked.pop("json", False))
+    return asked, Call(call.words, quiet, json_)

@@ -1,0 +1,108 @@
+"""The options that several commands share: one name, one meaning, one check, one line of help.
+
+Each is a type: a config that has the option says ``steps: Steps``. Defaults stand with the config; ``Option(default=...)`` says
+what one is that depends on others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from typing_extensions import Doc
+
+from tilting.config.picture import open_picture
+from tilting.config.prompts import check_prompts
+from tilting.declare import Check, Metavar, Option, number
+from tilting.errors import TiltingError, nearest
+from tilting.models import MODELS, find_model
+from tilting.models.lora_file import parse_lora, parse_window
+from tilting.models.placement import check_device, check_precision
+
+
+def check_model(name: str, value: str) -> str:
+    """The name of a model that is there, or of a hub. Raises TiltingError, with the nearest one."""
+    from pathlib import Path
+
+    if value not in MODELS and "/" not in value and not Path(value).is_dir():
+        near = nearest(value, MODELS)
+        if "did you mean" in near:
+            raise TiltingError(f"unknown model {value!r}{near}")
+    find_model(value)
+    return value
+
+
+def check_cfg(name: str, value: float) -> float:
+    """The CFG scale. Raises TiltingError for one that would drop the prompt, or turn away from it."""
+    if value <= 0:
+        raise TiltingError(f"{name} must be above 0, not {value:g}: 1 is the prompt without guidance")
+    return value
+
+
+def scale_of(value: object) -> float:
+    """The CFG scale that a number is. Raises TiltingError."""
+    return check_cfg("cfg", number("cfg", value))
+
+
+def check_eta(name: str, value: float) -> float:
+    """From 0 to 1. Raises TiltingError."""
+    if not 0 <= value <= 1:
+        raise TiltingError(f"{name} must be between 0 and 1, not {value:g}")
+    return value
+
+
+def check_strength(name: str, value: float) -> float:
+    """Above 0 and at most 1. Raises TiltingError."""
+    if not 0 < value <= 1:
+        raise TiltingError(f"{name} must be above 0 and at most 1, not {value:g}")
+    return value
+
+
+def _prompts(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(check_prompts(value))
+
+
+def _picture(name: str, value: str) -> str:
+    open_picture(value)
+    return value
+
+
+def _loras(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        parse_lora(one)
+    return value
+
+
+def _window(name: str, value: str) -> str:
+    parse_window(value)
+    return value
+
+
+Prompts = Annotated[tuple[str, ...], Option(positional="PROMPT"), Check(_prompts), Doc("What to draw.")]
+Model = Annotated[str, Check(check_model), Doc("pocket, a diffusers folder, or a hub id.")]
+Reward = Annotated[
+    tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")
+]
+Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N, particles per image.")]
+Steps = Annotated[int, Ge(1), Option(default="the model's: 50"), Doc("T, denoising steps.")]
+Eta = Annotated[float, Check(check_eta), Option(default="the method's: 1"), Doc("0 deterministic ... 1 ancestral.")]
+Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
+NegativePrompt = Annotated[str, Option(default="''"), Doc("Text of the unconditional branch.")]
+Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
+BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
+Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
+Strength = Annotated[
+    float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
+]
+Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(_loras), Doc("A LoRA to draw with, repeatable.")]
+LoraSteps = Annotated[
+    str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are on.")
+]
+Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(value)), Doc("auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, Check(lambda name, value: check_precision(value)), Doc("Of the network: fp32, fp16 or bf16.")]
+Out = Annotated[str | None, Metavar("DIR"), Doc("Folder to write, or to go on with.")]
+Seed = Annotated[int, Doc("Seed of the run.")]
+Settings = Annotated[
+    tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")
+]
+Unused = Annotated[tuple[str, ...], Option(internal=True), Doc("Options that were given and have no use in this run.")]
