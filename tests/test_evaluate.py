@@ -17,11 +17,11 @@ from commands import manifest
 from PIL import Image
 
 from tilting.cli import main
-from tilting.config.evaluate import resolve_evaluate
+from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import setup
 from tilting.rewards.spec import parse_specs, split_weight
-from tilting.runs.owner import EVALUATION, whose
+from tilting.runs.owner import EVALUATION, kind_of
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
@@ -60,7 +60,7 @@ def row(metrics, name):
 
 def test_rewards_and_costs_are_the_manifests(runs, judged):
     metrics, _ = judged
-    assert whose(runs / "judged") is EVALUATION
+    assert kind_of(runs / "judged") is EVALUATION
     for name in ("base", "bon", "again"):
         known, found = manifest(runs / name), row(metrics, name)
         assert found["rewards"]["clip"]["mean"] == pytest.approx(known["summary"]["reward_mean"], abs=1e-6)
@@ -398,11 +398,11 @@ def test_what_method_base_draws_with_a_lora_or_a_control_is_not_the_base_model(r
     tuned = altered(runs, tmp_path, "again", "tuned", lora=["runs/horse"])
     control = altered(runs, tmp_path, "again", "control", {"kl_mean": 0.5}, control=["ctl"], strength=[1.0], seed=8)
     for other in (tuned, control):
-        parts = setup(resolve_evaluate({"runs": [base, other], "out": "o"}))
+        parts = setup(EvaluateConfig.resolve({"runs": [base, other], "out": "o"}))
         assert parts.reference == "base" and parts.bases == {Path(other).name: "base"} and parts.floor is None
         assert not any("strength" in note for note in parts.notes)
         assert "must be a run of method base alone" in refused(capsys, base, "--reference", other, "--out", str(tmp_path / "o"))
-    alone = setup(resolve_evaluate({"runs": [control], "out": "o"}))
+    alone = setup(EvaluateConfig.resolve({"runs": [control], "out": "o"}))
     assert alone.reference is None and "--strength" not in alone.notes[0] and "--method base" in alone.notes[0]
     assert main(["evaluate", base, tuned, control, "--out", str(tmp_path / "out"), "--quiet"]) == 0
     metrics, page = json.loads((tmp_path / "out/metrics.json").read_text()), (tmp_path / "out/report.html").read_text()
@@ -503,7 +503,7 @@ def test_config_file_and_print_config(runs, tmp_path, capsys):
 
 def test_parts_of_runs(runs):
     def chosen(*names, **more):
-        return setup(resolve_evaluate({"runs": [str(runs / n) for n in names], "out": "o", **more}))
+        return setup(EvaluateConfig.resolve({"runs": [str(runs / n) for n in names], "out": "o", **more}))
 
     assert chosen("base", "bon").reference is None
     assert chosen("bon", "base", "again").reference == "again"
@@ -512,7 +512,7 @@ def test_parts_of_runs(runs):
     named = chosen("again", "base", "bon", reference=str(runs / "again"))
     assert (named.reference, named.floor, named.bases) == ("again", "base", {"bon": "base"})
     with pytest.raises(TiltingError, match="no run"):
-        resolve_evaluate({"out": "o"})
+        EvaluateConfig.resolve({"out": "o"})
     assert split_weight("clip=2") == ("clip", 2.0) and split_weight("my.py:f") == ("my.py:f", 1.0)
     assert split_weight("classify:m#a=b") == ("classify:m#a=b", 1.0)
     assert split_weight("likelihood:FIT#bright=0") == ("likelihood:FIT#bright=0", 1.0)

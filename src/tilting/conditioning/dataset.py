@@ -1,9 +1,9 @@
 """Labelled pictures (x, y), CTRL's offline data (Zhao et al. 2024, section 3): read, checked, and split 80/20.
 
-Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. Labels stand
-in a table, or a function says them: any reward, such as the size of a JPEG, or a function of the user's own, which may also
-return words, classes by name. A record is held out by a hash of (seed, file), or of (seed, group) where records of one origin
-must share a side: its side stays the same whatever other records come or go. Torch is imported only where a function labels.
+Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. Labels
+stand in a table, or a function gives them: any reward, such as the size of a JPEG, or a function of the user's own, which may
+also return words, classes by name. A record is held out by a hash of (seed, file), or of (seed, group) where records of one
+origin must share a side: its side stays the same whatever other records come or go.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ def is_held_out(seed: int, who: str, share: float = HELD_OUT) -> bool:
 
 def bar(total: int, about: str, quiet: bool, initial: int = 0) -> Any:
     """A bar on stderr, of things that are counted."""
-    return tqdm(
-        total=total, desc=about, initial=initial, file=sys.stderr, disable=quiet, dynamic_ncols=True, leave=False
-    )
+    return tqdm(total=total, desc=about, initial=initial, file=sys.stderr, disable=quiet, dynamic_ncols=True, leave=False)
 
 
 def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
@@ -165,10 +163,11 @@ def read_tables(data: Sequence[str], labels: Sequence[str] = (), skip_bad: bool 
     missing = [name for name in asks if name not in owners]
     if missing:
         raise TiltingError(f"there is no column {missing[0]!r} of labels{nearest(missing[0], owners)}")
-    return [
-        read_data(FitConfig.resolve({"data": path, "label": [asks.get(name, name) for name in names], "skip-bad": skip_bad}), quiet)
-        for path, names in columns.items()
-    ]
+    tables = []
+    for path, names in columns.items():
+        options = {"data": path, "label": [asks.get(name, name) for name in names], "skip-bad": skip_bad}
+        tables.append(read_data(FitConfig.resolve(options), quiet))
+    return tables
 
 
 def _columns(table: Table, asks: Sequence[Ask]) -> dict[str, str]:

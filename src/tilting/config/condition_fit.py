@@ -80,12 +80,6 @@ def _kind(name: str, value: str) -> str:
     return value
 
 
-def _embedder(name: str, value: str) -> str:
-    if not Path(value).is_dir() and value.count("/") != 1:
-        raise TiltingError(f"there is no folder {value!r} for --embedder")
-    return value
-
-
 @dataclass(frozen=True)
 class FitConfig(BaseConfig):
     """A checked request; ``label`` may be empty: all there are, and ``model`` is of kind noisy alone."""
@@ -103,21 +97,12 @@ class FitConfig(BaseConfig):
     ] = None
     bins: Annotated[int | None, Ge(2), Doc("Cut a number into so many classes at its quantiles.")] = None
     kind: Annotated[
-        str,
-        Metavar("cnn|mlp|noisy|FOLDER"),
-        Check(_kind),
-        Doc("Network; noisy: of latents; FOLDER: a transformers one."),
+        str, Metavar("cnn|mlp|noisy|FOLDER"), Check(_kind), Doc("Network; noisy: of latents; FOLDER: a transformers one.")
     ] = "cnn"
     widths: Annotated[
-        tuple[int, ...],
-        Metavar("N,N,..."),
-        Each(Ge(1)),
-        Option(default="the paper's"),
-        Doc("Channels or hidden layers."),
+        tuple[int, ...], Metavar("N,N,..."), Each(Ge(1)), Option(default="the paper's"), Doc("Channels or hidden layers.")
     ] = ()
-    embedder: Annotated[
-        str | None, Metavar("FOLDER"), Check(_embedder), Option(default="pocket-clip"), Doc("CLIP of --kind mlp.")
-    ] = None
+    embedder: Annotated[str | None, Metavar("FOLDER"), Option(default="pocket-clip"), Doc("CLIP of --kind mlp.")] = None
     epochs: Annotated[int, Ge(1), Doc("At most.")] = 100
     batch_size: Annotated[int, Ge(2), Doc("Pictures per step of Adam.")] = 64
     lr: Annotated[float, Gt(0), Doc("Adam's learning rate.")] = 1e-3
@@ -175,5 +160,7 @@ def _check_kind(config: FitConfig) -> None:
         raise TiltingError(f"--model is whose latents --kind noisy learns from, which --kind {config.kind} does not")
     if config.embedder is not None and config.kind != "mlp":
         raise TiltingError(f"--embedder is the CLIP of --kind mlp, which --kind {config.kind} does not have")
+    if config.embedder is not None and not Path(config.embedder).is_dir() and config.embedder.count("/") != 1:
+        raise TiltingError(f"there is no folder {config.embedder!r} for --embedder")
     if config.widths and config.kind not in KINDS:
         raise TiltingError("--widths are of a cnn or an mlp; a classifier's head is one linear layer")

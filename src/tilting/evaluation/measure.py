@@ -17,13 +17,17 @@ from tilting.features.picture import read_image
 from tilting.metrics import alignment
 from tilting.metrics.diversity import mean_distance, mean_pairwise
 from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
+from tilting.metrics.inception import inception
 from tilting.metrics.judge import PocketJudge
+from tilting.metrics.perceptual import gram_features
 from tilting.models.words import read_prompt
 from tilting.rewards.build import build_one
 from tilting.rewards.check import checked
 from tilting.rewards.spec import parse_spec, split_weight
 
 KINDS = ("concept", "style", "background")
+SCORES = ("judge", "tclip", "igram_clip", "igram_vgg")
+"""Numbers of every image."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,16 @@ class Instruments:
 
     def names(self) -> dict[str, str]:
         """By metric, the network it is measured in."""
-        found = {
-            "fid": self.fid.name, "cmmd": self.cmmd.name, "tclip": self.clip_name, "igram_clip": self.clip_name,
-            "diversity": "LPIPS (VGG16)" if self.lpips else self.spread.name, "judge": "pocket-judge", "labels": "pocket-judge",
-        }  # fmt: skip
-        return found | ({"igram_vgg": self.gram.name} if self.gram else {})
+        names = {
+            "fid": self.fid.name,
+            "cmmd": self.cmmd.name,
+            "tclip": self.clip_name,
+            "igram_clip": self.clip_name,
+            "diversity": "LPIPS (VGG16)" if self.lpips else self.spread.name,
+            "judge": "pocket-judge",
+            "labels": "pocket-judge",
+        }
+        return names | ({"igram_vgg": self.gram.name} if self.gram else {})
 
 
 def load_instruments(config: EvaluateConfig) -> Instruments:
@@ -67,14 +76,10 @@ def load_instruments(config: EvaluateConfig) -> Instruments:
     own = judge_features(judge)
     fid, lpips, gram = own, None, None
     if config.inception:
-        from tilting.metrics.inception import inception
-
         fid = inception(config.inception)
     if config.lpips:
         lpips = load_lpips(config.vgg or "", config.lpips)
     if config.vgg:
-        from tilting.metrics.perceptual import gram_features
-
         gram = gram_features(config.vgg)
     target = read_image(config.reference_image)[None] if config.reference_image else None
     return Instruments(judge, clip, name, fid, clip_features(name, clip), own, lpips, gram, target)
@@ -133,9 +138,9 @@ def measure(run: Run, tools: Instruments) -> Measured:
         for kind in KINDS:
             read[kind] += [names[kind][int(i)] for i in logs[kind].argmax(-1)]
     whole = {key: torch.cat(values) for key, values in parts.items() if values}
-    said = [read_prompt(words, prompt) for prompt in prompts]
-    wanted = {kind: [None if (i := getattr(s, kind)) is None else names[kind][i] for s in said] for kind in KINDS}
-    scores = {key: whole[key].tolist() for key in ("judge", "tclip", "igram_clip", "igram_vgg") if key in whole}
+    words_of = [read_prompt(words, prompt) for prompt in prompts]
+    wanted = {kind: [None if (i := getattr(s, kind)) is None else names[kind][i] for s in words_of] for kind in KINDS}
+    scores = {key: whole[key].tolist() for key in SCORES if key in whole}
     if None not in recorded:
         scores["judge"] = recorded
     rewards = {key: values for key in run.weights if (values := recorded_rewards(run, key)) is not None}
@@ -147,8 +152,7 @@ def recorded_rewards(run: Run, bare: str) -> list[float] | None:
     """A reward of every image from the manifest, by its spec without weight; None unless every image has it."""
     values = []
     for record in run.records:
-        found = [value for spec, value in record["rewards"].items() if split_weight(spec)[0] == bare]
-        values += found[:1]
+        values += [value for spec, value in record["rewards"].items() if split_weight(spec)[0] == bare][:1]
     whole = len(values) == len(run.records) and all(isinstance(value, int | float) for value in values)
     return [float(value) for value in values] if whole else None
 
@@ -172,15 +176,15 @@ def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _diversity(prompts: Sequence[str], files: Sequence, features: Tensor, tools: Instruments) -> dict[str, float]:
-    found = {}
+    diversity = {}
     for prompt, rows in rows_by_prompt(prompts).items():
         if len(rows) < 2:
             continue
         if tools.lpips is None:
-            found[prompt] = mean_pairwise(features[rows])
+            diversity[prompt] = mean_pairwise(features[rows])
             continue
         pictures = [read_image(files[i]) for i in rows]
         if len({picture.shape for picture in pictures}) > 1:
             raise TiltingError(f"LPIPS needs pictures of one size, and those of {prompt!r} differ")
-        found[prompt] = mean_distance(torch.stack(pictures), tools.lpips.table)
-    return found
+        diversity[prompt] = mean_distance(torch.stack(pictures), tools.lpips.table)
+    return diversity

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.evaluation.distances import NAMES, interval_of, shown, with_means
-from tilting.evaluation.measure import Instruments, Measured, rows_by_prompt
+from tilting.evaluation.distances import DISTANCES, shown, with_means
+from tilting.evaluation.measure import SCORES, Instruments, Measured, rows_by_prompt
 from tilting.evaluation.read_runs import CHANGES, Run, Setup
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
@@ -26,7 +26,7 @@ def _finite(values: Sequence[float], prompts: Sequence[str]) -> tuple[list[float
 
 def _expected(values: Sequence[float] | None, prompts: Sequence[str]) -> dict[str, float] | None:
     values, prompts = _finite(values or [], prompts if values else [])
-    return interval_of(expected(values, prompts)) if values else None
+    return expected(values, prompts)._asdict() if values else None
 
 
 def objective(run: Run, measured: Measured, weights: Mapping[str, float], pictured: Container[str] = ()) -> list[float] | None:
@@ -62,12 +62,9 @@ def row_of(
         "images": count,
         "reward": _expected(objective(run, mine, run.weights), prompts),
         "rewards": {key: _expected(values, prompts) for key, values in mine.rewards.items()},
-        "judge": _expected(mine.scores["judge"], prompts),
-        "tclip": _expected(mine.scores["tclip"], prompts),
-        "igram_clip": _expected(mine.scores.get("igram_clip"), prompts),
-        "igram_vgg": _expected(mine.scores.get("igram_vgg"), prompts),
-        "diversity": interval_of(across(mine.diversity)) if mine.diversity else None,
-        **{name: far[name] if far else None for name in NAMES},
+        **{key: _expected(mine.scores.get(key), prompts) for key in SCORES},
+        "diversity": across(mine.diversity)._asdict() if mine.diversity else None,
+        **{name: far[name] if far else None for name in DISTANCES},
         "kl": run.kl,
         "labels": _labels(mine),
         "evaluations_per_image": summary["evaluations"] / count,
@@ -79,18 +76,16 @@ def row_of(
 
 def _labels(mine: Measured) -> dict[str, Any]:
     """Per kind of label that prompts ask for: accuracy, macro F1 and the confusion matrix."""
-    found: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
     for kind, asked in mine.asked.items():
         pairs = [(a, b) for a, b in zip(asked, mine.read[kind], strict=True) if a is not None]
-        if not pairs:
-            found[kind] = None
-            continue
-        r = read_labels([a for a, _ in pairs], [b for _, b in pairs])
-        found[kind] = {
-            "images": r.count, "accuracy": r.accuracy, "macro_f1": r.macro_f1, "classes": list(r.classes),
-            "confusion": [list(row) for row in r.confusion],
-        }  # fmt: skip
-    return found
+        labels[kind] = None
+        if pairs:
+            r = read_labels([a for a, _ in pairs], [b for _, b in pairs])
+            counts = [list(row) for row in r.confusion]
+            labels[kind] = {"images": r.count, "accuracy": r.accuracy, "macro_f1": r.macro_f1}
+            labels[kind] |= {"classes": list(r.classes), "confusion": counts}
+    return labels
 
 
 FEWEST = 4
@@ -99,11 +94,11 @@ FEWEST = 4
 
 def networks_of(weights: Mapping[str, float]) -> set[str]:
     """The CLIPs that rewards read, by the name `Instruments.clip_name` has for them."""
-    found = set()
+    names = set()
     for spec in weights:
         with suppress(TiltingError):  # its files may have gone since it was drawn with
-            found.add(clip_of(parse_spec(spec)))
-    return {name for name in found if name is not None}
+            names.add(clip_of(parse_spec(spec)))
+    return {name for name in names if name is not None}
 
 
 def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: Instruments) -> dict[str, Any] | None:
@@ -139,9 +134,13 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
         return {"word": None, "base": name, "reason": f"{run.name} and {name} share no scored prompts"}
     verdict = decide(rose, {key: value for key, value in judges.items() if value is not None})
     return {
-        "word": verdict.word, "base": name, "paired": base.seed == run.seed, "reason": verdict.reason,
-        "reward": interval_of(verdict.reward), "judges": {key: interval_of(value) for key, value in verdict.judges.items()},
-    }  # fmt: skip
+        "word": verdict.word,
+        "base": name,
+        "paired": base.seed == run.seed,
+        "reason": verdict.reason,
+        "reward": verdict.reward._asdict(),
+        "judges": {key: value._asdict() for key, value in verdict.judges.items()},
+    }
 
 
 def brief(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,18 +154,23 @@ def brief(row: Mapping[str, Any]) -> dict[str, Any]:
 
     rewards = {key: value["mean"] for key, value in row["rewards"].items() if value}
     return {
-        "run": row["name"], "method": row["method"], "reward": mean("reward"), "rewards": rewards, "judge": mean("judge"),
-        "tclip": mean("tclip"), "diversity": mean("diversity"), "fid": pooled("fid"), "cmmd": pooled("cmmd"),
-        "evaluations_per_image": row["evaluations_per_image"], "seconds_per_image": row["seconds_per_image"],
+        "run": row["name"],
+        "method": row["method"],
+        "reward": mean("reward"),
+        "rewards": rewards,
+        **{key: mean(key) for key in ("judge", "tclip", "diversity")},
+        **{key: pooled(key) for key in ("fid", "cmmd")},
+        "evaluations_per_image": row["evaluations_per_image"],
+        "seconds_per_image": row["seconds_per_image"],
         "verdict": row["verdict"]["word"] if row["verdict"] else None,
-    }  # fmt: skip
+    }
 
 
 def per_prompt(
     parts: Setup, measured: Mapping[str, Measured], distances: Mapping[str, dict], floor: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
     """Prompt by prompt: every run's numbers and images."""
-    found = []
+    entries = []
     for prompt in dict.fromkeys(parts.runs[0].prompts):
         entry: dict[str, Any] = {"prompt": prompt, "floor": None, "runs": {}}
         if floor:
@@ -182,13 +186,16 @@ def per_prompt(
                 for name in ("fid", "cmmd")
             }
             images = [
-                {"file": run.records[i]["file"], "index": run.records[i]["index"], "reward": total[i] if total else None,
-                 "judge": _mean([mine.scores["judge"][i]])}
+                {
+                    **{key: run.records[i][key] for key in ("file", "index")},
+                    "reward": total[i] if total else None,
+                    "judge": _mean([mine.scores["judge"][i]]),
+                }
                 for i in rows
-            ]  # fmt: skip
+            ]
             entry["runs"][run.name] = {**means, "diversity": mine.diversity.get(prompt), **far, "images": images}
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tilting.conditioning.sample_run import Held
+from tilting.conditioning.sample_run import Loaded
 from tilting_papers.ctrl.arms import DATA_SEED, Shop
 from tilting_papers.ctrl.labels import Label, Labelled, classes_of, joined, write_labels
 from tilting_papers.ctrl.rows import combinations, draw_asked, name_of
@@ -53,7 +53,7 @@ def second_round(shop: Shop, data: Mapping[str, Labelled], seen: Mapping[str, La
         fits[label.name] = shop.fit(label, seen[label.name], folders[label.name])
     shop.say(f"first round: training the control, {shop.size.train_steps} steps")
     cost = shop.train(list(folders.values()), place / "ctrl")
-    found, held = {}, Held()
+    found, held = {}, Loaded()
     for label in shop.labels:
         shop.say(f"first round: drawing with the control, to label {label.name!r}")
         drawn = shop.seen(label, _asked(shop, label, data[label.name].edges, place, held))
@@ -62,7 +62,7 @@ def second_round(shop: Shop, data: Mapping[str, Labelled], seen: Mapping[str, La
     return First(found, fits, cost)
 
 
-def _asked(shop: Shop, label: Label, edges: tuple[float, ...], place: Path, held: Held) -> Labelled:
+def _asked(shop: Shop, label: Label, edges: tuple[float, ...], place: Path, held: Loaded) -> Labelled:
     """Pictures of the first control for every class and strength, by what the function says; no two labels share one."""
     files: list[Path] = []
     prompts: list[str] = []

@@ -16,7 +16,7 @@ from typing import Any
 
 from tilting.conditioning.fit_run import condition_fit
 from tilting.conditioning.train_run import condition_train
-from tilting.config.condition_fit import resolve_fit
+from tilting.config.condition_fit import FitConfig
 from tilting.config.condition_train import FREE, TrainConfig, resolve_train
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.generation.run import Parts, run
@@ -135,7 +135,7 @@ class Shop:
 
     def _fit(self, label: Label, data: Labelled, place: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         about = {"data": str(data.table), "label": [_asked(label)], "group": ORIGIN, "seed": self.seed, "out": str(place)}
-        config = resolve_fit({**about, **options})
+        config = FitConfig.resolve({**about, **options})
         return condition_fit(config, self.argv, quiet=self.quiet)["summary"][label.name]
 
     def train(self, classifiers: Sequence[Path], place: Path) -> dict[str, Any]:

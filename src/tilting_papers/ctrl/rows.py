@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from tilting.conditioning.sample_run import Held, sample_into
-from tilting.config.condition_sample import resolve_sample
+from tilting.conditioning.sample_run import Loaded, sample_into
+from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import resolve
 from tilting.generation import run as generating
 from tilting_papers.ctrl.arms import Shop
@@ -66,7 +66,7 @@ def options_of(shop: Shop, place: Path) -> dict[str, Any]:
 
 
 def draw_asked(
-    shop: Shop, held: Held, by: Mapping[str, list[str]], asked: Asked, strength: float, place: Path, **instead: int
+    shop: Shop, held: Loaded, by: Mapping[str, list[str]], asked: Asked, strength: float, place: Path, **instead: int
 ) -> dict[str, Any]:
     """The manifest of pictures that obey labels, as `tilting condition sample` draws them.
 
@@ -81,7 +81,7 @@ def draw_asked(
     """
     labels = [f"{k}={y}" for k, y in asked.items()]
     options = {**options_of(shop, place), **by, "label": labels, "strength": strength, **instead}
-    return sample_into(resolve_sample(options), held, shop.argv, shop.quiet)
+    return sample_into(SampleConfig.resolve(options), held, shop.argv, shop.quiet)
 
 
 def name_of(asked: Asked) -> str:
@@ -105,7 +105,7 @@ class Drawer:
     """
 
     def __init__(self, shop: Shop, places: Mapping[str, Mapping[str, Any]]):
-        self.shop, self.places, self.held = shop, places, Held()
+        self.shop, self.places, self.held = shop, places, Loaded()
 
     def cells(self, row: Row) -> list[Cell]:
         """Draw what is missing of a row."""
