@@ -19,9 +19,27 @@ from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import paired_bootstrap
 
 PROMPTS = [
-    "a fox", "an owl", "a panda", "a butterfly", "a crab", "a penguin", "a sunflower", "a cactus", "a rose", "a pizza",
-    "a strawberry", "a cupcake", "a car", "a rocket", "a sailboat", "a castle", "a volcano", "a guitar", "a robot", "a ghost",
-]  # fmt: skip
+    "a fox",
+    "an owl",
+    "a panda",
+    "a butterfly",
+    "a crab",
+    "a penguin",
+    "a sunflower",
+    "a cactus",
+    "a rose",
+    "a pizza",
+    "a strawberry",
+    "a cupcake",
+    "a car",
+    "a rocket",
+    "a sailboat",
+    "a castle",
+    "a volcano",
+    "a guitar",
+    "a robot",
+    "a ghost",
+]
 
 
 def row(model, reward, preset, steps: int, prompts: list[str], images: int) -> tuple[list[float], dict]:
@@ -30,9 +48,11 @@ def row(model, reward, preset, steps: int, prompts: list[str], images: int) -> t
     records, summary = result.manifest["images"], result.manifest["summary"]
     judged = PocketJudge().score(result.images, [r["prompt"] for r in records])
     means = {
-        "reward": round(summary["reward_mean"], 4), "judge": round(judged.mean().item(), 3),
-        "evaluations_per_image": summary["evaluations"] / len(records), "seconds": summary["seconds"],
-    }  # fmt: skip
+        "reward": round(summary["reward_mean"], 4),
+        "judge": round(judged.mean().item(), 3),
+        "evaluations_per_image": summary["evaluations"] / len(records),
+        "seconds": summary["seconds"],
+    }
     print(reward.name, preset, means, file=sys.stderr)
     return [r["reward"] for r in records], means
 

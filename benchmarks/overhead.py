@@ -77,9 +77,11 @@ def measure(name: str, steps: int, images: int, rounds: int, folder: Path) -> di
             (runs if is_run else calls).append(time.perf_counter() - begun)
     low, ratio, high = statistics.quantiles((a / b for a, b in zip(runs, calls, strict=True)), n=4)
     return {
-        "ratio": round(ratio, 4), "quartiles": [round(low, 4), round(high, 4)],
-        "run_s": round(statistics.median(runs), 3), "bare_s": round(statistics.median(calls), 3),
-    }  # fmt: skip
+        "ratio": round(ratio, 4),
+        "quartiles": [round(low, 4), round(high, 4)],
+        "run_s": round(statistics.median(runs), 3),
+        "bare_s": round(statistics.median(calls), 3),
+    }
 
 
 if __name__ == "__main__":

@@ -32,9 +32,13 @@ def vit_l14() -> Aesthetic:
     from transformers import CLIPConfig, CLIPModel
 
     vision = {
-        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
         "image_size": 224,
-    }  # fmt: skip
+    }
     text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
     model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=768)).eval()
     return Aesthetic(ClipEmbedder(POCKET_CLIP, model=model, pixels=Pixels(224, 224)), LinearHead().requires_grad_(False))

@@ -33,9 +33,14 @@ from types import SimpleNamespace
 import torch
 
 SHAPE = {"cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280), "sample_size": 32}
-SMALL = {"cross_attention_dim": 64, "attention_head_dim": 4, "block_out_channels": (64, 128), "sample_size": 32,
-         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
+SMALL = {
+    "cross_attention_dim": 64,
+    "attention_head_dim": 4,
+    "block_out_channels": (64, 128),
+    "sample_size": 32,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
 
 
 class Bright:
@@ -69,15 +74,27 @@ def model(small: bool):
     width = (SMALL if small else SHAPE)["cross_attention_dim"]
     tokenizer = tl.load("pocket").tokenizer
     torch.manual_seed(0)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width, num_hidden_layers=1, num_attention_heads=8,
-        max_position_embeddings=tokenizer.model_max_length,
-    ))  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=width,
+            num_hidden_layers=1,
+            num_attention_heads=8,
+            max_position_embeddings=tokenizer.model_max_length,
+        )
+    )
     unet = network(small)
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-                        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4)  # fmt: skip
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False,
-                              steps_offset=1)  # without it the last step stays where it is and has no gradient  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1
+    )  # without it the last step stays where it is and has no gradient
     parts = SimpleNamespace(tokenizer=tokenizer, text_encoder=text, unet=unet, vae=vae, scheduler=scheduler)
     return StableDiffusion(parts, "random")
 
@@ -149,8 +166,17 @@ def count(steps: int, small: bool, cfg: float) -> None:
     whole = model(small=True)
     slope = (chain(whole, 4, cfg) - chain(whole, 2, cfg)) / 2
     over = (steps - 1) * slope + gradient
-    print(json.dumps({"activations_of_a_step_mb": round(one / 1e6, 1), "held_per_step_bytes": slope, "steps": steps,
-                      "lora_gradient_mb": round(gradient / 1e6, 2), "counted_ratio": round(1 + over / one, 4)}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "activations_of_a_step_mb": round(one / 1e6, 1),
+                "held_per_step_bytes": slope,
+                "steps": steps,
+                "lora_gradient_mb": round(gradient / 1e6, 2),
+                "counted_ratio": round(1 + over / one, 4),
+            }
+        )
+    )
 
 
 def measure(arm: str, steps: int, small: bool, cfg: float) -> dict[str, float]:
@@ -162,9 +188,16 @@ def measure(arm: str, steps: int, small: bool, cfg: float) -> dict[str, float]:
     before, begun = memory("VmRSS"), time.perf_counter()
     row = next(iter(run.steps(1)))
     size = sum(p.numel() for name, p in run.model.unet.named_parameters() if ".lora_" not in name)
-    return {"arm": arm, "parameters": size, "steps": steps, "loaded_mb": before / 1e6,
-            "peak_over_loaded_mb": (memory("VmHWM") - before) / 1e6, "seconds": time.perf_counter() - begun,
-            "evaluations": row.numbers["evaluations"], "gradient_norm": row.numbers["gradient_norm"]}  # fmt: skip
+    return {
+        "arm": arm,
+        "parameters": size,
+        "steps": steps,
+        "loaded_mb": before / 1e6,
+        "peak_over_loaded_mb": (memory("VmHWM") - before) / 1e6,
+        "seconds": time.perf_counter() - begun,
+        "evaluations": row.numbers["evaluations"],
+        "gradient_norm": row.numbers["gradient_norm"],
+    }
 
 
 def main() -> None:

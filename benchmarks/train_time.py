@@ -110,8 +110,12 @@ def measure(run: Tuning, opened: int, copies: int, rounds: int, clock: Callable[
     assert same, f"the bare side makes other calls than the step: {made}, {paid}"
     step, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    return {"ratio": round(ratio, 4), "step_s": round(step, 3), "bare_s": round(alone, 3),
-            "bare_rows": {**made, "images": batch * (1 + copies)}}  # fmt: skip
+    return {
+        "ratio": round(ratio, 4),
+        "step_s": round(step, 3),
+        "bare_s": round(alone, 3),
+        "bare_rows": {**made, "images": batch * (1 + copies)},
+    }
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from beartype.claw import beartype_packages
 beartype_packages(
     ("tilting.schedule", "tilting.weights", "tilting.rng", "tilting.oracle.mixture"), conf=BeartypeConf(is_pep484_tower=True)
 )
+pytest.register_assert_rewrite("support")  # asserts of helpers tell as much as those of tests
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
@@ -47,7 +48,7 @@ def pocket(no_bars):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A diffusers folder of a few thousand random weights."""
-    from small import write_small
+    from support.small import write_small
 
     return write_small(tmp_path_factory.mktemp("models") / "small")
 

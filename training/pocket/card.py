@@ -37,9 +37,11 @@ def main() -> None:
     known, new, real = e["generated_known"], e["generated_new_combinations"], e["judge_on_real_held_out"]
     clip, p = e["clip_on_real_held_out"], e["parameters"]
     rows = [
-        ("concept, first of 444", "concept_top1"), ("concept, in the top 5", "concept_top5"),
-        ("style word obeyed", "style_top1"), ("background colour obeyed", "background_top1"),
-    ]  # fmt: skip
+        ("concept, first of 444", "concept_top1"),
+        ("concept, in the top 5", "concept_top5"),
+        ("style word obeyed", "style_top1"),
+        ("background colour obeyed", "background_top1"),
+    ]
     table = "\n".join(f"| {label} | {percent(real[k])} | {percent(known[k])} | {percent(new[k])} |" for label, k in rows)
     words = json.loads((ASSETS / "pocket" / "words.json").read_text())
     unseen = len(words["held_out"]) / (len(words["concepts"]) * len(words["styles"]) * len(words["colours"]))

@@ -25,10 +25,19 @@ WORK = HERE / "work"
 ASSETS = Path(os.environ.get("POCKET_ASSETS", HERE.parent.parent / "src" / "tilting" / "assets"))
 STYLES = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent-emoji-flat"}
 COLOURS = {
-    "white": (255, 255, 255), "black": (24, 24, 28), "gray": (150, 152, 156), "red": (214, 48, 49),
-    "orange": (245, 140, 32), "yellow": (250, 215, 70), "green": (76, 175, 80), "teal": (42, 188, 182),
-    "blue": (52, 110, 220), "purple": (132, 70, 190), "pink": (246, 150, 190), "brown": (128, 84, 56),
-}  # fmt: skip
+    "white": (255, 255, 255),
+    "black": (24, 24, 28),
+    "gray": (150, 152, 156),
+    "red": (214, 48, 49),
+    "orange": (245, 140, 32),
+    "yellow": (250, 215, 70),
+    "green": (76, 175, 80),
+    "teal": (42, 188, 182),
+    "blue": (52, 110, 220),
+    "purple": (132, 70, 190),
+    "pink": (246, 150, 190),
+    "brown": (128, 84, 56),
+}
 HELD_OUT = 0.1  # of (concept, style, colour) triples; white is always shown, so that every drawing is seen
 SKIN = re.compile(r"skin-tone|-tone\d|-(medium-)?(light|dark)(-|$)|-medium$|^flag-|^(regional|keycap)")
 
@@ -111,8 +120,10 @@ def render_sprites(size: int = 128) -> Path:
         icons = sets[style]
         icon = icons["icons"][slug]
         w, h = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
-        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-               f'viewBox="0 0 {w} {h}" width="{size}" height="{size}">{icon["body"]}</svg>')  # fmt: skip
+        svg = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="0 0 {w} {h}" width="{size}" height="{size}">{icon["body"]}</svg>'
+        )
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
         rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA").resize((size, size)), dtype=np.float32)
         rgba[..., :3] *= rgba[..., 3:] / 255
@@ -184,8 +195,12 @@ class Drawings:
         mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if flip else torch.ones(b)
         cos, sin = angle.cos() / scale, angle.sin() / scale
         theta = torch.stack(
-            [torch.stack([mirror * cos, mirror * -sin, -mirror * (cos * dx - sin * dy)], -1),
-             torch.stack([sin, cos, -(sin * dx + cos * dy)], -1)], 1)  # fmt: skip
+            [
+                torch.stack([mirror * cos, mirror * -sin, -mirror * (cos * dx - sin * dy)], -1),
+                torch.stack([sin, cos, -(sin * dx + cos * dy)], -1),
+            ],
+            1,
+        )
         grid = F.affine_grid(theta, [b, 4, 128, 128], align_corners=False)
         rgba = F.grid_sample(rgba, grid, align_corners=False)
         base = (self.palette[background] + 0.06 * torch.randn(b, 3, generator=gen)).clamp(0, 1)
@@ -199,8 +214,9 @@ class Drawings:
         image = F.avg_pool2d(rgba[:, :3] + (1 - rgba[:, 3:]) * back, 2).clamp(0, 1)
         return Batch(image, sprite, self.concept[sprite], self.style[sprite], background)
 
-    def batch(self, size: int, seed: int, step: int, known: float = 1.0, allowed: torch.Tensor | None = None,
-              white: float = 0.25) -> Batch:  # fmt: skip
+    def batch(
+        self, size: int, seed: int, step: int, known: float = 1.0, allowed: torch.Tensor | None = None, white: float = 0.25
+    ) -> Batch:
         """The training batch of this step.
 
         Args:

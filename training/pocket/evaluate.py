@@ -123,8 +123,12 @@ def main() -> None:
     out["aliases"] = judged(net, pictures, {"concept": torch.tensor([i for _, i in others])})
 
     # The nearest training view of each of 50 pictures, in pixels: is anything copied?
-    views = torch.cat([drawings.compose(torch.arange(drawings.known), torch.zeros(drawings.known, dtype=torch.long), gen).images
-                       for _ in range(4)])  # fmt: skip
+    views = torch.cat(
+        [
+            drawings.compose(torch.arange(drawings.known), torch.zeros(drawings.known, dtype=torch.long), gen).images
+            for _ in range(4)
+        ]
+    )
     plain = draw_prompts(model, [write_prompt(words, int(i), int(j), 0) for i, j in zip(c[:50], s[:50], strict=True)], 3)
     far = torch.cdist(plain.flatten(1), views.flatten(1), p=1) / plain[0].numel()
     nearest = far.argmin(1)
@@ -161,13 +165,16 @@ def main() -> None:
     sprite = 3 * c[:60] + torch.randint(3, (60,), generator=gen)
     views = [drawings.compose(sprite, drawings.backgrounds(sprite, gen, drawings.trained, 0.3), gen).images for _ in range(2)]
     out["diversity"] = {
-        "generated_pair_l1": (a - d).abs().mean().item(), "training_pair_l1": (views[0] - views[1]).abs().mean().item()
-    }  # fmt: skip
+        "generated_pair_l1": (a - d).abs().mean().item(),
+        "training_pair_l1": (views[0] - views[1]).abs().mean().item(),
+    }
     out["parameters"] = {
-        "unet": sum(p.numel() for p in model.unet.parameters()), "vae": sum(p.numel() for p in model.vae.parameters()),
+        "unet": sum(p.numel() for p in model.unet.parameters()),
+        "vae": sum(p.numel() for p in model.vae.parameters()),
         "text_encoder": sum(p.numel() for p in model.text_encoder.parameters()),
-        "clip": sum(p.numel() for p in embedder.parameters()), "judge": sum(p.numel() for p in net.parameters()),
-    }  # fmt: skip
+        "clip": sum(p.numel() for p in embedder.parameters()),
+        "judge": sum(p.numel() for p in net.parameters()),
+    }
     out["bytes"] = sum(f.stat().st_size for f in ASSETS.rglob("*") if f.is_file())
     for part in ("vae", "unet", "clip", "judge"):
         log = log_of(part)

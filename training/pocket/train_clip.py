@@ -27,14 +27,24 @@ BATCH = 128
 
 def build(tokenizer: CLIPTokenizer) -> CLIPModel:
     text = {
-        "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": LENGTH, "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     vision = {
-        "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 5, "num_attention_heads": 4,
-        "image_size": 64, "patch_size": 8,
-    }  # fmt: skip
+        "hidden_size": 160,
+        "intermediate_size": 480,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 

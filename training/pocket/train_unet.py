@@ -26,29 +26,51 @@ BATCH, LATE, VIEWS = 48, (800, 80), 32  # larger batches late: from step 800 on,
 
 def build_scheduler() -> DDIMScheduler:
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True,
-        timestep_spacing="trailing", prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=True,
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
 
 
 def build_unet() -> UNet2DConditionModel:
     """Besides cross-attention the pooled prompt scales and shifts every block: which drawing it is, is a global fact."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=12, out_channels=12, layers_per_block=1, block_out_channels=(96, 176), norm_num_groups=16,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=160, attention_head_dim=4,  # diffusers reads this as the number of heads
-        addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=12,
+        out_channels=12,
+        layers_per_block=1,
+        block_out_channels=(96, 176),
+        norm_num_groups=16,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=160,
+        attention_head_dim=4,  # diffusers reads this as the number of heads
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
+    )
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=160, intermediate_size=480, projection_dim=160, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=160,
+            intermediate_size=480,
+            projection_dim=160,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
 
 
 def latent_bank(vae: AutoencoderKL, drawings: Drawings) -> dict[str, torch.Tensor]:
@@ -77,9 +99,15 @@ def write_pipeline(unet, text_encoder, folder: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     vae = AutoencoderKL.from_pretrained(folder / "vae").half()
     pipe = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder.half(), tokenizer=tokenizer, unet=unet.half(), scheduler=build_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=text_encoder.half(),
+        tokenizer=tokenizer,
+        unet=unet.half(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder)
     config = folder / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

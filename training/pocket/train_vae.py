@@ -18,10 +18,15 @@ STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 2600
 
 def build() -> AutoencoderKL:
     vae = AutoencoderKL(
-        block_out_channels=(16, 32, 64, 128), layers_per_block=1, latent_channels=12, norm_num_groups=8, sample_size=64,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=12,
+        norm_num_groups=8,
+        sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
         mid_block_add_attention=False,
-    )  # fmt: skip
+    )
     with torch.no_grad():  # begin almost without noise: a posterior of unit width drowns the first thousand steps
         vae.quant_conv.bias[12:] = -4.0
     return vae.to(memory_format=torch.channels_last)

@@ -72,12 +72,12 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
         def command(**given: Any) -> None:
             context = given.pop("context")
             call = Call(["tilting", *context.obj], bool(given["quiet"]), bool(given["as_json"]))
+            FORMER.clear()
             asked, call = _asked(options, given, call)
             resolved = config.resolve(asked)
             if not call.quiet:
                 for line in FORMER:
                     print(f"tilting: warning: {line}", file=sys.stderr)
-            FORMER.clear()
             if given["print_config"]:
                 return typer.echo(resolved.yaml(), nl=False)
             if writes and getattr(resolved, "out", None) is None:

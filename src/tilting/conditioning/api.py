@@ -4,7 +4,6 @@ classifiers. (Training: `tilting.conditioning.trainer`.)
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +18,10 @@ from tilting.conditioning.noisy import NoisyClassifier
 from tilting.conditioning.pictures import InMemory, encode
 from tilting.conditioning.readings import Watcher, mean_readings, with_readings
 from tilting.conditioning.table import Column
+from tilting.config.base import keywords
 from tilting.config.condition_fit import FitConfig
+from tilting.config.condition_sample import SampleConfig
 from tilting.config.prompts import check_prompts
-from tilting.declare import declared
 from tilting.features.fitted import FittedClassifier
 from tilting.features.images import check_images
 from tilting.features.schema import NOISY
@@ -41,6 +41,7 @@ FIT = ("kind", "widths", "embedder", "epochs", "batch_size", "lr", "patience", "
 """Options of `tilting condition fit` that a fit in memory has too."""
 
 
+@keywords(FitConfig, *FIT)
 def condition_fit(
     images: Tensor,
     labels: Sequence[str | float],
@@ -57,13 +58,12 @@ def condition_fit(
         label: its name.
         classes: names in order; default those there are, in order of the alphabet. Without them and of floats y is a number.
         model: whose latents kind "noisy" learns from: p(y | x_t, t), whose one width is a multiple of 8.
-        options: those of `tilting.config.condition_fit.FitConfig` that `FIT` names.
+        options: those of `tilting.config.condition_fit.FitConfig` named `FIT`.
 
     Raises:
         TiltingError: images and labels that do not match, or too few; a model that is missing, or has no use.
     """
-    inspect.signature(condition_fit).bind(images, labels, **options)
-    config = FitConfig(**FitConfig.checked(options))
+    config = FitConfig(**options)
     check_images(images)
     if (config.kind == NOISY) != (model is not None):
         what = "needs a model" if config.kind == NOISY else "has no use for a model"
@@ -86,20 +86,6 @@ def condition_fit(
     if model is not None:
         return fit_label(config, column, y, learn, held_out, encode(model, pictures), model.device)
     return fit_label(config, column, y, learn, held_out, lambda net: inputs_of(net, pictures))
-
-
-def _with_options(function: Any, config: type, names: Sequence[str]) -> None:
-    """Give a function the signature of its own parameters and of a config's fields."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    fields = declared(config)
-    keywords = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=fields[name].default, annotation=fields[name].hint)
-        for name in names
-    ]
-    function.__signature__ = inspect.Signature([*own, *keywords], return_annotation="FittedLabel")
-
-
-_with_options(condition_fit, FitConfig, FIT)
 
 
 def compose(controls: Control | Sequence[Control], labels: Mapping[str, str | float], strength: float = 1.0) -> Controlled:
@@ -142,6 +128,7 @@ def _guided(
     return noisy
 
 
+@keywords(SampleConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size")
 def condition_sample(
     controls: Control | Sequence[Control] | StableDiffusion,
     prompts: str | Sequence[str],
@@ -149,12 +136,13 @@ def condition_sample(
     strength: float = 1.0,
     reward: Reward | None = None,
     method: Preset | None = None,
+    *,
     steps: int | None = None,
     cfg: float | None = None,
     eta: float | None = None,
     seed: int = 0,
     images: int = 1,
-    negative: str = "",
+    negative_prompt: str = "",
     batch_size: int = 16,
     classifiers: FittedClassifier | NoisyClassifier | Sequence[FittedClassifier | NoisyClassifier] = (),
 ) -> Result:
@@ -162,7 +150,7 @@ def condition_sample(
 
     Args:
         controls, labels, strength: see `compose`. With ``classifiers`` the model itself, and γ of guidance.
-        prompts, reward, method, steps, cfg, eta, seed, images, negative, batch_size: see `tilting.generate`.
+        prompts, reward, method, steps, cfg, eta, seed, images, negative_prompt, batch_size: see `tilting.generate`.
         classifiers: of labels, from `condition_fit`: of clean pictures for reconstruction guidance (the preset dps, with log p
             as its reward), of noisy latents for classifier guidance.
 
@@ -173,8 +161,6 @@ def condition_sample(
         TiltingError: for settings that cannot work.
     """
     words, watcher = check_prompts([prompts] if isinstance(prompts, str) else list(prompts)), Watcher()
-    if images < 1:
-        raise TiltingError(f"images must be at least 1, not {images}")
     guides = list(classifiers) if isinstance(classifiers, Sequence) else [classifiers]
     made: Any = controls
     noisy = _guided(made, guides, labels) if guides else []
@@ -192,7 +178,8 @@ def condition_sample(
         obeying = Obeying(made, {k: (clean[k], v) for k, v in labels.items()})
     model = obeying.model
     who = identities(words, seed, images)
-    request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size)
+    sampler = {"steps": steps, "cfg": cfg, "eta": eta, "negative_prompt": negative_prompt, "batch_size": batch_size}
+    request = plan(model, who, method, reward, **sampler)
     if guides:
         check_noise(model.schedule, request.steps)
     kl = watcher.kl = PathKl(model.schedule.grid(request.steps), request.eta)

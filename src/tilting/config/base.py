@@ -5,16 +5,19 @@ From the fields come the command's options and their help, the keys of YAML, the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
-from typing import Any, ClassVar, Self
+from functools import wraps
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import yaml
 
 from tilting.config.prompts import check_prompts, read_prompts
 from tilting.config.settings import texts
 from tilting.config.yaml_file import SWITCHES, flat
-from tilting.declare import Field, declared, plain, renamed
+from tilting.declare import FORMER, Field, declared, plain, renamed
 from tilting.errors import TiltingError, nearest
 
 
@@ -89,6 +92,48 @@ class BaseConfig:
     def yaml(self) -> str:
         """The config as a YAML file that ``--config`` reads back."""
         return yaml.safe_dump(self.mapping(), sort_keys=False, allow_unicode=True, width=120)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def keywords(config: type[BaseConfig], *names: str) -> Callable[[Function], Function]:
+    """Give a function's keywords the fields of a config: their names, former ones too, checks, and defaults in its signature.
+
+    Args:
+        config: what declares them.
+        names: which, by field; default all.
+    """
+    fields = {one.name: one for one in config.options().values() if not names or one.name in names}
+
+    def decorate(function: Function) -> Function:
+        parameters = inspect.signature(function).parameters.values()
+        own = [one for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = {one.name for one in own}
+
+        @wraps(function)
+        def called(*given: Any, **options: Any) -> Any:
+            known = [*taken, *fields, *(alias for one in fields.values() for alias in one.aliases)]
+            for name in options:
+                if name not in known:
+                    raise TiltingError(f"there is no option {name!r}{nearest(name, known)}")
+            asked = {name: value for name, value in options.items() if name in fields or name not in taken}
+            rest = {name: value for name, value in options.items() if name not in asked}
+            checked = config.checked(asked)
+            for line in FORMER:
+                warnings.warn(line, FutureWarning, stacklevel=2)
+            FORMER.clear()
+            return function(*given, **rest, **checked)
+
+        more = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.hint)
+            for name, one in fields.items()
+            if name not in taken
+        ]
+        called.__signature__ = inspect.Signature([*own, *more], return_annotation=inspect.signature(function).return_annotation)  # type: ignore[attr-defined]
+        return cast(Function, called)
+
+    return decorate
 
 
 class LegacyConfig:

@@ -13,7 +13,7 @@ from typing_extensions import Doc
 
 from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts
-from tilting.declare import Check, Metavar, Option, number
+from tilting.declare import Alias, Check, Metavar, Option, number
 from tilting.errors import TiltingError, nearest
 from tilting.models import MODELS, find_model
 from tilting.models.lora_file import parse_lora, parse_window
@@ -87,7 +87,7 @@ Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N,
 Steps = Annotated[int, Ge(1), Option(default="the model's: 50"), Doc("T, denoising steps.")]
 Eta = Annotated[float, Check(check_eta), Option(default="the method's: 1"), Doc("0 deterministic ... 1 ancestral.")]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
-NegativePrompt = Annotated[str, Option(default="''"), Doc("Text of the unconditional branch.")]
+NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
 Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]

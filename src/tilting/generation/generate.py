@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tilting import sample as loop
+from tilting.config.base import keywords
+from tilting.config.generate import GenerateConfig
 from tilting.config.prompts import check_prompts
 from tilting.generation.coerce import picture_of
 from tilting.generation.plan import Model as Model
@@ -203,12 +205,19 @@ def judge_of(model: str) -> Judge | None:
     return PocketJudge().score
 
 
+@keywords(GenerateConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size", "strength")
 def generate(
-    model: Model, prompts: str | Sequence[str], reward: Reward | str | Callable | None = None,
-    method: Preset | Method | str | None = None, steps: int | None = None, cfg: float | None = None, eta: float | None = None,
-    seed: int = 0, images: int = 1, negative: str = "", batch_size: int = 16, latents: Tensor | None = None,
-    image: Tensor | Image.Image | str | Path | None = None, strength: float = 0.6,
-) -> Result:  # fmt: skip
+    model: Model,
+    prompts: str | Sequence[str],
+    reward: Reward | str | Callable | None = None,
+    method: Preset | Method | str | None = None,
+    *,
+    latents: Tensor | None = None,
+    image: Tensor | Image.Image | str | Path | None = None,
+    seed: int = 0,
+    images: int = 1,
+    **options: Any,
+) -> Result:
     """Draw images of prompts with a method and a reward.
 
     Args:
@@ -218,24 +227,19 @@ def generate(
             -> (b,), black-box unless ``function.differentiable`` is True; only ``base`` needs none.
         method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
             one that a preset built with a part replaced; default ``base``.
-        steps, cfg, eta: sampler settings; default the model's own, eta 1.
-        seed: of the run; images are keyed by (seed, prompt, index).
-        images: per prompt.
-        negative: the negative prompt.
-        batch_size: latents per denoiser call.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
         image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit).
-        strength: the share of the steps that is run from it.
+        seed: of the run; images are keyed by (seed, prompt, index).
+        images: per prompt.
+        options: ``steps, cfg, eta, negative_prompt, batch_size, strength`` as the command has them; default the model's own
+            steps and cfg, the method's eta.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
     """
-    prompts = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
-    if images < 1:
-        raise TiltingError(f"images must be at least 1, not {images}")
-    who = identities(prompts, seed, images)
+    who = identities(check_prompts([prompts] if isinstance(prompts, str) else list(prompts)), seed, images)
     reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
-    request = plan(model, who, method, reward, steps, cfg, eta, negative, batch_size, reference, strength)
+    request = plan(model, who, method, reward, reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()
     for event in draw(model, request, latents):

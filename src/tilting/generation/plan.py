@@ -8,8 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tilting.config.generate import of_a_batch
-from tilting.config.settings import check_settings, integer, scale_of
+from tilting.config.base import keywords
+from tilting.config.generate import STRENGTH, GenerateConfig, of_a_batch
+from tilting.config.settings import check_settings
+from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
 from tilting.presets import Preset
@@ -75,16 +77,27 @@ class Plan:
         return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
 
 
+@keywords(GenerateConfig, "steps", "cfg", "eta", "negative_prompt", "batch_size", "strength")
 def plan(
-    model: Model, who: Sequence[Identity], preset: Preset | Method | str | None = None,
-    reward: Reward | str | Callable | None = None, steps: int | None = None, cfg: float | None = None,
-    eta: float | None = None, negative: str = "", batch_size: int = 16, reference: Tensor | None = None, strength: float = 0.6,
-) -> Plan:  # fmt: skip
+    model: Model,
+    who: Sequence[Identity],
+    preset: Preset | Method | str | None = None,
+    reward: Reward | str | Callable | None = None,
+    *,
+    reference: Tensor | None = None,
+    steps: int | None = None,
+    cfg: float | None = None,
+    eta: float | None = None,
+    negative_prompt: str = "",
+    batch_size: int = 16,
+    strength: float = STRENGTH,
+) -> Plan:
     """Fill in what is unset and refuse what cannot work, before anything is drawn.
 
     Args:
-        model, who, preset, reward, steps, cfg, eta, negative, batch_size: see `generate`.
+        model, who, preset, reward: see `generate`.
         reference: (1 or len(who), 3, h, w) pictures in [0, 1] to start from (SDEdit), at the model's own size.
+        steps, cfg, eta, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
     """
     model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
@@ -92,12 +105,8 @@ def plan(
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
     steps = model.usual_steps if steps is None else steps
-    cfg = scale_of(model.usual_cfg if cfg is None else cfg)
+    cfg = model.usual_cfg if cfg is None else cfg
     eta = preset.usual_eta if eta is None else eta
-    if batch_size < 1:
-        raise TiltingError(f"batch_size must be at least 1, not {batch_size}")
-    if not 0 < strength <= 1:
-        raise TiltingError(f"strength must be above 0 and at most 1, not {strength}")
     if preset.name == "sdedit" and reference is None:
         raise TiltingError("sdedit starts from a picture: give an image")
     if reference is not None:
@@ -108,13 +117,13 @@ def plan(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
     made = Plan(
-        tuple(who), preset, steps, cfg, eta, negative, batch_size, reference=reference, strength=strength, reward=reward
+        tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, reference=reference, strength=strength, reward=reward
     )
     method = preset.build(made.steps_run)
     if reference is not None:
         method = method.begun_at(made.steps_run / steps)
     pair: Callable[[float, str], float] | None = getattr(model, "pair", None)
-    if method.by_correction and cfg != 1 and pair is not None and pair(cfg, negative) == 1:
+    if method.by_correction and cfg != 1 and pair is not None and pair(cfg, negative_prompt) == 1:
         raise TiltingError(
             f"{method.name} scales its gradient by the CFG correction, and {model.name!r}, which is told its scale, has one"
             f" with a negative prompt only: give one, or set {method.name}.rule to plain"

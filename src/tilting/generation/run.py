@@ -194,9 +194,18 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
     missing = [w for i, w in enumerate(who) if i not in place.records]
     reference = read_picture(config.image, *parts.model.image_shape[1:]) if config.image else None
     return plan(
-        parts.model, missing, config.preset(), parts.reward, config.steps, config.cfg, config.eta,
-        config.negative_prompt, config.batch_size, reference, 1.0 if config.strength is None else config.strength,
-    )  # fmt: skip
+        parts.model,
+        missing,
+        config.preset(),
+        parts.reward,
+        reference=reference,
+        steps=config.steps,
+        cfg=config.cfg,
+        eta=config.eta,
+        negative_prompt=config.negative_prompt,
+        batch_size=config.batch_size,
+        strength=1.0 if config.strength is None else config.strength,
+    )
 
 
 def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:

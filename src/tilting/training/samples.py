@@ -59,7 +59,7 @@ def look(
     who = identities(chosen, seed, images)
     pictures, evaluations = [], 0
     model = model if context is nullcontext else cast(Model, _Within(model, context))
-    request = plan(model, who, steps=steps, cfg=cfg, eta=eta, negative=negative, batch_size=batch)
+    request = plan(model, who, steps=steps, cfg=cfg, eta=eta, negative_prompt=negative, batch_size=batch)
     for event in draw(model, request, device=device):
         if isinstance(event, Drawn):
             pictures.append(event.images)

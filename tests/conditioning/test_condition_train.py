@@ -1,0 +1,381 @@
+"""`condition train`: nothing learnt is nothing changed, the gradient by hand, log p on unseen noise, resume, refusals.
+
+Models are a few thousand random weights (`small`), but for what must hold of pocket bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+import yaml
+
+import tilting as tl
+from support.small import bright_fit, random_control
+from tilting import rng
+from tilting.cli import main
+from tilting.conditioning.objective import draw_labels
+from tilting.conditioning.train_run import describe
+from tilting.conditioning.trainer import ControlSettings, controlling
+from tilting.config.condition_train import resolve_train
+from tilting.features.fitted import save_classifier
+from tilting.generation.generate import Drawn, draw, plan
+from tilting.models.control_spec import read_control
+from tilting.models.lora import lora_off
+from tilting.training.batches import batch_identities
+from tilting.training.folder import read_lines
+from tilting.types import TiltingError
+
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+"""Two processes, which find a port of their own."""
+
+PROMPTS = ["a fox", "a cat"]
+FUNCTION = """
+import torch
+
+def dark(images, prompts):
+    p = torch.sigmoid(60 * (0.535 - images.mean((1, 2, 3)))).clamp(1e-6, 1 - 1e-6)
+    return torch.stack([1 - p, p], 1).log()
+dark.classes = ("no", "yes")
+
+def unnamed(images, prompts):
+    return images.mean((1, 2, 3))
+
+def wrong(images, prompts):
+    return torch.zeros(len(images), 2)
+wrong.classes = ("no", "yes")
+"""
+
+
+@pytest.fixture(scope="module")
+def fitted(small):
+    return bright_fit(small).classifier
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, small, folder, fitted):
+    """A folder with a classifier and functions; the model is loaded once."""
+    save_classifier(fitted, tmp_path / "FIT")
+    (tmp_path / "f.py").write_text(FUNCTION)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tilting.conditioning.train_run.load", lambda name, **how: small)
+    return tmp_path
+
+
+def words(folder, out, *more, classifier="FIT", steps=3):
+    return [
+        "condition",
+        "train",
+        *PROMPTS,
+        "--model",
+        str(folder),
+        "--classifier",
+        classifier,
+        "--train-steps",
+        str(steps),
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--rank",
+        "2",
+        "--cfg",
+        "2",
+        "--checkpoint-every",
+        "1",
+        "--quiet",
+        *([] if "ppo" in more else ["--truncation", "all"]),
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+@pytest.mark.parametrize("place", ["latent", "score", "time"])
+def test_a_control_that_has_learnt_nothing_is_pocket_bit_for_bit(place, fitted, pocket):
+    run = controlling(pocket, [fitted], PROMPTS, ControlSettings(place, rank=2, steps=3, batch_size=2))
+    control = run.control()
+    asked = {"steps": 3, "images": 2, "seed": 5, "batch_size": 4}
+    base = tl.generate(pocket, PROMPTS, **asked)
+    mine = tl.condition_sample(control, PROMPTS, {"bright": "yes"}, **asked)
+    assert torch.equal(mine.images, base.images)
+    assert [r["kl"] for r in mine.manifest["images"]] == [0.0] * 4
+
+
+def test_the_gradient_is_that_of_gamma_log_p_less_the_path_kl(small, fitted):
+    """Written out with autograd: two steps, both open, of a control whose weights are random. Float32: 1e-3 relative."""
+    settings = ControlSettings("latent", 7.0, 0.5, truncation="all", rank=2, steps=2, cfg=2.0, batch_size=2, seed=3)
+    run = controlling(small, [fitted], PROMPTS, settings)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in run.training.parameters.values():
+            p.copy_(0.1 * torch.randn_like(p))
+    loss = next(iter(run.objective(run.batches(0, {}))))
+    loss.value.backward()
+    found = {name: p.grad.clone() for name, p in run.training.parameters.items()}
+    for p in run.training.parameters.values():
+        p.grad = None
+
+    who = batch_identities(PROMPTS, 3, 0, 2, 1)
+    y = draw_labels({"bright": (2, (0, 0))}, 2, 3, 0)["bright"].long()
+    text, empty = small.encode_prompts([w.prompt for w in who]), small.encode_prompts(["", ""])
+    table = run.augmented.embedding.tables["bright"]
+    x, far = rng.normal(who, 1, small.latent_shape, 0)[:, 0], 0.0
+    grid = small.schedule.grid(2)
+    for i, (t, s) in enumerate(pairwise(grid)):
+        with lora_off(small.unet):
+            plain, none = small.network(x, t, text), small.network(x, t, empty)
+        base = none + 2.0 * (plain - none)
+        mine = base + small.network(x + table[y].reshape(x.shape), t, text) - plain
+        a = t.alpha / s.alpha
+        std = s.sigma * math.sqrt(t.sigma**2 - a**2 * s.sigma**2) / t.sigma
+        means = [
+            s.alpha * (t.alpha * x - t.sigma * v) + math.sqrt(max(s.sigma**2 - std**2, 0)) * (t.alpha * v + t.sigma * x)
+            for v in (mine, base)
+        ]
+        if std == 0:  # nothing would price leaving the model there, so the step is the model's own
+            means[0] = means[1]
+        else:
+            far = far + (means[0] - means[1]).flatten(1).square().sum(1) / (2 * std**2)
+        x = means[0] + std * rng.normal(who, 1, small.latent_shape, i + 1)[:, 0]
+    wanted = -7.0 * fitted.log_prob(small.decode(x), y).mean() + 0.5 * far.mean()
+    wanted.backward()
+    assert loss.value.item() == pytest.approx(wanted.item(), rel=1e-4)
+    for name, p in run.training.parameters.items():
+        assert torch.allclose(found[name], p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max().item()), name
+    run.control()
+
+
+def test_two_controls_that_were_trained_apart_are_both_obeyed_together(small):
+    """One of red, one of blue: drawn together, on noise that training has not seen, each answers to its own label whatever the
+    other is asked for, and what is asked for is likelier on average than of the base model."""
+    fits = {name: bright_fit(small, name, seed=k, channels=(k,)).classifier for k, name in ((0, "red"), (2, "blue"))}
+    options = {"steps": 4, "batch_size": 8, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0, "lora_lr": 5e-3}
+    made = [tl.condition_train(small, fit, PROMPTS, 30, embedding_lr=0.1, **options).control for fit in fits.values()]
+    shape = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
+
+    def log_p(images, name, value):
+        return fits[name].log_prob(images, torch.full((20,), fits[name].schema.target(value))).mean().item()
+
+    pairs = [{"red": red, "blue": blue} for red in ("yes", "no") for blue in ("yes", "no")]
+    drawn = [tl.condition_sample(made, PROMPTS, asked, **shape).images for asked in pairs]
+    base = tl.generate(small, PROMPTS, **shape).images
+    for name in fits:
+        yes = [log_p(images, name, "yes") for images in drawn]
+        moved = [yes[0] - yes[2], yes[1] - yes[3]] if name == "red" else [yes[0] - yes[1], yes[2] - yes[3]]
+        gain = (
+            sum(log_p(x, name, asked[name]) - log_p(base, name, asked[name]) for x, asked in zip(drawn, pairs, strict=True)) / 4
+        )
+        print(f"{name}: log p(yes) of asking yes less asking no {moved}, gain of what is asked {gain:.3f}")
+        assert min(moved) > 0.05
+        assert gain > 0.05
+
+
+def test_training_raises_log_p_on_noise_it_has_not_seen(small, fitted):
+    """Forty steps on an easy label: held-out log p rises by a tenth of a nat or more, the base model stays what it was."""
+    asked = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
+    before = tl.generate(small, PROMPTS, **asked).images
+    options = {"steps": 4, "batch_size": 4, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0}
+    trained = tl.condition_train(small, fitted, PROMPTS, 40, lora_lr=5e-3, embedding_lr=0.1, **options)
+    assert trained.history[0]["kl"] == 0.0
+    assert trained.history[-1]["kl"] > 0.0
+    assert trained.control.info.effective_gamma == 100.0
+    assert torch.equal(tl.generate(small, PROMPTS, **asked).images, before)
+    rise = []
+    for value in ("no", "yes"):
+        drawn = tl.condition_sample(trained.control, PROMPTS, {"bright": value}, **asked)
+        y = torch.full((20,), float(value == "yes"))
+        now, then = fitted.log_prob(drawn.images, y), fitted.log_prob(before, y)
+        assert drawn.manifest["summary"]["labels"]["bright"]["log_prob"] == pytest.approx(now.mean().item(), abs=1e-4)
+        rise.append((now - then).mean().item())
+    print("rise of log p:", rise)
+    assert sum(rise) / 2 > 0.1
+    assert min(rise) > 0.0
+
+
+def first_log_p(small, log_p):
+    """Mean log p of the first batch of `words`: base images of its identities, its labels."""
+    who = batch_identities(PROMPTS, 0, 0, 4, 1)
+    drawn = [e for e in draw(small, plan(small, who, steps=2, cfg=2.0, eta=1.0)) if isinstance(e, Drawn)]
+    y = draw_labels({next(iter(log_p)): (2, (0, 0))}, 4, 0, 0)
+    return next(iter(log_p.values()))(drawn[0].images, next(iter(y.values()))).mean().item()
+
+
+def test_a_killed_run_goes_on_bit_for_bit(here, folder, small, fitted, monkeypatch):
+    assert main(words(folder, "whole")) == 0
+    from tilting.conditioning.classifiers import Obedience
+
+    calls, call = [0], Obedience.__call__
+
+    def broken(self, images, prompts):
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return call(self, images, prompts)
+
+    monkeypatch.setattr(Obedience, "__call__", broken)
+    assert main(words(folder, "cut")) == 130
+    assert len(read_lines(here / "cut" / "metrics.jsonl")) == 2
+    monkeypatch.setattr(Obedience, "__call__", call)
+    assert main(words(folder, "cut")) == 0
+    names = ("metrics.jsonl", "embedding.safetensors", "lora/pytorch_lora_weights.safetensors", "control.json")
+    for name in names:
+        assert (here / "cut" / name).read_bytes() == (here / "whole" / name).read_bytes(), name
+    rows = read_lines(here / "whole" / "metrics.jsonl")
+    assert rows[0]["kl"] == 0.0
+    assert rows[0]["log_prob"] == pytest.approx(first_log_p(small, {"bright": fitted.log_prob}), abs=1e-5)
+    assert rows[0]["reward"] == pytest.approx(10 * rows[0]["log_prob"], rel=1e-5)
+    manifest = json.loads((here / "whole" / "manifest.json").read_text())
+    assert manifest["summary"]["effective_gamma"] == 10.0
+    assert "effective γ 10" in describe(manifest)
+    assert main(words(folder, "whole")) == 0  # nothing is left to do
+    assert main(words(folder, "whole", "--gamma", "3")) == 2  # another run
+
+
+def test_a_classifier_without_gradient_is_climbed_by_ppo(here, folder, small, capsys):
+    assert main(words(folder, "ctl", classifier="f.py:dark")) == 2
+    assert "--planner ppo" in capsys.readouterr().err
+    assert not (here / "ctl").exists()
+    assert main(words(folder, "ctl", "--planner", "ppo", classifier="f.py:dark", steps=2)) == 0
+    rows = read_lines(here / "ctl" / "metrics.jsonl")
+    space: dict = {}
+    exec(FUNCTION, space)
+    by_hand = first_log_p(small, {"dark": lambda images, y: space["dark"](images, []).gather(1, y.long()[:, None])[:, 0]})
+    assert rows[0]["log_prob"] == pytest.approx(by_hand, abs=1e-4)
+    info = read_control("ctl")
+    assert (info.planner, info.labels[0].label, info.labels[0].classes) == ("ppo", "dark", ("no", "yes"))
+    control = tl.load_control("ctl", small)
+    assert control.augmented.embedding.tables["dark"].abs().max() > 0
+    assert control.classifiers == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--classifier", "NONE"], "there is no classifier in 'NONE'"),
+        (["--classifier", "FIT"], "two classifiers have the label 'bright'"),
+        (["--place", "latnet"], "did you mean 'latent'"),
+        (["--planner", "pppo"], "did you mean 'ppo'"),
+        (["--gamma", "0"], "gamma must be above 0"),
+        (["--eta", "0"], "eta must be above 0"),
+        (["--steps", "1"], "steps must be at least 2"),
+        (["--planner=ppo"], "truncation says where --planner backprop has a gradient"),
+        (["--accumulate", "3"], "batch-size 4 does not divide into 3"),
+        (["--classifier", "f.py:unnamed"], "needs an attribute classes"),
+    ],
+)
+def test_refusals(here, folder, capsys, more, said):
+    assert main([*words(folder, "ctl"), *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "ctl").exists()
+
+
+def test_a_control_does_not_go_on_with_other_prompts_nor_with_none(here, folder, capsys):
+    assert main(words(folder, "ctl", steps=1)) == 0
+    bare = ["pocket" if w == str(folder) else w for w in words(folder, "ctl", steps=1) if w not in PROMPTS]
+    capsys.readouterr()
+    assert main([*words(folder, "ctl", steps=1), "a dog"]) == 2
+    assert "other prompts" in capsys.readouterr().err
+    # none at all is all that pocket draws, and not named: a request of it, and a run of the same but with prompts
+    assert main([*bare, "--print-config"]) == 0
+    path, asked = here / "ctl" / "manifest.json", yaml.safe_load(capsys.readouterr().out)
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "config": {**manifest["config"], **asked, "prompts": PROMPTS}}))
+    assert main(bare) == 2
+    assert "other prompts" in capsys.readouterr().err
+
+
+def test_steps_whose_classifier_gives_no_probabilities_are_skipped_and_say_why(here, folder):
+    assert main(words(folder, "ctl", "--planner", "ppo", classifier="f.py:wrong", steps=1)) == 0
+    (row,) = read_lines(here / "ctl" / "metrics.jsonl")
+    assert row["reward"] is None
+    assert "those of each image sum to 1" in row["why"]
+    assert tl.load_control("ctl", tl.load(str(folder))).augmented.embedding.tables["wrong"].abs().max() == 0
+
+
+def test_without_prompts_pocket_trains_on_all_it_draws_and_other_models_are_asked(here, folder, capsys):
+    from tilting.models.words import load_words
+
+    listed = resolve_train({"classifier": ["FIT"]}).all_prompts()
+    assert len(set(listed)) == len(load_words().concepts)
+    with pytest.raises(TiltingError, match="say which prompts"):
+        resolve_train({"classifier": ["FIT"], "model": str(folder)})
+
+
+def test_two_processes_are_one(here, folder):
+    """The embedding's gradient is averaged: within 1e-4 of one process after three steps, in float32."""
+    code = "import sys; from tilting.cli import main; sys.exit(main())"
+    (here / "run.py").write_text(code)
+    command = [sys.executable, *LAUNCH, "run.py", *words(folder, "two")]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert main(words(folder, "one")) == 0
+    from safetensors.torch import load_file
+
+    one, two = (load_file(here / name / "embedding.safetensors") for name in ("one", "two"))
+    assert torch.allclose(one["tables.bright"], two["tables.bright"], rtol=1e-3, atol=1e-5)
+    assert one["tables.bright"].abs().max() > 1e-2
+    for a, b in zip(*(read_lines(here / name / "metrics.jsonl") for name in ("one", "two")), strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+    assert json.loads((here / "two" / "manifest.json").read_text())["summary"]["processes"] == 2
+
+
+def test_ppo_refuses_what_it_has_no_use_for_in_python_too_and_its_config_reads_back(here, small, fitted, folder):
+    with pytest.raises(TiltingError, match="ppo looks at whole ones"):
+        controlling(small, [fitted], PROMPTS, ControlSettings(planner="ppo", accumulate=2, batch_size=4))
+    with pytest.raises(TiltingError, match="leave it out"):
+        tl.condition_train(small, fitted, PROMPTS, planner="ppo", truncation="all")
+    asked = {"classifier": ["FIT"], "prompts": PROMPTS, "model": str(folder), "planner": "ppo"}
+    config = resolve_train(asked)
+    assert resolve_train(config.mapping()) == config
+
+
+def test_log_p_is_of_all_parts_of_a_batch(small, fitted):
+    found = []
+    for parts in (1, 4):
+        run = controlling(small, [fitted], PROMPTS, ControlSettings(steps=2, cfg=2.0, batch_size=8, rank=2, accumulate=parts))
+        found.append(next(iter(run.steps(1))).numbers["log_prob.bright"])
+        run.control()
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
+def test_without_a_kl_there_is_no_gamma_against_it_and_no_silent_step(here, folder, small, fitted, capsys):
+    """Files stay JSON, in which infinity is not; a gradient in the last step alone reaches the control."""
+    assert main([*words(folder, "ctl", "--kl", "0", steps=1), "--json"]) == 0
+
+    def constant(text):
+        raise AssertionError(text)
+
+    for name in ("control.json", "manifest.json"):
+        json.loads((here / "ctl" / name).read_text(), parse_constant=constant)
+    assert read_control("ctl").effective_gamma is None
+    assert "no KL" in describe(json.loads((here / "ctl" / "manifest.json").read_text()))
+    settings = ControlSettings("latent", kl=0.0, truncation="random", rank=2, steps=2, cfg=2.0, batch_size=2)
+    run = controlling(small, [fitted], PROMPTS, settings)
+    losses = [next(iter(run.objective(run.batches(step, {})))) for step in range(6)]
+    late = next(loss for loss in losses if loss.numbers["open_steps"] == 1)
+    late.value.backward()
+    assert run.augmented.embedding.tables["bright"].grad.abs().max() > 0
+    run.control()
+
+
+def test_an_old_description_with_infinity_in_it_still_loads(here, small, fitted):
+    random_control(small, [fitted]).save(here / "ctl")
+    path = here / "ctl" / "control.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "effective_gamma": math.inf}))
+    control = tl.load_control(here / "ctl", small)
+    assert control.info.effective_gamma is None
+    control.save(here / "again")
+
+
+def test_ppo_pays_for_no_evaluation_twice(small, fitted):
+    """An image is drawn (three steps) and its two steps with a density are scored once; the KL's base is part of that call."""
+    run = controlling(small, [fitted], PROMPTS, ControlSettings(planner="ppo", rank=2, steps=3, cfg=2.0, batch_size=2))
+    assert next(iter(run.steps(1))).numbers["evaluations"] == 2 * (3 + 2)
+    run.control()

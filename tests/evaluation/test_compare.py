@@ -1,0 +1,267 @@
+"""`tilting compare` in process, with the model pocket: its numbers from the runs' own pictures, its page, its refusals."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tilting as tl
+from support.commands import manifest, refused
+from tilting.cli import main
+from tilting.runs.owner import COMPARISON, RUN, kind_of
+
+PROMPTS = ("a fox", "an <b>owl</b> & co, noto style")
+METHODS = ("base", "bon", "code", "codex")
+USUAL = ("--steps", "4", "--images", "2", "--quiet")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded(pocket):
+    """What every command loads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tilting.generation.run.load", lambda name, *more: pocket)
+        yield pocket
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a comparison, and what its metrics.json holds."""
+    out = tmp_path_factory.mktemp("compare") / "out"
+    words = ("compare", *PROMPTS, "--methods", "base,bon", "--methods", "code, codex", "--seed", "3", *USUAL)
+    assert main([*words, "--out", str(out)]) == 0
+    return out, json.loads((out / "metrics.json").read_text())
+
+
+def pixels(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def test_rewards_are_those_of_the_pictures(made):
+    """CLIP's cosine of the pictures and prompts, computed from the files; means and errors by numpy."""
+    from tilting.features.clip import ClipEmbedder
+
+    out, metrics = made
+    clip = ClipEmbedder(Path(tl.__file__).parent / "assets" / "pocket-clip")
+    assert [row["method"] for row in metrics["methods"]] == list(METHODS)
+    assert metrics["reference"] == "base"
+    for row in metrics["methods"]:
+        records = manifest(out / "runs" / row["method"])["images"]
+        stack = np.stack([pixels(out / "runs" / row["method"] / r["file"]) for r in records])
+        images = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            want = (clip.image(images) * clip.text([r["prompt"] for r in records])).sum(1).numpy()
+        shown = [entry["methods"][row["method"]]["reward"] for entry in metrics["images"]]
+        assert np.abs(np.array(shown) - want).max() < 0.02  # the files hold bytes
+        assert row["reward"]["mean"] == pytest.approx(np.mean(shown))
+        assert row["reward"]["sem"] == pytest.approx(np.std(shown, ddof=1) / 2)
+        judged = [entry["methods"][row["method"]]["judge"] for entry in metrics["images"]]
+        known = [value for value in judged if value is not None]
+        assert row["judge"]["mean"] == pytest.approx(np.mean(known))
+
+
+def test_gains_are_paired_and_their_interval_is_that_of_two_prompts(made):
+    """Two prompts resampled: both means, or either, so the 95 % interval ends at the lower and the higher one."""
+    _, metrics = made
+    table = {m: np.array([e["methods"][m]["reward"] for e in metrics["images"]]) for m in METHODS}
+    for row in metrics["methods"]:
+        difference = table[row["method"]] - table["base"]
+        if row["method"] == "base":
+            assert row["gain"] is row["wins"] is row["judge_gain"] is None
+            continue
+        assert row["gain"]["mean"] == pytest.approx(difference.mean())
+        halves = sorted((difference[:2].mean(), difference[2:].mean()))
+        assert (row["gain"]["low"], row["gain"]["high"]) == pytest.approx(halves)
+        assert row["wins"] == (difference > 0).mean()
+    assert metrics["methods"][1]["gain"]["low"] >= 0  # best of four, base's own noise among them
+
+
+def test_costs_are_the_formulas(made):
+    """T, N T, N T, N (T + G): at T = 4 gradients fall on the draws 2 and 3, inside t/T <= .6."""
+    _, metrics = made
+    paid = {row["method"]: row for row in metrics["methods"]}
+    assert [paid[m]["evaluations_per_image"] for m in METHODS] == [4, 16, 16, 24]
+    assert [paid[m]["evaluations"] for m in METHODS] == [16, 64, 64, 96]
+    assert paid["base"]["decodes_per_image"] == 1
+    assert paid["bon"]["reward_calls_per_image"] == 4
+    assert all(row["seconds"] == pytest.approx(4 * row["seconds_per_image"]) for row in metrics["methods"])
+
+
+def test_each_run_is_a_run_of_generate(made, tmp_path, monkeypatch):
+    out, _ = made
+    assert kind_of(out) is COMPARISON and kind_of(out / "runs" / "code") is RUN
+    alone = tmp_path / "alone"
+    words = ("generate", *PROMPTS, "--method", "code", "--seed", "3", *USUAL)
+    assert main([*words, "--out", str(alone)]) == 0
+    assert manifest(alone)["images"] == manifest(out / "runs" / "code")["images"]
+    for record in manifest(alone)["images"]:
+        assert np.array_equal(pixels(alone / record["file"]), pixels(out / "runs" / "code" / record["file"]))
+
+    def load(name, *more):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tilting.generation.run.load", load)
+    assert main([*words, "--out", str(out / "runs" / "code")]) == 0  # goes on with it: nothing is missing
+    assert main(["generate", *PROMPTS, "--seed", "3", *USUAL, "--out", str(out / "runs" / "base")]) == 0
+
+
+class Page(HTMLParser):
+    """Pictures, text and addresses of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.images: list[dict] = []
+        self.text: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [known[key] for key in ("src", "href") if known.get(key)]
+        if tag == "img":
+            self.images.append(known)
+
+    def handle_data(self, data):
+        self.text.append(data.strip())
+
+
+def test_the_page_holds_all_pictures_in_order_and_fetches_nothing(made):
+    out, metrics = made
+    text = (out / "compare.html").read_text()
+    page = Page(text)
+    assert all(address.startswith("data:image/webp;base64,") for address in page.addresses)
+    for word in ("url(", "@import", "<script", "<link"):
+        assert word not in text
+    assert "b" not in page.tags[: page.tags.index("figure")]  # the prompt's <b> is text
+    cells = [(e, m) for e in metrics["images"] for m in METHODS]
+    assert len(page.images) == len(cells)
+    for shown, (entry, method) in zip(page.images, cells, strict=True):
+        assert shown["alt"] == f"{entry['prompt']}, {method}"
+        embedded = Image.open(io.BytesIO(base64.b64decode(shown["src"].partition(",")[2])))
+        assert np.array_equal(np.asarray(embedded.convert("RGB")), pixels(out / entry["methods"][method]["file"]))
+    for prompt in PROMPTS:
+        assert prompt in page.text
+    for row in metrics["methods"]:
+        assert f"{row['reward']['mean']:.3f}".lstrip("-") in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_sheet_shows_methods_as_columns_and_images_as_rows(made):
+    """Every picture is found on it, three times as large, columns from left to right and rows from top to bottom."""
+    out, metrics = made
+    sheet = pixels(out / "compare.png").astype(int)
+    places = {}
+    for i, entry in enumerate(metrics["images"]):
+        for j, method in enumerate(METHODS):
+            small = pixels(out / entry["methods"][method]["file"])
+            big = small.repeat(3, 0).repeat(3, 1).astype(int)
+            found = [
+                (y, x)
+                for y, x in zip(*np.nonzero((sheet[:-191, :-191] == big[0, 0]).all(-1)), strict=True)
+                if np.array_equal(sheet[y : y + 192, x : x + 192], big)
+            ]
+            assert found, (entry["prompt"], method)
+            places[i, j] = found[0] if len(found) == 1 else None
+    for i in range(4):
+        row = [places[i, j] for j in range(4) if places[i, j]]
+        assert len({y for y, _ in row}) <= 1
+        assert [x for _, x in row] == sorted(x for _, x in row)
+    for j in range(4):
+        column = [places[i, j] for i in range(4) if places[i, j]]
+        assert len({x for _, x in column}) <= 1
+        assert [y for y, _ in column] == sorted(y for y, _ in column)
+    assert sum(place is not None for place in places.values()) >= 8
+
+
+def test_another_method_joins_and_what_is_missing_is_drawn(made, capsys, monkeypatch):
+    from tilting.evaluation import compare as module
+
+    out, metrics = made
+    words = ("compare", *PROMPTS, "--seed", "3", *USUAL, "--out", str(out), "--methods")
+    kept = pixels(out / "runs" / "code" / "images" / "00002.png")
+    (out / "runs" / "code" / "images" / "00002.png").unlink()
+    drawn, plan = [], module.plan_missing
+
+    def spy(place, parts):
+        drawn.append((place.config.method, 4 - len(place.records)))
+        return plan(place, parts)
+
+    monkeypatch.setattr(module, "plan_missing", spy)
+    capsys.readouterr()
+    assert main([*words, "code,svdd", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert drawn == [("code", 1), ("svdd", 4)]
+    assert shown["reference"] == "code"  # base is not among them
+    assert shown["methods"][0]["reward"]["mean"] == pytest.approx(metrics["methods"][2]["reward"]["mean"], abs=1e-5)
+    again = pixels(out / "runs" / "code" / "images" / "00002.png").astype(int)
+    assert np.abs(again - kept).max() <= 1  # drawn alone instead of in a group of four
+    assert sorted(os.listdir(out / "runs")) == sorted([*METHODS, "svdd"])
+    assert "another seed" in refused(capsys, *words, "base", "--seed", "4")
+    assert main([*words, ",".join(METHODS)]) == 0  # as the other tests expect it
+
+
+def test_the_table_for_people(made, capsys):
+    out, metrics = made
+    words = ("compare", *PROMPTS, "--seed", "3", "--steps", "4", "--images", "2", "--out", str(out), "--methods")
+    assert main([*words, ",".join(METHODS)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:5] == ["method", "reward", "judge", "evaluations", "seconds"]
+    assert len({len(line) for line in lines[: 1 + len(METHODS)]}) == 1
+    for line, row in zip(lines[1:], metrics["methods"], strict=False):
+        assert line.split()[:4] == [row["method"], f"{row['reward']['mean']:.4f}", "±", f"{row['reward']['sem']:.4f}"]
+    assert lines[-1] == f"page: {out / 'compare.html'}, picture: {out / 'compare.png'}"
+
+
+def test_a_failing_reward_keeps_what_is_finished_and_resumes(capsys, tmp_path):
+    file, out = tmp_path / "r.py", tmp_path / "out"
+    file.write_text(
+        "from pathlib import Path\ndef bright(images, prompts):\n"
+        "    if len(images) > 1 and not Path(__file__ + '.ok').exists():\n        raise RuntimeError('too many')\n"
+        "    return images.mean((1, 2, 3))\n"
+    )
+    words = (
+        "compare",
+        "a fox",
+        "--steps",
+        "4",
+        "--quiet",
+        "--reward",
+        f"{file}:bright",
+        "--out",
+        str(out),
+        "--methods",
+        "base,bon",
+    )
+    assert "too many" in refused(capsys, *words)
+    assert len(manifest(out / "runs" / "base")["images"]) == 1
+    assert not (out / "compare.html").exists()
+    (tmp_path / "r.py.ok").write_text("")
+    assert main(list(words)) == 0
+    rows = json.loads((out / "metrics.json").read_text())["methods"]
+    assert rows[0]["evaluations"] == 4  # base was not drawn again
+    assert rows[0]["reward"]["sem"] is None
+    assert rows[1]["gain"]["low"] == rows[1]["gain"]["high"] == rows[1]["gain"]["mean"] >= -1e-6
+    mean = pixels(out / "runs" / "base" / "images" / "00000.png").mean() / 255
+    assert rows[0]["reward"]["mean"] == pytest.approx(mean, abs=0.5 / 255)
+
+
+def test_from_a_picture(tmp_path):
+    """The reference of every method: all stay near it at a small strength."""
+    flat = np.full((64, 64, 3), (40, 90, 200), np.uint8)
+    Image.fromarray(flat).save(tmp_path / "ref.png")
+    words = ("compare", "a fox", "--steps", "4", "--quiet", "--methods", "base,code", "--out", str(tmp_path / "out"))
+    assert main([*words, "--image", str(tmp_path / "ref.png"), "--strength", "0.25"]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [row["evaluations"] for row in metrics["methods"]] == [1, 4]
+    assert metrics["config"]["strength"] == 0.25
+    assert "ref.png" in (tmp_path / "out" / "compare.html").read_text()

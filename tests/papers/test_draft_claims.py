@@ -1,0 +1,97 @@
+"""Verdicts of the DRaFT recipes on curves made by hand, whose crossings, differences and fronts are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tilting_papers.draft import fig29 as draft_fig29
+from tilting_papers.draft.arms import Arm, Shelf, Size
+from tilting_papers.draft.claims import behind, crossing, falls, higher, near, ratio, sooner
+from tilting_papers.draft.fig4 import STUDY
+from tilting_papers.draft.looks import Looks
+from tilting_papers.draft.results import Results
+
+
+def made(curves, prompts=6, paid: Any = 1):
+    """Results of arms whose prompt p has the reward level + p/10 at every look; a look is 10 steps and ``paid`` queries."""
+    study = replace(STUDY, arms=tuple(Arm(name, "draft-k") for name in curves))
+    looks = Looks({"train": tuple(f"p{i}" for i in range(prompts))}, 1, ("clip",), 0)
+    results = Results(study, Size(), Path("nowhere"), 0, False, Shelf(), looks)
+    for name, levels in curves.items():
+        queries = paid if isinstance(paid, int) else paid[name]
+        results.summaries[name] = {
+            "points": [
+                {
+                    "step": 10 * i,
+                    "images": 10 * i,
+                    "seconds": float(i),
+                    "reward_calls": queries * i,
+                    "sets": {
+                        "train": {
+                            "prompts": list(looks.sets["train"]),
+                            "judge": [-level - p for p in range(prompts)],
+                            "rewards": {"clip": [level + p / 10 for p in range(prompts)]},
+                            "apart": {},
+                            "spread": None,
+                        }
+                    },
+                }
+                for i, level in enumerate(levels)
+            ]
+        }
+    return results
+
+
+def test_crossings_are_linear_between_looks():
+    assert crossing([0, 10, 20], [0.0, 1.0, 3.0], 2.0) == 15
+    assert crossing([0, 10, 20], [0.0, 1.0, 3.0], 4.0) is None
+    assert crossing([0, 10], [5.0, 6.0], 2.0) == 0
+    assert crossing([0, 10, 20], [0.0, 2.0, 1.0], 1.0) == 5  # the first time, though it falls again
+    assert ratio([0, 10, 20], [0.0, 2.0, 4.0], [0, 10, 20], [0.0, 1.0, 2.0]) == 0.5
+    assert ratio([0, 10, 20], [0.0, 0.5, 1.0], [0, 10, 20], [0.0, 1.0, 2.0]) == math.inf
+    assert math.isnan(ratio([0, 10], [0.0, 1.0], [0, 10], [0.0, -1.0]))
+
+
+def test_sooner_holds_where_a_curve_is_twice_as_fast_and_fails_where_it_is_not():
+    results = made({"fast": [0, 2, 4], "slow": [0, 1, 2], "flat": [0, 0, 0]})
+    found = sooner("fast", "slow")(results)
+    assert found is not None
+    assert (found["verdict"], found["ratio"], found["low"], found["high"]) == ("holds", 0.5, 0.5, 0.5)
+    back = sooner("slow", "fast")(results)
+    assert back is not None and back["verdict"] == "fails" and back["ratio"] is None  # infinity
+    flat = sooner("fast", "flat")(results)
+    assert flat is not None and flat["verdict"] == "undecided"
+    assert sooner("fast", "absent")(results) is None
+
+
+def test_orders_falls_and_nearness():
+    results = made({"a": [0, 1, 2], "b": [0, 1, 1.98], "c": [0, 0.5, 1]})
+    assert higher("a", "c")(results)["verdict"] == "holds" and higher("c", "a")(results)["verdict"] == "fails"  # type: ignore
+    assert higher("a", "c")(results)["difference"]["mean"] == pytest.approx(1)  # type: ignore[index]
+    assert higher("a", "a")(results)["verdict"] == "undecided"  # type: ignore[index]
+    assert near("a", "b")(results)["verdict"] == "holds" and near("a", "c")(results)["verdict"] == "fails"  # type: ignore
+    assert falls("a")(results)["verdict"] == "holds"  # type: ignore[index]  the judge is made to fall as the reward rises
+    assert falls("a", "clip")(results)["verdict"] == "fails"  # type: ignore[index]
+
+
+def test_behind_asks_for_the_queries_too():
+    curves = {"fast": [0, 1, 2], "slow": [5, 5.1, 5.2], "even": [0, 2, 4]}
+    found = behind("slow", "fast", 2.0)(made(curves, paid={"fast": 10, "slow": 40, "even": 40}))
+    assert found is not None and found["verdict"] == "holds" and found["difference"]["mean"] == pytest.approx(1.8)
+    assert "does not reach" in found["found"] and found["queries"] == [80, 20]
+    assert behind("slow", "fast", 2.0)(made(curves))["verdict"] == "undecided"  # type: ignore[index]  as many queries only
+    caught = behind("even", "fast", 2.0)(made(curves, paid={"fast": 10, "slow": 40, "even": 40}))
+    assert caught is not None and caught["verdict"] == "fails" and "after 40 queries, 2.0 times" in caught["found"]
+
+
+def test_a_front_lies_above_another_by_the_mean_height_over_its_inner_points():
+    front = [(0.0, 0.0), (1.0, -1.0), (2.0, -4.0)]
+    assert draft_fig29.at(front, 1.5) == -2.5 and draft_fig29.at(front, 2.5) is None
+    other = [(0.0, 0.0), (0.5, -1.0), (1.5, -3.0), (2.0, -4.0)]
+    assert draft_fig29.gap(front, other) == pytest.approx(((-0.5 + 1) + (-2.5 + 3)) / 2)
+    assert draft_fig29.gap(front, [(0, 0), (5, 5), (6, 6)]) is None

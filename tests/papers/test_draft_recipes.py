@@ -1,0 +1,277 @@
+"""The DRaFT recipes at miniature size: costs that training counts, gradients by plain autograd, verdicts on numbers made
+by hand, a killed arm that goes on, and one recipe end to end whose rows `tilting generate` draws again."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import tilting as tl
+from tilting.cli import main
+from tilting.errors import TiltingError
+from tilting.training.folder import read_lines
+from tilting.training.processes import Engine
+from tilting.training.run import Parts, tuning_of
+from tilting_papers import RECIPES, function_of
+from tilting_papers.draft import fig8 as draft_fig8
+from tilting_papers.draft import zero_shot
+from tilting_papers.draft.arms import SMALL, Arm, Shelf, Size, config_of, cost_of, of_fifty, train_arm
+from tilting_papers.draft.looks import Looks, Variant, look_at, tile
+from tilting_papers.draft.study import minutes_of
+
+STUDIES = [name for name in RECIPES if name.startswith("draft-")]
+TINY = Size(steps=3, train_steps=4, batch=2, images=2, looks=2)
+PROMPTS = ("a fox", "an owl")
+
+
+def study_of(name):
+    return function_of(RECIPES[name]).args[0]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    return Shelf()
+
+
+def asked(arm, out="unused", size=TINY):
+    return config_of(arm, PROMPTS, ("clip",), size, True, Path(out), 0)
+
+
+# Requests, without training
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_arm_is_a_request_that_can_work_and_all_of_them_fit_the_budget(name, tmp_path):
+    study = study_of(name)
+    assert len({arm.name for arm in study.arms}) == len(study.arms) and any(arm.small for arm in study.arms)
+    for small, size, cut in ((False, study.size, 8), (True, SMALL, 2)):
+        looks = Looks({key: prompts[:cut] for key, prompts in study.sets.items()}, size.images, study.reward, 0)
+        arms = [arm for arm in study.arms if arm.small or not small]
+        found = {a.name: config_of(a, study.prompts, study.reward, size, small, tmp_path, 0) for a in arms}
+        assert sum(minutes_of(study, found, looks).values()) < (0.5 if small else 45)
+        assert all(c.train_steps * c.batch_size <= 2000 for c in found.values() if c.objective == "ddpo")
+    table = yaml.safe_load((Path(tl.__file__).parent / "assets" / "published.yaml").read_text())
+    for arm in study.arms:
+        assert arm.published is None or table[study.published[0]][arm.published] > 0
+
+
+def test_steps_of_fifty_are_the_same_share_of_t():
+    assert [of_fifty(k, 20) for k in (1, 5, 10, 30, 50)] == [1, 2, 4, 12, 20]
+    assert [of_fifty(k, 5) for k in (1, 5, 10, 30, 50)] == [1, 1, 1, 3, 5]
+
+
+# Costs and gradients against the chain
+
+
+COSTED = {
+    "draft": Arm("a", "draft"),
+    "draft-k": Arm("a", "draft-k", {"k": 2}),
+    "eps": Arm("a", "draft-k", {"eps_kl": 1.0}),
+    "lv-eps": Arm("a", "draft-lv", {"eps_kl": 1.0}),
+    "lv": Arm("a", "draft-lv", {"copies": 3}),
+    "single": Arm("a", "draft-lv", {"single": True}),
+    "refl": Arm("a", "refl", {"last": 1}),
+    "ddpo": Arm("a", "ddpo"),
+    "dpg": Arm("a", "dpg"),
+    "epochs": Arm("a", "ddpo", {"kl": 0.1, "epochs": 2}),
+}
+
+
+@pytest.mark.parametrize("kind", COSTED)
+def test_what_an_image_costs_is_what_training_counts(kind, shelf):
+    config = asked(COSTED[kind])
+    tuning = tuning_of(config, shelf.parts(config), Engine())
+    rows = list(tuning.steps(1))
+    cost = cost_of(config)
+    assert rows[-1].skipped is None and cost is not None
+    assert tuning.costs["evaluations"] == cost.forward * tuning.costs["images"] == cost.forward * 2
+    if kind != "dpg":  # a critic's calls are not reward queries
+        assert tuning.costs["reward_calls"] == cost.rewards * 2
+
+
+def test_refls_cost_is_the_mean_over_its_steps():
+    config = asked(Arm("a", "refl", {"last": 3}), size=replace(TINY, steps=7))
+    cost = cost_of(config)
+    assert cost is not None and cost.forward == np.mean([i + 1 for i in (4, 5, 6)])  # i steps, and the one that is looked at
+
+
+@pytest.fixture(scope="module")
+def tuned(shelf):
+    """A run whose LoRA has moved, so that A has a gradient too."""
+    config = asked(Arm("a", "draft-k"))
+    tuning = tuning_of(config, shelf.parts(config), Engine())
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, p in tuning.training.parameters.items():
+            if "lora_B" in name:
+                p.copy_(0.05 * torch.randn(p.shape, generator=generator))
+    return tuning
+
+
+def by_hand(tuning, k):
+    """-mean r of DDIM written out, gradients in the last k steps, nothing checkpointed."""
+    world, model = tuning.batches(5, {}), tuning.model
+    denoise = model.denoiser([w.prompt for w in world.who], 4.0)
+    x, rows = world.noise(0), torch.arange(2)
+    for i in range(3):
+        t, s = world.grid[i], world.grid[i + 1]
+        with torch.set_grad_enabled(i >= 3 - k):
+            eps, x0, _ = denoise(x, t, rows)
+            x = s.alpha * x0 + s.sigma * eps
+    loss = -tuning.batches.reward(model.decode(x), [w.prompt for w in world.who]).mean()
+    found = torch.autograd.grad(loss, list(tuning.training.parameters.values()))
+    return torch.cat([g.flatten() for g in found]).double().numpy()
+
+
+def test_gradients_norms_and_angles_are_those_of_plain_autograd(tuned):
+    ks = [1, 2, 3]
+    found = draft_fig8.gradients(tuned, ks, 5)
+    want = {k: by_hand(tuned, k) for k in ks}
+    for k in ks:
+        assert np.abs(found[k].numpy() - want[k]).max() < 1e-4 * np.abs(want[k]).max()
+    (row,) = draft_fig8.measured(tuned, ks, 1, since=5)
+    norms = [np.linalg.norm(want[k]) for k in ks]
+    assert row["norm"] == pytest.approx(norms, rel=1e-4)
+    angles = [math.degrees(math.acos(np.clip(want[k] @ want[3] / norms[k - 1] / norms[2], -1, 1))) for k in ks]
+    assert row["to_full"] == pytest.approx(angles, abs=0.1) and angles[0] > 1
+    firsts = [math.degrees(math.acos(np.clip(want[k] @ want[1] / norms[k - 1] / norms[0], -1, 1))) for k in ks]
+    assert row["to_first"] == pytest.approx(firsts, abs=0.1)
+
+
+def test_angles_of_known_vectors():
+    x, y = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([1.0, 1.0], dtype=torch.float64)
+    assert draft_fig8.angle(x, y) == pytest.approx(45) and draft_fig8.angle(x, -x) == pytest.approx(180)
+    assert draft_fig8.angle(x, 0 * x) == 90
+
+
+def test_the_cat_is_clips_own_softmax_over_all_concepts():
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    clip = zero_shot._clip()
+    names = zero_shot.load_words().concepts
+    tokens = clip.tokenizer(
+        [zero_shot.write_prompt(zero_shot.load_words(), i) for i in range(len(names))], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = clip.model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=clip.preprocess(images)
+        ).logits_per_image
+    want = logits.log_softmax(-1)[:, names.index("cat")]
+    assert torch.allclose(zero_shot.cat(images, ["", ""]), want, atol=1e-4)
+    seen = images.clone().requires_grad_(True)
+    zero_shot.cat(seen, ["", ""]).sum().backward()
+    assert seen.grad is not None and seen.grad.abs().max() > 0
+
+
+# An arm, killed and resumed; a LoRA at scale 0
+
+
+class Dies:
+    """clip, but the power goes at its n-th call with a gradient."""
+
+    name, differentiable = "clip", True
+
+    def __init__(self, inner, calls):
+        self.inner, self.left = inner, calls
+
+    def __call__(self, images, prompts):
+        if images.requires_grad:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return self.inner(images, prompts)
+
+
+class Dying(Shelf):
+    def __init__(self, shelf, calls):
+        self.shelf, self.dies = shelf, Dies(shelf.reward("clip"), calls)
+
+    def parts(self, config) -> Parts:
+        return self.shelf.parts(config)._replace(reward=self.dies)
+
+    def reward(self, spec):
+        return self.shelf.reward(spec)
+
+
+def timeless(points):
+    return [{k: v for k, v in point.items() if k != "seconds"} for point in points]
+
+
+def test_a_killed_arm_goes_on_from_its_last_look_and_gives_the_same_numbers(shelf, tmp_path):
+    looks, arm = Looks({"train": PROMPTS[:1]}, 1, ("clip",), 0), Arm("arm", "draft-k")
+    whole = train_arm(asked(arm, tmp_path / "whole"), looks, shelf)["summary"]
+    killed = asked(arm, tmp_path / "killed")
+    with pytest.raises(KeyboardInterrupt):
+        train_arm(killed, looks, Dying(shelf, 3))
+    assert len(read_lines(tmp_path / "killed/runs/arm/metrics.jsonl")) == 3  # one more than the last look
+    summary = train_arm(killed, looks, shelf)["summary"]
+    assert timeless(summary["points"]) == timeless(whole["points"]) and [p["step"] for p in whole["points"]] == [0, 2, 4]
+    lines = [(tmp_path / f"{name}/runs/arm/metrics.jsonl").read_text() for name in ("whole", "killed")]
+    assert lines[0] == lines[1] and len(lines[0].splitlines()) == 4
+    loras = [(tmp_path / f"{name}/runs/arm/lora/pytorch_lora_weights.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert loras[0] == loras[1]
+    with pytest.raises(TiltingError, match="looked at in another way"):
+        train_arm(killed, replace(looks, images=2), shelf)
+    zero = Variant("zero", ((tmp_path / "whole/runs/arm/lora", 0.0),))
+    seen = look_at(zero, looks, shelf, killed, tmp_path / "whole")["train"]
+    assert seen["rewards"]["clip"] == pytest.approx(whole["points"][0]["sets"]["train"]["rewards"]["clip"], abs=1e-6)
+    full = look_at(zero._replace(loras=((zero.loras[0][0], 1.0),)), looks, shelf, killed, tmp_path / "whole")["train"]
+    assert full["rewards"]["clip"] == pytest.approx(whole["points"][-1]["sets"]["train"]["rewards"]["clip"], abs=1e-6)
+
+
+# End to end
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    out = tmp_path_factory.mktemp("draft") / "fig10"
+    assert main(["recipe", "draft-fig10", "--small", "--out", str(out), "--quiet"]) == 0
+    return out, json.loads((out / "table.json").read_text())
+
+
+def test_rows_are_what_generate_draws_with_the_lora_in_those_steps(recipe, tmp_path):
+    folder, report = recipe
+    steps, rows = report["steps"], {row["name"]: row for row in report["rows"]}
+    assert {"base", "draft-1", "last-1", "first-1"} <= set(rows)
+    windows = {("last-1", "train"): f"{steps - 1}:{steps}", ("first-1", "train"): "0:1", ("draft-1", "held-out"): None}
+    for (name, where), window in windows.items():
+        prompts = report["sets"][where]
+        out = tmp_path / f"{name}-{where}"
+        lora = ["--lora", str(folder / "runs/draft-1"), *(["--lora-steps", window] if window else [])]
+        options = ["--steps", str(steps), "--images", "2", "--eta", "0", "--reward", "clip", "--method", "base"]
+        assert main(["generate", *prompts, *lora, *options, "--out", str(out), "--quiet"]) == 0
+        drawn = json.loads((out / "manifest.json").read_text())["images"]
+        mine = rows[name]["sets"][where]
+        assert mine["clip"]["mean"]["mean"] == pytest.approx(np.mean([r["reward"] for r in drawn]), abs=1e-5)
+        assert mine["judge"]["mean"]["mean"] == pytest.approx(np.mean([r["judge"] for r in drawn]), abs=1e-4)
+        place = "runs/draft-1/looks/000004" if name == "draft-1" else f"variants/{name}"
+        picture = np.asarray(tile(folder / f"{place}-{where}.png", 1, 0, 2), float)
+        file = next(r["file"] for r in drawn if r["prompt"] == prompts[1] and r["index"] == 0)
+        assert np.abs(picture - np.asarray(Image.open(out / file).convert("RGB"), float)).max() <= 1
+    assert rows["last-1"]["sets"]["train"]["clip"]["mean"] != rows["first-1"]["sets"]["train"]["clip"]["mean"]
+
+
+def test_gains_are_over_the_arms_own_start_and_everything_is_kept(recipe, capsys):
+    folder, report = recipe
+    points = json.loads((folder / "runs/draft-1/manifest.json").read_text())["summary"]["points"]
+    before, after = (np.array(points[i]["sets"]["train"]["rewards"]["clip"]) for i in (0, -1))
+    row = next(row for row in report["rows"] if row["name"] == "draft-1")
+    assert row["sets"]["train"]["clip"]["gain"]["mean"] == pytest.approx(np.mean(after - before), abs=1e-9)
+    assert row["images"] == 8 and row["reward_calls"] == 8 and row["evaluations"] == 8 * (report["steps"] + 1)
+    files = {"table.md", "table.json", "runs", "variants", *report["figures"]}
+    assert {f.name for f in folder.iterdir()} == files
+    text = (folder / "table.md").read_text()
+    assert all(claim["text"] in text and claim["finding"]["verdict"] in text for claim in report["claims"])
+    kept = {f: f.stat().st_mtime_ns for f in (folder / "runs").rglob("*") if f.is_file()}
+    assert main(["recipe", "draft-fig10", "--small", "--out", str(folder), "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == report
+    assert {f: f.stat().st_mtime_ns for f in (folder / "runs").rglob("*") if f.is_file()} == kept
+    assert main(["recipe", "draft-fig10", "--out", str(folder), "--quiet"]) == 2
+    assert "another small" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""Runs that an earlier version of the code made, tests/fixtures/runs: the same command goes on in each, or leaves it as it is,
+and ends with the digits that the earlier version gives; what `evaluate` and `lora` read of them is the same too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from digits import closeness, differences, one_thread, read_digits
+from tilting.cli import main
+
+HERE = Path(__file__).parent / "fixtures"
+EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
+FIXTURES, REL = EXPECTED["fixtures"], closeness(EXPECTED["made"])
+
+single = pytest.fixture(one_thread)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def bring(place: Path, *parts: str) -> None:
+    """Copy files and folders of the fixtures, with their times."""
+    for part in parts:
+        there = place / part
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if (HERE / part).is_dir():
+            shutil.copytree(HERE / part, there)
+        else:
+            shutil.copy2(HERE / part, there)
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    """When pictures and weights were written; checkpoints come and go."""
+    files = (*folder.rglob("images/*.png"), *folder.rglob("*.safetensors"))
+    return {file: file.stat().st_mtime_ns for file in files if "checkpoints" not in file.parts}
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_a_run_of_before_goes_on_to_the_same_digits(name, place, single):
+    fixture = FIXTURES[name]
+    folder = Path("runs", name)
+    bring(place, *fixture["needs"], *([] if fixture["fresh"] else [folder.as_posix()]))
+    before = stamps(folder)
+    assert main(fixture["argv"]) == 0
+    assert not list(differences(fixture["digits"], read_digits(folder), REL))
+    after = stamps(folder)
+    kept = {file for file in before if file.suffix == ".png" or not fixture["begun"]}
+    assert {file: after[file] for file in kept} == {file: before[file] for file in kept}  # nothing is drawn or trained again
+
+
+@pytest.mark.parametrize("name", [name for name, fixture in FIXTURES.items() if fixture["fresh"]])
+def test_what_is_written_whole_is_known_and_not_written_over(name, place, capsys):
+    bring(place, *FIXTURES[name]["needs"], f"runs/{name}")
+    before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    assert main(FIXTURES[name]["argv"]) == 2
+    assert f"runs/{name}" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in place.rglob("*") if file.is_file()} == before
