@@ -38,8 +38,8 @@ def _confusion(column: Column, counts: list[list[int]]) -> bytes:
     """Counts, shaded by the share of the row."""
     side = min(3.0 + 0.5 * len(column.classes), 12.0)
     axis = axes(side + 0.6, side)
-    confusion(axis, column.classes, counts)
-    axis.set_title(f"{column.name}, held out")
+    confusion(axis, column.classes, column.classes, counts)
+    axis.set(xlabel="guessed", ylabel="true", title=f"{column.name}, held out")
     return png(axis)
 
 

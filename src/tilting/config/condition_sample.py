@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 from typing_extensions import Doc
 
 from tilting.config.generate import GenerateConfig
+from tilting.config.options import Model
 from tilting.declare import Check, Field, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
@@ -48,6 +49,7 @@ class SampleConfig(GenerateConfig):
     Controls or classifiers are asked for, not both.
     """
 
+    model: Annotated[Model, Option(default="the control's")] = "pocket"
     control: Annotated[tuple[str, ...], Metavar("CTL"), Check(_different), Doc("Folder of `condition train`, repeatable.")] = ()
     classifier: Annotated[
         tuple[str, ...], Metavar("FIT"), Check(_different), Doc("Guide by a `condition fit` instead of a control, repeatable.")

@@ -28,7 +28,7 @@ MINUS = "\N{MINUS SIGN}"
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "tilting", "font.size": 9.5, "axes.edgecolor": "none",
     "text.color": PAGE["ink"], "xtick.color": "none", "ytick.color": "none", "xtick.labelcolor": PAGE["soft"],
-    "ytick.labelcolor": PAGE["ink"], "grid.color": PAGE["hair"], "axes.grid": True, "axes.axisbelow": True,
+    "ytick.labelcolor": PAGE["ink"], "grid.color": PAGE["hair"], "axes.grid": True, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0,
     "axes.labelcolor": PAGE["soft"], "xtick.labelsize": 8.5,
 }  # fmt: skip
 
@@ -126,16 +126,31 @@ def _in_page(draw: Callable[..., str]) -> Callable[..., str]:
     return drawn
 
 
+NOT_IN_PAGE = (
+    r"<metadata>.*?</metadata>",
+    r"<style.*?</style>",
+    r"<clipPath.*?</clipPath>",
+    r"<defs>\s*</defs>",
+    r"</?g\b[^>]*>",
+    r' clip-path="[^"]*"',
+    r' transform="rotate\(-?0 [^"]*"',
+    r" font-family: [^;]*;",
+    r'<path [^>]*style="fill: none"/>',
+)
+"""What matplotlib writes that a page has no use for."""
+
+
 def _svg(axis: Any, title: str) -> str:
     """A figure as an element of a page: its text has the page's font, its colours are the page's."""
     buffer = io.StringIO()
     axis.figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", text[text.index("<svg") :])
+    text = re.sub(r'<g id="(whisker|floor)">\s*<path', r'<path class="\1"', buffer.getvalue())
+    text = text[text.index("<svg") :]
+    for pattern in NOT_IN_PAGE:
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
     width = f'style="max-width:{axis.figure.get_figwidth() * 96:.0f}px" role="img"'
     text = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', rf'<svg \1 {width} aria-label="{escape(title)}">', text, count=1)
-    text = re.sub(r'<g id="(whisker|floor)[^"]*">', r'<g class="\1">', re.sub(r' clip-path="[^"]*"', "", text))
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r"\d+\.\d{5,}", lambda digits: f"{float(digits[0]):.2f}", text)
     for name, colour in PAGE.items():
         text = text.replace(colour, f"var(--{name})")
     return " ".join(text.split())
@@ -152,8 +167,9 @@ def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> str:
         if row.mean is not None:
             axis.barh(i, row.mean, 0.55, color=PAGE[row.colour.replace("cb", "base")])
         if row.low is not None and row.high is not None:
-            axis.hlines(i, row.low, row.high, colors=PAGE["ink"], linewidth=1, gid="whisker")
-            axis.vlines([row.low, row.high], i - 0.16, i + 0.16, colors=PAGE["ink"], linewidth=1)
+            ends = (row.low, row.high)
+            for x, y in ((ends, (i, i)), *(((end, end), (i - 0.16, i + 0.16)) for end in ends)):
+                axis.plot(x, y, color=PAGE["ink"], linewidth=1, solid_capstyle="butt", gid="whisker")
     axis.axvline(0, color=PAGE["base"], linewidth=0.8)
     if floor is not None:
         axis.axvline(floor, color=PAGE["ink"], linestyle="--", linewidth=0.8, alpha=0.6, gid="floor")
