@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench pocket wheel clean
+.PHONY: demo test test-fast lint bench pocket wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
@@ -12,6 +12,10 @@ demo: $(STAMP)
 # One thread in each of as many workers as there are cores: two programs of two threads on two cores cost far more.
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# What is asked of every change: all but the slow truths of mathematics and the papers' recipes.
+test-fast: $(STAMP) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -44,7 +44,7 @@ PROMPTS = [
 
 def row(model, reward, preset, steps: int, prompts: list[str], images: int) -> tuple[list[float], dict]:
     """One preset's (reward of every image, means and costs)."""
-    result: Result = tl.generate(model, prompts, reward, preset, steps, images=images)
+    result: Result = tl.generate(model, prompts, reward, preset, steps=steps, images=images)
     records, summary = result.manifest["images"], result.manifest["summary"]
     judged = PocketJudge().score(result.images, [r["prompt"] for r in records])
     means = {

@@ -21,7 +21,7 @@ import torch
 from tilting.config.generate import resolve
 from tilting.generation.run import Parts, run
 from tilting.generation.score import Scorer
-from tilting.guidance.slope import reward_slope
+from tilting.guidance.value_and_grad import value_and_grad
 from tilting.models import load
 from tilting.rewards.build import build
 
@@ -61,7 +61,7 @@ def measure(name: str, steps: int, images: int, rounds: int, folder: Path) -> di
         grid = model.schedule.grid(steps)
         model.encode_prompts([*prompts, ""])
         for t in grid[-slopes - 1 : -1]:
-            reward_slope(x, t, index, denoise, value)
+            value_and_grad(x, t, index, denoise, value)
         with torch.no_grad():
             for t in grid[:-1]:
                 denoise(x, t, index)

@@ -15,6 +15,7 @@ import json
 from ordering import PROMPTS, row
 
 import tilting as tl
+from tilting.cost import cost
 from tilting.metrics.statistics import paired_bootstrap
 from tilting.presets import Preset
 
@@ -24,7 +25,7 @@ OURS = {"code": (tl.presets.code, {}), "code-1": (tl.presets.code, {"block": 1})
 def within(most: float, preset: type, settings: dict, steps: int) -> Preset:
     """The preset with as many particles as cost at most so many evaluations an image."""
     n = 1
-    while preset(particles=n + 1, **settings).build(steps).cost(steps).evaluations <= most:
+    while cost(preset(particles=n + 1, **settings).build(steps), steps).evaluations <= most:
         n += 1
     return preset(particles=n, **settings)
 

@@ -161,6 +161,11 @@ def declared(kind: type) -> dict[str, Field]:
     return found
 
 
+def current_name(kind: type, name: str) -> str:
+    """The present name of a field that may be told by a former one."""
+    return next((one.name for one in declared(kind).values() if name in one.aliases), name)
+
+
 def _parted(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     """A hint without its annotations, and those, inner ones first; ``X | None`` of an annotated X counts as annotated."""
     if get_origin(hint) is Annotated:
@@ -336,6 +341,11 @@ class Registry(Mapping[str, Part]):
         if not isinstance(name, str) or name not in self:
             raise TiltingError(f"there is no {self.what} {name!r}{nearest(str(name), self)}")
         return self[name]
+
+    def current_key(self, key: str) -> str:
+        """``part.field`` with the field's present name; what is no such key stays as it is."""
+        name, dot, field = key.partition(".")
+        return f"{name}.{current_name(self[name], field)}" if dot and name in self else key  # type: ignore[arg-type]
 
     def _others(self) -> None:
         if not self._asked:

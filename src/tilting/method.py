@@ -1,19 +1,21 @@
-"""What a method is: parts, the gates that say when each acts, and what a run of it costs.
+"""What a method is: parts, and the gates that say when each acts.
 
 A `Method` is a value: `tilting.presets` names the published ones, and anyone may compose another from parts.
+`tilting.cost.cost` counts what a run of it costs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tilting.guidance.kernel import Guide
-from tilting.guidance.slope import Estimator, Rule, Site, Slope
-from tilting.select import Select, Smc
+from tilting.guidance.value_and_grad import Estimator, GradientContext, Rule, ValueAndGrad
+from tilting.select import Select
 from tilting.types import TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,6 @@ class Every:
 ALWAYS = Every(1, at_start=True)
 
 
-class Cost(NamedTuple):
-    """What one image costs: denoiser evaluations, and estimates decoded and scored."""
-
-    evaluations: int
-    values: int
-
-
 class Correct(Protocol):
     """A move of the latents at their own time, such as `tilting.guidance.gradient.RewardGradient`."""
 
@@ -67,30 +62,32 @@ class Correct(Protocol):
     @property
     def rule(self) -> Rule: ...
 
-    def __call__(self, site: Site) -> tuple[Tensor, Slope]: ...
+    def __call__(self, context: GradientContext) -> tuple[Tensor, ValueAndGrad]: ...
 
 
 class Engine(Protocol):
-    """Another way to drive a chain than `tilting.sample.sample`: it yields (State, Info) too, and knows its cost.
+    """Another way to drive a chain than `tilting.sample.sample`: it yields (State, Info) too.
 
     Attributes:
-        climbs: whether it needs the reward's own gradient.
+        needs_reward_gradient: whether it needs the reward's own gradient.
         stochastic: whether it lives on the noise of the steps, and so needs eta > 0.
+        may_cost_less: whether what it spends depends on the values it sees; a cost is then the most it can be.
     """
 
     @property
-    def climbs(self) -> bool: ...
+    def needs_reward_gradient(self) -> bool: ...
 
     @property
     def stochastic(self) -> bool: ...
+
+    @property
+    def may_cost_less(self) -> bool: ...
 
     def ticks(self, steps: int) -> int:
         """How often it yields."""
         ...
 
     def __call__(self, problem: Any, method: Method, state: Any) -> Any: ...
-
-    def cost(self, method: Method, steps: int) -> Cost: ...
 
 
 @dataclass(frozen=True)
@@ -99,16 +96,16 @@ class Method:
 
     Attributes:
         name: the preset it came from.
-        particles: n, streams per image.
+        particles: n per image.
         start: "independent" draws n x_T per image; "copy" repeats one.
         counts: n of each of so many equal parts of the run, taken up at the selections; empty keeps ``particles``.
         correct, correct_when: a move of x, and its gate.
-        correct_on: which streams find a gradient: "all"; "medoid" or "mean" of ``clusters`` k-means clusters, shared by
-            their members; "winner", the stream just selected (the gate is then the selection's, inside the window).
-        clusters: k; 0 takes half the streams.
+        correct_on: which particles find a gradient: "all"; "medoid" or "mean" of ``clusters`` k-means clusters, shared by
+            their members; "winner", the particle just selected (the gate is then the selection's, inside the window).
+        clusters: k; 0 takes half the particles.
         select, select_when: a selection rule, and its gate.
         guides, guide_when: changes of the kernel, in order, and their gate.
-        slope: how the gradient at x_t is found for guides that need one.
+        estimator: how the gradient at x_t is found for guides that need one.
         repeat, repeat_when: K, how often a step is made (noised back to t in between), and the gate of that.
         final: "reward" keeps the particle of the highest reward of its real image, "weight" the heaviest, "sample" one drawn
             by weight, "first" the first (no reward is needed), "all" keeps every particle.
@@ -127,80 +124,57 @@ class Method:
     select_when: Every = Every(1)
     guides: tuple[Guide, ...] = ()
     guide_when: Every = ALWAYS
-    slope: Estimator = field(default=Estimator())
+    estimator: Estimator = field(default=Estimator())
     repeat: int = 1
     repeat_when: Every = ALWAYS
     final: Literal["reward", "weight", "sample", "first", "all"] = "first"
     engine: Engine | None = None
 
-    def begun_at(self, share: float) -> Method:
-        """The same for the last share of a run alone (SDEdit): windows stay where they are in the noise of the whole run."""
-        gates = ("correct_when", "select_when", "guide_when", "repeat_when")
-        return replace(self, **{gate: replace(getattr(self, gate), begin=share) for gate in gates})
+    def begun_at(self, begin: float) -> Method:
+        """The same for a run that begins at t/T = begin (SDEdit): windows stay where they are in the noise of the whole run."""
+        gates = {"correct_when": self.correct_when, "select_when": self.select_when}
+        gates |= {"guide_when": self.guide_when, "repeat_when": self.repeat_when}
+        return replace(self, **{name: replace(gate, begin=begin) for name, gate in gates.items()})
 
     @property
-    def needs_slope(self) -> bool:
+    def needs_value_and_grad(self) -> bool:
         """Whether a guide needs the gradient at x_t."""
-        return any(guide.needs_slope for guide in self.guides)
+        return any(guide.needs_value_and_grad for guide in self.guides)
 
     @property
     def needs_reward(self) -> bool:
         return bool(self.correct or self.select or self.guides or self.engine or self.final == "reward")
 
     @property
-    def needs_gradient(self) -> bool:
+    def needs_reward_gradient(self) -> bool:
         """Whether the reward itself must be differentiable."""
         estimators = [self.correct.estimator] if self.correct else []
-        estimators += [self.slope] if self.needs_slope else []
+        estimators += [self.estimator] if self.needs_value_and_grad else []
         estimators += [guide.estimator for guide in self.guides if guide.estimator is not None]
-        return not all(e.black_box for e in estimators) or (self.engine is not None and self.engine.climbs)
+        return not all(e.black_box for e in estimators) or (self.engine is not None and self.engine.needs_reward_gradient)
+
+    @property
+    def needs_correction(self) -> bool:
+        """Whether a part scales its gradient by the CFG correction."""
+        return any(part.rule == "cfg" for part in (self.correct, *self.guides) if part is not None)
+
+    @property
+    def importance_weighted(self) -> bool:
+        """Whether particles carry importance weights, which owe what guides change of a step."""
+        return self.select is not None and self.select.importance_weighted
 
     @property
     def scores_finals(self) -> bool:
         """Whether the finished particles are decoded and scored to choose or weigh them."""
-        return self.final == "reward" or isinstance(self.select, Smc)
+        return self.final == "reward" or self.importance_weighted
 
     def particles_at(self, draws: int, steps: int) -> int:
         """n after a selection made when ``draws`` of ``steps`` are done."""
         return self.counts[min(draws * len(self.counts) // steps, len(self.counts) - 1)] if self.counts else self.particles
 
     def groups(self, n: int) -> int:
-        """How many streams of n find a gradient of their own in a correction."""
+        """How many particles of n find a gradient of their own in a correction."""
         return n if self.correct_on == "all" else min(n, self.clusters or max(1, n // 2))
-
-    def cost(self, steps: int) -> Cost:
-        """Exactly what one image costs in a run of that many steps, finals included."""
-        if self.engine is not None:
-            return self.engine.cost(self, steps)
-        n, evaluations, values = self.particles_at(0, steps), 0, 0
-        winner = self.correct is not None and self.correct_on == "winner"
-        for i in range(steps):
-            rounds = self.repeat if self.repeat_when(i, steps) else 1
-            guided = bool(self.guides) and self.guide_when(i, steps)
-            sloped = guided and self.needs_slope
-            if self.correct and not winner and self.correct_when(i, steps):
-                evaluations += self.groups(n) * self.correct.estimator.evaluations
-                values += self.groups(n) * self.correct.estimator.values
-            for k in range(rounds):
-                evaluations += n * (self.slope.evaluations if sloped else 1)
-                values += n * self.slope.values if sloped else 0
-                if k == 0 and self.select and self.select_when(i, steps):
-                    values += 0 if sloped else n
-                    n = self.particles_at(i, steps)
-                    if winner and self.correct and self.correct_when(i, steps):
-                        evaluations += self.correct.estimator.evaluations + 1
-                        values += self.correct.estimator.values
-                values += n * sum(guide.values for guide in self.guides) if guided else 0
-        return Cost(evaluations, values + (n if self.scores_finals else 0))
-
-    @property
-    def by_correction(self) -> bool:
-        """Whether a part scales its gradient by the CFG correction."""
-        return any(part.rule == "cfg" for part in (self.correct, *self.guides) if part is not None)
-
-    def evaluations(self, steps: int) -> int:
-        """Denoiser evaluations per image."""
-        return self.cost(steps).evaluations
 
 
 def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool | None) -> None:
@@ -210,7 +184,7 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
             raise TiltingError(f"particles must be at least 1, not {n}")
     if len(method.counts) > steps:
         raise TiltingError(f"{method.name}'s schedule of {len(method.counts)} parts does not fit a run of {steps} steps")
-    if method.counts and method.select:
+    if method.counts and method.select is not None:
         seen = {i * len(method.counts) // steps for i in range(steps) if i == 0 or method.select_when(i, steps)}
         if len(seen) < len(method.counts):
             parts = f"{method.name}'s schedule of {len(method.counts)} parts"
@@ -222,19 +196,19 @@ def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool
         raise TiltingError(f"eta must be between 0 and 1, not {eta}")
     if has_gradient is None and method.needs_reward:
         raise TiltingError(f"method {method.name} needs a reward")
-    many = max(method.particles, *method.counts, 1) > 1 if method.counts else method.particles > 1
+    many = max((method.particles, *method.counts)) > 1
     if eta == 0 and many and method.select is not None:
         raise TiltingError(f"{method.name} selects in blocks, and at eta 0 the copies stay identical: use eta > 0 (1 is usual)")
     if eta == 0 and method.engine is not None and method.engine.stochastic:
         raise TiltingError(f"{method.name} draws children of one parent, which eta 0 makes identical: use eta > 0 (1 is usual)")
     if eta == 0 and many and method.start == "copy":
         raise TiltingError("copied starts at eta 0 give identical particles: use eta > 0 or independent starts")
-    if method.needs_gradient and has_gradient is False:
+    if method.needs_reward_gradient and has_gradient is False:
         probes = f"set {method.name}.probes for zero-order gradients"
         raise TiltingError(f"{method.name} needs a differentiable reward: {probes}, or use code or bon")
-    if cfg == 1 and method.by_correction:
+    if cfg == 1 and method.needs_correction:
         raise TiltingError(f"{method.name} scales its gradient by the CFG correction, which cfg 1 does not have: use cfg > 1")
-    if isinstance(method.select, Smc) and (method.repeat > 1 or method.correct is not None):
+    if method.importance_weighted and (method.repeat > 1 or method.correct is not None):
         raise TiltingError(
             f"{method.name} repeats or corrects steps, which leaves no proposal density to weigh by: select otherwise"
         )

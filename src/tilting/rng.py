@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import torch
-from torch import Tensor
+from tilting.lazy import torch
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,14 @@ def generator(who: Identity, particle: int, step: int, purpose: str = "noise") -
     return torch.Generator().manual_seed(seed)
 
 
-def normal(who: Sequence[Identity], particles: int, shape: Sequence[int], step: int, purpose: str = "noise") -> Tensor:
+def normal(who: Sequence[Identity], particles: int, shape: Sequence[int], step: int, purpose: str = "noise") -> torch.Tensor:
     """Standard normal noise (b, particles, *shape) in float32; each row's draw depends on its own key alone."""
     keys = [generator(i, p, step, purpose) for i in who for p in range(particles)]
     rows = [torch.randn(tuple(shape), generator=key, device="cpu") for key in keys]
     return torch.stack(rows).reshape(len(who), particles, *shape)
 
 
-def uniform(who: Sequence[Identity], count: int, step: int, purpose: str = "select") -> Tensor:
+def uniform(who: Sequence[Identity], count: int, step: int, purpose: str = "select") -> torch.Tensor:
     """Uniforms (b, count) in [0, 1) in float64, keyed by image and step."""
     keys = [generator(i, 0, step, purpose) for i in who]
     return torch.stack([torch.rand(count, generator=key, dtype=torch.float64, device="cpu") for key in keys])

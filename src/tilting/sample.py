@@ -8,7 +8,7 @@
         draw; noise back to t if k < K
 
 The look made to select is the one the draw needs, so selection adds none; a correction costs one round more, in which
-eps, x0, value and gradient come together. `tilting.method.Method.cost` is the exact count.
+eps, x0, value and gradient come together. What is paid is counted where it is paid (`Info`).
 The loop never decides whether gradients flow into the network: its caller does.
 """
 
@@ -17,31 +17,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import rng, weights
+from tilting.guidance.clusters import cluster
 from tilting.guidance.kernel import Kernel
-from tilting.guidance.share import cluster
-from tilting.guidance.slope import Noise, Site, Slope
-from tilting.method import Cost as Cost
+from tilting.guidance.value_and_grad import GradientContext, ValueAndGrad
+from tilting.lazy import torch
 from tilting.method import Every as Every
 from tilting.method import Method as Method
 from tilting.method import check as check
-from tilting.select import Look, Smc
+from tilting.schedule import step_std
+from tilting.select import SelectionInput
 from tilting.state import Info as Info
 from tilting.state import Problem as Problem
 from tilting.state import State as State
-from tilting.state import evaluate, evaluate_value, flat, in_chunks, value_of, wide
+from tilting.state import Tally, evaluate, evaluate_value, flat, in_chunks, to_float64, value_of
 from tilting.state import start as start
 from tilting.state import start_from as start_from
 from tilting.types import Prediction, Time
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def site(problem: Problem, t: Time, step: int, n: int, suffix: str, x: Tensor, rows: Tensor, place: Tensor) -> Site:
-    """Where guides and corrections look from, for some rows of a step with n streams per image."""
+
+def gradient_context(
+    problem: Problem, t: Time, step: int, n: int, suffix: str, x: Tensor, rows: Tensor, place: Tensor
+) -> GradientContext:
+    """What guides and corrections see, for some rows of a step with n particles per image."""
 
     def noise(purpose: str, count: int) -> Tensor:
         keys = [(problem.who[p // n], p % n) for p in place.tolist()]
@@ -49,42 +52,42 @@ def site(problem: Problem, t: Time, step: int, n: int, suffix: str, x: Tensor, r
         made = [torch.randn(shape, generator=rng.generator(w, j, step, purpose + suffix), device="cpu") for w, j in keys]
         return torch.stack(made).to(x.device)
 
-    draw: Noise = noise
-    return Site(x, t, rows, problem.denoise, value_of(problem), problem.cfg, draw, problem.chunk)
+    return GradientContext(x, t, rows, problem.denoise, value_of(problem), problem.cfg, noise, problem.chunk)
 
 
 def _correct(problem: Problem, method: Method, x: Tensor, t: Time, step: int) -> Tensor:
     """x moved by the correction of its own gradient, or of its cluster's."""
-    correct, n = method.correct, x.shape[1]
+    correct = method.correct
     assert correct is not None
-    shared, label, k = x, None, method.groups(n)
+    asked, label = x, None
     if method.correct_on in ("medoid", "mean"):
-        shared, label = cluster(x, k, "mean" if method.correct_on == "mean" else "medoid")
+        asked, label = cluster(x, method.groups(x.shape[1]), "mean" if method.correct_on == "mean" else "medoid")
     size = max(1, problem.chunk // correct.estimator.samples)
 
     def move(a: Tensor, r: Tensor, place: Tensor) -> tuple[Tensor]:
-        return (correct(site(problem, t, step, shared.shape[1], "", a, r, place))[0].detach(),)
+        return (correct(gradient_context(problem, t, step, asked.shape[1], "", a, r, place))[0].detach(),)
 
-    (moved,) = in_chunks(move, size, *flat(shared))
-    moved = moved.reshape(shared.shape)
+    (moved,) = in_chunks(move, size, *flat(asked))
+    moved = moved.reshape(asked.shape)
     if label is None:
         return moved
-    return x + torch.stack([step_[i] for step_, i in zip(moved - shared, label, strict=True)])
+    return x + torch.stack([step_[i] for step_, i in zip(moved - asked, label, strict=True)])
 
 
-def _look(problem: Problem, method: Method, state: State, t: Time, sloped: bool, suffix: str) -> State:
+def _look(problem: Problem, method: Method, state: State, t: Time, with_grad: bool, suffix: str) -> State:
     """Fill the cache at (x, t): the prediction, and with it value and gradient where a guide needs them."""
     x = state.x
-    if not sloped:
+    if not with_grad:
         return replace(state, prediction=evaluate(problem, x, t))
 
     def look(a: Tensor, r: Tensor, place: Tensor) -> tuple[Tensor, ...]:
-        value, gradient, prediction = method.slope(site(problem, t, state.step, x.shape[1], suffix, a, r, place))
-        return (value, gradient.detach(), *prediction)
+        found = method.estimator(gradient_context(problem, t, state.step, x.shape[1], suffix, a, r, place))
+        return (found.value, found.gradient.detach(), *found.prediction)
 
-    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.slope.samples), *flat(x))
+    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.estimator.samples), *flat(x))
     prediction = Prediction(*(p.reshape(x.shape) for p in parts))
-    return replace(state, prediction=prediction, value=wide(value.reshape(x.shape[:2])), gradient=gradient.reshape(x.shape))
+    value = to_float64(value.reshape(x.shape[:2]))
+    return replace(state, prediction=prediction, value=value, gradient=gradient.reshape(x.shape))
 
 
 def _kernel(
@@ -99,18 +102,18 @@ def _kernel(
     columns += [p.flatten(0, 1) for p in state.prediction]
     if state.gradient is not None and state.value is not None:
         gradient = state.gradient
-        push = method.select.push(state.memory, state.step) if isinstance(method.select, Smc) else None
-        if push is not None:
-            gradient = gradient * push.to(gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
+        scale = None if method.select is None else method.select.twist_scale(state.memory, state.step)
+        if scale is not None:
+            gradient = gradient * scale.to(gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
         columns += [gradient.flatten(0, 1), state.value.flatten().to(gradient)]
 
     def guide(a: Tensor, r: Tensor, place: Tensor, eps: Tensor, x0: Tensor, correction: Tensor, *seen: Tensor) -> tuple[Tensor]:
         prediction = Prediction(eps, x0, correction)
         kernel = Kernel(prediction, t, s, problem.eta)
-        slope = Slope(seen[1], seen[0], prediction) if seen else None
-        here = site(problem, t, state.step, n, suffix, a, r, place)
+        found = ValueAndGrad(seen[1], seen[0], prediction) if seen else None
+        context = gradient_context(problem, t, state.step, n, suffix, a, r, place)
         for part in method.guides:
-            kernel = part(kernel, slope, here)
+            kernel = part(kernel, found, context)
         return (kernel.mean.detach(),)
 
     samples = max((g.estimator.samples for g in method.guides if g.estimator is not None), default=1)
@@ -118,18 +121,16 @@ def _kernel(
     return base, mean.reshape(shape)
 
 
-def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Tensor | None, int]:
-    """(selected state, values seen, parents, values paid)."""
+def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Tensor | None]:
+    """(selected state, values seen, parents)."""
     assert state.prediction is not None and method.select is not None
-    value, paid = state.value, 0
-    if value is None:
-        value, paid = evaluate_value(problem, state.prediction.x0), state.log_w.numel()
+    value = evaluate_value(problem, state.prediction.x0) if state.value is None else state.value
     uniforms = rng.uniform(problem.who, method.particles_at(i, steps), i).to(value.device)
-    parents, log_w, memory = method.select(Look(value, state.log_w, state.memory, uniforms, i / steps, i))
+    parents, log_w, memory = method.select(SelectionInput(value, state.log_w, state.memory, uniforms, i / steps, i))
     state = replace(state, memory=memory, value=value)
     if parents is not None:
         state = state.gather(parents)
-    return replace(state, log_w=log_w), value, parents, paid
+    return replace(state, log_w=log_w), value, parents
 
 
 def sample(problem: Problem, method: Method, state: State | None = None) -> Iterator[tuple[State, Info]]:
@@ -144,38 +145,29 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
     if method.engine is not None:
         yield from method.engine(problem, method, state)
         return
-    steps, b = len(problem.grid) - 1, len(problem.who)
+    tally = Tally()
+    problem, steps = tally.counting(problem), len(problem.grid) - 1
     winner = method.correct is not None and method.correct_on == "winner"
     for i in range(state.step, steps):
         t, s = problem.grid[i], problem.grid[i + 1]
         rounds = method.repeat if method.repeat_when(i, steps) else 1
         guided = bool(method.guides) and method.guide_when(i, steps)
-        sloped = guided and method.needs_slope
-        evaluations, values, value, parents, std = 0, 0, None, None, 0.0
+        value, parents, std = None, None, 0.0
         if method.correct and not winner and method.correct_when(i, steps):
-            rows = b * method.groups(state.x.shape[1])
             state = state.moved(_correct(problem, method, state.x, t, i))
-            evaluations += rows * method.correct.estimator.evaluations
-            values += rows * method.correct.estimator.values
         for k in range(rounds):
-            suffix, rows = f"/{k}" if k else "", state.log_w.numel()
-            state = _look(problem, method, state, t, sloped, suffix)
-            evaluations += rows * (method.slope.evaluations if sloped else 1)
-            values += rows * method.slope.values if sloped else 0
+            suffix = f"/{k}" if k else ""
+            state = _look(problem, method, state, t, guided and method.needs_value_and_grad, suffix)
             if k == 0 and method.select is not None and method.select_when(i, steps):
-                state, value, parents, paid = _select(problem, method, state, i, steps)
-                values, rows = values + paid, state.log_w.numel()
-                if winner and method.correct and method.correct_when(i, steps):
+                state, value, parents = _select(problem, method, state, i, steps)
+                if winner and method.correct_when(i, steps):
                     state = _move_winner(problem, method, state, t, i)
-                    evaluations += b * (method.correct.estimator.evaluations + 1)
-                    values += b * method.correct.estimator.values
             base, mean = _kernel(problem, method, state, t, s, guided, suffix)
-            values += rows * sum(g.values for g in method.guides) if guided else 0
-            std = Kernel(state.prediction, t, s, problem.eta).std if state.prediction else 0.0
+            std = step_std(t, s, problem.eta)
             x, log_w = mean, state.log_w
             if std > 0:
                 x = mean + std * rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix).to(mean)
-                if guided and isinstance(method.select, Smc):
+                if guided and method.importance_weighted:
                     log_w = log_w + _log_ratio(x, base, mean, std)
             state = replace(state.moved(x), log_w=log_w)
             if k < rounds - 1:
@@ -183,7 +175,7 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
                 noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}").to(x)
                 state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * noise)
         state = replace(state, step=i + 1)
-        yield state, Info(i + 1, evaluations, values, value, parents, std)
+        yield state, Info(i + 1, *tally.take(), value, parents, std)
 
 
 def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: int) -> State:
@@ -196,7 +188,7 @@ def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: 
 
 def _log_ratio(x: Tensor, base: Tensor, mean: Tensor, std: float) -> Tensor:
     """log N(x; base, std²) - log N(x; mean, std²), (b, n) in float64: what a guided draw's weight owes."""
-    toward, away = (wide(x) - wide(mean)) / std, (wide(x) - wide(base)) / std
+    toward, away = (to_float64(x) - to_float64(mean)) / std, (to_float64(x) - to_float64(base)) / std
     return 0.5 * (toward.flatten(2).square().sum(2) - away.flatten(2).square().sum(2))
 
 
@@ -222,9 +214,9 @@ def finish(problem: Problem, method: Method, state: State) -> Final:
     value, log_w = None, state.log_w
     if method.scores_finals or (method.final == "all" and problem.value is not None):
         value = evaluate_value(problem, state.x)
-    if isinstance(method.select, Smc) and value is not None:
-        steps = len(problem.grid) - 1
-        log_w, _ = method.select.weigh(Look(value, log_w, state.memory, torch.empty(0, device="cpu"), 1.0, steps))
+    if method.select is not None and value is not None:
+        none = torch.empty(0, device="cpu")
+        log_w, _ = method.select.weigh(SelectionInput(value, log_w, state.memory, none, 1.0, len(problem.grid) - 1))
     if method.final == "all":
         return Final(state.x, value, log_w, None)
     if method.final == "first":

@@ -15,9 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from tilting.lazy import torch
 from tilting.types import Prediction, TiltingError, Time, Transition
 
 Kind = Literal["epsilon", "v_prediction", "flow", "sample"]
@@ -70,7 +68,7 @@ class Schedule:
         return [*points, Time(0.0, math.sqrt(self.final), math.sqrt(1 - self.final))]
 
 
-def predict(kind: Kind, output: Tensor, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+def predict(kind: Kind, output: torch.Tensor, x: torch.Tensor, t: Time) -> tuple[torch.Tensor, torch.Tensor]:
     """(eps, x0) from a network's output; the inverse relations of x = α x0 + σ eps.
 
     Args:
@@ -90,7 +88,7 @@ def predict(kind: Kind, output: Tensor, x: Tensor, t: Time) -> tuple[Tensor, Ten
     return (x - t.alpha * output) / t.sigma, output
 
 
-def correction(kind: Kind, difference: Tensor, t: Time) -> Tensor:
+def correction(kind: Kind, difference: torch.Tensor, t: Time) -> torch.Tensor:
     """The difference of two outputs (cond - uncond at the same x) as a difference of eps."""
     if kind == "epsilon":
         return difference
@@ -126,12 +124,12 @@ def mean_shift(t: Time, s: Time, eta: float) -> float:
     return math.sqrt(max(s.sigma**2 - std**2, 0.0)) - s.alpha * t.sigma / t.alpha
 
 
-def add_noise(x0: Tensor, noise: Tensor, t: Time) -> Tensor:
+def add_noise(x0: torch.Tensor, noise: torch.Tensor, t: Time) -> torch.Tensor:
     """x_t = α x0 + σ noise: the forward process in one jump."""
     return t.alpha * x0 + t.sigma * noise
 
 
-def log_prob(x: Tensor, step: Transition, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+def log_prob(x: torch.Tensor, step: Transition, reduction: Literal["sum", "mean"] = "sum") -> torch.Tensor:
     """log N(x; mean, std² I) over all dims but the first.
 
     Args:

@@ -1,10 +1,8 @@
 """Selecting particles by value: greedy copies, multinomial draws, and importance-weighted resampling (SMC).
 
-    greedy       the best stream, or the best few, are copied over the others
-                 (CoDe, Singh et al. 2025; beams: Oshima et al. 2025)
-    multinomial  streams are drawn with P ∝ exp(value / τ), with replacement
-                 (CoDeX, Alg. 3; one draw for all: SVDD, Li et al. 2024)
-    smc          log w += (potential - previous potential); resample when ESS < share · n
+    greedy       the best particle, or the best few, are copied over the others  CoDe, Singh et al. 2025; beams, Oshima et al.
+    multinomial  particles are drawn with P ∝ exp(value / τ), with replacement   CoDeX, Alg. 3; one draw for all: SVDD
+    smc          log w += potential - previous potential; resample when ESS < threshold · n
 
 The smc potential of a particle is λ_i r / β (difference), and with the final one exp(r(x_0) / β) the increments telescope:
 with a proposal of known density the weighted particles are exact draws of the tilt of the same chain as n grows (TDS, Wu et
@@ -15,13 +13,14 @@ far as well). Greedy and multinomial *add up* tilts with every block; their τ i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from tilting import weights
+from tilting.lazy import torch
 from tilting.types import TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Memory(NamedTuple):
@@ -45,14 +44,14 @@ class Memory(NamedTuple):
         return cls(zeros, zeros - torch.inf, zeros.clone(), zeros.clone())
 
 
-class Look(NamedTuple):
+class SelectionInput(NamedTuple):
     """What a selection sees.
 
     Attributes:
         value: (b, n) reward of the estimates.
         log_w: (b, n) log-weights.
         memory: see `Memory`.
-        uniforms: (b, m) in [0, 1): one for each of the m streams wanted.
+        uniforms: (b, m) in [0, 1): one for each of the m particles wanted.
         done: draws made, as a fraction of the run; 1 at the end.
         draws: draws made.
     """
@@ -65,7 +64,7 @@ class Look(NamedTuple):
     draws: int
 
 
-class Choice(NamedTuple):
+class Resampling(NamedTuple):
     """What a selection decides.
 
     Attributes:
@@ -80,20 +79,33 @@ class Choice(NamedTuple):
 
 
 class Select(Protocol):
-    """A rule from values to parents.
+    """A rule from values to parents. One that derives from this class need only define the call.
 
     Attributes:
-        one_winner: whether all new particles are copies of one, so that a gradient on the winner is one gradient.
+        importance_weighted: whether ``log_w`` are importance weights, which what guides change of a step is added to, and
+            which a proposal without density has no part in.
     """
 
-    @property
-    def one_winner(self) -> bool: ...
+    importance_weighted: ClassVar[bool] = False
 
-    def __call__(self, look: Look) -> Choice: ...
+    @property
+    def one_winner(self) -> bool:
+        """Whether all new particles are copies of one, so that a gradient on the winner is one gradient."""
+        return False
+
+    def __call__(self, seen: SelectionInput) -> Resampling: ...
+
+    def weigh(self, seen: SelectionInput) -> tuple[Tensor, Memory]:
+        """The log-weights (b, n) and memory after the estimates took these values; at the end (done 1), of real images."""
+        return seen.log_w, seen.memory
+
+    def twist_scale(self, memory: Memory, draws: int) -> Tensor | None:
+        """What the gradient of a proposal made after ``draws`` draws is multiplied by, (b, n); None leaves it as it is."""
+        return None
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Select):
     """Copy the best particles over all others.
 
     Attributes:
@@ -110,15 +122,15 @@ class Greedy:
     def one_winner(self) -> bool:
         return self.beams == 1
 
-    def __call__(self, look: Look) -> Choice:
-        m, kept = look.uniforms.shape[1], min(self.beams, look.value.shape[1])
-        best = look.value.sort(dim=1, descending=True, stable=True).indices[:, :kept]  # of equal ones the first
+    def __call__(self, seen: SelectionInput) -> Resampling:
+        m, kept = seen.uniforms.shape[1], min(self.beams, seen.value.shape[1])
+        best = seen.value.sort(dim=1, descending=True, stable=True).indices[:, :kept]  # of equal ones the first
         place = torch.arange(m, device=best.device) % kept
-        return Choice(best[:, place], torch.zeros_like(look.uniforms), look.memory)
+        return Resampling(best[:, place], torch.zeros_like(seen.uniforms), seen.memory)
 
 
 @dataclass(frozen=True)
-class Multinomial:
+class Multinomial(Select):
     """Draw particles with P ∝ exp(value / tau), with replacement.
 
     Attributes:
@@ -144,40 +156,40 @@ class Multinomial:
         """τ when that fraction of the run is done."""
         return self.tau if self.tau_end is None else self.tau * (self.tau_end / self.tau) ** done
 
-    def __call__(self, look: Look) -> Choice:
-        probability = torch.softmax(look.value.double() / self.temperature(look.done), 1)
-        uniforms = look.uniforms[:, :1].expand_as(look.uniforms) if self.shared else look.uniforms
-        return Choice(weights.multinomial(probability, uniforms), torch.zeros_like(look.uniforms), look.memory)
+    def __call__(self, seen: SelectionInput) -> Resampling:
+        probability = torch.softmax(seen.value.double() / self.temperature(seen.done), 1)
+        uniforms = seen.uniforms[:, :1].expand_as(seen.uniforms) if self.shared else seen.uniforms
+        return Resampling(weights.multinomial(probability, uniforms), torch.zeros_like(seen.uniforms), seen.memory)
 
 
 @dataclass(frozen=True)
-class Smc:
+class Smc(Select):
     """Importance weights towards exp(reward / beta), and resampling when they degenerate.
 
     Attributes:
         beta: temperature of the tilt p* ∝ p exp(r / beta).
-        share: resample an image when its effective sample size falls below share · n.
+        ess_threshold: resample an image when its effective sample size falls below this fraction of n.
         potential: "difference" of values, or their "max" or "sum" so far (FK steering).
         temper: γ of λ_i = min((1 + γ)^i - 1, 1) (DAS); None weighs at λ = 1 throughout.
-        adaptive: raise λ as far as keeps the effective sample size at share · n, instead (DAS; per image).
+        adaptive: raise λ as far as keeps the effective sample size at the threshold, instead (DAS; per image).
         scheme: "systematic", "ssp" (Srinivasan sampling process, DAS) or "multinomial" resampling.
     """
 
     beta: float = 1.0
-    share: float = 0.5
+    ess_threshold: float = 0.5
     potential: Literal["difference", "max", "sum"] = "difference"
     temper: float | None = None
     adaptive: bool = False
     scheme: Literal["systematic", "ssp", "multinomial"] = "systematic"
-    one_winner = False
+    importance_weighted = True
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise TiltingError(f"beta must be positive, not {self.beta}")
         if self.temper is not None and not self.temper > 0:
             raise TiltingError(f"temper must be positive, not {self.temper}")
-        if not self.share >= 0:
-            raise TiltingError(f"share must not be negative, not {self.share}")
+        if not self.ess_threshold >= 0:
+            raise TiltingError(f"ess_threshold must not be negative, not {self.ess_threshold}")
         if self.potential not in ("difference", "max", "sum"):
             raise TiltingError(f"a potential is difference, max or sum, not {self.potential!r}")
         if self.scheme not in ("systematic", "ssp", "multinomial"):
@@ -189,48 +201,48 @@ class Smc:
         """λ after so many draws, where it is not adaptive."""
         return 1.0 if self.temper is None else min((1 + self.temper) ** draws - 1, 1.0)
 
-    def push(self, memory: Memory, draws: int) -> Tensor | None:
-        """λ that a gradient proposal made after ``draws`` draws is tempered by (DAS), (b, n): the next level, or the level just
-        found. None where nothing is tempered."""
+    def twist_scale(self, memory: Memory, draws: int) -> Tensor | None:
+        """λ that the proposal is tempered by (DAS): the next level, or the level just found; None where nothing is tempered."""
         if self.adaptive:
             return memory.level
         return None if self.temper is None else torch.full_like(memory.level, self.level(draws + 1))
 
-    def __call__(self, look: Look) -> Choice:
-        log_w, memory = self.weigh(look)
-        n = look.value.shape[1]
-        low = weights.ess(log_w) < self.share * n * (1.01 if self.adaptive else 1.0)  # the level just found sits on the bound
+    def __call__(self, seen: SelectionInput) -> Resampling:
+        log_w, memory = self.weigh(seen)
+        n = seen.value.shape[1]
+        room = 1.01 if self.adaptive else 1.0  # the level just found sits on the bound
+        low = weights.ess(log_w) < self.ess_threshold * n * room
         if not low.any():
-            return Choice(None, log_w, memory)
+            return Resampling(None, log_w, memory)
         p = weights.normalise(log_w.double())
         draw = {"systematic": weights.systematic, "ssp": weights.ssp, "multinomial": weights.multinomial}[self.scheme]
-        drawn = draw(p, look.uniforms[:, 0] if self.scheme == "systematic" else look.uniforms)
-        stay = torch.arange(n, device=look.value.device).expand_as(drawn)
+        drawn = draw(p, seen.uniforms[:, 0] if self.scheme == "systematic" else seen.uniforms)
+        stay = torch.arange(n, device=seen.value.device).expand_as(drawn)
         # A resampled image keeps the mean weight, so that the product of means estimates the normalising constant.
         mean = weights.log_mean(log_w)[:, None].expand_as(log_w)
-        return Choice(torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w), memory)
+        return Resampling(torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w), memory)
 
-    def weigh(self, look: Look) -> tuple[Tensor, Memory]:
-        """The weights and memory after the estimates took these values; at the end (done 1) the potential is r / β itself."""
-        value, old = look.value.double(), look.memory
+    def weigh(self, seen: SelectionInput) -> tuple[Tensor, Memory]:
+        """See `Select`; at the end (done 1) the potential is r / β itself."""
+        value, old = seen.value.double(), seen.memory
         best, total = torch.maximum(old.best, value), old.total + value
-        level = torch.full_like(value, 1.0 if look.done >= 1 else self.level(look.draws))
-        if look.done >= 1 or self.potential == "difference":
-            if self.adaptive and look.done < 1:
-                level = self._bisect(value, look)
+        level = torch.full_like(value, 1.0 if seen.done >= 1 else self.level(seen.draws))
+        if seen.done >= 1 or self.potential == "difference":
+            if self.adaptive and seen.done < 1:
+                level = self._bisect(value, seen)
             potential = level * value / self.beta
         else:
             potential = old.potential + (best if self.potential == "max" else total) / self.beta
-        return look.log_w + potential - old.potential, Memory(potential, best, total, level)
+        return seen.log_w + potential - old.potential, Memory(potential, best, total, level)
 
-    def _bisect(self, value: Tensor, look: Look) -> Tensor:
-        """The largest λ in [λ before, 1] that keeps ESS at share · n, (b, n), the same for all of an image."""
-        old = look.memory
+    def _bisect(self, value: Tensor, seen: SelectionInput) -> Tensor:
+        """The largest λ in [λ before, 1] that keeps ESS at the threshold, (b, n), the same for all of an image."""
+        old = seen.memory
         low, high = old.level[:, :1].clone(), torch.ones_like(old.level[:, :1])
-        wanted = self.share * value.shape[1]
+        wanted = self.ess_threshold * value.shape[1]
 
         def enough(level: Tensor) -> Tensor:
-            return (weights.ess(look.log_w + level * value / self.beta - old.potential) >= wanted)[:, None]
+            return (weights.ess(seen.log_w + level * value / self.beta - old.potential) >= wanted)[:, None]
 
         fits = enough(high)
         for _ in range(40):

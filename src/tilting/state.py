@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import rng
+from tilting.lazy import torch
 from tilting.method import Method
 from tilting.select import Memory
-from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, Value
+from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, ValueFn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,20 @@ class Problem:
         eta: 0 deterministic ... 1 ancestral.
         cfg: guidance scale, which corrections scale with.
         chunk: most rows in one call of ``denoise`` or ``value``.
-        per_stream: ``denoise`` is told the stream (image · n + particle) instead of the image, so that streams may differ in
-        prompt.
+        per_particle: ``denoise`` is told the particle (image · n + its place) instead of the image, so that prompts may differ.
     """
 
     denoise: Denoise
     grid: Sequence[Time]
     who: Sequence[rng.Identity]
     shape: tuple[int, ...]
-    value: Value | None = None
+    value: ValueFn | None = None
     eta: float = 1.0
     cfg: float = 1.0
     chunk: int = 16
     device: torch.device | str = "cpu"
-    dtype: torch.dtype = torch.float32
-    per_stream: bool = False
+    dtype: torch.dtype = field(default_factory=lambda: torch.float32)
+    per_particle: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,14 @@ class State:
             return torch.stack([row[i] for row, i in zip(v, index, strict=True)])
 
         return replace(
-            self, x=take(self.x), log_w=take(self.log_w), memory=Memory(*map(take, self.memory)),
+            self,
+            x=take(self.x),
+            log_w=take(self.log_w),
+            memory=Memory(*map(take, self.memory)),
             prediction=None if self.prediction is None else Prediction(*map(take, self.prediction)),
             value=None if self.value is None else take(self.value),
             gradient=None if self.gradient is None else take(self.gradient),
-        )  # fmt: skip
+        )
 
     def moved(self, x: Tensor) -> State:
         """Other latents: the cache is stale."""
@@ -104,6 +107,33 @@ class Info(NamedTuple):
     value: Tensor | None
     parents: Tensor | None
     std: float
+
+
+@dataclass
+class Tally:
+    """What was paid since it was last asked: rows that went through the denoiser, and through decoder and reward."""
+
+    evaluations: int = 0
+    values: int = 0
+
+    def counting(self, problem: Problem) -> Problem:
+        """The same problem, whose calls are counted here."""
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            self.evaluations += len(x)
+            return problem.denoise(x, t, rows)
+
+        def value(x0: Tensor, rows: Tensor) -> Tensor:
+            assert problem.value is not None
+            self.values += len(x0)
+            return problem.value(x0, rows)
+
+        return replace(problem, denoise=denoise, value=None if problem.value is None else value)
+
+    def take(self) -> tuple[int, int]:
+        """Both, and begin again."""
+        paid, self.evaluations, self.values = (self.evaluations, self.values), 0, 0
+        return paid
 
 
 def start(problem: Problem, method: Method, latents: Tensor | None = None) -> State:
@@ -159,7 +189,7 @@ def flat(x: Tensor) -> Rows:
 def evaluate(problem: Problem, x: Tensor, t: Time) -> Prediction:
     """The denoiser at x (b, n, ...), in chunks."""
     x_, rows, place = flat(x)
-    parts = in_chunks(lambda a, r: tuple(problem.denoise(a, t, r)), problem.chunk, x_, place if problem.per_stream else rows)
+    parts = in_chunks(lambda a, r: tuple(problem.denoise(a, t, r)), problem.chunk, x_, place if problem.per_particle else rows)
     return Prediction(*(p.reshape(x.shape) for p in parts))
 
 
@@ -167,15 +197,15 @@ def evaluate_value(problem: Problem, x0: Tensor) -> Tensor:
     """The reward (b, n) of clean latents or estimates x0 (b, n, ...), in chunks."""
     value = value_of(problem)
     (scores,) = in_chunks(lambda a, r: (value(a, r).detach(),), problem.chunk, *flat(x0)[:2])
-    return wide(scores.reshape(x0.shape[:2]))
+    return to_float64(scores.reshape(x0.shape[:2]))
 
 
-def wide(values: Tensor) -> Tensor:
+def to_float64(values: Tensor) -> Tensor:
     """Values in float64 on the CPU, where selection does its arithmetic: some devices have no float64."""
     return values.cpu().double()
 
 
-def value_of(problem: Problem) -> Value:
+def value_of(problem: Problem) -> ValueFn:
     """The problem's value function; what it says is finite, or refused with the image it said it of."""
     inner = problem.value
     if inner is None:

@@ -7,12 +7,13 @@ Shapes: b images, n particles of each, latents of any trailing shape. Functions 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tilting.errors import RewardError as RewardError
 from tilting.errors import TiltingError as TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Time(NamedTuple):
@@ -57,14 +58,13 @@ class Transition(NamedTuple):
     x0: Tensor
 
 
-Denoise = Callable[[Tensor, Time, Tensor], Prediction]
+Denoise = Callable[["Tensor", Time, "Tensor"], Prediction]
 """(x (m, ...), time, rows (m,)) -> Prediction. One evaluation (NFE) per row; CFG counts as one."""
 
-Value = Callable[[Tensor, Tensor], Tensor]
+ValueFn = Callable[["Tensor", "Tensor"], "Tensor"]
 """(x0 (m, ...), rows (m,)) -> (m,) the reward of the decoded estimate; higher is better."""
 
-
-Watch = Callable[[Prediction, Prediction, Time, Tensor], None]
+Watch = Callable[[Prediction, Prediction, Time, "Tensor"], None]
 """(controlled, pre-trained prediction of m latents, time, rows (m,))."""
 
 

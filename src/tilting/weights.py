@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
+from tilting.lazy import torch
 
 
-def normalise(log_w: Tensor) -> Tensor:
+def normalise(log_w: torch.Tensor) -> torch.Tensor:
     """Weights that sum to 1 along the last dim, from log-weights (..., n)."""
     return torch.softmax(log_w, -1)
 
 
-def log_mean(log_w: Tensor) -> Tensor:
+def log_mean(log_w: torch.Tensor) -> torch.Tensor:
     """log of the mean weight (...), from log-weights (..., n): one factor of the normalising constant."""
     return log_w.logsumexp(-1) - math.log(log_w.shape[-1])
 
 
-def ess(log_w: Tensor) -> Tensor:
+def ess(log_w: torch.Tensor) -> torch.Tensor:
     """Effective sample size (...), 1 / Σ w² of the normalised weights, between 1 and n."""
     return torch.exp(2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1))
 
 
-def multinomial(probability: Tensor, uniforms: Tensor) -> Tensor:
+def multinomial(probability: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Independent draws with replacement.
 
     Args:
@@ -38,7 +37,7 @@ def multinomial(probability: Tensor, uniforms: Tensor) -> Tensor:
     return index.clamp(max=probability.shape[-1] - 1)
 
 
-def systematic(probability: Tensor, uniforms: Tensor, count: int | None = None) -> Tensor:
+def systematic(probability: torch.Tensor, uniforms: torch.Tensor, count: int | None = None) -> torch.Tensor:
     """Systematic resampling (Kitagawa 1996): one uniform per row, evenly spaced points, unbiased and low variance.
 
     Args:
@@ -54,7 +53,7 @@ def systematic(probability: Tensor, uniforms: Tensor, count: int | None = None) 
     return multinomial(probability, points)
 
 
-def ssp(probability: Tensor, uniforms: Tensor) -> Tensor:
+def ssp(probability: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Srinivasan sampling process (Gerber, Chopin & Whiteley 2019): offspring differ from n p by less than one, unbiased.
 
     Each residual n p - floor(n p) meets the next: together below 1, one of the two takes both; else one is rounded up and the

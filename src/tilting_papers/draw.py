@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tilting.config.generate import GenerateConfig, resolve
+from tilting.cost import Cost, cost
 from tilting.errors import TiltingError
 from tilting.generation.run import Folder, load_parts, run
-from tilting.method import Cost
 from tilting_papers.folder import Say, command
 from tilting_papers.loader import Loader
 from tilting_papers.tables import SMALL, Row, Size, Table, shrink
@@ -43,7 +43,7 @@ def cost_of(config: GenerateConfig, strength: float | None = None) -> Cost:
     """What one image of a request costs."""
     steps = config.steps if strength is None else max(1, round(config.steps * strength))
     method = config.preset().build(steps)
-    return (method if strength is None else method.begun_at(steps / config.steps)).cost(steps)
+    return cost(method if strength is None else method.begun_at(steps / config.steps), steps)
 
 
 class Requests:

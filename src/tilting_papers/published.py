@@ -11,7 +11,7 @@ import yaml
 
 from tilting.errors import TiltingError, nearest
 
-FILE = Path(__file__).parents[2] / "assets" / "published.yaml"
+FILE = Path(__file__).with_name("published.yaml")
 UNITS = {
     "fid": "Inception, per prompt", "cmmd": "CLIP ViT-L/14, x1000", "t_clip": "2.5 max(cos, 0)", "i_gram": "cosine x100",
     "minutes": "minutes per image",

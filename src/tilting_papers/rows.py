@@ -55,7 +55,7 @@ def ablation(window: tuple[float, float], tau: float, schedule: tuple[int, ...])
         codex("codex-4-multinomial", tau=tau),
         codex("codex-schedule-greedy", schedule=schedule),
         codex("codex-schedule-multinomial", schedule=schedule, tau=tau),
-        codex("codex-schedule-multinomial-kmeans", schedule=schedule, tau=tau, share="medoid"),
+        codex("codex-schedule-multinomial-kmeans", schedule=schedule, tau=tau, gradient_on="medoid"),
         Row("code-equal", "code", equal="codex-4-greedy"),
     )
 

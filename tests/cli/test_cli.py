@@ -14,7 +14,7 @@ from PIL import Image
 from support.commands import refused
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.presets import PRESETS
+from tilting.presets import METHODS
 
 REWARD = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"
 
@@ -96,7 +96,7 @@ BAD = [
     ((*FOX, "--method", "codex", "--set", "codex.block=0"), "at least 1"),
     ((*FOX, "--method", "codex", "--set", "codex.source=papr"), "did you mean 'paper'"),
     ((*FOX, "--method", "codex", "--set", "codex.window=0.1,0.5"), "high, low"),
-    ((*FOX, "--method", "codex", "--reward", "clip", "--set", "codex.clusters=2"), "codex.share is all"),
+    ((*FOX, "--method", "codex", "--reward", "clip", "--set", "codex.clusters=2"), "codex.gradient_on is all"),
     ((*FOX, "--method", "das", "--reward", "clip", "--set", "das.adaptive=true", "--set", "das.temper=1"), "das.temper unset"),
     ((*FOX, "--set", "codex.tau"), "METHOD.FIELD=VALUE"),
     ((*FOX, "--config", "nothing.yaml"), "nothing.yaml"),
@@ -389,14 +389,14 @@ def test_published_settings_stand_in_for_pockets_and_set_goes_over_them(capsys, 
     edit = config("--method", "codex", "--published", "--reward", "pickscore", "--image", str(picture))  # App. A.5
     assert (edit["steps"], edit["strength"], edit["particles"], edit["set"]["codex.schedule"]) == (100, 0.6, 4, None)
     assert (edit["set"]["codex.gradient_block"], edit["set"]["codex.strength"]) == (2, 0.4)
-    method = PRESETS["codex"].as_published("pickscore", "image").build(60)  # r T of T = 100: the thesis' 29 gradient rounds
+    method = METHODS["codex"].as_published("pickscore", "image").build(60)  # r T of T = 100: the thesis' 29 gradient rounds
     assert method.correct_when.count(60) == 29
-    assert PRESETS["codex"].as_published("pickscore").build(500).correct_when.count(500) == 124
+    assert METHODS["codex"].as_published("pickscore").build(500).correct_when.count(500) == 124
     assert config("--method", "ug", "--published", "--reward", "pickscore")["set"]["ug.strength"] == 150
     assert config("--method", "das", "--published", "--reward", "pickscore")["set"]["das.beta"] == 1e-4
     with pytest.raises(TiltingError, match="no published settings of its own for 'pikscore': it has pickscore and image"):
-        PRESETS["codex"].as_published("pikscore")
-    for name, kind in PRESETS.items():
+        METHODS["codex"].as_published("pikscore")
+    for name, kind in METHODS.items():
         paper = kind.published
         for key, value in vars(kind.as_published()).items():
             assert value == paper.get(key, getattr(kind(), key)), (name, key)

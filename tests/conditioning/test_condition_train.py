@@ -151,6 +151,7 @@ def test_the_gradient_is_that_of_gamma_log_p_less_the_path_kl(small, fitted):
     run.control()
 
 
+@pytest.mark.slow
 def test_two_controls_that_were_trained_apart_are_both_obeyed_together(small):
     """One of red, one of blue: drawn together, on noise that training has not seen, each answers to its own label whatever the
     other is asked for, and what is asked for is likelier on average than of the base model."""
@@ -176,6 +177,7 @@ def test_two_controls_that_were_trained_apart_are_both_obeyed_together(small):
         assert gain > 0.05
 
 
+@pytest.mark.slow
 def test_training_raises_log_p_on_noise_it_has_not_seen(small, fitted):
     """Forty steps on an easy label: held-out log p rises by a tenth of a nat or more, the base model stays what it was."""
     asked = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
@@ -307,6 +309,7 @@ def test_without_prompts_pocket_trains_on_all_it_draws_and_other_models_are_aske
         resolve_train({"classifier": ["FIT"], "model": str(folder)})
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(here, folder):
     """The embedding's gradient is averaged: within 1e-4 of one process after three steps, in float32."""
     code = "import sys; from tilting.cli import main; sys.exit(main())"

@@ -42,6 +42,7 @@ def given(y: float, count: int, seed: int) -> torch.Tensor:
     return x[torch.rand(len(x), generator=gen, dtype=torch.float64) < log_classifier(x, y).exp()][:count]
 
 
+@pytest.mark.slow
 def test_classifier_guidance_with_the_true_noisy_classifier_draws_p_of_x_given_y():
     """γ = 1: the distance to p(x | y) falls with T, to that of two exact samples; reconstruction guidance stays far."""
     y, target, again = 0.0, given(0.0, 3000, 1), given(0.0, 2000, 2)
@@ -153,6 +154,7 @@ def test_the_training_error_is_that_of_the_networks_own_output(kind):
     assert torch.allclose(mine, (output - target).square().mean(1))
 
 
+@pytest.mark.slow
 def test_classifier_free_fine_tuning_learns_p_of_x_given_y():
     """Labelled draws of the mixture: the control's law is p(x | y) for both labels, nearer than half a per cent of base's."""
     chain, gen = Chain(16), torch.Generator().manual_seed(0)

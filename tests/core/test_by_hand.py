@@ -13,7 +13,7 @@ from support.chains import FLOW, problem, run, who
 from tilting import presets, rng
 from tilting.engines.optimise import Optimise, log_norm
 from tilting.guidance.kernel import Clean, Kernel
-from tilting.guidance.slope import Estimator, Site
+from tilting.guidance.value_and_grad import Estimator, GradientContext
 from tilting.method import Method
 from tilting.sample import Problem, sample, start_from
 from tilting.schedule import Schedule, scaled_linear, transition
@@ -27,7 +27,7 @@ def test_a_winner_draws_from_where_its_gradient_took_it(mixture):
     winner, every, without = (
         run(p, preset.build(8))[0].x
         for preset in (
-            presets.codex(1, block=2, share="winner", window=(1.0, 0.0)),
+            presets.codex(1, block=2, gradient_on="winner", window=(1.0, 0.0)),
             presets.codex(1, block=2, gradient_block=2, window=(1.0, 0.0)),
             presets.code(1, block=2),
         )
@@ -55,7 +55,7 @@ def test_a_smoothed_probe_keeps_to_the_chunk(mixture):
         return x0.sum(1)
 
     model = problem(mixture, 4)
-    site = Site(
+    site = GradientContext(
         torch.zeros(3, 2, dtype=torch.float64),
         model.grid[1],
         torch.arange(3),
@@ -79,7 +79,7 @@ def test_steps_on_the_estimate_probe_in_directions_of_their_own():
         return x0.sum(1)
 
     grid, rows, x = FLOW.grid(4), torch.arange(1), torch.zeros(1, 64, dtype=torch.float64)
-    site = Site(
+    site = GradientContext(
         x,
         grid[2],
         rows,

@@ -15,10 +15,11 @@ import torch
 from support.chains import AIM, DIFFUSION, FLOW, Counter, problem, run
 from support.counts import PER_IMAGE
 from tilting import presets, rng
+from tilting.cost import cost
 from tilting.generation.plan import identities, plan
 from tilting.method import Every, check
 from tilting.sample import Problem, finish
-from tilting.select import Greedy, Look, Memory
+from tilting.select import Greedy, Memory, SelectionInput
 from tilting.types import Prediction, RewardError, TiltingError
 
 # A part of a run, from a noised picture
@@ -69,7 +70,7 @@ def test_a_run_from_a_picture_is_guided_where_the_whole_run_would_be(mixture, pr
     p = problem(mixture, 20, 2, value=value)
     p = replace(p, grid=p.grid[8:])
     finish(p, made.method, run(p, made.method)[0])
-    assert value.rows == 2 * made.method.cost(12).values
+    assert value.rows == 2 * cost(made.method, 12).values
 
 
 # Selection
@@ -80,7 +81,7 @@ def test_of_equal_values_the_first_are_kept(beams):
     """Whatever the row's company: a rule that ties depend on would make an image depend on its batch."""
     value = torch.zeros(3, 40, dtype=torch.float64)
     value[1, 7:] = 1.0
-    look = Look(value, torch.zeros(3, 40), Memory.blank(3, 40), torch.zeros(3, 6), 0.5, 5)
+    look = SelectionInput(value, torch.zeros(3, 40), Memory.blank(3, 40), torch.zeros(3, 6), 0.5, 5)
     kept = Greedy(beams)(look).parents
     assert kept is not None
     assert kept[0].tolist() == [i % beams for i in range(6)]
@@ -136,7 +137,7 @@ def test_short_runs_of_one_particle_are_counted_and_end(mixture, name, steps):
         check(method, steps, 1.0, 3.0, True)
         end = finish(p, method, run(p, method)[0])
         assert torch.isfinite(end.x).all()
-        assert (denoise.rows, value.rows) == tuple(2 * n for n in method.cost(steps))
+        assert (denoise.rows, value.rows) == tuple(2 * n for n in cost(method, steps))
 
 
 # Settings that cannot be meant
@@ -151,10 +152,10 @@ UNMEANT = [
     ("codex", {"schedule": (2, 2, 4, 4, 6, 6)}, "schedule"),
     ("codex", {"schedule": (2, 4), "block": 6}, "selections in 1 of them alone"),
     ("codex", {"window": (0.3, 0.7)}, "window"),
-    ("codex", {"share": "medoids"}, "did you mean 'medoid'"),
-    ("codex", {"share": "medoid", "clusters": -2}, "clusters"),
-    ("codex", {"clusters": 2}, "codex.clusters are those of codex.share=medoid or mean"),
-    ("codex", {"share": "winner", "gradient_block": 2}, "leave codex.gradient_block unset"),
+    ("codex", {"gradient_on": "medoids"}, "did you mean 'medoid'"),
+    ("codex", {"gradient_on": "medoid", "clusters": -2}, "clusters"),
+    ("codex", {"clusters": 2}, "codex.clusters are those of codex.gradient_on=medoid or mean"),
+    ("codex", {"gradient_on": "winner", "gradient_block": 2}, "leave codex.gradient_block unset"),
     ("das", {"adaptive": True, "temper": 0.01}, "leave das.temper unset"),
     ("mpgd", {"window": (math.nan, 0.0)}, "window"),
     ("ug", {"backward": -1}, "backward"),
@@ -173,7 +174,7 @@ UNMEANT = [
 
 @pytest.mark.parametrize(("name", "settings", "words"), UNMEANT)
 def test_settings_made_in_python_are_checked_as_those_of_the_command_line(name, settings, words):
-    kind = presets.PRESETS[name]
+    kind = presets.METHODS[name]
     with pytest.raises(TiltingError, match=words):
         plan(Model(), WHO, kind(**settings), REWARD, steps=5, cfg=3.0)  # type: ignore[arg-type]
     plan(Model(), WHO, kind(), REWARD, steps=5, cfg=3.0)  # type: ignore[arg-type]

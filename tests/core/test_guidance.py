@@ -14,7 +14,7 @@ import torch
 from support.guided import CFG, REFERENCE, ROWS, TIMES, value
 from tilting import presets, rng
 from tilting.guidance.gradient import RewardGradient
-from tilting.guidance.slope import Estimator, Site, reward_slope, rms
+from tilting.guidance.value_and_grad import Estimator, GradientContext, rms, value_and_grad
 from tilting.oracle.mixture import MixtureModel
 from tilting.sample import Problem, sample, start
 from tilting.schedule import Schedule, scaled_linear
@@ -35,7 +35,7 @@ def x():
 @pytest.mark.parametrize("place", [1, 5, 9])
 def test_the_slope_equals_finite_differences(denoise, x, through, place):
     t, h = TIMES[place], 1e-6
-    slope = reward_slope(x, t, ROWS, denoise, value, through)
+    slope = value_and_grad(x, t, ROWS, denoise, value, through)
     held = denoise(x, t, ROWS).eps
 
     def score(at):
@@ -54,7 +54,7 @@ def test_the_slope_equals_finite_differences(denoise, x, through, place):
 
 
 def test_the_two_gradients_differ(denoise, x):
-    one, other = (reward_slope(x, TIMES[5], ROWS, denoise, value, k).gradient for k in ("denoiser", "decoder"))
+    one, other = (value_and_grad(x, TIMES[5], ROWS, denoise, value, k).gradient for k in ("denoiser", "decoder"))
     assert (one - other).abs().max() > 0.1
 
 
@@ -68,7 +68,7 @@ def test_rms_is_per_row():
 def test_the_scale_rule(denoise, x, mixture, strength, place):
     """x moves by γ · w · rms(cond - uncond) along the gradient's direction, the rms taken row by row."""
     t = TIMES[place]
-    moved, slope = RewardGradient(strength)(Site(x, t, ROWS, denoise, value, CFG))
+    moved, slope = RewardGradient(strength)(GradientContext(x, t, ROWS, denoise, value, CFG))
     cond, uncond = (MixtureModel(m).denoiser()(x, t, ROWS).eps for m in (mixture, REFERENCE))
     for i in range(6):
         g, c = slope.gradient[i], (cond - uncond)[i]
@@ -78,16 +78,16 @@ def test_the_scale_rule(denoise, x, mixture, strength, place):
 
 
 def test_without_the_rule_strength_is_the_step(denoise, x):
-    moved, slope = RewardGradient(0.05, rule="plain")(Site(x, TIMES[5], ROWS, denoise, value, CFG))
+    moved, slope = RewardGradient(0.05, rule="plain")(GradientContext(x, TIMES[5], ROWS, denoise, value, CFG))
     assert torch.allclose(moved, x + 0.05 * slope.gradient, atol=1e-12)
 
 
 def test_the_cap_binds_only_where_the_scale_exceeds_it(denoise, x):
     t = TIMES[5]
-    free, slope = RewardGradient(0.4)(Site(x, t, ROWS, denoise, value, CFG))
+    free, slope = RewardGradient(0.4)(GradientContext(x, t, ROWS, denoise, value, CFG))
     scales = ((free - x).norm(dim=1) / slope.gradient.norm(dim=1)).sort().values
     cap = ((scales[2] + scales[3]) / 2).item()
-    capped, _ = RewardGradient(0.4, cap=cap)(Site(x, t, ROWS, denoise, value, CFG))
+    capped, _ = RewardGradient(0.4, cap=cap)(GradientContext(x, t, ROWS, denoise, value, CFG))
     found = (capped - x).norm(dim=1) / slope.gradient.norm(dim=1)
     expected = ((free - x).norm(dim=1) / slope.gradient.norm(dim=1)).clamp(max=cap)
     assert torch.allclose(found, expected, rtol=1e-9)
@@ -97,32 +97,32 @@ def test_the_cap_binds_only_where_the_scale_exceeds_it(denoise, x):
 @pytest.mark.parametrize("through", ["denoiser", "decoder"])
 def test_no_row_depends_on_its_companions(denoise, x, through):
     move = RewardGradient(0.4, Estimator(through), cap=5.0)
-    together, _ = move(Site(x, TIMES[5], ROWS, denoise, value, CFG))
+    together, _ = move(GradientContext(x, TIMES[5], ROWS, denoise, value, CFG))
     for i in range(6):
-        alone, _ = move(Site(x[i : i + 1], TIMES[5], ROWS[i : i + 1], denoise, value, CFG))
+        alone, _ = move(GradientContext(x[i : i + 1], TIMES[5], ROWS[i : i + 1], denoise, value, CFG))
         assert torch.allclose(alone[0], together[i], atol=1e-12)
     loud = x.clone()
     loud[1:] *= 50
-    assert torch.allclose(move(Site(loud, TIMES[5], ROWS, denoise, value, CFG))[0][0], together[0], atol=1e-12)
+    assert torch.allclose(move(GradientContext(loud, TIMES[5], ROWS, denoise, value, CFG))[0][0], together[0], atol=1e-12)
 
 
 def test_a_small_move_raises_the_reward(denoise, x):
     t = TIMES[6]
-    moved, slope = RewardGradient(1e-3, rule="plain")(Site(x, t, ROWS, denoise, value, CFG))
+    moved, slope = RewardGradient(1e-3, rule="plain")(GradientContext(x, t, ROWS, denoise, value, CFG))
     gain = value(denoise(moved, t, ROWS).x0, ROWS) - slope.value
     assert torch.allclose(gain, 1e-3 * slope.gradient.square().sum(1), rtol=0.1, atol=1e-6)
     assert (gain > 0).all()
 
 
 def test_a_flat_reward_moves_nothing(denoise, x):
-    moved, _ = RewardGradient(0.4)(Site(x, TIMES[5], ROWS, denoise, lambda x0, rows: (0 * x0).sum(1), CFG))
+    moved, _ = RewardGradient(0.4)(GradientContext(x, TIMES[5], ROWS, denoise, lambda x0, rows: (0 * x0).sum(1), CFG))
     assert torch.equal(moved, x)
 
 
 def test_gradients_are_taken_when_the_caller_switched_them_off(denoise, x):
     with torch.no_grad():
-        off = reward_slope(x, TIMES[5], ROWS, denoise, value).gradient
-    assert torch.equal(off, reward_slope(x, TIMES[5], ROWS, denoise, value).gradient)
+        off = value_and_grad(x, TIMES[5], ROWS, denoise, value).gradient
+    assert torch.equal(off, value_and_grad(x, TIMES[5], ROWS, denoise, value).gradient)
     assert not x.requires_grad
 
 
@@ -130,7 +130,7 @@ def test_rewards_without_gradient_are_refused(denoise, x):
     weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
     for blind in (lambda x0, rows: value(x0.detach(), rows), lambda x0, rows: value(x0.detach(), rows) * weight):
         with pytest.raises(TiltingError, match="no gradient"):
-            reward_slope(x, TIMES[5], ROWS, denoise, blind)
+            value_and_grad(x, TIMES[5], ROWS, denoise, blind)
 
 
 # Every guided preset as its paper writes it: a Gaussian model, closed-form gradients, no autograd

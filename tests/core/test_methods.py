@@ -11,16 +11,17 @@ import torch
 from support.chains import AIM, Counter, linear, per_prompt, problem, run
 from support.counts import PER_IMAGE, STEPS
 from tilting import presets
+from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.guidance.kernel import Clean, Mean
-from tilting.guidance.slope import Estimator
+from tilting.guidance.value_and_grad import Estimator
 from tilting.method import Every, Method, check
-from tilting.presets import PRESETS
+from tilting.presets import METHODS
 from tilting.sample import finish
 
 
 def test_every_preset_is_counted():
-    assert {p.name for p, *_ in PER_IMAGE.values()} | {"rbf", "sdedit"} == set(PRESETS)
+    assert {p.name for p, *_ in PER_IMAGE.values()} | {"rbf", "sdedit"} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", PER_IMAGE)
@@ -35,7 +36,7 @@ def test_counts_are_exact(mixture, name, chunk):
     assert told == (denoise.rows, value.rows)
     finish(p, method, state)
     assert (denoise.rows, value.rows) == (images * evaluations, images * values)
-    assert method.cost(STEPS) == (evaluations, values)
+    assert cost(method, STEPS) == (evaluations, values)
 
 
 @pytest.mark.parametrize("name", PER_IMAGE)
@@ -60,7 +61,7 @@ FIT = {  # settings that fit a reward of this size: defaults are pocket's
 def test_every_method_raises_the_reward(mixture, name):
     """By more than four standard errors of the paired difference to the base model, over 200 images."""
     preset = FIT.get(name, PER_IMAGE[name][0])
-    p = problem(mixture, STEPS, 200, value=lambda x0, rows: x0 @ AIM, eta=preset.usual_eta)
+    p = problem(mixture, STEPS, 200, value=lambda x0, rows: x0 @ AIM, eta=preset.default_eta)
     method, base = preset.build(STEPS), presets.base().build(STEPS)
     gain = (finish(p, method, run(p, method)[0]).x - finish(p, base, run(p, base)[0]).x)[:, 0] @ AIM
     assert gain.mean() > 4 * gain.std() / len(gain) ** 0.5
@@ -157,9 +158,9 @@ def test_a_cluster_of_its_own_for_every_stream_is_codex(mixture):
     p = problem(mixture, STEPS, 3)
     plain = presets.codex(4, block=3, gradient_block=2).build(STEPS)
     for share in ("medoid", "mean"):
-        each = presets.codex(4, block=3, gradient_block=2, share=share, clusters=4).build(STEPS)
+        each = presets.codex(4, block=3, gradient_block=2, gradient_on=share, clusters=4).build(STEPS)
         assert torch.allclose(run(p, plain)[0].x, run(p, each)[0].x, atol=1e-8)
-    half = presets.codex(4, block=3, gradient_block=2, share="medoid", clusters=2).build(STEPS)
+    half = presets.codex(4, block=3, gradient_block=2, gradient_on="medoid", clusters=2).build(STEPS)
     assert not torch.allclose(run(p, plain)[0].x, run(p, half)[0].x, atol=1e-3)
 
 
@@ -169,7 +170,7 @@ def test_rollover_never_overspends_and_saves_for_later(mixture):
     p = problem(mixture, STEPS, images, denoise=denoise, value=lambda x0, rows: x0 @ AIM)
     method = presets.rbf(quota).build(STEPS)
     state, infos = run(p, method)
-    assert sum(i.evaluations for i in infos) == denoise.rows <= images * method.cost(STEPS).evaluations
+    assert sum(i.evaluations for i in infos) == denoise.rows <= images * cost(method, STEPS).evaluations
     one = replace(p, who=p.who[:1])
     each = [i.evaluations for i in run(one, method)[1]][:-1]
     assert min(each[1:]) < quota < max(each)  # fewer children than the quota where one is enough, more where they were saved
@@ -254,7 +255,7 @@ def test_a_black_box_reward_works_with_probes(mixture):
 @pytest.mark.parametrize("dims", [16, 768])
 def test_the_cosine_of_a_zero_order_gradient(probes, dims):
     """For a linear reward it is about sqrt(N' / (d + N' + 1)), whatever sigma."""
-    from tilting.guidance.slope import Site
+    from tilting.guidance.value_and_grad import GradientContext
     from tilting.types import Prediction, Time
 
     gen = torch.Generator().manual_seed(0)
@@ -264,7 +265,7 @@ def test_the_cosine_of_a_zero_order_gradient(probes, dims):
         return torch.randn(m, count, dims, generator=gen, dtype=torch.float64)
 
     for sigma in (0.01, 1.0):
-        site = Site(
+        site = GradientContext(
             torch.zeros(m, dims, dtype=torch.float64),
             Time(500.0, 0.6, 0.8),
             torch.zeros(m, dtype=torch.long),

@@ -10,6 +10,7 @@ import torch
 
 from support.chains import AIM, DIFFUSION, FLOW, Counter, energy_distance, linear, per_prompt, problem, run, who
 from tilting import presets, rng
+from tilting.cost import cost
 from tilting.guidance.gradient import RewardGradient
 from tilting.sample import Every, Method, State, check, evaluate_value, finish, sample, start
 from tilting.select import Greedy, Memory, Smc
@@ -165,7 +166,7 @@ def test_evaluations_are_exactly_counted(mixture, steps, chunk):
         denoise, value = Counter(problem(mixture).denoise), Counter(linear)
         p = problem(mixture, steps, images, denoise=denoise, value=value, chunk=chunk)
         _, infos = run(p, method)
-        assert denoise.rows == images * count == images * method.evaluations(steps) == sum(i.evaluations for i in infos)
+        assert denoise.rows == images * count == images * cost(method, steps).evaluations == sum(i.evaluations for i in infos)
         assert value.rows == images * values == sum(i.values for i in infos)
 
 
@@ -238,7 +239,7 @@ def test_gather_moves_every_field():
 
 def test_final_choices(mixture):
     p = problem(mixture, images=3)
-    smc = Method("smc", 4, select=Smc(0.5, share=0.0), select_when=Every(2), final="weight")
+    smc = Method("smc", 4, select=Smc(0.5, ess_threshold=0.0), select_when=Every(2), final="weight")
     state, _ = run(p, smc)
     end = finish(p, smc, state)
     # Never resampled, so increments telescope to r(x_0) / beta.

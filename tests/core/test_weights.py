@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilting import weights
-from tilting.select import Look, Memory, Multinomial, Smc
+from tilting.select import Memory, Multinomial, SelectionInput, Smc
 from tilting.types import TiltingError
 
 log_weights = st.lists(st.floats(-30, 30), min_size=1, max_size=12).map(lambda v: torch.tensor([v], dtype=torch.float64))
@@ -103,21 +103,21 @@ def test_smc_weighs_by_the_difference_and_resamples_only_the_poor():
     before = torch.tensor([[0.0, 0.2, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     memory = Memory.blank(2, 4)._replace(potential=previous / 0.5)  # what the previous value left behind
     uniforms = torch.full((2, 4), 0.5, dtype=torch.float64)
-    choice = Smc(beta=0.5, share=0.5)(Look(value, before, memory, uniforms, 0.5, 5))
+    choice = Smc(beta=0.5, ess_threshold=0.5)(SelectionInput(value, before, memory, uniforms, 0.5, 5))
     weighed = torch.tensor([[0.0, 0.4, 0.2, 0.6], [0.0, 8.0, 0.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(choice.log_w[0], weighed[0])
     assert choice.parents is not None
     assert choice.parents.tolist() == [[0, 1, 2, 3], [1, 1, 1, 1]]
     assert torch.allclose(choice.log_w[1], weights.log_mean(weighed)[1].expand(4))  # the mean weight survives resampling
     first = Memory(*(m[:1] for m in memory))
-    assert Smc(beta=0.5)(Look(value[:1], before[:1], first, uniforms[:1], 0.5, 5)).parents is None
+    assert Smc(beta=0.5)(SelectionInput(value[:1], before[:1], first, uniforms[:1], 0.5, 5)).parents is None
 
 
 def test_multinomial_selection_has_temperature():
     value = torch.tensor([[0.0, 0.1]], dtype=torch.float64)
     low = 1 / (1 + math.exp(0.1 / 0.05))  # P(first) at tau .05
     uniforms = torch.tensor([[low - 1e-6, low + 1e-6]], dtype=torch.float64)
-    index = Multinomial(0.05)(Look(value, torch.zeros(1, 2), Memory.blank(1, 2), uniforms, 0.5, 5)).parents
+    index = Multinomial(0.05)(SelectionInput(value, torch.zeros(1, 2), Memory.blank(1, 2), uniforms, 0.5, 5)).parents
     assert index is not None
     assert index.tolist() == [[0, 1]]
 

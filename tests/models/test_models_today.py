@@ -12,6 +12,7 @@ import torch
 import tilting as tl
 from support.today import MAKERS, beta_schedule, write
 from tilting import objectives
+from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.models.lora import attach_all, lora_off, lora_state
 from tilting.models.lora_file import parse_lora
@@ -215,7 +216,7 @@ def test_methods_run_and_pay_what_they_promise(models, name, method):
     finally:
         hook.remove()
     paid = drawn.manifest["summary"]["evaluations"]
-    assert paid == 2 * preset.build(4).evaluations(4)
+    assert paid == 2 * cost(preset.build(4), 4).evaluations
     assert rows == (paid + 8) * (1 if told else 2)
     assert drawn.manifest["summary"]["reward_mean"] > base.manifest["summary"]["reward_mean"]
 

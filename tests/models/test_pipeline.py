@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 import tilting as tl
 from support.commands import refused
+from tilting.cost import cost
 from tilting.generation.generate import draw, identities, plan
 from tilting.models.words import POCKET
 
@@ -84,7 +85,7 @@ def test_evaluations_are_exactly_those_promised(model, preset, expected):
         out = tl.generate(model, "a fox", tl.rewards.clip(), preset, steps=8)
     finally:
         hook.remove()
-    assert rows == out.manifest["summary"]["evaluations"] == expected == preset.build(8).evaluations(8)
+    assert rows == out.manifest["summary"]["evaluations"] == expected == cost(preset.build(8), 8).evaluations
 
 
 def test_encode_and_decode_are_inverse_enough(model):

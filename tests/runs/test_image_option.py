@@ -17,9 +17,10 @@ import tilting as tl
 from support.commands import manifest, refused
 from tilting.cli import main
 from tilting.config.picture import open_picture, read_picture
+from tilting.cost import cost as count
 from tilting.errors import TiltingError
 from tilting.features.pixels import centre_crop, resize
-from tilting.presets import PRESETS
+from tilting.presets import METHODS
 from tilting.rng import Identity, normal
 
 FOX = ("a fox", "--model", "pocket", "--quiet", "--steps", "4")
@@ -102,11 +103,12 @@ def test_one_step_is_the_formula(tmp_path, picture, loaded):
     assert np.abs(made - want.clamp(0, 1).permute(0, 2, 3, 1).numpy()).max() < 0.6 / 255
 
 
+@pytest.mark.slow
 def test_every_method_starts_from_it(tmp_path, picture, loaded):
     """Each pays for the steps it makes, and stays nearer to the reference than without it."""
     known = np.asarray(drawn(), float) / 255
     free = np.sqrt(((generate(tmp_path / "free") - known) ** 2).mean())
-    for name, kind in PRESETS.items():
+    for name, kind in METHODS.items():
         out = tmp_path / name
         fewer = ("--set", f"{name}.iterations=2") if name in ("reno", "doodl") else ()
         image = generate(out, "--method", name, "--image", str(picture), "--strength", "0.5", "--particles", "2", *fewer)
@@ -114,7 +116,8 @@ def test_every_method_starts_from_it(tmp_path, picture, loaded):
         config = held["config"]
         settings = {key.partition(".")[2]: value for key, value in config["set"].items()}
         settings |= {"particles": 2} if config["particles"] else {}
-        cost = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}).build(2).cost(2)
+        method = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}).build(2)
+        cost = count(method, 2)
         paid = held["summary"]["evaluations"]
         assert (1 < paid <= cost.evaluations) if name == "rbf" else (paid == cost.evaluations), name
         assert np.sqrt(((image - known) ** 2).mean()) < 0.9 * free, name

@@ -51,6 +51,7 @@ def failing(found):
     return [name for name, check in found["checks"].items() if not check["ok"]]
 
 
+@pytest.mark.slow
 def test_a_sound_run_passes_and_its_arithmetic_is_right(pocket):
     found = examine(pocket, full=True, **{"accumulate": 2, "batch-size": 4, "objective": "draft"})
     assert failing(found) == []

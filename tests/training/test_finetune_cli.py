@@ -164,6 +164,7 @@ def test_a_wrong_word_is_refused_in_a_sentence(words, said, capsys, monkeypatch)
     assert said in err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bits(here, monkeypatch):
     """Stopped in the middle of the steps 1, 3 and 4 of 4 (three rewards a step), with checkpoints at 2 and 4."""
     words = ("--checkpoint-every", "2", "--sample-every", "3")
@@ -210,6 +211,7 @@ def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(he
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_bits(here):
     code = "import sys, torch; torch.set_num_threads(1); from tilting.cli import main; sys.exit(main())"
     words = [

@@ -119,6 +119,7 @@ def test_a_reward_that_breaks_on_one_process_skips_the_step_on_both_and_leaves_n
     assert mine.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_command_under_accelerate_launch_is_the_command_alone(tmp_path):
     """DDPO on pocket: statistics of all prompts, gradients and the judge's look are shared; lines within 1e-4 in float32."""
     words = [

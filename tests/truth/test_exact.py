@@ -27,9 +27,9 @@ GENTLE = 1.0
 
 WEIGHTED = {  # name -> (preset, β)
     "tds": (presets.tds(beta=BETA), BETA),
-    "das": (presets.das(beta=BETA, share=0.9), BETA),
-    "das-slow": (presets.das(beta=BETA, temper=0.05, share=0.9), BETA),
-    "das-adaptive": (presets.das(beta=BETA, adaptive=True, share=0.9), BETA),
+    "das": (presets.das(beta=BETA, ess_threshold=0.9), BETA),
+    "das-slow": (presets.das(beta=BETA, temper=0.05, ess_threshold=0.9), BETA),
+    "das-adaptive": (presets.das(beta=BETA, adaptive=True, ess_threshold=0.9), BETA),
     "fk-difference": (presets.fk(strength=1 / GENTLE, potential="difference", block=2), GENTLE),
     "fk-max": (presets.fk(strength=1 / GENTLE, potential="max", block=2), GENTLE),
     "fk-sum": (presets.fk(strength=1 / GENTLE, potential="sum", block=2), GENTLE),
@@ -95,7 +95,7 @@ def test_normalising_constants_are_unbiased(name):
 def test_the_push_of_das_is_tempered_as_the_paper_has_it(gamma):
     """Each draw is the base kernel's plus std² λ_{i+1} / β ∇_{x_t} r(x0), λ_i = min((1 + γ)^i - 1, 1)."""
     p = problem(plane(), STEPS, 3, curved_plane)
-    method = replace(presets.das(2, beta=BETA, temper=gamma, share=0.0).build(STEPS), final="all")
+    method = replace(presets.das(2, beta=BETA, temper=gamma, ess_threshold=0.0).build(STEPS), final="all")
     before, model, pushed = start(p, method).x, MixtureModel(plane()), 0.0
     for i, (state, _) in enumerate(sample(p, method)):
         t, s = p.grid[i], p.grid[i + 1]

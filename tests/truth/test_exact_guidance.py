@@ -22,7 +22,7 @@ from support.chains import DIFFUSION, FLOW, REFERENCE, energy_distance
 from support.tilt import BETA, CURVATURE, SLOPE, chain, curved_plane, end_of, plane, problem, reward
 from tilting import presets, weights
 from tilting.guidance.kernel import Score
-from tilting.guidance.slope import Site, Slope
+from tilting.guidance.value_and_grad import GradientContext, ValueAndGrad
 from tilting.method import ALWAYS, Method
 from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.schedule import Schedule, scaled_linear
@@ -121,13 +121,13 @@ class NoiseConditional:
     base: Mixture
     evaluations, values, samples, black_box = 1, 1, 1, False
 
-    def __call__(self, site: Site) -> Slope:
+    def __call__(self, site: GradientContext) -> ValueAndGrad:
         with torch.enable_grad():
             x = site.x.detach().requires_grad_(True)
             at = (site.t.alpha, site.t.sigma)
             log_h = self.tilted.log_density(x, *at) - self.base.log_density(x, *at)
             (gradient,) = torch.autograd.grad(log_h.sum(), x)
-        return Slope(log_h.detach(), gradient, site.denoise(site.x, site.t, site.rows))
+        return ValueAndGrad(log_h.detach(), gradient, site.denoise(site.x, site.t, site.rows))
 
 
 TILTED = plane().tilt(SLOPE / BETA, CURVATURE / BETA)[0]
@@ -135,7 +135,7 @@ TILTED = plane().tilt(SLOPE / BETA, CURVATURE / BETA)[0]
 
 def classifier() -> Method:
     slope = NoiseConditional(TILTED, plane())
-    return Method("classifier", guides=(Score(1.0),), slope=slope, guide_when=ALWAYS)  # type: ignore[arg-type]
+    return Method("classifier", guides=(Score(1.0),), estimator=slope, guide_when=ALWAYS)  # type: ignore[arg-type]
 
 
 def test_the_noise_conditional_value_is_the_expectation_of_the_tilt():

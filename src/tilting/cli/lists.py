@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilting.config.about import LEGEND, about_method
+from tilting.config.about import LEGEND, STEPS, about_method
 from tilting.config.objective_about import LEGEND as OBJECTIVE_LEGEND
 from tilting.config.objective_about import about_objective
 from tilting.config.objectives import factories
@@ -15,7 +15,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.models import MODELS
 from tilting.models.families import FAMILIES
 from tilting.models.words import load_words
-from tilting.presets import PRESETS
+from tilting.presets import METHODS
 from tilting.reports.text import columns
 from tilting.rewards.spec import catalog
 
@@ -52,9 +52,9 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """List the methods, or the settings of one. Paper, what each needs, its cost; with NAME, what --set changes."""
-    if name is not None and name not in PRESETS:
-        raise TiltingError(f"there is no method {name!r}{nearest(name, PRESETS)}")
-    rows = {key: about_method(key) for key in ([name] if name else PRESETS)}
+    if name is not None:
+        METHODS.find(name)
+    rows = {key: about_method(key) for key in ([name] if name else METHODS)}
     if as_json:
         return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
     for line in _one(name, rows[name]) if name else _table(rows):
@@ -66,21 +66,29 @@ def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
     cells = [["method", "paper", "gradient", "eta > 0", "density", "evaluations per image"]]
     for name, row in rows.items():
         gradient = "or probes" if row["gradient"] and row["zero_order"] else yes[row["gradient"]]
-        cells.append([name, row["paper"], gradient, yes[row["stochastic"]], yes[row["density"]], row["evaluations"]])
+        cells.append([name, row["paper"], gradient, yes[row["stochastic"]], yes[row["density"]], _evaluations(row)])
     return [*columns(cells), "", *LEGEND]
 
 
+def _evaluations(row: dict[str, Any]) -> str:
+    return f"{'at most ' if row['at_most'] else ''}{row['evaluations']}"
+
+
 def _one(name: str, row: dict[str, Any]) -> list[str]:
+    gradient = f"a differentiable reward{', or zero-order probes' if row['zero_order'] else ''}"
     needs = [
-        "a differentiable reward, or zero-order probes" if row["gradient"] and row["zero_order"] else
-        "a differentiable reward" if row["gradient"] else "no gradient",
+        gradient if row["gradient"] else "no gradient",
         "eta above 0" if row["stochastic"] else "any eta",
         "tractable density" if row["density"] else "no tractable density",
-    ]  # fmt: skip
-    told = [["paper", row["paper"]], ["needs", "; ".join(needs)], ["evaluations per image", row["evaluations"]]]
+    ]
+    paid = f"{_evaluations(row)} at {STEPS} steps"
+    told = [["paper", row["paper"]], ["needs", "; ".join(needs)], ["evaluations per image", paid]]
     runs = {"published": row["published_run"], **{_case(case): used for case, used in row["published_for"].items()}}
     told += [[case, ", ".join(f"{key} {_shown(value)}" for key, value in used.items())] for case, used in runs.items() if used]
-    lines = [*columns([[f"{name}: {row['about']}"]]), *columns([[text] for text in row["more"]]), "", *columns(told)]
+    lines = columns([[f"{name}: {row['about']}"]])
+    for text in row["more"]:
+        lines += ["", *text.splitlines(), ""] if text.startswith("    ") else columns([[text]])
+    lines += ["", *columns(told)]
     if not row["settings"]:
         return [*lines, "", f"{name} has no settings."]
     cells = [["setting", "default", "published", "what it is"]]

@@ -4,7 +4,7 @@
     a number    minimise   Σ_i ((u_i - m(x_i)) / σ)² / 2 + log σ,    u = (y - shift) / scale, with σ learnt beside m
 
 by Adam. After every epoch the likelihood of the held-out part is taken; the best epoch is kept, and the fit stops when none of
-the last ``patience`` was better. The paper trains all of its 100 epochs; its batch size and rate are not told. Then
+the last ``patience`` was better. The paper trains all of its 100 epochs; its batch size and rate are not in it. Then
 T is fitted to the same held-out part (`tilting.conditioning.calibrate`). All randomness is keyed by (seed, label, epoch), so a
 resumed fit is the same fit.
 """

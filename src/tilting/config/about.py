@@ -1,23 +1,23 @@
-"""What there is to know of a method without running it: its preset's attributes, and the text that documents each setting.
-
-A preset's docstring is the one place where a setting is explained (its ``Attributes``); it is read here, so that the command
-line and the code cannot say different things. Torch-free.
-"""
+"""What there is to know of a method without running it: what its preset declares, and what the loop pays for it."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import MISSING
+from typing import Any
 
-from tilting.config.settings import fields_of
-from tilting.presets import PRESETS
+from tilting.config.generate import STRENGTH
+from tilting.cost import cost
+from tilting.declare import declared, paragraphs, plain
+from tilting.presets import METHODS
 
+STEPS = 50
+"""Of the run whose evaluations are told."""
 LEGEND = (
     "gradient: of the reward. eta > 0: a stochastic kernel is needed. density: particles can be weighed exactly.",
     "or probes: black-box rewards too, by --set METHOD.probes=10, which costs more. An evaluation is one latent through the",
-    "denoiser; a CFG pair counts as one. T steps, N or M particles, G gradient rounds, k clusters, K repeats of a step.",
+    f"denoiser, a CFG pair counts as one; told are those of an image at {STEPS} steps with default settings.",
     "`tilting methods NAME` shows the settings of one, with what its paper used.",
 )
 """How to read the table of methods, a line each."""
@@ -47,35 +47,42 @@ def about_method(name: str) -> dict[str, Any]:
     """All that is known of a method, of plain JSON values.
 
     Args:
-        name: one of `tilting.presets.PRESETS`.
+        name: one of `tilting.presets.METHODS`.
 
     Returns:
-        about, more: the docstring's first paragraph and the others; paper; gradient: whether the reward must be
-        differentiable; zero_order: whether probes can stand in for that; stochastic: whether eta must be above 0; density:
-        whether its proposal has a tractable one; evaluations: per image, as a formula; settings: per field its default,
-        ``about``, ``choices`` (empty where any value goes) and, where the paper or its code states it, ``published``;
-        published_run: what else it used, such as steps; published_for: what it used instead, by the reward's name or "image".
+        about, more: the docstring's first paragraph and the others, pseudo-code among them; paper; gradient: whether the reward
+        must be differentiable; zero_order: whether probes can stand in for that; stochastic: whether eta must be above 0;
+        density: whether its proposal has a tractable one; evaluations: per image, at `STEPS` steps with default settings;
+        at_most: whether it may take fewer; settings: per field its default, ``about``, ``choices`` (empty where any value goes)
+        and, where the paper or its code states it, ``published``; published_run: what else it used, such as steps;
+        published_for: what it used instead, by the reward's name or "image".
     """
-    kind = PRESETS[name]
-    preset, hints = kind(), fields_of(name)
-    about, more, said = documented(kind)
-    for base in kind.__mro__[1:-1]:  # what a family of presets shares is told once, on its base
-        said = documented(base)[2] | said
+    kind = METHODS[name]
+    preset, known = kind(), declared(kind)
+    about, *more = paragraphs(kind)
     settings = {}
-    own = vars(kind).get("__annotations__", {})
-    for field in sorted(fields(kind), key=lambda f: f.name not in own):
-        choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
-        known = {"default": _plain(field.default), "about": said.get(field.name, ""), "choices": list(choices)}
-        if field.name in kind.published:
-            known["published"] = _plain(kind.published[field.name])
-        settings[field.name] = known
+    for field, one in known.items():
+        default = None if one.default is MISSING else plain(one.default)
+        settings[field] = {
+            "default": default,
+            "about": one.about.replace("``", "").removesuffix("."),
+            "choices": list(one.choices),
+        }
+        if field in kind.published:
+            settings[field]["published"] = plain(kind.published[field])
+    steps = max(1, round(STRENGTH * STEPS)) if kind.needs_picture else STEPS
+    method = preset.build(steps)
     return {
-        "about": about, "more": more, "paper": kind.paper, "gradient": preset.climbs, "zero_order": "probes" in settings,
-        "stochastic": preset.selects, "density": kind.density, "evaluations": kind.cost, "settings": settings,
-        "published_run": {key: _plain(value) for key, value in kind.published.items() if key not in settings},
-        "published_for": {case: {k: _plain(v) for k, v in what.items()} for case, what in kind.published_for.items()},
-    }  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+        "about": about,
+        "more": more,
+        "paper": kind.paper,
+        "gradient": preset.needs_reward_gradient,
+        "zero_order": "probes" in settings,
+        "stochastic": preset.selects,
+        "density": kind.density,
+        "evaluations": cost(method, steps).evaluations,
+        "at_most": method.engine is not None and method.engine.may_cost_less,
+        "settings": settings,
+        "published_run": {key: plain(value) for key, value in kind.published.items() if key not in settings},
+        "published_for": plain(kind.published_for),
+    }

@@ -16,9 +16,9 @@ from tilting.config.generate import GenerateConfig
 from tilting.config.settings import setting
 from tilting.declare import Check, Field, Metavar, Option
 from tilting.errors import TiltingError, nearest
-from tilting.presets import PRESETS
+from tilting.presets import METHODS
 
-METHODS = ("base", "bon", "code", "codex")
+DEFAULT = ("base", "bon", "code", "codex")
 """Where none are named."""
 
 
@@ -28,8 +28,8 @@ def _methods(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     if not methods:
         raise TiltingError("no method is named: --methods base,code,codex")
     for i, method in enumerate(methods):
-        if method not in PRESETS:
-            raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
+        if method not in METHODS:
+            raise TiltingError(f"there is no method {method!r}{nearest(method, METHODS)}")
         if method in methods[:i]:
             raise TiltingError(f"the method {method!r} is named twice in --methods")
     return methods
@@ -45,8 +45,8 @@ class CompareConfig(GenerateConfig):
     """
 
     methods: Annotated[
-        tuple[str, ...], Metavar("A,B,..."), Option(default=",".join(METHODS)), Check(_methods), Doc("See `tilting methods`.")
-    ] = METHODS
+        tuple[str, ...], Metavar("A,B,..."), Option(default=",".join(DEFAULT)), Check(_methods), Doc("See `tilting methods`.")
+    ] = DEFAULT
     runs: Annotated[tuple[GenerateConfig, ...], Option(internal=True), Doc("What each method is to draw.")] = ()
 
     @classmethod
@@ -64,8 +64,9 @@ class CompareConfig(GenerateConfig):
             TiltingError: one sentence that names the option, or the method that cannot be run so.
         """
         given = cls.checked({"prompts": (), **options})
-        methods, out = given.pop("methods", METHODS), given.pop("out", None)
-        settings = {key: setting(key, value)[2] for key, value in given.pop("settings", {}).items()}
+        methods, out = given.pop("methods", DEFAULT), given.pop("out", None)
+        read = [setting(key, value) for key, value in given.pop("settings", {}).items()]
+        settings = {f"{method}.{name}": value for method, name, value in read}
         GenerateConfig.resolve(given)  # what is wrong for every method is said without naming one
         runs = []
         for method in methods:

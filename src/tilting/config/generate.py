@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from dataclasses import fields as fields_of_dataclass
 from typing import Annotated, Any, Self, TypeVar
 
 from typing_extensions import Doc
@@ -33,12 +32,12 @@ from tilting.config.options import (
     Unused,
 )
 from tilting.config.settings import setting
-from tilting.declare import plain
-from tilting.errors import TiltingError, nearest
+from tilting.declare import declared, plain
+from tilting.errors import TiltingError
 from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
 from tilting.models.placement import FULL
-from tilting.presets import PRESETS, Preset
+from tilting.presets import METHODS, Preset
 from tilting.rewards.spec import CATALOG, Spec, parse_specs
 
 Config = TypeVar("Config", bound="GenerateConfig")
@@ -86,7 +85,7 @@ class GenerateConfig(BaseConfig):
         given = {key.partition(".")[2]: value for key, value in self.settings}
         if "particles" in _preset_fields(self.method):
             given["particles"] = self.particles
-        return PRESETS[self.method](**given)
+        return METHODS[self.method](**given)
 
     def specs(self) -> list[Spec]:
         """The parsed rewards."""
@@ -104,12 +103,11 @@ class GenerateConfig(BaseConfig):
         """
         given = cls.checked({"prompts": (), **options})
         method, model = given.get("method", "base"), given.get("model", "pocket")
-        if method not in PRESETS:
-            raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
+        METHODS.find(method)
         paper = _paper(method, given) if given.pop("published", False) else {}
         fields = _preset_fields(method)
         steps, cfg = usual(model)
-        defaults = {"steps": steps, "cfg": cfg, "eta": PRESETS[method].usual_eta}
+        defaults = {"steps": steps, "cfg": cfg, "eta": METHODS[method].default_eta}
         of_run = {name: cls.options()[name].check(paper[name]) for name in ("steps", "cfg") if name in paper}
         kept = {name: value for name, value in given.items() if name not in ("settings", "particles", "strength", "precision")}
         precision = None if given.get("precision") == FULL else given.get("precision")
@@ -129,14 +127,14 @@ def usual_settings(method: str) -> dict[str, Any]:
 
 def _preset_fields(method: str) -> dict[str, Any]:
     """Names and defaults of a preset's fields."""
-    return {f.name: f.default for f in fields_of_dataclass(PRESETS[method])}
+    return {name: one.default for name, one in declared(METHODS[method]).items()}
 
 
 def _paper(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the method's paper used: with the one reward asked for, and from a picture if there is one."""
     specs = parse_specs(given.get("reward", ()))
     reward = [specs[0].name] if len(specs) == 1 else []
-    return PRESETS[method].of_paper(*reward, *(["image"] if "image" in given else []))
+    return METHODS[method].of_paper(*reward, *(["image"] if "image" in given else []))
 
 
 def _with_settings(config: Config, given: Mapping[str, Any], paper: Mapping[str, Any]) -> Config:
@@ -167,8 +165,8 @@ def _with_settings(config: Config, given: Mapping[str, Any], paper: Mapping[str,
 def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
     """The strength of the reference picture, which has no use without one."""
     if config.image is None:
-        if config.method == "sdedit":
-            raise TiltingError("sdedit starts from a picture: give one by --image")
+        if METHODS[config.method].needs_picture:
+            raise TiltingError(f"{config.method} starts from a picture: give one by --image")
         return replace(config, unused=(*config.unused, *(["strength"] if "strength" in given else [])))
     return replace(config, strength=given.get("strength", STRENGTH))
 
@@ -195,7 +193,7 @@ def _with_rewards(config: Config) -> Config:
     for spec in specs:
         if spec.name in CATALOG and CATALOG[spec.name].together:
             raise of_a_batch(spec.text)
-    if config.preset().climbs:
+    if config.preset().needs_reward_gradient:
         for spec in specs:
             if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
                 raise black_box(config.method, spec.text)

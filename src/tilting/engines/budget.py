@@ -9,47 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting import rng
-from tilting.method import Cost, Method
+from tilting.lazy import torch
+from tilting.method import Method
 from tilting.schedule import transition
-from tilting.state import Info, Problem, State, in_chunks, value_of, wide
+from tilting.state import Info, Problem, State, Tally, in_chunks, to_float64, value_of
 from tilting.types import Prediction, Time
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One stream per image with a quota of children per step.
+    """One particle per image with a quota of children per step.
 
     Attributes:
         quota: N, children per step on average; the whole run costs at most 1 + N (T - 1) evaluations an image.
     """
 
     quota: int = 4
-    climbs = False
+    needs_reward_gradient = False
     stochastic = True
+    may_cost_less = True
 
     def ticks(self, steps: int) -> int:
         """How often it yields."""
         return steps
 
-    def cost(self, method: Method, steps: int) -> Cost:
-        """The most an image can cost: budget left at the end is not spent."""
-        most = 1 + self.quota * (steps - 1)
-        return Cost(most, most + (1 if method.scores_finals else 0))
-
     def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
         """Yields after every step; x stays (b, 1, ...)."""
-        steps, b = len(problem.grid) - 1, len(problem.who)
+        steps, b, tally = len(problem.grid) - 1, len(problem.who), Tally()
+        problem = tally.counting(problem)
         left = torch.zeros(b, dtype=torch.long, device="cpu") if state.left is None else state.left.clone()
-        spent = 0
         if state.prediction is None or state.value is None:
             prediction, value = _look(problem, state.x[:, 0], problem.grid[state.step], torch.arange(b, device="cpu"))
             state = replace(state, prediction=Prediction(*(p[:, None] for p in prediction)), value=value[:, None])
-            spent = b
         for i in range(state.step, steps):
             t, s = problem.grid[i], problem.grid[i + 1]
             assert state.prediction is not None and state.value is not None
@@ -58,10 +55,10 @@ class Budget:
             if kernel.std == 0 or i == steps - 1:  # one child: there is no look at x_0 to choose by
                 drawn = kernel.mean + kernel.std * _noise(problem.who, 0, problem.shape, i + 1).to(kernel.mean)
                 state = replace(state.moved(drawn[:, None]), step=i + 1)
-                yield state, Info(i + 1, spent, spent, parent[:, None], None, kernel.std)
+                yield state, Info(i + 1, *tally.take(), parent[:, None], None, kernel.std)
                 continue
             left += self.quota
-            x, prediction, value = kernel.mean.clone(), Prediction(*(torch.zeros_like(kernel.mean) for _ in range(3))), None
+            x, prediction = kernel.mean.clone(), Prediction(*(torch.zeros_like(kernel.mean) for _ in range(3)))
             active, child = torch.arange(b, device="cpu"), 0
             best = torch.full_like(parent, -torch.inf)
             while len(active):
@@ -70,20 +67,16 @@ class Budget:
                 drawn = kernel.mean[active] + kernel.std * noise
                 looked, value = _look(problem, drawn, s, active)
                 left[active] -= 1
-                spent += len(active)
                 better = value > best[active]
                 rows = active[better]
                 best[rows], x[rows] = value[better], drawn[better]
-                for held, new in zip(prediction, looked, strict=True):
-                    held[rows] = new[better]
+                for kept, new in zip(prediction, looked, strict=True):
+                    kept[rows] = new[better]
                 active = active[(best[active] <= parent[active]) & (left[active] > 0)]
                 child += 1
-            state = replace(
-                state, x=x[:, None], prediction=Prediction(*(p[:, None] for p in prediction)), value=best[:, None], step=i + 1,
-                left=left.clone(),
-            )  # fmt: skip
-            yield state, Info(i + 1, spent, spent, best[:, None], None, kernel.std)
-            spent = 0
+            prediction = Prediction(*(p[:, None] for p in prediction))
+            state = replace(state, x=x[:, None], prediction=prediction, value=best[:, None], step=i + 1, left=left.clone())
+            yield state, Info(i + 1, *tally.take(), best[:, None], None, kernel.std)
 
 
 def _noise(who: Sequence[rng.Identity], child: int, shape: tuple[int, ...], step: int) -> Tensor:
@@ -96,7 +89,7 @@ def _look(problem: Problem, x: Tensor, t: Time, rows: Tensor) -> tuple[Predictio
 
     def look(a: Tensor, r: Tensor) -> tuple[Tensor, ...]:
         prediction = problem.denoise(a, t, r)
-        return (wide(value(prediction.x0, r).detach()), *prediction)
+        return (to_float64(value(prediction.x0, r).detach()), *prediction)
 
     scores, *parts = in_chunks(look, problem.chunk, x, rows.to(x.device))
     return Prediction(*parts), scores

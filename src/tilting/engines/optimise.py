@@ -1,32 +1,31 @@
 """Optimising the starting noise itself through the whole chain, back-propagated with one checkpoint a step.
 
-    ReNO (Eyring et al. 2024)     x_T <- x_T + lr ∇[ r(D(x_0(x_T))) + w log p(|x_T|) ], Nesterov momentum .9, gradient
-    clipped, the best kept
-    DOODL (Wallace et al. 2023)   Adam on x_T, which is brought back to norm sqrt(d) after each update      (draft.txt, App.
-    A.3)
+    ReNO    x_T <- x_T + lr ∇[ r(D(x_0(x_T))) + w log p(|x_T|) ],  Nesterov momentum .9, gradient clipped, the best kept
+    DOODL   Adam on x_T, which is brought back to norm sqrt(d) after each update
 
-log p(|x|) = (d - 1) log |x| - |x|² / 2 up to a constant: the chi density of a Gaussian's norm. At eta > 0 the chain's own
-noise is keyed and stays the same in every iteration, so x_0 is a function of x_T. Norms are per image: a batch is as its
-images alone. From a picture (SDEdit) the noise n of α c + σ n is what is moved, and c stays. Of a black-box reward ∇_{x_0} r is
-a zero-order one, and only it: the chain has its own gradient.
+log p(|x|) = (d - 1) log |x| - |x|² / 2 up to a constant: the chi density of a Gaussian's norm (Eyring et al. 2024; DOODL,
+Wallace et al. 2023, as in App. A.3 of Clark et al. 2024). At eta > 0 the chain's own noise is keyed and stays the same in
+every iteration, so x_0 is a function of x_T. Norms are per image: a batch is as its images alone. From a picture (SDEdit) the
+noise n of α c + σ n is what is moved, and c stays. Of a black-box reward ∇_{x_0} r is a zero-order one, and only it: the chain
+has its own gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
-
-import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tilting import rng
-from tilting.guidance.slope import Estimator, Site, ascent, pulled_back
-from tilting.method import Cost, Method
+from tilting.guidance.value_and_grad import Estimator, GradientContext, reward_grad, vjp
+from tilting.lazy import torch
+from tilting.method import Method
 from tilting.schedule import transition
-from tilting.state import Info, Problem, State, value_of, wide
+from tilting.state import Info, Problem, State, Tally, to_float64, value_of
 from tilting.types import TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,14 @@ class Optimise:
     probes: int | None = None
     sigma: float = 0.1
     stochastic = False
+    may_cost_less = False
 
     def __post_init__(self) -> None:
         if self.iterations < 2:
             raise TiltingError(f"iterations must be at least 2, the first being of x_T as it is, not {self.iterations}")
 
     @property
-    def climbs(self) -> bool:
+    def needs_reward_gradient(self) -> bool:
         """Whether the reward's own gradient is needed."""
         return self.probes is None
 
@@ -67,14 +67,10 @@ class Optimise:
         """How often it yields."""
         return self.iterations
 
-    def cost(self, method: Method, steps: int) -> Cost:
-        """Each iteration runs the chain, and all but the last again from its checkpoints on the way back."""
-        probed = 2 * (self.probes or 0) * (self.iterations - 1)
-        return Cost((2 * self.iterations - 1) * steps, self.iterations + probed + (1 if method.scores_finals else 0))
-
     def __call__(self, problem: Problem, method: Method, state: State) -> Iterator[tuple[State, Info]]:
         """Yields after every iteration; the state's x is the best x_0 so far, (b, 1, ...)."""
-        steps, b = len(problem.grid) - 1, len(problem.who)
+        steps, b, tally = len(problem.grid) - 1, len(problem.who), Tally()
+        problem = tally.counting(problem)
         begin = Begin.of(problem, state)
         start = begin.noise.requires_grad_(True)
         make = {"nesterov": self._nesterov, "adam": self._adam}[self.rule]
@@ -87,23 +83,25 @@ class Optimise:
                 with torch.set_grad_enabled(not last):
                     x = start[rows].detach().requires_grad_(not last)
                     clean = rollout(problem, begin.at(x, rows), rows.to(start.device))
-                    value = value_of(problem)(clean if self.climbs else clean.detach(), rows)
+                    value = value_of(problem)(clean if self.needs_reward_gradient else clean.detach(), rows)
                     if not last:
                         (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
-                        up = ascent(value, clean, rows) if self.climbs else self._probed(problem, clean.detach(), rows, k)
-                        start.grad[rows] = down - pulled_back(up, clean, x, rows)
-                value = wide(value.detach())
+                        up = self._reward_grad(problem, value, clean, rows, k)
+                        start.grad[rows] = down - vjp(up, clean, x, rows)
+                value = to_float64(value.detach())
                 better = value > best[rows]
                 best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]
                 scores.append(value)
             if not last:
                 self._update(start, optimiser)
             state = replace(state.moved(kept[:, None]), step=steps if last else 0)
-            values = b * (1 if last else 1 + 2 * (self.probes or 0))
-            yield state, Info(k + 1, (1 if last else 2) * steps * b, values, torch.cat(scores)[:, None], None, 0.0)
+            yield state, Info(k + 1, *tally.take(), torch.cat(scores)[:, None], None, 0.0)
 
-    def _probed(self, problem: Problem, clean: Tensor, rows: Tensor, k: int) -> Tensor:
-        """The zero-order ∇_{x_0} of the reward at estimates (m, ...), its probes keyed by image and iteration."""
+    def _reward_grad(self, problem: Problem, value: Tensor, clean: Tensor, rows: Tensor, k: int) -> Tensor:
+        """∇_{x_0} of the reward at estimates (m, ...); a zero-order one has probes keyed by image and iteration."""
+        if self.needs_reward_gradient:
+            return reward_grad(value, clean, rows)
+        clean = clean.detach()
 
         def noise(purpose: str, count: int) -> Tensor:
             shape = (count, *problem.shape)
@@ -111,8 +109,8 @@ class Optimise:
             return torch.stack([torch.randn(shape, generator=key, device="cpu") for key in keys]).to(clean.device)
 
         t = problem.grid[0]._replace(sigma=1.0)
-        site = Site(clean, t, rows, problem.denoise, value_of(problem), problem.cfg, noise, problem.chunk)
-        return Estimator(probes=self.probes, sigma=self.sigma).clean(site, clean)
+        context = GradientContext(clean, t, rows, problem.denoise, value_of(problem), problem.cfg, noise, problem.chunk)
+        return Estimator(probes=self.probes, sigma=self.sigma).clean(context, clean)
 
     def _update(self, start: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """A step along the gradient that ``start`` holds, each image's clipped by itself."""
@@ -168,7 +166,7 @@ def rollout(problem: Problem, x: Tensor, rows: Tensor) -> Tensor:
             kernel = transition(problem.denoise(x, t, rows), t, s, problem.eta)
             return kernel.mean + kernel.std * noise
 
-        x = checkpoint(step, x, use_reentrant=False)  # type: ignore[assignment]
+        x = torch.utils.checkpoint.checkpoint(step, x, use_reentrant=False)  # type: ignore[assignment]
     return x
 
 

@@ -42,7 +42,7 @@ def compare(
     """
     path = folder_of(config.out, COMPARISON)
     missing = [folder for folder in (Folder(one, argv) for one in config.runs) if not folder.complete]
-    first = next((folder.config for folder in missing if folder.config.preset().climbs), None)
+    first = next((folder.config for folder in missing if folder.config.preset().needs_reward_gradient), None)
     loaded = parts(first or missing[0].config) if missing else None
     for folder in missing:
         assert loaded is not None

@@ -11,8 +11,7 @@ from torch import Tensor
 from tilting.config.picture import read_picture
 from tilting.errors import TiltingError, nearest
 from tilting.method import Method
-from tilting.presets import PRESETS, Base, Preset
-from tilting.presets.common import Unguided
+from tilting.presets import METHODS, Preset
 from tilting.types import Reward
 
 if TYPE_CHECKING:
@@ -57,14 +56,14 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
 
 
-class Composed(Unguided):
+class Composed(Preset):
     """A method composed by hand, as a preset: the same for a run of any number of steps.
 
     Attributes:
         method: what it builds.
     """
 
-    paper, cost = "composed by hand", "see `tilting.method.Method.cost`"
+    paper = "composed by hand"
 
     def __init__(self, method: Method):
         self.method, self.name = method, method.name
@@ -78,12 +77,10 @@ def preset_of(method: Preset | Method | str | None) -> Preset:
     if isinstance(method, Method):
         return Composed(method)
     if isinstance(method, str):
-        if method not in PRESETS:
-            raise TiltingError(f"there is no method {method!r}{nearest(method, PRESETS)}")
-        return PRESETS[method]()
+        return METHODS.find(method)()
     if isinstance(method, type) or not (method is None or hasattr(method, "build")):
         raise TiltingError(f"the method must be a preset such as tilting.presets.code(), or its name, not {method!r}")
-    return Base() if method is None else method
+    return METHODS["base"]() if method is None else method
 
 
 def objective_of(objective: Objective | str | None) -> Objective:

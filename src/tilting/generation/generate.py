@@ -115,7 +115,7 @@ def draw(
                 grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
                 problem = loop.Problem(
                     model.denoiser(worded, plan.cfg, plan.negative), grid, who, model.latent_shape, scorer, plan.eta, plan.cfg,
-                    plan.batch_size, place, per_stream=len(worded) > len(prompts),
+                    plan.batch_size, place, per_particle=len(worded) > len(prompts),
                 )  # fmt: skip
                 if clean is None:
                     state = loop.start(problem, plan.method, given)

@@ -106,13 +106,13 @@ def plan(
         raise of_a_batch(getattr(reward, "name", "reward"))
     steps = model.usual_steps if steps is None else steps
     cfg = model.usual_cfg if cfg is None else cfg
-    eta = preset.usual_eta if eta is None else eta
-    if preset.name == "sdedit" and reference is None:
-        raise TiltingError("sdedit starts from a picture: give an image")
+    eta = preset.default_eta if eta is None else eta
+    if preset.needs_picture and reference is None:
+        raise TiltingError(f"{preset.name} starts from a picture: give an image")
     if reference is not None:
         _check_reference(reference, model, len(who))
     grid = model.schedule.grid(steps)
-    if preset.usual_eta == 0 and eta == 1 and reference is None and grid[0].alpha == 0:
+    if preset.default_eta == 0 and eta == 1 and reference is None and grid[0].alpha == 0:
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
@@ -123,7 +123,7 @@ def plan(
     if reference is not None:
         method = method.begun_at(made.steps_run / steps)
     pair: Callable[[float, str], float] | None = getattr(model, "pair", None)
-    if method.by_correction and cfg != 1 and pair is not None and pair(cfg, negative_prompt) == 1:
+    if method.needs_correction and cfg != 1 and pair is not None and pair(cfg, negative_prompt) == 1:
         raise TiltingError(
             f"{method.name} scales its gradient by the CFG correction, and {model.name!r}, which is told its scale, has one"
             f" with a negative prompt only: give one, or set {method.name}.rule to plain"

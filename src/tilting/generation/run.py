@@ -43,7 +43,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
     reward = build(specs) if specs else None
-    if reward is not None and preset.climbs and not reward.differentiable:
+    if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     from tilting.generation.generate import judge_of
 

@@ -1,30 +1,29 @@
 """Guides: what published methods do to one step's kernel N(mean, std²), given the gradient of the reward at x_t or at x0.
 
-    Score    eps' = eps - σ_t w g,  g at x_t
-             classifier and reconstruction guidance (Dhariwal & Nichol 2021; Ho et al. 2022; exact for a Gaussian base and a
-             linear reward, w = 1/β), Universal Guidance forward
-    Mean     mean' = mean + s g,  g at x_t
-             DPS (s = ζ), FreeDoM and LGD (s by the CFG norm or plain), TFG (s = ρ α_s / α_t), TDS (s = std² / β: the proposal
-             that its weights make exact)
-    Clean    m times x0 <- x0 + s ∇_{x0} r
-             MPGD and TFG's μ (eps kept), MPGD's code and Universal Guidance backward (x_t kept: eps' = (x_t - α_t x0') / σ_t,
-             which is eps -= α_t / σ_t · Δ)
+    Score    eps' = eps - σ_t w g,                g at x_t    classifier and reconstruction guidance, Universal Guidance forward
+    Mean     mean' = mean + s g,                  g at x_t    DPS, FreeDoM, LGD, TFG, TDS
+    Clean    m times x0 <- x0 + s ∇_{x0} r                    MPGD, TFG's μ, Universal Guidance backward
 
-Each is a frozen value, (kernel, slope at x_t, site) -> kernel; none changes the kernel's std, and since none depends on the
-drawn point, every guided kernel is Gaussian and its density is known. Several guides compose in order; all look at the same
-unguided slope.
+Score is exact for a Gaussian base and a linear reward, w = 1/β (Dhariwal & Nichol 2021; Ho et al. 2022). s of Mean is ζ (DPS),
+sized by the CFG norm or plain (FreeDoM, LGD), ρ α_s / α_t (TFG), or std² / β (TDS: the proposal that its weights make exact).
+Clean keeps eps (MPGD, TFG), or x_t (MPGD's code, Universal Guidance): eps' = (x_t - α_t x0') / σ_t, or eps -= α_t / σ_t · Δ.
+
+Each is a frozen value, (kernel, value and gradient at x_t, context) -> kernel; none changes the kernel's std, and since none
+depends on the drawn point, every guided kernel is Gaussian and its density is known. Several guides compose in order; all see
+the same gradient, that of the unguided prediction.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import Tensor
-
-from tilting.guidance.slope import Estimator, Rule, Site, Slope, step_size
+from tilting.guidance.value_and_grad import Estimator, GradientContext, Rule, ValueAndGrad, step_size
 from tilting.schedule import step_std, transition
 from tilting.types import Prediction, TiltingError, Time, Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,13 @@ class Guide(Protocol):
     """A change of a kernel.
 
     Attributes:
-        needs_slope: whether it needs the gradient at x_t (then value, gradient and prediction come from one round).
-        values: decodes and reward calls per row that it makes itself, beyond the slope's.
-        estimator: how it finds gradients of its own, beyond the slope; None if it finds none.
-        rule: how its strength sizes a move; see `tilting.guidance.slope.step_size`.
+        needs_value_and_grad: whether it needs the gradient at x_t (then value, gradient and prediction come from one round).
+        estimator: how it finds gradients of its own, beyond that one; None if it finds none.
+        rule: how its strength sizes a move; see `tilting.guidance.value_and_grad.step_size`.
     """
 
     @property
-    def needs_slope(self) -> bool: ...
-
-    @property
-    def values(self) -> int: ...
+    def needs_value_and_grad(self) -> bool: ...
 
     @property
     def estimator(self) -> Estimator | None: ...
@@ -77,13 +72,13 @@ class Guide(Protocol):
     @property
     def rule(self) -> Rule: ...
 
-    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel: ...
+    def __call__(self, kernel: Kernel, seen: ValueAndGrad | None, context: GradientContext) -> Kernel: ...
 
 
-def _taken(slope: Slope | None) -> Slope:
-    if slope is None:
+def _gradient(seen: ValueAndGrad | None) -> Tensor:
+    if seen is None:
         raise TiltingError("this guide needs the gradient at x_t")
-    return slope
+    return seen.gradient
 
 
 @dataclass(frozen=True)
@@ -91,19 +86,18 @@ class Score:
     """eps' = eps - σ_t w g and x0' to match; at pure noise (alpha 0), where x0 does not depend on x_t, nothing happens."""
 
     strength: float = 1.0
-    needs_slope = True
-    values = 0
+    needs_value_and_grad = True
     estimator = None
 
     @property
     def rule(self) -> Rule:
         return "plain"
 
-    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
+    def __call__(self, kernel: Kernel, seen: ValueAndGrad | None, context: GradientContext) -> Kernel:
         t, (eps, x0, correction) = kernel.t, kernel.prediction
         if t.alpha == 0:
             return kernel
-        move = t.sigma * self.strength * _taken(slope).gradient
+        move = t.sigma * self.strength * _gradient(seen)
         return replace(kernel, prediction=Prediction(eps - move, x0 + t.sigma / t.alpha * move, correction))
 
 
@@ -113,23 +107,22 @@ class Mean:
 
     Attributes:
         strength: ζ, ρ or γ (for "variance" 1 / β).
-        rule: how s follows from the strength; see `tilting.guidance.slope.step_size`.
+        rule: how s follows from the strength; see `tilting.guidance.value_and_grad.step_size`.
         factor: "one"; "ratio", α_s / α_t (TFG: the move of x_t, carried to s); "variance", std² (TDS).
     """
 
     strength: float = 1.0
     rule: Rule = "plain"
     factor: Literal["one", "ratio", "variance"] = "one"
-    needs_slope = True
-    values = 0
+    needs_value_and_grad = True
     estimator = None
 
-    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
-        t, s, g = kernel.t, kernel.s, _taken(slope).gradient
+    def __call__(self, kernel: Kernel, seen: ValueAndGrad | None, context: GradientContext) -> Kernel:
+        t, s, g = kernel.t, kernel.s, _gradient(seen)
         if self.factor == "ratio" and t.alpha == 0:
             return kernel
         factor = {"one": 1.0, "ratio": s.alpha / t.alpha if t.alpha > 0 else 0.0, "variance": kernel.std**2}[self.factor]
-        scale = step_size(self.rule, self.strength, g, kernel.prediction.correction, site.cfg)
+        scale = step_size(self.rule, self.strength, g, kernel.prediction.correction, context.cfg)
         return replace(kernel, shift=kernel.shift + factor * scale * g)
 
 
@@ -152,23 +145,19 @@ class Clean:
     keep: Literal["eps", "x"] = "eps"
     scale: Literal["one", "variance"] = "one"
     estimator: Estimator = field(default=Estimator())
-    needs_slope = False
+    needs_value_and_grad = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise TiltingError(f"steps on the estimate must not be negative, not {self.steps}")
 
-    @property
-    def values(self) -> int:
-        return self.steps * self.estimator.samples * (2 * self.estimator.probes if self.estimator.probes else 1)
-
-    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
+    def __call__(self, kernel: Kernel, seen: ValueAndGrad | None, context: GradientContext) -> Kernel:
         t, (eps, x0, correction) = kernel.t, kernel.prediction
-        begun = x0 if slope is None else slope.prediction.x0  # the unguided estimate: Δ is found before eps is pushed
+        begun = x0 if seen is None else seen.prediction.x0  # the unguided estimate: Δ is found before eps is moved
         moved = begun
         for step in range(self.steps):
-            g = self.estimator.clean(site, moved, step)
-            size = step_size(self.rule, self.strength, g, correction, site.cfg)
+            g = self.estimator.clean(context, moved, step)
+            size = step_size(self.rule, self.strength, g, correction, context.cfg)
             moved = moved + size * (t.sigma**2 if self.scale == "variance" else 1.0) * g
         delta = (moved - begun).detach()
         if self.keep == "x" and t.alpha > 0:
@@ -181,15 +170,14 @@ class Watching:
     """The last guide of a method: it changes nothing, and shows how far the others moved the prediction."""
 
     watch: Watch
-    needs_slope = False
-    values = 0
+    needs_value_and_grad = False
     estimator = None
 
     @property
     def rule(self) -> Rule:
         return "plain"
 
-    def __call__(self, kernel: Kernel, slope: Slope | None, site: Site) -> Kernel:
-        if slope is not None:
-            self.watch(kernel.prediction, slope.prediction, kernel.t, site.rows)
+    def __call__(self, kernel: Kernel, seen: ValueAndGrad | None, context: GradientContext) -> Kernel:
+        if seen is not None:
+            self.watch(kernel.prediction, seen.prediction, kernel.t, context.rows)
         return kernel

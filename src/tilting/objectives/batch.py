@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.schedule import Kind
-from tilting.types import Denoise, Time, Value
+from tilting.types import Denoise, Time, ValueFn
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class World:
     base: Denoise
     plain: Denoise
     base_plain: Denoise
-    value: Value
+    value: ValueFn
     grid: Sequence[Time]
     who: Sequence[rng.Identity]
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class World:
     gather: Callable[[Tensor], Tensor] | None = None
     checkpointed: bool = True
     trained: Sequence[Tensor] = ()
-    critic: Value | None = None
+    critic: ValueFn | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     kind: Kind = "epsilon"

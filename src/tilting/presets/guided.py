@@ -1,4 +1,4 @@
-"""Presets that push one stream (or the best of N) with gradients: dps, mpgd, freedom, ug, lgd, tfg.
+"""Presets that move one particle (or the best of N) by gradients: dps, mpgd, freedom, ug, lgd, tfg.
 
 Strengths under the rule "unit" are in units of the latents' own (a gradient of rms 1), so that one default serves rewards of
 any scale; "plain" is the papers' own, in latents per reward.
@@ -7,183 +7,191 @@ any scale; "plain" is the papers' own, in latents per reward.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from tilting.presets.common import Climbing, Rule, Window, guide_gate, one_of
+from annotated_types import Ge, Gt
 
-if TYPE_CHECKING:
-    from tilting.guidance.kernel import Guide
-    from tilting.guidance.slope import Estimator
-    from tilting.method import Method
-    from tilting.types import Watch
+from tilting.declare import Doc, Window
+from tilting.guidance.kernel import Clean, Guide, Mean, Score, Watching
+from tilting.guidance.value_and_grad import Estimator, Rule
+from tilting.method import Every, Method
+from tilting.presets.common import METHODS, GradientPreset, one_of
+from tilting.types import Watch
 
-ALL: Window = (1.0, 0.0)
-MIDDLE: Window = (0.7, 0.3)
+ALL, MIDDLE = (1.0, 0.0), (0.7, 0.3)
+
+GuideWindow = Annotated[Window, Doc("(high, low) bounds of t/T inside which it guides, and repeats.")]
+Repeat = Annotated[int, Ge(1), Doc("K.")]
+Samples = Annotated[int, Ge(1), Doc("n, copies.")]
+Radius = Annotated[float, Ge(0), Doc("of their noise, relative to σ_t.")]
+Zeta = Annotated[float, Doc("ζ.")]
+ZetaRule = Annotated[Rule, Doc("how ζ sizes the step.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided(Climbing):
-    """What every one of them has beside its own settings.
+class Guided(GradientPreset):
+    """What every one of them has beside its own settings."""
 
-    Attributes:
-        window: (high, low) bounds of t/T inside which it guides, and repeats.
-        particles: N whole guided runs, the best kept.
-    """
+    window: GuideWindow = ALL
+    particles: Annotated[int, Ge(1), Doc("N whole guided runs, the best kept.")] = 1
 
-    window: Window = ALL
-    particles: int = 1
-    selects = False
-
-    def _method(self, name: str, slope: Estimator, *guides: Guide, repeat: int = 1) -> Method:
-        from tilting.method import Method
-
-        gate = guide_gate(self.window)
+    def _method(self, name: str, estimator: Estimator, *guides: Guide, repeat: int = 1) -> Method:
+        gate = Every(1, self.window, at_start=True)
         return Method(
-            name, self.particles, guides=guides, slope=slope, guide_when=gate, repeat=repeat, repeat_when=gate,
+            name,
+            self.particles,
+            guides=guides,
+            estimator=estimator,
+            guide_when=gate,
+            repeat=repeat,
+            repeat_when=gate,
             final="reward" if self.particles > 1 else "first",
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed(Guided):
-    """A reward averaged (log-mean-exp) over noised copies of the estimate. They cost decodes and reward calls, not evaluations.
+    """A reward averaged (log-mean-exp) over noised copies of the estimate. They cost decodes and reward calls, not
+    evaluations."""
 
-    Attributes:
-        samples: n, copies.
-        radius: of their noise, relative to σ_t.
-        tau: temperature of the log-mean-exp, in the reward's units.
-    """
-
-    samples: int = 1
-    radius: float = 0.0
-    tau: float = 1.0
+    samples: Samples = 1
+    radius: Radius = 0.0
+    tau: Annotated[float, Ge(0), Doc("temperature of the log-mean-exp, in the reward's units.")] = 1.0
 
     def _estimator(self, **options: Any) -> Estimator:
         return super()._estimator(samples=self.samples, radius=self.radius, tau=self.tau, **options)
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class Dps(Guided):
     """Diffusion posterior sampling: each drawn x_s moves along ∇_{x_t} r(D(x0)), through the denoiser.
+
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            g = ∇_{x_t} r(D(x0(x_t)))
+            x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)
+            if t/T is in window:  x_{t-1} <- x_{t-1} + s g,  s = strength / rms(g) by the rule "unit"
+        return x_0
 
     Chung et al. 2023. The paper's loss is a squared distance with ζ ∝ 1 / its norm, which is a step of normalised size: rule
     "unit".
     ``form`` "score" is reconstruction guidance (Ho et al. 2022): eps -= σ_t ζ ∇r, exact for a Gaussian base and a linear
     reward.
-
-    Attributes:
-        strength: ζ.
-        rule: how ζ sizes the step.
-        form: where the gradient goes: "step" onto the drawn point, "score" onto eps (then ζ is 1 / β and rule is not used).
     """
 
-    strength: float = 0.05
-    rule: Rule = "unit"
-    form: Literal["step", "score"] = "step"
+    strength: Zeta = 0.05
+    rule: ZetaRule = "unit"
+    form: Annotated[
+        Literal["step", "score"],
+        Doc('where the gradient goes: "step" onto the drawn point, "score" onto eps (then ζ is 1 / β and rule is not used).'),
+    ] = "step"
     name = "dps"
     paper = "Chung et al. 2023"
-    cost = "N·T"
-    density = True
-    published: ClassVar[dict[str, Any]] = {"strength": 0.3, "rule": "plain", "steps": 1000}
+    published: ClassVar = {"strength": 0.3, "rule": "plain", "steps": 1000}
 
     def build(self, steps: int) -> Method:
-        from tilting.guidance.kernel import Mean, Score
-
         one_of("dps.form", self.form, ("step", "score"))
         guide = Score(self.strength) if self.form == "score" else Mean(self.strength, self.rule)
         return self._method("dps", self._estimator(), guide)
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class Mpgd(Guided):
     """Manifold-preserving guidance: the estimate x0 moves along ∇_{x0} r(D(x0)) and the step goes on; no gradient of the
     network.
 
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            eps, x0 = the model at x_t
+            if t/T is in window:
+                g = ∇_{x0} r(D(x0))
+                x0 <- x0 + s g,  s = strength / rms(g) by the rule "unit"
+                source "code":  eps <- (x_t - α_t x0) / σ_t
+            x_{t-1} ~ N(mean(eps, x0), std²)
+        return x_0
+
     He et al. 2024. Paper: eps is kept. Published code: the posterior mean is computed again with x_t fixed, which shrinks the
     move 13-15 times and explains its large scale.
-
-    Attributes:
-        strength: c.
-        rule: how c sizes the step.
-        source: "paper" keeps eps, "code" keeps x_t.
     """
 
-    strength: float = 0.2
-    rule: Rule = "unit"
-    source: Literal["paper", "code"] = "paper"
-    window: Window = field(default=MIDDLE, kw_only=True)
+    strength: Annotated[float, Doc("c.")] = 0.2
+    rule: Annotated[Rule, Doc("how c sizes the step.")] = "unit"
+    source: Annotated[Literal["paper", "code"], Doc('"paper" keeps eps, "code" keeps x_t.')] = "paper"
+    window: GuideWindow = field(default=MIDDLE, kw_only=True)
     name = "mpgd"
     paper = "He et al. 2024"
-    cost = "N·T"
-    density = True
-    published: ClassVar[dict[str, Any]] = {"strength": 7.5, "rule": "plain", "window": MIDDLE, "source": "code", "steps": 100}
+    published: ClassVar = {"strength": 7.5, "rule": "plain", "window": MIDDLE, "source": "code", "steps": 100}
 
     def build(self, steps: int) -> Method:
-        from tilting.guidance.kernel import Clean
-
         one_of("mpgd.source", self.source, ("paper", "code"))
         how = self._estimator()
         guide = Clean(self.strength, 1, self.rule, "x" if self.source == "code" else "eps", estimator=how)
         return self._method("mpgd", how, guide)
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class FreeDoM(Guided):
     """FreeDoM: DPS's move with the CFG-norm rule, each step repeated ("time travel") inside a window.
 
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            for k = repeat ... 1, or once outside window:
+                g = ∇_{x_t} r(D(x0(x_t)))
+                x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)
+                x_{t-1} <- x_{t-1} + strength · w_cfg · rms(eps_cond - eps_uncond) / rms(g) · g        (in window)
+                if k > 1:  x_t <- a x_{t-1} + sqrt(σ_t² - a² σ_{t-1}²) ε,  a = α_t / α_{t-1}
+        return x_0
+
     Yu et al. 2023. Repeats: 1 / 3 / 1 by window in the code, 10 in the CoDeX thesis. Its norms run over the whole batch;
     ours are per sample.
-
-    Attributes:
-        strength: ρ, relative to the CFG correction.
-        repeat: K.
-        rule: "cfg"; "unit" or "plain", with a strength to match, where there is no CFG correction.
     """
 
-    strength: float = 0.2
-    repeat: int = 3
-    rule: Rule = "cfg"
-    window: Window = field(default=MIDDLE, kw_only=True)
+    strength: Annotated[float, Doc("ρ, relative to the CFG correction.")] = 0.2
+    repeat: Repeat = 3
+    rule: Annotated[Rule, Doc('"cfg"; "unit" or "plain", with a strength to match, where there is no CFG correction.')] = "cfg"
+    window: GuideWindow = field(default=MIDDLE, kw_only=True)
     name = "freedom"
     paper = "Yu et al. 2023"
-    cost = "N·(T + (K - 1)·W), W steps in the window"
     density = False
-    published: ClassVar[dict[str, Any]] = {"strength": 0.2, "repeat": 10, "window": MIDDLE, "steps": 100}
+    published: ClassVar = {"strength": 0.2, "repeat": 10, "window": MIDDLE, "steps": 100}
 
     def build(self, steps: int) -> Method:
-        from tilting.guidance.kernel import Mean
-
         return self._method("freedom", self._estimator(), Mean(self.strength, self.rule), repeat=self.repeat)
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class Universal(Guided):
     """Universal Guidance: eps -= σ_t w ∇_{x_t} r forward, then m steps on the estimate x0 folded back into eps, repeated K
     times.
 
-    Bansal et al. 2023, Alg. 1-2 (the published Stable Diffusion code leaves the backward part out: ``backward=0``).
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            for k = repeat ... 1:
+                eps, x0 = the model at x_t
+                eps <- eps - σ_t strength ∇_{x_t} r(D(x0))                                 forward
+                Δ = 0;  backward times:  g = ∇ r(D(x0 + Δ)),  Δ <- Δ + rate g / rms(g)
+                eps <- eps - α_t / σ_t Δ                                                   backward
+                x_{t-1} ~ N(mean(x_t, eps), std²)
+                if k > 1:  x_t <- x_{t-1} noised back to t
+        return x_0
 
-    Attributes:
-        strength: w of the forward part, 1 / β in the reward's units.
-        backward: m, steps of the backward part.
-        rate: size of a backward step.
-        repeat: K.
+    Bansal et al. 2023, Alg. 1-2 (the published Stable Diffusion code leaves the backward part out: ``backward=0``).
     """
 
-    strength: float = 5.0
-    backward: int = 1
-    rate: float = 0.05
-    repeat: int = 1
+    strength: Annotated[float, Doc("w of the forward part, 1 / β in the reward's units.")] = 5.0
+    backward: Annotated[int, Ge(0), Doc("m, steps of the backward part.")] = 1
+    rate: Annotated[float, Gt(0), Doc("size of a backward step.")] = 0.05
+    repeat: Repeat = 1
     name = "ug"
     paper = "Bansal et al. 2023"
-    cost = "N·(T + (K - 1)·W), W steps in the window"
-    density = True
-    published: ClassVar[dict[str, Any]] = {"strength": 30, "backward": 0, "repeat": 6, "steps": 100}
-    published_for: ClassVar[dict[str, dict[str, Any]]] = {"pickscore": {"strength": 150}}
+    published: ClassVar = {"strength": 30, "backward": 0, "repeat": 6, "steps": 100}
+    published_for: ClassVar = {"pickscore": {"strength": 150}}
 
     def build(self, steps: int) -> Method:
-        from tilting.guidance.kernel import Clean, Score
-
         how = self._estimator()
         guides: tuple[Guide, ...] = (Score(self.strength),)
         if self.backward:
@@ -191,63 +199,66 @@ class Universal(Guided):
         return self._method("ug", how, *guides, repeat=self.repeat)
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class Lgd(Smoothed):
     """Loss-guided diffusion: DPS with the reward averaged (log-mean-exp) over n noised copies of the estimate.
 
-    Song et al. 2023. Their radius σ / sqrt(1 + σ²), σ in units of the signal, is σ_t here: ``radius`` 1.
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            z_j ~ N(0, I),  j = 1 ... samples
+            r~ = tau log 1/n Σ_j exp(r(D(x0(x_t) + radius σ_t z_j)) / tau)
+            g = ∇_{x_t} r~
+            x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)
+            x_{t-1} <- x_{t-1} + s g,  s = strength / rms(g) by the rule "unit"
+        return x_0
 
-    Attributes:
-        strength: ζ.
-        rule: how ζ sizes the step.
+    Song et al. 2023. Their radius σ / sqrt(1 + σ²), σ in units of the signal, is σ_t here: ``radius`` 1.
     """
 
-    strength: float = 0.05
-    rule: Rule = "unit"
-    samples: int = field(default=4, kw_only=True)
-    radius: float = field(default=0.3, kw_only=True)
+    strength: Zeta = 0.05
+    rule: ZetaRule = "unit"
+    samples: Samples = field(default=4, kw_only=True)
+    radius: Radius = field(default=0.3, kw_only=True)
     name = "lgd"
     paper = "Song et al. 2023"
-    cost = "N·T"
-    density = True
-    published: ClassVar[dict[str, Any]] = {"samples": 10, "radius": 1.0, "rule": "plain"}
+    published: ClassVar = {"samples": 10, "radius": 1.0, "rule": "plain"}
 
     def build(self, steps: int) -> Method:
-        from tilting.guidance.kernel import Mean
-
         return self._method("lgd", self._estimator(), Mean(self.strength, self.rule))
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class Tfg(Smoothed):
     """Training-free guidance: FreeDoM's move, MPGD's move, smoothing and repeats in one, x_s = step + α_s/α_t Δ_t + α_s Δ_0.
 
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            for k = repeat ... 1:
+                g = ∇_{x_t} r~(x0(x_t))                          r~ smoothed as in lgd, of samples and radius
+                Δ_t = rho g / rms(g)
+                Δ_0 = 0;  steps times:  h = ∇ r~(x0 + Δ_0),  Δ_0 <- Δ_0 + mu h / rms(h)
+                x_{t-1} ~ N(mean(x_t, x0 + Δ_0), std²)
+                x_{t-1} <- x_{t-1} + α_{t-1} / α_t Δ_t
+                if k > 1:  x_t <- x_{t-1} noised back to t
+        return x_0
+
     Ye et al. 2024. With μ = 0 it has FreeDoM's form, with ρ = 0 and m = K = 1 MPGD's. The paper also searches over ρ and μ
     that grow or shrink over the run; here they are constant.
-
-    Attributes:
-        rho: ρ, size of the move of x_t.
-        mu: μ, size of each of the steps on x0.
-        steps: m, steps on x0.
-        repeat: K.
-        radius: σ̄ of the smoothing, relative to σ_t.
-        rule: how ρ and μ size their steps.
     """
 
-    rho: float = 0.05
-    mu: float = 0.05
-    steps: int = 1
-    repeat: int = 1
-    rule: Rule = "unit"
+    rho: Annotated[float, Doc("ρ, size of the move of x_t.")] = 0.05
+    mu: Annotated[float, Doc("μ, size of each of the steps on x0.")] = 0.05
+    steps: Annotated[int, Ge(0), Doc("m, steps on x0.")] = 1
+    repeat: Repeat = 1
+    rule: Annotated[Rule, Doc("how ρ and μ size their steps.")] = "unit"
+    radius: Annotated[float, Ge(0), Doc("σ̄ of the smoothing, relative to σ_t.")] = field(default=0.0, kw_only=True)
     name = "tfg"
     paper = "Ye et al. 2024"
-    cost = "N·(T + (K - 1)·W), W steps in the window"
-    density = True
-    published: ClassVar[dict[str, Any]] = {"steps": 4, "repeat": 1, "rho": 1, "mu": 2, "radius": 0.1, "rule": "plain"}
+    published: ClassVar = {"steps": 4, "repeat": 1, "rho": 1, "mu": 2, "radius": 0.1, "rule": "plain"}
 
     def build(self, steps: int) -> Method:
-        from tilting.guidance.kernel import Clean, Mean
-
         how = self._estimator()
         guides: tuple[Guide, ...] = ()
         if self.rho:
@@ -268,8 +279,6 @@ class WatchedDps(Dps):
     watch: Watch | None = field(default=None, compare=False)
 
     def build(self, steps: int) -> Method:
-        from tilting.guidance.kernel import Watching
-
         method = super().build(steps)
         return method if self.watch is None else replace(method, guides=(*method.guides, Watching(self.watch)))
 

@@ -1,117 +1,80 @@
-"""Presets that look for a better start: reno and doodl optimise x_T, prompt tries templates of words."""
+"""Presets that optimise the starting noise through the whole chain: reno, doodl."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from tilting.errors import TiltingError
-from tilting.presets.common import Climbing, Unguided
+from annotated_types import Ge, Gt
 
-if TYPE_CHECKING:
-    from tilting.method import Method
+from tilting.declare import Doc
+from tilting.engines.optimise import Optimise
+from tilting.method import Method
+from tilting.presets.common import METHODS, GradientPreset
+
+Rate = Annotated[float, Gt(0), Doc("learning rate.")]
 
 
 @dataclass(frozen=True)
-class Optimised(Climbing):
-    """The starting noise climbed through the whole chain, gradient after gradient; the best picture is kept.
+class Optimised(GradientPreset):
+    """Gradient ascent on the starting noise through the whole chain; the best picture is kept."""
 
-    Attributes:
-        iterations: I, looks at x_0, each but the last updated from.
-        rate: learning rate.
-    """
-
-    iterations: int = 10
-    rate: float = 0.05
-    cost = "(2·I - 1)·T, I iterations"
+    iterations: Annotated[int, Ge(2), Doc("I, looks at x_0, each but the last updated from.")] = 10
+    rate: Rate = 0.05
     density = False
-    selects = False
-    usual_eta = 0.0
+    default_eta = 0.0
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class Reno(Optimised):
     """ReNO: gradient ascent on the starting noise through the whole chain, with a prior on its norm; the best picture is kept.
 
-    Eyring et al. 2024 (one-step models, lr 5, 50 iterations, prior .01, gradient clipped at .1).
+        x_T ~ N(0, I);  m = 0
+        for k = 1 ... iterations:
+            x_0 <- the deterministic chain from x_T
+            if r(D(x_0)) is the highest so far:  keep x_0
+            g = ∇_{x_T} [ r(D(x_0)) + prior · ((d - 1) log |x_T| - |x_T|² / 2) ]
+            g <- g · min(1, clip / |g|)
+            m <- .9 m + g;  x_T <- x_T + rate (g + .9 m)                        Nesterov
+        return the kept x_0
 
-    Attributes:
-        prior: weight of the log-density of the noise's norm.
-        clip: largest norm of an image's gradient.
+    Eyring et al. 2024 (one-step models, lr 5, 50 iterations, prior .01, gradient clipped at .1).
     """
 
-    rate: float = 5.0
-    prior: float = 0.01
-    clip: float = 0.1
+    rate: Rate = 5.0
+    prior: Annotated[float, Ge(0), Doc("weight of the log-density of the noise's norm.")] = 0.01
+    clip: Annotated[float, Gt(0), Doc("largest norm of an image's gradient.")] = 0.1
     name = "reno"
     paper = "Eyring et al. 2024"
-    published: ClassVar[dict[str, Any]] = {"iterations": 50, "rate": 5, "prior": 0.01, "clip": 0.1, "steps": 1}
+    published: ClassVar = {"iterations": 50, "rate": 5, "prior": 0.01, "clip": 0.1, "steps": 1}
 
     def build(self, steps: int) -> Method:
-        from tilting.engines.optimise import Optimise
-        from tilting.method import Method
-
-        engine = Optimise(
-            self.iterations, self.rate, "nesterov", self.prior, self.clip, probes=self.probes, sigma=self.sigma
-        )  # fmt: skip
-        return Method("reno", engine=engine)
+        probing = {"probes": self.probes, "sigma": self.sigma}
+        return Method("reno", engine=Optimise(self.iterations, self.rate, "nesterov", self.prior, self.clip, **probing))
 
 
+@METHODS.register
 @dataclass(frozen=True)
 class Doodl(Optimised):
     """DOODL: Adam on the starting noise through the whole chain, brought back to the sphere after each update.
+
+        x_T ~ N(0, I)
+        for k = 1 ... iterations:
+            x_0 <- the deterministic chain from x_T
+            if r(D(x_0)) is the highest so far:  keep x_0
+            g = ∇_{x_T} r(D(x_0))
+            x_T <- Adam(x_T, g, rate)
+            x_T <- x_T · sqrt(d) / |x_T|
+        return the kept x_0
 
     Wallace et al. 2023, as Clark et al. 2024, App. A.3, ran it (20 steps, checkpointed DDIM).
     """
 
     name = "doodl"
     paper = "Wallace et al. 2023"
-    published: ClassVar[dict[str, Any]] = {"iterations": 20, "steps": 50}
+    published: ClassVar = {"iterations": 20, "steps": 50}
 
     def build(self, steps: int) -> Method:
-        from tilting.engines.optimise import Optimise
-        from tilting.method import Method
-
-        engine = Optimise(
-            self.iterations, self.rate, "adam", 0.0, None, renormalise=True, probes=self.probes, sigma=self.sigma
-        )  # fmt: skip
-        return Method("doodl", engine=engine)
-
-
-TEMPLATES = "{};{}, highly detailed;{}, simple flat drawing;a beautiful {};{} on a white background"
-
-
-@dataclass(frozen=True)
-class Prompting(Unguided):
-    """Prompt search: one run per template, the picture of highest reward *for the plain prompt* kept.
-
-    Prompt engineering, Clark et al. 2024, App. A.3.
-
-    Attributes:
-        templates: separated by semicolons; {} is the prompt (its article dropped where another word stands before it).
-    """
-
-    templates: str = TEMPLATES
-    name = "prompt"
-    paper = "Clark et al. 2024, App. A.3"
-    cost = "P·T, P templates"
-
-    def variants(self, prompt: str) -> list[str]:
-        """The prompt in each template."""
-        bare = prompt.split(" ", 1)[1] if prompt.split(" ", 1)[0] in ("a", "an", "the") and " " in prompt else prompt
-        return [
-            template.replace("{}", bare if template.split("{}")[0].strip() in ("a beautiful", "a", "an") else prompt)
-            for template in self._templates()
-        ]
-
-    def _templates(self) -> list[str]:
-        found = [template.strip() for template in self.templates.split(";") if template.strip()]
-        bad = [template for template in found if "{}" not in template]
-        if bad or not found:
-            raise TiltingError(f"a prompt template must contain {{}}, not {(bad or [''])[0]!r}")
-        return found
-
-    def build(self, steps: int) -> Method:
-        from tilting.method import Method
-
-        return Method("prompt", len(self._templates()), final="reward")
+        probing = {"probes": self.probes, "sigma": self.sigma}
+        return Method("doodl", engine=Optimise(self.iterations, self.rate, "adam", 0.0, None, True, **probing))

@@ -26,11 +26,21 @@ MOST_WRITTEN = 12
 """Classes above which counts are not written into the cells of a confusion matrix."""
 MINUS = "\N{MINUS SIGN}"
 STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "tilting", "font.size": 9.5, "axes.edgecolor": "none",
-    "text.color": PAGE["ink"], "xtick.color": "none", "ytick.color": "none", "xtick.labelcolor": PAGE["soft"],
-    "ytick.labelcolor": PAGE["ink"], "grid.color": PAGE["hair"], "axes.grid": True, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0,
-    "axes.labelcolor": PAGE["soft"], "xtick.labelsize": 8.5,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tilting",
+    "font.size": 9.5,
+    "axes.edgecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": PAGE["soft"],
+    "grid.color": PAGE["hair"],
+    "text.color": PAGE["ink"],
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in (("color", "none"), ("major.size", 0))},
+    "xtick.labelcolor": PAGE["soft"],
+    "ytick.labelcolor": PAGE["ink"],
+    "xtick.labelsize": 8.5,
+}
+"""Of matplotlib, in a page."""
 
 
 class Bar(NamedTuple):

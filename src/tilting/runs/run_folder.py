@@ -53,7 +53,7 @@ class RunFolder(Generic[Asked]):
     noun: ClassVar[str] = "run"
     """What refusals call it."""
     changed: ClassVar[str] = "had other weights or code"
-    """What is said of an identity that differs."""
+    """What a refusal tells of an identity that differs."""
 
     def __init__(self, config: Asked, argv: Sequence[str] = ()):
         self.config, self.path = config, folder_of(config.out, self.kind)
@@ -74,7 +74,7 @@ class RunFolder(Generic[Asked]):
         return []
 
     def defaults(self) -> dict[str, Any]:
-        """What settings are unless told, by the names that ``set`` has for them."""
+        """What settings are by themselves, by the names that ``set`` has for them."""
         return {}
 
     def config_now(self) -> dict[str, Any]:

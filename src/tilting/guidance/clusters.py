@@ -1,4 +1,4 @@
-"""Sharing a gradient among streams that lie close: k-means over an image's latents (CoDeX, thesis ch. 5).
+"""One gradient for particles that lie close: k-means over an image's latents (CoDeX, thesis ch. 5).
 
 The published code takes the gradient at each cluster's *mean*, which has less noise than level t asks for; a medoid, the member
 nearest to the mean, does not have that flaw. Members move by their representative's step.
@@ -6,14 +6,17 @@ nearest to the mean, does not have that flaw. Members move by their representati
 
 from __future__ import annotations
 
-from typing import Literal
+import warnings
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from tilting.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cluster(x: Tensor, k: int, at: Literal["medoid", "mean"] = "medoid") -> tuple[Tensor, Tensor]:
-    """k representatives of each image's streams.
+    """k representatives of each image's particles.
 
     Args:
         x: (b, n, ...) latents.
@@ -21,20 +24,18 @@ def cluster(x: Tensor, k: int, at: Literal["medoid", "mean"] = "medoid") -> tupl
         at: what represents a cluster.
 
     Returns:
-        (b, k, ...) representatives and (b, n) the cluster of each stream. Where streams coincide a cluster may be empty; its
-        representative is then the first stream, and nobody follows it.
+        (b, k, ...) representatives and (b, n) the cluster of each particle. Where particles coincide a cluster may be empty;
+        its representative is then the first particle, and nobody follows it.
     """
-    import warnings
-
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     flat = x.detach().flatten(2).float().cpu().numpy()
     representatives, labels = torch.empty_like(x[:, :k]), torch.empty(x.shape[:2], dtype=torch.long, device=x.device)
-    for i, streams in enumerate(flat):
+    for i, particles in enumerate(flat):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct streams than clusters
-            fitted = KMeans(k, n_init=1, random_state=0).fit(streams)  # pyright: ignore[reportArgumentType]
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct particles than clusters
+            fitted = KMeans(k, n_init=1, random_state=0).fit(particles)  # pyright: ignore[reportArgumentType]
             label = torch.from_numpy(fitted.labels_).long().to(x.device)
         labels[i] = label
         for j in range(k):

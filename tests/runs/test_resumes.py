@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from digits import closeness, differences, one_thread, read_digits
+from support.digits import closeness, differences, one_thread, read_digits
+from support.paths import ROOT
 from tilting.cli import main
 
-HERE = Path(__file__).parent / "fixtures"
+HERE = ROOT / "tests" / "fixtures"
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 FIXTURES, REL = EXPECTED["fixtures"], closeness(EXPECTED["made"])
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from support.guided import CFG, REFERENCE, ROWS, TIMES, value
-from tilting.guidance.slope import Estimator, Site
+from tilting.guidance.value_and_grad import Estimator, GradientContext
 from tilting.oracle.mixture import MixtureModel
 from tilting.types import Prediction, RewardError
 
@@ -74,8 +74,8 @@ def differences(estimator: Estimator, denoise, x, place: int, h: float) -> torch
     return torch.stack(columns, 1)
 
 
-def site(denoise, x, place: int, noise=keyed, chunk: int = 1_000_000) -> Site:
-    return Site(x, TIMES[place], ROWS, denoise, value, CFG, noise, chunk)
+def site(denoise, x, place: int, noise=keyed, chunk: int = 1_000_000) -> GradientContext:
+    return GradientContext(x, TIMES[place], ROWS, denoise, value, CFG, noise, chunk)
 
 
 @pytest.mark.parametrize("place", [1, 5, 9])
@@ -176,7 +176,7 @@ def test_no_row_depends_on_its_companions(denoise, x, through, probes):
         def own(purpose, count, i=i):
             return keyed(purpose, count)[i : i + 1]
 
-        one = Site(x[i : i + 1], TIMES[5], ROWS[i : i + 1], denoise, value, CFG, own)
+        one = GradientContext(x[i : i + 1], TIMES[5], ROWS[i : i + 1], denoise, value, CFG, own)
         assert torch.allclose(estimator(one).gradient[0], together[i], atol=1e-10)
 
 
@@ -213,7 +213,9 @@ def test_a_half_precision_network_does_not_lose_a_small_gradient(scale):
     def mean(x0, rows):
         return scale * torch.sin(x0).mean(1)
 
-    full, half = (Estimator()(Site(x, TIMES[5], ROWS[:3], Half(d), mean)).gradient for d in (torch.float32, torch.float16))
+    full, half = (
+        Estimator()(GradientContext(x, TIMES[5], ROWS[:3], Half(d), mean)).gradient for d in (torch.float32, torch.float16)
+    )
     assert (torch.nn.functional.cosine_similarity(full, half) > 0.9999).all()
     assert torch.allclose(full.norm(dim=1), half.norm(dim=1), rtol=1e-2)
     held = Half(torch.float32)(x, TIMES[5], ROWS)
@@ -229,7 +231,7 @@ def test_scaling_on_the_way_back_changes_no_bit_in_full_precision(denoise, x):
             return Prediction(*(p.to(make) for p in denoise(a.double(), t, rows)))
 
         (whole,) = torch.autograd.grad(value(network(at, TIMES[5], ROWS).x0, ROWS).sum(), at)
-        assert torch.equal(Estimator()(Site(at.detach(), TIMES[5], ROWS, network, value)).gradient, whole)
+        assert torch.equal(Estimator()(GradientContext(at.detach(), TIMES[5], ROWS, network, value)).gradient, whole)
 
 
 @pytest.mark.parametrize("through", ["denoiser", "decoder", "estimate"])
@@ -239,7 +241,7 @@ def test_a_gradient_that_is_not_a_number_is_refused_with_its_image(denoise, x, t
     def broken(x0, rows):
         return value(x0, rows) + torch.where(rows == 1, 0 * x0[:, 0], x0[:, 0].square() + 1).sqrt()
 
-    here = Site(x, TIMES[5], ROWS, denoise, broken, CFG)
+    here = GradientContext(x, TIMES[5], ROWS, denoise, broken, CFG)
     with pytest.raises(RewardError, match="gradient") as caught:
         Estimator().clean(here, x) if through == "estimate" else Estimator(through)(here)
     assert caught.value.row == 1

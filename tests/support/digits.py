@@ -17,9 +17,25 @@ from safetensors.torch import load_file
 
 FILES = ("manifest.json", "metrics.json", "sweep.json", "table.json", "control.json", "classifier.json")
 PLAIN = (
-    "version", "argv", "config", "reason", "how", "notes", "text", "found", "facts", "about", "title", "paper", "units",
-    "figures", "published", "published_unit", "published_row", "files",
-)  # fmt: skip
+    "version",
+    "argv",
+    "config",
+    "reason",
+    "how",
+    "notes",
+    "text",
+    "found",
+    "facts",
+    "about",
+    "title",
+    "paper",
+    "units",
+    "figures",
+    "published",
+    "published_unit",
+    "published_row",
+    "files",
+)
 """Keys of what is said for people, quoted, or of the command, and of digests of weights made here; times are left out too."""
 
 

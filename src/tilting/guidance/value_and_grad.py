@@ -1,13 +1,9 @@
 """The gradient of a reward of the estimate, in every published way of finding one.
 
-    through the denoiser    g = ∇_{x_t} r(D(x0(x_t)))                               (Universal Guidance, FreeDoM, CoDeX, TDS
-    ...)
-    through the decoder     g = ∇_{x_t} r(D((x_t - σ_t eps) / α_t)), eps held        (MPGD's direction / α_t; CoDeX's
-    published code)
-    smoothed                r~(x0) = τ log mean_i exp(r(D(x0 + ρ σ_t z_i)) / τ)       (LGD, Song et al. 2023; TFG, Ye et al.
-    2024)
-    zero-order              g = 1/N' Σ_i [r~(x + σ z_i) - r~(x - σ z_i)] / (2 σ) · z_i    (CoDeX, Eq. 13; antithetic,
-    black-box rewards)
+    through the denoiser  g = ∇_{x_t} r(D(x0(x_t)))                                  Universal Guidance, FreeDoM, CoDeX, TDS
+    through the decoder   g = ∇_{x_t} r(D((x_t - σ_t eps) / α_t)), eps held           MPGD's direction / α_t; CoDeX's code
+    smoothed              r~(x0) = τ log mean_i exp(r(D(x0 + ρ σ_t z_i)) / τ)         LGD, Song et al. 2023; TFG, Ye et al.
+    zero-order            g = 1/N' Σ_i [r~(x + σ z_i) - r~(x - σ z_i)] / (2 σ) · z_i  CoDeX, Eq. 13; for black-box rewards
 
 Back-propagated gradients go in two parts, v = ∇_{x0} r and then Jᵀ (2^k v) / 2^k with J = ∂x0/∂x_t, k of each row such that
 the largest of 2^k v is in [1/2, 1): the same bits in float32, and a network in float16, below whose smallest numbers a reward's
@@ -22,19 +18,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+from tilting.lazy import torch
+from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, ValueFn
 
-from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, Value
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Noise = Callable[[str, int], Tensor]
+Noise = Callable[[str, int], "Tensor"]
 """(purpose, count) -> (m, count, ...) standard normal, each row's draw keyed by its own image, particle and step."""
 
 
 @dataclass(frozen=True)
-class Site:
+class GradientContext:
     """Where a gradient is asked for: rows of latents at one time, and the functions that see them.
 
     Attributes:
@@ -51,7 +48,7 @@ class Site:
     t: Time
     rows: Tensor
     denoise: Denoise
-    value: Value
+    value: ValueFn
     cfg: float = 1.0
     noise: Noise | None = None
     chunk: int = 1_000_000
@@ -63,7 +60,7 @@ class Site:
         return self.noise(purpose, count).to(self.x)
 
 
-class Slope(NamedTuple):
+class ValueAndGrad(NamedTuple):
     """A reward and its gradient at x_t, from one round.
 
     Attributes:
@@ -77,9 +74,9 @@ class Slope(NamedTuple):
     prediction: Prediction
 
 
-def reward_slope(
-    x: Tensor, t: Time, rows: Tensor, denoise: Denoise, value: Value, through: Literal["denoiser", "decoder"] = "denoiser"
-) -> Slope:
+def value_and_grad(
+    x: Tensor, t: Time, rows: Tensor, denoise: Denoise, value: ValueFn, through: Literal["denoiser", "decoder"] = "denoiser"
+) -> ValueAndGrad:
     """One backward pass for all rows: value, gradient and prediction together.
 
     Args:
@@ -103,8 +100,8 @@ def reward_slope(
                 prediction = denoise(x, t, rows)
             x0 = _estimate(x, t, prediction)
         scores = value(x0, rows)
-        gradient = pulled_back(ascent(scores, x0, rows), x0, x, rows)
-    return Slope(scores.detach(), gradient, Prediction(*(part.detach() for part in prediction)))
+        gradient = vjp(reward_grad(scores, x0, rows), x0, x, rows)
+    return ValueAndGrad(scores.detach(), gradient, Prediction(*(part.detach() for part in prediction)))
 
 
 def _estimate(x: Tensor, t: Time, held: Prediction) -> Tensor:
@@ -112,10 +109,10 @@ def _estimate(x: Tensor, t: Time, held: Prediction) -> Tensor:
     return (x - t.sigma * held.eps) / t.alpha if t.alpha > 0 else held.x0 + 0 * x
 
 
-def ascent(scores: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+def reward_grad(scores: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     """∇_x of scores (m,), whose rows are x's; refused where there is none, or none that is finite."""
-    climbs = scores.requires_grad and x.requires_grad
-    gradient = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if climbs else None
+    reaches = scores.requires_grad and x.requires_grad
+    gradient = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if reaches else None
     if gradient is None:
         raise TiltingError(
             "no gradient of this reward reaches the image (black-box, or detached inside?): set probes for zero-order "
@@ -124,7 +121,7 @@ def ascent(scores: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     return _finite(gradient, rows)
 
 
-def pulled_back(v: Tensor, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+def vjp(v: Tensor, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     """Jᵀ v, J = ∂x0/∂x of rows (m, ...), by way of 2^k v."""
     size = v.flatten(1).abs().amax(1).reshape(-1, *[1] * (v.dim() - 1))
     k = -torch.frexp(size.cpu() if size.is_mps else size).exponent.to(size.device).clamp(-100, 100)  # MPS has no frexp
@@ -172,65 +169,55 @@ class Estimator:
         """Whether it works without the reward's own gradient."""
         return self.probes is not None
 
-    @property
-    def evaluations(self) -> int:
-        """Denoiser evaluations of a round, per row."""
-        return 1 + (2 * self.probes if self.probes and self.through == "denoiser" else 0)
-
-    @property
-    def values(self) -> int:
-        """Decodes and reward calls of a round, per row."""
-        return self.samples * (1 + 2 * (self.probes or 0))
-
-    def __call__(self, site: Site) -> Slope:
-        """Value, gradient and prediction at a site. Raises TiltingError for a black-box reward without probes."""
-        value, x, t, rows = self.smoothed(site), site.x, site.t, site.rows
+    def __call__(self, context: GradientContext) -> ValueAndGrad:
+        """Value, gradient and prediction at a context. Raises TiltingError for a black-box reward without probes."""
+        value, x, t, rows = self.smoothed(context), context.x, context.t, context.rows
         if self.probes is None:
-            return reward_slope(x, t, rows, site.denoise, value, self.through)
+            return value_and_grad(x, t, rows, context.denoise, value, self.through)
         with torch.no_grad():
-            held = site.denoise(x, t, rows)
+            held = context.denoise(x, t, rows)
 
             def score(at: Tensor, of: Tensor, index: Tensor) -> Tensor:
                 if self.through == "denoiser":
-                    return value(site.denoise(at, t, of).x0, of, index)
+                    return value(context.denoise(at, t, of).x0, of, index)
                 return value(_estimate(at, t, Prediction(*(p[index] for p in held))), of, index)
 
-            gradient = self._probe(site, score)
-            return Slope(value(held.x0, rows), gradient, held)
+            gradient = self._probe(context, score)
+            return ValueAndGrad(value(held.x0, rows), gradient, held)
 
-    def clean(self, site: Site, x0: Tensor, step: int = 0) -> Tensor:
+    def clean(self, context: GradientContext, x0: Tensor, step: int = 0) -> Tensor:
         """∇_{x0} of the (smoothed) reward at estimates x0 (m, ...): no denoiser is asked. Noise is of this ``step`` alone."""
-        here = replace(site, x=x0, noise=lambda purpose, count: site.draw(f"{purpose}/clean{step}", count))
+        here = replace(context, x=x0, noise=lambda purpose, count: context.draw(f"{purpose}/clean{step}", count))
         value = self.smoothed(here)
         if self.probes is None:
             with torch.enable_grad():
                 x0 = x0.detach().requires_grad_(True)
-                return ascent(value(x0, site.rows), x0, site.rows)
+                return reward_grad(value(x0, context.rows), x0, context.rows)
         with torch.no_grad():
             return self._probe(here, lambda at, of, index: value(at, of, index))
 
-    def smoothed(self, site: Site) -> Callable[..., Tensor]:
-        """The reward of x0, averaged over noised copies: (x0, rows, index of each row in the site) -> (m,)."""
+    def smoothed(self, context: GradientContext) -> Callable[..., Tensor]:
+        """The reward of x0, averaged over noised copies: (x0, rows, index of each row in the context) -> (m,)."""
         if self.samples == 1 and self.radius == 0:
-            return lambda x0, rows, index=None: site.value(x0, rows)
-        noise = site.draw("smooth", self.samples) * (self.radius * site.t.sigma)
+            return lambda x0, rows, index=None: context.value(x0, rows)
+        noise = context.draw("smooth", self.samples) * (self.radius * context.t.sigma)
 
         def value(x0: Tensor, rows: Tensor, index: Tensor | None = None) -> Tensor:
             near = noise if index is None else noise[index]
             copies = (x0[:, None] + near).flatten(0, 1)
-            scores = site.value(copies, rows.repeat_interleave(self.samples)).reshape(len(x0), self.samples)
+            scores = context.value(copies, rows.repeat_interleave(self.samples)).reshape(len(x0), self.samples)
             return self.tau * ((scores / self.tau).logsumexp(1) - math.log(self.samples))
 
         return value
 
-    def _probe(self, site: Site, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """The antithetic zero-order gradient of ``score`` at the site's x, in chunks of rows."""
-        n, size, x = self.probes or 1, self.sigma * max(site.t.sigma, 1e-3), site.x
-        z = site.draw("probe", n)
+    def _probe(self, context: GradientContext, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """The antithetic zero-order gradient of ``score`` at the context's x, in chunks of rows."""
+        n, size, x = self.probes or 1, self.sigma * max(context.t.sigma, 1e-3), context.x
+        z = context.draw("probe", n)
         points = torch.stack([x[:, None] + size * z, x[:, None] - size * z], 2).flatten(0, 2)
         index = torch.arange(len(x), device=x.device).repeat_interleave(2 * n)
-        rows = site.rows[index]
-        most = max(1, site.chunk // self.samples)  # a smoothed score is of so many copies
+        rows = context.rows[index]
+        most = max(1, context.chunk // self.samples)  # a smoothed score is of so many copies
         pieces = zip(points.split(most), rows.split(most), index.split(most), strict=True)
         scores = torch.cat([score(*piece) for piece in pieces]).reshape(len(x), n, 2).to(x)
         weight = (scores[..., 0] - scores[..., 1]) / (2 * size)
