@@ -39,8 +39,7 @@ class Loader(Generic[Config, Parts]):
 
     def reward(self, *specs: str) -> Any:
         """The reward of these specs, or what is called by this name of one's own."""
-        from tilting.rewards.build import build
-        from tilting.rewards.spec import parse_specs
+        from tilting.rewards.spec import build, parse_specs
 
         if specs not in self.rewards:
             self.rewards[specs] = build(parse_specs(specs))

@@ -29,7 +29,7 @@ from tilting.features.fitted import load_classifier
 from tilting.features.schema import FILE, Schema
 from tilting.models.lora import lora_off
 from tilting.oracle.mixture import ZERO_SNR
-from tilting.rewards.likelihood import likelihood
+from tilting.rewards import likelihood
 from tilting.runs.files import digest, digest_of
 from tilting.training import checkpoint
 from tilting.types import Prediction

@@ -24,7 +24,7 @@ from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.fitted import FittedClassifier, load_classifier, log_prob
 from tilting.features.schema import Schema
-from tilting.rewards.likelihood import likelihood
+from tilting.rewards import likelihood
 from tilting.runs.owner import FIT as KIND_OF_FIT
 from tilting.runs.owner import kind_of
 

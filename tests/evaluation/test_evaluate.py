@@ -146,7 +146,7 @@ def test_distances_and_floor_from_the_pictures(runs, judged):
 def test_t_clip_diversity_and_labels_from_the_pictures(runs, judged):
     from tilting.metrics.extract import POCKET_CLIP
     from tilting.metrics.judge import PocketJudge
-    from tilting.rewards.clip import clip
+    from tilting.rewards import clip
 
     metrics, _ = judged
     images, prompts = pixels(runs, "bon"), [p for p in PROMPTS for _ in range(2)]
@@ -530,7 +530,7 @@ def test_parts_of_runs(runs):
 def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     """A network that a reward reads is no judge of it; a run does not go on when a file that it stands on is another one."""
     from tilting.evaluation.rows import networks_of
-    from tilting.rewards.reads import files_of_classifier
+    from tilting.rewards.classifiers import files_of_classifier
     from tilting.runs.files import digest_of, digests_of
 
     monkeypatch.chdir(tmp_path)

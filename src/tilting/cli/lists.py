@@ -12,12 +12,11 @@ from tilting.config.objective_about import LEGEND as OBJECTIVE_LEGEND
 from tilting.config.objective_about import about_objective
 from tilting.config.objectives import factories
 from tilting.errors import TiltingError, nearest
-from tilting.models import MODELS
-from tilting.models.families import FAMILIES
+from tilting.models import FAMILIES, MODELS
 from tilting.models.words import load_words
 from tilting.presets import METHODS
 from tilting.reports.text import columns
-from tilting.rewards.spec import catalog
+from tilting.rewards.declaration import REWARDS
 
 LONG = 24
 """Columns of a setting's value that stands in a table."""
@@ -157,17 +156,16 @@ def rewards(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One reward.")] = None, as_json: Json = False
 ) -> None:
     """List the rewards, or one: units, whether it has a gradient, what it is given after a colon."""
-    known = catalog()
-    if name is not None and name not in known:
-        raise TiltingError(f"there is no reward {name!r}{nearest(name, known)}")
     rows = {}
-    for key in known if name is None else (name,):
-        entry = known[key]
+    for entry in REWARDS.values() if name is None else [REWARDS.find(name)]:
         kind = "differentiable" if entry.differentiable else "black-box"
-        rows[key] = {"about": entry.about, "units": entry.units, "differentiable": entry.differentiable}
-        if not as_json:
-            argument = f"; {key}:{entry.argument.upper()}" if entry.argument else ""
-            rows[key]["notes"] = [f"{entry.units}, {kind}{argument}"]
+        row: dict[str, Any] = {"about": entry.about, "units": entry.units, "differentiable": entry.differentiable}
+        if as_json:
+            row |= {"usage": entry.usage, "weights": entry.weights, "of_batch": entry.together, "remote": entry.remote}
+        else:
+            row["notes"] = [f"{entry.units}, {kind}{f'; {entry.usage}' if entry.argument else ''}"]
+            row["notes"] += [line for part in entry.told for line in columns([[part]])] if name else []
+        rows[entry.name] = row
     if not as_json and name is None:
         rows["FILE.py:FUNCTION"] = {"about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); black-box unless it says"}
     _show(rows, as_json)

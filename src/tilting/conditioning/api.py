@@ -33,8 +33,7 @@ from tilting.models.labels import Controlled
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.presets import Preset
 from tilting.presets.guided import reconstruction_guidance
-from tilting.rewards.combine import combine
-from tilting.rewards.likelihood import Likelihood
+from tilting.rewards import Likelihood, combine
 from tilting.types import Reward, TiltingError
 
 FIT = ("kind", "widths", "embedder", "epochs", "batch_size", "lr", "patience", "seed")

@@ -43,7 +43,7 @@ def free_controlling(
     around, parameters, augmented = attach_labels(model, data.schemas, s, engine)
     batches = TripletBatches(
         augmented, data.triplets, data.schemas, {c.schema.label: c for c in classifiers}, s.batch_size, s.label_dropout, s.seed,
-        model.usual_cfg if s.cfg is None else s.cfg, engine.part, engine.context,
+        model.default_cfg if s.cfg is None else s.cfg, engine.part, engine.context,
     )  # fmt: skip
     return running(model, ClassifierFree(batches.of, model.schedule.kind), batches, parameters, augmented, s, engine, around)
 

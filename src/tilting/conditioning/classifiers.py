@@ -20,7 +20,7 @@ from tilting.errors import BROKEN
 from tilting.features.fitted import FittedClassifier, load_classifier
 from tilting.features.images import check_images
 from tilting.features.schema import Schema
-from tilting.rewards.user import UserReward, user
+from tilting.rewards import UserReward, user
 from tilting.types import RewardError, TiltingError
 
 

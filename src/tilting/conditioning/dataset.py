@@ -23,10 +23,9 @@ from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table,
 from tilting.config.condition_fit import Ask, FitConfig, parse_label
 from tilting.errors import BROKEN, TiltingError, nearest
 from tilting.features.picture import open_rgb, tensor_of
-from tilting.rewards.build import build_one
+from tilting.rewards import UserReward
 from tilting.rewards.check import checked
-from tilting.rewards.spec import Spec
-from tilting.rewards.user import UserReward
+from tilting.rewards.spec import Spec, build_one
 
 HELD_OUT = 0.2
 """The share that is held out (appendix D.1)."""

@@ -16,8 +16,8 @@ from torch import nn
 from tilting import rng
 from tilting.conditioning.pictures import PictureSource
 from tilting.errors import TiltingError
+from tilting.features.classifier import HeadedClassifier
 from tilting.features.fitted import EmbeddingMlp, ResidualCnn
-from tilting.features.headed import HeadedClassifier
 
 Inputs = Callable[[Sequence[int]], Any]
 """Numbers of records -> what the learnt part is given: a tensor (b, ...), or of noisy latents with their levels."""

@@ -27,7 +27,7 @@ from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
 from tilting.presets.guided import WatchedDps
 from tilting.reports.grid import comparison_grid
-from tilting.rewards.build import build
+from tilting.rewards.spec import build
 from tilting.runs.files import SWEEP, write_json
 from tilting.runs.owner import SWEEP_OF_RUNS, folder_of
 

@@ -29,7 +29,7 @@ from tilting.models.control_file import Control, attach_control
 from tilting.models.control_spec import ControlInfo
 from tilting.models.labels import Augmented, LabelEmbedding, width_of
 from tilting.models.lora import activate, active, lora_off
-from tilting.models.lora_file import PAPER_PARTS
+from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.objectives.batch import Objective
 from tilting.objectives.truncate import Truncation
@@ -73,7 +73,7 @@ class ControlSettings:
     planner: Planner = "backprop"
     truncation: Truncated = "random"
     rank: int = 8
-    parts: tuple[str, ...] = PAPER_PARTS
+    parts: tuple[str, ...] = PAPER_TARGETS
     lora_lr: float = 1e-3
     embedding_lr: float = 1e-2
     weight_decay: float = 0.1
@@ -172,7 +172,7 @@ def controlling(
     if s.kl or s.planner == "ppo":
         augmented.off = max((t.t for t, to in pairwise(grid) if step_std(t, to, 1.0) == 0), default=-1.0)
     batches = ControlBatches(
-        model, prompts, _NoReward(), s.steps, s.eta, model.usual_cfg if s.cfg is None else s.cfg, s.batch_size, 1, s.seed,
+        model, prompts, _NoReward(), s.steps, s.eta, model.default_cfg if s.cfg is None else s.cfg, s.batch_size, 1, s.seed,
         s.negative, engine.part, engine.context, engine.device, augmented=augmented, classifiers=named, gamma=s.gamma,
     )  # fmt: skip
     return running(model, s.ctrl().objective(), batches, parameters, augmented, s, engine, around)

@@ -15,7 +15,7 @@ from tilting.config.options import Device, Out, check_model
 from tilting.declare import Check, Each, Metavar, Option
 from tilting.errors import TiltingError, nearest
 from tilting.features.schema import NOISY
-from tilting.rewards.spec import CATALOG, Spec, parse_spec
+from tilting.rewards.spec import REWARDS, Spec, parse_spec
 
 KINDS = ("cnn", "mlp", NOISY)
 """Of networks, beside the folder of an image classifier."""
@@ -68,7 +68,7 @@ def _labeller(name: str, value: str) -> str:
     spec = parse_spec(value)
     if spec.weight != 1:
         raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
-    entry = CATALOG.get(spec.name)
+    entry = REWARDS.get(spec.name)
     if entry is not None and (entry.together or entry.remote):  # the latter would send pictures away by the thousand
         raise TiltingError(f"--label-by {spec.text} cannot label pictures one by one: choose another reward, or a function")
     return spec.text

@@ -18,10 +18,10 @@ from tilting.config.options import Model
 from tilting.declare import Check, Field, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
-from tilting.models import find_model
 from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
-from tilting.rewards.reads import files_of_classifier
+from tilting.models.names import find_model
+from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest, digest_of
 
 GUIDED = "dps.strength"

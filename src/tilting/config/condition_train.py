@@ -13,12 +13,12 @@ from tilting.config.finetune import precision_of, trackers
 from tilting.config.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
-from tilting.models import usual
 from tilting.models.control_spec import FREE
-from tilting.models.lora_file import PAPER_PARTS, PARTS
+from tilting.models.lora_file import PAPER_TARGETS, TARGET_MODULES
+from tilting.models.names import defaults
 from tilting.models.placement import FULL, check_device
 from tilting.models.words import load_words, write_prompt
-from tilting.rewards.reads import files_of_classifier
+from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest_of
 from tilting.runs.owner import processes
 
@@ -75,7 +75,7 @@ class TrainConfig(BaseConfig):
     lora_lr: float = 1e-3
     embedding_lr: float = 1e-2
     rank: int = 8
-    parts: tuple[str, ...] = PAPER_PARTS
+    parts: tuple[str, ...] = PAPER_TARGETS
     weight_decay: float = 0.1
     clip: float = 1.0
     device: str = "auto"
@@ -139,9 +139,9 @@ def resolve_train(options: Mapping[str, Any]) -> TrainConfig:
         whole("train-steps", 1), whole("steps", 2), whole("batch-size", 1), whole("accumulate", 1), above("gamma"),
         number("kl", value("kl"), least=0), one_of("place", value("place"), get_args(Place)), planner,
         one_of("truncation", value("truncation"), get_args(Truncated)),
-        scale_of(given.get("cfg", usual(model)[1])), above("eta"),
+        scale_of(given.get("cfg", defaults(model)[1])), above("eta"),
         text("negative-prompt", given.get("negative-prompt", "")), above("lora-lr"), above("embedding-lr"), whole("rank", 1),
-        some_of("parts", value("parts"), PARTS), number("weight-decay", value("weight-decay"), least=0), above("clip"),
+        some_of("parts", value("parts"), TARGET_MODULES), number("weight-decay", value("weight-decay"), least=0), above("clip"),
         check_device(text("device", value("device"))), precision_of(given), whole("checkpoint-every", 1),
         trackers(given.get("tracker", [])),
         text("out", given["out"]) if "out" in given else None, integer("seed", given.get("seed", 0)),

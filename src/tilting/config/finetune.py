@@ -15,11 +15,11 @@ from tilting.config.diversity import parse_diversity
 from tilting.config.settings import integer, number, one_of, scale_of, some_of, text, texts
 from tilting.config.yaml_file import flat
 from tilting.errors import TiltingError, nearest
-from tilting.models import usual
-from tilting.models.lora_file import PAPER_PARTS, PARTS
+from tilting.models.lora_file import PAPER_TARGETS, TARGET_MODULES
+from tilting.models.names import defaults
 from tilting.models.placement import FULL, check_device, check_precision
 from tilting.refusals import check_accumulate
-from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs, split_weight
+from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FinetuneConfig(BaseConfig):
     negative_prompt: str = ""
     lr: float = 4e-4
     rank: int | None = 8
-    parts: tuple[str, ...] | None = PAPER_PARTS
+    parts: tuple[str, ...] | None = PAPER_TARGETS
     weight_decay: float = 0.1
     clip: float = 1.0
     lr_decay: str = "constant"
@@ -127,7 +127,7 @@ def resolve_finetune(options: Mapping[str, Any]) -> FinetuneConfig:
     if not 0 <= eta <= 1:
         raise TiltingError(f"eta must be between 0 and 1, not {eta:g}")
     known.check_settings(objective, settings)
-    steps, cfg = usual(model)
+    steps, cfg = defaults(model)
     steps = integer("steps", given.get("steps", steps), 1)
     known.check_chain(objective, settings, eta, steps)
     config = FinetuneConfig(
@@ -198,7 +198,7 @@ def _parts(given: Mapping[str, Any]) -> tuple[str, ...] | None:
     if "parts" in given:
         if "init-lora" in given:
             raise TiltingError("parts are those of --init-lora: leave --parts out")
-        return some_of("parts", given["parts"], PARTS)
+        return some_of("parts", given["parts"], TARGET_MODULES)
     return None if "init-lora" in given else FinetuneConfig.parts
 
 
@@ -216,7 +216,7 @@ def _rewards(objective: str, model: str, given: Mapping[str, Any]) -> tuple[str,
     if not wanted:
         raise TiltingError("fine-tuning needs a reward: give one by --reward")
     for spec in parse_specs(wanted):
-        if objective in known.GRADIENT and spec.name in CATALOG and not CATALOG[spec.name].differentiable:
+        if objective in known.GRADIENT and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
             raise black_box(objective, spec.text)
     return tuple(wanted)
 
@@ -256,7 +256,7 @@ def _check(config: FinetuneConfig) -> None:
     check_accumulate(config.objective, config.objective in known.GRADIENT, config.accumulate)
     if config.judge is not None:
         judge = parse_spec(config.judge)
-        if judge.name in CATALOG and CATALOG[judge.name].together:
+        if judge.name in REWARDS and REWARDS[judge.name].together:
             raise TiltingError(f"the judge {config.judge!r} is of a batch: a judge is of each picture by itself")
         if split_weight(config.judge)[0] in (split_weight(spec)[0] for spec in config.reward):
             raise TiltingError(f"the judge {config.judge!r} is the reward itself: a judge is what training does not see")

@@ -21,9 +21,8 @@ from tilting.metrics.inception import inception
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.perceptual import gram_features
 from tilting.models.words import read_prompt
-from tilting.rewards.build import build_one
 from tilting.rewards.check import checked
-from tilting.rewards.spec import parse_spec, split_weight
+from tilting.rewards.spec import build_one, parse_spec, split_weight
 
 KINDS = ("concept", "style", "background")
 SCORES = ("judge", "tclip", "igram_clip", "igram_vgg")

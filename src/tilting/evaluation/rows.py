@@ -14,7 +14,6 @@ from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
 from tilting.metrics.statistics import Interval
 from tilting.metrics.verdict import decide
-from tilting.rewards.reads import clip_of
 from tilting.rewards.spec import parse_spec
 
 
@@ -97,7 +96,7 @@ def networks_of(weights: Mapping[str, float]) -> set[str]:
     names = set()
     for spec in weights:
         with suppress(TiltingError):  # its files may have gone since it was drawn with
-            names.add(clip_of(parse_spec(spec)))
+            names.add(parse_spec(spec).reads.clip)
     return {name for name in names if name is not None}
 
 

@@ -26,14 +26,14 @@ from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render
 from tilting.evaluation.rows import brief, per_prompt, row_of
 from tilting.reports.text import table
-from tilting.rewards.spec import CATALOG
+from tilting.rewards.spec import REWARDS
 from tilting.runs.files import write_atomically, write_json
 from tilting.runs.owner import EVALUATION, folder_of
 from tilting.version import __version__
 
 FEW = 10
 """Prompts below which a percentile bootstrap is known to be too narrow."""
-NEVER = {name for name, entry in CATALOG.items() if entry.together or entry.remote}
+NEVER = {name for name, entry in REWARDS.items() if entry.together or entry.remote}
 """Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); some are of a batch."""
 
 
@@ -106,7 +106,7 @@ def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
         lacking = [run.name for run in parts.runs if bare not in measured[run.name].rewards]
         if not lacking:
             continue
-        if bare.partition(":")[0] not in CATALOG.keys() - NEVER:
+        if bare.partition(":")[0] not in REWARDS.keys() - NEVER:
             notes.append(f"The reward {bare} is missing for {', '.join(lacking)}: its manifest does not record it.")
             continue
         try:

@@ -25,7 +25,7 @@ from tilting.types import TiltingError
 
 def dropped(value: Tensor, share: float, world: World) -> Tensor:
     """Each image's reward left out with that probability, the rest scaled up. (What B.8 of Clark et al. 2024 drops are units
-    inside the reward's network: `tilting.models.adapt.thinned`.)"""
+    inside the reward's network: `tilting.models.adapt.with_dropout`.)"""
     if share == 0:
         return value
     keep = torch.rand(len(world.prompts), generator=world.generator("dropout"), device="cpu") >= share

@@ -17,7 +17,6 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.features.digest import DIGITS, digest
-from tilting.rewards.reads import files_of
 from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
@@ -34,7 +33,7 @@ def image_name(number: int) -> str:
 
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
     """Of each reward its name, and a digest of the files that its values stand on (None where there are none to know)."""
-    return [{"name": spec.text, "sha256": digest_of(files_of(spec))} for spec in specs]
+    return [{"name": spec.text, "sha256": digest_of(spec.reads.files)} for spec in specs]
 
 
 def digest_of(paths: Iterable[Path]) -> str | None:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from tilting.declare import Registry
 from tilting.errors import TiltingError
-from tilting.models import find_model
+from tilting.models.names import find_model
 from tilting.runs import files
 from tilting.runs.owner import Kind, folder_of
 from tilting.version import __version__
@@ -54,6 +55,8 @@ class RunFolder(Generic[Asked]):
     """What refusals call it."""
     changed: ClassVar[str] = "had other weights or code"
     """What a refusal tells of an identity that differs."""
+    parts: ClassVar[Registry | None] = None
+    """Whose settings ``set`` holds."""
 
     def __init__(self, config: Asked, argv: Sequence[str] = ()):
         self.config, self.path = config, folder_of(config.out, self.kind)
@@ -125,6 +128,9 @@ class RunFolder(Generic[Asked]):
         before, path = manifest["config"], str(self.path)
         known, default = before.get("set"), self.defaults()
         if isinstance(known, dict) and isinstance(now.get("set"), dict):
+            if self.parts is not None:  # settings had other names once
+                known = {self.parts.current_key(key): value for key, value in known.items()}
+                before = {**before, "set": known}
             newer = {name for name, value in now["set"].items() if name not in known and value == default.get(name)}
             now = {**now, "set": {name: value for name, value in now["set"].items() if name not in newer}}
         for key in dict.fromkeys((*now, *before)):

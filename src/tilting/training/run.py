@@ -46,8 +46,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     from tilting.config.objectives import GRADIENT
     from tilting.generation.generate import judge_of
     from tilting.models.placement import device_of
-    from tilting.rewards.build import build, build_one
-    from tilting.rewards.spec import parse_spec
+    from tilting.rewards.spec import build, build_one, parse_spec
 
     device_of(config.device)
     reward = build(config.specs())
@@ -70,13 +69,13 @@ def load_parts(config: FinetuneConfig) -> Parts:
 
 def tuning_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Tuning:
     """The run that a config asks for, its LoRA attached."""
-    from tilting.models.adapt import thinned
+    from tilting.models.adapt import with_dropout
     from tilting.training.loop import Optimiser
     from tilting.training.trainer import tuning
 
     bring(parts.model, engine)
     optimiser = Optimiser(config.lr, config.weight_decay, clip=config.clip, decay=config.lr_decay)
-    reward = thinned(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
+    reward = with_dropout(parts.reward, config.reward_dropout) if config.reward_dropout else parts.reward
     return tuning(
         parts.model, config.prompts, reward, config.made_objective(), optimiser, config.steps, config.eta,
         config.cfg, config.batch_size, config.rank, config.parts or (), config.seed, config.negative_prompt, config.accumulate,

@@ -16,7 +16,7 @@ from tilting.generation.coerce import objective_of, reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
-from tilting.models.lora_file import PAPER_PARTS
+from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.sampler_inputs import SamplerInputs, begin, save_inputs
 from tilting.objectives.batch import Objective, World
 from tilting.refusals import check_accumulate
@@ -158,7 +158,7 @@ class Tuning(Generic[Drawing]):
 def tuning(
     model: Model, prompts: Sequence[str], reward: Given, objective: Objective | str | None = None,
     optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None, cfg: float | None = None,
-    batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = PAPER_PARTS, seed: int = 0, negative: str = "",
+    batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = PAPER_TARGETS, seed: int = 0, negative: str = "",
     accumulate: int = 1, start: Mapping[str, Tensor] | None = None, engine: Engine | None = None,
     learn: Sequence[str] = ("lora",), inputs: SamplerInputs | None = None, diversity: Diversity | None = None,
 ) -> Tuning:  # fmt: skip
@@ -179,7 +179,7 @@ def tuning(
         raise TiltingError(f"the model {model.name!r} has no network for a LoRA to train")
     gentle = objective.needs_gradient and objective.name != "adjoint" and not getattr(objective, "kl", 0.0)
     eta = (0.0 if gentle else 1.0) if eta is None else eta
-    cfg = model.usual_cfg if cfg is None else cfg
+    cfg = model.default_cfg if cfg is None else cfg
     if not learn or set(learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(learn) or 'nothing'}")
     parameters = attach(unet, rank, parts, seed, start)
@@ -187,7 +187,7 @@ def tuning(
         for p in parameters.values():
             p.requires_grad_(False)
         parameters = {}
-    steps = model.usual_steps if steps is None else steps
+    steps = model.default_steps if steps is None else steps
     inputs = begin(model, learn, model.schedule.grid(steps), cfg, seed, inputs)
     if inputs is not None:
         inputs.to(engine.device)
@@ -275,7 +275,7 @@ def finetune(
     if start is not None and (rank is not None or parts is not None):
         raise TiltingError("the weights to start from have their own rank and parts: leave out rank and parts")
     term = make_diversity(diversity) if isinstance(diversity, str) else diversity
-    run = tuning(model, words, reward, objective, optimiser, steps, eta, cfg, batch_size, rank, parts or PAPER_PARTS, seed,
+    run = tuning(model, words, reward, objective, optimiser, steps, eta, cfg, batch_size, rank, parts or PAPER_TARGETS, seed,
                  negative, accumulate, start, None, learn, inputs, term)  # fmt: skip
     history = [row.numbers for row in run.steps(train_steps)]
     with torch.no_grad():

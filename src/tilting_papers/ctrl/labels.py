@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tilting.errors import TiltingError
 from tilting.metrics.extract import read_batches
-from tilting.rewards.jpeg import jpeg
+from tilting.rewards import jpeg
 from tilting.runs.files import write_atomically
 
 ORIGIN = "origin"

@@ -27,7 +27,7 @@ ARM = "as-a-cat"
 
 def own() -> dict[str, Any]:
     """Both scores."""
-    from tilting.rewards.user import UserReward
+    from tilting.rewards import UserReward
     from tilting_papers.draft import zero_shot
 
     return {BY_CLIP: UserReward(zero_shot.cat, BY_CLIP), BY_JUDGE: UserReward(zero_shot.judged_cat, BY_JUDGE)}

@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
-from io import BytesIO
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-import torch
-from PIL import Image
-from torch import Tensor
+from tilting.errors import RewardError, TiltingError
+from tilting.features.picture import encoded
+from tilting.lazy import torch
+from tilting.rewards.check import Scorer, check_values
+from tilting.rewards.declaration import REWARDS, Argument
 
-from tilting.errors import RewardError
-from tilting.features.images import check_images
-from tilting.rewards.arguments import check_url
-from tilting.rewards.check import check_values
+if TYPE_CHECKING:
+    from torch import Tensor
 
+URL = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 30.0
 ATTEMPTS = 3
 PAUSE = 0.5
@@ -48,22 +51,27 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
-def png(image: Tensor) -> bytes:
-    """An image (3, h, w) in [0, 1] as a PNG file of 8 bits."""
-    pixels = (image.detach().float() * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
-
-
 def body(images: Tensor, prompts: list[str]) -> bytes:
     """The request for images (b, 3, h, w) in [0, 1] and b prompts."""
-    files = [base64.b64encode(png(x)).decode("ascii") for x in images]
+    files = [base64.b64encode(encoded(x, "PNG")).decode("ascii") for x in images]
     return json.dumps({"images": files, "prompts": prompts}).encode()
 
 
+def check_url(text: str) -> str:
+    """The address of a remote scorer: http or https, a host, and no password, for it stands in manifests. Else TiltingError."""
+    try:
+        parts = urlsplit(text)
+        known, asked = parts.scheme.lower() in ("http", "https"), bool(parts.hostname) and parts.port != 0
+        right = known and asked and "@" not in parts.netloc
+    except ValueError:
+        right = False
+    if not right or re.search(r"[\s\x00-\x1f\x7f]", text) or not text.isascii():
+        raise TiltingError(f"the address {text!r} must be http://HOST[:PORT]/PATH, or https")
+    return text
+
+
 @dataclass(frozen=True)
-class Http:
+class Http(Scorer):
     """r(x, c) = what a server says; see the module for the request and the answer.
 
     Attributes:
@@ -85,23 +93,9 @@ class Http:
         """The address."""
         return self.url
 
-    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Score images; an empty batch is not sent.
-
-        Args:
-            images: (b, 3, h, w) float in [0, 1].
-            prompts: b strings.
-
-        Returns:
-            (b,) finite float32 on the device of the images, without gradient.
-
-        Raises:
-            RewardError: the server is not there, hangs, refuses, or answers in another form; with the row of a value that is
-                not finite.
-        """
-        check_images(images, prompts)
-        if not len(images):
-            return torch.zeros(0, device=images.device)
+    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """(b,) finite float32 without gradient. Raises RewardError: the server is not there, hangs, refuses, or answers in
+        another form; with the row of a value that is not finite."""
         scores = self._scores(self._ask(body(images, prompts)), len(images))
         return check_values(self.name, torch.tensor(scores, dtype=torch.float32, device=images.device), len(images))
 
@@ -158,12 +152,12 @@ class Http:
         """The scores of an answer, as floats that may still be NaN."""
         wanted = f'not {{"scores": [...]}} with {count} number{"s" if count > 1 else ""}'
         try:
-            found = json.loads(answer)
+            told = json.loads(answer)
         except (ValueError, RecursionError):
             raise RewardError(f"reward {self.name!r} answered no JSON ({answer[:40]!r})") from None
-        scores = found.get("scores") if isinstance(found, dict) else None
+        scores = told.get("scores") if isinstance(told, dict) else None
         if not isinstance(scores, list):
-            raise RewardError(f"reward {self.name!r} answered {str(found)[:60]!r}, {wanted}")
+            raise RewardError(f"reward {self.name!r} answered {str(told)[:60]!r}, {wanted}")
         if len(scores) != count:
             raise RewardError(f"reward {self.name!r} answered {len(scores)} scores for {count} images")
         for row, score in enumerate(scores):
@@ -173,6 +167,18 @@ class Http:
         return [float(min(max(s, -1e300), 1e300)) if isinstance(s, int) else s for s in scores]
 
 
+def check_address(text: str) -> str:
+    """`check_url` of what follows the colon of http, or of a whole address."""
+    return check_url(text if URL.match(text) else f"http:{text}")
+
+
+@REWARDS.declare(
+    "http",
+    "what a remote scorer says",
+    "its own",
+    argument=Argument("//HOST/PATH", check_address, check_address, required=True, files=False),
+    remote=True,
+)
 def http(url: str, timeout: float | None = None, attempts: int | None = None, pause: float | None = None) -> Http:
     """A remote scorer.
 
@@ -185,7 +191,5 @@ def http(url: str, timeout: float | None = None, attempts: int | None = None, pa
     Raises:
         TiltingError: not such an address.
     """
-    return Http(
-        check_url(url), TIMEOUT if timeout is None else timeout, max(1, ATTEMPTS if attempts is None else attempts),
-        PAUSE if pause is None else pause,
-    )  # fmt: skip
+    tries = max(1, ATTEMPTS if attempts is None else attempts)
+    return Http(check_url(url), TIMEOUT if timeout is None else timeout, tries, PAUSE if pause is None else pause)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+from tilting.lazy import torch
 from tilting.rewards.check import checked
-from tilting.types import Reward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.types import Reward
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,8 @@ class Combined:
 
 
 def combine(
-    parts: Iterable[Reward | tuple[Reward, float]], keys: Iterable[str] | None = None, scales: Scales | None = None,
-) -> Combined:  # fmt: skip
+    parts: Iterable[Reward | tuple[Reward, float]], keys: Iterable[str] | None = None, scales: Scales | None = None
+) -> Combined:
     """The weighted sum of rewards.
 
     Args:

@@ -15,20 +15,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Source, explained, find_folder
-from tilting.features.images import check_images
-from tilting.features.owlvit import Detector
-from tilting.rewards.arguments import read_queries
+from tilting.features.sources import Source, explained, find_folder
+from tilting.rewards.check import Scorer
+from tilting.rewards.declaration import REWARDS, Argument
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.features.owlvit import Detector
 
 WEIGHTS = Source("detect", "google/owlvit-base-patch32")
 
 
 @dataclass(frozen=True)
-class Detect:
+class Detect(Scorer):
     """The weighted sum of scores and box areas over patches and queries; the prompt has no part in it.
 
     Attributes:
@@ -49,21 +52,48 @@ class Detect:
     name: str = "detect"
     differentiable: bool = True
 
-    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """images (b, 3, h, w) float in [0, 1]; prompts are only counted -> (b,). Raises what `check_images` raises."""
-        check_images(images, prompts)
-        if not len(images):
-            return images.flatten(1).sum(1)
-        found = self.embedder(images, tuple(query for query, _ in self.queries))
-        scores = found.logits.sigmoid()
+    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+        seen = self.embedder(images, tuple(query for query, _ in self.queries))
+        scores = seen.logits.sigmoid()
         scores = scores * (scores >= self.threshold) if self.threshold else scores
-        weight = self.score + self.area * found.boxes[..., 2] * found.boxes[..., 3]
+        weight = self.score + self.area * seen.boxes[..., 2] * seen.boxes[..., 3]
         signs = scores.new_tensor([sign for _, sign in self.queries])
         return ((scores * signs).sum(-1) * weight).sum(-1)
 
 
-def detect(queries: str | Sequence[str], folder: str | Path | None = None, *, score: float = 1.0, area: float = 0.0,
-           threshold: float = 0.0) -> Detect:  # fmt: skip
+def read_queries(text: str) -> tuple[tuple[str, int], ...]:
+    """What to look for: "cat,-dog" -> (("cat", 1), ("dog", -1)), -1 to remove it.
+
+    Raises:
+        TiltingError: a query is empty or given twice.
+    """
+    queries: dict[str, int] = {}
+    for part in text.split(","):
+        query = part.strip().removeprefix("-").strip()
+        if not query:
+            raise TiltingError(f"a query of the reward {f'detect:{text}'!r} is empty; write detect:cat or detect:cat,-dog")
+        if query in queries:
+            raise TiltingError(f"the query {query!r} is given twice in the reward {f'detect:{text}'!r}")
+        queries[query] = -1 if part.strip().startswith("-") else 1
+    return tuple(queries.items())
+
+
+@REWARDS.declare(
+    "detect",
+    "objects found, or -removed",
+    "sum of scores",
+    differentiable=True,
+    argument=Argument("QUERY[,QUERY]", read_queries, required=True, files=False),
+    weights=True,
+)
+def detect(
+    queries: str | Sequence[str],
+    folder: str | Path | None = None,
+    *,
+    score: float = 1.0,
+    area: float = 0.0,
+    threshold: float = 0.0,
+) -> Detect:
     """Include or remove objects.
 
     Args:
@@ -76,13 +106,15 @@ def detect(queries: str | Sequence[str], folder: str | Path | None = None, *, sc
     Raises:
         TiltingError: an empty query, weights or a threshold out of range, or a detector that does not load.
     """
+    from tilting.features.owlvit import Detector
+
     text = queries if isinstance(queries, str) else ",".join(queries)
     asked = read_queries(text)
     if not (math.isfinite(score) and math.isfinite(area) and (score or area)):
         raise TiltingError(f"the weights of 'detect' must be finite and not both 0, not score {score} and area {area}")
     if not 0 <= threshold < 1:
         raise TiltingError(f"the threshold of 'detect' must be in [0, 1), not {threshold}")
-    place = find_folder(WEIGHTS, folder)
-    with explained(WEIGHTS, place):
-        detector = Detector(place)
+    source = find_folder(WEIGHTS, folder)
+    with explained(WEIGHTS, source):
+        detector = Detector(source)
     return Detect(detector, asked, score, area, threshold, f"detect:{text}")

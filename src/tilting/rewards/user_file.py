@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting.errors import BROKEN, RewardError, TiltingError, nearest
-from tilting.features.images import check_images
-from tilting.rewards.check import check_values
+from tilting.lazy import torch
+from tilting.rewards.check import Scorer, check_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class UserReward:
+class UserReward(Scorer):
     """A user's function as a reward: black-box unless ``function.differentiable`` is True.
 
     Attributes:
@@ -37,23 +38,13 @@ class UserReward:
         """Whether the function says so itself."""
         return getattr(self.function, "differentiable", False) is True
 
-    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Score images. The function gets copies, without gradients if it is black-box; an empty batch does not reach it.
-
-        Args:
-            images: (b, 3, h, w) float in [0, 1].
-            prompts: b strings.
-
-        Returns:
-            (b,) finite floats on the device of the images.
+    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """(b,) finite floats on the device of the images; the function gets copies, without gradients if it is black-box.
 
         Raises:
             RewardError: the function raised (the row is then the first image it raises on alone, when there is one),
                 or its answer has the wrong shape or is not finite.
         """
-        check_images(images, prompts)
-        if not len(images):
-            return images.flatten(1).sum(1)
         if not self.differentiable:
             images = images.detach()
         with contextlib.nullcontext() if self.differentiable else torch.no_grad():
@@ -64,7 +55,7 @@ class UserReward:
                 where = "" if row is None else f" on image {row} of {len(images)}"
                 message = f"reward {self.name!r} raised {type(error).__name__}{where}: {error}{_line(error)}"
                 raise RewardError(message, row) from error
-            if not isinstance(values, Tensor):
+            if not isinstance(values, torch.Tensor):
                 try:
                     values = torch.as_tensor(values, dtype=torch.float32, device="cpu")
                 except Exception as error:
@@ -110,14 +101,14 @@ Ran = dict[Path, ModuleType]
 def _run(path: Path, file: str) -> ModuleType:
     """The module that a file leaves."""
     module_name = f"tilting_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    found = importlib.util.spec_from_file_location(module_name, path)
-    if found is None or found.loader is None:
+    how = importlib.util.spec_from_file_location(module_name, path)
+    if how is None or how.loader is None:
         raise TiltingError(f"{file!r} is not a Python file")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(how)
     sys.modules[module_name] = module
     try:
         with _beside(path.parent):
-            found.loader.exec_module(module)
+            how.loader.exec_module(module)
     except BROKEN as error:
         del sys.modules[module_name]
         raise TiltingError(f"{file!r} does not run: {type(error).__name__}: {error}") from error
