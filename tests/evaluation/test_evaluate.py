@@ -16,10 +16,12 @@ from PIL import Image
 
 from support import commands
 from support.commands import manifest
+from support.outside import installed
 from tilting.cli import main
 from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import setup
+from tilting.metrics import METRICS
 from tilting.rewards.spec import parse_specs, split_weight
 from tilting.runs.owner import EVALUATION, kind_of
 
@@ -575,3 +577,20 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     after = digests_of(parse_specs(watched))
     assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, False, False, True]
     assert digest_of(files_of_classifier("headed")) != head  # so `condition train` and `sample` remember its body too
+
+
+def test_a_metric_from_outside_is_measured_and_shown(runs, tmp_path, capsys):
+    code = """
+from tilting.metrics import METRICS
+
+@METRICS.declare("brightness", "Brightness", "mean over pixels, in [0, 1]", ("images",), judges=True)
+def brightness(images):
+    return images.mean((1, 2, 3)).double()
+"""
+    with installed(METRICS, tmp_path / "site", "a_metric", code, "a_metric"):
+        assert main(["evaluate", str(runs / "base"), str(runs / "again"), "--out", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    values = [np.mean([np.asarray(Image.open(file)) for file in sorted((runs / "base" / "images").glob("*.png"))]) / 255]
+    assert row(metrics, "base")["brightness"]["mean"] == pytest.approx(values[0], abs=1e-6)
+    assert metrics["per_prompt"][0]["runs"]["base"]["brightness"] is not None
+    assert "Brightness" in Page((tmp_path / "out" / "report.html").read_text()).text and "Brightness" in capsys.readouterr().out

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from tilting.config.evaluate import EvaluateConfig
-from tilting.evaluation.measure import Measured, rows_by_prompt
+from tilting.evaluation.measure import Measured, metrics_of, rows_by_prompt
 from tilting.evaluation.read_runs import Setup
-from tilting.metrics.frechet import fid
-from tilting.metrics.mmd import cmmd
+from tilting.metrics import Metric
 from tilting.metrics.prompts import across
-
-DISTANCES: dict[str, tuple[str, Callable[[Tensor, Tensor], float]]] = {
-    "fid": ("fid", fid),
-    "cmmd": ("cmmd", cmmd),
-    "cmmd_unbiased": ("cmmd", lambda x, y: cmmd(x, y, unbiased=True)),
-}
-"""By name, the features that a distance is of, and the distance."""
 
 
 def compare(a: tuple[dict[str, Tensor], list[str]], b: tuple[dict[str, Tensor], list[str]]) -> dict[str, Any]:
-    """FID and CMMD of two sets of features with their prompts: pooled, and prompt by prompt."""
+    """The distances of two sets of features with their prompts: pooled, and prompt by prompt."""
     far: dict[str, Any] = {}
     rows, others = rows_by_prompt(a[1]), rows_by_prompt(b[1])
     shared = [prompt for prompt in rows if min(len(rows[prompt]), len(others[prompt])) >= 2]
-    for name, (features, distance) in DISTANCES.items():
-        ours, theirs = a[0][features], b[0][features]
-        pooled = distance(ours, theirs) if min(len(ours), len(theirs)) >= 2 else None
-        far[name] = {"pooled": pooled, "each": {p: distance(ours[rows[p]], theirs[others[p]]) for p in shared}}
+    for metric in metrics_of("sets"):
+
+        def distance(ours: Any = slice(None), theirs: Any = slice(None), metric: Metric = metric) -> float:
+            return metric(*({name: side[name][rows] for name in metric.takes} for side, rows in ((a[0], ours), (b[0], theirs))))
+
+        pooled = distance() if min(len(a[1]), len(b[1])) >= 2 else None
+        far[metric.name] = {"pooled": pooled, "each": {p: distance(rows[p], others[p]) for p in shared}}
     return far | {"images": [len(a[1]), len(b[1])]}
 
 
 def _features(measured: Measured, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
     pick = slice(None) if rows is None else list(rows)
-    return {"fid": measured.fid[pick], "cmmd": measured.cmmd[pick]}
+    return {name: values[pick] for name, values in measured.features.items()}
 
 
 def halves(prompts: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
@@ -80,7 +75,7 @@ def distances(
 def with_means(distance: Mapping[str, Any]) -> dict[str, Any]:
     """By distance: pooled, the mean over prompts with its interval, and each prompt's."""
     means = {}
-    for name in DISTANCES:
+    for name in (metric.name for metric in metrics_of("sets")):
         each = distance[name]["each"]
         mean = across(each)._asdict() if each else None
         means[name] = {"pooled": distance[name]["pooled"], "per_prompt": mean, "each": each}
@@ -91,5 +86,5 @@ def shown(distance: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What metrics.json holds of `with_means`: all but each prompt's, which stands under ``per_prompt`` there."""
     if distance is None:
         return None
-    short = {name: {k: v for k, v in distance[name].items() if k != "each"} for name in DISTANCES}
+    short = {m.name: {k: v for k, v in distance[m.name].items() if k != "each"} for m in metrics_of("sets")}
     return {**distance, **short}

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
+from tilting.evaluation.measure import brief_metrics, heads, metrics_of
+from tilting.metrics import Metric
 from tilting.reports.charts import Bar, bars, matrix, number, scatter
 from tilting.reports.grid import read
 from tilting.reports.pages import colours, fill, inlined
@@ -14,15 +16,6 @@ from tilting.reports.pages import colours, fill, inlined
 THUMB = 128
 """Pixels of the longer side of a picture in the page; smaller ones stay as they are."""
 MOST_PROMPTS, MOST_IMAGES, MOST_OVERVIEW, MOST_CLASSES = 60, 8, 8, 16
-
-MEASURES = (
-    ("judge", "pocket-judge", "log-probability of what the prompt asks"),
-    ("tclip", "T-CLIP", "2.5 max(cos, 0)"),
-    ("diversity", "Diversity", "mean distance within a prompt"),
-    ("igram_clip", "I-Gram (CLIP cosine)", "cosine with the reference picture"),
-    ("igram_vgg", "I-Gram (VGG Gram features)", "cosine with the reference picture"),
-)
-DISTANCES = (("fid", "FID"), ("cmmd", "CMMD"), ("cmmd_unbiased", "CMMD, unbiased"))
 
 
 def interval(value: Mapping[str, float] | None) -> str:
@@ -51,6 +44,12 @@ def rewards_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(spec for run in runs for spec in run["rewards"]))
 
 
+def _measures(runs: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """The metrics of images and of prompts that some run has; those that need more than runs come last."""
+    metrics = [metric for kind in ("image", "prompt") for metric in metrics_of(kind)]
+    return sorted((m for m in metrics if any(run[m.name] for run in runs)), key=lambda m: bool(m.needs))
+
+
 def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
     runs, floor, charts = metrics["runs"], metrics["floor"], []
 
@@ -67,13 +66,14 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
     for key in rewards_of(runs):
         drawn = bars(f"Expected reward {key}", rows([run["rewards"].get(key) for run in runs]))
         add(f"Expected reward: {key}", "higher is better", drawn)
-    for key, title, what in MEASURES:
-        if any(run[key] for run in runs):
-            by = f" in {metrics['extractors'][key]}" if key in metrics["extractors"] and key != "judge" else ""
-            add(title, what + by, bars(title, rows([run[key] for run in runs])))
-    for key, title in DISTANCES[:2]:
+    for metric in _measures(runs):
+        network = metrics["extractors"].get(metric.name)
+        about = metric.about + (f" in {network}" if network and network != metric.title else "")
+        add(metric.title, about, bars(metric.title, rows([run[metric.name] for run in runs])))
+    for metric in brief_metrics("sets"):
+        key, title = metric.name, metric.title
         far = [run for run in runs if run[key]]
-        note = f"to {metrics['reference']}, in {metrics['extractors'][key]}; lower is nearer"
+        note = f"to {metrics['reference']}, in {metrics['extractors'].get(key, key)}; {metric.better} is nearer"
         if far:
             ground = floor[key]["pooled"] if floor else None
             add(f"{title}, pooled", note, bars(title, rows([{"mean": run[key]["pooled"]} for run in far], far), ground))
@@ -144,10 +144,11 @@ def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
         colour=colour,
         charts=_charts(metrics, colour),
         labels=_labels(runs),
-        measures=[(key, title) for key, title, _ in MEASURES if any(run[key] for run in runs)],
+        measures=[(metric.name, metric.title) for metric in _measures(runs)],
         rewards=rewards_of(runs),
-        distances=DISTANCES,
+        distances=[(metric.name, metric.title) for metric in metrics_of("sets")],
         prompts=prompts,
+        brief=heads(),
         overview=prompts[:MOST_OVERVIEW],
         most=MOST_PROMPTS,
     )

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.evaluation.distances import DISTANCES, shown, with_means
-from tilting.evaluation.measure import SCORES, Instruments, Measured, rows_by_prompt
+from tilting.evaluation.distances import shown, with_means
+from tilting.evaluation.measure import Instruments, Measured, brief_metrics, metrics_of, rows_by_prompt
 from tilting.evaluation.read_runs import CHANGES, Run, Setup
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
@@ -61,9 +61,9 @@ def row_of(
         "images": count,
         "reward": _expected(objective(run, mine, run.weights), prompts),
         "rewards": {key: _expected(values, prompts) for key, values in mine.rewards.items()},
-        **{key: _expected(mine.scores.get(key), prompts) for key in SCORES},
-        "diversity": across(mine.diversity)._asdict() if mine.diversity else None,
-        **{name: far[name] if far else None for name in DISTANCES},
+        **{m.name: _expected(mine.scores.get(m.name), prompts) for m in metrics_of("image")},
+        **{name: across(values)._asdict() if values else None for name, values in mine.of_prompt.items()},
+        **{m.name: far[m.name] if far else None for m in metrics_of("sets")},
         "kl": run.kl,
         "labels": _labels(mine),
         "evaluations_per_image": summary["evaluations"] / count,
@@ -122,12 +122,16 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
     if count < FEWEST and (count > 1 or len(ours) < FEWEST):
         few = f"{len(ours)} picture{'s' if len(ours) > 1 else ''} of one prompt" if count == 1 else f"{count} prompts"
         return {"word": None, "base": name, "reason": f"{few} are too few to tell: take {FEWEST} prompts, better 20"}
-    judges = {"pocket-judge": against(mine.scores["judge"], theirs.scores["judge"])}
-    if tools.clip_name not in networks_of(run.weights):
-        judges["T-CLIP"] = against(mine.scores["tclip"], theirs.scores["tclip"])
-    praised = any(spec.partition(":")[0] == "diversity" for spec in run.weights)
-    if not praised and mine.diversity and set(mine.diversity) == set(theirs.diversity):
-        judges["diversity"] = difference(mine.diversity, theirs.diversity)
+    judges: dict[str, Interval | None] = {}
+    known = networks_of(run.weights)
+    for metric in metrics_of("image"):
+        if metric.judges and metric.name in mine.scores and tools.names().get(metric.name) not in known:
+            judges[metric.title] = against(mine.scores[metric.name], theirs.scores[metric.name])
+    praised = {spec.partition(":")[0] for spec in run.weights}
+    for metric in metrics_of("prompt"):
+        first, second = mine.of_prompt[metric.name], theirs.of_prompt[metric.name]
+        if metric.judges and metric.name not in praised and first and set(first) == set(second):
+            judges[metric.name] = difference(first, second)
     rose = against(ours, others)
     if rose is None:
         return {"word": None, "base": name, "reason": f"{run.name} and {name} share no scored prompts"}
@@ -157,8 +161,8 @@ def brief(row: Mapping[str, Any]) -> dict[str, Any]:
         "method": row["method"],
         "reward": mean("reward"),
         "rewards": rewards,
-        **{key: mean(key) for key in ("judge", "tclip", "diversity")},
-        **{key: pooled(key) for key in ("fid", "cmmd")},
+        **{m.name: mean(m.name) for m in brief_metrics("image", "prompt")},
+        **{m.name: pooled(m.name) for m in brief_metrics("sets")},
         "evaluations_per_image": row["evaluations_per_image"],
         "seconds_per_image": row["seconds_per_image"],
         "verdict": row["verdict"]["word"] if row["verdict"] else None,
@@ -169,21 +173,18 @@ def per_prompt(
     parts: Setup, measured: Mapping[str, Measured], distances: Mapping[str, dict], floor: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
     """Prompt by prompt: every run's numbers and images."""
-    entries = []
+    entries, far = [], [metric.name for metric in brief_metrics("sets")]
     for prompt in dict.fromkeys(parts.runs[0].prompts):
         entry: dict[str, Any] = {"prompt": prompt, "floor": None, "runs": {}}
         if floor:
-            entry["floor"] = {name: floor[name]["each"].get(prompt) for name in ("fid", "cmmd")}
+            entry["floor"] = {name: floor[name]["each"].get(prompt) for name in far}
         for run in parts.runs:
             mine, rows = measured[run.name], rows_by_prompt(run.prompts)[prompt]
             total = objective(run, mine, run.weights)
-            numbers = {"reward": total, "judge": mine.scores["judge"], "tclip": mine.scores["tclip"]}
+            numbers = {"reward": total, **{m.name: mine.scores[m.name] for m in brief_metrics("image")}}
             means: dict[str, Any] = {key: _mean([v[i] for i in rows]) if v else None for key, v in numbers.items()}
             means["rewards"] = {key: _mean([v[i] for i in rows]) for key, v in mine.rewards.items()}
-            far = {
-                name: distances[run.name][name]["each"].get(prompt) if run.name in distances else None
-                for name in ("fid", "cmmd")
-            }
+            away = {name: distances[run.name][name]["each"].get(prompt) if run.name in distances else None for name in far}
             images = [
                 {
                     **{key: run.records[i][key] for key in ("file", "index")},
@@ -192,7 +193,8 @@ def per_prompt(
                 }
                 for i in rows
             ]
-            entry["runs"][run.name] = {**means, "diversity": mine.diversity.get(prompt), **far, "images": images}
+            inside = {name: values.get(prompt) for name, values in mine.of_prompt.items()}
+            entry["runs"][run.name] = {**means, **inside, **away, "images": images}
         entries.append(entry)
     return entries
 

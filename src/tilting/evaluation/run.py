@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
 from tilting.evaluation.distances import distances, shown
-from tilting.evaluation.measure import Measured, load_instruments, measure, score_images
+from tilting.evaluation.measure import Measured, heads, load_instruments, measure, score_images
 from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render
 from tilting.evaluation.rows import brief, per_prompt, row_of
@@ -144,15 +144,16 @@ def describe(metrics: Mapping[str, Any]) -> str:
         return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
     rewards = list(dict.fromkeys(key for line in metrics["summary"] for key in line["rewards"]))
-    keys = ("judge", "tclip", "diversity", "fid", "cmmd", "evaluations_per_image", "verdict")
-    rows = [["run", *rewards, "judge", "T-CLIP", "diversity", "FID", "CMMD", "evaluations", "verdict"]]
+    measures = heads()
+    keys = (*(name for name, _ in measures), "evaluations_per_image", "verdict")
+    rows = [["run", *rewards, *(title for _, title in measures), "evaluations", "verdict"]]
     for line in metrics["summary"]:
         means = [line["rewards"].get(key) for key in rewards]
         rows.append([cell(value) for value in (line["run"], *means, *(line[key] for key in keys))])
     floor, extractors = metrics["floor"], metrics["extractors"]
     if floor:
-        pooled = [cell(floor[name]["pooled"]) for name in ("fid", "cmmd")]
-        rows.append(["floor", *["-"] * (len(rewards) + 3), *pooled, "-", "-"])
+        pooled = [cell(floor[name]["pooled"] if name in floor else None) for name, _ in measures]
+        rows.append(["floor", *["-"] * len(rewards), *pooled, "-", "-"])
     lines = [f"FID in {extractors['fid']}, CMMD in {extractors['cmmd']}" + (f"; floor: {floor['how']}" if floor else "")]
     lines += [f"{row['name']}: {row['verdict']['reason']}" for row in metrics["runs"] if row["verdict"]]
     return "\n".join([*table(rows), *lines, *metrics["notes"]])
