@@ -21,7 +21,9 @@ from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
+from tilting.oracle.control import Chain, lemma, log_classifier
 from tilting.oracle.mixture import ZERO_SNR
+from tilting.oracle.plane import BASE, energy_distance
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict
@@ -29,8 +31,6 @@ from tilting.training.loop import Training, train
 from tilting.types import Prediction
 from tilting_papers.ctrl import learned
 from tilting_papers.ctrl.learned import Falling, Plane, Push, pushed
-from tilting_papers.ctrl.oracle import Chain, lemma, log_classifier
-from tilting_papers.plane import BASE, energy_distance
 
 YES = Schema("side", classes=("no", "yes"))
 
@@ -167,7 +167,7 @@ def test_classifier_free_fine_tuning_learns_p_of_x_given_y():
 
     def batch(k, memory):
         rows = draw_rows(len(x), size, 0, k)
-        denoise = pushed(chain, push, y[rows])
+        denoise = pushed(chain.denoise, push, y[rows])
         who = [Identity(0, "cfree", k)] * size
         return Plane(denoise, chain.denoise, denoise, chain.denoise, None, grid, who, (2,), 1.0, k, 0, dtype=torch.float64)
 
@@ -177,7 +177,7 @@ def test_classifier_free_fine_tuning_learns_p_of_x_given_y():
     for label in (0.0, 1.0):
         target = given(label, 3000, 5)
         with torch.no_grad():
-            mine = energy_distance(chain.draw(2000, 6, denoise=pushed(chain, push, label)).end, target)
+            mine = energy_distance(chain.draw(2000, 6, denoise=pushed(chain.denoise, push, label)).end, target)
         base = energy_distance(chain.draw(2000, 6).end, target)
         print(f"classifier-free, y {label:.0f}: D² {mine:.4f}, base {base:.4f}")
         assert mine < 0.05 * base

@@ -22,10 +22,29 @@ import typer
 from tilting.config.base import BaseConfig
 from tilting.config.settings import parse_setting
 from tilting.config.yaml_file import read_yaml
-from tilting.declare import FORMER, Field
+from tilting.declare import FORMER, Field, Registry
 from tilting.errors import TiltingError
 
 Config = TypeVar("Config", bound=BaseConfig)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``tilting``.
+
+    Attributes:
+        name: of the command.
+        run: what `takes` makes, a typer command by its signature, or a typer app of several.
+        resumes: the same words go on where they stopped.
+    """
+
+    name: str
+    run: Any
+    resumes: bool = False
+
+
+COMMANDS: Registry[Command] = Registry("command", "tilting.commands")
+"""By name, in the order in which people meet them."""
 
 
 @dataclass(frozen=True)

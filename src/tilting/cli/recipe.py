@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from functools import cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,11 +22,6 @@ from tilting.runs.owner import RECIPE, folder_of
 def recipes() -> dict[str, Any]:
     """The recipes of every package that names some under the entry point ``tilting.recipes``, by name."""
     return {name: one for point in entry_points(group="tilting.recipes") for name, one in point.load().items()}
-
-
-def _function(recipe: Any) -> Any:
-    module, _, function = recipe.target.partition(":")
-    return getattr(import_module(module), function)
 
 
 def recipe(
@@ -68,7 +62,7 @@ def recipe(
             print(f"{options['recipe']}: {line}", file=sys.stderr)
 
     seeded = {"seed": options.get("seed", 0), "quiet": silent} if found.seeded else {}
-    _function(found)(folder, small, say, **seeded)
+    found.run(folder, small, say, **seeded)
     shown = (folder / "table.md").read_text(encoding="utf-8")
     request.answer(json.loads((folder / "table.json").read_bytes()), shown, f"table: {Path(folder) / 'table.md'}")
 
