@@ -11,10 +11,13 @@ from torch import nn
 
 from support.control import independent_log_prob, normaliser
 from tilting.conditioning.cfree import ClassifierFree, Triplets, draw_rows, drop_labels, training_error
-from tilting.conditioning.fit import Options
+from tilting.conditioning.fit_label import fit_label
 from tilting.conditioning.guided import classifier_guided
-from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, fit_noisy, load_noisy, noised, save_noisy
+from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, load_noisy, noised, save_noisy
+from tilting.conditioning.pictures import Encoded
+from tilting.conditioning.table import Column
 from tilting.conditioning.triplets import TripletBatches
+from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
@@ -78,7 +81,9 @@ def test_the_fitted_noisy_classifier_is_the_true_one_at_every_noise_level():
     gen = torch.Generator().manual_seed(0)
     x = BASE.draw(6000, gen)
     y = (torch.rand(len(x), generator=gen) < log_classifier(x, 1.0).exp()).float()
-    fitted = fit_noisy(x.float(), y, YES, ZERO_SNR, range(1200), Options(epochs=12, batch_size=128, rate=3e-3, patience=5), 32)
+    config = FitConfig(kind="noisy", widths=(32,), epochs=12, batch_size=128, lr=3e-3, patience=5)
+    latents = Encoded(x.float(), ZERO_SNR, {})
+    fitted = fit_label(config, Column("side", "classes", ("no", "yes")), y, range(1200, 6000), range(1200), latents).classifier
     rate = y.mean().item()
     for t in (ZERO_SNR.grid(10)[i] for i in (1, 4, 7, 9)):
         fresh = BASE.draw(3000, gen)

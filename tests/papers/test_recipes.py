@@ -16,7 +16,7 @@ import tilting_papers
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.models.words import load_words, read_prompt
-from tilting.runs.owner import RECIPE, whose
+from tilting.runs.owner import RECIPE, kind_of
 from tilting_papers import RECIPES
 from tilting_papers.codex.draw import Requests, cost_of
 from tilting_papers.codex.measure import values_of
@@ -152,7 +152,7 @@ def test_a_second_run_draws_nothing(made, monkeypatch, capsys):
         raise AssertionError("a model was loaded")
 
     folder, report = made["codex-table1"]
-    assert whose(folder) is RECIPE
+    assert kind_of(folder) is RECIPE
     before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.glob("runs/*/images/*.png")}
     monkeypatch.setattr("tilting.generation.run.load", load)
     assert main(["recipe", "codex-table1", "--small", "--out", str(folder), "--json"]) == 0
@@ -234,7 +234,7 @@ def test_rivals_are_given_at_least_the_evaluations_of_codex(tmp_path):
 
 
 def test_intervals_resample_whole_prompts():
-    """Two prompts whose images agree: the mean of resampled prompts has variance (a - b)^2 / 8, whatever the images."""
+    """Two prompts kind_of images agree: the mean of resampled prompts has variance (a - b)^2 / 8, whatever the images."""
     ours = {(0, p, i): v for p, v in (("a", 1.0), ("b", 3.0)) for i in range(50)}
     assert interval(ours) == {"mean": 2.0, "low": 1.0, "high": 3.0}
     theirs = {(0, p, i): v - 0.5 for (_, p, i), v in ours.items()}

@@ -28,7 +28,7 @@ import torch
 
 from tilting.conditioning.fit_run import condition_fit
 from tilting.conditioning.train_run import condition_train
-from tilting.config.condition_fit import resolve_fit
+from tilting.config.condition_fit import FitConfig
 from tilting.config.condition_train import FREE, TrainConfig, resolve_train
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.errors import TiltingError
@@ -209,7 +209,7 @@ class Artifacts:
     def _fit(self, label: Label, data: Labelled, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         run = self.sampler.run
         about = {"data": str(data.table), "label": [_classes(label)], "group": ORIGIN, "seed": run.seed, "out": str(folder)}
-        return condition_fit(resolve_fit({**about, **options}), run.argv, quiet=run.quiet)["summary"][label.name]
+        return condition_fit(FitConfig.resolve({**about, **options}), run.argv, quiet=run.quiet)["summary"][label.name]
 
     def train(self, classifiers: Sequence[Path], folder: Path) -> dict[str, Any]:
         """The control's folder; what its training cost."""

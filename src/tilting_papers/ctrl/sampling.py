@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tilting.conditioning.sample_run import Held, sample_into
-from tilting.config.condition_sample import resolve_sample
+from tilting.conditioning.sample_run import Loaded, sample_into
+from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import resolve
 from tilting.generation import run as generating
 from tilting_papers.ctrl.study import SMALL_PROMPTS, Row, Size, Study
@@ -50,7 +50,7 @@ class Sampler:
     """
 
     run: Run
-    loaded: Held = field(default_factory=Held)
+    loaded: Loaded = field(default_factory=Loaded)
 
     @property
     def study(self) -> Study:
@@ -85,7 +85,7 @@ class Sampler:
             instead: options that replace the study's own.
         """
         labels = [f"{k}={y}" for k, y in asked.items()]
-        config = resolve_sample({**self.options(folder, **instead), **by, "label": labels, "strength": strength})
+        config = SampleConfig.resolve({**self.options(folder, **instead), **by, "label": labels, "strength": strength})
         return sample_into(config, self.loaded, self.run.argv, self.run.quiet)
 
     def cells(self, row: Row, made: Mapping[str, Any]) -> list[tuple[Asked, Path, dict[str, Any]]]:

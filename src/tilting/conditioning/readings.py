@@ -1,4 +1,4 @@
-"""What is noted of images drawn by a control: the path KL to the pre-trained model, and what the control's classifiers say."""
+"""What is read off images that obey labels: the path KL to the pre-trained model, and what classifiers say of them."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def read_images(classifier: Test, asked: str | float, images: Tensor) -> list[di
     return [{"log_prob": v, "mean": m} for v, m in zip(values, means, strict=True)]
 
 
-def note(records: list[dict[str, Any]], images: Tensor, kl: PathKl | None, tests: Tests) -> list[dict[str, Any]]:
+def with_readings(records: list[dict[str, Any]], images: Tensor, kl: PathKl | None, tests: Tests) -> list[dict[str, Any]]:
     """The entries of a group's images with ``kl`` (None at eta 0) and ``labels``."""
     paths = None if kl is None else kl.take(len(records))
-    noted = [{**r, "kl": None if paths is None else float(paths[i]), "labels": {}} for i, r in enumerate(records)]
+    read = [{**r, "kl": None if paths is None else float(paths[i]), "labels": {}} for i, r in enumerate(records)]
     for label, (classifier, asked) in tests.items():
-        for record, said in zip(noted, read_images(classifier, asked, images), strict=True):
-            record["labels"][label] = {"asked": asked, **said}
-    return noted
+        for record, reading in zip(read, read_images(classifier, asked, images), strict=True):
+            record["labels"][label] = {"asked": asked, **reading}
+    return read
 
 
-def sum_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def mean_readings(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over images: ``kl_mean``, and of each label log p and the share that obeys."""
     kls = [r["kl"] for r in records if r["kl"] is not None]
     labels: dict[str, dict[str, Any]] = {}
