@@ -23,7 +23,7 @@ from tilting.generation.run import Parts, run
 from tilting.generation.score import Scorer
 from tilting.guidance.value_and_grad import value_and_grad
 from tilting.models import load
-from tilting.rewards.build import build
+from tilting.rewards.spec import build
 
 N = 4
 

@@ -23,7 +23,7 @@ from tilting.features.clip import ClipEmbedder
 from tilting.features.linear_head import LinearHead
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.pixels import Pixels
-from tilting.rewards.aesthetic import Aesthetic
+from tilting.rewards import Aesthetic
 from tilting.types import Reward
 
 

@@ -96,7 +96,7 @@ def model(small: bool):
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1
     )  # without it the last step stays where it is and has no gradient
     parts = SimpleNamespace(tokenizer=tokenizer, text_encoder=text, unet=unet, vae=vae, scheduler=scheduler)
-    return StableDiffusion(parts, "random")
+    return StableDiffusion(parts, "random", 50, 7.5)
 
 
 def memory(key: str) -> int:

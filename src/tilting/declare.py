@@ -26,6 +26,7 @@ from typing_extensions import Doc
 from tilting.errors import TiltingError, nearest
 
 Part = TypeVar("Part")
+Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -320,20 +321,39 @@ class Registry(Mapping[str, Part]):
 
     Args:
         what: a part is called in refusals, such as "method".
-        group: of the entry points by which other packages name theirs; the point's own name is not used.
+        group: of the entry points by which other packages name theirs: a part, what `declare` decorates, a mapping of several,
+            or a module that registers some; the point's own name is not used.
+        kind: of part that `declare` makes, from a name, what it decorates and the other facts.
     """
 
-    def __init__(self, what: str, group: str):
-        self.what, self.group = what, group
+    def __init__(self, what: str, group: str, kind: Callable[..., Part] | None = None):
+        self.what, self.group, self._kind = what, group, kind
         self._parts: dict[str, Part] = {}
+        self._makers: list[Any] = []
+        self._aliases: dict[str, str] = {}
         self._asked = False
 
+    def declare(self, name: str, *facts: Any, **more: Any) -> Callable[[Maker], Maker]:
+        """A decorator of a function or class, which stays what it is: it registers the part that is made of it."""
+        if self._kind is None:
+            raise TypeError(f"a {self.what} registers itself")
+        kind = self._kind
+
+        def keep(maker: Maker) -> Maker:
+            self.register(kind(name, maker, *facts, **more))
+            self._makers.append(maker)
+            return maker
+
+        return keep
+
     def register(self, part: Any) -> Any:
-        """Add a part under its ``name``: a decorator of a class, or a call. Raises TiltingError for a name that is taken."""
+        """Add a part under its ``name``, and its ``aliases`` where it has some: a decorator of a class, or a call. Raises
+        TiltingError for a name that is taken."""
         before = self._parts.get(part.name)
         if before is not None and before is not part:
             raise TiltingError(f"there are two {self.what}s named {part.name!r}")
         self._parts[part.name] = part
+        self._aliases |= dict.fromkeys(getattr(part, "aliases", ()), part.name)
         return part
 
     def find(self, name: object) -> Part:
@@ -351,12 +371,15 @@ class Registry(Mapping[str, Part]):
         if not self._asked:
             self._asked = True
             for point in entry_points(group=self.group):
-                self.register(point.load())
+                found = point.load()
+                if not (inspect.ismodule(found) or found in self._makers):
+                    for part in found.values() if isinstance(found, Mapping) else (found,):
+                        self.register(part)
 
     def __getitem__(self, name: str) -> Part:
         if name not in self._parts:
             self._others()
-        return self._parts[name]
+        return self._parts[self._aliases.get(name, name)]
 
     def __iter__(self) -> Iterator[str]:
         self._others()

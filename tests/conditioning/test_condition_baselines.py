@@ -18,10 +18,9 @@ from PIL import Image
 import tilting as tl
 from tilting.cli import main
 from tilting.conditioning.cfree import ClassifierFree, batch_of
-from tilting.conditioning.fit import Options
+from tilting.conditioning.dataset import read_tables
 from tilting.conditioning.guided import ClassifierGuided, classifier_guided
 from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, load_noisy
-from tilting.conditioning.tables import read_tables
 from tilting.conditioning.trainer import make_control_trainer
 from tilting.conditioning.triplets import labelled
 from tilting.errors import TiltingError
@@ -29,7 +28,7 @@ from tilting.features.fitted import load_classifier
 from tilting.features.schema import FILE, Schema
 from tilting.models.lora import lora_off
 from tilting.oracle.mixture import ZERO_SNR
-from tilting.rewards.likelihood import likelihood
+from tilting.rewards import likelihood
 from tilting.runs.files import digest, digest_of
 from tilting.training import checkpoint
 from tilting.types import Prediction
@@ -203,9 +202,7 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(here, table):
 
 def test_the_function_fits_as_the_command_does_and_a_number_too(small, pictures):
     images, words = pictures
-    made = tl.condition_fit(
-        images, words, "bright", kind="noisy", widths=(16,), model=small, options=Options(epochs=20, batch_size=16, rate=0.01)
-    )
+    made = tl.condition_fit(images, words, "bright", kind="noisy", widths=(16,), model=small, epochs=20, batch_size=16, lr=0.01)
     assert made.metrics["by_noise"][0]["accuracy"] > 0.75
     assert made.classifier.model == {"name": small.name, "sha256": digest(Path(small.name))}
     numbers = [1.0 if word == "yes" else -1.0 for word in words]
@@ -216,7 +213,9 @@ def test_the_function_fits_as_the_command_does_and_a_number_too(small, pictures)
         kind="noisy",
         widths=(16,),
         model=small,
-        options=Options(epochs=20, batch_size=16, rate=0.01),
+        epochs=20,
+        batch_size=16,
+        lr=0.01,
     )
     levels = number.metrics["by_noise"]
     assert levels[0]["rmse"] < 0.97 * levels[-1]["rmse"]

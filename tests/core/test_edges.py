@@ -40,7 +40,7 @@ def test_windows_are_of_the_noise_of_the_whole_run(gate, steps, rounds):
 
 
 class Model(SimpleNamespace):
-    name, latent_shape, image_shape, usual_steps, usual_cfg, schedule = "plane", (2,), (3, 4, 4), 10, 3.0, DIFFUSION
+    name, latent_shape, image_shape, default_steps, default_cfg, schedule = "plane", (2,), (3, 4, 4), 10, 3.0, DIFFUSION
 
 
 class Red:

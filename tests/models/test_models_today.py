@@ -16,7 +16,7 @@ from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.models.lora import attach_all, lora_off, lora_state
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_targets import parts_of, target_names
+from tilting.models.lora_targets import target_modules_of, target_names
 from tilting.models.schedulers import flow_schedule
 from tilting.sample import Method, Problem, sample
 
@@ -267,7 +267,7 @@ def test_gradients_of_the_denoiser_agree_with_finite_differences(folders, name, 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
 def test_a_tuned_lora_loads_in_plain_diffusers_and_gives_the_same_images(folders, models, name, tmp_path):
     model = models(name)
-    latents, cfg = noise(model), model.usual_cfg
+    latents, cfg = noise(model), model.default_cfg
     draw = lambda: tl.generate(model, PROMPTS, steps=4, cfg=cfg, eta=0.0, latents=latents).images  # noqa: E731
     before = draw()
     tuned = tl.finetune(model, PROMPTS, Red(), train_steps=2, steps=4, batch_size=2, rank=2, lr=0.05)
@@ -311,7 +311,7 @@ def test_a_part_is_its_layers_in_every_family(models, name, parts, ends):
     found, known = target_names(network, parts), dict(network.named_modules())
     assert all(isinstance(getattr(known[layer], "base_layer", known[layer]), torch.nn.Linear) for layer in found)
     assert {end for end in ends if any(layer.endswith(end) for layer in found)} == ends
-    assert "proj_out" not in found and parts[0] in parts_of(found)
+    assert "proj_out" not in found and parts[0] in target_modules_of(found)
 
 
 def test_a_pipeline_without_an_adapter_is_refused_by_name(tmp_path):
@@ -322,7 +322,7 @@ def test_a_pipeline_without_an_adapter_is_refused_by_name(tmp_path):
         tl.load(str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(TiltingError, match=r"its model_index.json cannot be read"):
-        tl.models.usual(str(tmp_path))
+        tl.models.defaults(str(tmp_path))
 
 
 def test_a_hub_id_is_read_from_the_cache_where_the_hub_does_not_answer(folders, tmp_path, monkeypatch):
@@ -344,7 +344,7 @@ def test_a_hub_id_is_read_from_the_cache_where_the_hub_does_not_answer(folders, 
 
 
 def test_usual_settings_are_the_familys(folders):
-    found = {name: tl.models.usual(folders(name)) for name in MAKERS}
+    found = {name: tl.models.defaults(folders(name)) for name in MAKERS}
     assert found == {"sdxl": (50, 5.0), "sd3": (28, 7.0), "flux": (28, 3.5), "schnell": (4, 1.0), "pixart": (20, 4.5)}
 
 

@@ -11,8 +11,7 @@ from support.closed import files, serving
 from support.learned import tiny
 from tilting.errors import TiltingError
 from tilting.rewards import checked, combine
-from tilting.rewards.build import build
-from tilting.rewards.spec import CATALOG, parse_spec
+from tilting.rewards.spec import REWARDS, build, parse_spec
 
 USER = """
 def bright(images, prompts):
@@ -47,9 +46,9 @@ SPECS = {
     "user": "{}/mine.py:bright",
     "user-diff": "{}/mine.py:grey",
 }
-LEARNED = [name for name, entry in CATALOG.items() if "weights" in entry.needs]
+LEARNED = [name for name, entry in REWARDS.items() if entry.weights]
 NAMES = [*SPECS, "http", "combined", "mixed", *LEARNED]
-BLACK_BOX = ("jpeg", "jpeg-up", "user", "http", "mixed", *(n for n in LEARNED if not CATALOG[n].differentiable))
+BLACK_BOX = ("jpeg", "jpeg-up", "user", "http", "mixed", *(n for n in LEARNED if not REWARDS[n].differentiable))
 TOGETHER = ("diversity", "diversity-vgg", "diversity-lpips")
 SMOOTH = [n for n in NAMES if n not in BLACK_BOX]
 every = pytest.mark.parametrize("name", NAMES)
@@ -86,7 +85,7 @@ def images(b=5, h=64, w=64, seed=3):
 
 
 def test_every_reward_is_here():
-    assert set(CATALOG) <= set(NAMES) and "aesthetic" in LEARNED
+    assert set(REWARDS) <= set(NAMES) and "aesthetic" in LEARNED
 
 
 @every

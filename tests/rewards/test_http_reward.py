@@ -159,7 +159,7 @@ FAILS = {
 @pytest.mark.parametrize("way", FAILS)
 def test_a_run_keeps_what_is_finished_and_goes_on_later(way, capsys, tmp_path, monkeypatch):
     for name, value in (("TIMEOUT", 0.4), ("ATTEMPTS", 2), ("PAUSE", 0.01)):
-        monkeypatch.setattr(sys.modules["tilting.rewards.http"], name, value)
+        monkeypatch.setattr(sys.modules["tilting.rewards.remote"], name, value)
     (wrong, says), well = FAILS[way], []
 
     def answer(_, request):

@@ -89,11 +89,11 @@ def test_refusals(judge, tmp_path):
 def test_rewards_and_metrics_never_meet():
     code = (
         "import sys; import tilting.metrics.judge; assert not [m for m in sys.modules if m.startswith('tilting.rewards')];"
-        "import tilting.rewards; [getattr(tilting.rewards, n) for n in tilting.rewards.__all__]"
+        "import tilting.rewards; [getattr(tilting.rewards, n) for n in dir(tilting.rewards)]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     code = (
-        "import sys; import tilting.rewards; [getattr(tilting.rewards, n) for n in tilting.rewards.__all__];"
+        "import sys; import tilting.rewards; [getattr(tilting.rewards, n) for n in dir(tilting.rewards)];"
         "assert not [m for m in sys.modules if m.startswith('tilting.metrics')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

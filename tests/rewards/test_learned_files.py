@@ -25,8 +25,9 @@ from support.learned import (
     tiny,
 )
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Source, find_file, find_folder, read_state
+from tilting.features.checkpoints import read_state
 from tilting.features.pixels import pixels_of, resize
+from tilting.features.sources import Source, find_file, find_folder
 from tilting.rewards import REWARDS, aesthetic, classify, detect, hpsv2, imagereward, pickscore
 
 PROMPTS = ["a fox", "an owl"]
@@ -77,7 +78,7 @@ def test_the_users_cache_comes_before_the_hub(home):
         ("imagereward", save_imagereward),
     ):
         place = save(cache / name)
-        found, given = REWARDS[name][0](), REWARDS[name][0](place)
+        found, given = REWARDS[name].factory(), REWARDS[name].factory(place)
         assert found.name == name and given.name == f"{name}:{place}"
         assert torch.equal(found(x, PROMPTS), given(x, PROMPTS))
     save_owlvit(cache / "detect")
@@ -298,6 +299,6 @@ def test_preprocessings_that_are_not_followed_are_refused():
 
 
 def test_every_learned_reward_is_catalogued():
-    from tilting.rewards.spec import CATALOG
+    from tilting.rewards.spec import REWARDS
 
-    assert {name for name, entry in CATALOG.items() if "weights" in entry.needs} == set(NAMES)
+    assert {name for name, entry in REWARDS.items() if entry.weights} == set(NAMES)

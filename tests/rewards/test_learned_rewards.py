@@ -22,8 +22,7 @@ from support.learned import (
     tiny,
 )
 from tilting.errors import TiltingError
-from tilting.rewards import build, detect
-from tilting.rewards.classify import classify
+from tilting.rewards import build, classify, detect
 from tilting.rewards.spec import parse_spec, parse_specs
 
 PROMPTS = ["a fox", "An owl, a cat", "the red fox on a cat"]

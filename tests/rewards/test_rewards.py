@@ -12,8 +12,7 @@ from tilting.features.clip import CACHED, ClipEmbedder, StyleHead
 from tilting.features.images import check_images
 from tilting.models.words import POCKET
 from tilting.rewards import REWARDS, Combined, checked, clip, color, combine, http, jpeg, jpeg_diff, rotation, style, symmetry
-from tilting.rewards.build import build
-from tilting.rewards.spec import CATALOG, parse_spec, parse_specs
+from tilting.rewards.spec import build, parse_spec, parse_specs
 
 FOLDER = POCKET.parent / "pocket-clip"
 PROMPTS = ["a fox, twemoji style", "an owl on a red background", "a cat", "grapes, fluent style", "a bus"]
@@ -164,12 +163,12 @@ def test_build_follows_the_specs(tmp_path):
         build([])
 
 
-@pytest.mark.parametrize("name", list(CATALOG))
+@pytest.mark.parametrize("name", list(REWARDS))
 def test_the_registry_tells_the_truth(name):
-    factory, about, units, differentiable = REWARDS[name]
-    assert about and units and callable(factory)
-    if not CATALOG[name].needs:
-        assert factory().name == name and factory().differentiable == differentiable
+    entry = REWARDS[name]
+    assert entry.about and entry.units and callable(entry.factory)
+    if not (entry.weights or (entry.argument and entry.argument.required)):
+        assert entry.factory().name == name and entry.factory().differentiable == entry.differentiable
 
 
 @pytest.mark.parametrize(
@@ -222,8 +221,8 @@ def test_checked(rewards):
 
 def test_functions_keep_their_names_beside_their_files():
     import tilting.rewards
-    import tilting.rewards.clip
-    import tilting.rewards.combine
+    import tilting.rewards.clip_scores
+    import tilting.rewards.weighted_sum
 
     assert tilting.rewards.clip is clip and tilting.rewards.combine is combine
     with pytest.raises(AttributeError):

@@ -10,25 +10,26 @@ from hypothesis import strategies as st
 
 from tilting.errors import RewardError, TiltingError
 from tilting.models.words import load_words
-from tilting.rewards.spec import CATALOG, Spec, catalog, parse_spec, parse_specs
+from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 ADDRESS = r"//[a-z]{1,9}(:[1-9][0-9]{1,3})?/[a-z/.]{0,9}(\?([a-z]=[0-9]&)?[a-z]=[0-9.]{1,3})?"
 arguments = {
-    "lr|ud|both": st.sampled_from(["lr", "ud", "both"]),
-    "colour": st.from_regex(r"(#[0-9a-f]{6}|#[0-9A-F]{3}|red|Teal)(,mean)?", fullmatch=True),
-    "//host/path": st.from_regex(ADDRESS, fullmatch=True),
-    "style": st.sampled_from(load_words().styles),
-    "quality": st.floats(1, 100).map(repr),
-    "folder": st.from_regex(r"[a-zA-Z0-9_./ =:+-]{0,20}/", fullmatch=True).filter(lambda path: ".py" not in path),
+    "LR|UD|BOTH": st.sampled_from(["lr", "ud", "both"]),
+    "COLOUR": st.from_regex(r"(#[0-9a-f]{6}|#[0-9A-F]{3}|red|Teal)(,mean)?", fullmatch=True),
+    "//HOST/PATH": st.from_regex(ADDRESS, fullmatch=True),
+    "STYLE": st.sampled_from(load_words().styles),
+    "QUALITY": st.floats(1, 100).map(repr),
+    "FOLDER": st.from_regex(r"[a-zA-Z0-9_./ =:+-]{0,20}/", fullmatch=True).filter(lambda path: ".py" not in path),
 }
 
 
 @st.composite
 def written(draw):
-    name = draw(st.sampled_from(sorted(n for n, entry in CATALOG.items() if entry.argument in ("", *arguments))))
-    kind, needs = CATALOG[name].argument, CATALOG[name].needs
-    argument = draw(arguments[kind] if "argument" in needs else st.none() | arguments[kind]) if kind else None
+    name = draw(st.sampled_from(sorted(n for n, e in REWARDS.items() if e.argument is None or e.argument.metavar in arguments)))
+    kind = REWARDS[name].argument
+    some = arguments[kind.metavar] if kind else st.none()
+    argument = draw(some if kind and kind.required else st.none() | some)
     weight = draw(st.none() | finite)
     text = name + ("" if argument is None else f":{argument}") + ("" if weight is None else f"={weight!r}")
     url = f"{name}:{argument}" if name == "http" else argument
@@ -182,9 +183,8 @@ def test_twice_is_refused():
         parse_specs(["clip", "jpeg", "clip"])
 
 
-def test_the_catalog_is_a_copy_and_complete():
-    listed = catalog()
-    assert set(listed) == {
+def test_the_registry_is_complete():
+    assert set(REWARDS) == {
         "clip",
         "style",
         "jpeg",
@@ -205,8 +205,6 @@ def test_the_catalog_is_a_copy_and_complete():
         "detect",
         "classify",
     }
-    listed.clear()
-    assert catalog()
 
 
 def test_errors_are_the_same_classes_everywhere():
@@ -218,7 +216,7 @@ def test_errors_are_the_same_classes_everywhere():
 
 def test_no_torch():
     code = (
-        "import sys; from tilting.rewards.spec import parse_spec, catalog; catalog(); parse_spec('style:noto=2');"
+        "import sys; from tilting.rewards.spec import parse_spec, REWARDS; list(REWARDS); parse_spec('style:noto=2');"
         "parse_spec('http://host/score'); parse_spec('symmetry:ud');"
         "assert not {'torch', 'transformers', 'PIL', 'numpy'} & set(sys.modules), sorted(sys.modules);"
         "parse_spec('color:red,mean'); assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)"
@@ -227,12 +225,12 @@ def test_no_torch():
 
 
 def test_every_reward_of_the_catalog_is_an_attribute():
-    """A new line of the catalog is enough for ``tilting.rewards.NAME``."""
+    """A declaration is enough for ``tilting.rewards.NAME``."""
     from tilting import rewards
 
-    for name, (factory, *_) in rewards.REWARDS.items():
+    for name, entry in rewards.REWARDS.items():
         found = getattr(rewards, name.replace("-", "_"))
-        assert getattr(found, "func", found) is getattr(factory, "func", factory), name
+        assert getattr(found, "func", found) is entry.make, name
     assert rewards.jpeg_up().name != rewards.jpeg().name
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = rewards.nothing_of_the_kind

@@ -8,12 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tilting.rewards.aesthetic import aesthetic
-from tilting.rewards.classify import classify
-from tilting.rewards.detect import detect
-from tilting.rewards.hpsv2 import hpsv2
-from tilting.rewards.imagereward import imagereward
-from tilting.rewards.pickscore import pickscore
+from tilting.rewards import aesthetic, classify, detect, hpsv2, imagereward, pickscore
 from tilting.types import Reward
 
 NAMES = ("aesthetic", "pickscore", "hpsv2", "imagereward", "detect", "classify")

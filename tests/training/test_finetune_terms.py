@@ -11,7 +11,7 @@ from support.finetuning import Bright, bright
 from tilting.config.diversity import parse_diversity
 from tilting.errors import TiltingError
 from tilting.features.linear_head import LinearHead
-from tilting.models.adapt import adapted, networks, thinned
+from tilting.models.adapt import adapted, networks, with_dropout
 from tilting.objectives import dpg, draft_k, draft_lv
 from tilting.training.diversity import diversity, root_mean_square, to_reverse
 from tilting.training.trainer import make_trainer
@@ -134,7 +134,7 @@ def test_units_are_dropped_inside_the_reward_by_one_mask_a_step(pocket):
     reward = tl.rewards.clip()
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     whole = reward(images, WORDS)
-    thin = thinned(reward, 0.75)
+    thin = with_dropout(reward, 0.75)
     assert torch.equal(thin(images, WORDS), whole)
     run = make_trainer(pocket, WORDS, reward, draft_lv(), reward_dropout=0.75, **SMALL)
     thin = run.batches.reward
@@ -153,11 +153,11 @@ def test_units_are_dropped_inside_the_reward_by_one_mask_a_step(pocket):
     assert torch.equal(thin.masks[0], mask)  # keyed by (seed, step)
     for share, given in ((1.0, reward), (0.5, Bright())):
         with pytest.raises(TiltingError, match=r"below 1|no layer to drop"):
-            thinned(given, share)
+            with_dropout(given, share)
 
 
 def test_the_aesthetic_head_is_thinned_between_its_layers():
-    from tilting.rewards.aesthetic import Aesthetic
+    from tilting.rewards import Aesthetic
 
     torch.manual_seed(0)
     head = LinearHead((12, 7, 6, 5, 4, 1))
@@ -166,7 +166,7 @@ def test_the_aesthetic_head_is_thinned_between_its_layers():
         def image(self, images):
             return images.flatten(1)[:, :12]
 
-    thin = thinned(Aesthetic(Flat(), head), 0.5)
+    thin = with_dropout(Aesthetic(Flat(), head), 0.5)
     assert thin.widths == (7, 6, 5, 4)
     thin.redraw(torch.Generator().manual_seed(1))
     images = torch.rand(3, 3, 2, 2)

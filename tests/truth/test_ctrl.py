@@ -16,16 +16,16 @@ from tilting.conditioning.objective import Ctrl, CtrlPpo, draw_labels, effective
 from tilting.objectives.batch import TrainBatch
 from tilting.objectives.policy import _among_others
 from tilting.objectives.rollout import rollout
+from tilting.oracle.control import Chain, drift_error, lemma, log_classifier, shift, solve, tilt, tilted_posterior
 from tilting.oracle.mixture import MixtureModel
+from tilting.oracle.plane import BASE, energy_distance
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, scaled_linear, step_std, transition
 from tilting.training.loop import Optimiser, TrainState, train
 from tilting.types import Prediction
 from tilting_papers.ctrl.learned import Push, batch_of, guided, learn
-from tilting_papers.ctrl.oracle import Chain, drift_error, lemma, log_classifier, shift, solve, tilt, tilted_posterior
-from tilting_papers.ctrl.theory import SHORT
-from tilting_papers.plane import BASE, energy_distance
+from tilting_papers.ctrl.theory_rows import SHORT
 
 
 def reward_of(gamma, y):
@@ -92,7 +92,9 @@ def test_the_trained_control_is_g_star_and_draws_its_law(gamma):
     whose own distance from the tilt is the other test's; reconstruction guidance of the same classifier is several times as
     far. (`ctrl-theory` does it at T = 32.)"""
     chain, numbers = Chain(8), []
-    control = learn(chain, Ctrl("all"), lambda x, y: gamma * log_classifier(x, y), 300, see=numbers.append)
+    control = learn(
+        chain, Ctrl("all"), lambda x, y: gamma * log_classifier(x, y), 300, see=numbers.append
+    )
     assert numbers[0]["kl"] == 0.0
     for y in (0.0, 1.0):
         reward = reward_of(gamma, y)

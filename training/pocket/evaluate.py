@@ -87,7 +87,7 @@ def judged(net, images: torch.Tensor, labels: dict[str, torch.Tensor], among: to
 def main() -> None:
     from tilting.features.judge import load_judge
     from tilting.models import load
-    from tilting.rewards.clip import clip as clip_reward
+    from tilting.rewards import clip as clip_reward
 
     words = load_words()
     drawings, model, net = Drawings(words), load("pocket"), load_judge(ASSETS / "pocket-judge")

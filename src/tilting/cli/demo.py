@@ -56,7 +56,7 @@ def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, step
         return load_parts(configs["base", "clip"])
 
     def parts(config: GenerateConfig) -> Parts:
-        from tilting.rewards.build import build
+        from tilting.rewards.spec import build
 
         shared = model_and_judge()
         return shared._replace(reward=build(config.specs())) if config.reward != ("clip",) else shared

@@ -9,15 +9,15 @@ import typer
 
 from tilting.config.about import LEGEND, STEPS, about_method
 from tilting.errors import TiltingError, nearest
-from tilting.models import MODELS
-from tilting.models.families import FAMILIES
+from tilting.models import FAMILIES, MODELS
 from tilting.models.words import load_words
 from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
-from tilting.rewards.spec import catalog
+from tilting.reports.text import columns
+from tilting.rewards.declaration import REWARDS
 
-WIDTH, LONG = 120, 24
-"""Columns of a terminal that tables fit into, and of a setting's value that stands in a table."""
+LONG = 24
+"""Columns of a setting's value that stands in a table."""
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -31,22 +31,6 @@ def _words() -> dict[str, list[str]]:
     named = list(zip(words.concepts, words.categories, strict=True))
     by = {kind: [concept for concept, its in named if its == kind] for kind in dict.fromkeys(words.categories)}
     return {**by, "also": sorted(words.aliases), "styles": list(words.styles), "backgrounds": list(words.colours)}
-
-
-def columns(rows: list[list[str]], indent: str = "") -> list[str]:
-    """Lines of left-aligned columns; the last is broken over lines at `WIDTH`. Rows are as long as each other."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
-    lines = []
-    for row in rows:
-        head = indent + "".join(f"{cell:{width + 2}}" for cell, width in zip(row, widths, strict=False))
-        words, line = row[-1].split(), head
-        for i, word in enumerate(words):
-            if i and len(line) + len(word) > WIDTH:
-                lines.append(line.rstrip())
-                line = " " * len(head)
-            line += word + " "
-        lines.append(line.rstrip())
-    return lines
 
 
 def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
@@ -185,17 +169,16 @@ def rewards(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One reward.")] = None, as_json: Json = False
 ) -> None:
     """List the rewards, or one: units, whether it has a gradient, what it is given after a colon."""
-    known = catalog()
-    if name is not None and name not in known:
-        raise TiltingError(f"there is no reward {name!r}{nearest(name, known)}")
     rows = {}
-    for key in known if name is None else (name,):
-        entry = known[key]
+    for entry in REWARDS.values() if name is None else [REWARDS.find(name)]:
         kind = "differentiable" if entry.differentiable else "black-box"
-        rows[key] = {"about": entry.about, "units": entry.units, "differentiable": entry.differentiable}
-        if not as_json:
-            argument = f"; {key}:{entry.argument.upper()}" if entry.argument else ""
-            rows[key]["notes"] = [f"{entry.units}, {kind}{argument}"]
+        row: dict[str, Any] = {"about": entry.about, "units": entry.units, "differentiable": entry.differentiable}
+        if as_json:
+            row |= {"usage": entry.usage, "weights": entry.weights, "of_batch": entry.together, "remote": entry.remote}
+        else:
+            row["notes"] = [f"{entry.units}, {kind}{f'; {entry.usage}' if entry.argument else ''}"]
+            row["notes"] += [line for part in entry.told for line in columns([[part]])] if name else []
+        rows[entry.name] = row
     if not as_json and name is None:
         rows["FILE.py:FUNCTION"] = {"about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); black-box unless it says"}
     _show(rows, as_json)

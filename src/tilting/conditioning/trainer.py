@@ -232,7 +232,7 @@ def make_control_trainer(
     known = list(classifiers) if isinstance(classifiers, Sequence) else [classifiers]
     words = (prompts,) if isinstance(prompts, str) else tuple(prompts or ())
     engine = engine or Engine(device=model.device)
-    config = TrainConfig(words, model=model.name, **TrainConfig.completed(options, model.name, model.usual_cfg))
+    config = TrainConfig(words, model=model.name, **TrainConfig.completed(options, model.name, model.default_cfg))
     config.check("truncation" in options, engine.count)
     if config.free:
         if data is None or prompts is not None:

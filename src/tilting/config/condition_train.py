@@ -27,12 +27,12 @@ from tilting.config.training import (
 from tilting.declare import Metavar, Option
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
-from tilting.models import usual
 from tilting.models.control_spec import FREE
-from tilting.models.lora_file import PAPER_PARTS
+from tilting.models.lora_file import PAPER_TARGETS
+from tilting.models.names import defaults
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, write_prompt
-from tilting.rewards.reads import files_of_classifier
+from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest_of
 from tilting.runs.owner import processes
 
@@ -91,7 +91,7 @@ class TrainConfig(TrainingConfig):
     lora_lr: Annotated[float, Gt(0), Option(default="1e-3; pocket 4e-3"), Doc("Learning rate of the LoRA.")] = 1e-3
     embedding_lr: Annotated[float, Gt(0), Option(default="1e-2; pocket 4e-2"), Doc("Learning rate of the embedding.")] = 1e-2
     rank: Annotated[int, Ge(1), Doc("Of the LoRA.")] = 8
-    target_modules: TargetModules = PAPER_PARTS
+    target_modules: TargetModules = PAPER_TARGETS
     weight_decay: WeightDecay = 0.1
     clip: Clip = 1.0
     device: Device = "auto"
@@ -138,7 +138,7 @@ class TrainConfig(TrainingConfig):
         if not free and "prompts" not in given:
             usual_prompts(model)
         given["classifier"] = _classifiers(given.get("classifier", ()), free)
-        config = cls(**cls.completed(given, model, usual(model)[1]))
+        config = cls(**cls.completed(given, model, defaults(model)[1]))
         config.check("truncation" in given, processes())
         return config
 

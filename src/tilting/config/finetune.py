@@ -29,12 +29,12 @@ from tilting.config.training import (
 )
 from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
-from tilting.models import usual
-from tilting.models.lora_file import PAPER_PARTS
+from tilting.models.lora_file import PAPER_TARGETS
+from tilting.models.names import defaults
 from tilting.models.placement import FULL
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import Objective, check_accumulate
-from tilting.rewards.spec import CATALOG, Spec, parse_spec, parse_specs, split_weight
+from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
@@ -66,7 +66,7 @@ class FinetuneConfig(TrainingConfig):
     negative_prompt: NegativePrompt = ""
     lr: Annotated[float, Gt(0), Option(default="4e-4"), Doc("Learning rate.")] = 4e-4
     rank: Rank = 8
-    target_modules: TargetModules | None = PAPER_PARTS
+    target_modules: TargetModules | None = PAPER_TARGETS
     weight_decay: WeightDecay = 0.1
     clip: Clip = 1.0
     lr_decay: Annotated[Literal["constant", "sqrt"], Doc("constant, or sqrt (for long runs).")] = "constant"
@@ -132,7 +132,7 @@ class FinetuneConfig(TrainingConfig):
                 if key in given:
                     raise TiltingError(f"{its} of --init-lora: leave --{key.replace('_', '-')} out")
                 given[key] = None
-        config = cls(**cls.completed(given, objective, *usual(given.get("model", cls.model))))
+        config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
         return replace(config, unused=(*unused, *config._unused(given)))
 
@@ -151,11 +151,11 @@ class FinetuneConfig(TrainingConfig):
         if self.diversity is not None and self.batch_size // count // self.accumulate * count < 2:
             raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
         for spec in self.specs():
-            if objective.needs_gradient and spec.name in CATALOG and not CATALOG[spec.name].differentiable:
+            if objective.needs_gradient and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
                 raise black_box(objective.name, spec.text)
         if self.judge is not None:
             judge = parse_spec(self.judge)
-            if judge.name in CATALOG and CATALOG[judge.name].together:
+            if judge.name in REWARDS and REWARDS[judge.name].together:
                 raise TiltingError(f"the judge {self.judge!r} is of a batch: a judge is of each picture by itself")
             if split_weight(self.judge)[0] in (split_weight(spec)[0] for spec in self.reward):
                 raise TiltingError(f"the judge {self.judge!r} is the reward itself: a judge is what training does not see")

@@ -34,11 +34,11 @@ from tilting.config.options import (
 from tilting.config.settings import setting
 from tilting.declare import declared, plain
 from tilting.errors import TiltingError
-from tilting.models import usual
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
+from tilting.models.names import defaults
 from tilting.models.placement import FULL
 from tilting.presets import METHODS, Preset
-from tilting.rewards.spec import CATALOG, Spec, parse_specs
+from tilting.rewards.spec import Spec, parse_specs
 
 Config = TypeVar("Config", bound="GenerateConfig")
 STRENGTH = 0.6
@@ -106,12 +106,12 @@ class GenerateConfig(BaseConfig):
         METHODS.find(method)
         paper = _paper(method, given) if given.pop("published", False) else {}
         fields = _preset_fields(method)
-        steps, cfg = usual(model)
-        defaults = {"steps": steps, "cfg": cfg, "eta": METHODS[method].default_eta}
+        steps, cfg = defaults(model)
+        of_model = {"steps": steps, "cfg": cfg, "eta": METHODS[method].default_eta}
         of_run = {name: cls.options()[name].check(paper[name]) for name in ("steps", "cfg") if name in paper}
         kept = {name: value for name, value in given.items() if name not in ("settings", "particles", "strength", "precision")}
         precision = None if given.get("precision") == FULL else given.get("precision")
-        config = cls(**{**defaults, **of_run, **kept, "precision": precision})
+        config = cls(**{**of_model, **of_run, **kept, "precision": precision})
         config = _with_settings(config, given, {name: value for name, value in paper.items() if name in fields})
         config = _with_picture(config, given)
         config = _with_rewards(config)
@@ -191,11 +191,11 @@ def _with_rewards(config: Config) -> Config:
     if not specs and config.method != "base":
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
     for spec in specs:
-        if spec.name in CATALOG and CATALOG[spec.name].together:
+        if spec.entry and spec.entry.together:
             raise of_a_batch(spec.text)
     if config.preset().needs_reward_gradient:
         for spec in specs:
-            if spec.name in CATALOG and not CATALOG[spec.name].differentiable:
+            if spec.entry and not spec.entry.differentiable:
                 raise black_box(config.method, spec.text)
     return replace(config, reward=wanted)
 

@@ -15,8 +15,8 @@ from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts
 from tilting.declare import Alias, Check, Metavar, Option, number
 from tilting.errors import TiltingError, nearest
-from tilting.models import MODELS, find_model
 from tilting.models.lora_file import parse_lora, parse_window
+from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Take, fill, here, layers, read_state, shape_of
+from tilting.features.checkpoints import Frozen, Take, fill, layers, read_state, shape_of
 from tilting.features.images import check_images
 from tilting.features.linear_head import LinearHead, read_head
 from tilting.features.pixels import Pixels
+from tilting.features.sources import here
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer, BlipTextModel, BlipVisionModel
@@ -34,10 +35,15 @@ VISUAL, TEXT, MLP = "blip.visual_encoder.", "blip.text_encoder.", "mlp.layers."
 UNUSED = r"blip\.(text_encoder\.embeddings\.position_ids|(vision|text)_proj\.(weight|bias))"
 """Keys of the checkpoint that the score has no use for."""
 NAMES = {
-    "embeddings.class_embedding": "cls_token", "embeddings.position_embedding": "pos_embed",
-    "embeddings.patch_embedding": "patch_embed.proj", "post_layernorm": "norm", "self_attn.qkv": "attn.qkv",
-    "self_attn.projection": "attn.proj", "layer_norm1": "norm1", "layer_norm2": "norm2",
-}  # fmt: skip
+    "embeddings.class_embedding": "cls_token",
+    "embeddings.position_embedding": "pos_embed",
+    "embeddings.patch_embedding": "patch_embed.proj",
+    "post_layernorm": "norm",
+    "self_attn.qkv": "attn.qkv",
+    "self_attn.projection": "attn.proj",
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
+}
 
 
 def their_visual_key(key: str) -> tuple[str, Take]:
@@ -55,11 +61,10 @@ def read_visual(state: Mapping[str, Tensor], path: Path, name: str) -> BlipVisio
     width, _, patch, _ = shape_of(state, f"{VISUAL}patch_embed.proj.weight", 1024, 3, 16, 16)
     _, positions, _ = shape_of(state, f"{VISUAL}pos_embed", 1, 197, 1024)
     hidden, _ = shape_of(state, f"{VISUAL}blocks.0.mlp.fc1.weight", 4096, 1024)
-    config = BlipVisionConfig(
-        hidden_size=width, intermediate_size=hidden, num_hidden_layers=layers(state, f"{VISUAL}blocks.", 24),
-        num_attention_heads=max(1, width // HEAD), image_size=patch * round((positions - 1) ** 0.5), patch_size=patch,
-        hidden_act="gelu", layer_norm_eps=1e-6,
-    )  # fmt: skip
+    depth, side = layers(state, f"{VISUAL}blocks.", 24), patch * round((positions - 1) ** 0.5)
+    shape = {"hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": depth, "image_size": side}
+    shape |= {"num_attention_heads": max(1, width // HEAD), "patch_size": patch}
+    config = BlipVisionConfig(**shape, hidden_act="gelu", layer_norm_eps=1e-6)
     own = {key: value for key, value in state.items() if key.startswith(VISUAL)}
     return fill(lambda: BlipVisionModel(config), own, their_visual_key, path, name)
 
@@ -72,12 +77,10 @@ def read_text(state: Mapping[str, Tensor], path: Path, name: str) -> BlipTextMod
     length, _ = shape_of(state, f"{TEXT}embeddings.position_embeddings.weight", 512, 768)
     hidden, _ = shape_of(state, f"{TEXT}encoder.layer.0.intermediate.dense.weight", 3072, 768)
     _, seen = shape_of(state, f"{TEXT}encoder.layer.0.crossattention.self.key.weight", 768, 1024)
-    config = BlipTextConfig(
-        vocab_size=words, hidden_size=width, encoder_hidden_size=seen, intermediate_size=hidden,
-        num_hidden_layers=layers(state, f"{TEXT}encoder.layer.", 12), num_attention_heads=max(1, width // HEAD),
-        max_position_embeddings=length, hidden_act="gelu", layer_norm_eps=1e-12, is_decoder=True, pad_token_id=0,
-        bos_token_id=words - 2, sep_token_id=None,
-    )  # fmt: skip
+    shape = {"vocab_size": words, "hidden_size": width, "encoder_hidden_size": seen, "intermediate_size": hidden}
+    shape |= {"num_hidden_layers": layers(state, f"{TEXT}encoder.layer.", 12), "num_attention_heads": max(1, width // HEAD)}
+    tokens = {"max_position_embeddings": length, "pad_token_id": 0, "bos_token_id": words - 2, "sep_token_id": None}
+    config = BlipTextConfig(**shape, **tokens, hidden_act="gelu", layer_norm_eps=1e-12, is_decoder=True)
     own = {key: value for key, value in state.items() if key.startswith(TEXT)}
     make, rule = (lambda: BlipTextModel(config, add_pooling_layer=False)), lambda key: (TEXT + key, lambda t: t)
     return fill(make, own, rule, path, name, ignore=UNUSED)
@@ -88,8 +91,8 @@ def read_words(folder: str | Path) -> BertTokenizer:
     from transformers import BertTokenizer
 
     try:
-        place, local = here(folder)
-        tokenizer = BertTokenizer.from_pretrained(place, local_files_only=local)
+        source, local = here(folder)
+        tokenizer = BertTokenizer.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError) as error:
         raise TiltingError(f"{str(folder)!r} holds no BERT tokenizer (vocab.txt): {str(error).splitlines()[0]}") from error
     tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
@@ -112,7 +115,7 @@ def read_parts(path: Path, name: str = "imagereward") -> tuple[BlipVisionModel, 
     return read_visual(state, path, name), read_text(state, path, name), head
 
 
-class BlipScorer(nn.Module):
+class BlipScorer(Frozen):
     """The frozen network of ImageReward; moves to the device of the images it is given.
 
     Args:
@@ -133,11 +136,7 @@ class BlipScorer(nn.Module):
         if len(tokenizer) != rows:
             raise TiltingError(f"the tokenizer of 'imagereward' has {len(tokenizer)} tokens, but its text encoder has {rows}")
         self.pixels = Pixels(shape.image_size, shape.image_size, nearest=True)
-        self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> BlipScorer:
-        """Stays in eval mode whatever a trainer says to the modules around it."""
-        return super().train(False)
+        self.freeze()
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score images, with gradients where the caller has them on.
@@ -153,14 +152,14 @@ class BlipScorer(nn.Module):
             TiltingError: what `check_images` refuses.
         """
         check_images(images, prompts)
-        if images.device != self.pixels.mean.device:
-            self.to(images.device)
+        self.follow(images)
         if not len(images):
             return images.to(self.pixels.mean.dtype).flatten(1).sum(1)
         tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt").to(
             images.device
         )
         seen = self.visual(pixel_values=self.pixels(images)).last_hidden_state
-        out = self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen,
-                        encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device))  # fmt: skip
+        whole = torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device)
+        picture = {"encoder_hidden_states": seen, "encoder_attention_mask": whole}
+        out = self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, **picture)
         return (self.head(out.last_hidden_state[:, 0]) - MEAN) / STD

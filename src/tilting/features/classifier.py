@@ -1,4 +1,5 @@
-"""Any image classifier of transformers: log-probabilities of its labels, differentiable in the images."""
+"""Any image classifier of transformers: log-probabilities of its labels, differentiable in the images; and a new linear head on
+its frozen body."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError, nearest
-from tilting.features.checkpoints import here, pretrained
+from tilting.features.checkpoints import Frozen, pretrained
 from tilting.features.images import check_images
 from tilting.features.pixels import pixels_of
+from tilting.features.sources import here
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(Frozen):
     """A frozen classifier in eval mode and float32; moves to the device of the images it is given.
 
     Args:
@@ -32,8 +34,8 @@ class ImageClassifier(nn.Module):
         self.folder = str(folder)
         self.model: Any = pretrained(AutoModelForImageClassification, folder, "image classifier")
         try:
-            place, local = here(folder)
-            processor = AutoImageProcessor.from_pretrained(place, local_files_only=local)
+            source, local = here(folder)
+            processor = AutoImageProcessor.from_pretrained(source, local_files_only=local)
         except Exception as error:
             raise TiltingError(f"{self.folder!r} has no image processor that loads: {str(error).splitlines()[0]}") from error
         self.pixels = pixels_of(processor.to_dict(), self.folder)
@@ -41,11 +43,7 @@ class ImageClassifier(nn.Module):
         self.several = self.model.config.problem_type == "multi_label_classification"
         if len(self.labels) < 2 or self.model.config.problem_type == "regression":
             raise TiltingError(f"the classifier {self.folder!r} has no classes to choose from")
-        self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> ImageClassifier:
-        """Stays in eval mode whatever a trainer says to the modules around it."""
-        return super().train(False)
+        self.freeze()
 
     def index(self, label: str | int) -> int:
         """The number of a label, given as such or by name (or one of the names ImageNet joins by commas).
@@ -75,7 +73,60 @@ class ImageClassifier(nn.Module):
             TiltingError: what `check_images` refuses.
         """
         check_images(images)
-        if images.device != self.pixels.mean.device:
-            self.to(images.device)
+        self.follow(images)
         logits = self.model(pixel_values=self.pixels(images)).logits
         return F.logsigmoid(logits) if self.several else logits.log_softmax(-1)
+
+
+class Body(Frozen):
+    """The frozen classifier up to its last linear layer, always in eval mode.
+
+    Args:
+        folder: as `ImageClassifier` takes it.
+
+    Attributes:
+        dim: of its vectors.
+
+    Raises:
+        TiltingError: what `ImageClassifier` refuses, or no single linear layer that gives the labels.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        classifier = ImageClassifier(folder)
+        self.model, self.pixels = classifier.model, classifier.pixels
+        count = len(classifier.labels)
+        heads = [(k, m) for k, m in self.model.named_modules() if isinstance(m, nn.Linear) and m.out_features == count]
+        heads = [(name, linear) for name, linear in heads if "." not in name or name.split(".")[0] in ("classifier", "head")]
+        if len(heads) != 1:
+            raise TiltingError(f"the classifier {str(folder)!r} has no single linear layer that gives its {count} labels")
+        name, linear = heads[0]
+        above, _, last = name.rpartition(".")
+        self.model.get_submodule(above).add_module(last, nn.Identity())
+        self.dim: int = linear.in_features
+        self.freeze()
+
+    def image(self, images: Tensor) -> Tensor:
+        """(b, dim) of images (b, 3, h, w) in [0, 1], what the last layer was given; differentiable. Raises TiltingError."""
+        check_images(images)
+        self.follow(images)
+        return self.model(pixel_values=self.pixels(images)).logits
+
+
+class HeadedClassifier(nn.Module):
+    """A linear layer of its own on a frozen `Body`.
+
+    Args:
+        outputs: how many numbers per image.
+        folder: of the classifier.
+    """
+
+    def __init__(self, outputs: int, folder: str):
+        super().__init__()
+        self.config: dict[str, Any] = {"name": "folder", "folder": folder}
+        self.embedder = Body(folder)
+        self.head = nn.Linear(self.embedder.dim, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, outputs) of images (b, 3, h, w) in [0, 1]; ``head`` does it from the body's vectors (b, dim)."""
+        return self.head(self.embedder.image(images))

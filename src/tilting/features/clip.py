@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import here, pretrained
+from tilting.features.checkpoints import Frozen, pretrained, tokenizer_of
 from tilting.features.images import check_images
-from tilting.features.pixels import Pixels, pixels_of
+from tilting.features.pixels import Pixels, distances, pixels_of
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -32,7 +32,7 @@ def read_clip(folder: str | Path) -> CLIPModel:
     return pretrained(CLIPModel, folder, "CLIP", use_safetensors=True)
 
 
-class ClipEmbedder(nn.Module):
+class ClipEmbedder(Frozen):
     """A frozen CLIP in eval mode: images and prompts to unit vectors of one space (Radford et al. 2021).
 
     Weights are read as float32 whatever the file holds; images are computed in the dtype of the weights, so that
@@ -49,27 +49,17 @@ class ClipEmbedder(nn.Module):
     """
 
     def __init__(self, folder: str | Path, *, model: CLIPModel | None = None, pixels: Pixels | None = None):
-        from transformers import AutoTokenizer
-        from transformers.utils.hub import cached_file
-
         super().__init__()
         if isinstance(folder, Path) and not folder.is_dir():
             raise TiltingError(f"there is no CLIP folder {str(folder)!r}")
         model = read_clip(folder) if model is None else model
-        try:
-            place, local = here(folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
-            found = None if pixels else cached_file(place, "preprocessor_config.json", local_files_only=local)
-        except (OSError, ValueError) as error:
-            raise TiltingError(f"{str(folder)!r} holds no CLIP that loads: {str(error).splitlines()[0]}") from error
-        if pixels is None:
-            pixels = pixels_of(json.loads(Path(str(found)).read_text()), str(folder))
-        self.model, self.pixels = model, pixels
+        self.tokenizer, config = tokenizer_of(folder, "CLIP", pixels is None)
+        self.model, self.pixels = model, pixels_of(config or {}, str(folder)) if pixels is None else pixels
         shape: Any = model.config
         self.length: int = shape.text_config.max_position_embeddings
         self.dim: int = shape.projection_dim
         self._texts: dict[str, Tensor] = {}
-        self.requires_grad_(False).eval()
+        self.freeze()
 
     @property
     def mean(self) -> Tensor:
@@ -80,10 +70,6 @@ class ClipEmbedder(nn.Module):
     def std(self) -> Tensor:
         """(3, 1, 1), images are divided by it."""
         return self.pixels.std
-
-    def train(self, mode: bool = True) -> ClipEmbedder:
-        """Stays in eval mode whatever a trainer says to the modules around it."""
-        return super().train(False)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """What the network is fed: resized, cropped and normalised; differentiable.
@@ -109,12 +95,16 @@ class ClipEmbedder(nn.Module):
             TiltingError: what `check_images` refuses.
         """
         check_images(images)
-        if images.device != self.mean.device:
-            self.to(images.device)
+        self.follow(images)
         if not len(images):
             return images.new_zeros(0, self.dim, dtype=self.mean.dtype) + images.sum()
         pooled = self.model.vision_model(pixel_values=self.preprocess(images)).pooler_output
         return F.normalize(self.model.visual_projection(pooled), dim=-1)
+
+    def table(self, images: Tensor) -> Tensor:
+        """Distances (b, b) between the embeddings of images (b, 3, h, w) in [0, 1]."""
+        embeds = self.image(images)
+        return distances(embeds, embeds)
 
     def text(self, prompts: list[str]) -> Tensor:
         """Embed prompts, each once: a prompt's vector is kept, up to `CACHED` of them.
@@ -131,16 +121,16 @@ class ClipEmbedder(nn.Module):
                 tokens = self.tokenizer(new, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
                 tokens = tokens.to(self.mean.device)
                 out = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-                found = F.normalize(self.model.text_projection(out.pooler_output), dim=-1)
+                vectors = F.normalize(self.model.text_projection(out.pooler_output), dim=-1)
             if len(self._texts) + len(new) > CACHED:
                 self._texts = {p: self._texts[p] for p in set(prompts) & self._texts.keys()}
-            self._texts.update(zip(new, found, strict=True))
+            self._texts.update(zip(new, vectors, strict=True))
         if not prompts:
             return self.mean.new_zeros(0, self.dim)
         return torch.stack([self._texts[p] for p in prompts]).to(self.mean)
 
 
-class StyleHead(nn.Module):
+class StyleHead(Frozen):
     """The linear classifier of drawing styles on CLIP image embeddings: logits = W (scale · e) + bias.
 
     Args:
@@ -162,10 +152,9 @@ class StyleHead(nn.Module):
         self.scale: float = float(config["scale"])
         self.linear = nn.Linear(state["weight"].shape[1], len(self.styles))
         self.linear.load_state_dict(state)
-        self.requires_grad_(False).eval()
+        self.freeze()
 
     def forward(self, embeds: Tensor) -> Tensor:
         """Logits (b, styles) of L2-normalised image embeddings (b, dim)."""
-        if embeds.device != self.linear.weight.device:
-            self.to(embeds.device)
+        self.follow(embeds)
         return self.linear(embeds.to(self.linear.weight.dtype) * self.scale)

@@ -31,3 +31,9 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
             while part := file.read(1 << 24):
                 sha.update(part)
     return sha.hexdigest()[:DIGITS]
+
+
+def weights_in(source: str | Path) -> tuple[Path, ...]:
+    """A file, or a folder and the weights in it that are no safetensors, which `digest` of a folder does not cover."""
+    path = Path(source)
+    return (path, *sorted(p for p in path.rglob("*") if p.suffix in (".pt", ".pth", ".bin")))

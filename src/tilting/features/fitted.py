@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError, nearest
+from tilting.features.classifier import HeadedClassifier
 from tilting.features.clip import ClipEmbedder
-from tilting.features.headed import HeadedClassifier
 from tilting.features.images import check_images
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, read_config, read_schema
@@ -79,15 +79,18 @@ class EmbeddingMlp(nn.Module):
     """
 
     def __init__(
-        self, outputs: int, embedder: str | None = None, hidden: tuple[int, ...] = (1024, 128, 64, 16),
-        dropout: tuple[float, ...] = (0.2, 0.2, 0.1, 0.0), activation: str = "none",
-    ):  # fmt: skip
+        self,
+        outputs: int,
+        embedder: str | None = None,
+        hidden: tuple[int, ...] = (1024, 128, 64, 16),
+        dropout: tuple[float, ...] = (0.2, 0.2, 0.1, 0.0),
+        activation: str = "none",
+    ):
         super().__init__()
         if activation not in ("none", "relu"):
             raise TiltingError(f"there is no activation {activation!r}{nearest(activation, ('none', 'relu'))}")
-        self.config: dict[str, Any] = {
-            "name": "mlp", "embedder": embedder, "hidden": list(hidden), "dropout": list(dropout), "activation": activation,
-        }  # fmt: skip
+        self.config: dict[str, Any] = {"name": "mlp", "embedder": embedder, "hidden": list(hidden)}
+        self.config |= {"dropout": list(dropout), "activation": activation}
         self.embedder = ClipEmbedder(POCKET_CLIP if embedder is None else embedder)
         layers: list[nn.Module] = []
         for (a, b), rate in zip(pairwise((self.embedder.dim, *hidden)), dropout, strict=True):

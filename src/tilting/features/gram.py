@@ -30,10 +30,10 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 def first_blocks(vision: Any, count: int) -> Any:
     """A vision transformer of the first blocks of another, whose parameters it shares: no later one is paid for."""
-    made, encoder = copy(vision), copy(vision.encoder)
+    first, encoder = copy(vision), copy(vision.encoder)
     encoder._modules = {**encoder._modules, "layers": encoder.layers[:count]}
-    made._modules = {**made._modules, "encoder": encoder}
-    return made
+    first._modules = {**first._modules, "encoder": encoder}
+    return first
 
 
 class GramStyle(nn.Module):
@@ -57,8 +57,7 @@ class GramStyle(nn.Module):
         """Per layer, the Gram matrices (b, c, c) of images (b, 3, h, w) in [0, 1]."""
         if isinstance(self.extractor, Vgg16):
             return [gram_matrix(f) for f in self.extractor(images, GATYS)]
-        if images.device != self.extractor.mean.device:
-            self.extractor.to(images.device)
+        self.extractor.follow(images)
         tokens = self.blocks(pixel_values=self.extractor.preprocess(images)).last_hidden_state
         return [gram_matrix(tokens[:, 1:].transpose(1, 2))]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SLACK = 1e-3
 """How far outside [0, 1] a value may lie: rounding of a decoder, never a [-1, 1] image."""

@@ -14,14 +14,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tilting.features.checkpoints import fill, shape_of
+from tilting.features.checkpoints import Frozen, fill, shape_of
 
 PLACES = (0, 2, 4, 6, 7)
 """Of the linear layers in the published `nn.Sequential`; dropout stands at 1, 3 and 5."""
 WIDTHS = (1024, 128, 64, 16, 1)
 
 
-class LinearHead(nn.Module):
+class LinearHead(Frozen):
     """s(e), without activations.
 
     Args:
@@ -38,11 +38,9 @@ class LinearHead(nn.Module):
 
     def forward(self, embeds: Tensor) -> Tensor:
         """Embeddings (b, widths[0]) -> scores (b,), in the dtype of the weights."""
+        self.follow(embeds)
         first: Any = self.layers[0]
-        weight: Tensor = first.weight
-        if embeds.device != weight.device:
-            self.to(embeds.device)
-        return self.layers(embeds.to(weight.dtype))[:, 0]
+        return self.layers(embeds.to(first.weight.dtype))[:, 0]
 
 
 def read_head(state: Mapping[str, Tensor], path: Path, name: str, prefix: str = "layers.") -> LinearHead:
@@ -57,7 +55,7 @@ def read_head(state: Mapping[str, Tensor], path: Path, name: str, prefix: str = 
     Raises:
         TiltingError: keys are missing, unexpected or of another shape.
     """
-    usual = zip((768, *WIDTHS), WIDTHS, strict=False)
-    shapes = [shape_of(state, f"{prefix}{k}.weight", b, a) for k, (a, b) in zip(PLACES, usual, strict=True)]
+    published = zip((768, *WIDTHS), WIDTHS, strict=False)
+    shapes = [shape_of(state, f"{prefix}{k}.weight", b, a) for k, (a, b) in zip(PLACES, published, strict=True)]
     widths = (shapes[0][1], *(shape[0] for shape in shapes))
     return fill(lambda: LinearHead(widths), state, lambda key: (prefix + key.removeprefix("layers."), lambda t: t), path, name)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tilting.errors import TiltingError
 from tilting.features.checkpoints import read_state
 from tilting.features.images import check_images
+from tilting.features.pixels import distances
 from tilting.features.vgg import Vgg16, load_vgg16
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -58,11 +59,6 @@ class Lpips(nn.Module):
         mine = self.maps(images)
         theirs = mine if others is None else self.maps(others)
         return torch.stack([distances(x, y).square() for x, y in zip(mine, theirs, strict=True)]).sum(0)
-
-
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances (a, b) of rows (a, n) and (b, n), by differences and not by products, which lose small ones."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def load_lpips(vgg: str | Path, weights: str | Path | None = None) -> Lpips:

@@ -33,13 +33,17 @@ PLAIN = {
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
 }
 NORMS = {
-    "vision_model.pre_layrnorm": "visual.ln_pre", "vision_model.post_layernorm": "visual.ln_post",
+    "vision_model.pre_layrnorm": "visual.ln_pre",
+    "vision_model.post_layernorm": "visual.ln_post",
     "text_model.final_layer_norm": "ln_final",
-}  # fmt: skip
+}
 PARTS = {
-    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
-}  # fmt: skip
+}
 STACKED = ("q", "k", "v")
 BLOCK = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -53,11 +57,11 @@ def their_key(key: str) -> tuple[str, Take]:
         stem, _, kind = key.rpartition(".")
         return f"{NORMS[stem]}.{kind}", lambda t: t
     side, number, part, kind = block.groups()
-    place = f"{'visual.' if side == 'vision' else ''}transformer.resblocks.{number}"
+    above = f"{'visual.' if side == 'vision' else ''}transformer.resblocks.{number}"
     if part in PARTS:
-        return f"{place}.{PARTS[part]}.{kind}", lambda t: t
+        return f"{above}.{PARTS[part]}.{kind}", lambda t: t
     row = STACKED.index(part.removeprefix("self_attn.")[0])
-    return f"{place}.attn.in_proj_{kind}", lambda t: t[row * (len(t) // 3) : (row + 1) * (len(t) // 3)]
+    return f"{above}.attn.in_proj_{kind}", lambda t: t[row * (len(t) // 3) : (row + 1) * (len(t) // 3)]
 
 
 def read_open_clip(state: Mapping[str, Tensor], path: Path, name: str) -> CLIPModel:
@@ -82,18 +86,25 @@ def read_open_clip(state: Mapping[str, Tensor], path: Path, name: str) -> CLIPMo
     text_hidden, _ = shape_of(state, "transformer.resblocks.0.mlp.c_fc.weight", 4096, 1024)
     if width % HEAD or text_width % TEXT_HEAD:
         raise TiltingError(f"{str(path)!r} is no ViT-H-14, which {name!r} needs: it is {width} and {text_width} wide")
+    common = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
     vision = {
-        "hidden_size": width, "intermediate_size": hidden, "num_attention_heads": width // HEAD, "patch_size": patch,
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_attention_heads": width // HEAD,
         "num_hidden_layers": layers(state, "visual.transformer.resblocks.", 32),
+        "patch_size": patch,
         "image_size": patch * round((positions - 1) ** 0.5),
-        "hidden_act": "gelu", "layer_norm_eps": 1e-5,
-    }  # fmt: skip
+    }
     text = {
-        "hidden_size": text_width, "intermediate_size": text_hidden, "num_attention_heads": text_width // TEXT_HEAD,
+        "hidden_size": text_width,
+        "intermediate_size": text_hidden,
+        "num_attention_heads": text_width // TEXT_HEAD,
         "num_hidden_layers": layers(state, "transformer.resblocks.", 24),
-        "vocab_size": words, "max_position_embeddings": length,
-        "hidden_act": "gelu", "layer_norm_eps": 1e-5, "bos_token_id": words - 2, "pad_token_id": words - 1,
+        "vocab_size": words,
+        "max_position_embeddings": length,
+        "bos_token_id": words - 2,
+        "pad_token_id": words - 1,
         "eos_token_id": 2,  # transformers' sign for pooling at the largest token number
-    }  # fmt: skip
-    config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=dim)
+    }
+    config = CLIPConfig(vision_config=vision | common, text_config=text | common, projection_dim=dim)
     return fill(lambda: CLIPModel(config), state, their_key, path, name, ignore=r"(visual\.)?attn_mask")

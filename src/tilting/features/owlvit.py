@@ -7,15 +7,13 @@ Transformers' own forward embeds the queries once per image; here they are embed
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tilting.errors import TiltingError
-from tilting.features.checkpoints import here, pretrained
+from tilting.features.checkpoints import Frozen, pretrained, tokenizer_of
 from tilting.features.images import check_images
 from tilting.features.pixels import pixels_of
 
@@ -23,7 +21,7 @@ LENGTH = 16
 """Tokens of a query."""
 
 
-class Found(NamedTuple):
+class Seen(NamedTuple):
     """What a detector says of b images, p patches and q queries.
 
     Attributes:
@@ -35,7 +33,7 @@ class Found(NamedTuple):
     boxes: Tensor
 
 
-class Detector(nn.Module):
+class Detector(Frozen):
     """A frozen OWL-ViT in eval mode and float32, differentiable in the images; moves to their device.
 
     Args:
@@ -47,39 +45,29 @@ class Detector(nn.Module):
     """
 
     def __init__(self, folder: str | Path):
-        from transformers import AutoTokenizer, OwlViTForObjectDetection
-        from transformers.utils.hub import cached_file
+        from transformers import OwlViTForObjectDetection
 
         super().__init__()
         self.model: Any = pretrained(OwlViTForObjectDetection, folder, "OWL-ViT")
-        try:
-            place, local = here(folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
-            found = cached_file(place, "preprocessor_config.json", local_files_only=local)
-        except (OSError, ValueError) as error:
-            raise TiltingError(f"{str(folder)!r} holds no OWL-ViT that loads: {str(error).splitlines()[0]}") from error
-        config = json.loads(Path(str(found)).read_text())
+        self.tokenizer, told = tokenizer_of(folder, "OWL-ViT")
+        config = told or {}
         self.pixels = pixels_of(config | {"do_center_crop": config.get("do_center_crop", False)}, str(folder))
         self.length: int = min(LENGTH, self.model.config.text_config.max_position_embeddings)
         self._texts: dict[tuple[str, ...], Tensor] = {}
-        self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> Detector:
-        """Stays in eval mode whatever a trainer says to the modules around it."""
-        return super().train(False)
+        self.freeze()
 
     def text(self, queries: tuple[str, ...]) -> Tensor:
         """(q, dim) unit vectors of the queries, without gradient; the last asked are kept."""
         if queries not in self._texts:
             with torch.inference_mode(False), torch.no_grad():
-                tokens = self.tokenizer(list(queries), padding="max_length", truncation=True, max_length=self.length,
-                                        return_tensors="pt").to(self.pixels.mean.device)  # fmt: skip
+                full = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "pt"}
+                tokens = self.tokenizer(list(queries), **full).to(self.pixels.mean.device)
                 out = self.model.owlvit.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-                found = self.model.owlvit.text_projection(out.pooler_output)
-            self._texts = {queries: found / found.norm(dim=-1, keepdim=True)}
+                vectors = self.model.owlvit.text_projection(out.pooler_output)
+            self._texts = {queries: vectors / vectors.norm(dim=-1, keepdim=True)}
         return self._texts[queries].to(self.pixels.mean)
 
-    def forward(self, images: Tensor, queries: tuple[str, ...]) -> Found:
+    def forward(self, images: Tensor, queries: tuple[str, ...]) -> Seen:
         """Look for the queries, with gradients where the caller has them on.
 
         Args:
@@ -90,9 +78,8 @@ class Detector(nn.Module):
             TiltingError: what `check_images` refuses.
         """
         check_images(images)
-        if images.device != self.pixels.mean.device:
-            self.to(images.device)
+        self.follow(images)
         grid, _ = self.model.image_embedder(self.pixels(images))
         patches = grid.flatten(1, 2)
         texts = self.text(queries).expand(len(images), -1, -1)
-        return Found(self.model.class_predictor(patches, texts)[0], self.model.box_predictor(patches, grid))
+        return Seen(self.model.class_predictor(patches, texts)[0], self.model.box_predictor(patches, grid))

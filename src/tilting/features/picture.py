@@ -3,10 +3,12 @@ frames. Torch-free to import."""
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
+from tilting.lazy import torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +59,6 @@ def upright(opened: Image.Image) -> Image.Image:
 
 def tensor_of(pixels: np.ndarray) -> Tensor:
     """uint8 (..., h, w, 3) -> float (..., 3, h, w) in [0, 1]."""
-    import torch
-
     # Contiguous: a strided batch ends in a convolution of 8 channels whose backward corrupts the heap (torch 2.13, CPU).
     return torch.from_numpy(pixels).movedim(-1, -3).contiguous().float() / 255
 
@@ -71,6 +71,16 @@ def read_image(path: str | Path) -> Tensor:
         return tensor_of(np.array(open_rgb(path)))
     except TiltingError as error:
         raise TiltingError(f"the picture {str(path)!r} {error}") from error
+
+
+def encoded(image: Tensor, kind: str, **options: Any) -> bytes:
+    """An image (3, h, w) in [0, 1] as a file of a kind that PIL writes, of 8 bits a channel."""
+    from PIL import Image
+
+    pixels = (image.detach().float() * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
 
 
 def _named(mode: str) -> str:

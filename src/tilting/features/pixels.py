@@ -58,6 +58,11 @@ def centre_crop(images: Tensor, height: int, width: int, nearest: bool = False) 
     return images[:, :, top : top + height, left : left + width]
 
 
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances (a, b) of rows (a, n) and (b, n), by differences and not by products, which lose small ones."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 class Pixels(nn.Module):
     """From images to what a frozen network is fed; computes in the dtype of its buffers.
 
@@ -76,8 +81,18 @@ class Pixels(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, height: int, width: int, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD, *,
-                 fit: Fit = "crop", edge: int | None = None, mode: str = "bicubic", nearest: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+        *,
+        fit: Fit = "crop",
+        edge: int | None = None,
+        mode: str = "bicubic",
+        nearest: bool = False,
+    ):
         super().__init__()
         self.size, self.fit, self.mode, self.nearest = (height, width), fit, mode, nearest
         self.edge = max(height, width) if edge is None else edge

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import read_state
+from tilting.features.checkpoints import Frozen, read_state
 
 DEPTHS = (2, 2, 3, 3, 3)
 """Convolutions per stage; a 2 x 2 max-pool stands between stages."""
@@ -33,7 +33,7 @@ def conv_keys() -> list[tuple[str, int]]:
     return out
 
 
-class Vgg16(nn.Module):
+class Vgg16(Frozen):
     """The thirteen convolutions of VGG16 with their ReLUs, frozen, in eval mode.
 
     Args:
@@ -54,7 +54,7 @@ class Vgg16(nn.Module):
             inside = outside
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
-        self.requires_grad_(False).eval()
+        self.freeze()
 
     def forward(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Activations of layers such as "relu1_2", each (b, c, h', w'), differentiable.
@@ -64,22 +64,21 @@ class Vgg16(nn.Module):
                 sides below `SMALLEST`.
             layers: names, in the order of the network.
         """
-        if images.device != self.mean.device:
-            self.to(images.device)
+        self.follow(images)
         size = [max(side, SMALLEST) for side in images.shape[2:]]
         x = images.to(self.mean.dtype)
         if size != list(x.shape[2:]):
             x = F.interpolate(x, size, mode="bilinear", align_corners=False)
-        x, found = (x - self.mean) / self.std, []
+        x, activations = (x - self.mean) / self.std, []
         for name, conv in self.convs.items():
             if name[4] != "1" and name.endswith("_1"):
                 x = F.max_pool2d(x, 2)
             x = F.relu(conv(x))
             if name in layers:
-                found.append(x)
-            if len(found) == len(layers):
+                activations.append(x)
+            if len(activations) == len(layers):
                 break
-        return found
+        return activations
 
 
 def load_vgg16(file: str | Path) -> Vgg16:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def model_of(model: Any) -> Any:
     """The model as it is. Raises TiltingError for what `tilting.load` does not give."""
-    if hasattr(model, "usual_cfg") and hasattr(model, "schedule"):
+    if hasattr(model, "default_cfg") and hasattr(model, "schedule"):
         return model
     how = f"tilting.load({model!r})" if isinstance(model, str) else "tilting.load of a folder or hub id"
     raise TiltingError(f"the model must be a loaded one, not a {type(model).__name__}: give {how}")
@@ -40,8 +40,7 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
     if reward is None or (hasattr(reward, "name") and hasattr(reward, "differentiable") and callable(reward)):
         return cast("Reward | None", reward)
     if isinstance(reward, str) or (isinstance(reward, list | tuple) and all(isinstance(spec, str) for spec in reward)):
-        from tilting.rewards.build import build
-        from tilting.rewards.spec import parse_specs
+        from tilting.rewards.spec import build, parse_specs
 
         return build(parse_specs([reward] if isinstance(reward, str) else list(reward)))
     if not callable(reward) or isinstance(reward, type):
@@ -49,7 +48,7 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
     if str(getattr(reward, "__module__", "")).startswith("tilting.rewards"):
         name = getattr(reward, "__name__", "clip")
         raise TiltingError(f"tilting.rewards.{name} makes a reward and is none: call it, tilting.rewards.{name}()")
-    from tilting.rewards.user import UserReward
+    from tilting.rewards import UserReward
 
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
 

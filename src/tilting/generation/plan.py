@@ -27,8 +27,8 @@ class Model(Protocol):
     schedule: Schedule
     latent_shape: tuple[int, ...]
     image_shape: tuple[int, ...]
-    usual_steps: int
-    usual_cfg: float
+    default_steps: int
+    default_cfg: float
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise: ...
 
@@ -104,8 +104,8 @@ def plan(
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
-    steps = model.usual_steps if steps is None else steps
-    cfg = model.usual_cfg if cfg is None else cfg
+    steps = model.default_steps if steps is None else steps
+    cfg = model.default_cfg if cfg is None else cfg
     eta = preset.default_eta if eta is None else eta
     if preset.needs_picture and reference is None:
         raise TiltingError(f"{preset.name} starts from a picture: give an image")

@@ -14,6 +14,7 @@ from tilting.models import load
 from tilting.models.lora_file import lora_files
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, read_prompt
+from tilting.presets import METHODS
 from tilting.runs import files
 from tilting.runs.owner import RUN
 from tilting.runs.run_folder import RunFolder
@@ -38,7 +39,7 @@ class Parts(NamedTuple):
 def load_parts(config: GenerateConfig) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
     is read."""
-    from tilting.rewards.build import build
+    from tilting.rewards.spec import build
 
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
@@ -61,7 +62,7 @@ class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
     free = ("out", "unused", "image", "device", "batch-size")  # a picture does not depend on the batch it was drawn in
-    kind, inside = RUN, "images"
+    kind, inside, parts = RUN, "images", METHODS
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)
@@ -70,7 +71,7 @@ class Folder(RunFolder[Generated]):
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
 
-    def usual(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Any]:
         return usual_settings(self.config.method)
 
     def config_now(self) -> dict[str, Any]:

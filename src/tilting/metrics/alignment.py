@@ -9,8 +9,13 @@ too. They are reported under different names, ``igram_vgg`` and ``igram_clip``, 
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from tilting.lazy import torch
+from tilting.metrics.declaration import METRICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "A photo depicts "
 WEIGHT = 2.5
@@ -21,11 +26,26 @@ def caption(prompt: str) -> str:
     return PREFIX + prompt
 
 
+@METRICS.declare("tclip", "T-CLIP", "2.5 max(cos, 0)", ("clip", "captions"), judges=True)
 def t_clip(images: Tensor, texts: Tensor) -> Tensor:
     """CLIPScore of image embeddings (b, d) and of their captions' embeddings (b, d), normalised here -> (b,) in [0, 2.5]."""
-    return WEIGHT * F.cosine_similarity(images.double(), texts.double(), dim=-1).clamp_min(0)
+    return WEIGHT * torch.nn.functional.cosine_similarity(images.double(), texts.double(), dim=-1).clamp_min(0)
 
 
+@METRICS.declare(
+    "igram_vgg",
+    "I-Gram (VGG Gram features)",
+    "cosine with the reference picture",
+    ("gram", "gram_reference"),
+    needs=("reference-image", "vgg"),
+)
+@METRICS.declare(
+    "igram_clip",
+    "I-Gram (CLIP cosine)",
+    "cosine with the reference picture",
+    ("clip", "clip_reference"),
+    needs=("reference-image",),
+)
 def i_gram(features: Tensor, reference: Tensor) -> Tensor:
     """Cosine of features (b, d) with those of one reference picture (d,), in either sense -> (b,) in [-1, 1]."""
-    return F.cosine_similarity(features.double(), reference.double().expand_as(features), dim=-1)
+    return torch.nn.functional.cosine_similarity(features.double(), reference.double().expand_as(features), dim=-1)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.metrics.declaration import METRICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.features.lpips import Lpips
 
 
 def mean_pairwise(features: Tensor) -> float:
     """Mean Euclidean distance over the pairs of L2-normalised features (n, d), in [0, 2]. Raises TiltingError below n = 2."""
     if len(features) < 2:
         raise TiltingError(f"diversity needs at least 2 images of a prompt, not {len(features)}")
-    return F.pdist(F.normalize(features.detach().double(), dim=-1)).mean().item()
+    return torch.pdist(torch.nn.functional.normalize(features.detach().double(), dim=-1)).mean().item()
 
 
 AT_ONCE = 16
@@ -41,3 +45,11 @@ def mean_distance(images: Tensor, table: Callable[[Tensor, Tensor | None], Tenso
             total += table(block, None).cpu().double().triu(1).sum().item()
             total += sum(table(block, other).cpu().double().sum().item() for other in blocks[i + 1 :])
     return total / (n * (n - 1) / 2)
+
+
+@METRICS.declare(
+    "diversity", "Diversity", "mean distance within a prompt", ("spread", "images", "lpips"), of="prompt", judges=True
+)
+def diversity(features: Tensor, images: Tensor, lpips: Lpips | None) -> float:
+    """`mean_distance` of the images of a prompt in LPIPS, or `mean_pairwise` of their features without. Raises TiltingError."""
+    return mean_pairwise(features) if lpips is None else mean_distance(images, lpips.table)

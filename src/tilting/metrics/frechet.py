@@ -11,12 +11,14 @@ beside a floor.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.metrics.declaration import METRICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Moments(NamedTuple):
@@ -67,6 +69,7 @@ def frechet(a: Moments, b: Moments) -> float:
     return _distance(a.mean() - b.mean(), first.trace(), second.trace(), cross)
 
 
+@METRICS.declare("fid", "FID", "squared distance of two Gaussians", ("fid",), of="sets", better="lower")
 def fid(a: Tensor, b: Tensor) -> float:
     """The squared Fréchet distance between features (n, d) and (m, d), by whichever way is the smaller problem.
 

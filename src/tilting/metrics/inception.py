@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import read_state
+from tilting.features.checkpoints import Frozen, read_state
 from tilting.metrics.extract import Extractor
 
 SIDE, FEATURES = 299, 2048
@@ -26,9 +26,12 @@ Layer = tuple[str, int, Size, int, Size]
 """Of a convolution: name, channels out, kernel, stride, padding."""
 
 STEM: tuple[Layer, ...] = (
-    ("Conv2d_1a_3x3", 32, 3, 2, 0), ("Conv2d_2a_3x3", 32, 3, 1, 0), ("Conv2d_2b_3x3", 64, 3, 1, 1),
-    ("Conv2d_3b_1x1", 80, 1, 1, 0), ("Conv2d_4a_3x3", 192, 3, 1, 0),
-)  # fmt: skip
+    ("Conv2d_1a_3x3", 32, 3, 2, 0),
+    ("Conv2d_2a_3x3", 32, 3, 1, 0),
+    ("Conv2d_2b_3x3", 64, 3, 1, 1),
+    ("Conv2d_3b_1x1", 80, 1, 1, 0),
+    ("Conv2d_4a_3x3", 192, 3, 1, 0),
+)
 WIDE, TALL = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
 FLAT, STEEP = ((1, 3), 1, (0, 1)), ((3, 1), 1, (1, 0))
 ONE, THREE, DOWN = (1, 1, 0), (3, 1, 1), (3, 2, 0)
@@ -55,33 +58,32 @@ def _seven(width: int) -> list[list[Layer]]:
     ]
 
 
+_DOUBLE: list[Layer] = [("branch3x3dbl_1", 448, *ONE), ("branch3x3dbl_2", 384, *THREE)]
 _SPLIT: list[list[Layer]] = [
     [("branch1x1", 320, *ONE)],
     [("branch3x3_1", 384, *ONE), ("branch3x3_2a", 384, *FLAT), ("branch3x3_2b", 384, *STEEP)],
-    [
-        ("branch3x3dbl_1", 448, *ONE), ("branch3x3dbl_2", 384, *THREE),
-        ("branch3x3dbl_3a", 384, *FLAT), ("branch3x3dbl_3b", 384, *STEEP),
-    ],
+    [*_DOUBLE, ("branch3x3dbl_3a", 384, *FLAT), ("branch3x3dbl_3b", 384, *STEEP)],
     [("branch_pool", 192, *ONE)],
-]  # fmt: skip
+]
+_TO_17: list[list[Layer]] = [
+    [("branch3x3", 384, *DOWN)],
+    [("branch3x3dbl_1", 64, *ONE), ("branch3x3dbl_2", 96, *THREE), ("branch3x3dbl_3", 96, *DOWN)],
+    [],
+]
+_SEVENS: list[Layer] = [("branch7x7x3_1", 192, *ONE), ("branch7x7x3_2", 192, *WIDE), ("branch7x7x3_3", 192, *TALL)]
+_TO_8: list[list[Layer]] = [
+    [("branch3x3_1", 192, *ONE), ("branch3x3_2", 320, *DOWN)],
+    [*_SEVENS, ("branch7x7x3_4", 192, *DOWN)],
+    [],
+]
 BLOCKS: tuple[tuple[str, str, list[list[Layer]]], ...] = (
-    ("Mixed_5b", "mean", _square(32)), ("Mixed_5c", "mean", _square(64)), ("Mixed_5d", "mean", _square(64)),
-    ("Mixed_6a", "down", [
-        [("branch3x3", 384, *DOWN)],
-        [("branch3x3dbl_1", 64, *ONE), ("branch3x3dbl_2", 96, *THREE), ("branch3x3dbl_3", 96, *DOWN)],
-        [],
-    ]),
+    *((f"Mixed_5{letter}", "mean", _square(width)) for letter, width in zip("bcd", (32, 64, 64), strict=True)),
+    ("Mixed_6a", "down", _TO_17),
     *((f"Mixed_6{letter}", "mean", _seven(width)) for letter, width in zip("bcde", (128, 160, 160, 192), strict=True)),
-    ("Mixed_7a", "down", [
-        [("branch3x3_1", 192, *ONE), ("branch3x3_2", 320, *DOWN)],
-        [
-            ("branch7x7x3_1", 192, *ONE), ("branch7x7x3_2", 192, *WIDE),
-            ("branch7x7x3_3", 192, *TALL), ("branch7x7x3_4", 192, *DOWN),
-        ],
-        [],
-    ]),
-    ("Mixed_7b", "mean", _SPLIT), ("Mixed_7c", "max", _SPLIT),
-)  # fmt: skip
+    ("Mixed_7a", "down", _TO_8),
+    ("Mixed_7b", "mean", _SPLIT),
+    ("Mixed_7c", "max", _SPLIT),
+)
 """Blocks in order: name, its pool (a mean or maximum before the last path, or the stride of a "down" one), its paths."""
 
 
@@ -119,11 +121,11 @@ class Mixed(nn.Module):
             h = self.pooled(x) if not path or path[0][0] == "branch_pool" else x
             ends = []
             for name, *_ in path:
-                found = self.get_submodule(name)(h)
+                y = self.get_submodule(name)(h)
                 if name[-1] in "ab":
-                    ends.append(found)
+                    ends.append(y)
                 else:
-                    h = found
+                    h = y
             out += ends or [h]
         return torch.cat(out, 1)
 
@@ -134,7 +136,7 @@ class Mixed(nn.Module):
         return F.max_pool2d(x, 3, 1, 1) if self.pool == "max" else F.max_pool2d(x, 3, 2)
 
 
-class Inception(nn.Module):
+class Inception(Frozen):
     """Pictures to the 2048 numbers of the last average pool, frozen, in eval mode."""
 
     def __init__(self):
@@ -147,7 +149,7 @@ class Inception(nn.Module):
             block = Mixed(width, pool, paths)
             self.add_module(name, block)
             width = block.width
-        self.requires_grad_(False).eval()
+        self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
         """images (b, 3, h, w) float in [0, 1], rounded to bytes -> (b, 2048)."""
@@ -165,9 +167,9 @@ def resize(images: Tensor, side: int = SIDE) -> Tensor:
     """TensorFlow 1's bilinear resize to (b, c, side, side): pixel i reads at i h / side, and past the edge the edge."""
     for dim in (2, 3):
         size = images.shape[dim]
-        place = torch.arange(side, dtype=torch.float64, device=images.device) * size / side
-        low = place.floor().long()
-        part = (place - low).to(images.dtype).reshape((-1, 1) if dim == 2 else (-1,))
+        at = torch.arange(side, dtype=torch.float64, device=images.device) * size / side
+        low = at.floor().long()
+        part = (at - low).to(images.dtype).reshape((-1, 1) if dim == 2 else (-1,))
         first, second = images.index_select(dim, low), images.index_select(dim, (low + 1).clamp_max(size - 1))
         images = first + (second - first) * part
     return images

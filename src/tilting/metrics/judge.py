@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
 from tilting.features.images import check_images
-from tilting.features.judge import JudgeNet, load_judge
 from tilting.features.packaged import POCKET_JUDGE
+from tilting.lazy import torch
+from tilting.metrics.declaration import METRICS
 from tilting.models.words import Words, load_words, read_prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.features.judge import JudgeNet
 
 
 class PocketJudge:
@@ -31,16 +35,17 @@ class PocketJudge:
     words: Words
 
     def __init__(self, folder: str | Path | None = None, words: Words | None = None):
-        place = POCKET_JUDGE if folder is None else Path(folder)
-        if not ((place / "config.json").is_file() and (place / "model.safetensors").is_file()):
-            raise TiltingError(f"there is no judge in {str(place)!r} (config.json and model.safetensors)")
-        self.net = load_judge(place)
+        from tilting.features.judge import load_judge
+
+        where = POCKET_JUDGE if folder is None else Path(folder)
+        if not ((where / "config.json").is_file() and (where / "model.safetensors").is_file()):
+            raise TiltingError(f"there is no judge in {str(where)!r} (config.json and model.safetensors)")
+        self.net = load_judge(where)
         self.words = load_words() if words is None else words
         known = {"concept": len(self.words.concepts), "style": len(self.words.styles), "background": len(self.words.colours)}
         if self.net.config["sizes"] != known:
-            raise TiltingError(f"the judge in {str(place)!r} tells {self.net.config['sizes']} apart, the vocabulary {known}")
+            raise TiltingError(f"the judge in {str(where)!r} tells {self.net.config['sizes']} apart, the vocabulary {known}")
 
-    @torch.no_grad()
     def log_probabilities(self, images: Tensor) -> dict[str, Tensor]:
         """Log-probabilities of every class: "concept", "style" and "background", each (b, classes) on the images' device.
 
@@ -54,7 +59,8 @@ class PocketJudge:
         if not len(images):
             return {name: images.new_zeros(0, size, dtype=torch.float32) for name, size in self.net.config["sizes"].items()}
         self.net.to(images.device)
-        return {name: logits.log_softmax(-1) for name, logits in self.net(images.detach().float()).items()}
+        with torch.no_grad():
+            return {name: logits.log_softmax(-1) for name, logits in self.net(images.detach().float()).items()}
 
     def probabilities(self, images: Tensor) -> dict[str, Tensor]:
         """Probabilities of every class: "concept", "style" and "background", each (b, classes), rows summing to 1."""
@@ -86,3 +92,11 @@ class PocketJudge:
             if asked.background is not None:
                 score[i] += logs["background"][i, asked.background]
         return score
+
+
+@METRICS.declare(
+    "judge", "pocket-judge", "log-probability of what the prompt asks", ("judge", "images", "prompts"), judges=True
+)
+def judge_score(judge: PocketJudge, images: Tensor, prompts: list[str]) -> Tensor:
+    """`PocketJudge.score`, (b,) in nats, NaN where the prompt names no concept."""
+    return judge.score(images, prompts)

@@ -9,12 +9,15 @@ law, possibly negative). Kernel sums add over blocks of rows, so shards of any s
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch.nn.functional as F
-from torch import Tensor
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.metrics.declaration import METRICS, Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIGMA, SCALE = 10.0, 1000.0
 ROWS = 1024
@@ -37,10 +40,7 @@ class KernelSums(NamedTuple):
 
     def plus(self, other: KernelSums) -> KernelSums:
         """The sums over the rows of both shards."""
-        return KernelSums(
-            self.rows_x + other.rows_x, self.rows_y + other.rows_y,
-            self.xx + other.xx, self.yy + other.yy, self.xy + other.xy,
-        )  # fmt: skip
+        return KernelSums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 def kernel_sum(a: Tensor, b: Tensor, sigma: float = SIGMA) -> float:
@@ -56,7 +56,7 @@ def kernel_sums(x_rows: Tensor, y_rows: Tensor, x: Tensor, y: Tensor, sigma: flo
         x, y: (n, d) and (m, d), everything.
         sigma: width of the kernel.
     """
-    own_x, own_y, x, y = (F.normalize(f.detach().double(), dim=-1) for f in (x_rows, y_rows, x, y))
+    own_x, own_y, x, y = (torch.nn.functional.normalize(f.detach().double(), dim=-1) for f in (x_rows, y_rows, x, y))
     return KernelSums(
         len(own_x), len(own_y), kernel_sum(own_x, x, sigma), kernel_sum(own_y, y, sigma), kernel_sum(own_x, y, sigma)
     )
@@ -76,8 +76,15 @@ def mmd(sums: KernelSums, unbiased: bool = False) -> float:
     return SCALE * (sums.xx / n**2 + sums.yy / m**2 - 2 * sums.xy / (n * m))
 
 
+@METRICS.declare("cmmd", "CMMD", "MMD² x 1000", ("clip",), of="sets", better="lower")
 def cmmd(x: Tensor, y: Tensor, unbiased: bool = False, sigma: float = SIGMA) -> float:
     """MMD² x 1000 between embeddings (n, d) and (m, d), normalised here."""
     if x.shape[-1] != y.shape[-1]:
         raise TiltingError(f"features of {x.shape[-1]} and {y.shape[-1]} numbers cannot be compared")
     return mmd(kernel_sums(x, y, x, y, sigma), unbiased)
+
+
+unbiased = partial(cmmd, unbiased=True)
+METRICS.register(
+    Metric("cmmd_unbiased", unbiased, "CMMD, unbiased", "MMD² x 1000, mean 0 for one law", ("clip",), "sets", "lower")
+)

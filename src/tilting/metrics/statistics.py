@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
+from tilting.lazy import torch
 
 
 class Interval(NamedTuple):

@@ -1,6 +1,6 @@
 """A reward's networks changed for training: a LoRA of their own, or dropout inside (Clark et al. 2024).
 
-r_φ = adapt(ξ, φ), the critic of DPG (C.2): a LoRA on the linear layers of the networks a reward holds, those of its text
+r_φ = adapt(ξ, φ), the critic of DPG (C.2): a LoRA on the linear layers of the networks in a reward, those of its text
 tower left out (its embeddings are kept between calls, without gradient).
 
 Reward dropout (B.8): units of the aesthetic classifier dropped between its layers; of a reward without such a head, units of
@@ -29,16 +29,15 @@ def networks(value: Any) -> list[nn.Module]:
     """The networks in a reward: itself, or in its fields, and in those of its parts."""
     if isinstance(value, nn.Module):
         return [value]
+    parts: list[Any] = []
     if isinstance(value, Mapping):
-        held: list[Any] = list(value.values())
+        parts = list(value.values())
     elif isinstance(value, list | tuple):
-        held = list(value)
+        parts = list(value)
     elif is_dataclass(value):
-        held = [getattr(value, field.name) for field in fields(value)]
-    else:
-        held = []
-    found = [network for part in held for network in networks(part)]
-    return list({id(network): network for network in found}.values())
+        parts = [getattr(value, field.name) for field in fields(value)]
+    inside = [network for part in parts for network in networks(part)]
+    return list({id(network): network for network in inside}.values())
 
 
 def _copied(reward: Reward) -> Reward:
@@ -79,8 +78,8 @@ def adapted(reward: Reward, rank: int = 8, seed: int = 0) -> tuple[Reward, dict[
 
 
 @dataclass(frozen=True)
-class Thinned:
-    """A reward with dropout inside. Made by `thinned`.
+class DropoutReward:
+    """A reward with dropout inside. Made by `with_dropout`.
 
     Attributes:
         reward: the copy that units are dropped in.
@@ -111,7 +110,7 @@ class Thinned:
         return self.reward(images, prompts)
 
 
-def thinned(reward: Reward, share: float) -> Thinned:
+def with_dropout(reward: Reward, share: float) -> DropoutReward:
     """A copy of a reward in which units are dropped; see above for which.
 
     Args:
@@ -131,10 +130,10 @@ def thinned(reward: Reward, share: float) -> Thinned:
     layers = layers or [layer for layer in projections if isinstance(layer, nn.Linear)]
     if not layers:
         raise TiltingError(f"the reward {reward.name!r} has no layer to drop units of: aesthetic and clip have")
-    found = Thinned(mine, share, tuple(layer.in_features for layer in layers))
+    dropping = DropoutReward(mine, share, tuple(layer.in_features for layer in layers))
     for i, layer in enumerate(layers):
-        layer.register_forward_pre_hook(_mask(found.masks, i))
-    return found
+        layer.register_forward_pre_hook(_mask(dropping.masks, i))
+    return dropping
 
 
 def _mask(masks: list[Tensor], i: int) -> Any:

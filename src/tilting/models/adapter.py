@@ -10,24 +10,27 @@ float32, as is the autoencoder, which overflows in half precision in some famili
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor, nn
-
-from tilting.models.text import Context, beside
+from tilting.lazy import torch
+from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-class Adapter(nn.Module, ABC):
+    from tilting.models.text import Context
+
+
+class Adapter(ABC):
     """A latent diffusion model with text encoders. A family says what its network is called and told.
 
     Args:
         pipe: a loaded diffusers pipeline (its scheduler is read, not used).
         name: what manifests call it.
-        steps, cfg: its own usual settings, for unset options.
+        steps, cfg: its own defaults, for unset options.
         schedule: of its scheduler.
         latent_shape: (channels, h, w).
     """
@@ -36,21 +39,58 @@ class Adapter(nn.Module, ABC):
     """The name of the network in its pipeline, which names in LoRA files begin with."""
     encoders: tuple[str, ...] = ("",)
     """Endings of the names of its text encoders and tokenizers."""
+    unused: tuple[str, ...] = ()
+    """Parts of its pipeline that drawing has no use for."""
 
     vae: Any
     tokenizer: Any
     text_encoder: Any
 
     def __init__(self, pipe: Any, name: str, steps: int, cfg: float, schedule: Schedule, latent_shape: tuple[int, ...]):
-        super().__init__()
-        self.name, self.usual_steps, self.usual_cfg = name, steps, cfg
-        parts = [f"{part}{end}" for end in self.encoders for part in ("tokenizer", "text_encoder")]
-        for part in ("vae", self.component, *parts):
+        self.name, self.default_steps, self.default_cfg = name, steps, cfg
+        self.components = (
+            "vae",
+            self.component,
+            *(f"{part}{end}" for end in self.encoders for part in ("tokenizer", "text_encoder")),
+        )
+        for part in self.components:
             setattr(self, part, getattr(pipe, part))
         scale = vae_scale(pipe)
         self.schedule, self.latent_shape = schedule, latent_shape
         self.image_shape: tuple[int, ...] = (3, latent_shape[1] * scale, latent_shape[2] * scale)
-        self.eval().requires_grad_(False)
+        for network in self.networks():
+            network.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, source: str, name: str, steps: int, cfg: float, dtype: torch.dtype) -> Self:
+        """See `tilting.models.families.Loads`."""
+        from tilting.models.loading import load_pipeline
+
+        pipe = load_pipeline(source, dtype, cls.unused)
+        model = cls(pipe, name, steps, cfg)  # type: ignore[call-arg]
+        for end in cls.encoders:
+            encoder = getattr(model, f"text_encoder{end}")
+            if encoder is not None:
+                encoder.to(dtype)  # one that was saved in half precision stays so, whatever is asked for
+        return model
+
+    def networks(self) -> Iterator[nn.Module]:
+        """Its networks: the one that denoises, the autoencoder, text encoders."""
+        return (part for part in (getattr(self, name) for name in self.components) if isinstance(part, torch.nn.Module))
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of its networks."""
+        return (p for network in self.networks() for p in network.parameters())
+
+    def to(self, where: torch.device | torch.dtype | str) -> Self:
+        """The model, its networks moved to a device, or in another precision."""
+        for network in self.networks():
+            network.to(where)
+        return self
+
+    def double(self) -> Self:
+        """The model in float64."""
+        return self.to(torch.float64)
 
     @property
     def backbone(self) -> Any:

@@ -84,31 +84,36 @@ def warn_of_parts(info: ControlInfo, labels: Mapping[str, str | float]) -> None:
 
 
 def attach_control(
-    model: StableDiffusion, info: ControlInfo, lora: Mapping[str, Tensor], embedding: Mapping[str, Tensor],
+    model: StableDiffusion,
+    info: ControlInfo,
+    lora: Mapping[str, Tensor],
+    embedding: Mapping[str, Tensor],
     classifiers: Mapping[str, FittedClassifier] | None = None,
-) -> Control:  # fmt: skip
+) -> Control:
     """Make a control of its parts. Raises TiltingError if they do not fit the model."""
-    place: str = info.place
-    made = LabelEmbedding(info.classes, width_of(model, place))  # type: ignore[arg-type]
+    labels = LabelEmbedding(info.classes, width_of(model, info.place))  # type: ignore[arg-type]
     try:
-        made.load_state_dict(dict(embedding))
+        labels.load_state_dict(dict(embedding))
     except RuntimeError:
         raise TiltingError(f"this control is of another model than {model.name!r}: its embedding has another width") from None
-    made.to(model.device).eval().requires_grad_(False)
+    labels.to(model.device).eval().requires_grad_(False)
     unet = model.unet
     before = list(active(unet))
     name = next(f"control{i}" for i in count() if f"control{i}" not in getattr(unet, "peft_config", {}))
     load_lora(unet, lora, name)
     activate(unet, before)
     base, own = partial(only, unet, before), partial(only, unet, [*before, name])
-    augmented = Augmented(model, made, place, base, own, info.off, info.unlabelled)  # type: ignore[arg-type]
+    augmented = Augmented(model, labels, info.place, base, own, info.off, info.unlabelled)  # type: ignore[arg-type]
     return Control(augmented, info, classifiers or {}, name)
 
 
 def save_control(
-    folder: Path, info: ControlInfo, lora: Mapping[str, Tensor], embedding: Mapping[str, Tensor],
+    folder: Path,
+    info: ControlInfo,
+    lora: Mapping[str, Tensor],
+    embedding: Mapping[str, Tensor],
     classifiers: Mapping[str, FittedClassifier],
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a control's folder; the description comes last, and without it there is no control.
 
     Args:
@@ -146,12 +151,11 @@ def load_control(folder: str | Path, model: StableDiffusion) -> Control:
     """
     from safetensors.torch import load_file
 
-    place = Path(folder)
-    info = read_control(place)
-    found = {}
+    folder = Path(folder)
+    info, classifiers = read_control(folder), {}
     for schema in info.labels:
-        lies = place / spec.CLASSIFIERS / schema.label
-        if (lies / CLASSIFIER).is_file():
-            found[schema.label] = load_classifier(lies)
+        fit = folder / spec.CLASSIFIERS / schema.label
+        if (fit / CLASSIFIER).is_file():
+            classifiers[schema.label] = load_classifier(fit)
     with torch.no_grad():
-        return attach_control(model, info, read_lora(place), load_file(place / spec.EMBEDDING), found)
+        return attach_control(model, info, read_lora(folder), load_file(folder / spec.EMBEDDING), classifiers)

@@ -94,16 +94,16 @@ def description(info: ControlInfo, folder: Path) -> str:
     return json.dumps({**asdict(info), "files": files}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_control(place: str | Path) -> ControlInfo:
+def read_control(folder: str | Path) -> ControlInfo:
     """The description of the control in a folder, its weights compared with what it says of them.
 
     Raises:
         TiltingError: no control there, one that is not whole, or a description that cannot be read.
     """
-    folder = Path(place)
+    folder = Path(folder)
     path = folder / FILE
     if not path.is_file():
-        raise TiltingError(f"there is no control in {str(place)!r}: it needs {FILE}")
+        raise TiltingError(f"there is no control in {str(folder)!r}: it needs {FILE}")
     try:
         raw = json.loads(path.read_bytes(), parse_constant=lambda _: None)  # Infinity was once written for no KL
         files = raw.pop("files")
@@ -113,7 +113,7 @@ def read_control(place: str | Path) -> ControlInfo:
         raise TiltingError(f"{str(path)!r} is not the description of a control") from None
     for name in WEIGHTS:
         if not (folder / name).is_file() or digest(folder / name) != files.get(name):
-            raise TiltingError(f"the control in {str(place)!r} is not whole: {name} is not the file it was saved with")
+            raise TiltingError(f"the control in {str(folder)!r} is not whole: {name} is not the file it was saved with")
     return info
 
 
@@ -122,33 +122,33 @@ def parse_labels(asked: Sequence[str], controls: Mapping[str, ControlInfo], what
 
     Args:
         asked: such as "bright=1".
-        controls: place -> description.
+        controls: folder -> description.
         what: they are, in words.
 
     Returns:
-        Place -> label -> value, every value checked.
+        Folder -> label -> value, every value checked.
 
     Raises:
         TiltingError: another form, a label that no control or more than one knows, a value that is none of its classes, a
             label given twice, or a control that is asked for nothing.
     """
-    found: dict[str, dict[str, str]] = {place: {} for place in controls}
+    values: dict[str, dict[str, str]] = {folder: {} for folder in controls}
     known = {s.label: s for info in controls.values() for s in info.labels}
     for text in asked:
         label, equals, value = (part.strip() for part in text.partition("="))
         if not (label and equals and value):
             raise TiltingError(f"--label takes NAME=VALUE, such as bright=1, not {text!r}")
-        owners = [place for place, info in controls.items() if label in info.classes]
+        owners = [folder for folder, info in controls.items() if label in info.classes]
         if not owners:
             raise TiltingError(f"no {what} here knows a label {label!r}{nearest(label, known)}")
         if len(owners) > 1:
             raise TiltingError(f"the label {label!r} is known to both {owners[0]!r} and {owners[1]!r}: use one of them")
-        if label in found[owners[0]]:
+        if label in values[owners[0]]:
             raise TiltingError(f"the label {label!r} is given twice")
         controls[owners[0]].code(label, value)
-        found[owners[0]][label] = value
-    for place, mine in found.items():
+        values[owners[0]][label] = value
+    for folder, mine in values.items():
         if not mine:
-            names = " or ".join(f"--label {name}=..." for name in controls[place].classes)
-            raise TiltingError(f"the {what} {place!r} is asked for nothing: give {names}")
-    return found
+            names = " or ".join(f"--label {name}=..." for name in controls[folder].classes)
+            raise TiltingError(f"the {what} {folder!r} is asked for nothing: give {names}")
+    return values

@@ -1,41 +1,69 @@
-"""Which pipelines there are adapters for, and how each is usually run. Torch-free: a folder's own json says what it is."""
+"""Which models there are loaders for. A family is declared beside its loader, in one file:
+
+    @FAMILIES.declare("stable-diffusion", "Stable Diffusion 1.x and 2.x", ("StableDiffusionPipeline",), steps=50, cfg=7.5)
+    class StableDiffusion(Adapter): ...
+
+Another package's is named by an entry point of the group ``tilting.models``. Torch-free: a folder's own json says what it is.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
+from tilting.declare import Registry
 from tilting.errors import TiltingError
 from tilting.features.hub import online
 
-INDEX = "model_index.json"
+if TYPE_CHECKING:
+    import torch
+
+INDEX, CONFIG = "model_index.json", "config.json"
+"""Of a pipeline, and of a network alone: their ``_class_name`` says what they are."""
 
 
-class Family(NamedTuple):
+class Loads(Protocol):
+    """What declares a family: a class whose `load` gives a model, as `tilting.generation.plan.Model` has it."""
+
+    @classmethod
+    def load(cls, source: str, name: str, steps: int, cfg: float, dtype: torch.dtype) -> Any:
+        """The model in a folder or behind a hub id.
+
+        Args:
+            source: the folder or hub id.
+            name: what manifests call it.
+            steps, cfg: its own defaults, for unset options.
+            dtype: of network and text encoders.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
     """A family of models.
 
     Attributes:
-        module, adapter: where its class stands.
-        steps, cfg: its usual settings; for a model distilled to few steps, see `usual_of`.
+        name: of the family.
+        loader: the class that loads one.
         about: for `tilting models`.
+        classes: the ``_class_name`` of the pipelines it takes, or of networks that lie alone.
+        steps, cfg: the defaults of its models.
+        varying: source -> defaults of its own, or None for those of the family.
     """
 
-    module: str
-    adapter: str
+    name: str
+    loader: type[Loads]
+    about: str
+    classes: tuple[str, ...]
     steps: int
     cfg: float
-    about: str
+    varying: Callable[[str], tuple[int, float] | None] = lambda source: None
 
 
-FAMILIES = {
-    "StableDiffusionPipeline": Family("stable_diffusion", "StableDiffusion", 50, 7.5, "Stable Diffusion 1.x and 2.x"),
-    "StableDiffusionXLPipeline": Family("stable_diffusion_xl", "StableDiffusionXL", 50, 5.0, "Stable Diffusion XL"),
-    "StableDiffusion3Pipeline": Family("stable_diffusion_3", "StableDiffusion3", 28, 7.0, "Stable Diffusion 3 and 3.5"),
-    "FluxPipeline": Family("flux", "Flux", 28, 3.5, "FLUX.1, dev and schnell"),
-    "PixArtSigmaPipeline": Family("pixart", "PixArtSigma", 20, 4.5, "PixArt-Sigma"),
-}
-"""By the ``_class_name`` of a pipeline's model_index.json."""
+FAMILIES: Registry[Family] = Registry("model family", "tilting.models", Family)
 
 
 def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
@@ -62,36 +90,37 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
         except (OSError, ValueError) as error:  # its own errors are of these, a missing file and no network among them
             raise TiltingError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise TiltingError(f"{source} is not a diffusers pipeline: its {file} cannot be read")
-    return found
+    return content
 
 
 def family_of(source: str) -> Family:
-    """The family of the pipeline in a folder or behind a hub id. Raises TiltingError for one that there is no adapter for."""
-    kind = str(read_json(source).get("_class_name"))
-    if kind not in FAMILIES:
-        raise TiltingError(f"there is no adapter for a {kind}: known are {', '.join(FAMILIES)}")
-    return FAMILIES[kind]
+    """The family of the pipeline, or of a network alone, in a folder or behind a hub id. Raises TiltingError for another."""
+    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file() and (Path(source) / CONFIG).is_file()
+    kind = str(read_json(source, CONFIG if alone else INDEX).get("_class_name"))
+    known = {name: family for family in FAMILIES.values() for name in family.classes}
+    if kind in known:
+        return known[kind]
+    if alone:
+        raise TiltingError(f"{source} is not a diffusers pipeline: it has no {INDEX}")
+    raise TiltingError(f"there is no adapter for a {kind}: known are {', '.join(known)}")
 
 
-def left_out(source: str) -> list[str]:
-    """The parts that a pipeline is without: null in its index, or, of a folder, a text encoder that was not copied."""
+def missing_components(source: str) -> list[str]:
+    """What a pipeline is without: null in its index, or, of a folder, a text encoder that was not copied."""
     index, folder = read_json(source), Path(source)
-    parts = {key: value[0] for key, value in index.items() if isinstance(value, list) and len(value) == 2}
+    libraries = {key: value[0] for key, value in index.items() if isinstance(value, list) and len(value) == 2}
     if folder.is_dir():
-        gone = [key for key in parts if key.startswith(("text_encoder_3", "tokenizer_3")) and not (folder / key).is_dir()]
-        parts |= dict.fromkeys(gone)
-    return [key for key, library in parts.items() if library is None]
+        gone = [key for key in libraries if key.startswith(("text_encoder_3", "tokenizer_3")) and not (folder / key).is_dir()]
+        libraries |= dict.fromkeys(gone)
+    return [key for key, library in libraries.items() if library is None]
 
 
-def usual_of(source: str) -> tuple[int, float]:
-    """Steps and guidance scale of a pipeline where they are unset: its family's; 4 and none for a FLUX without a guidance
-    input, which is distilled to few steps."""
+def defaults_of(source: str) -> tuple[int, float]:
+    """Steps and guidance scale of a model where they are unset."""
     family = family_of(source)
-    if family.adapter == "Flux" and not read_json(source, "transformer/config.json").get("guidance_embeds", False):
-        return 4, 1.0
-    return family.steps, family.cfg
+    return family.varying(source) or (family.steps, family.cfg)

@@ -2,7 +2,7 @@
 
 It reads T5's tokens and is told CLIP's pooled vector. The dev model was distilled on its guidance: it is told the scale as a
 number, in one evaluation, and there is no pair and no correction. With a negative prompt the scale is that of a true pair, and
-the number told is the model's usual one. The schnell model has no such input: a scale other than 1 is a pair.
+the number told is the model's default. The schnell model has no such input: a scale other than 1 is a pair.
 
 Latents here are (16, h, w), unpacked, as they are in every other family; they are packed at the network's door.
 """
@@ -10,15 +10,17 @@ Latents here are (16, h, w), unpacked, as they are in every other family; they a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from tilting.lazy import torch
 from tilting.models.adapter import Adapter, vae_scale
+from tilting.models.families import FAMILIES, read_json
 from tilting.models.schedulers import flow_schedule
 from tilting.models.text import Text, distinct, token_ids
 from tilting.types import Denoise, Time
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def pack(x: Tensor) -> Tensor:
@@ -33,13 +35,16 @@ def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
     return tokens.reshape(m, h // 2, w // 2, width // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(m, width // 4, h, w)
 
 
+def varying(source: str) -> tuple[int, float] | None:
+    """4 steps and no guidance scale for a transformer without a guidance input, which is distilled to few steps."""
+    return None if read_json(source, "transformer/config.json").get("guidance_embeds", False) else (4, 1.0)
+
+
+@FAMILIES.declare("flux", "FLUX.1, dev and schnell", ("FluxPipeline",), steps=28, cfg=3.5, varying=varying)
 class Flux(Adapter):
     """FLUX.1 dev and schnell.
 
-    Args:
-        pipe: a loaded diffusers FluxPipeline (its scheduler is read, not used).
-        name: what manifests call it.
-        steps, cfg: its own usual settings, for unset options.
+    Made of a loaded diffusers FluxPipeline, whose scheduler is read, not used.
     """
 
     component = "transformer"
@@ -48,7 +53,7 @@ class Flux(Adapter):
     tokenizer_2: Any
     text_encoder_2: Any
 
-    def __init__(self, pipe: Any, name: str, steps: int = 28, cfg: float = 3.5):
+    def __init__(self, pipe: Any, name: str, steps: int, cfg: float):
         side = pipe.vae.config.sample_size // vae_scale(pipe) // 2 * 2
         schedule = flow_schedule(pipe.scheduler, (side // 2) ** 2, even=False)
         super().__init__(pipe, name, steps, cfg, schedule, (pipe.transformer.config.in_channels // 4, side, side))
@@ -56,14 +61,14 @@ class Flux(Adapter):
         self.tokens = 512 if self.distilled else 256
 
     def encode_prompts(self, prompts: list[str]) -> Text:
-        """T5's tokens (n, tokens, width), CLIP's pooled vector, and the usual guidance where the network is told one."""
+        """T5's tokens (n, tokens, width), CLIP's pooled vector, and its default guidance where the network is told one."""
         return distinct(prompts, self._encode, self.device)
 
     def _encode(self, texts: list[str]) -> Text:
         pooled = self.text_encoder(token_ids(self.tokenizer, texts, self.device)[0]).pooler_output
         tokens = self.text_encoder_2(token_ids(self.tokenizer_2, texts, self.device, self.tokens)[0])[0]
-        told = torch.full((len(texts),), float(self.usual_cfg), device=self.device) if self.distilled else None
-        return Text(tokens.to(self.dtype), pooled.to(self.dtype), guidance=told)
+        scale = torch.full((len(texts),), float(self.default_cfg), device=self.device) if self.distilled else None
+        return Text(tokens.to(self.dtype), pooled.to(self.dtype), guidance=scale)
 
     def pair(self, cfg: float, negative: str = "") -> float:
         """See `Adapter.pair`: a distilled model makes none but for a negative prompt."""
@@ -80,10 +85,9 @@ class Flux(Adapter):
         """The transformer's output; see `Adapter.network`."""
         h, w = x.shape[-2:]
         at = torch.cartesian_prod(*(torch.arange(n // 2, device=x.device, dtype=self.dtype) for n in (h, w)))
-        out = self.transformer(
-            hidden_states=pack(x.to(self.dtype)), timestep=self.times(x, t) / 1000, guidance=context.guidance,
-            pooled_projections=context.pooled, encoder_hidden_states=context.sequence,
-            txt_ids=torch.zeros(context.sequence.shape[1], 3, device=x.device, dtype=self.dtype),
-            img_ids=torch.cat([torch.zeros_like(at[:, :1]), at], 1), return_dict=False,
-        )  # fmt: skip
+        inputs = {"encoder_hidden_states": context.sequence, "pooled_projections": context.pooled, "guidance": context.guidance}
+        text_at = torch.zeros(context.sequence.shape[1], 3, device=x.device, dtype=self.dtype)
+        ids = {"txt_ids": text_at, "img_ids": torch.cat([torch.zeros_like(at[:, :1]), at], 1)}
+        time = self.times(x, t) / 1000
+        out = self.transformer(hidden_states=pack(x.to(self.dtype)), timestep=time, **inputs, **ids, return_dict=False)
         return unpack(out[0], h, w).to(x.dtype)

@@ -80,8 +80,8 @@ class LabelEmbedding(nn.Module):
 
     def named(self) -> dict[str, nn.Parameter]:
         """The parameters by the names that files have."""
-        found = dict(self.named_parameters())
-        return {outside: found[inside] for outside, inside in self._inside().items()}
+        parameters = dict(self.named_parameters())
+        return {outside: parameters[inside] for outside, inside in self._inside().items()}
 
     def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]
         """The tensors by the names that files have."""
@@ -155,10 +155,15 @@ class Augmented:
     """
 
     def __init__(
-        self, model: StableDiffusion, embedding: LabelEmbedding, place: Place = "latent",
+        self,
+        model: StableDiffusion,
+        embedding: LabelEmbedding,
+        place: Place = "latent",
         base: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        own: Callable[[], AbstractContextManager[Any]] = nullcontext, off: float = -1.0, unlabelled: bool = False,
-    ):  # fmt: skip
+        own: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        off: float = -1.0,
+        unlabelled: bool = False,
+    ):
         if place not in PLACES:
             raise TiltingError(f"an embedding is added to latent, score or time, not {place!r}{nearest(place, PLACES)}")
         self.model, self.embedding, self.place, self.base, self.own = model, embedding, place, base, own
@@ -202,24 +207,28 @@ class Term:
     labels: Mapping[str, Tensor]
     strength: float = 1.0
 
-    def push(self, x: Tensor, t: Time, text: Tensor, rows: Tensor, plain: Tensor) -> Tensor | float:
+    def added(self, x: Tensor, t: Time, text: Tensor, rows: Tensor, plain: Tensor) -> Tensor | float:
         """What it adds to the network's output; ``plain`` is the pre-trained model's for the same prompts."""
         control, strength = self.augmented, self.strength
         if t.t <= control.off:
             return 0.0
         mine = {name: y.to(x.device)[rows] for name, y in self.labels.items()}
         none = {name: torch.full_like(y, torch.nan) for name, y in mine.items()}
-        found: Tensor | float = 0.0
+        added: Tensor | float = 0.0
         for labels, weight in ((mine, strength), (none, 1 - strength if control.unlabelled else 0.0)):
             if weight:
-                found = found + weight * (control.conditioned(x, t, text, labels) - plain)
-        return found
+                added = added + weight * (control.conditioned(x, t, text, labels) - plain)
+        return added
 
 
 def guided(
-    terms: Sequence[Term], context: Tensor, empty: Tensor, prompt_strength: float, watch: Watch | None = None,
+    terms: Sequence[Term],
+    context: Tensor,
+    empty: Tensor,
+    prompt_strength: float,
+    watch: Watch | None = None,
     count: Callable[[int], object] = lambda latents: None,
-) -> tuple[Denoise, Denoise]:  # fmt: skip
+) -> tuple[Denoise, Denoise]:
     """The denoiser of several controls together, and the pre-trained one under CFG.
 
     The second takes from the first what it has just computed, if it is asked about the same x and t next, as a path KL does.
@@ -258,14 +267,14 @@ def guided(
         without, with_text = free(x, t, text)
         shared[:] = [(x, t, (without, with_text))]
         output = without + prompt_strength * (with_text - without)
-        push = torch.zeros_like(x)
+        added = torch.zeros_like(x)
         for term in terms:
-            push = push + term.push(x, t, text, rows, with_text)
-        found = prediction(output + push, with_text - without, x, t)
+            added = added + term.added(x, t, text, rows, with_text)
+        steered = prediction(output + added, with_text - without, x, t)
         if watch is not None:
             with torch.no_grad():
-                watch(found, prediction(output, with_text - without, x, t), t, rows)
-        return found
+                watch(steered, prediction(output, with_text - without, x, t), t, rows)
+        return steered
 
     return controlled, pretrained
 
@@ -284,7 +293,7 @@ class Controlled:
         model = self.model = augmented.model
         self.name, self.schedule = model.name, model.schedule
         self.latent_shape, self.image_shape = model.latent_shape, model.image_shape
-        self.usual_steps, self.usual_cfg = model.usual_steps, model.usual_cfg
+        self.default_steps, self.default_cfg = model.default_steps, model.default_cfg
         self.decode, self.encode, self.encode_prompts = model.decode, model.encode, model.encode_prompts
         self.watch: Watch | None = None
 

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
+from tilting.errors import TiltingError
+from tilting.lazy import torch
 from tilting.models.lora_file import FILE as FILE
-from tilting.models.lora_file import PAPER_PARTS, LoraSpec, lora_file
+from tilting.models.lora_file import PAPER_TARGETS, LoraSpec, lora_file
 from tilting.models.lora_targets import check_takes_lora, prefix_of, target_names
-from tilting.types import Denoise, Prediction, TiltingError, Time
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tilting.types import Denoise, Prediction, Time
 
 METADATA = "lora_adapter_metadata"
 """Where diffusers notes a LoRA's settings in its file."""
@@ -33,14 +37,14 @@ DOWN, UP = ".lora.down.weight", ".lora.up.weight"
 
 
 def add_lora(
-    network: Any, rank: int = 8, parts: Sequence[str] = PAPER_PARTS, name: str = "tilting", seed: int = 0
+    network: Any, rank: int = 8, target_modules: Sequence[str] = PAPER_TARGETS, name: str = "tilting", seed: int = 0
 ) -> list[nn.Parameter]:
     """Attach a fresh LoRA, which changes nothing yet (B = 0), and return its parameters, the only trainable ones.
 
     Args:
         network: a diffusers UNet or transformer.
         rank: inner dimension (8 in the paper's small runs, 32 in its large ones).
-        parts: of the transformer blocks: attn2 (cross-attention), ff, attn1.
+        target_modules: of the transformer blocks: attn2 (cross-attention), ff, attn1.
         name: of the adapter.
         seed: of A's initialisation.
     """
@@ -52,7 +56,8 @@ def add_lora(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():  # drawn alike for every device
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=target_names(network, parts)), adapter_name=name)
+        layers = target_names(network, target_modules)
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=name)
     parameters = lora_parameters(network, name)
     for p in parameters:
         p.data = p.data.float()
@@ -84,8 +89,6 @@ def _filed(key: str) -> str:
 
 def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
     """Write weights as a diffusers LoRA folder, atomically."""
-    import os
-
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,12 +98,12 @@ def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
     return folder / FILE
 
 
-def read_lora(place: str | Path) -> dict[str, Tensor]:
+def read_lora(source: str | Path) -> dict[str, Tensor]:
     """The weights in a LoRA folder or file, by diffusers' names, with alpha / rank taken into B: a file says it in diffusers'
     metadata or beside each layer, and one that does not say means 1. Raises TiltingError for what is not one."""
     from safetensors import SafetensorError, safe_open
 
-    path = lora_file(place)
+    path = lora_file(source)
     try:
         with safe_open(path, "pt") as file:
             state = {_named(key): file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
@@ -130,8 +133,8 @@ def _scale(layer: str, rank: int, alpha: Tensor | None, settings: Mapping[str, A
 
     prefix, _, name = layer.partition(".")
     patterns = settings.get(f"{prefix}.alpha_pattern") or {}
-    found = patterns.get(get_pattern_key(list(patterns), name), settings.get(f"{prefix}.lora_alpha", rank))
-    whole = float(found if alpha is None else alpha)
+    noted = patterns.get(get_pattern_key(list(patterns), name), settings.get(f"{prefix}.lora_alpha", rank))
+    whole = float(noted if alpha is None else alpha)
     return whole / (math.sqrt(rank) if settings.get(f"{prefix}.use_rslora") else rank)
 
 
@@ -146,9 +149,9 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dic
     downs = dict.fromkeys(key for state in states for key in state if key.endswith("lora.down.weight"))
     for down in downs:
         up = down.replace("lora.down", "lora.up")
-        held = [(state, w) for state, w in zip(states, weights, strict=True) if down in state]
-        out[down] = torch.cat([state[down] for state, _ in held])
-        out[up] = torch.cat([w * state[up] for state, w in held], 1)
+        present = [(state, w) for state, w in zip(states, weights, strict=True) if down in state]
+        out[down] = torch.cat([state[down] for state, _ in present])
+        out[up] = torch.cat([w * state[up] for state, w in present], 1)
     return out
 
 
@@ -167,16 +170,17 @@ def load_lora(network: Any, state: Mapping[str, Tensor], name: str, scale: float
     if missing:
         raise TiltingError(f"this LoRA is of another model: it has a layer {missing[0]!r} that the model has not")
     ranks = {layer: sides["down.weight"].shape[0] for layer, sides in layers.items()}
-    config = LoraConfig(r=max(ranks.values()), lora_alpha=max(ranks.values()), target_modules=list(layers),
-                        rank_pattern=ranks, alpha_pattern=ranks)  # fmt: skip
+    most, patterns = max(ranks.values()), {"rank_pattern": ranks, "alpha_pattern": ranks}
+    config = LoraConfig(r=most, lora_alpha=most, target_modules=list(layers), **patterns)
     before = active(network)
     with torch.device("cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         network.add_adapter(config, adapter_name=name)
-    peft_state = {
-        f"{layer}.lora_{'A' if side == 'down.weight' else 'B'}.weight": value
-        for layer, sides in layers.items() for side, value in sides.items()
-    }  # fmt: skip
+    letters = {"down.weight": "A", "up.weight": "B"}
+    named = [
+        (f"{layer}.lora_{letters[side]}.weight", value) for layer, sides in layers.items() for side, value in sides.items()
+    ]
+    peft_state = dict(named)
     try:
         result = set_peft_model_state_dict(network, peft_state, adapter_name=name)
     except RuntimeError as error:
@@ -297,9 +301,9 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
     """
     from tilting.models.sampler_inputs import read_inputs
 
-    found = [(spec, inputs) for spec in loras if (inputs := read_inputs(spec.file.parent)) is not None]
-    if len(found) > 1:
-        both = " and ".join(repr(spec.text) for spec, _ in found[:2])
+    learned = [(spec, inputs) for spec in loras if (inputs := read_inputs(spec.file.parent)) is not None]
+    if len(learned) > 1:
+        both = " and ".join(repr(spec.text) for spec, _ in learned[:2])
         raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
     before = [name for name in getattr(model.backbone, "peft_config", {}) if re.fullmatch(STACKED + r"\d+", name)]
     if before:
@@ -311,6 +315,6 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
             load_lora(model.backbone, read_lora(spec.file), f"{STACKED}{i}", spec.scale)
         except TiltingError as error:
             raise TiltingError(f"{spec.text!r}: {error}") from error
-    if found:
-        model = found[0][1].on(model, found[0][0].scale)
+    if learned:
+        model = learned[0][1].on(model, learned[0][0].scale)
     return model if window is None else Windowed(model, steps, *window)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from tilting.errors import TiltingError
 
 FILE = "pytorch_lora_weights.safetensors"
-PARTS = ("attn2", "ff", "attn1")
-PAPER_PARTS = PARTS[:2]
+TARGET_MODULES = ("attn2", "ff", "attn1")
+PAPER_TARGETS = TARGET_MODULES[:2]
 """Of a transformer block: what a LoRA may change, and what it changes unless told (Clark et al. 2024, A.1)."""
 INPUTS = "sampler_inputs.safetensors"
 """What was learned of the sampler with a LoRA, beside it (`tilting.models.sampler_inputs`)."""
@@ -30,21 +30,21 @@ class LoraSpec(NamedTuple):
     text: str
 
 
-def lora_file(place: str | Path) -> Path:
+def lora_file(source: str | Path) -> Path:
     """The weights in a LoRA's folder, a fine-tuning run's, or the file itself. Raises TiltingError where there are none."""
-    path = Path(place)
+    path = Path(source)
     path = path / "lora" if (path / "lora" / FILE).is_file() else path
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        raise TiltingError(f"there is no LoRA at {str(place)!r}: it needs {FILE}")
+        raise TiltingError(f"there is no LoRA at {str(source)!r}: it needs {FILE}")
     if path.suffix != ".safetensors":
         raise TiltingError(f"a LoRA is read from .safetensors only, which {str(path)!r} is not")
     return path
 
 
-def lora_files(place: str | Path) -> list[Path]:
+def lora_files(source: str | Path) -> list[Path]:
     """What a LoRA stands on: its weights, and what was learned of the sampler beside them. Raises TiltingError."""
-    file = lora_file(place)
+    file = lora_file(source)
     return [one for one in (file, file.parent / INPUTS) if one.is_file()]
 
 
@@ -54,7 +54,7 @@ def parse_lora(text: str) -> LoraSpec:
     Raises:
         TiltingError: no LoRA there, or a scale that is not a finite number.
     """
-    place, equals, tail = text.rpartition("=")
+    source, equals, tail = text.rpartition("=")
     if not equals or Path(text).exists():
         return LoraSpec(lora_file(text), 1.0, text)
     try:
@@ -63,7 +63,7 @@ def parse_lora(text: str) -> LoraSpec:
         raise TiltingError(f"the scale in the LoRA {text!r} must be a number, not {tail!r}") from None
     if not math.isfinite(scale):
         raise TiltingError(f"the scale in the LoRA {text!r} must be finite")
-    return LoraSpec(lora_file(place), scale, text)
+    return LoraSpec(lora_file(source), scale, text)
 
 
 def parse_window(text: str) -> tuple[int, int | None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from torch import nn
+from tilting.errors import TiltingError
+from tilting.models.lora_file import PAPER_TARGETS
 
-from tilting.models.lora_file import PAPER_PARTS
-from tilting.types import TiltingError
+if TYPE_CHECKING:
+    from torch import nn
 
 QKV = r"(to_q|to_k|to_v|to_out\.0)"
 JOINT = r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
@@ -17,12 +19,12 @@ TARGETS = {
     "attn1": rf"(attn1\.{QKV}|{JOINT})",
     "ff": r"(ff(_context)?\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.(proj_mlp|proj_out))",
 }
-"""Ends of the names of layers, by the part of a transformer block they stand in; FLUX's single blocks have theirs bare."""
+"""Ends of the names of layers, by the module of a transformer block they stand in; FLUX's single blocks have theirs bare."""
 
 
-def target_names(network: nn.Module, parts: Sequence[str] = PAPER_PARTS) -> list[str]:
-    """Full names of the linear layers in these parts of the network's transformer blocks."""
-    ends = re.compile(rf"(^|.*\.)({'|'.join(TARGETS[part] for part in parts)})")
+def target_names(network: nn.Module, target_modules: Sequence[str] = PAPER_TARGETS) -> list[str]:
+    """Full names of the linear layers in these modules of the network's transformer blocks."""
+    ends = re.compile(rf"(^|.*\.)({'|'.join(TARGETS[module] for module in target_modules)})")
     return [name for name, _ in network.named_modules() if ends.fullmatch(name)]
 
 
@@ -37,7 +39,7 @@ def check_takes_lora(network: nn.Module) -> None:
         raise TiltingError(f"diffusers has no LoRA files for a {type(network).__name__}, so none can be trained or loaded")
 
 
-def parts_of(layers: Iterable[str]) -> list[str]:
-    """Which parts these layers stand in."""
+def target_modules_of(layers: Iterable[str]) -> list[str]:
+    """Which modules these layers stand in."""
     names = list(layers)
-    return [part for part, ends in TARGETS.items() if any(re.fullmatch(rf"(.*\.)?{ends}", name) for name in names)]
+    return [module for module, ends in TARGETS.items() if any(re.fullmatch(rf"(.*\.)?{ends}", name) for name in names)]

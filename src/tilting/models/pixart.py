@@ -5,32 +5,32 @@ It learnt its variance too, the second half of its output, which no sampler here
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tilting.models.adapter import Adapter, square
+from tilting.models.families import FAMILIES
 from tilting.models.schedulers import schedule_of
 from tilting.models.text import Text, distinct, token_ids
 from tilting.types import Time
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOKENS = 300
 """As in the pipeline."""
 
 
+@FAMILIES.declare("pixart-sigma", "PixArt-Sigma", ("PixArtSigmaPipeline",), steps=20, cfg=4.5)
 class PixArtSigma(Adapter):
     """PixArt-Sigma.
 
-    Args:
-        pipe: a loaded diffusers PixArtSigmaPipeline (its scheduler is read, not used).
-        name: what manifests call it.
-        steps, cfg: its own usual settings, for unset options.
+    Made of a loaded diffusers PixArtSigmaPipeline, whose scheduler is read, not used.
     """
 
     component = "transformer"
     transformer: Any
 
-    def __init__(self, pipe: Any, name: str, steps: int = 20, cfg: float = 4.5):
+    def __init__(self, pipe: Any, name: str, steps: int, cfg: float):
         super().__init__(pipe, name, steps, cfg, schedule_of(pipe.scheduler), square(pipe.transformer))
 
     def encode_prompts(self, prompts: list[str]) -> Text:
@@ -43,8 +43,7 @@ class PixArtSigma(Adapter):
 
     def network(self, x: Tensor, t: Time, context: Text) -> Tensor:
         """The transformer's output; see `Adapter.network`."""
-        out = self.transformer(
-            x.to(self.dtype), encoder_hidden_states=context.sequence, encoder_attention_mask=context.mask,
-            timestep=self.times(x, t), added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
-        )  # fmt: skip
+        inputs = {"encoder_hidden_states": context.sequence, "encoder_attention_mask": context.mask}
+        inputs |= {"timestep": self.times(x, t), "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+        out = self.transformer(x.to(self.dtype), **inputs, return_dict=False)
         return out[0][:, : x.shape[1]].to(x.dtype)

@@ -1,4 +1,4 @@
-"""Where a model runs and in which precision. Torch is imported only when a device is looked for.
+"""Where a model runs and in which precision. Torch-free to import.
 
 The network and the text encoders run in the precision asked for; latents, noise, schedules and the autoencoder stay float32,
 and log-weights float64 on the CPU. Noise is always drawn on the CPU, so that a picture is the same drawing on every device.
@@ -7,19 +7,20 @@ and log-weights float64 on the CPU. Noise is always drawn on the CPU, so that a 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError, nearest
-
-if TYPE_CHECKING:
-    import torch
+from tilting.lazy import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FULL = "fp32"
 PRECISIONS = (FULL, "fp16", "bf16")
 ELSEWHERE = {
-    "gpu": "cuda", "float32": FULL, "float": FULL, "full": FULL, "float16": "fp16", "half": "fp16", "bfloat16": "bf16",
-}  # fmt: skip
+    "gpu": "cuda",
+    **dict.fromkeys(("float32", "float", "full"), FULL),
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+}
 """What other tools call them."""
 
 
@@ -32,8 +33,6 @@ def check_device(text: str) -> str:
 
 def device_of(text: str) -> torch.device:
     """The device of a name; "auto" is CUDA where there is one, else MPS, else the CPU. Raises TiltingError for one not here."""
-    import torch
-
     kind, _, number = check_device(text).partition(":")
     here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if kind == "auto":
@@ -52,6 +51,4 @@ def check_precision(text: str) -> str:
 
 def dtype_of(precision: str) -> torch.dtype:
     """The dtype of a precision. Raises TiltingError for what is not one."""
-    import torch
-
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[check_precision(precision)]

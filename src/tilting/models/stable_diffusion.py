@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tilting.models.adapter import Adapter, square
+from tilting.models.families import FAMILIES
 from tilting.models.schedulers import schedule_of
 from tilting.models.text import distinct, token_ids
 from tilting.types import TiltingError, Time
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
+
+@FAMILIES.declare("stable-diffusion", "Stable Diffusion 1.x and 2.x", ("StableDiffusionPipeline",), steps=50, cfg=7.5)
 class StableDiffusion(Adapter):
     """A latent diffusion model with a text encoder: Stable Diffusion 1.x, 2.x, and `pocket`.
 
-    Args:
-        pipe: a loaded diffusers StableDiffusionPipeline (its scheduler is read, not used).
-        name: what manifests call it.
-        steps, cfg: its own usual settings, for unset options.
+    Made of a loaded diffusers StableDiffusionPipeline, whose scheduler is read, not used.
     """
 
+    unused = ("safety_checker",)
     unet: Any
 
-    def __init__(self, pipe: Any, name: str, steps: int = 50, cfg: float = 7.5):
+    def __init__(self, pipe: Any, name: str, steps: int, cfg: float):
         super().__init__(pipe, name, steps, cfg, schedule_of(pipe.scheduler), square(pipe.unet))
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:

@@ -6,28 +6,27 @@ It reads two CLIPs' tokens, padded to T5's width, before T5's; it is told both C
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from tilting.lazy import torch
 from tilting.models.adapter import Adapter, square
+from tilting.models.families import FAMILIES
 from tilting.models.schedulers import flow_schedule
 from tilting.models.text import Text, clip_hidden, distinct, token_ids
 from tilting.types import Time
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOKENS = 256
 """Of T5, as in the pipeline."""
 
 
+@FAMILIES.declare("stable-diffusion-3", "Stable Diffusion 3 and 3.5", ("StableDiffusion3Pipeline",), steps=28, cfg=7.0)
 class StableDiffusion3(Adapter):
     """Stable Diffusion 3 and 3.5.
 
-    Args:
-        pipe: a loaded diffusers StableDiffusion3Pipeline (its scheduler is read, not used).
-        name: what manifests call it.
-        steps, cfg: its own usual settings, for unset options.
+    Made of a loaded diffusers StableDiffusion3Pipeline, whose scheduler is read, not used.
     """
 
     component = "transformer"
@@ -38,7 +37,7 @@ class StableDiffusion3(Adapter):
     text_encoder_2: Any
     text_encoder_3: Any
 
-    def __init__(self, pipe: Any, name: str, steps: int = 28, cfg: float = 7.0):
+    def __init__(self, pipe: Any, name: str, steps: int, cfg: float):
         config = pipe.transformer.config
         tokens = (config.sample_size // config.patch_size) ** 2
         schedule = flow_schedule(pipe.scheduler, tokens, even=True, most=1.16)
@@ -56,13 +55,11 @@ class StableDiffusion3(Adapter):
             third = torch.zeros(len(texts), TOKENS, width, device=self.device, dtype=self.dtype)
         else:
             third = self.text_encoder_3(token_ids(self.tokenizer_3, texts, self.device, TOKENS)[0])[0].to(self.dtype)
-        clips = F.pad(clips, (0, width - clips.shape[-1]))
+        clips = torch.nn.functional.pad(clips, (0, width - clips.shape[-1]))
         return Text(torch.cat([clips, third], 1), torch.cat([pooled, pooled_2], -1).to(self.dtype))
 
     def network(self, x: Tensor, t: Time, context: Text) -> Tensor:
         """The transformer's output; see `Adapter.network`."""
-        out = self.transformer(
-            hidden_states=x.to(self.dtype), timestep=self.times(x, t), encoder_hidden_states=context.sequence,
-            pooled_projections=context.pooled, return_dict=False,
-        )  # fmt: skip
+        inputs = {"encoder_hidden_states": context.sequence, "pooled_projections": context.pooled, "timestep": self.times(x, t)}
+        out = self.transformer(hidden_states=x.to(self.dtype), **inputs, return_dict=False)
         return out[0].to(x.dtype)

@@ -7,24 +7,24 @@ default; any other is encoded.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from tilting.lazy import torch
 from tilting.models.adapter import Adapter, square
+from tilting.models.families import FAMILIES
 from tilting.models.schedulers import schedule_of
 from tilting.models.text import Text, clip_hidden, distinct
 from tilting.types import Time
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
+
+@FAMILIES.declare("stable-diffusion-xl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), steps=50, cfg=5.0)
 class StableDiffusionXL(Adapter):
     """Stable Diffusion XL.
 
-    Args:
-        pipe: a loaded diffusers StableDiffusionXLPipeline (its scheduler is read, not used).
-        name: what manifests call it.
-        steps, cfg: its own usual settings, for unset options.
+    Made of a loaded diffusers StableDiffusionXLPipeline, whose scheduler is read, not used.
     """
 
     encoders = ("", "_2")
@@ -32,7 +32,7 @@ class StableDiffusionXL(Adapter):
     tokenizer_2: Any
     text_encoder_2: Any
 
-    def __init__(self, pipe: Any, name: str, steps: int = 50, cfg: float = 5.0):
+    def __init__(self, pipe: Any, name: str, steps: int, cfg: float):
         super().__init__(pipe, name, steps, cfg, schedule_of(pipe.scheduler), square(pipe.unet))
         self.zeros = bool(pipe.config.get("force_zeros_for_empty_prompt", True))
 
@@ -47,16 +47,18 @@ class StableDiffusionXL(Adapter):
 
     def encode_negative(self, negative: str) -> Text:
         """See the head of this file."""
-        found = self.encode_prompts([negative])
-        if negative or not self.zeros or found.pooled is None:
-            return found
-        return Text(torch.zeros_like(found.sequence), torch.zeros_like(found.pooled))
+        text = self.encode_prompts([negative])
+        if negative or not self.zeros or text.pooled is None:
+            return text
+        return Text(torch.zeros_like(text.sequence), torch.zeros_like(text.pooled))
 
     def network(self, x: Tensor, t: Time, context: Text) -> Tensor:
         """The UNet's output; see `Adapter.network`."""
         size = self.image_shape[1:]
         sizes = torch.tensor([*size, 0, 0, *size], dtype=x.dtype, device=x.device).expand(len(x), -1)
-        told = {"text_embeds": context.pooled, "time_ids": sizes}
-        out = self.unet(x.to(self.dtype), self.times(x, t), encoder_hidden_states=context.sequence, added_cond_kwargs=told,
-                        return_dict=False)  # fmt: skip
+        text = {
+            "encoder_hidden_states": context.sequence,
+            "added_cond_kwargs": {"text_embeds": context.pooled, "time_ids": sizes},
+        }
+        out = self.unet(x.to(self.dtype), self.times(x, t), **text, return_dict=False)
         return out[0].to(x.dtype)

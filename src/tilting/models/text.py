@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
+from tilting.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Context = Tensor | "Text"
+    """(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
+    C = TypeVar("C", Tensor, "Text")
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,11 @@ class Text:
     guidance: Tensor | None = None
 
     def _each(self, change: Callable[..., Tensor], *others: Text) -> Text:
-        found = {}
+        changed = {}
         for field in fields(self):
             values = [getattr(text, field.name) for text in (self, *others)]
-            found[field.name] = None if values[0] is None else change(*values)
-        return replace(self, **found)
+            changed[field.name] = None if values[0] is None else change(*values)
+        return replace(self, **changed)
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -47,16 +53,10 @@ class Text:
         return self._each(lambda part: part.expand(len(other), *part.shape[1:]))
 
 
-Context = Tensor | Text
-"""(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
-
-C = TypeVar("C", Tensor, Text)
-
-
 def beside(first: Context, *others: Context) -> Context:
     """Contexts of a kind as one batch."""
-    if isinstance(first, Tensor):
-        tensors = [other for other in others if isinstance(other, Tensor)]
+    if isinstance(first, torch.Tensor):
+        tensors = [other for other in others if isinstance(other, torch.Tensor)]
         if len(tensors) == len(others):
             return torch.cat([first, *tensors])
     else:
@@ -93,8 +93,8 @@ def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: t
     new = [text for text in unique if text not in known]
     if new:
         with torch.no_grad():
-            found = encode(new)
-        known.update({text: found[torch.tensor([i], device=device)] for i, text in enumerate(new)})
+            encoded = encode(new)
+        known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(new)})
     asked.update(unique)
     every: Any = beside(*(known[text] for text in unique))
     return every[torch.tensor([unique.index(p) for p in prompts], device=device)]
@@ -102,12 +102,12 @@ def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: t
 
 def token_ids(tokenizer: Any, texts: list[str], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
     """(ids, mask), (len(texts), length) each, padded and cut to a length, the tokenizer's own by default."""
-    made = tokenizer(texts, padding="max_length", max_length=length or tokenizer.model_max_length, truncation=True)
-    return torch.tensor(made["input_ids"], device=device), torch.tensor(made["attention_mask"], device=device)
+    words = tokenizer(texts, padding="max_length", max_length=length or tokenizer.model_max_length, truncation=True)
+    return torch.tensor(words["input_ids"], device=device), torch.tensor(words["attention_mask"], device=device)
 
 
 def clip_hidden(encoder: Any, tokenizer: Any, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
     """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder; the latter is its projected pooled
     vector (n, width) where it has a projection."""
-    found = encoder(token_ids(tokenizer, texts, device)[0], output_hidden_states=True)
-    return found.hidden_states[-2], found[0]
+    out = encoder(token_ids(tokenizer, texts, device)[0], output_hidden_states=True)
+    return out.hidden_states[-2], out[0]

@@ -67,14 +67,16 @@ def load_words(folder: Path = POCKET) -> Words:
 
 def article(noun: str) -> str:
     """The noun with its article: "an owl", "a fox", "grapes"."""
-    if noun.endswith("s") and noun not in SINGULAR_S:
+    if noun.endswith("s") and not SINGULAR_S.fullmatch(noun):
         return noun
     return f"{'an' if noun[0] in 'aeiou' and not noun.startswith('uni') else 'a'} {noun}"
 
 
-SINGULAR_S = {"bus", "oncoming bus", "octopus", "cactus", "lotus", "walrus", "hibiscus", "trolleybus", "compass",
-              "dress", "hourglass", "t-rex", "wine glass", "smiling face with heart eyes", "smiling face with horns",
-              "smiling face with sunglasses", "molasses", "hippopotamus"}  # fmt: skip
+SINGULAR_S = re.compile(
+    "(oncoming |trolley)?bus|octopus|cactus|lotus|walrus|hibiscus|hippopotamus|molasses|compass|dress|hourglass|wine glass|"
+    "t-rex|smiling face with (heart eyes|horns|sunglasses)"
+)
+"""Nouns that end in s and are one thing."""
 
 
 def write_prompt(words: Words, concept: int, style: int | None = None, background: int | None = None) -> str:
@@ -106,12 +108,12 @@ def read_prompt(words: Words, prompt: str) -> Asked:
     text = _plain(prompt)
     background = style = None
     for i, colour in enumerate(words.colours):
-        text, found = re.subn(rf"\b(on|with|over)? ?(an? )?(plain )?{colour} background\b", " ", text)
-        if found:
+        text, count = re.subn(rf"\b(on|with|over)? ?(an? )?(plain )?{colour} background\b", " ", text)
+        if count:
             background = i
     for i, name in enumerate(words.styles):
-        text, found = re.subn(rf"\b(in )?(an? |the )?{name}( style)?\b", " ", text)
-        if found:
+        text, count = re.subn(rf"\b(in )?(an? |the )?{name}( style)?\b", " ", text)
+        if count:
             style = i
-    found = [(length, -i) for pattern, length, i in words.names if pattern.search(text)]
-    return Asked(concept=-max(found)[1] if found else None, style=style, background=background)
+    named = [(length, -i) for pattern, length, i in words.names if pattern.search(text)]
+    return Asked(concept=-max(named)[1] if named else None, style=style, background=background)

@@ -42,7 +42,7 @@ Dropout = Annotated[float, Ge(0), Lt(1), Doc("share of the images whose reward i
 
 def dropped(value: Tensor, share: float, batch: TrainBatch) -> Tensor:
     """Each image's reward left out with that probability, the rest scaled up. (What B.8 of Clark et al. 2024 drops are units
-    inside the reward's network: `tilting.models.adapt`.)"""
+    inside the reward's network: `tilting.models.adapt.with_dropout`.)"""
     if share == 0:
         return value
     keep = torch.rand(len(batch.prompts), generator=batch.generator("dropout"), device="cpu") >= share

@@ -34,10 +34,12 @@ def selection(tau: float | None, tau_end: float | None = None, beams: int = 1) -
 class Base(Preset):
     """The model by itself: one particle, no reward needed.
 
-    x_T ~ N(0, I)
-    for t = T ... 1:
-        x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)        std ∝ eta: 0 is DDIM, 1 is DDPM
-    return x_0
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            x_{t-1} ~ N(mean(x_t, x0(x_t)), std²)        std ∝ eta: 0 is DDIM, 1 is DDPM
+        return x_0
+
+    Ho et al. 2020 (DDPM); Song et al. 2021 (DDIM).
     """
 
     name = "base"
@@ -69,10 +71,12 @@ class SDEdit(Base):
 @METHODS.register
 @dataclass(frozen=True)
 class BestOfN(Preset):
-    """N full runs, the one of the highest reward kept (re-ranking, Clark et al. 2024, App. A.3).
+    """N full runs, the one of the highest reward kept.
 
-    for i = 1 ... particles:  x_0^i <- the base model
-    return x_0^i of the highest r(D(x_0^i))
+        for i = 1 ... particles:  x_0^i <- the base model
+        return x_0^i of the highest r(D(x_0^i))
+
+    Re-ranking (Clark et al. 2024, App. A.3).
     """
 
     particles: Particles = 4

@@ -1,13 +1,39 @@
-"""What every reward's answer must be before anyone relies on it."""
+"""What every reward is given, and what its answer must be before anyone relies on it."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting.errors import BROKEN, RewardError, TiltingError
 from tilting.features.images import check_images
-from tilting.types import Reward
+from tilting.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.types import Reward
+
+
+class Scorer:
+    """A reward whose images are checked, and which answers an empty batch without being asked; it gives `values`."""
+
+    differentiable: bool
+
+    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The values (b,) of checked images, b at least 1."""
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """images (b, 3, h, w) float in [0, 1] and b prompts -> (b,). Raises what `check_images` raises."""
+        check_images(images, prompts)
+        if not len(images):
+            return (images if self.differentiable else images.detach()).flatten(1).sum(1)
+        return self.values(images, prompts)
+
+
+def precise(images: Tensor) -> Tensor:
+    """In float64 as they are, else in float32."""
+    return images if images.dtype == torch.float64 else images.float()
 
 
 def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
@@ -39,7 +65,7 @@ def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
 
 def check_values(name: str, values: object, count: int) -> Tensor:
     """The values of reward ``name`` if they are a finite float tensor (count,); else RewardError with the first bad row."""
-    if not isinstance(values, Tensor):
+    if not isinstance(values, torch.Tensor):
         raise RewardError(f"reward {name!r} must return a tensor of shape ({count},), not {type(values).__name__}")
     if tuple(values.shape) != (count,):
         raise RewardError(f"reward {name!r} must return shape ({count},), one value per image, not {tuple(values.shape)}")

@@ -1,144 +1,32 @@
-"""The grammar of ``--reward``: SPEC = NAME[:ARGUMENT][=WEIGHT]. Neither torch nor weights are needed to refuse a spec.
+"""The grammar of ``--reward``, and from specs to a reward: SPEC = NAME[:ARGUMENT][=WEIGHT].
 
-``http(s)://...`` and ``file.py:function`` are recognised first.
+``http(s)://...`` and ``file.py:function`` are recognised first. Neither torch nor weights are needed to refuse a spec.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
-from importlib import import_module
+from collections.abc import Iterable, Sequence
 from os.path import expanduser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tilting.errors import TiltingError, nearest
-from tilting.models.words import load_words
-from tilting.rewards import arguments
+from tilting.errors import TiltingError
+from tilting.rewards.declaration import REWARDS as REWARDS
+from tilting.rewards.declaration import Reads, RewardEntry
+from tilting.rewards.remote import URL
+from tilting.rewards.user_file import Ran, user
+from tilting.rewards.weighted_sum import combine
+
+if TYPE_CHECKING:
+    from tilting.types import Reward
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
-URL = re.compile(r"https?://", re.IGNORECASE)
 OWN = re.compile(r"https?://.*[?&][^=&]+=|likelihood:.*#[^=#]+=", re.IGNORECASE | re.DOTALL)
 """Up to an "=" that is no weight's: of the last parameter of an address, of a label's value."""
 FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?", re.DOTALL)
-
-
-class Entry(NamedTuple):
-    """What there is to know of a reward without loading it.
-
-    Attributes:
-        module: where its factory lives.
-        factory: the name of the factory there.
-        about: one line.
-        units: of its values; higher is better.
-        differentiable: whether a gradient with respect to the images exists.
-        argument: what may follow the colon, "" when nothing may.
-        options: keywords the factory is called with.
-        needs: what it cannot be built without: "weights" on disk or on the hub, "argument" after the colon, or both.
-        together: whether the value of an image depends on those beside it in the batch.
-        remote: whether pictures leave the machine.
-    """
-
-    module: str
-    factory: str
-    about: str
-    units: str
-    differentiable: bool
-    argument: str = ""
-    options: tuple[tuple[str, bool], ...] = ()
-    needs: str = ""
-    together: bool = False
-    remote: bool = False
-
-    def load(self) -> Callable[..., Any]:
-        """The factory, with its options given. Its module is imported here."""
-        found = getattr(import_module(self.module), self.factory)
-        return partial(found, **dict(self.options)) if self.options else found
-
-
-_HERE = "tilting.rewards"
-CATALOG: dict[str, Entry] = {
-    "clip": Entry(f"{_HERE}.clip", "clip", "how well the picture matches its prompt", "raw cosine", True, "folder"),
-    "style": Entry(f"{_HERE}.style", "style", "how surely it is drawn in the style", "log-probability", True, "style"),
-    "jpeg": Entry(f"{_HERE}.jpeg", "jpeg", "small JPEG file at quality 95", "-kB", False),
-    "jpeg-up": Entry(
-        f"{_HERE}.jpeg", "jpeg", "large JPEG file at quality 95", "kB", False, options=(("incompressible", True),)
-    ),
-    "jpeg-diff": Entry(f"{_HERE}.jpeg_diff", "jpeg_diff", "little lost by JPEG", "-squared distance", True, "quality"),
-    "jpeg-diff-up": Entry(
-        f"{_HERE}.jpeg_diff", "jpeg_diff", "much lost by JPEG", "squared distance", True, "quality", (("up", True),)
-    ),
-    "rotation": Entry(
-        f"{_HERE}.rotation", "rotation", "unlike itself turned by 90, 180, 270 degrees", "squared distance", True
-    ),
-    "symmetry": Entry(f"{_HERE}.symmetry", "symmetry", "like its mirror image", "-mean squared distance", True, "lr|ud|both"),
-    "color": Entry(
-        f"{_HERE}.color", "color", "near a colour, or red,mean", "-mean squared distance", True, "colour", needs="argument"
-    ),
-    "gram": Entry(
-        f"{_HERE}.gram", "gram", "in the style of a picture", "-Gram distance", True, "image[#vgg16]", needs="argument"
-    ),
-    "likelihood": Entry(
-        f"{_HERE}.likelihood",
-        "likelihood",
-        "as a fitted classifier",
-        "log p(y | x)",
-        True,
-        "folder#label=value",
-        needs="argument",
-    ),
-    "diversity": Entry(
-        f"{_HERE}.diversity", "diversity", "unlike the rest of its batch", "mean distance", True, "vgg16[#lpips]", together=True
-    ),
-    "aesthetic": Entry(
-        f"{_HERE}.aesthetic",
-        "aesthetic",
-        "how much people like it (LAION v2)",
-        "rating, 1 to 10",
-        True,
-        "folder",
-        needs="weights",
-    ),
-    "pickscore": Entry(
-        f"{_HERE}.pickscore",
-        "pickscore",
-        "how likely people pick it (PickScore v1)",
-        "raw cosine",
-        True,
-        "folder",
-        needs="weights",
-    ),
-    "hpsv2": Entry(
-        f"{_HERE}.hpsv2", "hpsv2", "how likely people prefer it (HPS v2)", "raw cosine", True, "folder", needs="weights"
-    ),
-    "imagereward": Entry(
-        f"{_HERE}.imagereward", "imagereward", "how people rate it (ImageReward)", "spreads", True, "folder", needs="weights"
-    ),
-    "detect": Entry(
-        f"{_HERE}.detect",
-        "detect",
-        "objects found, or -removed",
-        "sum of scores",
-        True,
-        "query[,query]",
-        needs="weights, argument",
-    ),
-    "classify": Entry(
-        f"{_HERE}.classify",
-        "classify",
-        "as a classifier sees it",
-        "log-probability",
-        True,
-        "folder#label",
-        needs="weights, argument",
-    ),
-    "http": Entry(
-        f"{_HERE}.http", "http", "what a remote scorer says", "its own", False, "//host/path", needs="argument", remote=True
-    ),
-}
 
 
 class Spec(NamedTuple):
@@ -161,10 +49,15 @@ class Spec(NamedTuple):
         """Whether this is a user's ``file.py:function``."""
         return self.name.endswith(".py")
 
+    @property
+    def entry(self) -> RewardEntry | None:
+        """What is declared of it; None for a user's file."""
+        return None if self.is_file else REWARDS.find(self.name)
 
-def catalog() -> dict[str, Entry]:
-    """The rewards there are, by name, to list without loading any."""
-    return dict(CATALOG)
+    @property
+    def reads(self) -> Reads:
+        """What its values stand on besides the picture."""
+        return self.entry.stands_on(self.argument) if self.entry else Reads((Path(self.name),))
 
 
 def split_weight(text: str) -> tuple[str, float]:
@@ -195,21 +88,6 @@ def split_weight(text: str) -> tuple[str, float]:
     return head, weight
 
 
-def _check_argument(name: str, argument: str, text: str) -> None:
-    kind = CATALOG[name].argument
-    if not kind:
-        raise TiltingError(f"the reward {name!r} takes nothing after a colon, but {text!r} gives {argument!r}")
-    if not argument:
-        raise TiltingError(f"the reward {text!r} has a colon and no {kind} after it")
-    if kind == "style":
-        styles = load_words().styles
-        if argument not in styles:
-            raise TiltingError(f"there is no style {argument!r}{nearest(argument, styles)}")
-    if kind == "quality" and not (NUMBER.fullmatch(argument) and 1 <= float(argument) <= 100):
-        raise TiltingError(f"the quality in {text!r} must be a number between 1 and 100")
-    arguments.check(name, kind, argument)
-
-
 def parse_spec(text: str) -> Spec:
     """Read one spec: NAME[:ARGUMENT][=WEIGHT], file.py:function[=WEIGHT] or http(s)://...[=WEIGHT].
 
@@ -224,10 +102,8 @@ def parse_spec(text: str) -> Spec:
     if not text:
         raise TiltingError("a reward is empty; write NAME[:ARGUMENT][=WEIGHT], such as clip or style:noto=0.5")
     body, weight = split_weight(text)
-    if URL.match(text):
-        return Spec("http", arguments.check_url(body), weight, text)
     file = FILE.fullmatch(body)
-    if file:
+    if file and not URL.match(text):
         function = file["function"]
         if not function or not function.isidentifier():
             raise TiltingError(f"the reward {text!r} must name a function: {file['file']}:function")
@@ -235,15 +111,20 @@ def parse_spec(text: str) -> Spec:
         if not Path(path).is_file():
             raise TiltingError(f"there is no file {file['file']!r} for the reward {text!r}")
         return Spec(path, function, weight, text)
-    name, colon, argument = body.partition(":")
-    argument = "#".join(map(expanduser, argument.split("#")))  # which a shell does not, after a colon
-    if name not in CATALOG:
-        raise TiltingError(f"there is no reward {name!r}{nearest(name, CATALOG)}")
-    if colon:
-        _check_argument(name, argument, text)
-    elif "argument" in CATALOG[name].needs:
-        raise TiltingError(f"the reward {name!r} needs more after a colon: {name}:{CATALOG[name].argument.upper()}")
-    return Spec(name, argument if colon else None, weight, text)
+    name, colon, argument = ("http", ":", body) if URL.match(text) else body.partition(":")
+    entry = REWARDS.find(name)
+    if not colon:
+        if entry.argument and entry.argument.required:
+            raise TiltingError(f"the reward {name!r} needs more after a colon: {entry.usage}")
+        return Spec(entry.name, None, weight, text)
+    if entry.argument is None:
+        raise TiltingError(f"the reward {name!r} takes nothing after a colon, but {text!r} gives {argument!r}")
+    if not argument:
+        raise TiltingError(f"the reward {text!r} has a colon and no {entry.argument.metavar.lower()} after it")
+    if entry.argument.files:
+        argument = "#".join(map(expanduser, argument.split("#")))  # which a shell does not, after a colon
+    entry.argument.check(argument)
+    return Spec(entry.name, argument, weight, text)
 
 
 def parse_specs(texts: Iterable[str]) -> list[Spec]:
@@ -257,3 +138,29 @@ def parse_specs(texts: Iterable[str]) -> list[Spec]:
         if spec.text in (s.text for s in specs[:i]):
             raise TiltingError(f"the reward {spec.text!r} is given twice; give it once with the sum of the weights")
     return specs
+
+
+def build_one(spec: Spec, ran: Ran | None = None) -> Reward:
+    """Load the reward a spec names, without its weight; ``ran`` as `user` takes it. Raises TiltingError if it does not load."""
+    return spec.entry.build(spec.argument) if spec.entry else user(f"{spec.name}:{spec.argument}", ran)
+
+
+def build(specs: Sequence[Spec]) -> Reward:
+    """Load what specs ask for.
+
+    Args:
+        specs: at least one, from `parse_spec`.
+
+    Returns:
+        The reward itself when there is one, of weight 1 and by its own name; else a `Combined` whose keys are the specs.
+
+    Raises:
+        TiltingError: no spec, the same spec twice, or a reward that does not load.
+    """
+    if not specs:
+        raise TiltingError("no reward is given; write NAME[:ARGUMENT][=WEIGHT], such as clip")
+    ran: Ran = {}
+    rewards = [build_one(spec, ran) for spec in specs]
+    if len(specs) == 1 and specs[0].weight == 1 and rewards[0].name == specs[0].text:
+        return rewards[0]
+    return combine(zip(rewards, (s.weight for s in specs), strict=True), keys=(s.text for s in specs))

@@ -46,7 +46,7 @@ def diversity(text: str) -> Diversity:
 def _measure(name: str, argument: str | None) -> Measure:
     if name == "euclid":
         return root_mean_square
-    from tilting.rewards.diversity import diversity as reward
+    from tilting.rewards import diversity as reward
 
     space: Any = reward(argument).space
     if name == "lpips":

@@ -104,7 +104,7 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
         now = super().by_todays_names(config)
         return {**now, "set": {OBJECTIVES.current_key(key): value for key, value in now.get("set", {}).items()}}
 
-    def usual(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Any]:
         return {f"{self.config.objective}.{field}": value for field, value in defaults(self.config.objective).items()}
 
     def config_now(self) -> dict[str, Any]:

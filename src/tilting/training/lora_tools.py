@@ -19,7 +19,7 @@ def lora_info(place: str) -> dict[str, Any]:
     """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest,
     and the sampler's inputs that were learned with it."""
     from tilting.models.lora import rank_of, read_lora
-    from tilting.models.lora_targets import parts_of
+    from tilting.models.lora_targets import target_modules_of
     from tilting.models.sampler_inputs import read_inputs
 
     inputs = read_inputs(lora_file(place).parent)
@@ -31,7 +31,7 @@ def lora_info(place: str) -> dict[str, Any]:
         "rank": rank_of(state),
         "layers": len(norms),
         "parameters": sum(value.numel() for value in state.values()),
-        "parts": parts_of(norms),
+        "parts": target_modules_of(norms),
         "norm": sum(value**2 for value in norms.values()) ** 0.5,
         "largest": max(norms, key=lambda layer: norms[layer]),
         "inputs": [] if inputs is None else inputs.names(),

@@ -43,8 +43,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     from tilting.generation.generate import judge_of
     from tilting.models.lora import read_lora
     from tilting.models.sampler_inputs import read_inputs
-    from tilting.rewards.build import build, build_one
-    from tilting.rewards.spec import parse_spec
+    from tilting.rewards.spec import build, build_one, parse_spec
 
     device_of(config.device)
     reward = build(config.specs())

@@ -16,7 +16,7 @@ from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
 from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
-from tilting.models.adapt import adapted, thinned
+from tilting.models.adapt import adapted, with_dropout
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, save_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
@@ -233,7 +233,7 @@ def trainer_of(
         for name, p in inputs.named_parameters():
             p.requires_grad_(name.partition(".")[0] in config.learn)
             parameters |= {name: p} if p.requires_grad else {}
-    thin = thinned(reward, config.reward_dropout) if config.reward_dropout else None
+    thin = with_dropout(reward, config.reward_dropout) if config.reward_dropout else None
     reward = thin or reward
     critic = adapted(reward, config.rank or 8, config.seed) if objective.needs_critic else None
     if critic is not None:
@@ -291,7 +291,7 @@ def make_trainer(
     if not words or any(not p.strip() for p in words):
         raise TiltingError("a prompt is empty: say what to draw")
     engine = engine or Engine(device=unet.device)
-    fields = FinetuneConfig.completed(options, made, model.usual_steps, model.usual_cfg)
+    fields = FinetuneConfig.completed(options, made, model.default_steps, model.default_cfg)
     config = FinetuneConfig(words, model=model.name, reward=(), objective=made.name, **fields)
     config.check(made, engine.count)
     return trainer_of(config, unet, scored, made, engine, start, inputs)

@@ -1,0 +1,66 @@
+"""What is declared of a metric, beside its function, and where all metrics stand.
+
+    @METRICS.declare("tclip", "T-CLIP", "2.5 max(cos, 0)", takes=("clip", "captions"), judges=True)
+    def t_clip(images: Tensor, texts: Tensor) -> Tensor: ...
+
+Who measures (`tilting.evaluation`) has the inputs by name and asks each metric for what it takes. Another package's metric is
+named by an entry point of the group ``tilting.metrics``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tilting.declare import Registry
+
+INPUTS = {
+    "images": "(b, 3, h, w) float in [0, 1]",
+    "prompts": "b strings",
+    "judge": "pocket-judge, a `tilting.metrics.judge.PocketJudge`",
+    "clip": "(b, d) CLIP embeddings of the images",
+    "captions": "(b, d) CLIP embeddings of `tilting.metrics.alignment.caption` of their prompts",
+    "clip_reference": "(d,) CLIP embedding of the reference picture",
+    "gram": "(b, d) VGG Gram features of the images",
+    "gram_reference": "(d,) those of the reference picture",
+    "spread": "(b, d) features that diversity is measured in",
+    "lpips": "LPIPS, a `tilting.features.lpips.Lpips`, or None",
+    "fid": "(n, d) features that FID is measured in",
+}
+"""What a metric may take."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of finished images.
+
+    Attributes:
+        name: its key in metrics.json.
+        function: the inputs that it takes -> a value per image (b,) float, NaN where there is none, or one number.
+        title: for people.
+        about: what the value is, with its unit or range.
+        takes: names of its inputs, keys of `INPUTS`.
+        of: what it measures: every image, the images of a prompt, or a set of images against another's.
+        better: which values are; a distance is nearer when it is lower.
+        needs: the options of `tilting evaluate` that it cannot be measured without.
+        judges: whether its fall says that a reward was gamed, where no reward reads its network.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    title: str
+    about: str
+    takes: tuple[str, ...]
+    of: Literal["image", "prompt", "sets"] = "image"
+    better: Literal["higher", "lower"] = "higher"
+    needs: tuple[str, ...] = ()
+    judges: bool = False
+
+    def __call__(self, inputs: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> Any:
+        """The value of inputs by name; of "sets", against those of another set."""
+        theirs = [] if others is None else [others[name] for name in self.takes]
+        return self.function(*(inputs[name] for name in self.takes), *theirs)
+
+
+METRICS: Registry[Metric] = Registry("metric", "tilting.metrics", Metric)

@@ -1,0 +1,195 @@
+"""`http://HOST/PATH`: a remote scorer, a black box asked by POST.
+
+The request's body is JSON: ``{"images": [...], "prompts": [...]}``, the images as base64 of PNG files (8 bits: values are
+rounded to 1/255), as many prompts as images. The answer is JSON with ``{"scores": [...]}``, one finite number per image, higher
+is better. Nothing else is read of it. A batch is one request.
+
+What may pass is tried again after a pause that doubles (no connection, time-out, 429, 5xx); what will not is refused at once
+(other statuses, redirects, answers of another form). Proxies of the environment are not used. The time-out bounds a whole
+attempt, but for the look-up of the host's name.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from tilting.errors import RewardError, TiltingError
+from tilting.features.picture import encoded
+from tilting.lazy import torch
+from tilting.rewards.check import Scorer, check_values
+from tilting.rewards.declaration import REWARDS, Argument
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+URL = re.compile(r"https?://", re.IGNORECASE)
+TIMEOUT = 30.0
+ATTEMPTS = 3
+PAUSE = 0.5
+LARGEST = 1 << 24
+"""Bytes of an answer beyond which it is no list of scores."""
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+
+
+class _Passing(Exception):
+    """What may be better at the next attempt."""
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """A POST that is redirected would arrive as a GET without its images."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        return None
+
+
+def body(images: Tensor, prompts: list[str]) -> bytes:
+    """The request for images (b, 3, h, w) in [0, 1] and b prompts."""
+    files = [base64.b64encode(encoded(x, "PNG")).decode("ascii") for x in images]
+    return json.dumps({"images": files, "prompts": prompts}).encode()
+
+
+def check_url(text: str) -> str:
+    """The address of a remote scorer: http or https, a host, and no password, for it stands in manifests. Else TiltingError."""
+    try:
+        parts = urlsplit(text)
+        known, asked = parts.scheme.lower() in ("http", "https"), bool(parts.hostname) and parts.port != 0
+        right = known and asked and "@" not in parts.netloc
+    except ValueError:
+        right = False
+    if not right or re.search(r"[\s\x00-\x1f\x7f]", text) or not text.isascii():
+        raise TiltingError(f"the address {text!r} must be http://HOST[:PORT]/PATH, or https")
+    return text
+
+
+@dataclass(frozen=True)
+class Http(Scorer):
+    """r(x, c) = what a server says; see the module for the request and the answer.
+
+    Attributes:
+        url: of the scorer, also the name.
+        timeout: seconds for one attempt.
+        attempts: how often to ask in all.
+        pause: seconds before the second attempt, twice as long before each further one.
+        differentiable: False.
+    """
+
+    url: str
+    timeout: float = TIMEOUT
+    attempts: int = ATTEMPTS
+    pause: float = PAUSE
+    differentiable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The address."""
+        return self.url
+
+    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """(b,) finite float32 without gradient. Raises RewardError: the server is not there, hangs, refuses, or answers in
+        another form; with the row of a value that is not finite."""
+        scores = self._scores(self._ask(body(images, prompts)), len(images))
+        return check_values(self.name, torch.tensor(scores, dtype=torch.float32, device=images.device), len(images))
+
+    def _ask(self, data: bytes) -> bytes:
+        """The first answer there is, of several attempts."""
+        said = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.pause * 2 ** (attempt - 1))
+            try:
+                return self._once(data)
+            except _Passing as error:
+                said = str(error)
+        times = f"{self.attempts} attempts" if self.attempts > 1 else "one attempt"
+        raise RewardError(f"reward {self.name!r} {said} ({times})")
+
+    def _once(self, data: bytes) -> bytes:
+        deadline = time.monotonic() + self.timeout
+        head = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "tilting"}
+        opener = build_opener(ProxyHandler({}), _NoRedirect())
+        try:
+            with opener.open(Request(self.url, data, head, method="POST"), timeout=self.timeout) as answer:
+                return self._read(answer, deadline)
+        except HTTPError as error:
+            status = error.code
+            error.close()
+            if status in PASSING:
+                raise _Passing(f"answered with status {status}") from None
+            raise RewardError(f"reward {self.name!r} answered with status {status}, which is no score") from None
+        except TimeoutError:
+            raise _Passing(f"did not answer within {self.timeout:g} s") from None
+        except URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise _Passing(f"did not answer within {self.timeout:g} s") from None
+            raise _Passing(f"cannot be reached: {getattr(error.reason, 'strerror', None) or error.reason}") from None
+        except (HTTPException, OSError) as error:
+            raise _Passing(f"broke off: {str(error) or type(error).__name__}") from None
+
+    def _read(self, answer: HTTPResponse, deadline: float) -> bytes:
+        """The body, in pieces, so that a server that drips is given up too."""
+        pieces, size = [], 0
+        while piece := answer.read1(1 << 16):
+            pieces.append(piece)
+            size += len(piece)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if size > LARGEST:
+                raise RewardError(f"reward {self.name!r} answered more than {LARGEST} bytes, which is no list of scores")
+        if answer.length:
+            raise _Passing(f"broke off {answer.length} bytes before the end of its answer")
+        return b"".join(pieces)
+
+    def _scores(self, answer: bytes, count: int) -> list[float]:
+        """The scores of an answer, as floats that may still be NaN."""
+        wanted = f'not {{"scores": [...]}} with {count} number{"s" if count > 1 else ""}'
+        try:
+            told = json.loads(answer)
+        except (ValueError, RecursionError):
+            raise RewardError(f"reward {self.name!r} answered no JSON ({answer[:40]!r})") from None
+        scores = told.get("scores") if isinstance(told, dict) else None
+        if not isinstance(scores, list):
+            raise RewardError(f"reward {self.name!r} answered {str(told)[:60]!r}, {wanted}")
+        if len(scores) != count:
+            raise RewardError(f"reward {self.name!r} answered {len(scores)} scores for {count} images")
+        for row, score in enumerate(scores):
+            if isinstance(score, bool) or not isinstance(score, int | float):
+                message = f"reward {self.name!r} gave {str(score)[:40]!r}, no number, for image {row} of {count}"
+                raise RewardError(message, row)
+        return [float(min(max(s, -1e300), 1e300)) if isinstance(s, int) else s for s in scores]
+
+
+def check_address(text: str) -> str:
+    """`check_url` of what follows the colon of http, or of a whole address."""
+    return check_url(text if URL.match(text) else f"http:{text}")
+
+
+@REWARDS.declare(
+    "http",
+    "what a remote scorer says",
+    "its own",
+    argument=Argument("//HOST/PATH", check_address, check_address, required=True, files=False),
+    remote=True,
+)
+def http(url: str, timeout: float | None = None, attempts: int | None = None, pause: float | None = None) -> Http:
+    """A remote scorer.
+
+    Args:
+        url: http://HOST[:PORT]/PATH, or https.
+        timeout: seconds for one attempt, 30 by default.
+        attempts: how often to ask in all, 3 by default.
+        pause: seconds before the second attempt, 0.5 by default, doubling.
+
+    Raises:
+        TiltingError: not such an address.
+    """
+    tries = max(1, ATTEMPTS if attempts is None else attempts)
+    return Http(check_url(url), TIMEOUT if timeout is None else timeout, tries, PAUSE if pause is None else pause)

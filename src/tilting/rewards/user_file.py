@@ -1,0 +1,140 @@
+"""`file.py:function`: a reward of the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from tilting.errors import BROKEN, RewardError, TiltingError, nearest
+from tilting.lazy import torch
+from tilting.rewards.check import Scorer, check_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class UserReward(Scorer):
+    """A user's function as a reward: black-box unless ``function.differentiable`` is True.
+
+    Attributes:
+        function: (images (b, 3, h, w) float in [0, 1], prompts) -> (b,), a tensor or what `torch.as_tensor` reads.
+        name: the spec that names it.
+    """
+
+    function: Callable[[Tensor, list[str]], object]
+    name: str
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the function says so itself."""
+        return getattr(self.function, "differentiable", False) is True
+
+    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """(b,) finite floats on the device of the images; the function gets copies, without gradients if it is black-box.
+
+        Raises:
+            RewardError: the function raised (the row is then the first image it raises on alone, when there is one),
+                or its answer has the wrong shape or is not finite.
+        """
+        if not self.differentiable:
+            images = images.detach()
+        with contextlib.nullcontext() if self.differentiable else torch.no_grad():
+            try:
+                values = self.function(images.clone(), list(prompts))
+            except BROKEN as error:
+                row = self._culprit(images, prompts)
+                where = "" if row is None else f" on image {row} of {len(images)}"
+                message = f"reward {self.name!r} raised {type(error).__name__}{where}: {error}{_line(error)}"
+                raise RewardError(message, row) from error
+            if not isinstance(values, torch.Tensor):
+                try:
+                    values = torch.as_tensor(values, dtype=torch.float32, device="cpu")
+                except Exception as error:
+                    kind = type(values).__name__
+                    message = f"reward {self.name!r} must return a tensor of shape ({len(images)},), not {kind}"
+                    raise RewardError(message) from error
+            if not values.is_floating_point() and not values.is_complex():
+                values = values.float()
+            return check_values(self.name, values.to(images.device), len(images))
+
+    def _culprit(self, images: Tensor, prompts: list[str]) -> int | None:
+        """The first image the function raises on when asked about it alone."""
+        with torch.no_grad():
+            for row in range(len(images)):
+                try:
+                    self.function(images[row : row + 1].detach().clone(), [prompts[row]])
+                except BROKEN:
+                    return row
+        return None
+
+
+def _line(error: BaseException) -> str:
+    """Where it was raised, of the frames below ours: " (mine.py, line 3)"."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """The folder first on the import path, so that the user's file finds its neighbours."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+Ran = dict[Path, ModuleType]
+"""Files that have run, and what they left."""
+
+
+def _run(path: Path, file: str) -> ModuleType:
+    """The module that a file leaves."""
+    module_name = f"tilting_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    how = importlib.util.spec_from_file_location(module_name, path)
+    if how is None or how.loader is None:
+        raise TiltingError(f"{file!r} is not a Python file")
+    module = importlib.util.module_from_spec(how)
+    sys.modules[module_name] = module
+    try:
+        with _beside(path.parent):
+            how.loader.exec_module(module)
+    except BROKEN as error:
+        del sys.modules[module_name]
+        raise TiltingError(f"{file!r} does not run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def user(spec: str, ran: Ran | None = None) -> UserReward:
+    """Load ``file.py:function``; the file runs now, as Python, and nothing else of it is looked at.
+
+    Args:
+        spec: the file and the function.
+        ran: files that have run for the same request, and need not run again for another of their functions; added to.
+
+    Raises:
+        TiltingError: no such file or function, or the file does not run.
+    """
+    file, _, function = spec.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise TiltingError(f"there is no file {file!r} for the reward {spec!r}")
+    ran = {} if ran is None else ran
+    module = ran[path] = ran[path] if path in ran else _run(path, file)
+    if not hasattr(module, function):
+        own = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise TiltingError(f"{file!r} has no function {function!r}{nearest(function, own) if own else ''}")
+    call = getattr(module, function)
+    if not callable(call):
+        raise TiltingError(f"{function!r} in {file!r} is not a function")
+    return UserReward(call, spec)
