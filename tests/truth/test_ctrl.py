@@ -92,9 +92,7 @@ def test_the_trained_control_is_g_star_and_draws_its_law(gamma):
     whose own distance from the tilt is the other test's; reconstruction guidance of the same classifier is several times as
     far. (`ctrl-theory` does it at T = 32.)"""
     chain, numbers = Chain(8), []
-    control = learn(
-        chain, Ctrl("all"), lambda x, y: gamma * log_classifier(x, y), 300, see=numbers.append
-    )
+    control = learn(chain, Ctrl("all"), lambda x, y: gamma * log_classifier(x, y), 300, see=numbers.append)
     assert numbers[0]["kl"] == 0.0
     for y in (0.0, 1.0):
         reward = reward_of(gamma, y)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tilting.conditioning.cfree import Triplets, batch_of
 from tilting.conditioning.classifiers import Classifier
-from tilting.conditioning.fit import schema_of
 from tilting.conditioning.dataset import read_tables
+from tilting.conditioning.fit import schema_of
 from tilting.conditioning.pictures import encode_files
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented
