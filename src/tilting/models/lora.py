@@ -170,7 +170,8 @@ def load_lora(network: Any, state: Mapping[str, Tensor], name: str, scale: float
     if missing:
         raise TiltingError(f"this LoRA is of another model: it has a layer {missing[0]!r} that the model has not")
     ranks = {layer: sides["down.weight"].shape[0] for layer, sides in layers.items()}
-    most, patterns = max(ranks.values()), {"rank_pattern": ranks, "alpha_pattern": ranks}
+    most = max(ranks.values())
+    patterns: dict[str, Any] = {"rank_pattern": ranks, "alpha_pattern": ranks}
     config = LoraConfig(r=most, lora_alpha=most, target_modules=list(layers), **patterns)
     before = active(network)
     with torch.device("cpu"), warnings.catch_warnings():

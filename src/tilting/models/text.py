@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Context = Tensor | "Text"
+    Context = Union[Tensor, "Text"]
     """(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
     C = TypeVar("C", Tensor, "Text")
 
