@@ -1,17 +1,25 @@
-"""What every recipe's table.md is written with: numbers and intervals for people, tables, claims and their verdicts."""
+"""table.md of every recipe: numbers and intervals for people, tables, claims with their verdicts, and the page around them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
 NONE = "–"
+MINUS = "\N{MINUS SIGN}"
+Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+"""A head, and a row's cell below it."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number for people; a dash for none."""
-    return NONE if value is None else f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+    """A number for people, of so many digits; a dash for none."""
+    return NONE if value is None else f"{value:.{digits}g}".replace("-", MINUS)
+
+
+def fixed(value: float | None, decimals: int = 4) -> str:
+    """A number with so many decimals, or nothing."""
+    return "" if value is None else f"{value:.{decimals}f}".replace("-", MINUS)
 
 
 def shown(value: Mapping[str, float] | None, sign: bool = False) -> str:
@@ -21,27 +29,40 @@ def shown(value: Mapping[str, float] | None, sign: bool = False) -> str:
     width = value["high"] - value["low"]
     decimals = min(6, max(0, 2 - floor(log10(width)))) if width > 0 else 4
     mean, low, high = (f"{round(value[key], decimals) + 0.0:.{decimals}f}" for key in ("mean", "low", "high"))
-    return f"{'+' if sign and value['mean'] > 0 else ''}{mean} [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
+    return f"{'+' if sign and value['mean'] > 0 else ''}{mean} [{low}, {high}]".replace("-", MINUS)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return [_line(heads), _line(["---"] * len(heads)), *(_line(row) for row in rows)]
+def table(heads: Sequence[str], rows: Iterable[Iterable[object]], right: Sequence[bool] = ()) -> list[str]:
+    """Lines of a Markdown table; ``right``: which columns are set to the right, where it is told."""
+    rule = f"|{'|'.join('---:' if one else '---' for one in right)}|" if right else line(["---"] * len(heads))
+    return [line(heads), rule, *(line(map(str, row)) for row in rows)]
+
+
+def filled(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that some row has."""
+    return [(head, cell) for head, cell in columns if any(cell(row) != NONE for row in rows)]
+
+
+def claimed(text: str, published: str, finding: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A claim as table.json holds it: what is tested, what the paper has, and a `Finding`, None where rows are missing."""
+    return {"text": text, "published": published, "finding": finding}
 
 
 def claims(made: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of the claims, each a "text", what the paper has as "published", and a `Finding` or None; none without any."""
+    """Lines of the claims; none without any."""
     if not made:
         return []
     lines = ["", "## Claims", ""]
     for claim in made:
         finding = claim["finding"] or {"verdict": "not tried", "found": "the rows that it needs are not in this run"}
-        found = f"Found: {finding['found']}. The paper: {claim['published']}."
-        lines.append(f"- **{finding['verdict']}**: {claim['text']}. {found}")
+        lines.append(
+            f"- **{finding['verdict']}**: {claim['text']}. Found: {finding['found']}. The paper: {claim['published']}."
+        )
     return lines
 
 
@@ -50,6 +71,26 @@ def tried(report: Mapping[str, Any]) -> str:
     return "; a small run, to try it: its numbers mean nothing" if report["small"] else ""
 
 
-def figures(report: Mapping[str, Any]) -> list[str]:
-    """Lines that show a report's pictures."""
-    return [f"![{name}]({name})" for name in report["figures"]]
+def page(report: Mapping[str, Any], ours: str, body: Sequence[str], reading: Sequence[str], last: Sequence[str] = ()) -> str:
+    """The whole page.
+
+    Args:
+        report: what table.json holds.
+        ours: what was done.
+        body: lines between that and how to read them: tables and claims.
+        reading: sentences of the paper's recipes; the recipe's own notes follow them.
+        last: lines before the pictures.
+    """
+    lines = [f"# {report['recipe']}: {report['title']}", "", f"After {report['paper']}. {ours}", "", *body]
+    points = [f"- {sentence}" for sentence in (*reading, *report["notes"])]
+    if points:
+        lines += ["", "## How to read it", "", *points]
+    return "\n".join([*lines, "", *last, *(f"![{name}]({name})" for name in report.get("figures", ()))])
+
+
+def plain_page(report: Mapping[str, Any]) -> str:
+    """The page of a recipe that has none of its own: its "rows", a column for each of their keys, its "claims" and notes."""
+    rows = report["rows"]
+    cells = [[value if isinstance(value, str) else number(value) for value in row.values()] for row in rows]
+    body = [*table(list(rows[0]), cells), *claims(report.get("claims", ()))]
+    return page(report, f"Ours: seed {report['seed']}{tried(report)}.", body, [])

@@ -1,4 +1,4 @@
-"""The papers' own numbers, as they ship in assets/published.yaml: facts to print beside ours."""
+"""The papers' own numbers, as they stand in published.yaml beside this file: facts to print beside ours."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ import yaml
 from tilting.errors import TiltingError, nearest
 
 FILE = Path(__file__).with_name("published.yaml")
-UNITS = {
-    "fid": "Inception, per prompt", "cmmd": "CLIP ViT-L/14, x1000", "t_clip": "2.5 max(cos, 0)", "i_gram": "cosine x100",
-    "minutes": "minutes per image",
-}  # fmt: skip
-"""Of the columns that mean the same in every table of the thesis; the reward's unit is the table's own."""
 
 
 @cache

@@ -44,7 +44,7 @@ def test_a_plain_function_is_a_reward(pipe):
 
 
 def test_a_preset_is_taken_apart_and_drawn_with(pipe):
-    """CoDe built by its preset with the last word given to the first particle: its x is that of the stream itself."""
+    """CoDe built by its preset with the last word given to the first particle: its x is that of the particle itself."""
     from dataclasses import replace
 
     whole = tl.presets.code(particles=2).build(4)

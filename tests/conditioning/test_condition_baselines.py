@@ -19,10 +19,9 @@ import tilting as tl
 from tilting.cli import main
 from tilting.conditioning.cfree import ClassifierFree, world_of
 from tilting.conditioning.classifier_free import free_controlling
-from tilting.conditioning.fit import Options
+from tilting.conditioning.dataset import read_tables
 from tilting.conditioning.guided import ClassifierGuided, classifier_guided
 from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, load_noisy
-from tilting.conditioning.tables import read_tables
 from tilting.conditioning.trainer import ControlSettings
 from tilting.conditioning.triplets import labelled
 from tilting.errors import TiltingError
@@ -204,9 +203,7 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(here, table):
 
 def test_the_function_fits_as_the_command_does_and_a_number_too(small, pictures):
     images, words = pictures
-    made = tl.condition_fit(
-        images, words, "bright", kind="noisy", widths=(16,), model=small, options=Options(epochs=20, batch_size=16, rate=0.01)
-    )
+    made = tl.condition_fit(images, words, "bright", kind="noisy", widths=(16,), model=small, epochs=20, batch_size=16, lr=0.01)
     assert made.metrics["by_noise"][0]["accuracy"] > 0.75
     assert made.classifier.model == {"name": small.name, "sha256": digest(Path(small.name))}
     numbers = [1.0 if word == "yes" else -1.0 for word in words]
@@ -217,7 +214,9 @@ def test_the_function_fits_as_the_command_does_and_a_number_too(small, pictures)
         kind="noisy",
         widths=(16,),
         model=small,
-        options=Options(epochs=20, batch_size=16, rate=0.01),
+        epochs=20,
+        batch_size=16,
+        lr=0.01,
     )
     levels = number.metrics["by_noise"]
     assert levels[0]["rmse"] < 0.97 * levels[-1]["rmse"]

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from tilting.cli import main
-from tilting.conditioning.dataset import is_held_out
-from tilting.conditioning.fit_run import read_data
-from tilting.conditioning.images import Pictures, square
-from tilting.config.condition_fit import resolve_fit
-from tilting.config.label_columns import Ask, cut, parse_label, settle
+from tilting.conditioning.dataset import is_held_out, read_data
+from tilting.conditioning.pictures import Pictures, square
+from tilting.conditioning.table import cut, settle
+from tilting.config.condition_fit import Ask, FitConfig, parse_label
 from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
 
@@ -67,7 +66,7 @@ def test_a_bad_row_is_named_or_left_out_and_listed(tmp_path, capsys, row):
     corrupt(tmp_path)
     said = refused(capsys, data)
     assert all(part in said for part in BAD[row]) and "--skip-bad" in said
-    found = read_data(resolve_fit({"data": str(data), "skip-bad": True}))
+    found = read_data(FitConfig.resolve({"data": str(data), "skip-bad": True}))
     assert len(found.records) == 12 and len(found.bad) == 1
     assert all(part in found.bad[0] for part in BAD[row])
 
@@ -76,7 +75,7 @@ def test_a_label_outside_of_its_schema_is_named_with_the_nearest(tmp_path, capsy
     data = table(tmp_path, ["0.png,yess"])
     said = refused(capsys, data, "--label", "bright=no,yes")
     assert "row 13" in said and "no class 'yess'; did you mean 'yes'?" in said
-    found = read_data(resolve_fit({"data": str(data), "label": "bright=yes,no", "skip-bad": True}))
+    found = read_data(FitConfig.resolve({"data": str(data), "label": "bright=yes,no", "skip-bad": True}))
     assert found.columns[0].classes == ("yes", "no") and len(found.bad) == 1  # in the order they were given
 
 
@@ -86,7 +85,7 @@ def test_a_number_that_is_none_is_named(tmp_path, capsys):
     for i in range(12):
         picture(tmp_path / f"{i}.png")
     assert "row 13 of 'labels.csv': the label 'bright' is 'high', no finite number" in refused(capsys, data)
-    found = read_data(resolve_fit({"data": str(data), "skip-bad": True}))
+    found = read_data(FitConfig.resolve({"data": str(data), "skip-bad": True}))
     assert found.columns[0].kind == "gaussian" and len(found.bad) == 2
     assert [r.labels["bright"] for r in found.records] == [float(f"{i / 7:.3f}") for i in range(12)]
 
@@ -95,7 +94,7 @@ def test_one_class_and_small_classes(tmp_path, capsys):
     data = table(tmp_path, ["0.png,rare", "1.png,rare"])
     said = refused(capsys, data)
     assert "row 13 of 'labels.csv': the class 'rare' of 'bright' has 2 items, fewer than 5" in said
-    found = read_data(resolve_fit({"data": str(data), "skip-bad": True}))
+    found = read_data(FitConfig.resolve({"data": str(data), "skip-bad": True}))
     assert found.columns[0].classes == ("no", "yes") and len(found.records) == 12 and len(found.bad) == 2
     one = tmp_path / "one"
     one.mkdir()
@@ -142,10 +141,10 @@ def test_sides_depend_on_seed_and_file_alone(tmp_path):
     assert abs(sum(sides) / 4000 - 0.2) < 4 * (0.2 * 0.8 / 4000) ** 0.5
     both = sum(a and is_held_out(4, name) for a, name in zip(sides, names, strict=True))
     assert abs(both / 4000 - 0.04) < 4 * (0.04 * 0.96 / 4000) ** 0.5  # another seed, independent sides
-    big = read_data(resolve_fit({"data": str(table(tmp_path, [], count=40))}))
+    big = read_data(FitConfig.resolve({"data": str(table(tmp_path, [], count=40))}))
     few = tmp_path / "few.csv"
     few.write_text("file,bright\n" + "".join(f"./{i}.png,{('no', 'yes')[i % 2]}\n" for i in reversed(range(5, 40))))
-    small = read_data(resolve_fit({"data": str(few)}))
+    small = read_data(FitConfig.resolve({"data": str(few)}))
     held = [{data.records[i].file for i in data.split(1)[1]} for data in (big, small)]
     assert held[1] == held[0] - {f"{i}.png" for i in range(5)} and held[1]
     assert big.digest() != small.digest()
@@ -160,12 +159,12 @@ def test_rows_of_one_group_are_on_one_side(tmp_path, capsys):
     data = table(tmp_path, [])
     data.write_text("\n".join(["file,bright,thing", *rows, *lone]))
     seed = next(s for s in range(50) if 0 < sum(is_held_out(s, str(g)) for g in range(3)) < 3)
-    together = read_data(resolve_fit({"data": str(data), "group": "thing"}))
+    together = read_data(FitConfig.resolve({"data": str(data), "group": "thing"}))
     assert [column.name for column in together.columns] == ["bright"]
     held = {together.records[i].file for i in together.split(seed)[1]}
     lonely = {f"v{i}.png" for i in range(4) if is_held_out(seed, f"v{i}.png")}
     assert held == {f"{i}.png" for i in range(12) if is_held_out(seed, str(i // 4))} | lonely
-    assert together.digest() != read_data(resolve_fit({"data": str(data), "label": "bright"})).digest()
+    assert together.digest() != read_data(FitConfig.resolve({"data": str(data), "label": "bright"})).digest()
     assert "no column 'thng' to keep together; did you mean 'thing'?" in refused(capsys, data, "--group", "thng")
 
 
@@ -177,7 +176,7 @@ def test_a_class_that_is_all_held_out_is_refused(tmp_path):
     for n in (*held, *rest):
         picture(tmp_path / n)
     (tmp_path / "labels.csv").write_text("\n".join(["file,bright", *rows]))
-    data = read_data(resolve_fit({"data": str(tmp_path / "labels.csv")}))
+    data = read_data(FitConfig.resolve({"data": str(tmp_path / "labels.csv")}))
     with pytest.raises(TiltingError, match="class 'rare' of 'bright' is held out with --seed 0"):
         data.split(0)
     assert {data.records[i].file for i in data.split(1)[1]} == {n for n in (*held, *rest) if is_held_out(1, n)}
@@ -230,8 +229,8 @@ def test_class_folders_jsonl_and_parquet_say_the_same(tmp_path):
     (tmp_path / "pics" / ".hidden").mkdir()
     picture(tmp_path / "pics" / ".hidden" / "x.png")
     (tmp_path / "l.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    lines = read_data(resolve_fit({"data": str(tmp_path / "l.jsonl")}))
-    folder = read_data(resolve_fit({"data": str(tmp_path / "pics"), "label": ["animal"]}))
+    lines = read_data(FitConfig.resolve({"data": str(tmp_path / "l.jsonl")}))
+    folder = read_data(FitConfig.resolve({"data": str(tmp_path / "pics"), "label": ["animal"]}))
     assert {r.path: r.labels for r in lines.records} == {r.path: r.labels for r in folder.records}
     assert lines.columns == folder.columns and lines.records[1].prompt == "a dog" and folder.records[0].prompt is None
     try:
@@ -240,10 +239,10 @@ def test_class_folders_jsonl_and_parquet_say_the_same(tmp_path):
     except ImportError:
         (tmp_path / "l.parquet").write_bytes(b"PAR1")
         with pytest.raises(TiltingError, match="needs pyarrow"):
-            read_data(resolve_fit({"data": str(tmp_path / "l.parquet")}))
+            read_data(FitConfig.resolve({"data": str(tmp_path / "l.parquet")}))
         return
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "l.parquet")
-    assert read_data(resolve_fit({"data": str(tmp_path / "l.parquet")})).records[5]._replace(where="") == lines.records[
+    assert read_data(FitConfig.resolve({"data": str(tmp_path / "l.parquet")})).records[5]._replace(where="") == lines.records[
         5
     ]._replace(where="")
 
@@ -264,7 +263,7 @@ def test_jpeg_size_labels_a_run(tmp_path, capsys):
     run = tmp_path / "run"
     noisy(run)
     assert "give --label-by" in refused(capsys, run)
-    data = read_data(resolve_fit({"data": str(run), "label-by": "jpeg", "bins": 2, "label": "small=no,yes"}))
+    data = read_data(FitConfig.resolve({"data": str(run), "label-by": "jpeg", "bins": 2, "label": "small=no,yes"}))
     sizes = []
     for i in range(15):
         file = BytesIO()
@@ -273,7 +272,7 @@ def test_jpeg_size_labels_a_run(tmp_path, capsys):
     middle = statistics.median(sizes)
     assert [r.labels["small"] for r in data.records] == ["yes" if s <= middle else "no" for s in sizes]
     assert data.columns[0].edges == (pytest.approx(-middle, rel=1e-6),)
-    numbers = read_data(resolve_fit({"data": str(run), "label-by": "jpeg"}))
+    numbers = read_data(FitConfig.resolve({"data": str(run), "label-by": "jpeg"}))
     assert numbers.columns[0].name == "jpeg" and numbers.columns[0].kind == "gaussian"
 
 
@@ -286,13 +285,13 @@ def test_a_function_of_the_users_labels_by_words_or_numbers(tmp_path, capsys):
         "def broken(images, prompts):\n    if prompts[0] == 'p7':\n        raise KeyError('seven')\n"
         "    return [images.mean()]\n"
     )
-    words = read_data(resolve_fit({"data": str(run), "label-by": f"{tmp_path / 'own.py'}:tall"}))
+    words = read_data(FitConfig.resolve({"data": str(run), "label-by": f"{tmp_path / 'own.py'}:tall"}))
     assert [r.labels["tall"] for r in words.records] == ["tall" if i % 3 else "square" for i in range(15)]
-    numbers = read_data(resolve_fit({"data": str(run), "label-by": f"{tmp_path / 'own.py'}:number"}))
+    numbers = read_data(FitConfig.resolve({"data": str(run), "label-by": f"{tmp_path / 'own.py'}:number"}))
     assert [r.labels["number"] for r in numbers.records] == [i + 0.5 for i in range(15)]
     said = refused(capsys, run, "--label-by", f"{tmp_path / 'own.py'}:broken")
     assert "'images/7.png'" in said and "raised KeyError: 'seven'" in said
-    rest = read_data(resolve_fit({"data": str(run), "label-by": f"{tmp_path / 'own.py'}:broken", "skip-bad": True}))
+    rest = read_data(FitConfig.resolve({"data": str(run), "label-by": f"{tmp_path / 'own.py'}:broken", "skip-bad": True}))
     assert len(rest.records) == 14 and len(rest.bad) == 1
 
 
@@ -314,7 +313,7 @@ def test_pictures_are_upright_on_white_and_cut_to_their_middle(tmp_path):
 
 def test_pictures_are_read_when_asked_for_and_kept_while_there_is_room(tmp_path):
     paths = [picture(tmp_path / f"{i}.png", 50 * i) for i in range(3)]
-    kept, none = Pictures(paths, 4), Pictures(paths, 4, held=0)
+    kept, none = Pictures(paths, 4), Pictures(paths, 4, kept_bytes=0)
     first = kept([2, 0])
     assert first.shape == (2, 3, 4, 4) and first[0, 0, 0, 0] == pytest.approx(100 / 255) and first[1, 2, 0, 0] == 1
     none([2])

@@ -17,16 +17,16 @@ from support.commands import refused
 from support.learned import save_classifier as save_vit
 from tilting.cli import main
 from tilting.conditioning import calibrate
-from tilting.conditioning.fit import Likelihood, Options, begin, epochs, finish, schema_of
-from tilting.conditioning.images import Pictures
+from tilting.conditioning.fit import Likelihood, begin, ended, epochs, schema_of
 from tilting.conditioning.networks import build_network, inputs_of
-from tilting.config.condition_fit import resolve_fit
+from tilting.conditioning.pictures import Pictures
+from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
-from tilting.features.fitted import load_classifier, log_prob
+from tilting.features.fitted import FittedClassifier, load_classifier, log_prob
 from tilting.features.schema import Schema
 from tilting.rewards import likelihood
 from tilting.runs.owner import FIT as KIND_OF_FIT
-from tilting.runs.owner import whose
+from tilting.runs.owner import kind_of
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 QUICK = ["--kind", "cnn", "--widths", "4,8,8", "--size", "16", "--batch-size", "16", "--lr", "0.02", "--quiet"]
@@ -137,7 +137,7 @@ def test_cnn_learns_a_colour_and_a_brightness(rendered, tmp_path, capsys):
     assert summary["colour"]["accuracy"] > 0.85 > 0.5 > summary["colour"]["commonest"] and summary["colour"]["macro_f1"] > 0.8
     assert summary["light"]["r2"] > 0.5
     manifest = json.loads((out / "manifest.json").read_bytes())
-    assert whose(out) is KIND_OF_FIT
+    assert kind_of(out) is KIND_OF_FIT
     assert (
         manifest["labels"]["colour"]["classes"] == ["blue", "green", "red"]
         and manifest["labels"]["light"]["kind"] == "gaussian"
@@ -149,9 +149,9 @@ def test_cnn_learns_a_colour_and_a_brightness(rendered, tmp_path, capsys):
                 assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24) or ()) > 20
         assert not (out / name / "checkpoints").exists()
 
-    from tilting.conditioning.fit_run import read_data
+    from tilting.conditioning.dataset import read_data
 
-    data = read_data(resolve_fit({"data": str(rendered / "labels.csv")}))
+    data = read_data(FitConfig.resolve({"data": str(rendered / "labels.csv")}))
     held = data.split(0)[1]
     x = torch.stack(
         [torch.tensor(np.array(Image.open(rendered / data.records[i].file)).transpose(2, 0, 1) / 255.0) for i in held]
@@ -258,7 +258,7 @@ def test_dropout_is_keyed_and_nothing_outside_is_seeded(rendered):
     """An MLP with much dropout, stopped and restored through a file, against one run; the caller's generator stays put."""
     pictures = Pictures([rendered / f"{i}.png" for i in range(40)], 16)
     y = torch.tensor([float(i % 3) for i in range(40)])
-    options = Options(epochs=4, batch_size=8, rate=0.01, seed=5)
+    options = FitConfig(epochs=4, batch_size=8, lr=0.01, seed=5)
     learn, held = list(range(30)), list(range(30, 40))
 
     def fresh():
@@ -288,7 +288,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_fit(rendered):
     """At a rate that overshoots, held-out likelihood turns; what is kept has the lowest of the history."""
     pictures = Pictures([rendered / f"{i}.png" for i in range(40)], 16)
     y = torch.tensor([float((i * 7) % 2) for i in range(40)])  # parity: not to be seen in the pictures
-    options = Options(epochs=40, batch_size=8, rate=0.03, patience=3, seed=1)
+    options = FitConfig(epochs=40, batch_size=8, lr=0.03, patience=3, seed=1)
     net = build_network("cnn", 2, 1, "parity", (4, 4))
     fit = begin(net, schema_of("parity", ("even", "odd"), y), options)
     inputs = inputs_of(net, pictures)
@@ -296,7 +296,8 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_fit(rendered):
     reports = list(epochs(fit, inputs, y, list(range(30)), held, options))
     lowest = min(r.held_out for r in reports)
     assert len(reports) < 40 and len(reports) - fit.best_epoch == 3 and reports[-1].held_out > lowest == reports[-1].best
-    classifier, outputs = finish(fit, inputs, held)
+    schema, outputs = ended(fit, inputs, held)
+    classifier = FittedClassifier(fit.net, schema)
     with torch.no_grad():
         again = -classifier.log_prob(pictures(held), y[held]).mean()
     assert float(again) == pytest.approx(lowest, abs=1e-5)
@@ -314,7 +315,7 @@ def test_a_number_has_the_likelihood_of_its_unit():
             super().__init__()
             self.head = torch.nn.Linear(4, 1)
 
-    options = Options(epochs=40, batch_size=50, rate=0.01, patience=40)
+    options = FitConfig(epochs=40, batch_size=50, lr=0.01, patience=40)
     fit = begin(Net(), schema_of("size", (), y[:500]), options)
     reports = list(epochs(fit, lambda rows: x[list(rows)], y, list(range(500)), list(range(500, 600)), options))
     found = fit.model
@@ -369,7 +370,7 @@ def test_a_fit_goes_where_it_is_told(rendered, tmp_path, monkeypatch, capsys):
         seen.append(device)
         raise TiltingError("far enough")
 
-    monkeypatch.setattr("tilting.conditioning.fit.begin", begin)
+    monkeypatch.setattr("tilting.conditioning.fit_label.begin", begin)
     monkeypatch.setattr("tilting.conditioning.fit_run.device_of", lambda text: f"the {text} one")
     for device in ("mps", "auto"):
         assert main([*words(rendered, tmp_path / "out", "--label", "colour"), "--device", device]) == 2

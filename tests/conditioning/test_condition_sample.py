@@ -25,7 +25,7 @@ from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
 from tilting.models.labels import PLACES
-from tilting.runs.owner import RUN, SWEEP_OF_RUNS, whose
+from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of
 
 PROMPTS = ["a fox", "a cat"]
 ASKED = {"steps": 4, "images": 2, "cfg": 2.0, "batch_size": 4}
@@ -254,7 +254,7 @@ def test_a_sweep_begins_at_the_pretrained_model(here, small, controls, capsys):
     assert set(rows[1]["summary"]["labels"]) == {"bright", "light"}
     assert (here / "out" / "sweep.png").is_file()
     capsys.readouterr()  # and holds nothing else
-    assert whose(here / "out") is SWEEP_OF_RUNS and whose(here / "out" / "strength-0") is RUN
+    assert kind_of(here / "out") is SWEEP_OF_RUNS and kind_of(here / "out" / "strength-0") is RUN
     side = ["compare", "a fox", "--methods", "base", "--out", "out"]
     for command in (words("out", places[:1], "--label", "bright=yes"), side):
         assert main(command) == 2

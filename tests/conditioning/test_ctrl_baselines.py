@@ -11,14 +11,19 @@ from torch import nn
 
 from support.control import independent_log_prob, normaliser
 from tilting.conditioning.cfree import ClassifierFree, Triplets, draw_rows, drop_labels, training_error
-from tilting.conditioning.fit import Options
+from tilting.conditioning.fit_label import fit_label
 from tilting.conditioning.guided import classifier_guided
-from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, fit_noisy, load_noisy, noised, save_noisy
+from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, load_noisy, noised, save_noisy
+from tilting.conditioning.pictures import Encoded
+from tilting.conditioning.table import Column
 from tilting.conditioning.triplets import TripletBatches
+from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
+from tilting.oracle.control import Chain, lemma, log_classifier
 from tilting.oracle.mixture import ZERO_SNR
+from tilting.oracle.plane import BASE, energy_distance
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict
@@ -26,8 +31,6 @@ from tilting.training.loop import Training, train
 from tilting.types import Prediction
 from tilting_papers.ctrl import learned
 from tilting_papers.ctrl.learned import Falling, Plane, Push, pushed
-from tilting_papers.ctrl.oracle import Chain, lemma, log_classifier
-from tilting_papers.plane import BASE, energy_distance
 
 YES = Schema("side", classes=("no", "yes"))
 
@@ -78,7 +81,9 @@ def test_the_fitted_noisy_classifier_is_the_true_one_at_every_noise_level():
     gen = torch.Generator().manual_seed(0)
     x = BASE.draw(6000, gen)
     y = (torch.rand(len(x), generator=gen) < log_classifier(x, 1.0).exp()).float()
-    fitted = fit_noisy(x.float(), y, YES, ZERO_SNR, range(1200), Options(epochs=12, batch_size=128, rate=3e-3, patience=5), 32)
+    config = FitConfig(kind="noisy", widths=(32,), epochs=12, batch_size=128, lr=3e-3, patience=5)
+    latents = Encoded(x.float(), ZERO_SNR, {})
+    fitted = fit_label(config, Column("side", "classes", ("no", "yes")), y, range(1200, 6000), range(1200), latents).classifier
     rate = y.mean().item()
     for t in (ZERO_SNR.grid(10)[i] for i in (1, 4, 7, 9)):
         fresh = BASE.draw(3000, gen)
@@ -162,7 +167,7 @@ def test_classifier_free_fine_tuning_learns_p_of_x_given_y():
 
     def batch(k, memory):
         rows = draw_rows(len(x), size, 0, k)
-        denoise = pushed(chain, push, y[rows])
+        denoise = pushed(chain.denoise, push, y[rows])
         who = [Identity(0, "cfree", k)] * size
         return Plane(denoise, chain.denoise, denoise, chain.denoise, None, grid, who, (2,), 1.0, k, 0, dtype=torch.float64)
 
@@ -172,7 +177,7 @@ def test_classifier_free_fine_tuning_learns_p_of_x_given_y():
     for label in (0.0, 1.0):
         target = given(label, 3000, 5)
         with torch.no_grad():
-            mine = energy_distance(chain.draw(2000, 6, denoise=pushed(chain, push, label)).end, target)
+            mine = energy_distance(chain.draw(2000, 6, denoise=pushed(chain.denoise, push, label)).end, target)
         base = energy_distance(chain.draw(2000, 6).end, target)
         print(f"classifier-free, y {label:.0f}: D² {mine:.4f}, base {base:.4f}")
         assert mine < 0.05 * base

@@ -22,7 +22,7 @@ from tilting.types import Prediction
 
 
 def test_a_winner_draws_from_where_its_gradient_took_it(mixture):
-    """Of one stream the winner is the stream: CoDeX's gradients after selecting are its gradients before."""
+    """Of one particle the winner is the particle: CoDeX's gradients after selecting are its gradients before."""
     p = problem(mixture, 8, 3)
     winner, every, without = (
         run(p, preset.build(8))[0].x
@@ -172,7 +172,7 @@ def test_probes_climb_a_black_box_through_the_chain():
 
 
 def test_prompt_draws_each_template(small):
-    """Every stream is drawn with its own words and scored by the plain ones."""
+    """Every particle is drawn with its own words and scored by the plain ones."""
     drawn, scored = [], []
 
     class Heard:

@@ -17,7 +17,7 @@ from PIL import Image
 import tilting as tl
 from support.commands import manifest, refused
 from tilting.cli import main
-from tilting.runs.owner import COMPARISON, RUN, whose
+from tilting.runs.owner import COMPARISON, RUN, kind_of
 
 PROMPTS = ("a fox", "an <b>owl</b> & co, noto style")
 METHODS = ("base", "bon", "code", "codex")
@@ -97,7 +97,7 @@ def test_costs_are_the_formulas(made):
 
 def test_each_run_is_a_run_of_generate(made, tmp_path, monkeypatch):
     out, _ = made
-    assert whose(out) is COMPARISON and whose(out / "runs" / "code") is RUN
+    assert kind_of(out) is COMPARISON and kind_of(out / "runs" / "code") is RUN
     alone = tmp_path / "alone"
     words = ("generate", *PROMPTS, "--method", "code", "--seed", "3", *USUAL)
     assert main([*words, "--out", str(alone)]) == 0

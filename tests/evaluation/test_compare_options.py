@@ -9,7 +9,8 @@ import yaml
 
 from support.commands import refused
 from tilting.cli import main
-from tilting.evaluation.compare import measure, resolve_compare
+from tilting.config.compare import CompareConfig
+from tilting.evaluation.compare import measure
 
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
 BRIGHT = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"
@@ -79,11 +80,11 @@ def test_settings_reach_their_method_and_yaml_reads_back(capsys, tmp_path):
     assert capsys.readouterr().out == printed
     (tmp_path / "c.yaml").write_text("prompts: [a fox]\nmethods: code,svdd\nmethod: code\n")
     assert "did you mean 'methods'" in refused(capsys, "compare", "--config", str(tmp_path / "c.yaml"), "--print-config")
-    request = resolve_compare(yaml.safe_load(printed))
+    request = CompareConfig.resolve(yaml.safe_load(printed))
     assert [one.particles for one in request.runs] == [None, 3, 4, None]
     assert [one.eta for one in request.runs] == [1, 1, 1, 0]  # reno's own, as in generate
     asked = {"prompts": ["a fox"], "methods": ["base"], "particles": 2, "set": {"code.tau": 1.0}, "strength": 0.5}
-    assert resolve_compare(asked).unused == ("code.tau", "particles", "strength")
+    assert CompareConfig.resolve(asked).unused == ("code.tau", "particles", "strength")
 
 
 def test_what_no_reward_or_judge_knows_is_null():

@@ -16,12 +16,14 @@ from PIL import Image
 
 from support import commands
 from support.commands import manifest
+from support.outside import installed
 from tilting.cli import main
-from tilting.config.evaluate import resolve_evaluate
+from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import setup
+from tilting.metrics import METRICS
 from tilting.rewards.spec import parse_specs, split_weight
-from tilting.runs.owner import EVALUATION, whose
+from tilting.runs.owner import EVALUATION, kind_of
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
 USUAL = ("--steps", "4", "--images", "2", "--quiet")
@@ -62,7 +64,7 @@ def row(metrics, name):
 
 def test_rewards_and_costs_are_the_manifests(runs, judged):
     metrics, _ = judged
-    assert whose(runs / "judged") is EVALUATION
+    assert kind_of(runs / "judged") is EVALUATION
     for name in ("base", "bon", "again"):
         known, found = manifest(runs / name), row(metrics, name)
         assert found["rewards"]["clip"]["mean"] == pytest.approx(known["summary"]["reward_mean"], abs=1e-6)
@@ -239,7 +241,8 @@ def test_numbers_and_ticks_of_charts():
         marks = ticks(low, high)
         assert marks[0] <= low + 1e-12 and marks[-1] >= high - 1e-12 and 2 <= len(marks) <= 8
     svg = bars("t", [Bar("a", "c0", 2.0, 1.0, 3.0), Bar("b", "cb", None), Bar("<c>", "c1", 4.0)], floor=1.0)
-    widths = [float(w) for w in re.findall(r'<rect class="c\d" x="[\d.]+" y="\d+" width="([\d.]+)"', svg)]
+    ends = re.findall(r'<path d="M ([\d.]+) [\d.]+ L ([\d.]+) [^"]*" style="fill: var\(--c\d\)', svg)
+    widths = [float(end) - float(begin) for begin, end in ends]
     assert len(widths) == 2 and widths[1] == pytest.approx(2 * widths[0], abs=0.2)  # bars start at 0
     assert "&lt;c&gt;" in svg and "floor 1.000" in svg and svg.count('class="whisker"') == 3
 
@@ -256,12 +259,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "rect", "line", "circle", "br", "link"):
+        if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        if tag not in ("rect", "line", "circle"):
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data):
         self.text += data
@@ -296,7 +298,7 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
     assert f"{fid:#.4g}" in parsed.text and f"floor {metrics['floor']['fid']['pooled']:#.4g}" in parsed.text
     assert "FID, pooled" in parsed.text and "CMMD, mean of prompts" in parsed.text
     assert kinds.count("svg") >= 10 and "prefers-color-scheme: dark" in page
-    whiskers = [a for tag, a in parsed.tags if tag == "line" and a.get("class") == "whisker"]
+    whiskers = [a for tag, a in parsed.tags if tag == "path" and a.get("class") == "whisker"]
     assert len(whiskers) >= 3 * 4 * 4  # of the rewards, judge and T-CLIP of every run
 
 
@@ -400,11 +402,11 @@ def test_what_method_base_draws_with_a_lora_or_a_control_is_not_the_base_model(r
     tuned = altered(runs, tmp_path, "again", "tuned", lora=["runs/horse"])
     control = altered(runs, tmp_path, "again", "control", {"kl_mean": 0.5}, control=["ctl"], strength=[1.0], seed=8)
     for other in (tuned, control):
-        parts = setup(resolve_evaluate({"runs": [base, other], "out": "o"}))
+        parts = setup(EvaluateConfig.resolve({"runs": [base, other], "out": "o"}))
         assert parts.reference == "base" and parts.bases == {Path(other).name: "base"} and parts.floor is None
         assert not any("strength" in note for note in parts.notes)
         assert "must be a run of method base alone" in refused(capsys, base, "--reference", other, "--out", str(tmp_path / "o"))
-    alone = setup(resolve_evaluate({"runs": [control], "out": "o"}))
+    alone = setup(EvaluateConfig.resolve({"runs": [control], "out": "o"}))
     assert alone.reference is None and "--strength" not in alone.notes[0] and "--method base" in alone.notes[0]
     assert main(["evaluate", base, tuned, control, "--out", str(tmp_path / "out"), "--quiet"]) == 0
     metrics, page = json.loads((tmp_path / "out/metrics.json").read_text()), (tmp_path / "out/report.html").read_text()
@@ -510,7 +512,7 @@ def test_config_file_and_print_config(runs, tmp_path, capsys):
 
 def test_parts_of_runs(runs):
     def chosen(*names, **more):
-        return setup(resolve_evaluate({"runs": [str(runs / n) for n in names], "out": "o", **more}))
+        return setup(EvaluateConfig.resolve({"runs": [str(runs / n) for n in names], "out": "o", **more}))
 
     assert chosen("base", "bon").reference is None
     assert chosen("bon", "base", "again").reference == "again"
@@ -519,7 +521,7 @@ def test_parts_of_runs(runs):
     named = chosen("again", "base", "bon", reference=str(runs / "again"))
     assert (named.reference, named.floor, named.bases) == ("again", "base", {"bon": "base"})
     with pytest.raises(TiltingError, match="no run"):
-        resolve_evaluate({"out": "o"})
+        EvaluateConfig.resolve({"out": "o"})
     assert split_weight("clip=2") == ("clip", 2.0) and split_weight("my.py:f") == ("my.py:f", 1.0)
     assert split_weight("classify:m#a=b") == ("classify:m#a=b", 1.0)
     assert split_weight("likelihood:FIT#bright=0") == ("likelihood:FIT#bright=0", 1.0)
@@ -575,3 +577,20 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     after = digests_of(parse_specs(watched))
     assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, False, False, True]
     assert digest_of(files_of_classifier("headed")) != head  # so `condition train` and `sample` remember its body too
+
+
+def test_a_metric_from_outside_is_measured_and_shown(runs, tmp_path, capsys):
+    code = """
+from tilting.metrics import METRICS
+
+@METRICS.declare("brightness", "Brightness", "mean over pixels, in [0, 1]", ("images",), judges=True)
+def brightness(images):
+    return images.mean((1, 2, 3)).double()
+"""
+    with installed(METRICS, tmp_path / "site", "a_metric", code, "a_metric"):
+        assert main(["evaluate", str(runs / "base"), str(runs / "again"), "--out", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    values = [np.mean([np.asarray(Image.open(file)) for file in sorted((runs / "base" / "images").glob("*.png"))]) / 255]
+    assert row(metrics, "base")["brightness"]["mean"] == pytest.approx(values[0], abs=1e-6)
+    assert metrics["per_prompt"][0]["runs"]["base"]["brightness"] is not None
+    assert "Brightness" in Page((tmp_path / "out" / "report.html").read_text()).text and "Brightness" in capsys.readouterr().out

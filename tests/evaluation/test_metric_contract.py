@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from support.outside import installed
-from tilting.config.evaluate import PATHS
+from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
 from tilting.metrics import METRICS, Metric, PocketJudge
 from tilting.metrics.declaration import INPUTS
@@ -36,7 +36,7 @@ def hold_to_the_contract(metric: Metric, judge) -> None:
     """Assert of a metric what reports and verdicts take for granted."""
     assert metric.title and metric.about and (metric.function.__doc__ or "").strip(), f"{metric.name} is not documented"
     assert metric.takes and set(metric.takes) <= set(INPUTS), f"{metric.name} takes what nobody has"
-    assert set(metric.needs) <= set(PATHS), f"{metric.name} needs what cannot be given"
+    assert set(metric.needs) <= set(EvaluateConfig.options()), f"{metric.name} needs what cannot be given"
     assert not (metric.judges and metric.better == "lower"), f"{metric.name}: a fall of it is no loss"
     mine = inputs(judge)
     assert set(mine) == set(INPUTS)

@@ -1,4 +1,4 @@
-"""What every model family holds to, ours and others': documented, found by what a folder says, the same defaults everywhere."""
+"""What every model family holds to, ours and others': documented, found by what a folder says, defaults alike everywhere."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_family_from_outside_is_known_everywhere(tmp_path, monkeypatch, capsys
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / CONFIG).write_text(json.dumps({"_class_name": "ToyNet", "side": 16}))
     save_file({"colour": torch.tensor([0.9, -0.5, -0.5])}, tmp_path / "toy" / "weights.safetensors")
-    with pytest.raises(TiltingError, match=r"is not a diffusers pipeline: it has no model_index.json"):
+    with pytest.raises(TiltingError, match=r"is not a diffusers pipeline: it has no model_index\.json"):
         find_model("toy")
     with installed(FAMILIES, tmp_path / "site", "a_toy", TOY, "a_toy:Toy"):
         hold_to_the_contract(FAMILIES["toy"], tmp_path)

@@ -29,18 +29,17 @@ from tilting_papers.ctrl import data as ctrl_data
 from tilting_papers.ctrl import table2 as ctrl_table2
 from tilting_papers.ctrl import table3 as ctrl_table3
 from tilting_papers.ctrl import table5 as ctrl_table5
-from tilting_papers.ctrl.again import STRENGTHS
-from tilting_papers.ctrl.alter import with_copies
-from tilting_papers.ctrl.arms import Size
-from tilting_papers.ctrl.labels import SIZE, Label, Labelled, brightness, classes_of, edges_of
-from tilting_papers.ctrl.numbers import best_cells, numbers_of
-from tilting_papers.ctrl.rows import Row, combinations
-from tilting_papers.ctrl.study import Study, above, at_least, run_control_study
+from tilting_papers.ctrl.artifacts import STRENGTHS
+from tilting_papers.ctrl.claims import above, at_least
+from tilting_papers.ctrl.labels import Labelled, classes_of, edges_of, read_scores, with_copies
+from tilting_papers.ctrl.measure import best_cells, numbers_of
+from tilting_papers.ctrl.sampling import combinations
+from tilting_papers.ctrl.study import SIZE, Label, Row, Size, Study, brightness
 
 TINY = Size(
     data=20,
     copies=1,
-    again=1,
+    second_round=1,
     images=2,
     steps=3,
     train_steps=2,
@@ -70,12 +69,17 @@ def model(folder):
     return str(folder)
 
 
+def study_of(name, rows, labels, tiny, model):
+    own = {"rows": rows, "labels": labels, "tiny": tiny, "prompts": ("a fox", "an owl"), "model": model}
+    return Study(name=name, about="a try", paper="nobody", **own)
+
+
 @pytest.fixture(scope="module")
 def made(model, tmp_path_factory):
     """A study of one label, the lines that it said, and its report."""
     out, said = tmp_path_factory.mktemp("ctrl") / "out", []
-    study = Study("ctrl-try", "a try", "nobody", ROWS, (HALVES,), tiny=TINY, prompts=("a fox", "an owl"), model=model)
-    return study, out, run_control_study(study, out, True, said.append), said
+    study = study_of("ctrl-try", ROWS, (HALVES,), TINY, model)
+    return study, out, study.run(out, True, said.append), said
 
 
 def kb(file: Path) -> float:
@@ -127,9 +131,9 @@ def test_scores_are_those_of_the_files(tmp_path):
     files = [tmp_path / f"{i}.png" for i in range(3)]
     for file, picture in zip(files, pixels, strict=True):
         Image.fromarray(picture).save(file)
-    assert SIZE.read(files) == pytest.approx([-kb(file) for file in files], abs=1e-6)
+    assert read_scores(SIZE, files) == pytest.approx([-kb(file) for file in files], abs=1e-6)
     light = [float(np.mean(p @ np.array([0.299, 0.587, 0.114])) / 2.55) for p in pixels]
-    assert LIGHT.read(files) == pytest.approx(light, abs=1e-4)
+    assert read_scores(LIGHT, files) == pytest.approx(light, abs=1e-4)
 
 
 # Numbers of rows
@@ -250,18 +254,17 @@ def test_a_finished_study_draws_and_trains_nothing_again(made, monkeypatch):
 
     for name in ("tilting.generation.run.load_parts", "tilting.conditioning.train_run.load_parts", "tilting.models.load"):
         monkeypatch.setattr(name, fail)
-    again = run_control_study(study, out, True, lambda line: None)
+    again = study.run(out, True, lambda line: None)
     assert json.dumps(again["rows"]) == json.dumps(report["rows"])
     assert stamps == {f: f.stat().st_mtime_ns for f in stamps}
     with pytest.raises(TiltingError, match="another seed"):
-        run_control_study(study, out, True, lambda line: None, seed=1)
+        study.run(out, True, lambda line: None, seed=1)
 
 
 def test_two_labels_learn_from_pictures_that_are_not_shared(model, tmp_path):
     rows = (Row("base", "base"), Row("ctrl", "ctrl"), Row("dps-1", "dps", 1), Row("free-1", "free", 1))
     size = replace(TINY, data=12, images=1)
-    study = Study("ctrl-two", "a try", "nobody", rows, (HALVES, LIGHT), tiny=size, prompts=("a fox", "an owl"), model=model)
-    report = run_control_study(study, tmp_path, True, lambda line: None)
+    report = study_of("ctrl-two", rows, (HALVES, LIGHT), size, model).run(tmp_path, True, lambda line: None)
     sets = [{f.read_bytes() for f in (tmp_path / "data" / name / "images").iterdir()} for name in ("size", "bright")]
     assert [len(s) for s in sets] == [24, 24] and not sets[0] & sets[1]
     assert [c["asked"] for c in report["cells"]["ctrl"]] == combinations({"size": 2, "bright": 2})
@@ -327,7 +330,7 @@ def test_rows_have_names_of_their_own_and_published_lines_are_lines(module):
 
 
 def test_data_counts_are_parts_of_one_data_set():
-    study = ctrl_data.study_of(ctrl_data.COUNTS)
+    study = ctrl_data.STUDY
     assert max(ctrl_data.COUNTS) == study.size.data * len(study.prompts)
     assert [row.part for row in study.rows if row.family == "ctrl"] == [str(n) for n in ctrl_data.COUNTS]
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
+from tilting.training.run import load_parts
+from tilting_papers.cache import PartsCache
 from tilting_papers.draft import fig29 as draft_fig29
-from tilting_papers.draft.arms import Arm, Shelf, Size
 from tilting_papers.draft.claims import behind, crossing, falls, higher, near, ratio, sooner
-from tilting_papers.draft.fig4 import STUDY
-from tilting_papers.draft.looks import Looks
-from tilting_papers.draft.results import Results
+from tilting_papers.draft.fig4 import FIG4
+from tilting_papers.draft.study import Protocol, Results, Size, Training
 
 
 def made(curves, prompts=6, paid: Any = 1):
     """Results of arms whose prompt p has the reward level + p/10 at every look; a look is 10 steps and ``paid`` queries."""
-    study = replace(STUDY, arms=tuple(Arm(name, "draft-k") for name in curves))
-    looks = Looks({"train": tuple(f"p{i}" for i in range(prompts))}, 1, ("clip",), 0)
-    results = Results(study, Size(), Path("nowhere"), 0, False, Shelf(), looks)
+    study = replace(FIG4, runs=tuple(Training(name, "draft-k") for name in curves))
+    protocol = Protocol({"train": tuple(f"p{i}" for i in range(prompts))}, 1, ("clip",), 0)
+    results = Results(study, Size(), Path("nowhere"), False, PartsCache(load_parts), protocol)
     for name, levels in curves.items():
         queries = paid if isinstance(paid, int) else paid[name]
         results.summaries[name] = {
@@ -33,7 +33,7 @@ def made(curves, prompts=6, paid: Any = 1):
                     "reward_calls": queries * i,
                     "sets": {
                         "train": {
-                            "prompts": list(looks.sets["train"]),
+                            "prompts": list(protocol.sets["train"]),
                             "judge": [-level - p for p in range(prompts)],
                             "rewards": {"clip": [level + p / 10 for p in range(prompts)]},
                             "apart": {},

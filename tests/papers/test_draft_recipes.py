@@ -14,35 +14,38 @@ import torch
 import yaml
 from PIL import Image
 
-import tilting as tl
+import tilting_papers
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.training.folder import read_lines
 from tilting.training.processes import Engine
-from tilting.training.run import Parts, tuning_of
-from tilting_papers import RECIPES, function_of
-from tilting_papers.draft import fig8 as draft_fig8
-from tilting_papers.draft import zero_shot
-from tilting_papers.draft.arms import SMALL, Arm, Shelf, Size, config_of, cost_of, of_fifty, train_arm
-from tilting_papers.draft.looks import Looks, Variant, look_at, tile
-from tilting_papers.draft.study import minutes_of
+from tilting.training.run import Parts, load_parts, tuning_of
+from tilting_papers import RECIPES
+from tilting_papers.cache import PartsCache
+from tilting_papers.draft import gradients, zero_shot
+from tilting_papers.draft.charts import tile
+from tilting_papers.draft.evaluate import evaluate_variant
+from tilting_papers.draft.measure import protocol_of, requests_of
+from tilting_papers.draft.study import Protocol, Size, Training, Variant, of_fifty
+from tilting_papers.draft.training import config_of, cost_of, seconds_of, train
+from tilting_papers.recipe import Run
 
 STUDIES = [name for name in RECIPES if name.startswith("draft-")]
-TINY = Size(steps=3, train_steps=4, batch=2, images=2, looks=2)
+TINY = Size(steps=3, train_steps=4, batch=2, images=2, evaluations=2)
 PROMPTS = ("a fox", "an owl")
 
 
 def study_of(name):
-    return function_of(RECIPES[name]).args[0]  # type: ignore[attr-defined]
+    return RECIPES[name]
 
 
 @pytest.fixture(scope="module")
-def shelf():
-    return Shelf()
+def cache():
+    return PartsCache(load_parts)
 
 
-def asked(arm, out="unused", size=TINY):
-    return config_of(arm, PROMPTS, ("clip",), size, True, Path(out), 0)
+def asked(run, out="unused", size=TINY):
+    return config_of(run, PROMPTS, ("clip",), size, True, Path(out), 0)
 
 
 # Requests, without training
@@ -51,16 +54,15 @@ def asked(arm, out="unused", size=TINY):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_arm_is_a_request_that_can_work_and_all_of_them_fit_the_budget(name, tmp_path):
     study = study_of(name)
-    assert len({arm.name for arm in study.arms}) == len(study.arms) and any(arm.small for arm in study.arms)
-    for small, size, cut in ((False, study.size, 8), (True, SMALL, 2)):
-        looks = Looks({key: prompts[:cut] for key, prompts in study.sets.items()}, size.images, study.reward, 0)
-        arms = [arm for arm in study.arms if arm.small or not small]
-        found = {a.name: config_of(a, study.prompts, study.reward, size, small, tmp_path, 0) for a in arms}
-        assert sum(minutes_of(study, found, looks).values()) < (0.5 if small else 45)
+    assert len({run.name for run in study.runs}) == len(study.runs) and any(run.small for run in study.runs)
+    for small in (False, True):
+        run = Run(study, tmp_path, small, print)
+        found, protocol = requests_of(run), protocol_of(run)
+        assert sum(seconds_of(config, protocol) for config in found.values()) < 60 * (0.5 if small else 45)
         assert all(c.train_steps * c.batch_size <= 2000 for c in found.values() if c.objective == "ddpo")
-    table = yaml.safe_load((Path(tl.__file__).parent / "assets" / "published.yaml").read_text())
-    for arm in study.arms:
-        assert arm.published is None or table[study.published[0]][arm.published] > 0
+    table = yaml.safe_load((Path(tilting_papers.__file__).with_name("published.yaml")).read_text())
+    for run in study.runs:
+        assert run.published is None or table[study.published[0]][run.published] > 0
 
 
 def test_steps_of_fifty_are_the_same_share_of_t():
@@ -72,23 +74,23 @@ def test_steps_of_fifty_are_the_same_share_of_t():
 
 
 COSTED = {
-    "draft": Arm("a", "draft"),
-    "draft-k": Arm("a", "draft-k", {"k": 2}),
-    "eps": Arm("a", "draft-k", {"eps_kl": 1.0}),
-    "lv-eps": Arm("a", "draft-lv", {"eps_kl": 1.0}),
-    "lv": Arm("a", "draft-lv", {"copies": 3}),
-    "single": Arm("a", "draft-lv", {"single": True}),
-    "refl": Arm("a", "refl", {"last": 1}),
-    "ddpo": Arm("a", "ddpo"),
-    "dpg": Arm("a", "dpg"),
-    "epochs": Arm("a", "ddpo", {"kl": 0.1, "epochs": 2}),
+    "draft": Training("a", "draft"),
+    "draft-k": Training("a", "draft-k", {"k": 2}),
+    "eps": Training("a", "draft-k", {"eps_kl": 1.0}),
+    "lv-eps": Training("a", "draft-lv", {"eps_kl": 1.0}),
+    "lv": Training("a", "draft-lv", {"copies": 3}),
+    "single": Training("a", "draft-lv", {"single": True}),
+    "refl": Training("a", "refl", {"last": 1}),
+    "ddpo": Training("a", "ddpo"),
+    "dpg": Training("a", "dpg"),
+    "epochs": Training("a", "ddpo", {"kl": 0.1, "epochs": 2}),
 }
 
 
 @pytest.mark.parametrize("kind", COSTED)
-def test_what_an_image_costs_is_what_training_counts(kind, shelf):
+def test_what_an_image_costs_is_what_training_counts(kind, cache):
     config = asked(COSTED[kind])
-    tuning = tuning_of(config, shelf.parts(config), Engine())
+    tuning = tuning_of(config, cache.parts(config), Engine())
     rows = list(tuning.steps(1))
     cost = cost_of(config)
     assert rows[-1].skipped is None and cost is not None
@@ -98,16 +100,16 @@ def test_what_an_image_costs_is_what_training_counts(kind, shelf):
 
 
 def test_refls_cost_is_the_mean_over_its_steps():
-    config = asked(Arm("a", "refl", {"last": 3}), size=replace(TINY, steps=7))
+    config = asked(Training("a", "refl", {"last": 3}), size=replace(TINY, steps=7))
     cost = cost_of(config)
     assert cost is not None and cost.forward == np.mean([i + 1 for i in (4, 5, 6)])  # i steps, and the one that is looked at
 
 
 @pytest.fixture(scope="module")
-def tuned(shelf):
+def tuned(cache):
     """A run whose LoRA has moved, so that A has a gradient too."""
-    config = asked(Arm("a", "draft-k"))
-    tuning = tuning_of(config, shelf.parts(config), Engine())
+    config = asked(Training("a", "draft-k"))
+    tuning = tuning_of(config, cache.parts(config), Engine())
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, p in tuning.training.parameters.items():
@@ -133,11 +135,11 @@ def by_hand(tuning, k):
 
 def test_gradients_norms_and_angles_are_those_of_plain_autograd(tuned):
     ks = [1, 2, 3]
-    found = draft_fig8.gradients(tuned, ks, 5)
+    found = gradients.gradients(tuned, ks, 5)
     want = {k: by_hand(tuned, k) for k in ks}
     for k in ks:
         assert np.abs(found[k].numpy() - want[k]).max() < 1e-4 * np.abs(want[k]).max()
-    (row,) = draft_fig8.measured(tuned, ks, 1, since=5)
+    (row,) = gradients.measured(tuned, ks, 1, since=5)
     norms = [np.linalg.norm(want[k]) for k in ks]
     assert row["norm"] == pytest.approx(norms, rel=1e-4)
     angles = [math.degrees(math.acos(np.clip(want[k] @ want[3] / norms[k - 1] / norms[2], -1, 1))) for k in ks]
@@ -148,8 +150,8 @@ def test_gradients_norms_and_angles_are_those_of_plain_autograd(tuned):
 
 def test_angles_of_known_vectors():
     x, y = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([1.0, 1.0], dtype=torch.float64)
-    assert draft_fig8.angle(x, y) == pytest.approx(45) and draft_fig8.angle(x, -x) == pytest.approx(180)
-    assert draft_fig8.angle(x, 0 * x) == 90
+    assert gradients.angle(x, y) == pytest.approx(45) and gradients.angle(x, -x) == pytest.approx(180)
+    assert gradients.angle(x, 0 * x) == 90
 
 
 def test_the_cat_is_clips_own_softmax_over_all_concepts():
@@ -189,40 +191,41 @@ class Dies:
         return self.inner(images, prompts)
 
 
-class Dying(Shelf):
-    def __init__(self, shelf, calls):
-        self.shelf, self.dies = shelf, Dies(shelf.reward("clip"), calls)
+class Dying(PartsCache):
+    def __init__(self, cache, calls):
+        self.cache, self.dies = cache, Dies(cache.reward("clip"), calls)
 
     def parts(self, config) -> Parts:
-        return self.shelf.parts(config)._replace(reward=self.dies)
+        return self.cache.parts(config)._replace(reward=self.dies)
 
     def reward(self, spec):
-        return self.shelf.reward(spec)
+        return self.cache.reward(spec)
 
 
 def timeless(points):
     return [{k: v for k, v in point.items() if k != "seconds"} for point in points]
 
 
-def test_a_killed_arm_goes_on_from_its_last_look_and_gives_the_same_numbers(shelf, tmp_path):
-    looks, arm = Looks({"train": PROMPTS[:1]}, 1, ("clip",), 0), Arm("arm", "draft-k")
-    whole = train_arm(asked(arm, tmp_path / "whole"), looks, shelf)["summary"]
-    killed = asked(arm, tmp_path / "killed")
+def test_a_killed_arm_goes_on_from_its_last_look_and_gives_the_same_numbers(cache, tmp_path):
+    protocol, run = Protocol({"train": PROMPTS[:1]}, 1, ("clip",), 0), Training("arm", "draft-k")
+    whole = train(asked(run, tmp_path / "whole"), protocol, cache)["summary"]
+    killed = asked(run, tmp_path / "killed")
     with pytest.raises(KeyboardInterrupt):
-        train_arm(killed, looks, Dying(shelf, 3))
+        train(killed, protocol, Dying(cache, 3))
     assert len(read_lines(tmp_path / "killed/runs/arm/metrics.jsonl")) == 3  # one more than the last look
-    summary = train_arm(killed, looks, shelf)["summary"]
+    summary = train(killed, protocol, cache)["summary"]
     assert timeless(summary["points"]) == timeless(whole["points"]) and [p["step"] for p in whole["points"]] == [0, 2, 4]
     lines = [(tmp_path / f"{name}/runs/arm/metrics.jsonl").read_text() for name in ("whole", "killed")]
     assert lines[0] == lines[1] and len(lines[0].splitlines()) == 4
     loras = [(tmp_path / f"{name}/runs/arm/lora/pytorch_lora_weights.safetensors").read_bytes() for name in ("whole", "killed")]
     assert loras[0] == loras[1]
     with pytest.raises(TiltingError, match="looked at in another way"):
-        train_arm(killed, replace(looks, images=2), shelf)
+        train(killed, replace(protocol, images=2), cache)
     zero = Variant("zero", ((tmp_path / "whole/runs/arm/lora", 0.0),))
-    seen = look_at(zero, looks, shelf, killed, tmp_path / "whole")["train"]
+    seen = evaluate_variant(zero, protocol, cache, killed, tmp_path / "whole")["train"]
     assert seen["rewards"]["clip"] == pytest.approx(whole["points"][0]["sets"]["train"]["rewards"]["clip"], abs=1e-6)
-    full = look_at(zero._replace(loras=((zero.loras[0][0], 1.0),)), looks, shelf, killed, tmp_path / "whole")["train"]
+    whole_lora = zero._replace(loras=((zero.loras[0][0], 1.0),))
+    full = evaluate_variant(whole_lora, protocol, cache, killed, tmp_path / "whole")["train"]
     assert full["rewards"]["clip"] == pytest.approx(whole["points"][-1]["sets"]["train"]["rewards"]["clip"], abs=1e-6)
 
 

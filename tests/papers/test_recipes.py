@@ -12,23 +12,24 @@ import pytest
 import yaml
 from PIL import Image
 
-import tilting
+import tilting_papers
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.models.words import load_words, read_prompt
-from tilting.runs.owner import RECIPE, whose
-from tilting_papers import RECIPES, function_of
-from tilting_papers.draw import Requests, cost_of
-from tilting_papers.numbers import interval, values_of
+from tilting.runs.owner import RECIPE, kind_of
+from tilting_papers import RECIPES
+from tilting_papers.codex.draw import Requests, cost_of
+from tilting_papers.codex.measure import values_of
+from tilting_papers.numbers import interval
 from tilting_papers.published import published, published_row
 
-PUBLISHED = Path(tilting.__file__).parent / "assets" / "published.yaml"
+PUBLISHED = Path(tilting_papers.__file__).with_name("published.yaml")
 OURS = [name for name in RECIPES if name.startswith("codex-")]
 pytestmark = pytest.mark.usefixtures("no_bars")
 
 
 def table_of(name):
-    return function_of(RECIPES[name]).args[0]  # type: ignore[attr-defined]
+    return RECIPES[name]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_a_second_run_draws_nothing(made, monkeypatch, capsys):
         raise AssertionError("a model was loaded")
 
     folder, report = made["codex-table1"]
-    assert whose(folder) is RECIPE
+    assert kind_of(folder) is RECIPE
     before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.glob("runs/*/images/*.png")}
     monkeypatch.setattr("tilting.generation.run.load", load)
     assert main(["recipe", "codex-table1", "--small", "--out", str(folder), "--json"]) == 0
@@ -213,9 +214,9 @@ def test_every_recipe_is_sound(name):
     assert all(other in names for other in table.against)
     for claim in table.claims:
         assert {claim.winner, *claim.rivals} <= set(names)
-    if table.published:
+    if table.published[0]:
         theirs = [row.published for row in table.rows if row.published]
-        assert sorted(theirs) == sorted(set(published(table.published)) - {"columns"})
+        assert sorted(theirs) == sorted(set(published(table.published[0])) - {"columns"})
         assert len(set(theirs)) == len(theirs)
 
 
@@ -233,7 +234,7 @@ def test_rivals_are_given_at_least_the_evaluations_of_codex(tmp_path):
 
 
 def test_intervals_resample_whole_prompts():
-    """Two prompts whose images agree: the mean of resampled prompts has variance (a - b)^2 / 8, whatever the images."""
+    """Two prompts kind_of images agree: the mean of resampled prompts has variance (a - b)^2 / 8, whatever the images."""
     ours = {(0, p, i): v for p, v in (("a", 1.0), ("b", 3.0)) for i in range(50)}
     assert interval(ours) == {"mean": 2.0, "low": 1.0, "high": 3.0}
     theirs = {(0, p, i): v - 0.5 for (_, p, i), v in ours.items()}

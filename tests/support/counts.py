@@ -29,7 +29,7 @@ PER_IMAGE = {
         4 * 5 + 2 * 3 + 4,
     ),
     "codex-winner": (presets.codex(4, block=3, window=(1, 0), gradient_on="winner"), 4 * STEPS + 3 * 2, 4 * 3 + 3 + 4),
-    "codex-schedule": (  # selections at 3, 6, 9 take up 2 -> 4 (second half); 2 streams for 6 steps and the look at 6, then 4
+    "codex-schedule": (  # selections at 3, 6, 9 take up 2 -> 4 (second half); 2 particles for 6 steps and the look at 6, then 4
         presets.codex(4, block=3, gradient_block=12, schedule=(2, 4)),
         2 * 7 + 4 * 5,
         2 * 2 + 4 + 4,

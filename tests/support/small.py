@@ -49,15 +49,14 @@ def bright_fit(model, label="bright", seed=0, channels=(0, 1, 2)):
     """Is an image brighter than the model's usual ones, in these channels? Fitted to its own images, made brighter or darker by
     up to .15."""
     import tilting as tl
-    from tilting.conditioning.fit import Options
 
     images = tl.generate(model, ["a fox", "a cat"], steps=3, images=40, cfg=2.0, batch_size=80).images
     torch.manual_seed(seed)
     shift = 0.3 * torch.rand(len(images), 1, 1, 1) - 0.15
     words = ["yes" if value > 0 else "no" for value in shift.flatten()]
     shift = shift * torch.tensor([c in channels for c in range(3)])[:, None, None]
-    options = Options(epochs=12, batch_size=16, rate=0.02, seed=seed)
-    return tl.condition_fit((images + shift).clamp(0, 1), words, label, widths=(4, 4, 8), options=options)
+    options = {"epochs": 12, "batch_size": 16, "lr": 0.02, "seed": seed}
+    return tl.condition_fit((images + shift).clamp(0, 1), words, label, widths=(4, 4, 8), **options)
 
 
 def random_control(model, classifiers, place="latent", seed=0, size=0.05):

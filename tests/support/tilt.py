@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from support.chains import DIFFUSION
-from tilting import rng
+from tilting import rng, weights
 from tilting.method import Method
 from tilting.oracle.mixture import Mixture, MixtureModel
 from tilting.sample import Problem, finish, sample, start
@@ -44,6 +44,14 @@ def plane() -> Mixture:
         torch.tensor([[-1.5, 0.5], [1.5, 1.0], [0.3, -1.8]], dtype=torch.float64),
         torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64),
     )
+
+
+def tilted_chain(steps: int, count: int = 100_000) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """log Z, mean and second moments of the chain's tilt, by importance weighting."""
+    x = chain(steps, count)
+    log_w = reward(x, None) / BETA
+    w = weights.normalise(log_w)
+    return weights.log_mean(log_w).item(), w @ x, torch.einsum("n,ni,nj->ij", w, x, x)
 
 
 CURVATURE = 0.6

@@ -23,7 +23,7 @@ from tilting.errors import TiltingError
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.models.lora import read_lora, save_lora
 from tilting.objectives import OBJECTIVES, ddpo, draft, draft_k
-from tilting.runs.owner import TRAINING, whose
+from tilting.runs.owner import TRAINING, kind_of
 from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
 from tilting.training.run import stopped
@@ -54,7 +54,7 @@ def test_a_run_writes_what_it_did(here, pocket):
     assert not any("second" in key for row in rows for key in row)
     assert [p.name for p in sorted((here / "run" / "samples").iterdir())] == ["000000.png", "000002.png", "000003.png"]
     manifest = json.loads((here / "run" / "manifest.json").read_text())
-    assert whose(here / "run") is TRAINING and manifest["summary"]["finished"] is True
+    assert kind_of(here / "run") is TRAINING and manifest["summary"]["finished"] is True
     assert manifest["summary"]["samples"][1]["judge"] == rows[1]["judge"]
     # the first step's images are the base model's: drawn again by the sampler of `generate`
     who = batch_identities(["a fox", "a cat"], 0, 0, 2, 1)

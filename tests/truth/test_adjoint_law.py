@@ -10,10 +10,10 @@ from torch import nn
 
 from tilting.objectives import adjoint, draft
 from tilting.objectives.rollout import rollout
+from tilting.oracle.control import Chain, drift_error, solve, tilt
+from tilting.oracle.plane import AIM, BASE, energy_distance
 from tilting.schedule import transition
 from tilting_papers.ctrl.learned import batch_of, learn
-from tilting_papers.ctrl.oracle import Chain, drift_error, solve, tilt
-from tilting_papers.plane import AIM, BASE, energy_distance
 
 BETA = 0.5
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)

@@ -17,16 +17,16 @@ from tilting.objectives.batch import World
 from tilting.objectives.policy import _among_others
 from tilting.objectives.rollout import rollout
 from tilting.objectives.truncate import Truncation
+from tilting.oracle.control import Chain, drift_error, lemma, log_classifier, shift, solve, tilt, tilted_posterior
 from tilting.oracle.mixture import MixtureModel
+from tilting.oracle.plane import BASE, energy_distance
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, scaled_linear, step_std, transition
 from tilting.training.loop import Optimiser, Training, train
 from tilting.types import Prediction
 from tilting_papers.ctrl.learned import Push, batch_of, guided, learn
-from tilting_papers.ctrl.oracle import Chain, drift_error, lemma, log_classifier, shift, solve, tilt, tilted_posterior
-from tilting_papers.ctrl.theory import SHORT
-from tilting_papers.plane import BASE, energy_distance
+from tilting_papers.ctrl.theory_rows import SHORT
 
 
 def reward_of(gamma, y):

@@ -16,10 +16,10 @@ import torch
 
 from support.tilt import BETA, SLOPE, chain, curved_plane, end_of, plane, problem, reward
 from tilting import presets, rng, weights
+from tilting.oracle import plane as exact_plane
 from tilting.oracle.mixture import MixtureModel
 from tilting.sample import sample, start
 from tilting.schedule import transition
-from tilting_papers import mixture_bias
 
 STEPS = 8
 GENTLE = 1.0
@@ -181,10 +181,10 @@ def test_the_table_compares_with_the_same_draws_and_the_right_distance():
         return sum(terms) / len(terms)
 
     by_hand = 2 * mean(x, y, False) - mean(x, x, True) - mean(y, y, True)
-    assert mixture_bias.energy_distance(x, y) == pytest.approx(by_hand, rel=1e-9)
+    assert exact_plane.energy_distance(x, y) == pytest.approx(by_hand, rel=1e-9)
     mine = chain(20, 240_000)
-    w = weights.normalise(mixture_bias.reward(mine) / mixture_bias.BETA)
-    theirs = mixture_bias.exact(20, 4000, seed=3)
+    w = weights.normalise(exact_plane.reward(mine) / exact_plane.BETA)
+    theirs = exact_plane.exact(20, 4000, seed=3)
     wanted, spread = w @ mine, (w @ (mine - w @ mine).square()).sqrt()
     error = spread * math.sqrt(1 / 4000 + w.square().sum())
     assert ((theirs.mean(0) - wanted).abs() < 4.5 * error).all()

@@ -14,20 +14,12 @@ from functools import cache
 import pytest
 import torch
 
-from support.tilt import BETA, SLOPE, STEPS, chain, plane, reward
+from support.tilt import BETA, SLOPE, STEPS, chain, plane, reward, tilted_chain
 from tilting import presets, rng, weights
 from tilting.oracle.mixture import MixtureModel
 from tilting.sample import Every, Method, Problem, finish, sample
 from tilting.schedule import Schedule, scaled_linear
 from tilting.select import Smc
-
-
-def tilted_chain(steps: int, count: int = 100_000) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """log Z, mean and second moments of the chain's tilt, by importance weighting."""
-    x = chain(steps, count)
-    log_w = reward(x, None) / BETA
-    w = weights.normalise(log_w)
-    return weights.log_mean(log_w).item(), w @ x, torch.einsum("n,ni,nj->ij", w, x, x)
 
 
 def smc(particles: int, repeats: int, share: float = 0.5, block: int = 2, seed: int = 0, steps: int = STEPS):

@@ -7,11 +7,13 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from tilting.cli.command import COMMANDS, Command
 from tilting.cli.compare import compare
 from tilting.cli.condition import condition
 from tilting.cli.doctor import doctor
@@ -25,35 +27,50 @@ from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
 from tilting.version import __version__
 
-COMMANDS = {
-    "generate": generate, "compare": compare, "evaluate": evaluate, "finetune": finetune, "doctor": doctor, "lora": lora,
-    "condition": condition, "recipe": recipe, "methods": methods, "objectives": objectives, "rewards": rewards,
-    "models": models,
-}  # fmt: skip
-"""In the order in which people meet them; lora and condition are groups."""
+for _command in (
+    Command("generate", generate, resumes=True),
+    Command("compare", compare, resumes=True),
+    Command("evaluate", evaluate),
+    Command("finetune", finetune, resumes=True),
+    Command("doctor", doctor),
+    Command("lora", lora),
+    Command("condition", condition, resumes=True),
+    Command("recipe", recipe, resumes=True),
+    Command("methods", methods),
+    Command("objectives", objectives),
+    Command("rewards", rewards),
+    Command("models", models),
+):
+    COMMANDS.register(_command)
 
 
 class _InOrder(TyperGroup):
-    """typer itself would list groups after all commands."""
+    """Commands before groups is typer's own order."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
 
-app = typer.Typer(
-    name="tilting", cls=_InOrder, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-)  # fmt: skip
-RESUMED = ("generate", "compare", "condition", "finetune", "recipe")
-"""Commands that go on where they stopped."""
-for _name, _command in COMMANDS.items():
-    if isinstance(_command, typer.Typer):
-        app.add_typer(_command, name=_name)
-    else:
-        app.command(_name)(_command)
+@cache
+def app() -> typer.Typer:
+    """The command line, with other packages' commands; made when it is first asked for, since those import this room."""
+    made = typer.Typer(
+        name="tilting",
+        cls=_InOrder,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    )
+    made.callback(invoke_without_command=True)(tilting)
+    for command in COMMANDS.values():
+        if isinstance(command.run, typer.Typer):
+            made.add_typer(command.run, name=command.name)
+        else:
+            made.command(command.name)(command.run)
+    return made
 
 
-@app.callback(invoke_without_command=True)
 def tilting(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
@@ -76,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        result = app(words, prog_name="tilting", standalone_mode=False, obj=words)
+        result = app()(words, prog_name="tilting", standalone_mode=False, obj=words)
         # typer turns Ctrl-C into an exit of 130 by itself, or into Abort, by version.
         return _interrupted(words) if result == 130 else result if isinstance(result, int) else 0
     except TiltingError as error:
@@ -101,8 +118,8 @@ def run() -> None:
 
 
 def _interrupted(words: list[str]) -> int:
-    resume = "; the same command goes on where it stopped" if words[:1] and words[0] in RESUMED else ""
-    print(f"tilting: interrupted{resume}", file=sys.stderr)
+    resumes = bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].resumes
+    print(f"tilting: interrupted{'; the same command goes on where it stopped' if resumes else ''}", file=sys.stderr)
     return 130
 
 

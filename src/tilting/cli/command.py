@@ -22,10 +22,29 @@ import typer
 from tilting.config.base import BaseConfig
 from tilting.config.settings import parse_setting
 from tilting.config.yaml_file import read_yaml
-from tilting.declare import FORMER, Field
+from tilting.declare import FORMER, Field, Registry
 from tilting.errors import TiltingError
 
 Config = TypeVar("Config", bound=BaseConfig)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``tilting``.
+
+    Attributes:
+        name: of the command.
+        run: what `takes` makes, a typer command by its signature, or a typer app of several.
+        resumes: the same words go on where they stopped.
+    """
+
+    name: str
+    run: Any
+    resumes: bool = False
+
+
+COMMANDS: Registry[Command] = Registry("command", "tilting.commands")
+"""By name, in the order in which people meet them."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,7 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__name__, command.__doc__ = body.__name__, body.__doc__
+        command.config = config  # type: ignore[attr-defined]
         return command
 
     return decorate
@@ -119,7 +139,7 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     if one.given.positional:
         words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False)
-        found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[list[str] | None, words])]
+        found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, words])]
         if one.option == "prompts":
             file = typer.Option("--prompts", metavar="FILE", help="Prompts: .txt, .jsonl, .csv, .parquet.", show_default=False)
             found.append(inspect.Parameter("prompts_file", keyword, default=None, annotation=Annotated[str | None, file]))

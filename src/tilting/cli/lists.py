@@ -15,10 +15,11 @@ from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
 from tilting.models.words import load_words
 from tilting.presets import METHODS
+from tilting.reports.text import columns
 from tilting.rewards.declaration import REWARDS
 
-WIDTH, LONG = 120, 24
-"""Columns of a terminal that tables fit into, and of a setting's value that stands in a table."""
+LONG = 24
+"""Columns of a setting's value that stands in a table."""
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -32,22 +33,6 @@ def _words() -> dict[str, list[str]]:
     named = list(zip(words.concepts, words.categories, strict=True))
     by = {kind: [concept for concept, its in named if its == kind] for kind in dict.fromkeys(words.categories)}
     return {**by, "also": sorted(words.aliases), "styles": list(words.styles), "backgrounds": list(words.colours)}
-
-
-def columns(rows: list[list[str]], indent: str = "") -> list[str]:
-    """Lines of left-aligned columns; the last is broken over lines at `WIDTH`. Rows are as long as each other."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
-    lines = []
-    for row in rows:
-        head = indent + "".join(f"{cell:{width + 2}}" for cell, width in zip(row, widths, strict=False))
-        words, line = row[-1].split(), head
-        for i, word in enumerate(words):
-            if i and len(line) + len(word) > WIDTH:
-                lines.append(line.rstrip())
-                line = " " * len(head)
-            line += word + " "
-        lines.append(line.rstrip())
-    return lines
 
 
 def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:

@@ -56,18 +56,18 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Reli
     if not (p.min() >= 0 and (p.sum(1) - 1).abs().max() < 1e-3):
         raise TiltingError("probabilities must be at least 0 and sum to 1 in each row: give them after the softmax")
     confidence, guess = p.max(1)
-    place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    count = torch.bincount(place, minlength=bins)
+    bin_of = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    count = torch.bincount(bin_of, minlength=bins)
     right = (guess == labels).double()
-    means = [torch.bincount(place, weights=v, minlength=bins) / count for v in (confidence, right)]
+    means = [torch.bincount(bin_of, weights=v, minlength=bins) / count for v in (confidence, right)]
     return Reliability(means[0], means[1], count)
 
 
 def ece(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
     """Expected calibration error in [0, 1]; arguments as in `reliability`."""
-    found = reliability(probabilities, labels, bins)
-    gap = (found.accuracy - found.confidence).abs().nan_to_num(0.0)
-    return float((gap * found.items).sum() / found.items.sum())
+    diagram = reliability(probabilities, labels, bins)
+    gap = (diagram.accuracy - diagram.confidence).abs().nan_to_num(0.0)
+    return float((gap * diagram.items).sum() / diagram.items.sum())
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
@@ -96,8 +96,9 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     spread = (z - z.mean(1, keepdim=True)).std().clamp_min(1e-12)
     with torch.no_grad():
         log_t.copy_(spread.log().clamp(-20, 20))  # logits of unit spread to begin with
-    optimiser = torch.optim.LBFGS([log_t], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14,
-                                  line_search_fn="strong_wolfe")  # fmt: skip
+    optimiser = torch.optim.LBFGS(
+        [log_t], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         optimiser.zero_grad()
@@ -149,8 +150,8 @@ def gaussian_reliability(gaps: Tensor, bins: int = BINS) -> Reliability:
 
 def gaussian_ece(gaps: Tensor, bins: int = BINS) -> float:
     """The mean distance between levels and shares, in [0, 1]; arguments as in `gaussian_reliability`."""
-    found = gaussian_reliability(gaps, bins)
-    return float((found.accuracy - found.confidence).abs().mean())
+    diagram = gaussian_reliability(gaps, bins)
+    return float((diagram.accuracy - diagram.confidence).abs().mean())
 
 
 def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tilting.conditioning.cfree import ClassifierFree
 from tilting.conditioning.classifiers import Classifier
-from tilting.conditioning.tables import read_tables
+from tilting.conditioning.dataset import read_tables
 from tilting.conditioning.trainer import Controlling, ControlSettings, attach_labels, running
 from tilting.conditioning.triplets import Labelled, TripletBatches, labelled
 from tilting.training.processes import Engine

@@ -64,28 +64,28 @@ def differentiable(classifier: Classifier) -> bool:
     return isinstance(classifier, FittedClassifier) or classifier.differentiable
 
 
-def read_classifier(place: str) -> Classifier:
+def read_classifier(source: str) -> Classifier:
     """A fitted classifier's folder, or file.py:function. Raises TiltingError if it is neither."""
-    if ".py:" not in place:
-        return load_classifier(Path(place))
-    found = user(place)
-    classes = getattr(found.function, "classes", None)
+    if ".py:" not in source:
+        return load_classifier(Path(source))
+    reward = user(source)
+    classes = getattr(reward.function, "classes", None)
     if not isinstance(classes, list | tuple):
-        raise TiltingError(f"the classifier {place!r} needs an attribute classes, such as classify.classes = ('no', 'yes')")
-    label = str(getattr(found.function, "label", place.rpartition(":")[2]))
-    return UserClassifier(found, Schema(label, classes=tuple(str(c) for c in classes)))
+        raise TiltingError(f"the classifier {source!r} needs an attribute classes, such as classify.classes = ('no', 'yes')")
+    label = str(getattr(reward.function, "label", source.rpartition(":")[2]))
+    return UserClassifier(reward, Schema(label, classes=tuple(str(c) for c in classes)))
 
 
 def by_label(classifiers: Sequence[Classifier]) -> dict[str, Classifier]:
     """Classifiers by their label. Raises TiltingError: none, or two of one label."""
-    found: dict[str, Classifier] = {}
+    labelled: dict[str, Classifier] = {}
     for one in classifiers:
-        if one.schema.label in found:
+        if one.schema.label in labelled:
             raise TiltingError(f"two classifiers have the label {one.schema.label!r}: a control needs one of each")
-        found[one.schema.label] = one
-    if not found:
+        labelled[one.schema.label] = one
+    if not labelled:
         raise TiltingError("a control needs a classifier: give one by --classifier")
-    return found
+    return labelled
 
 
 def units(schema: Schema, codes: Tensor) -> Tensor:
@@ -120,8 +120,8 @@ class Obedience:
         total = images.new_zeros(len(images))
         for label, classifier in self.classifiers.items():
             y = units(classifier.schema, self.codes[label])
-            given = (images, y) if isinstance(classifier, FittedClassifier) else (images, y, prompts)
-            value = classifier.log_prob(*given)  # type: ignore[arg-type]
+            asked = (images, y) if isinstance(classifier, FittedClassifier) else (images, y, prompts)
+            value = classifier.log_prob(*asked)  # type: ignore[arg-type]
             self.seen[label] = value.detach().mean().item()
             total = total + value
         return self.gamma * total

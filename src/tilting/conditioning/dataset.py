@@ -1,26 +1,36 @@
 """Labelled pictures (x, y), CTRL's offline data (Zhao et al. 2024, section 3): read, checked, and split 80/20.
 
-Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. A record
-is held out by a hash of (seed, file), or of (seed, group) where records of one origin must share a side: its side stays the
-same whatever other records come or go. Torch-free.
+Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. Labels
+stand in a table, or a function gives them: any reward, such as the size of a JPEG, or a function of the user's own, which may
+also return words, classes by name. A record is held out by a hash of (seed, file), or of (seed, group) where records of one
+origin must share a side: its side stays the same whatever other records come or go.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from tilting.conditioning.table import FOLDER_LABEL, Bad, Row, Table
-from tilting.config.label_columns import FEWEST, Ask, Column, cut, settle, why_empty
-from tilting.errors import TiltingError, nearest
-from tilting.features.picture import open_rgb
+import numpy as np
+from tqdm import tqdm
+
+from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table, settle, why_empty
+from tilting.config.condition_fit import Ask, FitConfig, parse_label
+from tilting.errors import BROKEN, TiltingError, nearest
+from tilting.features.picture import open_rgb, tensor_of
+from tilting.rewards import UserReward
+from tilting.rewards.check import checked
+from tilting.rewards.spec import Spec, build_one
 
 HELD_OUT = 0.2
 """The share that is held out (appendix D.1)."""
+FEWEST = 5
+"""Items of a class, below which it is refused."""
 
 
 class Record(NamedTuple):
@@ -30,7 +40,7 @@ class Record(NamedTuple):
         file: as the table names it, with forward slashes.
         path: where it lies.
         where: for people, such as "row 3 of 'labels.csv'".
-        labels: a class's name or a number by label; cells as they were read before `label`.
+        labels: a class's name or a number by label; cells as they were read before `settled`.
         prompt: or None.
         group: what it shares with others that are no news beside it, such as views of one thing; empty: its file.
     """
@@ -64,9 +74,9 @@ class Dataset:
             TiltingError: one side is empty, or lacks a class to learn.
         """
         sides = [is_held_out(seed, record.group or record.file) for record in self.records]
-        learn = [i for i, held in enumerate(sides) if not held]
-        held = [i for i, held in enumerate(sides) if held]
-        if not learn or not held:
+        learn = [i for i, held_out in enumerate(sides) if not held_out]
+        held_out = [i for i, held_out in enumerate(sides) if held_out]
+        if not learn or not held_out:
             raise TiltingError(f"{len(self.records)} pictures are too few to hold out a fifth with --seed {seed}: label more")
         for column in self.columns:
             seen = {self.records[i].labels[column.name] for i in learn}
@@ -74,7 +84,7 @@ class Dataset:
                 if name not in seen:
                     what = f"every item of the class {name!r} of {column.name!r}"
                     raise TiltingError(f"{what} is held out with --seed {seed}: choose another, or label more")
-        return learn, held
+        return learn, held_out
 
     def digest(self) -> str:
         """16 hex digits over files, their sizes in bytes, and labels."""
@@ -92,47 +102,96 @@ def is_held_out(seed: int, who: str, share: float = HELD_OUT) -> bool:
     return int.from_bytes(key, "little") < share * 2**64
 
 
-def find_records(table: Table, asks: Sequence[Ask], bad: Bad, group: str | None = None) -> tuple[list[Record], list[Ask]]:
-    """Records whose file is there, with the cells of the labels asked for (of all labels, where none is).
+def bar(total: int, about: str, quiet: bool, initial: int = 0) -> Any:
+    """A bar on stderr, of things that are counted."""
+    return tqdm(total=total, desc=about, initial=initial, file=sys.stderr, disable=quiet, dynamic_ncols=True, leave=False)
+
+
+def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
+    """The labelled pictures of a request, checked.
 
     Raises:
-        TiltingError: a label or ``group`` that is no column, no label at all; or a bad row, see `Bad`.
+        TiltingError: naming the row.
     """
-    _check_group(table, group)
-    columns = {ask.name: ask.name for ask in asks}
-    if not asks:
-        asks = [Ask(name) for name in table.columns if name != group]
-        columns = {ask.name: ask.name for ask in asks}
-    elif table.columns == (FOLDER_LABEL,) and len(asks) == 1:
-        columns = {asks[0].name: FOLDER_LABEL}  # class folders take the name they are given
+    bad, spec, asks = Bad(config.skip_bad), config.spec(), config.asks()
+    table = read_table(Path(config.data), bad, labelled=spec is None)
+    if config.group is not None and config.group not in table.columns:
+        raise TiltingError(f"there is no column {config.group!r} to keep together{nearest(config.group, table.columns)}")
+    if spec is None:
+        asks = asks or [Ask(name) for name in table.columns if name != config.group]
+        records = _records(table, _columns(table, asks), bad, config.group)
+    else:
+        records = _labelled_by(_records(table, {}, bad, config.group), spec, asks[0].name, bad, quiet)
+    data = _settled(records, [ask._replace(kind="gaussian") if config.bins else ask for ask in asks], bad)
+    if spec is None:  # after the labels, which are refused at once
+        data = replace(data, records=tuple(_decoding(data.records, bad, quiet)))
+    if not data.records:
+        raise TiltingError(f"no row of {config.data!r} can be used; the first: {bad.reasons[0]}")
+    return _counted(_cut(data, asks, config.bins) if config.bins else data, bad)
+
+
+def read_tables(data: Sequence[str], labels: Sequence[str] = (), skip_bad: bool = False, quiet: bool = True) -> list[Dataset]:
+    """Read and check several tables, or folders of class folders: of each the labels asked for that it has.
+
+    Args:
+        data: where they lie.
+        labels: NAME[=KIND]; all there are, where none is given.
+        skip_bad: leave bad rows out.
+        quiet: no bars.
+
+    Raises:
+        TiltingError: a label that is in no table or in two, a table without one, or what `read_data` raises.
+    """
+    asks = {parse_label(text).name: text for text in labels}
+    owners: dict[str, str] = {}
+    columns = {}
+    for path in data:
+        if not Path(path).exists():
+            raise TiltingError(f"there is no file or folder {path!r} of labelled pictures")
+        table = read_table(Path(path), Bad(True))
+        columns[path] = list(table.named(list(asks)))
+        if not columns[path]:
+            raise TiltingError(
+                f"{path!r} has none of the labels {', '.join(asks)}{nearest(next(iter(asks), ''), table.columns)}"
+            )
+    for path, names in columns.items():
+        for name in names:
+            if name in owners:
+                raise TiltingError(f"the label {name!r} is in both {owners[name]!r} and {path!r}: put them into one table")
+            owners[name] = path
+    missing = [name for name in asks if name not in owners]
+    if missing:
+        raise TiltingError(f"there is no column {missing[0]!r} of labels{nearest(missing[0], owners)}")
+    tables = []
+    for path, names in columns.items():
+        options = {"data": path, "label": [asks.get(name, name) for name in names], "skip-bad": skip_bad}
+        tables.append(read_data(FitConfig.resolve(options), quiet))
+    return tables
+
+
+def _columns(table: Table, asks: Sequence[Ask]) -> dict[str, str]:
+    """Label -> column. Raises TiltingError: a label that is no column, or none at all."""
+    columns = table.named([ask.name for ask in asks])
     for ask in asks:
-        if columns[ask.name] not in table.columns:
-            known = nearest(ask.name, table.columns) if table.columns else "; there are no labels at all"
-            raise TiltingError(f"there is no column {ask.name!r} of labels{known}")
+        if ask.name not in columns:
+            near = nearest(ask.name, table.columns) if table.columns else "; there are no labels at all"
+            raise TiltingError(f"there is no column {ask.name!r} of labels{near}")
     if not asks:
         raise TiltingError("there is no column of labels beside file and prompt")
+    return {ask.name: columns[ask.name] for ask in asks}
+
+
+def _records(table: Table, columns: dict[str, str], bad: Bad, group: str | None) -> list[Record]:
+    """Records whose file is there, with the cells of their labels."""
     records = []
     for row in table.rows:
-        labels = {name: row.cells.get(column) for name, column in columns.items()}
-        record = _record(row, table.place, labels, bad, group)
+        record = _record(row, table.folder, {name: row.cells.get(column) for name, column in columns.items()}, bad, group)
         if record is not None:
             records.append(record)
-    return records, list(asks)
+    return records
 
 
-def unlabelled(table: Table, bad: Bad, group: str | None = None) -> list[Record]:
-    """Records whose file is there, without labels. Raises TiltingError as `find_records` does."""
-    _check_group(table, group)
-    found = (_record(row, table.place, {}, bad, group) for row in table.rows)
-    return [record for record in found if record is not None]
-
-
-def _check_group(table: Table, group: str | None) -> None:
-    if group is not None and group not in table.columns:
-        raise TiltingError(f"there is no column {group!r} to keep together{nearest(group, table.columns)}")
-
-
-def _record(row: Row, place: Path, labels: dict[str, Any], bad: Bad, group: str | None) -> Record | None:
+def _record(row: Row, folder: Path, labels: dict[str, Any], bad: Bad, group: str | None) -> Record | None:
     where, cells = row
     file = str(cells.get("file") or "").strip()
     if not file:
@@ -140,27 +199,57 @@ def _record(row: Row, place: Path, labels: dict[str, Any], bad: Bad, group: str 
         return None
     name = PurePath(file).as_posix()
     try:
-        there = (place / name).is_file()
+        there = (folder / name).is_file()
     except (OSError, ValueError):
         there = False
     if not there:
         bad.add(where, f"the file {file!r} is not there")
         return None
     together = str(cells.get(group) or "").strip() if group else ""
-    return Record(name, place / name, where, labels, str(cells.get("prompt") or "").strip() or None, together)
+    return Record(name, folder / name, where, labels, str(cells.get("prompt") or "").strip() or None, together)
 
 
-def label(records: Sequence[Record], asks: Sequence[Ask], bad: Bad) -> Dataset:
-    """Give cells their meaning.
+def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, quiet: bool) -> list[Record]:
+    """Records with the label that a function gives to each picture, at its own size; no prompt is the prompt "".
 
-    Args:
-        records: with the cells of every label asked for.
-        asks: the labels.
-        bad: what to do with rows without a label, or with one that cannot be.
-
-    Returns:
-        A data set whose classes are not counted yet (`count_classes`).
+    The function is a reward, or ``file.py:function``: (images (1, 3, h, w) float in [0, 1], prompts) -> one number or word.
     """
+    reward = build_one(spec)
+
+    def value_of(record: Record) -> float | str:
+        try:
+            image = tensor_of(np.array(open_rgb(record.path)))[None]
+        except TiltingError as error:
+            raise TiltingError(f"the file {record.file!r} {error}") from None
+        prompts = [record.prompt or ""]
+        if not isinstance(reward, UserReward):
+            return float(checked(reward, image, prompts)[0])
+        try:
+            value = reward.function(image.clone(), prompts)
+        except BROKEN as error:
+            raise TiltingError(f"{reward.name!r} raised {type(error).__name__}: {error}") from error
+        if isinstance(value, list | tuple) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, str):
+            return value
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            raise TiltingError(f"{reward.name!r} must return one number or word per picture, not {str(value)[:60]}") from None
+
+    labelled = []
+    with bar(len(records), spec.text, quiet) as progress:
+        for record in records:
+            try:
+                labelled.append(record._replace(labels={**record.labels, name: value_of(record)}))
+            except TiltingError as error:
+                bad.add(record.where, str(error))
+            progress.update(1)
+    return labelled
+
+
+def _settled(records: Sequence[Record], asks: Sequence[Ask], bad: Bad) -> Dataset:
+    """Records whose cells have their meaning; classes are not counted yet."""
     columns = []
     for ask in asks:
         full = []
@@ -183,8 +272,8 @@ def label(records: Sequence[Record], asks: Sequence[Ask], bad: Bad) -> Dataset:
     return Dataset(tuple(records), tuple(columns), tuple(bad.reasons))
 
 
-def cut_labels(data: Dataset, asks: Sequence[Ask], bins: int) -> Dataset:
-    """Cut every label, all of which are numbers, into classes at its quantiles; see `cut`."""
+def _cut(data: Dataset, asks: Sequence[Ask], bins: int) -> Dataset:
+    """Every label, all of which are numbers, cut into classes at its quantiles; see `cut`."""
     columns, records = [], list(data.records)
     for ask in asks:
         column, classes = cut(ask, [r.labels[ask.name] for r in records], bins)
@@ -193,20 +282,21 @@ def cut_labels(data: Dataset, asks: Sequence[Ask], bins: int) -> Dataset:
     return replace(data, records=tuple(records), columns=tuple(columns))
 
 
-def check_pictures(records: Iterable[Record], bad: Bad, tick: Callable[[], object] = lambda: None) -> list[Record]:
-    """Those whose picture decodes; ``tick`` is called after each."""
+def _decoding(records: Sequence[Record], bad: Bad, quiet: bool) -> list[Record]:
+    """Those whose picture decodes."""
     good = []
-    for record in records:
-        try:
-            open_rgb(record.path)
-            good.append(record)
-        except TiltingError as error:
-            bad.add(record.where, f"the file {record.file!r} {error}")
-        tick()
+    with bar(len(records), "pictures", quiet) as progress:
+        for record in records:
+            try:
+                open_rgb(record.path)
+                good.append(record)
+            except TiltingError as error:
+                bad.add(record.where, f"the file {record.file!r} {error}")
+            progress.update(1)
     return good
 
 
-def count_classes(data: Dataset, bad: Bad) -> Dataset:
+def _counted(data: Dataset, bad: Bad) -> Dataset:
     """Refuse what cannot be learnt: a label of one value, and classes of fewer than `FEWEST` items (left out with ``skip``)."""
     for i, column in enumerate(data.columns):
         values = [record.labels[column.name] for record in data.records]
@@ -229,5 +319,5 @@ def count_classes(data: Dataset, bad: Bad) -> Dataset:
             kept = tuple(c for c in column.classes if c not in few)
             columns = (*data.columns[:i], column._replace(classes=kept), *data.columns[i + 1 :])
             records = tuple(r for r in data.records if r.labels[column.name] in kept)
-            return count_classes(Dataset(records, columns), bad)
+            return _counted(Dataset(records, columns), bad)
     return replace(data, bad=tuple(bad.reasons))

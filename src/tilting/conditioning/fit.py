@@ -4,7 +4,7 @@
     a number    minimise   Σ_i ((u_i - m(x_i)) / σ)² / 2 + log σ,    u = (y - shift) / scale, with σ learnt beside m
 
 by Adam. After every epoch the likelihood of the held-out part is taken; the best epoch is kept, and the fit stops when none of
-the last `Options.patience` was better. The paper trains all of its 100 epochs; its batch size and rate are not told. Then
+the last ``patience`` was better. The paper trains all of its 100 epochs; its batch size and rate are not in it. Then
 T is fitted to the same held-out part (`tilting.conditioning.calibrate`). All randomness is keyed by (seed, label, epoch), so a
 resumed fit is the same fit.
 """
@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting import rng
-from tilting.conditioning.networks import Inputs, keyed, learnt
+from tilting.conditioning.networks import Inputs, keyed, learnt_part
+from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
-from tilting.features.fitted import FittedClassifier
 from tilting.features.schema import Schema
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 
@@ -31,25 +31,6 @@ AT_ONCE = 256
 """Records whose outputs are computed at a time where nothing is learnt."""
 SIGMA_FASTER = 10.0
 """Times the rate, for log σ alone: a fit of a few hundred steps would not reach it otherwise."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to fit.
-
-    Attributes:
-        epochs: at most; the paper's 100.
-        batch_size: records per step of Adam; the last batches of an epoch are smaller by one at most.
-        rate: Adam's learning rate at first, torch's own; it falls to 0 as a half cosine over ``epochs``.
-        patience: epochs without a better held-out likelihood that end the fit.
-        seed: of first weights, batches and dropout.
-    """
-
-    epochs: int = 100
-    batch_size: int = 64
-    rate: float = 1e-3
-    patience: int = 20
-    seed: int = 0
 
 
 class Epoch(NamedTuple):
@@ -121,9 +102,9 @@ class Fit:
         """The epoch of the lowest held-out likelihood, the first of them; 0 before any."""
         return min(self.history, key=lambda e: e.held_out).epoch if self.history else 0
 
-    def done(self, options: Options) -> bool:
+    def done(self, config: FitConfig) -> bool:
         """Whether all epochs are made, or none of the last was better."""
-        return self.epoch >= options.epochs or self.epoch - self.best_epoch >= options.patience
+        return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
 
     def saved(self) -> Saved:
         """A copy for a checkpoint."""
@@ -146,47 +127,49 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def begin(net: Any, schema: Schema, options: Options, device: torch.device | str = "cpu") -> Fit:
+def begin(net: Any, schema: Schema, config: FitConfig, device: torch.device | str = "cpu") -> Fit:
     """A fit before its first epoch."""
     net.to(device)
-    model = Likelihood(learnt(net), schema).to(device)
+    model = Likelihood(learnt_part(net), schema).to(device)
     groups: list[dict[str, Any]] = [{"params": list(model.part.parameters())}]
     if model.log_sigma is not None:
-        groups.append({"params": [model.log_sigma], "lr": SIGMA_FASTER * options.rate})
-    return Fit(net, model, torch.optim.Adam(groups, lr=options.rate))
+        groups.append({"params": [model.log_sigma], "lr": SIGMA_FASTER * config.lr})
+    return Fit(net, model, torch.optim.Adam(groups, lr=config.lr))
 
 
-def epochs(fit: Fit, inputs: Inputs, y: Tensor, learn: Sequence[int], held: Sequence[int], options: Options) -> Iterator[Epoch]:
+def epochs(
+    fit: Fit, inputs: Inputs, y: Tensor, learn: Sequence[int], held_out: Sequence[int], config: FitConfig
+) -> Iterator[Epoch]:
     """Make epochs until the fit is done, yielding a report of each.
 
     Args:
         fit: changed in place; a restored one goes on.
         inputs: numbers of records -> what the learnt part is fed.
         y: (n,) of all records: indices of classes, or numbers.
-        learn, held: numbers of the records to learn from, and of those held out.
-        options: of the fit.
+        learn, held_out: numbers of the records to learn from, and of those held out.
+        config: of the fit.
 
     Raises:
         TiltingError: a likelihood that is not finite.
     """
     label = fit.model.schema.label
-    while not fit.done(options):
-        draw = rng.generator(rng.Identity(options.seed, label, fit.epoch), 0, 0, "batches")
+    while not fit.done(config):
+        draw = rng.generator(rng.Identity(config.seed, label, fit.epoch), 0, 0, "batches")
         order = torch.tensor(learn)[torch.randperm(len(learn), generator=draw)]
         total = 0.0
         fit.model.train()
-        fall = 0.5 * (1 + math.cos(math.pi * fit.epoch / options.epochs))
-        for group, rate in zip(fit.optimiser.param_groups, (options.rate, SIGMA_FASTER * options.rate), strict=False):
+        fall = 0.5 * (1 + math.cos(math.pi * fit.epoch / config.epochs))
+        for group, rate in zip(fit.optimiser.param_groups, (config.lr, SIGMA_FASTER * config.lr), strict=False):
             group["lr"] = fall * rate
-        with keyed(options.seed, label, fit.epoch, "dropout"), torch.enable_grad():
-            for rows in order.tensor_split(-(-len(learn) // options.batch_size)):
+        with keyed(config.seed, label, fit.epoch, "dropout"), torch.enable_grad():
+            for rows in order.tensor_split(-(-len(learn) // config.batch_size)):
                 fed = inputs(rows.tolist())
                 loss = fit.model(fed, y[rows]).mean()
                 fit.optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 fit.optimiser.step()
                 total += loss.item() * len(rows)
-        after = _nll(fit.model, inputs, y, held)
+        after = _nll(fit.model, inputs, y, held_out)
         if not (math.isfinite(total) and math.isfinite(after)):
             raise TiltingError(f"the fit of {label!r} is not finite any more after {fit.epoch + 1} epochs: lower --lr")
         if not fit.history or after < min(e.held_out for e in fit.history):
@@ -208,18 +191,12 @@ def _nll(model: Likelihood, inputs: Inputs, y: Tensor, rows: Sequence[int]) -> f
 
 
 @torch.no_grad()
-def ended(fit: Fit, inputs: Inputs, held: Sequence[int]) -> tuple[Schema, Tensor]:
-    """The best epoch put back: its schema at temperature 1, and its outputs (held, outputs) on the CPU."""
+def ended(fit: Fit, inputs: Inputs, held_out: Sequence[int]) -> tuple[Schema, Tensor]:
+    """The best epoch put back: its schema at temperature 1, and its outputs (held out, outputs) on the CPU."""
     fit.model.load_state_dict(fit.best)
     fit.model.eval()
     schema = fit.model.schema
     if fit.model.log_sigma is not None:
         schema = replace(schema, std=schema.scale * math.exp(float(fit.model.log_sigma.detach())))
-    parts = [fit.model.part(inputs(part.tolist())).cpu() for part in torch.tensor(held).split(AT_ONCE)]
+    parts = [fit.model.part(inputs(part.tolist())).cpu() for part in torch.tensor(held_out).split(AT_ONCE)]
     return schema, torch.cat(parts).double()
-
-
-def finish(fit: Fit, inputs: Inputs, held: Sequence[int]) -> tuple[FittedClassifier, Tensor]:
-    """The classifier of the best epoch, at temperature 1, frozen; and its outputs (held, outputs) on the CPU."""
-    schema, outputs = ended(fit, inputs, held)
-    return FittedClassifier(fit.net, schema).eval().requires_grad_(False), outputs

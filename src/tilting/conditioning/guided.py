@@ -12,13 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tilting.conditioning.noisy import NoisyClassifier
+from tilting.conditioning.noisy import NoisyClassifier, OfPictures
+from tilting.conditioning.readings import Tests
+from tilting.errors import TiltingError
+from tilting.models.labels import together
+from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time, Watch
+
+if TYPE_CHECKING:
+    from tilting.models.control_file import Control
 
 LogProb = Callable[[Tensor, Time, Tensor], Tensor]
 """(x_t (m, ...), t, rows (m,)) -> (m,): Σ_k log p_k(y_k | x_t, t) of what each row is asked for."""
@@ -41,10 +48,10 @@ def classifier_guided(denoise: Denoise, log_p: LogProb, gamma: float, watch: Wat
         with torch.enable_grad():
             here = x.detach().requires_grad_(True)
             move = t.sigma * gamma * torch.autograd.grad(log_p(here, t, rows).sum(), here)[0]
-        found = Prediction(eps - move, x0 + t.sigma / t.alpha * move, correction)
+        after = Prediction(eps - move, x0 + t.sigma / t.alpha * move, correction)
         if watch is not None:
-            watch(found, before, t, rows)
-        return found
+            watch(after, before, t, rows)
+        return after
 
     return guided
 
@@ -82,14 +89,53 @@ class ClassifierGuided:
         return classifier_guided(self.model.denoiser(prompts, cfg, negative), log_p, self.gamma, self.watch)
 
 
+class Obeying(NamedTuple):
+    """A model whose images obey labels, and what tells whether they do.
+
+    Attributes:
+        model: to draw with.
+        tests: label -> (classifier of pictures, what is asked).
+    """
+
+    model: Any
+    tests: Tests
+
+
+def controlled(
+    controls: Mapping[str, Control], asked: Mapping[str, Mapping[str, str | float]], strength: float, watch: Watch | None = None
+) -> Obeying:
+    """Controls of one model with labels fixed.
+
+    Args:
+        controls: by any name.
+        asked: by the same names, label -> the name of a class, or a number in the label's unit.
+        strength: γ2 of all of them.
+        watch: see `tilting.models.labels.Controlled`.
+    """
+    model = together(*(control.fixed(asked[name], strength) for name, control in controls.items()))
+    model.watch = watch
+    return Obeying(model, {k: test for name, c in controls.items() for k, test in c.tests(asked[name]).items()})
+
+
 def guided_by(
-    model: Any, classifiers: Sequence[NoisyClassifier], labels: Mapping[str, str | float], gamma: float = 1.0,
+    model: Any,
+    classifiers: Sequence[NoisyClassifier],
+    labels: Mapping[str, str | float],
+    gamma: float = 1.0,
     watch: Watch | None = None,
-) -> ClassifierGuided:  # fmt: skip
+) -> Obeying:
     """A model under classifier guidance by labels as people write them: names of classes, or numbers in the label's unit.
 
     Raises:
         TiltingError: a value that a label does not take.
     """
     named = {c.schema.label: c.to(getattr(model, "device", "cpu")) for c in classifiers}
-    return ClassifierGuided(model, named, {k: named[k].schema.target(v) for k, v in labels.items()}, gamma, watch)
+    targets = {name: named[name].schema.target(value) for name, value in labels.items()}
+    tests = {name: (OfPictures(named[name], model.encode, model.schedule), value) for name, value in labels.items()}
+    return Obeying(ClassifierGuided(model, named, targets, gamma, watch), tests)
+
+
+def check_noise(schedule: Schedule, steps: int) -> None:
+    """Refuse a grid on which guidance does nothing. Raises TiltingError."""
+    if all(t.alpha == 0 for t in schedule.grid(steps)[:-1]):
+        raise TiltingError(f"a classifier has no effect at pure noise, which is all that {steps} step sees: use 2 or more")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tilting import rng
-from tilting.conditioning.images import Pictures
+from tilting.conditioning.pictures import PictureSource
 from tilting.errors import TiltingError
 from tilting.features.classifier import HeadedClassifier
 from tilting.features.fitted import EmbeddingMlp, ResidualCnn
@@ -56,8 +56,8 @@ def build_network(
             return ResidualCnn(outputs, tuple(widths)) if widths else ResidualCnn(outputs)
         if kind == "mlp":
             rates = (*DROPOUT, *(0.0 for _ in widths))[: len(widths)]
-            place = _resolved(embedder) if embedder else None
-            return EmbeddingMlp(outputs, place, tuple(widths), rates) if widths else EmbeddingMlp(outputs, place)
+            folder = _resolved(embedder) if embedder else None
+            return EmbeddingMlp(outputs, folder, tuple(widths), rates) if widths else EmbeddingMlp(outputs, folder)
         return HeadedClassifier(outputs, _resolved(kind))
 
 
@@ -66,7 +66,7 @@ def _resolved(folder: str) -> str:
     return str(Path(folder).resolve()) if Path(folder).is_dir() else folder
 
 
-def learnt(net: Any) -> nn.Module:
+def learnt_part(net: Any) -> nn.Module:
     """The part of a network that is learnt: the head of one that has a frozen embedder, or all of it."""
     return getattr(net, "head", net)
 
@@ -77,9 +77,9 @@ def size_of(net: Any) -> int:
 
 
 def inputs_of(
-    net: Any, pictures: Pictures, device: torch.device | str = "cpu", tick: Callable[[int], object] = lambda n: None
+    net: Any, pictures: PictureSource, device: torch.device | str = "cpu", tick: Callable[[int], object] = lambda n: None
 ) -> Inputs:
-    """What `learnt` is fed: pictures, or their vectors, computed here (``tick`` is called with how many were).
+    """What `learnt_part` is fed: pictures, or their vectors, computed here (``tick`` is called with how many were).
 
     Raises:
         TiltingError: a picture that cannot be read any more.
@@ -93,8 +93,8 @@ def inputs_of(
         with torch.no_grad():
             vectors.append(net.embedder.image(pictures(rows).to(device)))
         tick(len(rows))
-    held = torch.cat(vectors)
-    if not held.isfinite().all():
-        row = int((~held.isfinite().all(1)).nonzero()[0])
+    whole = torch.cat(vectors)
+    if not whole.isfinite().all():
+        row = int((~whole.isfinite().all(1)).nonzero()[0])
         raise TiltingError(f"the embedding of {str(pictures.paths[row])!r} is not finite")
-    return lambda rows: held[torch.as_tensor(list(rows), device=held.device)]
+    return lambda rows: whole[torch.as_tensor(list(rows), device=whole.device)]

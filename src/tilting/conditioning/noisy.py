@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting import rng
-from tilting.conditioning.calibrate import temperature_of
-from tilting.conditioning.fit import Options, begin, ended, epochs
 from tilting.conditioning.networks import keyed
 from tilting.features.fitted import log_prob
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, noisy_model, read_config, read_schema
@@ -130,57 +128,42 @@ class NoisyInputs:
 
 
 class Feed(NamedTuple):
-    """A fit on noisy latents as `tilting.conditioning.fit` takes it; ``y`` has those of the copies too, which are ``held``."""
+    """A fit on noisy latents as `tilting.conditioning.fit` takes it; ``y`` has the copies too, which are ``held_out``."""
 
     net: NoisyNet
     inputs: NoisyInputs
     y: Tensor
-    held: list[int]
+    held_out: list[int]
 
 
 def feed(
-    latents: Tensor, y: Tensor, schema: Schema, schedule: Schedule, held: Sequence[int], options: Options, width: int = 64
+    latents: Tensor, y: Tensor, schema: Schema, schedule: Schedule, held_out: Sequence[int], seed: int, width: int = 64
 ) -> Feed:
-    """The fresh network, and what it learns from; arguments as of `fit_noisy`."""
-    n = len(latents)
-    if not 0 < len(set(held)) < n:
-        raise TiltingError(f"a classifier of noisy latents needs pairs to learn from and to hold out, not {n} in all")
-    if width < 8 or width % 8:
-        raise TiltingError(f"the width of a network of noisy latents must be a multiple of 8, not {width}")
-    with keyed(options.seed, schema.label, 0, "noisy"):
-        net = NoisyNet(schema.outputs, latents.shape[1:], width)
-    rows, levels = torch.tensor(sorted(held)).repeat(LEVELS), levels_of(schedule)
-    draw = rng.generator(rng.Identity(options.seed, schema.label, 0), 0, 0, "held")
-    inputs = NoisyInputs(latents, levels, noised(latents[rows], levels, draw))
-    return Feed(net, inputs, torch.cat([y, y[rows]]), list(range(n, n + len(rows))))
-
-
-def fit_noisy(
-    latents: Tensor, y: Tensor, schema: Schema, schedule: Schedule, held: Sequence[int], options: Options | None = None,
-    width: int = 64,
-) -> NoisyClassifier:  # fmt: skip
-    """Fit and calibrate p(y | x_t, t).
+    """The fresh network, and what it learns from.
 
     Args:
         latents: (n, ...) clean ones.
         y: (n,) indices of classes, or numbers in the unit of the label.
         schema: of the label, at temperature 1.
         schedule: whose training times are learnt.
-        held: numbers of the pairs to hold out.
-        options: of the fit; the defaults are those of the clean one.
+        held_out: numbers of the pairs to hold out.
+        seed: of first weights and of the noise of the copies.
         width: of the network, a multiple of 8.
 
     Raises:
-        TiltingError: nothing to learn from or to hold out, or a likelihood that is not finite.
+        TiltingError: nothing to learn from or to hold out, or another width.
     """
-    options, apart = options or Options(), set(held)
-    fed = feed(latents, y, schema, schedule, held, options, width)
-    fit, learn = begin(fed.net, schema, options, latents.device), [i for i in range(len(latents)) if i not in apart]
-    for _ in epochs(fit, fed.inputs, fed.y, learn, fed.held, options):
-        pass
-    schema, outputs = ended(fit, fed.inputs, fed.held)
-    schema = replace(schema, temperature=temperature_of(schema, outputs, fed.y[fed.held]))
-    return NoisyClassifier(fed.net, schema).eval().requires_grad_(False)
+    n = len(latents)
+    if not 0 < len(set(held_out)) < n:
+        raise TiltingError(f"a classifier of noisy latents needs pairs to learn from and to hold out, not {n} in all")
+    if width < 8 or width % 8:
+        raise TiltingError(f"the width of a network of noisy latents must be a multiple of 8, not {width}")
+    with keyed(seed, schema.label, 0, "noisy"):
+        net = NoisyNet(schema.outputs, latents.shape[1:], width)
+    rows, levels = torch.tensor(sorted(held_out)).repeat(LEVELS), levels_of(schedule)
+    draw = rng.generator(rng.Identity(seed, schema.label, 0), 0, 0, "held")
+    inputs = NoisyInputs(latents, levels, noised(latents[rows], levels, draw))
+    return Feed(net, inputs, torch.cat([y, y[rows]]), list(range(n, n + len(rows))))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`tilting condition sample`: images that obey labels, in a folder as `tilting generate` writes it. Torch-free to import.
+"""`tilting condition sample`: images that obey labels, in a folder as `tilting generate` writes it.
 
 Beside what `generate` records, every image has the path KL of its chain to the pre-trained model (``kl``) and what the
 classifiers that it was trained or guided by say of it (``labels``; those of noisy latents at the least noise). A sweep of
@@ -7,51 +7,67 @@ strengths is a folder of such folders, sweep.json and sweep.png.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from tilting.conditioning.guided import Obeying, check_noise, controlled, guided_by
+from tilting.conditioning.noisy import load_noisy
+from tilting.conditioning.readings import Tests, Watcher, mean_readings, with_readings
 from tilting.config.condition_sample import SampleConfig
-from tilting.errors import TiltingError
+from tilting.config.generate import GenerateConfig
+from tilting.declare import Option
+from tilting.features.fitted import load_classifier
 from tilting.generation import run as generating
-from tilting.runs import files
+from tilting.models.control_file import load_control
+from tilting.models.control_kl import PathKl
+from tilting.presets import Preset
+from tilting.presets.guided import WatchedDps
+from tilting.reports.grid import comparison_grid
+from tilting.rewards.spec import build
+from tilting.runs.files import SWEEP, write_json
 from tilting.runs.owner import SWEEP_OF_RUNS, folder_of
 
 if TYPE_CHECKING:
-    from tilting.conditioning.notes import Watcher
-    from tilting.config.generate import GenerateConfig
     from tilting.generation.generate import Counts, Drawn
     from tilting.generation.run import Judge, Parts
     from tilting.models.control_file import Control
-    from tilting.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class _Watched(SampleConfig):
+    """A request whose reconstruction guidance is watched: how far it moves the predictions."""
+
+    watch: Annotated[Any, Option(internal=True)] = field(default=None, compare=False)
+
+    def preset(self) -> Preset:
+        plain: Any = super().preset()
+        return WatchedDps(**{f.name: getattr(plain, f.name) for f in fields(plain)}, watch=self.watch)
 
 
 @dataclass
-class Held:
-    """What is loaded once for a sweep, and what looks at the images of the run that is on.
+class Loaded:
+    """What is loaded once for the runs of a sweep, and what looks at the images of the one that is on.
 
     Attributes:
         parts: model, reward and judge, without controls.
         rewards: by their specs.
         controls: by folder.
         watcher: has the path KL of the run.
-        classifiers: label -> (classifier, what was asked), of labels whose classifier is there.
+        tests: label -> (classifier, what was asked), of labels whose classifier is there.
     """
 
     parts: Parts | None = None
     rewards: dict[tuple[str, ...], Any] = field(default_factory=dict)
     controls: dict[str, Control] = field(default_factory=dict)
-    watcher: Watcher | None = None
-    classifiers: dict[str, tuple[Any, str | float]] = field(default_factory=dict)
+    watcher: Watcher = field(default_factory=Watcher)
+    tests: Tests = field(default_factory=dict)
 
     def plain(self, config: GenerateConfig) -> Parts:
         """Model and judge, loaded once, and the reward of a config."""
-        from tilting.rewards.spec import build
-
         if self.parts is None:
             self.parts = generating.load_parts(config)
             self.rewards[config.reward] = self.parts.reward
@@ -61,97 +77,56 @@ class Held:
 
     def load(self, config: SampleConfig) -> Parts:
         """What a run needs: in the model's place the controlled or guided one."""
-        from tilting.conditioning.notes import Watcher
-        from tilting.models.control_kl import PathKl
-
         parts = self.plain(config)
-        model: Any = parts.model
-        self.watcher = self.watcher or Watcher()
-        self.watcher.kl = PathKl(model.schedule.grid(config.steps), config.eta)
-        self.classifiers = {}
-        if config.clean:
-            return self._reconstructing(config, parts)
-        return parts._replace(model=self._controlled(config, model) if config.control else self._guided(config, model))
+        self.watcher.kl = PathKl(parts.model.schedule.grid(config.steps), config.eta)
+        obeying = self._obeying(config, parts.model)
+        self.tests = obeying.tests
+        return parts._replace(model=obeying.model)
 
-    def _controlled(self, config: SampleConfig, model: Any) -> Any:
-        from tilting.models.control_file import load_control
-        from tilting.models.labels import together
-
+    def _obeying(self, config: SampleConfig, model: Any) -> Obeying:
         asked = config.asked()
-        self.controls |= {place: load_control(place, model) for place in config.control if place not in self.controls}
-        whole = together(*(self.controls[place].fixed(asked[place], config.strengths[0]) for place in config.control))
-        whole.watch = self.watcher
-        for place, labels in asked.items():
-            self.classifiers |= self.controls[place].tests(labels)
-        return whole
-
-    def _reconstructing(self, config: SampleConfig, parts: Parts) -> Parts:
-        from tilting.features.fitted import load_classifier
-
-        check_noise(parts.model.schedule, config.steps)
-        for place, labels in config.asked().items():
-            self.classifiers |= {name: (load_classifier(Path(place)), value) for name, value in labels.items()}
-        return parts
-
-    def _guided(self, config: SampleConfig, model: Any) -> Any:
-        from tilting.conditioning.guided import guided_by
-        from tilting.conditioning.noisy import OfPictures, load_noisy
-
+        if config.control:
+            self.controls |= {folder: load_control(folder, model) for folder in asked if folder not in self.controls}
+            controls = {folder: self.controls[folder] for folder in config.control}
+            return controlled(controls, asked, config.strengths[0], self.watcher)
         check_noise(model.schedule, config.steps)
-        asked = config.asked()
-        found = {place: load_noisy(Path(place)) for place in asked}
-        labels = {name: value for mine in asked.values() for name, value in mine.items()}
-        whole = guided_by(model, list(found.values()), labels, config.strengths[0], self.watcher)
-        seen = {c.schema.label: OfPictures(c, model.encode, model.schedule) for c in found.values()}
-        self.classifiers = {name: (seen[name], value) for name, value in labels.items()}
-        return whole
-
-
-def check_noise(schedule: Schedule, steps: int) -> None:
-    """Refuse a grid on which guidance does nothing. Raises TiltingError."""
-    if all(t.alpha == 0 for t in schedule.grid(steps)[:-1]):
-        raise TiltingError(f"a classifier has no effect at pure noise, which is all that {steps} step sees: use 2 or more")
+        labels = {name: value for values in asked.values() for name, value in values.items()}
+        if config.noisy:
+            return guided_by(model, [load_noisy(Path(p)) for p in asked], labels, config.strengths[0], self.watcher)
+        return Obeying(model, {name: (load_classifier(Path(p)), labels[name]) for p, mine in asked.items() for name in mine})
 
 
 class SampleFolder(generating.Folder[SampleConfig]):
     """A run's folder; see `tilting.generation.run.Folder`."""
 
-    def __init__(self, config: SampleConfig, argv: Sequence[str] = (), held: Held | None = None):
-        self.held = held or Held()
+    def __init__(self, config: SampleConfig, argv: Sequence[str] = (), loaded: Loaded | None = None):
+        self.loaded = loaded or Loaded()
         super().__init__(config, argv)
 
     def identities(self) -> dict[str, Any]:
-        found, config = super().identities(), self.config
-        found["model"] |= config.digests()
-        return found
+        whole, config = super().identities(), self.config
+        whole["model"] |= config.digests()
+        return whole
 
     def records_of(self, drawn: Drawn, judge: Judge | None) -> list[dict[str, Any]]:
-        from tilting.conditioning.notes import note
-
-        kl = None if self.held.watcher is None else self.held.watcher.kl
-        return note(super().records_of(drawn, judge), drawn.images, kl, self.held.classifiers)
+        return with_readings(super().records_of(drawn, judge), drawn.images, self.loaded.watcher.kl, self.loaded.tests)
 
     def summarise(self, records: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
-        from tilting.conditioning.notes import sum_up
-
-        return {**super().summarise(records, counts), **sum_up(records)}
+        return {**super().summarise(records, counts), **mean_readings(records)}
 
 
-def sample_into(config: SampleConfig, held: Held, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
+def sample_into(config: SampleConfig, loaded: Loaded, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
     """One run, with what other runs of the same model and controls have loaded; its manifest."""
     if config.clean:
-        from tilting.conditioning.notes import Watcher
-
-        held.watcher = held.watcher or Watcher()
-        config = replace(config, watch=held.watcher)
-    return generating.run(config, argv, quiet, held.load, partial(SampleFolder, held=held))
+        config = _Watched(**{f.name: getattr(config, f.name) for f in fields(SampleConfig)}, watch=loaded.watcher)
+    return generating.run(config, argv, quiet, loaded.load, partial(SampleFolder, loaded=loaded))
 
 
 def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
     """Draw what is missing of a run, or of the runs of a sweep.
 
     Args:
-        config: from `resolve_sample`; ``out`` must be set.
+        config: checked; ``out`` must be set.
         argv: the command, for the record.
         quiet: no progress bar.
 
@@ -161,38 +136,30 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     Raises:
         TiltingError: for a request or a folder that cannot work.
     """
-    held = Held()
+    loaded = Loaded()
     if config.control and not quiet:
         infos = config.infos()
-        for said in (infos[place].partly(labels) for place, labels in config.asked().items()):
-            if said is not None:
-                print(f"tilting: {said}", file=sys.stderr)
-
-    def one(at: SampleConfig) -> dict[str, Any]:
-        return sample_into(at, held, argv, quiet)
-
-    if config.out is None:
-        return one(config)
-    if len(config.strengths) == 1:
-        return one(config)
+        for line in (infos[folder].partly(labels) for folder, labels in config.asked().items()):
+            if line is not None:
+                print(f"tilting: {line}", file=sys.stderr)
+    if config.out is None or len(config.strengths) == 1:
+        return sample_into(config, loaded, argv, quiet)
     out = folder_of(config.out, SWEEP_OF_RUNS)
     rows = []
     for strength in config.strengths:
         name = f"strength-{strength:g}"
-        manifest = one(config.at(strength, str(out / name)))
+        manifest = sample_into(config.at(strength, str(out / name)), loaded, argv, quiet)
         rows.append({"strength": strength, "folder": name, "summary": manifest["summary"]})
-        files.write_atomically(out / files.SWEEP, (json.dumps({"sweep": rows}, indent=1, ensure_ascii=False) + "\n").encode())
-    from tilting.reports.grid import comparison_grid
-
+        write_json(out / SWEEP, {"sweep": rows}, allow_nan=True)
     comparison_grid([(f"strength {row['strength']:g}", out / row["folder"]) for row in rows], out / "sweep.png")
     return {"sweep": rows}
 
 
 def _obedience(summary: dict[str, Any]) -> str:
     parts = ["KL -" if summary["kl_mean"] is None else f"KL {summary['kl_mean']:.4g}"]
-    for name, found in summary["labels"].items():
-        seen = f"{found['obeys']:.0%} obey" if "obeys" in found else f"mean {found['mean']:.4g}"
-        parts.append(f"{name}={found['asked']}: {seen}, log p {found['log_prob']:.3f}")
+    for name, read in summary["labels"].items():
+        seen = f"{read['obeys']:.0%} obey" if "obeys" in read else f"mean {read['mean']:.4g}"
+        parts.append(f"{name}={read['asked']}: {seen}, log p {read['log_prob']:.3f}")
     return ", ".join(parts)
 
 
@@ -201,5 +168,5 @@ def describe(manifest: dict[str, Any], out: Path | None = None) -> str:
     if "sweep" in manifest:
         lines = [f"strength {row['strength']:g}: {_obedience(row['summary'])}" for row in manifest["sweep"]]
         return "\n".join(lines + ([f"pictures: {out / 'sweep.png'}"] if out else []))
-    place = Path(manifest["config"]["out"])
-    return f"{generating.describe(manifest)}\n{_obedience(manifest['summary'])}\ngrid: {place / 'grid.png'}"
+    grid = Path(manifest["config"]["out"]) / "grid.png"
+    return f"{generating.describe(manifest)}\n{_obedience(manifest['summary'])}\ngrid: {grid}"

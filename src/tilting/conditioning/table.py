@@ -1,7 +1,7 @@
-"""Where rows of labelled pictures come from: .csv, .jsonl, .parquet, a folder of class folders, a run of `tilting generate`.
+"""Tables of labelled pictures: .csv, .jsonl, .parquet, a folder of class folders, or a run of `tilting generate`.
 
-A table has a column file (relative to the table), one per label, and prompt if there are prompts. Importing this is
-torch-free.
+A table has a column file (relative to the table), one per label, and prompt if there are prompts. A column of words, or of at
+most `MOST_CLASSES` different whole numbers, holds classes; any other column of numbers is continuous. Torch-free.
 """
 
 from __future__ import annotations
@@ -9,16 +9,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tilting.conditioning.images import SUFFIXES
-from tilting.errors import TiltingError
+import numpy as np
+
+from tilting.config.condition_fit import Ask
+from tilting.errors import TiltingError, nearest
+from tilting.runs.files import MANIFEST
 
 KINDS = (".csv", ".jsonl", ".parquet")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""What counts as a picture in a folder."""
 FOLDER_LABEL = "class"
 """The column of class folders, where it is not given a name."""
+MOST_CLASSES = 20
 
 
 class Row(NamedTuple):
@@ -39,12 +47,35 @@ class Table(NamedTuple):
     Attributes:
         rows: in order.
         columns: all names but file and prompt.
-        place: what files are relative to.
+        folder: what files are relative to.
     """
 
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
-    place: Path
+    folder: Path
+
+    def named(self, labels: Sequence[str]) -> dict[str, str]:
+        """Label -> column, of those labels that have one, or of all columns where none is named: class folders take the name
+        that one label has."""
+        if self.columns == (FOLDER_LABEL,) and len(labels) == 1:
+            return {labels[0]: FOLDER_LABEL}
+        return {name: name for name in self.columns if name in labels or not labels}
+
+
+class Column(NamedTuple):
+    """A label as its cells have it.
+
+    Attributes:
+        name: of the label.
+        kind: "classes" or "gaussian", as `tilting.features.schema.Schema` has it.
+        classes: their names in order; empty for "gaussian".
+        edges: where numbers were cut into classes: class k has edges[k - 1] <= value < edges[k].
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
 
 
 @dataclass
@@ -91,7 +122,7 @@ def read_table(data: Path, bad: Bad, labelled: bool = True) -> Table:
 
 
 def _folder(data: Path, labelled: bool) -> Table:
-    manifest = data / "manifest.json"
+    manifest = data / MANIFEST
     if manifest.is_file() and (data / "images").is_dir():
         if labelled:
             raise TiltingError(f"{str(data)!r} is a run of `tilting generate`, which has no labels: give --label-by")
@@ -177,3 +208,86 @@ def _parquet(data: Path, bad: Bad) -> Table:
         raise TiltingError(f"{str(data)!r} is not a parquet file: {str(error).splitlines()[0]}") from None
     rows = [Row(f"row {i + 1} of {data.name!r}", cells) for i, cells in enumerate(table.to_pylist())]
     return _table(data, rows, list(table.column_names))
+
+
+def why_empty(cell: Any) -> str | None:
+    """Why a cell holds no label: "is empty", "is NaN"; or None when it holds one."""
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return "is empty"
+    if (isinstance(cell, float) and math.isnan(cell)) or (isinstance(cell, str) and cell.strip().lower() == "nan"):
+        return "is NaN"
+    return None
+
+
+def settle(ask: Ask, cells: Sequence[Any]) -> tuple[Column, list[str | float | None], list[str]]:
+    """The meaning of a column.
+
+    Args:
+        ask: what is asked for.
+        cells: of all rows; none for which `why_empty` has a reason.
+
+    Returns:
+        The column; a class or a number for each cell, or None where it cannot be one; and why, for those, in order.
+    """
+    numbers = [_number(cell) for cell in cells]
+    if (ask.kind or _kind(numbers)) == "gaussian":
+        values: list[Any] = [n if n is not None and math.isfinite(n) else None for n in numbers]
+        wrong = (cell for cell, value in zip(cells, values, strict=True) if value is None)
+        return Column(ask.name, "gaussian"), values, [f"the label {ask.name!r} is {str(c)!r}, no finite number" for c in wrong]
+    names = [_name(cell, number) for cell, number in zip(cells, numbers, strict=True)]
+    classes = ask.classes or tuple(_ordered(set(names)))
+    known: list[Any] = [name if name in classes else None for name in names]
+    reasons = [f"the label {ask.name!r} has no class {n!r}{nearest(n, classes)}" for n in names if n not in classes]
+    return Column(ask.name, "classes", classes), known, reasons
+
+
+def cut(ask: Ask, values: Sequence[float], bins: int) -> tuple[Column, list[str]]:
+    """Classes of equal share, of numbers: between quantiles at k / bins, a value on an edge counts upwards.
+
+    Args:
+        ask: its classes name the bins, from the smallest numbers up; "0", "1", ... where there are none.
+        values: finite numbers.
+        bins: how many, at least 2.
+
+    Raises:
+        TiltingError: too few different values, or another number of names.
+    """
+    if ask.classes and len(ask.classes) != bins:
+        raise TiltingError(f"--label {ask.name} names {len(ask.classes)} classes for {bins} bins")
+    classes = ask.classes or tuple(str(k) for k in range(bins))
+    edges = np.quantile(np.array(values), np.arange(1, bins) / bins) if values else np.zeros(bins - 1)
+    taken = np.searchsorted(edges, np.array(values), side="right").tolist()
+    if len(set(taken)) < bins:
+        raise TiltingError(f"the label {ask.name!r} has too few different values to be cut into {bins} bins")
+    return Column(ask.name, "classes", classes, tuple(edges.tolist())), [classes[k] for k in taken]
+
+
+def _kind(numbers: Sequence[float | None]) -> str:
+    known = [n for n in numbers if n is not None]
+    broken = [n for n in known if not (math.isfinite(n) and n == int(n))]
+    if len(known) < len(numbers):  # words, or numbers with a few slips of the pen
+        return "gaussian" if 2 * len(broken) > len(numbers) else "classes"
+    return "gaussian" if broken or len(set(known)) > MOST_CLASSES else "classes"
+
+
+def _number(cell: Any) -> float | None:
+    if isinstance(cell, bool):
+        return None
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return None
+
+
+def _name(cell: Any, number: float | None) -> str:
+    """A class's name: 1.0 is called 1, as spreadsheets write it where a column has gaps."""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    text = str(cell).strip()
+    whole = number is not None and math.isfinite(number) and number == int(number)
+    return str(int(number)) if whole and number is not None and not text.lstrip("+-").isdigit() else text
+
+
+def _ordered(names: set[str]) -> list[str]:
+    whole = all(name.lstrip("+-").isdigit() for name in names)
+    return sorted(names, key=lambda name: (int(name) if whole else 0, name))

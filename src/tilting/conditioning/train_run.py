@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilting.conditioning.fit_run import bar
-from tilting.conditioning.tables import read_tables
+from tilting.conditioning.dataset import bar, read_tables
 from tilting.config.condition_train import FREE, TrainConfig, check_batch
 from tilting.errors import TiltingError
 from tilting.models import control_spec, load

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tilting.conditioning.cfree import Triplets, world_of
 from tilting.conditioning.fit import schema_of
-from tilting.conditioning.latents import encode_files
+from tilting.conditioning.pictures import encode_files
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented
 from tilting.objectives.batch import World
@@ -45,7 +45,7 @@ def labelled(model: StableDiffusion, tables: Sequence[Dataset], known: Sequence[
 
     Args:
         model: whose latents they become.
-        tables: from `tilting.conditioning.tables.read_tables`, no label in two of them.
+        tables: from `tilting.conditioning.dataset.read_tables`, no label in two of them.
         known: schemas of classifiers of some of the labels, which say the order of classes and the unit of numbers.
         tick: called with how many pictures were encoded.
 

@@ -1,58 +1,137 @@
-"""The options of `tilting condition fit`, checked. Torch-free."""
+"""The options of `tilting condition fit`, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, Self
 
-from tilting.config.base import LegacyConfig as BaseConfig
-from tilting.config.base import check_model, given_of
-from tilting.config.label_columns import Ask, parse_label
-from tilting.config.settings import integer, number, text
-from tilting.errors import TiltingError
+from annotated_types import Ge, Gt
+from typing_extensions import Doc
+
+from tilting.config.base import BaseConfig
+from tilting.config.options import Device, Out, check_model
+from tilting.declare import Check, Each, Metavar, Option
+from tilting.errors import TiltingError, nearest
 from tilting.features.schema import NOISY
-from tilting.models.placement import check_device
 from tilting.rewards.spec import REWARDS, Spec, parse_spec
 
-OPTIONS = (
-    "data", "label", "label-by", "bins", "kind", "widths", "embedder", "epochs", "batch-size", "lr", "size", "patience",
-    "skip-bad", "seed", "out", "model", "group", "device",
-)  # fmt: skip
 KINDS = ("cnn", "mlp", NOISY)
+"""Of networks, beside the folder of an image classifier."""
+WORDS = ("classes", "gaussian")
+"""Kinds of labels."""
+
+
+class Ask(NamedTuple):
+    """A label as it is asked for: NAME, NAME=classes, NAME=gaussian or NAME=CLASS,CLASS,...
+
+    Attributes:
+        name: the column.
+        kind: "classes", "gaussian", or None to be seen from the values.
+        classes: in the order of the outputs; empty to be seen from the values.
+    """
+
+    name: str
+    kind: str | None = None
+    classes: tuple[str, ...] = ()
+
+
+def parse_label(text: str) -> Ask:
+    """Read one ``--label``. Raises TiltingError: an empty name, a kind there is not, or a class given twice."""
+    name, equals, rest = (part.strip() for part in text.partition("="))
+    if not name or "#" in name or name in ("file", "prompt"):
+        raise TiltingError(f"--label takes the name of a column of labels, not {text!r}")
+    if not equals:
+        return Ask(name)
+    if rest in WORDS:
+        return Ask(name, rest)
+    if "," not in rest:
+        raise TiltingError(f"--label {text!r}: there is no kind of label {rest!r}{nearest(rest, WORDS)}, or CLASS,CLASS,...")
+    classes = tuple(c.strip() for c in rest.split(","))
+    if "" in classes or len(set(classes)) < len(classes):
+        raise TiltingError(f"--label {text!r}: classes need names, all different")
+    return Ask(name, "classes", classes)
+
+
+def _labels(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    names = [parse_label(one).name for one in value]
+    for i, one in enumerate(names):
+        if one in names[:i]:
+            raise TiltingError(f"the label {one!r} is given twice")
+        if len(names) > 1 and (one in (".", "..") or one.startswith(".") or set("/\\\0") & set(one)):
+            raise TiltingError(f"the label {one!r} cannot be the name of a folder, which each of several labels has")
+    return value
+
+
+def _labeller(name: str, value: str) -> str:
+    spec = parse_spec(value)
+    if spec.weight != 1:
+        raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
+    entry = REWARDS.get(spec.name)
+    if entry is not None and (entry.together or entry.remote):  # the latter would send pictures away by the thousand
+        raise TiltingError(f"--label-by {spec.text} cannot label pictures one by one: choose another reward, or a function")
+    return spec.text
+
+
+def _kind(name: str, value: str) -> str:
+    if value not in KINDS and not Path(value).is_dir():
+        raise TiltingError(f"--kind is cnn, mlp, noisy or the folder of an image classifier, and {value!r} is none of them")
+    return value
 
 
 @dataclass(frozen=True)
 class FitConfig(BaseConfig):
-    """A checked request.
+    """A checked request; ``label`` may be empty: all there are, and ``model`` is of kind noisy alone."""
 
-    Attributes:
-        data, label, label_by, bins, kind, widths, embedder, epochs, batch_size, lr, size, patience, skip_bad, seed, out,
-            model, group, device: the options of these names; ``label`` may be empty: all there are. ``model`` is of kind noisy
-            alone.
-    """
+    data: Annotated[str, Metavar("PATH"), Doc("Table (.csv, .jsonl, .parquet), or folder of class folders.")] = ""
+    label: Annotated[
+        tuple[str, ...],
+        Metavar("NAME[=KIND]"),
+        Check(_labels),
+        Option(default="all"),
+        Doc("Column; KIND is classes, gaussian or A,B,...; repeatable."),
+    ] = ()
+    label_by: Annotated[
+        str | None, Metavar("SPEC"), Check(_labeller), Doc("Label by a reward such as jpeg, or file.py:function.")
+    ] = None
+    bins: Annotated[int | None, Ge(2), Doc("Cut a number into so many classes at its quantiles.")] = None
+    kind: Annotated[
+        str, Metavar("cnn|mlp|noisy|FOLDER"), Check(_kind), Doc("Network; noisy: of latents; FOLDER: a transformers one.")
+    ] = "cnn"
+    widths: Annotated[
+        tuple[int, ...], Metavar("N,N,..."), Each(Ge(1)), Option(default="the paper's"), Doc("Channels or hidden layers.")
+    ] = ()
+    embedder: Annotated[str | None, Metavar("FOLDER"), Option(default="pocket-clip"), Doc("CLIP of --kind mlp.")] = None
+    epochs: Annotated[int, Ge(1), Doc("At most.")] = 100
+    batch_size: Annotated[int, Ge(2), Doc("Pictures per step of Adam.")] = 64
+    lr: Annotated[float, Gt(0), Doc("Adam's learning rate.")] = 1e-3
+    size: Annotated[int | None, Ge(4), Option(default="64, or the embedder's"), Doc("Rows and columns to read at.")] = None
+    patience: Annotated[int, Ge(1), Doc("Epochs without a better one that end it.")] = 20
+    skip_bad: Annotated[bool, Doc("Leave bad rows out, and list them.")] = False
+    seed: Annotated[int, Ge(0), Doc("Seed of the run.")] = 0
+    out: Out = None
+    model: Annotated[
+        str | None, Check(check_model), Option(default="pocket"), Doc("Whose latents --kind noisy learns from.")
+    ] = None
+    group: Annotated[str | None, Metavar("COLUMN"), Doc("Rows alike in it are learnt from or held out together.")] = None
+    device: Device = "auto"
 
-    options = OPTIONS
-
-    data: str
-    label: tuple[str, ...] = ()
-    label_by: str | None = None
-    bins: int | None = None
-    kind: str = "cnn"
-    widths: tuple[int, ...] = ()
-    embedder: str | None = None
-    epochs: int = 100
-    batch_size: int = 64
-    lr: float = 1e-3
-    size: int | None = None
-    patience: int = 20
-    skip_bad: bool = False
-    seed: int = 0
-    out: str | None = None
-    model: str | None = None
-    group: str | None = None
-    device: str = "auto"
+    @classmethod
+    def resolve(cls, options: Mapping[str, Any]) -> Self:
+        """Check options by name. Raises TiltingError: an unknown option, no data, or a value that cannot be."""
+        values = cls.checked({key: value for key, value in options.items() if value not in ((), [])})
+        if "data" not in values:
+            raise TiltingError("no data are given: --data labels.csv, or a folder of class folders")
+        if values.get("kind") == NOISY:
+            values.setdefault("model", check_model("model", "pocket"))
+        config = cls(**values)
+        _check_kind(config)
+        if config.label_by is not None and len(config.label) > 1:
+            raise TiltingError(f"--label-by {config.label_by} gives one label, but {len(config.label)} are named")
+        if not Path(config.data).exists():
+            raise TiltingError(f"there is no file or folder {config.data!r} of labelled pictures")
+        return config
 
     def asks(self) -> list[Ask]:
         """The labels; of a function that labels, its own name where none is given."""
@@ -71,92 +150,7 @@ class FitConfig(BaseConfig):
         return {key: value for key, value in super().mapping().items() if key not in ("model", "group") or value}
 
 
-def resolve_fit(options: Mapping[str, Any]) -> FitConfig:
-    """Check options by name. Raises TiltingError: an unknown option, no data, or a value that cannot be."""
-    given = given_of(options, OPTIONS)
-    if "data" not in given:
-        raise TiltingError("no data are given: --data labels.csv, or a folder of class folders")
-    skip = given.get("skip-bad", False)
-    if not isinstance(skip, bool):
-        raise TiltingError(f"skip-bad must be true or false, not {skip!r}")
-    rate = number("lr", given.get("lr", FitConfig.lr))
-    if rate <= 0:
-        raise TiltingError(f"lr must be above 0, not {rate:g}")
-    config = FitConfig(
-        text("data", given["data"]),
-        _labels(given.get("label", ())),
-        _labeller(given.get("label-by")),
-        _whole(given, "bins", 2),
-        text("kind", given.get("kind", FitConfig.kind)),
-        _widths(given.get("widths", ())),
-        text("embedder", given["embedder"]) if "embedder" in given else None,
-        integer("epochs", given.get("epochs", FitConfig.epochs), 1),
-        integer("batch-size", given.get("batch-size", FitConfig.batch_size), 2),
-        rate,
-        _whole(given, "size", 4),
-        integer("patience", given.get("patience", FitConfig.patience), 1),
-        skip,
-        integer("seed", given.get("seed", 0), 0),
-        text("out", given["out"]) if "out" in given else None,
-        _model(given),
-        text("group", given["group"]) if "group" in given else None,
-        check_device(text("device", given.get("device", FitConfig.device))),
-    )
-    _check_kind(config)
-    if config.label_by is not None and len(config.label) > 1:
-        raise TiltingError(f"--label-by {config.label_by} gives one label, but {len(config.label)} are named")
-    if not Path(config.data).exists():
-        raise TiltingError(f"there is no file or folder {config.data!r} of labelled pictures")
-    return config
-
-
-def _whole(given: Mapping[str, Any], key: str, least: int) -> int | None:
-    return integer(key, given[key], least) if key in given else None
-
-
-def _labels(value: object) -> tuple[str, ...]:
-    labels = [value] if isinstance(value, str) else value
-    if not isinstance(labels, list | tuple):
-        raise TiltingError(f"label must be a name or a list of names, not {value!r}")
-    names = [parse_label(text("label", one)).name for one in labels]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise TiltingError(f"the label {name!r} is given twice")
-        if len(names) > 1 and (name in (".", "..") or name.startswith(".") or set("/\\\0") & set(name)):
-            raise TiltingError(f"the label {name!r} cannot be the name of a folder, which each of several labels has")
-    return tuple(labels)
-
-
-def _labeller(value: object) -> str | None:
-    if value is None:
-        return None
-    spec = parse_spec(text("label-by", value))
-    if spec.weight != 1:
-        raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
-    entry = REWARDS.get(spec.name)
-    if entry is not None and (entry.together or entry.remote):  # the latter would send pictures away by the thousand
-        raise TiltingError(f"--label-by {spec.text} cannot label pictures one by one: choose another reward, or a function")
-    return spec.text
-
-
-def _model(given: Mapping[str, Any]) -> str | None:
-    """Whose latents; pocket's where kind noisy does not say."""
-    noisy = given.get("kind") == NOISY
-    return check_model(text("model", given.get("model", "pocket"))) if noisy or "model" in given else None
-
-
-def _widths(value: object) -> tuple[int, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise TiltingError(f"widths must be whole numbers such as 16,32,64, not {value!r}")
-    numbers = (int(p) if isinstance(p, str) and p.strip().isdigit() else p for p in parts)
-    return tuple(integer("widths", n, 1) for n in numbers)
-
-
 def _check_kind(config: FitConfig) -> None:
-    if config.kind not in KINDS and not Path(config.kind).is_dir():
-        known = "cnn, mlp, noisy or the folder of an image classifier"
-        raise TiltingError(f"--kind is {known}, and {config.kind!r} is none of them")
     if config.kind == NOISY:
         if config.size is not None:
             raise TiltingError("--size is of pictures that a network reads: --kind noisy reads latents of --model")

@@ -1,5 +1,4 @@
 """What a `condition sample` run is asked to do: `tilting generate` with controls in the model, or classifiers that guide it.
-Torch-free.
 
 What a classifier was fitted to says how it guides: clean pictures, reconstruction guidance (the preset dps as a score, log p
 its reward); noisy latents, classifier guidance under any method.
@@ -8,50 +7,105 @@ its reward); noisy latents, classifier guidance under any method.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Self
 
-from tilting.config import generate as generate_config
-from tilting.config.generate import GenerateConfig, resolve
-from tilting.config.settings import number, text, texts
-from tilting.config.yaml_file import flat
+from typing_extensions import Doc
+
+from tilting.config.generate import GenerateConfig
+from tilting.config.options import Model
+from tilting.declare import Check, Field, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
 from tilting.models.names import find_model
-from tilting.presets import Preset
 from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest, digest_of
 
-OWN = ("control", "classifier", "label", "strength")
-OPTIONS = (*OWN, *(name for name in generate_config.OPTIONS if name not in (*OWN, "image", "lora", "lora-steps", "published")))
 GUIDED = "dps.strength"
+FIRST = ("control", "classifier", "label", "strength")
+OTHERS = ("image", "lora", "lora-steps", "published")
+"""Options of `tilting generate` that it does not have."""
+
+
+def _different(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    for i, folder in enumerate(value):
+        if folder in value[:i]:
+            raise TiltingError(f"the {name} {folder!r} is given twice")
+    return value
+
+
+def _strengths(name: str, value: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(value)) < len(value):
+        raise TiltingError("strength must be one number or several different ones, such as 0,1,2")
+    return value
 
 
 @dataclass(frozen=True)
 class SampleConfig(GenerateConfig):
-    """A checked request, every default filled in; `GenerateConfig` says what the rest means.
-
-    Attributes:
-        control: folders of `condition train`.
-        label: NAME=VALUE of every label asked for.
-        strengths: γ2 of all controls, or γ of guidance; several are a sweep.
-        classifier: folders of `condition fit`; controls or classifiers, not both.
-        watch: what sees how far reconstruction guidance moves the predictions.
+    """A checked request, every default filled in; ``strengths`` are γ2 of all controls, or γ of guidance: several are a sweep.
+    Controls or classifiers are asked for, not both.
     """
 
-    control: tuple[str, ...] = ()
-    label: tuple[str, ...] = ()
-    strengths: tuple[float, ...] = (1.0,)
-    classifier: tuple[str, ...] = ()
-    watch: Any = field(default=None, compare=False)
+    model: Annotated[Model, Option(default="the control's")] = "pocket"
+    control: Annotated[tuple[str, ...], Metavar("CTL"), Check(_different), Doc("Folder of `condition train`, repeatable.")] = ()
+    classifier: Annotated[
+        tuple[str, ...], Metavar("FIT"), Check(_different), Doc("Guide by a `condition fit` instead of a control, repeatable.")
+    ] = ()
+    label: Annotated[tuple[str, ...], Metavar("NAME=VALUE"), Doc("What to obey, repeatable.")] = ()
+    strengths: Annotated[
+        tuple[float, ...],
+        Option("strength", default="1"),
+        Metavar("N,N,..."),
+        Check(_strengths),
+        Doc("Of labels or guidance; several are a sweep."),
+    ] = (1.0,)
+
+    @classmethod
+    def options(cls) -> dict[str, Field]:
+        known = super().options()
+        return {name: known[name] for name in (*FIRST, *(n for n in known if n not in (*FIRST, *OTHERS)))}
+
+    @classmethod
+    def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        strength = options.get("strength")
+        return super().checked({**options, "strength": (strength,)} if isinstance(strength, int | float) else options)
+
+    @classmethod
+    def resolve(cls, options: Mapping[str, Any]) -> Self:
+        """Fill in defaults and refuse what cannot work, before torch is imported.
+
+        Args:
+            options: by option name; None means unset.
+
+        Raises:
+            TiltingError: one sentence that names the option, the label or the control.
+        """
+        given = cls.checked(options)
+        control, classifier = given.get("control", ()), given.get("classifier", ())
+        if not control and not classifier:
+            raise TiltingError(
+                "say what shall be obeyed: --control CTL, a folder of `tilting condition train`, or --classifier FIT of `fit`"
+            )
+        if control and classifier:
+            raise TiltingError(
+                "--classifier guides the pre-trained model: beside --control give --method dps "
+                "--reward likelihood:FIT#LABEL=VALUE"
+            )
+        infos = {folder: read_control(folder) for folder in control} or infos_of(classifier)
+        asked = parse_labels(given.get("label", ()), infos, "control" if control else "classifier")
+        model = given.get("model", next(iter(infos.values())).model.get("name", "pocket"))
+        if control or any(info.model for info in infos.values()):
+            _check_model(model, infos)
+            return super().resolve({**options, "model": model})
+        return super().resolve({**options, "model": model, **_reconstructing(given, asked)})
 
     @property
     def noisy(self) -> bool:
         """Whether classifiers of noisy latents guide."""
-        return any(noisy_model(Path(place)) is not None for place in self.classifier)
+        return any(noisy_model(Path(folder)) is not None for folder in self.classifier)
 
     @property
     def clean(self) -> bool:
@@ -60,7 +114,7 @@ class SampleConfig(GenerateConfig):
 
     def infos(self) -> dict[str, ControlInfo]:
         """The descriptions of the controls, or what is known of the classifiers, by folder."""
-        return {place: read_control(place) for place in self.control} or infos_of(self.classifier)
+        return {folder: read_control(folder) for folder in self.control} or infos_of(self.classifier)
 
     def asked(self) -> dict[str, dict[str, str]]:
         """Folder -> label -> value."""
@@ -69,62 +123,14 @@ class SampleConfig(GenerateConfig):
     def digests(self) -> dict[str, list[dict[str, Any]]]:
         """Of each control, or classifier, its folder's weights."""
         if self.control:  # whose description holds the digests of its weights, but for its classifiers'
-            read = {place: [Path(place, name) for name in (CONTROL, CLASSIFIERS)] for place in self.control}
-            return {"controls": [{"name": place, "sha256": digest_of(files)} for place, files in read.items()]}
-        return {"classifiers": [{"name": place, "sha256": digest_of(files_of_classifier(place))} for place in self.classifier]}
+            read = {folder: [Path(folder, name) for name in (CONTROL, CLASSIFIERS)] for folder in self.control}
+            return {"controls": [{"name": folder, "sha256": digest_of(files)} for folder, files in read.items()]}
+        return {"classifiers": [{"name": one, "sha256": digest_of(files_of_classifier(one))} for one in self.classifier]}
 
     def at(self, strength: float, out: str | None) -> SampleConfig:
         """One point of a sweep."""
         settings = tuple((key, strength if key == GUIDED and self.clean else value) for key, value in self.settings)
         return replace(self, strengths=(strength,), out=out, settings=settings)
-
-    def preset(self) -> Preset:
-        plain = super().preset()
-        if self.watch is None or not self.clean:
-            return plain
-        from tilting.presets.guided import WatchedDps
-
-        return WatchedDps(**{f.name: getattr(plain, f.name) for f in fields(cast(Any, plain))}, watch=self.watch)
-
-    def mapping(self) -> dict[str, Any]:
-        plain = {key: value for key, value in super().mapping().items() if key in OPTIONS and key not in OWN}
-        own = {"control": self.control, "classifier": self.classifier, "label": self.label, "strength": self.strengths}
-        return {**{key: list(value) for key, value in own.items()}, **plain}
-
-
-def resolve_sample(options: Mapping[str, Any]) -> SampleConfig:
-    """Fill in defaults and refuse what cannot work, before torch is imported.
-
-    Args:
-        options: by option name; None means unset.
-
-    Raises:
-        TiltingError: one sentence that names the option, the label or the control.
-    """
-    given = {key: value for key, value in options.items() if value is not None}
-    places = {key: _different(key, texts(key, given.get(key, []))) for key in ("control", "classifier")}
-    control, classifier = places["control"], places["classifier"]
-    if not control and not classifier:
-        raise TiltingError(
-            "say what shall be obeyed: --control CTL, a folder of `tilting condition train`, or --classifier FIT of `fit`"
-        )
-    if control and classifier:
-        raise TiltingError(
-            "--classifier guides the pre-trained model: beside --control give --method dps --reward likelihood:FIT#LABEL=VALUE"
-        )
-    label, strengths = texts("label", given.get("label", [])), _strengths(given.get("strength", 1.0))
-    infos = {place: read_control(place) for place in control} or infos_of(classifier)
-    asked = parse_labels(label, infos, "control" if control else "classifier")
-    clean = bool(classifier) and not any(info.model for info in infos.values())
-    model = text("model", given.get("model", next(iter(infos.values())).model.get("name", "pocket")))
-    if not clean:
-        _check_model(model, infos)
-    rest = {**{key: value for key, value in given.items() if key not in OWN}, "model": model}
-    if clean:
-        rest = _reconstructing(rest, asked, strengths[0])
-    base = resolve(rest)
-    plain = {f.name: getattr(base, f.name) for f in fields(GenerateConfig)}
-    return SampleConfig(**plain, control=control, label=tuple(label), strengths=strengths, classifier=classifier)
 
 
 def infos_of(classifiers: Sequence[str]) -> dict[str, ControlInfo]:
@@ -133,19 +139,19 @@ def infos_of(classifiers: Sequence[str]) -> dict[str, ControlInfo]:
     Raises:
         TiltingError: no classifier there, or some of clean pictures and some of noisy latents.
     """
-    found = {}
-    for place in classifiers:
-        schema, model = read_schema(Path(place)), noisy_model(Path(place))
-        found[place] = ControlInfo((schema,), {} if model is None else {"name": "pocket", "sha256": None, **model})
-    if len({bool(info.model) for info in found.values()}) > 1:
-        clean, noisy = (next(p for p, i in found.items() if bool(i.model) == which) for which in (False, True))
+    infos = {}
+    for folder in classifiers:
+        schema, model = read_schema(Path(folder)), noisy_model(Path(folder))
+        infos[folder] = ControlInfo((schema,), {} if model is None else {"name": "pocket", "sha256": None, **model})
+    if len({bool(info.model) for info in infos.values()}) > 1:
+        clean, noisy = (next(p for p, i in infos.items() if bool(i.model) == which) for which in (False, True))
         raise TiltingError(f"the classifier {clean!r} is of clean pictures and {noisy!r} of noisy latents: guide by one kind")
-    return found
+    return infos
 
 
-def _reconstructing(given: Mapping[str, Any], asked: Mapping[str, Mapping[str, str]], strength: float) -> dict[str, Any]:
+def _reconstructing(given: Mapping[str, Any], asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The options of reconstruction guidance: the preset dps as a score, log p(y | x) its reward."""
-    specs = [f"likelihood:{place}#{name}={value}" for place, mine in asked.items() for name, value in mine.items()]
+    specs = [f"likelihood:{folder}#{name}={value}" for folder, mine in asked.items() for name, value in mine.items()]
     if given.get("method", "dps") != "dps":
         raise TiltingError(
             f"a classifier of clean pictures guides by --method dps: for {given['method']} give --reward {specs[0]} to "
@@ -153,31 +159,16 @@ def _reconstructing(given: Mapping[str, Any], asked: Mapping[str, Mapping[str, s
         )
     if list(given.get("reward") or specs) != specs:
         raise TiltingError("what a classifier of clean pictures guides by is log p(y | x) itself: leave --reward out")
-    settings = flat(given.get("set") or {})
+    settings, strength = given.get("settings", {}), given.get("strengths", (1.0,))[0]
     if settings.get(GUIDED, strength) != strength:
         raise TiltingError(f"the strength of guidance is given by --strength: leave --set {GUIDED} out")
-    return {**given, "method": "dps", "reward": specs, "set": {"dps.form": "score", **settings, GUIDED: strength}}
-
-
-def _different(key: str, places: list[str]) -> tuple[str, ...]:
-    for i, place in enumerate(places):
-        if place in places[:i]:
-            raise TiltingError(f"the {key} {place!r} is given twice")
-    return tuple(places)
-
-
-def _strengths(value: object) -> tuple[float, ...]:
-    values = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-    found = [number("strength", one) for one in values]
-    if not found or len(set(found)) < len(found):
-        raise TiltingError("strength must be one number or several different ones, such as 0,1,2")
-    return tuple(found)
+    return {"method": "dps", "reward": specs, "set": {"dps.form": "score", **settings, GUIDED: strength}}
 
 
 def _check_model(model: str, infos: Mapping[str, ControlInfo]) -> None:
     """Refuse a control, or a classifier of noisy latents, of another model. Raises TiltingError."""
     sha = digest(Path(find_model(model)))
-    for place, info in infos.items():
+    for folder, info in infos.items():
         if sha != info.model.get("sha256"):
-            what = "control" if Path(place, CONTROL).is_file() else "classifier of noisy latents"
-            raise TiltingError(f"the {what} {place!r} was trained on {info.model.get('name')!r}, which is not this {model!r}")
+            what = "control" if Path(folder, CONTROL).is_file() else "classifier of noisy latents"
+            raise TiltingError(f"the {what} {folder!r} was trained on {info.model.get('name')!r}, which is not this {model!r}")

@@ -10,11 +10,13 @@ from typing import Any
 from PIL import Image
 
 from tilting.config.about import about_method
-from tilting.evaluation.compare import FEW, SHEET
 from tilting.reports.charts import Bar, bars, number, scatter
 from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined
 
+PAGE, SHEET = "compare.html", "compare.png"
+FEW = 10
+"""Prompts, below which intervals of a bootstrap are called rough."""
 SMALL, THUMB = 128, 320
 """Pictures of at most SMALL pixels are put into the page as they are; larger ones at most THUMB wide or high."""
 MOST_ROWS, MOST_PROMPTS = 60, 100
@@ -112,8 +114,17 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
             settings.setdefault(method, []).append(f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
     filters = {"signed": _signed, "count": _count, "seconds": "{:.2f}".format, "shell": shlex.join}
     return fill(
-        Path(SHEET).stem + ".html", filters,
-        m=metrics, methods=metrics["methods"], about={name: about_method(name) for name in names}, colour=colour,
-        charts=_charts(metrics, colour), prompts=shown, count=len(prompts), few=FEW, settings=settings,
-        width=side * max(1, room // side) if side <= SMALL else room, small=side <= SMALL,
-    )  # fmt: skip
+        PAGE,
+        filters,
+        m=metrics,
+        methods=metrics["methods"],
+        about={name: about_method(name) for name in names},
+        colour=colour,
+        charts=_charts(metrics, colour),
+        prompts=shown,
+        count=len(prompts),
+        few=FEW,
+        settings=settings,
+        width=side * max(1, room // side) if side <= SMALL else room,
+        small=side <= SMALL,
+    )

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from tilting.config.evaluate import EvaluateConfig
-from tilting.evaluation.measure import Measured, rows_by_prompt
+from tilting.evaluation.measure import Measured, metrics_of, rows_by_prompt
 from tilting.evaluation.read_runs import Setup
-from tilting.metrics.frechet import fid
-from tilting.metrics.mmd import cmmd
+from tilting.metrics import Metric
 from tilting.metrics.prompts import across
-from tilting.metrics.statistics import Interval
-
-Distance = Callable[[Tensor, Tensor], float]
-NAMES = ("fid", "cmmd", "cmmd_unbiased")
-
-
-def _per_prompt_distance(
-    ours: Tensor, mine: Sequence[str], theirs: Tensor, yours: Sequence[str], distance: Distance
-) -> dict[str, float]:
-    a, b = rows_by_prompt(mine), rows_by_prompt(yours)
-    return {p: distance(ours[a[p]], theirs[b[p]]) for p in a if min(len(a[p]), len(b[p])) >= 2}
 
 
 def compare(a: tuple[dict[str, Tensor], list[str]], b: tuple[dict[str, Tensor], list[str]]) -> dict[str, Any]:
-    """FID and CMMD of two sets of features with their prompts: pooled, and prompt by prompt."""
-    ways: dict[str, tuple[str, Distance]] = {
-        "fid": ("fid", fid), "cmmd": ("cmmd", cmmd), "cmmd_unbiased": ("cmmd", lambda x, y: cmmd(x, y, unbiased=True)),
-    }  # fmt: skip
-    found: dict[str, Any] = {}
-    for name, (features, distance) in ways.items():
-        ours, theirs = a[0][features], b[0][features]
-        pooled = distance(ours, theirs) if min(len(ours), len(theirs)) >= 2 else None
-        found[name] = {"pooled": pooled, "each": _per_prompt_distance(ours, a[1], theirs, b[1], distance)}
-    return found | {"images": [len(a[1]), len(b[1])]}
+    """The distances of two sets of features with their prompts: pooled, and prompt by prompt."""
+    far: dict[str, Any] = {}
+    rows, others = rows_by_prompt(a[1]), rows_by_prompt(b[1])
+    shared = [prompt for prompt in rows if min(len(rows[prompt]), len(others[prompt])) >= 2]
+    for metric in metrics_of("sets"):
+
+        def distance(ours: Any = slice(None), theirs: Any = slice(None), metric: Metric = metric) -> float:
+            return metric(*({name: side[name][rows] for name in metric.takes} for side, rows in ((a[0], ours), (b[0], theirs))))
+
+        pooled = distance() if min(len(a[1]), len(b[1])) >= 2 else None
+        far[metric.name] = {"pooled": pooled, "each": {p: distance(rows[p], others[p]) for p in shared}}
+    return far | {"images": [len(a[1]), len(b[1])]}
 
 
 def _features(measured: Measured, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
     pick = slice(None) if rows is None else list(rows)
-    return {"fid": measured.fid[pick], "cmmd": measured.cmmd[pick]}
+    return {name: values[pick] for name, values in measured.features.items()}
 
 
 def halves(prompts: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
@@ -65,42 +55,36 @@ def distances(
         return {}, None
     reference = parts.run(parts.reference)
     theirs = _features(measured[reference.name]), reference.prompts
-    found = {
-        run.name: compare((_features(measured[run.name]), run.prompts), theirs) for run in parts.runs if run is not reference
-    }
+    others = [run for run in parts.runs if run is not reference]
+    far = {run.name: compare((_features(measured[run.name]), run.prompts), theirs) for run in others}
     if parts.floor is not None:
         how = f"two runs of the base model, {parts.floor} and the reference {reference.name}"
-        return found, {"kind": "runs", "how": how, **with_means(found[parts.floor])}
+        return far, {"kind": "runs", "how": how, **with_means(far[parts.floor])}
     first, second = halves(reference.prompts, config.seed)
     if len(first) < 2:
         notes.append(
             "There is no floor: give a second run of the base model, or a reference with 2 images of a prompt or more."
         )
-        return found, None
+        return far, None
     prompts = [[reference.prompts[i] for i in rows] for rows in (first, second)]
     pair = [_features(measured[reference.name], rows) for rows in (first, second)]
     how = f"two halves of the reference {reference.name} ({len(first)} images each, so it lies above that of whole runs)"
-    return found, {"kind": "halves", "how": how, **with_means(compare((pair[0], prompts[0]), (pair[1], prompts[1])))}
+    return far, {"kind": "halves", "how": how, **with_means(compare((pair[0], prompts[0]), (pair[1], prompts[1])))}
 
 
 def with_means(distance: Mapping[str, Any]) -> dict[str, Any]:
     """By distance: pooled, the mean over prompts with its interval, and each prompt's."""
-    found = {}
-    for name in NAMES:
+    means = {}
+    for name in (metric.name for metric in metrics_of("sets")):
         each = distance[name]["each"]
-        means = interval_of(across(each)) if each else None
-        found[name] = {"pooled": distance[name]["pooled"], "per_prompt": means, "each": each}
-    return found | {"images": distance["images"]}
+        mean = across(each)._asdict() if each else None
+        means[name] = {"pooled": distance[name]["pooled"], "per_prompt": mean, "each": each}
+    return means | {"images": distance["images"]}
 
 
 def shown(distance: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What metrics.json holds of `with_means`: all but each prompt's, which stands under ``per_prompt`` there."""
     if distance is None:
         return None
-    short = {name: {k: v for k, v in distance[name].items() if k != "each"} for name in NAMES}
+    short = {m.name: {k: v for k, v in distance[m.name].items() if k != "each"} for m in metrics_of("sets")}
     return {**distance, **short}
-
-
-def interval_of(found: Interval) -> dict[str, float]:
-    """As JSON."""
-    return {"mean": found.mean, "low": found.low, "high": found.high}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +16,19 @@ from tilting.evaluation.read_runs import Run
 from tilting.features.clip import ClipEmbedder
 from tilting.features.lpips import Lpips, load_lpips
 from tilting.features.picture import read_image
-from tilting.metrics import alignment
-from tilting.metrics.diversity import mean_distance, mean_pairwise
+from tilting.metrics import METRICS, Metric
+from tilting.metrics.alignment import caption
 from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
+from tilting.metrics.inception import inception
 from tilting.metrics.judge import PocketJudge
+from tilting.metrics.perceptual import gram_features
 from tilting.models.words import read_prompt
 from tilting.rewards.check import checked
 from tilting.rewards.spec import build_one, parse_spec, split_weight
 
 KINDS = ("concept", "style", "background")
+VARIANTS = ("cmmd_unbiased",)
+"""Metrics that stand beside another one in the table of distances alone."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Instruments:
         judge: pocket-judge.
         clip: of CMMD, T-CLIP and I-Gram.
         clip_name: its name.
-        fid, cmmd: the extractors of these distances.
+        fid, embed: the extractors of FID, and of CLIP embeddings.
         spread: the extractor of diversity, when there is no LPIPS.
         lpips: LPIPS, of diversity; None without its weights.
         gram: VGG Gram features (b, 3, h, w) -> (b, d), or None.
@@ -44,7 +50,7 @@ class Instruments:
     clip: ClipEmbedder
     clip_name: str
     fid: Extractor
-    cmmd: Extractor
+    embed: Extractor
     spread: Extractor
     lpips: Lpips | None = None
     gram: Extractor | None = None
@@ -52,11 +58,39 @@ class Instruments:
 
     def names(self) -> dict[str, str]:
         """By metric, the network it is measured in."""
-        found = {
-            "fid": self.fid.name, "cmmd": self.cmmd.name, "tclip": self.clip_name, "igram_clip": self.clip_name,
-            "diversity": "LPIPS (VGG16)" if self.lpips else self.spread.name, "judge": "pocket-judge", "labels": "pocket-judge",
-        }  # fmt: skip
-        return found | ({"igram_vgg": self.gram.name} if self.gram else {})
+        names = {
+            "fid": self.fid.name,
+            "cmmd": self.embed.name,
+            "tclip": self.clip_name,
+            "igram_clip": self.clip_name,
+            "diversity": "LPIPS (VGG16)" if self.lpips else self.spread.name,
+            "judge": "pocket-judge",
+            "labels": "pocket-judge",
+        }
+        return names | ({"igram_vgg": self.gram.name} if self.gram else {})
+
+    def references(self) -> dict[str, Any]:
+        """What metrics take of the reference picture, where there is one."""
+        if self.target is None:
+            return {}
+        gram = {} if self.gram is None else {"gram_reference": self.gram(self.target)[0]}
+        return {"clip_reference": self.embed(self.target)[0], **gram}
+
+    def inputs(self, images: Tensor, prompts: list[str]) -> dict[str, Any]:
+        """What metrics take of a batch of images (b, 3, h, w), by name."""
+        spread = self.spread(images)
+        gram = {} if self.gram is None or self.target is None else {"gram": self.gram(images)}
+        return {
+            "images": images,
+            "prompts": prompts,
+            "judge": self.judge,
+            "clip": self.embed(images),
+            "captions": self.clip.text([caption(prompt) for prompt in prompts]),
+            "spread": spread,
+            "fid": spread if self.fid is self.spread else self.fid(images),
+            "lpips": self.lpips,
+            **gram,
+        }
 
 
 def load_instruments(config: EvaluateConfig) -> Instruments:
@@ -66,17 +100,29 @@ def load_instruments(config: EvaluateConfig) -> Instruments:
     own = judge_features(judge)
     fid, lpips, gram = own, None, None
     if config.inception:
-        from tilting.metrics.inception import inception
-
         fid = inception(config.inception)
     if config.lpips:
         lpips = load_lpips(config.vgg or "", config.lpips)
     if config.vgg:
-        from tilting.metrics.perceptual import gram_features
-
         gram = gram_features(config.vgg)
     target = read_image(config.reference_image)[None] if config.reference_image else None
     return Instruments(judge, clip, name, fid, clip_features(name, clip), own, lpips, gram, target)
+
+
+def metrics_of(kind: str) -> list[Metric]:
+    """The metrics of a kind, in order: those that need more than runs come last."""
+    return sorted((metric for metric in METRICS.values() if metric.of == kind), key=lambda metric: bool(metric.needs))
+
+
+def brief_metrics(*kinds: str) -> list[Metric]:
+    """Those of kinds (all, where none is named) that stand in every table: any run has them."""
+    metrics = [metric for kind in kinds or ("image", "prompt", "sets") for metric in metrics_of(kind)]
+    return [metric for metric in metrics if not metric.needs and metric.name not in VARIANTS]
+
+
+def heads() -> list[tuple[str, str]]:
+    """Names and short titles of `brief_metrics`."""
+    return [(one.name, {"judge": "judge", "diversity": "diversity"}.get(one.name, one.title)) for one in brief_metrics()]
 
 
 @dataclass
@@ -84,21 +130,20 @@ class Measured:
     """A run in numbers, image by image in the order of its manifest.
 
     Attributes:
-        fid, cmmd: (n, d) float64 features.
-        scores: "judge", "tclip", "igram_clip", "igram_vgg" -> n numbers, NaN where there is none.
+        features: by input of a metric, (n, d) of all images.
+        scores: by metric of an image, n numbers, NaN where there is none.
+        of_prompt: by metric of a prompt, by prompt, where it has two images.
         rewards: by spec without weight, n numbers, from the manifest where it has them.
-        pictured: the same from the picture files (8 bits), of rewards that some run's manifest lacks.
         asked, read: "concept", "style", "background" -> n names, None where the prompt does not say.
-        diversity: by prompt, where it has two images.
+        pictured: rewards from the picture files (8 bits), of those that some run's manifest lacks.
     """
 
-    fid: Tensor
-    cmmd: Tensor
+    features: dict[str, Tensor]
     scores: dict[str, list[float]]
+    of_prompt: dict[str, dict[str, float]]
     rewards: dict[str, list[float]]
     asked: dict[str, list[str | None]]
     read: dict[str, list[str]]
-    diversity: dict[str, float] = field(default_factory=dict)
     pictured: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -107,47 +152,57 @@ def measure(run: Run, tools: Instruments) -> Measured:
     files = [run.folder / record["file"] for record in run.records]
     prompts, words = run.prompts, tools.judge.words
     names = {"concept": words.concepts, "style": words.styles, "background": tuple(words.colours)}
-    parts: dict[str, list[Tensor]] = {"fid": [], "cmmd": [], "spread": [], "judge": [], "tclip": []}
     read: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    done = 0
-    target = None if tools.target is None else tools.cmmd(tools.target)[0]
-    gram = None if tools.gram is None or tools.target is None else tools.gram(tools.target)[0]
-    recorded = [record["judge"] for record in run.records]
+    recorded = {"judge": [record["judge"] for record in run.records]}
+    scores = {name: values for name, values in recorded.items() if None not in values}
+    kept = {name for kind in ("prompt", "sets") for metric in metrics_of(kind) for name in metric.takes}
+    parts: dict[str, list[Tensor]] = {}
+    references, done = tools.references(), 0
     for images in read_batches(files):
-        asked = prompts[done : done + len(images)]
+        inputs = {**references, **tools.inputs(images, prompts[done : done + len(images)])}
         done += len(images)
-        embeds = tools.cmmd(images)
-        parts["cmmd"].append(embeds)
-        parts["spread"].append(tools.spread(images))
-        parts["fid"].append(parts["spread"][-1] if tools.fid is tools.spread else tools.fid(images))
-        texts = tools.clip.text([alignment.caption(prompt) for prompt in asked])
-        parts["tclip"].append(alignment.t_clip(embeds, texts))
-        if target is not None:
-            parts.setdefault("igram_clip", []).append(alignment.i_gram(embeds, target))
-        if tools.gram is not None and gram is not None:
-            parts.setdefault("igram_vgg", []).append(alignment.i_gram(tools.gram(images), gram))
+        for name in kept - {"images"}:
+            if isinstance(inputs.get(name), Tensor):
+                parts.setdefault(name, []).append(inputs[name])
+        for metric in metrics_of("image"):
+            if metric.name not in scores and all(name in inputs for name in metric.takes):
+                parts.setdefault(f"score {metric.name}", []).append(metric(inputs))
         logs = tools.judge.log_probabilities(images)
-        if None in recorded:
-            parts["judge"].append(tools.judge.score(images, asked))
         for kind in KINDS:
             read[kind] += [names[kind][int(i)] for i in logs[kind].argmax(-1)]
-    whole = {key: torch.cat(values) for key, values in parts.items() if values}
-    said = [read_prompt(words, prompt) for prompt in prompts]
-    wanted = {kind: [None if (i := getattr(s, kind)) is None else names[kind][i] for s in said] for kind in KINDS}
-    scores = {key: whole[key].tolist() for key in ("judge", "tclip", "igram_clip", "igram_vgg") if key in whole}
-    if None not in recorded:
-        scores["judge"] = recorded
+    whole = {key: torch.cat(values) for key, values in parts.items()}
+    scores |= {key.removeprefix("score "): values.tolist() for key, values in whole.items() if key.startswith("score ")}
+    words_of = [read_prompt(words, prompt) for prompt in prompts]
+    wanted = {kind: [None if (i := getattr(s, kind)) is None else names[kind][i] for s in words_of] for kind in KINDS}
     rewards = {key: values for key in run.weights if (values := recorded_rewards(run, key)) is not None}
-    diversity = _diversity(prompts, files, whole["spread"], tools)
-    return Measured(whole["fid"], whole["cmmd"], scores, rewards, wanted, read, diversity)
+    return Measured(whole, scores, _of_prompts(prompts, files, whole, tools), rewards, wanted, read)
+
+
+def _of_prompts(
+    prompts: Sequence[str], files: Sequence[Path], features: Mapping[str, Tensor], tools: Instruments
+) -> dict[str, dict[str, float]]:
+    """The metrics of a prompt, where it has two images."""
+    values: dict[str, dict[str, float]] = {}
+    for metric in metrics_of("prompt"):
+        values[metric.name] = {}
+        pictured = "images" in metric.takes and (tools.lpips is not None or "lpips" not in metric.takes)
+        for prompt, rows in rows_by_prompt(prompts).items():
+            if len(rows) < 2:
+                continue
+            inputs: dict[str, Any] = {name: features[name][rows] for name in metric.takes if name in features}
+            pictures = [read_image(files[i]) for i in rows] if pictured else []
+            if len({picture.shape for picture in pictures}) > 1:
+                raise TiltingError(f"LPIPS needs pictures of one size, and those of {prompt!r} differ")
+            inputs |= {"images": torch.stack(pictures) if pictures else None, "lpips": tools.lpips}
+            values[metric.name][prompt] = metric(inputs)
+    return values
 
 
 def recorded_rewards(run: Run, bare: str) -> list[float] | None:
     """A reward of every image from the manifest, by its spec without weight; None unless every image has it."""
     values = []
     for record in run.records:
-        found = [value for spec, value in record["rewards"].items() if split_weight(spec)[0] == bare]
-        values += found[:1]
+        values += [value for spec, value in record["rewards"].items() if split_weight(spec)[0] == bare][:1]
     whole = len(values) == len(run.records) and all(isinstance(value, int | float) for value in values)
     return [float(value) for value in values] if whole else None
 
@@ -168,18 +223,3 @@ def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
     for i, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(i)
     return rows
-
-
-def _diversity(prompts: Sequence[str], files: Sequence, features: Tensor, tools: Instruments) -> dict[str, float]:
-    found = {}
-    for prompt, rows in rows_by_prompt(prompts).items():
-        if len(rows) < 2:
-            continue
-        if tools.lpips is None:
-            found[prompt] = mean_pairwise(features[rows])
-            continue
-        pictures = [read_image(files[i]) for i in rows]
-        if len({picture.shape for picture in pictures}) > 1:
-            raise TiltingError(f"LPIPS needs pictures of one size, and those of {prompt!r} differ")
-        found[prompt] = mean_distance(torch.stack(pictures), tools.lpips.table)
-    return found

@@ -1,4 +1,4 @@
-"""Runs read back from their folders and checked, and the part of each: the reference, the base, the floor. Torch-free."""
+"""Runs read back from their folders and checked, and the part of each: the reference, the base, the floor."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from tilting.runs.files import read_manifest
 
 SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
-
-
 CHANGES = ("lora", "control", "classifier")
 """Options by which method base draws from another model than the base model."""
 SETTINGS = ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength", "precision")
@@ -111,8 +109,8 @@ class Setup:
     @property
     def picture(self) -> str | None:
         """The reference picture that every steered run was drawn from, if there is one and it is still there."""
-        found = {run.config.get("image") for run in self.runs if run.name in self.bases} or {None}
-        one = found.pop() if len(found) == 1 else None
+        pictures = {run.config.get("image") for run in self.runs if run.name in self.bases} or {None}
+        one = pictures.pop() if len(pictures) == 1 else None
         return one if isinstance(one, str) and Path(one).is_file() else None
 
     def run(self, name: str) -> Run:
@@ -120,38 +118,38 @@ class Setup:
         return next(run for run in self.runs if run.name == name)
 
 
-def read_run(place: str, name: str) -> Run:
+def read_run(path: str, name: str) -> Run:
     """Read a run back. Raises TiltingError: not a run's folder, an image missing, or not one drawn."""
-    folder = Path(place)
+    folder = Path(path)
     if not folder.is_dir():
-        raise TiltingError(f"there is no folder {place!r}")
+        raise TiltingError(f"there is no folder {path!r}")
     manifest = read_manifest(folder)
     if manifest is None:
         inside = [str(file.parent) for file in sorted(folder.glob("runs/*/manifest.json"))]  # as `tilting compare` writes them
         near = f"; there is: {', '.join(inside)}" if inside else ""
-        raise TiltingError(f"{place!r} is not a run: it holds no manifest.json of `tilting generate`{near}")
+        raise TiltingError(f"{path!r} is not a run: it holds no manifest.json of `tilting generate`{near}")
     if not manifest["images"]:
-        raise TiltingError(f"{place!r} holds no finished image")
+        raise TiltingError(f"{path!r} holds no finished image")
     inside, seen = folder.resolve(), set()
     for record in manifest["images"]:
         file = (folder / record["file"]).resolve()
         if not file.is_relative_to(inside):
-            raise TiltingError(f"the manifest of {place!r} names {record['file']!r}, which lies outside it")
+            raise TiltingError(f"the manifest of {path!r} names {record['file']!r}, which lies outside it")
         if not file.is_file():
-            raise TiltingError(f"{place!r} lacks {record['file']!r}, which its manifest names")
+            raise TiltingError(f"{path!r} lacks {record['file']!r}, which its manifest names")
         if (key := (record["prompt"], record["index"])) in seen:
-            raise TiltingError(f"the manifest of {place!r} names image {key[1]} of {key[0]!r} twice")
+            raise TiltingError(f"the manifest of {path!r} names image {key[1]} of {key[0]!r} twice")
         seen.add(key)
     wanted = len(manifest["config"].get("prompts") or []) * (manifest["config"].get("images") or 1)
     if len(manifest["images"]) < wanted:
         done = len(manifest["images"])
-        raise TiltingError(f"{place!r} is unfinished, {done} of {wanted} images: give its `tilting generate` command again")
+        raise TiltingError(f"{path!r} is unfinished, {done} of {wanted} images: give its `tilting generate` command again")
     return Run(name, folder, manifest)
 
 
-def _names(places: Sequence[str]) -> list[str]:
+def _names(folders: Sequence[str]) -> list[str]:
     """The shortest tails of paths that tell them apart."""
-    parts = [Path(place).resolve().parts for place in places]
+    parts = [Path(path).resolve().parts for path in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
@@ -165,13 +163,13 @@ def setup(config: EvaluateConfig) -> Setup:
     Raises:
         TiltingError: what `read_run` refuses, runs of different prompts, or a reference that cannot be one.
     """
-    places = list(config.runs)
+    folders = list(config.runs)
     chosen = None
     if config.reference is not None:
-        same = [i for i, place in enumerate(places) if Path(place).resolve() == Path(config.reference).resolve()]
-        chosen = same[0] if same else len(places)
-        places += [] if same else [config.reference]
-    runs = tuple(read_run(place, name) for place, name in zip(places, _names(places), strict=True))
+        same = [i for i, path in enumerate(folders) if Path(path).resolve() == Path(config.reference).resolve()]
+        chosen = same[0] if same else len(folders)
+        folders += [] if same else [config.reference]
+    runs = tuple(read_run(path, name) for path, name in zip(folders, _names(folders), strict=True))
     first = runs[0]
     for run in runs[1:]:
         if set(run.prompts) != set(first.prompts):

@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
+from tilting.evaluation.measure import brief_metrics, heads, metrics_of
+from tilting.metrics import Metric
 from tilting.reports.charts import Bar, bars, matrix, number, scatter
+from tilting.reports.grid import read
 from tilting.reports.pages import colours, fill, inlined
 
 THUMB = 128
 """Pixels of the longer side of a picture in the page; smaller ones stay as they are."""
 MOST_PROMPTS, MOST_IMAGES, MOST_OVERVIEW, MOST_CLASSES = 60, 8, 8, 16
-
-MEASURES = (
-    ("judge", "pocket-judge", "log-probability of what the prompt asks"),
-    ("tclip", "T-CLIP", "2.5 max(cos, 0)"),
-    ("diversity", "Diversity", "mean distance within a prompt"),
-    ("igram_clip", "I-Gram (CLIP cosine)", "cosine with the reference picture"),
-    ("igram_vgg", "I-Gram (VGG Gram features)", "cosine with the reference picture"),
-)
-DISTANCES = (("fid", "FID"), ("cmmd", "CMMD"), ("cmmd_unbiased", "CMMD, unbiased"))
 
 
 def interval(value: Mapping[str, float] | None) -> str:
@@ -38,8 +32,6 @@ def count(value: float) -> str:
 
 def thumbnail(path: Path) -> str:
     """A picture as a data URI, at most `THUMB` pixels wide or high."""
-    from tilting.reports.grid import read
-
     try:
         image = read(path)
     except OSError as error:
@@ -52,49 +44,56 @@ def rewards_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(spec for run in runs for spec in run["rewards"]))
 
 
+def _measures(runs: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """The metrics of images and of prompts that some run has; those that need more than runs come last."""
+    metrics = [metric for kind in ("image", "prompt") for metric in metrics_of(kind)]
+    return sorted((m for m in metrics if any(run[m.name] for run in runs)), key=lambda m: bool(m.needs))
+
+
 def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
-    runs, floor = metrics["runs"], metrics["floor"]
+    runs, floor, charts = metrics["runs"], metrics["floor"], []
 
-    def bar(run: Mapping[str, Any], value: Mapping[str, float] | None) -> Bar:
-        if value is None:
-            return Bar(run["name"], colour[run["name"]], None)
-        return Bar(run["name"], colour[run["name"]], value["mean"], value["low"], value["high"])
+    def rows(values: Sequence[Mapping[str, float] | None], named: Sequence[Mapping[str, Any]] = runs) -> list[Bar]:
+        intervals = [value or {} for value in values]
+        return [
+            Bar(run["name"], colour[run["name"]], v.get("mean"), v.get("low"), v.get("high"))
+            for run, v in zip(named, intervals, strict=True)
+        ]
 
-    charts = []
+    def add(title: str, note: str, svg: str) -> None:
+        charts.append({"title": title, "note": note, "svg": svg})
+
     for key in rewards_of(runs):
-        rows = [bar(run, run["rewards"].get(key)) for run in runs]
-        charts.append(
-            {"title": f"Expected reward: {key}", "note": "higher is better", "svg": bars(f"Expected reward {key}", rows)}
-        )
-    for key, title, what in MEASURES:
-        if any(run[key] for run in runs):
-            by = f" in {metrics['extractors'][key]}" if key in metrics["extractors"] and key != "judge" else ""
-            charts.append({"title": title, "note": what + by, "svg": bars(title, [bar(run, run[key]) for run in runs])})
-    for key, title in DISTANCES[:2]:
+        drawn = bars(f"Expected reward {key}", rows([run["rewards"].get(key) for run in runs]))
+        add(f"Expected reward: {key}", "higher is better", drawn)
+    for metric in _measures(runs):
+        network = metrics["extractors"].get(metric.name)
+        about = metric.about + (f" in {network}" if network and network != metric.title else "")
+        add(metric.title, about, bars(metric.title, rows([run[metric.name] for run in runs])))
+    for metric in brief_metrics("sets"):
+        key, title = metric.name, metric.title
         far = [run for run in runs if run[key]]
+        note = f"to {metrics['reference']}, in {metrics['extractors'].get(key, key)}; {metric.better} is nearer"
         if far:
             ground = floor[key]["pooled"] if floor else None
-            rows = [Bar(run["name"], colour[run["name"]], run[key]["pooled"]) for run in far]
-            note = f"to {metrics['reference']}, in {metrics['extractors'][key]}; lower is nearer"
-            charts.append({"title": f"{title}, pooled", "note": note, "svg": bars(title, rows, ground)})
+            add(f"{title}, pooled", note, bars(title, rows([{"mean": run[key]["pooled"]} for run in far], far), ground))
+        if any(run[key]["per_prompt"] for run in far):
             ground = floor[key]["per_prompt"]["mean"] if floor and floor[key]["per_prompt"] else None
-            if any(run[key]["per_prompt"] for run in far):
-                rows = [bar(run, run[key]["per_prompt"]) for run in far]
-                charts.append({"title": f"{title}, mean of prompts", "note": note, "svg": bars(title, rows, ground)})
+            drawn = bars(title, rows([run[key]["per_prompt"] for run in far], far), ground)
+            add(f"{title}, mean of prompts", note, drawn)
     if len({frozenset(run["rewards"]) for run in runs}) == 1 and len(runs) > 1:
+        costs = [run["evaluations_per_image"] for run in runs]
         for key in runs[0]["rewards"]:
-            rows = [bar(run, run["rewards"][key]) for run in runs]
-            svg = scatter(
-                f"{key} and its cost", rows, [run["evaluations_per_image"] for run in runs], "denoiser evaluations per image"
-            )
+            means = rows([run["rewards"][key] for run in runs])
+            svg = scatter(f"{key} and its cost", means, costs, "denoiser evaluations per image")
             if svg:
-                charts.append({"title": f"What {key} costs", "note": "up and to the left is better", "svg": svg})
+                add(f"What {key} costs", "up and to the left is better", svg)
     return charts
 
 
 def _labels(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per kind of label: accuracy and F1 of every run, and its confusion matrix where it is small enough to read."""
-    found = []
+    kinds = []
     for kind in ("concept", "style", "background"):
         rows = []
         for run in runs:
@@ -105,27 +104,26 @@ def _labels(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             chart = matrix(f"{kind}: {run['name']}", names, [*names, "(other)"], counts) if len(names) <= MOST_CLASSES else ""
             rows.append({"run": run["name"], **label, "svg": chart})
         if rows:
-            found.append({"kind": kind, "rows": rows})
-    return found
+            kinds.append({"kind": kind, "rows": rows})
+    return kinds
 
 
 def _prompts(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The drill-down: every run's numbers on a prompt, and its pictures."""
-    found = []
+    shown = []
     for i, entry in enumerate(metrics["per_prompt"]):
         runs = []
         for name, numbers in entry["runs"].items():
-            pictures = [
-                {"uri": thumbnail(folders[name] / image["file"]), "reward": number(image["reward"]), **_about(image)}
-                for image in numbers["images"][:MOST_IMAGES]
-            ] if i < MOST_PROMPTS else []  # fmt: skip
+            first = numbers["images"][:MOST_IMAGES] if i < MOST_PROMPTS else []
+            pictures = [{"uri": thumbnail(folders[name] / one["file"]), **_about(one)} for one in first]
             runs.append({"name": name, **numbers, "pictures": pictures, "more": len(numbers["images"]) - len(pictures)})
-        found.append({"prompt": entry["prompt"], "floor": entry["floor"], "runs": runs})
-    return found
+        shown.append({"prompt": entry["prompt"], "floor": entry["floor"], "runs": runs})
+    return shown
 
 
 def _about(image: Mapping[str, Any]) -> dict[str, str]:
-    return {"title": f"{image['file']}: reward {number(image['reward'])}, judge {number(image['judge'])}"}
+    reward = number(image["reward"])
+    return {"reward": reward, "title": f"{image['file']}: reward {reward}, judge {number(image['judge'])}"}
 
 
 def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
@@ -139,8 +137,18 @@ def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
     colour = colours([run["name"] for run in runs], [run["name"] for run in runs if run["role"] == "steered"])
     prompts = _prompts(metrics, folders)
     return fill(
-        "report.html", {"interval": interval, "count": count},
-        m=metrics, runs=runs, colour=colour, charts=_charts(metrics, colour), labels=_labels(runs),
-        measures=[(key, title) for key, title, _ in MEASURES if any(run[key] for run in runs)], rewards=rewards_of(runs),
-        distances=DISTANCES, prompts=prompts, overview=prompts[:MOST_OVERVIEW], most=MOST_PROMPTS,
-    )  # fmt: skip
+        "report.html",
+        {"interval": interval, "count": count},
+        m=metrics,
+        runs=runs,
+        colour=colour,
+        charts=_charts(metrics, colour),
+        labels=_labels(runs),
+        measures=[(metric.name, metric.title) for metric in _measures(runs)],
+        rewards=rewards_of(runs),
+        distances=[(metric.name, metric.title) for metric in metrics_of("sets")],
+        prompts=prompts,
+        brief=heads(),
+        overview=prompts[:MOST_OVERVIEW],
+        most=MOST_PROMPTS,
+    )

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.evaluation.distances import NAMES, interval_of, shown, with_means
-from tilting.evaluation.measure import Instruments, Measured, rows_by_prompt
+from tilting.evaluation.distances import shown, with_means
+from tilting.evaluation.measure import Instruments, Measured, brief_metrics, metrics_of, rows_by_prompt
 from tilting.evaluation.read_runs import CHANGES, Run, Setup
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
@@ -25,7 +25,7 @@ def _finite(values: Sequence[float], prompts: Sequence[str]) -> tuple[list[float
 
 def _expected(values: Sequence[float] | None, prompts: Sequence[str]) -> dict[str, float] | None:
     values, prompts = _finite(values or [], prompts if values else [])
-    return interval_of(expected(values, prompts)) if values else None
+    return expected(values, prompts)._asdict() if values else None
 
 
 def objective(run: Run, measured: Measured, weights: Mapping[str, float], pictured: Container[str] = ()) -> list[float] | None:
@@ -61,12 +61,9 @@ def row_of(
         "images": count,
         "reward": _expected(objective(run, mine, run.weights), prompts),
         "rewards": {key: _expected(values, prompts) for key, values in mine.rewards.items()},
-        "judge": _expected(mine.scores["judge"], prompts),
-        "tclip": _expected(mine.scores["tclip"], prompts),
-        "igram_clip": _expected(mine.scores.get("igram_clip"), prompts),
-        "igram_vgg": _expected(mine.scores.get("igram_vgg"), prompts),
-        "diversity": interval_of(across(mine.diversity)) if mine.diversity else None,
-        **{name: far[name] if far else None for name in NAMES},
+        **{m.name: _expected(mine.scores.get(m.name), prompts) for m in metrics_of("image")},
+        **{name: across(values)._asdict() if values else None for name, values in mine.of_prompt.items()},
+        **{m.name: far[m.name] if far else None for m in metrics_of("sets")},
         "kl": run.kl,
         "labels": _labels(mine),
         "evaluations_per_image": summary["evaluations"] / count,
@@ -78,18 +75,16 @@ def row_of(
 
 def _labels(mine: Measured) -> dict[str, Any]:
     """Per kind of label that prompts ask for: accuracy, macro F1 and the confusion matrix."""
-    found: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
     for kind, asked in mine.asked.items():
         pairs = [(a, b) for a, b in zip(asked, mine.read[kind], strict=True) if a is not None]
-        if not pairs:
-            found[kind] = None
-            continue
-        r = read_labels([a for a, _ in pairs], [b for _, b in pairs])
-        found[kind] = {
-            "images": r.count, "accuracy": r.accuracy, "macro_f1": r.macro_f1, "classes": list(r.classes),
-            "confusion": [list(row) for row in r.confusion],
-        }  # fmt: skip
-    return found
+        labels[kind] = None
+        if pairs:
+            r = read_labels([a for a, _ in pairs], [b for _, b in pairs])
+            counts = [list(row) for row in r.confusion]
+            labels[kind] = {"images": r.count, "accuracy": r.accuracy, "macro_f1": r.macro_f1}
+            labels[kind] |= {"classes": list(r.classes), "confusion": counts}
+    return labels
 
 
 FEWEST = 4
@@ -98,11 +93,11 @@ FEWEST = 4
 
 def networks_of(weights: Mapping[str, float]) -> set[str]:
     """The CLIPs that rewards read, by the name `Instruments.clip_name` has for them."""
-    found = set()
+    names = set()
     for spec in weights:
         with suppress(TiltingError):  # its files may have gone since it was drawn with
-            found.add(parse_spec(spec).reads.clip)
-    return {name for name in found if name is not None}
+            names.add(parse_spec(spec).reads.clip)
+    return {name for name in names if name is not None}
 
 
 def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: Instruments) -> dict[str, Any] | None:
@@ -127,20 +122,28 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
     if count < FEWEST and (count > 1 or len(ours) < FEWEST):
         few = f"{len(ours)} picture{'s' if len(ours) > 1 else ''} of one prompt" if count == 1 else f"{count} prompts"
         return {"word": None, "base": name, "reason": f"{few} are too few to tell: take {FEWEST} prompts, better 20"}
-    judges = {"pocket-judge": against(mine.scores["judge"], theirs.scores["judge"])}
-    if tools.clip_name not in networks_of(run.weights):
-        judges["T-CLIP"] = against(mine.scores["tclip"], theirs.scores["tclip"])
-    praised = any(spec.partition(":")[0] == "diversity" for spec in run.weights)
-    if not praised and mine.diversity and set(mine.diversity) == set(theirs.diversity):
-        judges["diversity"] = difference(mine.diversity, theirs.diversity)
+    judges: dict[str, Interval | None] = {}
+    known = networks_of(run.weights)
+    for metric in metrics_of("image"):
+        if metric.judges and metric.name in mine.scores and tools.names().get(metric.name) not in known:
+            judges[metric.title] = against(mine.scores[metric.name], theirs.scores[metric.name])
+    praised = {spec.partition(":")[0] for spec in run.weights}
+    for metric in metrics_of("prompt"):
+        first, second = mine.of_prompt[metric.name], theirs.of_prompt[metric.name]
+        if metric.judges and metric.name not in praised and first and set(first) == set(second):
+            judges[metric.name] = difference(first, second)
     rose = against(ours, others)
     if rose is None:
         return {"word": None, "base": name, "reason": f"{run.name} and {name} share no scored prompts"}
     verdict = decide(rose, {key: value for key, value in judges.items() if value is not None})
     return {
-        "word": verdict.word, "base": name, "paired": base.seed == run.seed, "reason": verdict.reason,
-        "reward": interval_of(verdict.reward), "judges": {key: interval_of(value) for key, value in verdict.judges.items()},
-    }  # fmt: skip
+        "word": verdict.word,
+        "base": name,
+        "paired": base.seed == run.seed,
+        "reason": verdict.reason,
+        "reward": verdict.reward._asdict(),
+        "judges": {key: value._asdict() for key, value in verdict.judges.items()},
+    }
 
 
 def brief(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,40 +157,46 @@ def brief(row: Mapping[str, Any]) -> dict[str, Any]:
 
     rewards = {key: value["mean"] for key, value in row["rewards"].items() if value}
     return {
-        "run": row["name"], "method": row["method"], "reward": mean("reward"), "rewards": rewards, "judge": mean("judge"),
-        "tclip": mean("tclip"), "diversity": mean("diversity"), "fid": pooled("fid"), "cmmd": pooled("cmmd"),
-        "evaluations_per_image": row["evaluations_per_image"], "seconds_per_image": row["seconds_per_image"],
+        "run": row["name"],
+        "method": row["method"],
+        "reward": mean("reward"),
+        "rewards": rewards,
+        **{m.name: mean(m.name) for m in brief_metrics("image", "prompt")},
+        **{m.name: pooled(m.name) for m in brief_metrics("sets")},
+        "evaluations_per_image": row["evaluations_per_image"],
+        "seconds_per_image": row["seconds_per_image"],
         "verdict": row["verdict"]["word"] if row["verdict"] else None,
-    }  # fmt: skip
+    }
 
 
 def per_prompt(
     parts: Setup, measured: Mapping[str, Measured], distances: Mapping[str, dict], floor: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
     """Prompt by prompt: every run's numbers and images."""
-    found = []
+    entries, far = [], [metric.name for metric in brief_metrics("sets")]
     for prompt in dict.fromkeys(parts.runs[0].prompts):
         entry: dict[str, Any] = {"prompt": prompt, "floor": None, "runs": {}}
         if floor:
-            entry["floor"] = {name: floor[name]["each"].get(prompt) for name in ("fid", "cmmd")}
+            entry["floor"] = {name: floor[name]["each"].get(prompt) for name in far}
         for run in parts.runs:
             mine, rows = measured[run.name], rows_by_prompt(run.prompts)[prompt]
             total = objective(run, mine, run.weights)
-            numbers = {"reward": total, "judge": mine.scores["judge"], "tclip": mine.scores["tclip"]}
+            numbers = {"reward": total, **{m.name: mine.scores[m.name] for m in brief_metrics("image")}}
             means: dict[str, Any] = {key: _mean([v[i] for i in rows]) if v else None for key, v in numbers.items()}
             means["rewards"] = {key: _mean([v[i] for i in rows]) for key, v in mine.rewards.items()}
-            far = {
-                name: distances[run.name][name]["each"].get(prompt) if run.name in distances else None
-                for name in ("fid", "cmmd")
-            }
+            away = {name: distances[run.name][name]["each"].get(prompt) if run.name in distances else None for name in far}
             images = [
-                {"file": run.records[i]["file"], "index": run.records[i]["index"], "reward": total[i] if total else None,
-                 "judge": _mean([mine.scores["judge"][i]])}
+                {
+                    **{key: run.records[i][key] for key in ("file", "index")},
+                    "reward": total[i] if total else None,
+                    "judge": _mean([mine.scores["judge"][i]]),
+                }
                 for i in rows
-            ]  # fmt: skip
-            entry["runs"][run.name] = {**means, "diversity": mine.diversity.get(prompt), **far, "images": images}
-        found.append(entry)
-    return found
+            ]
+            inside = {name: values.get(prompt) for name, values in mine.of_prompt.items()}
+            entry["runs"][run.name] = {**means, **inside, **away, "images": images}
+        entries.append(entry)
+    return entries
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -7,7 +7,6 @@ over prompts: what the CoDe/CoDeX tables hold). Beside each stands the floor: th
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -15,12 +14,20 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tqdm import tqdm
 
 from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
+from tilting.evaluation.distances import distances, shown
+from tilting.evaluation.measure import Measured, heads, load_instruments, measure, score_images
 from tilting.evaluation.read_runs import Setup, setup
+from tilting.evaluation.report import render
+from tilting.evaluation.rows import brief, per_prompt, row_of
+from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
+from tilting.runs.files import write_atomically, write_json
 from tilting.runs.owner import EVALUATION, folder_of
 from tilting.version import __version__
 
@@ -29,15 +36,12 @@ FEW = 10
 NEVER = {name for name, entry in REWARDS.items() if entry.together or entry.remote}
 """Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); some are of a batch."""
 
-if TYPE_CHECKING:
-    from tilting.evaluation.measure import Measured
-
 
 def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
     """Measure runs and write their report.
 
     Args:
-        config: from `resolve_evaluate`; ``out`` must be set, and not be a folder with something in it.
+        config: checked; ``out`` must be set, and not be a folder with something in it.
         argv: the command, for the record.
         quiet: no progress bar.
 
@@ -54,22 +58,18 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     if config.reference_image is None:
         config = replace(config, reference_image=parts.picture)
     metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **_metrics(config, parts, quiet)}
-    from tilting.evaluation.report import render
-
-    page = render(metrics, {run.name: run.folder for run in parts.runs})
-    text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(folder, {"metrics.json": text, "report.html": page})
+    _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
     return metrics
 
 
-def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """All files of a new folder, or none."""
+def _write(folder: Path, metrics: Mapping[str, Any], page: str) -> None:
+    """A new folder with both files, or none."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            for name, content in files.items():
-                (made / name).write_text(content, encoding="utf-8")
+            write_json(made / EVALUATION.file, metrics)
+            write_atomically(made / "report.html", page.encode())
             made.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
@@ -81,12 +81,6 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any]:
-    from tqdm import tqdm
-
-    from tilting.evaluation.distances import distances, shown
-    from tilting.evaluation.measure import load_instruments, measure
-    from tilting.evaluation.rows import brief, per_prompt, row_of
-
     tools = load_instruments(config)
     measured = {}
     for run in tqdm(parts.runs, desc="evaluate", unit="run", file=sys.stderr, disable=quiet, leave=False):
@@ -107,8 +101,6 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any
 
 def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
     """Score from its pictures what a manifest does not hold; sentences for what was, and what cannot be."""
-    from tilting.evaluation.measure import score_images
-
     notes = []
     for bare in dict.fromkeys(key for run in parts.runs for key in run.weights):
         lacking = [run.name for run in parts.runs if bare not in measured[run.name].rewards]
@@ -143,3 +135,25 @@ def _lacking(config: EvaluateConfig, parts: Setup) -> list[str]:
     if max(len([r for r in run.prompts if r == run.prompts[0]]) for run in parts.runs) < 2:
         notes.append("Diversity and distances per prompt need 2 images of a prompt or more: generate with --images 2.")
     return notes
+
+
+def describe(metrics: Mapping[str, Any]) -> str:
+    """A table for people: one line per run, the floor, and the verdicts."""
+
+    def cell(value: object) -> str:
+        return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    rewards = list(dict.fromkeys(key for line in metrics["summary"] for key in line["rewards"]))
+    measures = heads()
+    keys = (*(name for name, _ in measures), "evaluations_per_image", "verdict")
+    rows = [["run", *rewards, *(title for _, title in measures), "evaluations", "verdict"]]
+    for line in metrics["summary"]:
+        means = [line["rewards"].get(key) for key in rewards]
+        rows.append([cell(value) for value in (line["run"], *means, *(line[key] for key in keys))])
+    floor, extractors = metrics["floor"], metrics["extractors"]
+    if floor:
+        pooled = [cell(floor[name]["pooled"] if name in floor else None) for name, _ in measures]
+        rows.append(["floor", *["-"] * len(rewards), *pooled, "-", "-"])
+    lines = [f"FID in {extractors['fid']}, CMMD in {extractors['cmmd']}" + (f"; floor: {floor['how']}" if floor else "")]
+    lines += [f"{row['name']}: {row['verdict']['reason']}" for row in metrics["runs"] if row["verdict"]]
+    return "\n".join([*table(rows), *lines, *metrics["notes"]])

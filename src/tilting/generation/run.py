@@ -71,7 +71,7 @@ class Folder(RunFolder[Generated]):
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
 
-    def usual(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Any]:
         return usual_settings(self.config.method)
 
     def config_now(self) -> dict[str, Any]:

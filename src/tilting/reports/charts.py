@@ -1,13 +1,46 @@
-"""Charts as inline SVG, drawn by hand: they take their colours from the page's CSS variables, so light and dark both fit."""
+"""Charts by matplotlib, without windows or global state: as PNG files, or as SVG inside of pages.
+
+In a page every colour is a CSS variable, so that light and dark both fit: a colour of `PAGE` becomes ``var(--ink)``.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-WIDTH, LABEL, VALUE, ROW, TOP, FOOT = 560, 132, 96, 30, 8, 26
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+BLUE, ORANGE, GREY = "#3366cc", "#d9622b", "#777777"
+PAGE = {
+    name: f"#0a0b{i:02x}"
+    for i, name in enumerate(("ink", "soft", "hair", "base", "card", "good", "bad", *(f"c{k}" for k in range(8))))
+}
+"""CSS variable of a page -> the colour that stands for it while a chart is drawn."""
+MOST_WRITTEN = 12
+"""Classes above which counts are not written into the cells of a confusion matrix."""
+MINUS = "\N{MINUS SIGN}"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tilting",
+    "font.size": 9.5,
+    "axes.edgecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": PAGE["soft"],
+    "grid.color": PAGE["hair"],
+    "text.color": PAGE["ink"],
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in (("color", "none"), ("major.size", 0))},
+    "xtick.labelcolor": PAGE["soft"],
+    "ytick.labelcolor": PAGE["ink"],
+    "xtick.labelsize": 8.5,
+}
+"""Of matplotlib, in a page."""
 
 
 class Bar(NamedTuple):
@@ -15,7 +48,7 @@ class Bar(NamedTuple):
 
     Attributes:
         label: its name.
-        colour: a CSS class, "c0" ... "c7" or "cb".
+        colour: of `PAGE`.
         mean, low, high: the value and its interval; low = high = None draws no whisker, mean None no bar.
     """
 
@@ -35,134 +68,176 @@ def number(value: float | None) -> str:
         text = f"{value:.1e}"
     else:
         text = f"{value:,.0f}" if size >= 1000 else f"{value:.{1 if size >= 100 else 2 if size >= 10 else 3}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) that span the range."""
-    step = 10 ** math.floor(math.log10((high - low) / about))
-    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= about + 0.5)
-    first = math.floor(low / step + 1e-9)
-    return [i * step for i in range(first, math.ceil(high / step - 1e-9) + 1)]
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span the range."""
+    return MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low, high).tolist()
 
 
-def _fit(text: str, width: int) -> str:
-    return escape(text if len(text) <= width else f"{text[: width - 1]}…")
+def axes(width: float = 4.6, height: float = 4.4) -> Any:
+    """Axes of a figure of its own, of a size in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+def png(axis: Any) -> bytes:
+    """The figure of axes."""
+    buffer = io.BytesIO()
+    axis.figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    box = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img" aria-label="{escape(title)}">'
-    return "".join([head, f"<title>{escape(title)}</title>", *parts, "</svg>"])
+def confusion(
+    axis: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    colour: Callable[[int, int], Any] = lambda row, column: BLUE,
+    ink: tuple[str, str] = ("black", "white"),
+    ground: str = "#f4f4f2",
+) -> None:
+    """A confusion matrix: a row for each that is true, a column for each that was read, shaded by the share of the row.
+
+    Args:
+        axis: to draw into.
+        rows, columns: names.
+        counts: by row.
+        colour: of a cell, by row and column.
+        ink: of counts, and of those in dark cells.
+        ground: of an empty cell.
+    """
+    for i, line in enumerate(counts):
+        for j, n in enumerate(line):
+            share = n / max(1, sum(line))
+            axis.barh(i, 0.94, 0.94, j - 0.47, color=ground)
+            axis.barh(i, 0.94, 0.94, j - 0.47, color=colour(i, j), alpha=share and 0.12 + 0.78 * share)
+            if max(len(rows), len(columns)) <= MOST_WRITTEN and (n or ink[0] == "black"):
+                axis.text(j, i, str(n), ha="center", va="center", color=ink[share > 0.5])
+    axis.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=45, ha="right")
+    axis.set_yticks(range(len(rows)), [_short(name) for name in rows])
+    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), aspect="equal")
+    axis.grid(False)
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f"{name[:17]}…"
+
+
+def _in_page(draw: Callable[..., str]) -> Callable[..., str]:
+    def drawn(*args: Any, **kwargs: Any) -> str:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+NOT_IN_PAGE = (
+    r"<metadata>.*?</metadata>",
+    r"<style.*?</style>",
+    r"<clipPath.*?</clipPath>",
+    r"<defs>\s*</defs>",
+    r"</?g\b[^>]*>",
+    r' clip-path="[^"]*"',
+    r' transform="rotate\(-?0 [^"]*"',
+    r" font-family: [^;]*;",
+    r'<path [^>]*style="fill: none"/>',
+)
+"""What matplotlib writes that a page has no use for."""
+
+
+def _svg(axis: Any, title: str) -> str:
+    """A figure as an element of a page: its text has the page's font, its colours are the page's."""
+    buffer = io.StringIO()
+    axis.figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = re.sub(r'<g id="(whisker|floor)">\s*<path', r'<path class="\1"', buffer.getvalue())
+    text = text[text.index("<svg") :]
+    for pattern in NOT_IN_PAGE:
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    width = f'style="max-width:{axis.figure.get_figwidth() * 96:.0f}px" role="img"'
+    text = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', rf'<svg \1 {width} aria-label="{escape(title)}">', text, count=1)
+    text = re.sub(r"\d+\.\d{5,}", lambda digits: f"{float(digits[0]):.2f}", text)
+    for name, colour in PAGE.items():
+        text = text.replace(colour, f"var(--{name})")
+    return " ".join(text.split())
+
+
+@_in_page
 def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> str:
-    """Horizontal bars from 0 with whiskers, values on the right, and a dashed line at the floor of a distance."""
-    known = [v for r in rows for v in (r.mean, r.low, r.high) if v is not None] + ([floor] if floor is not None else [])
-    low, high = min([0.0, *known]), max([0.0, *known])
-    marks = ticks(low, high if high > low else low + 1)
-    left, right = LABEL, WIDTH - VALUE
-    bottom = TOP + ROW * len(rows) + (14 if floor is not None else 0)
-
-    def at(value: float) -> float:
-        return left + (value - marks[0]) / (marks[-1] - marks[0]) * (right - left)
-
-    top = TOP + (14 if floor is not None else 0)
-    parts = []
-    for mark in marks:
-        kind = "axis" if mark == 0 else "tick"
-        parts.append(f'<line class="{kind}" x1="{at(mark):.1f}" x2="{at(mark):.1f}" y1="{top}" y2="{bottom}"/>')
-        parts.append(_text(at(mark), bottom + 16, f"{mark:g}".replace("-", "\N{MINUS SIGN}"), "small", "middle"))
+    """SVG: horizontal bars from 0 with whiskers, values on the right, and a dashed line at the floor of a distance."""
+    axis = axes(5.8, 0.45 + 0.31 * len(rows) + (0.2 if floor is not None else 0))
+    known = [v for row in rows for v in (row.mean, row.low, row.high, floor) if v is not None]
+    marks = ticks(min([0.0, *known]), max([0.0, *known]) if any(known) else 1.0)
     for i, row in enumerate(rows):
-        y = top + ROW * i
-        middle = y + ROW / 2
-        parts.append(_text(left - 10, middle + 4, _fit(row.label, 18), "label", "end"))
-        parts.append(_text(right + 12, middle + 4, number(row.mean), "value"))
-        if row.mean is None:
-            continue
-        x, end = sorted((at(0), at(row.mean)))
-        parts.append(
-            f'<rect class="{row.colour}" x="{x:.1f}" y="{y + 7}" width="{max(end - x, 0.8):.1f}" height="{ROW - 14}" rx="3"/>'
-        )
+        axis.text(1.03, i, number(row.mean), va="center", transform=axis.get_yaxis_transform())
+        if row.mean is not None:
+            axis.barh(i, row.mean, 0.55, color=PAGE[row.colour.replace("cb", "base")])
         if row.low is not None and row.high is not None:
-            a, b = at(row.low), at(row.high)
-            lines = ((a, b, middle, middle), (a, a, middle - 5, middle + 5), (b, b, middle - 5, middle + 5))
-            parts += [f'<line class="whisker" x1="{p:.1f}" x2="{q:.1f}" y1="{r}" y2="{s}"/>' for p, q, r, s in lines]
+            ends = (row.low, row.high)
+            for x, y in ((ends, (i, i)), *(((end, end), (i - 0.16, i + 0.16)) for end in ends)):
+                axis.plot(x, y, color=PAGE["ink"], linewidth=1, solid_capstyle="butt", gid="whisker")
+    axis.axvline(0, color=PAGE["base"], linewidth=0.8)
     if floor is not None:
-        parts.append(f'<line class="floor" x1="{at(floor):.1f}" x2="{at(floor):.1f}" y1="{top - 2}" y2="{bottom}"/>')
-        parts.append(_text(at(floor), top - 6, f"floor {number(floor)}", "small", "middle"))
-    return _svg(WIDTH, bottom + FOOT, title, parts)
+        axis.axvline(floor, color=PAGE["ink"], linestyle="--", linewidth=0.8, alpha=0.6, gid="floor")
+        axis.text(floor, -0.75, f"floor {number(floor)}", ha="center", color=PAGE["soft"], size=8.5)
+    axis.set_yticks(range(len(rows)), [_short(row.label) for row in rows])
+    axis.set_xticks(marks, [f"{mark:g}".replace("-", MINUS) for mark in marks])
+    axis.set(xlim=(marks[0], marks[-1]), ylim=(len(rows) - 0.5, -0.5 if floor is None else -0.6))
+    axis.grid(axis="y", visible=False)
+    return _svg(axis, title)
 
 
+@_in_page
 def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str) -> str:
-    """Means with whiskers over what they cost per image (logarithmic)."""
+    """SVG: means with whiskers over what they cost per image (logarithmic)."""
     points = [(row, cost) for row, cost in zip(rows, costs, strict=True) if row.mean is not None and cost > 0]
     if not points:
         return ""
-    values = [v for row, _ in points for v in (row.mean, row.low, row.high) if v is not None]
-    spread = max(values) - min(values) or abs(values[0]) or 1.0
-    marks = ticks(min(values) - 0.05 * spread, max(values) + 0.05 * spread)
-    few, many = min(c for _, c in points), max(c for _, c in points)
-    first, last = math.log2(few) - 0.35, math.log2(many) + 0.35
-    left, right, top, bottom = 64, WIDTH - 24, 16, 236
-
-    def x_of(cost: float) -> float:
-        return left + (math.log2(cost) - first) / (last - first) * (right - left)
-
-    def y_of(value: float) -> float:
-        return bottom - (value - marks[0]) / (marks[-1] - marks[0]) * (bottom - top)
-
-    parts = []
-    for mark in marks:
-        parts.append(f'<line class="tick" x1="{left}" x2="{right}" y1="{y_of(mark):.1f}" y2="{y_of(mark):.1f}"/>')
-        parts.append(_text(left - 8, y_of(mark) + 4, f"{mark:g}".replace("-", "\N{MINUS SIGN}"), "small", "end"))
-    shown: list[float] = []
-    for cost in sorted({c for _, c in points}):
-        if all(abs(x_of(cost) - x) > 36 for x in shown):
-            shown.append(x_of(cost))
-            parts.append(_text(x_of(cost), bottom + 18, f"{cost:,.4g}", "small", "middle"))
-    parts.append(_text((left + right) / 2, bottom + 38, escape(across), "small", "middle"))
-    placed: list[tuple[float, float]] = []
+    axis = axes(5.8, 3.0)
     for row, cost in points:
-        x, y = x_of(cost), y_of(row.mean or 0.0)
         if row.low is not None and row.high is not None:
-            parts.append(
-                f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y_of(row.low):.1f}" y2="{y_of(row.high):.1f}"/>'
-            )
-        parts.append(f'<circle class="{row.colour}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>')
-        end = x > right - 110
-        line = y - 9
-        while any(abs(line - b) < 13 and abs(x - a) < 110 for a, b in placed):
-            line -= 14
-        placed.append((x, line))
-        parts.append(_text(x - 10 if end else x + 10, line, _fit(row.label, 18), "label", "end" if end else "start"))
-    return _svg(WIDTH, bottom + 48, title, parts)
+            axis.vlines(cost, row.low, row.high, colors=PAGE["ink"], linewidth=1, gid="whisker")
+        axis.plot(cost, row.mean, "o", markersize=9, color=PAGE[row.colour.replace("cb", "base")])
+        axis.annotate(_short(row.label), (cost, row.mean), (7, 7), textcoords="offset points")
+    shown = sorted({cost for _, cost in points})
+    axis.set_xscale("log")
+    axis.set_xlim(shown[0] / 1.3, shown[-1] * 1.5)
+    axis.set_xticks(shown, [f"{cost:,.4g}" for cost in shown], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.set_xlabel(across, size=8.5)
+    axis.tick_params("y", labelsize=8.5, labelcolor=PAGE["soft"])
+    axis.grid(axis="x", visible=False)
+    untangle(axis)
+    return _svg(axis, title)
 
 
+@_in_page
 def matrix(title: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A confusion matrix: rows asked, columns read, shaded by the share of the row."""
-    side = 34
-    left, top = 24 + 8 * max(min(len(r), 18) for r in rows), 14 + 6.5 * max(min(len(c), 14) for c in columns)
-    parts = []
-    for j, column in enumerate(columns):
-        x = left + side * (j + 0.5)
-        turned = f"translate({x + 4:.1f} {top - 8}) rotate(-60)"
-        parts.append(f'<text class="small" text-anchor="start" transform="{turned}">{_fit(column, 14)}</text>')
-    for i, (row, line) in enumerate(zip(rows, counts, strict=True)):
-        y, total = top + side * i, sum(line) or 1
-        parts.append(_text(left - 8, y + side / 2 + 4, _fit(row, 18), "label", "end"))
-        for j, count in enumerate(line):
-            x = left + side * j
-            right = j < len(columns) and columns[j] == row
-            share = count / total
-            kind = "hit" if right else "miss"
-            cell = f'x="{x + 1}" y="{y + 1}" width="{side - 2}" height="{side - 2}" rx="4"'
-            parts.append(f'<rect class="cell" {cell}/>')
-            if count:
-                parts.append(f'<rect class="{kind}" {cell} fill-opacity="{0.12 + 0.78 * share:.2f}"/>')
-                parts.append(_text(x + side / 2, y + side / 2 + 4, str(count), "strong" if share > 0.5 else "value", "middle"))
-    return _svg(left + side * len(columns) + 60, top + side * len(rows) + 8, title, parts)
+    """SVG of a confusion matrix: rows asked, columns read."""
+    axis = axes(1.6 + 0.36 * len(columns), 1.2 + 0.36 * len(rows))
+    hit, miss = PAGE["good"], PAGE["bad"]
+    ink = PAGE["ink"], PAGE["card"]
+    confusion(axis, rows, columns, counts, lambda i, j: hit if rows[i] == columns[j] else miss, ink, PAGE["hair"])
+    axis.xaxis.tick_top()
+    axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=60, ha="left")
+    return _svg(axis, title)
+
+
+def untangle(axis: Any) -> None:
+    """Names of points that stand on one another are moved to another corner of theirs, or left out where none is free."""
+    axis.figure.draw_without_rendering()
+    taken: list[Any] = []
+    for name in list(axis.texts):
+        for offset, side in ((name.xyann, "left"), ((7, -14), "left"), ((-7, 7), "right"), ((-7, -14), "right")):
+            name.xyann = offset
+            name.set_horizontalalignment(side)
+            box = name.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+        else:
+            name.remove()

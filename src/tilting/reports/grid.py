@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tilting.runs.files import GRID, MANIFEST, write_atomically
+from tilting.runs.files import GRID, MANIFEST, read_json, write_atomically
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
 MOST_ROWS, MOST_COLUMNS = 60, 12
@@ -37,10 +36,10 @@ def _fit(text: str, width: int, font) -> str:
 @cache
 def letters(size: int) -> ImageFont.FreeTypeFont:
     """A font with Greek and Cyrillic letters too, which PIL's own lacks: matplotlib's, read without importing that."""
-    found = find_spec("matplotlib")
-    assert found is not None and found.submodule_search_locations
-    place = Path(found.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(place), size)
+    spec = find_spec("matplotlib")
+    assert spec is not None and spec.submodule_search_locations
+    fonts = Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
 
 
 def read(path: Path) -> Image.Image:
@@ -135,9 +134,8 @@ def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
         rows.setdefault(record["prompt"], []).append(record)
     summary, config = manifest["summary"], manifest["config"]
     particles = f", N = {config['particles']}" if (config["particles"] or 1) > 1 else ""
-    beside = "".join(
-        f", {word}" for word in (*(f"LoRA {place}" for place in config.get("lora") or []), *(config.get("label") or []))
-    )
+    loras = [f"LoRA {lora}" for lora in config.get("lora") or []]
+    beside = "".join(f", {word}" for word in (*loras, *(config.get("label") or [])))
     if config.get("image"):
         beside += f", from {Path(config['image']).name} at {config['strength']:g}"
     title = f"{config['method']}{particles}{beside}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
@@ -157,7 +155,7 @@ def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, pe
         path: the PNG to write.
         per_prompt: how many images of each prompt to show.
     """
-    manifests = [(title, Path(folder), json.loads((Path(folder) / MANIFEST).read_bytes())) for title, folder in runs]
+    manifests = [(title, Path(folder), read_json(Path(folder) / MANIFEST)) for title, folder in runs]
     keys = [(r["prompt"], r["index"]) for r in manifests[0][2]["images"] if r["index"] < per_prompt][:MOST_ROWS]
     sheet = Sheet(len(keys), len(runs), header=4)
     for j, (title, folder, manifest) in enumerate(manifests):

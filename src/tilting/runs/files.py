@@ -1,4 +1,9 @@
-"""The folder of a run: atomic writes, a manifest that is checked before it is trusted, what is still missing. Torch-free."""
+"""Files of runs: the one atomic write, the one JSON writer and reader, digests; and the manifest of pictures, checked before it
+is trusted. Torch-free.
+
+What guards a write (fsync, a file that another process holds) belongs into `write_atomically`; what guards a whole folder, into
+`tilting.runs.run_folder.RunFolder.make`.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +36,9 @@ def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
     return [{"name": spec.text, "sha256": digest_of(spec.reads.files)} for spec in specs]
 
 
-def digest_of(places: Iterable[Path]) -> str | None:
+def digest_of(paths: Iterable[Path]) -> str | None:
     """One digest of files and folders, those that are there: of one its own, several are hashed again. None of none."""
-    known = [one for one in map(digest, places) if one is not None]
+    known = [one for one in map(digest, paths) if one is not None]
     return known[0] if len(known) == 1 else hashlib.sha256(" ".join(known).encode()).hexdigest()[:DIGITS] if known else None
 
 
@@ -47,9 +52,23 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise TiltingError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
+def write_json(path: Path, value: Any, allow_nan: bool = False) -> None:
+    """A value as JSON for people to read, in the order of its keys. Raises ValueError for a NaN unless they are allowed."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=allow_nan)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises TiltingError, naming it."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the folder's manifest."""
-    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(folder / MANIFEST, manifest, allow_nan=True)
 
 
 def check_writable(out: str) -> Path:
@@ -58,12 +77,12 @@ def check_writable(out: str) -> Path:
     try:
         if folder.exists() and not folder.is_dir():
             raise TiltingError(f"--out {out!r} is a file, not a folder")
-        place = folder
-        while not place.exists():
-            place = place.absolute().parent
-        if not place.is_dir():
-            raise TiltingError(f"--out {out!r} cannot be made: {str(place)!r} is a file")
-        with tempfile.TemporaryDirectory(prefix=".tilting-", dir=place):
+        parent = folder
+        while not parent.exists():
+            parent = parent.absolute().parent
+        if not parent.is_dir():
+            raise TiltingError(f"--out {out!r} cannot be made: {str(parent)!r} is a file")
+        with tempfile.TemporaryDirectory(prefix=".tilting-", dir=parent):
             pass
     except (OSError, ValueError) as error:
         if isinstance(error, TiltingError):
@@ -91,13 +110,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def parsed(path: Path, wrong: Callable[[Any], str | None]) -> dict[str, Any]:
     """A manifest that ``wrong`` finds nothing wrong with. Raises TiltingError, naming the file."""
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
-    found = wrong(manifest)
-    if found:
-        raise TiltingError(f"{str(path)!r} is corrupt ({found}): move it away, or choose another --out")
+    manifest = read_json(path)
+    reason = wrong(manifest)
+    if reason:
+        raise TiltingError(f"{str(path)!r} is corrupt ({reason}): move it away, or choose another --out")
     return manifest
 
 

@@ -1,15 +1,14 @@
-"""Whose a folder is: each command knows its own by a file that only it writes there. Torch-free."""
+"""What a folder holds: each command knows its own by a file that only it writes there. Torch-free."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilting.errors import TiltingError
 from tilting.models.lora_file import FILE as LORA_FILE
-from tilting.runs.files import MANIFEST, SWEEP, check_writable
+from tilting.runs.files import MANIFEST, SWEEP, check_writable, read_json
 
 
 @dataclass(frozen=True)
@@ -40,20 +39,20 @@ KINDS = (RUN, FIT, TRAINING, SWEEP_OF_RUNS, SWEEP_BEGUN, RECIPE, COMPARISON, EVA
 """What other commands are kept out of; the first that fits is it. A LoRA's folder is open to all."""
 
 
-def whose(folder: Path) -> Kind | None:
+def kind_of(folder: Path) -> Kind | None:
     """What a folder holds, by the first kind that fits; None for an empty one, and for what no command of ours wrote."""
     return next((kind for kind in KINDS if _is(folder, kind)), None)
 
 
 def _is(folder: Path, kind: Kind) -> bool:
-    found = next(folder.glob(kind.file), None)
-    if found is None or not kind.keys:
-        return found is not None
+    file = next(folder.glob(kind.file), None)
+    if file is None or not kind.keys:
+        return file is not None
     try:
-        held = json.loads(found.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(file)
+    except TiltingError:
         return False
-    return isinstance(held, dict) and all(key in held for key in kind.keys)
+    return isinstance(content, dict) and all(key in content for key in kind.keys)
 
 
 def processes() -> int:
@@ -76,9 +75,9 @@ def folder_of(out: str | None, kind: Kind) -> Path:
     if kind is not TRAINING and processes() > 1:
         raise TiltingError(f"{kind.what} is made by one process and {processes()} were launched: run it without a launcher")
     folder = check_writable(out)
-    found = whose(folder)
-    if found is not None and found.what != kind.what:
-        raise TiltingError(f"{out!r} holds {found.what}, not {kind.what}: choose another --out")
-    if found is None and kind.file not in (MANIFEST, LORA.file) and (folder / kind.file).exists():
+    there = kind_of(folder)
+    if there is not None and there.what != kind.what:
+        raise TiltingError(f"{out!r} holds {there.what}, not {kind.what}: choose another --out")
+    if there is None and kind.file not in (MANIFEST, LORA.file) and (folder / kind.file).exists():
         raise TiltingError(f"{str(folder / kind.file)!r} is not of {kind.what}: move it away, or choose another --out")
     return folder

@@ -1,11 +1,13 @@
 """The folder of a run while it is written: what its manifest says of it, and whether a run that is there is the same one.
 
-Torch-free.
+    manifest = {version, argv, config, identities..., summary}
+
+A command declares a `RunFolder` of its own: which `kind` of folder, what the manifest ``holds``, which options are ``free`` to
+differ when a run goes on, and the `identities`, digests of everything else that its results stand on. Torch-free.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -24,21 +26,13 @@ class Request(Protocol):
     @property
     def out(self) -> str | None: ...
 
-    @property
-    def model(self) -> str: ...
-
     def mapping(self) -> dict[str, Any]: ...
 
 
 Asked = TypeVar("Asked", bound=Request)
 
 
-def other(key: str) -> str:
-    """An option that differs, for people: "another seed", "other steps"."""
-    return f"{'other' if key.endswith('s') else 'another'} {key}"
-
-
-class RunFolder(ABC, Generic[Asked]):
+class RunFolder(Generic[Asked]):
     """A run's folder.
 
     Args:
@@ -51,10 +45,16 @@ class RunFolder(ABC, Generic[Asked]):
 
     kind: ClassVar[Kind]
     """What the folder is known by."""
+    holds: ClassVar[Mapping[str, type]] = {"config": dict, "summary": dict, "model": dict, "reward": list}
+    """Keys of the manifest, and their types."""
     free: ClassVar[Sequence[str]] = ("out", "unused")
     """Options that may differ when a run goes on."""
-    inside: ClassVar[str]
-    """The folder that `begin` makes in it."""
+    inside: ClassVar[str] = "."
+    """The folder that `make` makes in it."""
+    noun: ClassVar[str] = "run"
+    """What refusals call it."""
+    changed: ClassVar[str] = "had other weights or code"
+    """What a refusal tells of an identity that differs."""
     parts: ClassVar[Registry | None] = None
     """Whose settings ``set`` holds."""
 
@@ -68,25 +68,26 @@ class RunFolder(ABC, Generic[Asked]):
         self.summary: dict[str, Any] = before["summary"] if before else {}
 
     def identities(self) -> dict[str, Any]:
-        """``model`` and ``reward`` of the manifest, which must not change while a run goes on."""
-        sha = files.digest(Path(find_model(self.config.model)))
-        return {"model": {"name": self.config.model, "sha256": sha}, "reward": self.rewards()}
+        """What must not change while a run goes on, by key of the manifest: the model, and the rewards."""
+        model: str = self.config.model  # type: ignore[attr-defined]
+        return {"model": {"name": model, "sha256": files.digest(Path(find_model(model)))}, "reward": self.rewards()}
 
-    @abstractmethod
     def rewards(self) -> list[dict[str, Any]]:
         """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
+        return []
 
-    def usual(self) -> dict[str, Any]:
-        """What settings are unless told, by the names that ``set`` has for them."""
+    def defaults(self) -> dict[str, Any]:
+        """What settings are by themselves, by the names that ``set`` has for them."""
         return {}
 
     def config_now(self) -> dict[str, Any]:
         """``config`` of the manifest."""
         return self.config.mapping()
 
-    @abstractmethod
     def read(self) -> dict[str, Any] | None:
         """The manifest that is there, if one is. Raises TiltingError if it is corrupt."""
+        path = self.path / files.MANIFEST
+        return files.parsed(path, lambda manifest: files.lacks(manifest, self.holds)) if path.exists() else None
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         """What to say of a run that differs in an option, and what to do about it."""
@@ -94,7 +95,8 @@ class RunFolder(ABC, Generic[Asked]):
         if key == "set" and isinstance(old, dict) and isinstance(new, dict):
             key = next((k for k in (*new, *old) if old.get(k) != new.get(k)), key)
             old, new = old.get(key), new.get(key)
-        return f"with {other(key)} ({files.short(old)} there, {files.short(new)} now): choose another --out"
+        another = f"{'other' if key.endswith('s') else 'another'} {key}"
+        return f"with {another} ({files.short(old)} there, {files.short(new)} now): choose another --out"
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -108,34 +110,33 @@ class RunFolder(ABC, Generic[Asked]):
         except OSError as error:
             raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
 
+    def write(self) -> None:
+        """Replace the manifest."""
+        files.write_manifest(self.path, self.manifest)
+
     @staticmethod
-    def _same_rewards(manifest: Mapping[str, Any], identities: Mapping[str, Any]) -> bool:
-        """Whether rewards are of the same files, as far as the older of the two knows its own."""
-        before, now = manifest["reward"], identities["reward"]
-        return len(before) == len(now) and all(
-            b["name"] == n["name"] and b["sha256"] in (None, n["sha256"]) for b, n in zip(before, now, strict=True)
-        )
+    def same_identity(key: str, before: Any, now: Any) -> bool:
+        """Whether it is of the same files; rewards, as far as the older of the two knows its own."""
+        if key != "reward" or len(before) != len(now):
+            return before == now
+        pairs = zip(before, now, strict=True)
+        return all(b["name"] == n["name"] and b["sha256"] in (None, n["sha256"]) for b, n in pairs)
 
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
         """Refuse to go on in a folder of another run; an option newer than it may be unset, a setting as it is by itself.
         Raises TiltingError."""
-        before, usual = manifest["config"], self.usual()
-        known = before.get("set")
+        before, path = manifest["config"], str(self.path)
+        known, default = before.get("set"), self.defaults()
         if isinstance(known, dict) and isinstance(now.get("set"), dict):
-            if self.parts is not None:
+            if self.parts is not None:  # settings had other names once
                 known = {self.parts.current_key(key): value for key, value in known.items()}
                 before = {**before, "set": known}
-            newer = {name for name, value in now["set"].items() if name not in known and value == usual.get(name)}
+            newer = {name for name, value in now["set"].items() if name not in known and value == default.get(name)}
             now = {**now, "set": {name: value for name, value in now["set"].items() if name not in newer}}
         for key in dict.fromkeys((*now, *before)):
             new = now.get(key)
             if key not in self.free and before.get(key) != new and (before.get(key) or new):
-                raise TiltingError(f"{str(self.path)!r} holds a run {self.difference(key, before, now)}")
-        for key, same in (
-            ("model", manifest["model"] == identities["model"]),
-            ("reward", self._same_rewards(manifest, identities)),
-        ):
-            if not same:
-                raise TiltingError(
-                    f"{str(self.path)!r} holds a run whose {key} had other weights or code: choose another --out"
-                )
+                raise TiltingError(f"{path!r} holds a {self.noun} {self.difference(key, before, now)}")
+        for key, value in identities.items():
+            if not self.same_identity(key, manifest.get(key), value):
+                raise TiltingError(f"{path!r} holds a {self.noun} whose {key} {self.changed}: choose another --out")

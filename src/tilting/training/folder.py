@@ -91,7 +91,7 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
 
-    def usual(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Any]:
         return {f"{self.config.objective}.{field}": value for field, value in defaults(self.config.objective).items()}
 
     def config_now(self) -> dict[str, Any]:

@@ -10,25 +10,20 @@ were tuned on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from tilting_papers.rows import ALL, LATE
-from tilting_papers.tables import Row, Size, Table, run_table
+from tilting_papers.codex.table import ALL, LATE, Row, Size, Table
+from tilting_papers.page import NONE
+from tilting_papers.prompts import scenes
 
-PLAIN = (
-    "a duck", "a crab", "a snake", "a koala", "a shark", "a pear", "a lemon", "a guitar", "a train", "a chair",
-)  # fmt: skip
-"""Ten prompts that no other recipe has; no style named."""
-NAMED = (
-    "a duck on a pink background, fluent style", "a crab on a teal background, noto style",
-    "a snake on a blue background, twemoji style", "a koala on an orange background, noto style",
-    "a shark on a yellow background, fluent style", "a pear on a purple background, twemoji style",
-    "a lemon on a green background, noto style", "a guitar on a white background, fluent style",
-    "a train on a gray background, twemoji style", "a chair on a red background, noto style",
-)  # fmt: skip
-"""The same with style and background named."""
-
+WORDS = """
+duck pink fluent, crab teal noto, snake blue twemoji, koala orange noto, shark yellow fluent, pear purple twemoji,
+lemon green noto, guitar white fluent, train gray twemoji, chair red noto
+"""
+SCENES = scenes(WORDS)
+"""Ten prompts that no other recipe has, with style and background named."""
+PLAIN = tuple(prompt.partition(" on ")[0] for prompt in SCENES)
+"""The same with no style named."""
 GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "codex": (("strength",), (0.05, 0.1, 0.2, 0.4)),
     "dps": (("strength",), (0.0125, 0.025, 0.05, 0.1)),
@@ -41,10 +36,10 @@ GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
 """By method, the settings that are its strength, and their values."""
 SMALL = 2
 """``--small`` has so many strengths of each."""
-
-
 NEAR = 0.99
 """Of the most gain: no strength beyond what takes this much of it."""
+UG = {"clip": 40.0, "style": 2.0}
+"""ug's w, 1 / β in the reward's unit: about one spread of the reward over images of a prompt."""
 
 
 def chosen(report: Mapping[str, Any]) -> dict[str, float | None]:
@@ -55,10 +50,9 @@ def chosen(report: Mapping[str, Any]) -> dict[str, float | None]:
         if row["method"] not in GRIDS or row["judge"] is None:
             continue
         value = next(float(v) for k, v in row["set"].items() if k.rpartition(".")[2] == GRIDS[row["method"]][0][0])
-        found = usable.setdefault(row["method"], [])
-        against = row["against"]["base"]
+        pairs, against = usable.setdefault(row["method"], []), row["against"]["base"]
         if against["judge"]["high"] >= 0:
-            found.append((value, against[spec]["mean"]))
+            pairs.append((value, against[spec]["mean"]))
     return {method: _weakest(pairs) if pairs else None for method, pairs in usable.items()}
 
 
@@ -69,45 +63,43 @@ def _weakest(pairs: list[tuple[float, float]]) -> float:
 
 
 def _facts(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "what": f"{method}: {' = '.join(GRIDS[method][0])}",
-            "ours": "the judge falls at every strength" if value is None else f"{value:g}",
-            "published": "\N{EN DASH}",
-        }
-        for method, value in chosen(report).items()
-    ]  # fmt: skip
+    facts = []
+    for method, value in chosen(report).items():
+        ours = "the judge falls at every strength" if value is None else f"{value:g}"
+        facts.append({"what": f"{method}: {' = '.join(GRIDS[method][0])}", "ours": ours, "published": NONE})
+    return facts
 
 
-def _table(name: str, reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float, float]) -> Table:
-    def settings(method: str, value: float) -> dict[str, Any]:
+def _table(reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float, float]) -> Table:
+    def row(method: str, value: float, small: bool) -> Row:
         fixed = {"codex": {"window": window, "gradient_block": 1}, "ug": {"strength": UG[reward]}}.get(method, {})
-        return {**dict.fromkeys(GRIDS[method][0], value), **fixed}
+        settings = {**dict.fromkeys(GRIDS[method][0], value), **fixed}
+        return Row(f"{method}-{value:g}", method, 4 if method == "codex" else 1, settings, small=small)
 
     return Table(
-        name, f"strengths of the gradient methods, reward {reward}", "no table: tuning on prompts that no other recipe has",
-        prompts=prompts, reward=(reward,), units={reward: unit}, size=Size(10, 2, 20, 0),
+        name=f"codex-strengths-{reward}",
+        about=f"how strong each gradient method should be: reward against judge, reward {reward}",
+        paper="our own tuning",
+        title=f"strengths of the gradient methods, reward {reward}",
+        after="no table: tuning on prompts that no other recipe has",
+        prompts=prompts,
+        reward=(reward,),
+        units={reward: unit},
+        size=Size(10, 2, 20, 0),
         rows=(
             Row("base", "base"),
             Row("code", "code", 4),
-            *(
-                Row(f"{method}-{value:g}", method, 4 if method == "codex" else 1, settings(method, value), small=k < SMALL)
-                for method, (_, values) in GRIDS.items()
-                for k, value in enumerate(values)
-            ),
+            *(row(method, value, k < SMALL) for method, (_, values) in GRIDS.items() for k, value in enumerate(values)),
         ),
-        figure="sweep", facts=_facts,
+        figure="sweep",
+        facts=_facts,
         notes=(
             "usable: the judge's interval against base reaches 0; chosen is the weakest of them with 99 % of the most gain.",
             "gradient methods run one stream here, CoDeX four with a gradient at every draw, as the others have.",
-            "ug's forward strength is fixed at "
-            f"{UG[reward]:g} per unit of reward and its backward rate varies.",
+            f"ug's forward strength is fixed at {UG[reward]:g} per unit of reward and its backward rate varies.",
         ),
-    )  # fmt: skip
+    )
 
 
-UG = {"clip": 40.0, "style": 2.0}
-"""ug's w, 1 / β in the reward's unit: about one spread of the reward over images of a prompt."""
-STYLE = _table("codex-strengths-style", "style", "log p of noto, nats", PLAIN, LATE)
-CLIP = _table("codex-strengths-clip", "clip", "raw cosine", NAMED, ALL)
-run_style, run_clip = partial(run_table, STYLE), partial(run_table, CLIP)
+STYLE = _table("style", "log p of noto, nats", PLAIN, LATE)
+CLIP = _table("clip", "raw cosine", SCENES, ALL)

@@ -3,32 +3,36 @@ gradients of N' = 1, 10, 50 antithetic pairs, every fifth step as there (so that
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-from tilting_papers.rows import ANIMALS, LATE
-from tilting_papers.tables import Claim, Row, Size, Table, run_table
+from tilting_papers.codex.table import LATE, THESIS, Claim, Row, Size, Table
+from tilting_papers.prompts import ANIMALS
 
 
-def _zero_order(probes: int, **settings: Any) -> dict[str, Any]:
-    return {"window": LATE, "gradient_block": 5, "probes": probes, **settings}
+def _zero_order(probes: int) -> Row:
+    name, settings = f"codex-zo{probes}", {"window": LATE, "gradient_block": 5, "probes": probes}
+    return Row(name, "codex", 4, settings, published=name)
 
 
-TABLE = Table(
-    "codex-table6", "a black-box reward: small JPEG files", "Table 6 of the CoDeX thesis (compressibility)",
-    prompts=ANIMALS, reward=("jpeg",), units={"jpeg": "-kB"}, size=Size(20, 3, 20, 0),
+TABLE6 = Table(
+    name="codex-table6",
+    about="a black-box reward, JPEG size: CoDe, best-of-N, and CoDeX with zero-order gradients",
+    paper=f"{THESIS}, Table 6",
+    title="a black-box reward: small JPEG files",
+    after=f"Table 6 of {THESIS} (compressibility)",
+    prompts=ANIMALS,
+    reward=("jpeg",),
+    units={"jpeg": "-kB"},
+    size=Size(20, 3, 20, 0),
     rows=(
         Row("base", "base", published="base"),
         Row("bon-4", "bon", 4),
         Row("bon-40", "bon", 40),
         Row("code-4", "code", 4, published="code-4"),
         Row("code-40", "code", 40, published="code-40"),
-        Row("codex-zo1", "codex", 4, _zero_order(1), published="codex-zo1"),
-        Row("codex-zo10", "codex", 4, _zero_order(10), published="codex-zo10"),
-        Row("codex-zo50", "codex", 4, _zero_order(50), published="codex-zo50"),
+        *map(_zero_order, (1, 10, 50)),
         Row("code-equal", "code", equal="codex-zo10"),
     ),
-    against=("base", "code-4"), published="codex-table6", published_unit="-kB at 512 x 512",
+    against=("base", "code-4"),
+    published=("codex-table6", "-kB at 512 x 512"),
     claims=(
         Claim("code-4", ("base", "bon-4"), "CoDe (N = 4) makes smaller files than best of 4"),
         Claim("code-equal", ("codex-zo10",), "CoDe makes smaller files than zero-order CoDeX of as many evaluations"),
@@ -38,5 +42,4 @@ TABLE = Table(
         "jpeg is -kB at quality 95 of a 64 x 64 picture (1 kB = 1000 bytes); the published one is of 512 x 512.",
         "Probes are of .1 of the noise level here; the published code leaves them at 1 for every level.",
     ),
-)  # fmt: skip
-run = partial(run_table, TABLE)
+)

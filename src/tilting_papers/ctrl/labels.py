@@ -1,9 +1,17 @@
-"""Labels of the CTRL recipes: functions of a picture, cut into classes at quantiles of the base model's own images.
+"""Labelled pictures of the CTRL recipes: functions of a picture, cut into classes at quantiles of the base model's own images.
 
     y = #{k : score >= e_k},    e_k the quantile at q_k of the scores of the labelled data
 
 so class 0 has the lowest scores and a score on an edge counts upwards, as Zhao et al. 2024 (App. D.2) have it. The function
 that labels is the one that judges: accuracy is never what a classifier says of its own success.
+
+A classifier of the base model's own pictures learns whatever goes with the label there (a colour of the background, say), and
+a control that climbs it finds just that. A function can be asked of any picture, so of altered copies too, which are blurred,
+mixed, recoloured and textured at random to break such ties:
+
+    x' = clip( C (m + s (b - m)) + o + a·texture + c·noise ),   b = x mixed with its blur, or with another picture,  m its mean
+
+with C a random mixture of the colour channels.
 """
 
 from __future__ import annotations
@@ -12,24 +20,29 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from tilting.errors import TiltingError
 from tilting.metrics.extract import read_batches
 from tilting.rewards import jpeg
 from tilting.runs.files import write_atomically
+from tilting_papers.ctrl.study import Label
 
 ORIGIN = "origin"
 """The column of tables that says which picture an altered copy is of."""
 LUMINANCE = (0.299, 0.587, 0.114)
 """Of red, green and blue (ITU-R BT.601)."""
+BLUR, TEXTURE = 5, 16
+"""Width of the box that blurs, and rows and columns of the texture before it is stretched, in pixels."""
 
 
 def compressibility(images: Tensor) -> Tensor:
@@ -43,36 +56,9 @@ def brightness(images: Tensor) -> Tensor:
     return 100 * (images.double().mean((2, 3)) * weights).sum(1)
 
 
-@dataclass(frozen=True)
-class Label:
-    """A label y of pictures.
-
-    Attributes:
-        name: of the label, its classifier and its column.
-        score: images (n, 3, h, w) in [0, 1] -> (n,).
-        quantiles: rising shares of the base model's images below each cut.
-        unit: of the score.
-        meaning: what the classes are, from the lowest score up, for the reader.
-    """
-
-    name: str
-    score: Callable[[Tensor], Tensor]
-    quantiles: tuple[float, ...]
-    unit: str
-    meaning: tuple[str, ...]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Their names: "0", "1", ..."""
-        return tuple(str(k) for k in range(len(self.quantiles) + 1))
-
-    def read(self, files: Sequence[Path]) -> list[float]:
-        """The score of every picture file."""
-        return [float(v) for images in read_batches(files) for v in self.score(images)]
-
-
-SIZE = Label("size", compressibility, (0.25, 0.6, 0.95), "\N{MINUS SIGN}kB", ("largest", "large", "small", "smallest"))
-"""The paper's four classes of JPEG size; the smallest files are one picture in twenty."""
+def read_scores(label: Label, files: Sequence[Path]) -> list[float]:
+    """The score of every picture file."""
+    return [float(value) for images in read_batches(files) for value in label.score(images)]
 
 
 @dataclass(frozen=True)
@@ -121,14 +107,21 @@ def classes_of(scores: Sequence[float], edges: Sequence[float]) -> list[int]:
     return torch.searchsorted(at, torch.tensor(scores, dtype=torch.float64), right=True).tolist()
 
 
-def joined(first: Labelled, *more: Labelled, table: Path) -> Labelled:
-    """Labelled pictures with others of the same cuts."""
-    parts = (first, *more)
-    files, prompts, scores, classes, origins = (
-        tuple(chain.from_iterable(columns))
-        for columns in zip(*((p.files, p.prompts, p.scores, p.classes, p.origins or p.files) for p in parts), strict=True)
-    )
-    return Labelled(files, prompts, scores, classes, first.edges, table, origins)
+def label_pictures(
+    label: Label, files: Sequence[Path], prompts: Sequence[str], edges: tuple[float, ...], table: Path
+) -> Labelled:
+    """Picture files by what the function says of them."""
+    scores = read_scores(label, files)
+    return Labelled(tuple(files), tuple(prompts), tuple(scores), tuple(classes_of(scores, edges)), edges, table)
+
+
+def joined(label: Label, first: Labelled, second: Labelled, table: Path) -> Labelled:
+    """Labelled pictures with others of the same cuts, and the table of them all, which is written."""
+    parts = ((p.files, p.prompts, p.scores, p.classes, p.origins or p.files) for p in (first, second))
+    files, prompts, scores, classes, origins = (tuple(chain.from_iterable(columns)) for columns in zip(*parts, strict=True))
+    both = Labelled(files, prompts, scores, classes, first.edges, table, origins)
+    write_labels(both, label.name)
+    return both
 
 
 def write_labels(data: Labelled, name: str) -> None:
@@ -145,3 +138,52 @@ def write_labels(data: Labelled, name: str) -> None:
         table.writerow([relative(file), y, repr(score), prompt, relative(origin)])
     data.table.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(data.table, lines.getvalue().encode())
+
+
+def altered(images: Tensor, gen: torch.Generator) -> Tensor:
+    """Altered copies (n, 3, h, w) in [0, 1], rounded to 8 bits, of images of that shape and range."""
+    n = len(images)
+
+    def chance(p: float) -> Tensor:
+        return (torch.rand(n, 1, 1, 1, generator=gen) < p).to(images)
+
+    def amount(power: float = 1.0) -> Tensor:
+        return torch.rand(n, 1, 1, 1, generator=gen) ** power
+
+    half = BLUR // 2
+    blurred = F.avg_pool2d(F.pad(images, (half,) * 4, mode="replicate"), BLUR, 1)
+    out = images.lerp(blurred, chance(0.5) * amount(2))
+    out = out.lerp(out[torch.randperm(n, generator=gen)], chance(0.3) * 0.5 * amount())
+    mean = out.mean((2, 3), keepdim=True)
+    out = mean + (0.3 + 1.2 * amount()) * (out - mean)
+    mixing = torch.eye(3) + 0.5 * chance(0.5)[:, :, 0] * torch.randn(n, 3, 3, generator=gen)
+    out = torch.einsum("nij,njhw->nihw", mixing, out - 0.5) + 0.5
+    out = out + 0.4 * chance(0.5) * (torch.rand(n, 3, 1, 1, generator=gen) - 0.5)
+    texture = torch.randn(n, 3, TEXTURE, TEXTURE, generator=gen)
+    out = out + 0.15 * amount(2) * F.interpolate(texture, size=images.shape[2:], mode="bilinear")
+    out = out + 0.08 * amount(3) * torch.randn(images.shape, generator=gen)
+    out = torch.where(chance(0.5) > 0, out.flip(3), out)
+    return (255 * out.clamp(0, 1)).round() / 255
+
+
+def with_copies(label: Label, data: Labelled, copies: int, seed: int) -> Labelled:
+    """Labelled pictures with so many altered copies of each, in files beside their table, and the table of them all."""
+    folder = data.table.parent / f"{data.table.stem}-altered"
+    folder.mkdir(exist_ok=True)
+    files: list[Path] = []
+    for k in range(copies):
+        gen = torch.Generator().manual_seed(10_000 * seed + k)
+        pictures = (image for images in read_batches(data.files) for image in altered(images, gen))
+        for at, image in enumerate(pictures):
+            files.append(folder / f"{seed}-{k}-{at:05d}.png")
+            if not files[-1].is_file():
+                write_atomically(files[-1], _png(image))
+    table = data.table.with_name(f"{folder.name}.csv")
+    others = label_pictures(label, files, data.prompts * copies, data.edges, table)
+    return joined(label, data, replace(others, origins=data.files * copies), table)
+
+
+def _png(image: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray((255 * image).round().byte().permute(1, 2, 0).numpy()).save(buffer, "png")
+    return buffer.getvalue()

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from tilting import rng
 from tilting.method import Method
 from tilting.objectives.batch import Objective, World
+from tilting.oracle.control import Chain, Control, shift
 from tilting.sample import Problem, finish, sample
 from tilting.training.loop import Optimiser, Training, train
 from tilting.types import Denoise, Prediction, Time
-from tilting_papers.ctrl.oracle import Chain, Control, shift
 
 AVERAGED = 0.2
 """Of the training steps, the last, whose weights are averaged."""
-Labelled = Callable[[Tensor, Tensor], Tensor]
+LabelledReward = Callable[[Tensor, Tensor], Tensor]
 """(x_0 (m, 2), y (m,)) -> (m,): γ log p(y | x_0), or any reward over β."""
 
 
@@ -57,12 +57,9 @@ class Push(nn.Module):
         return self.last(self.inner(torch.cat([x, x0, here, 2 * y[:, None] - 1], 1)))
 
 
-def pushed(chain: Chain, push: Push, y: Tensor | float) -> Denoise:
-    """The augmented model as a denoiser, for labels y (one, or one of each row)."""
-    return _pushed(chain.denoise, push, y)
+def pushed(base: Denoise, push: Push, y: Tensor | float) -> Denoise:
+    """The augmented model of a frozen one as a denoiser, for labels y (one, or one of each row)."""
 
-
-def _pushed(base: Denoise, push: Push, y: Tensor | float) -> Denoise:
     def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
         eps, x0, correction = base(x, t, rows)
         labels = y[rows] if isinstance(y, Tensor) else x.new_full((len(x),), y)
@@ -76,13 +73,13 @@ def remembered(denoise: Denoise) -> Denoise:
     """A denoiser that keeps its last prediction: the path KL asks the frozen model what the trained one has just asked it."""
     last: list[tuple[Tensor, Time, bool, Prediction]] = []
 
-    def again(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+    def remembering(x: Tensor, t: Time, rows: Tensor) -> Prediction:
         graph = x.requires_grad and torch.is_grad_enabled()
         if not last or last[0][0] is not x or last[0][1] != t or last[0][2] != graph:
             last[:] = [(x, t, graph, denoise(x, t, rows))]
         return last[0][3]
 
-    return again
+    return remembering
 
 
 @dataclass(frozen=True)
@@ -105,23 +102,44 @@ class Falling(Optimiser):
         return self.rate * min(1.0, (step + 1) / 20) * max(1 - step / self.steps, 2e-3)
 
 
-def batch_of(chain: Chain, push: Push, terminal: Labelled, labels: Sequence[float], images: int, seed: int, step: int) -> World:
+def batch_of(
+    chain: Chain, push: Push, terminal: LabelledReward, labels: Sequence[float], images: int, seed: int, step: int
+) -> World:
     """A training batch: every label as often as any other."""
     y = torch.tensor(labels, dtype=torch.float64).repeat(-(-images // len(labels)))[:images]
     base = remembered(chain.denoise)
-    denoise = _pushed(base, push, y)
+    denoise = pushed(base, push, y)
     who = [rng.Identity(seed, "plane", step)] * images
     return Plane(
-        denoise, base, denoise, base, lambda x0, rows: terminal(x0, y[rows]), chain.grid, who, (2,), chain.eta, step, seed,
-        dtype=torch.float64, checkpointed=False,
-    )  # fmt: skip
+        denoise,
+        base,
+        denoise,
+        base,
+        lambda x0, rows: terminal(x0, y[rows]),
+        chain.grid,
+        who,
+        (2,),
+        chain.eta,
+        step,
+        seed,
+        dtype=torch.float64,
+        checkpointed=False,
+    )
 
 
 def learn(
-    chain: Chain, objective: Objective, terminal: Labelled, steps: int, labels: Sequence[float] = (0.0, 1.0),
-    images: int = 1024, seed: int = 0, rate: float = 2e-2, width: int = 64, fine: int = 1,
+    chain: Chain,
+    objective: Objective,
+    terminal: LabelledReward,
+    steps: int,
+    labels: Sequence[float] = (0.0, 1.0),
+    images: int = 1024,
+    seed: int = 0,
+    rate: float = 2e-2,
+    width: int = 64,
+    fine: int = 1,
     see: Callable[[dict[str, float]], None] | None = None,
-) -> Callable[[float], Control]:  # fmt: skip
+) -> Callable[[float], Control]:
     """Train the augmented model, the first half of the steps on a chain of T / 4 steps (no fewer than 6).
 
     Args:
@@ -156,7 +174,7 @@ def learn(
         if see is not None:
             see(report.numbers)
     mean = cast(Push, means.module.requires_grad_(False))
-    return lambda y: shift(chain, pushed(chain, mean, y))
+    return lambda y: shift(chain, pushed(chain.denoise, mean, y))
 
 
 def guided(chain: Chain, method: Method, terminal: Callable[[Tensor], Tensor], count: int, seed: int) -> Tensor:

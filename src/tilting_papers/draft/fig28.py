@@ -5,44 +5,48 @@ AdamW divides by the gradient's own size, so a clip matters where sizes differ f
 
 from __future__ import annotations
 
-from functools import partial
-
-from tilting_papers.draft.arms import Arm
+from tilting_papers.charts import chart
+from tilting_papers.draft.charts import curve
 from tilting_papers.draft.claims import higher, near
-from tilting_papers.draft.plots import chart, curve
-from tilting_papers.draft.results import Claim, Results, Study
-from tilting_papers.draft.study import run_study
+from tilting_papers.draft.study import DRAFT, Claim, Results, Study, Training
 
 CLIPS = (0.001, 0.1, 1.0, 10.0, 1000.0)
 
 
-def arms() -> tuple[Arm, ...]:
-    """Every clip for both; the ends of the range when small."""
-    return tuple(
-        Arm(f"draft-{k}-c{clip:g}", "draft-k", k=k, clip=clip, small=clip in (CLIPS[0], CLIPS[-1]))
-        for k in (1, 50) for clip in CLIPS
-    )  # fmt: skip
+def _run(k: int, clip: float) -> Training:
+    return Training(f"draft-{k}-c{clip:g}", "draft-k", k=k, clip=clip, small=clip in (CLIPS[0], CLIPS[-1]))
 
 
 def figures(results: Results) -> list[str]:
     """A panel for each K, a curve for each clip."""
-    names = [[name for name in results.summaries if name.startswith(f"draft-{k}-")] for k in (1, 50)]
     panels = []
-    for k, mine in zip((1, 50), names, strict=True):
-        panel = curve(results, "step", results.spec, results.first, mine)
+    for k in (1, 50):
+        names = [name for name in results.summaries if name.startswith(f"draft-{k}-")]
+        panel = curve(results, "step", results.spec, results.first, names)
         series = {f"clip {name.rpartition('-c')[2]}": dots for name, dots in panel.series.items()}
         panels.append(panel._replace(series=series, up=f"DRaFT-{k}: {panel.up}"))
     return [chart(panels, results.out / "clips.png")]
 
 
 STUDY = Study(
-    "draft-fig28", "gradient clipping", "Fig. 28 of Clark et al. 2024 (PickScore)", arms=arms(), figures=figures,
+    name="draft-fig28",
+    about="the norm that gradients are clipped to",
+    paper=f"{DRAFT}, Fig. 28",
+    title="gradient clipping",
+    after="Fig. 28 of Clark et al. 2024 (PickScore)",
+    runs=tuple(_run(k, clip) for k in (1, 50) for clip in CLIPS),
+    figures=figures,
     claims=(
-        Claim("a small clip helps DRaFT-50: 0.001 ends above 1000", "smaller clips improved optimisation substantially",
-              higher("draft-50-c0.001", "draft-50-c1000")),
-        Claim("DRaFT-1 does not mind: 0.001 and 1000 end within a tenth of its gain", "nearly identical for all clips",
-              near("draft-1-c0.001", "draft-1-c1000")),
+        Claim(
+            "a small clip helps DRaFT-50: 0.001 ends above 1000",
+            "smaller clips improved optimisation substantially",
+            higher("draft-50-c0.001", "draft-50-c1000"),
+        ),
+        Claim(
+            "DRaFT-1 does not mind: 0.001 and 1000 end within a tenth of its gain",
+            "nearly identical for all clips",
+            near("draft-1-c0.001", "draft-1-c1000"),
+        ),
     ),
     notes=("Gradient norms before clipping stand in each arm's metrics.jsonl.",),
-)  # fmt: skip
-run = partial(run_study, STUDY)
+)

@@ -1,145 +1,262 @@
-"""`run_study` makes a figure of the DRaFT paper: it trains what is missing of every arm into DIR/runs, looks at variants of the
-trained LoRAs, and writes table.md, table.json and figures.
+"""A figure of the DRaFT paper as data (training runs, sets of prompts, claims), and the results that it has. Torch-free.
 
-Claims are read from the numbers, never stated: each says what was found, and whether it holds.
+Clark et al. 2024 at the size of pocket: T = 20 for their 50 (and K scaled to T), 100 training steps for their thousands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilting.config.finetune import FinetuneConfig
-from tilting.training.folder import FinetuneFolder
-from tilting_papers.draft.arms import SMALL, SMALL_PROMPTS, Shelf, config_of, seconds_of, train_arm
-from tilting_papers.draft.looks import Looks, Seen, interval, look_at, values_of
-from tilting_papers.draft.results import BASE, Claim, Results, Study
-from tilting_papers.folder import Report, Say, check_out, command, opening, write_table
+from tilting_papers.numbers import Finding, Values
+from tilting_papers.prompts import ANIMALS
+from tilting_papers.recipe import Recipe, Report, Run, later
 
+if TYPE_CHECKING:
+    from tilting_papers.cache import PartsCache
 
-def row_of(results: Results, name: str) -> dict[str, Any]:
-    """A line of the table: every set's reward and judge, and their gains over the base model, paired image by image."""
-    seen, base = results.seen(name), _base_of(results, name)
-    sets = {}
-    for where, part in seen.items():
-        numbers: dict[str, Any] = {"spread": part["spread"]}
-        for what in (*results.looks.reward, "judge", "apart"):
-            mine, theirs = values_of(part, what), values_of(base[where], what)
-            numbers[what] = {"mean": interval(mine), "gain": None if name == BASE else interval(mine, theirs)}
-        sets[where] = numbers
-    row: dict[str, Any] = {"name": name, "sets": sets}
-    if name in results.summaries:
-        arm = next(a for a in results.study.arms if a.name == name)
-        config, last = results.configs[name], results.points(name)[-1]
-        key, _ = results.study.published or ("", "")
-        row |= {
-            "objective": config.objective, "set": dict(config.settings), "lr": config.lr, "clip": config.clip,
-            "reward": [Path(spec).name for spec in config.reward],
-            "batch": config.batch_size, "eta": config.eta,
-            **{k: last[k] for k in ("step", "images", "evaluations", "reward_calls", "seconds")},
-            "stopped": results.summaries[name]["stopped"], "skipped": results.summaries[name]["skipped"],
-            "published_row": arm.published, "published": _published(key, arm.published),
-        }  # fmt: skip
-    return row
+DRAFT = "Clark et al. 2024 (DRaFT)"
+BASE = "base"
+TRAIN, HELD = ANIMALS[:12], ANIMALS[12:]
+"""What is trained on, and prompts that training never sees. The first eight of each are drawn to evaluate."""
+STYLE = {"style": "log p of noto, nats"}
+"""A reward of the image alone, in the part of the aesthetic score, and its unit."""
 
 
-def _base_of(results: Results, name: str) -> dict[str, Seen]:
-    """The base model in the same sampler: an arm's own first look."""
-    return results.points(name)[0]["sets"] if name in results.summaries else results.seen(BASE)
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and evaluated.
 
-
-def _published(key: str, row: str | None) -> float | None:
-    from tilting_papers.published import published
-
-    return None if row is None else published(key)[row]
-
-
-def curves_of(results: Results) -> dict[str, list[dict[str, Any]]]:
-    """By arm, its looks as means: step, costs, and by set the rewards and the judge."""
-    found = {}
-    for name in results.summaries:
-        found[name] = [
-            {
-                **{k: point[k] for k in ("step", "images", "evaluations", "reward_calls", "seconds")},
-                "sets": {
-                    where: {what: interval(values_of(seen, what)) for what in (*results.looks.reward, "judge", "apart")}
-                    | {"spread": seen["spread"]}
-                    for where, seen in point["sets"].items()
-                },
-            }
-            for point in results.points(name)
-        ]
-    return found
-
-
-def run_study(study: Study, out: Path, small: bool, say: Say, seed: int = 0, quiet: bool = True) -> Report:
-    """Make a study, or what is missing of it.
-
-    Args:
-        study: which.
-        out: the folder to write, or to go on with.
-        small: a few tiny steps, to try it.
-        say: takes lines of progress.
-        seed: of training and looks.
-        quiet: taken for the recipes' common form; arms have no bars.
-
-    Returns:
-        What table.json holds.
-
-    Raises:
-        TiltingError: a folder that cannot be written, or holds something else.
+    Attributes:
+        steps: T.
+        train_steps: of a run that has none of its own.
+        batch: images of a training step.
+        images: of each prompt in an evaluation.
+        evaluations: evaluations after training has begun, evenly spaced.
     """
-    from tilting_papers.draft.render import markdown
 
-    check_out(study.name, out, small, seed)
-    size = SMALL if small else study.size
-    cut = SMALL_PROMPTS if small else 8
-    sets = {name: prompts[:cut] for name, prompts in study.sets.items()}
-    looks = Looks(sets, size.images, study.scored or study.reward, seed)
-    results = Results(study, size, out, seed, small, Shelf(study.own() if study.own else None), looks)
-    argv = command(study.name, out, small, seed)
-    prompts = study.prompts[:SMALL_PROMPTS] if small else study.prompts
-    arms = [arm for arm in study.arms if arm.small or not small]
-    asked = {arm.name: config_of(arm, prompts, study.reward, size, small, out, seed) for arm in arms}
-    minutes = minutes_of(study, asked, looks)
-    done = [FinetuneFolder(config, argv).finished for config in asked.values()]
-    for i, (name, config) in enumerate(asked.items()):
-        left = sum(m for m, made in zip(list(minutes.values())[i:], done[i:], strict=True) if not made)
-        say(f"arm {i + 1} of {len(asked)}: {name} ({'trained before' if done[i] else f'about {left:.0f} min left if idle'})")
-        results.summaries[name] = train_arm(config, looks, results.shelf, argv)["summary"]
-        results.configs[name] = config
-    for variant in study.variants(results) if study.variants else []:
-        say(f"looking at {variant.name}")
-        config = next(iter(results.configs.values()))
-        results.variants[variant.name] = look_at(variant, looks, results.shelf, config, out)
-    if study.extra is not None:
-        say("measuring")
-        results.extra = study.extra(results)
-    names = [*([BASE] if asked else []), *results.summaries, *results.variants]
-    one = next(iter(asked.values()), None)
-    report: Report = {
-        **opening(study, small, seed), "model": one.model if one else "pocket", "steps": size.steps,
-        "cfg": one.cfg if one else None, **looks.about,
-        "prompts": list(prompts), "units": dict(study.units), "published": study.published,
-        "rows": [row_of(results, name) for name in names], "curves": curves_of(results), "extra": results.extra,
-        "minutes": minutes, "claims": [_claim(claim, results) for claim in study.claims], "notes": list(study.notes),
-    }  # fmt: skip
-    report["figures"] = study.figures(results)
-    write_table(out, markdown(report), report)
-    return report
+    steps: int = 20
+    train_steps: int = 100
+    batch: int = 4
+    images: int = 4
+    evaluations: int = 5
 
 
-def minutes_of(study: Study, asked: Mapping[str, FinetuneConfig], looks: Looks) -> dict[str, float]:
-    """Estimated minutes of each arm on two idle cores, by counted evaluations."""
-    looked = sum(len(dict.fromkeys(prompts)) for prompts in looks.sets.values()) * looks.images
-
-    def one(config: FinetuneConfig) -> float:
-        return seconds_of(config, looked, 1 + -(-config.train_steps // config.checkpoint_every)) / 60
-
-    return {name: one(config) for name, config in asked.items()}
+FULL = Size()
+SMALL = Size(steps=5, train_steps=4, batch=2, images=2, evaluations=2)
+SMALL_PROMPTS = 2
 
 
-def _claim(claim: Claim, results: Results) -> dict[str, Any]:
-    found = claim.test(results)
-    return {"text": claim.text, "published": claim.published, "finding": found}
+def of_fifty(k: int, steps: int) -> int:
+    """So many of the paper's 50 sampling steps as steps of T: the same share, at least 1."""
+    return min(steps, max(1, round(k * steps / 50)))
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run, evaluated every so often on fixed prompts and noise.
+
+    Attributes:
+        name: of its line and folder.
+        objective: of `tilting finetune`.
+        settings: of the objective.
+        k: K of the paper's 50 steps, scaled to T and given to draft-k; None leaves the settings alone.
+        reward: instead of the recipe's.
+        lr, clip: of the optimiser.
+        batch: instead of the size's, in the full run.
+        options: more options of `tilting finetune`.
+        published: the paper's row to print beside it.
+        small: whether ``--small`` has it.
+    """
+
+    name: str
+    objective: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    k: int | None = None
+    reward: tuple[str, ...] | None = None
+    lr: float = 4e-4
+    clip: float = 1.0
+    batch: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    published: str | None = None
+    small: bool = True
+
+
+class Variant(NamedTuple):
+    """A trained LoRA, or several, used in another way.
+
+    Attributes:
+        name: of the line and of its files.
+        loras: (folder of weights, scale) of each that is added.
+        window: the steps first <= i < last in which they are on; None is all.
+    """
+
+    name: str
+    loras: tuple[tuple[Path, float], ...]
+    window: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is evaluated: the same prompts and noise under every LoRA, scored by rewards and by the held-out judge.
+
+    Attributes:
+        sets: prompts by the name of the set; the first eight different ones are drawn.
+        images: of each prompt.
+        reward: specs that every image is scored by.
+        seed: of the noise.
+    """
+
+    sets: Mapping[str, tuple[str, ...]]
+    images: int
+    reward: tuple[str, ...]
+    seed: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """As JSON reads it back."""
+        sets = {name: list(prompts) for name, prompts in self.sets.items()}
+        return {"sets": sets, "images": self.images, "reward": list(self.reward), "seed": self.seed}
+
+
+Scores = dict[str, Any]
+"""Of one set: "prompts", "rewards" {spec: values}, "judge", and the spreads "apart" {prompt: distance} and "spread"."""
+
+
+def values_of(scores: Scores, what: str) -> Values:
+    """A number of every image: "judge", or a reward by its spec; or of every prompt: "apart". Missing ones are left out."""
+    if what == "apart":
+        return {(0, prompt, 0): value for prompt, value in scores["apart"].items()}
+    count: dict[str, int] = {}
+    values: Values = {}
+    for prompt, value in zip(scores["prompts"], scores["judge"] if what == "judge" else scores["rewards"][what], strict=True):
+        count[prompt] = count.get(prompt, -1) + 1
+        if value is not None:
+            values[0, prompt, count[prompt]] = value
+    return values
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, and how our numbers are asked about it.
+
+    Attributes:
+        text: what is tested, in our own terms.
+        published: what the paper found.
+        test: from the results, a `Finding`; None where the rows that it needs are not there.
+    """
+
+    text: str
+    published: str
+    test: Callable[[Results], Finding | None]
+
+
+MEASURE, PAGE = later("draft.measure:measure"), later("draft.page:markdown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Recipe):
+    """A figure of the paper on model pocket; beside the fields of every recipe:
+
+    Attributes:
+        runs: its training runs.
+        figures: from the finished results, writes pictures and returns their names.
+        reward: specs that runs are trained on unless they have their own.
+        scored: specs that every image is scored by; the first is the table's. None is those of ``reward``.
+        units: of each of them.
+        prompts: to train on.
+        sets: prompts to evaluate on, by name; the first one is the set of the training curves.
+        size: of the full run.
+        variants: from the study's results so far, LoRAs used in other ways.
+        extra: measures more: by heading, a table of "heads" and "rows" and what else is to be kept.
+        own: scores by name that ``scored`` may ask for besides rewards.
+        published: its key in published.yaml, and the unit of what stands there.
+        claims: what is to be tested.
+    """
+
+    measure: Callable[[Run], Report] = MEASURE
+    page: Callable[[Report], str] = PAGE
+    runs: tuple[Training, ...]
+    figures: Callable[[Results], list[str]]
+    reward: tuple[str, ...] = ("clip",)
+    scored: tuple[str, ...] | None = None
+    units: Mapping[str, str] = field(default_factory=lambda: {"clip": "raw cosine"})
+    prompts: tuple[str, ...] = TRAIN
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"train": TRAIN, "held-out": HELD})
+    size: Size = FULL
+    variants: Callable[[Results], list[Variant]] = lambda results: []
+    extra: Callable[[Results], dict[str, Any]] = lambda results: {}
+    own: Callable[[], Mapping[str, Any]] = lambda: {}
+    published: tuple[str, str] | None = None
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass
+class Results:
+    """What a study has made.
+
+    Attributes:
+        study, size, out, small, cache, protocol: how.
+        configs, summaries: of every training run, by name.
+        variants: the scores of every variant, by name and set.
+        extra: what the study measured besides.
+    """
+
+    study: Study
+    size: Size
+    out: Path
+    small: bool
+    cache: PartsCache[Any, Any]
+    protocol: Protocol
+    configs: dict[str, Any] = field(default_factory=dict)
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variants: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> str:
+        """The table's reward."""
+        return self.protocol.reward[0]
+
+    @property
+    def first(self) -> str:
+        """The first set, that of the curves."""
+        return next(iter(self.protocol.sets))
+
+    @property
+    def names(self) -> list[str]:
+        """Of all rows."""
+        return [*([BASE] if self.summaries else []), *self.summaries, *self.variants]
+
+    def points(self, run: str) -> list[dict[str, Any]]:
+        """The evaluations of a run, the first before training."""
+        return self.summaries[run]["points"]
+
+    def scores(self, name: str) -> dict[str, Scores]:
+        """The last evaluation of a run, or that of a variant; "base" is the first run's before training."""
+        if name == BASE:
+            return self.points(next(iter(self.summaries)))[0]["sets"]
+        return self.variants[name] if name in self.variants else self.points(name)[-1]["sets"]
+
+    def values(self, name: str, what: str | None = None, where: str | None = None) -> Values:
+        """Numbers per image of a row: the table's reward unless ``what`` says another or "judge", of the first set."""
+        return values_of(self.scores(name)[where or self.first], what or self.spec)
+
+    def over_training(self, run: str, what: str | None = None, where: str | None = None) -> list[Values]:
+        """The same at every evaluation of a run."""
+        return [values_of(point["sets"][where or self.first], what or self.spec) for point in self.points(run)]
+
+    def lora(self, run: str, step: int | None = None) -> Path:
+        """Where a run's weights lie, as they were after a training step that was evaluated; the last ones without."""
+        return self.out / "runs" / run / ("lora" if step is None else f"loras/{step:06d}")
+
+    def sheet(self, name: str, where: str | None = None, step: int | None = None) -> Path:
+        """The pictures of a row."""
+        where = where or self.first
+        if name in self.variants:
+            return self.out / "variants" / f"{name}-{where}.png"
+        run = next(iter(self.summaries)) if name == BASE else name
+        step = 0 if name == BASE else self.points(run)[-1]["step"] if step is None else step
+        return self.out / "runs" / run / "looks" / f"{step:06d}-{where}.png"

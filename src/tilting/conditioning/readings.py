@@ -1,0 +1,75 @@
+"""What is read off images that obey labels: the path KL to the pre-trained model, and what classifiers say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilting.conditioning.noisy import OfPictures
+from tilting.features.fitted import FittedClassifier, log_prob
+from tilting.models.control_kl import PathKl
+from tilting.types import Prediction, Time
+
+Test = FittedClassifier | OfPictures
+Tests = Mapping[str, tuple[Test, str | float]]
+"""Label -> (classifier, what is asked)."""
+MEANS = ("log_prob", "obeys", "mean")
+
+
+@dataclass
+class Watcher:
+    """A watcher of predictions that can be given before the grid is known, which a path KL is of.
+
+    Attributes:
+        kl: what sums up.
+    """
+
+    kl: PathKl | None = None
+
+    def __call__(self, mine: Prediction, pretrained: Prediction, t: Time, rows: Tensor) -> None:
+        if self.kl is not None:
+            self.kl(mine, pretrained, t, rows)
+
+
+def read_images(classifier: Test, asked: str | float, images: Tensor) -> list[dict[str, Any]]:
+    """What a classifier says of images (b, 3, h, w) in [0, 1].
+
+    Returns:
+        For each ``log_prob`` of what was asked in nats, and of classes the likeliest (``read``) and whether it is the one asked
+        for (``obeys``), of a number the ``mean`` that is seen.
+    """
+    schema = classifier.schema
+    with torch.no_grad():
+        outputs = classifier(images).double().cpu()
+    y = schema.target(asked)
+    values = log_prob(schema, outputs, torch.full((len(images),), y, dtype=torch.float64)).tolist()
+    if schema.kind == "classes":
+        guesses = outputs.argmax(1).tolist()
+        return [{"log_prob": v, "read": schema.classes[g], "obeys": g == y} for v, g in zip(values, guesses, strict=True)]
+    means = (schema.shift + schema.scale * outputs[:, 0]).tolist()
+    return [{"log_prob": v, "mean": m} for v, m in zip(values, means, strict=True)]
+
+
+def with_readings(records: list[dict[str, Any]], images: Tensor, kl: PathKl | None, tests: Tests) -> list[dict[str, Any]]:
+    """The entries of a group's images with ``kl`` (None at eta 0) and ``labels``."""
+    paths = None if kl is None else kl.take(len(records))
+    read = [{**r, "kl": None if paths is None else float(paths[i]), "labels": {}} for i, r in enumerate(records)]
+    for label, (classifier, asked) in tests.items():
+        for record, reading in zip(read, read_images(classifier, asked, images), strict=True):
+            record["labels"][label] = {"asked": asked, **reading}
+    return read
+
+
+def mean_readings(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over images: ``kl_mean``, and of each label log p and the share that obeys."""
+    kls = [r["kl"] for r in records if r["kl"] is not None]
+    labels: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for r in records for name in r["labels"]):
+        mine = [r["labels"][name] for r in records]
+        means = {key: sum(float(m[key]) for m in mine) / len(mine) for key in MEANS if key in mine[0]}
+        labels[name] = {"asked": mine[0]["asked"], **means}
+    return {"kl_mean": sum(kls) / len(kls) if kls else None, "labels": labels}

@@ -1,0 +1,129 @@
+"""Charts of the recipes as PNG files, by matplotlib: no window, no global state of pyplot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tilting.runs.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#3366cc", "#d9622b", "#2b8a4b", "#8a4fbf", "#b8930f", "#c0396b", "#2a8f9d", "#7a6652", "#1f2f5c", "#7fa03a")
+GREY = "#777777"
+JUDGE = "pocket-judge, held out (log p)"
+Dot = tuple[float, "Mapping[str, float] | float | None"]
+"""A place across and a value, with its interval or without."""
+
+
+class Panel(NamedTuple):
+    """One chart.
+
+    Attributes:
+        across, up: names of its axes.
+        series: dots by label, joined in order.
+        log: which axes are logarithmic: "", "x", "y" or "xy".
+        line: a dashed level and its name.
+    """
+
+    across: str
+    up: str
+    series: Mapping[str, Sequence[Dot]]
+    log: str = ""
+    line: tuple[float, str] | None = None
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.06))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain(axis: Any) -> None:
+    """Two spines and a faint grid behind the data."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(True, color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def side_by_side(columns: int, height: float = 4.4, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes, side by side; of several rows, of ``height`` each, one after the other."""
+    figure = blank(2.0 + 4.2 * columns, height * rows)
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
+    for axis in axes:
+        plain(axis)
+    return figure, axes
+
+
+def note(axis: Any, text: str, at: Any, offset: tuple[float, float] = (4, 4), **look: Any) -> None:
+    """A few letters beside a point."""
+    axis.annotate(text, at, offset, textcoords="offset points", fontsize=look.pop("fontsize", 7), **look)
+
+
+def untangle(axis: Axes) -> None:
+    """Names of points that stand on one another are moved to another corner of theirs, or left out where no corner is free."""
+    figure: Any = axis.figure
+    figure.draw_without_rendering()
+    taken: list[Any] = []
+    names: list[Any] = list(axis.texts)
+    for name in names:
+        for offset, side in ((name.xyann, "left"), ((5, -10), "left"), ((-5, 4), "right"), ((-5, -10), "right")):
+            name.xyann = offset
+            name.set_horizontalalignment(side)
+            box = name.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+        else:
+            name.remove()
+
+
+def save(figure: Figure, path: Path, dpi: int = 130) -> str:
+    """Write the figure as PNG, whole or not at all; the file's name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    write_atomically(path, buffer.getvalue())
+    return path.name
+
+
+def chart(panels: Sequence[Panel], path: Path) -> str:
+    """Panels side by side, at most four in a row, one colour for a label throughout; the file's name."""
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.series))
+    colours = {label: GREY if label == "base" else COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    rows = ceil(len(panels) / 4)
+    figure, axes = side_by_side(ceil(len(panels) / rows), rows=rows)
+    for empty in axes[len(panels) :]:
+        empty.set_visible(False)
+    for axis, panel in zip(axes, panels, strict=False):
+        for label, dots in panel.series.items():
+            known = [(x, y) for x, y in dots if y is not None]
+            ys = [y if isinstance(y, int | float) else y["mean"] for _, y in known]
+            style = "--" if labels.index(label) >= len(COLOURS) else "-"
+            look: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.3, "label": label}
+            axis.plot([x for x, _ in known], ys, style, color=colours[label], **look)
+            for x, y in known:
+                if isinstance(y, Mapping):
+                    axis.plot([x, x], [y["low"], y["high"]], color=colours[label], linewidth=0.7, alpha=0.45)
+        if panel.line is not None:
+            axis.axhline(panel.line[0], color=GREY, linestyle="--", linewidth=1)
+            at = (0.99, panel.line[0])
+            note(axis, panel.line[1], at, (0, 3), xycoords=("axes fraction", "data"), color=GREY, ha="right")
+        if "x" in panel.log:
+            axis.set_xscale("log")
+            axis.tick_params(axis="x", which="minor", labelbottom=False)
+        if "y" in panel.log:
+            axis.set_yscale("log")
+        axis.set(xlabel=panel.across, ylabel=panel.up)
+    handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), frameon=False, fontsize=8, loc="outside right upper")
+    return save(figure, path)

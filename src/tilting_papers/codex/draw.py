@@ -1,0 +1,160 @@
+"""The rows of a table as requests of `tilting generate`, drawn where they are missing, with the time left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from tilting.config.generate import GenerateConfig, resolve
+from tilting.cost import Cost, cost
+from tilting.errors import TiltingError
+from tilting.generation import run as generating
+from tilting_papers.cache import PartsCache
+from tilting_papers.codex.table import SMALL, Row, Size, Table, shrink
+from tilting_papers.recipe import Run
+
+REFERENCE, SOURCES = "reference", "references"
+VALUE_SECONDS = 2.0
+"""What a decode and a score take (most of them with a gradient), relative to an evaluation; for the time left only."""
+
+
+@dataclass(frozen=True)
+class DrawnTable:
+    """The finished run folders of a table.
+
+    Attributes:
+        runs: the folders of each row, one for every reference picture or just one, in the table's order.
+        reference: the base run of another seed.
+        sources: the reference pictures; empty without.
+        manifests: by folder.
+        about: what table.json says of the whole: model, prompts, images, steps, eta, cfg.
+    """
+
+    runs: dict[str, list[Path]]
+    reference: Path
+    sources: list[Path]
+    manifests: dict[Path, dict[str, Any]]
+    about: dict[str, Any]
+
+    def folder(self, name: str, k: int) -> Path:
+        """Of a row's run from reference picture k; a lone run is from all of them."""
+        folders = self.runs[name]
+        return folders[k if len(folders) > 1 else 0]
+
+
+def cost_of(config: GenerateConfig, strength: float | None = None) -> Cost:
+    """What one image of a request costs."""
+    steps = config.steps if strength is None else max(1, round(config.steps * strength))
+    method = config.preset().build(steps)
+    return cost(method if strength is None else method.begun_at(steps / config.steps), steps)
+
+
+class Requests:
+    """A table's rows as checked requests.
+
+    Args:
+        table: which.
+        out, small, seed: as of `tilting_papers.recipe.Run`.
+    """
+
+    def __init__(self, table: Table, out: Path, small: bool, seed: int):
+        self.table, self.out, self.small, self.seed = table, out, small, seed
+        self.size: Size = SMALL if small else table.size
+        self.rows = [row for row in table.rows if row.small or not small]
+        self.prompts = table.prompts[: self.size.prompts]
+
+    def request(self, name: str, method: str, **options: Any) -> GenerateConfig:
+        """A run of the table's prompts, size and seed in DIR/runs/NAME; ``options`` win."""
+        own = {"prompts": list(self.prompts), "reward": list(self.table.reward), "images": self.size.images}
+        own |= {"steps": self.size.steps, "seed": self.seed, "out": str(self.out / "runs" / name), "method": method}
+        return resolve(own | options)
+
+    def reference(self) -> GenerateConfig:
+        """The base run that distances are taken to, of another seed."""
+        return self.request(REFERENCE, "base", seed=self.seed + 1)
+
+    def sources(self) -> GenerateConfig | None:
+        """The run that draws the reference pictures, if any row starts from one."""
+        prompts = self.table.sources[: self.size.references]
+        if not prompts or all(row.strength is None for row in self.rows):
+            return None
+        return self.request(SOURCES, "base", prompts=list(prompts), images=1, steps=20, seed=self.seed + 2)
+
+    def row(self, row: Row, pictures: list[Path]) -> list[GenerateConfig]:
+        """A row's requests: one for every picture it starts from, or just one."""
+        starts: list[Path | None] = [None] if row.strength is None else [*pictures]
+        return [self._one(row, k if len(starts) > 1 else None, picture) for k, picture in enumerate(starts)]
+
+    def _one(self, row: Row, number: int | None, picture: Path | None) -> GenerateConfig:
+        settings, particles = dict(row.settings), row.particles
+        if self.small:
+            settings = {name: shrink(name, value) for name, value in settings.items()}
+            particles = shrink("particles", particles)
+        options: dict[str, Any] = {"set": {f"{row.method}.{name}": value for name, value in settings.items()}}
+        if row.reward is not None:
+            options["reward"] = list(row.reward)
+        if picture is not None:
+            options |= {"image": str(picture), "strength": row.strength}
+        if row.equal is not None:
+            particles = self._equal(row, options)
+        name = row.name if number is None else f"{row.name}-{number}"
+        return self.request(name, row.method, **options, particles=particles)
+
+    def _equal(self, row: Row, options: dict[str, Any]) -> int:
+        """The least N that gives a row the evaluations of the one it is to equal."""
+        other = next(r for r in self.rows if r.name == row.equal)
+        if other.strength != row.strength:
+            raise TiltingError(f"the rows {row.name} and {other.name} start differently: their evaluations are not comparable")
+        starts = [Path(options["image"])] if "image" in options else []
+        target = cost_of(self.row(other, starts)[0], other.strength).evaluations
+        one = cost_of(self.request(row.name, row.method, **options, particles=1), row.strength).evaluations
+        return ceil(target / one)
+
+
+def _units(config: GenerateConfig, strength: float | None) -> float:
+    cost = cost_of(config, strength)
+    return len(config.prompts) * config.images * (cost.evaluations + VALUE_SECONDS * cost.values)
+
+
+def draw_rows(table: Table, run: Run) -> DrawnTable:
+    """Draw what is missing of a table's rows. Every request and folder is checked before the first is drawn.
+
+    Raises:
+        TiltingError: a folder that holds another run.
+    """
+    asked, cache = Requests(table, run.out, run.small, run.seed), PartsCache(generating.load_parts)
+    manifests: dict[Path, dict[str, Any]] = {}
+
+    def draw(config: GenerateConfig) -> Path:
+        folder = Path(config.out or "")
+        manifests[folder] = generating.run(config, run.argv, quiet=run.quiet, parts=cache.parts)
+        return folder
+
+    source, pictures = asked.sources(), []
+    if source is not None:
+        run.say(f"reference pictures: {len(source.prompts)}")
+        folder = draw(source)
+        pictures = [folder / record["file"] for record in manifests[folder]["images"]]
+    rows, reference = {row.name: asked.row(row, pictures) for row in asked.rows}, asked.reference()
+    todo = [(REFERENCE, reference, _units(reference, None))]
+    todo += [(row.name, config, _units(config, row.strength)) for row in asked.rows for config in rows[row.name]]
+    complete = [generating.Folder(config, run.argv).complete for _, config, _ in todo]
+    units = seconds = 0.0
+    for i, (name, config, price) in enumerate(todo):
+        left = sum(price for (_, _, price), done in zip(todo[i:], complete[i:], strict=True) if not done)
+        run.say(f"row {i + 1} of {len(todo)}: {name}" + (" (drawn before)" if complete[i] else _left(left, units, seconds)))
+        units, seconds = units + price, seconds + manifests[draw(config)]["summary"]["seconds"]
+    about = {"model": reference.model, "prompts": list(asked.prompts), "images": asked.size.images, "steps": asked.size.steps}
+    about |= {"eta": reference.eta, "cfg": reference.cfg, "references": [str(p.relative_to(run.out)) for p in pictures]}
+    runs = {name: [Path(config.out or "") for config in configs] for name, configs in rows.items()}
+    return DrawnTable(runs, Path(reference.out or ""), pictures, manifests, about)
+
+
+def _left(units: float, done: float, seconds: float) -> str:
+    """ ", about 3 min left" for so many units of cost to do; nothing before the first run is finished."""
+    if not done:
+        return ""
+    left = units * seconds / done
+    return f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"

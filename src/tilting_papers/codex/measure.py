@@ -1,0 +1,138 @@
+"""The numbers of a table's rows, from their run folders: rewards and judge with bootstrap intervals (whole prompts resampled),
+paired differences, distances to a base run of another seed beside their floor, T-CLIP, I-Gram, costs; and the claims.
+
+Nothing is drawn twice: a row is a resumable run folder in DIR/runs. `tilting.evaluation.run` measures all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tilting.config.evaluate import EvaluateConfig
+from tilting.evaluation.run import evaluate
+from tilting.features.picture import read_image
+from tilting.rewards.spec import split_weight
+from tilting_papers.codex.draw import DrawnTable, draw_rows
+from tilting_papers.codex.figures import write_figures
+from tilting_papers.codex.table import Claim, Row, Table
+from tilting_papers.numbers import Values, interval, mean, verdict
+from tilting_papers.published import published_row
+from tilting_papers.recipe import Report, Run
+
+DISTANCES = ("fid", "cmmd")
+Measured = dict[str, dict[str, Values]]
+"""By row, the values of its images: by reward without weight, and "judge"."""
+
+
+def measure(run: Run) -> Report:
+    """Draw what is missing of a table and measure all of it: what table.json holds."""
+    table: Table = run.recipe
+    drawn = draw_rows(table, run)
+    run.say("measuring")
+    key, unit = table.published
+    report: Report = {**drawn.about, "reward": list(table.reward), "units": dict(table.units)}
+    report |= {"against": list(table.against), "published": key, "published_unit": unit}
+    specs = [split_weight(spec)[0] for spec in table.reward]
+    values = {
+        name: {what: values_of([drawn.manifests[folder] for folder in folders], what) for what in (*specs, "judge")}
+        for name, folders in drawn.runs.items()
+    }
+    judged = evaluations(table, drawn, run)
+    floor, rows = judged[0]["floor"], {row.name: row for row in table.rows}
+    report["floor"] = {key: floor[key]["pooled"] for key in DISTANCES} | {"how": floor["how"]} if floor else None
+    report["extractors"] = judged[0]["extractors"]
+    report["rows"] = [_row(table, rows[name], drawn, run.out, judged, values) for name in drawn.runs]
+    report["claims"] = [claim_of(claim, specs[0], report["rows"], values) for claim in table.claims]
+    report["facts"] = table.facts(report)
+    report["figures"] = write_figures(table, report, drawn, run.out)
+    return report
+
+
+def values_of(manifests: Sequence[Mapping[str, Any]], what: str) -> Values:
+    """A number of every image of a row: "judge" where there is one, or a reward by its spec without weight."""
+    values: Values = {}
+    for k, manifest in enumerate(manifests):
+        for record in manifest["images"]:
+            rewards = {split_weight(spec)[0]: value for spec, value in record["rewards"].items()}
+            value = record["judge"] if what == "judge" else rewards.get(what)
+            if value is not None:
+                values[k, record["prompt"], record["index"]] = value
+    return values
+
+
+def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any]]:
+    """metrics.json of the rows, once for every reference picture, or once; kept with their report.html in DIR/evaluation."""
+    metrics = []
+    for k, picture in enumerate(drawn.sources or [None]):
+        folder = run.out / ("evaluation" if len(drawn.sources) < 2 else f"evaluation-{k}")
+        for name in ("metrics.json", "report.html"):  # an earlier evaluation of ours, and nothing else
+            (folder / name).unlink(missing_ok=True)
+        runs = dict.fromkeys(str(drawn.folder(name, k)) for name in drawn.runs)
+        image = None if picture is None else str(picture)
+        config = EvaluateConfig(tuple(runs), out=str(folder), reference=str(drawn.reference), reference_image=image)
+        metrics.append(evaluate(config, ["tilting", "recipe", table.name], quiet=run.quiet))
+    return metrics
+
+
+def distance_to(picture: Path, folder: Path, manifest: Mapping[str, Any]) -> float:
+    """Root mean square difference of pixels in [0, 1] to a picture, the mean over a run's images."""
+    target = read_image(picture)
+    files = [folder / record["file"] for record in manifest["images"]]
+    return mean([(read_image(file) - target).square().mean().sqrt().item() for file in files])
+
+
+def _mean_of(measured: Sequence[Any], *keys: str) -> float | None:
+    """Over evaluations, the mean of what stands under these keys, where there is anything."""
+    values = list(measured)
+    for key in keys:
+        values = [value[key] for value in values if value]
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _row(
+    table: Table, row: Row, drawn: DrawnTable, out: Path, judged: Sequence[Mapping[str, Any]], values: Measured
+) -> dict[str, Any]:
+    """A line of the table."""
+    folders, mine = drawn.runs[row.name], values[row.name]
+    manifests = [drawn.manifests[folder] for folder in folders]
+    config, count = manifests[0]["config"], sum(len(m["images"]) for m in manifests)
+    measured = [next(r for r in m["runs"] if r["name"] == drawn.folder(row.name, k).name) for k, m in enumerate(judged)]
+    others = [other for other in table.against if other in values and other != row.name]
+    started = list(zip(drawn.sources, folders, manifests, strict=True)) if row.strength is not None else []
+    line = {"name": row.name, "method": row.method, "reward": config["reward"], "particles": config["particles"]}
+    line |= {"set": config["set"], "strength": row.strength, "equal": row.equal}
+    return {
+        **line,
+        "runs": [str(folder.relative_to(out)) for folder in folders],
+        "images": count,
+        "rewards": {what: interval(mine[what]) for what in mine if what != "judge"},
+        "against": {other: {what: interval(mine[what], values[other][what]) for what in mine} for other in others},
+        "judge": interval(mine["judge"]),
+        "tclip": _mean_of(measured, "tclip", "mean"),
+        "igram": _mean_of(measured, "igram_clip", "mean"),
+        "to_reference": mean([distance_to(*one) for one in started]) if started else None,
+        **{key: _mean_of(measured, key, "pooled") for key in DISTANCES},
+        **{f"{key}_per_prompt": _mean_of(measured, key, "per_prompt", "mean") for key in DISTANCES},
+        **{key: sum(m["summary"][key] for m in manifests) / count for key in ("evaluations", "decodes", "seconds")},
+        "published_row": row.published,
+        "published": published_row(table.published[0], row.published) if table.published[0] and row.published else None,
+    }
+
+
+def claim_of(claim: Claim, spec: str, rows: Sequence[Mapping[str, Any]], values: Measured) -> dict[str, Any]:
+    """A claim against every rival, by the table's first reward: "holds", "fails" or "undecided" (the interval holds 0)."""
+    evaluated = {row["name"]: row["evaluations"] for row in rows}
+    rivals = []
+    for rival in (rival for rival in claim.rivals if {rival, claim.winner} <= set(values)):
+        gain, judge = (interval(values[claim.winner][what], values[rival][what]) for what in (spec, "judge"))
+        kind = "undecided" if gain is None else verdict(gain["low"], gain["high"])
+        paid = [evaluated[claim.winner], evaluated[rival]]
+        rivals.append({"rival": rival, "verdict": kind, "reward": gain, "judge": judge, "evaluations": paid})
+    both = {claim.winner, "base"} <= set(values)
+    over = interval(values[claim.winner]["judge"], values["base"]["judge"]) if both else None
+    falls = None if over is None else over["high"] < 0
+    about = {"text": claim.text, "winner": claim.winner, "reward": spec}
+    return {**about, "rivals": rivals, "judge_over_base": over, "judge_falls": falls}

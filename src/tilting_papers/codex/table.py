@@ -1,0 +1,111 @@
+"""A table of the CoDeX thesis as data: rows are requests of `tilting generate`, scored by the table's rewards. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tilting_papers.recipe import Recipe, Report, Run, later
+
+THESIS = "the CoDeX thesis"
+ALL, LATE = (1.0, 0.0), (0.6, 0.0)
+"""Windows of t/T in which gradients are taken."""
+CLIP_NOTE = (
+    "The CLIP of CMMD and T-CLIP is the reward's own here: for a view from outside read the judge and the FID-like distance."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        name: of the line and of its run folder.
+        method: a preset.
+        particles: N; None is the preset's own, or that of ``equal``.
+        settings: the preset's other fields.
+        published: the paper's row to print beside it, if it has one.
+        equal: a row whose evaluations per image this one is given too, by as many particles as that takes (rounded up).
+        reward: instead of the table's.
+        strength: r of SDEdit, from every reference picture of the table; None draws from noise.
+        small: whether ``--small`` has it.
+    """
+
+    name: str
+    method: str
+    particles: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    published: str | None = None
+    equal: str | None = None
+    reward: tuple[str, ...] | None = None
+    strength: float | None = None
+    small: bool = True
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one row beats others: paired intervals of its reward minus theirs, and its judge does not fall below base's."""
+
+    winner: str
+    rivals: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is drawn: prompts (of the table's), images of each, T, and how many reference pictures."""
+
+    prompts: int
+    images: int
+    steps: int
+    references: int
+
+
+SMALL = Size(prompts=2, images=1, steps=6, references=1)
+FEWER = {"particles": {4: 2, 40: 3}, "probes": {10: 2, 50: 3}, "repeat": {6: 2, 10: 2}}
+"""What ``--small`` makes of large settings; a schedule is cut to 2 and 3 in the same way."""
+
+
+def shrink(name: str, value: Any) -> Any:
+    """A setting as ``--small`` has it."""
+    if name == "schedule":
+        return tuple(min(n, 2 if n < 6 else 3) for n in value[::2])  # ten parts do not fit its six steps
+    return FEWER.get(name, {}).get(value, value)
+
+
+MEASURE, PAGE = later("codex.measure:measure"), later("codex.page:markdown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Recipe):
+    """A table of the thesis on model pocket; beside the fields of every recipe:
+
+    Attributes:
+        prompts: what is drawn.
+        reward: specs that every row is scored by, and steered by unless it has its own.
+        units: of each reward, by spec without weight.
+        rows: its lines; "base" is among them.
+        against: rows that every other is compared with, paired over the same images.
+        published: its key in published.yaml, and the unit of the published reward.
+        size: of the full run.
+        claims: what is to be tested.
+        sources: prompts of the reference pictures of SDEdit rows, which the model draws itself.
+        figure: "rows" (a line for each), "pareto" (two rewards), "strength" (reward over distance to the reference) or "sweep"
+            (the judge over the reward, by strength).
+        facts: from the finished rows, further figures to print beside published ones: (what, ours, theirs).
+    """
+
+    measure: Callable[[Run], Report] = MEASURE
+    page: Callable[[Report], str] = PAGE
+    prompts: tuple[str, ...]
+    reward: tuple[str, ...]
+    units: Mapping[str, str]
+    rows: tuple[Row, ...]
+    against: tuple[str, ...] = ("base",)
+    published: tuple[str | None, str] = (None, "")
+    size: Size = Size(20, 4, 20, 3)
+    claims: tuple[Claim, ...] = ()
+    sources: tuple[str, ...] = ()
+    figure: Literal["rows", "pareto", "strength", "sweep"] = "rows"
+    facts: Callable[[Report], list[dict[str, Any]]] = lambda report: []

@@ -1,0 +1,68 @@
+"""Claims of the CTRL recipes: what was asked for against what the labelling functions see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tilting_papers.ctrl.study import Cells, Label, Study, best_name
+from tilting_papers.numbers import Values, difference
+from tilting_papers.page import claimed, number, shown
+from tilting_papers.recipe import Report
+
+RIVALS = {"dps": "reconstruction guidance", "noisy": "classifier guidance", "free": "classifier-free fine-tuning"}
+ENOUGH = 0.85
+
+
+def hits(cells: Sequence[Mapping[str, Any]], label: str | None = None) -> Values:
+    """1 where an image is of the class asked for (of all labels without a name), else 0."""
+    values: Values = {}
+    for k, cell in enumerate(cells):
+        for i, (prompt, index) in enumerate(zip(cell["prompts"], cell["index"], strict=True)):
+            names = cell["asked"] if label is None else [label]
+            values[k, prompt, index] = float(all(cell["classes"][n][i] == cell["asked"][n] for n in names))
+    return values
+
+
+def at_least(text: str, value: float, line: float, published: str = "not told", words: str = "") -> dict[str, Any]:
+    """The claim that a number reaches a line."""
+    finding = {"verdict": "holds" if value >= line else "fails", "found": f"{number(value, 3)}{words}"}
+    return claimed(text, published, finding)
+
+
+def above(text: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], published: str) -> dict[str, Any]:
+    """The claim that more pictures of one row are of the class asked for than of another, by the interval of the difference."""
+    return claimed(text, published, difference(hits(ours), hits(theirs)))
+
+
+def claims_of(study: Study, report: Report, cells: Cells) -> list[dict[str, Any]]:
+    """What is to hold of the control, and whether it does."""
+    claims: list[dict[str, Any]] = []
+    quoted = "CTRL is above its baselines"
+    for line in [line for line in report["rows"] if line["family"] == "ctrl" and line["strength"] == 1]:
+        mine = line["name"]
+        for label in study.labels if study.worst is not None else ():
+            claims += _reaches(study, study.worst or 0.0, line, label)
+        for family, title in RIVALS.items():
+            best = best_name(family, line["part"])
+            others = [r["name"] for r in report["rows"] if (r["family"], r["part"]) == (family, line["part"])]
+            rival = next((name for name in (best, *others) if name in cells), None)
+            if rival is not None:
+                how = ", at the best strength for each class" if rival == best else ""
+                claims.append(above(f"{mine} is above {rival} ({title}{how})", cells[mine], cells[rival], quoted))
+        if "base" in cells:
+            claims.append(above(f"{mine} is above the base model", cells[mine], cells["base"], quoted))
+    return claims + study.claims(report, cells)
+
+
+def _reaches(study: Study, worst: float, line: Mapping[str, Any], label: Label) -> list[dict[str, Any]]:
+    """That a control's accuracy, macro F1 and worst class reach their lines."""
+    name, numbers, what = line["name"], line["labels"][label.name], f" of {label.name}" if len(study.labels) > 1 else ""
+    mean, least = numbers["accuracy"]["mean"], min(numbers["per_class"])
+    quoted = study.published.get(name, "its accuracy stands in a figure, not in the text")
+    words, where = f", interval {shown(numbers['accuracy'])}", f" in class {numbers['per_class'].index(least)}"
+    return [
+        at_least(f"The accuracy{what} of {name} is at least {ENOUGH}", mean, ENOUGH, quoted, words),
+        at_least(f"The macro F1{what} of {name} is at least {ENOUGH}", numbers["macro_f1"], ENOUGH, quoted),
+        at_least(f"Every class{what} is obeyed by {name} at least {worst} of the time", least, worst, words=where),
+    ]

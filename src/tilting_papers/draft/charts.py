@@ -1,0 +1,74 @@
+"""Pictures of the DRaFT recipes: charts of rows over a number, training curves, and sheets of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from tilting.reports.grid import short, write_rows
+from tilting_papers.charts import JUDGE, Dot, Panel
+from tilting_papers.draft.study import Results
+from tilting_papers.numbers import interval
+
+NOUNS = {"step": "training steps", "images": "generated images", "reward_calls": "reward queries", "seconds": "seconds"}
+NOUNS |= {"evaluations": "denoiser evaluations"}
+
+
+def tile(path: Path, row: int, column: int, columns: int) -> Image.Image:
+    """One picture of a sheet that has so many in a row."""
+    with Image.open(path) as opened:
+        sheet = opened.convert("RGB")
+    side = sheet.width // columns
+    return sheet.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+
+
+def name_of(results: Results, what: str, where: str | None = None) -> str:
+    """A number's name and unit, and the set that it is of."""
+    name = JUDGE if what == "judge" else f"{what} ({results.study.units.get(what, '')})"
+    return f"{name}, {where or results.first} prompts"
+
+
+def curve(results: Results, across: str, what: str, where: str, runs: Sequence[str] | None = None) -> Panel:
+    """Training curves."""
+    series: dict[str, list[Dot]] = {}
+    for run in runs or results.summaries:
+        xs = [point[across] for point in results.points(run)]
+        series[run] = list(zip(xs, map(interval, results.over_training(run, what, where)), strict=True))
+    return Panel(NOUNS[across], name_of(results, what, where), series)
+
+
+def over(results: Results, rows: Sequence[tuple[float, str]], what: str, where: str | None = None) -> list[Dot]:
+    """Means of rows over a number that each has."""
+    return [(x, interval(results.values(name, what, where))) for x, name in rows]
+
+
+def progress(results: Results, path: Path) -> str:
+    """A row of pictures per run, a column per evaluation: the same noise all along, of the prompt with most to gain."""
+    images, where = results.size.images, results.first
+    before = results.points(next(iter(results.summaries)))[0]["sets"][where]["rewards"][results.spec][::images]
+    prompt = before.index(min(before))
+    rows = []
+    for run in results.summaries:
+        cells = []
+        for point in results.points(run):
+            value = point["sets"][where]["rewards"][results.spec][prompt * images]
+            picture = tile(results.sheet(run, where, point["step"]), prompt, 0, images)
+            cells.append((f"step {point['step']}: {short(value)}", picture))
+        rows.append((run, cells))
+    title = f"{results.study.heading}: {results.protocol.sets[where][prompt]!r} as training goes on"
+    return write_rows(rows, title, f"{results.spec} under each picture", path).name
+
+
+def columns(results: Results, names: Sequence[tuple[str, str]], path: Path, where: str | None = None, title: str = "") -> str:
+    """A row of pictures per prompt, a column per (name of a row, label)."""
+    where, images = where or results.first, results.size.images
+    rows = []
+    for i, prompt in enumerate(results.protocol.sets[where]):
+        cells = []
+        for name, label in names:
+            value = results.scores(name)[where]["rewards"][results.spec][i * images]
+            cells.append((f"{label}: {short(value)}", tile(results.sheet(name, where), i, 0, images)))
+        rows.append((prompt, cells))
+    return write_rows(rows, title or results.study.heading, f"{results.spec} under each picture", path).name

@@ -1,0 +1,83 @@
+"""Gradients of DRaFT-K on one batch for every K, measured for Fig. 8 (`draft.fig8`)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilting.models.lora import read_lora
+from tilting.models.lora_file import lora_file
+from tilting.objectives.gradient import Draft
+from tilting.objectives.truncate import Truncation
+from tilting.runs.files import digest
+from tilting.training.processes import Engine
+from tilting.training.run import tuning_of
+from tilting.training.trainer import Tuning
+from tilting_papers.cache import cached
+from tilting_papers.draft.fig8 import FIFTY, MEASURES, STATES
+from tilting_papers.draft.study import Results, of_fifty
+from tilting_papers.numbers import interval
+from tilting_papers.page import shown
+
+BATCHES, SMALL_BATCHES = 12, 2
+
+
+def gradients(tuning: Tuning, ks: list[int], step: int) -> dict[int, Tensor]:
+    """By K, the gradient of DRaFT-K's loss on the batch of a training step, flat, float64; the weights stay as they are."""
+    by_k, parameters = {}, list(tuning.training.parameters.values())
+    for k in ks:
+        for p in parameters:
+            p.grad = None
+        with torch.enable_grad():
+            for loss in Draft(Truncation("last", k))(tuning.batches(step, {})):
+                loss.value.backward()
+        by_k[k] = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters])
+    for p in parameters:
+        p.grad = None
+    return by_k
+
+
+def angle(a: Tensor, b: Tensor) -> float:
+    """Between two vectors, in degrees; 90 if one of them is zero. By tan(φ/2), for arccos is blind to small angles."""
+    if not a.norm() or not b.norm():
+        return 90.0
+    a, b = a / a.norm(), b / b.norm()
+    return math.degrees(2 * math.atan2((a - b).norm().item(), (a + b).norm().item()))
+
+
+def measured(tuning: Tuning, ks: list[int], batches: int, since: int = 10_000) -> list[dict[str, list[float]]]:
+    """Per batch, by measure, a number for every K. Batches are those of training steps that no run reaches."""
+    rows = []
+    for i in range(batches):
+        g = gradients(tuning, ks, since + i)
+        angles = {name: [angle(g[k], g[of]) for k in ks] for name, of in (("to_full", ks[-1]), ("to_first", ks[0]))}
+        rows.append({"norm": [g[k].norm().item() for k in ks], **angles})
+    return rows
+
+
+def measure(results: Results) -> dict[str, Any]:
+    """Both states' tables, each kept in a file of the folder."""
+    config = results.configs["draft-1"]
+    ks = list(dict.fromkeys(of_fifty(k, results.size.steps) for k in FIFTY))
+    batches = SMALL_BATCHES if results.small else BATCHES
+    tables = {}
+    for state in STATES:
+        lora = results.lora("draft-1", 0 if state == "initial" else None)
+        made = {"lora": digest(lora_file(lora)), "ks": ks, "batches": batches, "batch": config.batch_size, "seed": config.seed}
+
+        def make(lora=lora) -> Any:
+            parts = results.cache.parts(config)._replace(start=read_lora(lora))
+            return measured(tuning_of(config, parts, Engine()), ks, batches)
+
+        rows = cached(results.out / f"gradients-{state}.json", made, make)
+        cells = {
+            what: [interval({(0, "", i): row[what][j] for i, row in enumerate(rows)}) for j in range(len(ks))]
+            for what in MEASURES
+        }
+        lines = [[k, *(shown(cells[what][j]) for what in MEASURES)] for j, k in enumerate(ks)]
+        table = {"heads": ["K", *MEASURES.values()], "state": state, "ks": ks, "cells": cells, "batches": rows, "rows": lines}
+        tables[f"gradients of the {state} LoRA, {batches} batches of {config.batch_size}"] = table
+    return tables

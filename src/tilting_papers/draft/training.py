@@ -1,0 +1,156 @@
+"""The training runs of the DRaFT recipes: each is trained once, and evaluated every so often on fixed prompts and noise.
+
+A run's folder in DIR/runs/NAME is a fine-tuning run's own (`tilting generate --lora` takes it); a killed one goes on from its
+last evaluation. What it costs is counted before it is trained, in evaluations of the denoiser per image:
+
+    forward   T + K (checkpointed steps are made again)          draft, draft-k
+              T + 1 + n                                          draft-lv
+              T - (m - 1) / 2 on average, less m                 refl (no step after the one it looks at)
+              T + 2 D, D the steps with a density                ddpo
+              3 T - 1                                            dpg
+    backward  K, 1 + n, 1, D, 2 T - 1, at twice a forward each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tilting.config.finetune import FinetuneConfig, resolve_finetune
+from tilting.errors import TiltingError
+from tilting.models.lora import save_lora
+from tilting.training.checkpoint import read, write
+from tilting.training.folder import METRICS, TIMING, FinetuneFolder
+from tilting.training.processes import Engine
+from tilting.training.run import Parts, tuning_of
+from tilting_papers.cache import PartsCache
+from tilting_papers.draft.evaluate import evaluate
+from tilting_papers.draft.study import Protocol, Size, Training, of_fifty
+
+ROW_SECONDS = 0.004
+"""A row through pocket's UNet, forward, on two idle cores; a CFG pair is two rows."""
+VALUE = 2.0
+"""A decode and a score with their gradient, in evaluations."""
+
+
+def config_of(
+    run: Training, prompts: Sequence[str], reward: Sequence[str], size: Size, small: bool, out: Path, seed: int
+) -> FinetuneConfig:
+    """A training run as a checked request. Raises TiltingError for one that cannot work."""
+    settings = dict(run.settings) | ({} if run.k is None else {"k": of_fifty(run.k, size.steps)})
+    options: dict[str, Any] = {
+        "prompts": list(prompts),
+        "reward": list(run.reward or reward),
+        "objective": run.objective,
+        "train-steps": size.train_steps,
+        "steps": size.steps,
+        "batch-size": size.batch if small else run.batch or size.batch,
+        "lr": run.lr,
+        "clip": run.clip,
+        "sample-every": 0,
+        "checkpoint-every": max(1, size.train_steps // size.evaluations),
+        "seed": seed,
+        "out": str(out / "runs" / run.name),
+        "set": {f"{run.objective}.{name}": value for name, value in settings.items()},
+    }
+    return resolve_finetune(options | dict(run.options))
+
+
+class Cost(NamedTuple):
+    """Of one image of a training step: forward and backward evaluations of the denoiser, reward calls."""
+
+    forward: float
+    backward: float
+    rewards: float
+
+
+def cost_of(config: FinetuneConfig) -> Cost | None:
+    """What an image costs, on average; None for an objective that is not counted here."""
+    s: dict[str, Any] = {key.partition(".")[2]: value for key, value in config.settings}
+    t, extra = config.steps, 1 if s.get("eps_kl") else 0  # a step more, with and without the LoRA
+    match config.objective:
+        case "draft" | "draft-k":
+            k = t if config.objective == "draft" else min(s["k"], t)
+            based = 2 * (k if k < t else t - 1) if s["kl"] else 0
+            return Cost(t + k + based + 2 * extra, k + extra, 1)
+        case "draft-lv":
+            n = s["copies"]
+            return Cost(t + 1 + n + 2 * extra, 1 + n + extra, 1 if s["single"] else 1 + n)
+        case "refl":
+            m = min(s["last"] or max(1, round(0.4 * t)), t)
+            return Cost(t - m + (m - 1) / 2 + 1, 1, 1)
+        case "dpg":  # the state after the last step is what is decoded: nothing to estimate there
+            m = min(s["last"] or t, t)
+            n = min(s["count"] or m, m)
+            return Cost(t + n + n - n / m, n + n - n / m, 1 + 2 * n)
+        case "ddpo":
+            dense = t - 1
+            return Cost(t + dense * s["epochs"] + (dense if s["kl"] else 0), dense * s["epochs"], 1)
+    return None
+
+
+def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
+    """Seconds that a run takes on two idle cores with its evaluations, by counted evaluations of the denoiser."""
+    cost = cost_of(config) or Cost(2.0 * config.steps, config.steps / 2, 2)
+    images = config.train_steps * config.batch_size
+    drawn = sum(len(dict.fromkeys(prompts)) for prompts in protocol.sets.values()) * protocol.images
+    times = 1 + -(-config.train_steps // config.checkpoint_every)
+    units = images * (cost.forward + 2 * cost.backward + VALUE * cost.rewards) + times * drawn * (config.steps + VALUE / 2)
+    return units * ROW_SECONDS * (1 if config.cfg == 1 else 2)
+
+
+def train(
+    config: FinetuneConfig, protocol: Protocol, cache: PartsCache[FinetuneConfig, Parts], argv: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Train what is missing of a run and return its manifest, whose summary holds the evaluations as "points".
+
+    A run that stops because ten steps in a row were skipped is finished too: its summary says so under "stopped".
+
+    Raises:
+        TiltingError: a folder that holds another run.
+    """
+    folder = FinetuneFolder(config, argv)
+    if folder.summary and folder.summary.get("looked") != protocol.about:
+        raise TiltingError(f"{str(folder.path)!r} was looked at in another way: choose another --out")
+    if not folder.finished:
+        _train(config, folder, protocol, cache)
+    return folder.manifest
+
+
+def _train(config: FinetuneConfig, folder: FinetuneFolder, protocol: Protocol, cache: PartsCache) -> None:
+    checkpoint = read(folder.checkpoints)
+    tuning = tuning_of(config, cache.parts(config), Engine())
+    points: list[dict[str, Any]] = [] if checkpoint is None else tuning.restore(checkpoint)["points"]
+    folder.begin(tuning.training.step)
+    seconds, stopped = points[-1]["seconds"] if points else 0.0, None
+
+    def evaluated() -> None:
+        step = tuning.training.step
+        sets = evaluate(protocol, tuning.model, cache, config, folder.path / "looks" / f"{step:06d}")
+        save_lora(tuning.lora(), folder.path / "loras" / f"{step:06d}")
+        guidance = tuning.inputs.scales() if tuning.inputs else None
+        points.append({"step": step, **tuning.costs, "seconds": seconds, "guidance": guidance, "sets": sets})
+        write(folder.checkpoints, tuning.saved(points=points))
+
+    def sum_up(finished: bool) -> None:
+        summary = {"steps": tuning.training.step, "finished": finished, "skipped": tuning.training.skipped, **tuning.costs}
+        folder.sum_up({**summary, "stopped": stopped, "looked": protocol.about, "points": points})
+
+    if not points:
+        evaluated()
+        sum_up(False)
+    try:
+        for row in tuning.steps(config.train_steps):
+            seconds += row.seconds
+            folder.add(METRICS, row.numbers)
+            folder.add(TIMING, {"step": row.step, "seconds": row.seconds})
+            if row.step == config.train_steps or row.step % config.checkpoint_every == 0:
+                evaluated()
+                sum_up(False)
+    except TiltingError as error:
+        stopped = str(error)
+        if points[-1]["step"] != tuning.training.step:
+            evaluated()
+    save_lora(tuning.lora(), folder.path / "lora")
+    sum_up(True)

@@ -1,0 +1,132 @@
+"""What a recipe is, and the one engine that makes any of them. Torch-free to import.
+
+    RECIPES = {"mine": Recipe(name="mine", about="...", paper="...", measure=function)}
+
+A recipe is declared once, in its own module. `Recipe.run` refuses a folder that holds something else, lets ``measure`` make
+what is missing and measure all of it, and writes table.json and, by ``page``, table.md. The papers' recipes have more fields
+(`codex.table.Table`, `draft.study.Study`, `ctrl.study.Study`), and ``measure`` and ``page`` of their paper.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tilting import __version__
+from tilting.errors import TiltingError
+from tilting.runs.files import write_atomically
+from tilting.runs.owner import RECIPE, folder_of
+from tilting_papers.page import plain_page
+
+Say = Callable[[str], None]
+"""Takes a line of progress."""
+Report = dict[str, Any]
+"""What table.json holds."""
+
+
+def later(target: str) -> Callable[..., Any]:
+    """The function "module:name" of this package, imported when it is called: declarations load nothing heavy."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        module, _, name = target.partition(":")
+        return getattr(import_module(f"tilting_papers.{module}"), name)(*arguments, **options)
+
+    return call
+
+
+@dataclass(frozen=True)
+class Run:
+    """One making of a recipe.
+
+    Attributes:
+        recipe: which.
+        out: the folder to write, or to go on with.
+        small: as little of it as makes a table.
+        say: takes lines of progress.
+        seed: of what is drawn and trained; a recipe with seeds of its own leaves it alone.
+        quiet: no bars within a part.
+    """
+
+    recipe: Any
+    out: Path
+    small: bool
+    say: Say
+    seed: int = 0
+    quiet: bool = True
+
+    @property
+    def argv(self) -> list[str]:
+        """The words that make the recipe, which its run folders keep."""
+        small = ["--small"] if self.small else []
+        return ["tilting", "recipe", self.recipe.name, "--out", str(self.out), *small, "--seed", str(self.seed)]
+
+    @property
+    def opening(self) -> Report:
+        """What every report opens with."""
+        recipe, seed = self.recipe, self.seed if self.recipe.seeded else None
+        about = {"recipe": recipe.name, "version": __version__, "title": recipe.heading}
+        return {**about, "paper": recipe.after or recipe.paper, "small": self.small, "seed": seed, "notes": list(recipe.notes)}
+
+    def check(self) -> None:
+        """Refuse the folder of another recipe, size or seed before anything is drawn.
+
+        Raises:
+            TiltingError: that, or a folder that cannot be written or holds something else.
+        """
+        file = folder_of(str(self.out), RECIPE) / "table.json"
+        before = json.loads(file.read_bytes()) if file.exists() else {}
+        for key in ("recipe", "small", "seed"):
+            now = self.opening[key]
+            if before and before.get(key) != now:
+                was = f"({before.get(key)} there, {now} now)"
+                raise TiltingError(f"{str(self.out)!r} holds a recipe with another {key} {was}: choose another --out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An experiment.
+
+    Attributes:
+        name: on the command line.
+        about: one line for the list; the page's title too, unless there is a ``title``.
+        paper: where it comes from, for the list; and for the page, unless ``after`` says it there.
+        measure: makes what is missing of a run and measures it: what table.json holds beside what every report opens with.
+        page: table.md, from what table.json holds.
+        seeded: whether a seed may be asked for.
+        notes: sentences for the reader.
+    """
+
+    name: str
+    about: str
+    paper: str
+    measure: Callable[[Run], Report]
+    page: Callable[[Report], str] = plain_page
+    title: str = ""
+    after: str = ""
+    seeded: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """The page's title."""
+        return self.title or self.about
+
+    def run(self, out: Path, small: bool, say: Say, seed: int = 0, quiet: bool = True) -> Report:
+        """Make the recipe, or what is missing of it, as `Run` has it, and return what table.json holds.
+
+        Raises:
+            TiltingError: a folder that cannot be written, or holds something else.
+        """
+        run = Run(self, out, small, say, seed, quiet)
+        run.check()
+        report = {**run.opening, **self.measure(run)}
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "table.md", (self.page(report) + "\n").encode())
+        write_atomically(
+            out / "table.json", (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        )
+        return report
