@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """A reward whose images are checked, and which answers an empty batch without being asked; it gives `values`."""
+    """A reward whose images are checked, and which answers an empty batch without being asked. A subclass gives `values`, and
+    has a ``name``, the spec that names it, and ``differentiable``."""
 
     def values(self, images: Tensor, prompts: list[str]) -> Tensor:
         """The values (b,) of checked images, b at least 1."""
