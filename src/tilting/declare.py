@@ -321,8 +321,8 @@ class Registry(Mapping[str, Part]):
 
     Args:
         what: a part is called in refusals, such as "method".
-        group: of the entry points by which other packages name theirs: a part, what `declare` decorates, or a module that
-            registers some; the point's own name is not used.
+        group: of the entry points by which other packages name theirs: a part, what `declare` decorates, a mapping of several,
+            or a module that registers some; the point's own name is not used.
         kind: of part that `declare` makes, from a name, what it decorates and the other facts.
     """
 
@@ -373,7 +373,8 @@ class Registry(Mapping[str, Part]):
             for point in entry_points(group=self.group):
                 found = point.load()
                 if not (inspect.ismodule(found) or found in self._makers):
-                    self.register(found)
+                    for part in found.values() if isinstance(found, Mapping) else (found,):
+                        self.register(part)
 
     def __getitem__(self, name: str) -> Part:
         if name not in self._parts:

@@ -224,7 +224,7 @@ def test_help_lists_and_refusals_import_no_network_library():
     ],
 )
 def test_what_a_command_takes_is_what_its_yaml_may_hold(command, room):
-    found: Any = typer.main.get_command(app)
+    found: Any = typer.main.get_command(app())
     for word in command.split():
         found = found.commands[word]
     names = {max(p.opts, key=len).removeprefix("--") for p in found.params if not getattr(p, "hidden", False)}

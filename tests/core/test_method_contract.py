@@ -17,6 +17,7 @@ from annotated_types import Ge
 from typing_extensions import Doc
 
 from support.chains import Counter, linear, problem, run
+from support.outside import write_package
 from support.tilt import chain, plane, reward
 from tilting import presets, rng, weights
 from tilting.cli import main
@@ -188,10 +189,7 @@ def test_a_method_and_a_selector_from_outside_are_known_everywhere(mine, mixture
 
 def test_a_method_of_an_entry_point_is_listed(tmp_path):
     """As an installed package of someone's own has it, whose file nobody imports."""
-    (tmp_path / "a_method_of_mine.py").write_text(MINE)
-    (info := tmp_path / "mine-1.0.dist-info").mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[tilting.methods]\nmine = a_method_of_mine:Mine\n")
+    write_package(tmp_path, "a_method_of_mine", MINE, METHODS.group, "a_method_of_mine:Mine")
     code = (
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom tilting.cli import main\n"
         "assert main(['generate', 'a fox', '--method', 'mine', '--set', 'mine.every=9', '--print-config']) == 0\n"
@@ -291,7 +289,7 @@ RULES: dict[str, Select] = {
 }
 
 
-def log_z(select: Select, repeats: int = 400, guided: bool = False) -> torch.Tensor:
+def log_z(select: Select, repeats: int = 250, guided: bool = False) -> torch.Tensor:
     """(repeats,) log of the mean final weight of 32 particles on the mixture, T = 20."""
     model, who = MixtureModel(plane()), [rng.Identity(5, "rule", i) for i in range(repeats)]
     problem = Problem(model.denoiser(), model.schedule.grid(STEPS), who, (2,), reward, 1.0, 1.0, 10**6, dtype=torch.float64)

@@ -9,8 +9,9 @@ import sys
 import pytest
 import yaml
 
+from support.outside import installed
 from tilting.cli import main
-from tilting.cli.recipe import recipes
+from tilting.config.recipe import RECIPES as KNOWN
 from tilting_papers import RECIPES
 
 FILE = """
@@ -26,29 +27,20 @@ def measure(run: Run):
 
 RECIPES = {"mine": Recipe(name="mine", about="sums of squares", paper="Someone, 2026", measure=measure, notes=("a note",))}
 """
-LINE = "[tilting.recipes]\nmine = own_recipe:RECIPES\n"
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
+def outside(tmp_path):
     """The file, and the metadata that installing its package writes."""
-    site = tmp_path / "site"
-    (site / "own_recipe-1.0.dist-info").mkdir(parents=True)
-    (site / "own_recipe.py").write_text(FILE)
-    (site / "own_recipe-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: own-recipe\nVersion: 1.0\n")
-    (site / "own_recipe-1.0.dist-info" / "entry_points.txt").write_text(LINE)
-    monkeypatch.syspath_prepend(site)
-    recipes.cache_clear()
-    yield tmp_path
-    recipes.cache_clear()
-    sys.modules.pop("own_recipe", None)
+    with installed(KNOWN, tmp_path / "site", "own_recipe", FILE, "own_recipe:RECIPES"):
+        yield tmp_path
 
 
-def test_a_recipe_from_outside_is_listed_made_and_resumed(installed, capsys):
+def test_a_recipe_from_outside_is_listed_made_and_resumed(outside, capsys):
     assert main(["recipe", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed["mine"] == {"about": "sums of squares", "paper": "Someone, 2026"} and set(RECIPES) < set(listed)
-    out = installed / "out"
+    out = outside / "out"
     assert main(["recipe", "mine", "--out", str(out), "--seed", "1"]) == 0
     page, progress = capsys.readouterr()
     assert "| a | 30 |" in page and "**holds**: squares add up" in page and "- a note" in page and "mine: measuring" in progress

@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -50,18 +51,26 @@ class _InOrder(TyperGroup):
         return list(COMMANDS)
 
 
-app = typer.Typer(
-    name="tilting", cls=_InOrder, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-)  # fmt: skip
-for _command in COMMANDS.values():
-    if isinstance(_command.run, typer.Typer):
-        app.add_typer(_command.run, name=_command.name)
-    else:
-        app.command(_command.name)(_command.run)
+@cache
+def app() -> typer.Typer:
+    """The command line, with other packages' commands; made when it is first asked for, since those import this room."""
+    made = typer.Typer(
+        name="tilting",
+        cls=_InOrder,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    )
+    made.callback(invoke_without_command=True)(tilting)
+    for command in COMMANDS.values():
+        if isinstance(command.run, typer.Typer):
+            made.add_typer(command.run, name=command.name)
+        else:
+            made.command(command.name)(command.run)
+    return made
 
 
-@app.callback(invoke_without_command=True)
 def tilting(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
@@ -84,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        result = app(words, prog_name="tilting", standalone_mode=False, obj=words)
+        result = app()(words, prog_name="tilting", standalone_mode=False, obj=words)
         # typer turns Ctrl-C into an exit of 130 by itself, or into Abort, by version.
         return _interrupted(words) if result == 130 else result if isinstance(result, int) else 0
     except TiltingError as error:

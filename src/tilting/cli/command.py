@@ -114,6 +114,7 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__name__, command.__doc__ = body.__name__, body.__doc__
+        command.config = config  # type: ignore[attr-defined]
         return command
 
     return decorate
@@ -138,7 +139,7 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     if one.given.positional:
         words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False)
-        found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[list[str] | None, words])]
+        found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, words])]
         if one.option == "prompts":
             file = typer.Option("--prompts", metavar="FILE", help="Prompts: .txt, .jsonl, .csv, .parquet.", show_default=False)
             found.append(inspect.Parameter("prompts_file", keyword, default=None, annotation=Annotated[str | None, file]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar
 
 import yaml
 
-from tilting.declare import Field, current_name, declared, renamed
+from tilting import declare
+from tilting.declare import Field, current_name, declared, renamed, text
+from tilting.declare import integer as integer
 from tilting.declare import typed as typed
 from tilting.errors import TiltingError, nearest
 from tilting.presets import METHODS, Preset
@@ -15,13 +16,14 @@ from tilting.presets import METHODS, Preset
 Word = TypeVar("Word", bound=str)
 
 
-def integer(name: str, value: object, least: int | None = None) -> int:
-    """A whole number, not a truth value. Raises TiltingError."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TiltingError(f"{name} must be a whole number, not {value!r}")
-    if least is not None and value < least:
-        raise TiltingError(f"{name} must be at least {least}, not {value}")
-    return value
+def number(name: str, value: object, least: float | None = None, above: float | None = None) -> float:
+    """A finite number; see `tilting.declare.number`. Raises TiltingError."""
+    result = declare.number(name, value)
+    if least is not None and result < least:
+        raise TiltingError(f"{name} must be at least {least:g}, not {result:g}")
+    if above is not None and result <= above:
+        raise TiltingError(f"{name} must be above {above:g}, not {result:g}")
+    return result
 
 
 def scale_of(value: object) -> float:
@@ -30,31 +32,6 @@ def scale_of(value: object) -> float:
     if scale <= 0:
         raise TiltingError(f"cfg must be above 0, not {scale:g}: 1 is the prompt without guidance")
     return scale
-
-
-def number(name: str, value: object, least: float | None = None, above: float | None = None) -> float:
-    """A finite number; text such as 1e-3, which YAML does not read as one, counts. Raises TiltingError."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise TiltingError(f"{name} must be a number, not {value!r}") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TiltingError(f"{name} must be a number, not {value!r}")
-    if not math.isfinite(value):
-        raise TiltingError(f"{name} must be a finite number, not {value}")
-    if least is not None and value < least:
-        raise TiltingError(f"{name} must be at least {least:g}, not {value:g}")
-    if above is not None and value <= above:
-        raise TiltingError(f"{name} must be above {above:g}, not {value:g}")
-    return float(value)
-
-
-def text(name: str, value: object) -> str:
-    """A string. Raises TiltingError."""
-    if not isinstance(value, str):
-        raise TiltingError(f"{name} must be text, not {value!r}")
-    return value
 
 
 def boolean(name: str, value: object) -> bool:
