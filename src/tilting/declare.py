@@ -309,7 +309,7 @@ def plain(value: Any) -> Any:
     return {key: plain(one) for key, one in value.items()} if isinstance(value, Mapping) else value
 
 
-def paragraphs(kind: type) -> list[str]:
+def paragraphs(kind: Any) -> list[str]:
     """The paragraphs of a docstring before its sections, each in one line; pseudo-code and formulas stay as they are."""
     head = re.split(r"\n(?:Attributes|Args|Returns|Raises):\n", inspect.cleandoc(kind.__doc__ or ""))[0]
     parts = re.split(r"\n\s*\n", head.strip())

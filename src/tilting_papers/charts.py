@@ -70,24 +70,6 @@ def note(axis: Any, text: str, at: Any, offset: tuple[float, float] = (4, 4), **
     axis.annotate(text, at, offset, textcoords="offset points", fontsize=look.pop("fontsize", 7), **look)
 
 
-def untangle(axis: Axes) -> None:
-    """Names of points that stand on one another are moved to another corner of theirs, or left out where no corner is free."""
-    figure: Any = axis.figure
-    figure.draw_without_rendering()
-    taken: list[Any] = []
-    names: list[Any] = list(axis.texts)
-    for name in names:
-        for offset, side in ((name.xyann, "left"), ((5, -10), "left"), ((-5, 4), "right"), ((-5, -10), "right")):
-            name.xyann = offset
-            name.set_horizontalalignment(side)
-            box = name.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-        else:
-            name.remove()
-
-
 def save(figure: Figure, path: Path, dpi: int = 130) -> str:
     """Write the figure as PNG, whole or not at all; the file's name."""
     buffer = io.BytesIO()

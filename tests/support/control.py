@@ -7,7 +7,7 @@ import math
 import torch
 
 from support.drift import ZERO
-from tilting_papers.ctrl.oracle import AIM, OFFSET
+from tilting.oracle.control import AIM, OFFSET
 
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
 

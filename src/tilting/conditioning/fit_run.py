@@ -169,7 +169,10 @@ def _latents(folder: FitFolder, device: str) -> Source:
 def _save(classifier: Any, folder: Path) -> None:
     """Both files beside where they belong first, the description last: there is a classifier once it is there."""
     temporary = folder / ".classifier.tmp"
-    (save_noisy if isinstance(classifier, NoisyClassifier) else save_classifier)(classifier, temporary)
+    if isinstance(classifier, NoisyClassifier):
+        save_noisy(classifier, temporary)
+    else:
+        save_classifier(classifier, temporary)
     for name in (WEIGHTS, FILE):
         os.replace(temporary / name, folder / name)
     temporary.rmdir()

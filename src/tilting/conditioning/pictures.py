@@ -29,15 +29,15 @@ AT_ONCE = 64
 
 
 class PictureSource(Protocol):
-    """n pictures by their numbers.
+    """n pictures by their numbers."""
 
-    Attributes:
-        paths: what refusals call them.
-    """
-
-    paths: Sequence[Any]
+    @property
+    def paths(self) -> Sequence[Any]:
+        """What refusals call them."""
+        ...
 
     def __len__(self) -> int: ...
+
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """(b, 3, h, w) float in [0, 1]."""
         ...

@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor
-
 from tilting.config.picture import read_picture
 from tilting.errors import TiltingError
+from tilting.lazy import torch
 from tilting.method import Method
 from tilting.presets import METHODS, Preset
+from tilting.rewards import UserReward
+from tilting.rewards.spec import build, parse_specs
 from tilting.types import Reward
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 
 def model_of(model: Any) -> Any:
@@ -40,16 +42,12 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
     if reward is None or (hasattr(reward, "name") and hasattr(reward, "differentiable") and callable(reward)):
         return cast("Reward | None", reward)
     if isinstance(reward, str) or (isinstance(reward, list | tuple) and all(isinstance(spec, str) for spec in reward)):
-        from tilting.rewards.spec import build, parse_specs
-
         return build(parse_specs([reward] if isinstance(reward, str) else list(reward)))
     if not callable(reward) or isinstance(reward, type):
         raise TiltingError(f"the reward must be a function of images and prompts, or a name such as 'clip', not {reward!r}")
     if str(getattr(reward, "__module__", "")).startswith("tilting.rewards"):
         name = getattr(reward, "__name__", "clip")
         raise TiltingError(f"tilting.rewards.{name} makes a reward and is none: call it, tilting.rewards.{name}()")
-    from tilting.rewards import UserReward
-
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
 
 
@@ -82,4 +80,4 @@ def preset_of(method: Preset | Method | str | None) -> Preset:
 
 def picture_of(image: Tensor | Image.Image | str | Path, height: int, width: int) -> Tensor:
     """Pictures (n, 3, height, width) in [0, 1] as they are; one of PIL or of a file cut to that size. Raises TiltingError."""
-    return image if isinstance(image, Tensor) else read_picture(image, height, width)
+    return image if isinstance(image, torch.Tensor) else read_picture(image, height, width)

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from tilting import sample as loop
 from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
@@ -26,7 +23,9 @@ from tilting.generation.plan import identities as identities
 from tilting.generation.plan import plan as plan
 from tilting.generation.score import Counts as Counts
 from tilting.generation.score import Scorer, finish
+from tilting.lazy import torch
 from tilting.method import Method
+from tilting.metrics.judge import PocketJudge
 from tilting.models.text import remembering
 from tilting.presets import Preset
 from tilting.rng import Identity
@@ -35,6 +34,7 @@ from tilting.types import Reward, RewardError, TiltingError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 
 class Step(NamedTuple):
@@ -55,7 +55,7 @@ class Step(NamedTuple):
     state: State
 
 
-Judge = Callable[[Tensor, list[str]], Tensor]
+Judge = Callable[["Tensor", list[str]], "Tensor"]
 """(images (b, 3, h, w) in [0, 1], prompts) -> (b,), NaN where it says nothing."""
 
 
@@ -200,8 +200,6 @@ def judge_of(model: str) -> Judge | None:
     """The judge that knows what a model draws: pocket's, for the model of that name."""
     if model != "pocket":
         return None
-    from tilting.metrics.judge import PocketJudge
-
     return PocketJudge().score
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from tilting.config.base import keywords
 from tilting.config.generate import STRENGTH, GenerateConfig, of_a_batch
@@ -18,6 +16,9 @@ from tilting.presets import Preset
 from tilting.rng import Identity
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Reward, TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Model(Protocol):

@@ -1,4 +1,4 @@
-"""A `generate` run as a resumable folder: images/, grid.png, manifest.json. Importing this does not import torch."""
+"""A `generate` run as a resumable folder: images/, grid.png, manifest.json. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_picture
+from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
+from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.models import load
-from tilting.models.lora_file import lora_files
+from tilting.models.lora import attach_all
+from tilting.models.lora_file import lora_files, parse_window
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
+from tilting.rewards.spec import build
 from tilting.runs import files
 from tilting.runs.owner import RUN
 from tilting.runs.run_folder import RunFolder
@@ -22,7 +26,6 @@ from tilting.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.generation.generate import Counts, Drawn, Judge, Model, Plan
     from tilting.types import Reward
 
 Generated = TypeVar("Generated", bound=GenerateConfig)
@@ -39,20 +42,13 @@ class Parts(NamedTuple):
 def load_parts(config: GenerateConfig) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
     is read."""
-    from tilting.rewards.spec import build
-
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
     reward = build(specs) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
-    from tilting.generation.generate import judge_of
-
     model = load(config.model, config.device, config.precision or FULL)
     if config.lora:
-        from tilting.models.lora import attach_all
-        from tilting.models.lora_file import parse_window
-
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)
     return Parts(model, reward, judge_of(config.model))
@@ -97,14 +93,10 @@ class Folder(RunFolder[Generated]):
 
     def records_of(self, drawn: Drawn, judge: Judge | None) -> list[dict[str, Any]]:
         """One manifest entry per image of a group."""
-        from tilting.generation.generate import records_of
-
         return records_of(drawn, judge)
 
     def summarise(self, records: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
         """The ``summary`` of the manifest."""
-        from tilting.generation.generate import summarise
-
         return summarise(records, counts)
 
     @property
@@ -133,8 +125,6 @@ class Folder(RunFolder[Generated]):
         files.write_manifest(self.path, self.manifest)
 
     def _counts(self) -> Counts:
-        from tilting.generation.generate import Counts
-
         s = self.summary
         return Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
 
@@ -180,7 +170,7 @@ def run(
         _draw_missing(place, parts(config), quiet)
     _warn_constant(place)
     if place.complete:
-        from tilting.reports.grid import write_grid
+        from tilting.reports.grid import write_grid  # draws with PIL
 
         write_grid(place.path, place.manifest)
     return place.manifest
@@ -188,8 +178,6 @@ def run(
 
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
-    from tilting.generation.generate import identities, plan
-
     config = place.config
     who = identities(config.prompts, config.seed, config.images)
     missing = [w for i, w in enumerate(who) if i not in place.records]
@@ -210,8 +198,6 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
 
 
 def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
-    from tilting.generation.generate import Drawn, draw, identities
-
     config = place.config
     numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seed, config.images))}
     request = plan_missing(place, parts)

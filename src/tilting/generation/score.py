@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tilting import sample as loop
 from tilting.generation.plan import Model
+from tilting.lazy import torch
 from tilting.method import Method
 from tilting.rewards.check import checked
 from tilting.types import Reward, RewardError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Scorer:
         return torch.cat([i for i, _ in kept]), {k: torch.cat([v[k] for _, v in kept]) for k in kept[0][1]}
 
 
-Scores = tuple[Tensor, list[float] | None, dict[str, list[float]], Counts]
+Scores = tuple["Tensor", list[float] | None, dict[str, list[float]], Counts]
 
 
 def finish(model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None) -> Scores:

@@ -40,7 +40,8 @@ class KernelSums(NamedTuple):
 
     def plus(self, other: KernelSums) -> KernelSums:
         """The sums over the rows of both shards."""
-        return KernelSums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        rows = self.rows_x + other.rows_x, self.rows_y + other.rows_y
+        return KernelSums(*rows, self.xx + other.xx, self.yy + other.yy, self.xy + other.xy)
 
 
 def kernel_sum(a: Tensor, b: Tensor, sigma: float = SIGMA) -> float:

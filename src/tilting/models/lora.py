@@ -170,7 +170,8 @@ def load_lora(network: Any, state: Mapping[str, Tensor], name: str, scale: float
     if missing:
         raise TiltingError(f"this LoRA is of another model: it has a layer {missing[0]!r} that the model has not")
     ranks = {layer: sides["down.weight"].shape[0] for layer, sides in layers.items()}
-    most, patterns = max(ranks.values()), {"rank_pattern": ranks, "alpha_pattern": ranks}
+    most = max(ranks.values())
+    patterns: dict[str, Any] = {"rank_pattern": ranks, "alpha_pattern": ranks}
     config = LoraConfig(r=most, lora_alpha=most, target_modules=list(layers), **patterns)
     before = active(network)
     with torch.device("cpu"), warnings.catch_warnings():
@@ -192,26 +193,26 @@ def load_lora(network: Any, state: Mapping[str, Tensor], name: str, scale: float
     network.set_adapters([*before, name], [*before.values(), scale])
 
 
-def active(network: Any) -> dict[str, float]:
-    """The active adapters and their scales."""
+def _tuned(network: Any) -> list[Any]:
+    """peft's layers in a network."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for module in network.modules():
-        if isinstance(module, BaseTunerLayer):
-            names = module.active_adapters if not module.disable_adapters else []
-            scaling: Any = getattr(module, "scaling", {})
-            rank: Any = getattr(module, "r", {})
-            alpha: Any = getattr(module, "lora_alpha", {})
-            return {n: float(scaling[n] * rank[n] / alpha[n]) for n in names if n in scaling}
+    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def active(network: Any) -> dict[str, float]:
+    """The active adapters and their scales."""
+    for layer in _tuned(network)[:1]:
+        names = layer.active_adapters if not layer.disable_adapters else []
+        scaling, rank, alpha = (getattr(layer, name, {}) for name in ("scaling", "r", "lora_alpha"))
+        return {n: float(scaling[n] * rank[n] / alpha[n]) for n in names if n in scaling}
     return {}
 
 
 @contextmanager
 def lora_off(network: Any) -> Iterator[None]:
     """The base model: every adapter off inside the block."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    layers = [layer for layer in _tuned(network) if not layer.disable_adapters]
     for layer in layers:
         layer._disable_adapters = True  # their own switch also touches requires_grad, which a training step must not
     try:
@@ -223,19 +224,14 @@ def lora_off(network: Any) -> Iterator[None]:
 
 def activate(network: Any, names: Sequence[str]) -> None:
     """Make these adapters the active ones, at the scales they have; with none the model is the base model."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for module in network.modules():
-        if isinstance(module, BaseTunerLayer):
-            module._active_adapter = list(names)
+    for layer in _tuned(network):
+        layer._active_adapter = list(names)
 
 
 @contextmanager
 def only(network: Any, names: Sequence[str]) -> Iterator[None]:
     """These adapters and no others inside the block."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
+    layers = _tuned(network)
     before = [layer._active_adapter for layer in layers]
     for layer in layers:
         layer._active_adapter = list(names)

@@ -13,10 +13,6 @@ from tilting.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Context = Tensor | "Text"
-    """(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
-    C = TypeVar("C", Tensor, "Text")
-
 
 @dataclass(frozen=True)
 class Text:
@@ -51,6 +47,12 @@ class Text:
     def expand_as(self, other: Text) -> Text:
         """One prompt's embeddings, as often as ``other`` has prompts."""
         return self._each(lambda part: part.expand(len(other), *part.shape[1:]))
+
+
+if TYPE_CHECKING:
+    Context = Tensor | Text
+    """(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
+    C = TypeVar("C", Tensor, Text)
 
 
 def beside(first: Context, *others: Context) -> Context:

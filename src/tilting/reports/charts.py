@@ -11,11 +11,6 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 BLUE, ORANGE, GREY = "#3366cc", "#d9622b", "#777777"
 PAGE = {
     name: f"#0a0b{i:02x}"
@@ -25,7 +20,7 @@ PAGE = {
 MOST_WRITTEN = 12
 """Classes above which counts are not written into the cells of a confusion matrix."""
 MINUS = "\N{MINUS SIGN}"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tilting",
     "font.size": 9.5,
@@ -73,11 +68,16 @@ def number(value: float | None) -> str:
 
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers that span the range."""
-    return MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low, high).tolist()
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(mark) for mark in MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low, high)]
 
 
 def axes(width: float = 4.6, height: float = 4.4) -> Any:
     """Axes of a figure of its own, of a size in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
@@ -130,7 +130,9 @@ def _short(name: str) -> str:
 
 def _in_page(draw: Callable[..., str]) -> Callable[..., str]:
     def drawn(*args: Any, **kwargs: Any) -> str:
-        with matplotlib.rc_context(STYLE):
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return drawn
@@ -232,7 +234,8 @@ def untangle(axis: Any) -> None:
     axis.figure.draw_without_rendering()
     taken: list[Any] = []
     for name in list(axis.texts):
-        for offset, side in ((name.xyann, "left"), ((7, -14), "left"), ((-7, 7), "right"), ((-7, -14), "right")):
+        x, y = name.xyann
+        for offset, side in (((x, y), "left"), ((x, -y - 6), "left"), ((-x, y), "right"), ((-x, -y - 6), "right")):
             name.xyann = offset
             name.set_horizontalalignment(side)
             box = name.get_window_extent()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import BROKEN, RewardError, TiltingError
 from tilting.features.images import check_images
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """A reward whose images are checked, and which answers an empty batch without being asked; it gives `values`."""
-
-    differentiable: bool
+    """A reward whose images are checked, and which answers an empty batch without being asked. A subclass gives `values`, and
+    has a ``name``, the spec that names it, and ``differentiable``."""
 
     def values(self, images: Tensor, prompts: list[str]) -> Tensor:
         """The values (b,) of checked images, b at least 1."""
         raise NotImplementedError
 
-    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+    def __call__(self: Any, images: Tensor, prompts: list[str]) -> Tensor:
         """images (b, 3, h, w) float in [0, 1] and b prompts -> (b,). Raises what `check_images` raises."""
         check_images(images, prompts)
         if not len(images):

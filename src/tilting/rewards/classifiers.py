@@ -36,8 +36,6 @@ class Likelihood(Scorer):
     Attributes:
         classifier: the frozen network and its schema.
         y: the index of the class asked for, or the number.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     classifier: FittedClassifier
@@ -113,8 +111,6 @@ class Classify(Scorer):
     Attributes:
         embedder: the frozen classifier.
         label: the number of the label.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     embedder: ImageClassifier

@@ -34,8 +34,6 @@ class Clip(Scorer):
 
     Attributes:
         embedder: the frozen CLIP.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     embedder: ClipEmbedder
@@ -76,8 +74,6 @@ class Style(Scorer):
         embedder: the frozen CLIP.
         head: the classifier of styles.
         style: the style asked for; None asks each prompt, and `FALLBACK` where it names none.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     embedder: ClipEmbedder

@@ -39,7 +39,6 @@ class Jpeg(Scorer):
 
     Attributes:
         incompressible: reward large files instead of small ones.
-        differentiable: False.
     """
 
     incompressible: bool = False
@@ -70,7 +69,6 @@ class JpegDiff(Scorer):
     Attributes:
         quality: 1..100, lower compresses harder.
         up: reward what JPEG loses (incompressibility, the paper's negation).
-        differentiable: True.
     """
 
     quality: float = OF_CODEC

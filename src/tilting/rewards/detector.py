@@ -40,8 +40,6 @@ class Detect(Scorer):
         score: weight of the scores.
         area: weight of the areas of the boxes, which count by their scores.
         threshold: boxes of a lower score than this count nothing.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     embedder: Detector

@@ -64,8 +64,6 @@ class Gram(Scorer):
 
     Attributes:
         style: the frozen features and the reference's matrices.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     style: GramStyle
@@ -109,7 +107,6 @@ class Diversity(Scorer):
 
     Attributes:
         space: where the distance is taken; a CLIP's embeddings or LPIPS.
-        name: the spec that names it.
         differentiable: True; at d = 0 its gradient is 0.
         batch_dependent: True: the value of an image depends on the images beside it.
     """

@@ -32,10 +32,6 @@ HEX = re.compile(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
 class Rotation(Scorer):
     """r(x) = mean over 90°, 180° and 270° of ‖x - Rot(x)‖², at most 3 side²; of an image that is not square, the largest
     centred square is looked at.
-
-    Attributes:
-        name: "rotation".
-        differentiable: True.
     """
 
     name: str = "rotation"
@@ -63,7 +59,6 @@ class Symmetry(Scorer):
 
     Attributes:
         mirror: "lr" exchanges left and right, "ud" top and bottom; "both" is the mean of the two.
-        differentiable: True.
     """
 
     mirror: str = "lr"
@@ -105,9 +100,7 @@ class Color(Scorer):
 
     Attributes:
         rgb: the colour, three numbers in [0, 1].
-        name: the spec that names it.
         of_mean: compare the mean colour of the image instead of every pixel.
-        differentiable: True.
     """
 
     rgb: tuple[float, float, float]

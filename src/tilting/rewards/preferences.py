@@ -83,8 +83,6 @@ class Aesthetic(Scorer):
     Attributes:
         embedder: the frozen CLIP.
         head: the frozen linear layers.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     embedder: ClipEmbedder
@@ -199,8 +197,6 @@ class ImageReward(Scorer):
 
     Attributes:
         embedder: the frozen network.
-        name: the spec that names it.
-        differentiable: True.
     """
 
     embedder: BlipScorer

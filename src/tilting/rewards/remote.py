@@ -79,7 +79,6 @@ class Http(Scorer):
         timeout: seconds for one attempt.
         attempts: how often to ask in all.
         pause: seconds before the second attempt, twice as long before each further one.
-        differentiable: False.
     """
 
     url: str

@@ -27,7 +27,6 @@ class UserReward(Scorer):
 
     Attributes:
         function: (images (b, 3, h, w) float in [0, 1], prompts) -> (b,), a tensor or what `torch.as_tensor` reads.
-        name: the spec that names it.
     """
 
     function: Callable[[Tensor, list[str]], object]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilting.reports.charts import untangle
 from tilting.reports.grid import comparison_grid
 from tilting.rewards.spec import split_weight
-from tilting_papers.charts import COLOURS, GREY, JUDGE, note, save, side_by_side, untangle
+from tilting_papers.charts import COLOURS, GREY, JUDGE, note, save, side_by_side
 
 if TYPE_CHECKING:
     from tilting_papers.codex.draw import DrawnTable
