@@ -12,9 +12,11 @@ from tilting.errors import TiltingError
 from tilting.models.lora_file import lora_file, parse_lora
 
 lora = typer.Typer(
-    help="Scale, mix and look at LoRAs.", rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Scale, mix and look at LoRAs.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 Place = Annotated[str, typer.Argument(metavar="DIR", help="A LoRA's folder, or a fine-tuning run's.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Out = Annotated[str | None, option("--out", metavar="DIR", help="Folder to write.")]

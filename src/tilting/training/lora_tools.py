@@ -26,11 +26,16 @@ def lora_info(place: str) -> dict[str, Any]:
     state = read_lora(place)
     norms = delta_norms(state)
     return {
-        "file": str(lora_file(place)), "sha256": digest(lora_file(place)), "rank": rank_of(state), "layers": len(norms),
-        "parameters": sum(value.numel() for value in state.values()), "parts": target_modules_of(norms),
-        "norm": sum(value**2 for value in norms.values()) ** 0.5, "largest": max(norms, key=lambda layer: norms[layer]),
+        "file": str(lora_file(place)),
+        "sha256": digest(lora_file(place)),
+        "rank": rank_of(state),
+        "layers": len(norms),
+        "parameters": sum(value.numel() for value in state.values()),
+        "parts": target_modules_of(norms),
+        "norm": sum(value**2 for value in norms.values()) ** 0.5,
+        "largest": max(norms, key=lambda layer: norms[layer]),
         "inputs": [] if inputs is None else inputs.names(),
-    }  # fmt: skip
+    }
 
 
 def delta_norms(state: dict[str, Tensor]) -> dict[str, float]:
