@@ -31,9 +31,7 @@ def recomputed(function: Pure, x: Tensor, parameters: Sequence[Tensor] = ()) -> 
         parameters: all that it depends on and that is trained; where they are not known, PyTorch's checkpoint finds them.
     """
     if not parameters:
-        from torch.utils.checkpoint import checkpoint
-
-        values: Any = checkpoint(function, x, use_reentrant=False)
+        values: Any = torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)
         return values
     return _recomputed().apply(function, x, *parameters)
 
@@ -41,7 +39,6 @@ def recomputed(function: Pure, x: Tensor, parameters: Sequence[Tensor] = ()) -> 
 @cache
 def _recomputed() -> Any:
     """The autograd function, made when torch is there."""
-    from torch.autograd.function import once_differentiable
 
     class Recomputed(torch.autograd.Function):
         @staticmethod
@@ -52,7 +49,7 @@ def _recomputed() -> Any:
             return function(x)
 
         @staticmethod
-        @once_differentiable
+        @torch.autograd.function.once_differentiable
         def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
             x, *parameters = ctx.saved_tensors
             wanted = ctx.needs_input_grad[1:]
