@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch as torch
+    import torch.utils.checkpoint
 else:
 
     class _Lazy(ModuleType):

@@ -31,7 +31,7 @@ def recomputed(function: Pure, x: Tensor, parameters: Sequence[Tensor] = ()) -> 
         parameters: all that it depends on and that is trained; where they are not known, PyTorch's checkpoint finds them.
     """
     if not parameters:
-        values: Any = torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)  # type: ignore[attr-defined]
+        values: Any = torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)
         return values
     return _recomputed().apply(function, x, *parameters)
 

@@ -1,25 +1,27 @@
-"""LoRA files in numbers and mixed: W' = W + Σ_i w_i B_i A_i."""
+"""LoRA files in numbers and mixed: W' = W + Σ_i w_i B_i A_i. Importing this does not import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.models.lora import mix, rank_of, read_lora, save_lora
 from tilting.models.lora_file import LoraSpec, lora_file, lora_files
 from tilting.models.lora_targets import target_modules_of
-from tilting.models.sampler_inputs import read_inputs
 from tilting.runs.files import digest
 from tilting.runs.owner import LORA, folder_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def lora_info(place: str) -> dict[str, Any]:
     """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest,
     and the sampler's inputs that were learned with it."""
+    from tilting.models.sampler_inputs import read_inputs  # a network
+
     inputs = read_inputs(lora_file(place).parent)
     state = read_lora(place)
     norms = delta_norms(state)
@@ -63,6 +65,7 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
             raise TiltingError(
                 f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
             )
+
     states = [read_lora(spec.file) for spec in loras]
     for spec, state in zip(loras, states, strict=True):
         for key in state.keys() & states[0].keys():
