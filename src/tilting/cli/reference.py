@@ -80,7 +80,7 @@ def objectives() -> str:
     lines = [
         "# Objectives",
         "",
-        f"Fine-tuning a LoRA. Evaluations and reward calls are of an image and training step, counted by running it at T = {TRAINING_STEPS};",
+        f"Fine-tuning a LoRA. Evaluations and reward calls are of an image and training step, counted at T = {TRAINING_STEPS};",
         "~ is a mean, where it draws how much it does. With no gradient the reward may be a black box.",
         "",
         *markdown(heads, table),
@@ -97,9 +97,9 @@ def rewards() -> str:
     lines = [
         "# Rewards",
         "",
-        "Scores of a picture and its prompt, higher is better. `--reward NAME[:ARGUMENT][=WEIGHT]`, repeatable: parts are summed",
-        "by their weights, and each is recorded beside the sum. `--reward my.py:score` is your own function, images (b, 3, h, w)",
-        "in [0, 1] and prompts in, (b,) out. `tilting rewards NAME` says more of one.",
+        "Scores of a picture and its prompt, higher is better. `--reward NAME[:ARGUMENT][=WEIGHT]`, repeatable: parts are",
+        "summed by their weights, and each is recorded beside the sum. `--reward my.py:score` is your own function,",
+        "images (b, 3, h, w) in [0, 1] and prompts in, (b,) out. `tilting rewards NAME` says more of one.",
         "",
         *markdown(heads, table),
     ]
