@@ -42,7 +42,7 @@ class AdjointMatching(BaseObjective):
             loss += |(mean_θ(x_t) - mean_base(x_t)) / std_t + std_t ã_s|²
         θ <- AdamW(∇_θ mean loss)
 
-    Exact where x_0 forgets x_T (eta 1, ᾱ_T = 0) as T grows. The last step (std 0) is left out; its Jacobian is in the adjoint.
+    Exact where x_0 forgets x_T (eta 1, ᾱ_T = 0) as T grows. The last step (std 0) is left out, its Jacobian is not.
     """
 
     name, paper, through = "adjoint", "Domingo-Enrich et al. 2024", "of the reward"
