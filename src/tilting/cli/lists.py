@@ -12,6 +12,8 @@ from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
 from tilting.models.words import load_words
 from tilting.objectives import OBJECTIVES
+from tilting.objectives.about import LEGEND as OBJECTIVE_LEGEND
+from tilting.objectives.about import about_objective
 from tilting.presets import METHODS
 from tilting.reports.text import columns
 from tilting.rewards.declaration import REWARDS
@@ -115,8 +117,6 @@ def objectives(
     """List the objectives of fine-tuning, or the settings of one. Paper, gradient, cost; with NAME, what --set changes."""
     if name is not None:
         OBJECTIVES.find(name)
-    from tilting.objectives.about import about_objective
-
     rows = {key: about_objective(key) for key in ([name] if name else OBJECTIVES)}
     if as_json:
         return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
@@ -125,14 +125,12 @@ def objectives(
 
 
 def _objectives(rows: dict[str, dict[str, Any]]) -> list[str]:
-    from tilting.objectives.about import LEGEND
-
     cells = [["objective", "paper", "gradient", "evaluations", "rewards", "settings"]]
     for name, row in rows.items():
         settings = " ".join(f"{field}={shown(known['default'])}" for field, known in row["settings"].items())
         costs = [_counted(row, "evaluations"), _counted(row, "reward_calls")]
         cells.append([name, row["paper"].partition(";")[0], row["gradient"], *costs, settings])
-    return [*columns(cells), "", *LEGEND]
+    return [*columns(cells), "", *OBJECTIVE_LEGEND]
 
 
 def _counted(row: dict[str, Any], key: str) -> str:

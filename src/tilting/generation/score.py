@@ -28,9 +28,11 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
-            self.evaluations + other.evaluations, self.decodes + other.decodes,
-            self.reward_calls + other.reward_calls, self.seconds + other.seconds,
-        )  # fmt: skip
+            self.evaluations + other.evaluations,
+            self.decodes + other.decodes,
+            self.reward_calls + other.reward_calls,
+            self.seconds + other.seconds,
+        )
 
 
 class Scorer:
