@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tilting.generation.plan import identities, plan
     from tilting.models import load
     from tilting.models.control_file import load_control
-        from tilting.training.trainer import finetune
+    from tilting.training.trainer import finetune
 
 _HOMES = {
     "conditioning.api": ("condition_fit", "condition_sample"),
