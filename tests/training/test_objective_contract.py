@@ -261,7 +261,7 @@ def test_an_objective_from_outside_is_known_everywhere(mine, mixture, tmp_path, 
     # Python, with the same defaults and eta; digest
     pocket = tl.load("pocket")
     trainer = make_trainer(pocket, "a fox", Bright(), "mine", steps=2, rank=2)
-    assert trainer.objective == mine() and trainer.batches.eta == config()["eta"]
+    assert trainer.objective == mine() and trainer.batches.config.eta == config()["eta"]
     monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.py").write_text(REWARDS)

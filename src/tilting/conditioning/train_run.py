@@ -20,8 +20,9 @@ from tilting.models import control_spec, load
 from tilting.models.placement import device_of
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import TrainingFolder
+from tilting.training.loop import Info
 from tilting.training.processes import Engine
-from tilting.training.trainer import Row, on_device
+from tilting.training.trainer import on_device
 
 
 class Parts(NamedTuple):
@@ -109,11 +110,11 @@ class Obedience(Observer[TrainConfig]):
         super().__init__(folder, trainer)
         self.last: Mapping[str, Any] | None = None
 
-    def look(self, row: Row) -> dict[str, Any]:
+    def look(self, row: Info) -> dict[str, Any]:
         self.last = row.numbers if row.skipped is None else self.last
         return {}
 
-    def shown(self, row: Row) -> dict[str, float | None]:
+    def shown(self, row: Info) -> dict[str, float | None]:
         numbers = row.numbers
         return {"log p": numbers.get("log_prob"), "error": numbers.get("error"), **kl_of(numbers), "s": row.seconds}
 

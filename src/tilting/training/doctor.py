@@ -20,7 +20,7 @@ from torch import Tensor
 from tilting.config.finetune import FinetuneConfig
 from tilting.errors import TiltingError
 from tilting.objectives import ddpo
-from tilting.objectives.batch import Objective, TrainBatch, closed
+from tilting.objectives.batch import BaseObjective, TrainBatch, closed
 from tilting.objectives.rollout import rollout
 from tilting.runs.owner import processes
 from tilting.training import processes as home
@@ -87,7 +87,7 @@ def _batch(config: FinetuneConfig, group: int, count: int) -> dict[str, Any]:
     }
 
 
-def _gradient(trainer: Trainer[Batches], batch: TrainBatch, objective: Objective, seed: int) -> dict[str, Any]:
+def _gradient(trainer: Trainer[Batches], batch: TrainBatch, objective: BaseObjective, seed: int) -> dict[str, Any]:
     """Whether the reward's gradient at finished latents is that of its values."""
     if not objective.needs_gradient:
         return {"ok": True, "line": f"{objective.name} asks for none"}

@@ -20,8 +20,9 @@ from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.training.checkpoint import Saved, read, write
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
+from tilting.training.loop import Info
 from tilting.training.processes import Engine, launch
-from tilting.training.trainer import Row, Trainer
+from tilting.training.trainer import Trainer
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -45,11 +46,11 @@ class Observer(Generic[Config]):
     def first(self) -> None:
         """Look at what has not been trained, before anything is written: it may be refused."""
 
-    def look(self, row: Row) -> dict[str, Any]:
+    def look(self, row: Info) -> dict[str, Any]:
         """See a training step, and what more its line of metrics has; on every process."""
         return {}
 
-    def shown(self, row: Row) -> dict[str, float | None]:
+    def shown(self, row: Info) -> dict[str, float | None]:
         """What the bar shows of a step."""
         return {"reward": row.numbers.get("reward"), **kl_of(row.numbers)}
 

@@ -22,9 +22,10 @@ from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.training.batches import Batches
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import FinetuneFolder
+from tilting.training.loop import Info
 from tilting.training.processes import Engine
 from tilting.training.samples import look, write_look
-from tilting.training.trainer import Row, Trainer, on_device
+from tilting.training.trainer import Trainer, on_device
 from tilting.training.trainer import trainer_of as make
 from tilting.types import Reward
 
@@ -115,11 +116,11 @@ class Sampled(Observer[FinetuneConfig]):
         if self.config.sample_every:
             self._sample()
 
-    def look(self, row: Row) -> dict[str, Any]:
+    def look(self, row: Info) -> dict[str, Any]:
         every, last = self.config.sample_every, row.step == self.config.train_steps
         return self._sample() if every and (last or row.step % every == 0) else {}
 
-    def shown(self, row: Row) -> dict[str, float | None]:
+    def shown(self, row: Info) -> dict[str, float | None]:
         judge = self.samples[-1]["judge"] if self.samples else None
         return {"reward": row.numbers.get("reward"), "judge": judge, **kl_of(row.numbers)}
 
