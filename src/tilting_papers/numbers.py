@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tilting.metrics.statistics import paired_bootstrap
 from tilting_papers.page import shown
 
 Key = tuple[int, str, int]
@@ -27,8 +28,6 @@ def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = Non
 
     Theirs may be a single run beside several of ours: then each of ours is paired with it. None when nothing is shared.
     """
-    from tilting.metrics.statistics import paired_bootstrap  # torch, which declarations do not load
-
     lone = theirs is not None and {k for k, _, _ in theirs} == {0}
     other = dict.fromkeys(ours, 0.0) if theirs is None else theirs
     pairs = [(key, (0, *key[1:]) if lone else key) for key in ours]

@@ -6,13 +6,10 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
-from importlib import import_module
-from typing import Any
 
 import pytest
-import typer
 
-from tilting.cli import app, main
+from tilting.cli import main
 from tilting.config.about import about_method, documented
 from tilting.config.objectives import defaults
 from tilting.cost import cost
@@ -210,28 +207,6 @@ def test_help_lists_and_refusals_import_no_network_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("command", "room"),
-    [
-        ("generate", "config.generate"),
-        ("compare", "evaluation.compare"),
-        ("evaluate", "config.evaluate"),
-        ("finetune", "config.finetune"),
-        ("doctor", "config.finetune"),
-        ("condition fit", "config.condition_fit"),
-        ("condition train", "config.condition_train"),
-        ("condition sample", "config.condition_sample"),
-    ],
-)
-def test_what_a_command_takes_is_what_its_yaml_may_hold(command, room):
-    found: Any = typer.main.get_command(app())
-    for word in command.split():
-        found = found.commands[word]
-    names = {max(p.opts, key=len).removeprefix("--") for p in found.params if not getattr(p, "hidden", False)}
-    beside = {"config", "print-config", "quiet", "json", "full"}
-    assert names - beside == set(import_module(f"tilting.{room}").OPTIONS)
 
 
 def test_a_zero_of_the_command_line_is_given_and_wins_over_the_yaml(tmp_path, capsys):
