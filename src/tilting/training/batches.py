@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.generation.plan import Model
-from tilting.models.lora import lora_off
+from tilting.models.lora import TRAINED, without
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.diversity import Diversity, to_reverse
@@ -68,7 +68,7 @@ class Batches:
 
     Attributes:
         model: what is trained, its LoRA attached and active.
-        backbone: its network, whose LoRA the frozen model is without.
+        backbone: its network, whose trained LoRA the frozen model is without.
         prompts: to draw from; each different one is encoded once.
         reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
             step together.
@@ -153,7 +153,7 @@ class Batches:
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)
-            with self.context(), lora_off(self.backbone) if base else nullcontext():
+            with self.context(), without(self.backbone, (TRAINED,)) if base else nullcontext():
                 return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows])))
 
         return denoise

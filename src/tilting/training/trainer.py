@@ -17,7 +17,8 @@ from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, with_dropout
-from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, save_lora
+from tilting.models.lora import TRAINED as NAME
+from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, remove, save_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, Losses, Objective, TrainBatch
@@ -28,8 +29,6 @@ from tilting.training.loop import Group, Optimiser, TrainState, train
 from tilting.training.processes import Engine
 from tilting.types import Reward
 
-NAME = "tilting"
-"""Of the trained adapter."""
 GROUPS = (Group("guidance.", 50.0, decays=False), Group("critic."))
 """Guidance weights are large and learn 50 times as fast (Clark et al. 2024, B.12); a critic is clipped apart."""
 Given = Reward | str | Callable[[Tensor, list[str]], Any]
@@ -153,7 +152,7 @@ class Trainer(Generic[Maker]):
 def attach(
     network: Any, rank: int | None, targets: Sequence[str], seed: int, start: Mapping[str, Tensor] | None = None
 ) -> dict[str, nn.Parameter]:
-    """A LoRA to train in place of one that was trained before; fresh, or from saved weights.
+    """A LoRA to train in place of one that was trained before, beside those that are active; fresh, or from saved weights.
 
     Returns:
         Its parameters by name, float32, the only trainable ones.
@@ -161,8 +160,7 @@ def attach(
     Raises:
         TiltingError: if saved weights do not fit the model.
     """
-    if NAME in getattr(network, "peft_config", {}):
-        network.delete_adapters(NAME)
+    remove(network, [NAME])
     network.requires_grad_(False)
     if start is None:
         add_lora(network, rank or 8, targets, NAME, seed)
