@@ -1,4 +1,4 @@
-"""LoRAs on different layers of one network: whatever is on is a sum, in any order, and equal to plain diffusers' `set_adapters`."""
+"""LoRAs on different layers of one network: what is on is a sum, in any order, equal to plain diffusers' `set_adapters`."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
     for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
 
 A step whose loss, reward or gradient is not finite, or whose reward fails, is skipped and counted; ten in a row stop the run.
+So do ten steps from the beginning none of which had a gradient; and a run that ends without one has learnt nothing, and says so.
 All of that is seen before the optimiser moves; only objectives that make several updates in a step pay for a copy of the
 state, since a later one may fail when an earlier one has been made.
 Everything random is keyed by (seed, step): a resumed run is the same run.
@@ -25,7 +26,9 @@ from tilting.training.half import ranged
 from tilting.types import RewardError, TiltingError
 
 PATIENCE = 10
-"""Skipped steps in a row that stop a run."""
+"""Skipped steps in a row that stop a run, and steps without a gradient at its beginning."""
+SAME = "the reward was the same for all images that it compared"
+DETACHED = "the reward has no gradient at a finished image, though it says that it is differentiable"
 
 
 class Group(NamedTuple):
@@ -93,6 +96,7 @@ class TrainState:
         step: training steps made, skipped ones included.
         memory: what the objective remembers; plain JSON values.
         skipped, row: steps skipped in all, and in a row.
+        moved: whether a step had a gradient, and so moved the weights by more than their decay.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -101,11 +105,12 @@ class TrainState:
     memory: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     row: int = 0
+    moved: bool = False
 
     def saved(self) -> Saved:
         """A copy for a checkpoint."""
         weights = {name: p.detach().clone() for name, p in self.parameters.items()}
-        state = {"memory": copy.deepcopy(self.memory), "skipped": self.skipped, "row": self.row}
+        state = {"memory": copy.deepcopy(self.memory), "skipped": self.skipped, "row": self.row, "moved": self.moved}
         return Saved(self.step, weights, optimiser_tensors(self.optimiser), state)
 
     def restore(self, saved: Saved) -> None:
@@ -120,6 +125,7 @@ class TrainState:
         restore_optimiser(self.optimiser, saved.optimiser)
         self.step, self.memory = saved.step, saved.state["memory"]
         self.skipped, self.row = saved.state["skipped"], saved.state["row"]
+        self.moved = saved.state.get("moved", True)  # an older checkpoint does not say
 
 
 class Info(NamedTuple):
@@ -161,9 +167,10 @@ def train(
         half: whether networks compute in fp16, which gradients must then be kept in the range of.
 
     Raises:
-        TiltingError: after `PATIENCE` skipped steps in a row.
+        TiltingError: after `PATIENCE` skipped steps in a row, or as many at the beginning without a gradient; and at the end,
+            if none had one.
     """
-    parameters = list(state.parameters.values())
+    parameters, reason = list(state.parameters.values()), None
     while state.step < steps:
         for group in state.optimiser.param_groups:
             group["lr"] = optimiser.at(state.step) * group.get("factor", 1.0)
@@ -179,10 +186,33 @@ def train(
             state.skipped, state.row = state.skipped + 1, state.row + 1
         else:
             state.row = 0
+            state.moved = state.moved or numbers.get("gradient_norm", 0.0) > 0
         state.step += 1
         yield Info(state.step, {**numbers, "skipped": float(state.skipped)}, reason)
         if state.row >= PATIENCE:
             raise TiltingError(f"training stopped: {PATIENCE} steps in a row were skipped, the last because {reason}")
+        if not state.moved and state.step - state.skipped >= PATIENCE:
+            check_moved(state, objective, reason)
+    check_moved(state, objective, reason)
+
+
+def check_moved(state: TrainState, objective: Losses, reason: str | None = None) -> None:
+    """Refuse a run none of whose steps has moved the weights. Raises TiltingError, which says why, as far as that is known.
+
+    Args:
+        state: after its steps.
+        objective: what was minimised.
+        reason: why the last step was skipped, if it was.
+    """
+    if state.moved or not state.step:
+        return
+    made = state.step - state.skipped
+    if not made:
+        because = f", the last because {reason}" if reason else ""
+        raise TiltingError(f"training learnt nothing: all of its {state.step} steps were skipped{because}")
+    inner = getattr(objective, "inner", objective)
+    why = "the gradient of the reward was 0" if getattr(inner, "needs_gradient", False) else SAME
+    raise TiltingError(f"training learnt nothing: none of its {made} steps that were made had a gradient: {why}")
 
 
 class _Elsewhere(Exception):
