@@ -63,7 +63,10 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
     memory = _memory(trainer, batch, config, count)
     found = {"batch": _batch(config, objective.group_size, count), "memory": memory, "checks": checks}
     if full:
-        found["step"] = _step(trainer, config)
+        try:
+            found["step"] = _step(trainer, config)
+        except TiltingError as error:
+            checks["step"] = {"ok": False, "line": str(error)}
     return found
 
 

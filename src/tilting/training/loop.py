@@ -3,7 +3,7 @@
     for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
 
 A step whose loss, reward or gradient is not finite, or whose reward fails, is skipped and counted; ten in a row stop the run.
-So do ten steps from the beginning none of which had a gradient; and a run that ends without one has learnt nothing, and says so.
+So do ten steps at the beginning none of which had a gradient; and a run that ends without one has learnt nothing, and says so.
 All of that is seen before the optimiser moves; only objectives that make several updates in a step pay for a copy of the
 state, since a later one may fail when an earlier one has been made.
 Everything random is keyed by (seed, step): a resumed run is the same run.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tilting.objectives.batch import Losses, TrainBatch
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 from tilting.training.half import ranged
-from tilting.types import RewardError, TiltingError
+from tilting.types import RewardError, TiltingError, ValueFn
 
 PATIENCE = 10
 """Skipped steps in a row that stop a run, and steps without a gradient at its beginning."""
@@ -154,6 +154,7 @@ def train(
     steps: int,
     reduce: Reduce | None = None,
     half: bool = False,
+    trouble: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Info]:
     """Make training steps up to ``steps``, yielding what each did.
 
@@ -165,6 +166,7 @@ def train(
         steps: to reach.
         reduce: mean over processes of a gradient, and of a flag.
         half: whether networks compute in fp16, which gradients must then be kept in the range of.
+        trouble: what went wrong in the batch, where that says more than the loss.
 
     Raises:
         TiltingError: after `PATIENCE` skipped steps in a row, or as many at the beginning without a gradient; and at the end,
@@ -178,11 +180,12 @@ def train(
         memory = copy.deepcopy(state.memory)
         batch = replace(batch_of(state.step, state.memory), trained=parameters)
         batch = ranged(batch) if half else batch
+        batch = replace(batch, value=attached(batch.value)) if _told(objective) else batch
         numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce)
         if reason is not None:
             if before is not None:
                 state.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
-            state.memory = memory
+            reason, state.memory = trouble() or reason, memory
             state.skipped, state.row = state.skipped + 1, state.row + 1
         else:
             state.row = 0
@@ -210,9 +213,25 @@ def check_moved(state: TrainState, objective: Losses, reason: str | None = None)
     if not made:
         because = f", the last because {reason}" if reason else ""
         raise TiltingError(f"training learnt nothing: all of its {state.step} steps were skipped{because}")
-    inner = getattr(objective, "inner", objective)
-    why = "the gradient of the reward was 0" if getattr(inner, "needs_gradient", False) else SAME
+    why = DETACHED if _told(objective) else SAME
     raise TiltingError(f"training learnt nothing: none of its {made} steps that were made had a gradient: {why}")
+
+
+def _told(objective: Losses) -> bool:
+    """Whether it learns from the reward's own gradient."""
+    return bool(getattr(getattr(objective, "inner", objective), "needs_gradient", False))
+
+
+def attached(value: ValueFn) -> ValueFn:
+    """A reward of latents that is refused where its value is not connected to them, though a gradient is asked for."""
+
+    def asked(x0: Tensor, rows: Tensor) -> Tensor:
+        scores = value(x0, rows)
+        if torch.is_grad_enabled() and x0.requires_grad and not scores.requires_grad:
+            raise TiltingError(DETACHED)
+        return scores
+
+    return asked
 
 
 class _Elsewhere(Exception):

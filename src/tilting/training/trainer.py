@@ -105,10 +105,11 @@ class Trainer(Generic[Maker]):
     inputs: SamplerInputs | None = None
 
     def steps(self, until: int) -> Iterator[Row]:
-        """Train up to a training step. Raises TiltingError after ten skipped steps in a row."""
+        """Train up to a training step. Raises TiltingError after ten skipped steps in a row, and where nothing is learnt."""
         begun = time.perf_counter()
         half = self.engine.half or self.model.dtype == torch.float16
-        for info in train(self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half):
+        parts = (self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half)
+        for info in train(*parts, trouble=lambda: self.batches.trouble):
             paid = self.engine.total(self.batches.counts.numbers())
             self.costs = {key: self.before[key] + paid[key] for key in COSTS}
             if info.skipped is None:
@@ -350,7 +351,7 @@ def finetune(
             batch_size, lr, rank, target_modules, learn, diversity, seed and so on; unset ones have the same defaults.
 
     Raises:
-        TiltingError: for settings that cannot work, and after ten skipped steps in a row.
+        TiltingError: for settings that cannot work, after ten skipped steps in a row, and where nothing is learnt.
     """
     trainer = make_trainer(model, prompts, reward, objective, start=start, inputs=inputs, **options)
     history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]
