@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 Advantage = Literal["buffer", "group", "plain"]
 
 
+def _same(values: Tensor) -> bool:
+    """Whether they are all alike: less their mean they are 0 then, which rounding does not see."""
+    return bool((values == values[0]).all())
+
+
 def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
     """(r - mean) / std within each prompt's images of the batch, (b,); 0 where a prompt has one image or equal rewards."""
     out = torch.zeros_like(value)
@@ -44,7 +49,7 @@ def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
         rows = [i for i, p in enumerate(prompts) if p == prompt]
         mine = value[rows]
         spread = mine.std(unbiased=False)
-        out[rows] = (mine - mine.mean()) / (spread + 1e-8) if len(rows) > 1 else 0.0
+        out[rows] = 0.0 if _same(mine) else (mine - mine.mean()) / (spread + 1e-8)
     return out
 
 
@@ -59,7 +64,7 @@ def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: in
     for i, prompt in enumerate(prompts):
         held = torch.tensor(buffers[prompt], dtype=torch.float64, device="cpu")
         seen = held if len(held) >= least else rewards
-        out[i] = (rewards[i] - seen.mean()) / (seen.std(unbiased=False) + 1e-6)
+        out[i] = 0.0 if _same(seen) else (rewards[i] - seen.mean()) / (seen.std(unbiased=False) + 1e-6)
     return out.to(value.dtype).to(value.device)
 
 
@@ -67,6 +72,8 @@ def _among_others(batch: TrainBatch, value: Tensor) -> Tensor:
     """Values (b,) of this process's images, each less the mean of all the others in the batch; 0 of a single image."""
     everything = batch.all(value)
     count = len(everything)
+    if _same(everything):
+        return torch.zeros_like(value)
     return (value - everything.mean()) * (count / max(count - 1, 1))
 
 
@@ -157,7 +164,7 @@ class PolicyGradient(BaseObjective):
             elif self.advantage == "buffer":
                 one = buffered_advantage(everything, batch.prompts, batch.memory, self.buffer, self.least)
             else:
-                one = everything - everything.mean()
+                one = torch.zeros_like(everything) if _same(everything) else everything - everything.mean()
             found = dict.fromkeys(steps, batch.mine(one))
         return {i: one.clamp(-self.limit, self.limit) for i, one in found.items()}
 
