@@ -25,7 +25,7 @@ from tilting.objectives.batch import OBJECTIVES, Losses, Objective, TrainBatch
 from tilting.training.batches import Accumulated, Batches, Counts
 from tilting.training.checkpoint import Saved
 from tilting.training.diversity import diversity
-from tilting.training.loop import Group, Optimiser, TrainState, train
+from tilting.training.loop import Group, Optimiser, TrainState, check_moved, train
 from tilting.training.processes import Engine
 from tilting.types import Reward
 
@@ -105,7 +105,8 @@ class Trainer(Generic[Maker]):
     inputs: SamplerInputs | None = None
 
     def steps(self, until: int) -> Iterator[Row]:
-        """Train up to a training step. Raises TiltingError after ten skipped steps in a row, and where nothing is learnt."""
+        """Train up to a training step. Raises TiltingError after ten skipped steps in a row, and after ten at the
+        beginning without a gradient."""
         begun = time.perf_counter()
         half = self.engine.half or self.model.dtype == torch.float16
         parts = (self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half)
@@ -355,5 +356,6 @@ def finetune(
     """
     trainer = make_trainer(model, prompts, reward, objective, start=start, inputs=inputs, **options)
     history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]
+    check_moved(trainer.state, trainer.objective)
     with torch.no_grad():
         return Tuned(trainer.lora(), history, trainer.inputs)
