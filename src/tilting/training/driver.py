@@ -125,7 +125,6 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
     if engine.main:
         folder.begin(trainer.state.step)
     engine.track()
-    why = None
     try:
         with patient(engine) as interrupted, Bar(observer.name, config.train_steps, trainer.state.step, quiet) as bar:
             for row in () if observer.over else trainer.steps(config.train_steps):
@@ -135,13 +134,12 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
                     folder.add(TIMING, {"step": row.step, "seconds": row.seconds, **observer.seconds()})
                     engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, row.step)
                 bar.show(row.step, row.skipped, **observer.shown(row))
-                why = row.skipped
                 over, left = row.step == config.train_steps or observer.over, interrupted()
                 if left or (not over and row.step % config.checkpoint_every == 0):  # the last is saved below
                     observer.save(finished=over and trainer.state.moved)
                 if over or left:
                     break
-        check_moved(trainer.state, trainer.objective, why)
+        check_moved(trainer.state, trainer.objective)
     except TiltingError as error:
         finished = observer.failed(error)
         observer.save(finished)

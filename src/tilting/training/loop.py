@@ -97,6 +97,7 @@ class TrainState:
         memory: what the objective remembers; plain JSON values.
         skipped, row: steps skipped in all, and in a row.
         moved: whether a step had a gradient, and so moved the weights by more than their decay.
+        why: the last skipped step was skipped, or "".
     """
 
     parameters: dict[str, nn.Parameter]
@@ -106,11 +107,13 @@ class TrainState:
     skipped: int = 0
     row: int = 0
     moved: bool = False
+    why: str = ""
 
     def saved(self) -> Saved:
         """A copy for a checkpoint."""
         weights = {name: p.detach().clone() for name, p in self.parameters.items()}
-        state = {"memory": copy.deepcopy(self.memory), "skipped": self.skipped, "row": self.row, "moved": self.moved}
+        counted = {"skipped": self.skipped, "row": self.row, "moved": self.moved, "why": self.why}
+        state = {"memory": copy.deepcopy(self.memory), **counted}
         return Saved(self.step, weights, optimiser_tensors(self.optimiser), state)
 
     def restore(self, saved: Saved) -> None:
@@ -126,6 +129,7 @@ class TrainState:
         self.step, self.memory = saved.step, saved.state["memory"]
         self.skipped, self.row = saved.state["skipped"], saved.state["row"]
         self.moved = saved.state.get("moved", True)  # an older checkpoint does not say
+        self.why = saved.state.get("why", "")
 
 
 class Info(NamedTuple):
@@ -171,10 +175,9 @@ def train(
         trouble: what went wrong in the batch, where that says more than the loss.
 
     Raises:
-        TiltingError: after `PATIENCE` skipped steps in a row, or as many at the beginning without a gradient; and at the end,
-            if none had one.
+        TiltingError: after `PATIENCE` skipped steps in a row, or as many at the beginning without a gradient.
     """
-    parameters, reason = list(state.parameters.values()), None
+    parameters = list(state.parameters.values())
     while state.step < steps:
         for group in state.optimiser.param_groups:
             group["lr"] = optimiser.at(state.step) * group.get("factor", 1.0)
@@ -188,6 +191,7 @@ def train(
             if before is not None:
                 state.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
             reason, state.memory = trouble() or reason, memory
+            state.why = reason
             state.skipped, state.row = state.skipped + 1, state.row + 1
         else:
             state.row = 0
@@ -197,23 +201,21 @@ def train(
         if state.row >= PATIENCE:
             raise TiltingError(f"training stopped: {PATIENCE} steps in a row were skipped, the last because {reason}")
         if not state.moved and state.step - state.skipped >= PATIENCE:
-            check_moved(state, objective, reason)
-    check_moved(state, objective, reason)
+            check_moved(state, objective)
 
 
-def check_moved(state: TrainState, objective: Losses, reason: str | None = None) -> None:
+def check_moved(state: TrainState, objective: Losses) -> None:
     """Refuse a run none of whose steps has moved the weights. Raises TiltingError, which says why, as far as that is known.
 
     Args:
         state: after its steps.
         objective: what was minimised.
-        reason: why the last step was skipped, if it was.
     """
     if state.moved or not state.step:
         return
     made = state.step - state.skipped
     if not made:
-        because = f", the last because {reason}" if reason else ""
+        because = f", the last because {state.why}" if state.why else ""
         raise TiltingError(f"training learnt nothing: all of its {state.step} steps were skipped{because}")
     why = DETACHED if _told(objective) else SAME
     raise TiltingError(f"training learnt nothing: none of its {made} steps that were made had a gradient: {why}")

@@ -25,7 +25,7 @@ from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBat
 from tilting.training.batches import Accumulated, Batches, Counts
 from tilting.training.checkpoint import Saved
 from tilting.training.diversity import diversity
-from tilting.training.loop import Group, Info, Optimiser, TrainState, train
+from tilting.training.loop import Group, Info, Optimiser, TrainState, check_moved, train
 from tilting.training.processes import Engine
 from tilting.types import Reward
 
@@ -88,8 +88,8 @@ class Trainer(Generic[Maker]):
     def steps(self, until: int) -> Iterator[Info]:
         """Train up to a training step; numbers are a line of metrics.jsonl: step, loss, reward, gradient_norm, the objective's
         own, rate, skipped (in all), and the run's costs so far over all processes. Of a skipped step, reward, loss and
-        gradient_norm are None and ``why`` says why. Raises TiltingError after ten skipped steps in a row, and
-        where nothing is learnt."""
+        gradient_norm are None and ``why`` says why. Raises TiltingError after ten skipped steps in a row, and after ten
+        at the beginning without a gradient."""
         begun = time.perf_counter()
         half = self.engine.half or self.model.dtype == torch.float16
         parts = (self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half)
@@ -333,5 +333,6 @@ def finetune(
     """
     trainer = make_trainer(model, prompts, reward, objective, start=start, inputs=inputs, **options)
     history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]
+    check_moved(trainer.state, trainer.objective)
     with torch.no_grad():
         return Tuned(trainer.lora(), history, trainer.inputs)
