@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilting.disk import make_folder, write_tensors
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.lora_file import FILE as FILE
@@ -89,12 +89,8 @@ def _filed(key: str) -> str:
 
 def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
     """Write weights as a diffusers LoRA folder, atomically."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (FILE + ".tmp")
-    save_file({_filed(key): value for key, value in state.items()}, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / FILE)
+    make_folder(folder)
+    write_tensors(folder / FILE, {_filed(key): value for key, value in state.items()}, {"format": "pt"})
     return folder / FILE
 
 
