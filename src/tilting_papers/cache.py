@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from tilting.disk import write_atomically
 from tilting.rewards.spec import build, parse_specs
-from tilting.runs.files import write_atomically
 
 
 def cached(file: Path, made: Any, make: Callable[[], Any]) -> Any:

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilting.runs.files import write_atomically
+from tilting.disk import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

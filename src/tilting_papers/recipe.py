@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tilting import __version__
+from tilting.disk import write_atomically
 from tilting.errors import TiltingError
-from tilting.runs.files import write_atomically
+from tilting.runs.alone import alone
+from tilting.runs.files import write_json
 from tilting.runs.owner import RECIPE, folder_of
 from tilting_papers.page import plain_page
 
@@ -122,11 +124,9 @@ class Recipe:
             TiltingError: a folder that cannot be written, or holds something else.
         """
         run = Run(self, out, small, say, seed, quiet)
-        run.check()
-        report = {**run.opening, **self.measure(run)}
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "table.md", (self.page(report) + "\n").encode())
-        write_atomically(
-            out / "table.json", (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        )
-        return report
+        with alone(str(out)):
+            run.check()
+            report = {**run.opening, **self.measure(run)}
+            write_atomically(out / "table.md", (self.page(report) + "\n").encode())
+            write_json(out / "table.json", report)
+            return report

@@ -25,6 +25,7 @@ from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
+from tilting.runs.stopping import exit_code, heeded
 from tilting.version import __version__
 
 for _command in (
@@ -89,9 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``tilting``; default those of the process.
 
     Returns:
-        The exit code: 0 done, 2 wrong input (one sentence on stderr), 130 interrupted, 1 our fault (a traceback).
+        The exit code: 0 done, 2 wrong input (one sentence on stderr), 1 our fault (a traceback); 130, 143 or 129
+        interrupted by Ctrl-C, SIGTERM or SIGHUP.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with heeded():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     try:
         result = app()(words, prog_name="tilting", standalone_mode=False, obj=words)
         # typer turns Ctrl-C into an exit of 130 by itself, or into Abort, by version.
@@ -120,7 +127,7 @@ def run() -> None:
 def _interrupted(words: list[str]) -> int:
     resumes = bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].resumes
     print(f"tilting: interrupted{'; the same command goes on where it stopped' if resumes else ''}", file=sys.stderr)
-    return 130
+    return exit_code()
 
 
 def _refuse(message: str) -> int:

@@ -11,11 +11,14 @@ from typing import Any
 
 from tilting.cli.hush import hush
 from tilting.config.generate import GenerateConfig, resolve
+from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.run import Parts, load_parts, run
 from tilting.metrics.statistics import paired_bootstrap
 from tilting.reports.grid import comparison_grid
 from tilting.rewards.spec import build
+from tilting.runs.alone import alone
+from tilting.runs.stopping import exit_code, heeded
 
 PROMPTS = ("a fox, noto style", "a sunflower on a blue background", "a castle, twemoji style", "a banana on a pink background")
 IMAGES, STEPS, PARTICLES, SHOWN = 4, 25, 4, 2
@@ -78,7 +81,7 @@ def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, step
     for name, reward in (("grid.png", "clip"), ("grid-jpeg.png", "jpeg")):
         columns = [(method, config.out or "") for (method, r), config in configs.items() if r == reward]
         comparison_grid(columns, out / name, per_prompt=min(SHOWN, images))
-    (out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    write_atomically(out / "table.txt", (text + "\n").encode())
     return text
 
 
@@ -89,13 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     try:
-        print(demo(options.out, quiet=options.quiet))
+        with heeded(), alone(str(options.out)):
+            print(demo(options.out, quiet=options.quiet))
     except TiltingError as error:
         print(f"tilting: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("tilting: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return exit_code()
     print(f"grid: {options.out / 'grid.png'}")
     return 0
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table, settle, why_empty
 from tilting.config.condition_fit import Ask, FitConfig, parse_label
+from tilting.disk import checked_name
 from tilting.errors import BROKEN, TiltingError, nearest
 from tilting.features.picture import open_rgb, tensor_of
 from tilting.lazy import np
@@ -119,8 +120,11 @@ def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
         raise TiltingError(f"there is no column {config.group!r} to keep together{nearest(config.group, table.columns)}")
     if spec is None:
         asks = asks or [Ask(name) for name in table.columns if name != config.group]
+        for ask in asks:
+            checked_name(ask.name, "label")
         records = _records(table, _columns(table, asks), bad, config.group)
     else:
+        checked_name(asks[0].name, "label")
         records = _labelled_by(_records(table, {}, bad, config.group), spec, asks[0].name, bad, quiet)
     data = _settled(records, [ask._replace(kind="gaussian") if config.bins else ask for ask in asks], bad)
     if spec is None:  # after the labels, which are refused at once

@@ -11,10 +11,9 @@ optimism. Those of a classifier of noisy latents (``--kind noisy``) are of every
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,13 +28,17 @@ from tilting.conditioning.noisy import NoisyClassifier, save_noisy
 from tilting.conditioning.pictures import Pictures, encode_files
 from tilting.conditioning.table import Column
 from tilting.config.condition_fit import FitConfig
+from tilting.disk import inner_path, make_folder, write_atomically
+from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
-from tilting.features.schema import FILE, NOISY, WEIGHTS
+from tilting.features.schema import FILE, NOISY
 from tilting.models import find_model, load
 from tilting.models.placement import device_of
-from tilting.runs.files import digest, write_atomically, write_json
+from tilting.runs.alone import alone
+from tilting.runs.files import MANIFEST, digest, write_json
 from tilting.runs.owner import FIT
 from tilting.runs.run_folder import RunFolder
+from tilting.runs.stopping import patient
 from tilting.training import checkpoint
 
 METRICS, CHECKPOINTS = "metrics.json", "checkpoints"
@@ -72,11 +75,15 @@ class FitFolder(RunFolder[FitConfig]):
 
     def read(self) -> dict[str, Any] | None:
         before = super().read()  # a fit of which nothing is kept binds nobody
+        if before is None and any((self.of(column) / CHECKPOINTS).exists() for column in self.data.columns):
+            raise TiltingError(
+                f"{str(self.path)!r} holds checkpoints and there is no {MANIFEST} beside them: choose another --out"
+            )
         return before if before and (before["summary"] or any(self.path.rglob(CHECKPOINTS))) else None
 
     def of(self, column: Column) -> Path:
         """The folder of a label."""
-        return self.path if len(self.data.columns) == 1 else self.path / column.name
+        return self.path if len(self.data.columns) == 1 else inner_path(self.path, column.name, "label")
 
     @property
     def missing(self) -> list[Column]:
@@ -86,6 +93,7 @@ class FitFolder(RunFolder[FitConfig]):
     def add(self, column: Column, fitted: FittedLabel) -> None:
         """Write a finished label: pictures, numbers, the classifier, then the manifest that names it."""
         folder = self.of(column)
+        make_folder(folder)
         for name, picture in fit_charts.charts(column, fitted).items():
             write_atomically(folder / name, picture)
         write_json(folder / METRICS, fitted.metrics)
@@ -94,7 +102,7 @@ class FitFolder(RunFolder[FitConfig]):
         if folder != self.path:
             write_json(self.path / METRICS, {name: self.summary.get(name) for name in self.head["labels"]})
         self.write()
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        checkpoint.clear(folder / CHECKPOINTS)
 
 
 def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
@@ -108,19 +116,19 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written for data that cannot work.
     """
-    folder = FitFolder(config, argv, quiet)
-    bad = folder.data.bad
-    if bad and not quiet:
-        print(f"tilting: {len(bad)} bad rows are left out, the first: {bad[0]}", file=sys.stderr)
-    if not folder.missing:
+    with alone(config.out):
+        folder = FitFolder(config, argv, quiet)
+        bad = folder.data.bad
+        if bad and not quiet:
+            print(f"tilting: {len(bad)} bad rows are left out, the first: {bad[0]}", file=sys.stderr)
+        if folder.missing:
+            device = str(device_of(config.device))
+            folder.make()
+            folder.write()
+            source = _latents(folder, device) if config.kind == NOISY else _clean_inputs(folder, device)
+            for column in folder.missing:
+                folder.add(column, _fit(folder, column, source, device))
         return folder.manifest
-    device = str(device_of(config.device))
-    folder.make()
-    folder.write()
-    source = _latents(folder, device) if config.kind == NOISY else _clean_inputs(folder, device)
-    for column in folder.missing:
-        folder.add(column, _fit(folder, column, source, device))
-    return folder.manifest
 
 
 def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> FittedLabel:
@@ -128,9 +136,11 @@ def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> Fitt
     config, checkpoints = folder.config, folder.of(column) / CHECKPOINTS
     values = [record.labels[column.name] for record in folder.data.records]
     y = torch.tensor([column.classes.index(v) if column.classes else v for v in values], dtype=torch.float64)
-    with bar(config.epochs, column.name, folder.quiet) as progress:
+    asked: list[Callable[[], bool]] = []
+    with ExitStack() as stack, bar(config.epochs, column.name, folder.quiet) as progress:
 
         def restore(fit: Fit) -> None:
+            asked.append(stack.enter_context(patient("epoch")))  # what is made before any epoch need not be saved
             saved = checkpoint.read(checkpoints)
             if saved is not None:
                 fit.restore(saved)
@@ -138,6 +148,8 @@ def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> Fitt
 
         def report(fit: Fit, epoch: Epoch) -> None:
             checkpoint.write(checkpoints, fit.saved())
+            if asked[0]():
+                raise KeyboardInterrupt
             progress.update(1)
             progress.set_postfix_str(f"held out {epoch.held_out:.4g}, best {epoch.best:.4g} nats", refresh=False)
 
@@ -167,15 +179,11 @@ def _latents(folder: FitFolder, device: str) -> Source:
 
 
 def _save(classifier: Any, folder: Path) -> None:
-    """Both files beside where they belong first, the description last: there is a classifier once it is there."""
-    temporary = folder / ".classifier.tmp"
+    """Both files, the description last: there is a classifier once it is there."""
     if isinstance(classifier, NoisyClassifier):
-        save_noisy(classifier, temporary)
+        save_noisy(classifier, folder)
     else:
-        save_classifier(classifier, temporary)
-    for name in (WEIGHTS, FILE):
-        os.replace(temporary / name, folder / name)
-    temporary.rmdir()
+        save_classifier(classifier, folder)
 
 
 def describe(manifest: dict[str, Any]) -> str:

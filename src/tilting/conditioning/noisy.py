@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tilting import rng
 from tilting.conditioning.networks import keyed
+from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.features.fitted import log_prob
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, noisy_model, read_config, read_schema
 from tilting.schedule import Schedule
@@ -193,13 +194,11 @@ class OfPictures:
 
 
 def save_noisy(classifier: NoisyClassifier, folder: Path) -> None:
-    """Write classifier.json and classifier.safetensors into a folder of its own."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write classifier.safetensors, then classifier.json, into a folder of its own."""
+    make_folder(folder)
     config = {"schema": asdict(classifier.schema), "network": classifier.net.config, "model": classifier.model}
-    (folder / FILE).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
-    save_file({k: v.contiguous() for k, v in classifier.net.state_dict().items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {k: v.cpu().contiguous() for k, v in classifier.net.state_dict().items()})
+    write_atomically(folder / FILE, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def load_noisy(folder: Path) -> NoisyClassifier:

@@ -28,6 +28,7 @@ from tilting.presets import Preset
 from tilting.presets.guided import WatchedDps
 from tilting.reports.grid import comparison_grid
 from tilting.rewards.spec import build
+from tilting.runs.alone import alone
 from tilting.runs.files import SWEEP, write_json
 from tilting.runs.owner import SWEEP_OF_RUNS, folder_of
 
@@ -144,15 +145,16 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
                 print(f"tilting: {line}", file=sys.stderr)
     if config.out is None or len(config.strengths) == 1:
         return sample_into(config, loaded, argv, quiet)
-    out = folder_of(config.out, SWEEP_OF_RUNS)
-    rows = []
-    for strength in config.strengths:
-        name = f"strength-{strength:g}"
-        manifest = sample_into(config.at(strength, str(out / name)), loaded, argv, quiet)
-        rows.append({"strength": strength, "folder": name, "summary": manifest["summary"]})
-        write_json(out / SWEEP, {"sweep": rows}, allow_nan=True)
-    comparison_grid([(f"strength {row['strength']:g}", out / row["folder"]) for row in rows], out / "sweep.png")
-    return {"sweep": rows}
+    with alone(config.out):
+        out = folder_of(config.out, SWEEP_OF_RUNS)
+        rows = []
+        for strength in config.strengths:
+            name = f"strength-{strength:g}"
+            manifest = sample_into(config.at(strength, str(out / name)), loaded, argv, quiet)
+            rows.append({"strength": strength, "folder": name, "summary": manifest["summary"]})
+            write_json(out / SWEEP, {"sweep": rows}, allow_nan=True)
+        comparison_grid([(f"strength {row['strength']:g}", out / row["folder"]) for row in rows], out / "sweep.png")
+        return {"sweep": rows}
 
 
 def _obedience(summary: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilting.config.condition_fit import Ask
+from tilting.disk import inner_path
 from tilting.errors import TiltingError, nearest
 from tilting.lazy import np
 from tilting.runs.files import MANIFEST
@@ -128,6 +129,10 @@ def _folder(data: Path, labelled: bool) -> Table:
         try:
             images = json.loads(manifest.read_bytes())["images"]
             rows = tuple(Row(repr(i["file"]), {"file": i["file"], "prompt": i["prompt"]}) for i in images)
+            for image in images:
+                inner_path(data, image["file"], "picture", nested=True)
+        except TiltingError as error:
+            raise TiltingError(f"{str(manifest)!r} is not the manifest of a run of `tilting generate`: {error}") from None
         except (OSError, ValueError, KeyError, TypeError):
             raise TiltingError(f"{str(manifest)!r} is not the manifest of a run of `tilting generate`") from None
         return Table(rows, (), data)

@@ -18,6 +18,7 @@ from tilting.conditioning.triplets import labelled
 from tilting.config.condition_train import FREE, TrainConfig
 from tilting.models import control_spec, load
 from tilting.models.placement import device_of
+from tilting.runs.alone import alone
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import TrainingFolder
 from tilting.training.loop import Info
@@ -79,14 +80,15 @@ def condition_train(
         TiltingError: before anything is written, for a request or a folder that cannot work; and when ten steps in a row were
             skipped, the last good state kept.
     """
-    folder = ControlFolder(config, argv, quiet)
-    if not folder.finished:
-        loaded = parts(config)
-        engine, saved = enter(folder)
-        trainer = _trainer(folder, loaded, engine, quiet or not engine.main)
-        train_in_folder(Obedience(folder, trainer), saved, quiet)
-        trainer.control()
-    return folder.manifest
+    with alone(config.out):
+        folder = ControlFolder(config, argv, quiet)
+        if not folder.finished:
+            loaded = parts(config)
+            engine, saved = enter(folder)
+            trainer = _trainer(folder, loaded, engine, quiet or not engine.main)
+            train_in_folder(Obedience(folder, trainer), saved, quiet)
+            trainer.control()
+        return folder.manifest
 
 
 def _trainer(folder: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> ControlTrainer:

@@ -12,12 +12,14 @@ from typing import Any
 
 from tilting.config.compare import CompareConfig, named
 from tilting.config.generate import GenerateConfig
+from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.evaluation.compare_page import FEW, PAGE, render, write_sheet
 from tilting.generation.run import Folder, Parts, load_parts, plan_missing, run
 from tilting.metrics.statistics import paired_bootstrap
 from tilting.reports.text import table
-from tilting.runs.files import write_atomically, write_json
+from tilting.runs.alone import alone
+from tilting.runs.files import write_json
 from tilting.runs.owner import COMPARISON, folder_of
 from tilting.version import __version__
 
@@ -40,23 +42,24 @@ def compare(
         TiltingError: before anything is drawn or written, for a folder or a method that cannot work.
         RewardError: if the reward fails; images finished before stay, and the comparison resumes.
     """
-    path = folder_of(config.out, COMPARISON)
-    missing = [folder for folder in (Folder(one, argv) for one in config.runs) if not folder.complete]
-    first = next((folder.config for folder in missing if folder.config.preset().needs_reward_gradient), None)
-    loaded = parts(first or missing[0].config) if missing else None
-    for folder in missing:
-        assert loaded is not None
-        try:
-            plan_missing(folder, loaded)
-        except TiltingError as error:
-            raise named(folder.config.method, error) from None
-    manifests = {one.method: run(one, argv, quiet, lambda _: loaded or parts(one)) for one in config.runs}
-    metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **measure(manifests)}
-    metrics["unused"] = list(config.unused)
-    write_sheet(path, metrics)
-    write_atomically(path / PAGE, render(path, metrics).encode())
-    write_json(path / COMPARISON.file, metrics)
-    return metrics
+    with alone(config.out):
+        path = folder_of(config.out, COMPARISON)
+        missing = [folder for folder in (Folder(one, argv) for one in config.runs) if not folder.complete]
+        first = next((folder.config for folder in missing if folder.config.preset().needs_reward_gradient), None)
+        loaded = parts(first or missing[0].config) if missing else None
+        for folder in missing:
+            assert loaded is not None
+            try:
+                plan_missing(folder, loaded)
+            except TiltingError as error:
+                raise named(folder.config.method, error) from None
+        manifests = {one.method: run(one, argv, quiet, lambda _: loaded or parts(one)) for one in config.runs}
+        metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **measure(manifests)}
+        metrics["unused"] = list(config.unused)
+        write_sheet(path, metrics)
+        write_atomically(path / PAGE, render(path, metrics).encode())
+        write_json(path / COMPARISON.file, metrics)
+        return metrics
 
 
 def measure(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

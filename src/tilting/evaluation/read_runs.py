@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.config.evaluate import EvaluateConfig
+from tilting.disk import inner_path
 from tilting.errors import TiltingError
 from tilting.rewards.spec import split_weight
 from tilting.runs.files import read_manifest
@@ -130,11 +131,12 @@ def read_run(path: str, name: str) -> Run:
         raise TiltingError(f"{path!r} is not a run: it holds no manifest.json of `tilting generate`{near}")
     if not manifest["images"]:
         raise TiltingError(f"{path!r} holds no finished image")
-    inside, seen = folder.resolve(), set()
+    seen = set()
     for record in manifest["images"]:
-        file = (folder / record["file"]).resolve()
-        if not file.is_relative_to(inside):
-            raise TiltingError(f"the manifest of {path!r} names {record['file']!r}, which lies outside it")
+        try:
+            file = inner_path(folder, record["file"], "picture", nested=True)
+        except TiltingError as error:
+            raise TiltingError(f"the manifest of {path!r} names a picture that lies outside it: {error}") from None
         if not file.is_file():
             raise TiltingError(f"{path!r} lacks {record['file']!r}, which its manifest names")
         if (key := (record["prompt"], record["index"])) in seen:

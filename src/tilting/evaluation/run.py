@@ -8,9 +8,7 @@ over prompts: what the CoDe/CoDeX tables hold). Beside each stands the floor: th
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tilting.config.evaluate import EvaluateConfig
+from tilting.disk import remove, unique_beside, write_atomically
 from tilting.errors import TiltingError
 from tilting.evaluation.distances import distances, shown
 from tilting.evaluation.measure import Measured, heads, load_instruments, measure, score_images
@@ -27,7 +26,8 @@ from tilting.evaluation.report import render
 from tilting.evaluation.rows import brief, per_prompt, row_of
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
-from tilting.runs.files import write_atomically, write_json
+from tilting.runs.alone import alone
+from tilting.runs.files import write_json
 from tilting.runs.owner import EVALUATION, folder_of
 from tilting.version import __version__
 
@@ -51,31 +51,32 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written then.
     """
-    folder = folder_of(config.out, EVALUATION)
-    if folder.exists() and any(folder.iterdir()):
-        raise TiltingError(f"--out {config.out!r} is there already: choose another, or remove it")
-    parts = setup(config)
-    if config.reference_image is None:
-        config = replace(config, reference_image=parts.picture)
-    metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **_metrics(config, parts, quiet)}
-    _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
-    return metrics
+    with alone(config.out, beside=True):
+        folder = folder_of(config.out, EVALUATION)
+        if folder.exists() and any(folder.iterdir()):
+            raise TiltingError(f"--out {config.out!r} is there already: choose another, or remove it")
+        parts = setup(config)
+        if config.reference_image is None:
+            config = replace(config, reference_image=parts.picture)
+        metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **_metrics(config, parts, quiet)}
+        _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
+        return metrics
 
 
 def _write(folder: Path, metrics: Mapping[str, Any], page: str) -> None:
     """A new folder with both files, or none."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        made = unique_beside(folder)
+        made.mkdir()
         try:
             write_json(made / EVALUATION.file, metrics)
             write_atomically(made / "report.html", page.encode())
-            made.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
             os.replace(made, folder)
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            remove(made, (EVALUATION.file, "report.html"))
     except OSError as error:
         raise TiltingError(f"cannot write {str(folder)!r}: {error.strerror}") from error
 

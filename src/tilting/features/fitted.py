@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.errors import TiltingError, nearest
 from tilting.features.classifier import HeadedClassifier
 from tilting.features.clip import ClipEmbedder
@@ -150,14 +151,12 @@ class FittedClassifier(nn.Module):
 
 
 def save_classifier(classifier: FittedClassifier, folder: Path) -> None:
-    """Write classifier.json and float32 classifier.safetensors; the weights of a frozen embedder are not written."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write float32 classifier.safetensors, then classifier.json; the weights of a frozen embedder are not written."""
+    make_folder(folder)
     config = {"schema": asdict(classifier.schema), "network": classifier.net.config}
-    (folder / FILE).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     state = {k: v.contiguous() for k, v in classifier.net.state_dict().items() if not k.startswith("embedder.")}
-    save_file({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {k: v.cpu().float() if v.is_floating_point() else v.cpu() for k, v in state.items()})
+    write_atomically(folder / FILE, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def load_classifier(folder: Path) -> FittedClassifier:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tilting.disk import make_folder, write_atomically, write_tensors
+
 
 class Residual(nn.Module):
     """Two 3x3 convolutions with group norm, the first with a stride, and a shortcut."""
@@ -61,11 +63,9 @@ class JudgeNet(nn.Module):
 
 def save_judge(net: JudgeNet, folder: Path) -> None:
     """Write config.json and fp16 model.safetensors."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(net.config, indent=1) + "\n")
-    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+    make_folder(folder)
+    write_atomically(folder / "config.json", (json.dumps(net.config, indent=1) + "\n").encode())
+    write_tensors(folder / "model.safetensors", {k: v.half().cpu().contiguous() for k, v in net.state_dict().items()})
 
 
 def load_judge(folder: Path) -> JudgeNet:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tilting.disk import checked_name
 from tilting.errors import TiltingError, nearest
 
 FILE, WEIGHTS = "classifier.json", "classifier.safetensors"
@@ -42,6 +43,7 @@ class Schema:
         numbers = (self.shift, self.scale, self.std, self.temperature)
         if not self.label or "=" in self.label or "#" in self.label:
             raise TiltingError(f"a label needs a name without = and #, not {self.label!r}")
+        checked_name(self.label, "label")
         if self.kind not in ("classes", "gaussian"):
             raise TiltingError(f"there is no kind of label {self.kind!r}{nearest(self.kind, ('classes', 'gaussian'))}")
         if self.kind == "classes" and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_picture
+from tilting.disk import write_atomically
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.models import load
@@ -20,6 +21,7 @@ from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
 from tilting.rewards.spec import build
 from tilting.runs import files
+from tilting.runs.alone import alone
 from tilting.runs.owner import RUN
 from tilting.runs.run_folder import RunFolder
 
@@ -110,16 +112,16 @@ class Folder(RunFolder[Generated]):
 
     def begin(self) -> None:
         """Make the folder and its first manifest."""
-        self.make()
         if not self.summary:
             self._count(self._counts())
-        files.write_manifest(self.path, self.manifest)
+        self.make()
+        self.write()
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
         """Write a finished group: its pictures, then the manifest that names them."""
         for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
             name = files.image_name(number)
-            files.write_atomically(self.path / name, png(image, record, self.config.method))
+            write_atomically(self.path / name, png(image, record, self.config.method))
             self.records[number] = {"file": name, **record}
         self._count(self._counts() + drawn.counts)
         files.write_manifest(self.path, self.manifest)
@@ -167,16 +169,17 @@ def run(
         TiltingError: before anything is written, for a request or a folder that cannot work.
         RewardError: if the reward fails; images finished before stay, and the run resumes.
     """
-    place = folder(config, argv)
-    if not place.complete:
-        _warn_unknown(config)
-        _draw_missing(place, parts(config), quiet)
-    _warn_constant(place)
-    if place.complete:
-        from tilting.reports.grid import write_grid  # draws with PIL
+    with alone(config.out):
+        place = folder(config, argv)
+        if not place.complete:
+            _warn_unknown(config)
+            _draw_missing(place, parts(config), quiet)
+        _warn_constant(place)
+        if place.complete:
+            from tilting.reports.grid import write_grid  # draws with PIL
 
-        write_grid(place.path, place.manifest)
-    return place.manifest
+            write_grid(place.path, place.manifest)
+        return place.manifest
 
 
 def plan_missing(place: Folder, parts: Parts) -> Plan:

@@ -7,8 +7,6 @@ controls attached still is the pre-trained model everywhere else.
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -19,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tilting.disk import inner_path, make_folder, write_atomically, write_tensors
 from tilting.features.fitted import FittedClassifier, load_classifier, save_classifier
 from tilting.features.schema import FILE as CLASSIFIER
 from tilting.models import control_spec as spec
@@ -124,23 +123,13 @@ def save_control(
         embedding: the state of a `LabelEmbedding`.
         classifiers: by label.
     """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / spec.FILE).unlink(missing_ok=True)
     save_lora(lora, folder / spec.LORA)
-    temporary = folder / f".{spec.EMBEDDING}.tmp"
-    save_file({k: v.detach().cpu().contiguous() for k, v in embedding.items()}, temporary)
-    os.replace(temporary, folder / spec.EMBEDDING)
+    write_tensors(folder / spec.EMBEDDING, {k: v.detach().cpu().contiguous() for k, v in embedding.items()})
     for label, classifier in classifiers.items():
-        beside = folder / spec.CLASSIFIERS / f".{label}.tmp"
-        shutil.rmtree(beside, ignore_errors=True)
-        save_classifier(classifier, beside)
-        shutil.rmtree(folder / spec.CLASSIFIERS / label, ignore_errors=True)
-        os.replace(beside, folder / spec.CLASSIFIERS / label)
-    temporary = folder / f".{spec.FILE}.tmp"
-    temporary.write_text(spec.description(info, folder))
-    os.replace(temporary, folder / spec.FILE)
+        save_classifier(classifier, inner_path(folder / spec.CLASSIFIERS, label, "label"))
+    write_atomically(folder / spec.FILE, spec.description(info, folder).encode())
     return folder
 
 
@@ -155,7 +144,7 @@ def load_control(folder: str | Path, model: StableDiffusion) -> Control:
     folder = Path(folder)
     info, classifiers = read_control(folder), {}
     for schema in info.labels:
-        fit = folder / spec.CLASSIFIERS / schema.label
+        fit = inner_path(folder / spec.CLASSIFIERS, schema.label, "label")
         if (fit / CLASSIFIER).is_file():
             classifiers[schema.label] = load_classifier(fit)
     with torch.no_grad():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilting.disk import make_folder, write_tensors
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.lora_file import FILE as FILE
@@ -96,12 +96,8 @@ def _filed(key: str) -> str:
 
 def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
     """Write weights as a diffusers LoRA folder, atomically."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (FILE + ".tmp")
-    save_file({_filed(key): value for key, value in state.items()}, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / FILE)
+    make_folder(folder)
+    write_tensors(folder / FILE, {_filed(key): value for key, value in state.items()}, {"format": "pt"})
     return folder / FILE
 
 

@@ -14,7 +14,6 @@ are applied in part: cfg + s (w(t) - cfg), e_negative + s MLP(...); 0 is the mod
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.models.lora_file import INPUTS as WEIGHTS
 from tilting.models.stable_diffusion import StableDiffusion, plain_only
 from tilting.types import Denoise, TiltingError, Time
@@ -161,19 +161,15 @@ def begin(
 
 def save_inputs(inputs: SamplerInputs, folder: Path) -> None:
     """Write them into a LoRA's folder, each file atomically."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     shape: dict[str, Any] = {}
     if inputs.guidance is not None:
         shape["guidance"] = {"times": inputs.guidance.times}
     if inputs.negative is not None:
         shape["negative"] = {"width": inputs.negative.width, "hidden": inputs.negative.hidden}
     state = {name: p.detach().float().cpu().contiguous() for name, p in inputs.named_parameters()}
-    save_file(state, folder / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
-    (folder / f"{SHAPE}.tmp").write_text(json.dumps(shape) + "\n")
-    for name in (SHAPE, WEIGHTS):
-        os.replace(folder / f"{name}.tmp", folder / name)
+    write_atomically(folder / SHAPE, (json.dumps(shape) + "\n").encode())
+    write_tensors(folder / WEIGHTS, state, {"format": "pt"})
 
 
 def read_inputs(folder: Path) -> SamplerInputs | None:

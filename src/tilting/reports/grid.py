@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tilting.runs.files import GRID, MANIFEST, read_json, write_atomically
+from tilting.disk import inner_path, write_atomically
+from tilting.runs.files import GRID, MANIFEST, read_json
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
 MOST_ROWS, MOST_COLUMNS = 60, 12
@@ -46,6 +47,11 @@ def read(path: Path) -> Image.Image:
     """The picture of a file, decoded."""
     with Image.open(path) as opened:
         return opened.convert("RGB")
+
+
+def picture_of(folder: Path, record: dict[str, Any]) -> Path:
+    """Where the picture of a manifest's entry lies."""
+    return inner_path(folder, record["file"], "picture", nested=True)
 
 
 def short(value: float | None) -> str:
@@ -143,7 +149,7 @@ def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
     shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
     if sum(len(records) for _, records in shown) < len(manifest["images"]):
         totals += f" (part of {len(manifest['images'])} images)"
-    cells = [(prompt, [(short(r["reward"]), read(folder / r["file"])) for r in records]) for prompt, records in shown]
+    cells = [(prompt, [(short(r["reward"]), read(picture_of(folder, r))) for r in records]) for prompt, records in shown]
     return write_rows(cells, title, totals, folder / GRID)
 
 
@@ -164,7 +170,7 @@ def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, pe
         by_key = {(r["prompt"], r["index"]): r for r in manifest["images"]}
         for i, key in enumerate(keys):
             if key in by_key:
-                sheet.cell(i, j, read(folder / by_key[key]["file"]), short(by_key[key]["reward"]))
+                sheet.cell(i, j, read(picture_of(folder, by_key[key])), short(by_key[key]["reward"]))
     for i, (prompt, _) in enumerate(keys):
         sheet.row(i, prompt)
     sheet.save(Path(path))

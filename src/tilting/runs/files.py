@@ -1,29 +1,30 @@
-"""Files of runs: the one atomic write, the one JSON writer and reader, digests; and the manifest of pictures, checked before it
+"""Files of runs: the one JSON writer and reader, digests; and the manifest of pictures, checked before it
 is trusted. Torch-free.
 
-What guards a write (fsync, a file that another process holds) belongs into `write_atomically`; what guards a whole folder, into
-`tilting.runs.run_folder.RunFolder.make`.
+What guards a write belongs into `tilting.disk.write_atomically`; what guards a whole folder, into `tilting.runs.alone.alone`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.features.digest import DIGITS, digest
+from tilting.features.picture import open_rgb
 from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
 GRID = "grid.png"
 SWEEP = "sweep.json"
 """Of a folder of runs at several strengths of a control."""
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 def image_name(number: int) -> str:
@@ -40,16 +41,6 @@ def digest_of(paths: Iterable[Path]) -> str | None:
     """One digest of files and folders, those that are there: of one its own, several are hashed again. None of none."""
     known = [one for one in map(digest, paths) if one is not None]
     return known[0] if len(known) == 1 else hashlib.sha256(" ".join(known).encode()).hexdigest()[:DIGITS] if known else None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """All of it, or nothing of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise TiltingError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Any, allow_nan: bool = False) -> None:
@@ -148,13 +139,23 @@ def short(value: object) -> str:
 
 
 def whole(path: Path) -> bool:
-    """Whether a PNG is there to its last chunk: one that a power cut has torn is not."""
+    """Whether a PNG is there to its last chunk, every chunk as it was written, and decodes: one that a power cut has torn, or
+    a bit of which has flipped, is not."""
     try:
-        with path.open("rb") as file:
-            file.seek(-len(PNG_END), os.SEEK_END)
-            return file.read() == PNG_END
-    except OSError:
+        data = path.read_bytes()
+        if not data.startswith(PNG_HEAD):
+            return False
+        at, kind = len(PNG_HEAD), b""
+        while at < len(data):
+            end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+            kind, check = data[at + 4 : at + 8], data[end : end + 4]
+            if len(check) < 4 or zlib.crc32(data[at + 4 : end]) != int.from_bytes(check, "big"):
+                return False
+            at = end + 4
+        open_rgb(path)
+    except (OSError, TiltingError):
         return False
+    return kind == b"IEND"
 
 
 def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict]:

@@ -104,11 +104,13 @@ class RunFolder(Generic[Asked]):
         return {**self.head, "summary": self.summary}
 
     def make(self) -> None:
-        """Make the folder. Raises TiltingError."""
+        """Make the folder, and its manifest before anything else is in it. Raises TiltingError."""
         try:
             (self.path / self.inside).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
+        if not (self.path / files.MANIFEST).exists():
+            self.write()
 
     def write(self) -> None:
         """Replace the manifest."""

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from tilting.disk import make_folder, remove, unique_beside, write_atomically, write_tensors
 from tilting.types import TiltingError
+
+WEIGHTS, OPTIMISER, STATE = FILES = ("weights.safetensors", "optimiser.safetensors", "state.json")
 
 
 class Saved(NamedTuple):
@@ -61,38 +63,41 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({"state": state, "param_groups": held["param_groups"]})
 
 
-def _synced(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def write(folder: Path, saved: Saved, keep: int = 2) -> Path:
     """Write a state into ``folder`` and remove all but the last ``keep``; a whole state of the same step is left as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     place = folder / f"{saved.step:08d}"
     if place.exists() and _load(place) is not None:
         return place
-    temporary = folder / f".{place.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file({k: v.detach().cpu().contiguous() for k, v in saved.weights.items()}, temporary / "weights.safetensors")
-    save_file(dict(saved.optimiser), temporary / "optimiser.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": saved.step, **saved.state}))
-    for file in temporary.iterdir():
-        _synced(file)
-    if place.exists():
-        shutil.rmtree(place)
-    os.rename(temporary, place)
+    temporary = unique_beside(place)
+    try:
+        temporary.mkdir()
+        write_tensors(temporary / WEIGHTS, {k: v.detach().cpu().contiguous() for k, v in saved.weights.items()})
+        write_tensors(temporary / OPTIMISER, saved.optimiser)
+        write_atomically(temporary / STATE, json.dumps({"step": saved.step, **saved.state}).encode())
+        remove(place, FILES)  # one that is not whole
+        os.rename(temporary, place)
+    except OSError as error:
+        raise TiltingError(f"cannot write {str(place)!r}: {error.strerror}") from error
+    finally:
+        remove(temporary, FILES)
     for old in states(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old, FILES)
     return place
+
+
+def clear(folder: Path) -> None:
+    """Remove all states in a folder, and the folder if nothing else is in it."""
+    for place in states(folder):
+        remove(place, FILES)
+    remove(folder, ())
 
 
 def states(folder: Path) -> list[Path]:
     """The whole states in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if p.name.isdigit() and (p / "state.json").is_file()]
+    found = [p for p in folder.iterdir() if p.name.isdigit() and (p / STATE).is_file()]
     return sorted(found, key=lambda p: int(p.name))
 
 
@@ -112,8 +117,8 @@ def read(folder: Path) -> Saved | None:
 def _load(place: Path) -> Saved | None:
     """The state in a folder, None if any file of it is not whole."""
     try:
-        state = json.loads((place / "state.json").read_text())
-        tensors = (load_file(place / "weights.safetensors"), load_file(place / "optimiser.safetensors"))
+        state = json.loads((place / STATE).read_text())
+        tensors = (load_file(place / WEIGHTS), load_file(place / OPTIMISER))
         return Saved(state.pop("step"), *tensors, state)
     except (OSError, ValueError, KeyError, SafetensorError):
         return None

@@ -5,19 +5,15 @@ Lines after that checkpoint are cut, and made again bit for bit, for everything 
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
+from tilting.runs.stopping import patient
 from tilting.training import checkpoint
 from tilting.training.checkpoint import Saved
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
@@ -126,7 +122,8 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
         folder.begin(trainer.state.step)
     engine.track()
     try:
-        with patient(engine) as interrupted, Bar(observer.name, config.train_steps, trainer.state.step, quiet) as bar:
+        about = observer.name, config.train_steps, trainer.state.step, quiet
+        with patient(several=engine.count > 1) as interrupted, Bar(*about) as bar:
             for row in () if observer.over else trainer.steps(config.train_steps):
                 line = row.numbers | observer.look(row)
                 if engine.main:
@@ -135,10 +132,12 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
                     engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, row.step)
                 bar.show(row.step, row.skipped, **observer.shown(row))
                 over, left = row.step == config.train_steps or observer.over, interrupted()
-                if left or (not over and row.step % config.checkpoint_every == 0):  # the last is saved below
+                if over or left or row.step % config.checkpoint_every == 0:
                     observer.save(finished=over and trainer.state.moved)
                 if over or left:
                     break
+            else:
+                observer.save(finished=trainer.state.moved)
         check_moved(trainer.state, trainer.objective)
     except TiltingError as error:
         finished = observer.failed(error)
@@ -146,38 +145,7 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
         if not finished:
             raise
         return
-    observer.save(finished=True)
     engine.close()
-
-
-@contextmanager
-def patient(engine: Engine) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, to be asked between steps by a loop that then saves and ends; KeyboardInterrupt is raised on
-    the way out. A second one is obeyed at once. Of several processes each would stop elsewhere: there, as outside the main
-    thread, nothing is changed."""
-    before = signal.getsignal(signal.SIGINT)
-    if (
-        engine.count > 1
-        or threading.current_thread() is not threading.main_thread()
-        or before is not signal.default_int_handler
-    ):
-        yield lambda: False
-        return
-    pressed: list[bool] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(True)
-        os.write(2, b"\ntilting: this step is finished and saved; press again to leave at once\n")  # print may be at it
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:  # and all is saved
-        raise KeyboardInterrupt
 
 
 def kl_of(numbers: Mapping[str, Any]) -> dict[str, float]:

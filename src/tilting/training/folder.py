@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tilting.config.finetune import FinetuneConfig
 from tilting.config.objectives import defaults
 from tilting.config.training import TrainingConfig, mixed_precision
+from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.models.lora_file import lora_files
 from tilting.objectives import OBJECTIVES
@@ -70,12 +71,12 @@ class TrainingFolder(RunFolder[Config]):
         return self.path / "checkpoints"
 
     def begin(self, step: int) -> None:
-        """Make the folder, cut its lines back to a training step, write the manifest."""
+        """Make the folder, write the manifest, then cut the lines back to a training step."""
         self.make()
+        self.write()
         for name in (METRICS, TIMING):
             kept = [row for row in read_lines(self.path / name) if row["step"] <= step]
-            files.write_atomically(self.path / name, "".join(map(_line, kept)).encode())
-        files.write_manifest(self.path, self.manifest)
+            write_atomically(self.path / name, "".join(map(_line, kept)).encode())
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl or timing.jsonl."""

@@ -10,6 +10,7 @@ from tilting.errors import TiltingError
 from tilting.models.lora import mix, rank_of, read_lora, save_lora
 from tilting.models.lora_file import LoraSpec, lora_file, lora_files
 from tilting.models.lora_targets import target_modules_of
+from tilting.runs.alone import alone
 from tilting.runs.files import digest
 from tilting.runs.owner import LORA, folder_of
 
@@ -55,25 +56,26 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
     Raises:
         TiltingError: for LoRAs of different models, or a folder that is one of theirs.
     """
-    folder = folder_of(out, LORA)
-    if (folder / LORA.file).exists():
-        raise TiltingError(f"--out {out!r} holds a LoRA already: choose another --out")
-    for spec in loras:
-        if spec.file.parent.resolve() == folder.resolve():
-            raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
-        if len(lora_files(spec.file)) > 1:
-            raise TiltingError(
-                f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
-            )
+    with alone(out):
+        folder = folder_of(out, LORA)
+        if (folder / LORA.file).exists():
+            raise TiltingError(f"--out {out!r} holds a LoRA already: choose another --out")
+        for spec in loras:
+            if spec.file.parent.resolve() == folder.resolve():
+                raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
+            if len(lora_files(spec.file)) > 1:
+                raise TiltingError(
+                    f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
+                )
 
-    states = [read_lora(spec.file) for spec in loras]
-    for spec, state in zip(loras, states, strict=True):
-        for key in state.keys() & states[0].keys():
-            rank = 0 if key.endswith("lora.down.weight") else 1
-            mine, first = list(state[key].shape), list(states[0][key].shape)
-            del mine[rank], first[rank]
-            if mine != first:
-                raise TiltingError(f"{spec.text!r} and {loras[0].text!r} are of different models: {key} differs in shape")
-        if not state.keys() & states[0].keys():
-            raise TiltingError(f"{spec.text!r} and {loras[0].text!r} are of different models: they share no layer")
-    return save_lora(mix(states, [spec.scale for spec in loras]), folder)
+        states = [read_lora(spec.file) for spec in loras]
+        for spec, state in zip(loras, states, strict=True):
+            for key in state.keys() & states[0].keys():
+                rank = 0 if key.endswith("lora.down.weight") else 1
+                mine, first = list(state[key].shape), list(states[0][key].shape)
+                del mine[rank], first[rank]
+                if mine != first:
+                    raise TiltingError(f"{spec.text!r} and {loras[0].text!r} are of different models: {key} differs in shape")
+            if not state.keys() & states[0].keys():
+                raise TiltingError(f"{spec.text!r} and {loras[0].text!r} are of different models: they share no layer")
+        return save_lora(mix(states, [spec.scale for spec in loras]), folder)

@@ -19,6 +19,7 @@ from tilting.models.lora_file import lora_file
 from tilting.models.placement import device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.rewards.spec import build, build_one, parse_spec
+from tilting.runs.alone import alone
 from tilting.training.batches import Batches
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import FinetuneFolder
@@ -83,12 +84,13 @@ def run(
         TiltingError: before anything is written, for a request or a folder that cannot work; and when ten steps in a row were
             skipped, the last good state kept.
     """
-    folder = FinetuneFolder(config, argv)
-    if not folder.finished:
-        loaded = parts(config)
-        engine, saved = enter(folder)
-        train_in_folder(Sampled(folder, trainer_of(config, loaded, engine), loaded), saved, quiet)
-    return folder.manifest
+    with alone(config.out):
+        folder = FinetuneFolder(config, argv)
+        if not folder.finished:
+            loaded = parts(config)
+            engine, saved = enter(folder)
+            train_in_folder(Sampled(folder, trainer_of(config, loaded, engine), loaded), saved, quiet)
+        return folder.manifest
 
 
 class Sampled(Observer[FinetuneConfig]):

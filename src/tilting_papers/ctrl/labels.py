@@ -31,10 +31,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.metrics.extract import read_batches
 from tilting.rewards import jpeg
-from tilting.runs.files import write_atomically
 from tilting_papers.ctrl.study import Label
 
 ORIGIN = "origin"

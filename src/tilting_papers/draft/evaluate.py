@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from tilting.config.finetune import FinetuneConfig
+from tilting.disk import write_atomically
 from tilting.metrics.diversity import mean_pairwise
 from tilting.metrics.extract import judge_features
 from tilting.metrics.judge import PocketJudge
 from tilting.models.lora import Windowed, load_lora, mix, read_lora
 from tilting.models.lora_file import lora_files
-from tilting.runs.files import digest_of, write_atomically
+from tilting.runs.files import digest_of
 from tilting.training.samples import look, scores
 from tilting.training.trainer import NAME
 from tilting_papers.cache import PartsCache, cached

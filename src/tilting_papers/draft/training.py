@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from tilting.config.finetune import FinetuneConfig, resolve_finetune
 from tilting.errors import TiltingError
+from tilting.runs.alone import alone
 from tilting.training.batches import Batches
 from tilting.training.checkpoint import read
 from tilting.training.driver import Observer, train_in_folder
@@ -113,13 +114,14 @@ def train(
     Raises:
         TiltingError: a folder that holds another run.
     """
-    folder = FinetuneFolder(config, argv)
-    if folder.summary and folder.summary.get("looked") != protocol.about:
-        raise TiltingError(f"{str(folder.path)!r} was looked at in another way: choose another --out")
-    if not folder.finished:
-        trainer = trainer_of(config, cache.parts(config), Engine())
-        train_in_folder(Evaluated(folder, trainer, protocol, cache), read(folder.checkpoints))
-    return folder.manifest
+    with alone(config.out):
+        folder = FinetuneFolder(config, argv)
+        if folder.summary and folder.summary.get("looked") != protocol.about:
+            raise TiltingError(f"{str(folder.path)!r} was looked at in another way: choose another --out")
+        if not folder.finished:
+            trainer = trainer_of(config, cache.parts(config), Engine())
+            train_in_folder(Evaluated(folder, trainer, protocol, cache), read(folder.checkpoints))
+        return folder.manifest
 
 
 class Evaluated(Observer[FinetuneConfig]):

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from tilting import presets, rng, weights
+from tilting.disk import write_atomically
 from tilting.oracle.mixture import MixtureModel
 from tilting.oracle.plane import BASE, BETA, chain, denoise, energy_distance, exact, mean_distance, reward
-from tilting.runs.files import write_atomically
 from tilting.sample import Problem, finish, sample
 from tilting_papers.mixture.figure import figure
 from tilting_papers.numbers import mean

@@ -1,0 +1,174 @@
+"""The disk: foreign names made paths, files written whole or not at all, leftovers removed. Torch-free.
+
+    inner_path(folder, name)        what data call something (a label, a class, an entry of a manifest), as a path in a folder
+    write_atomically(path, data)    all of it, or nothing of it
+    write_tensors(path, tensors)    the same, as safetensors
+
+Nothing else makes a path of a name that comes from data, and nothing else writes a file that a run stands on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from tilting.errors import TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LONGEST = 100
+"""Bytes of a foreign name."""
+RESERVED = frozenset(
+    """manifest.json metrics.json metrics.jsonl timing.jsonl sweep.json table.json control.json classifier.json
+    classifier.safetensors embedding.safetensors reliability.png confusion.png predicted.png grid.png checkpoints
+    classifiers""".split()  # noqa: SIM905
+)
+"""What lies in a run's folder by itself, and no label's folder may be called, in small letters or capitals."""
+LEFT = re.compile(r"\..{1,40}\.[0-9a-f]{16}\.tilting")
+"""The names of what is being written."""
+
+
+def checked_name(name: object, what: str = "name") -> str:
+    """A foreign name that can be a folder's.
+
+    Args:
+        name: as the data have it.
+        what: it names, for people.
+
+    Raises:
+        TiltingError: in one sentence, for any other.
+    """
+    reason = _unfit(name) or (
+        "is a name that runs use themselves"
+        if str(name).casefold() in RESERVED
+        else "holds ="
+        if "=" in str(name)
+        else "begins with a dot"
+        if str(name).startswith(".")
+        else None
+    )
+    if reason:
+        raise TiltingError(f"the {what} {_shown(name)} {reason}: give it another")
+    return str(name)
+
+
+def inner_path(folder: Path, name: object, what: str = "name", nested: bool = False) -> Path:
+    """A foreign name as a path in a folder.
+
+    Args:
+        folder: where it belongs.
+        name: as the data have it.
+        what: it names, for people.
+        nested: it is the path of a file that is there to be read, such as images/00000.png, and may name folders on the way.
+
+    Raises:
+        TiltingError: in one sentence, for a name that cannot be one or leads out of the folder.
+    """
+    if nested:
+        parts = name.split("/") if isinstance(name, str) else [name]
+        reason = next(filter(None, map(_unfit, parts)), None)
+        if reason:
+            raise TiltingError(f"the {what} {_shown(name)} {reason if len(parts) == 1 else 'is no path in its folder'}")
+        path = folder.joinpath(*map(str, parts))
+    else:
+        path = folder / checked_name(name, what)
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a circle of links
+        inside = False
+    if not inside:
+        raise TiltingError(f"the {what} {_shown(name)} leads out of {str(folder)!r}")
+    return path
+
+
+def _unfit(name: object) -> str | None:
+    """Why a name cannot be one part of a path, if it cannot."""
+    if not isinstance(name, str):
+        return "is no text"
+    if not name.strip():
+        return "is empty"
+    if name in (".", ".."):
+        return "is no name"
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+        return "is an absolute path"
+    if "/" in name or "\\" in name:
+        return "holds a separator of paths"
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+        return "holds characters that cannot be shown"
+    if len(name.encode()) > LONGEST:
+        return f"is longer than {LONGEST} bytes"
+    return None
+
+
+def _shown(name: object) -> str:
+    text = ascii(name) if isinstance(name, str) and not name.isprintable() else repr(name)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unique_beside(path: Path) -> Path:
+    """A name beside a path that nobody has, for what will be renamed to it."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tilting")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """All of it, or nothing of it, with the rights that the umask leaves. Raises TiltingError."""
+    temporary = unique_beside(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # exclusive: a link is not followed
+    try:
+        file = os.fdopen(os.open(temporary, flags, 0o666), "wb")
+        try:
+            with file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise TiltingError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Tensors as safetensors, whole or not at all; contiguous ones on the CPU. Raises TiltingError."""
+    from safetensors.torch import save
+
+    held: dict[str, Any] = dict(tensors)
+    write_atomically(path, save(held, metadata))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it. Raises TiltingError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TiltingError(f"cannot make the folder {str(path)!r}: {error.strerror}") from error
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove files of these names from a folder of ours, and the folder if nothing else is in it: never what lies deeper."""
+    if folder.is_symlink():
+        return
+    for name in names:
+        with suppress(OSError):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process was writing in a folder, by the names that `unique_beside` gives."""
+    for left in [path for path in folder.rglob(".*.tilting") if LEFT.fullmatch(path.name)]:
+        if left.is_dir() and not left.is_symlink():
+            remove(left, [file.name for file in left.iterdir()])
+        else:
+            with suppress(OSError):
+                left.unlink()

@@ -1,0 +1,107 @@
+"""One writer at a time: a second process in an --out gets a sentence, and a lock dies with its process. Real processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from support.processes import WORDS, awaited, begun
+from tilting.errors import TiltingError
+from tilting.runs.alone import LOCK, alone
+
+REWARD = """
+import pathlib, time
+
+def slow(images, prompts):
+    pathlib.Path("drawn").touch()
+    while not pathlib.Path("go").exists():
+        time.sleep(0.05)
+    return images.mean((1, 2, 3))
+slow.differentiable = True
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_gets_a_sentence_and_a_killed_one_lets_go(tmp_path, folder):
+    (tmp_path / "r.py").write_text(REWARD)
+    words = [*WORDS, "--model", str(folder), "--out", "run"]
+    first = begun(tmp_path, *words)
+    awaited(tmp_path / "drawn", first)
+    for other in (words, ["generate", "a fox", "--out", "run"], ["compare", "a fox", "--reward", "clip", "--out", "run"]):
+        second = begun(tmp_path, *other)
+        said = second.communicate(timeout=120)[1]
+        assert second.returncode == 2 and said.count("\n") == 1, said
+        assert "another process is writing into --out 'run'" in said
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert (tmp_path / "run" / LOCK).exists()
+    (tmp_path / "go").touch()
+    third = begun(tmp_path, *words)
+    assert third.communicate(timeout=120)[1] == "" and third.returncode == 0
+    assert [line[:9] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == ['{"step": ', '{"step": ']
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_the_folder_is_gone_again_if_nothing_was_written(tmp_path):
+    out = tmp_path / "a" / "b"
+    with alone(str(out)), alone(str(out)):
+        assert (out / LOCK).exists()
+    assert not (tmp_path / "a").exists()
+    with alone(str(out)):
+        (out / "kept").touch()
+    assert [p.name for p in out.iterdir()] == ["kept"]
+    with alone(str(tmp_path / "c"), beside=True):
+        assert not (tmp_path / "c").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_another_thread_is_refused(tmp_path):
+    said = []
+
+    def enter():
+        try:
+            with alone(str(tmp_path)):
+                said.append("in")
+        except TiltingError as error:
+            said.append(str(error))
+
+    with alone(str(tmp_path)):
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+    enter()
+    assert "another process is writing" in said[0] and said[1] == "in"
+
+
+def test_of_a_launcher_the_main_process_holds_it(tmp_path, monkeypatch):
+    with alone(str(tmp_path)):
+        monkeypatch.setenv("RANK", "1")
+        threads = [threading.Thread(target=lambda: alone(str(tmp_path)).__enter__())]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        assert [p.name for p in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(tmp_path / "theirs")
+    with pytest.raises(TiltingError, match="cannot write into --out"), alone(str(tmp_path / "run")):
+        pass
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+def test_what_a_killed_process_was_writing_is_swept(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"config": {}, "images": []}')
+    left = tmp_path / "images" / ".00000.png.0123456789abcdef.tilting"
+    left.parent.mkdir()
+    left.touch()
+    (tmp_path / "checkpoints" / ".00000001.0123456789abcdef.tilting").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".00000001.0123456789abcdef.tilting" / "state.json").touch()
+    (tmp_path / ".mine.tilting").touch()
+    with alone(str(tmp_path)):
+        pass
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [".mine.tilting", "checkpoints", "images", "manifest.json"]
