@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import NONE, Column, claims, filled, number, page, shown, table, tried
 
 READING = (
-    "Means with 95 % bootstrap intervals, whole prompts resampled; differences are paired image by image. An arm is "
-    "looked at in the sampler that it is trained in, and compared with its own look before training.",
+    f"{OVER_PROMPTS} An arm is looked at in the sampler that it is trained in, and compared with its own look before training.",
     "Evaluations are of the denoiser in training (a CFG pair counts as one; checkpointed steps count again); seconds are "
     "of training alone, on the machine as it was then.",
     "The judge is pocket-judge, which no reward reads. Apart and spread are mean distances in its features, of two "
