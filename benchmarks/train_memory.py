@@ -143,7 +143,7 @@ def chain(whole, steps: int, cfg: float) -> int:
     from tilting.objectives.rollout import rollout
 
     run = training(whole, "draft", steps, cfg)
-    world = replace(run.batches(0, {}), trained=list(run.training.parameters.values()))
+    world = replace(run.batches(0, {}), trained=list(run.state.parameters.values()))
     with saved(run.model.unet) as size:
         path = rollout(world, torch.ones(steps, dtype=torch.bool))
         assert path.clean.requires_grad
@@ -154,11 +154,11 @@ def training(whole, arm: str, steps: int, cfg: float):
     """A run of one of the arms."""
     from tilting.objectives import draft, draft_k
     from tilting.training.processes import Engine
-    from tilting.training.trainer import tuning
+    from tilting.training.trainer import make_trainer
 
     engine = Engine(context=lambda: torch.autocast("cpu", torch.bfloat16))
     objective = draft() if arm == "draft" else draft_k(1)
-    return tuning(whole, ["a fox"], Bright(), objective, steps=steps, cfg=cfg, batch_size=1, engine=engine)
+    return make_trainer(whole, ["a fox"], Bright(), objective, steps=steps, cfg=cfg, batch_size=1, engine=engine)
 
 
 def count(steps: int, small: bool, cfg: float) -> None:

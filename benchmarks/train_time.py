@@ -28,7 +28,7 @@ import torch
 
 import tilting as tl
 from tilting.objectives import draft, draft_k, draft_lv
-from tilting.training.trainer import Tuning, tuning
+from tilting.training.trainer import Trainer, make_trainer
 
 ARMS = {"draft": (draft, None, 0), "draft-k": (draft_k, 1, 0), "draft-lv": (draft_lv, 1, 2)}
 """By objective: its factory, how many steps are open (None is all), how many copies are made."""
@@ -48,12 +48,12 @@ def main() -> None:
     model, reward = tl.load("pocket"), tl.rewards.clip()
     for name in options.arm or ARMS:
         factory, opened, copies = ARMS[name]
-        run = tuning(model, ["a fox", "a cat"], reward, factory(), steps=options.steps, batch_size=options.batch)
+        run = make_trainer(model, ["a fox", "a cat"], reward, factory(), steps=options.steps, batch_size=options.batch)
         found = measure(run, opened or options.steps, copies, options.rounds, CLOCKS[options.clock])
         print(json.dumps({name: found}), flush=True)
 
 
-def bare(run: Tuning, opened: int, copies: int) -> Callable[[], None]:
+def bare(run: Trainer, opened: int, copies: int) -> Callable[[], None]:
     """The network calls of a training step; the LoRA's gradients are made and thrown away."""
     batch, prompts = run.batches.batch, run.batches.prompts
     words = [prompts[i % len(prompts)] for i in range(batch)]
@@ -61,7 +61,7 @@ def bare(run: Tuning, opened: int, copies: int) -> Callable[[], None]:
     x = torch.randn(batch, *run.model.latent_shape)
     grid = run.batches._grid[:-1]
     last = grid[-1]
-    parameters = list(run.training.parameters.values())
+    parameters = list(run.state.parameters.values())
 
     def network(t, clean=None):
         return run.batches._guided(x if clean is None else clean, t, place).x0
@@ -89,7 +89,7 @@ def bare(run: Tuning, opened: int, copies: int) -> Callable[[], None]:
     return calls
 
 
-def measure(run: Tuning, opened: int, copies: int, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
+def measure(run: Trainer, opened: int, copies: int, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
     """Medians over ``rounds`` pairs of a step and the bare calls, whose order alternates."""
     calls, steps = bare(run, opened, copies), run.steps(rounds + 1)
     next(steps)

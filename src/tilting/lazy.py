@@ -1,4 +1,4 @@
-"""torch, imported when it is first used.
+"""torch and numpy, imported when they are first used.
 
 What is declared (methods, objectives, rewards) and what runs stand in one file each. Commands read the declarations to help,
 to list and to refuse, and must answer before torch, which takes a second, is there. Modules that define networks import torch
@@ -12,7 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch as torch
+    import torch.utils.checkpoint
 else:
 
     class _Lazy(ModuleType):
@@ -21,4 +23,4 @@ else:
             self.__dict__.update({key: value for key, value in vars(module).items() if not key.startswith("__")})
             return getattr(module, name)
 
-    torch = _Lazy("torch")
+    np, torch = _Lazy("numpy"), _Lazy("torch")

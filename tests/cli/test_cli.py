@@ -241,7 +241,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_interrupted_then_resumed_is_the_uninterrupted_run(capsys, tmp_path, tiny, monkeypatch):
-    from tilting.generation import generate
+    from tilting.generation import run as generate
 
     def words(out: Path) -> list[str]:
         return [

@@ -17,12 +17,11 @@ from PIL import Image
 
 import tilting as tl
 from tilting.cli import main
-from tilting.conditioning.cfree import ClassifierFree, world_of
-from tilting.conditioning.classifier_free import free_controlling
+from tilting.conditioning.cfree import ClassifierFree, batch_of
 from tilting.conditioning.dataset import read_tables
 from tilting.conditioning.guided import ClassifierGuided, classifier_guided
 from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, load_noisy
-from tilting.conditioning.trainer import ControlSettings
+from tilting.conditioning.trainer import make_control_trainer
 from tilting.conditioning.triplets import labelled
 from tilting.errors import TiltingError
 from tilting.features.fitted import load_classifier
@@ -404,14 +403,14 @@ def triplets(small, table):
 
 
 def loss_of(run, data, dropout, step=7, index=0, count=1):
-    world, clean = world_of(run.augmented, data.triplets, 8, dropout, 3, step, index, count)
+    world, clean = batch_of(run.augmented, data.triplets, 8, dropout, 3, step, index, count)
     return world, clean, next(iter(ClassifierFree(lambda w: w.mine(clean), run.model.schedule.kind)(world))).value
 
 
 @pytest.mark.parametrize("place", ["latent", "score", "time"])
 def test_without_labels_the_loss_is_the_base_models_and_nothing_is_learnt_of_them(small, triplets, place):
     """At dropout 1, whatever the embedding holds: mean |network - v|² written out, one image at each of eight times."""
-    run = free_controlling(small, triplets, settings=ControlSettings(place, **FREE))
+    run = make_control_trainer(small, data=triplets, place=place, **FREE)
     with torch.no_grad():
         for p in run.augmented.embedding.parameters():
             p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
@@ -525,7 +524,7 @@ def test_a_stopped_training_goes_on_and_the_function_trains_the_same(here, table
     assert torch.equal(drawn[0].images, drawn[1].images)
     assert "obeys" in drawn[1].manifest["summary"]["labels"]["bright"]
     # it learns: the loss of a batch it has not seen, before and after
-    fresh = free_controlling(small, triplets, settings=ControlSettings(**FREE))
+    fresh = make_control_trainer(small, data=triplets, **FREE)
     before = loss_of(fresh, triplets, 0.0, step=1000)[2].item()
     fresh.control()
     with torch.no_grad():

@@ -21,7 +21,7 @@ from tilting import rng
 from tilting.cli import main
 from tilting.conditioning.objective import draw_labels
 from tilting.conditioning.train_run import describe
-from tilting.conditioning.trainer import ControlSettings, controlling
+from tilting.conditioning.trainer import make_control_trainer
 from tilting.config.condition_train import resolve_train
 from tilting.features.fitted import save_classifier
 from tilting.generation.generate import Drawn, draw, plan
@@ -98,7 +98,7 @@ def words(folder, out, *more, classifier="FIT", steps=3):
 
 @pytest.mark.parametrize("place", ["latent", "score", "time"])
 def test_a_control_that_has_learnt_nothing_is_pocket_bit_for_bit(place, fitted, pocket):
-    run = controlling(pocket, [fitted], PROMPTS, ControlSettings(place, rank=2, steps=3, batch_size=2))
+    run = make_control_trainer(pocket, [fitted], PROMPTS, place=place, rank=2, steps=3, batch_size=2)
     control = run.control()
     asked = {"steps": 3, "images": 2, "seed": 5, "batch_size": 4}
     base = tl.generate(pocket, PROMPTS, **asked)
@@ -109,16 +109,16 @@ def test_a_control_that_has_learnt_nothing_is_pocket_bit_for_bit(place, fitted, 
 
 def test_the_gradient_is_that_of_gamma_log_p_less_the_path_kl(small, fitted):
     """Written out with autograd: two steps, both open, of a control whose weights are random. Float32: 1e-3 relative."""
-    settings = ControlSettings("latent", 7.0, 0.5, truncation="all", rank=2, steps=2, cfg=2.0, batch_size=2, seed=3)
-    run = controlling(small, [fitted], PROMPTS, settings)
+    settings = {"gamma": 7.0, "kl": 0.5, "truncation": "all", "rank": 2, "steps": 2, "cfg": 2.0, "batch_size": 2, "seed": 3}
+    run = make_control_trainer(small, [fitted], PROMPTS, **settings)
     torch.manual_seed(0)
     with torch.no_grad():
-        for p in run.training.parameters.values():
+        for p in run.state.parameters.values():
             p.copy_(0.1 * torch.randn_like(p))
     loss = next(iter(run.objective(run.batches(0, {}))))
     loss.value.backward()
-    found = {name: p.grad.clone() for name, p in run.training.parameters.items()}
-    for p in run.training.parameters.values():
+    found = {name: p.grad.clone() for name, p in run.state.parameters.items()}
+    for p in run.state.parameters.values():
         p.grad = None
 
     who = batch_identities(PROMPTS, 3, 0, 2, 1)
@@ -146,7 +146,7 @@ def test_the_gradient_is_that_of_gamma_log_p_less_the_path_kl(small, fitted):
     wanted = -7.0 * fitted.log_prob(small.decode(x), y).mean() + 0.5 * far.mean()
     wanted.backward()
     assert loss.value.item() == pytest.approx(wanted.item(), rel=1e-4)
-    for name, p in run.training.parameters.items():
+    for name, p in run.state.parameters.items():
         assert torch.allclose(found[name], p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max().item()), name
     run.control()
 
@@ -157,7 +157,9 @@ def test_two_controls_that_were_trained_apart_are_both_obeyed_together(small):
     other is asked for, and what is asked for is likelier on average than of the base model."""
     fits = {name: bright_fit(small, name, seed=k, channels=(k,)).classifier for k, name in ((0, "red"), (2, "blue"))}
     options = {"steps": 4, "batch_size": 8, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0, "lora_lr": 5e-3}
-    made = [tl.condition_train(small, fit, PROMPTS, 30, embedding_lr=0.1, **options).control for fit in fits.values()]
+    made = [
+        tl.condition_train(small, fit, PROMPTS, train_steps=30, embedding_lr=0.1, **options).control for fit in fits.values()
+    ]
     shape = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
 
     def log_p(images, name, value):
@@ -183,7 +185,7 @@ def test_training_raises_log_p_on_noise_it_has_not_seen(small, fitted):
     asked = {"steps": 4, "images": 10, "cfg": 2.0, "batch_size": 20, "seed": 1}
     before = tl.generate(small, PROMPTS, **asked).images
     options = {"steps": 4, "batch_size": 4, "gamma": 100.0, "truncation": "all", "rank": 2, "cfg": 2.0}
-    trained = tl.condition_train(small, fitted, PROMPTS, 40, lora_lr=5e-3, embedding_lr=0.1, **options)
+    trained = tl.condition_train(small, fitted, PROMPTS, train_steps=40, lora_lr=5e-3, embedding_lr=0.1, **options)
     assert trained.history[0]["kl"] == 0.0
     assert trained.history[-1]["kl"] > 0.0
     assert trained.control.info.effective_gamma == 100.0
@@ -330,7 +332,7 @@ def test_two_processes_are_one(here, folder):
 
 def test_ppo_refuses_what_it_has_no_use_for_in_python_too_and_its_config_reads_back(here, small, fitted, folder):
     with pytest.raises(TiltingError, match="ppo looks at whole ones"):
-        controlling(small, [fitted], PROMPTS, ControlSettings(planner="ppo", accumulate=2, batch_size=4))
+        make_control_trainer(small, [fitted], PROMPTS, planner="ppo", accumulate=2, batch_size=4)
     with pytest.raises(TiltingError, match="leave it out"):
         tl.condition_train(small, fitted, PROMPTS, planner="ppo", truncation="all")
     asked = {"classifier": ["FIT"], "prompts": PROMPTS, "model": str(folder), "planner": "ppo"}
@@ -341,7 +343,7 @@ def test_ppo_refuses_what_it_has_no_use_for_in_python_too_and_its_config_reads_b
 def test_log_p_is_of_all_parts_of_a_batch(small, fitted):
     found = []
     for parts in (1, 4):
-        run = controlling(small, [fitted], PROMPTS, ControlSettings(steps=2, cfg=2.0, batch_size=8, rank=2, accumulate=parts))
+        run = make_control_trainer(small, [fitted], PROMPTS, steps=2, cfg=2.0, batch_size=8, rank=2, accumulate=parts)
         found.append(next(iter(run.steps(1))).numbers["log_prob.bright"])
         run.control()
     assert found[1] == pytest.approx(found[0], abs=1e-5)
@@ -358,8 +360,8 @@ def test_without_a_kl_there_is_no_gamma_against_it_and_no_silent_step(here, fold
         json.loads((here / "ctl" / name).read_text(), parse_constant=constant)
     assert read_control("ctl").effective_gamma is None
     assert "no KL" in describe(json.loads((here / "ctl" / "manifest.json").read_text()))
-    settings = ControlSettings("latent", kl=0.0, truncation="random", rank=2, steps=2, cfg=2.0, batch_size=2)
-    run = controlling(small, [fitted], PROMPTS, settings)
+    settings = {"kl": 0.0, "truncation": "random", "rank": 2, "steps": 2, "cfg": 2.0, "batch_size": 2}
+    run = make_control_trainer(small, [fitted], PROMPTS, **settings)
     losses = [next(iter(run.objective(run.batches(step, {})))) for step in range(6)]
     late = next(loss for loss in losses if loss.numbers["open_steps"] == 1)
     late.value.backward()
@@ -379,6 +381,6 @@ def test_an_old_description_with_infinity_in_it_still_loads(here, small, fitted)
 
 def test_ppo_pays_for_no_evaluation_twice(small, fitted):
     """An image is drawn (three steps) and its two steps with a density are scored once; the KL's base is part of that call."""
-    run = controlling(small, [fitted], PROMPTS, ControlSettings(planner="ppo", rank=2, steps=3, cfg=2.0, batch_size=2))
+    run = make_control_trainer(small, [fitted], PROMPTS, planner="ppo", rank=2, steps=3, cfg=2.0, batch_size=2)
     assert next(iter(run.steps(1))).numbers["evaluations"] == 2 * (3 + 2)
     run.control()

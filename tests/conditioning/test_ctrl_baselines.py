@@ -27,7 +27,7 @@ from tilting.oracle.plane import BASE, energy_distance
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict
-from tilting.training.loop import Training, train
+from tilting.training.loop import TrainState, train
 from tilting.types import Prediction
 from tilting_papers.ctrl import learned
 from tilting_papers.ctrl.learned import Falling, Plane, Push, pushed
@@ -162,7 +162,7 @@ def test_classifier_free_fine_tuning_learns_p_of_x_given_y():
     y = (torch.rand(len(x), generator=gen) < log_classifier(x, 1.0).exp()).double()
     push, steps, size = Push(48), 350, 256
     optimiser = Falling(rate=5e-3, weight_decay=0.0, clip=10.0, steps=steps)
-    training = Training(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
+    training = TrainState(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
     grid = ZERO_SNR.grid(200)
 
     def batch(k, memory):
@@ -332,7 +332,7 @@ def test_the_augmented_model_is_trained_and_no_label_stays_no_label():
 
     settings = Optimiser(rate=1e-2, weight_decay=0.0)
     batches = TripletBatches(augmented, data, (), {}, 64, 0.1)
-    training = Training(parameters, settings.build(parameters))
+    training = TrainState(parameters, settings.build(parameters))
     steps = train(training, ClassifierFree(batches.of), batches, settings, 150)
     errors = [report.numbers["error"] for report in steps]
     assert sum(errors[-20:]) < 0.4 * sum(errors[:20])

@@ -19,7 +19,6 @@ from tilting.models.lora_file import parse_lora
 from tilting.models.lora_targets import target_modules_of, target_names
 from tilting.models.schedulers import flow_schedule
 from tilting.sample import Method, Problem, sample
-from tilting.training.loop import Optimiser
 
 PROMPTS = ["a fox on a blue background, noto style", "an owl"]
 
@@ -271,7 +270,7 @@ def test_a_tuned_lora_loads_in_plain_diffusers_and_gives_the_same_images(folders
     latents, cfg = noise(model), model.default_cfg
     draw = lambda: tl.generate(model, PROMPTS, steps=4, cfg=cfg, eta=0.0, latents=latents).images  # noqa: E731
     before = draw()
-    tuned = tl.finetune(model, PROMPTS, Red(), train_steps=2, steps=4, batch_size=2, rank=2, optimiser=Optimiser(rate=0.05))
+    tuned = tl.finetune(model, PROMPTS, Red(), train_steps=2, steps=4, batch_size=2, rank=2, lr=0.05)
     moved = [bool(value.any()) for key, value in tuned.lora.items() if key.endswith("lora.up.weight")]
     assert sum(moved) >= 0.9 * len(moved)  # all but what a last joint block asks of the text, which no one reads
     assert all(row["reward"] is not None and row["gradient_norm"] > 0 for row in tuned.history)

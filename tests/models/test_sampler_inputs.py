@@ -18,8 +18,7 @@ from tilting.models.sampler_inputs import Guidance, Negative, SamplerInputs, beg
 from tilting.objectives import draft, draft_k
 from tilting.schedule import predict
 from tilting.training.folder import read_lines
-from tilting.training.loop import Optimiser
-from tilting.training.trainer import tuning
+from tilting.training.trainer import make_trainer
 
 SMALL = {"steps": 2, "batch_size": 2, "rank": 2, "cfg": 3.0}
 WORDS = ["a fox", "a cat"]
@@ -108,8 +107,8 @@ def test_inputs_begin_as_the_model_and_follow_the_formula(pocket):
 
 
 def test_the_gradient_of_the_scales_is_that_of_finite_differences_and_a_step_follows_it(pocket):
-    run = tuning(pocket, WORDS, Bright(), draft(), Optimiser(rate=1e-3), learn=("guidance",), **SMALL)
-    assert list(run.training.parameters) == ["guidance.weight"]
+    run = make_trainer(pocket, WORDS, Bright(), draft(), lr=1e-3, learn=("guidance",), **SMALL)
+    assert list(run.state.parameters) == ["guidance.weight"]
     w = run.inputs.guidance.weight
 
     def loss():
@@ -133,7 +132,7 @@ def test_the_gradient_of_the_scales_is_that_of_finite_differences_and_a_step_fol
 
 
 def test_a_truncated_gradient_reaches_the_scale_of_its_step_only(pocket):
-    run = tuning(pocket, WORDS, Bright(), draft_k(1), learn=("lora", "guidance"), **SMALL)
+    run = make_trainer(pocket, WORDS, Bright(), draft_k(1), learn=("lora", "guidance"), **SMALL)
     before = run.inputs.scales()
     next(iter(run.steps(1)))
     first, last = run.inputs.scales()
@@ -146,7 +145,7 @@ def test_learned_inputs_are_saved_with_a_lora_that_plain_diffusers_loads(pocket,
     from tilting.models.words import POCKET
 
     tuned = tl.finetune(
-        pocket, WORDS, Bright(), draft(), 2, Optimiser(rate=1e-2), learn=("lora", "guidance", "negative"), **SMALL
+        pocket, WORDS, Bright(), draft(), train_steps=2, lr=1e-2, learn=("lora", "guidance", "negative"), **SMALL
     )
     mine = drawn(tuned.inputs.on(pocket))
     tuned.save(tmp_path / "lora")

@@ -19,7 +19,7 @@ from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.training.folder import read_lines
 from tilting.training.processes import Engine
-from tilting.training.run import Parts, load_parts, tuning_of
+from tilting.training.run import Parts, load_parts, trainer_of
 from tilting_papers import RECIPES
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft import gradients, zero_shot
@@ -90,7 +90,7 @@ COSTED = {
 @pytest.mark.parametrize("kind", COSTED)
 def test_what_an_image_costs_is_what_training_counts(kind, cache):
     config = asked(COSTED[kind])
-    tuning = tuning_of(config, cache.parts(config), Engine())
+    tuning = trainer_of(config, cache.parts(config), Engine())
     rows = list(tuning.steps(1))
     cost = cost_of(config)
     assert rows[-1].skipped is None and cost is not None
@@ -109,10 +109,10 @@ def test_refls_cost_is_the_mean_over_its_steps():
 def tuned(cache):
     """A run whose LoRA has moved, so that A has a gradient too."""
     config = asked(Training("a", "draft-k"))
-    tuning = tuning_of(config, cache.parts(config), Engine())
+    tuning = trainer_of(config, cache.parts(config), Engine())
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for name, p in tuning.training.parameters.items():
+        for name, p in tuning.state.parameters.items():
             if "lora_B" in name:
                 p.copy_(0.05 * torch.randn(p.shape, generator=generator))
     return tuning
@@ -129,7 +129,7 @@ def by_hand(tuning, k):
             eps, x0, _ = denoise(x, t, rows)
             x = s.alpha * x0 + s.sigma * eps
     loss = -tuning.batches.reward(model.decode(x), [w.prompt for w in world.who]).mean()
-    found = torch.autograd.grad(loss, list(tuning.training.parameters.values()))
+    found = torch.autograd.grad(loss, list(tuning.state.parameters.values()))
     return torch.cat([g.flatten() for g in found]).double().numpy()
 
 

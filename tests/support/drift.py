@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.oracle.mixture import MixtureModel
 from tilting.rng import Identity
 from tilting.schedule import Schedule, scaled_linear
 from tilting.training.checkpoint import read, write
-from tilting.training.loop import Optimiser, Training, train
+from tilting.training.loop import Optimiser, TrainState, train
 from tilting.types import Prediction
 
 ZERO = Schedule("v_prediction", scaled_linear(zero_snr=True))
@@ -34,7 +34,7 @@ class Drift(nn.Module):
         return self.last(self.inner(torch.cat([x, here], 1)))
 
 
-def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step=0, prompts=4, **options) -> World:
+def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step=0, prompts=4, **options) -> TrainBatch:
     base = MixtureModel(mixture, ZERO).denoiser()
 
     def denoise(x, t, rows):
@@ -43,7 +43,7 @@ def make(mixture, net, images=16, steps=STEPS, eta=1.0, value=None, seed=0, step
         return Prediction(eps - t.alpha * push, x0 + t.sigma * push, c)  # consistent with x = α x0 + σ eps
 
     who = [Identity(seed, f"prompt {i % prompts}", step * images + i) for i in range(images)]
-    return World(
+    return TrainBatch(
         denoise,
         base,
         denoise,
@@ -81,7 +81,7 @@ def gradient(objective, world, net):
 def run(objective, mixture, steps, images=16, value=None, eta=1.0, folder=None, until=None):
     net, optimiser = Drift(), Optimiser(rate=5e-3, weight_decay=0.0)
     parameters = dict(net.named_parameters())
-    training = Training(parameters, optimiser.build(list(parameters.values())))
+    training = TrainState(parameters, optimiser.build(list(parameters.values())))
     if folder is not None and (held := read(folder)) is not None:
         training.restore(held)
 

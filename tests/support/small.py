@@ -61,11 +61,11 @@ def bright_fit(model, label="bright", seed=0, channels=(0, 1, 2)):
 
 def random_control(model, classifiers, place="latent", seed=0, size=0.05):
     """A control that was never trained: random LoRA and embedding."""
-    from tilting.conditioning.trainer import ControlSettings, controlling
+    from tilting.conditioning.trainer import make_control_trainer
 
-    run = controlling(model, classifiers, ["a fox"], ControlSettings(place, rank=2, steps=2, batch_size=2, seed=seed))
+    run = make_control_trainer(model, classifiers, ["a fox"], place=place, rank=2, steps=2, batch_size=2, seed=seed)
     torch.manual_seed(seed + 1)
     with torch.no_grad():
-        for p in run.training.parameters.values():
+        for p in run.state.parameters.values():
             p.copy_(size * torch.randn_like(p))
     return run.control({"name": model.name, "sha256": None})

@@ -15,7 +15,7 @@ from tilting.objectives.rollout import rollout
 from tilting.training import doctor as module
 from tilting.training.doctor import doctor
 from tilting.training.run import Parts
-from tilting.training.trainer import tuning
+from tilting.training.trainer import make_trainer
 
 OPTIONS = {"prompts": ["a fox", "a cat"], "steps": 3, "rank": 2, "batch-size": 2}
 
@@ -71,11 +71,11 @@ def test_a_sound_run_passes_and_its_arithmetic_is_right(pocket):
 def test_the_latents_of_a_path_are_counted_once(pocket, objective, more):
     """Of three steps: its states, in as many storages; two means of the frozen model of DPOK, adjoints and means of all."""
     config = resolve_finetune({**OPTIONS, "objective": objective})
-    run = tuning(pocket, ["a fox"], Reward(), steps=3, batch_size=1, rank=2)
+    run = make_trainer(pocket, ["a fox"], Reward(), steps=3, batch_size=1, rank=2)
     with torch.no_grad():
         path = rollout(run.batches(0, {}), torch.zeros(3, dtype=torch.bool))
     held = {x.untyped_storage().data_ptr() for point in path.points for x in (point.x, point.drawn)}
-    assert module._latents(config) == len(held) + more == 4 + more
+    assert config.made_objective.latents_kept(3) == len(held) + more == 4 + more
 
 
 @pytest.mark.parametrize(("fault", "said"), [("half", "finite differences"), ("none", "no gradient")])

@@ -16,7 +16,7 @@ from tilting.objectives.dpg import Dpg
 from tilting.objectives.gradient import dropped
 from tilting.objectives.rollout import rollout
 from tilting.schedule import add_noise, transition
-from tilting.training.loop import Group, Optimiser, Training, train
+from tilting.training.loop import Group, Optimiser, TrainState, train
 
 
 def bowl(x0, rows):
@@ -76,7 +76,7 @@ def test_a_trained_critic_knows_its_returns(mixture):
         **{f"critic.{k}": p for k, p in head.named_parameters()},
     }
     optimiser = Optimiser(rate=0.1, weight_decay=0.0, clip=10.0, groups=(Group("net.", 0.0),))
-    training = Training(parameters, optimiser.build(parameters))
+    training = TrainState(parameters, optimiser.build(parameters))
 
     def world_of(step, memory):
         return make(mixture, net, images=32, steps=4, eta=0.0, memory=memory, critic=lambda x0, rows: head(x0)[:, 0])
@@ -135,7 +135,7 @@ def losses(net, broken=()):
     """An objective of |p - 1|² whose gradient is infinite where it is broken; two updates a step, which it does not say."""
 
     class Twice:
-        name, needs_gradient, group = "twice", False, 1
+        name, updates_several = "twice", True
 
         def __call__(self, world):
             for k in range(2):
@@ -154,7 +154,7 @@ def _steep(value):
 def go(net, objective, mixture, steps, **options):
     parameters = dict(net.named_parameters())
     optimiser = Optimiser(rate=1e-2, weight_decay=0.0, **options)
-    training = Training(parameters, optimiser.build(parameters))
+    training = TrainState(parameters, optimiser.build(parameters))
     reports = list(
         train(training, objective, lambda step, memory: make(mixture, net, step=step, memory=memory), optimiser, steps)
     )
@@ -176,8 +176,8 @@ def test_a_second_update_that_breaks_takes_the_first_one_back(mixture):
 
 def test_steps_of_one_update_keep_no_copy_and_leave_no_trace(mixture, monkeypatch):
     copies = []
-    saved = Training.saved
-    monkeypatch.setattr(Training, "saved", lambda self: copies.append(self.step) or saved(self))
+    saved = TrainState.saved
+    monkeypatch.setattr(TrainState, "saved", lambda self: copies.append(self.step) or saved(self))
     calls = {"n": 0}
 
     def value(x0, rows):
@@ -185,14 +185,14 @@ def test_steps_of_one_update_keep_no_copy_and_leave_no_trace(mixture, monkeypatc
         bad = calls["n"] == 2
         return _steep(x0 @ AIM) if bad else x0 @ AIM
 
-    for objective, paid in ((draft_k(1), []), (ddpo(), []), (ddpo(chunks=2), [0, 1, 2])):
+    for objective, paid in ((draft_k(1), []), (ddpo(), []), (ddpo(minibatches=2), [0, 1, 2])):
         copies.clear()
         before: list = []
-        assert objective.several == bool(paid)
+        assert objective.updates_several == bool(paid)
         net = Drift(4)
         parameters = dict(net.named_parameters())
         optimiser = Optimiser(rate=1e-2)
-        training = Training(parameters, optimiser.build(parameters))
+        training = TrainState(parameters, optimiser.build(parameters))
         for report in train(
             training, objective, lambda step, memory: make(mixture, net, step=step, memory=memory, value=value), optimiser, 3
         ):
@@ -210,7 +210,7 @@ def test_every_objective_says_rightly_whether_it_makes_several_updates(mixture):
         objective = factory()
         world = make(mixture, Drift(4), images=8, prompts=2, memory={})
         count = sum(loss.update for loss in objective(world))
-        assert objective.several == (count > 1), name
+        assert objective.updates_several == (count > 1), name
 
 
 def test_groups_have_their_own_rate_decay_and_clip(mixture):
@@ -220,14 +220,14 @@ def test_groups_have_their_own_rate_decay_and_clip(mixture):
     )
 
     class Steep:
-        name, needs_gradient, group, several = "steep", False, 1, False
+        name, updates_several = "steep", False
 
         def __call__(self, world):
             yield Loss(3 * net["a"].sum() - 40 * net["b"].sum(), {})
 
     parameters = dict(net.items())
     optimiser = Optimiser(rate=1e-2, weight_decay=0.5, clip=1.0, groups=(Group("b", 50.0, decays=False),))
-    training = Training(parameters, optimiser.build(parameters))
+    training = TrainState(parameters, optimiser.build(parameters))
     (report,) = train(training, Steep(), lambda step, memory: make(mixture, Drift(4), memory=memory), optimiser, 1)
     assert torch.allclose(net["a"], torch.full((3,), 2 - 1e-2 * 0.5 * 2 - 1e-2).double(), atol=1e-6)
     assert torch.allclose(net["b"], torch.full((2,), 5 + 0.5).double(), atol=1e-6)

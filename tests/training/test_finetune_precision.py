@@ -16,7 +16,7 @@ import tilting as tl
 from support.commands import manifest, refused
 from support.small import bright_fit
 from tilting.cli import main
-from tilting.conditioning.trainer import ControlSettings, controlling
+from tilting.conditioning.trainer import make_control_trainer
 from tilting.config.finetune import resolve_finetune
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
@@ -27,7 +27,7 @@ from tilting.training.folder import read_lines
 from tilting.training.half import in_range, ranged
 from tilting.training.processes import Engine, over
 from tilting.training.run import Parts
-from tilting.training.trainer import tuning
+from tilting.training.trainer import make_trainer
 
 PROMPTS = ["a fox", "a cat"]
 REWARD = (
@@ -185,7 +185,7 @@ def test_a_launchers_mixed_precision_is_autocast_around_a_network_in_fp32(here, 
     rows = read_lines(here / "run" / "metrics.jsonl")
     assert manifest(here / "run")["config"]["mixed-precision"] == mixed
     engine = Engine(context=lambda: torch.autocast("cpu", KINDS[mixed]), half=mixed == "fp16")
-    run = tuning(models["fp32"], PROMPTS, Red(), steps=3, cfg=2.0, batch_size=2, rank=2, engine=engine)
+    run = make_trainer(models["fp32"], PROMPTS, Red(), steps=3, cfg=2.0, batch_size=2, rank=2, engine=engine)
     assert [row["loss"] for row in rows] == [row.numbers["loss"] for row in run.steps(2)]
     assert rows[0]["loss"] != python(models["fp32"]).history[0]["loss"]
 
@@ -196,7 +196,9 @@ def test_a_launchers_fp16_keeps_small_gradients_too(models):
 
     lines = []
     for engine in (Engine(), Engine(context=autocast, half=True)):
-        run = tuning(models["fp32"], PROMPTS, Red(1e-6), draft_k(1), steps=3, cfg=2.0, batch_size=2, rank=2, engine=engine)
+        run = make_trainer(
+            models["fp32"], PROMPTS, Red(1e-6), draft_k(1), steps=3, cfg=2.0, batch_size=2, rank=2, engine=engine
+        )
         lines.append(next(iter(run.steps(1))).numbers)
     full, half = lines
     assert full["gradient_norm"] > 0 and half["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.02)
@@ -245,13 +247,13 @@ def test_gradients_in_range_are_those_of_autograd_to_the_bit():
 
 
 def gradient(model, objective, factor, near=True):
-    run = tuning(model, PROMPTS, Red(factor), objective, steps=4, cfg=2.0, batch_size=2, rank=2)
+    run = make_trainer(model, PROMPTS, Red(factor), objective, steps=4, cfg=2.0, batch_size=2, rank=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, p in run.training.parameters.items():
+        for name, p in run.state.parameters.items():
             if "lora_B" in name:
                 p.copy_(0.1 * torch.randn(p.shape, generator=generator))
-    parameters = list(run.training.parameters.values())
+    parameters = list(run.state.parameters.values())
     world = replace(run.batches(0, {}), trained=parameters)
     for loss in objective(ranged(world) if near else world):
         loss.value.backward()
@@ -309,12 +311,12 @@ def test_learned_inputs_and_controls_are_float32_beside_a_network_in_half(models
     assert {p.dtype for p in tuned.inputs.parameters()} == {torch.float32}
     assert tuned.inputs.scales() != [2.0] * 3 and tuned.inputs.negative.last.weight.any()
     for place in ("latent", "time"):
-        settings = ControlSettings(place, 7.0, 0.5, truncation="all", rank=2, steps=2, cfg=2.0, batch_size=2)
-        run = controlling(model, [fit], PROMPTS, settings)
+        settings = {"gamma": 7.0, "kl": 0.5, "truncation": "all", "rank": 2, "steps": 2, "cfg": 2.0, "batch_size": 2}
+        run = make_control_trainer(model, [fit], PROMPTS, place=place, **settings)
         rows = list(run.steps(2))
         assert [row.skipped for row in rows] == [None, None] and rows[1].numbers["gradient_norm"] > 0
-        assert {p.dtype for p in run.training.parameters.values()} == {torch.float32}
-        assert all(p.any() for name, p in run.training.parameters.items() if "tables" in name)
+        assert {p.dtype for p in run.state.parameters.values()} == {torch.float32}
+        assert all(p.any() for name, p in run.state.parameters.items() if "tables" in name)
         model.unet.delete_adapters("tilting")
 
 

@@ -21,7 +21,7 @@ from tilting.objectives import OBJECTIVES
 from tilting.oracle.mixture import Mixture
 from tilting.rng import Identity
 from tilting.training.folder import read_lines
-from tilting.training.loop import Optimiser, Training, train
+from tilting.training.loop import Optimiser, TrainState, train
 from tilting.training.processes import Engine
 
 BATCH, STEPS = 8, 3
@@ -31,12 +31,12 @@ PLANE = (
     torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64),
 )
 SETTINGS = {
-    "ddpo": {"clip": 0.2, "chunks": 3, "reduction": "sum", "kl": 0.1},
-    "grpo": {"clip": 0.2, "chunks": 2, "reduction": "sum"},
+    "ddpo": {"clip": 0.2, "minibatches": 3, "reduction": "sum", "kl": 0.1},
+    "grpo": {"clip": 0.2, "minibatches": 2, "reduction": "sum"},
     "rwr": {"beta": 0.3},
-    "dpo": {"beta": 20.0, "size": 4},
+    "dpo": {"beta": 20.0, "group_size": 4},
     "draft": {"kl": 0.1, "dropout": 0.5},
-    "adjoint": {"share": 0.5},
+    "adjoint": {"step_fraction": 0.5},
 }
 
 
@@ -46,7 +46,7 @@ def fit(name: str, rank: int, count: int, reduce=None, gather=None, broken: int 
     objective = OBJECTIVES[name](**SETTINGS.get(name, {}))
     net, optimiser = Drift(8), Optimiser(rate=5e-3)
     parameters = dict(net.named_parameters())
-    training = Training(parameters, optimiser.build(list(parameters.values())))
+    training = TrainState(parameters, optimiser.build(list(parameters.values())))
     share = BATCH // count
 
     def world_of(step, memory):

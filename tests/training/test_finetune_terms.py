@@ -13,10 +13,8 @@ from tilting.errors import TiltingError
 from tilting.features.linear_head import LinearHead
 from tilting.models.adapt import adapted, networks, with_dropout
 from tilting.objectives import dpg, draft_k, draft_lv
-from tilting.training.dissimilarity import root_mean_square, to_reverse
-from tilting.training.diversity import diversity
-from tilting.training.loop import Optimiser
-from tilting.training.trainer import tuning
+from tilting.training.diversity import diversity, root_mean_square, to_reverse
+from tilting.training.trainer import make_trainer
 
 SMALL = {"steps": 2, "batch_size": 2, "rank": 2, "cfg": 3.0}
 WORDS = ["a fox", "a cat"]
@@ -51,12 +49,12 @@ def test_a_critic_begins_as_the_reward_and_leaves_it_alone():
 
 def test_dpg_trains_policy_and_critic_of_pocket(pocket):
     reward = tl.rewards.clip()
-    run = tuning(pocket, WORDS, reward, dpg(), Optimiser(rate=1e-3), **SMALL | {"steps": 3})
-    names = {name.partition(".")[0] for name in run.training.parameters}
+    run = make_trainer(pocket, WORDS, reward, dpg(), lr=1e-3, **SMALL | {"steps": 3})
+    names = {name.partition(".")[0] for name in run.state.parameters}
     assert "critic" in names and len(names) > 1
-    before = {name: p.detach().clone() for name, p in run.training.parameters.items()}
+    before = {name: p.detach().clone() for name, p in run.state.parameters.items()}
     row = next(iter(run.steps(1)))
-    changed = {name for name, p in run.training.parameters.items() if not torch.equal(p, before[name])}
+    changed = {name for name, p in run.state.parameters.items() if not torch.equal(p, before[name])}
     assert any(n.startswith("critic.") and "lora_B" in n for n in changed)
     assert any(not n.startswith("critic.") and "lora_B" in n for n in changed)
     assert row.numbers["critic_error"] > 0 and row.numbers["reward_calls"] == 2
@@ -96,7 +94,7 @@ def _gradient(images):
 @pytest.mark.parametrize("spec", ["euclid=0.5", "clip=2"])
 def test_the_term_is_added_to_the_reward(pocket, spec):
     term = diversity(spec)
-    run = tuning(pocket, WORDS, Bright(), draft_k(1), diversity=term, **SMALL)
+    run = make_trainer(pocket, WORDS, Bright(), draft_k(1), diversity=spec, **SMALL)
     world = run.batches(0, {})
     x = torch.randn(2, *pocket.latent_shape, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     images = pocket.decode(x)
@@ -138,7 +136,8 @@ def test_units_are_dropped_inside_the_reward_by_one_mask_a_step(pocket):
     whole = reward(images, WORDS)
     thin = with_dropout(reward, 0.75)
     assert torch.equal(thin(images, WORDS), whole)
-    run = tuning(pocket, WORDS, thin, draft_lv(), **SMALL)
+    run = make_trainer(pocket, WORDS, reward, draft_lv(), reward_dropout=0.75, **SMALL)
+    thin = run.batches.reward
     run.batches(0, {})
     (mask,) = [m.clone() for m in thin.masks]
     assert set(mask.tolist()) == {0.0, 4.0} and 0.5 < (mask == 0).float().mean() < 0.95

@@ -40,7 +40,7 @@ def test_a_policys_kl_is_the_paths(mixture):
     kernel, base = Transition(torch.tensor([[3.0, 4.0]]), 0.5, torch.zeros(1)), torch.tensor([[0.0, 0.0]])
     assert mean_kl(kernel, base).tolist() == [25 / (2 * 0.25)]
     path = rollout(world, torch.ones(5, dtype=torch.bool), kl=True)
-    policy = ddpo(advantage="plain", kl=0.3, chunks=1, reduction="sum")
+    policy = ddpo(advantage="plain", kl=0.3, minibatches=1, reduction="sum")
     losses = list(policy(world))
     assert sum(loss.numbers["kl_step"] for loss in losses) == pytest.approx(path.kl.mean().item())
 
@@ -51,14 +51,14 @@ def fits(objective, world):
     return (
         list(objective(world)),
         value,
-        [denoising_error(world.plain, clean, world.rows, world, k) for k in range(objective.times)],
+        [denoising_error(world.plain, clean, world.rows, world, k) for k in range(objective.timesteps)],
     )
 
 
 def test_rwr_weighs_by_the_softmax_of_the_reward_over_beta(mixture):
     world = make(mixture, moved(Drift()), images=8, prompts=2)
     for beta in (0.1, 2.0):
-        losses, value, errors = fits(OBJECTIVES["rwr"](beta=beta, times=3), world)
+        losses, value, errors = fits(OBJECTIVES["rwr"](beta=beta, timesteps=3), world)
         weight = (value / beta).exp() / (value / beta).exp().sum()
         found = sum(loss.value.item() for loss in losses)
         assert found == pytest.approx(sum((weight * e).sum().item() for e in errors) / 3)
@@ -66,6 +66,6 @@ def test_rwr_weighs_by_the_softmax_of_the_reward_over_beta(mixture):
 
 def test_raft_fits_the_best_of_each_prompt(mixture):
     world = make(mixture, moved(Drift()), images=8, prompts=2)
-    losses, value, errors = fits(OBJECTIVES["raft"](size=4, times=3), world)
+    losses, value, errors = fits(OBJECTIVES["raft"](group_size=4, timesteps=3), world)
     best = [max((i for i in range(8) if i % 2 == p), key=lambda i: value[i].item()) for p in range(2)]
     assert sum(loss.value.item() for loss in losses) == pytest.approx(sum(e[best].mean().item() for e in errors) / 3)

@@ -11,7 +11,7 @@ from support.drift import STEPS, Drift, gradient, make, moved
 from tilting.objectives import alignprop, draft, draft_k, draft_lv
 from tilting.objectives.recompute import recomputed
 from tilting.objectives.rollout import rollout
-from tilting.training.loop import Optimiser, Training, train
+from tilting.training.loop import Optimiser, TrainState, train
 
 ALL = torch.ones(STEPS, dtype=torch.bool)
 
@@ -97,11 +97,11 @@ def test_the_loop_says_what_is_trained(mixture):
     """Training steps are those of held activations made by hand: backward, clip, AdamW."""
     net, other = moved(Drift()), moved(Drift())
     settings = Optimiser(rate=1e-2)
-    training = Training(dict(net.named_parameters()), settings.build(dict(net.named_parameters())))
+    training = TrainState(dict(net.named_parameters()), settings.build(dict(net.named_parameters())))
     seen = []
 
     class Watched:
-        name, needs_gradient, several, group = "watched", True, False, 1
+        name, updates_several = "watched", False
 
         def __call__(self, world):
             seen.append([id(p) for p in world.trained])

@@ -12,18 +12,17 @@ from torch import nn
 
 from support.control import ORIGIN, independent_log_prob, normaliser
 from support.drift import ZERO, moved
-from tilting.conditioning.objective import Ctrl, draw_labels, effective_gamma
-from tilting.objectives.batch import World
+from tilting.conditioning.objective import Ctrl, CtrlPpo, draw_labels, effective_gamma
+from tilting.objectives.batch import TrainBatch
 from tilting.objectives.policy import _among_others
 from tilting.objectives.rollout import rollout
-from tilting.objectives.truncate import Truncation
 from tilting.oracle.control import Chain, drift_error, lemma, log_classifier, shift, solve, tilt, tilted_posterior
 from tilting.oracle.mixture import MixtureModel
 from tilting.oracle.plane import BASE, energy_distance
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rng import Identity
 from tilting.schedule import Schedule, scaled_linear, step_std, transition
-from tilting.training.loop import Optimiser, Training, train
+from tilting.training.loop import Optimiser, TrainState, train
 from tilting.types import Prediction
 from tilting_papers.ctrl.learned import Push, batch_of, guided, learn
 from tilting_papers.ctrl.theory_rows import SHORT
@@ -93,9 +92,7 @@ def test_the_trained_control_is_g_star_and_draws_its_law(gamma):
     whose own distance from the tilt is the other test's; reconstruction guidance of the same classifier is several times as
     far. (`ctrl-theory` does it at T = 32.)"""
     chain, numbers = Chain(8), []
-    control = learn(
-        chain, Ctrl(gamma, Truncation("all")).objective(), lambda x, y: gamma * log_classifier(x, y), 300, see=numbers.append
-    )
+    control = learn(chain, Ctrl("all"), lambda x, y: gamma * log_classifier(x, y), 300, see=numbers.append)
     assert numbers[0]["kl"] == 0.0
     for y in (0.0, 1.0):
         reward = reward_of(gamma, y)
@@ -205,7 +202,7 @@ def make(mixture, net, gamma, images, step):
         return Prediction(eps - t.alpha * push, x0 + t.sigma * push, c)
 
     who = [Identity(0, f"y{int(v)}", step * images + i) for i, v in enumerate(y)]
-    return World(
+    return TrainBatch(
         denoise,
         base,
         denoise,
@@ -229,7 +226,7 @@ def test_more_gamma_means_more_of_the_label_and_more_kl(mixture):
     for gamma in (1.0, 3.0):
         net.zero_grad()
         world = make(mixture, net, gamma, 32, 0)
-        next(iter(Ctrl(gamma, Truncation("all"), kl_weight=1e-9).objective()(world))).value.backward()
+        next(iter(Ctrl("all", kl=1e-9)(world))).value.backward()
         found.append(net.last.bias.grad.clone())
     assert torch.allclose(found[1], 3 * found[0], rtol=1e-6)
 
@@ -255,7 +252,7 @@ def test_labels_are_drawn_evenly_and_keyed():
 
 
 @dataclass(frozen=True)
-class Line(World):
+class Line(TrainBatch):
     """A batch of numbers, its noise drawn at once."""
 
     def noise(self, step, purpose="noise"):
@@ -310,8 +307,8 @@ def test_ppo_climbs_the_reward_less_the_kl_of_the_whole_path():
     settings = Optimiser(rate=0.01, weight_decay=0.0, clip=1e9)
     parameters = dict(gains.named_parameters())
     seen = []
-    objective = Ctrl(1.0, kl_weight=1.0, planner="ppo").objective()
-    for _ in train(Training(parameters, settings.build(parameters)), objective, batch, settings, 250):
+    objective = CtrlPpo(1.0)
+    for _ in train(TrainState(parameters, settings.build(parameters)), objective, batch, settings, 250):
         seen.append([gains["0"].item(), gains["1"].item()])
     mean = torch.tensor(seen[-100:]).mean(0).tolist()
     print(f"gains: learnt {mean}, best {best[0]:.4f} {best[1]:.4f}")

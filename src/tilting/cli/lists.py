@@ -8,12 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from tilting.config.about import LEGEND, STEPS, about_method
-from tilting.config.objective_about import LEGEND as OBJECTIVE_LEGEND
-from tilting.config.objective_about import about_objective
-from tilting.config.objectives import factories
 from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
 from tilting.models.words import load_words
+from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
 from tilting.reports.text import columns
 from tilting.rewards.declaration import REWARDS
@@ -115,9 +113,11 @@ def objectives(
     as_json: Json = False,
 ) -> None:
     """List the objectives of fine-tuning, or the settings of one. Paper, gradient, cost; with NAME, what --set changes."""
-    if name is not None and name not in factories():
-        raise TiltingError(f"there is no objective {name!r}{nearest(name, factories())}")
-    rows = {key: about_objective(key) for key in ([name] if name else factories())}
+    if name is not None:
+        OBJECTIVES.find(name)
+    from tilting.objectives.about import about_objective
+
+    rows = {key: about_objective(key) for key in ([name] if name else OBJECTIVES)}
     if as_json:
         return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
     for line in _one_objective(name, rows[name]) if name else _objectives(rows):
@@ -125,23 +125,36 @@ def objectives(
 
 
 def _objectives(rows: dict[str, dict[str, Any]]) -> list[str]:
-    cells = [["objective", "paper", "gradient", "evaluations", "settings"]]
+    from tilting.objectives.about import LEGEND
+
+    cells = [["objective", "paper", "gradient", "evaluations", "rewards", "settings"]]
     for name, row in rows.items():
         settings = " ".join(f"{field}={_shown(known['default'])}" for field, known in row["settings"].items())
-        cells.append([name, row["paper"].partition(";")[0], row["gradient"], row["evaluations"], settings])
-    return [*columns(cells), "", *OBJECTIVE_LEGEND]
+        costs = [_counted(row, "evaluations"), _counted(row, "reward_calls")]
+        cells.append([name, row["paper"].partition(";")[0], row["gradient"], *costs, settings])
+    return [*columns(cells), "", *LEGEND]
+
+
+def _counted(row: dict[str, Any], key: str) -> str:
+    return f"{'~' if row['drawn'] and row[key] % 1 else ''}{row[key]:.3g}"
 
 
 def _one_objective(name: str, row: dict[str, Any]) -> list[str]:
     needs = "a differentiable reward" if row["differentiable"] else "any reward"
     chain = "eta above 0" if row["density"] else "eta above 0 where a kl is asked for" if "kl" in row["settings"] else "any eta"
+    per = f"per image and training step at T = {row['counted_at']}"
     told = [
-        ["paper", row["paper"]], ["needs", f"{needs}; {chain}"], ["gradient", row["gradient"]],
-        ["evaluations per image and training step", row["evaluations"]],
-    ]  # fmt: skip
+        ["paper", row["paper"]],
+        ["needs", f"{needs}; {chain}"],
+        ["gradient", row["gradient"]],
+        [f"evaluations {per}", _counted(row, "evaluations")],
+        [f"reward calls {per}", _counted(row, "reward_calls")],
+    ]
     cells = [["setting", "default", "what it is"]]
     cells += [[f"{name}.{field}", *_setting(known)] for field, known in row["settings"].items()]
-    head = [*columns([[f"{name}: {row['about']}"]]), *columns([[text] for text in row["more"]])]
+    head = columns([[f"{name}: {row['about']}"]])
+    for part in row["more"]:  # pseudo-code keeps its lines
+        head += ["", *part.splitlines()] if part.startswith("    ") else ["", *columns([[part]])]
     return [*head, "", *columns(told), "", *columns(cells)]
 
 

@@ -7,25 +7,26 @@ from typing import Annotated
 
 import typer
 
-from tilting.cli.options import Quiet, option
 from tilting.errors import TiltingError
 from tilting.models.lora_file import lora_file, parse_lora
+from tilting.training.lora_tools import lora_info, write_mix
 
 lora = typer.Typer(
-    help="Scale, mix and look at LoRAs.", rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Scale, mix and look at LoRAs.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 Place = Annotated[str, typer.Argument(metavar="DIR", help="A LoRA's folder, or a fine-tuning run's.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
-Out = Annotated[str | None, option("--out", metavar="DIR", help="Folder to write.")]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Folder to write.", show_default=False)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No summary.")]
 
 
 @lora.command()
 def info(place: Place, as_json: AsJson = False) -> None:
     """What a LoRA holds: rank, layers, parts, and how much it adds."""
     lora_file(place)
-    from tilting.training.lora_tools import lora_info
-
     found = lora_info(place)
     if as_json:
         return typer.echo(json.dumps(found, indent=1))
@@ -41,30 +42,28 @@ def scale(
     place: Place,
     factor: Annotated[float, typer.Argument(metavar="FACTOR", help="Of what it adds.", show_default=False)],
     out: Out = None,
-    quiet: Quiet = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a LoRA that adds FACTOR times what DIR adds."""
-    _write([f"{place}={factor!r}"], out, bool(quiet), as_json)
+    _write([f"{place}={factor!r}"], out, quiet, as_json)
 
 
 @lora.command()
 def mix(
     places: Annotated[list[str], typer.Argument(metavar="DIR[=SCALE]", help="LoRAs of one model.", show_default=False)],
     out: Out = None,
-    quiet: Quiet = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a LoRA that adds what several add together, each by its scale."""
-    _write(places, out, bool(quiet), as_json)
+    _write(places, out, quiet, as_json)
 
 
 def _write(places: list[str], out: str | None, quiet: bool, as_json: bool) -> None:
     specs = [parse_lora(place) for place in places]
     if not out:
         raise TiltingError("say where to write: --out DIR")
-    from tilting.training.lora_tools import lora_info, write_mix
-
     path = write_mix(specs, out)
     if as_json:
         typer.echo(json.dumps(lora_info(str(path)), indent=1))

@@ -16,7 +16,7 @@ from tilting.conditioning.classifiers import Classifier, Obedience
 from tilting.conditioning.objective import draw_labels
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented, Term, guided
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.batches import Batches
 from tilting.types import Denoise, Prediction, Time
@@ -27,7 +27,7 @@ SPREAD = 2.0
 
 @dataclass(kw_only=True)
 class ControlBatches(Batches):
-    """(training step, memory) -> the world of that step.
+    """(training step, memory) -> the batch of that step.
 
     Attributes:
         augmented: what is trained, of the same model.
@@ -56,15 +56,15 @@ class ControlBatches(Batches):
         self._codes: dict[str, Tensor] = {}
         self._scored = 0
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World:
-        world = super().__call__(step, memory)
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
+        batch = super().__call__(step, memory)
         self.seen, self._scored = {}, 0
-        here = slice(world.first, world.first + len(world.who))
+        here = slice(batch.first, batch.first + len(batch.who))
         self._codes = {n: y[here].to(self.device) for n, y in draw_labels(self._ranges, self.batch, self.seed, step).items()}
-        place = torch.tensor([self._place[w.prompt] for w in world.who], device=self.device)
+        texts = torch.tensor([self._row[w.prompt] for w in batch.who], device=self.device)
         terms = [Term(self.augmented, self._codes)]
-        controlled, pretrained = guided(terms, self._context[place], self._empty, self.cfg, count=self._count)
-        return replace(world, denoise=self._whole(controlled), base=self._whole(pretrained))
+        controlled, pretrained = guided(terms, self._context[texts], self._empty, self.cfg, count=self._count)
+        return replace(batch, denoise=self._whole(controlled), base=self._whole(pretrained))
 
     def _count(self, latents: int) -> None:
         self.counts.evaluations += latents

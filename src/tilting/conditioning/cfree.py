@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.models.labels import Augmented
-from tilting.objectives.batch import Loss, World
+from tilting.objectives.batch import Loss, TrainBatch
 from tilting.objectives.denoising import training_error
 from tilting.schedule import Kind, add_noise, predict
 from tilting.types import Prediction, TiltingError, Time
@@ -26,38 +26,36 @@ from tilting.types import Prediction, TiltingError, Time
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """The objective. The world's ``plain`` denoiser is the augmented model at the batch's labels.
+    """The objective. The batch's ``plain`` denoiser is the augmented model at the batch's labels.
 
     Attributes:
-        clean: world -> x_0 (b, ...) of its images.
+        clean: batch -> x_0 (b, ...) of its images.
         kind: of the network.
-        times: parts of a batch, each at a time of its own; they spread evenly over the world's grid, and count alike however
+        times: parts of a batch, each at a time of its own; they spread evenly over the batch's grid, and count alike however
             many images each has. A batch of fewer images has as many parts as images.
         name: of the objective.
     """
 
-    clean: Callable[[World], Tensor]
+    clean: Callable[[TrainBatch], Tensor]
     kind: Kind = "v_prediction"
     times: int = 8
     name: str = "classifier-free"
-    needs_gradient = False
-    several = False
-    group = 1
+    updates_several = False
 
-    def __call__(self, world: World) -> Iterator[Loss]:
-        clean, noise = self.clean(world), world.noise(0, "fit")
-        batch = len(world.prompts)
-        times = min(self.times, batch)
-        at = (torch.arange(times) + torch.rand(times, generator=world.generator("time"))) / times
-        errors, whole = [], torch.arange(batch, device=world.device) - world.first
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        clean, noise = self.clean(batch), batch.noise(0, "fit")
+        size = len(batch.prompts)
+        times = min(self.times, size)
+        at = (torch.arange(times) + torch.rand(times, generator=batch.generator("time"))) / times
+        errors, whole = [], torch.arange(size, device=batch.device) - batch.first
         for share, part in zip(at.tolist(), whole.tensor_split(times), strict=True):
-            rows = part[(part >= 0) & (part < len(world.who))]  # of a batch over all processes those that are here
+            rows = part[(part >= 0) & (part < len(batch.who))]  # of a batch over all processes those that are here
             if len(rows):
-                t = world.grid[min(int(share * world.steps), world.steps - 1)]
-                prediction = world.plain(add_noise(clean[rows], noise[rows], t), t, rows)
+                t = batch.grid[min(int(share * batch.steps), batch.steps - 1)]
+                prediction = batch.plain(add_noise(clean[rows], noise[rows], t), t, rows)
                 error = training_error(prediction, clean[rows], noise[rows], t, self.kind)
                 errors.append(error.sum() / (len(part) * times))
-        loss = world.share * torch.stack(errors).sum()
+        loss = batch.processes * torch.stack(errors).sum()
         yield Loss(loss, {"error": loss.item()})
 
 
@@ -108,10 +106,10 @@ def times_of(augmented: Augmented) -> list[Time]:
     return schedule.grid(len(schedule.alpha_bar) or 1000)
 
 
-def world_of(
+def batch_of(
     augmented: Augmented, data: Triplets, size: int, dropout: float, seed: int, step: int, index: int = 0, count: int = 1,
     context: Callable[[], AbstractContextManager] = nullcontext,
-) -> tuple[World, Tensor]:  # fmt: skip
+) -> tuple[TrainBatch, Tensor]:  # fmt: skip
     """A batch of triplets for the objective, and the clean latents of the whole of it.
 
     Args:
@@ -147,8 +145,8 @@ def world_of(
 
     who = [rng.Identity(seed, p, step * size + i) for i, p in enumerate(everyone)]
     clean = data.latents[drawn].to(model.device)
-    world = World(
+    batch = TrainBatch(
         plain, base, plain, base, lambda x0, which: x0.new_zeros(len(x0)), times_of(augmented), who[here],
         tuple(clean.shape[1:]), 1.0, step, seed, everyone=who, first=first, device=model.device, dtype=clean.dtype,
     )  # fmt: skip
-    return world, clean
+    return batch, clean

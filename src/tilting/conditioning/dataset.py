@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table, settle, why_empty
 from tilting.config.condition_fit import Ask, FitConfig, parse_label
 from tilting.errors import BROKEN, TiltingError, nearest
 from tilting.features.picture import open_rgb, tensor_of
+from tilting.lazy import np
 from tilting.rewards import UserReward
 from tilting.rewards.check import checked
 from tilting.rewards.spec import Spec, build_one

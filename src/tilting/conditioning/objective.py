@@ -12,45 +12,53 @@ its γ is 10 d; `effective_gamma` converts. A classifier without gradient is cli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tilting import rng
-from tilting.objectives.batch import Objective
-from tilting.objectives.gradient import Draft
+from tilting.objectives.gradient import ThroughChain
 from tilting.objectives.policy import PolicyGradient
 from tilting.objectives.truncate import Truncation
-from tilting.types import TiltingError
 
 
 @dataclass(frozen=True)
-class Ctrl:
-    """The settings of step 3.
+class Ctrl(ThroughChain):
+    """Alg. 2: DRaFT on γ log p(y | x_0), which the batch's reward is, with the path KL.
+
+        (c, y) ~ Π_c Π_y;  K ~ Uniform{1 .. T}
+        x = the chain of the augmented model from x_T, gradients in the last K steps
+        ψ <- AdamW(∇_ψ mean [β Σ_t KL_t(ψ || pre) - γ log p(y | x_0)])
 
     Attributes:
-        gamma: γ, strength of the label in p_γ; 10 in the paper.
-        truncation: which steps carry gradient; the paper draws K ~ Uniform(0, T).
-        kl_weight: β beside the exact KL; 1 is the theory's.
-        planner: "backprop" (Alg. 2) or "ppo" (Remark 2), for classifiers without gradient.
+        rule: which steps carry gradient, the last K, drawn ("random"; the paper has K ~ Uniform(0, T)), or "all".
+        kl: β beside the exact KL; 1 is the theory's.
     """
 
-    gamma: float = 10.0
-    truncation: Truncation = field(default=Truncation("random"))
-    kl_weight: float = 1.0
-    planner: Literal["backprop", "ppo"] = "backprop"
+    name, paper = "ctrl", "Zhao et al. 2024"
 
-    def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise TiltingError(f"gamma must be positive, not {self.gamma}")
+    rule: Literal["random", "all"] = "random"
+    kl: float = 1.0
 
-    def objective(self) -> Objective:
-        """Draft on γ log p with the path KL, or PPO of the same aim."""
-        if self.planner == "ppo":
-            return PolicyGradient("plain", True, 0.2, 1e9, self.kl_weight, "sum", chunks=4, name="ctrl-ppo", path_kl=True)
-        return Draft(self.truncation, kl=self.kl_weight, name="ctrl")
+    @property
+    def truncation(self) -> Truncation:
+        return Truncation(self.rule)
+
+
+@dataclass(frozen=True)
+class CtrlPpo(PolicyGradient):
+    """Remark 2: PPO of the same aim, for classifiers without gradient, whose path KL later steps' advantages pay.
+
+    Attributes:
+        kl: β of the path KL.
+    """
+
+    name, paper = "ctrl-ppo", "Zhao et al. 2024"
+    advantage, clip, limit, reduction, minibatches, path_kl = "plain", 0.2, 1e9, "sum", 4, True
+
+    kl: float = 1.0
 
 
 def effective_gamma(nll_weight: float, kl_weight: float, dimensions: int, mean: bool) -> float:

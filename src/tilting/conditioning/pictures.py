@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from tilting.features.picture import open_rgb, tensor_of
+from tilting.lazy import np
 from tilting.models import find_model
 from tilting.runs.files import digest
 from tilting.schedule import Schedule

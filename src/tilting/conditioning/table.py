@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tilting.config.condition_fit import Ask
 from tilting.errors import TiltingError, nearest
+from tilting.lazy import np
 from tilting.runs.files import MANIFEST
 
 KINDS = (".csv", ".jsonl", ".parquet")

@@ -9,28 +9,28 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.conditioning.dataset import bar, read_tables
-from tilting.config.condition_train import FREE, TrainConfig, check_batch
-from tilting.errors import TiltingError
+from tilting.config.condition_train import FREE, TrainConfig
 from tilting.models import control_spec, load
-from tilting.training.driver import Bar, bring, enter, kl_of, patient, record
+from tilting.models.placement import device_of
+from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import TrainingFolder
 
 if TYPE_CHECKING:
     from tilting.conditioning.classifiers import Classifier
     from tilting.conditioning.dataset import Dataset
-    from tilting.conditioning.trainer import Controlling, ControlSettings
-    from tilting.models.stable_diffusion import StableDiffusion
+    from tilting.conditioning.trainer import ControlTrainer
     from tilting.training.processes import Engine
+    from tilting.training.trainer import Row
 
 
 class Parts(NamedTuple):
     """What a run needs loaded."""
 
-    model: StableDiffusion
+    model: Any
     classifiers: list[Classifier]
 
 
@@ -56,39 +56,26 @@ class ControlFolder(TrainingFolder[TrainConfig]):
         return super().finished and (self.path / control_spec.FILE).is_file()
 
 
-def settings_of(config: TrainConfig) -> ControlSettings:
-    """How it is trained."""
-    from tilting.conditioning.trainer import ControlSettings
-
-    c = config
-    return ControlSettings(
-        c.place, c.gamma, c.kl, c.planner, c.truncation, c.rank, c.parts, c.lora_lr, c.embedding_lr, c.weight_decay, c.clip,
-        c.steps, c.cfg, c.eta, c.negative_prompt, c.batch_size, c.accumulate, c.seed, c.objective, c.label_dropout,
-    )  # fmt: skip
-
-
 def load_parts(config: TrainConfig) -> Parts:
     """Load what a config asks for, on the CPU: the classifiers first, so that a wrong one is refused before the model is read,
     and before them a device that is not here."""
     from tilting.conditioning.classifiers import by_label, read_classifier
     from tilting.conditioning.trainer import check_gradient
-    from tilting.models.placement import device_of
 
     device_of(config.device)
-    classifiers = [read_classifier(place) for place in config.classifier]
-    if config.objective != FREE:
+    classifiers = [read_classifier(name) for name in config.classifier]
+    if not config.free:
         check_gradient(config.planner, by_label(classifiers))
-    model: Any = load(config.model, precision=config.precision)
-    return Parts(model, classifiers)
+    return Parts(load(config.model, precision=config.precision), classifiers)
 
 
 def condition_train(
-    config: TrainConfig, argv: Sequence[str] = (), quiet: bool = False, parts: Callable[[TrainConfig], Parts] = load_parts,
-) -> dict[str, Any]:  # fmt: skip
+    config: TrainConfig, argv: Sequence[str] = (), quiet: bool = False, parts: Callable[[TrainConfig], Parts] = load_parts
+) -> dict[str, Any]:
     """Train what is missing of a control and return the manifest of its folder.
 
     Args:
-        config: from `resolve_train`; ``out`` must be set.
+        config: from `TrainConfig.resolve`; ``out`` must be set.
         argv: the command, for the record.
         quiet: no progress bar, and no line about skipped steps.
         parts: what loads model and classifiers; only called when something is missing.
@@ -97,77 +84,60 @@ def condition_train(
         TiltingError: before anything is written, for a request or a folder that cannot work; and when ten steps in a row were
             skipped, the last good state kept.
     """
-    place = ControlFolder(config, argv, quiet)
-    if not place.finished:
-        _train(place, parts(config), quiet)
-    return place.manifest
+    folder = ControlFolder(config, argv, quiet)
+    if not folder.finished:
+        loaded = parts(config)
+        engine, saved = enter(folder)
+        config.check_batch(engine.count)
+        trainer = _trainer(folder, loaded, engine, quiet or not engine.main)
+        train_in_folder(Obedience(folder, trainer), saved, quiet)
+        trainer.control()
+    return folder.manifest
 
 
-def _run(place: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> Controlling:
-    """What trains the control."""
-    config = place.config
-    if config.objective != FREE:
-        from tilting.conditioning.trainer import controlling
-
-        return controlling(parts.model, parts.classifiers, config.all_prompts(), settings_of(config), engine)
-    from tilting.conditioning.classifier_free import free_controlling
+def _trainer(folder: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> ControlTrainer:
+    """What trains the control, of labelled pictures where it is classifier-free."""
+    from tilting.conditioning.trainer import control_trainer_of
     from tilting.conditioning.triplets import labelled
+    from tilting.training.trainer import on_device
 
-    with bar(sum(len(table.records) for table in place.tables), "latents", quiet) as progress:
-        data = labelled(parts.model, place.tables, [c.schema for c in parts.classifiers], progress.update)
-    return free_controlling(parts.model, data, parts.classifiers, settings_of(config), engine)
-
-
-def _train(place: ControlFolder, parts: Parts, quiet: bool) -> None:
-    config, (engine, held) = place.config, enter(place)
-    check_batch(config, engine.count)
-    bring(parts.model, engine)
-    run = _run(place, parts, engine, quiet or not engine.main)
-    if held is not None:
-        run.restore(held)
-    if engine.main:
-        place.begin(run.training.step)
-    engine.track()
-    numbers: dict[str, Any] | None = None
-    try:
-        with patient(engine) as interrupted, Bar(
-            "control", config.train_steps, run.training.step, quiet or not engine.main
-        ) as bar:  # fmt: skip
-            for row in run.steps(config.train_steps):
-                numbers = row.numbers if row.skipped is None else numbers
-                record(place, engine, row.numbers, seconds=row.seconds)
-                shown = {"log p": row.numbers.get("log_prob"), "error": row.numbers.get("error"), **kl_of(row.numbers)}
-                bar.show(row.step, row.skipped, **shown, s=row.seconds)
-                last, left = row.step == config.train_steps, interrupted()
-                if left or (not last and row.step % config.checkpoint_every == 0):  # the last is saved below
-                    _save(run, place, numbers, finished=last)
-                if left:
-                    break
-    except TiltingError:
-        _save(run, place, numbers)
-        raise
-    _save(run, place, numbers, finished=True)
-    run.control()
-    engine.close()
+    config, data = folder.config, None
+    model: Any = on_device(parts.model, engine)
+    if config.objective == FREE:
+        with bar(sum(len(table.records) for table in folder.tables), "latents", quiet) as progress:
+            data = labelled(model, folder.tables, [c.schema for c in parts.classifiers], progress.update)
+    return control_trainer_of(config, model, parts.classifiers, engine, data, folder.head["model"])
 
 
-def _save(run: Controlling, place: ControlFolder, last: dict[str, Any] | None, finished: bool = False) -> None:
-    """The control, a checkpoint, the manifest; by the main process."""
-    from tilting.models.control_file import save_control
-    from tilting.training.checkpoint import write
+class Obedience(Observer[TrainConfig]):
+    """How probable the labels asked for are, as training sees it: the last step's numbers go into the summary."""
 
-    if not run.engine.main:
-        return
-    info = run.info(place.head["model"])
-    save_control(place.path, info, run.lora(), run.embedding(), run.fitted())
-    write(place.checkpoints, run.saved())
-    numbers = last or place.summary.get("last") or {}
-    shown = {k: v for k, v in numbers.items() if k.startswith("log_prob") or k == "error"} | kl_of(numbers)
-    place.sum_up({
-        "steps": run.training.step, "finished": finished, "skipped": run.training.skipped, **run.costs, "last": shown,
-        "labels": {s.label: list(s.classes) or s.kind for s in info.labels}, "effective_gamma": info.effective_gamma,
-        "prompts": len(run.batches.prompts), "processes": run.engine.count,
-    })  # fmt: skip
+    name = "control"
+    trainer: ControlTrainer
+
+    def __init__(self, folder: ControlFolder, trainer: ControlTrainer):
+        super().__init__(folder, trainer)
+        self.last: Mapping[str, Any] | None = None
+
+    def look(self, row: Row) -> dict[str, Any]:
+        self.last = row.numbers if row.skipped is None else self.last
+        return {}
+
+    def shown(self, row: Row) -> dict[str, float | None]:
+        numbers = row.numbers
+        return {"log p": numbers.get("log_prob"), "error": numbers.get("error"), **kl_of(numbers), "s": row.seconds}
+
+    def write(self) -> None:
+        self.trainer.save_weights(self.folder.path)
+
+    def summary(self, finished: bool) -> dict[str, Any]:
+        info, numbers = self.trainer.info, self.last or self.folder.summary.get("last") or {}
+        return {
+            "last": {k: v for k, v in numbers.items() if k.startswith("log_prob") or k == "error"} | kl_of(numbers),
+            "labels": {s.label: list(s.classes) or s.kind for s in info.labels},
+            "effective_gamma": info.effective_gamma,
+            "prompts": len(self.trainer.batches.prompts),
+        }
 
 
 def describe(manifest: dict[str, Any]) -> str:

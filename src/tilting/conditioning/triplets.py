@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tilting.conditioning.cfree import Triplets, world_of
+from tilting.conditioning.cfree import Triplets, batch_of
+from tilting.conditioning.classifiers import Classifier
+from tilting.conditioning.dataset import read_tables
 from tilting.conditioning.fit import schema_of
 from tilting.conditioning.pictures import encode_files
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented
-from tilting.objectives.batch import World
+from tilting.objectives.batch import TrainBatch
 from tilting.training.batches import Counts, Slice
-from tilting.types import Denoise, Prediction, TiltingError, Time
+from tilting.types import Prediction, TiltingError, Time
 
 if TYPE_CHECKING:
     from tilting.conditioning.dataset import Dataset
@@ -38,6 +41,20 @@ class Labelled:
 
     triplets: Triplets
     schemas: tuple[Schema, ...]
+
+
+Data = str | Path | Sequence[str | Path] | Labelled
+"""Tables of labelled pictures, or what was read of them."""
+
+
+def read_labelled(
+    model: StableDiffusion, data: Data, labels: Sequence[str] = (), classifiers: Sequence[Classifier] = ()
+) -> Labelled:
+    """Tables, or what was read of them, as labelled latents of a model. Raises TiltingError."""
+    if isinstance(data, Labelled):
+        return data
+    places = [str(data)] if isinstance(data, str | Path) else [str(one) for one in data]
+    return labelled(model, read_tables(places, labels), [c.schema for c in classifiers])
 
 
 def labelled(model: StableDiffusion, tables: Sequence[Dataset], known: Sequence[Schema] = (), tick: Any = None) -> Labelled:
@@ -93,7 +110,7 @@ def _codes(schema: Schema, values: Sequence[str | float]) -> Tensor:
 
 @dataclass
 class TripletBatches:
-    """(training step, memory) -> the world of that step, as `tilting.conditioning.batches.ControlBatches` for CTRL.
+    """(training step, memory) -> the batch of that step, as `tilting.conditioning.batches.ControlBatches` for CTRL.
 
     Attributes:
         augmented: what is trained.
@@ -103,7 +120,6 @@ class TripletBatches:
         batch: triplets of a step, over all processes.
         dropout: the share that is trained as "no label".
         seed: of the run.
-        cfg: the model's usual, for the record.
         part: this process's slice.
         context: entered around every network call.
         clean: latents of the whole batch that is on.
@@ -116,7 +132,6 @@ class TripletBatches:
     batch: int
     dropout: float = 0.1
     seed: int = 0
-    cfg: float = 1.0
     part: Slice = field(default_factory=Slice)
     context: Callable[[], AbstractContextManager] = nullcontext
     clean: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -130,24 +145,19 @@ class TripletBatches:
         """All different ones."""
         return list(dict.fromkeys(self.data.prompts))
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World:
-        world, self.clean = world_of(
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
+        batch, self.clean = batch_of(
             self.augmented, self.data, self.batch, self.dropout, self.seed, step, self.part.index, self.part.count, self.context
         )
-        self.counts.images += len(world.who)
-        return _counted(world, self.counts)
+        self.counts.images += len(batch.who)
+        counts, network = self.counts, batch.plain
 
-    def of(self, world: World) -> Tensor:
-        """Clean latents of a world's images."""
-        return world.mine(self.clean)
-
-
-def _counted(world: World, counts: Counts) -> World:
-    def counting(network: Denoise) -> Denoise:
-        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        def counted(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             counts.evaluations += len(x)
             return network(x, t, rows)
 
-        return denoise
+        return replace(batch, plain=counted)
 
-    return replace(world, plain=counting(world.plain))
+    def of(self, batch: TrainBatch) -> Tensor:
+        """Clean latents of a batch's images."""
+        return batch.mine(self.clean)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from functools import wraps
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import yaml
 
-from tilting.config.prompts import check_prompts, read_prompts
-from tilting.config.settings import texts
+from tilting.config.prompts import read_prompts
 from tilting.config.yaml_file import SWITCHES, flat
 from tilting.declare import FORMER, Field, declared, plain, renamed
 from tilting.errors import TiltingError, nearest
@@ -134,36 +133,3 @@ def keywords(config: type[BaseConfig], *names: str) -> Callable[[Function], Func
         return cast(Function, called)
 
     return decorate
-
-
-class LegacyConfig:
-    """Until every command's config is declared by its fields: options are a list of names."""
-
-    options: ClassVar[Sequence[str]] = ()
-
-    def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values; resolving it gives the same config."""
-        return {name: plain(getattr(self, name.replace("-", "_"))) for name in self.options if name != "set"}
-
-    yaml = BaseConfig.yaml
-
-
-def given_of(options: Mapping[str, Any], known: Sequence[str] | None = None) -> dict[str, Any]:
-    """The options that are set, without switches. Raises TiltingError for one that is not among ``known``, if that is given."""
-    names = (*(known or options), *SWITCHES)
-    for key in options:
-        if key not in names:
-            raise TiltingError(f"there is no option {key!r}{nearest(key, names)}")
-    return {key: value for key, value in options.items() if value is not None and key not in SWITCHES}
-
-
-def prompts_of(value: object) -> tuple[str, ...]:
-    """Prompts from a list of them, or from the path of a file. Raises TiltingError."""
-    return tuple(check_prompts(read_prompts(value) if isinstance(value, str) else texts("prompts", value)))
-
-
-def check_model(name: str) -> str:
-    """The name of a model that is there, or of a hub. Raises TiltingError, with the nearest one."""
-    from tilting.config.options import check_model
-
-    return check_model("model", name)

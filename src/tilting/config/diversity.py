@@ -7,9 +7,10 @@ import math
 from tilting.errors import TiltingError, nearest
 
 MEASURES = {
-    "euclid": "root mean square difference of pixels", "clip": "distance of pocket-clip's embeddings",
+    "euclid": "root mean square difference of pixels",
+    "clip": "distance of pocket-clip's embeddings",
     "lpips": "LPIPS by the weights of lpips:VGG[#LPIPS]",
-}  # fmt: skip
+}
 
 
 def parse_diversity(text: str) -> tuple[str, str | None, float]:

@@ -1,4 +1,4 @@
-"""What callers of the Python functions may write for a value: a reward, method or objective by name, a function, a picture."""
+"""What callers of the Python functions may write for a value: a reward or method by name, a function, a picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tilting.config.picture import read_picture
-from tilting.errors import TiltingError, nearest
+from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.presets import METHODS, Preset
@@ -18,8 +18,6 @@ from tilting.types import Reward
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
-
-    from tilting.objectives.batch import Objective
 
 
 def model_of(model: Any) -> Any:
@@ -78,20 +76,6 @@ def preset_of(method: Preset | Method | str | None) -> Preset:
     if isinstance(method, type) or not (method is None or hasattr(method, "build")):
         raise TiltingError(f"the method must be a preset such as tilting.presets.code(), or its name, not {method!r}")
     return METHODS["base"]() if method is None else method
-
-
-def objective_of(objective: Objective | str | None) -> Objective:
-    """An objective from itself, or from its name with its defaults; ``draft-lv`` for None. Raises TiltingError."""
-    from tilting.objectives import OBJECTIVES
-
-    name = objective or "draft-lv"
-    if isinstance(name, str):
-        if name not in OBJECTIVES:
-            raise TiltingError(f"there is no objective {name!r}{nearest(name, OBJECTIVES)}")
-        return OBJECTIVES[name]()
-    if not (callable(name) and hasattr(name, "needs_gradient")) or isinstance(name, type):
-        raise TiltingError(f"the objective must be such as tilting.objectives.ddpo(), or its name, not {name!r}")
-    return name
 
 
 def picture_of(image: Tensor | Image.Image | str | Path, height: int, width: int) -> Tensor:

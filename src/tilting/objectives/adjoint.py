@@ -13,71 +13,91 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
+from annotated_types import Gt, Le
+from typing_extensions import Doc
 
-from tilting.objectives.batch import Loss, World
-from tilting.objectives.rollout import Path, density_steps, rollout
+from tilting.declare import Alias
+from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
+from tilting.objectives.rollout import Path, density_steps, mean_kl, rollout
 from tilting.schedule import transition
-from tilting.types import TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@OBJECTIVES.register
 @dataclass(frozen=True)
-class AdjointMatching:
-    """The objective.
+class AdjointMatching(BaseObjective):
+    """Adjoint matching: the exact tilt, on a memoryless schedule.
 
-    Attributes:
-        beta: temperature of the tilt, in the reward's units.
-        share: of the steps whose loss is taken, drawn afresh in every training step (1 is all of them).
-        clip: largest rms of an adjoint per image, or None; a bound costs exactness.
-        name: of the objective.
+    x_T .. x_0 = a chain of θ, without gradients; its last step is the base model's
+    ã = -∇r(decode(x_0)) / β
+    for s = 0 .. T - 1, t = s + 1:
+        ã_s = ã;  ã = (∂ mean_base(x_t) / ∂ x_t)ᵀ ã
+    for each step t of those chosen:
+        loss += |(mean_θ(x_t) - mean_base(x_t)) / std_t + std_t ã_s|²
+    θ <- AdamW(∇_θ mean loss)
     """
 
-    beta: float = 0.05
-    share: float = 1.0
-    clip: float | None = None
-    name: str = "adjoint"
+    name, paper, through = "adjoint", "Domingo-Enrich et al. 2024", "of the reward"
     needs_gradient = True
-    several = False
-    group = 1
 
-    def __call__(self, world: World) -> Iterator[Loss]:
-        steps = density_steps(world)
+    beta: Annotated[float, Gt(0), Doc("temperature of the tilt, in the reward's units")] = 0.05
+    step_fraction: Annotated[
+        float,
+        Gt(0),
+        Le(1),
+        Alias("share"),
+        Doc("of the steps whose loss is taken, drawn afresh in every training step (1 is all of them)"),
+    ] = 1.0
+    clip: Annotated[float | None, Gt(0), Doc("largest rms of an adjoint per image, or None; a bound costs exactness")] = None
+
+    @property
+    def needs_density(self) -> bool:
+        return True
+
+    def latents_kept(self, steps: int) -> int:
+        return 3 * steps + 1  # states, adjoints, and the frozen model's means
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        steps = density_steps(batch)
         if not steps:
             raise TiltingError("adjoint matching needs eta > 0 (1, to be exact) and at least 2 steps")
         with torch.no_grad():
-            closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
-            path = rollout(world, closed, kl=True)  # the last step is the base's own
-        value, adjoints, means = self.adjoints(world, path)
-        count = max(1, round(self.share * len(steps)))
-        order = torch.randperm(len(steps), generator=world.generator("steps"), device="cpu")
+            path = rollout(batch, closed(batch), kl=True)  # the last step is the base's own
+        value, adjoints, means = self.adjoints(batch, path)
+        count = max(1, round(self.step_fraction * len(steps)))
+        order = torch.randperm(len(steps), generator=batch.generator("steps"), device="cpu")
         chosen = [steps[i] for i in order[:count].tolist()]
         for n, i in enumerate(chosen):
             point = path.points[i]
-            kernel = transition(world.denoise(point.x, point.t, world.rows), point.t, point.s, world.eta)
+            kernel = transition(batch.denoise(point.x, point.t, batch.rows), point.t, point.s, batch.eta)
             off = (kernel.mean - means[i]) / kernel.std + kernel.std * adjoints[i]
             loss = off.flatten(1).square().sum(1).mean() * (len(steps) / count)
             numbers = {"reward": value.mean().item()} if n == 0 else {}
             with torch.no_grad():
-                far = (kernel.mean - means[i]).flatten(1).square().sum(1) / (2 * kernel.std**2)
-                numbers["kl"] = far.mean().item() * len(steps)  # numbers of a training step are averaged: this is the path's
+                # numbers of a training step are averaged: this is the path's
+                numbers["kl"] = mean_kl(kernel, means[i]).mean().item() * len(steps)
             yield Loss(loss, numbers, update=n == len(chosen) - 1)
 
-    def adjoints(self, world: World, path: Path) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+    def adjoints(self, batch: TrainBatch, path: Path) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
         """The reward (b,) of a path's end, and by step ã_s and the frozen model's mean, (b, ...) both."""
         with torch.enable_grad():
             clean = path.clean.detach().requires_grad_(True)
-            value = world.value(clean, world.rows)
+            value = batch.value(clean, batch.rows)
             adjoint = -torch.autograd.grad(value.sum(), clean)[0] / self.beta
         adjoints: dict[int, Tensor] = {}
         means: dict[int, Tensor] = {}
-        for i in reversed(range(world.steps)):
+        for i in reversed(range(batch.steps)):
             adjoints[i] = adjoint
             point = path.points[i]
             with torch.enable_grad():
                 x = point.x.clone().requires_grad_(True)
-                mean = transition(world.base(x, point.t, world.rows), point.t, point.s, world.eta).mean
+                mean = transition(batch.base(x, point.t, batch.rows), point.t, point.s, batch.eta).mean
                 adjoint = torch.autograd.grad(mean, x, adjoint)[0]
             means[i] = mean.detach()
             if self.clip is not None:

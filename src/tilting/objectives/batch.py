@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilting import rng
-from tilting.schedule import Kind
-from tilting.types import Denoise, Time, ValueFn
+from tilting.declare import Registry, check_fields
+from tilting.errors import TiltingError
+from tilting.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.schedule import Kind
+    from tilting.types import Denoise, Time, ValueFn
 
 
 @dataclass(frozen=True)
-class World:
+class TrainBatch:
     """One training batch.
 
     Attributes:
@@ -65,7 +69,7 @@ class World:
     trained: Sequence[Tensor] = ()
     critic: ValueFn | None = None
     device: torch.device | str = "cpu"
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     kind: Kind = "epsilon"
 
     @property
@@ -91,8 +95,8 @@ class World:
         return everything[self.first : self.first + len(self.who)]
 
     @property
-    def share(self) -> float:
-        """Processes: what a sum over the batch must be multiplied by, since gradients are averaged over processes."""
+    def processes(self) -> float:
+        """What a sum over the batch must be multiplied by, since gradients are averaged over processes."""
         return len(self.prompts) / len(self.who)
 
     def noise(self, step: int, purpose: str = "noise") -> Tensor:
@@ -118,24 +122,125 @@ class Loss(NamedTuple):
     update: bool = True
 
 
-class Objective(Protocol):
-    """A frozen value that turns a world into losses.
-
-    Attributes:
-        name: of the objective.
-        needs_gradient: whether the reward must be differentiable.
-        group: images of one prompt that must stand together in a batch (1 if it does not matter).
-
-    One that makes a single update a step may say so by ``several = False``: the loop then keeps no copy to undo it by.
-    """
+class Losses(Protocol):
+    """What a training loop asks of an objective."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def needs_gradient(self) -> bool: ...
+    def updates_several(self) -> bool:
+        """Whether a training step makes more than one update: the loop then keeps a copy to undo them by."""
+        ...
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]: ...
+
+
+class Objective(Losses, Protocol):
+    """A frozen value that turns a batch into losses; `BaseObjective` answers what one of its own does not say."""
 
     @property
-    def group(self) -> int: ...
+    def needs_gradient(self) -> bool:
+        """Whether the reward must be differentiable."""
+        ...
 
-    def __call__(self, world: World) -> Iterator[Loss]: ...
+    @property
+    def needs_critic(self) -> bool:
+        """Whether it trains an estimate of the reward beside the model."""
+        ...
+
+    @property
+    def group_size(self) -> int:
+        """Images of one prompt that must stand together in a batch (1 if it does not matter)."""
+        ...
+
+    @property
+    def default_eta(self) -> float:
+        """eta of the sampler unless told."""
+        ...
+
+    def check_chain(self, eta: float, steps: int) -> None:
+        """Refuse a chain that it cannot learn from. Raises TiltingError."""
+        ...
+
+    def latents_kept(self, steps: int) -> int:
+        """Latents that an image's path leaves."""
+        ...
+
+    @property
+    def graphs_at_once(self) -> int:
+        """Graphs of a step and its reward that are held at once."""
+        ...
+
+
+class BaseObjective:
+    """What an objective is unless it says otherwise. One of its own is a frozen dataclass of this, whose fields are its
+    settings (see `tilting.declare`), registered by `OBJECTIVES.register`.
+
+    Attributes:
+        name: what the command line, YAML and manifests call it.
+        paper: where it comes from; further ones after a semicolon.
+        through: what the reward's gradient goes through, for people.
+    """
+
+    name: str = ""
+    paper: str = ""
+    needs_gradient: bool = False
+    through: str = ""
+    needs_critic: bool = False
+    group_size: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"{self.name}.")
+
+    @property
+    def updates_several(self) -> bool:
+        return False
+
+    @property
+    def needs_density(self) -> bool:
+        """Whether steps must have a density, which those of a deterministic chain have not."""
+        return False
+
+    @property
+    def default_eta(self) -> float:
+        return 0.0 if self.needs_gradient and not self.needs_density else 1.0
+
+    def check_chain(self, eta: float, steps: int) -> None:
+        if self.needs_density:
+            check_density(self.name, eta, steps)
+
+    def latents_kept(self, steps: int) -> int:
+        return steps + 1
+
+    @property
+    def graphs_at_once(self) -> int:
+        return 1
+
+
+OBJECTIVES: Registry[Any] = Registry("objective", "tilting.objectives")
+"""The objectives by name, other packages' too."""
+
+
+def check_density(who: str, eta: float, steps: int) -> None:
+    """Refuse a chain without densities, which ``who`` asks for. Raises TiltingError."""
+    if eta == 0:
+        raise TiltingError(f"{who} needs eta above 0 (1 is usual): a deterministic chain has no density")
+    if steps == 1:
+        raise TiltingError(f"{who} needs at least 2 steps: the last one has no density")
+
+
+def check_accumulate(objective: Objective, accumulate: int) -> None:
+    """Refuse parts of a batch for an objective that is no mean over images. Raises TiltingError."""
+    if accumulate < 1:
+        raise TiltingError(f"accumulate must be at least 1, not {accumulate}")
+    if accumulate > 1 and not objective.needs_gradient:
+        raise TiltingError(
+            f"accumulate splits batches of objectives with a differentiable reward; {objective.name} looks at whole ones: "
+            "leave it at 1"
+        )
+
+
+def closed(batch: TrainBatch) -> Tensor:
+    """(T,) the mask of a rollout in which no step carries gradient."""
+    return torch.zeros(batch.steps, dtype=torch.bool, device="cpu")

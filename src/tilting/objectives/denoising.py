@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from tilting.schedule import Kind
-from tilting.types import Prediction, Time
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.schedule import Kind
+    from tilting.types import Prediction, Time
 
 
 def training_error(prediction: Prediction, clean: Tensor, noise: Tensor, t: Time, kind: Kind) -> Tensor:

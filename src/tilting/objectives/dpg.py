@@ -14,65 +14,82 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
+from annotated_types import Ge
+from typing_extensions import Doc
 
-from tilting.objectives.batch import Loss, World
+from tilting.lazy import torch
+from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.rollout import Path, rollout
 from tilting.schedule import transition
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
+
+@OBJECTIVES.register
 @dataclass(frozen=True)
-class Dpg:
-    """DPG. Where the world has no critic (a reward without a network), r itself is the critic and nothing of it is trained.
+class Dpg(BaseObjective):
+    """Deterministic policy gradient with the reward, adapted by a LoRA of its own, as critic.
 
-    Attributes:
-        last: only the last m steps are learned from (the remedy C.2 names for poor returns of noisy states); None is all.
-        count: steps of a trajectory that are learned from, drawn afresh in every training step; None is all of them.
-        name: of the objective.
+        x_T .. x_0 = a chain, without gradients;  R = r(decode(x_0))
+        for each step t of those chosen:
+            Q = r_φ(x̂_0(x_s)),  x̂_0 by θ, held
+            loss_θ = -⟨∇_{x_s} Q, step_θ(x_t)⟩
+            loss_φ = (r_φ(x̂_0(x_s)) - R)²
+        θ, φ <- AdamW(mean over the steps of ∇ (loss_θ + loss_φ))
+
+    Where the batch has no critic (a reward without a network), r itself is the critic and nothing of it is trained.
     """
 
-    last: int | None = None
-    count: int | None = None
-    name: str = "dpg"
-    needs_gradient = True
-    several = False
-    group = 1
+    name, paper, through = "dpg", "Clark et al. 2024, C.2", "of the reward"
+    needs_gradient = needs_critic = True
 
-    def __call__(self, world: World) -> Iterator[Loss]:
+    last: Annotated[
+        int | None,
+        Ge(1),
+        Doc("only the last m steps are learned from (the remedy C.2 names for poor returns of noisy states); None is all"),
+    ] = None
+    count: Annotated[
+        int | None,
+        Ge(1),
+        Doc("steps of a trajectory that are learned from, drawn afresh in every training step; None is all of them"),
+    ] = None
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         with torch.no_grad():
-            path = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu"))
-            value = world.value(path.clean, world.rows)
-        if not world.all(value).isfinite().all():
+            path = rollout(batch, closed(batch))
+            value = batch.value(path.clean, batch.rows)
+        if not batch.all(value).isfinite().all():
             raise FloatingPointError("the reward is not finite")
-        chosen = self._steps(world)
+        chosen = self._steps(batch)
         for n, i in enumerate(chosen):
-            policy, critic = self._step(world, path, i, value)
+            policy, critic = self._step(batch, path, i, value)
             numbers = {"critic_error": critic.item() ** 0.5}
             if n == 0:
                 numbers["reward"] = value.mean().item()
             loss = policy if not critic.requires_grad else policy + critic
             yield Loss(loss / len(chosen), numbers, update=n == len(chosen) - 1)
 
-    def _steps(self, world: World) -> list[int]:
-        first = world.steps - min(self.last or world.steps, world.steps)
-        order = torch.randperm(world.steps - first, generator=world.generator("steps"), device="cpu") + first
+    def _steps(self, batch: TrainBatch) -> list[int]:
+        first = batch.steps - min(self.last or batch.steps, batch.steps)
+        order = torch.randperm(batch.steps - first, generator=batch.generator("steps"), device="cpu") + first
         return order[: self.count].tolist()
 
-    def _step(self, world: World, path: Path, i: int, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: TrainBatch, path: Path, i: int, value: Tensor) -> tuple[Tensor, Tensor]:
         """(loss of θ, loss of φ) of one step. The first one's value is -mean Q."""
-        point, critic = path.points[i], world.critic or world.value
+        point, critic = path.points[i], batch.critic or batch.value
         drawn = point.drawn.clone().requires_grad_(True)
-        clean = self.ahead(world, drawn, i + 1)
-        worth = critic(clean, world.rows)
+        clean = self.ahead(batch, drawn, i + 1)
+        worth = critic(clean, batch.rows)
         slope = torch.autograd.grad(worth.sum(), drawn)[0]
-        kernel = transition(world.denoise(point.x, point.t, world.rows), point.t, point.s, world.eta)
+        kernel = transition(batch.denoise(point.x, point.t, batch.rows), point.t, point.s, batch.eta)
         policy = -(slope * (kernel.mean - kernel.mean.detach())).flatten(1).sum(1).mean() - worth.detach().mean()
-        if world.critic is None:
+        if batch.critic is None:
             return policy, (worth.detach() - value).square().mean()
-        return policy, (world.critic(clean.detach(), world.rows) - value).square().mean()
+        return policy, (batch.critic(clean.detach(), batch.rows) - value).square().mean()
 
-    def ahead(self, world: World, x: Tensor, i: int) -> Tensor:
+    def ahead(self, batch: TrainBatch, x: Tensor, i: int) -> Tensor:
         """x̂_0 of the state at grid point i, differentiable in it; the last state is what is decoded."""
-        return x if i == world.steps else world.denoise(x, world.grid[i], world.rows).x0
+        return x if i == batch.steps else batch.denoise(x, batch.grid[i], batch.rows).x0

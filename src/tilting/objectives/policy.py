@@ -19,16 +19,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+from annotated_types import Ge, Gt
+from typing_extensions import Doc
 
-from tilting.objectives.batch import Loss, World
+from tilting.declare import Alias
+from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.rollout import Path, Reduction, density_steps, mean_kl, rollout
-from tilting.refusals import check_policy
 from tilting.schedule import log_prob, transition
-from tilting.types import TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Advantage = Literal["buffer", "group", "plain"]
 
 
 def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
@@ -57,16 +63,15 @@ def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: in
     return out.to(value.dtype).to(value.device)
 
 
-def _among_others(world: World, value: Tensor) -> Tensor:
+def _among_others(batch: TrainBatch, value: Tensor) -> Tensor:
     """Values (b,) of this process's images, each less the mean of all the others in the batch; 0 of a single image."""
-    everything = world.all(value)
+    everything = batch.all(value)
     count = len(everything)
     return (value - everything.mean()) * (count / max(count - 1, 1))
 
 
-@dataclass(frozen=True)
-class PolicyGradient:
-    """DDPO, DPOK and GRPO, which differ in advantage, ratio and KL.
+class PolicyGradient(BaseObjective):
+    """DDPO, DPOK and GRPO, which differ in advantage, ratio and KL; each of them says which of these are its settings.
 
     Attributes:
         advantage: "buffer" (DDPO) or "group" (GRPO); "plain" is r minus the batch's mean.
@@ -77,85 +82,91 @@ class PolicyGradient:
         path_kl: whether the KL of later steps counts in a step's advantage, which is then minus the mean of the batch's other
             images (one that holds the image itself would shrink it by 1 / b beside the KL); ``advantage`` has no use.
         reduction: of log p over latent dimensions.
-        epochs: passes over the sampled steps, each an optimiser step per ``chunks`` part.
-        chunks: parts that the steps are split into, one optimiser step each.
+        epochs: passes over the sampled steps, each an optimiser step per minibatch.
+        minibatches: parts that the steps are split into, one optimiser step each.
         buffer, least: of the running statistics per prompt.
-        size: images of a prompt that a batch must hold together ("group").
-        name: of the objective.
     """
 
-    advantage: Literal["buffer", "group", "plain"] = "buffer"
+    advantage: Advantage = "buffer"
     ratio: bool = True
     clip: float = 1e-4
     limit: float = 5.0
     kl: float = 0.0
     reduction: Reduction = "mean"
     epochs: int = 1
-    chunks: int = 1
+    minibatches: int = 1
     buffer: int = 32
     least: int = 8
-    size: int = 1
-    name: str = "ddpo"
     path_kl: bool = False
-    needs_gradient = False
 
     def __post_init__(self) -> None:
-        check_policy(self.name, self.advantage, self.size, self.ratio, self.epochs * self.chunks)
+        super().__post_init__()
+        if self.advantage == "group" and self.group_size < 2:
+            raise TiltingError(
+                f"{self.name}.advantage=group needs groups of images of a prompt, which {self.name} does not draw: use grpo"
+            )
+        if not self.ratio and self.updates_several:
+            raise TiltingError(
+                f"{self.name}.ratio=false learns from the current model's own draws: leave {self.name}.epochs and "
+                f"{self.name}.minibatches at 1"
+            )
 
     @property
-    def group(self) -> int:
-        return self.size
+    def needs_density(self) -> bool:
+        return True
 
     @property
-    def several(self) -> bool:
-        """Whether a step makes more than one update."""
-        return self.epochs * self.chunks > 1
+    def updates_several(self) -> bool:
+        return self.epochs * self.minibatches > 1
 
-    def __call__(self, world: World) -> Iterator[Loss]:
-        steps = density_steps(world)
+    def latents_kept(self, steps: int) -> int:
+        return steps + 1 + (steps - 1 if self.kl else 0)  # with a KL the frozen model's means too
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        steps = density_steps(batch)
         if not steps:
             raise TiltingError(f"{self.name} needs eta > 0 and at least 2 steps: a deterministic step has no probability")
+        density = self.reduction if self.ratio else None
         with torch.no_grad():
-            closed = torch.zeros(world.steps, dtype=torch.bool, device="cpu")
-            path = rollout(world, closed, density=self.reduction if self.ratio else None, frozen=self.path_kl and self.kl > 0)
-            value = world.value(path.clean, world.rows).detach()
-        advantages = self._advantages(world, value, path, steps)
-        shuffled = torch.randperm(len(steps), generator=world.generator("order"), device="cpu")
+            path = rollout(batch, closed(batch), density=density, frozen=self.path_kl and self.kl > 0)
+            value = batch.value(path.clean, batch.rows).detach()
+        advantages = self._advantages(batch, value, path, steps)
+        shuffled = torch.randperm(len(steps), generator=batch.generator("order"), device="cpu")
         order = [steps[i] for i in shuffled.tolist()]
-        parts, frozen = max(1, min(self.chunks, len(order))), dict(path.frozen)
+        parts, frozen = max(1, min(self.minibatches, len(order))), dict(path.frozen)
         for epoch in range(self.epochs):
             for part in range(parts):
                 mine = order[part::parts]
                 for n, i in enumerate(mine):
-                    loss, numbers = self._step(world, path, i, frozen, advantages[i])
+                    loss, numbers = self._step(batch, path, i, frozen, advantages[i])
                     if epoch == part == n == 0:
                         numbers["reward"] = value.mean().item()
                     yield Loss(loss / len(mine), numbers, update=n == len(mine) - 1)
 
-    def _advantages(self, world: World, value: Tensor, path: Path, steps: list[int]) -> dict[int, Tensor]:
+    def _advantages(self, batch: TrainBatch, value: Tensor, path: Path, steps: list[int]) -> dict[int, Tensor]:
         """Step -> (b,) of this process's images."""
         if self.path_kl:
             found, ahead = {}, value
             for i in reversed(steps):
-                found[i] = _among_others(world, ahead)
+                found[i] = _among_others(batch, ahead)
                 ahead = ahead - self.kl * path.paid[i] if self.kl else ahead
         else:
-            everything = world.all(value)
+            everything = batch.all(value)
             if self.advantage == "group":
-                one = group_advantage(everything, world.prompts)
+                one = group_advantage(everything, batch.prompts)
             elif self.advantage == "buffer":
-                one = buffered_advantage(everything, world.prompts, world.memory, self.buffer, self.least)
+                one = buffered_advantage(everything, batch.prompts, batch.memory, self.buffer, self.least)
             else:
                 one = everything - everything.mean()
-            found = dict.fromkeys(steps, world.mine(one))
+            found = dict.fromkeys(steps, batch.mine(one))
         return {i: one.clamp(-self.limit, self.limit) for i, one in found.items()}
 
     def _step(
-        self, world: World, path: Path, i: int, frozen: dict[int, Tensor], advantage: Tensor
+        self, batch: TrainBatch, path: Path, i: int, frozen: dict[int, Tensor], advantage: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss and numbers of step i; ``frozen`` keeps the base model's means from one epoch to the next."""
         point = path.points[i]
-        kernel = transition(world.denoise(point.x, point.t, world.rows), point.t, point.s, world.eta)
+        kernel = transition(batch.denoise(point.x, point.t, batch.rows), point.t, point.s, batch.eta)
         now = log_prob(point.drawn, kernel, self.reduction)
         numbers: dict[str, float] = {}
         if self.ratio:
@@ -169,8 +180,92 @@ class PolicyGradient:
         if self.kl:
             if i not in frozen:
                 with torch.no_grad():
-                    frozen[i] = transition(world.base(point.x, point.t, world.rows), point.t, point.s, world.eta).mean
+                    frozen[i] = transition(batch.base(point.x, point.t, batch.rows), point.t, point.s, batch.eta).mean
             far = mean_kl(kernel, frozen[i]).mean()
             loss = loss + self.kl * far
             numbers["kl_step"] = far.item()
         return loss, numbers
+
+
+Clip = Annotated[float, Gt(0), Doc("half-width of the ratio's clip, in units of ``reduction``")]
+Kl = Annotated[float, Ge(0), Doc("β of the KL of each step to the frozen model (sum over dimensions)")]
+LogProb = Annotated[Reduction, Doc('of log p over latent dimensions: its "mean", as in DDPO\'s code, or its "sum"')]
+Epochs = Annotated[int, Ge(1), Doc("passes over the sampled steps, each an optimiser step per minibatch")]
+Minibatches = Annotated[int, Ge(1), Alias("chunks"), Doc("parts that the steps are split into, one optimiser step each")]
+
+
+@OBJECTIVES.register
+@dataclass(frozen=True)
+class Ddpo(PolicyGradient):
+    """DDPO, importance-sampled or REINFORCE (``ratio=False``), with statistics per prompt.
+
+        x_T .. x_0, log p_old(x_s | x_t) = a chain of θ, without gradients;  r = r(decode(x_0))
+        A = clip((r - mean) / std of the prompt's last rewards, ± 5)
+        for each epoch, each minibatch of the steps with a density, in random order:
+            ratio_t = p_θ(x_s | x_t) / p_old(x_s | x_t)
+            loss = mean over t of max(-A ratio_t, -A clip(ratio_t, 1 ± clip)) + kl KL_t(θ || base)
+            θ <- AdamW(∇_θ loss)
+
+    log p is a mean over latent dimensions in the published code, which is why its clip can be 1e-4.
+    """
+
+    name, paper = "ddpo", "Black et al. 2023"
+
+    ratio: Annotated[
+        bool, Doc("importance ratios with a clip (DDPO-IS); off is REINFORCE, which makes one update from a batch of draws")
+    ] = True
+    clip: Clip = 1e-4
+    epochs: Epochs = 1
+    minibatches: Minibatches = 1
+    kl: Kl = 0.0
+    reduction: LogProb = "mean"
+    advantage: Annotated[
+        Advantage,
+        Doc('of the last rewards of the prompt ("buffer"), or r minus the batch\'s mean ("plain"); "group" is grpo\'s'),
+    ] = "buffer"
+
+
+@OBJECTIVES.register
+@dataclass(frozen=True)
+class Dpok(PolicyGradient):
+    """DPOK: policy gradient with the KL of every step to the base model.
+
+        x_T .. x_0 = a chain of θ, without gradients;  A = r(decode(x_0)) - mean r
+        for each step t with a density, in random order:
+            loss = mean over t of -A log p_θ(x_s | x_t) + kl KL_t(θ || base)
+        θ <- AdamW(∇_θ loss)
+
+    The KL of a step is differentiated by its own parameters alone, so that this does not climb E[r] - β KL of the path.
+    """
+
+    name, paper = "dpok", "Fan et al. 2023"
+    advantage, ratio, clip, limit = "plain", False, 1.0, 1e9
+
+    kl: Kl = 0.01
+    reduction: LogProb = "sum"
+
+
+@OBJECTIVES.register
+@dataclass(frozen=True)
+class Grpo(PolicyGradient):
+    """GRPO: advantages within the K images of a prompt.
+
+    for each prompt of the batch: K chains x_T .. x_0 of θ, without gradients;  r_k = r(decode(x_0))
+    A_k = clip((r_k - mean_K r) / std_K r, ± 5)
+    for each epoch, each minibatch of the steps with a density, in random order:
+        ratio_t = p_θ(x_s | x_t) / p_old(x_s | x_t)
+        loss = mean over t of max(-A ratio_t, -A clip(ratio_t, 1 ± clip)) + kl KL_t(θ || base)
+        θ <- AdamW(∇_θ loss)
+    """
+
+    name, paper = "grpo", "Liu et al. 2025, Flow-GRPO; Xue et al. 2025, DanceGRPO"
+    advantage = "group"
+
+    group_size: Annotated[
+        int, Ge(2), Alias("size"), Doc("images of a prompt that a batch must hold together, which are compared")
+    ] = 4
+    clip: Clip = 1e-4
+    epochs: Epochs = 1
+    minibatches: Minibatches = 1
+    kl: Kl = 0.0
+    reduction: LogProb = "mean"

@@ -11,14 +11,15 @@ tenth of the call, and its record stays until the way back. θ that is not named
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
+from tilting.lazy import torch
 
-Pure = Callable[[Tensor], tuple[Tensor, ...]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pure = Callable[["Tensor"], "tuple[Tensor, ...]"]
 
 
 def recomputed(function: Pure, x: Tensor, parameters: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
@@ -30,28 +31,34 @@ def recomputed(function: Pure, x: Tensor, parameters: Sequence[Tensor] = ()) -> 
         parameters: all that it depends on and that is trained; where they are not known, PyTorch's checkpoint finds them.
     """
     if not parameters:
-        values: Any = checkpoint(function, x, use_reentrant=False)
+        values: Any = torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)
         return values
-    return _Recomputed.apply(function, x, *parameters)  # type: ignore[return-value]
+    return _recomputed().apply(function, x, *parameters)
 
 
-class _Recomputed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, function: Pure, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.function = function
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *parameters)
-        return function(x)
+@cache
+def _recomputed() -> Any:
+    """The autograd function, made when torch is there."""
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, *parameters = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1:]
-        with torch.enable_grad():
-            here = x.detach().requires_grad_(wanted[0])
-            values = ctx.function(here)
-        return None, *slopes_of(values, slopes, (here, *parameters), wanted)
+    class Recomputed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, function: Pure, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+            ctx.function = function
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(x, *parameters)
+            return function(x)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            x, *parameters = ctx.saved_tensors
+            wanted = ctx.needs_input_grad[1:]
+            with torch.enable_grad():
+                here = x.detach().requires_grad_(wanted[0])
+                values = ctx.function(here)
+            return None, *slopes_of(values, slopes, (here, *parameters), wanted)
+
+    return Recomputed
 
 
 def slopes_of(

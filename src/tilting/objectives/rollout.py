@@ -17,15 +17,18 @@ The log-density of a step is known where it is drawn, and costs no evaluation th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
-from tilting.objectives.batch import World
+from tilting.lazy import torch
+from tilting.objectives.batch import TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.schedule import log_prob, step_std, transition
-from tilting.types import Denoise, Prediction, Time, Transition
+from tilting.types import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.types import Denoise, Time, Transition
 
 Reduction = Literal["sum", "mean"]
 
@@ -65,26 +68,26 @@ class Path:
         return self.points[-1].x
 
 
-def held(prediction: Prediction, x: Tensor, t: Time) -> Prediction:
+def freeze_eps(prediction: Prediction, x: Tensor, t: Time) -> Prediction:
     """The prediction with eps constant and x0 the linear function of x that eps makes it."""
     eps = prediction.eps.detach()
     x0 = (x - t.sigma * eps) / t.alpha if t.alpha > 0 else prediction.x0.detach()
     return Prediction(eps, x0, prediction.correction.detach())
 
 
-def start(world: World) -> Tensor:
-    """x_T (b, ...) of the batch."""
-    return world.noise(0)
-
-
 def rollout(
-    world: World, mask: Tensor, x: Tensor | None = None, kl: bool = False, stop: int | None = None,
-    density: Reduction | None = None, frozen: bool = False,
-) -> Path:  # fmt: skip
+    batch: TrainBatch,
+    mask: Tensor,
+    x: Tensor | None = None,
+    kl: bool = False,
+    stop: int | None = None,
+    density: Reduction | None = None,
+    frozen: bool = False,
+) -> Path:
     """Sample, with gradients through the steps where ``mask`` is True.
 
     Args:
-        world: the batch.
+        batch: the batch.
         mask: (T,) booleans.
         x: where to start; default keyed noise.
         kl: also the path KL to the frozen model, which then makes the steps that have no density.
@@ -92,46 +95,46 @@ def rollout(
         density: also the log-densities of the steps that ``mask`` closes, reduced so over latent dimensions.
         frozen: also the frozen model's means of those steps, and what they pay in KL.
     """
-    x = start(world) if x is None else x
-    rows, points, densities, means, paid = world.rows, [], {}, {}, {}
+    x = batch.noise(0) if x is None else x
+    rows, points, densities, means, paid = batch.rows, [], {}, {}, {}
     total = x.new_zeros(len(x)) if kl else None
-    for i, (t, s) in enumerate(zip(world.grid[:stop], world.grid[1:], strict=False)):
-        random = step_std(t, s, world.eta) > 0
-        noise = world.noise(i + 1) if random else 0.0
-        denoise = world.base if kl and not random else world.denoise
+    for i, (t, s) in enumerate(zip(batch.grid[:stop], batch.grid[1:], strict=False)):
+        random = step_std(t, s, batch.eta) > 0
+        noise = batch.noise(i + 1) if random else 0.0
+        denoise = batch.base if kl and not random else batch.denoise
 
         def step(
             x: Tensor, t: Time = t, s: Time = s, noise: Tensor | float = noise, denoise: Denoise = denoise
         ) -> tuple[Tensor, ...]:
-            kernel = transition(denoise(x, t, rows), t, s, world.eta)
+            kernel = transition(denoise(x, t, rows), t, s, batch.eta)
             drawn = kernel.mean + kernel.std * noise
-            return (drawn, _step_kl(world, kernel, x, t, s)) if kl else (drawn,)
+            return (drawn, _step_kl(batch, kernel, x, t, s)) if kl else (drawn,)
 
         if mask[i]:
-            again = world.checkpointed and torch.is_grad_enabled()
-            drawn, *cost = recomputed(step, x, world.trained) if again else step(x)
+            again = batch.checkpointed and torch.is_grad_enabled()
+            drawn, *cost = recomputed(step, x, batch.trained) if again else step(x)
             total = None if total is None else total + cost[0]
         else:
             with torch.no_grad():
                 prediction = denoise(x, t, rows)
-            kernel = transition(held(prediction, x, t) if x.requires_grad else prediction, t, s, world.eta)
+            kernel = transition(freeze_eps(prediction, x, t) if x.requires_grad else prediction, t, s, batch.eta)
             drawn = kernel.mean + kernel.std * noise
             if density is not None and random:
                 densities[i] = log_prob(drawn, kernel, density).detach()
             if frozen and random:
                 with torch.no_grad():
-                    means[i] = transition(world.base(x, t, rows), t, s, world.eta).mean
+                    means[i] = transition(batch.base(x, t, rows), t, s, batch.eta).mean
                     paid[i] = mean_kl(kernel, means[i])
         points.append(Point(x.detach(), t, s, drawn.detach()))
         x = drawn
     return Path(x, tuple(points), total, densities, means, paid)
 
 
-def _step_kl(world: World, kernel: Transition, x: Tensor, t: Time, s: Time) -> Tensor:
+def _step_kl(batch: TrainBatch, kernel: Transition, x: Tensor, t: Time, s: Time) -> Tensor:
     """KL of one step to the frozen model's, (b,), a function of x too; 0 where the step has no density."""
     if kernel.std == 0:
         return x.new_zeros(len(x))
-    return mean_kl(kernel, transition(world.base(x, t, world.rows), t, s, world.eta).mean)
+    return mean_kl(kernel, transition(batch.base(x, t, batch.rows), t, s, batch.eta).mean)
 
 
 def mean_kl(kernel: Transition, mean: Tensor) -> Tensor:
@@ -139,6 +142,6 @@ def mean_kl(kernel: Transition, mean: Tensor) -> Tensor:
     return (kernel.mean - mean).flatten(1).square().sum(1) / (2 * kernel.std**2)
 
 
-def density_steps(world: World) -> list[int]:
+def density_steps(batch: TrainBatch) -> list[int]:
     """Steps that have a density: all but those with std 0, the last among them."""
-    return [i for i in range(world.steps) if step_std(world.grid[i], world.grid[i + 1], world.eta) > 0]
+    return [i for i in range(batch.steps) if step_std(batch.grid[i], batch.grid[i + 1], batch.eta) > 0]

@@ -13,36 +13,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from annotated_types import Ge, Gt
+from typing_extensions import Doc
 
-from tilting.objectives.batch import Loss, World
+from tilting.declare import Alias
+from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.denoising import training_error
 from tilting.objectives.rollout import rollout
 from tilting.schedule import add_noise
-from tilting.types import Denoise, TiltingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.types import Denoise
 
 Source = Literal["current", "pretrained"]
 
 
-def draw(world: World, source: Source = "current") -> tuple[Tensor, Tensor]:
+def draw(batch: TrainBatch, source: Source = "current") -> tuple[Tensor, Tensor]:
     """Finished samples of the current or the frozen model and their rewards, without gradients; ranks of broken rewards mean
     nothing."""
     with torch.no_grad():
-        world = replace(world, denoise=world.base) if source == "pretrained" else world
-        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu")).clean
-        value = world.value(clean, world.rows).detach()
-    if not world.all(value).isfinite().all():
+        batch = replace(batch, denoise=batch.base) if source == "pretrained" else batch
+        clean = rollout(batch, closed(batch)).clean
+        value = batch.value(clean, batch.rows).detach()
+    if not batch.all(value).isfinite().all():
         raise FloatingPointError("the reward is not finite")
     return clean, value
 
 
-def ranked(world: World, value: Tensor, size: int) -> list[list[int]]:
+def ranked(batch: TrainBatch, value: Tensor, size: int) -> list[list[int]]:
     """Rows of each group of ``size`` images of a prompt, worst first; a prompt that comes again makes more groups."""
-    prompts = [w.prompt for w in world.who]
+    prompts = [w.prompt for w in batch.who]
     groups = []
     for prompt in dict.fromkeys(prompts):
         rows = [i for i, p in enumerate(prompts) if p == prompt]
@@ -51,7 +57,7 @@ def ranked(world: World, value: Tensor, size: int) -> list[list[int]]:
 
 
 def denoising_error(
-    denoise: Denoise, clean: Tensor, rows: Tensor, world: World, repeat: int = 0, keys: Tensor | None = None
+    denoise: Denoise, clean: Tensor, rows: Tensor, batch: TrainBatch, repeat: int = 0, keys: Tensor | None = None
 ) -> Tensor:
     """Squared error of the network's own target, averaged over dimensions, (m,), at one grid time for all rows.
 
@@ -59,14 +65,14 @@ def denoising_error(
         denoise: without CFG.
         clean: (m, ...) samples of images ``rows``.
         rows: (m,).
-        world: the batch; time and noise are keyed by its training step.
+        batch: the batch; time and noise are keyed by its training step.
         repeat: number of the time.
         keys: (m,) images whose noise is taken; default their own. Those that are compared share it.
     """
-    i = int(torch.randint(world.steps, (1,), generator=world.generator(f"time{repeat}"), device="cpu"))
-    t = world.grid[i]
-    noise = world.noise(i, f"fit{repeat}")[(rows if keys is None else keys).cpu()].to(clean)
-    return training_error(denoise(add_noise(clean, noise, t), t, rows), clean, noise, t, world.kind)
+    i = int(torch.randint(batch.steps, (1,), generator=batch.generator(f"time{repeat}"), device="cpu"))
+    t = batch.grid[i]
+    noise = batch.noise(i, f"fit{repeat}")[(rows if keys is None else keys).cpu()].to(clean)
+    return training_error(denoise(add_noise(clean, noise, t), t, rows), clean, noise, t, batch.kind)
 
 
 def fitted(times: int, value: Tensor, loss: Callable[[int], tuple[Tensor, dict[str, float]]]) -> Iterator[Loss]:
@@ -82,99 +88,101 @@ def fitted(times: int, value: Tensor, loss: Callable[[int], tuple[Tensor, dict[s
         yield Loss(one / times, {"reward": value.mean().item(), **numbers} if k == 0 else {}, update=k == times - 1)
 
 
+Timesteps = Annotated[int, Ge(1), Alias("times"), Doc("grid times per batch of samples")]
+
+
+@OBJECTIVES.register
 @dataclass(frozen=True)
-class RewardWeighted:
-    """Reward-weighted regression.
+class RewardWeighted(BaseObjective):
+    """Reward-weighted regression on the current model's samples, or the pre-trained one's.
+
+        x_i = chains of θ (or of the base model), without gradients
+        w = softmax(r(decode(x)) / β) over the batch
+        for j = 1 .. J:
+            t ~ Uniform of the grid, ε ~ N(0, I)
+            loss += Σ_i w_i |target_θ(α_t x_i + σ_t ε_i, t) - target_i|² / J
+        θ <- AdamW(∇_θ loss)
 
     Weighted draws of the model as it is tilt what earlier steps have tilted: exp(r / β) compounds, towards the best reward
     alone, however large β is. Lee et al. 2023 draw from the pre-trained model, whose fit is p_pre exp(r / β), tilted once.
-
-    Attributes:
-        beta: temperature of the weights, in the reward's units.
-        times: grid times per batch of samples.
-        source: whose samples are fitted, those of the "current" model or of the "pretrained" one.
-        name: of the objective.
     """
 
-    beta: float = 0.05
-    times: int = 4
-    source: Source = "current"
-    name: str = "rwr"
-    needs_gradient = False
-    several = False
-    group = 1
+    name, paper = "rwr", "Lee et al. 2023"
 
-    def __call__(self, world: World) -> Iterator[Loss]:
-        clean, value = draw(world, self.source)
-        weight = world.mine(torch.softmax(world.all(value) / self.beta, 0)) * world.share
+    beta: Annotated[float, Gt(0), Doc("temperature of the weights, in the reward's units")] = 0.05
+    timesteps: Timesteps = 4
+    source: Annotated[Source, Doc('whose samples are fitted, those of the "current" model or of the "pretrained" one')] = (
+        "current"
+    )
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        clean, value = draw(batch, self.source)
+        weight = batch.mine(torch.softmax(batch.all(value) / self.beta, 0)) * batch.processes
 
         def loss(k: int) -> tuple[Tensor, dict[str, float]]:
-            error = denoising_error(world.plain, clean, world.rows, world, k)
+            error = denoising_error(batch.plain, clean, batch.rows, batch, k)
             return (weight * error).sum(), {"error": error.mean().item()}
 
-        yield from fitted(self.times, value, loss)
+        yield from fitted(self.timesteps, value, loss)
 
 
-class Ranks:
-    """What ranks the images of a prompt: a batch has ``size`` of each."""
-
-    size: int
-    needs_gradient = False
-    several = False
-
-    @property
-    def group(self) -> int:
-        """Images of a prompt that must lie in one batch."""
-        return self.size
-
-
+@OBJECTIVES.register
 @dataclass(frozen=True)
-class Raft(Ranks):
-    """RAFT: keep the best image of each prompt in the batch and fit it.
+class Raft(BaseObjective):
+    """RAFT: fit the best of each prompt's images.
 
-    Attributes:
-        size: images of a prompt in a batch, of which one is kept.
-        times: grid times per batch of samples.
-        name: of the objective.
+    for each prompt of the batch: G chains of θ, without gradients;  x = the one of the best r(decode(x))
+    for j = 1 .. J:
+        t ~ Uniform of the grid, ε ~ N(0, I)
+        loss += mean |target_θ(α_t x + σ_t ε, t) - target|² / J
+    θ <- AdamW(∇_θ loss)
     """
 
-    size: int = 4
-    times: int = 4
-    name: str = "raft"
+    name, paper = "raft", "Dong et al. 2023"
 
-    def __call__(self, world: World) -> Iterator[Loss]:
-        clean, value = draw(world)
-        best = torch.tensor([rows[-1] for rows in ranked(world, value, self.size)], device="cpu")
+    group_size: Annotated[int, Ge(2), Alias("size"), Doc("images of a prompt in a batch, of which one is kept")] = 4
+    timesteps: Timesteps = 4
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        clean, value = draw(batch)
+        best = torch.tensor([rows[-1] for rows in ranked(batch, value, self.group_size)], device="cpu")
 
         def loss(k: int) -> tuple[Tensor, dict[str, float]]:
-            error = denoising_error(world.plain, clean[best], best.to(clean.device), world, k)
+            error = denoising_error(batch.plain, clean[best], best.to(clean.device), batch, k)
             return error.mean(), {"kept": value[best].mean().item()}
 
-        yield from fitted(self.times, value, loss)
+        yield from fitted(self.timesteps, value, loss)
 
 
+@OBJECTIVES.register
 @dataclass(frozen=True)
-class PreferencePairs(Ranks):
-    """Diffusion-DPO on pairs of a prompt's images, ranked by the reward.
+class PreferencePairs(BaseObjective):
+    """Diffusion-DPO on reward-ranked pairs of the model's own samples.
+
+        for each prompt of the batch: G chains of θ, without gradients;  w, l = the best and the worst by r
+        for j = 1 .. J:
+            t ~ Uniform of the grid, ε ~ N(0, I), the same of w and l
+            gain = (e_θ - e_base)(w) - (e_θ - e_base)(l),   e = |target(α_t x + σ_t ε, t) - target|²
+            loss += -mean log σ(-β/2 gain) / J
+        θ <- AdamW(∇_θ loss)
 
     Winner and loser share time and noise, as in the published code: what is left of their difference is what ranks them. Of a
     pair of equal rewards neither is preferred, and it weighs nothing.
-
-    Attributes:
-        beta: β; 5000 in the paper, for errors averaged over dimensions, of networks that say ε.
-        size: images of a prompt in a batch; the best and the worst make the pair.
-        times: grid times per batch of samples.
-        name: of the objective.
     """
 
-    beta: float = 5000.0
-    size: int = 2
-    times: int = 4
-    name: str = "dpo"
+    name, paper = "dpo", "Wallace et al. 2024"
 
-    def __call__(self, world: World) -> Iterator[Loss]:
-        clean, value = draw(world)
-        pairs = [(rows[-1], rows[0]) for rows in ranked(world, value, self.size) if len(rows) > 1]
+    beta: Annotated[float, Gt(0), Doc("β; 5000 in the paper, for errors averaged over dimensions, of networks that say ε")] = (
+        5000.0
+    )
+    group_size: Annotated[
+        int, Ge(2), Alias("size"), Doc("images of a prompt in a batch; the best and the worst make the pair")
+    ] = 2
+    timesteps: Timesteps = 4
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        clean, value = draw(batch)
+        pairs = [(rows[-1], rows[0]) for rows in ranked(batch, value, self.group_size) if len(rows) > 1]
         if not pairs:
             raise TiltingError("dpo needs two images of a prompt in a batch")
         win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))
@@ -183,12 +191,12 @@ class PreferencePairs(Ranks):
         tied = 1 - preferred.mean().item()
 
         def loss(k: int) -> tuple[Tensor, dict[str, float]]:
-            error = denoising_error(world.plain, clean[both], both, world, k, keys)
+            error = denoising_error(batch.plain, clean[both], both, batch, k, keys)
             with torch.no_grad():
-                reference = denoising_error(world.base_plain, clean[both], both, world, k, keys)
+                reference = denoising_error(batch.base_plain, clean[both], both, batch, k, keys)
             gain = (error - reference)[: len(win)] - (error - reference)[len(win) :]
             right = ((gain < 0) * preferred).sum() / preferred.sum().clamp(min=1)
-            found = -(F.logsigmoid(-0.5 * self.beta * gain) * preferred).mean()
+            found = -(torch.nn.functional.logsigmoid(-0.5 * self.beta * gain) * preferred).mean()
             return found, {"accuracy": right.item(), "tied": tied}
 
-        yield from fitted(self.times, value, loss)
+        yield from fitted(self.timesteps, value, loss)

@@ -12,12 +12,13 @@ graph.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from tilting.errors import TiltingError
+from tilting.lazy import torch
 
-from tilting.types import TiltingError
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Truncation:
     Attributes:
         rule: "all" steps, the "last" K, K drawn once per batch ("random"), or each "step" by chance.
         count: K, the last steps that carry gradient; None is 1.
-        share: chance of a step under "step": at 0.5 about half of them, which need not be neighbours.
+        step_probability: chance of a step under "step": at 0.5 about half of them, which need not be neighbours.
     """
 
     rule: Literal["all", "last", "random", "step"] = "all"
     count: int | None = None
-    share: float = 0.5
+    step_probability: float = 0.5
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
@@ -43,7 +44,7 @@ class Truncation:
         if self.rule == "all":
             return torch.ones(steps, dtype=torch.bool, device="cpu")
         if self.rule == "step":
-            mask = torch.rand(steps, generator=generator, device="cpu") < self.share
+            mask = torch.rand(steps, generator=generator, device="cpu") < self.step_probability
             mask[-1] |= not mask.any()
             return mask
         k = min(self.count or 1, steps)

@@ -19,10 +19,9 @@ from torch import Tensor
 from tilting import rng
 from tilting.generation.plan import Model
 from tilting.models.lora import lora_off
-from tilting.objectives.batch import Loss, Objective, World
+from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.rewards.check import checked
-from tilting.training.dissimilarity import to_reverse
-from tilting.training.diversity import Diversity
+from tilting.training.diversity import Diversity, to_reverse
 from tilting.types import Denoise, Prediction, Reward, RewardError, Time
 
 
@@ -65,30 +64,35 @@ def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, g
 
 @dataclass
 class Batches:
-    """(training step, memory) -> the world of that step; what a training loop asks for.
+    """(training step, memory) -> the batch of that step; what a training loop asks for.
 
     Attributes:
         model: what is trained, its LoRA attached and active.
+        backbone: its network, whose LoRA the frozen model is without.
         prompts: to draw from; each different one is encoded once.
-        reward: of images in [0, 1]. One that fails gives NaN, so that all processes skip the step together.
+        reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
+            step together.
         steps, eta, cfg, negative: of the sampler.
-        batch, group: images of a step over all processes; images of a prompt that stand together.
+        batch, group_size: images of a step over all processes; images of a prompt that stand together.
         seed: of the run.
         part: this process's slice.
         context: entered around every network call (a launcher's autocast).
         device: of the latents.
         critic: the reward with parameters of its own, for DPG.
         diversity: a term for the dissimilarity of the images made at once.
+        bare: the model without what is learned of its sampler; None where that is nothing.
+        redraw: told the step's generator, before it: other units are dropped inside the reward.
     """
 
     model: Model
+    backbone: Any
     prompts: Sequence[str]
-    reward: Reward
+    reward: Reward | None
     steps: int
     eta: float
     cfg: float
     batch: int
-    group: int = 1
+    group_size: int = 1
     seed: int = 0
     negative: str = ""
     part: Slice = Slice()
@@ -96,48 +100,61 @@ class Batches:
     device: torch.device | str = "cpu"
     critic: Reward | None = None
     diversity: Diversity | None = None
+    bare: Model | None = None
+    redraw: Callable[[torch.Generator], None] | None = None
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompts = list(dict.fromkeys(self.prompts))
-        self._place = {prompt: i for i, prompt in enumerate(self.prompts)}
+        self._row = {prompt: i for i, prompt in enumerate(self.prompts)}
+        bare = self.bare or self.model
         with torch.no_grad():
-            bare: Model = getattr(self.model, "bare", self.model)  # of learned sampler inputs, the model without them
             self._guided = self.model.denoiser(self.prompts, self.cfg, self.negative)
-            self._base = self._guided if bare is self.model else bare.denoiser(self.prompts, self.cfg, self.negative)
+            self._base = self._guided if self.bare is None else bare.denoiser(self.prompts, self.cfg, self.negative)
             self._plain = self._base if self.cfg == 1 else bare.denoiser(self.prompts, 1.0)
         self._grid = self.model.schedule.grid(self.steps)
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World:
-        everyone = batch_identities(self.prompts, self.seed, step, self.batch, self.group)
-        share = self.batch // self.part.count
-        first = self.part.index * share
-        who = everyone[first : first + share]
-        place = torch.tensor([self._place[w.prompt] for w in who], device=self.device)
-        self.counts.images += share
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
+        everyone = batch_identities(self.prompts, self.seed, step, self.batch, self.group_size)
+        size = self.batch // self.part.count
+        first = self.part.index * size
+        who = everyone[first : first + size]
+        texts = torch.tensor([self._row[w.prompt] for w in who], device=self.device)
+        self.counts.images += size
         self.trouble, self.numbers = None, {}
         words = [w.prompt for w in who]
-        redraw = getattr(self.reward, "redraw", None)
-        if redraw is not None:
-            redraw(rng.generator(rng.Identity(self.seed, "", step), 0, 0, "reward-dropout"))
-        return World(
-            self._network(self._guided, place), self._network(self._base, place, base=True),
-            self._network(self._plain, place), self._network(self._plain, place, base=True),
-            self._value(words), self._grid, who, self.model.latent_shape, self.eta, step, self.seed,
-            memory, everyone, first, self.part.gather, device=self.device,
-            critic=self._critic(words) if self.critic is not None else None, kind=self.model.schedule.kind,
-        )  # fmt: skip
+        if self.redraw is not None:
+            self.redraw(rng.generator(rng.Identity(self.seed, "", step), 0, 0, "reward-dropout"))
+        return TrainBatch(
+            denoise=self._network(self._guided, texts),
+            base=self._network(self._base, texts, base=True),
+            plain=self._network(self._plain, texts),
+            base_plain=self._network(self._plain, texts, base=True),
+            value=self._value(words),
+            grid=self._grid,
+            who=who,
+            shape=self.model.latent_shape,
+            eta=self.eta,
+            step=step,
+            seed=self.seed,
+            memory=memory,
+            everyone=everyone,
+            first=first,
+            gather=self.part.gather,
+            device=self.device,
+            critic=self._critic(words) if self.critic is not None else None,
+            kind=self.model.schedule.kind,
+        )
 
-    def _network(self, network: Denoise, place: Tensor, base: bool = False) -> Denoise:
+    def _network(self, network: Denoise, texts: Tensor, base: bool = False) -> Denoise:
         """The denoiser of this batch's rows. The switch is inside, so that a recomputed step is the same step."""
-        unet: Any = getattr(self.model, "backbone", None)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)
-            with self.context(), lora_off(unet) if base and unet is not None else nullcontext():
-                return Prediction(*(part.to(x.dtype) for part in network(x, t, place[rows])))
+            with self.context(), lora_off(self.backbone) if base else nullcontext():
+                return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows])))
 
         return denoise
 
@@ -147,14 +164,14 @@ class Batches:
             images, part = self.model.decode(x0), self.part
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, part.gather, part.index)
             try:
-                found = self._score(images, [prompts[int(i)] for i in rows], rows)
+                scores = self._score(images, [prompts[int(i)] for i in rows], rows)
             except RewardError as error:
                 self.trouble = str(error)
                 return x0.flatten(1).sum(1) * float("nan")
             if far is None or self.diversity is None:
-                return found
+                return scores
             self.numbers.setdefault("dissimilarity", far.mean().item())
-            return found + self.diversity.weight * far.to(found)
+            return scores + self.diversity.weight * far.to(scores)
 
         return value
 
@@ -167,6 +184,7 @@ class Batches:
 
     def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
         """The reward of images ``rows`` of the batch. Raises RewardError."""
+        assert self.reward is not None
         return checked(self.reward, images, prompts)
 
 
@@ -180,7 +198,7 @@ class Accumulated:
         parts: how many.
     """
 
-    inner: Objective
+    inner: Losses
     parts: int
 
     @property
@@ -188,27 +206,26 @@ class Accumulated:
         return self.inner.name
 
     @property
-    def needs_gradient(self) -> bool:
-        return self.inner.needs_gradient
+    def updates_several(self) -> bool:
+        return self.inner.updates_several
 
-    @property
-    def several(self) -> bool:
-        return getattr(self.inner, "several", True)
-
-    @property
-    def group(self) -> int:
-        return self.inner.group
-
-    def __call__(self, world: World) -> Iterator[Loss]:
-        share = len(world.who) // self.parts
-        everyone = world.everyone or world.who
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        size = len(batch.who) // self.parts
+        everyone = batch.everyone or batch.who
         for part in range(self.parts):
-            begin = part * share
-            mine = replace(world, who=world.who[begin : begin + share], everyone=everyone, first=world.first + begin,
-                           denoise=_shifted(world.denoise, begin), base=_shifted(world.base, begin),
-                           plain=_shifted(world.plain, begin), base_plain=_shifted(world.base_plain, begin),
-                           value=_shifted_value(world.value, begin),
-                           critic=_shifted_value(world.critic, begin) if world.critic else None)  # fmt: skip
+            begin = part * size
+            mine = replace(
+                batch,
+                who=batch.who[begin : begin + size],
+                everyone=everyone,
+                first=batch.first + begin,
+                denoise=_shifted(batch.denoise, begin),
+                base=_shifted(batch.base, begin),
+                plain=_shifted(batch.plain, begin),
+                base_plain=_shifted(batch.base_plain, begin),
+                value=_shifted_value(batch.value, begin),
+                critic=_shifted_value(batch.critic, begin) if batch.critic else None,
+            )
             for loss in self.inner(mine):
                 yield Loss(loss.value / self.parts, loss.numbers, loss.update and part == self.parts - 1)
 

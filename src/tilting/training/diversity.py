@@ -1,19 +1,30 @@
-"""The term that `--diversity` asks for."""
+"""A term for the dissimilarity of a minibatch's images (Clark et al. 2024, B.8), which `--diversity` asks for.
+
+    r_i + w d(x_i, x_{b-1-i})
+
+Pairs are made by reversing the minibatch: b/2 of them instead of b(b-1)/2; the middle one of an odd number has none (d = 0).
+Over several processes the minibatch is that of all: the other image comes without its graph, and the gradient of d is doubled,
+which is what the other side of the pair would have sent.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from tilting.config.diversity import parse_diversity
 
-if TYPE_CHECKING:
-    from tilting.training.dissimilarity import Measure
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(a, b), images (m, 3, h, w) in [0, 1] each -> (m,), symmetric, 0 for equal ones."""
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """The term w d(x_i, x_{b-1-i}) of a run.
+    """The term of a run.
 
     Attributes:
         weight: w, in the reward's units over those of d; below 0 it draws images together.
@@ -33,8 +44,6 @@ def diversity(text: str) -> Diversity:
 
 
 def _measure(name: str, argument: str | None) -> Measure:
-    from tilting.training.dissimilarity import root_mean_square
-
     if name == "euclid":
         return root_mean_square
     from tilting.rewards import diversity as reward
@@ -42,8 +51,25 @@ def _measure(name: str, argument: str | None) -> Measure:
     space: Any = reward(argument).space
     if name == "lpips":
         return space
+    return lambda a, b: (space.image(a) - space.image(b)).square().sum(1).add(1e-12).sqrt()
 
-    def embedded(a, b):
-        return (space.image(a) - space.image(b)).square().sum(1).add(1e-12).sqrt()
 
-    return embedded
+def root_mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance over the root of the number of entries, (m,) in [0, 1]; its gradient at 0 is 0."""
+    square = (a - b).flatten(1).square().mean(1)
+    return torch.where(square > 0, square.clamp(min=1e-20).sqrt(), square * 0)
+
+
+def to_reverse(images: Tensor, measure: Measure, gather: Callable[[Tensor], Tensor] | None = None, index: int = 0) -> Tensor:
+    """(m,) dissimilarity of each image and its partner, with the gradient of Σ d over all of the minibatch.
+
+    Args:
+        images: (m, 3, h, w) in [0, 1], this process's.
+        measure: of a pair.
+        gather: tensors of this process -> those of all, in order; None if there is one.
+        index: which process this is.
+    """
+    every = images.detach() if gather is None else gather(images.detach())
+    other = every.flip(0)[index * len(images) : (index + 1) * len(images)]
+    far = measure(images, other)
+    return 2 * far - far.detach()

@@ -9,20 +9,28 @@ this does not import torch.
 from __future__ import annotations
 
 import math
+import resource
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from tilting.config.finetune import FinetuneConfig
-from tilting.config.objectives import DENSITY, GRADIENT
 from tilting.errors import TiltingError
-from tilting.training.run import Parts, load_parts, tuning_of
+from tilting.lazy import torch
+from tilting.objectives import ddpo
+from tilting.objectives.batch import Objective, closed
+from tilting.objectives.rollout import rollout
+from tilting.runs.owner import processes
+from tilting.training.run import Parts, load_parts, trainer_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.objectives.batch import World
-    from tilting.training.trainer import Tuning
+    from tilting.objectives.batch import TrainBatch
+    from tilting.training.batches import Batches
+    from tilting.training.processes import Engine
+    from tilting.training.trainer import Trainer
 
 CLOSE = 0.05
 """Allowed distance of a gradient and its finite differences, over the gradient's size along a direction."""
@@ -44,71 +52,66 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
     Raises:
         TiltingError: for a request that cannot work. A check that fails is reported, not raised.
     """
-    from dataclasses import replace
-
-    from tilting.config.finetune import check_batch
-    from tilting.runs.owner import processes
-    from tilting.training.processes import Engine, over
-
-    count = processes()
-    check_batch(config, count)
-    small = config if full else replace(config, batch_size=config.group, accumulate=1)
+    count, objective = processes(), config.made_objective
+    config.check_batch(objective, count)
+    small = config if full else replace(config, batch_size=objective.group_size, accumulate=1)
     loaded = parts(config)
-    engine: Engine = _alone(config, over)
-    run = tuning_of(small, loaded, engine)
-    world = run.batches(0, {})
-    checks = {"reward gradient": _gradient(run, world, config)}
-    if run.batches.steps > 1:
-        checks |= _first_update(run, replace(world, eta=world.eta or 1.0), config)
-    checks["precision"] = _precision(run, world)
-    found = {"batch": _batch(config, count), "memory": _memory(run, world, config, count), "checks": checks}
+    trainer = trainer_of(small, loaded, _alone(config))
+    batch = trainer.batches(0, {})
+    checks = {"reward gradient": _gradient(trainer, batch, objective, config.seed)}
+    if batch.steps > 1:
+        checks |= _first_update(replace(batch, eta=batch.eta or 1.0), config)
+    checks["precision"] = _precision(trainer, batch)
+    memory = _memory(trainer, batch, config, count)
+    found = {"batch": _batch(config, objective.group_size, count), "memory": memory, "checks": checks}
     if full:
-        found["step"] = _step(run, config)
+        found["step"] = _step(trainer, config)
     return found
 
 
-def _alone(config: FinetuneConfig, over: Callable) -> Any:
-    from tilting.training.processes import accelerator
+def _alone(config: FinetuneConfig) -> Engine:
+    from tilting.training import processes as home
 
-    found = accelerator(config.device)
-    if found.num_processes > 1:
+    accelerator = home.accelerator(config.device)
+    if accelerator.num_processes > 1:
         raise TiltingError("doctor looks at one process: run it without a launcher")
-    return over(found, config.device)
+    return home.over(accelerator, config.device)
 
 
-def _batch(config: FinetuneConfig, count: int) -> dict[str, Any]:
+def _batch(config: FinetuneConfig, group: int, count: int) -> dict[str, Any]:
     """The arithmetic of a training step."""
     return {
-        "images": config.batch_size, "groups": config.batch_size // config.group, "group": config.group, "processes": count,
-        "parts": config.accumulate, "at_once": config.batch_size // count // config.accumulate,
-        "prompts": len(dict.fromkeys(config.prompts)), "images_in_all": config.batch_size * config.train_steps,
-    }  # fmt: skip
+        "images": config.batch_size,
+        "groups": config.batch_size // group,
+        "group": group,
+        "processes": count,
+        "parts": config.accumulate,
+        "at_once": config.batch_size // count // config.accumulate,
+        "prompts": len(dict.fromkeys(config.prompts)),
+        "images_in_all": config.batch_size * config.train_steps,
+    }
 
 
-def _gradient(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, Any]:
+def _gradient(trainer: Trainer[Batches], batch: TrainBatch, objective: Objective, seed: int) -> dict[str, Any]:
     """Whether the reward's gradient at finished latents is that of its values."""
-    import torch
-
-    from tilting.objectives.rollout import rollout
-
-    if config.objective not in GRADIENT:
-        return {"ok": True, "line": f"{config.objective} asks for none"}
+    if not objective.needs_gradient:
+        return {"ok": True, "line": f"{objective.name} asks for none"}
     with torch.no_grad():
-        clean = rollout(world, torch.zeros(world.steps, dtype=torch.bool, device="cpu")).clean[:1].float()
-    rows = world.rows[:1]
+        clean = rollout(batch, closed(batch)).clean[:1].float()
+    rows = batch.rows[:1]
     x = clean.clone().requires_grad_(True)
-    value = world.value(x, rows).sum()
+    value = batch.value(x, rows).sum()
     if not value.isfinite():
-        return {"ok": False, "line": run.batches.trouble or "the reward is not finite"}
+        return {"ok": False, "line": trainer.batches.trouble or "the reward is not finite"}
     slope = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
     if slope is None or not slope.isfinite().all() or slope.norm() == 0:
         return {"ok": False, "line": "the reward has no gradient at a finished image, though it says that it is differentiable"}
 
     def at(offset: Tensor) -> float:
         with torch.no_grad():
-            return world.value(clean + offset, rows).item()
+            return batch.value(clean + offset, rows).item()
 
-    generator = torch.Generator("cpu").manual_seed(config.seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     steepest, worst = slope / slope.norm(), 0.0
     for k in range(4):
         random = torch.randn(clean.shape, generator=generator, device="cpu").to(clean)
@@ -123,15 +126,11 @@ def _gradient(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, An
     return {"ok": worst <= CLOSE, "line": line, "error": worst}
 
 
-def _first_update(run: Tuning, world: World, config: FinetuneConfig) -> dict[str, dict[str, Any]]:
+def _first_update(batch: TrainBatch, config: FinetuneConfig) -> dict[str, dict[str, Any]]:
     """Importance ratios and KL of the first batch, by DDPO with a KL, none of whose updates are made."""
-    import torch
-
-    from tilting.objectives import ddpo
-
     ratio = kl = 0.0
     with torch.no_grad():
-        for loss in ddpo(kl=1.0)(world):
+        for loss in ddpo(kl=1.0)(batch):
             ratio, kl = max(ratio, loss.numbers["ratio_far"]), max(kl, loss.numbers["kl_step"])
     found = {"ratio": {"ok": ratio <= SAME, "line": f"importance ratios are within {ratio:.2g} of 1 on the first batch"}}
     if config.init_lora:
@@ -139,57 +138,42 @@ def _first_update(run: Tuning, world: World, config: FinetuneConfig) -> dict[str
     return found | {"kl": {"ok": kl <= SAME, "line": f"KL of a step to the base model is {kl:.2g} on the first batch"}}
 
 
-def _precision(run: Tuning, world: World) -> dict[str, Any]:
+def _precision(trainer: Trainer[Batches], batch: TrainBatch) -> dict[str, Any]:
     """Whether a step is computed alike in the rollout (no gradients) and when it is scored again (gradients)."""
-    import torch
-
-    x, t = world.noise(0), world.grid[len(world.grid) // 2 - 1]
+    x, t = batch.noise(0), batch.grid[len(batch.grid) // 2 - 1]
     with torch.no_grad():
-        rolled = world.denoise(x, t, world.rows).eps
+        rolled = batch.denoise(x, t, batch.rows).eps
     with torch.enable_grad():
-        scored = world.denoise(x, t, world.rows).eps.detach()
+        scored = batch.denoise(x, t, batch.rows).eps.detach()
     far = (rolled - scored).abs().max().item()
-    kinds = {str(p.dtype).removeprefix("torch.") for p in run.training.parameters.values()}
+    kinds = {str(p.dtype).removeprefix("torch.") for p in trainer.state.parameters.values()}
     latents = str(rolled.dtype).removeprefix("torch.")
-    network = str(getattr(run.model, "dtype", rolled.dtype)).removeprefix("torch.")
+    network = str(trainer.model.dtype).removeprefix("torch.")
     line = f"rollout and re-scoring differ by {far:.2g}; network {network}, latents {latents}, LoRA {', '.join(kinds)}"
     return {"ok": far <= SAME and kinds == {"float32"}, "line": line}
 
 
-def _memory(run: Tuning, world: World, config: FinetuneConfig, count: int) -> dict[str, int]:
+def _memory(trainer: Trainer[Batches], batch: TrainBatch, config: FinetuneConfig, count: int) -> dict[str, int]:
     """Bytes by what holds them; activations are measured on one image and multiplied (steps are checkpointed: one at a
     time)."""
-    import torch
-
-    whole: Any = run.model
-    mine = {id(p) for p in run.training.parameters.values()}
+    whole, objective = cast(Any, trainer.model), config.made_objective
+    mine = {id(p) for p in trainer.state.parameters.values()}
     weights = sum(p.numel() * p.element_size() for p in whole.parameters() if id(p) not in mine)
-    lora = sum(p.numel() * p.element_size() for p in run.training.parameters.values())
-    x, row = world.noise(0)[:1], world.rows[:1]
+    lora = sum(p.numel() * p.element_size() for p in trainer.state.parameters.values())
+    x, row = batch.noise(0)[:1], batch.rows[:1]
     with torch.enable_grad():
-        network = _held(lambda: world.denoise(x, world.grid[0], row).eps)
+        network = _held(lambda: batch.denoise(x, batch.grid[0], row).eps)
         wanted = x.clone().requires_grad_(True)
-        scored = _held(lambda: world.value(wanted, row)) if config.objective in GRADIENT else 0
+        scored = _held(lambda: batch.value(wanted, row)) if objective.needs_gradient else 0
     at_once = config.batch_size // count // config.accumulate
-    copies = 1 + dict(config.settings).get("draft-lv.copies", 0) if config.objective == "draft-lv" else 1
-    path = _latents(config) * at_once * x.numel() * x.element_size()
-    activations = at_once * copies * (network + scored)
+    path = objective.latents_kept(config.steps) * at_once * x.numel() * x.element_size()
+    activations = at_once * objective.graphs_at_once * (network + scored)
     found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path}
     return {**found, "peak": sum(found.values())}
 
 
-def _latents(config: FinetuneConfig) -> int:
-    """Latents that an image's path leaves: every state; adjoints and the frozen model's means; or those of a KL's steps."""
-    steps, settings = config.steps, dict(config.settings)
-    if config.objective == "adjoint":
-        return 3 * steps + 1
-    return steps + 1 + (steps - 1 if config.objective in DENSITY and settings.get(f"{config.objective}.kl") else 0)
-
-
 def _held(call: Callable[[], Tensor]) -> int:
     """Bytes that a call keeps for going back, each storage once, parameters left out."""
-    import torch
-
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -204,21 +188,17 @@ def _held(call: Callable[[], Tensor]) -> int:
     return sum(seen.values())
 
 
-def _step(run: Tuning, config: FinetuneConfig) -> dict[str, Any]:
+def _step(trainer: Trainer[Batches], config: FinetuneConfig) -> dict[str, Any]:
     """One whole training step: seconds, what it cost, the peak of memory."""
-    import resource
-
-    import torch
-
-    run.batches.counts.evaluations = run.batches.counts.reward_calls = run.batches.counts.images = 0
-    cuda = str(run.engine.device).startswith("cuda")
+    trainer.batches.counts.evaluations = trainer.batches.counts.reward_calls = trainer.batches.counts.images = 0
+    cuda = str(trainer.engine.device).startswith("cuda")
     if cuda:
-        torch.cuda.reset_peak_memory_stats(run.engine.device)
+        torch.cuda.reset_peak_memory_stats(trainer.engine.device)
     begun = time.perf_counter()
-    row = next(iter(run.steps(1)))
+    row = next(iter(trainer.steps(1)))
     seconds = time.perf_counter() - begun
     peak = (
-        torch.cuda.max_memory_allocated(run.engine.device)
+        torch.cuda.max_memory_allocated(trainer.engine.device)
         if cuda
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
@@ -233,10 +213,9 @@ def lines(found: dict[str, Any], config: FinetuneConfig) -> list[str]:
         f"{batch['parts']} parts x {batch['at_once']} at once; {batch['prompts']} prompts to draw from",
         f"run        {config.train_steps} training steps, {batch['images_in_all']} images of {config.steps} steps, "
         f"{config.objective}, eta {config.eta:g}, cfg {config.cfg:g}",
-        f"memory     about {memory['peak'] / 1e6:.0f} MB: " + ", ".join(
-            f"{key.replace('_', ' ')} {value / 1e6:.0f}" for key, value in memory.items() if key != "peak"
-        ),
-    ]  # fmt: skip
+        f"memory     about {memory['peak'] / 1e6:.0f} MB: "
+        + ", ".join(f"{key.replace('_', ' ')} {value / 1e6:.0f}" for key, value in memory.items() if key != "peak"),
+    ]
     if "step" in found:
         step = found["step"]
         out.append(

@@ -1,4 +1,8 @@
-"""What training runs in a folder share: where one goes on, lines of numbers, a bar. Importing this does not import torch."""
+"""A training in a folder: it goes on from its newest checkpoint, is looked at, saved, and summed up.
+
+Lines after that checkpoint are cut, and made again bit for bit, for everything random is keyed by (seed, training step).
+Importing this does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,144 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from tilting.config.training import TrainingConfig
+from tilting.errors import TiltingError
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
 
 if TYPE_CHECKING:
     from tilting.training.checkpoint import Saved
     from tilting.training.processes import Engine
+    from tilting.training.trainer import Row, Trainer
+
+Config = TypeVar("Config", bound=TrainingConfig)
 
 
-def enter(place: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
+class Observer(Generic[Config]):
+    """What is looked at while a run trains, and what it leaves in its folder. A run's own says what it adds.
+
+    Attributes:
+        config, folder, trainer: of the run.
+        name: on the bar.
+    """
+
+    name = "train"
+
+    def __init__(self, folder: TrainingFolder[Config], trainer: Trainer[Any]):
+        self.config, self.folder, self.trainer = folder.config, folder, trainer
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave to a checkpoint."""
+
+    def first(self) -> None:
+        """Look at what has not been trained, before anything is written: it may be refused."""
+
+    def look(self, row: Row) -> dict[str, Any]:
+        """See a training step, and what more its line of metrics has; on every process."""
+        return {}
+
+    def shown(self, row: Row) -> dict[str, float | None]:
+        """What the bar shows of a step."""
+        return {"reward": row.numbers.get("reward"), **kl_of(row.numbers)}
+
+    def seconds(self) -> dict[str, float]:
+        """What a step's line of timing has beside its own seconds."""
+        return {}
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is to end before its last step."""
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the trainer's own, of plain values."""
+        return {}
+
+    def write(self) -> None:
+        """The files of what is trained, by the main process."""
+        self.trainer.save_weights(self.folder.path / "lora")
+
+    def summary(self, finished: bool) -> dict[str, Any]:
+        """What the manifest's summary has beside steps, costs and whether it is finished."""
+        return {}
+
+    def failed(self, error: TiltingError) -> bool:
+        """Whether a run whose steps were skipped ten in a row counts as finished."""
+        return False
+
+    def save(self, finished: bool = False) -> None:
+        """What is trained, a checkpoint, the manifest; by the main process."""
+        from tilting.training.checkpoint import write
+
+        trainer = self.trainer
+        if not trainer.engine.main:
+            return
+        self.write()
+        write(self.folder.checkpoints, trainer.saved(**self.state()))
+        self.folder.sum_up(
+            {
+                "steps": trainer.state.step,
+                "finished": finished,
+                "skipped": trainer.state.skipped,
+                **trainer.costs,
+                "processes": trainer.engine.count,
+                **self.summary(finished),
+            }
+        )
+
+
+def enter(folder: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
     """This process of a run, its trackers not begun yet, and the newest checkpoint of the folder, if there is one."""
     from tilting.training.checkpoint import read
     from tilting.training.processes import launch
 
-    config, held = place.config, read(place.checkpoints)
-    return launch(config.device, config.tracker, str(place.path), config.mapping(), held.step if held else 0), held
+    config, saved = folder.config, read(folder.checkpoints)
+    return launch(config.device, config.tracker, str(folder.path), config.mapping(), saved.step if saved else 0), saved
+
+
+def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: bool = True) -> None:
+    """Train what is missing of a run.
+
+    Args:
+        observer: of its folder and trainer.
+        saved: the checkpoint that it goes on from.
+        quiet: no progress bar, and no line about skipped steps.
+
+    Raises:
+        TiltingError: when ten steps in a row were skipped, the last good state kept.
+    """
+    folder, trainer, config = observer.folder, observer.trainer, observer.config
+    engine, quiet = trainer.engine, quiet or not trainer.engine.main
+    if saved is None:
+        observer.first()
+    else:
+        observer.resume(trainer.restore(saved))
+    if engine.main:
+        folder.begin(trainer.state.step)
+    engine.track()
+    try:
+        with patient(engine) as interrupted, Bar(observer.name, config.train_steps, trainer.state.step, quiet) as bar:
+            for row in () if observer.over else trainer.steps(config.train_steps):
+                line = row.numbers | observer.look(row)
+                if engine.main:
+                    folder.add(METRICS, line)
+                    folder.add(TIMING, {"step": row.step, "seconds": row.seconds, **observer.seconds()})
+                    engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, row.step)
+                bar.show(row.step, row.skipped, **observer.shown(row))
+                over, left = row.step == config.train_steps or observer.over, interrupted()
+                if left or (not over and row.step % config.checkpoint_every == 0):  # the last is saved below
+                    observer.save(finished=over)
+                if over or left:
+                    break
+    except TiltingError as error:
+        finished = observer.failed(error)
+        observer.save(finished)
+        if not finished:
+            raise
+        return
+    observer.save(finished=True)
+    engine.close()
 
 
 @contextmanager
@@ -57,20 +183,6 @@ def patient(engine: Engine) -> Iterator[Callable[[], bool]]:
         raise KeyboardInterrupt
 
 
-def bring(model: Any, engine: Engine) -> None:
-    """Move a model to the process's device."""
-    if str(engine.device) != "cpu":
-        model.to(engine.device)
-
-
-def record(place: TrainingFolder[Any], engine: Engine, line: Mapping[str, Any], **seconds: float) -> None:
-    """A line of metrics, of timing and of the trackers, by the main process; ``seconds`` by what took them."""
-    if engine.main:
-        place.add(METRICS, line)
-        place.add(TIMING, {"step": line["step"], **seconds})
-        engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, line["step"])
-
-
 def kl_of(numbers: Mapping[str, Any]) -> dict[str, float]:
     """The KL of a line of numbers under the name that says what it is of: the path, its open steps, or a step."""
     return next(({name: numbers[name]} for name in ("kl", "kl_open", "kl_step") if name in numbers), {})
@@ -89,9 +201,8 @@ class Bar:
         from tqdm import tqdm
 
         self.quiet = quiet
-        self.bar = tqdm(
-            total=total, initial=step, desc=name, unit="step", file=sys.stderr, disable=quiet, dynamic_ncols=True
-        )  # fmt: skip
+        about: dict[str, Any] = {"desc": name, "unit": "step", "file": sys.stderr, "dynamic_ncols": True}
+        self.bar = tqdm(total=total, initial=step, disable=quiet, **about)
 
     def __enter__(self) -> Bar:
         return self

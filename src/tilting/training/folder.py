@@ -11,20 +11,23 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tilting.config.finetune import FinetuneConfig, mixed_precision
+from tilting.config.finetune import FinetuneConfig
 from tilting.config.objectives import defaults
+from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.errors import TiltingError
 from tilting.models.lora_file import lora_files
+from tilting.objectives import OBJECTIVES
 from tilting.runs import files
 from tilting.runs.owner import TRAINING
-from tilting.runs.run_folder import Asked, RunFolder
+from tilting.runs.run_folder import RunFolder
 
+Config = TypeVar("Config", bound=TrainingConfig)
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
 
-class TrainingFolder(RunFolder[Asked]):
+class TrainingFolder(RunFolder[Config]):
     """The folder of a training run; see `RunFolder`."""
 
     free = ("out", "tracker", "unused", "device")
@@ -36,12 +39,18 @@ class TrainingFolder(RunFolder[Asked]):
         path = self.path / files.MANIFEST
         if path.exists():
             kinds = {"config": dict, "summary": dict, "model": dict, "reward": list}
-            return files.parsed(path, lambda manifest: files.lacks(manifest, kinds))
+            manifest = files.parsed(path, lambda manifest: files.lacks(manifest, kinds))
+            return {**manifest, "config": self.by_todays_names(manifest["config"])}
         if any((self.path / name).exists() for name in ("lora", "checkpoints", METRICS)):
             raise TiltingError(
                 f"{str(self.path)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"
             )
         return None
+
+    def by_todays_names(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of a manifest, whose options may have their former names."""
+        former = {alias: one.option for one in self.config.options().values() for alias in one.aliases}
+        return {former.get(key, key): value for key, value in config.items()}
 
     def config_now(self) -> dict[str, Any]:
         """The options, and the launcher's mixed precision, which numbers depend on too."""
@@ -90,6 +99,10 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
+
+    def by_todays_names(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        now = super().by_todays_names(config)
+        return {**now, "set": {OBJECTIVES.current_key(key): value for key, value in now.get("set", {}).items()}}
 
     def defaults(self) -> dict[str, Any]:
         return {f"{self.config.objective}.{field}": value for field, value in defaults(self.config.objective).items()}

@@ -14,28 +14,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from tilting.objectives.batch import World
+from tilting.lazy import torch
+from tilting.objectives.batch import TrainBatch
 from tilting.objectives.recompute import Pure, slopes_of
-from tilting.types import Denoise, Prediction, Time
+from tilting.types import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.types import Denoise, Time
 
 
-def ranged(world: World) -> World:
-    """A world whose networks compute in fp16, with gradients that keep to its range; it knows all that is trained."""
+def ranged(batch: TrainBatch) -> TrainBatch:
+    """A batch whose networks compute in fp16, with gradients that keep to its range; it knows all that is trained."""
 
     def near(network: Denoise) -> Denoise:
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            return Prediction(*in_range(lambda x: network(x, t, rows), x, world.trained))
+            return Prediction(*in_range(lambda x: network(x, t, rows), x, batch.trained))
 
         return denoise
 
     return replace(
-        world, denoise=near(world.denoise), base=near(world.base), plain=near(world.plain), base_plain=near(world.base_plain)
+        batch, denoise=near(batch.denoise), base=near(batch.base), plain=near(batch.plain), base_plain=near(batch.base_plain)
     )
 
 
@@ -47,25 +50,32 @@ def in_range(function: Pure, x: Tensor, parameters: Sequence[Tensor]) -> tuple[T
         x: (b, ...).
         parameters: all that it depends on and that is trained, float32; others get no gradient.
     """
-    return _InRange.apply(function, x, *parameters) if torch.is_grad_enabled() else function(x)  # type: ignore[return-value]
+    return _in_range().apply(function, x, *parameters) if torch.is_grad_enabled() else function(x)
 
 
-class _InRange(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, function: Pure, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            here = x.detach().requires_grad_() if x.requires_grad else x
-            values = function(here)
-        ctx.set_materialize_grads(False)
-        ctx.inside = here, parameters, values
-        return tuple(value.detach() for value in values)
+@cache
+def _in_range() -> Any:
+    """The autograd function, made when torch is there."""
+    from torch.autograd.function import once_differentiable
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        here, parameters, values = ctx.inside
-        peak = max((slope.abs().max().item() for slope in slopes if slope is not None and slope.numel()), default=0.0)
-        power = max(-126, min(126, 1 - math.frexp(peak)[1])) if peak and math.isfinite(peak) else 0
-        larger = [slope if slope is None else slope * 2.0**power for slope in slopes]
-        found = slopes_of(values, larger, (here, *parameters), ctx.needs_input_grad[1:])
-        return None, *(slope if slope is None else slope * 2.0**-power for slope in found)
+    class InRange(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, function: Pure, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                here = x.detach().requires_grad_() if x.requires_grad else x
+                values = function(here)
+            ctx.set_materialize_grads(False)
+            ctx.inside = here, parameters, values
+            return tuple(value.detach() for value in values)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            here, parameters, values = ctx.inside
+            peak = max((slope.abs().max().item() for slope in slopes if slope is not None and slope.numel()), default=0.0)
+            power = max(-126, min(126, 1 - math.frexp(peak)[1])) if peak and math.isfinite(peak) else 0
+            larger = [slope if slope is None else slope * 2.0**power for slope in slopes]
+            found = slopes_of(values, larger, (here, *parameters), ctx.needs_input_grad[1:])
+            return None, *(slope if slope is None else slope * 2.0**-power for slope in found)
+
+    return InRange

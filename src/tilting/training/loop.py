@@ -1,4 +1,4 @@
-"""The training loop: a generator that makes optimiser steps and yields a report of each. No files, no arguments, no printing.
+"""The training loop: a generator that makes optimiser steps and yields what each did. No files, no arguments, no printing.
 
     for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
 
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tilting.objectives.batch import Objective, World
+from tilting.objectives.batch import Losses, TrainBatch
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 from tilting.training.half import ranged
 from tilting.types import RewardError, TiltingError
@@ -69,11 +69,12 @@ class Optimiser:
         whose = {name: next((g for g in self.groups if name.startswith(g.prefix)), rest) for name in named}
         groups = [
             {
-                "params": [p for name, p in named.items() if whose[name] is group], "factor": group.factor,
+                "params": [p for name, p in named.items() if whose[name] is group],
+                "factor": group.factor,
                 "weight_decay": self.weight_decay if group.decays else 0.0,
             }
             for group in (rest, *self.groups)
-        ]  # fmt: skip
+        ]
         held: Any = [group for group in groups if group["params"]]
         return torch.optim.AdamW(held, lr=self.rate, weight_decay=self.weight_decay, betas=self.betas)
 
@@ -83,7 +84,7 @@ class Optimiser:
 
 
 @dataclass
-class Training:
+class TrainState:
     """The mutable state of a run: what a checkpoint holds.
 
     Attributes:
@@ -121,7 +122,7 @@ class Training:
         self.skipped, self.row = saved.state["skipped"], saved.state["row"]
 
 
-class Report(NamedTuple):
+class Info(NamedTuple):
     """What a training step did.
 
     Attributes:
@@ -140,16 +141,21 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def train(
-    training: Training, objective: Objective, world_of: Callable[[int, dict[str, Any]], World], optimiser: Optimiser,
-    steps: int, reduce: Reduce | None = None, half: bool = False,
-) -> Iterator[Report]:  # fmt: skip
-    """Make training steps up to ``steps``, yielding a report of each.
+    state: TrainState,
+    objective: Losses,
+    batch_of: Callable[[int, dict[str, Any]], TrainBatch],
+    optimiser: Optimiser,
+    steps: int,
+    reduce: Reduce | None = None,
+    half: bool = False,
+) -> Iterator[Info]:
+    """Make training steps up to ``steps``, yielding what each did.
 
     Args:
-        training: the state, changed in place; start from a restored one to resume.
+        state: changed in place; start from a restored one to resume.
         objective: what is minimised.
-        world_of: (training step counted from 0, memory) -> the batch.
-        optimiser: its settings (``training.optimiser`` was built by them).
+        batch_of: (training step counted from 0, memory) -> the batch.
+        optimiser: its settings (``state.optimiser`` was built by them).
         steps: to reach.
         reduce: mean over processes of a gradient, and of a flag.
         half: whether networks compute in fp16, which gradients must then be kept in the range of.
@@ -157,26 +163,25 @@ def train(
     Raises:
         TiltingError: after `PATIENCE` skipped steps in a row.
     """
-    parameters = list(training.parameters.values())
-    while training.step < steps:
-        for group in training.optimiser.param_groups:
-            group["lr"] = optimiser.at(training.step) * group.get("factor", 1.0)
-        several = getattr(objective, "several", True)
-        before = training.saved() if several else None
-        memory = copy.deepcopy(training.memory)
-        world = replace(world_of(training.step, training.memory), trained=parameters)
-        world = ranged(world) if half else world
-        numbers, reason = _step(training, parameters, objective, world, optimiser, reduce)
+    parameters = list(state.parameters.values())
+    while state.step < steps:
+        for group in state.optimiser.param_groups:
+            group["lr"] = optimiser.at(state.step) * group.get("factor", 1.0)
+        before = state.saved() if objective.updates_several else None
+        memory = copy.deepcopy(state.memory)
+        batch = replace(batch_of(state.step, state.memory), trained=parameters)
+        batch = ranged(batch) if half else batch
+        numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce)
         if reason is not None:
             if before is not None:
-                training.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
-            training.memory = memory
-            training.skipped, training.row = training.skipped + 1, training.row + 1
+                state.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
+            state.memory = memory
+            state.skipped, state.row = state.skipped + 1, state.row + 1
         else:
-            training.row = 0
-        training.step += 1
-        yield Report(training.step, {**numbers, "skipped": float(training.skipped)}, reason)
-        if training.row >= PATIENCE:
+            state.row = 0
+        state.step += 1
+        yield Info(state.step, {**numbers, "skipped": float(state.skipped)}, reason)
+        if state.row >= PATIENCE:
             raise TiltingError(f"training stopped: {PATIENCE} steps in a row were skipped, the last because {reason}")
 
 
@@ -185,20 +190,20 @@ class _Elsewhere(Exception):
 
 
 def _step(
-    training: Training,
+    state: TrainState,
     parameters: list[nn.Parameter],
-    objective: Objective,
-    world: World,
+    objective: Losses,
+    batch: TrainBatch,
     optimiser: Optimiser,
     reduce: Reduce | None,
 ) -> tuple[dict[str, float], str | None]:
     """One training step: (numbers, why it must be skipped or None)."""
     sums: dict[str, list[float]] = {}
     total, reason, updates = 0.0, None, 0
-    training.optimiser.zero_grad(set_to_none=True)
+    state.optimiser.zero_grad(set_to_none=True)
     try:
         with torch.enable_grad():
-            for loss in objective(world):
+            for loss in objective(batch):
                 if not loss.value.isfinite().all():
                     raise FloatingPointError(f"the loss is {loss.value.item()}")
                 if loss.value.requires_grad:
@@ -208,9 +213,9 @@ def _step(
                     sums.setdefault(name, []).append(number)
                 if loss.update:
                     updates += 1
-                    if updates > 1 and not getattr(objective, "several", True):
+                    if updates > 1 and not objective.updates_several:
                         raise TypeError(f"{objective.name} says that it makes one update a step and makes more")
-                    norm = _update(training, parameters, optimiser, reduce)
+                    norm = _update(state, parameters, optimiser, reduce)
                     sums.setdefault("gradient_norm", []).append(norm)
     except _Elsewhere as error:
         reason = str(error)
@@ -219,10 +224,10 @@ def _step(
         if reduce is not None:
             reduce(torch.tensor(1.0, device="cpu"))  # the others wait at their next update
     numbers = {name: sum(values) / len(values) for name, values in sums.items()}
-    return {"loss": total if math.isfinite(total) else 0.0, **numbers, "rate": optimiser.at(training.step)}, reason
+    return {"loss": total if math.isfinite(total) else 0.0, **numbers, "rate": optimiser.at(state.step)}, reason
 
 
-def _update(training: Training, parameters: list[nn.Parameter], optimiser: Optimiser, reduce: Reduce | None) -> float:
+def _update(state: TrainState, parameters: list[nn.Parameter], optimiser: Optimiser, reduce: Reduce | None) -> float:
     """Average, clip, step; the gradient's norm before clipping."""
     if reduce is not None and reduce(torch.tensor(0.0, device="cpu")).item() > 0:
         raise _Elsewhere("another process skipped it")
@@ -231,11 +236,11 @@ def _update(training: Training, parameters: list[nn.Parameter], optimiser: Optim
             p.grad = torch.zeros_like(p)
         if reduce is not None:
             p.grad = reduce(p.grad)
-    groups = [group["params"] for group in training.optimiser.param_groups]
+    groups = [group["params"] for group in state.optimiser.param_groups]
     norms = [torch.nn.utils.clip_grad_norm_(mine, optimiser.clip) for mine in groups]  # averaged: alike on every process
     norm = torch.stack(norms).cpu().double().norm() if len(norms) > 1 else norms[0]
     if not norm.isfinite():
         raise FloatingPointError("the gradient is not finite")
-    training.optimiser.step()
-    training.optimiser.zero_grad(set_to_none=True)
+    state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
     return norm.item()

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
+from tilting.models.lora import mix, rank_of, read_lora, save_lora
 from tilting.models.lora_file import LoraSpec, lora_file, lora_files
+from tilting.models.lora_targets import target_modules_of
 from tilting.runs.files import digest
 from tilting.runs.owner import LORA, folder_of
 
@@ -18,19 +20,22 @@ if TYPE_CHECKING:
 def lora_info(place: str) -> dict[str, Any]:
     """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest,
     and the sampler's inputs that were learned with it."""
-    from tilting.models.lora import rank_of, read_lora
-    from tilting.models.lora_targets import target_modules_of
-    from tilting.models.sampler_inputs import read_inputs
+    from tilting.models.sampler_inputs import read_inputs  # a network
 
     inputs = read_inputs(lora_file(place).parent)
     state = read_lora(place)
     norms = delta_norms(state)
     return {
-        "file": str(lora_file(place)), "sha256": digest(lora_file(place)), "rank": rank_of(state), "layers": len(norms),
-        "parameters": sum(value.numel() for value in state.values()), "parts": target_modules_of(norms),
-        "norm": sum(value**2 for value in norms.values()) ** 0.5, "largest": max(norms, key=lambda layer: norms[layer]),
+        "file": str(lora_file(place)),
+        "sha256": digest(lora_file(place)),
+        "rank": rank_of(state),
+        "layers": len(norms),
+        "parameters": sum(value.numel() for value in state.values()),
+        "parts": target_modules_of(norms),
+        "norm": sum(value**2 for value in norms.values()) ** 0.5,
+        "largest": max(norms, key=lambda layer: norms[layer]),
         "inputs": [] if inputs is None else inputs.names(),
-    }  # fmt: skip
+    }
 
 
 def delta_norms(state: dict[str, Tensor]) -> dict[str, float]:
@@ -60,7 +65,6 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
             raise TiltingError(
                 f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
             )
-    from tilting.models.lora import mix, read_lora, save_lora
 
     states = [read_lora(spec.file) for spec in loras]
     for spec, state in zip(loras, states, strict=True):

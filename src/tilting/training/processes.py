@@ -52,11 +52,6 @@ class Engine:
     log: Callable[[Mapping[str, float], int], None] = lambda numbers, step: None
     close: Callable[[], None] = lambda: None
 
-    @classmethod
-    def of(cls, model: Any) -> Engine:
-        """A single process, where the model is."""
-        return cls(device=getattr(model, "device", "cpu"))
-
     @property
     def main(self) -> bool:
         return self.index == 0
@@ -107,10 +102,15 @@ def over(engine: Any, device: str = "auto") -> Engine:
         return broadcast_object_list([value])[0]
 
     return Engine(
-        engine.process_index, engine.num_processes, place,
-        there(lambda value: engine.reduce(value, "mean")) if many else None, there(engine.gather) if many else None,
-        nullcontext if mixed == "no" else autocast, mixed == "fp16", broadcast,
-    )  # fmt: skip
+        engine.process_index,
+        engine.num_processes,
+        place,
+        there(lambda value: engine.reduce(value, "mean")) if many else None,
+        there(engine.gather) if many else None,
+        nullcontext if mixed == "no" else autocast,
+        mixed == "fp16",
+        broadcast,
+    )
 
 
 def _place(engine: Any, device: str) -> torch.device:

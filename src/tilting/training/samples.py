@@ -49,10 +49,20 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def look(
-    model: Model, prompts: Sequence[str], images: int, reward: Reward, judge: Judge | None, steps: int, cfg: float, eta: float,
-    seed: int, negative: str = "", batch: int = 16, device: torch.device | str = "cpu",
+    model: Model,
+    prompts: Sequence[str],
+    images: int,
+    reward: Reward,
+    judge: Judge | None,
+    steps: int,
+    cfg: float,
+    eta: float,
+    seed: int,
+    negative: str = "",
+    batch: int = 16,
+    device: torch.device | str = "cpu",
     context: Callable[[], AbstractContextManager] = nullcontext,
-) -> Look:  # fmt: skip
+) -> Look:
     """Draw the first `MOST_PROMPTS` different prompts, ``images`` each; they are those of `tilting generate` by this seed.
     ``context`` is entered around the network alone, as in training."""
     chosen = list(dict.fromkeys(prompts))[:MOST_PROMPTS]

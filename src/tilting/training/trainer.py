@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from tilting.config.finetune import LEARN
-from tilting.generation.coerce import objective_of, reward_of
+from tilting.config.base import keywords
+from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.errors import TiltingError
+from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
-from tilting.models.adapt import adapted
-from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, save_lora
-from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.sampler_inputs import SamplerInputs, begin, save_inputs
-from tilting.objectives.batch import Objective, World
-from tilting.refusals import check_accumulate
+from tilting.models.adapt import adapted, with_dropout
+from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, save_lora
+from tilting.models.lora_file import lora_file
+from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
+from tilting.objectives.batch import OBJECTIVES, Losses, Objective, TrainBatch
 from tilting.training.batches import Accumulated, Batches, Counts
 from tilting.training.checkpoint import Saved
-from tilting.training.diversity import Diversity
-from tilting.training.diversity import diversity as make_diversity
-from tilting.training.loop import Group, Optimiser, Training, train
+from tilting.training.diversity import diversity
+from tilting.training.loop import Group, Optimiser, TrainState, train
 from tilting.training.processes import Engine
-from tilting.types import Reward, TiltingError
+from tilting.types import Reward
 
 NAME = "tilting"
 """Of the trained adapter."""
@@ -37,17 +37,31 @@ Given = Reward | str | Callable[[Tensor, list[str]], Any]
 COSTS = ("evaluations", "reward_calls", "images")
 
 
-class Making(Protocol):
-    """(training step, memory) -> the world of that step; what was paid, and what went wrong in it."""
+@runtime_checkable
+class Trainable(Model, Protocol):
+    """A model with a network that a LoRA can be attached to."""
+
+    @property
+    def backbone(self) -> Any: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+class BatchMaker(Protocol):
+    """(training step, memory) -> the batch of that step; what was paid, and what went wrong in it."""
 
     counts: Counts
     trouble: str | None
     numbers: dict[str, float]
 
-    def __call__(self, step: int, memory: dict[str, Any]) -> World: ...
+    def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch: ...
 
 
-Drawing = TypeVar("Drawing", bound=Making)
+Maker = TypeVar("Maker", bound=BatchMaker)
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,75 @@ class Row:
     seconds: float
 
 
+@dataclass
+class Trainer(Generic[Maker]):
+    """A run: who is drawn, what is trained, what was paid. Made by `make_trainer`.
+
+    Attributes:
+        model: with its LoRA attached.
+        objective, optimiser, batches, engine: its parts.
+        state: what a checkpoint holds.
+        before: costs of the processes that this one goes on from.
+        inputs: what is learned of the sampler, on in ``model``; None where nothing is.
+    """
+
+    model: Trainable
+    objective: Losses
+    optimiser: Optimiser
+    batches: Maker
+    state: TrainState
+    engine: Engine
+    before: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
+    costs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
+    inputs: SamplerInputs | None = None
+
+    def steps(self, until: int) -> Iterator[Row]:
+        """Train up to a training step. Raises TiltingError after ten skipped steps in a row."""
+        begun = time.perf_counter()
+        half = self.engine.half or self.model.dtype == torch.float16
+        for info in train(self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half):
+            paid = self.engine.total(self.batches.counts.numbers())
+            self.costs = {key: self.before[key] + paid[key] for key in COSTS}
+            if info.skipped is None:
+                why, more = None, self.more_numbers()
+                numbers: dict[str, Any] = self.engine.mean(info.numbers | self.batches.numbers)
+                numbers["skipped"] = self.state.skipped
+            else:
+                why, more = self.engine.broadcast(self.batches.trouble or info.skipped), {}
+                numbers = {"loss": None, "reward": None, "gradient_norm": None, "skipped": self.state.skipped, "why": why}
+            line = {"step": info.step, **numbers, **self.costs, **more}
+            yield Row(info.step, line, why, time.perf_counter() - begun)
+            begun = time.perf_counter()
+
+    def more_numbers(self) -> dict[str, float]:
+        """What else a line of a step that was made has."""
+        return {}
+
+    def lora(self) -> dict[str, Tensor]:
+        """The weights as they are, in diffusers' format."""
+        return lora_state(self.model.backbone, NAME)
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the weights as a diffusers LoRA folder, which `tilting generate --lora` draws with, sampler inputs too."""
+        save_lora(self.lora(), folder)
+        if self.inputs is not None:
+            save_inputs(self.inputs, folder)
+
+    def saved(self, **more: Any) -> Saved:
+        """A checkpoint, with the run's costs and more plain values."""
+        saved = self.state.saved()
+        return saved._replace(state={**saved.state, "run": {"costs": self.costs, **more}})
+
+    def restore(self, saved: Saved) -> dict[str, Any]:
+        """Go on from a checkpoint; the plain values that were given to `saved`."""
+        self.state.restore(saved)
+        run = dict(saved.state.get("run", {}))
+        self.before = self.costs = run.pop("costs")
+        return run
+
+
 def attach(
-    unet: Any, rank: int | None, parts: Sequence[str], seed: int, start: Mapping[str, Tensor] | None = None
+    network: Any, rank: int | None, targets: Sequence[str], seed: int, start: Mapping[str, Tensor] | None = None
 ) -> dict[str, nn.Parameter]:
     """A LoRA to train in place of one that was trained before; fresh, or from saved weights.
 
@@ -80,140 +161,149 @@ def attach(
     Raises:
         TiltingError: if saved weights do not fit the model.
     """
-    if NAME in getattr(unet, "peft_config", {}):
-        unet.delete_adapters(NAME)
-    unet.requires_grad_(False)
+    if NAME in getattr(network, "peft_config", {}):
+        network.delete_adapters(NAME)
+    network.requires_grad_(False)
     if start is None:
-        add_lora(unet, rank or 8, parts, NAME, seed)
+        add_lora(network, rank or 8, targets, NAME, seed)
     else:
-        load_lora(unet, start, NAME)
-    mine = {id(p) for p in lora_parameters(unet, NAME)}
-    found = {}
-    for name, p in unet.named_parameters():
+        load_lora(network, start, NAME)
+    mine = {id(p) for p in lora_parameters(network, NAME)}
+    trained = {}
+    for name, p in network.named_parameters():
         p.requires_grad_(id(p) in mine)
         if id(p) in mine:
             p.data = p.data.float()
-            found[name] = p
-    if not found:
+            trained[name] = p
+    if not trained:
         raise TiltingError("this model has no layers that a LoRA of these parts would change")
-    return found
+    return trained
 
 
-@dataclass
-class Tuning(Generic[Drawing]):
-    """A run: who is drawn, what is trained, what was paid. Made by `tuning`.
-
-    Attributes:
-        model: with its LoRA attached.
-        objective, optimiser, batches, training, engine: its parts.
-        before: costs of the processes that this one goes on from.
-        inputs: what is learned of the sampler, on in ``model``; None where nothing is.
-    """
-
-    model: Model
-    objective: Objective
-    optimiser: Optimiser
-    batches: Drawing
-    training: Training
-    engine: Engine
-    before: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
-    costs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
-    inputs: SamplerInputs | None = None
-
-    def steps(self, until: int) -> Iterator[Row]:
-        """Train up to a training step. Raises TiltingError after ten skipped steps in a row."""
-        begun = time.perf_counter()
-        half = self.engine.half or getattr(self.model, "dtype", None) == torch.float16
-        for report in train(self.training, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half):
-            paid = self.engine.total(self.batches.counts.numbers())
-            self.costs = {key: self.before[key] + paid[key] for key in COSTS}
-            why = None
-            if report.skipped is None:
-                numbers: dict[str, Any] = self.engine.mean(report.numbers | self.batches.numbers)
-                numbers["skipped"] = self.training.skipped
-            else:
-                why = self.engine.broadcast(self.batches.trouble or report.skipped)
-                numbers = {"loss": None, "reward": None, "gradient_norm": None, "skipped": self.training.skipped, "why": why}
-            line = {"step": report.step, **numbers, **self.costs}
-            yield Row(report.step, line, why, time.perf_counter() - begun)
-            begun = time.perf_counter()
-
-    def lora(self) -> dict[str, Tensor]:
-        """The weights as they are, in diffusers' format."""
-        return lora_state(getattr(self.model, "backbone"), NAME)  # noqa: B009  not every model has one
-
-    def saved(self, **state: Any) -> Saved:
-        """A checkpoint, with the run's costs and more plain values."""
-        held = self.training.saved()
-        return held._replace(state={**held.state, "run": {"costs": self.costs, **state}})
-
-    def restore(self, held: Saved) -> dict[str, Any]:
-        """Go on from a checkpoint; the plain values that were given to `saved`."""
-        self.training.restore(held)
-        run = dict(held.state.get("run", {}))
-        self.before = self.costs = run.pop("costs")
-        return run
+def trainable(model: Any) -> Trainable:
+    """A model whose network a LoRA can train. Raises TiltingError for another."""
+    if not isinstance(model, Trainable):
+        raise TiltingError(f"the model {getattr(model, 'name', model)!r} has no network for a LoRA to train")
+    return model
 
 
-def tuning(
-    model: Model, prompts: Sequence[str], reward: Given, objective: Objective | str | None = None,
-    optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None, cfg: float | None = None,
-    batch_size: int = 4, rank: int | None = 8, parts: Sequence[str] = PAPER_TARGETS, seed: int = 0, negative: str = "",
-    accumulate: int = 1, start: Mapping[str, Tensor] | None = None, engine: Engine | None = None,
-    learn: Sequence[str] = ("lora",), inputs: SamplerInputs | None = None, diversity: Diversity | None = None,
-) -> Tuning:  # fmt: skip
-    """Attach a LoRA to a model and put together what trains it; the arguments are those of `finetune`.
+def on_device(model: Any, engine: Engine) -> Trainable:
+    """A model on the process's device. Raises TiltingError for one that a LoRA cannot train."""
+    if str(engine.device) != "cpu":
+        model.to(engine.device)
+    return trainable(model)
+
+
+def trainer_of(
+    config: FinetuneConfig,
+    model: Trainable,
+    reward: Reward,
+    objective: Objective,
+    engine: Engine,
+    start: Mapping[str, Tensor] | None = None,
+    inputs: SamplerInputs | None = None,
+) -> Trainer[Batches]:
+    """Attach a LoRA to a model and put together what trains it.
+
+    Args:
+        config: how; its model, reward and objective are those given here.
+        model, reward, objective: what is trained, on what, and by what.
+        engine: the process.
+        start: weights to go on from.
+        inputs: of the sampler, learned before.
 
     Raises:
-        TiltingError: for settings that cannot work.
+        TiltingError: for what cannot work together.
     """
-    objective, engine, reward = objective_of(objective), engine or Engine.of(model), _reward(reward)
     if objective.needs_gradient and not reward.differentiable:
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
-    check_accumulate(objective.name, objective.needs_gradient, accumulate)
-    unit = objective.group * engine.count * accumulate
-    if batch_size < 1 or batch_size % unit:
-        raise TiltingError(f"batch_size {batch_size} does not divide into {unit} (groups x processes x parts): use {unit}")
-    unet = getattr(model, "backbone", None)
-    if unet is None:
-        raise TiltingError(f"the model {model.name!r} has no network for a LoRA to train")
-    gentle = objective.needs_gradient and objective.name != "adjoint" and not getattr(objective, "kl", 0.0)
-    eta = (0.0 if gentle else 1.0) if eta is None else eta
-    cfg = model.default_cfg if cfg is None else cfg
-    if not learn or set(learn) - set(LEARN):
-        raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(learn) or 'nothing'}")
-    parameters = attach(unet, rank, parts, seed, start)
-    if "lora" not in learn:
+    config.check_batch(objective, engine.count)
+    if not config.learn or set(config.learn) - set(LEARN):
+        raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
+    parameters = attach(model.backbone, config.rank, config.target_modules or (), config.seed, start)
+    if "lora" not in config.learn:
         for p in parameters.values():
             p.requires_grad_(False)
         parameters = {}
-    steps = model.default_steps if steps is None else steps
-    inputs = begin(model, learn, model.schedule.grid(steps), cfg, seed, inputs)
+    bare, backbone = None, model.backbone
+    inputs = begin(model, config.learn, model.schedule.grid(config.steps), config.cfg, config.seed, inputs)
     if inputs is not None:
         inputs.to(engine.device)
-        model = cast(Any, inputs.on(model))
+        bare, model = model, cast(Any, inputs.on(model))
         for name, p in inputs.named_parameters():
-            p.requires_grad_(name.partition(".")[0] in learn)
+            p.requires_grad_(name.partition(".")[0] in config.learn)
             parameters |= {name: p} if p.requires_grad else {}
-    critic = adapted(reward, rank or 8, seed) if objective.name == "dpg" else None
+    thin = with_dropout(reward, config.reward_dropout) if config.reward_dropout else None
+    reward = thin or reward
+    critic = adapted(reward, config.rank or 8, config.seed) if objective.needs_critic else None
     if critic is not None:
         parameters |= {f"critic.{name}": p for name, p in critic[1].items()}
     batches = Batches(
-        model, prompts, reward, steps, eta, cfg, batch_size, objective.group, seed, negative, engine.part, engine.context,
-        engine.device, critic[0] if critic else None, diversity,
-    )  # fmt: skip
-    optimiser = optimiser or Optimiser()
-    optimiser = optimiser if optimiser.groups else replace(optimiser, groups=GROUPS)
-    training = Training(parameters, optimiser.build(parameters))
-    whole = Accumulated(objective, accumulate) if accumulate > 1 else objective
-    return Tuning(model, whole, optimiser, batches, training, engine, inputs=inputs)
+        model,
+        backbone,
+        config.prompts,
+        reward,
+        config.steps,
+        config.eta,
+        config.cfg,
+        config.batch_size,
+        objective.group_size,
+        config.seed,
+        config.negative_prompt,
+        engine.part,
+        engine.context,
+        engine.device,
+        critic[0] if critic else None,
+        diversity(config.diversity) if config.diversity else None,
+        bare,
+        thin.redraw if thin else None,
+    )
+    optimiser = Optimiser(config.lr, config.weight_decay, clip=config.clip, decay=config.lr_decay, groups=GROUPS)
+    state = TrainState(parameters, optimiser.build(parameters))
+    whole = Accumulated(objective, config.accumulate) if config.accumulate > 1 else objective
+    return Trainer(model, whole, optimiser, batches, state, engine, inputs=inputs)
 
 
-def _reward(given: Given) -> Reward:
-    reward = reward_of(given)
-    if reward is None:
+@keywords(FinetuneConfig, *IN_PYTHON)
+def make_trainer(
+    model: Model,
+    prompts: str | Sequence[str],
+    reward: Given,
+    objective: Objective | str | None = None,
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    inputs: SamplerInputs | None = None,
+    engine: Engine | None = None,
+    **options: Any,
+) -> Trainer[Batches]:
+    """What `finetune` runs, step by step: ``for row in make_trainer(...).steps(200)``. Arguments are those of `finetune`, and
+    the process. Raises TiltingError for settings that cannot work."""
+    made, scored, unet = objective_of(objective), reward_of(reward), trainable(model)
+    if scored is None:
         raise TiltingError("fine-tuning needs a reward: give a function of images and prompts, or a name such as 'clip'")
-    return reward
+    if start is not None or "init_lora" in options:
+        if "rank" in options or "target_modules" in options:
+            raise TiltingError("the weights to start from have their own rank and parts: leave out rank and target_modules")
+        if start is None:
+            start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
+        options |= {"rank": None, "target_modules": None}
+    words = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    if not words or any(not p.strip() for p in words):
+        raise TiltingError("a prompt is empty: say what to draw")
+    engine = engine or Engine(device=unet.device)
+    fields = FinetuneConfig.completed(options, made, model.default_steps, model.default_cfg)
+    config = FinetuneConfig(words, model=model.name, reward=(), objective=made.name, **fields)
+    config.check(made, engine.count)
+    return trainer_of(config, unet, scored, made, engine, start, inputs)
+
+
+def objective_of(objective: Objective | str | None) -> Objective:
+    """An objective from itself, or from its name with its defaults; ``draft-lv`` for None. Raises TiltingError."""
+    if objective is None or isinstance(objective, str):
+        return OBJECTIVES.find(objective or FinetuneConfig.objective)()
+    if isinstance(objective, type) or not callable(objective):
+        raise TiltingError(f"the objective must be such as tilting.objectives.ddpo(), or its name, not {objective!r}")
+    return objective
 
 
 @dataclass(frozen=True)
@@ -237,13 +327,17 @@ class Tuned:
             save_inputs(self.inputs, Path(folder))
 
 
+@keywords(FinetuneConfig, *IN_PYTHON)
 def finetune(
-    model: Model, prompts: str | Sequence[str], reward: Given, objective: Objective | str | None = None,
-    train_steps: int = 200, optimiser: Optimiser | None = None, steps: int | None = None, eta: float | None = None,
-    cfg: float | None = None, batch_size: int = 4, rank: int | None = None, parts: Sequence[str] | None = None,
-    seed: int = 0, negative: str = "", accumulate: int = 1, start: Mapping[str, Tensor] | None = None,
-    learn: Sequence[str] = ("lora",), inputs: SamplerInputs | None = None, diversity: str | Diversity | None = None,
-) -> Tuned:  # fmt: skip
+    model: Model,
+    prompts: str | Sequence[str],
+    reward: Given,
+    objective: Objective | str | None = None,
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    inputs: SamplerInputs | None = None,
+    **options: Any,
+) -> Tuned:
     """Train a LoRA of a model on a reward, in this process.
 
     Args:
@@ -252,31 +346,15 @@ def finetune(
         prompts: one or several; each training step draws some.
         reward: such as ``tilting.rewards.clip()``; or its name, or a function of images and prompts, as `generate` takes it.
         objective: such as ``tilting.objectives.ddpo()``, or its name; default draft-lv.
-        train_steps: optimiser steps (of objectives that make one a step).
-        optimiser: learning rate and so on.
-        steps, cfg: of the sampler; default the model's own.
-        eta: default 0 where gradients go through the chain, else 1.
-        batch_size: images per training step.
-        rank, parts: of the LoRA, 8 and ("attn2", "ff") unless told; not beside ``start``, which has its own.
-        seed: of the run; everything random is keyed by it and the training step.
-        negative: the negative prompt.
-        accumulate: parts of a batch that are made one after the other, in less memory.
-        start: weights to train further.
-        learn: some of "lora", "guidance" (a scale for each step) and "negative" (a negative prompt for each prompt).
+        start: weights to train further; or ``init_lora``, the folder of a LoRA.
         inputs: of the sampler, learned before; those of ``learn`` are trained further.
-        diversity: a term for the dissimilarity of a minibatch's images, such as "euclid=0.5" or "clip=0.2".
+        options: those of `tilting finetune`, with underscores (`tilting.config.finetune.FinetuneConfig`): train_steps, steps,
+            batch_size, lr, rank, target_modules, learn, diversity, seed and so on; unset ones have the same defaults.
 
     Raises:
         TiltingError: for settings that cannot work, and after ten skipped steps in a row.
     """
-    words = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not words or any(not p.strip() for p in words):
-        raise TiltingError("a prompt is empty: say what to draw")
-    if start is not None and (rank is not None or parts is not None):
-        raise TiltingError("the weights to start from have their own rank and parts: leave out rank and parts")
-    term = make_diversity(diversity) if isinstance(diversity, str) else diversity
-    run = tuning(model, words, reward, objective, optimiser, steps, eta, cfg, batch_size, rank, parts or PAPER_TARGETS, seed,
-                 negative, accumulate, start, None, learn, inputs, term)  # fmt: skip
-    history = [row.numbers for row in run.steps(train_steps)]
+    trainer = make_trainer(model, prompts, reward, objective, start=start, inputs=inputs, **options)
+    history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]
     with torch.no_grad():
-        return Tuned(run.lora(), history, run.inputs)
+        return Tuned(trainer.lora(), history, trainer.inputs)

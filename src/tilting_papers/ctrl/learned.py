@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from tilting import rng
 from tilting.method import Method
-from tilting.objectives.batch import Objective, World
+from tilting.objectives.batch import Losses, TrainBatch
 from tilting.oracle.control import Chain, Control, shift
 from tilting.sample import Problem, finish, sample
-from tilting.training.loop import Optimiser, Training, train
+from tilting.training.loop import Optimiser, TrainState, train
 from tilting.types import Denoise, Prediction, Time
 
 AVERAGED = 0.2
@@ -83,7 +83,7 @@ def remembered(denoise: Denoise) -> Denoise:
 
 
 @dataclass(frozen=True)
-class Plane(World):
+class Plane(TrainBatch):
     """A batch on the plane: noise of a whole batch is drawn at once, by one generator; the second half is the first negated."""
 
     def noise(self, step: int, purpose: str = "noise") -> Tensor:
@@ -104,7 +104,7 @@ class Falling(Optimiser):
 
 def batch_of(
     chain: Chain, push: Push, terminal: LabelledReward, labels: Sequence[float], images: int, seed: int, step: int
-) -> World:
+) -> TrainBatch:
     """A training batch: every label as often as any other."""
     y = torch.tensor(labels, dtype=torch.float64).repeat(-(-images // len(labels)))[:images]
     base = remembered(chain.denoise)
@@ -129,7 +129,7 @@ def batch_of(
 
 def learn(
     chain: Chain,
-    objective: Objective,
+    objective: Losses,
     terminal: LabelledReward,
     steps: int,
     labels: Sequence[float] = (0.0, 1.0),
@@ -162,13 +162,13 @@ def learn(
     coarse = replace(chain, steps=min(chain.steps, max(6, chain.steps // 4)))
     optimiser = Falling(rate=rate, weight_decay=0.0, clip=10.0, steps=steps)
     means = torch.optim.swa_utils.AveragedModel(push)
-    training = Training(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
+    state = TrainState(dict(push.named_parameters()), optimiser.build(list(push.parameters())))
 
-    def world_of(k: int, memory: object) -> World:
+    def world_of(k: int, memory: object) -> TrainBatch:
         first = k < steps // 2
         return batch_of(coarse if first else chain, push, terminal, labels, images if first else fine * images, seed, k)
 
-    for k, report in enumerate(train(training, objective, world_of, optimiser, steps)):
+    for k, report in enumerate(train(state, objective, world_of, optimiser, steps)):
         if k >= (1 - AVERAGED) * steps:
             means.update_parameters(push)
         if see is not None:

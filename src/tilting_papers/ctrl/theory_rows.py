@@ -32,7 +32,6 @@ from tilting.objectives import adjoint, draft
 from tilting.objectives.adjoint import AdjointMatching
 from tilting.objectives.batch import Objective
 from tilting.objectives.rollout import rollout
-from tilting.objectives.truncate import Truncation
 from tilting.oracle import plane
 from tilting.oracle.control import Chain, Control, drift_error, lemma, log_classifier, shift, solve, tilt
 from tilting.oracle.mixture import ZERO_SNR
@@ -108,7 +107,7 @@ def rows(size: Size, say: Say = lambda line: None) -> list[dict[str, Any]]:
         def terminal(x: Tensor, y: Tensor, gamma: float = gamma) -> Tensor:
             return gamma * log_classifier(x, y)
 
-        ctrl = Ctrl(gamma, Truncation("all")).objective()
+        ctrl = Ctrl("all")
         objectives = {"ctrl": (ctrl, terminal), "adjoint": (adjoint(beta=1.0), terminal)}
         for steps in size.steps:
             learnt = trained(size, steps, objectives, LABELS, say) if steps in size.learnt else {}

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
-from tilting.objectives.gradient import Draft
-from tilting.objectives.truncate import Truncation
+from tilting.objectives import draft_k
 from tilting.runs.files import digest
+from tilting.training.batches import Batches
 from tilting.training.processes import Engine
-from tilting.training.run import tuning_of
-from tilting.training.trainer import Tuning
+from tilting.training.run import trainer_of
+from tilting.training.trainer import Trainer
 from tilting_papers.cache import cached
 from tilting_papers.draft.fig8 import FIFTY, MEASURES, STATES
 from tilting_papers.draft.study import Results, of_fifty
@@ -25,14 +25,14 @@ from tilting_papers.page import shown
 BATCHES, SMALL_BATCHES = 12, 2
 
 
-def gradients(tuning: Tuning, ks: list[int], step: int) -> dict[int, Tensor]:
+def gradients(trainer: Trainer[Batches], ks: list[int], step: int) -> dict[int, Tensor]:
     """By K, the gradient of DRaFT-K's loss on the batch of a training step, flat, float64; the weights stay as they are."""
-    by_k, parameters = {}, list(tuning.training.parameters.values())
+    by_k, parameters = {}, list(trainer.state.parameters.values())
     for k in ks:
         for p in parameters:
             p.grad = None
         with torch.enable_grad():
-            for loss in Draft(Truncation("last", k))(tuning.batches(step, {})):
+            for loss in draft_k(k)(trainer.batches(step, {})):
                 loss.value.backward()
         by_k[k] = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters])
     for p in parameters:
@@ -48,11 +48,11 @@ def angle(a: Tensor, b: Tensor) -> float:
     return math.degrees(2 * math.atan2((a - b).norm().item(), (a + b).norm().item()))
 
 
-def measured(tuning: Tuning, ks: list[int], batches: int, since: int = 10_000) -> list[dict[str, list[float]]]:
+def measured(trainer: Trainer[Batches], ks: list[int], batches: int, since: int = 10_000) -> list[dict[str, list[float]]]:
     """Per batch, by measure, a number for every K. Batches are those of training steps that no run reaches."""
     rows = []
     for i in range(batches):
-        g = gradients(tuning, ks, since + i)
+        g = gradients(trainer, ks, since + i)
         angles = {name: [angle(g[k], g[of]) for k in ks] for name, of in (("to_full", ks[-1]), ("to_first", ks[0]))}
         rows.append({"norm": [g[k].norm().item() for k in ks], **angles})
     return rows
@@ -70,7 +70,7 @@ def measure(results: Results) -> dict[str, Any]:
 
         def make(lora=lora) -> Any:
             parts = results.cache.parts(config)._replace(start=read_lora(lora))
-            return measured(tuning_of(config, parts, Engine()), ks, batches)
+            return measured(trainer_of(config, parts, Engine()), ks, batches)
 
         rows = cached(results.out / f"gradients-{state}.json", made, make)
         cells = {

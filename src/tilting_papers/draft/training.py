@@ -13,17 +13,19 @@ last evaluation. What it costs is counted before it is trained, in evaluations o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilting.config.finetune import FinetuneConfig, resolve_finetune
 from tilting.errors import TiltingError
-from tilting.models.lora import save_lora
-from tilting.training.checkpoint import read, write
-from tilting.training.folder import METRICS, TIMING, FinetuneFolder
+from tilting.training.batches import Batches
+from tilting.training.checkpoint import read
+from tilting.training.driver import Observer, train_in_folder
+from tilting.training.folder import FinetuneFolder
 from tilting.training.processes import Engine
-from tilting.training.run import Parts, tuning_of
+from tilting.training.run import Parts, trainer_of
+from tilting.training.trainer import Row, Trainer
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft.evaluate import evaluate
 from tilting_papers.draft.study import Protocol, Size, Training, of_fifty
@@ -114,43 +116,54 @@ def train(
     if folder.summary and folder.summary.get("looked") != protocol.about:
         raise TiltingError(f"{str(folder.path)!r} was looked at in another way: choose another --out")
     if not folder.finished:
-        _train(config, folder, protocol, cache)
+        trainer = trainer_of(config, cache.parts(config), Engine())
+        train_in_folder(Evaluated(folder, trainer, protocol, cache), read(folder.checkpoints))
     return folder.manifest
 
 
-def _train(config: FinetuneConfig, folder: FinetuneFolder, protocol: Protocol, cache: PartsCache) -> None:
-    checkpoint = read(folder.checkpoints)
-    tuning = tuning_of(config, cache.parts(config), Engine())
-    points: list[dict[str, Any]] = [] if checkpoint is None else tuning.restore(checkpoint)["points"]
-    folder.begin(tuning.training.step)
-    seconds, stopped = points[-1]["seconds"] if points else 0.0, None
+class Evaluated(Observer[FinetuneConfig]):
+    """The evaluations of a run, one with each checkpoint, each with its LoRA.
 
-    def evaluated() -> None:
-        step = tuning.training.step
-        sets = evaluate(protocol, tuning.model, cache, config, folder.path / "looks" / f"{step:06d}")
-        save_lora(tuning.lora(), folder.path / "loras" / f"{step:06d}")
-        guidance = tuning.inputs.scales() if tuning.inputs else None
-        points.append({"step": step, **tuning.costs, "seconds": seconds, "guidance": guidance, "sets": sets})
-        write(folder.checkpoints, tuning.saved(points=points))
+    Args:
+        folder, trainer: of the run.
+        protocol: what is drawn, and scored by what.
+        cache: rewards and judge.
+    """
 
-    def sum_up(finished: bool) -> None:
-        summary = {"steps": tuning.training.step, "finished": finished, "skipped": tuning.training.skipped, **tuning.costs}
-        folder.sum_up({**summary, "stopped": stopped, "looked": protocol.about, "points": points})
+    def __init__(self, folder: FinetuneFolder, trainer: Trainer[Batches], protocol: Protocol, cache: PartsCache):
+        super().__init__(folder, trainer)
+        self.protocol, self.cache = protocol, cache
+        self.points: list[dict[str, Any]] = []
+        self.took, self.stopped = 0.0, None
 
-    if not points:
-        evaluated()
-        sum_up(False)
-    try:
-        for row in tuning.steps(config.train_steps):
-            seconds += row.seconds
-            folder.add(METRICS, row.numbers)
-            folder.add(TIMING, {"step": row.step, "seconds": row.seconds})
-            if row.step == config.train_steps or row.step % config.checkpoint_every == 0:
-                evaluated()
-                sum_up(False)
-    except TiltingError as error:
-        stopped = str(error)
-        if points[-1]["step"] != tuning.training.step:
-            evaluated()
-    save_lora(tuning.lora(), folder.path / "lora")
-    sum_up(True)
+    def resume(self, state: Mapping[str, Any]) -> None:
+        self.points = state["points"]
+        self.took = self.points[-1]["seconds"]
+
+    def state(self) -> dict[str, Any]:
+        return {"points": self.points}
+
+    def first(self) -> None:
+        self._evaluate()
+
+    def look(self, row: Row) -> dict[str, Any]:
+        self.took += row.seconds
+        if row.step == self.config.train_steps or row.step % self.config.checkpoint_every == 0:
+            self._evaluate()
+        return {}
+
+    def _evaluate(self) -> None:
+        trainer, step, place = self.trainer, self.trainer.state.step, self.folder.path
+        sets = evaluate(self.protocol, trainer.model, self.cache, self.config, place / "looks" / f"{step:06d}")
+        trainer.save_weights(place / "loras" / f"{step:06d}")
+        guidance = trainer.inputs.scales() if trainer.inputs else None
+        self.points.append({"step": step, **trainer.costs, "seconds": self.took, "guidance": guidance, "sets": sets})
+
+    def failed(self, error: TiltingError) -> bool:
+        self.stopped = str(error)
+        if self.points[-1]["step"] != self.trainer.state.step:
+            self._evaluate()
+        return True
+
+    def summary(self, finished: bool) -> dict[str, Any]:
+        return {"stopped": self.stopped, "looked": self.protocol.about, "points": self.points}

@@ -1,0 +1,98 @@
+"""The options that trainings share: of a LoRA on a reward, and of a control."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+from typing_extensions import Doc
+
+from tilting.config.base import BaseConfig
+from tilting.config.options import Precision
+from tilting.config.settings import one_of
+from tilting.declare import Alias, Check, Metavar, Option
+from tilting.errors import TiltingError
+from tilting.models.placement import FULL
+
+TRACKERS = ("wandb", "trackio")
+
+
+class TrainingConfig(BaseConfig):
+    """A request to train."""
+
+    out: str | None
+    model: str
+    device: str
+    tracker: tuple[str, ...]
+    train_steps: int
+    checkpoint_every: int
+
+
+def once(name: str, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Each word once, in the order given."""
+    return None if value is None else tuple(dict.fromkeys(value))
+
+
+def check_trackers(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Trackers that are installed. Raises TiltingError."""
+    for one in value:
+        if importlib.util.find_spec(one_of(name, one, TRACKERS)) is None:
+            raise TiltingError(f"the tracker {one} is not installed: pip install {one}")
+    return value
+
+
+def mixed_precision() -> str | None:
+    """What a launcher says networks are run under besides, None for nothing."""
+    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    return None if said == "no" else said
+
+
+def check_mixed(name: str, value: str) -> str:
+    """A precision that the launcher's does not contradict. Raises TiltingError."""
+    mixed = mixed_precision()
+    if value != FULL and mixed not in (None, value):
+        raise TiltingError(f"precision {value} and the launcher's mixed precision {mixed} are two: leave one of them out")
+    return value
+
+
+def check_batch(size: int, units: Sequence[tuple[int, str]]) -> None:
+    """Refuse a batch that does not divide into groups, processes and parts.
+
+    Args:
+        size: images of a training step, over all processes.
+        units: of each what it counts, and how many of it there are, in words.
+
+    Raises:
+        TiltingError: with the nearest number that does.
+    """
+    unit = 1
+    for count, _ in units:
+        unit *= count
+    if size < 1 or size % unit:
+        said = [words for count, words in units if count > 1] or ["whole images"]
+        near = max(unit, round(size / unit) * unit)
+        raise TiltingError(f"batch-size {size} does not divide into {' and '.join(said)}: use {near}")
+
+
+TrainSteps = Annotated[int, Ge(1), Doc("Training steps.")]
+BatchSize = Annotated[int, Ge(1), Doc("Images per training step, over all processes.")]
+Accumulate = Annotated[int, Ge(1), Doc("Parts of a batch, made in turn to save memory.")]
+Rank = Annotated[int | None, Ge(1), Doc("Of the LoRA.")]
+TargetModules = Annotated[
+    tuple[Literal["attn2", "ff", "attn1"], ...],
+    Alias("parts"),
+    Metavar("A,B"),
+    Option(default="attn2,ff"),
+    Check(once),
+    Doc("Layers the LoRA changes: attn2, ff, attn1."),
+]
+WeightDecay = Annotated[float, Ge(0), Doc("Decoupled, of the LoRA.")]
+Clip = Annotated[float, Gt(0), Option(default="1"), Doc("Largest norm of the gradient.")]
+CheckpointEvery = Annotated[int, Ge(1), Doc("Training steps between saves.")]
+Tracker = Annotated[
+    tuple[str, ...], Metavar("NAME"), Check(check_trackers), Option(default="tensorboard"), Doc("wandb or trackio, repeatable.")
+]
+TrainPrecision = Annotated[Precision, Check(check_mixed)]

@@ -1,0 +1,74 @@
+"""What an objective costs, by running it once: training steps of a denoiser of one parameter, on latents of two numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tilting.lazy import torch
+from tilting.objectives.batch import Objective, TrainBatch
+from tilting.rng import Identity
+from tilting.schedule import Schedule
+from tilting.types import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.types import Time
+
+STEPS = 50
+"""T of the list."""
+DRAWS = 24
+"""Training steps that are counted of an objective that draws how much it does."""
+
+
+class Cost(NamedTuple):
+    """Of an image and training step, on average.
+
+    Attributes:
+        evaluations: latents through the denoiser, with gradient or without, trained or frozen, those made again on the way
+            back included; a CFG pair counts as one.
+        reward_calls: images scored.
+        drawn: whether these differ from one training step to the next.
+    """
+
+    evaluations: float
+    reward_calls: float
+    drawn: bool = False
+
+
+def cost_of(objective: Objective, steps: int = STEPS) -> Cost:
+    """The cost of an objective on a chain of so many steps."""
+    first = [_step(objective, steps, k) for k in range(3)]
+    drawn = len(set(first)) > 1
+    each = first + [_step(objective, steps, k) for k in range(3, DRAWS)] if drawn else first
+    evaluations, calls = (sum(column) / len(each) for column in zip(*each, strict=True))
+    return Cost(evaluations, calls, drawn)
+
+
+def _step(objective: Objective, steps: int, number: int) -> tuple[float, float]:
+    """(evaluations, reward calls) of an image in a training step."""
+    paid, count = [0, 0], 2 * objective.group_size
+    theta = torch.zeros(2, requires_grad=True)
+
+    def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        paid[0] += len(x)
+        x0 = t.alpha * x + t.sigma * theta
+        return Prediction((x - t.alpha * x0) / t.sigma, x0, torch.zeros_like(x))
+
+    def base(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        return Prediction(*(part if x.requires_grad else part.detach() for part in denoise(x, t, rows)))
+
+    def value(x0: Tensor, rows: Tensor) -> Tensor:
+        paid[1] += len(x0)
+        return x0.sum(1)
+
+    who = [Identity(0, f"prompt {i // objective.group_size}", i) for i in range(count)]
+    grid = Schedule("flow").grid(steps)
+    batch = TrainBatch(
+        denoise, base, denoise, base, value, grid, who, (2,), objective.default_eta, number, trained=[theta], kind="flow"
+    )
+    with torch.enable_grad():
+        for loss in objective(batch):
+            if loss.value.requires_grad:
+                loss.value.backward()
+    return paid[0] / count, paid[1] / count
