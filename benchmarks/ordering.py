@@ -62,7 +62,10 @@ def compare(model, reward, presets: list, steps: int, prompts: list[str], images
     rows, table, groups = {}, {}, [p for p in prompts for _ in range(images)]
     for preset in presets:
         rows[preset.name], table[preset.name] = row(model, reward, preset, steps, prompts, images)
-    apart = {f"{b} - {a}": [round(v, 4) for v in interval(rows[b], rows[a], groups)] for a, b in pairwise(rows)}
+    apart = {
+        f"{b} - {a}": [None if v is None else round(v, 4) for v in interval(rows[b], rows[a], groups)]
+        for a, b in pairwise(rows)
+    }
     return {**table, "differences": apart}
 
 

@@ -67,9 +67,9 @@ def measure(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         reference: the method that gains are against, ``base`` where it is among them, else the first. methods: of each its
-        reward and judge {mean, sem}, the standard error over prompts (or null), costs per image and in total, ``gain`` and ``judge_gain``
-        {mean, low, high} of the paired difference to the reference (null for itself), ``wins``, the share of images whose
-        reward is above the reference's. images: of every (prompt, index) the file, reward and judge by method.
+        reward and judge {mean, sem}, the standard error over prompts (or null), costs per image and in total, ``gain`` and
+        ``judge_gain`` {mean, low, high} of the paired difference to the reference (null for itself), ``wins``, the share of
+        images whose reward is above the reference's. images: of every (prompt, index) the file, reward and judge by method.
     """
     reference = "base" if "base" in manifests else next(iter(manifests))
     keyed = {m: {(r["prompt"], r["index"]): r for r in manifest["images"]} for m, manifest in manifests.items()}

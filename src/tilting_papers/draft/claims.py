@@ -141,10 +141,9 @@ def near(a: str, b: str, share: float = 0.1) -> Test:
         gap = interval(results.values(a), results.values(b))
         room = share * abs(mean(list(gains(results, b).values())))
         assert gap is not None
-        over, under = (verdict(gap["low"], gap["high"], line) for line in (-room, room))
-        kind = (
-            "holds" if (over, under) == ("holds", "fails") else "fails" if "fails" == over or "holds" == under else "undecided"
-        )
+        over, under = (verdict(gap["low"], gap["high"], line) for line in (-room, room))  # of the room's two ends
+        outside = over == "fails" or under == "holds"
+        kind = "holds" if (over, under) == ("holds", "fails") else "fails" if outside else "undecided"
         words = f"{shown(gap, sign=True)} ({results.spec}), {a} - {b}; {share:.0%} of {b}'s gain is {number(room, 2)}"
         return {"verdict": kind, "found": words, "difference": gap, "room": room}
 
