@@ -18,7 +18,7 @@ from tilting.metrics.frechet import fid, frechet, moments
 from tilting.metrics.labels import read_labels
 from tilting.metrics.mmd import KernelSums, cmmd, kernel_sums, mmd
 from tilting.metrics.prompts import by_prompt, difference, expected, paired
-from tilting.metrics.statistics import Estimate, quantile
+from tilting.metrics.statistics import Estimate, reach
 from tilting.metrics.verdict import decide
 
 
@@ -220,9 +220,9 @@ def test_expected_reward_is_within_prompts_then_across():
     values, prompts = [1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"]
     assert by_prompt(values, prompts) == {"a": 1.0, "b": 5.0}
     found = expected(values, prompts)
-    half = 12.706204736 * 2.0  # t_1(95 %) times the standard error of the two prompt means, 1 and 5
+    half = 5 / 4 * 12.706204736 * 2.0  # t_1(95 %) times the standard error of the two prompt means, 1 and 5, and 1/4 wider
     assert (found.mean, found.low, found.high) == pytest.approx((3.0, 3.0 - half, 3.0 + half))
-    alone, half = expected([1.0, 2.0, 3.0, 4.0], ["a"] * 4), 3.182446305 * (5 / 12) ** 0.5  # over images: t_3, s / √4
+    alone, half = expected([1.0, 2.0, 3.0, 4.0], ["a"] * 4), 9 / 8 * 3.182446305 * (5 / 12) ** 0.5  # over images: t_3
     assert (alone.mean, alone.low, alone.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
 
 
@@ -239,7 +239,7 @@ def test_paired_differences():
 
 def moved(mean: float, half: float, judges: int = 1) -> Estimate:
     """A mean whose interval among so many judges is mean ± half, over 8 prompts."""
-    return Estimate(mean, ((half / quantile(1 - 0.05 / judges, 7), 7),))
+    return Estimate(mean, ((half / reach(1 - 0.05 / judges, 8), 7),))
 
 
 UP, FLAT, DOWN = moved(0.2, 0.1), moved(0.01, 0.1), moved(-0.2, 0.1)

@@ -10,10 +10,9 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from support.paths import ROOT
-from tilting.metrics.statistics import Estimate, estimate, holm, interval, jackknife, quantile
+from tilting.metrics.statistics import Estimate, estimate, holm, interval, jackknife, reach
 
 POCKET = json.loads((ROOT / "tests" / "fixtures" / "differences.json").read_text(encoding="utf-8"))
 """By number, CoDe - base of 240 prompts (tests/fixtures/make_differences.py)."""
@@ -21,9 +20,9 @@ COUNTS, RUNS = (4, 8, 20), 20_000
 
 
 def test_balanced_prompts_have_the_t_interval_of_their_means():
-    """Prompt means 1, 2 and 6: mean 3, s = √7 / √3, t_2(95 %) = 4.3027."""
+    """Prompt means 1, 2 and 6: mean 3, s = √7 / √3, t_2(95 %) = 4.3027, 7/6 as wide."""
     values, prompts = [0.0, 2.0, 2.0, 2.0, 5.0, 7.0], ["a", "a", "b", "b", "c", "c"]
-    half = 4.302652730 * sqrt(7 / 3)
+    half = 7 / 6 * 4.302652730 * sqrt(7 / 3)
     assert interval(values, None, prompts) == pytest.approx((3.0, 3.0 - half, 3.0 + half))
     assert estimate(values, prompts).error == pytest.approx(sqrt(7 / 3))
     assert interval(values, [1.0] * 6, prompts) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
@@ -39,23 +38,24 @@ def test_images_of_a_lone_prompt_are_its_clusters_and_a_single_value_has_no_inte
     assert estimate([1.0, 2.0, 3.0], ["a"] * 3) == (2.0, ((pytest.approx(1 / sqrt(3)), 2),))
     assert interval([1.5]) == (1.5, None, None) and not interval([1.5]).above and estimate([1.5]).error is None
     assert interval([0.25] * 5) == (0.25, 0.25, 0.25)
-    for bad in (lambda: interval([]), lambda: interval([1.0], [1.0, 2.0]), lambda: interval([1.0, 2.0], prompts=["a"])):
-        with pytest.raises(ValueError):
+    for bad in (lambda: interval([]), lambda: interval([1.0, 2.0], prompts=["a"])):
+        with pytest.raises(ValueError, match="a label for each"):
             bad()
 
 
 def test_seeds_are_a_second_way_to_vary():
-    """Seeds' means 1 and 3, prompts' means 1.5, 2, 2.5: h² = (12.7062 · 1)² + (4.3027 · .5 / √3)²."""
+    """Seeds' means 1 and 3, prompts' means 1.5, 2, 2.5: h² = (5/4 · 12.7062 · 1)² + (7/6 · 4.3027 · .5 / √3)²."""
     values = [0.5, 1.0, 1.5, 2.5, 3.0, 3.5]
     found = estimate(values, ["a", "b", "c"] * 2, [0] * 3 + [1] * 3)
     assert found.errors == ((pytest.approx(1.0), 1), (pytest.approx(0.5 / sqrt(3)), 2))
-    low = 2.0 - sqrt(12.706204736**2 + (4.302652730 * 0.5) ** 2 / 3)
+    low = 2.0 - sqrt((5 / 4 * 12.706204736) ** 2 + (7 / 6 * 4.302652730 * 0.5) ** 2 / 3)
     assert found.interval().low == pytest.approx(low)
 
 
-def test_quantiles_are_students():
-    assert [quantile(0.95, n) for n in (1, 7, 19)] == pytest.approx([12.706204736, 2.364624252, 2.093024054])
-    assert quantile(0.9, 7) == pytest.approx(1.894578605)
+def test_an_interval_reaches_students_t_and_a_little_further():
+    wanted = [5 / 4 * 12.706204736, 17 / 16 * 2.364624252, 41 / 40 * 2.093024054]
+    assert [reach(0.95, n) for n in (2, 8, 20)] == pytest.approx(wanted)
+    assert reach(0.9, 8) == pytest.approx(17 / 16 * 1.894578605)
 
 
 def test_holms_steps_by_hand():
@@ -64,14 +64,14 @@ def test_holms_steps_by_hand():
     def judge(t: float) -> Estimate:
         return Estimate(t, ((1.0, 7),))
 
-    half = [quantile(1 - 0.05 / k, 7) for k in (1, 2, 3)]
-    assert half == pytest.approx([2.365, 2.841, 3.128], abs=1e-3)
-    found = holm({"first": judge(-2.9), "second": judge(-3.2), "third": judge(-2.4)})
+    half = [reach(1 - 0.05 / k, 8) for k in (1, 2, 3)]
+    assert half == pytest.approx([17 / 16 * t for t in (2.3646, 2.8412, 3.1276)], abs=1e-3)
+    found = holm({"first": judge(-3.1), "second": judge(-3.4), "third": judge(-2.6)})
     assert list(found) == ["first", "second", "third"] and all(one.below for one in found.values())
-    assert [one.high for one in found.values()] == pytest.approx([-2.9 + half[1], -3.2 + half[2], -2.4 + half[0]])
-    none = holm({"first": judge(-3.0), "second": judge(-2.9), "third": judge(0.0)})
+    assert [one.high for one in found.values()] == pytest.approx([-3.1 + half[1], -3.4 + half[2], -2.6 + half[0]])
+    none = holm({"first": judge(-3.2), "second": judge(-3.1), "third": judge(0.0)})
     assert not any(one.below for one in none.values())  # each alone would have fallen
-    assert [one.high for one in none.values()] == pytest.approx([-3.0 + half[2], -2.9 + half[2], half[2]])
+    assert [one.high for one in none.values()] == pytest.approx([-3.2 + half[2], -3.1 + half[2], half[2]])
 
 
 def test_the_jackknife_of_a_mean_is_its_t_interval_and_nothing_is_known_without_values():
@@ -84,18 +84,18 @@ def test_the_jackknife_of_a_mean_is_its_t_interval_and_nothing_is_known_without_
 def bounds(samples: np.ndarray) -> np.ndarray:
     """`interval` of each of many samples (runs, prompts), (runs, 2), all at once; the first ten are checked against it."""
     mean, error = samples.mean(1), samples.std(1, ddof=1) / sqrt(samples.shape[1])
-    half = quantile(0.95, samples.shape[1] - 1) * error
+    half = reach(0.95, samples.shape[1]) * error
     found = np.stack([mean - half, mean + half], 1)
     for sample, one in zip(samples[:10], found, strict=False):
         assert interval(sample.tolist())[1:] == pytest.approx(tuple(one))
     return found
 
 
-def percentile(samples: np.ndarray, draws: int = 400) -> np.ndarray:
+def percentile(samples: np.ndarray, draws: int = 1000) -> np.ndarray:
     """The former interval: percentiles of the means of resampled prompts, (runs, 2)."""
-    gen = np.random.default_rng(1)
-    picks = gen.integers(samples.shape[1], size=(draws, samples.shape[1]))
-    return np.quantile(samples[:, picks].mean(2), [0.025, 0.975], axis=1).T
+    count = samples.shape[1]
+    share = np.random.default_rng(1).multinomial(count, [1 / count] * count, draws) / count
+    return np.quantile(share @ samples.T, [0.025, 0.975], axis=0).T
 
 
 def coverage(found: np.ndarray, truth: float) -> float:
@@ -105,7 +105,7 @@ def coverage(found: np.ndarray, truth: float) -> float:
 @pytest.mark.parametrize("count", COUNTS)
 def test_the_interval_covers_a_gaussian_mean_as_often_as_it_says(count):
     samples = np.random.default_rng(count).standard_normal((RUNS, count)) + 0.3
-    assert coverage(bounds(samples), 0.3) == pytest.approx(0.95, abs=0.01)
+    assert coverage(bounds(samples), 0.3) == pytest.approx(0.95, abs=0.02)
 
 
 @pytest.mark.parametrize("name", POCKET)
@@ -118,17 +118,17 @@ def test_the_interval_covers_the_mean_of_pockets_prompts(name, count):
     assert coverage(bounds(samples), values.mean()) >= 0.93
 
 
-@pytest.mark.parametrize(("count", "about"), [(4, 0.82), (8, 0.89), (20, 0.93)])
+@pytest.mark.parametrize(("count", "about"), [(4, 0.79), (8, 0.88), (20, 0.92)])
 def test_the_percentile_bootstrap_does_not(count, about):
     samples = np.random.default_rng(count).standard_normal((4000, count))
     found = coverage(percentile(samples), 0.0)
     print(f"percentile bootstrap at {count} prompts: {found:.3f}")
-    assert found == pytest.approx(about, abs=0.02) and found < 0.94
+    assert found == pytest.approx(about, abs=0.015)
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_one_of_three_judges_falls_by_chance_as_seldom_as_a_single_one(count):
-    """Judges of the same pictures, correlated by half, whose means are 0: in at most 2.5 % of runs one is said to have fallen."""
+    """Judges of the same pictures, correlated by half, whose means are 0: one is said to have fallen in 2.5 % at most."""
     gen, runs = np.random.default_rng(count), 5000
     samples = sqrt(0.5) * (gen.standard_normal((runs, 1, count)) + gen.standard_normal((runs, 3, count)))
     fell, alone = 0, 0
@@ -137,6 +137,14 @@ def test_one_of_three_judges_falls_by_chance_as_seldom_as_a_single_one(count):
         fell += any(one.below for one in holm(means).values())
         alone += any(one.interval().below for one in means.values())
     assert fell / runs <= 0.03 and alone / runs > 0.045  # three standard errors are .006; without the correction
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_fall_of_pockets_judge_by_chance_is_a_little_likelier_where_its_changes_are_skewed(count):
+    """Its changes under CoDe less their mean: skewed, so that intervals miss on one side, in 6 % of runs at most."""
+    values = np.array(POCKET["judge under clip"])
+    found = bounds(np.random.default_rng(count).choice(values - values.mean(), (RUNS, count)))
+    assert float((found[:, 1] < 0).mean()) <= 0.06
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -149,7 +157,7 @@ def test_three_seeds_and_prompts_together_cover_at_least_the_level(count, spread
     samples = np.broadcast_to(samples, shape) + of_both * gen.standard_normal(shape)
     by_seed, by_prompt = samples.mean(2), samples.mean(1)
     ways = ((by_seed, 3), (by_prompt, count))
-    half = np.sqrt(sum((quantile(0.95, k - 1) * one.std(1, ddof=1)) ** 2 / k for one, k in ways))
+    half = np.sqrt(sum((reach(0.95, k) * one.std(1, ddof=1)) ** 2 / k for one, k in ways))
     mean = samples.mean((1, 2))
     labels = [p for _ in range(3) for p in range(count)], [s for s in range(3) for _ in range(count)]
     for i in range(3):
@@ -169,7 +177,3 @@ def test_the_jackknife_covers_a_ratio_of_means(count):
         low, high = found.interval()[1:]
         hits += low <= 0.5 <= high  # type: ignore[operator]
     assert hits / 2000 >= 0.93
-
-
-def test_nominal_levels_are_of_two_sides():
-    assert stats.t.cdf(quantile(0.95, 5), 5) == pytest.approx(0.975)

@@ -1,6 +1,6 @@
 """Closed values for lines that a small slip left unseen: each of these tests fails if its formula is another one.
 
-The 95 % of an interval and its unbalanced prompts are in tests/evaluation/test_statistics.py.
+The 95 % of an interval and unbalanced prompts are in tests/evaluation/test_statistics.py.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def expected_gradient(objective, theta: float, images: int, dimensions: int) -> 
 
 
 def gradient_of_the_aim(theta: float, beta: float, dimensions: int) -> float:
-    """∂/∂θ of -E[r] + β KL by the first of those steps: its mean moves by k θ, x_0 by half of that, its KL is d (k θ / std)² / 2."""
+    """∂/∂θ of -E[r] + β KL by the first step: its mean moves by k θ, x_0 by half of that, and its KL is d (k θ / std)² / 2."""
     grid, one = FLOW.grid(2), torch.ones(1, 1, dtype=torch.float64)
     means = [
         transition(Prediction((one - grid[0].alpha * x0) / grid[0].sigma, x0, 0 * one), grid[0], grid[1], 1.0)

@@ -88,7 +88,7 @@ def _labels(mine: Measured) -> dict[str, Any]:
 
 
 FEWEST = 4
-"""Prompts (or pictures of a lone one) below which no verdict is given: a t interval of two is 12.7 standard errors wide."""
+"""Prompts (or pictures of a lone one) below which no verdict is given: the interval of two reaches 16 standard errors."""
 
 
 def networks_of(weights: Mapping[str, float]) -> set[str]:
