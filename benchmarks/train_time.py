@@ -55,7 +55,7 @@ def main() -> None:
 
 def bare(run: Trainer, opened: int, copies: int) -> Callable[[], None]:
     """The network calls of a training step; the LoRA's gradients are made and thrown away."""
-    batch, prompts = run.batches.batch, run.batches.prompts
+    batch, prompts = run.batches.config.batch_size, run.batches.prompts
     words = [prompts[i % len(prompts)] for i in range(batch)]
     place = torch.arange(batch) % len(prompts)
     x = torch.randn(batch, *run.model.latent_shape)
@@ -104,8 +104,9 @@ def measure(run: Trainer, opened: int, copies: int, rounds: int, clock: Callable
         second()
         both = middle - begun, clock() - middle
         pairs.append(both[::-1] if k % 2 else both)
-    batch, paid = run.batches.batch, {key: (run.costs[key] - before[key]) / rounds for key in ("evaluations", "reward_calls")}
-    made = {"way_there": batch * run.batches.steps, "made_again": batch * opened, "copies": batch * copies}
+    batch = run.batches.config.batch_size
+    paid = {key: (run.costs[key] - before[key]) / rounds for key in ("evaluations", "reward_calls")}
+    made = {"way_there": batch * run.batches.config.steps, "made_again": batch * opened, "copies": batch * copies}
     same = paid == {"evaluations": sum(made.values()), "reward_calls": batch * (1 + copies)}
     assert same, f"the bare side makes other calls than the step: {made}, {paid}"
     step, alone = (statistics.median(column) for column in zip(*pairs, strict=True))

@@ -16,38 +16,53 @@ if TYPE_CHECKING:
     from tilting import objectives, presets, rewards
     from tilting.conditioning.api import condition_fit, condition_sample
     from tilting.conditioning.trainer import condition_train
-    from tilting.generation.generate import Result, draw, generate, identities, plan
+    from tilting.errors import RewardError, TiltingError
+    from tilting.generation.generate import Result, draw, generate
+    from tilting.generation.plan import identities, plan
     from tilting.models import load
     from tilting.models.control_file import load_control
     from tilting.training.trainer import finetune
-    from tilting.types import RewardError, TiltingError
 
-__all__ = [
-    "Result", "RewardError", "TiltingError", "condition_fit", "condition_sample", "condition_train", "draw", "finetune",
-    "generate", "identities", "load", "load_control", "objectives", "plan", "presets", "rewards",
-]  # fmt: skip
-
-_HOME = {
-    "Result": "tilting.generation.generate", "draw": "tilting.generation.generate",
-    "generate": "tilting.generation.generate", "plan": "tilting.generation.generate",
-    "identities": "tilting.generation.generate",
-    "finetune": "tilting.training.trainer", "condition_fit": "tilting.conditioning.api",
-    "condition_train": "tilting.conditioning.trainer",
-    "condition_sample": "tilting.conditioning.api", "load_control": "tilting.models.control_file",
-    "load": "tilting.models", "RewardError": "tilting.errors", "TiltingError": "tilting.errors",
-}  # fmt: skip
-
-
+_HOMES = {
+    "conditioning.api": ("condition_fit", "condition_sample"),
+    "conditioning.trainer": ("condition_train",),
+    "errors": ("RewardError", "TiltingError"),
+    "generation.generate": ("Result", "draw", "generate"),
+    "generation.plan": ("identities", "plan"),
+    "models": ("load",),
+    "models.control_file": ("load_control",),
+    "training.trainer": ("finetune",),
+}
 _ROOMS = (
-    "presets", "objectives", "rewards", "schedule", "sample", "select", "models", "metrics", "guidance", "rng", "weights",
-    "method", "state", "types", "engines", "features", "conditioning", "training", "oracle",
-)  # fmt: skip
+    *("objectives", "presets", "rewards"),  # whose parts people name: tl.presets.codex()
+    *("conditioning", "engines", "features", "guidance", "method", "metrics", "models", "oracle", "rng", "sample", "schedule"),
+    *("select", "state", "training", "types", "weights"),
+)
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = [
+    "Result",
+    "RewardError",
+    "TiltingError",
+    "condition_fit",
+    "condition_sample",
+    "condition_train",
+    "draw",
+    "finetune",
+    "generate",
+    "identities",
+    "load",
+    "load_control",
+    "objectives",
+    "plan",
+    "presets",
+    "rewards",
+]
 
 
 def __getattr__(name: str):
     # Lazy (PEP 562): `import tilting` and `tilting --help` must not pay for torch and diffusers.
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        return getattr(import_module(f"tilting.{_HOME[name]}"), name)
     if name in _ROOMS:
         return import_module(f"tilting.{name}")
     raise AttributeError(f"module 'tilting' has no attribute {name!r}")

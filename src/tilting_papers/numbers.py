@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tilting.metrics import statistics
 from tilting_papers.page import shown
 
 Key = tuple[int, str, int]
@@ -32,8 +33,6 @@ def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = Non
     Returns:
         None when nothing is shared.
     """
-    from tilting.metrics import statistics
-
     lone = theirs is not None and {k for k, _, _ in theirs} == {0}
     other = dict.fromkeys(ours, 0.0) if theirs is None else theirs
     pairs = [(key, (0, *key[1:]) if lone else key) for key in ours]

@@ -1,10 +1,13 @@
-"""docs/README.md is what its command prints, and counts what the pages say."""
+"""Pages of docs/ that a command makes are what it makes; the index counts what the pages say."""
 
 from __future__ import annotations
 
 import importlib.util
 
+import pytest
+
 from support.paths import ROOT
+from tilting.cli.reference import PAGES
 
 spec = importlib.util.spec_from_file_location("claims", ROOT / "benchmarks" / "claims.py")
 assert spec and spec.loader
@@ -23,3 +26,8 @@ def test_verdicts_are_counted_in_both_kinds_of_pages():
     page = "\n".join(["# x", *lines])
     assert claims.counted(page) == {"holds": 2, "undecided": 1, "fails": 2}
     assert not claims.counted("# x\n- holdsome words\nfails\n").total()
+
+
+@pytest.mark.parametrize("file", PAGES)
+def test_the_pages_of_what_is_declared_are_what_their_command_writes(file):
+    assert (ROOT / "docs" / file).read_text() == PAGES[file]()

@@ -60,8 +60,8 @@ def test_a_sound_run_passes_and_its_arithmetic_is_right(pocket):
     batch, memory = found["batch"], found["memory"]
     assert (batch["images"], batch["at_once"], batch["images_in_all"]) == (4, 2, 800)
     assert found["step"]["evaluations"] == 4 * 6  # three steps, each made again on the way back
-    weights = sum(p.numel() for n, p in pocket.named_parameters() if ".lora_" not in n) * 4
-    lora = sum(p.numel() for n, p in pocket.named_parameters() if ".lora_" in n) * 4
+    weights = sum(p.numel() for m in pocket.networks() for n, p in m.named_parameters() if ".lora_" not in n) * 4
+    lora = sum(p.numel() for m in pocket.networks() for n, p in m.named_parameters() if ".lora_" in n) * 4
     assert memory["model"] == weights
     assert memory["lora_and_optimiser"] == 4 * lora
     assert memory["peak"] == sum(v for k, v in memory.items() if k != "peak")

@@ -82,6 +82,8 @@ def test_advantages_of_a_group_are_standard_scores():
     found = group_advantage(torch.tensor([1.0, 5.0, 3.0, 2.0, 4.0]), ["a", "b", "a", "a", "b"])
     spread = math.sqrt(2 / 3)
     assert found.tolist() == pytest.approx([-1 / spread, 1.0, 1 / spread, 0.0, -1.0])
+    near = torch.tensor([1000.0, 1000.0 + 2**-14, 1000.0])  # next to each other in float32, whose mean would round
+    assert group_advantage(near, ["a"] * 3).tolist() == pytest.approx([-(0.5**0.5), 2**0.5, -(0.5**0.5)], rel=1e-3)
 
 
 class Enumerated(TrainBatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tilting.cli.command import Call, takes
-from tilting.conditioning.train_run import condition_train, describe
 from tilting.config.condition_train import TrainConfig
 
 
 @takes(TrainConfig)
 def train(config: TrainConfig, call: Call) -> None:
     """Train a control of labels. DIR gets control.json, lora/, embedding, classifiers/, metrics.jsonl, checkpoints/."""
+    from tilting.conditioning.train_run import condition_train, describe
+
     manifest = condition_train(config, call.words, call.quiet)
     call.answer(manifest["summary"], describe(manifest))

@@ -14,6 +14,8 @@ from tilting.config.generate import GenerateConfig, resolve
 from tilting.errors import TiltingError
 from tilting.generation.run import Parts, load_parts, run
 from tilting.metrics.statistics import interval
+from tilting.reports.grid import comparison_grid
+from tilting.rewards.spec import build
 
 PROMPTS = ("a fox, noto style", "a sunflower on a blue background", "a castle, twemoji style", "a banana on a pink background")
 IMAGES, STEPS, PARTICLES, SHOWN = 4, 25, 4, 2
@@ -25,11 +27,19 @@ def requests(out: Path, prompts: Sequence[str], images: int, steps: int) -> dict
     """The runs of the demo by (method, reward), all of the same seeds."""
     return {
         (method, reward): resolve(
-            {"prompts": list(prompts), "method": method, "reward": [reward], "images": images, "steps": steps, "seed": 0,
-             "particles": None if method == "base" else PARTICLES, "out": str(out / "runs" / f"{method}-{reward}")}
+            {
+                "prompts": list(prompts),
+                "method": method,
+                "reward": [reward],
+                "images": images,
+                "steps": steps,
+                "seed": 0,
+                "particles": None if method == "base" else PARTICLES,
+                "out": str(out / "runs" / f"{method}-{reward}"),
+            }
         )
         for method, reward in RUNS
-    }  # fmt: skip
+    }
 
 
 def table(manifests: dict[tuple[str, str], dict[str, Any]]) -> str:
@@ -58,12 +68,8 @@ def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, step
         return load_parts(configs["base", "clip"])
 
     def parts(config: GenerateConfig) -> Parts:
-        from tilting.rewards.spec import build
-
         shared = model_and_judge()
         return shared._replace(reward=build(config.specs())) if config.reward != ("clip",) else shared
-
-    from tilting.reports.grid import comparison_grid
 
     configs = requests(out, prompts, images, steps)
     manifests = {}

@@ -12,6 +12,8 @@ from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
 from tilting.models.words import load_words
 from tilting.objectives import OBJECTIVES
+from tilting.objectives.about import LEGEND as OBJECTIVE_LEGEND
+from tilting.objectives.about import about_objective
 from tilting.presets import METHODS
 from tilting.reports.text import columns
 from tilting.rewards.declaration import REWARDS
@@ -63,11 +65,11 @@ def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
     cells = [["method", "paper", "gradient", "eta > 0", "density", "evaluations per image"]]
     for name, row in rows.items():
         gradient = "or probes" if row["gradient"] and row["zero_order"] else yes[row["gradient"]]
-        cells.append([name, row["paper"], gradient, yes[row["stochastic"]], yes[row["density"]], _evaluations(row)])
+        cells.append([name, row["paper"], gradient, yes[row["stochastic"]], yes[row["density"]], evaluations_of(row)])
     return [*columns(cells), "", *LEGEND]
 
 
-def _evaluations(row: dict[str, Any]) -> str:
+def evaluations_of(row: dict[str, Any]) -> str:
     return f"{'at most ' if row['at_most'] else ''}{row['evaluations']}"
 
 
@@ -78,10 +80,10 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
         "eta above 0" if row["stochastic"] else "any eta",
         "tractable density" if row["density"] else "no tractable density",
     ]
-    paid = f"{_evaluations(row)} at {STEPS} steps"
+    paid = f"{evaluations_of(row)} at {STEPS} steps"
     told = [["paper", row["paper"]], ["needs", "; ".join(needs)], ["evaluations per image", paid]]
     runs = {"published": row["published_run"], **{_case(case): used for case, used in row["published_for"].items()}}
-    told += [[case, ", ".join(f"{key} {_shown(value)}" for key, value in used.items())] for case, used in runs.items() if used]
+    told += [[case, ", ".join(f"{key} {shown(value)}" for key, value in used.items())] for case, used in runs.items() if used]
     lines = columns([[f"{name}: {row['about']}"]])
     for text in row["more"]:
         lines += ["", *text.splitlines(), ""] if text.startswith("    ") else columns([[text]])
@@ -90,7 +92,7 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
         return [*lines, "", f"{name} has no settings."]
     cells = [["setting", "default", "published", "what it is"]]
     for field, known in row["settings"].items():
-        published = _shown(known["published"]) if "published" in known else ""
+        published = shown(known["published"]) if "published" in known else ""
         default, about = _setting(known)
         cells.append([f"{name}.{field}", default, published, about])
     return [*lines, "", *columns(cells)]
@@ -104,7 +106,7 @@ def _setting(known: dict[str, Any]) -> tuple[str, str]:
     """A setting's default and what it is, in the cells of a table."""
     hidden = [word for word in known["choices"] if f'"{word}"' not in known["about"]]
     choices = f"; one of {', '.join(known['choices'])}" if hidden else ""
-    default, about = _shown(known["default"]), known["about"] + choices
+    default, about = shown(known["default"]), known["about"] + choices
     return ("(long)", f"{about}; by default {default}") if len(default) > LONG else (default, about)
 
 
@@ -115,8 +117,6 @@ def objectives(
     """List the objectives of fine-tuning, or the settings of one. Paper, gradient, cost; with NAME, what --set changes."""
     if name is not None:
         OBJECTIVES.find(name)
-    from tilting.objectives.about import about_objective
-
     rows = {key: about_objective(key) for key in ([name] if name else OBJECTIVES)}
     if as_json:
         return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
@@ -125,14 +125,12 @@ def objectives(
 
 
 def _objectives(rows: dict[str, dict[str, Any]]) -> list[str]:
-    from tilting.objectives.about import LEGEND
-
     cells = [["objective", "paper", "gradient", "evaluations", "rewards", "settings"]]
     for name, row in rows.items():
-        settings = " ".join(f"{field}={_shown(known['default'])}" for field, known in row["settings"].items())
+        settings = " ".join(f"{field}={shown(known['default'])}" for field, known in row["settings"].items())
         costs = [_counted(row, "evaluations"), _counted(row, "reward_calls")]
         cells.append([name, row["paper"].partition(";")[0], row["gradient"], *costs, settings])
-    return [*columns(cells), "", *LEGEND]
+    return [*columns(cells), "", *OBJECTIVE_LEGEND]
 
 
 def _counted(row: dict[str, Any], key: str) -> str:
@@ -158,10 +156,10 @@ def _one_objective(name: str, row: dict[str, Any]) -> list[str]:
     return [*head, "", *columns(told), "", *columns(cells)]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A setting as --set takes it."""
     if isinstance(value, tuple | list):
-        return ",".join(map(_shown, value))
+        return ",".join(map(shown, value))
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

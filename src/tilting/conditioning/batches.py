@@ -50,7 +50,7 @@ class ControlBatches(Batches):
         super().__post_init__()
         with torch.no_grad():
             self._context = self.augmented.model.encode_prompts(list(self.prompts))
-            self._empty = self.augmented.model.encode_prompts([self.negative])
+            self._empty = self.augmented.model.encode_prompts([self.config.negative_prompt])
         kinds = {name: c.schema for name, c in self.classifiers.items()}
         self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
         self._codes: dict[str, Tensor] = {}
@@ -60,10 +60,11 @@ class ControlBatches(Batches):
         batch = super().__call__(step, memory)
         self.seen, self._scored = {}, 0
         here = slice(batch.first, batch.first + len(batch.who))
-        self._codes = {n: y[here].to(self.device) for n, y in draw_labels(self._ranges, self.batch, self.seed, step).items()}
-        texts = torch.tensor([self._row[w.prompt] for w in batch.who], device=self.device)
+        labels = draw_labels(self._ranges, self.config.batch_size, self.config.seed, step)
+        self._codes = {n: y[here].to(self.engine.device) for n, y in labels.items()}
+        texts = torch.tensor([self._row[w.prompt] for w in batch.who], device=self.engine.device)
         terms = [Term(self.augmented, self._codes)]
-        controlled, pretrained = guided(terms, self._context[texts], self._empty, self.cfg, count=self._count)
+        controlled, pretrained = guided(terms, self._context[texts], self._empty, self.config.cfg, count=self._count)
         return replace(batch, denoise=self._whole(controlled), base=self._whole(pretrained))
 
     def _count(self, latents: int) -> None:
@@ -73,7 +74,7 @@ class ControlBatches(Batches):
         """A denoiser of all of the batch."""
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            with self.context():
+            with self.engine.context():
                 return Prediction(*(part.to(x.dtype) for part in network(x, t, rows)))
 
         return denoise

@@ -107,9 +107,16 @@ def times_of(augmented: Augmented) -> list[Time]:
 
 
 def batch_of(
-    augmented: Augmented, data: Triplets, size: int, dropout: float, seed: int, step: int, index: int = 0, count: int = 1,
+    augmented: Augmented,
+    data: Triplets,
+    size: int,
+    dropout: float,
+    seed: int,
+    step: int,
+    index: int = 0,
+    count: int = 1,
     context: Callable[[], AbstractContextManager] = nullcontext,
-) -> tuple[TrainBatch, Tensor]:  # fmt: skip
+) -> tuple[TrainBatch, Tensor]:
     """A batch of triplets for the objective, and the clean latents of the whole of it.
 
     Args:
@@ -146,7 +153,20 @@ def batch_of(
     who = [rng.Identity(seed, p, step * size + i) for i, p in enumerate(everyone)]
     clean = data.latents[drawn].to(model.device)
     batch = TrainBatch(
-        plain, base, plain, base, lambda x0, which: x0.new_zeros(len(x0)), times_of(augmented), who[here],
-        tuple(clean.shape[1:]), 1.0, step, seed, everyone=who, first=first, device=model.device, dtype=clean.dtype,
-    )  # fmt: skip
+        plain,
+        base,
+        plain,
+        base,
+        lambda x0, which: x0.new_zeros(len(x0)),
+        times_of(augmented),
+        who[here],
+        tuple(clean.shape[1:]),
+        1.0,
+        step,
+        seed,
+        everyone=who,
+        first=first,
+        device=model.device,
+        dtype=clean.dtype,
+    )
     return batch, clean

@@ -1,5 +1,4 @@
 """`tilting condition train`: a control from classifiers (CTRL), or from triplets (classifier-free), in a folder that resumes.
-Importing this does not import torch.
 
     CTL/control.json, lora/, embedding.safetensors, classifiers/    the control (`tilting.models.control_spec`) at the last save
     CTL/metrics.jsonl, timing.jsonl, checkpoints/, manifest.json    the run, as of `tilting finetune`
@@ -10,21 +9,20 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from tilting.conditioning.dataset import bar, read_tables
+from tilting.conditioning.classifiers import Classifier, by_label, read_classifier
+from tilting.conditioning.dataset import Dataset, bar, read_tables
+from tilting.conditioning.trainer import ControlTrainer, check_gradient, control_trainer_of
+from tilting.conditioning.triplets import labelled
 from tilting.config.condition_train import FREE, TrainConfig
 from tilting.models import control_spec, load
 from tilting.models.placement import device_of
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import TrainingFolder
-
-if TYPE_CHECKING:
-    from tilting.conditioning.classifiers import Classifier
-    from tilting.conditioning.dataset import Dataset
-    from tilting.conditioning.trainer import ControlTrainer
-    from tilting.training.processes import Engine
-    from tilting.training.trainer import Row
+from tilting.training.loop import Info
+from tilting.training.processes import Engine
+from tilting.training.trainer import on_device
 
 
 class Parts(NamedTuple):
@@ -59,9 +57,6 @@ class ControlFolder(TrainingFolder[TrainConfig]):
 def load_parts(config: TrainConfig) -> Parts:
     """Load what a config asks for, on the CPU: the classifiers first, so that a wrong one is refused before the model is read,
     and before them a device that is not here."""
-    from tilting.conditioning.classifiers import by_label, read_classifier
-    from tilting.conditioning.trainer import check_gradient
-
     device_of(config.device)
     classifiers = [read_classifier(name) for name in config.classifier]
     if not config.free:
@@ -97,10 +92,6 @@ def condition_train(
 
 def _trainer(folder: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> ControlTrainer:
     """What trains the control, of labelled pictures where it is classifier-free."""
-    from tilting.conditioning.trainer import control_trainer_of
-    from tilting.conditioning.triplets import labelled
-    from tilting.training.trainer import on_device
-
     config, data = folder.config, None
     model: Any = on_device(parts.model, engine)
     if config.objective == FREE:
@@ -119,11 +110,11 @@ class Obedience(Observer[TrainConfig]):
         super().__init__(folder, trainer)
         self.last: Mapping[str, Any] | None = None
 
-    def look(self, row: Row) -> dict[str, Any]:
+    def look(self, row: Info) -> dict[str, Any]:
         self.last = row.numbers if row.skipped is None else self.last
         return {}
 
-    def shown(self, row: Row) -> dict[str, float | None]:
+    def shown(self, row: Info) -> dict[str, float | None]:
         numbers = row.numbers
         return {"log p": numbers.get("log_prob"), "error": numbers.get("error"), **kl_of(numbers), "s": row.seconds}
 

@@ -10,7 +10,7 @@ The same LoRA and embedding are trained on triplets by classifier-free fine-tuni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -169,25 +169,8 @@ def _labels(
     if config.kl or config.planner == "ppo":
         grid = model.schedule.grid(config.steps)
         augmented.off = max((t.t for t, to in pairwise(grid) if step_std(t, to, 1.0) == 0), default=-1.0)
-    batches = ControlBatches(
-        model,
-        model.unet,
-        config.all_prompts(),
-        None,
-        config.steps,
-        config.eta,
-        config.cfg,
-        config.batch_size,
-        1,
-        config.seed,
-        config.negative_prompt,
-        engine.part,
-        engine.context,
-        engine.device,
-        augmented=augmented,
-        classifiers=classifiers,
-        gamma=config.gamma,
-    )
+    drawn = replace(config, prompts=tuple(config.all_prompts()))
+    batches = ControlBatches(model, model.unet, drawn, engine, augmented=augmented, classifiers=classifiers, gamma=config.gamma)
     return CtrlPpo(config.kl) if config.planner == "ppo" else Ctrl(config.truncation, config.kl), batches
 
 
@@ -195,17 +178,8 @@ def _triplets(
     config: TrainConfig, augmented: Augmented, data: Labelled, classifiers: dict[str, Classifier], engine: Engine
 ) -> tuple[Losses, TripletBatches]:
     """The objective and batches of classifier-free fine-tuning."""
-    batches = TripletBatches(
-        augmented,
-        data.triplets,
-        data.schemas,
-        classifiers,
-        config.batch_size,
-        config.label_dropout,
-        config.seed,
-        engine.part,
-        engine.context,
-    )
+    sizes = config.batch_size, config.label_dropout, config.seed
+    batches = TripletBatches(augmented, data.triplets, data.schemas, classifiers, *sizes, engine)
     return ClassifierFree(batches.of, augmented.model.schedule.kind), batches
 
 

@@ -5,8 +5,7 @@ A table gives the labels it has; two tables may have a label each and share no p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,8 @@ from tilting.conditioning.pictures import encode_files
 from tilting.features.schema import Schema
 from tilting.models.labels import Augmented
 from tilting.objectives.batch import TrainBatch
-from tilting.training.batches import Counts, Slice
+from tilting.training.batches import Counts
+from tilting.training.processes import Engine
 from tilting.types import Prediction, TiltingError, Time
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ class TripletBatches:
         batch: triplets of a step, over all processes.
         dropout: the share that is trained as "no label".
         seed: of the run.
-        part: this process's slice.
-        context: entered around every network call.
+        engine: this process, which has a slice of every batch.
         clean: latents of the whole batch that is on.
     """
 
@@ -132,8 +131,7 @@ class TripletBatches:
     batch: int
     dropout: float = 0.1
     seed: int = 0
-    part: Slice = field(default_factory=Slice)
-    context: Callable[[], AbstractContextManager] = nullcontext
+    engine: Engine = field(default_factory=Engine)
     clean: Tensor = field(default_factory=lambda: torch.zeros(0))
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
@@ -146,9 +144,8 @@ class TripletBatches:
         return list(dict.fromkeys(self.data.prompts))
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
-        batch, self.clean = batch_of(
-            self.augmented, self.data, self.batch, self.dropout, self.seed, step, self.part.index, self.part.count, self.context
-        )
+        engine, asked = self.engine, (self.batch, self.dropout, self.seed, step)
+        batch, self.clean = batch_of(self.augmented, self.data, *asked, engine.index, engine.count, engine.context)
         self.counts.images += len(batch.who)
         counts, network = self.counts, batch.plain
 

@@ -10,20 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Lt
 from typing_extensions import Doc
 
-from tilting.config.options import Cfg, Device, Model, NegativePrompt, Out, Prompts, Seed
-from tilting.config.training import (
-    Accumulate,
-    BatchSize,
-    CheckpointEvery,
-    Clip,
-    TargetModules,
-    Tracker,
-    TrainingConfig,
-    TrainPrecision,
-    TrainSteps,
-    WeightDecay,
-    check_batch,
-)
+from tilting.config import options, training
+from tilting.config.training import TrainingConfig, check_batch
 from tilting.declare import Metavar, Option
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
@@ -53,8 +41,8 @@ class TrainConfig(TrainingConfig):
     model. ``prompts`` is empty for all that pocket draws. Classifier-free fine-tuning has no use for what is of a chain or of
     γ."""
 
-    prompts: Prompts = ()
-    model: Model = "pocket"
+    prompts: options.Prompts = ()
+    model: options.Model = "pocket"
     classifier: Annotated[
         tuple[str, ...], Metavar("FIT"), Doc("Folder of `condition fit`, or file.py:function; repeatable.")
     ] = ()
@@ -67,10 +55,10 @@ class TrainConfig(TrainingConfig):
     ] = ()
     label_dropout: Annotated[float, Ge(0), Lt(1), Doc("Share of --data trained without label.")] = 0.1
     skip_bad: Annotated[bool, Doc("Leave bad rows of --data out.")] = False
-    train_steps: TrainSteps = 150
+    train_steps: training.TrainSteps = 150
     steps: Annotated[int, Ge(2), Doc("T, denoising steps.")] = 12
-    batch_size: Annotated[BatchSize, Option(default="8; 32 of --data")] = 8
-    accumulate: Accumulate = 1
+    batch_size: Annotated[training.BatchSize, Option(default="8; 32 of --data")] = 8
+    accumulate: training.Accumulate = 1
     gamma: Annotated[float, Gt(0), Option(default="10; pocket 7680"), Doc("γ, strength of the label in what is aimed at.")] = (
         10.0
     )
@@ -85,21 +73,21 @@ class TrainConfig(TrainingConfig):
         "backprop"
     )
     truncation: Annotated[Literal["random", "all"], Metavar("random|all"), Doc("Steps that carry gradient.")] = "random"
-    cfg: Cfg = 4.0
+    cfg: options.Cfg = 4.0
     eta: Annotated[float, Gt(0), Le(1), Option(default="1"), Doc("Noise of the chain, above 0.")] = 1.0
-    negative_prompt: NegativePrompt = ""
+    negative_prompt: options.NegativePrompt = ""
     lora_lr: Annotated[float, Gt(0), Option(default="1e-3; pocket 4e-3"), Doc("Learning rate of the LoRA.")] = 1e-3
     embedding_lr: Annotated[float, Gt(0), Option(default="1e-2; pocket 4e-2"), Doc("Learning rate of the embedding.")] = 1e-2
     rank: Annotated[int, Ge(1), Doc("Of the LoRA.")] = 8
-    target_modules: TargetModules = PAPER_TARGETS
-    weight_decay: WeightDecay = 0.1
-    clip: Clip = 1.0
-    device: Device = "auto"
-    precision: TrainPrecision = FULL
-    checkpoint_every: CheckpointEvery = 25
-    tracker: Tracker = ()
-    out: Out = None
-    seed: Seed = 0
+    target_modules: training.TargetModules = PAPER_TARGETS
+    weight_decay: training.WeightDecay = 0.1
+    clip: training.Clip = 1.0
+    device: options.Device = "auto"
+    precision: training.TrainPrecision = FULL
+    checkpoint_every: training.CheckpointEvery = 25
+    tracker: training.Tracker = ()
+    out: options.Out = None
+    seed: options.Seed = 0
 
     @property
     def free(self) -> bool:

@@ -9,31 +9,17 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Lt
 from typing_extensions import Doc
 
+from tilting.config import options, training
 from tilting.config.diversity import parse_diversity
 from tilting.config.objectives import settings_of
-from tilting.config.options import Cfg, Device, Eta, Model, NegativePrompt, Out, Prompts, Reward, Seed, Settings, Steps, Unused
-from tilting.config.training import (
-    Accumulate,
-    BatchSize,
-    CheckpointEvery,
-    Clip,
-    Rank,
-    TargetModules,
-    Tracker,
-    TrainingConfig,
-    TrainPrecision,
-    TrainSteps,
-    WeightDecay,
-    check_batch,
-    once,
-)
+from tilting.config.training import TrainingConfig, check_batch, once
 from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import defaults
 from tilting.models.placement import FULL
 from tilting.objectives import OBJECTIVES
-from tilting.objectives.batch import Objective, check_accumulate
+from tilting.objectives.batch import BaseObjective, check_accumulate
 from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
@@ -53,27 +39,27 @@ class FinetuneConfig(TrainingConfig):
     """A checked request, every default filled in: ``rank`` and ``target_modules`` are None where they are those of
     ``init_lora``; ``device`` "auto" is what accelerate finds; ``settings`` has every setting of the objective."""
 
-    prompts: Prompts
-    model: Model = "pocket"
-    reward: Reward = ("clip",)
+    prompts: options.Prompts
+    model: options.Model = "pocket"
+    reward: options.Reward = ("clip",)
     objective: Annotated[str, Doc("See `tilting objectives`.")] = "draft-lv"
-    train_steps: TrainSteps = 200
-    steps: Steps = 50
-    batch_size: Annotated[BatchSize, Option(default="4, or what divides into groups, processes and parts")] = 4
-    accumulate: Accumulate = 1
-    eta: Annotated[Eta, Option(default="what the objective needs")] = 0.0
-    cfg: Cfg = 4.0
-    negative_prompt: NegativePrompt = ""
+    train_steps: training.TrainSteps = 200
+    steps: options.Steps = 50
+    batch_size: Annotated[training.BatchSize, Option(default="4, or what divides into groups, processes and parts")] = 4
+    accumulate: training.Accumulate = 1
+    eta: Annotated[options.Eta, Option(default="what the objective needs")] = 0.0
+    cfg: options.Cfg = 4.0
+    negative_prompt: options.NegativePrompt = ""
     lr: Annotated[float, Gt(0), Option(default="4e-4"), Doc("Learning rate.")] = 4e-4
-    rank: Rank = 8
-    target_modules: TargetModules | None = PAPER_TARGETS
-    weight_decay: WeightDecay = 0.1
-    clip: Clip = 1.0
+    rank: training.Rank = 8
+    target_modules: training.TargetModules | None = PAPER_TARGETS
+    weight_decay: training.WeightDecay = 0.1
+    clip: training.Clip = 1.0
     lr_decay: Annotated[Literal["constant", "sqrt"], Doc("constant, or sqrt (for long runs).")] = "constant"
-    device: Device = "auto"
-    precision: TrainPrecision = FULL
-    settings: Annotated[Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
-    checkpoint_every: CheckpointEvery = 50
+    device: options.Device = "auto"
+    precision: training.TrainPrecision = FULL
+    settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
+    checkpoint_every: training.CheckpointEvery = 50
     sample_every: Annotated[int, Ge(0), Doc("Steps between samples; 0 for none.")] = 50
     sample_images: Annotated[int, Ge(1), Doc("Sampled images per prompt.")] = 2
     judge: Annotated[str | None, Metavar("SPEC"), Option(default="pocket-judge"), Doc("A held-out reward for the samples.")] = (
@@ -92,13 +78,13 @@ class FinetuneConfig(TrainingConfig):
         str | None, Metavar("MEASURE=WEIGHT"), Check(_term), Doc("Reward distance in a batch: euclid, clip, lpips:VGG.")
     ] = None
     reward_dropout: Annotated[float, Ge(0), Lt(1), Doc("Share of units dropped inside the reward.")] = 0.0
-    tracker: Tracker = ()
-    out: Out = None
-    seed: Seed = 0
-    unused: Unused = ()
+    tracker: training.Tracker = ()
+    out: options.Out = None
+    seed: options.Seed = 0
+    unused: options.Unused = ()
 
     @property
-    def made_objective(self) -> Objective:
+    def made_objective(self) -> BaseObjective:
         """The objective this asks for."""
         return OBJECTIVES[self.objective](**{key.partition(".")[2]: value for key, value in self.settings})
 
@@ -137,13 +123,13 @@ class FinetuneConfig(TrainingConfig):
         return replace(config, unused=(*unused, *config._unused(given)))
 
     @classmethod
-    def completed(cls, given: Mapping[str, Any], objective: Objective, steps: int, cfg: float) -> dict[str, Any]:
+    def completed(cls, given: Mapping[str, Any], objective: BaseObjective, steps: int, cfg: float) -> dict[str, Any]:
         """Fields with those defaults that depend on objective and model: eta, steps, cfg, batch size."""
         unit = objective.group_size * processes() * given.get("accumulate", 1)
         values = {"steps": steps, "cfg": cfg, "eta": objective.default_eta, "batch_size": -(-4 // unit) * unit}
         return values | dict(given)
 
-    def check(self, objective: Objective, count: int) -> None:
+    def check(self, objective: BaseObjective, count: int) -> None:
         """Refuse what does not go together, for so many processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
         check_accumulate(objective, self.accumulate)
@@ -165,7 +151,7 @@ class FinetuneConfig(TrainingConfig):
             if self.judge is None and self.model != "pocket":
                 raise TiltingError("early-stop needs a judge: give a held-out reward by --judge")
 
-    def check_batch(self, objective: Objective, count: int) -> None:
+    def check_batch(self, objective: BaseObjective, count: int) -> None:
         """Refuse a batch that does not divide into groups, processes and parts. Raises TiltingError."""
         groups = f"groups of {objective.group_size} images of a prompt for {objective.name}"
         parts = f"{self.accumulate} parts by --accumulate"

@@ -80,8 +80,8 @@ class Drawn:
 
 
 def draw(
-    model: Model, plan: Plan, latents: Tensor | None = None, device: torch.device | str | None = None,
-) -> Iterator[Step | Drawn]:  # fmt: skip
+    model: Model, plan: Plan, latents: Tensor | None = None, device: torch.device | str | None = None
+) -> Iterator[Step | Drawn]:
     """Run a plan. Yields a Step after every draw and a Drawn after every group.
 
     Args:
@@ -115,9 +115,17 @@ def draw(
             with torch.no_grad(), remembering(texts):
                 grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
                 problem = loop.Problem(
-                    model.denoiser(worded, plan.cfg, plan.negative), grid, who, model.latent_shape, scorer, plan.eta, plan.cfg,
-                    plan.batch_size, place, per_particle=len(worded) > len(prompts),
-                )  # fmt: skip
+                    model.denoiser(worded, plan.cfg, plan.negative),
+                    grid,
+                    who,
+                    model.latent_shape,
+                    scorer,
+                    plan.eta,
+                    plan.cfg,
+                    plan.batch_size,
+                    place,
+                    per_particle=len(worded) > len(prompts),
+                )
                 if clean is None:
                     state = loop.start(problem, plan.method, given)
                 else:

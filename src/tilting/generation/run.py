@@ -148,9 +148,12 @@ def png(image: Tensor, record: dict[str, Any], method: str) -> bytes:
 
 
 def run(
-    config: Generated, argv: Sequence[str] = (), quiet: bool = False,
-    parts: Callable[[Generated], Parts] = load_parts, folder: Callable[..., Folder] = Folder,
-) -> dict[str, Any]:  # fmt: skip
+    config: Generated,
+    argv: Sequence[str] = (),
+    quiet: bool = False,
+    parts: Callable[[Generated], Parts] = load_parts,
+    folder: Callable[..., Folder] = Folder,
+) -> dict[str, Any]:
     """Draw what is missing of a run and return its manifest.
 
     Args:
@@ -220,9 +223,14 @@ class _Progress:
         most = max(request.method.particles, *request.method.counts, 1)
         groups = -(-len(request.who) // max(1, request.batch_size // most))
         self.bar = tqdm(
-            total=groups * request.ticks, desc=request.preset.name, unit="step", file=sys.stderr, disable=quiet,
-            dynamic_ncols=True, leave=False,
-        )  # fmt: skip
+            total=groups * request.ticks,
+            desc=request.preset.name,
+            unit="step",
+            file=sys.stderr,
+            disable=quiet,
+            dynamic_ncols=True,
+            leave=False,
+        )
 
     def __enter__(self) -> _Progress:
         return self

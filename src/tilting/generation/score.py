@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from tilting import sample as loop
 from tilting.generation.plan import Model
 from tilting.lazy import torch
 from tilting.method import Method
-from tilting.rewards.check import checked
+from tilting.rewards.weighted_sum import as_sum
 from tilting.types import Reward, RewardError
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
-            self.evaluations + other.evaluations, self.decodes + other.decodes,
-            self.reward_calls + other.reward_calls, self.seconds + other.seconds,
-        )  # fmt: skip
+            self.evaluations + other.evaluations,
+            self.decodes + other.decodes,
+            self.reward_calls + other.reward_calls,
+            self.seconds + other.seconds,
+        )
 
 
 class Scorer:
@@ -43,21 +45,15 @@ class Scorer:
     """
 
     def __init__(self, model: Model, reward: Reward, prompts: Sequence[str]):
-        self.model, self.reward, self.prompts = model, reward, prompts
+        self.model, self.reward, self.prompts = model, as_sum(reward), prompts
         self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
 
     def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
         """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
-        each: Callable | None = getattr(self.reward, "each", None)
-        total: Callable | None = getattr(self.reward, "total", None)
         try:
             images, prompts = self.model.decode(x0), [self.prompts[int(i)] for i in rows]
-            if each is None or total is None:
-                value = checked(self.reward, images, prompts)
-                parts = {self.reward.name: value}
-            else:
-                parts = each(images, prompts)
-                value = total(parts)
+            parts = self.reward.each(images, prompts)
+            value = self.reward.total(parts)
         except RewardError as error:
             row = int(rows[error.row]) if error.row is not None else None
             raise RewardError(str(error), row) from error
@@ -90,6 +86,5 @@ def finish(model: Model, problem: loop.Problem, method: Method, state: loop.Stat
         place, paid = torch.arange(b, device="cpu") * n + kept, b * n
     images, parts = scorer.scored()
     mine = {name: values[place] for name, values in parts.items()}
-    total: Callable | None = getattr(scorer.reward, "total", None)
-    values = next(iter(mine.values())) if total is None else total(mine)
+    values = scorer.reward.total(mine)
     return images[place], values.tolist(), {name: v.tolist() for name, v in mine.items()}, Counts(0, paid, paid)

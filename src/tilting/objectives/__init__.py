@@ -1,10 +1,13 @@
 """The objectives by name: frozen settings with the published defaults, each batch -> losses.
 
 Each is declared once, where it stands: what its fields hold, its paper, what it needs of reward and chain. What it costs is
-counted by running it (`tilting.objectives.cost`). Importing this does not import torch.
+counted by running it (`tilting.objectives.cost`). Importing this does not import torch. An objective of another package is an
+attribute here too: ``objectives.mine()``.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from tilting.objectives.batch import OBJECTIVES as OBJECTIVES
 from tilting.objectives.batch import BaseObjective as BaseObjective
@@ -21,3 +24,10 @@ from tilting.objectives.adjoint import AdjointMatching
 draft, draft_k, draft_lv, refl, alignprop = Draft, DraftK, DraftLv, Refl, AlignProp
 ddpo, dpok, grpo, dpg = Ddpo, Dpok, Grpo, Dpg  # dpg the objective, over dpg the module
 rwr, raft, dpo, adjoint = RewardWeighted, Raft, PreferencePairs, AdjointMatching
+
+
+def __getattr__(name: str) -> Any:
+    option = name.replace("_", "-")
+    if name.startswith("_") or option not in OBJECTIVES:
+        raise AttributeError(f"module 'tilting.objectives' has no attribute {name!r}")
+    return OBJECTIVES[option]

@@ -47,7 +47,7 @@ def about_objective(name: str) -> dict[str, Any]:
         "drawn": cost.drawn,
         "counted_at": STEPS,
         "settings": {
-            field: {"default": plain(one.default), "about": one.about, "choices": list(one.choices)}
+            field: {"default": plain(one.default), "about": one.about.replace("``", ""), "choices": list(one.choices)}
             for field, one in declared(kind).items()
         },
     }

@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 class AdjointMatching(BaseObjective):
     """Adjoint matching: the exact tilt, on a memoryless schedule.
 
-    x_T .. x_0 = a chain of θ, without gradients; its last step is the base model's
-    ã = -∇r(decode(x_0)) / β
-    for s = 0 .. T - 1, t = s + 1:
-        ã_s = ã;  ã = (∂ mean_base(x_t) / ∂ x_t)ᵀ ã
-    for each step t of those chosen:
-        loss += |(mean_θ(x_t) - mean_base(x_t)) / std_t + std_t ã_s|²
-    θ <- AdamW(∇_θ mean loss)
+        x_T .. x_0 = a chain of θ, without gradients; its last step is the base model's
+        ã = -∇r(decode(x_0)) / β
+        for s = 0 .. T - 1, t = s + 1:
+            ã_s = ã;  ã = (∂ mean_base(x_t) / ∂ x_t)ᵀ ã
+        for each step t of those chosen:
+            loss += |(mean_θ(x_t) - mean_base(x_t)) / std_t + std_t ã_s|²
+        θ <- AdamW(∇_θ mean loss)
+
+    Exact where x_0 forgets x_T (eta 1, ᾱ_T = 0) as T grows. The last step (std 0) is left out, its Jacobian is not.
     """
 
     name, paper, through = "adjoint", "Domingo-Enrich et al. 2024", "of the reward"

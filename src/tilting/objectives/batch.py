@@ -136,51 +136,17 @@ class Losses(Protocol):
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]: ...
 
 
-class Objective(Losses, Protocol):
-    """A frozen value that turns a batch into losses; `BaseObjective` answers what one of its own does not say."""
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether the reward must be differentiable."""
-        ...
-
-    @property
-    def needs_critic(self) -> bool:
-        """Whether it trains an estimate of the reward beside the model."""
-        ...
-
-    @property
-    def group_size(self) -> int:
-        """Images of one prompt that must stand together in a batch (1 if it does not matter)."""
-        ...
-
-    @property
-    def default_eta(self) -> float:
-        """eta of the sampler unless told."""
-        ...
-
-    def check_chain(self, eta: float, steps: int) -> None:
-        """Refuse a chain that it cannot learn from. Raises TiltingError."""
-        ...
-
-    def latents_kept(self, steps: int) -> int:
-        """Latents that an image's path leaves."""
-        ...
-
-    @property
-    def graphs_at_once(self) -> int:
-        """Graphs of a step and its reward that are held at once."""
-        ...
-
-
 class BaseObjective:
-    """What an objective is unless it says otherwise. One of its own is a frozen dataclass of this, whose fields are its
-    settings (see `tilting.declare`), registered by `OBJECTIVES.register`.
+    """An objective: a frozen dataclass that turns a batch into losses. One of its own derives from this, declares its settings
+    as fields (see `tilting.declare`), is registered by `OBJECTIVES.register`, and says what else of this is not so.
 
     Attributes:
         name: what the command line, YAML and manifests call it.
         paper: where it comes from; further ones after a semicolon.
+        needs_gradient: whether the reward must be differentiable.
         through: what the reward's gradient goes through, for people.
+        needs_critic: whether it trains an estimate of the reward beside the model.
+        group_size: images of one prompt that must stand together in a batch (1 if it does not matter).
     """
 
     name: str = ""
@@ -193,8 +159,12 @@ class BaseObjective:
     def __post_init__(self) -> None:
         check_fields(self, f"{self.name}.")
 
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        raise NotImplementedError
+
     @property
     def updates_several(self) -> bool:
+        """Whether a training step makes more than one update: the loop then keeps a copy to undo them by."""
         return False
 
     @property
@@ -204,21 +174,25 @@ class BaseObjective:
 
     @property
     def default_eta(self) -> float:
+        """eta of the sampler unless told."""
         return 0.0 if self.needs_gradient and not self.needs_density else 1.0
 
     def check_chain(self, eta: float, steps: int) -> None:
+        """Refuse a chain that it cannot learn from. Raises TiltingError."""
         if self.needs_density:
             check_density(self.name, eta, steps)
 
     def latents_kept(self, steps: int) -> int:
+        """Latents that an image's path leaves."""
         return steps + 1
 
     @property
     def graphs_at_once(self) -> int:
+        """Graphs of a step and its reward that are held at once."""
         return 1
 
 
-OBJECTIVES: Registry[Any] = Registry("objective", "tilting.objectives")
+OBJECTIVES: Registry[type[BaseObjective]] = Registry("objective", "tilting.objectives")
 """The objectives by name, other packages' too."""
 
 
@@ -230,7 +204,7 @@ def check_density(who: str, eta: float, steps: int) -> None:
         raise TiltingError(f"{who} needs at least 2 steps: the last one has no density")
 
 
-def check_accumulate(objective: Objective, accumulate: int) -> None:
+def check_accumulate(objective: BaseObjective, accumulate: int) -> None:
     """Refuse parts of a batch for an objective that is no mean over images. Raises TiltingError."""
     if accumulate < 1:
         raise TiltingError(f"accumulate must be at least 1, not {accumulate}")

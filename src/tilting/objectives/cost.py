@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilting.lazy import torch
-from tilting.objectives.batch import Objective, TrainBatch
+from tilting.objectives.batch import BaseObjective, TrainBatch
 from tilting.rng import Identity
 from tilting.schedule import Schedule
 from tilting.types import Prediction
@@ -36,7 +36,7 @@ class Cost(NamedTuple):
     drawn: bool = False
 
 
-def cost_of(objective: Objective, steps: int = STEPS) -> Cost:
+def cost_of(objective: BaseObjective, steps: int = STEPS) -> Cost:
     """The cost of an objective on a chain of so many steps."""
     first = [_step(objective, steps, k) for k in range(3)]
     drawn = len(set(first)) > 1
@@ -45,7 +45,7 @@ def cost_of(objective: Objective, steps: int = STEPS) -> Cost:
     return Cost(evaluations, calls, drawn)
 
 
-def _step(objective: Objective, steps: int, number: int) -> tuple[float, float]:
+def _step(objective: BaseObjective, steps: int, number: int) -> tuple[float, float]:
     """(evaluations, reward calls) of an image in a training step."""
     paid, count = [0, 0], 2 * objective.group_size
     theta = torch.zeros(2, requires_grad=True)

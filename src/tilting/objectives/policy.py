@@ -257,12 +257,14 @@ class Dpok(PolicyGradient):
 class Grpo(PolicyGradient):
     """GRPO: advantages within the K images of a prompt.
 
-    for each prompt of the batch: K chains x_T .. x_0 of θ, without gradients;  r_k = r(decode(x_0))
-    A_k = clip((r_k - mean_K r) / std_K r, ± 5)
-    for each epoch, each minibatch of the steps with a density, in random order:
-        ratio_t = p_θ(x_s | x_t) / p_old(x_s | x_t)
-        loss = mean over t of max(-A ratio_t, -A clip(ratio_t, 1 ± clip)) + kl KL_t(θ || base)
-        θ <- AdamW(∇_θ loss)
+        for each prompt of the batch: K chains x_T .. x_0 of θ, without gradients;  r_k = r(decode(x_0))
+        A_k = clip((r_k - mean_K r) / std_K r, ± 5)
+        for each epoch, each minibatch of the steps with a density, in random order:
+            ratio_t = p_θ(x_s | x_t) / p_old(x_s | x_t)
+            loss = mean over t of max(-A ratio_t, -A clip(ratio_t, 1 ± clip)) + kl KL_t(θ || base)
+            θ <- AdamW(∇_θ loss)
+
+    A prompt whose images are all worth the same teaches nothing: A is 0.
 
     With one update per batch (epochs = minibatches = 1, the default) every ratio is 1 and the clip idle: it binds from the
     second update on.

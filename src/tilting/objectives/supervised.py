@@ -131,11 +131,13 @@ class RewardWeighted(BaseObjective):
 class Raft(BaseObjective):
     """RAFT: fit the best of each prompt's images.
 
-    for each prompt of the batch: G chains of θ, without gradients;  x = the one of the best r(decode(x))
-    for j = 1 .. J:
-        t ~ Uniform of the grid, ε ~ N(0, I)
-        loss += mean |target_θ(α_t x + σ_t ε, t) - target|² / J
-    θ <- AdamW(∇_θ loss)
+        for each prompt of the batch: G chains of θ, without gradients;  x = the one of the best r(decode(x))
+        for j = 1 .. J:
+            t ~ Uniform of the grid, ε ~ N(0, I)
+            loss += mean |target_θ(α_t x + σ_t ε, t) - target|² / J
+        θ <- AdamW(∇_θ loss)
+
+    The paper fits the best over several epochs before it draws again; here every training step draws.
     """
 
     name, paper = "raft", "Dong et al. 2023"

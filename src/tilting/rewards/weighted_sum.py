@@ -157,3 +157,8 @@ def combine(
     """
     pairs = tuple((part[0], float(part[1])) if isinstance(part, tuple) else (part, 1.0) for part in parts)
     return Combined(pairs, tuple(reward.name for reward, _ in pairs) if keys is None else tuple(keys), scales)
+
+
+def as_sum(reward: Reward) -> Combined:
+    """The reward as a sum of parts: one that is none is its only part."""
+    return reward if isinstance(reward, Combined) else combine([reward])

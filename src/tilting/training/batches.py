@@ -9,9 +9,9 @@ one over more processes, each of which holds a slice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from tilting.models.lora import lora_off
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.diversity import Diversity, to_reverse
+from tilting.training.processes import Engine
 from tilting.types import Denoise, Prediction, Reward, RewardError, Time
 
 
@@ -38,20 +39,6 @@ class Counts:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Slice:
-    """This process's part of every batch.
-
-    Attributes:
-        index, count: which process, of how many.
-        gather: values (b,) of this process -> those of all, in order; None if there is one.
-    """
-
-    index: int = 0
-    count: int = 1
-    gather: Callable[[Tensor], Tensor] | None = None
-
-
 def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, group: int) -> list[rng.Identity]:
     """Who is drawn in a training step, over all processes; a group's images stand together."""
     generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
@@ -62,6 +49,25 @@ def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, g
     return [rng.Identity(seed, prompt, -(step * batch + j) - 1) for j, prompt in enumerate(who)]
 
 
+class Sampler(Protocol):
+    """What a config says of batches that are drawn."""
+
+    @property
+    def prompts(self) -> Sequence[str]: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def eta(self) -> float: ...
+    @property
+    def cfg(self) -> float: ...
+    @property
+    def negative_prompt(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
 @dataclass
 class Batches:
     """(training step, memory) -> the batch of that step; what a training loop asks for.
@@ -69,15 +75,11 @@ class Batches:
     Attributes:
         model: what is trained, its LoRA attached and active.
         backbone: its network, whose LoRA the frozen model is without.
-        prompts: to draw from; each different one is encoded once.
+        config: of the sampler and the batch; each different prompt is encoded once.
+        engine: this process, which has a slice of every batch.
         reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
             step together.
-        steps, eta, cfg, negative: of the sampler.
-        batch, group_size: images of a step over all processes; images of a prompt that stand together.
-        seed: of the run.
-        part: this process's slice.
-        context: entered around every network call (a launcher's autocast).
-        device: of the latents.
+        group_size: images of a prompt that stand together.
         critic: the reward with parameters of its own, for DPG.
         diversity: a term for the dissimilarity of the images made at once.
         bare: the model without what is learned of its sampler; None where that is nothing.
@@ -86,18 +88,10 @@ class Batches:
 
     model: Model
     backbone: Any
-    prompts: Sequence[str]
-    reward: Reward | None
-    steps: int
-    eta: float
-    cfg: float
-    batch: int
+    config: Sampler
+    engine: Engine
+    reward: Reward | None = None
     group_size: int = 1
-    seed: int = 0
-    negative: str = ""
-    part: Slice = Slice()
-    context: Callable[[], AbstractContextManager] = nullcontext
-    device: torch.device | str = "cpu"
     critic: Reward | None = None
     diversity: Diversity | None = None
     bare: Model | None = None
@@ -107,26 +101,27 @@ class Batches:
     numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.prompts = list(dict.fromkeys(self.prompts))
+        self.prompts = list(dict.fromkeys(self.config.prompts))
         self._row = {prompt: i for i, prompt in enumerate(self.prompts)}
-        bare = self.bare or self.model
+        asked, bare = (self.prompts, self.config.cfg, self.config.negative_prompt), self.bare or self.model
         with torch.no_grad():
-            self._guided = self.model.denoiser(self.prompts, self.cfg, self.negative)
-            self._base = self._guided if self.bare is None else bare.denoiser(self.prompts, self.cfg, self.negative)
-            self._plain = self._base if self.cfg == 1 else bare.denoiser(self.prompts, 1.0)
-        self._grid = self.model.schedule.grid(self.steps)
+            self._guided = self.model.denoiser(*asked)
+            self._base = self._guided if self.bare is None else bare.denoiser(*asked)
+            self._plain = self._base if self.config.cfg == 1 else bare.denoiser(self.prompts, 1.0)
+        self._grid = self.model.schedule.grid(self.config.steps)
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
-        everyone = batch_identities(self.prompts, self.seed, step, self.batch, self.group_size)
-        size = self.batch // self.part.count
-        first = self.part.index * size
+        config, engine = self.config, self.engine
+        everyone = batch_identities(self.prompts, config.seed, step, config.batch_size, self.group_size)
+        size = config.batch_size // engine.count
+        first = engine.index * size
         who = everyone[first : first + size]
-        texts = torch.tensor([self._row[w.prompt] for w in who], device=self.device)
+        texts = torch.tensor([self._row[w.prompt] for w in who], device=engine.device)
         self.counts.images += size
         self.trouble, self.numbers = None, {}
         words = [w.prompt for w in who]
         if self.redraw is not None:
-            self.redraw(rng.generator(rng.Identity(self.seed, "", step), 0, 0, "reward-dropout"))
+            self.redraw(rng.generator(rng.Identity(config.seed, "", step), 0, 0, "reward-dropout"))
         return TrainBatch(
             denoise=self._network(self._guided, texts),
             base=self._network(self._base, texts, base=True),
@@ -136,14 +131,14 @@ class Batches:
             grid=self._grid,
             who=who,
             shape=self.model.latent_shape,
-            eta=self.eta,
+            eta=config.eta,
             step=step,
-            seed=self.seed,
+            seed=config.seed,
             memory=memory,
             everyone=everyone,
             first=first,
-            gather=self.part.gather,
-            device=self.device,
+            gather=engine.gather,
+            device=engine.device,
             critic=self._critic(words) if self.critic is not None else None,
             kind=self.model.schedule.kind,
         )
@@ -153,7 +148,7 @@ class Batches:
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)
-            with self.context(), lora_off(self.backbone) if base else nullcontext():
+            with self.engine.context(), lora_off(self.backbone) if base else nullcontext():
                 return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows])))
 
         return denoise
@@ -161,8 +156,8 @@ class Batches:
     def _value(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
-            images, part = self.model.decode(x0), self.part
-            far = None if self.diversity is None else to_reverse(images, self.diversity.measure, part.gather, part.index)
+            images, engine = self.model.decode(x0), self.engine
+            far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
                 scores = self._score(images, [prompts[int(i)] for i in rows], rows)
             except RewardError as error:

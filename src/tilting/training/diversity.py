@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tilting.config.diversity import parse_diversity
+from tilting.rewards import diversity as reward
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(a, b), images (m, 3, h, w) in [0, 1] each -> (m,), symmetric, 0 for equal ones."""
@@ -46,8 +47,6 @@ def diversity(text: str) -> Diversity:
 def _measure(name: str, argument: str | None) -> Measure:
     if name == "euclid":
         return root_mean_square
-    from tilting.rewards import diversity as reward
-
     space: Any = reward(argument).space
     if name == "lpips":
         return space

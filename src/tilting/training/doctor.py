@@ -2,8 +2,7 @@
 
     ⟨∇r, d⟩ against (8 [r(x + h/2 d) - r(x - h/2 d)] - [r(x + h d) - r(x - h d)]) / (6 h)      Richardson, two step sizes
 
-along the gradient and along directions half random: the gradient's own would not see that a part of it is missing. Importing
-this does not import torch.
+along the gradient and along directions half random: the gradient's own would not see that a part of it is missing.
 """
 
 from __future__ import annotations
@@ -13,24 +12,22 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+import torch
+from torch import Tensor
 
 from tilting.config.finetune import FinetuneConfig
 from tilting.errors import TiltingError
-from tilting.lazy import torch
 from tilting.objectives import ddpo
-from tilting.objectives.batch import Objective, closed
+from tilting.objectives.batch import BaseObjective, TrainBatch, closed
 from tilting.objectives.rollout import rollout
 from tilting.runs.owner import processes
+from tilting.training import processes as home
+from tilting.training.batches import Batches
+from tilting.training.processes import Engine
 from tilting.training.run import Parts, load_parts, trainer_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tilting.objectives.batch import TrainBatch
-    from tilting.training.batches import Batches
-    from tilting.training.processes import Engine
-    from tilting.training.trainer import Trainer
+from tilting.training.trainer import Trainer
 
 CLOSE = 0.05
 """Allowed distance of a gradient and its finite differences, over the gradient's size along a direction."""
@@ -70,8 +67,6 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
 
 
 def _alone(config: FinetuneConfig) -> Engine:
-    from tilting.training import processes as home
-
     accelerator = home.accelerator(config.device)
     if accelerator.num_processes > 1:
         raise TiltingError("doctor looks at one process: run it without a launcher")
@@ -92,7 +87,7 @@ def _batch(config: FinetuneConfig, group: int, count: int) -> dict[str, Any]:
     }
 
 
-def _gradient(trainer: Trainer[Batches], batch: TrainBatch, objective: Objective, seed: int) -> dict[str, Any]:
+def _gradient(trainer: Trainer[Batches], batch: TrainBatch, objective: BaseObjective, seed: int) -> dict[str, Any]:
     """Whether the reward's gradient at finished latents is that of its values."""
     if not objective.needs_gradient:
         return {"ok": True, "line": f"{objective.name} asks for none"}

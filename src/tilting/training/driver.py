@@ -1,7 +1,6 @@
 """A training in a folder: it goes on from its newest checkpoint, is looked at, saved, and summed up.
 
 Lines after that checkpoint are cut, and made again bit for bit, for everything random is keyed by (seed, training step).
-Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -13,16 +12,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from tqdm import tqdm
 
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
+from tilting.training.checkpoint import Saved, read, write
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
-
-if TYPE_CHECKING:
-    from tilting.training.checkpoint import Saved
-    from tilting.training.processes import Engine
-    from tilting.training.trainer import Row, Trainer
+from tilting.training.loop import Info
+from tilting.training.processes import Engine, launch
+from tilting.training.trainer import Trainer
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -46,11 +46,11 @@ class Observer(Generic[Config]):
     def first(self) -> None:
         """Look at what has not been trained, before anything is written: it may be refused."""
 
-    def look(self, row: Row) -> dict[str, Any]:
+    def look(self, row: Info) -> dict[str, Any]:
         """See a training step, and what more its line of metrics has; on every process."""
         return {}
 
-    def shown(self, row: Row) -> dict[str, float | None]:
+    def shown(self, row: Info) -> dict[str, float | None]:
         """What the bar shows of a step."""
         return {"reward": row.numbers.get("reward"), **kl_of(row.numbers)}
 
@@ -81,8 +81,6 @@ class Observer(Generic[Config]):
 
     def save(self, finished: bool = False) -> None:
         """What is trained, a checkpoint, the manifest; by the main process."""
-        from tilting.training.checkpoint import write
-
         trainer = self.trainer
         if not trainer.engine.main:
             return
@@ -102,9 +100,6 @@ class Observer(Generic[Config]):
 
 def enter(folder: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
     """This process of a run, its trackers not begun yet, and the newest checkpoint of the folder, if there is one."""
-    from tilting.training.checkpoint import read
-    from tilting.training.processes import launch
-
     config, saved = folder.config, read(folder.checkpoints)
     return launch(config.device, config.tracker, str(folder.path), config.mapping(), saved.step if saved else 0), saved
 
@@ -198,8 +193,6 @@ class Bar:
     """
 
     def __init__(self, name: str, total: int, step: int, quiet: bool):
-        from tqdm import tqdm
-
         self.quiet = quiet
         about: dict[str, Any] = {"desc": name, "unit": "step", "file": sys.stderr, "dynamic_ncols": True}
         self.bar = tqdm(total=total, initial=step, disable=quiet, **about)

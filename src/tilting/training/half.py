@@ -56,7 +56,6 @@ def in_range(function: Pure, x: Tensor, parameters: Sequence[Tensor]) -> tuple[T
 @cache
 def _in_range() -> Any:
     """The autograd function, made when torch is there."""
-    from torch.autograd.function import once_differentiable
 
     class InRange(torch.autograd.Function):
         @staticmethod
@@ -69,7 +68,7 @@ def _in_range() -> Any:
             return tuple(value.detach() for value in values)
 
         @staticmethod
-        @once_differentiable
+        @torch.autograd.function.once_differentiable
         def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
             here, parameters, values = ctx.inside
             peak = max((slope.abs().max().item() for slope in slopes if slope is not None and slope.numel()), default=0.0)

@@ -129,11 +129,13 @@ class Info(NamedTuple):
         step: training steps made, this one included.
         numbers: the objective's numbers averaged over its losses, with loss, gradient norm (before clipping), rate and skipped.
         skipped: why the step was skipped, or None.
+        seconds: it took; a `tilting.training.trainer.Trainer` looks at the clock.
     """
 
     step: int
-    numbers: dict[str, float]
+    numbers: dict[str, Any]
     skipped: str | None
+    seconds: float = 0.0
 
 
 Reduce = Callable[[Tensor], Tensor]

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from tilting.models.placement import check_device, device_of, dtype_of
 from tilting.runs.owner import processes
-from tilting.training.batches import Slice
 from tilting.types import TiltingError
 
 Reduce = Callable[[Tensor], Tensor]
@@ -55,10 +54,6 @@ class Engine:
     @property
     def main(self) -> bool:
         return self.index == 0
-
-    @property
-    def part(self) -> Slice:
-        return Slice(self.index, self.count, self.gather)
 
     def mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Numbers averaged over processes; all of them must have the same names."""

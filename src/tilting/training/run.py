@@ -1,30 +1,33 @@
-"""A `finetune` run in a folder: it is sampled and judged before training and every so often, and the judge can stop it.
-Importing this does not import torch."""
+"""A `finetune` run in a folder: it is sampled and judged before training and every so often, and the judge can stop it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from tilting.config.finetune import FinetuneConfig, black_box
 from tilting.errors import TiltingError
+from tilting.generation.coerce import reward_of
+from tilting.generation.generate import Judge, judge_of
 from tilting.models import load
+from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.placement import device_of
+from tilting.models.sampler_inputs import SamplerInputs, read_inputs
+from tilting.rewards.spec import build, build_one, parse_spec
+from tilting.training.batches import Batches
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import FinetuneFolder
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tilting.generation.generate import Judge
-    from tilting.models.sampler_inputs import SamplerInputs
-    from tilting.training.batches import Batches
-    from tilting.training.processes import Engine
-    from tilting.training.trainer import Row, Trainer
-    from tilting.types import Reward
+from tilting.training.loop import Info
+from tilting.training.processes import Engine
+from tilting.training.samples import look, write_look
+from tilting.training.trainer import Trainer, on_device
+from tilting.training.trainer import trainer_of as make
+from tilting.types import Reward
 
 
 class Parts(NamedTuple):
@@ -40,11 +43,6 @@ class Parts(NamedTuple):
 def load_parts(config: FinetuneConfig) -> Parts:
     """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
-    from tilting.generation.generate import judge_of
-    from tilting.models.lora import read_lora
-    from tilting.models.sampler_inputs import read_inputs
-    from tilting.rewards.spec import build, build_one, parse_spec
-
     device_of(config.device)
     reward = build(config.specs())
     if config.made_objective.needs_gradient and not reward.differentiable:
@@ -58,12 +56,10 @@ def load_parts(config: FinetuneConfig) -> Parts:
 
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:
     """The run that a config asks for, on the process's device, its LoRA attached."""
-    from tilting.generation.coerce import reward_of
-    from tilting.training.trainer import on_device, trainer_of
-
     reward = reward_of(parts.reward)
     assert reward is not None
-    return trainer_of(config, on_device(parts.model, engine), reward, config.made_objective, engine, parts.start, parts.inputs)
+    model = on_device(parts.model, engine)
+    return make(config, model, reward, config.made_objective, engine, parts.start, parts.inputs)
 
 
 def stopped(samples: Sequence[dict[str, Any]], patience: int | None) -> bool:
@@ -120,11 +116,11 @@ class Sampled(Observer[FinetuneConfig]):
         if self.config.sample_every:
             self._sample()
 
-    def look(self, row: Row) -> dict[str, Any]:
+    def look(self, row: Info) -> dict[str, Any]:
         every, last = self.config.sample_every, row.step == self.config.train_steps
         return self._sample() if every and (last or row.step % every == 0) else {}
 
-    def shown(self, row: Row) -> dict[str, float | None]:
+    def shown(self, row: Info) -> dict[str, float | None]:
         judge = self.samples[-1]["judge"] if self.samples else None
         return {"reward": row.numbers.get("reward"), "judge": judge, **kl_of(row.numbers)}
 
@@ -142,8 +138,6 @@ class Sampled(Observer[FinetuneConfig]):
         Raises:
             TiltingError: where the first look gives early stopping nothing to go by; nothing is written of it.
         """
-        from tilting.training.samples import look, write_look
-
         config, engine, step, begun = self.config, self.trainer.engine, self.trainer.state.step, time.perf_counter()
         numbers: dict[str, Any] | None = None
         seen = None

@@ -20,11 +20,11 @@ from tilting.models.adapt import adapted, with_dropout
 from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, save_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
-from tilting.objectives.batch import OBJECTIVES, Losses, Objective, TrainBatch
+from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
 from tilting.training.batches import Accumulated, Batches, Counts
 from tilting.training.checkpoint import Saved
 from tilting.training.diversity import diversity
-from tilting.training.loop import Group, Optimiser, TrainState, train
+from tilting.training.loop import Group, Info, Optimiser, TrainState, train
 from tilting.training.processes import Engine
 from tilting.types import Reward
 
@@ -64,25 +64,6 @@ class BatchMaker(Protocol):
 Maker = TypeVar("Maker", bound=BatchMaker)
 
 
-@dataclass(frozen=True)
-class Row:
-    """A training step.
-
-    Attributes:
-        step: training steps made, this one included.
-        numbers: a line of metrics.jsonl: step, loss, reward, gradient_norm, the objective's own, rate, skipped (in all), and
-            the run's costs so far over all processes. Of a skipped step, reward, loss and gradient_norm are None and ``why``
-            says why.
-        skipped: why it was skipped, or None.
-        seconds: it took.
-    """
-
-    step: int
-    numbers: dict[str, Any]
-    skipped: str | None
-    seconds: float
-
-
 @dataclass
 class Trainer(Generic[Maker]):
     """A run: who is drawn, what is trained, what was paid. Made by `make_trainer`.
@@ -105,8 +86,10 @@ class Trainer(Generic[Maker]):
     costs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
     inputs: SamplerInputs | None = None
 
-    def steps(self, until: int) -> Iterator[Row]:
-        """Train up to a training step. Raises TiltingError after ten skipped steps in a row."""
+    def steps(self, until: int) -> Iterator[Info]:
+        """Train up to a training step; numbers are a line of metrics.jsonl: step, loss, reward, gradient_norm, the objective's
+        own, rate, skipped (in all), and the run's costs so far over all processes. Of a skipped step, reward, loss and
+        gradient_norm are None and ``why`` says why. Raises TiltingError after ten skipped steps in a row."""
         begun = time.perf_counter()
         half = self.engine.half or self.model.dtype == torch.float16
         for info in train(self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half):
@@ -120,7 +103,7 @@ class Trainer(Generic[Maker]):
                 why, more = self.engine.broadcast(self.batches.trouble or info.skipped), {}
                 numbers = {"loss": None, "reward": None, "gradient_norm": None, "skipped": self.state.skipped, "why": why}
             line = {"step": info.step, **numbers, **self.costs, **more}
-            yield Row(info.step, line, why, time.perf_counter() - begun)
+            yield Info(info.step, line, why, time.perf_counter() - begun)
             begun = time.perf_counter()
 
     def more_numbers(self) -> dict[str, float]:
@@ -132,10 +115,8 @@ class Trainer(Generic[Maker]):
         return lora_state(self.model.backbone, NAME)
 
     def save_weights(self, folder: Path) -> None:
-        """Write the weights as a diffusers LoRA folder, which `tilting generate --lora` draws with, sampler inputs too."""
-        save_lora(self.lora(), folder)
-        if self.inputs is not None:
-            save_inputs(self.inputs, folder)
+        """Write the files of what is trained."""
+        save_weights(self.lora(), self.inputs, folder)
 
     def saved(self, **more: Any) -> Saved:
         """A checkpoint, with the run's costs and more plain values."""
@@ -198,7 +179,7 @@ def trainer_of(
     config: FinetuneConfig,
     model: Trainable,
     reward: Reward,
-    objective: Objective,
+    objective: BaseObjective,
     engine: Engine,
     start: Mapping[str, Tensor] | None = None,
     inputs: SamplerInputs | None = None,
@@ -241,22 +222,14 @@ def trainer_of(
     batches = Batches(
         model,
         backbone,
-        config.prompts,
+        config,
+        engine,
         reward,
-        config.steps,
-        config.eta,
-        config.cfg,
-        config.batch_size,
         objective.group_size,
-        config.seed,
-        config.negative_prompt,
-        engine.part,
-        engine.context,
-        engine.device,
-        critic[0] if critic else None,
-        diversity(config.diversity) if config.diversity else None,
-        bare,
-        thin.redraw if thin else None,
+        critic=critic[0] if critic else None,
+        diversity=diversity(config.diversity) if config.diversity else None,
+        bare=bare,
+        redraw=thin.redraw if thin else None,
     )
     optimiser = Optimiser(config.lr, config.weight_decay, clip=config.clip, decay=config.lr_decay, groups=GROUPS)
     state = TrainState(parameters, optimiser.build(parameters))
@@ -269,7 +242,7 @@ def make_trainer(
     model: Model,
     prompts: str | Sequence[str],
     reward: Given,
-    objective: Objective | str | None = None,
+    objective: BaseObjective | str | None = None,
     *,
     start: Mapping[str, Tensor] | None = None,
     inputs: SamplerInputs | None = None,
@@ -297,11 +270,11 @@ def make_trainer(
     return trainer_of(config, unet, scored, made, engine, start, inputs)
 
 
-def objective_of(objective: Objective | str | None) -> Objective:
+def objective_of(objective: BaseObjective | str | None) -> BaseObjective:
     """An objective from itself, or from its name with its defaults; ``draft-lv`` for None. Raises TiltingError."""
     if objective is None or isinstance(objective, str):
         return OBJECTIVES.find(objective or FinetuneConfig.objective)()
-    if isinstance(objective, type) or not callable(objective):
+    if not isinstance(objective, BaseObjective):
         raise TiltingError(f"the objective must be such as tilting.objectives.ddpo(), or its name, not {objective!r}")
     return objective
 
@@ -322,9 +295,14 @@ class Tuned:
 
     def save(self, folder: str | Path) -> None:
         """Write the weights as a diffusers LoRA folder, which `tilting generate --lora` draws with, sampler inputs too."""
-        save_lora(self.lora, Path(folder))
-        if self.inputs is not None:
-            save_inputs(self.inputs, Path(folder))
+        save_weights(self.lora, self.inputs, Path(folder))
+
+
+def save_weights(lora: Mapping[str, Tensor], inputs: SamplerInputs | None, folder: Path) -> None:
+    """A LoRA, and beside it what was learned of the sampler."""
+    save_lora(lora, folder)
+    if inputs is not None:
+        save_inputs(inputs, folder)
 
 
 @keywords(FinetuneConfig, *IN_PYTHON)
@@ -332,7 +310,7 @@ def finetune(
     model: Model,
     prompts: str | Sequence[str],
     reward: Given,
-    objective: Objective | str | None = None,
+    objective: BaseObjective | str | None = None,
     *,
     start: Mapping[str, Tensor] | None = None,
     inputs: SamplerInputs | None = None,

@@ -30,7 +30,7 @@ from torch import Tensor
 from tilting.conditioning.objective import Ctrl
 from tilting.objectives import adjoint, draft
 from tilting.objectives.adjoint import AdjointMatching
-from tilting.objectives.batch import Objective
+from tilting.objectives.batch import Losses
 from tilting.objectives.rollout import rollout
 from tilting.oracle import plane
 from tilting.oracle.control import Chain, Control, drift_error, lemma, log_classifier, shift, solve, tilt
@@ -82,7 +82,7 @@ def measure(run: Run) -> Report:
 def trained(
     size: Size,
     steps: int,
-    objectives: Mapping[str, tuple[Objective, LabelledReward]],
+    objectives: Mapping[str, tuple[Losses, LabelledReward]],
     labels: Sequence[float],
     say: Say,
     rate: float = 2e-2,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from tilting.metrics.statistics import jackknife
 from tilting_papers.draft.study import Results
 from tilting_papers.numbers import Finding, Values, by_prompt, difference, interval, mean, verdict
 from tilting_papers.page import number, shown
@@ -58,8 +59,6 @@ def sooner(a: str, b: str, most: float = 2 / 3) -> Test:
 
     def test(results: Results) -> Finding:
         import torch
-
-        from tilting.metrics.statistics import jackknife
 
         steps = [[point["step"] for point in results.points(run)] for run in (a, b)]
         curves = [torch.tensor([*map(by_prompt, results.over_training(run))], dtype=torch.float64) for run in (a, b)]

@@ -10,6 +10,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
+from tilting.rewards import UserReward
 from tilting_papers.charts import chart
 from tilting_papers.draft.charts import columns, curve, progress
 from tilting_papers.draft.claims import higher
@@ -25,7 +26,6 @@ RUN = "as-a-cat"
 
 def own() -> dict[str, Any]:
     """Both scores; the file of the first is a user's reward, which no run forgets: it is not to change."""
-    from tilting.rewards import UserReward
     from tilting_papers.draft import zero_shot
 
     return {BY_CLIP: UserReward(zero_shot.cat, BY_CLIP), BY_JUDGE: UserReward(zero_shot.judged_cat, BY_JUDGE)}

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from tilting.metrics.statistics import jackknife
 from tilting_papers.charts import Panel, chart
 from tilting_papers.draft.charts import curve, name_of
 from tilting_papers.draft.claims import Test, falls
@@ -75,8 +76,6 @@ def above(way: str, other: str, where: str = "held-out") -> Test:
     """That one way's front lies above another's, with a t interval: each prompt is left out in turn."""
 
     def test(results: Results) -> Finding | None:
-        from tilting.metrics.statistics import jackknife
-
         names = {kind: front_of(results, kind) for kind in (way, other)}
         if any(len(rows) < 3 for rows in names.values()):
             return None

@@ -23,9 +23,10 @@ from tilting.training.batches import Batches
 from tilting.training.checkpoint import read
 from tilting.training.driver import Observer, train_in_folder
 from tilting.training.folder import FinetuneFolder
+from tilting.training.loop import Info
 from tilting.training.processes import Engine
 from tilting.training.run import Parts, trainer_of
-from tilting.training.trainer import Row, Trainer
+from tilting.training.trainer import Trainer
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft.evaluate import evaluate
 from tilting_papers.draft.study import Protocol, Size, Training, of_fifty
@@ -146,7 +147,7 @@ class Evaluated(Observer[FinetuneConfig]):
     def first(self) -> None:
         self._evaluate()
 
-    def look(self, row: Row) -> dict[str, Any]:
+    def look(self, row: Info) -> dict[str, Any]:
         self.took += row.seconds
         if row.step == self.config.train_steps or row.step % self.config.checkpoint_every == 0:
             self._evaluate()
