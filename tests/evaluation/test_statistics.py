@@ -78,7 +78,8 @@ def test_the_jackknife_of_a_mean_is_its_t_interval_and_nothing_is_known_without_
     values = [1.0, 2.0, 6.0, 3.0]
     found = jackknife(lambda rows: sum(values[i] for i in rows) / len(rows), 4)
     assert found is not None and found.interval() == pytest.approx(interval(values))
-    assert jackknife(lambda rows: float("nan") if 2 not in rows else 1.0, 4) is None
+    assert jackknife(lambda rows: float("nan") if 2 not in rows else 1.0, 4) == (1.0, ())
+    assert jackknife(lambda rows: float("nan"), 4) is None
 
 
 def bounds(samples: np.ndarray) -> np.ndarray:

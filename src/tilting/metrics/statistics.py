@@ -140,10 +140,13 @@ def jackknife(statistic: Callable[[Sequence[int]], float], count: int) -> Estima
         count: K prompts.
 
     Returns:
-        (K - 1) / K Σ_k (θ_-k - mean θ_-k)² is the error's square; None where it has no value of all prompts or of one's rest.
+        (K - 1) / K Σ_k (θ_-k - mean θ_-k)² is the error's square, which is not known where one's rest has no value; None where
+        all of them have none.
     """
     whole, rest = statistic(range(count)), [statistic([i for i in range(count) if i != k]) for k in range(count)]
-    if any(value != value for value in (whole, *rest)) or count < 2:
+    if whole != whole:
         return None
+    if count < 2 or any(value != value for value in rest):
+        return Estimate(whole, ())
     middle = fsum(rest) / count
     return Estimate(whole, ((sqrt((count - 1) / count * fsum((one - middle) ** 2 for one in rest)), count - 1),))

@@ -69,11 +69,10 @@ def sooner(a: str, b: str, most: float = 2 / 3) -> Test:
             return 1 / times if times else math.nan
 
         found = jackknife(pace, curves[0].shape[1])
-        if found is None:
+        bounds = None if found is None else found.interval()
+        if bounds is None or bounds.low is None or bounds.high is None:
             return {"verdict": "undecided", "found": f"{b} does not rise above its start clearly enough to be caught up with"}
-        bounds = found.interval()
-        assert bounds.low is not None and bounds.high is not None
-        whole, low, high = (1 / one if one > 0 else math.inf for one in (found.mean, bounds.high, bounds.low))
+        whole, low, high = (1 / one if one > 0 else math.inf for one in (bounds.mean, bounds.high, bounds.low))
         kind = "holds" if high <= most else "fails" if low > most else "undecided"
         words = f"{a} needs {_times(whole)} of {b}'s steps [{_times(low)}, {_times(high)}]"
         plain = {"ratio": whole, "low": low, "high": high}
