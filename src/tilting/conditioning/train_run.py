@@ -83,7 +83,6 @@ def condition_train(
     if not folder.finished:
         loaded = parts(config)
         engine, saved = enter(folder)
-        config.check_batch(engine.count)
         trainer = _trainer(folder, loaded, engine, quiet or not engine.main)
         train_in_folder(Obedience(folder, trainer), saved, quiet)
         trainer.control()

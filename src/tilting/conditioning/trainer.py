@@ -134,10 +134,7 @@ def control_trainer_of(
     Raises:
         TiltingError: for what cannot work together.
     """
-    config.check_batch(engine.count)
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
-    if not config.free:
-        check_gradient(config.planner, named)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
     around = tuple(name for name in active(model.unet) if name != NAME)
     parameters = attach(model.unet, config.rank, config.target_modules, config.seed)
@@ -216,6 +213,7 @@ def make_control_trainer(
         raise TiltingError(f"the objective ctrl learns from a classifier, not from data: fit one, or ask for {FREE!r}")
     if not words:
         usual_prompts(model.name)
+    check_gradient(config.planner, by_label(known))
     return control_trainer_of(config, model, known, engine)
 
 

@@ -38,6 +38,7 @@ from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
 from tilting.models.names import defaults
 from tilting.models.placement import FULL
 from tilting.presets import METHODS, Preset
+from tilting.rewards.declaration import of_a_batch
 from tilting.rewards.spec import Spec, parse_specs
 
 Config = TypeVar("Config", bound="GenerateConfig")
@@ -198,13 +199,6 @@ def _with_rewards(config: Config) -> Config:
             if spec.entry and not spec.entry.differentiable:
                 raise black_box(config.method, spec.text)
     return replace(config, reward=wanted)
-
-
-def of_a_batch(reward: str) -> TiltingError:
-    """The refusal of a reward that compares images with each other: pictures would depend on the batch size."""
-    return TiltingError(
-        f"{reward!r} compares the images of a batch, and no picture may depend on those beside it: it is for `tilting finetune`"
-    )
 
 
 def black_box(method: str, reward: str) -> TiltingError:

@@ -23,8 +23,15 @@ TRACKERS = ("wandb", "trackio")
 class TrainingConfig(BaseConfig):
     """A request to train."""
 
-    out: str | None
+    prompts: tuple[str, ...]
     model: str
+    steps: int
+    eta: float
+    cfg: float
+    negative_prompt: str
+    batch_size: int
+    seed: int
+    out: str | None
     device: str
     tracker: tuple[str, ...]
     train_steps: int

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from tilting.config.base import keywords
-from tilting.config.generate import STRENGTH, GenerateConfig, of_a_batch
+from tilting.config.generate import STRENGTH, GenerateConfig
 from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
 from tilting.presets import Preset
+from tilting.rewards.declaration import of_a_batch
 from tilting.rng import Identity
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Reward, TiltingError

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilting.declare import Registry, paragraphs
+from tilting.errors import TiltingError
 from tilting.features.digest import weights_in
 from tilting.features.packaged import POCKET_CLIP
 
@@ -125,3 +126,10 @@ class RewardEntry:
 
 
 REWARDS: Registry[RewardEntry] = Registry("reward", "tilting.rewards", RewardEntry)
+
+
+def of_a_batch(reward: str) -> TiltingError:
+    """The refusal of a reward that compares images with each other: pictures would depend on the batch size."""
+    return TiltingError(
+        f"{reward!r} compares the images of a batch, and no picture may depend on those beside it: it is for `tilting finetune`"
+    )

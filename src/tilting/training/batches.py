@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tilting import rng
+from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model
 from tilting.models.lora import lora_off
 from tilting.objectives.batch import Loss, Losses, TrainBatch
@@ -49,25 +50,6 @@ def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, g
     return [rng.Identity(seed, prompt, -(step * batch + j) - 1) for j, prompt in enumerate(who)]
 
 
-class Sampler(Protocol):
-    """What a config says of batches that are drawn."""
-
-    @property
-    def prompts(self) -> Sequence[str]: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def eta(self) -> float: ...
-    @property
-    def cfg(self) -> float: ...
-    @property
-    def negative_prompt(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
 @dataclass
 class Batches:
     """(training step, memory) -> the batch of that step; what a training loop asks for.
@@ -88,7 +70,7 @@ class Batches:
 
     model: Model
     backbone: Any
-    config: Sampler
+    config: TrainingConfig
     engine: Engine
     reward: Reward | None = None
     group_size: int = 1

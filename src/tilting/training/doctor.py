@@ -50,7 +50,6 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
         TiltingError: for a request that cannot work. A check that fails is reported, not raised.
     """
     count, objective = processes(), config.made_objective
-    config.check_batch(objective, count)
     small = config if full else replace(config, batch_size=objective.group_size, accumulate=1)
     loaded = parts(config)
     trainer = trainer_of(small, loaded, _alone(config))

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
-from tilting.training.checkpoint import Saved, read, write
+from tilting.training import checkpoint
+from tilting.training.checkpoint import Saved
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
 from tilting.training.loop import Info
 from tilting.training.processes import Engine, launch
@@ -85,7 +86,7 @@ class Observer(Generic[Config]):
         if not trainer.engine.main:
             return
         self.write()
-        write(self.folder.checkpoints, trainer.saved(**self.state()))
+        checkpoint.write(self.folder.checkpoints, trainer.saved(**self.state()))
         self.folder.sum_up(
             {
                 "steps": trainer.state.step,
@@ -100,7 +101,7 @@ class Observer(Generic[Config]):
 
 def enter(folder: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
     """This process of a run, its trackers not begun yet, and the newest checkpoint of the folder, if there is one."""
-    config, saved = folder.config, read(folder.checkpoints)
+    config, saved = folder.config, checkpoint.read(folder.checkpoints)
     return launch(config.device, config.tracker, str(folder.path), config.mapping(), saved.step if saved else 0), saved
 
 

@@ -87,7 +87,6 @@ def run(
     if not folder.finished:
         loaded = parts(config)
         engine, saved = enter(folder)
-        config.check_batch(config.made_objective, engine.count)
         train_in_folder(Sampled(folder, trainer_of(config, loaded, engine), loaded), saved, quiet)
     return folder.manifest
 

@@ -198,7 +198,6 @@ def trainer_of(
     """
     if objective.needs_gradient and not reward.differentiable:
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
-    config.check_batch(objective, engine.count)
     if not config.learn or set(config.learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
     parameters = attach(model.backbone, config.rank, config.target_modules or (), config.seed, start)
