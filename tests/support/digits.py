@@ -41,8 +41,8 @@ PLAIN = (
 )
 """Keys of what is said for people, quoted, or of the command, and of digests of weights made here; times are left out too."""
 SPREAD = ("low", "high", "reward_sem", "sem", "judge_falls")
-"""Not compared, nor are verdicts that follow and bounds in a table's text: in old runs bounds are percentile bootstraps and errors
-of images as if each stood alone, today t intervals and errors over prompts (tests/evaluation/test_statistics.py). Means are."""
+"""Not compared, nor are verdicts that follow and bounds in a table's text: in old runs bounds are percentile bootstraps, and
+errors of images as if each stood alone; today t intervals and errors over prompts (tests/evaluation/test_statistics.py)."""
 BOUNDS = re.compile(r" \[\S+, \S+\]$")
 """Of an interval in a table's text, whose digits are as many as its width asks for; its mean stands in numbers beside it."""
 
