@@ -31,7 +31,7 @@ from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import Control, attach_control, save_control
 from tilting.models.control_spec import ControlInfo
 from tilting.models.labels import Augmented, LabelEmbedding, width_of
-from tilting.models.lora import activate, active, lora_off
+from tilting.models.lora import remove, without
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.objectives.batch import Losses
 from tilting.schedule import step_std
@@ -56,13 +56,11 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
     Attributes:
         augmented: the model with labels, its LoRA attached.
         config: how it is trained.
-        around: the adapters that were active before.
         identity: of the pre-trained model, as `ControlInfo` has it.
     """
 
     augmented: Augmented
     config: TrainConfig
-    around: tuple[str, ...] = ()
     identity: Mapping[str, Any] | None = None
 
     def more_numbers(self) -> dict[str, float]:
@@ -107,8 +105,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
         self.identity = identity or self.identity
         lora, unet = self.lora(), self.augmented.model.unet
         unet.requires_grad_(False)
-        activate(unet, self.around)
-        unet.delete_adapters(NAME)
+        remove(unet, [NAME])
         with torch.no_grad():
             return attach_control(self.augmented.model, self.info, lora, self.embedding(), self.classifiers())
 
@@ -136,13 +133,12 @@ def control_trainer_of(
     """
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
-    around = tuple(name for name in active(model.unet) if name != NAME)
     parameters = attach(model.unet, config.rank, config.target_modules, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         kinds = {schema.label: len(schema.classes) or None for schema in schemas}
         embedding = LabelEmbedding(kinds, width_of(model, config.place)).to(engine.device)
-    augmented = Augmented(model, embedding, config.place, partial(lora_off, model.unet))
+    augmented = Augmented(model, embedding, config.place, partial(without, model.unet, (NAME,)))
     parameters |= {EMBEDDING + name: p for name, p in embedding.named().items()}
     optimiser = Optimiser(
         config.lora_lr, config.weight_decay, clip=config.clip, groups=(Group(EMBEDDING, config.embedding_lr / config.lora_lr),)
@@ -154,7 +150,7 @@ def control_trainer_of(
     whole = Accumulated(objective, config.accumulate) if config.accumulate > 1 else objective
     state = TrainState(parameters, optimiser.build(parameters))
     return ControlTrainer(
-        model, whole, optimiser, batches, state, engine, augmented=augmented, config=config, around=around, identity=identity
+        model, whole, optimiser, batches, state, engine, augmented=augmented, config=config, identity=identity
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
 from tilting.config.prompts import check_prompts
 from tilting.generation.coerce import picture_of
+from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
 from tilting.generation.plan import identities as identities
@@ -93,6 +95,7 @@ def draw(
     Raises:
         TiltingError: latents of another shape, or beside a reference.
         RewardError: with the image's identity in its text, if the reward fails.
+        TiltingError: if a finished image is not finite, naming the part that made the first such number.
     """
     place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
     most = max(plan.method.particles, *plan.method.counts, 1)
@@ -100,56 +103,97 @@ def draw(
     if latents is not None:
         _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
-    clean, texts = None, {}
-    if plan.reference is not None:
-        with torch.no_grad():
-            clean = model.encode(plan.reference.to(place))
+    clean, texts = _clean(model, plan, place), {}
     for g, who in enumerate(groups):
-        begun = time.perf_counter()
-        prompts = [i.prompt for i in who]
-        worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
-        given = None if latents is None else latents[g * size : g * size + len(who)]
-        scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
-        counts = Counts()
+        mine = slice(g * size, g * size + len(who))
+        given = None if latents is None else latents[mine]
+
+        def group(model: Model, clean: Tensor | None, who=who, mine=mine, given=given, g=g) -> Iterator[Step | Drawn]:
+            own = clean if clean is None or len(clean) == 1 else clean[mine]
+            return _group(model, plan, who, given, own, texts, place, (g, len(groups)))
+
         try:
-            with torch.no_grad(), remembering(texts):
-                grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
-                problem = loop.Problem(
-                    model.denoiser(worded, plan.cfg, plan.negative),
-                    grid,
-                    who,
-                    model.latent_shape,
-                    scorer,
-                    plan.eta,
-                    plan.cfg,
-                    plan.batch_size,
-                    place,
-                    per_particle=len(worded) > len(prompts),
-                )
-                if clean is None:
-                    state = loop.start(problem, plan.method, given)
-                else:
-                    mine = clean if len(clean) == 1 else clean[g * size : g * size + len(who)]
-                    state = loop.start_from(problem, plan.method, mine.expand(len(who), *clean.shape[1:]))
-            steps = loop.sample(problem, plan.method, state)
-            while True:
-                with torch.no_grad():  # never across a yield: the mode would leak into the consumer
-                    drawn = next(steps, None)
-                if drawn is None:
-                    break
-                state, info = drawn
-                counts += Counts(info.evaluations, info.values, info.values)
-                mean = None if info.value is None else info.value.mean().item()
-                yield Step(g, len(groups), info.step, plan.ticks, mean, state)
-            with torch.no_grad():
-                images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
-                counts += paid
+            for event in group(model, clean):
+                if isinstance(event, Drawn) and not event.images.isfinite().all():
+                    bad = (~event.images.isfinite()).flatten(1).any(1).nonzero()
+                    raise NotFinite(row=int(bad[0, 0]))
+                yield event
+        except NotFinite as error:
+            again = partial(_again, group, plan, place)
+            raise blame(model, _which(who[error.row]), again) from error
         except RewardError as error:
             bad = who[min(error.row or 0, len(who) - 1)]
-            which = f"image {bad.index} of {bad.prompt!r}, seed {bad.seed}"
             also = f", or one of the {len(who) - 1} drawn with it" if error.row is None and len(who) > 1 else ""
-            raise RewardError(f"{error} ({which}{also})", error.row) from error
-        yield Drawn(who, images, total, rewards, counts + Counts(seconds=time.perf_counter() - begun))
+            raise RewardError(f"{error} ({_which(bad)}{also})", error.row) from error
+
+
+def _which(who: Identity) -> str:
+    return f"image {who.index} of {who.prompt!r}, seed {who.seed}"
+
+
+def _again(
+    group: Callable[[Model, Tensor | None], Iterator[Step | Drawn]], plan: Plan, place: torch.device | str, model: Model
+) -> Iterator[Step | Drawn]:
+    """A group from the beginning, its reference encoded again."""
+    return group(model, _clean(model, plan, place))
+
+
+def _clean(model: Model, plan: Plan, place: torch.device | str) -> Tensor | None:
+    """The latents of the reference, or None."""
+    if plan.reference is None:
+        return None
+    with torch.no_grad():
+        return model.encode(plan.reference.to(place))
+
+
+def _group(
+    model: Model,
+    plan: Plan,
+    who: Sequence[Identity],
+    given: Tensor | None,
+    clean: Tensor | None,
+    texts: dict[str, Any],
+    place: torch.device | str,
+    counted: tuple[int, int],
+) -> Iterator[Step | Drawn]:
+    """Draw one group; ``counted`` is which, of how many."""
+    begun = time.perf_counter()
+    prompts = [i.prompt for i in who]
+    worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
+    scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
+    counts = Counts()
+    with torch.no_grad(), remembering(texts):
+        grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+        problem = loop.Problem(
+            model.denoiser(worded, plan.cfg, plan.negative),
+            grid,
+            who,
+            model.latent_shape,
+            scorer,
+            plan.eta,
+            plan.cfg,
+            plan.batch_size,
+            place,
+            per_particle=len(worded) > len(prompts),
+        )
+        if clean is None:
+            state = loop.start(problem, plan.method, given)
+        else:
+            state = loop.start_from(problem, plan.method, clean.expand(len(who), *clean.shape[1:]))
+    steps = loop.sample(problem, plan.method, state)
+    while True:
+        with torch.no_grad():  # never across a yield: the mode would leak into the consumer
+            drawn = next(steps, None)
+        if drawn is None:
+            break
+        state, info = drawn
+        counts += Counts(info.evaluations, info.values, info.values)
+        mean = None if info.value is None else info.value.mean().item()
+        yield Step(*counted, info.step, plan.ticks, mean, state)
+    with torch.no_grad():
+        images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
+    seconds = Counts(seconds=time.perf_counter() - begun)
+    yield Drawn(tuple(who), images, total, rewards, counts + paid + seconds)
 
 
 def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilting import sample as loop
+from tilting.generation.finite import NotFinite
 from tilting.generation.plan import Model
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.rewards.weighted_sum import as_sum
-from tilting.types import Reward, RewardError
+from tilting.types import Reward, RewardError, TiltingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,11 +51,16 @@ class Scorer:
 
     def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
         """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
+        images, prompts = self.model.decode(x0), [self.prompts[int(i)] for i in rows]
         try:
-            images, prompts = self.model.decode(x0), [self.prompts[int(i)] for i in rows]
             parts = self.reward.each(images, prompts)
             value = self.reward.total(parts)
-        except RewardError as error:
+        except TiltingError as error:
+            bad = (~images.detach().isfinite()).flatten(1).any(1).nonzero()
+            if len(bad):  # whatever the reward says of them
+                raise NotFinite(row=int(rows[bad[0, 0]])) from error
+            if not isinstance(error, RewardError):
+                raise
             row = int(rows[error.row]) if error.row is not None else None
             raise RewardError(str(error), row) from error
         if self.kept is not None:

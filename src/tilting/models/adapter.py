@@ -175,10 +175,10 @@ class Adapter(ABC):
         return time.long() if t.t.is_integer() and self.schedule.kind != "flow" else time
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (m, 3, h, w) in [0, 1] of clean latents (m, ...); differentiable."""
+        """Images (m, 3, h, w) in [0, 1] of clean latents (m, ...), NaN where they are not finite; differentiable."""
         scaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
         image = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].to(latents.dtype)
-        return (image / 2 + 0.5).clamp(0, 1)
+        return (image / 2 + 0.5).clamp(0, 1).masked_fill(image.isinf(), torch.nan)  # which clamp would take for white or black
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (the posterior's mean, scaled) of images (m, 3, h, w) in [0, 1]."""

@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,7 +24,7 @@ from tilting.features.schema import FILE as CLASSIFIER
 from tilting.models import control_spec as spec
 from tilting.models.control_spec import ControlInfo, read_control
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
-from tilting.models.lora import activate, active, load_lora, lora_state, only, read_lora, save_lora
+from tilting.models.lora import activate, active, beside, load_lora, lora_state, read_lora, save_lora
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.types import TiltingError
 
@@ -102,8 +103,8 @@ def attach_control(
     name = next(f"control{i}" for i in count() if f"control{i}" not in getattr(unet, "peft_config", {}))
     load_lora(unet, lora, name)
     activate(unet, before)
-    base, own = partial(only, unet, before), partial(only, unet, [*before, name])
-    augmented = Augmented(model, labels, info.place, base, own, info.off, info.unlabelled)  # type: ignore[arg-type]
+    own = partial(beside, unet, name)
+    augmented = Augmented(model, labels, info.place, nullcontext, own, info.off, info.unlabelled)  # type: ignore[arg-type]
     return Control(augmented, info, classifiers or {}, name)
 
 

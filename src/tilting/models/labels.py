@@ -147,8 +147,8 @@ class Augmented:
         model: the pre-trained model; its UNet may carry the control's LoRA.
         embedding: E_y.
         place: where it enters.
-        base: a context in which the model is the pre-trained one (`tilting.models.lora.lora_off`).
-        own: a context in which its UNet carries this control's LoRA alone (`tilting.models.lora.only`).
+        base: a context in which the model is the pre-trained one (`tilting.models.lora.without` what is trained).
+        own: a context in which its UNet carries this control's LoRA too (`tilting.models.lora.beside`).
         off: the time at and below which the control is silent: where its training chain had no density, so that nothing priced
             leaving the pre-trained model.
         unlabelled: whether "no label" was learnt too, with the LoRA on: what γ2 then leads away from.

@@ -4,6 +4,8 @@ Targets are the paper's: cross-attention (attn2) and feed-forward layers of the 
 text attend jointly (Stable Diffusion 3, FLUX), the one attention stands for both attn1 and attn2. alpha = rank, so that the
 scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Files are diffusers' own format
 (`pipe.load_lora_weights(folder)`). Adapters are kept by name in the network; scales and step windows are context managers.
+Those that are on add, in whatever order they came and whichever layers each of them has: what is asked or changed here is asked
+of all layers.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +33,18 @@ if TYPE_CHECKING:
 
 METADATA = "lora_adapter_metadata"
 """Where diffusers notes a LoRA's settings in its file."""
+TRAINED = "tilting"
+"""The name of the adapter that is trained."""
 STACKED = "stacked"
 """What the names of stacked adapters begin with."""
 DOWN, UP = ".lora.down.weight", ".lora.up.weight"
 
 
 def add_lora(
-    network: Any, rank: int = 8, target_modules: Sequence[str] = PAPER_TARGETS, name: str = "tilting", seed: int = 0
+    network: Any, rank: int = 8, target_modules: Sequence[str] = PAPER_TARGETS, name: str = TRAINED, seed: int = 0
 ) -> list[nn.Parameter]:
-    """Attach a fresh LoRA, which changes nothing yet (B = 0), and return its parameters, the only trainable ones.
+    """Attach a fresh LoRA, which changes nothing yet (B = 0), beside those that are active, and return its parameters, the only
+    trainable ones.
 
     Args:
         network: a diffusers UNet or transformer.
@@ -53,23 +58,25 @@ def add_lora(
     if rank < 1:
         raise TiltingError(f"the rank of a LoRA must be at least 1, not {rank}")
     check_takes_lora(network)
+    before = active(network)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():  # drawn alike for every device
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
         layers = target_names(network, target_modules)
         network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=name)
+    activate(network, [*before, name])  # peft has switched the others off
     parameters = lora_parameters(network, name)
     for p in parameters:
         p.data = p.data.float()
     return parameters
 
 
-def lora_parameters(network: nn.Module, name: str = "tilting") -> list[nn.Parameter]:
+def lora_parameters(network: nn.Module, name: str = TRAINED) -> list[nn.Parameter]:
     """The parameters of one adapter, in the order of the layers."""
     return [p for key, p in network.named_parameters() if ".lora_" in key and f".{name}." in key]
 
 
-def lora_state(network: nn.Module, name: str = "tilting") -> dict[str, Tensor]:
+def lora_state(network: nn.Module, name: str = TRAINED) -> dict[str, Tensor]:
     """The weights of one adapter under diffusers' names, float32 on the CPU."""
     from peft.utils.save_and_load import get_peft_model_state_dict
 
@@ -185,12 +192,31 @@ def load_lora(network: Any, state: Mapping[str, Tensor], name: str, scale: float
     try:
         result = set_peft_model_state_dict(network, peft_state, adapter_name=name)
     except RuntimeError as error:
-        network.delete_adapters(name)
+        remove(network, [name])
+        activate(network, list(before))
         raise TiltingError(f"this LoRA does not fit the model: {str(error).splitlines()[-1].strip()}") from error
     if result is not None and result.unexpected_keys:
+        remove(network, [name])
+        activate(network, list(before))
         raise TiltingError(f"this LoRA does not fit the model: unexpected weight {result.unexpected_keys[0]!r}")
     network.requires_grad_(False)
-    network.set_adapters([*before, name], [*before.values(), scale])
+    activate(network, [*before, name])
+    for layer in _tuned(network):
+        layer.set_scale(name, scale)
+
+
+def remove(network: Any, names: Sequence[str]) -> None:
+    """Delete these adapters, those of them that are there; the others stay as they are, on or off."""
+    held = [name for name in names if name in getattr(network, "peft_config", {})]
+    if not held:
+        return
+    kept, flags = [name for name in active(network) if name not in held], [(p, p.requires_grad) for p in network.parameters()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that peft switches on another, which is undone
+        network.delete_adapters(held)
+    activate(network, kept)
+    for p, flag in flags:
+        p.requires_grad_(flag)
 
 
 def _tuned(network: Any) -> list[Any]:
@@ -201,12 +227,17 @@ def _tuned(network: Any) -> list[Any]:
 
 
 def active(network: Any) -> dict[str, float]:
-    """The active adapters and their scales."""
-    for layer in _tuned(network)[:1]:
+    """The active adapters and their scales, in the order in which they were made active. A layer has some of them only."""
+    order: dict[str, None] = {}
+    found: dict[str, float] = {}
+    for layer in _tuned(network):
         names = layer.active_adapters if not layer.disable_adapters else []
-        scaling, rank, alpha = (getattr(layer, name, {}) for name in ("scaling", "r", "lora_alpha"))
-        return {n: float(scaling[n] * rank[n] / alpha[n]) for n in names if n in scaling}
-    return {}
+        scaling, rank, alpha, root = (getattr(layer, name, {}) for name in ("scaling", "r", "lora_alpha", "use_rslora"))
+        for n in names:
+            order.setdefault(n)
+            if n in scaling and n not in found:
+                found[n] = float(scaling[n] * (math.sqrt(rank[n]) if root.get(n) else rank[n]) / alpha[n])
+    return {n: found[n] for n in order if n in found}
 
 
 @contextmanager
@@ -229,12 +260,26 @@ def activate(network: Any, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def only(network: Any, names: Sequence[str]) -> Iterator[None]:
-    """These adapters and no others inside the block."""
+def beside(network: Any, name: str) -> Iterator[None]:
+    """An adapter on beside those that are, inside the block."""
+    with _switched(network, lambda names: [*(n for n in names if n != name), name]):
+        yield
+
+
+@contextmanager
+def without(network: Any, names: Sequence[str]) -> Iterator[None]:
+    """These adapters off inside the block, and all others as they are."""
+    with _switched(network, lambda before: [n for n in before if n not in names]):
+        yield
+
+
+@contextmanager
+def _switched(network: Any, change: Callable[[list[str]], list[str]]) -> Iterator[None]:
+    """Other adapters active inside the block: what ``change`` makes of those that are."""
     layers = _tuned(network)
     before = [layer._active_adapter for layer in layers]
     for layer in layers:
-        layer._active_adapter = list(names)
+        layer._active_adapter = change(list(layer.active_adapters))
     try:
         yield
     finally:
@@ -245,47 +290,57 @@ def only(network: Any, names: Sequence[str]) -> Iterator[None]:
 @contextmanager
 def scaled(network: Any, scales: Mapping[str, float]) -> Iterator[None]:
     """Other scales for named adapters inside the block; 0 is the base model."""
-    before = active(network)
-    unset = set(scales) - set(before)
+    unset = set(scales) - set(active(network))
     if unset:
         raise TiltingError(f"there is no active LoRA {sorted(unset)[0]!r}")
-    network.set_adapters(list(before), [scales.get(n, w) for n, w in before.items()])
+    layers = _tuned(network)
+    before = [dict(layer.scaling) for layer in layers]
+    for layer in layers:
+        for name, scale in scales.items():
+            layer.set_scale(name, scale)
     try:
         yield
     finally:
-        network.set_adapters(list(before), list(before.values()))
-
-
-def windowed(network: Any, denoise: Denoise, grid: Sequence[Time], first: int = 0, last: int | None = None) -> Denoise:
-    """A denoiser whose LoRA is on only in the steps first <= i < last of the grid (Clark et al. 2024, Figs 10, 24-27)."""
-    on = {t.t for t in list(grid)[first : len(grid) - 1 if last is None else last]}
-
-    def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-        if t.t in on:
-            return denoise(x, t, rows)
-        with lora_off(network):
-            return denoise(x, t, rows)
-
-    return inside
+        for layer, scaling in zip(layers, before, strict=True):
+            layer.scaling.update({name: scale for name, scale in scaling.items() if name in layer.scaling})
 
 
 class Windowed:
-    """A model whose LoRAs are on only in some steps of a grid; all else is the model's own.
+    """A model whose LoRAs are on only in some steps of a grid (Clark et al. 2024, Figs 10, 24-27); all else is the model's own.
+    A control that is attached to it is on in all of them.
 
     Args:
         model: with LoRAs attached.
         steps: of the grid.
         first, last: the LoRAs are on in the steps first <= i < last.
+        names: of the adapters; default those that are active now.
     """
 
-    def __init__(self, model: Any, steps: int, first: int = 0, last: int | None = None):
-        self._model, self._grid, self._window = model, model.schedule.grid(steps), (first, last)
+    def __init__(self, model: Any, steps: int, first: int = 0, last: int | None = None, names: Sequence[str] | None = None):
+        grid = list(model.schedule.grid(steps))
+        self._model, self._on = model, {t.t for t in grid[first : steps if last is None else last]}
+        self._names = tuple(active(model.backbone) if names is None else names)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        return getattr(self.__dict__["_model"], name)
+
+    def _at(self, t: Time) -> AbstractContextManager[None]:
+        return nullcontext() if t.t in self._on else without(self._model.backbone, self._names)
+
+    def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
+        """See `Adapter.network`: what controls ask."""
+        with self._at(t):
+            return self._model.network(x, t, context)
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        return windowed(self._model.backbone, self._model.denoiser(prompts, cfg, negative), self._grid, *self._window)
+        """See `Adapter.denoiser`."""
+        denoise = self._model.denoiser(prompts, cfg, negative)
+
+        def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with self._at(t):
+                return denoise(x, t, rows)
+
+        return inside
 
 
 def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
@@ -301,11 +356,8 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
     if len(learned) > 1:
         both = " and ".join(repr(spec.text) for spec, _ in learned[:2])
         raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
-    before = [name for name in getattr(model.backbone, "peft_config", {}) if re.fullmatch(STACKED + r"\d+", name)]
-    if before:
-        kept = [name for name in active(model.backbone) if name not in before]
-        model.backbone.delete_adapters(before)
-        activate(model.backbone, kept)  # peft would switch on another
+    held = getattr(model.backbone, "peft_config", {})
+    remove(model.backbone, [name for name in held if re.fullmatch(STACKED + r"\d+", name)])
     for i, spec in enumerate(loras):
         try:
             load_lora(model.backbone, read_lora(spec.file), f"{STACKED}{i}", spec.scale)
@@ -313,4 +365,5 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
             raise TiltingError(f"{spec.text!r}: {error}") from error
     if learned:
         model = learned[0][1].on(model, learned[0][0].scale)
-    return model if window is None else Windowed(model, steps, *window)
+    names = [f"{STACKED}{i}" for i in range(len(loras))]
+    return model if window is None else Windowed(model, steps, *window, names=names)

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 Advantage = Literal["buffer", "group", "plain"]
 
 
+def _same(values: Tensor) -> bool:
+    """Whether they are all alike: less their mean they are 0 then, which rounding does not see."""
+    return bool((values == values[0]).all())
+
+
 def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
     """(r - mean) / std within each prompt's images of the batch, (b,); 0 where a prompt has one image or equal rewards."""
     rewards = value.cpu().double()
@@ -47,7 +52,7 @@ def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
     for prompt in dict.fromkeys(prompts):
         rows = [i for i, p in enumerate(prompts) if p == prompt]
         mine = rewards[rows]
-        if mine.max() > mine.min():  # else the mean's rounding would be all that is normalised
+        if not _same(mine):
             out[rows] = (mine - mine.mean()) / (mine.std(unbiased=False) + 1e-8)
     return out.to(value.dtype).to(value.device)
 
@@ -63,7 +68,7 @@ def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: in
     for i, prompt in enumerate(prompts):
         held = torch.tensor(buffers[prompt], dtype=torch.float64, device="cpu")
         seen = held if len(held) >= least else rewards
-        out[i] = (rewards[i] - seen.mean()) / (seen.std(unbiased=False) + 1e-6)
+        out[i] = 0.0 if _same(seen) else (rewards[i] - seen.mean()) / (seen.std(unbiased=False) + 1e-6)
     return out.to(value.dtype).to(value.device)
 
 
@@ -71,6 +76,8 @@ def _among_others(batch: TrainBatch, value: Tensor) -> Tensor:
     """Values (b,) of this process's images, each less the mean of all the others in the batch; 0 of a single image."""
     everything = batch.all(value)
     count = len(everything)
+    if _same(everything):
+        return torch.zeros_like(value)
     return (value - everything.mean()) * (count / max(count - 1, 1))
 
 

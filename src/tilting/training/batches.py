@@ -19,7 +19,7 @@ from torch import Tensor
 from tilting import rng
 from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model
-from tilting.models.lora import lora_off
+from tilting.models.lora import TRAINED, without
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.diversity import Diversity, to_reverse
@@ -56,7 +56,7 @@ class Batches:
 
     Attributes:
         model: what is trained, its LoRA attached and active.
-        backbone: its network, whose LoRA the frozen model is without.
+        backbone: its network, whose trained LoRA the frozen model is without.
         config: of the sampler and the batch; each different prompt is encoded once.
         engine: this process, which has a slice of every batch.
         reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
@@ -130,7 +130,7 @@ class Batches:
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)
-            with self.engine.context(), lora_off(self.backbone) if base else nullcontext():
+            with self.engine.context(), without(self.backbone, (TRAINED,)) if base else nullcontext():
                 return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows])))
 
         return denoise

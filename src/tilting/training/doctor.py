@@ -25,6 +25,7 @@ from tilting.objectives.rollout import rollout
 from tilting.runs.owner import processes
 from tilting.training import processes as home
 from tilting.training.batches import Batches
+from tilting.training.loop import DETACHED
 from tilting.training.processes import Engine
 from tilting.training.run import Parts, load_parts, trainer_of
 from tilting.training.trainer import Trainer
@@ -61,7 +62,10 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
     memory = _memory(trainer, batch, config, count)
     found = {"batch": _batch(config, objective.group_size, count), "memory": memory, "checks": checks}
     if full:
-        found["step"] = _step(trainer, config)
+        try:
+            found["step"] = _step(trainer, config)
+        except TiltingError as error:
+            checks["step"] = {"ok": False, "line": str(error)}
     return found
 
 
@@ -99,7 +103,7 @@ def _gradient(trainer: Trainer[Batches], batch: TrainBatch, objective: BaseObjec
         return {"ok": False, "line": trainer.batches.trouble or "the reward is not finite"}
     slope = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
     if slope is None or not slope.isfinite().all() or slope.norm() == 0:
-        return {"ok": False, "line": "the reward has no gradient at a finished image, though it says that it is differentiable"}
+        return {"ok": False, "line": DETACHED}
 
     def at(offset: Tensor) -> float:
         with torch.no_grad():

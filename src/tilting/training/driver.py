@@ -21,7 +21,7 @@ from tilting.errors import TiltingError
 from tilting.training import checkpoint
 from tilting.training.checkpoint import Saved
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
-from tilting.training.loop import Info
+from tilting.training.loop import Info, check_moved
 from tilting.training.processes import Engine, launch
 from tilting.training.trainer import Trainer
 
@@ -114,7 +114,7 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
         quiet: no progress bar, and no line about skipped steps.
 
     Raises:
-        TiltingError: when ten steps in a row were skipped, the last good state kept.
+        TiltingError: when ten steps in a row were skipped, or nothing is learnt, the last good state kept.
     """
     folder, trainer, config = observer.folder, observer.trainer, observer.config
     engine, quiet = trainer.engine, quiet or not trainer.engine.main
@@ -125,6 +125,7 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
     if engine.main:
         folder.begin(trainer.state.step)
     engine.track()
+    why = None
     try:
         with patient(engine) as interrupted, Bar(observer.name, config.train_steps, trainer.state.step, quiet) as bar:
             for row in () if observer.over else trainer.steps(config.train_steps):
@@ -134,11 +135,13 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
                     folder.add(TIMING, {"step": row.step, "seconds": row.seconds, **observer.seconds()})
                     engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, row.step)
                 bar.show(row.step, row.skipped, **observer.shown(row))
+                why = row.skipped
                 over, left = row.step == config.train_steps or observer.over, interrupted()
                 if left or (not over and row.step % config.checkpoint_every == 0):  # the last is saved below
-                    observer.save(finished=over)
+                    observer.save(finished=over and trainer.state.moved)
                 if over or left:
                     break
+        check_moved(trainer.state, trainer.objective, why)
     except TiltingError as error:
         finished = observer.failed(error)
         observer.save(finished)

@@ -3,6 +3,7 @@
     for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
 
 A step whose loss, reward or gradient is not finite, or whose reward fails, is skipped and counted; ten in a row stop the run.
+So do ten steps at the beginning none of which had a gradient; and a run that ends without one has learnt nothing, and says so.
 All of that is seen before the optimiser moves; only objectives that make several updates in a step pay for a copy of the
 state, since a later one may fail when an earlier one has been made.
 Everything random is keyed by (seed, step): a resumed run is the same run.
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from tilting.objectives.batch import Losses, TrainBatch
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 from tilting.training.half import ranged
-from tilting.types import RewardError, TiltingError
+from tilting.types import RewardError, TiltingError, ValueFn
 
 PATIENCE = 10
-"""Skipped steps in a row that stop a run."""
+"""Skipped steps in a row that stop a run, and steps without a gradient at its beginning."""
+SAME = "the reward was the same for all images that it compared"
+DETACHED = "the reward has no gradient at a finished image, though it says that it is differentiable"
 
 
 class Group(NamedTuple):
@@ -93,6 +96,7 @@ class TrainState:
         step: training steps made, skipped ones included.
         memory: what the objective remembers; plain JSON values.
         skipped, row: steps skipped in all, and in a row.
+        moved: whether a step had a gradient, and so moved the weights by more than their decay.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -101,11 +105,12 @@ class TrainState:
     memory: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     row: int = 0
+    moved: bool = False
 
     def saved(self) -> Saved:
         """A copy for a checkpoint."""
         weights = {name: p.detach().clone() for name, p in self.parameters.items()}
-        state = {"memory": copy.deepcopy(self.memory), "skipped": self.skipped, "row": self.row}
+        state = {"memory": copy.deepcopy(self.memory), "skipped": self.skipped, "row": self.row, "moved": self.moved}
         return Saved(self.step, weights, optimiser_tensors(self.optimiser), state)
 
     def restore(self, saved: Saved) -> None:
@@ -120,6 +125,7 @@ class TrainState:
         restore_optimiser(self.optimiser, saved.optimiser)
         self.step, self.memory = saved.step, saved.state["memory"]
         self.skipped, self.row = saved.state["skipped"], saved.state["row"]
+        self.moved = saved.state.get("moved", True)  # an older checkpoint does not say
 
 
 class Info(NamedTuple):
@@ -150,6 +156,7 @@ def train(
     steps: int,
     reduce: Reduce | None = None,
     half: bool = False,
+    trouble: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Info]:
     """Make training steps up to ``steps``, yielding what each did.
 
@@ -161,11 +168,13 @@ def train(
         steps: to reach.
         reduce: mean over processes of a gradient, and of a flag.
         half: whether networks compute in fp16, which gradients must then be kept in the range of.
+        trouble: what went wrong in the batch, where that says more than the loss.
 
     Raises:
-        TiltingError: after `PATIENCE` skipped steps in a row.
+        TiltingError: after `PATIENCE` skipped steps in a row, or as many at the beginning without a gradient; and at the end,
+            if none had one.
     """
-    parameters = list(state.parameters.values())
+    parameters, reason = list(state.parameters.values()), None
     while state.step < steps:
         for group in state.optimiser.param_groups:
             group["lr"] = optimiser.at(state.step) * group.get("factor", 1.0)
@@ -173,18 +182,58 @@ def train(
         memory = copy.deepcopy(state.memory)
         batch = replace(batch_of(state.step, state.memory), trained=parameters)
         batch = ranged(batch) if half else batch
+        batch = replace(batch, value=attached(batch.value)) if _told(objective) else batch
         numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce)
         if reason is not None:
             if before is not None:
                 state.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
-            state.memory = memory
+            reason, state.memory = trouble() or reason, memory
             state.skipped, state.row = state.skipped + 1, state.row + 1
         else:
             state.row = 0
+            state.moved = state.moved or numbers.get("gradient_norm", 0.0) > 0
         state.step += 1
         yield Info(state.step, {**numbers, "skipped": float(state.skipped)}, reason)
         if state.row >= PATIENCE:
             raise TiltingError(f"training stopped: {PATIENCE} steps in a row were skipped, the last because {reason}")
+        if not state.moved and state.step - state.skipped >= PATIENCE:
+            check_moved(state, objective, reason)
+    check_moved(state, objective, reason)
+
+
+def check_moved(state: TrainState, objective: Losses, reason: str | None = None) -> None:
+    """Refuse a run none of whose steps has moved the weights. Raises TiltingError, which says why, as far as that is known.
+
+    Args:
+        state: after its steps.
+        objective: what was minimised.
+        reason: why the last step was skipped, if it was.
+    """
+    if state.moved or not state.step:
+        return
+    made = state.step - state.skipped
+    if not made:
+        because = f", the last because {reason}" if reason else ""
+        raise TiltingError(f"training learnt nothing: all of its {state.step} steps were skipped{because}")
+    why = DETACHED if _told(objective) else SAME
+    raise TiltingError(f"training learnt nothing: none of its {made} steps that were made had a gradient: {why}")
+
+
+def _told(objective: Losses) -> bool:
+    """Whether it learns from the reward's own gradient."""
+    return bool(getattr(getattr(objective, "inner", objective), "needs_gradient", False))
+
+
+def attached(value: ValueFn) -> ValueFn:
+    """A reward of latents that is refused where its value is not connected to them, though a gradient is asked for."""
+
+    def asked(x0: Tensor, rows: Tensor) -> Tensor:
+        scores = value(x0, rows)
+        if torch.is_grad_enabled() and x0.requires_grad and not scores.requires_grad:
+            raise TiltingError(DETACHED)
+        return scores
+
+    return asked
 
 
 class _Elsewhere(Exception):

@@ -17,7 +17,8 @@ from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, with_dropout
-from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, save_lora
+from tilting.models.lora import TRAINED as NAME
+from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, remove, save_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
@@ -28,8 +29,6 @@ from tilting.training.loop import Group, Info, Optimiser, TrainState, train
 from tilting.training.processes import Engine
 from tilting.types import Reward
 
-NAME = "tilting"
-"""Of the trained adapter."""
 GROUPS = (Group("guidance.", 50.0, decays=False), Group("critic."))
 """Guidance weights are large and learn 50 times as fast (Clark et al. 2024, B.12); a critic is clipped apart."""
 Given = Reward | str | Callable[[Tensor, list[str]], Any]
@@ -89,10 +88,12 @@ class Trainer(Generic[Maker]):
     def steps(self, until: int) -> Iterator[Info]:
         """Train up to a training step; numbers are a line of metrics.jsonl: step, loss, reward, gradient_norm, the objective's
         own, rate, skipped (in all), and the run's costs so far over all processes. Of a skipped step, reward, loss and
-        gradient_norm are None and ``why`` says why. Raises TiltingError after ten skipped steps in a row."""
+        gradient_norm are None and ``why`` says why. Raises TiltingError after ten skipped steps in a row, and
+        where nothing is learnt."""
         begun = time.perf_counter()
         half = self.engine.half or self.model.dtype == torch.float16
-        for info in train(self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half):
+        parts = (self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half)
+        for info in train(*parts, trouble=lambda: self.batches.trouble):
             paid = self.engine.total(self.batches.counts.numbers())
             self.costs = {key: self.before[key] + paid[key] for key in COSTS}
             if info.skipped is None:
@@ -134,7 +135,7 @@ class Trainer(Generic[Maker]):
 def attach(
     network: Any, rank: int | None, targets: Sequence[str], seed: int, start: Mapping[str, Tensor] | None = None
 ) -> dict[str, nn.Parameter]:
-    """A LoRA to train in place of one that was trained before; fresh, or from saved weights.
+    """A LoRA to train in place of one that was trained before, beside those that are active; fresh, or from saved weights.
 
     Returns:
         Its parameters by name, float32, the only trainable ones.
@@ -142,8 +143,7 @@ def attach(
     Raises:
         TiltingError: if saved weights do not fit the model.
     """
-    if NAME in getattr(network, "peft_config", {}):
-        network.delete_adapters(NAME)
+    remove(network, [NAME])
     network.requires_grad_(False)
     if start is None:
         add_lora(network, rank or 8, targets, NAME, seed)
@@ -329,7 +329,7 @@ def finetune(
             batch_size, lr, rank, target_modules, learn, diversity, seed and so on; unset ones have the same defaults.
 
     Raises:
-        TiltingError: for settings that cannot work, and after ten skipped steps in a row.
+        TiltingError: for settings that cannot work, after ten skipped steps in a row, and where nothing is learnt.
     """
     trainer = make_trainer(model, prompts, reward, objective, start=start, inputs=inputs, **options)
     history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]

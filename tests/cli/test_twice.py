@@ -1,0 +1,42 @@
+"""What is said twice, and what a line is: nothing of either is dropped or cut in silence."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from tilting.cli import app, main
+from tilting.config.prompts import read_prompts
+
+BREAKS = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
+
+
+def single() -> list[tuple[str, str]]:
+    """Every command that takes a config, and each of its options of one value."""
+    found = []
+
+    def walk(words, command):
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(f"{words} {name}".strip(), inner)
+        if hasattr(getattr(command.callback, "config", None), "options"):
+            for one in command.params:
+                if one.param_type_name == "option" and not one.is_flag and not one.multiple:
+                    found.append((words, one.opts[0]))
+
+    walk("", typer.main.get_command(app()))
+    return found
+
+
+@pytest.mark.parametrize(("words", "option"), single() or [("", "")])
+def test_an_option_of_one_value_is_not_given_twice(words, option, capsys):
+    command = [*words.split(), option, "1", f"{option}=2"]
+    assert main(command) == 2
+    assert f"{option} is given twice" in capsys.readouterr().err or option.endswith("config")
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("odd", BREAKS)
+def test_lines_of_prompts_end_at_newlines_alone(tmp_path, odd, ending):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(f"a fox{odd}on a hill{ending}a cat{ending}".encode())
+    assert read_prompts(file) == [f"a fox{odd}on a hill", "a cat"]

@@ -1,0 +1,118 @@
+"""Pictures that are not finite: the part that made the first such number is named, nothing of the group is written, none is
+taken for finished."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import tilting as tl
+from support.small import write_small
+from tilting.cli import main
+from tilting.errors import TiltingError
+
+NAN, INF = float("nan"), float("inf")
+WAY = "in fp16: use precision bf16 or fp32"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return write_small(tmp_path_factory.mktemp("finite") / "small")
+
+
+def last(network):
+    return list(network.parameters())[-1]
+
+
+def spoil(part, value=NAN):
+    """What turns a part of a model to no number."""
+
+    def change(model):
+        with torch.no_grad():
+            if part == "text":
+                last(model.text_encoder).fill_(value)
+            elif part == "network":
+                model.unet.conv_out.bias.fill_(value)
+            elif part == "autoencoder":
+                model.vae.decoder.conv_out.bias.fill_(value)
+            elif part == "overflow":
+                model.unet.conv_in.weight.mul_(1e5)
+            elif part == "text overflow":
+                list(model.text_encoder.parameters())[-2].fill_(6e4)  # the scale of its last norm
+        return model
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "precision", "said"),
+    [
+        ("text", NAN, "fp32", ["the text encoder made", "weights hold NaN"]),
+        ("text overflow", 0, "fp16", ["the text encoder made", WAY]),
+        ("network", NAN, "fp32", ["the network made", "at step 1", "conv_out.bias"]),
+        ("network", INF, "fp32", ["the network made", "in fp32"]),
+        ("overflow", 0, "fp16", ["the network made", "at step 1", WAY]),
+        ("autoencoder", NAN, "fp32", ["the autoencoder made", "weights hold NaN"]),
+        ("autoencoder", INF, "fp32", ["the autoencoder made", "in fp32"]),
+        ("autoencoder", -INF, "fp16", ["the autoencoder made", "in fp32"]),
+    ],
+)
+@pytest.mark.parametrize("reward", [None, "jpeg", "color:red"])
+def test_the_part_that_made_the_first_is_named_and_nothing_is_written(
+    small, tmp_path, monkeypatch, capsys, part, value, precision, said, reward
+):
+    from tilting.models import load
+
+    words = ["generate", "a fox", "--model", str(small), "--images", "2", "--batch-size", "1", "--steps", "2", "--eta", "0"]
+    words += ["--precision", precision, "--quiet", "--out", str(tmp_path / "out")]
+    words += ["--reward", reward, "--method", "bon", "--particles", "2"] if reward else []
+    monkeypatch.setattr("tilting.generation.run.load", lambda *given: spoil(part, value)(load(*given)))
+    for _ in range(2):  # and the same words again find nothing that was finished
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert "image 0 of 'a fox', seed 0 is not finite" in err and err.count("tilting: image") == 1
+        for words_said in said:
+            assert words_said in err
+        assert json.loads((tmp_path / "out" / "manifest.json").read_text())["images"] == []
+        assert not list((tmp_path / "out").rglob("*.png"))
+    monkeypatch.undo()
+    assert main(words) == 0
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2
+
+
+def test_latents_that_are_no_numbers_and_a_picture_of_a_group(small):
+    model = tl.load(str(small))
+    latents = torch.randn(3, *model.latent_shape)
+    latents[1, 0, 0, 0] = NAN
+    with pytest.raises(TiltingError, match=r"image 1 of 'a fox'.*the latents it began at made the first.*given so"):
+        tl.generate(model, "a fox", steps=2, images=3, latents=latents, batch_size=4)
+
+
+def test_a_reward_and_its_gradient_are_named(small):
+    model = tl.load(str(small))
+
+    class Broken:
+        name, differentiable = "broken", True
+
+        def __call__(self, images, prompts):
+            return images.mean((1, 2, 3)) * NAN
+
+    with pytest.raises(TiltingError, match=r"'broken' gave nan"):
+        tl.generate(model, "a fox", Broken(), "bon", steps=2)
+
+    class Slope(Broken):
+        def __call__(self, images, prompts):
+            return (images - images.detach()).sum((1, 2, 3)).sqrt() * 0 + 1
+
+    with pytest.raises(TiltingError, match=r"gradient of the reward is not finite"):
+        tl.generate(model, "a fox", Slope(), "dps", steps=2)
+
+
+def test_what_is_finite_is_drawn_once(small):
+    model, calls = tl.load(str(small)), []
+    inner = model.network
+    model.network = lambda *given: calls.append(1) or inner(*given)
+    assert tl.generate(model, "a fox", steps=2).images.isfinite().all()
+    assert len(calls) == 2
