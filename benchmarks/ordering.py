@@ -3,7 +3,7 @@
     python benchmarks/ordering.py [--steps 25] [--prompts 20] [--images 4]
 
 Prints, for the rewards clip and style: the mean reward of base, code and codex, the judge's score, and the paired
-bootstrap 95 % intervals (whole prompts resampled) of codex - code and code - base; and for jpeg the bytes of base and code.
+95 % t intervals over prompts of codex - code and code - base; and for jpeg the bytes of base and code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import pairwise
 import tilting as tl
 from tilting.generation.generate import Result
 from tilting.metrics.judge import PocketJudge
-from tilting.metrics.statistics import paired_bootstrap
+from tilting.metrics.statistics import interval
 
 PROMPTS = [
     "a fox",
@@ -62,7 +62,10 @@ def compare(model, reward, presets: list, steps: int, prompts: list[str], images
     rows, table, groups = {}, {}, [p for p in prompts for _ in range(images)]
     for preset in presets:
         rows[preset.name], table[preset.name] = row(model, reward, preset, steps, prompts, images)
-    apart = {f"{b} - {a}": [round(v, 4) for v in paired_bootstrap(rows[b], rows[a], groups)] for a, b in pairwise(rows)}
+    apart = {
+        f"{b} - {a}": [None if v is None else round(v, 4) for v in interval(rows[b], rows[a], groups)]
+        for a, b in pairwise(rows)
+    }
     return {**table, "differences": apart}
 
 

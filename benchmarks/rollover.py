@@ -4,7 +4,7 @@
 
 rbf (Kim et al. 2025) draws ``quota`` children a step on average; what it paid bounds N of the others. CoDe comes with its usual
 block and, as code-1, with a selection after every draw, which is how often rbf selects. Printed: means, judge, evaluations, and
-the paired bootstrap 95 % intervals (whole prompts resampled) of each less rbf.
+the paired 95 % t intervals over prompts of each less rbf.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ordering import PROMPTS, row
 
 import tilting as tl
 from tilting.cost import cost
-from tilting.metrics.statistics import paired_bootstrap
+from tilting.metrics.statistics import interval
 from tilting.presets import Preset
 
 OURS = {"code": (tl.presets.code, {}), "code-1": (tl.presets.code, {"block": 1}), "codex": (tl.presets.codex, {})}
@@ -50,7 +50,7 @@ def main() -> None:
                 continue
             same = within(means["evaluations_per_image"], preset, settings, options.steps)
             rewards, table[ours] = row(model, reward, same, options.steps, prompts, images)
-            apart[f"{ours} - rbf"] = [round(v, 4) for v in paired_bootstrap(rewards, theirs, groups)]
+            apart[f"{ours} - rbf"] = [None if v is None else round(v, 4) for v in interval(rewards, theirs, groups)]
         found[name] = {**table, "differences": apart}
     print(json.dumps(found, indent=1))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLOURS = ("#3366cc", "#d9622b", "#2b8a4b", "#8a4fbf", "#b8930f", "#c0396b", "#2a8f9d", "#7a6652", "#1f2f5c", "#7fa03a")
 GREY = "#777777"
 JUDGE = "pocket-judge, held out (log p)"
-Dot = tuple[float, "Mapping[str, float] | float | None"]
+Dot = tuple[float, "Mapping[str, Any] | float | None"]
 """A place across and a value, with its interval or without."""
 
 
@@ -94,7 +94,7 @@ def chart(panels: Sequence[Panel], path: Path) -> str:
             look: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.3, "label": label}
             axis.plot([x for x, _ in known], ys, style, color=colours[label], **look)
             for x, y in known:
-                if isinstance(y, Mapping):
+                if isinstance(y, Mapping) and y["low"] is not None:
                     axis.plot([x, x], [y["low"], y["high"]], color=colours[label], linewidth=0.7, alpha=0.45)
         if panel.line is not None:
             axis.axhline(panel.line[0], color=GREY, linestyle="--", linewidth=1)

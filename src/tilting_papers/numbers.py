@@ -1,32 +1,37 @@
-"""Numbers of a table's rows: values of images, bootstrap intervals of their means and paired differences, and verdicts.
+"""Numbers of a table's rows: values of images, intervals of their means and paired differences, and verdicts.
 
-mean_i (a_i - b_i),  with the 2.5 and 97.5 percentiles of the same mean over resampled prompts
+mean_i (a_i - b_i),  with its t interval over prompts (`tilting.metrics.statistics`)
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tilting.metrics.statistics import paired_bootstrap
+from tilting.metrics import statistics
 from tilting_papers.page import shown
 
 Key = tuple[int, str, int]
 """Of an image: which of a row's runs, prompt, index within it."""
 Values = dict[Key, float]
-Interval = dict[str, float]
-"""A "mean" and its bounds, "low" and "high"."""
+Interval = dict[str, Any]
+"""A "mean" and its bounds, "low" and "high", which are None of a single value."""
 Finding = dict[str, Any]
 """A "verdict", what was "found" in words, and the numbers behind it."""
-DRAWS = 1000
-"""Resamplings of prompts behind an interval that is not of a mean."""
+OVER_PROMPTS = "Means with 95 % t intervals over prompts; differences are paired image by image."
+"""What every page says of its intervals."""
 
 
-def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = None) -> Interval | None:
-    """Mean of ours (- theirs, image by image) and its 95 % bootstrap interval; prompts are resampled, images of a lone one.
+def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = None, seeded: bool = False) -> Interval | None:
+    """Mean of ours (- theirs, image by image) and its 95 % t interval over prompts, over images of a lone one.
 
-    Theirs may be a single run beside several of ours: then each of ours is paired with it. None when nothing is shared.
+    Args:
+        ours: values of images.
+        theirs: may be a single run beside several of ours: then each of ours is paired with it.
+        seeded: a row's runs are training seeds, which vary beside the prompts.
+
+    Returns:
+        None when nothing is shared.
     """
     lone = theirs is not None and {k for k, _, _ in theirs} == {0}
     other = dict.fromkeys(ours, 0.0) if theirs is None else theirs
@@ -34,27 +39,13 @@ def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = Non
     pairs = [(a, b) for a, b in pairs if b in other]
     if not pairs:
         return None
-    prompts = [a[1] for a, _ in pairs]
-    groups = prompts if len(set(prompts)) > 1 else None
-    return paired_bootstrap([ours[a] for a, _ in pairs], [other[b] for _, b in pairs], groups)._asdict()
+    columns = [ours[a] for a, _ in pairs], [other[b] for _, b in pairs], [a[1] for a, _ in pairs]
+    return statistics.interval(*columns, seeds=[a[0] for a, _ in pairs] if seeded else None)._asdict()
 
 
 def mean(values: Sequence[float]) -> float:
     """Of one value or more."""
     return sum(values) / len(values)
-
-
-def percentiles(values: Sequence[float]) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of bootstrap draws."""
-    ordered = sorted(values)
-    return ordered[int(0.025 * (len(ordered) - 1))], ordered[math.ceil(0.975 * (len(ordered) - 1))]
-
-
-def resampled(count: int) -> list[list[int]]:
-    """`DRAWS` times the rows of ``count`` prompts, drawn with replacement; the same ones for the same count."""
-    import torch
-
-    return torch.randint(count, (DRAWS, count), generator=torch.Generator().manual_seed(0)).tolist()
 
 
 def by_prompt(values: Mapping[Key, float]) -> list[float]:
@@ -63,8 +54,10 @@ def by_prompt(values: Mapping[Key, float]) -> list[float]:
     return [mean([value for (_, p, _), value in values.items() if p == prompt]) for prompt in prompts]
 
 
-def verdict(low: float, high: float, line: float = 0.0) -> str:
-    """Of an interval that is to lie above a line: "holds", "fails", or "undecided" where it does not say."""
+def verdict(low: float | None, high: float | None, line: float = 0.0) -> str:
+    """Of an interval that is to lie above a line: "holds", "fails", or "undecided" where it does not say or there is none."""
+    if low is None or high is None:
+        return "undecided"
     return "holds" if low > line else "fails" if high < line else "undecided"
 
 

@@ -22,10 +22,12 @@ def fixed(value: float | None, decimals: int = 4) -> str:
     return "" if value is None else f"{value:.{decimals}f}".replace("-", MINUS)
 
 
-def shown(value: Mapping[str, float] | None, sign: bool = False) -> str:
+def shown(value: Mapping[str, Any] | None, sign: bool = False) -> str:
     """ "0.312 [0.298, 0.325]" with the decimals that its width asks for, and a plus before a gain if it is a difference."""
     if value is None:
         return NONE
+    if value["low"] is None:
+        return number(value["mean"])
     width = value["high"] - value["low"]
     decimals = min(6, max(0, 2 - floor(log10(width)))) if width > 0 else 4
     mean, low, high = (f"{round(value[key], decimals) + 0.0:.{decimals}f}" for key in ("mean", "low", "high"))

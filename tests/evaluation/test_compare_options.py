@@ -105,4 +105,4 @@ def test_what_no_reward_or_judge_knows_is_null():
     assert first["reward"] is second["gain"] is second["wins"] is None
     assert first["judge"] == {"mean": 1.0, "sem": None}
     assert second["judge"] == {"mean": 4.0, "sem": 1.0}
-    assert second["judge_gain"] == {"mean": 2.0, "low": 2.0, "high": 2.0}
+    assert second["judge_gain"] == {"mean": 2.0, "low": None, "high": None}  # one pair has no interval

@@ -18,7 +18,7 @@ from tilting.metrics.frechet import fid, frechet, moments
 from tilting.metrics.labels import read_labels
 from tilting.metrics.mmd import KernelSums, cmmd, kernel_sums, mmd
 from tilting.metrics.prompts import by_prompt, difference, expected, paired
-from tilting.metrics.statistics import Interval
+from tilting.metrics.statistics import Estimate, reach
 from tilting.metrics.verdict import decide
 
 
@@ -220,9 +220,10 @@ def test_expected_reward_is_within_prompts_then_across():
     values, prompts = [1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"]
     assert by_prompt(values, prompts) == {"a": 1.0, "b": 5.0}
     found = expected(values, prompts)
-    assert found.mean == 3.0 and (found.low, found.high) == (1.0, 5.0)
-    alone = expected([1.0, 2.0, 3.0, 4.0], ["a"] * 4)
-    assert alone.mean == 2.5 and 1.0 <= alone.low < 2.5 < alone.high <= 4.0
+    half = 5 / 4 * 12.706204736 * 2.0  # t_1(95 %) times the standard error of the two prompt means, 1 and 5, and 1/4 wider
+    assert (found.mean, found.low, found.high) == pytest.approx((3.0, 3.0 - half, 3.0 + half))
+    alone, half = expected([1.0, 2.0, 3.0, 4.0], ["a"] * 4), 9 / 8 * 3.182446305 * (5 / 12) ** 0.5  # over images: t_3
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
 
 
 def test_paired_differences():
@@ -233,16 +234,22 @@ def test_paired_differences():
     with pytest.raises(TiltingError, match="'b'"):
         difference({"a": 1.0, "b": 2.0}, {"a": 1.0})
     lone = paired({("a", i): 1.0 + i for i in range(4)}, {("a", i): 0.0 for i in range(4)})
-    assert lone.low < lone.mean == 2.5 < lone.high
+    assert lone == (2.5, ((pytest.approx((5 / 12) ** 0.5), 3),))
 
 
-UP, FLAT, DOWN = Interval(0.2, 0.1, 0.3), Interval(0.01, -0.1, 0.1), Interval(-0.2, -0.3, -0.1)
+def moved(mean: float, half: float, judges: int = 1) -> Estimate:
+    """A mean whose interval among so many judges is mean ± half, over 8 prompts."""
+    return Estimate(mean, ((half / reach(1 - 0.05 / judges, 8), 7),))
+
+
+UP, FLAT, DOWN = moved(0.2, 0.1), moved(0.01, 0.1), moved(-0.2, 0.1)
+FELL_OF_TWO = moved(-0.2, 0.1, 2)
 
 
 @pytest.mark.parametrize(
     ("reward", "judges", "word", "said"),
     [
-        (UP, {"pocket-judge": DOWN, "diversity": FLAT}, "gamed", "while pocket-judge -0.2 [-0.3, -0.1] fell"),
+        (UP, {"pocket-judge": FELL_OF_TWO, "diversity": FLAT}, "gamed", "while pocket-judge -0.2 [-0.3, -0.1] fell"),
         (UP, {"pocket-judge": UP, "diversity": DOWN}, "gamed", "diversity"),
         (UP, {"pocket-judge": FLAT, "diversity": UP}, "better", "no fall of pocket-judge and diversity"),
         (UP, {}, "better", "no held-out judge"),

@@ -233,14 +233,18 @@ def test_rivals_are_given_at_least_the_evaluations_of_codex(tmp_path):
     assert cost["ug"].evaluations == 6 * 20 and cost["freedom"].evaluations == 20 + 9 * 9  # T + (K - 1) W
 
 
-def test_intervals_resample_whole_prompts():
-    """Two prompts kind_of images agree: the mean of resampled prompts has variance (a - b)^2 / 8, whatever the images."""
+def test_intervals_are_over_prompts_however_many_their_images():
+    """Two prompts whose images agree: the standard error is half of what they are apart, and t_1 is 12.706, a quarter wider."""
     ours = {(0, p, i): v for p, v in (("a", 1.0), ("b", 3.0)) for i in range(50)}
-    assert interval(ours) == {"mean": 2.0, "low": 1.0, "high": 3.0}
+    half = 5 / 4 * 12.706204736
+    assert interval(ours) == pytest.approx({"mean": 2.0, "low": 2.0 - half, "high": 2.0 + half})
     theirs = {(0, p, i): v - 0.5 for (_, p, i), v in ours.items()}
     three = {(k, p, i): v for k in range(3) for (_, p, i), v in ours.items()}
     assert interval(three, theirs) == {"mean": 0.5, "low": 0.5, "high": 0.5}  # several runs against a lone one
     assert interval(ours, {}) is None
+    seeds = {(k, p, 0): v + 2 * k for k in range(2) for p, v in (("a", 1.0), ("b", 3.0))}
+    alone, seeded = interval(seeds), interval(seeds, seeded=True)  # runs 2 apart, as the prompts are
+    assert alone and seeded and seeded["high"] - 3.0 == pytest.approx(2**0.5 * (alone["high"] - 3.0)) and alone["mean"] == 3.0
 
 
 def test_values_are_read_by_bare_spec():

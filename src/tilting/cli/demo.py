@@ -14,7 +14,7 @@ from tilting.config.generate import GenerateConfig, resolve
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.run import Parts, load_parts, run
-from tilting.metrics.statistics import paired_bootstrap
+from tilting.metrics.statistics import interval
 from tilting.reports.grid import comparison_grid
 from tilting.rewards.spec import build
 from tilting.runs.alone import alone
@@ -51,13 +51,15 @@ def table(manifests: dict[tuple[str, str], dict[str, Any]]) -> str:
     for (method, reward), manifest in manifests.items():
         s = manifest["summary"]
         judge = "-" if s["judge_mean"] is None else f"{s['judge_mean']:.2f}"
-        mean = f"{s['reward_mean']:.4f} ± {s['reward_sem'] or 0:.4f}"
+        mean = f"{s['reward_mean']:.4f}" + (f" ± {s['reward_sem']:.4f}" if s["reward_sem"] is not None else "")
         lines.append(f"{reward:8}{method:8}{mean:>20}{judge:>9}{s['evaluations']:>13}{s['seconds']:>9.1f}")
-    lines += ["", "paired differences of the reward, same seeds: mean [95 % bootstrap interval, whole prompts resampled]"]
+    over = "prompts" if len({r["prompt"] for m in manifests.values() for r in m["images"]}) > 1 else "images of the one prompt"
+    lines += [f"sem: the standard error over {over}"]
+    lines += ["", f"paired differences of the reward, same seeds: mean [95 % t interval over {over}]"]
     for reward, a, b in [("clip", *pair) for pair in PAIRS] + [("jpeg", "code", "base")]:
         ours, theirs = ([r["reward"] for r in manifests[name, reward]["images"]] for name in (a, b))
-        mean, low, high = paired_bootstrap(ours, theirs, [r["prompt"] for r in manifests[a, reward]["images"]])
-        lines.append(f"{reward:8}{a + ' - ' + b:16}{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+        mean, low, high = interval(ours, theirs, [r["prompt"] for r in manifests[a, reward]["images"]])
+        lines.append(f"{reward:8}{a + ' - ' + b:16}{mean:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if low is not None else ""))
     return "\n".join(lines)
 
 

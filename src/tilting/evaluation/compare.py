@@ -1,8 +1,8 @@
 """`tilting compare`: methods side by side on the same prompts, rewards and noise, as one page.
 
 Every method's run is a folder of `tilting generate`, DIR/runs/METHOD, of one seed: image (prompt, index) starts from the same
-x_T whatever the method, so differences are paired. Gains are means of r_method - r_reference over images, with the
-interval of a bootstrap that resamples whole prompts (`tilting.metrics.statistics.paired_bootstrap`).
+x_T whatever the method, so differences are paired. Gains are means of r_method - r_reference over images, with a t interval
+over prompts (`tilting.metrics.statistics`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tilting.config.compare import CompareConfig, named
 from tilting.config.generate import GenerateConfig
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
-from tilting.evaluation.compare_page import FEW, PAGE, render, write_sheet
+from tilting.evaluation.compare_page import PAGE, render, write_sheet
 from tilting.generation.run import Folder, Parts, load_parts, plan_missing, run
-from tilting.metrics.statistics import paired_bootstrap
+from tilting.metrics.statistics import estimate, interval
 from tilting.reports.text import table
 from tilting.runs.alone import alone
 from tilting.runs.files import write_json
@@ -70,9 +70,9 @@ def measure(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         reference: the method that gains are against, ``base`` where it is among them, else the first. methods: of each its
-        reward and judge {mean, sem} over images (or null), costs per image and in total, ``gain`` and ``judge_gain``
-        {mean, low, high} of the paired difference to the reference (null for itself), ``wins``, the share of images whose
-        reward is above the reference's. images: of every (prompt, index) the file, reward and judge by method.
+        reward and judge {mean, sem}, the standard error over prompts (or null), costs per image and in total, ``gain`` and
+        ``judge_gain`` {mean, low, high} of the paired difference to the reference (null for itself), ``wins``, the share of
+        images whose reward is above the reference's. images: of every (prompt, index) the file, reward and judge by method.
     """
     reference = "base" if "base" in manifests else next(iter(manifests))
     keyed = {m: {(r["prompt"], r["index"]): r for r in manifest["images"]} for m, manifest in manifests.items()}
@@ -83,7 +83,7 @@ def measure(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         ours, theirs = ([keyed[m][key] for key in keys] for m in (method, reference))
         row: dict[str, Any] = {"method": method, "folder": f"runs/{method}", "particles": manifest["config"]["particles"]}
         for key, gain in (("reward", "gain"), ("judge", "judge_gain")):
-            row[key] = _mean([r[key] for r in ours])
+            row[key] = _mean(ours, key)
             row[gain] = None if method == reference else _gain(ours, theirs, key)
         pairs = [(a["reward"], b["reward"]) for a, b in zip(ours, theirs, strict=True)]
         known = method != reference and all(None not in pair for pair in pairs)
@@ -99,24 +99,22 @@ def measure(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"reference": reference, "methods": rows, "images": shown}
 
 
-def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:
-    """Mean and standard error over images; None where there is no value."""
-    known = [v for v in values if v is not None]
+def _mean(records: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None] | None:
+    """Mean and standard error over prompts, of a lone one over its images; None where there is no value."""
+    known = [record for record in records if record[key] is not None]
     if not known:
         return None
-    mean = sum(known) / len(known)
-    spread = sum((v - mean) ** 2 for v in known) / (len(known) - 1) if len(known) > 1 else None
-    return {"mean": mean, "sem": None if spread is None else (spread / len(known)) ** 0.5}
+    found = estimate([record[key] for record in known], [record["prompt"] for record in known])
+    return {"mean": found.mean, "sem": found.error}
 
 
-def _gain(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str) -> dict[str, float] | None:
+def _gain(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None] | None:
     """The paired difference over images that both have a value of; with its interval."""
     both = [(a[key], b[key], a["prompt"]) for a, b in zip(ours, theirs, strict=True) if None not in (a[key], b[key])]
     if not both:
         return None
     a, b, prompts = (list(column) for column in zip(*both, strict=True))
-    several = len(set(prompts)) > 1
-    return paired_bootstrap(a, b, prompts if several else None)._asdict()
+    return interval(a, b, prompts)._asdict()
 
 
 def describe(metrics: Mapping[str, Any]) -> str:
@@ -128,11 +126,13 @@ def describe(metrics: Mapping[str, Any]) -> str:
         mean = "-" if reward is None else f"{reward['mean']:.4f}"
         mean += f" ± {reward['sem']:.4f}" if reward and reward["sem"] is not None else ""
         judge = "-" if row["judge"] is None else f"{row['judge']['mean']:.2f}"
-        change = "-" if gain is None else f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        change = "-" if gain is None else f"{gain['mean']:+.4f}"
+        change += f" [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain and gain["low"] is not None else ""
         wins = "-" if row["wins"] is None else f"{row['wins']:.0%}"
         cost = (f"{row['evaluations_per_image']:.4g}", f"{row['seconds_per_image']:.2f}")
         rows.append([row["method"], mean, judge, *cost, change, wins])
     images = len(metrics["images"])
+    prompts = len({entry["prompt"] for entry in metrics["images"]})
+    over = f"{prompts} prompts" if prompts > 1 else "the images of the one prompt"
     line = f"{images} image{'s' if images > 1 else ''} per method, of the same noise; costs are per image"
-    few = "; few prompts, so the intervals are rough" if len({entry["prompt"] for entry in metrics["images"]}) < FEW else ""
-    return "\n".join([*table(rows), line + few])
+    return "\n".join([*table(rows), f"{line}; ± is the standard error, [95 %] the t interval, over {over}"])

@@ -15,8 +15,6 @@ from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined
 
 PAGE, SHEET = "compare.html", "compare.png"
-FEW = 10
-"""Prompts, below which intervals of a bootstrap are called rough."""
 SMALL, THUMB = 128, 320
 """Pictures of at most SMALL pixels are put into the page as they are; larger ones at most THUMB wide or high."""
 MOST_ROWS, MOST_PROMPTS = 60, 100
@@ -75,7 +73,12 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
             points.append((Bar(r["method"], colour[r["method"]], mean, mean - sem, mean + sem), r["evaluations_per_image"]))
     if len(points) > 1:
         svg = scatter("Reward and its cost", [p for p, _ in points], [c for _, c in points], "denoiser evaluations per image")
-        chart = {"title": "What the reward costs", "note": "mean ± sem; up and to the left is better", "svg": svg, "kind": ""}
+        chart = {
+            "title": "What the reward costs",
+            "note": "mean ± standard error; up and to the left is better",
+            "svg": svg,
+            "kind": "",
+        }
         charts.insert(1, chart | {"kind": "tall"} if len(charts) == 2 else chart)
     return charts
 
@@ -123,7 +126,7 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
         charts=_charts(metrics, colour),
         prompts=shown,
         count=len(prompts),
-        few=FEW,
+        over="prompts" if len(prompts) > 1 else "the images of the one prompt",
         settings=settings,
         width=side * max(1, room // side) if side <= SMALL else room,
         small=side <= SMALL,

@@ -18,10 +18,12 @@ THUMB = 128
 MOST_PROMPTS, MOST_IMAGES, MOST_OVERVIEW, MOST_CLASSES = 60, 8, 8, 16
 
 
-def interval(value: Mapping[str, float] | None) -> str:
+def interval(value: Mapping[str, float | None] | None) -> str:
     """ "0.31 [0.30, 0.32]" for people."""
     if value is None:
         return number(None)
+    if value["low"] is None:
+        return number(value["mean"])
     return f"{number(value['mean'])} [{number(value['low'])}, {number(value['high'])}]"
 
 

@@ -12,7 +12,7 @@ from tilting.evaluation.measure import Instruments, Measured, brief_metrics, met
 from tilting.evaluation.read_runs import CHANGES, Run, Setup
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
-from tilting.metrics.statistics import Interval
+from tilting.metrics.statistics import Estimate
 from tilting.metrics.verdict import decide
 from tilting.rewards.spec import parse_spec
 
@@ -88,7 +88,7 @@ def _labels(mine: Measured) -> dict[str, Any]:
 
 
 FEWEST = 4
-"""Prompts (or pictures of a lone one) below which no verdict is given: the bootstrap of two numbers is between the two."""
+"""Prompts (or pictures of a lone one) below which no verdict is given: the interval of two reaches 16 standard errors."""
 
 
 def networks_of(weights: Mapping[str, float]) -> set[str]:
@@ -114,7 +114,7 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
     if ours is None or others is None:
         return {"word": None, "base": name, "reason": f"{name} was not scored with the reward of {run.name}"}
 
-    def against(a: Sequence[float], b: Sequence[float]) -> Interval | None:
+    def against(a: Sequence[float], b: Sequence[float]) -> Estimate | None:
         first, second = ({k: v for k, v in zip(r.keys, x, strict=True) if v == v} for r, x in ((run, a), (base, b)))
         return paired(first, second) if first and {p for p, _ in first} == {p for p, _ in second} else None
 
@@ -122,7 +122,7 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
     if count < FEWEST and (count > 1 or len(ours) < FEWEST):
         few = f"{len(ours)} picture{'s' if len(ours) > 1 else ''} of one prompt" if count == 1 else f"{count} prompts"
         return {"word": None, "base": name, "reason": f"{few} are too few to tell: take {FEWEST} prompts, better 20"}
-    judges: dict[str, Interval | None] = {}
+    judges: dict[str, Estimate | None] = {}
     known = networks_of(run.weights)
     for metric in metrics_of("image"):
         if metric.judges and metric.name in mine.scores and tools.names().get(metric.name) not in known:

@@ -31,8 +31,6 @@ from tilting.runs.files import write_json
 from tilting.runs.owner import EVALUATION, folder_of
 from tilting.version import __version__
 
-FEW = 10
-"""Prompts below which a percentile bootstrap is known to be too narrow."""
 NEVER = {name for name, entry in REWARDS.items() if entry.together or entry.remote}
 """Rewards not computed here: a manifest does not get to send pictures away (nor to run a file); some are of a batch."""
 
@@ -131,8 +129,10 @@ def _lacking(config: EvaluateConfig, parts: Setup) -> list[str]:
     if all(run.kl is None for run in parts.runs):
         notes.append("KL to the base is not recorded in these manifests.")
     count = len(set(parts.runs[0].prompts))
-    if 1 < count < FEW:
-        notes.append(f"Intervals and verdicts resample {count} prompts, which is few: they are too narrow below {FEW} or so.")
+    over = f"{count} prompts" if count > 1 else "the images of the one prompt"
+    notes.append(
+        f"Intervals are 95 % t intervals over {over}; those of a verdict's judges hold for all of them together (Holm)."
+    )
     if max(len([r for r in run.prompts if r == run.prompts[0]]) for run in parts.runs) < 2:
         notes.append("Diversity and distances per prompt need 2 images of a prompt or more: generate with --images 2.")
     return notes

@@ -28,6 +28,7 @@ from tilting.generation.score import Scorer, finish
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.metrics.judge import PocketJudge
+from tilting.metrics.statistics import estimate
 from tilting.models.text import remembering
 from tilting.presets import Preset
 from tilting.rng import Identity
@@ -216,13 +217,15 @@ class Result:
 
 
 def summarise(records: Sequence[dict], counts: Counts) -> dict:
-    """The ``summary`` of a manifest: means with standard errors, and what the run cost."""
+    """The ``summary`` of a manifest: means, the reward's standard error over prompts (of a lone one over its images), costs."""
     rewards = [r["reward"] for r in records if r["reward"] is not None]
+    prompts = [r["prompt"] for r in records if r["reward"] is not None]
     judged = [r["judge"] for r in records if r.get("judge") is not None]
-    values = torch.tensor(rewards, dtype=torch.float64, device="cpu")
+    found = estimate(rewards, prompts) if rewards else None
     return {
-        "reward_mean": values.mean().item() if rewards else None,
-        "reward_sem": (values.std() / len(rewards) ** 0.5).item() if len(rewards) > 1 else None,
+        "reward_mean": found.mean if found else None,
+        "reward_sem": found.error if found else None,
+        "reward_sem_over": None if len(rewards) < 2 else "prompts" if len(set(prompts)) > 1 else "images",
         "judge_mean": sum(judged) / len(judged) if judged else None,
         "evaluations": counts.evaluations,
         "decodes": counts.decodes,

@@ -273,7 +273,8 @@ def describe(manifest: dict[str, Any]) -> str:
     count = len(manifest["images"])
     parts = [f"{count} image{'' if count == 1 else 's'} in {config['out']}"]
     if summary["reward_mean"] is not None:
-        sem = f" ± {summary['reward_sem']:.4f}" if summary["reward_sem"] is not None else ""
+        sem, over = summary["reward_sem"], summary.get("reward_sem_over", "images")
+        sem = f" ± {sem:.4f} (standard error over {over})" if sem is not None else ""
         parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
     if summary["judge_mean"] is not None:
         parts.append(f"judge {summary['judge_mean']:.3f}")

@@ -1,11 +1,11 @@
-"""Means within a prompt, then across prompts, and their bootstrap intervals: images of one prompt are not independent."""
+"""Means within a prompt, then across prompts, and their t intervals: images of one prompt are not independent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from tilting.errors import TiltingError
-from tilting.metrics.statistics import Interval, paired_bootstrap
+from tilting.metrics.statistics import Estimate, Interval, estimate, interval
 
 
 def by_prompt(values: Sequence[float], prompts: Sequence[str]) -> dict[str, float]:
@@ -17,18 +17,18 @@ def by_prompt(values: Sequence[float], prompts: Sequence[str]) -> dict[str, floa
 
 
 def across(means: Mapping[str, float]) -> Interval:
-    """The mean over prompts of one number each; prompts are resampled (of one prompt, low = high = mean)."""
-    return paired_bootstrap(list(means.values()), [0.0] * len(means))
+    """The mean over prompts of one number each, and its t interval over prompts (one prompt has none)."""
+    return interval(list(means.values()))
 
 
 def expected(values: Sequence[float], prompts: Sequence[str]) -> Interval:
-    """Mean within a prompt, then across prompts. Prompts are resampled; when there is only one, its images are."""
+    """Mean within a prompt, then across prompts, and its t interval over prompts, over images when there is only one."""
     means = by_prompt(values, prompts)
-    return across(means) if len(means) > 1 else paired_bootstrap(values, [0.0] * len(values))
+    return across(means) if len(means) > 1 else interval(values)
 
 
-def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interval:
-    """Mean over prompts of ours - theirs, one number per prompt each; prompts are resampled.
+def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Estimate:
+    """Mean over prompts of ours - theirs, one number per prompt each, and its error over prompts.
 
     Raises:
         TiltingError: the prompts are not the same.
@@ -36,11 +36,11 @@ def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interv
     if set(ours) != set(theirs):
         odd = sorted(set(ours) ^ set(theirs))[0]
         raise TiltingError(f"runs of different prompts cannot be compared: only one of them has {odd!r}")
-    return paired_bootstrap([ours[p] for p in ours], [theirs[p] for p in ours])
+    return estimate([ours[p] - theirs[p] for p in ours])
 
 
-def paired(ours: Mapping[tuple[str, int], float], theirs: Mapping[tuple[str, int], float]) -> Interval:
-    """`difference` of values per (prompt, index); a lone prompt is resampled by its images, which pair by index.
+def paired(ours: Mapping[tuple[str, int], float], theirs: Mapping[tuple[str, int], float]) -> Estimate:
+    """`difference` of values per (prompt, index); the error of a lone prompt is over its images, which pair by index.
 
     Raises:
         TiltingError: the prompts are not the same.
@@ -48,5 +48,5 @@ def paired(ours: Mapping[tuple[str, int], float], theirs: Mapping[tuple[str, int
     means = [by_prompt(list(v.values()), [prompt for prompt, _ in v]) for v in (ours, theirs)]
     shared = [key for key in ours if key in theirs]
     if len(means[0]) == len(means[1]) == 1 and len(shared) == len(ours) == len(theirs):
-        return paired_bootstrap([ours[k] for k in shared], [theirs[k] for k in shared])
+        return estimate([ours[k] - theirs[k] for k in shared])
     return difference(*means)

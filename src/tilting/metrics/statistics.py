@@ -1,45 +1,152 @@
-"""Intervals of paired differences: the same images (prompt, seed, index) under two methods."""
+"""Intervals of means and of paired differences: the same images (prompt, seed, index) under two methods.
+
+    mean ± (1 + 1 / 2K) t_{K-1}(level) s,      s² = K / (K - 1) Σ_k (Σ_{i in k} (v_i - mean))² / n²
+
+over K clusters, which are prompts: images of one prompt are not independent. With as many images of every prompt, s is the
+standard error of the K prompt means, and this their t interval, a little wider: differences of rewards are skewed, and t alone
+covers .917 and .924 for 95 % at 4 and 8 prompts of pocket. So coverage is .93 or more there, and .97 or less of Gaussian
+differences; a percentile bootstrap has .79, .88 and .92 of these at 4, 8 and 20 prompts (tests/evaluation/test_statistics.py).
+Corrections by the estimated skewness (Johnson 1978, Hall 1992) and BCa trust a third moment of a few numbers, and do worse.
+
+Several training seeds are a second way to vary: with the half-widths h_1 over seeds and h_2 over prompts the interval is
+mean ± √(h_1² + h_2²), whose coverage is at least the level (Banerjee 1960).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import fsum, hypot, sqrt
 from typing import NamedTuple
 
-from tilting.lazy import torch
+LEVEL = 0.95
+"""Of every interval, unless it says another."""
 
 
 class Interval(NamedTuple):
-    """A mean and its bootstrap confidence interval."""
+    """A mean and its t interval, which a single value does not have: None then."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def above(self) -> bool:
+        """Whether all of it is above 0."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def below(self) -> bool:
+        """Whether all of it is below 0."""
+        return self.high is not None and self.high < 0
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], groups: Sequence[object] | None = None, draws: int = 10_000, level: float = 0.95
-) -> Interval:
-    """Mean of a - b and its percentile bootstrap interval.
+class Estimate(NamedTuple):
+    """A mean with its standard errors.
+
+    Attributes:
+        mean: over values.
+        errors: (standard error, degrees of freedom) over prompts, or over seeds and over prompts; none of a single value.
+    """
+
+    mean: float
+    errors: tuple[tuple[float, int], ...]
+
+    @property
+    def error(self) -> float | None:
+        """The standard error; None of a single value."""
+        return hypot(*(error for error, _ in self.errors)) if self.errors else None
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The t interval of a level."""
+        if not self.errors:
+            return Interval(self.mean, None, None)
+        half = hypot(*(reach(level, freedom + 1) * error for error, freedom in self.errors))
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+
+def reach(level: float, clusters: int) -> float:
+    """Standard errors from the mean to the interval's ends: (1 + 1 / 2K) t_{K-1}, where P(|T| < t) = level."""
+    from scipy.special import stdtrit
+
+    return (1 + 0.5 / clusters) * float(stdtrit(clusters - 1, (1 + level) / 2))
+
+
+def estimate(
+    values: Sequence[float], prompts: Sequence[object] | None = None, seeds: Sequence[object] | None = None
+) -> Estimate:
+    """The mean of n values and its standard error over clusters.
 
     Args:
-        a, b: n paired values.
-        groups: n labels (such as prompts); whole groups are resampled, as images of one prompt are not independent.
-        draws: bootstrap samples (with a fixed seed: the interval is a function of its inputs).
-        level: of confidence.
+        values: n numbers or paired differences.
+        prompts: n labels; without them, and where all are the same one, every value is a cluster of its own.
+        seeds: n labels of training runs, where there are several: they vary too.
 
     Raises:
         ValueError: if the lengths differ or nothing is given.
     """
-    if len(a) != len(b) or not len(a):
-        raise ValueError(f"paired values must be as many, and at least one: {len(a)} and {len(b)}")
-    difference = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
-    labels = list(range(len(a))) if groups is None else list(groups)
-    names = list(dict.fromkeys(labels))
-    index = torch.tensor([names.index(label) for label in labels])
-    total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, difference)
-    count = torch.bincount(index, minlength=len(names)).double()
-    pick = torch.randint(len(names), (draws, len(names)), generator=torch.Generator().manual_seed(0))
-    means = total[pick].sum(1) / count[pick].sum(1)
-    tail = (1 - level) / 2
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(difference.mean().item(), low, high)
+    if not len(values) or any(len(labels) != len(values) for labels in (prompts, seeds) if labels is not None):
+        raise ValueError("an interval needs a value at least, and a label for each")
+    labels = range(len(values)) if prompts is None or len(set(prompts)) == 1 else prompts
+    mean = fsum(values) / len(values)
+    ways = (seeds, labels) if seeds is not None and len(set(seeds)) > 1 else (labels,)
+    return Estimate(mean, tuple(_error(values, mean, way) for way in ways if len(set(way)) > 1))
+
+
+def _error(values: Sequence[float], mean: float, labels: Sequence[object]) -> tuple[float, int]:
+    """The standard error of a mean over the clusters that labels name, and its degrees of freedom."""
+    rest: dict[object, list[float]] = {}
+    for value, label in zip(values, labels, strict=True):
+        rest.setdefault(label, []).append(value - mean)
+    count = len(rest)
+    return sqrt(count / (count - 1) * fsum(fsum(one) ** 2 for one in rest.values())) / len(values), count - 1
+
+
+def interval(
+    ours: Sequence[float],
+    theirs: Sequence[float] | None = None,
+    prompts: Sequence[object] | None = None,
+    seeds: Sequence[object] | None = None,
+    level: float = LEVEL,
+) -> Interval:
+    """The mean of ours, or of ours - theirs pair by pair, and its t interval over prompts (see `estimate`).
+
+    Raises:
+        ValueError: if the lengths differ or nothing is given.
+    """
+    apart = ours if theirs is None else [a - b for a, b in zip(ours, theirs, strict=True)]
+    return estimate(apart, prompts, seeds).interval(level)
+
+
+def holm(estimates: Mapping[str, Estimate], level: float = LEVEL) -> dict[str, Interval]:
+    """Intervals of k means that are asked the same: with probability ``level`` none excludes 0 where nothing moved.
+
+    Holm's (1979) steps: the intervals of level 1 - (1 - level) / k that exclude 0 are kept, and those that are left are made
+    again as so many fewer.
+    """
+    left, kept = dict(estimates), {}
+    while left:
+        now = {name: one.interval(1 - (1 - level) / len(left)) for name, one in left.items()}
+        moved = {name: one for name, one in now.items() if one.above or one.below}
+        kept |= moved or now
+        left = {name: one for name, one in left.items() if name not in kept}
+    return {name: kept[name] for name in estimates}
+
+
+def jackknife(statistic: Callable[[Sequence[int]], float], count: int) -> Estimate | None:
+    """Of what is no mean, its value and the standard error of its pseudo-values, each prompt left out in turn (Tukey 1958).
+
+    Args:
+        statistic: of the rows of some prompts; NaN where it has no value.
+        count: K prompts.
+
+    Returns:
+        (K - 1) / K Σ_k (θ_-k - mean θ_-k)² is the error's square, which is not known where one's rest has no value; None where
+        all of them have none.
+    """
+    whole, rest = statistic(range(count)), [statistic([i for i in range(count) if i != k]) for k in range(count)]
+    if whole != whole:
+        return None
+    if count < 2 or any(value != value for value in rest):
+        return Estimate(whole, ())
+    middle = fsum(rest) / count
+    return Estimate(whole, ((sqrt((count - 1) / count * fsum((one - middle) ** 2 for one in rest)), count - 1),))

@@ -1,6 +1,7 @@
 """Objectives that back-propagate the reward through sampling: draft, draft-k, draft-lv, refl, alignprop.
 
-draft       loss = -mean r(D(x_0(θ))) + β KL                      Clark et al. 2024, Alg. 1 (its last line must read θ + η g)
+draft       loss = -mean r(D(x_0(θ))) + β KL                      Clark et al. 2024, Alg. 1 (its last line must read θ + η g);
+            their guidance weight w = 7.5, of (1 + w) ε_c - w ε_∅, is a cfg of 8.5 here
 draft-k     the same, gradients in the last K steps only
 draft-lv    draft-1, and n more re-noised copies of stop_grad(x_0) at the last grid time, gradients summed
 refl        the one-step estimate x0 at a random one of the last m steps   Xu et al. 2023; φ(r) = relu(2 - r) in its code
@@ -111,7 +112,7 @@ class Draft(ThroughChain):
 
     The numbers call the KL "kl" where all steps carry gradient, else "kl_open": it is of these steps alone, and goes up and
     down with their number, for the frozen model is not evaluated at the others. Algorithm 1 of the paper ends in θ - η g,
-    which must read θ + η g.
+    which must read θ + η g. The paper's guidance weight w = 7.5, of (1 + w) ε_c - w ε_∅, is a cfg of 8.5 here.
     """
 
     name, paper, through = "draft", "Clark et al. 2024", "through T steps"
@@ -134,6 +135,7 @@ class DraftK(ThroughChain):
         θ <- AdamW(-∇_θ mean r(decode(x)))
 
     The KL is called "kl_open": it is of the steps that carry gradient, for the frozen model is not evaluated at the others.
+    The paper's guidance weight w = 7.5 is a cfg of 8.5 here.
     """
 
     name, paper, through = "draft-k", "Clark et al. 2024", "through K steps"
@@ -160,7 +162,8 @@ class DraftLv(BaseObjective):
             loss = loss - mean r(step(x_1', 1))       or, if single: - mean ⟨∇r(x_0), step(x_1', 1)⟩
         θ <- AdamW(∇_θ loss)
 
-    The gradients of all n + 1 rewards are summed: n + 1 reward calls per image and step.
+    The gradients of all n + 1 rewards are summed: n + 1 reward calls per image and step. The paper's guidance weight w = 7.5
+    is a cfg of 8.5 here.
     """
 
     name, paper, through = "draft-lv", "Clark et al. 2024", "through 1 step"

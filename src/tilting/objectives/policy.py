@@ -3,16 +3,19 @@
     DDPO-IS    mean over steps of max(-A ratio, -A clip(ratio, 1 ± c)),   ratio = p_θ(x_s | x_t) / p_old(x_s | x_t)
                Black et al. 2023
     DPOK       -A log p_θ + β KL(p_θ || p_base) per step                  Fan et al. 2023
-    A          the reward normalised per prompt, over a running buffer (DDPO) or within the K images of a group (GRPO)
+    A          the reward normalised per prompt, over a running buffer (DDPO) or within the K images of a group (GRPO), or less
+               the mean of the batch's other images (DPOK): a mean that holds the image itself would shrink the reward's
+               gradient by 1 - 1 / b, and not the KL's
 
 The KL of a step depends on its parameters, and on all earlier ones by where the path has come to. DPOK differentiates the
 first alone, and so does not climb E[r] - β KL of the path; CTRL's planner (``path_kl``) does: A at step t is r less β times
 what the later steps pay.
 
 log p is a *mean* over latent dimensions in the published DDPO code, which is why its clip can be 1e-4; ``reduction`` says
-which. The step of std 0 (the last) has no density and is left out. log p_old is that of the rollout itself, so that an image
-costs T evaluations to draw and T - 1 in an epoch, with a KL T - 1 more of the frozen model; on the first update every ratio is
-exactly 1. Statistics of rewards are float64 on the CPU: some devices have none.
+which, of log p and of the KL beside it (Flow-GRPO takes both as means), so that β means the same under either. The step of std
+0 (the last) has no density and is left out. log p_old is that of the rollout itself, so that an image costs T evaluations to
+draw and T - 1 in an epoch, with a KL T - 1 more of the frozen model; on the first update every ratio is exactly 1, so that the
+clip is idle where a batch makes one update. Statistics of rewards are float64 on the CPU: some devices have none.
 """
 
 from __future__ import annotations
@@ -44,13 +47,14 @@ def _same(values: Tensor) -> bool:
 
 def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
     """(r - mean) / std within each prompt's images of the batch, (b,); 0 where a prompt has one image or equal rewards."""
-    out = torch.zeros_like(value)
+    rewards = value.cpu().double()
+    out = torch.zeros_like(rewards)
     for prompt in dict.fromkeys(prompts):
         rows = [i for i, p in enumerate(prompts) if p == prompt]
-        mine = value[rows]
-        spread = mine.std(unbiased=False)
-        out[rows] = 0.0 if _same(mine) else (mine - mine.mean()) / (spread + 1e-8)
-    return out
+        mine = rewards[rows]
+        if not _same(mine):
+            out[rows] = (mine - mine.mean()) / (mine.std(unbiased=False) + 1e-8)
+    return out.to(value.dtype).to(value.device)
 
 
 def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: int, least: int) -> Tensor:
@@ -81,14 +85,14 @@ class PolicyGradient(BaseObjective):
     """DDPO, DPOK and GRPO, which differ in advantage, ratio and KL; each of them says which of these are its settings.
 
     Attributes:
-        advantage: "buffer" (DDPO) or "group" (GRPO); "plain" is r minus the batch's mean.
+        advantage: "buffer" (DDPO) or "group" (GRPO); "plain" (DPOK) is r minus the mean of the batch's other images.
         ratio: importance ratios with a clip (DDPO-IS, GRPO); off is REINFORCE, which makes one update from a batch of draws.
         clip: half-width of the ratio's clip, in units of ``reduction``.
         limit: advantages are cut to ± this.
-        kl: β of the KL of each step to the frozen model (sum over dimensions).
-        path_kl: whether the KL of later steps counts in a step's advantage, which is then minus the mean of the batch's other
-            images (one that holds the image itself would shrink it by 1 / b beside the KL); ``advantage`` has no use.
-        reduction: of log p over latent dimensions.
+        kl: β of the KL of each step to the frozen model.
+        path_kl: whether the KL of later steps counts in a step's advantage, which is then less the mean of the batch's other
+            images; ``advantage`` has no use.
+        reduction: of log p and of the KL beside it over latent dimensions.
         epochs: passes over the sampled steps, each an optimiser step per minibatch.
         minibatches: parts that the steps are split into, one optimiser step each.
         buffer, least: of the running statistics per prompt.
@@ -160,12 +164,12 @@ class PolicyGradient(BaseObjective):
         else:
             everything = batch.all(value)
             if self.advantage == "group":
-                one = group_advantage(everything, batch.prompts)
+                one = batch.mine(group_advantage(everything, batch.prompts))
             elif self.advantage == "buffer":
-                one = buffered_advantage(everything, batch.prompts, batch.memory, self.buffer, self.least)
+                one = batch.mine(buffered_advantage(everything, batch.prompts, batch.memory, self.buffer, self.least))
             else:
-                one = torch.zeros_like(everything) if _same(everything) else everything - everything.mean()
-            found = dict.fromkeys(steps, batch.mine(one))
+                one = _among_others(batch, value)
+            found = dict.fromkeys(steps, one)
         return {i: one.clamp(-self.limit, self.limit) for i, one in found.items()}
 
     def _step(
@@ -189,14 +193,16 @@ class PolicyGradient(BaseObjective):
                 with torch.no_grad():
                     frozen[i] = transition(batch.base(point.x, point.t, batch.rows), point.t, point.s, batch.eta).mean
             far = mean_kl(kernel, frozen[i]).mean()
-            loss = loss + self.kl * far
+            loss = loss + self.kl * (far / point.x[0].numel() if self.reduction == "mean" else far)
             numbers["kl_step"] = far.item()
         return loss, numbers
 
 
 Clip = Annotated[float, Gt(0), Doc("half-width of the ratio's clip, in units of ``reduction``")]
-Kl = Annotated[float, Ge(0), Doc("β of the KL of each step to the frozen model (sum over dimensions)")]
-LogProb = Annotated[Reduction, Doc('of log p over latent dimensions: its "mean", as in DDPO\'s code, or its "sum"')]
+Kl = Annotated[float, Ge(0), Doc("β of the KL of each step to the frozen model, over latent dimensions as ``reduction`` says")]
+LogProb = Annotated[
+    Reduction, Doc('of log p, and of the KL, over latent dimensions: "mean", as in the code of DDPO and Flow-GRPO, or "sum"')
+]
 Epochs = Annotated[int, Ge(1), Doc("passes over the sampled steps, each an optimiser step per minibatch")]
 Minibatches = Annotated[int, Ge(1), Alias("chunks"), Doc("parts that the steps are split into, one optimiser step each")]
 
@@ -213,7 +219,8 @@ class Ddpo(PolicyGradient):
             loss = mean over t of max(-A ratio_t, -A clip(ratio_t, 1 ± clip)) + kl KL_t(θ || base)
             θ <- AdamW(∇_θ loss)
 
-    log p is a mean over latent dimensions in the published code, which is why its clip can be 1e-4.
+    log p is a mean over latent dimensions in the published code, which is why its clip can be 1e-4. With one update per batch
+    (epochs = minibatches = 1, the default) every ratio is 1 and the clip idle: it binds from the second update on.
     """
 
     name, paper = "ddpo", "Black et al. 2023"
@@ -228,7 +235,7 @@ class Ddpo(PolicyGradient):
     reduction: LogProb = "mean"
     advantage: Annotated[
         Advantage,
-        Doc('of the last rewards of the prompt ("buffer"), or r minus the batch\'s mean ("plain"); "group" is grpo\'s'),
+        Doc('of the last rewards of the prompt ("buffer"), or r less the mean of the others ("plain"); "group" is grpo\'s'),
     ] = "buffer"
 
 
@@ -237,7 +244,7 @@ class Ddpo(PolicyGradient):
 class Dpok(PolicyGradient):
     """DPOK: policy gradient with the KL of every step to the base model.
 
-        x_T .. x_0 = a chain of θ, without gradients;  A = r(decode(x_0)) - mean r
+        x_T .. x_0 = a chain of θ, without gradients;  A = r(decode(x_0)) - mean r of the others
         for each step t with a density, in random order:
             loss = mean over t of -A log p_θ(x_s | x_t) + kl KL_t(θ || base)
         θ <- AdamW(∇_θ loss)
@@ -265,6 +272,9 @@ class Grpo(PolicyGradient):
             θ <- AdamW(∇_θ loss)
 
     A prompt whose images are all worth the same teaches nothing: A is 0.
+
+    With one update per batch (epochs = minibatches = 1, the default) every ratio is 1 and the clip idle: it binds from the
+    second update on.
     """
 
     name, paper = "grpo", "Liu et al. 2025, Flow-GRPO; Xue et al. 2025, DanceGRPO"

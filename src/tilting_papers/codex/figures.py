@@ -47,7 +47,8 @@ def _rows(report: Mapping[str, Any], path: Path) -> str:
         colour = colours[row["method"]]
         for axis, value in zip(axes, (row["rewards"][spec], row["judge"]), strict=False):
             if value is not None:
-                error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]]
+                low, high = (value["mean"] if value[key] is None else value[key] for key in ("low", "high"))
+                error = [[value["mean"] - low], [high - value["mean"]]]
                 axis.errorbar(value["mean"], i, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.2, capsize=2)
         axes[2].barh(i, row["evaluations"], color=colour, height=0.55)
         note(axes[2], f"{row['evaluations']:.0f}", (row["evaluations"], i), (4, -3), fontsize=8)

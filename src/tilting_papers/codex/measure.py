@@ -1,5 +1,5 @@
-"""The numbers of a table's rows, from their run folders: rewards and judge with bootstrap intervals (whole prompts resampled),
-paired differences, distances to a base run of another seed beside their floor, T-CLIP, I-Gram, costs; and the claims.
+"""The numbers of a table's rows, from their run folders: rewards and judge with t intervals over prompts, paired differences,
+distances to a base run of another seed beside their floor, T-CLIP, I-Gram, costs; and the claims.
 
 Nothing is drawn twice: a row is a resumable run folder in DIR/runs. `tilting.evaluation.run` measures all of them.
 """
@@ -133,6 +133,6 @@ def claim_of(claim: Claim, spec: str, rows: Sequence[Mapping[str, Any]], values:
         rivals.append({"rival": rival, "verdict": kind, "reward": gain, "judge": judge, "evaluations": paid})
     both = {claim.winner, "base"} <= set(values)
     over = interval(values[claim.winner]["judge"], values["base"]["judge"]) if both else None
-    falls = None if over is None else over["high"] < 0
+    falls = None if over is None else verdict(over["low"], over["high"]) == "fails"
     about = {"text": claim.text, "winner": claim.winner, "reward": spec}
     return {**about, "rivals": rivals, "judge_over_base": over, "judge_falls": falls}

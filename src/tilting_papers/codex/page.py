@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tilting.rewards.spec import split_weight
+from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import Column, filled, number, page, shown, table, tried
 from tilting_papers.published import published
 
@@ -79,7 +80,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         body += ["", "## Beside the published figures", "", *table(["what", "ours", "published"], facts)]
     names = report["extractors"]
     reading = [
-        "Means with 95 % bootstrap intervals, whole prompts resampled; differences are paired image by image.",
+        OVER_PROMPTS,
         f"FID-like: Fréchet distance, all images as one set, in {names['fid']}; CMMD in {names['cmmd']}; both to base "
         "samples of another seed. The floor is the same distance of the base row: read distances above it.",
         f"T-CLIP in {names['tclip']}; the judge is pocket-judge, which no reward reads.",

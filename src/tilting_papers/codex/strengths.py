@@ -51,7 +51,8 @@ def chosen(report: Mapping[str, Any]) -> dict[str, float | None]:
             continue
         value = next(float(v) for k, v in row["set"].items() if k.rpartition(".")[2] == GRIDS[row["method"]][0][0])
         pairs, against = usable.setdefault(row["method"], []), row["against"]["base"]
-        if against["judge"]["high"] >= 0:
+        high = against["judge"]["high"]
+        if high is None or high >= 0:
             pairs.append((value, against[spec]["mean"]))
     return {method: _weakest(pairs) if pairs else None for method, pairs in usable.items()}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import NONE, claims, number, page, shown, table, tried
 
 READING = (
-    "Accuracy is by the function that labels, on the pictures as they are on disk; no classifier has a say. Means with "
-    "95 % bootstrap intervals, whole prompts resampled; differences are paired image by image.",
+    f"Accuracy is by the function that labels, on the pictures as they are on disk; no classifier has a say. {OVER_PROMPTS}",
     '"best" takes, for each class, the strength of the grid that obeys it most often on these very pictures: the luck is '
     "the rivals'.",
     "The judge is pocket-judge, which nothing is trained or guided by; the path KL is to the base model, exact, of the "

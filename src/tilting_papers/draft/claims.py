@@ -2,7 +2,8 @@
 
     sooner    s(a) / s(b), s the step at which a curve first reaches b's last mean reward (linear between evaluations)
 
-with a 95 % interval by resampling whole prompts, the same for both curves. A curve that never reaches it has no s: infinity.
+with a 95 % t interval of s(b) / s(a), each prompt left out in turn of both curves. A curve that never reaches it has no s:
+infinity.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from tilting.metrics.statistics import jackknife
 from tilting_papers.draft.study import Results
-from tilting_papers.numbers import DRAWS, Finding, Values, by_prompt, difference, interval, mean, percentiles, resampled
+from tilting_papers.numbers import Finding, Values, by_prompt, difference, interval, mean, verdict
 from tilting_papers.page import number, shown
 
 Test = Callable[[Results], Finding | None]
@@ -61,16 +63,16 @@ def sooner(a: str, b: str, most: float = 2 / 3) -> Test:
         steps = [[point["step"] for point in results.points(run)] for run in (a, b)]
         curves = [torch.tensor([*map(by_prompt, results.over_training(run))], dtype=torch.float64) for run in (a, b)]
 
-        def measured(rows: Sequence[int]) -> float:
+        def pace(rows: Sequence[int]) -> float:
             mine, theirs = (curve[:, list(rows)].mean(1).tolist() for curve in curves)
-            return ratio(steps[0], mine, steps[1], theirs)
+            times = ratio(steps[0], mine, steps[1], theirs)
+            return 1 / times if times else math.nan
 
-        prompts = curves[0].shape[1]
-        whole, drawn = measured(range(prompts)), [measured(rows) for rows in resampled(prompts)]
-        known = [value for value in drawn if value == value]
-        if whole != whole or len(known) < DRAWS * 0.9:
+        found = jackknife(pace, curves[0].shape[1])
+        bounds = None if found is None else found.interval()
+        if bounds is None or bounds.low is None or bounds.high is None:
             return {"verdict": "undecided", "found": f"{b} does not rise above its start clearly enough to be caught up with"}
-        low, high = percentiles(known)
+        whole, low, high = (1 / one if one > 0 else math.inf for one in (bounds.mean, bounds.high, bounds.low))
         kind = "holds" if high <= most else "fails" if low > most else "undecided"
         words = f"{a} needs {_times(whole)} of {b}'s steps [{_times(low)}, {_times(high)}]"
         plain = {"ratio": whole, "low": low, "high": high}
@@ -137,8 +139,9 @@ def near(a: str, b: str, share: float = 0.1) -> Test:
         gap = interval(results.values(a), results.values(b))
         room = share * abs(mean(list(gains(results, b).values())))
         assert gap is not None
-        inside, outside = -room <= gap["low"] and gap["high"] <= room, gap["low"] > room or gap["high"] < -room
-        kind = "holds" if inside else "fails" if outside else "undecided"
+        over, under = (verdict(gap["low"], gap["high"], line) for line in (-room, room))  # of the room's two ends
+        outside = over == "fails" or under == "holds"
+        kind = "holds" if (over, under) == ("holds", "fails") else "fails" if outside else "undecided"
         words = f"{shown(gap, sign=True)} ({results.spec}), {a} - {b}; {share:.0%} of {b}'s gain is {number(room, 2)}"
         return {"verdict": kind, "found": words, "difference": gap, "room": room}
 

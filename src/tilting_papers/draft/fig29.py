@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from tilting.metrics.statistics import jackknife
 from tilting_papers.charts import Panel, chart
 from tilting_papers.draft.charts import curve, name_of
 from tilting_papers.draft.claims import Test, falls
 from tilting_papers.draft.study import BASE, DRAFT, Claim, Results, Size, Study, Training, Variant
-from tilting_papers.numbers import DRAWS, Finding, by_prompt, interval, mean, percentiles, resampled, verdict
+from tilting_papers.numbers import Finding, by_prompt, interval, mean, verdict
 from tilting_papers.page import number
 
 WEIGHTS = (1.0, 10.0, 100.0)
@@ -72,7 +73,7 @@ def gap(front: Front, other: Front) -> float | None:
 
 
 def above(way: str, other: str, where: str = "held-out") -> Test:
-    """That one way's front lies above another's, prompts resampled."""
+    """That one way's front lies above another's, with a t interval: each prompt is left out in turn."""
 
     def test(results: Results) -> Finding | None:
         names = {kind: front_of(results, kind) for kind in (way, other)}
@@ -88,14 +89,14 @@ def above(way: str, other: str, where: str = "held-out") -> Test:
 
             return [point(name) for name in names[kind]]
 
-        def measured(picked: Sequence[int]) -> float | None:
-            return gap(front(way, picked), front(other, picked))
+        def measured(picked: Sequence[int]) -> float:
+            apart = gap(front(way, picked), front(other, picked))
+            return math.nan if apart is None else apart
 
-        count = len(prompts[BASE][0])
-        whole, drawn = measured(range(count)), [g for picked in resampled(count) if (g := measured(picked)) is not None]
-        if whole is None or len(drawn) < DRAWS / 2:
+        found = jackknife(measured, len(prompts[BASE][0]))
+        if found is None:
             return {"verdict": "undecided", "found": "the two fronts share no reward"}
-        low, high = percentiles(drawn)
+        whole, low, high = found.interval()
         words = f"{WAYS[way]} over {WAYS[other]}: {number(whole, 3)} [{number(low, 3)}, {number(high, 3)}] nats of judge"
         return {"verdict": verdict(low, high), "found": words, "mean": whole, "low": low, "high": high}
 

@@ -14,7 +14,7 @@ from tilting_papers.charts import Panel, chart
 from tilting_papers.draft.claims import Test
 from tilting_papers.draft.study import DRAFT, Claim, Results, Study, Training
 from tilting_papers.numbers import Finding, interval, verdict
-from tilting_papers.page import shown
+from tilting_papers.page import number, shown
 from tilting_papers.recipe import later
 
 FIFTY = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
@@ -49,8 +49,9 @@ def grows(state: str, times: float) -> Test:
         logs = interval({(0, "", i): value for i, value in enumerate(ratios)})
         if logs is None:
             return {"verdict": "undecided", "found": "a gradient is zero"}
-        low, mean, high = (math.exp(logs[key]) for key in ("low", "mean", "high"))
-        words = f"{mean:.3g} times [{low:.3g}, {high:.3g}] at K = {part['ks'][-1]}"
+        mean, bounds = math.exp(logs["mean"]), [None if logs[key] is None else math.exp(logs[key]) for key in ("low", "high")]
+        low, high = bounds
+        words = f"{mean:.3g} times [{number(low, 3)}, {number(high, 3)}] at K = {part['ks'][-1]}"
         return {"verdict": verdict(low, high, times), "found": words, "ratio": mean}
 
     return test

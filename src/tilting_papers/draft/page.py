@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import NONE, Column, claims, filled, number, page, shown, table, tried
 
 READING = (
-    "Means with 95 % bootstrap intervals, whole prompts resampled; differences are paired image by image. An arm is "
-    "looked at in the sampler that it is trained in, and compared with its own look before training.",
+    f"{OVER_PROMPTS} An arm is looked at in the sampler that it is trained in, and compared with its own look before training.",
     "Evaluations are of the denoiser in training (a CFG pair counts as one; checkpointed steps count again); seconds are "
     "of training alone, on the machine as it was then.",
     "The judge is pocket-judge, which no reward reads. Apart and spread are mean distances in its features, of two "
     "images of one prompt and of any two: they fall when a model collapses.",
-    "The paper: Stable Diffusion 1.4 at 512 x 512, T = 50, 2,000 or 10,000 steps, LAION's aesthetic score, HPSv2 or "
-    "PickScore; ours is scaled to T, a hundredth of the steps, and other rewards: orderings compare, values do not.",
+    "The paper: Stable Diffusion 1.4 at 512 x 512, T = 50, guidance w = 7.5 (a CFG of 8.5 here), 2,000 or 10,000 steps, "
+    "LAION's aesthetic score, HPSv2 or PickScore; ours is scaled to T, a hundredth of the steps, and other rewards: orderings "
+    "compare, values do not.",
 )
 
 
