@@ -500,9 +500,6 @@ def test_a_run_resumed_at_any_step_is_the_same_run(mixture, tmp_path):
 def test_a_kill_at_any_point_of_a_save_leaves_a_readable_state(mixture, tmp_path, monkeypatch):
     """Every file operation of a save is made to fail in turn; the state before is still there, whole."""
     import os
-    import shutil
-
-    import tilting.training.checkpoint as module
 
     net = Drift()
     training = TrainState(dict(net.named_parameters()), Optimiser().build(list(net.parameters())))
@@ -524,9 +521,9 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_readable_state(mixture, tmp_path
             assert set(mine) == set(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
     write(tmp_path, training.saved())
-    operations = ("save_file", "rename", "rmtree", "_synced", "mkdir")
+    operations = {"fsync": os, "replace": os, "rename": os, "unlink": type(tmp_path), "mkdir": type(tmp_path)}
     killed = 0
-    for name in operations:
+    for name, owner in operations.items():
         for nth in range(4):
             seen = {"n": 0}
             train_on()
@@ -541,12 +538,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_readable_state(mixture, tmp_path
                 return call
 
             with monkeypatch.context() as patch:
-                owner = {"rename": os, "rmtree": shutil}.get(name, module)
-                if name == "mkdir":
-                    owner, patched = type(tmp_path), "mkdir"
-                else:
-                    patched = name
-                patch.setattr(owner, patched, deadly(getattr(owner, patched)))
+                patch.setattr(owner, name, deadly(getattr(owner, name)))
                 try:
                     write(tmp_path, training.saved())
                 except KeyboardInterrupt:

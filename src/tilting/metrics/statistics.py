@@ -6,7 +6,7 @@ over K clusters, which are prompts: images of one prompt are not independent. Wi
 standard error of the K prompt means, and this their t interval, a little wider: differences of rewards are skewed, and t alone
 covers .917 and .924 for 95 % at 4 and 8 prompts of pocket. So coverage is .93 or more there, and .97 or less of Gaussian
 differences; a percentile bootstrap has .79, .88 and .92 of these at 4, 8 and 20 prompts (tests/evaluation/test_statistics.py).
-Corrections by the estimated skewness (Johnson 1978, Hall 1992) and BCa trust a third moment of a few numbers, and do worse.
+A correction by the estimated skewness (Hall 1992) trusts a third moment of a few numbers, and does worse on these.
 
 Several training seeds are a second way to vary: with the half-widths h_1 over seeds and h_2 over prompts the interval is
 mean ± √(h_1² + h_2²), whose coverage is at least the level (Banerjee 1960).

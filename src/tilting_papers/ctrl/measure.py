@@ -51,7 +51,11 @@ def measure(run: Run) -> Report:
             which = [next(s for s, of in mine.items() if any(cell is one for one in of)) for cell in best]
             lines.append(_line(name, family, part, which, best, labels))
     report: Report = {"model": study.model, "steps": size.steps, "prompts": list(sampler.prompts), "images": size.images}
-    report |= {"settings": dict(study.settings), "train_steps": size.train_steps, "batch": size.batch}
+    report |= {
+        "settings": {key.replace("_", "-"): value for key, value in study.settings.items()},
+        "train_steps": size.train_steps,
+        "batch": size.batch,
+    }
     report["labels"] = {label.name: _about(label, data[label.name]) for label in labels}
     report["fits"] = {part: _worth(made.fits) for part, made in parts.items()}
     report["before"] = {part: _worth(made.before) for part, made in parts.items() if made.before}
