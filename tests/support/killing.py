@@ -1,4 +1,5 @@
-"""A command killed at each point where it writes, and given again: `python -m support.killing WHOLE CUT -- WORDS`, at one point in $KILL_STRIDE.
+"""A command killed at each point where it writes, or at one in $KILL_STRIDE, and given again:
+`python -m support.killing WHOLE CUT -- WORDS`.
 
 A write point is a moment at which Python opens a file for writing, renames, removes, or makes or removes a folder below --out.
 Children are forked after the imports. The points are printed; the exit code is 1 if a run ends otherwise than the whole one.
