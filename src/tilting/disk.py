@@ -164,9 +164,11 @@ def remove(folder: Path, names: Iterable[str]) -> None:
         folder.rmdir()
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder, by the names that `unique_beside` gives."""
-    for left in [path for path in folder.rglob(".*.tilting") if LEFT.fullmatch(path.name)]:
+def sweep(folder: Path, deep: bool) -> None:
+    """Remove what a killed process was writing in a folder, by the names that `unique_beside` gives; in those in it too, if
+    ``deep``."""
+    found = folder.rglob(".*.tilting") if deep else folder.glob(".*.tilting")
+    for left in [path for path in found if LEFT.fullmatch(path.name)]:
         if left.is_dir() and not left.is_symlink():
             remove(left, [file.name for file in left.iterdir()])
         else:

@@ -1,4 +1,5 @@
-"""A command killed at each point where it writes, and given again: `python -m support.killing WHOLE CUT -- WORDS`.
+"""A command killed at each point where it writes, or at one in $KILL_STRIDE, and given again:
+`python -m support.killing WHOLE CUT -- WORDS`.
 
 A write point is a moment at which Python opens a file for writing, renames, removes, or makes or removes a folder below --out.
 Children are forked after the imports. The points are printed; the exit code is 1 if a run ends otherwise than the whole one.
@@ -11,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -63,15 +65,16 @@ def _timeless(value: object) -> object:
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
-def tried(whole: Path, cut: Path, words: list[str]) -> int:
-    """The number of write points of a command, a kill tried at each. Raises AssertionError."""
+def tried(whole: Path, cut: Path, words: list[str], stride: int = 1) -> int:
+    """The number of write points of a command, a kill tried at each (or at one in ``stride``, where the minute says which).
+    Raises AssertionError."""
     assert forked([*words, "--out", str(whole)]) == 0, Path("log.txt").read_text()
-    wanted, point = held(whole), 0
+    wanted, point = held(whole), int(time.time() / 60) % stride + 1 - stride
     while True:
-        point += 1
+        point += stride
         status = forked([*words, "--out", str(cut)], point)
         if status == 0:
-            return point - 1
+            return point - 1  # of a stride: at most
         assert status == -signal.SIGKILL, (point, status, Path("log.txt").read_text())
         left = sorted(p.relative_to(cut).as_posix() for p in cut.rglob("*")) if cut.exists() else []
         assert forked([*words, "--out", str(cut)]) == 0, (point, left, Path("log.txt").read_text())
@@ -85,4 +88,4 @@ if __name__ == "__main__":
     at = sys.argv.index("--")
     for module in ("tilting.training.run", "tilting.conditioning.fit_run", "tilting.conditioning.train_run", "diffusers"):
         __import__(module)
-    print(tried(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[at + 1 :]))
+    print(tried(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[at + 1 :], int(os.environ.get("KILL_STRIDE", "1"))))

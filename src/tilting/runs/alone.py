@@ -58,8 +58,8 @@ def alone(out: str | None, beside: bool = False) -> Iterator[None]:
             raise TiltingError(f"cannot write into --out {out!r}: {error.strerror or error}") from error
         _held[whole] = threading.get_ident()
         try:
-            if not beside and kind_of(whole) is not None:
-                sweep(whole)
+            if not beside:
+                sweep(whole, deep=kind_of(whole) is not None)  # one that is nobody's may hold anything
             yield
         finally:
             del _held[whole]
