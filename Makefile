@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint bench pocket wheel clean
+.PHONY: demo test test-fast crash lint bench pocket wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
@@ -16,6 +16,10 @@ test: $(STAMP) lint
 # What is asked of every change: all but the slow truths of mathematics and the papers' recipes.
 test-fast: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
+
+# A kill at every point where a training command writes, not at one in twenty.
+crash: $(STAMP)
+	KILL_STRIDE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist load tests/runs/test_kill_points.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""A command killed at each point where it writes, or at one in $KILL_STRIDE, and given again:
+"""A command killed at each point where it writes, or at one in $KILL_STRIDE (20 unless told), and given again:
 `python -m support.killing WHOLE CUT -- WORDS`.
 
 A write point is a moment at which Python opens a file for writing, renames, removes, or makes or removes a folder below --out.
@@ -88,4 +88,4 @@ if __name__ == "__main__":
     at = sys.argv.index("--")
     for module in ("tilting.training.run", "tilting.conditioning.fit_run", "tilting.conditioning.train_run", "diffusers"):
         __import__(module)
-    print(tried(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[at + 1 :], int(os.environ.get("KILL_STRIDE", "1"))))
+    print(tried(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[at + 1 :], int(os.environ.get("KILL_STRIDE", "20"))))

@@ -121,6 +121,9 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
         bad = folder.data.bad
         if bad and not quiet:
             print(f"tilting: {len(bad)} bad rows are left out, the first: {bad[0]}", file=sys.stderr)
+        for column in folder.data.columns:
+            if column not in folder.missing:
+                checkpoint.clear(folder.of(column) / CHECKPOINTS)  # a kill may have left them
         if folder.missing:
             device = str(device_of(config.device))
             folder.make()

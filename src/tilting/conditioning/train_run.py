@@ -111,6 +111,12 @@ class Obedience(Observer[TrainConfig]):
         super().__init__(folder, trainer)
         self.last: Mapping[str, Any] | None = None
 
+    def resume(self, state: Mapping[str, Any]) -> None:
+        self.last = state.get("last")  # which an older checkpoint has not
+
+    def state(self) -> dict[str, Any]:
+        return {"last": self.last and dict(self.last)}
+
     def look(self, row: Info) -> dict[str, Any]:
         self.last = row.numbers if row.skipped is None else self.last
         return {}

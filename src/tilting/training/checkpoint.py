@@ -88,9 +88,10 @@ def write(folder: Path, saved: Saved, keep: int = 2) -> Path:
 
 def clear(folder: Path) -> None:
     """Remove all states in a folder, and the folder if nothing else is in it."""
-    for place in states(folder):
-        remove(place, FILES)
-    remove(folder, ())
+    if folder.is_dir():
+        for place in [p for p in folder.iterdir() if p.name.isdigit()]:  # one that a kill has left half removed, too
+            remove(place, FILES)
+        remove(folder, ())
 
 
 def states(folder: Path) -> list[Path]:
