@@ -52,12 +52,14 @@ class Option:
         positional: what the words of a command that need no option's name are called.
         default: what ``--help`` says of a default that is not one value.
         internal: it is no option, but what resolving finds out.
+        once: it says what is wanted, and given twice it is refused; of other options of one value the last counts.
     """
 
     name: str = ""
     positional: str = ""
     default: str = ""
     internal: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)

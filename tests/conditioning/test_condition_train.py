@@ -295,7 +295,8 @@ def test_a_control_does_not_go_on_with_other_prompts_nor_with_none(here, folder,
 
 
 def test_steps_whose_classifier_gives_no_probabilities_are_skipped_and_say_why(here, folder):
-    assert main(words(folder, "ctl", "--planner", "ppo", classifier="f.py:wrong", steps=1)) == 0
+    assert main(words(folder, "ctl", "--planner", "ppo", classifier="f.py:wrong", steps=1)) == 2  # no step moved anything
+    assert json.loads((here / "ctl" / "manifest.json").read_text())["summary"]["finished"] is False
     (row,) = read_lines(here / "ctl" / "metrics.jsonl")
     assert row["reward"] is None
     assert "those of each image sum to 1" in row["why"]

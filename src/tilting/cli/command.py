@@ -92,7 +92,7 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
             context = given.pop("context")
             call = Call(["tilting", *context.obj], bool(given["quiet"]), bool(given["as_json"]))
             FORMER.clear()
-            _once(context)
+            _once(context, options)
             asked, call = _asked(options, given, call)
             resolved = config.resolve(asked)
             if not call.quiet:
@@ -135,14 +135,13 @@ SWITCHES: dict[str, Any] = {
 """What every command takes beside its own options."""
 
 
-def _once(context: typer.Context) -> None:
-    """Refuse an option of one value that is given twice: one of them would be dropped in silence. Raises TiltingError."""
+def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
+    """Refuse what is wanted being said twice, for the first would be dropped in silence. Raises TiltingError."""
     words = context.obj[: context.obj.index("--")] if "--" in context.obj else context.obj
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    for one in context.command.params:
-        single = not (getattr(one, "is_flag", False) or getattr(one, "multiple", False))
-        if single and sum(given.count(name) for name in one.opts) > 1:
-            raise TiltingError(f"{one.opts[0]} is given twice: give it once")
+    for name in [one.option for one in options.values() if one.given.once or one.option == "prompts"]:
+        if given.count(f"--{name}") > 1:
+            raise TiltingError(f"--{name} is given twice: give it once")
 
 
 def _parameters(one: Field) -> list[inspect.Parameter]:

@@ -59,7 +59,8 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def _txt(text: str, file: Path) -> list[str]:
-    return [line.strip() for line in text.rstrip().split("\n")]  # not splitlines: a prompt may hold U+2028 and its like
+    lines = text.rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
+    return [line.strip() for line in lines] if lines != [""] else []
 
 
 def _jsonl(text: str, file: Path) -> list[str]:
