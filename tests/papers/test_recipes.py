@@ -73,7 +73,14 @@ def test_rows_hold_what_their_run_folders_hold(made, name):
             theirs = by_name[other][0]
             apart = [run[k]["reward"] - theirs[0][k]["reward"] for run in runs for k in run]
             assert gain[spec]["mean"] == pytest.approx(np.mean(apart), abs=1e-9)
-            assert gain[spec]["low"] <= gain[spec]["mean"] <= gain[spec]["high"]
+            by_prompt: dict[str, list[float]] = {}
+            for run in runs:
+                for k in run:
+                    by_prompt.setdefault(k[0], []).append(run[k]["reward"] - theirs[0][k]["reward"])
+            (a, b) = (np.mean(v) for v in by_prompt.values())  # two prompts, of as many images
+            half = 1.25 * stats.t.ppf(0.975, 1) * abs(a - b) / 2
+            bounds = [np.mean(apart) - half, np.mean(apart) + half]
+            assert [gain[spec]["low"], gain[spec]["high"]] == pytest.approx(bounds, abs=1e-9)
     assert report["floor"]["fid"] == rows["base"]["fid"] and report["floor"]["cmmd"] == rows["base"]["cmmd"]
     assert {f.name for f in folder.iterdir()} == {"table.md", "table.json", "runs", "evaluation", *report["figures"]}
 
