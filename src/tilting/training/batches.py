@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.config.training import TrainingConfig
-from tilting.generation.plan import Model
+from tilting.generation.plan import Model, decoder_of
 from tilting.models.lora import TRAINED, without
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.rewards.check import checked
@@ -136,9 +136,11 @@ class Batches:
         return denoise
 
     def _value(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        decode = decoder_of(self.model, prompts)
+
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
-            images, engine = self.model.decode(x0), self.engine
+            images, engine = decode(x0, rows), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
                 scores = self._score(images, [prompts[int(i)] for i in rows], rows)
@@ -153,9 +155,11 @@ class Batches:
         return value
 
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        decode = decoder_of(self.model, prompts)
+
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
             assert self.critic is not None
-            return self.critic(self.model.decode(x0), [prompts[int(i)] for i in rows])
+            return self.critic(decode(x0, rows), [prompts[int(i)] for i in rows])
 
         return critic
 
