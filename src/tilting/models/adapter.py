@@ -187,7 +187,7 @@ class Adapter(ABC):
 
 def unread(pipe: Any) -> str:
     """What of a pipeline an adapter does not read, and its pictures depend on; empty where that is nothing."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     network = getattr(pipe, "unet", None) or pipe.transformer
     size = getattr(network.config, "sample_size", None)

@@ -44,15 +44,15 @@ REMEMBERED = 2**30
 
 
 class Point(Time):
-    """A time that knows which grid it is of: ``index`` of ``steps`` steps."""
+    """A time that knows which grid it is of: number ``step`` of ``steps``."""
 
-    index: int
+    step: int
     steps: int
 
     @classmethod
-    def of(cls, time: Time, index: int, steps: int) -> Point:
+    def of(cls, time: Time, step: int, steps: int) -> Point:
         point = cls(*time)
-        point.index, point.steps = index, steps
+        point.step, point.steps = step, steps
         return point
 
 
@@ -259,10 +259,8 @@ class Door:
         encode, decode = getattr(vae, "encode", None), vae.decode
 
         def mean(found: Any) -> Encoded:
-            first = found[0] if isinstance(found, tuple) else getattr(found, "latent_dist", None)
-            if first is None:
-                first = found[0]
-            return Encoded((Mean(first.mode()) if hasattr(first, "mode") and callable(first.mode) else first,))
+            first: Any = found[0]
+            return Encoded((Mean(first.mode()) if callable(getattr(first, "mode", None)) else first,))
 
         @functools.wraps(decode)
         def decoded(z: Tensor, *given: Any, **more: Any) -> Any:
@@ -576,7 +574,7 @@ class Call:
     def at(self, t: Time) -> tuple[int, Time | None]:
         """(index in the loop, the time to set there where it is not the loop's own)."""
         if isinstance(t, Point) and t.steps == self.steps:
-            return t.index, None
+            return t.step, None
         i = min(range(len(self.grid) - 1), key=lambda q: abs(self.grid[q].t - t.t))
         return i, None if self.grid[i].t == t.t else t
 

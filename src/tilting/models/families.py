@@ -111,7 +111,9 @@ def family_of(source: str) -> Family:
         return known[kind]
     if alone:
         raise TiltingError(f"{source} is not a diffusers pipeline: it has no {INDEX}")
-    raise TiltingError(f"there is no {kind} in the installed diffusers, nor an adapter for one: known are {', '.join(known)}")
+    raise TiltingError(
+        f"there is no adapter for a {kind}, which the installed diffusers has not either: known are {', '.join(known)}"
+    )
 
 
 def kind_of(source: str) -> str:
