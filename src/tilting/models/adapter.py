@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from tilting.lazy import torch
 from tilting.models.pipeline import Pipeline
-from tilting.models.schedulers import first_order
+from tilting.models.schedulers import UNKNOWN, first_order
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
@@ -205,6 +205,7 @@ def unread(pipe: Any) -> str:
         != (network.config.out_channels or network.config.in_channels)
         and hasattr(network.config, "cross_attention_dim")
         and "transformer" not in pipe.components,
+        "a flow's own times": any(pipe.scheduler.config.get(option) for option in UNKNOWN),
         "few steps": first_order(pipe.scheduler).boundary is not None or type(pipe.scheduler).__name__.startswith("TCD"),
     }
     return next((what for what, found in odd.items() if found), "")

@@ -141,14 +141,14 @@ class Noise:
     def predict(self, output: Tensor, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """(eps, x0) of an output; x0 as the scheduler clips it, or as its consistency function has it."""
         eps, x0 = predict(self.kind, output, x, t)
+        if self.clip is not None:
+            x0 = x0.clamp(-self.clip, self.clip)
         if self.boundary is not None:
             data, scaling = self.boundary
             scaled = t.t * scaling
             skip, out = data**2 / (scaled**2 + data**2), scaled / math.hypot(scaled, data)
             x0 = out * x0 + skip * x
             eps = (x - t.alpha * x0) / t.sigma
-        if self.clip is not None:
-            x0 = x0.clamp(-self.clip, self.clip)
         return eps, x0
 
 
@@ -169,7 +169,7 @@ def first_order(scheduler: Any) -> Noise:
     kind: Kind = config.get("prediction_type", "epsilon")
     alpha_bar = tuple(scheduler.alphas_cumprod.double().tolist())
     one = config.get("set_alpha_to_one", True) or "set_alpha_to_one" not in options
-    clips = config.get("clip_sample") and "clip_sample" in options
+    clips = config.get("clip_sample") and "config.clip_sample" in inspect.getsource(real.step)
     clip = float(config.get("clip_sample_range", 1.0)) if clips else None
     more: dict[str, Any] = {"clip": clip, "last": 1.0 if one else alpha_bar[0], "alpha_bar": alpha_bar}
     if name.startswith("LCM"):
