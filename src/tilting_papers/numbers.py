@@ -61,9 +61,9 @@ def verdict(low: float | None, high: float | None, line: float = 0.0) -> str:
     return "holds" if low > line else "fails" if high < line else "undecided"
 
 
-def difference(ours: Values, theirs: Values, unit: str = "") -> Finding:
-    """That ours is higher, image by image."""
-    gap = interval(ours, theirs)
+def difference(ours: Values, theirs: Values, unit: str = "", seeded: bool = False) -> Finding:
+    """That ours is higher, image by image; ``seeded`` as `interval` has it."""
+    gap = interval(ours, theirs, seeded)
     if gap is None:
         return {"verdict": "undecided", "found": "no image has both numbers"}
     return {"verdict": verdict(gap["low"], gap["high"]), "found": f"{shown(gap, sign=True)} {unit}".strip(), "difference": gap}
