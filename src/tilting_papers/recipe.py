@@ -85,9 +85,8 @@ class Run:
             loads[least] += minutes[name]
             mine += [name] if least == i - 1 else []
         total, longest = sum(minutes.values()), max(loads)
-        self.say(
-            f"{len(minutes)} parts, about {total:.0f} min if idle, {k} shard(s) of at most {longest:.0f}; {len(mine)} here"
-        )
+        about = f"about {total:.0f} min if idle, {k} shard(s) of at most {longest:.0f}; {len(mine)} here"
+        self.say(f"{len(minutes)} parts, {about}")
         return [name for name in minutes if name in mine]
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from tilting.metrics.statistics import Estimate, jackknife
 from tilting_papers.draft.study import Results
-from tilting_papers.numbers import Finding, Key, Values, by_prompt, difference, interval, mean, verdict
+from tilting_papers.numbers import Finding, Key, Values, by_prompt, difference, interval, mean, needed, verdict
 from tilting_papers.page import number, shown
 
 Test = Callable[[Results], Finding | None]
@@ -114,6 +114,7 @@ def sooner(a: str, b: str, most: float = 2 / 3) -> Test:
         whole, low, high = (1 / one if one > 0 else math.inf for one in (bounds.mean, bounds.high, bounds.low))
         kind = "holds" if high <= most else "fails" if low > most else "undecided"
         words = f"{a} needs {_times(whole)} of {b}'s steps to half of its gain [{_times(low)}, {_times(high)}]"
+        words += needed(found, 1 / most) if kind == "undecided" else ""
         plain = {"ratio": whole, "low": low, "high": high}
         return {"verdict": kind, "found": words, **{k: v if math.isfinite(v) else None for k, v in plain.items()}, "most": most}
 
