@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ from typing import Any, NamedTuple
 from tilting.config.condition_fit import Ask
 from tilting.disk import inner_path
 from tilting.errors import TiltingError, nearest
+from tilting.foreign import Malformed, parse_json, read_text
 from tilting.lazy import np
-from tilting.runs.files import MANIFEST
+from tilting.runs.files import MANIFEST, read_json, with_records
 
 KINDS = (".csv", ".jsonl", ".parquet")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -127,7 +127,7 @@ def _folder(data: Path, labelled: bool) -> Table:
         if labelled:
             raise TiltingError(f"{str(data)!r} is a run of `tilting generate`, which has no labels: give --label-by")
         try:
-            images = json.loads(manifest.read_bytes())["images"]
+            images = with_records(data, read_json(manifest))["images"]
             rows = tuple(Row(repr(i["file"]), {"file": i["file"], "prompt": i["prompt"]}) for i in images)
             for image in images:
                 inner_path(data, image["file"], "picture", nested=True)
@@ -156,19 +156,10 @@ def _table(data: Path, rows: list[Row], columns: list[str]) -> Table:
     return Table(tuple(rows), tuple(c for c in columns if c not in ("file", "prompt")), data.parent)
 
 
-def _text(data: Path) -> str:
-    try:
-        return data.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise TiltingError(f"{str(data)!r} is not UTF-8 text") from None
-    except OSError as error:
-        raise TiltingError(f"cannot read {str(data)!r}: {error.strerror}") from None
-
-
 def _csv(data: Path, bad: Bad) -> Table:
     rows = []
     try:
-        reader = csv.DictReader(io.StringIO(_text(data), newline=""), skipinitialspace=True)
+        reader = csv.DictReader(io.StringIO(read_text(data), newline=""), skipinitialspace=True)
         columns = [str(c).strip() for c in reader.fieldnames or ()]
         reader.fieldnames = columns
         if len(set(columns)) < len(columns):
@@ -187,14 +178,16 @@ def _csv(data: Path, bad: Bad) -> Table:
 def _jsonl(data: Path, bad: Bad) -> Table:
     rows: list[Row] = []
     columns: dict[str, None] = {}
-    for i, line in enumerate(_text(data).rstrip().split("\n")):  # not splitlines: JSON may hold U+2028
+    for i, line in enumerate(read_text(data).rstrip().split("\n")):  # not splitlines: JSON may hold U+2028
         where = f"row {i + 1} of {data.name!r}"
         try:
-            cells = json.loads(line)
-        except ValueError:
-            cells = None
+            cells, why = parse_json(line, "it"), "it is not a JSON mapping"
+        except Malformed:
+            cells, why = None, "it is not a JSON mapping"
+        except TiltingError as error:
+            cells, why = None, str(error)
         if not isinstance(cells, dict):
-            bad.add(where, "it is not a JSON mapping")
+            bad.add(where, why)
             continue
         columns |= dict.fromkeys(cells)
         rows.append(Row(where, cells))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tilting.errors import TiltingError
+from tilting.foreign import parse_json, read_text
 
 KINDS = (".txt", ".jsonl", ".csv", ".parquet")
+LONGEST = 10_000
+"""Characters of a prompt: text encoders read 77 or 512 tokens of it."""
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
@@ -21,6 +23,8 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     for i, prompt in enumerate(prompts):
         if not prompt.strip():
             raise TiltingError(f"prompt {i + 1} of {len(prompts)} is blank: say what to draw")
+        if len(prompt) > LONGEST:
+            raise TiltingError(f"prompt {i + 1} of {len(prompts)} has {len(prompt)} characters, more than {LONGEST}")
         if prompt.lower().endswith(KINDS) and os.path.isfile(prompt):
             raise TiltingError(f"{prompt!r} is a file: give it as --prompts {prompt}")
         try:
@@ -43,13 +47,7 @@ def read_prompts(path: str | Path) -> list[str]:
     if kind == ".parquet":
         prompts = _parquet(file)
     else:
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            raise TiltingError(f"{str(path)!r} is not UTF-8 text") from None
-        except OSError as error:
-            raise TiltingError(f"cannot read {str(path)!r}: {error.strerror}") from None
-        prompts = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}[kind](text, file)
+        prompts = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}[kind](read_text(file), file)
     if not prompts:
         raise TiltingError(f"{str(path)!r} holds no prompts")
     for i, prompt in enumerate(prompts):
@@ -66,10 +64,7 @@ def _txt(text: str, file: Path) -> list[str]:
 def _jsonl(text: str, file: Path) -> list[str]:
     out = []
     for i, line in enumerate(text.rstrip().split("\n")):  # not splitlines: JSON may hold U+2028
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise TiltingError(f"line {i + 1} of {str(file)!r} is not JSON") from None
+        row = parse_json(line, f"line {i + 1} of {str(file)!r}")
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
             raise TiltingError(f"line {i + 1} of {str(file)!r} has no text under the key prompt")
         out.append(row["prompt"])

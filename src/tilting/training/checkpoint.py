@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tilting.disk import make_folder, remove, unique_beside, write_atomically, write_tensors
+from tilting.foreign import read_json
 from tilting.types import TiltingError
 
 WEIGHTS, OPTIMISER, STATE = FILES = ("weights.safetensors", "optimiser.safetensors", "state.json")
@@ -118,7 +119,7 @@ def read(folder: Path) -> Saved | None:
 def _load(place: Path) -> Saved | None:
     """The state in a folder, None if any file of it is not whole."""
     try:
-        state = json.loads((place / STATE).read_text())
+        state = read_json(place / STATE)
         tensors = (load_file(place / WEIGHTS), load_file(place / OPTIMISER))
         return Saved(state.pop("step"), *tensors, state)
     except (OSError, ValueError, KeyError, SafetensorError):
