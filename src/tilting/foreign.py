@@ -125,8 +125,8 @@ def check_plain(value: Any, what: str, most: int | None = None, wide: bool = Fal
     Raises:
         TiltingError: for any other.
     """
-    level, left = [value], most
-    for _ in range(DEEPEST + 1):
+    level, left, depth = [value], most, 0
+    while level:
         below: list[Any] = []
         for one in level:
             inner: tuple[Any, ...] | list[Any] = ()
@@ -144,10 +144,10 @@ def check_plain(value: Any, what: str, most: int | None = None, wide: bool = Fal
             if left is not None and (left := left - len(inner)) < 0:
                 raise TiltingError(f"{what} holds more than {most} values")
             below += inner
-        if not below:
-            return value
-        level = below
-    raise TiltingError(f"{what} nests deeper than {DEEPEST}")
+        if depth == DEEPEST and any(isinstance(one, dict | list) for one in level):
+            raise TiltingError(f"{what} nests deeper than {DEEPEST}")
+        level, depth = below, depth + 1
+    return value
 
 
 def _check_text(text: str, what: str) -> None:

@@ -120,7 +120,13 @@ def with_records(folder: Path, manifest: Any) -> Any:
         records.append(line)
     summary = manifest.get("summary")
     known = {**summary, **spent} if isinstance(summary, dict) and isinstance(spent, dict) else summary
-    return {**manifest, "images": records, "summary": known}
+    return {**manifest, "images": sorted(records, key=_place), "summary": known}
+
+
+def _place(record: Mapping[str, Any]) -> tuple[int, str]:
+    """Where an image stands among those of its run, whenever it was drawn."""
+    name = str(record.get("file"))
+    return len(name), name
 
 
 def read_lines(path: Path, torn: bool = True) -> list[dict[str, Any]]:
