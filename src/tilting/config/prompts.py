@@ -1,8 +1,8 @@
 """Prompts from a file: .txt (a line each), or a table (`tilting.config.rows`) with a column of one of `NAMES`.
 
-What else a table says of a prompt is its metadata: plain JSON values by column, which rewards and pipelines may ask for. A config
-(so YAML, and a manifest) has ``metadata`` beside ``prompts``, a mapping for each of them. In YAML and in Python a prompt may bring
-its own: {"prompt": "a fox", "tag": "animal"}.
+What else a table says of a prompt is its metadata: plain JSON values by column, which rewards and pipelines may ask for. Beside
+``prompts`` a config (so YAML, and a manifest) has ``metadata``, a mapping for each of them. In YAML and in Python a prompt may
+bring its own: {"prompt": "a fox", "tag": "animal"}.
 """
 
 from __future__ import annotations
