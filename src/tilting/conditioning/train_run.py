@@ -8,6 +8,7 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +83,9 @@ def condition_train(
     """
     with alone(config.out):
         folder = ControlFolder(config, argv, quiet)
+        for table in () if quiet else folder.tables:
+            for line in table.told(range(len(table.records))):
+                print(f"tilting: {line}", file=sys.stderr)
         if not folder.finished:
             loaded = parts(config)
             engine, saved = enter(folder)
