@@ -136,7 +136,7 @@ BAD = [
     (("a fox", "--target-modules", "attn3"), "did you mean 'attn"),
     (("a fox", "--rank", "0"), "rank must be at least 1"),
     (("a fox", "--lr", "0"), "lr must be above 0"),
-    (("a fox", "--lr-decay", "root"), "lr-decay"),
+    (("a fox", "--schedule", "root"), "schedule"),
     (("a fox", "--tracker", "wandbb"), "did you mean 'wandb'"),
     (("a fox", "--early-stop", "2", "--sample-every", "0"), "sample-every"),
     (("a fox", "--judge", "clip"), "reward itself"),

@@ -24,8 +24,8 @@ from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_w
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
-IN_PYTHON = """train_steps steps batch_size accumulate eta cfg negative_prompt lr rank target_modules weight_decay clip
-lr_decay init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+IN_PYTHON = """train_steps steps batch_size accumulate eta cfg negative_prompt lr rank lora_alpha target_modules weight_decay
+clip schedule warmup ema init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -52,14 +52,18 @@ class FinetuneConfig(TrainingConfig):
     negative_prompt: options.NegativePrompt = ""
     lr: Annotated[float, Gt(0), Option(default="4e-4"), Doc("Learning rate.")] = 4e-4
     rank: training.Rank = 8
+    lora_alpha: training.LoraAlpha = None
     target_modules: training.TargetModules | None = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
-    lr_decay: Annotated[Literal["constant", "sqrt"], Doc("constant, or sqrt (for long runs).")] = "constant"
+    schedule: training.Schedule = "constant"
+    warmup: training.Warmup = 0
+    ema: training.Ema = 0.0
     device: options.Device = "auto"
     precision: training.TrainPrecision = FULL
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
     checkpoint_every: training.CheckpointEvery = 50
+    keep_every: training.KeepEvery = 0
     sample_every: Annotated[int, Ge(0), Doc("Steps between samples; 0 for none.")] = 50
     sample_images: Annotated[int, Ge(1), Doc("Sampled images per prompt.")] = 2
     judge: Annotated[str | None, Metavar("SPEC"), Option(default="pocket-judge"), Doc("A held-out reward for the samples.")] = (
@@ -118,6 +122,8 @@ class FinetuneConfig(TrainingConfig):
                 if key in given:
                     raise TiltingError(f"{its} of --init-lora: leave --{key.replace('_', '-')} out")
                 given[key] = None
+            if given.get("lora_alpha") is not None:
+                raise TiltingError("alpha is that of --init-lora: leave --lora-alpha out")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
         return replace(config, unused=(*unused, *config._unused(given)))
@@ -161,7 +167,7 @@ class FinetuneConfig(TrainingConfig):
         """Options that were given and that this run has no use for."""
         idle = ["negative-prompt"] if self.cfg == 1 and not {"guidance", "negative"} & set(self.learn) else []
         idle += ["sample-images", "judge"] if not self.sample_every else []
-        idle += ["rank", "target-modules"] if "lora" not in self.learn else []
+        idle += ["rank", "lora-alpha", "target-modules"] if "lora" not in self.learn else []
         return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "")]
 
 

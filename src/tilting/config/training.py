@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from typing_extensions import Doc
 
 from tilting.config.base import BaseConfig
@@ -36,6 +36,10 @@ class TrainingConfig(BaseConfig):
     tracker: tuple[str, ...]
     train_steps: int
     checkpoint_every: int
+    keep_every: int
+    ema: float
+    schedule: str
+    warmup: int
 
 
 def once(name: str, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -98,6 +102,17 @@ TargetModules = Annotated[
 ]
 WeightDecay = Annotated[float, Ge(0), Doc("Decoupled, of the LoRA.")]
 Clip = Annotated[float, Gt(0), Option(default="1"), Doc("Largest norm of the gradient.")]
+LoraAlpha = Annotated[
+    float | None, Gt(0), Option(default="the rank"), Doc("Of the LoRA: what it adds is multiplied by alpha / rank.")
+]
+Ema = Annotated[float, Ge(0), Lt(1), Option(default="none"), Doc("Decay of averaged weights, saved in DIR/ema.")]
+Warmup = Annotated[int, Ge(0), Doc("Training steps in which the learning rate rises.")]
+Schedule = Annotated[
+    Literal["constant", "cosine", "linear", "sqrt"],
+    Alias("lr-decay"),
+    Doc("Of the learning rate: constant, cosine, linear, sqrt."),
+]
+KeepEvery = Annotated[int, Ge(0), Option(default="none"), Doc("Training steps between weights kept in DIR/kept.")]
 CheckpointEvery = Annotated[int, Ge(1), Doc("Training steps between saves.")]
 Tracker = Annotated[
     tuple[str, ...], Metavar("NAME"), Check(check_trackers), Option(default="tensorboard"), Doc("wandb or trackio, repeatable.")

@@ -41,7 +41,12 @@ DOWN, UP = ".lora.down.weight", ".lora.up.weight"
 
 
 def add_lora(
-    network: Any, rank: int = 8, target_modules: Sequence[str] = PAPER_TARGETS, name: str = TRAINED, seed: int = 0
+    network: Any,
+    rank: int = 8,
+    target_modules: Sequence[str] = PAPER_TARGETS,
+    name: str = TRAINED,
+    seed: int = 0,
+    alpha: float | None = None,
 ) -> list[nn.Parameter]:
     """Attach a fresh LoRA, which changes nothing yet (B = 0), beside those that are active, and return its parameters, the only
     trainable ones.
@@ -52,6 +57,7 @@ def add_lora(
         target_modules: of the transformer blocks: attn2 (cross-attention), ff, attn1.
         name: of the adapter.
         seed: of A's initialisation.
+        alpha: what it adds is multiplied by alpha / rank; default the rank.
     """
     from peft import LoraConfig
 
@@ -63,7 +69,7 @@ def add_lora(
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
         layers = target_names(network, target_modules)
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=name)
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers), adapter_name=name)
     activate(network, [*before, name])  # peft has switched the others off
     parameters = lora_parameters(network, name)
     for p in parameters:
@@ -77,11 +83,14 @@ def lora_parameters(network: nn.Module, name: str = TRAINED) -> list[nn.Paramete
 
 
 def lora_state(network: nn.Module, name: str = TRAINED) -> dict[str, Tensor]:
-    """The weights of one adapter under diffusers' names, float32 on the CPU."""
+    """The weights of one adapter under diffusers' names, float32 on the CPU, alpha / rank taken into B: whatever reads a file,
+    its scale is 1."""
     from peft.utils.save_and_load import get_peft_model_state_dict
 
-    state, prefix = get_peft_model_state_dict(network, adapter_name=name), prefix_of(network)
-    return {f"{prefix}.{_named(key)}": value.detach().float().cpu().contiguous() for key, value in state.items()}
+    state, prefix, config = get_peft_model_state_dict(network, adapter_name=name), prefix_of(network), network.peft_config[name]
+    scale = {True: config.lora_alpha / config.r, False: 1.0}
+    whole = {key: value.detach().float() * scale[".lora_B." in key] for key, value in state.items()}
+    return {f"{prefix}.{_named(key)}": value.cpu().contiguous() for key, value in whole.items()}
 
 
 def _named(key: str) -> str:
