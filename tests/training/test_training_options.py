@@ -16,6 +16,7 @@ from tilting.cli import main
 from tilting.models.lora import FILE, read_lora
 from tilting.objectives import OBJECTIVES
 from tilting.training.average import EMA, Average
+from tilting.training.batches import in_parts
 from tilting.training.checkpoint import read, states
 from tilting.training.folder import read_lines
 from tilting.training.loop import Optimiser, TrainState
@@ -187,3 +188,64 @@ def test_alpha_scales_what_is_added_and_the_file_says_so_to_every_reader(here):
 def test_what_cannot_be_is_refused_before_anything_is_written(here, capsys, words, said):
     assert train(here / "no", *words) == 2
     assert said in capsys.readouterr().err and not (here / "no").exists()
+
+
+# Parts of a batch
+
+WHOLE = [name for name in OBJECTIVES if not OBJECTIVES[name]().splits]
+SETTINGS = {
+    "ddpo": {"clip": 0.2, "minibatches": 2, "epochs": 2, "reduction": "sum", "kl": 0.1},
+    "grpo": {"clip": 0.2, "minibatches": 2, "reduction": "sum", "kl": 0.1},
+    "rwr": {"beta": 0.3},
+    "dpo": {"beta": 20.0, "group_size": 4},
+}
+
+
+def accumulated(mixture, name: str, parts: int) -> tuple[list[dict], torch.Tensor, int]:
+    """Lines and weights of three steps, and the most latents that a network saw at once."""
+    net, optimiser, most = Drift(8), Optimiser(rate=5e-3), [0]
+    parameters = dict(net.named_parameters())
+    state = TrainState(parameters, optimiser.build(parameters))
+
+    def seen(denoise):
+        def counted(x, t, rows):
+            assert len(x) == len(rows)
+            most[0] = max(most[0], len(x))
+            return denoise(x, t, rows)
+
+        return counted
+
+    def world_of(step, memory):
+        world = make(mixture, net, images=8, steps=4, step=step, memory=memory, prompts=2)
+        who = sorted(world.who, key=lambda w: w.prompt)  # groups stand together
+        networks = {key: seen(getattr(world, key)) for key in ("denoise", "base", "plain", "base_plain")}
+        return replace(world, who=who, **networks)
+
+    objective = in_parts(OBJECTIVES[name](**SETTINGS.get(name, {})), parts)
+    lines = [info.numbers for info in loop(state, objective, world_of, optimiser, 3)]
+    return lines, torch.cat([p.detach().flatten() for p in net.parameters()]), most[0]
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+@pytest.mark.parametrize("name", WHOLE)
+def test_parts_of_a_batch_whose_images_are_compared_are_the_whole_batch(mixture, name, parts):
+    """Advantages, groups and pairs are those of the whole batch, wherever its parts end: float64, to rounding."""
+    lines, weights, most = accumulated(mixture, name, 1)
+    found, mine, fewer = accumulated(mixture, name, parts)
+    assert not torch.equal(weights, torch.cat([p.detach().flatten() for p in Drift(8).parameters()]))
+    assert torch.allclose(mine, weights, rtol=1e-9, atol=1e-11)
+    for a, b in zip(lines, found, strict=True):
+        assert a == pytest.approx(b, rel=1e-8, abs=1e-9)
+    assert most == 8 and fewer == 8 // parts
+
+
+@pytest.mark.parametrize("name", ["ddpo", "dpo"])
+def test_the_command_takes_parts_of_a_batch_that_is_compared(here, name):
+    for parts in ("1", "4"):
+        words = ("--objective", name, "--accumulate", parts, "--sample-every", "0", "--diversity", "euclid=0.5")
+        assert train(here / parts, *words, steps=2, batch=4) == 0
+    one, four = (read_lines(here / parts / "metrics.jsonl") for parts in ("1", "4"))
+    for a, b in zip(one, four, strict=True):
+        for key in ("loss", "reward", "gradient_norm", "dissimilarity"):
+            assert a[key] == pytest.approx(b[key], rel=2e-3, abs=1e-5)
+        assert b["evaluations"] > a["evaluations"]  # what is made again is counted

@@ -36,7 +36,7 @@ from tilting.models.lora import remove, without
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.objectives.batch import Losses
 from tilting.schedule import step_std
-from tilting.training.batches import Accumulated
+from tilting.training.batches import in_parts
 from tilting.training.loop import Group
 from tilting.training.processes import Engine
 from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, state_of
@@ -147,7 +147,7 @@ def control_trainer_of(
         objective, batches = _triplets(config, augmented, data, named, engine)
     else:
         objective, batches = _labels(config, augmented, named, engine)
-    whole = Accumulated(objective, config.accumulate) if config.accumulate > 1 else objective
+    whole = in_parts(objective, config.accumulate)
     state = state_of(config, parameters, optimiser)
     return ControlTrainer(
         model, whole, optimiser, batches, state, engine, augmented=augmented, config=config, identity=identity

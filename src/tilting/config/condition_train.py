@@ -152,8 +152,6 @@ class TrainConfig(TrainingConfig):
         Raises:
             TiltingError: naming the option.
         """
-        if self.planner == "ppo" and self.accumulate > 1:
-            raise TiltingError("accumulate splits batches of --planner backprop; ppo looks at whole ones")
         if self.planner == "ppo" and truncated:
             raise TiltingError(
                 "truncation says where --planner backprop has a gradient; ppo has one of every step: leave it out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
@@ -19,7 +20,7 @@ from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import defaults
 from tilting.models.placement import FULL
 from tilting.objectives import OBJECTIVES
-from tilting.objectives.batch import BaseObjective, check_accumulate
+from tilting.objectives.batch import BaseObjective
 from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
@@ -131,16 +132,17 @@ class FinetuneConfig(TrainingConfig):
     @classmethod
     def completed(cls, given: Mapping[str, Any], objective: BaseObjective, steps: int, cfg: float) -> dict[str, Any]:
         """Fields with those defaults that depend on objective and model: eta, steps, cfg, batch size."""
-        unit = objective.group_size * processes() * given.get("accumulate", 1)
+        group, parts = objective.group_size, given.get("accumulate", 1)
+        unit = processes() * (group * parts if objective.splits else math.lcm(group, parts))
         values = {"steps": steps, "cfg": cfg, "eta": objective.default_eta, "batch_size": -(-4 // unit) * unit}
         return values | dict(given)
 
     def check(self, objective: BaseObjective, count: int) -> None:
         """Refuse what does not go together, for so many processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
-        check_accumulate(objective, self.accumulate)
         self.check_batch(objective, count)
-        if self.diversity is not None and self.batch_size // count // self.accumulate * count < 2:
+        parts = self.accumulate if objective.splits else 1
+        if self.diversity is not None and self.batch_size // count // parts * count < 2:
             raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
         for spec in self.specs():
             if objective.needs_gradient and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
@@ -161,7 +163,11 @@ class FinetuneConfig(TrainingConfig):
         """Refuse a batch that does not divide into groups, processes and parts. Raises TiltingError."""
         groups = f"groups of {objective.group_size} images of a prompt for {objective.name}"
         parts = f"{self.accumulate} parts by --accumulate"
-        check_batch(self.batch_size, [(objective.group_size, groups), (count, f"{count} processes"), (self.accumulate, parts)])
+        check_batch(
+            self.batch_size,
+            [(objective.group_size, groups), (count, f"{count} processes"), (self.accumulate, parts)],
+            whole=not objective.splits,
+        )
 
     def _unused(self, given: Mapping[str, Any]) -> list[str]:
         """Options that were given and that this run has no use for."""

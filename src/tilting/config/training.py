@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -30,6 +31,7 @@ class TrainingConfig(BaseConfig):
     cfg: float
     negative_prompt: str
     batch_size: int
+    accumulate: int
     seed: int
     out: str | None
     device: str
@@ -69,19 +71,19 @@ def check_mixed(name: str, value: str) -> str:
     return value
 
 
-def check_batch(size: int, units: Sequence[tuple[int, str]]) -> None:
+def check_batch(size: int, units: Sequence[tuple[int, str]], whole: bool = False) -> None:
     """Refuse a batch that does not divide into groups, processes and parts.
 
     Args:
         size: images of a training step, over all processes.
-        units: of each what it counts, and how many of it there are, in words.
+        units: of each what it counts, and how many of it there are, in words: groups, processes and parts.
+        whole: a group may lie in several parts.
 
     Raises:
         TiltingError: with the nearest number that does.
     """
-    unit = 1
-    for count, _ in units:
-        unit *= count
+    counts = [count for count, _ in units]
+    unit = counts[1] * math.lcm(counts[0], counts[2]) if whole else math.prod(counts)
     if size < 1 or size % unit:
         said = [words for count, words in units if count > 1] or ["whole images"]
         near = max(unit, round(size / unit) * unit)

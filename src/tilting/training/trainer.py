@@ -26,7 +26,7 @@ from tilting.models.lora_file import lora_file
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
 from tilting.training.average import EMA, Average
-from tilting.training.batches import Accumulated, Batches, Counts
+from tilting.training.batches import Batches, Counts, in_parts
 from tilting.training.checkpoint import Saved
 from tilting.training.diversity import diversity
 from tilting.training.loop import Group, Info, Optimiser, TrainState, check_moved, train
@@ -245,7 +245,7 @@ def trainer_of(
     )
     optimiser = optimiser_of(config, config.lr, config.weight_decay, config.clip, GROUPS)
     state = state_of(config, parameters, optimiser)
-    whole = Accumulated(objective, config.accumulate) if config.accumulate > 1 else objective
+    whole = in_parts(objective, config.accumulate)
     return Trainer(model, whole, optimiser, batches, state, engine, inputs=inputs)
 
 
