@@ -339,6 +339,17 @@ class Windowed:
         return inside
 
 
+def stack(network: Any, spec: LoraSpec) -> str:
+    """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
+    held = getattr(network, "peft_config", {})
+    name = next(name for i in range(len(held) + 1) if (name := f"{STACKED}{i}") not in held)
+    try:
+        load_lora(network, read_lora(spec.file), name, spec.scale)
+    except TiltingError as error:
+        raise TiltingError(f"{spec.text!r}: {error}") from error
+    return name
+
+
 def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
     """Stack LoRAs on a model, each by its scale, in place of those stacked before; within a window of steps if there is one.
     Sampler inputs that were learned with one come along, as much of them as of it.
@@ -354,12 +365,7 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
         raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
     held = getattr(model.backbone, "peft_config", {})
     remove(model.backbone, [name for name in held if re.fullmatch(STACKED + r"\d+", name)])
-    for i, spec in enumerate(loras):
-        try:
-            load_lora(model.backbone, read_lora(spec.file), f"{STACKED}{i}", spec.scale)
-        except TiltingError as error:
-            raise TiltingError(f"{spec.text!r}: {error}") from error
+    names = [stack(model.backbone, spec) for spec in loras]
     if learned:
         model = learned[0][1].on(model, learned[0][0].scale)
-    names = [f"{STACKED}{i}" for i in range(len(loras))]
     return model if window is None else Windowed(model, steps, *window, names=names)
