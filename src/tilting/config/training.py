@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 from typing_extensions import Doc
@@ -24,6 +24,7 @@ class TrainingConfig(BaseConfig):
     """A request to train."""
 
     prompts: tuple[str, ...]
+    metadata: tuple[dict[str, Any], ...]
     model: str
     steps: int
     eta: float
