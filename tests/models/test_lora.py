@@ -19,7 +19,6 @@ from tilting.models.lora import (
     activate,
     active,
     add_lora,
-    attach_all,
     load_lora,
     lora_off,
     lora_state,
@@ -29,6 +28,7 @@ from tilting.models.lora import (
     scaled,
 )
 from tilting.models.lora_file import parse_lora, parse_window
+from tilting.models.lora_stack import attach_all
 from tilting.models.words import POCKET
 from tilting.training.trainer import attach
 
