@@ -93,6 +93,7 @@ class TrainConfig(TrainingConfig):
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
+    metadata: options.Metadata = ()
 
     @property
     def free(self) -> bool:

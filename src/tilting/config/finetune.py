@@ -86,6 +86,7 @@ class FinetuneConfig(TrainingConfig):
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
+    metadata: options.Metadata = ()
     unused: options.Unused = ()
 
     @property

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 from typing_extensions import Doc
@@ -25,6 +25,7 @@ class TrainingConfig(BaseConfig):
     """A request to train."""
 
     prompts: tuple[str, ...]
+    metadata: tuple[dict[str, Any], ...]
     model: str
     steps: int
     eta: float

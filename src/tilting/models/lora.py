@@ -348,27 +348,12 @@ class Windowed:
         return inside
 
 
-def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
-    """Stack LoRAs on a model, each by its scale, in place of those stacked before; within a window of steps if there is one.
-    Sampler inputs that were learned with one come along, as much of them as of it.
-
-    Raises:
-        TiltingError: if one does not fit the model, naming it, or if two bring sampler inputs.
-    """
-    from tilting.models.sampler_inputs import read_inputs
-
-    learned = [(spec, inputs) for spec in loras if (inputs := read_inputs(spec.file.parent)) is not None]
-    if len(learned) > 1:
-        both = " and ".join(repr(spec.text) for spec, _ in learned[:2])
-        raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
-    held = getattr(model.backbone, "peft_config", {})
-    remove(model.backbone, [name for name in held if re.fullmatch(STACKED + r"\d+", name)])
-    for i, spec in enumerate(loras):
-        try:
-            load_lora(model.backbone, read_lora(spec.file), f"{STACKED}{i}", spec.scale)
-        except TiltingError as error:
-            raise TiltingError(f"{spec.text!r}: {error}") from error
-    if learned:
-        model = learned[0][1].on(model, learned[0][0].scale)
-    names = [f"{STACKED}{i}" for i in range(len(loras))]
-    return model if window is None else Windowed(model, steps, *window, names=names)
+def stack(network: Any, spec: LoraSpec) -> str:
+    """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
+    held = getattr(network, "peft_config", {})
+    name = next(name for i in range(len(held) + 1) if (name := f"{STACKED}{i}") not in held)
+    try:
+        load_lora(network, read_lora(spec.file), name, spec.scale)
+    except TiltingError as error:
+        raise TiltingError(f"{spec.text!r}: {error}") from error
+    return name
