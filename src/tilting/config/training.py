@@ -41,7 +41,7 @@ class TrainingConfig(BaseConfig):
     checkpoint_every: int
     keep_every: int
     ema: float
-    schedule: str
+    schedule: Literal["constant", "cosine", "linear", "sqrt"]
     warmup: int
 
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tilting.disk import make_folder, write_tensors
 from tilting.errors import TiltingError
@@ -68,8 +68,8 @@ def add_lora(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():  # drawn alike for every device
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
-        layers = target_names(network, target_modules)
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers), adapter_name=name)
+        layers, whole = target_names(network, target_modules), cast(int, alpha or rank)
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=whole, target_modules=layers), adapter_name=name)
     activate(network, [*before, name])  # peft has switched the others off
     parameters = lora_parameters(network, name)
     for p in parameters:
@@ -82,7 +82,7 @@ def lora_parameters(network: nn.Module, name: str = TRAINED) -> list[nn.Paramete
     return [p for key, p in network.named_parameters() if ".lora_" in key and f".{name}." in key]
 
 
-def lora_state(network: nn.Module, name: str = TRAINED) -> dict[str, Tensor]:
+def lora_state(network: Any, name: str = TRAINED) -> dict[str, Tensor]:
     """The weights of one adapter under diffusers' names, float32 on the CPU, alpha / rank taken into B: whatever reads a file,
     its scale is 1."""
     from peft.utils.save_and_load import get_peft_model_state_dict
