@@ -108,7 +108,7 @@ def _trainer(folder: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -
 class Obedience(Observer[TrainConfig]):
     """How probable the labels asked for are, as training sees it: the last step's numbers go into the summary."""
 
-    name = "control"
+    name, weights = "control", "."
     trainer: ControlTrainer
 
     def __init__(self, folder: ControlFolder, trainer: ControlTrainer):
@@ -128,9 +128,6 @@ class Obedience(Observer[TrainConfig]):
     def shown(self, row: Info) -> dict[str, float | None]:
         numbers = row.numbers
         return {"log p": numbers.get("log_prob"), "error": numbers.get("error"), **kl_of(numbers), "s": row.seconds}
-
-    def write(self) -> None:
-        self.trainer.save_weights(self.folder.path)
 
     def summary(self, finished: bool) -> dict[str, Any]:
         info, numbers = self.trainer.info, self.last or self.folder.summary.get("last") or {}
