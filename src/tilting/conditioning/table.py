@@ -297,7 +297,8 @@ def _pictures(data: Path) -> tuple[tuple[str, ...], list[Row]]:
     column = named(pictures, FILES) or next(iter(pictures), None)
     words = {c: f for c, f in features.items() if isinstance(f, datasets.ClassLabel)}
     rows = []
-    for i, cells in enumerate(whole.remove_columns(pictures).with_format(None)):
+    told: Any = whole.remove_columns(pictures)
+    for i, cells in enumerate(told):
         cells |= {c: None if cells[c] in (None, -1) else f.int2str(cells[c]) for c, f in words.items()}
         picture = None
         if column is not None:
