@@ -136,6 +136,8 @@ def encode(model: StableDiffusion, pictures: PictureSource, tick: Callable[[int]
     return Encoded(latents, model.schedule, {"name": model.name, "sha256": sha})
 
 
-def encode_files(model: StableDiffusion, paths: Sequence[Path | Inside], tick: Callable[[int], object] = lambda n: None) -> Encoded:
+def encode_files(
+    model: StableDiffusion, paths: Sequence[Path | Inside], tick: Callable[[int], object] = lambda n: None
+) -> Encoded:
     """Encode picture files, each cut to a centred square of the model's size. Raises what `encode` raises."""
     return encode(model, Pictures(paths, model.image_shape[-1]), tick)
