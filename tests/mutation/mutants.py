@@ -5,7 +5,7 @@
 A mutant is one file of a room with one of mutmut's changes to its code (another operator, a constant + 1, a sign, a condition,
 a named argument left out, ...), and it is dead when one of the tests that cover its line fails or takes too long. Changes that
 would crash at once (None in place of a value), of words, annotations, imports, error messages and of what a CPU does not see
-(`device`, `strict`) are left out. Where a room has more than `SAMPLE` mutants,
+(`device`, `strict`) are left out, and -1 as +1, which is the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
 a seeded sample of so many is tried. Each is a fork of a process that has torch in memory, so that it pays for its tests alone.
 
 What is found stands in ROOM.json beside this file, and is gone on with: a mutant is tried once, unless its file has changed;
@@ -139,7 +139,10 @@ def _said(node: cst.CSTNode) -> bool:
 
 
 def _unseen(node: cst.CSTNode, other: cst.CSTNode) -> bool:
-    """A call that has None for an argument, or has lost one of `UNSEEN` or one without a name, which it then mostly misses."""
+    """A call that has None for an argument, or has lost one of `UNSEEN` or one without a name, which it then mostly misses; and
+    the axis -1 as +1."""
+    if m.matches(node, m.UnaryOperation(operator=m.Minus(), expression=m.Integer(value="1"))):
+        return True
     if not (isinstance(node, cst.Call) and isinstance(other, cst.Call)):
         return False
     kept = {id(arg) for arg in other.args}
@@ -323,6 +326,9 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
     left = [mutant for mutant in chosen if mutant.key not in known][shard[0] - 1 :: shard[1]]
     print(f"{room}: {len(chosen)} mutants, {len(left)} to try", flush=True)
     for i, mutant in enumerate(left):
+        names = tests_of(mutant, covered)[0]
+        if i % 20 == 0 and names and _forked(lambda names=names: _pytest(names, []), 3600) != 0:
+            raise SystemExit(f"{room}: its tests fail without a mutant")
         known[mutant.key] = tried(mutant, covered)
         if known[mutant.key] != "killed":
             print(f"  {known[mutant.key]} {mutant.line}: {mutant.key}", flush=True)
