@@ -5,7 +5,7 @@
 A mutant is one file of a room with one of mutmut's changes to its code (another operator, a constant + 1, a sign, a condition,
 a named argument left out, ...), and it is dead when one of the tests that cover its line fails or takes too long. Changes that
 would crash at once (None in place of a value), of words, annotations, imports, error messages and of what a CPU does not see
-(`device`, `strict`) are left out, and -1 as +1, which is the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
+(`device`, `strict`) are left out, and -1 as +1, the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
 a seeded sample of so many is tried. Each is a fork of a process that has torch in memory, so that it pays for its tests alone.
 
 What is found stands in ROOM.json beside this file, and is gone on with: a mutant is tried once, unless its file has changed;
