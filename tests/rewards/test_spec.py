@@ -204,6 +204,11 @@ def test_the_registry_is_complete():
         "imagereward",
         "detect",
         "classify",
+        "aesthetic-v2-5",
+        "mps",
+        "hpsv3",
+        "unifiedreward",
+        "vqascore",
     }
 
 
