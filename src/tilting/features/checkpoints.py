@@ -5,7 +5,6 @@ Only safetensors and what torch reads with ``weights_only`` are opened: a pickle
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from tilting.errors import TiltingError
 from tilting.features.sources import here
+from tilting.foreign import check_file, check_finite, read_json, read_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 Take = Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ def tokenizer_of(folder: str | Path, name: str, pixels: bool = True) -> tuple[An
         path = cached_file(source, "preprocessor_config.json", local_files_only=local) if pixels else None
     except (OSError, ValueError) as error:
         raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {str(error).splitlines()[0]}") from error
-    return tokenizer, None if path is None else json.loads(Path(str(path)).read_text())
+    return tokenizer, None if path is None else read_json(Path(str(path)))
 
 
 def preprocessor_of(folder: str | Path, name: str) -> dict[str, Any]:
@@ -122,20 +122,22 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
     Raises:
         TiltingError: it is cut off, or holds something else than tensors.
     """
+    what = f"the checkpoint {str(path)!r} of {name!r}"
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
+            state: Any = read_tensors(path, what)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(check_file(path, what), map_location="cpu", weights_only=True)
+    except TiltingError:
+        raise
     except Exception as error:
-        what = f"the checkpoint {str(path)!r} of {name!r} does not load ({type(error).__name__})"
-        raise TiltingError(f"{what}: it is cut off, or not made of tensors alone") from error
+        kind = type(error).__name__
+        raise TiltingError(f"{what} does not load ({kind}): it is cut off, or not made of tensors alone") from error
     for key in ("state_dict", "model"):
         state = state[key] if isinstance(state, Mapping) and isinstance(state.get(key), Mapping) else state
     if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
-        raise TiltingError(f"the checkpoint {str(path)!r} of {name!r} holds no state dict of tensors")
+        raise TiltingError(f"{what} holds no state dict of tensors")
+    check_finite(state.items(), what)
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
