@@ -61,10 +61,11 @@ def preprocessor_of(folder: str | Path, name: str) -> dict[str, Any]:
 
     try:
         source, local = here(folder)
-        return json.loads(Path(str(cached_file(source, "preprocessor_config.json", local_files_only=local))).read_text())
+        path = cached_file(source, "preprocessor_config.json", local_files_only=local)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TiltingError(f"{str(folder)!r} holds no preprocessor_config.json of a {name}: {reason}") from error
+    return read_json(Path(str(path)))
 
 
 @contextmanager
