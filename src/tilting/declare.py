@@ -52,6 +52,7 @@ class Option:
         positional: what the words of a command that need no option's name are called.
         default: what ``--help`` says of a default that is not one value.
         internal: it is no option, but what resolving finds out.
+        file: it is given in YAML and in Python alone: the command line has no word for it.
         once: it says what is wanted, and given twice it is refused; of other options of one value the last counts.
     """
 
@@ -59,6 +60,7 @@ class Option:
     positional: str = ""
     default: str = ""
     internal: bool = False
+    file: bool = False
     once: bool = False
 
 

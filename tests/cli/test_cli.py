@@ -119,9 +119,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words, said, capsys, tmp_p
 PROMPT_FILES = [
     ("empty.txt", "", "no prompts"),
     ("blank.txt", "a\n\nb\n", "blank"),
-    ("p.jsonl", '{"text": "a"}\n', "line 1"),
+    ("p.jsonl", '{"words": "a"}\n', "line 1"),
     ("p.jsonl", "a fox\n", "not JSON"),
-    ("p.csv", "text\na\n", "column prompt"),
+    ("p.csv", "words\na\n", "column prompt; there is: words"),
     ("p.csv", "prompt\n", "no prompts"),
     ("p.doc", "a fox", ".txt"),
     ("bad.txt", b"\xff\xfe\x00", "UTF-8"),

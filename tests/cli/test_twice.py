@@ -39,4 +39,4 @@ def test_what_is_wanted_is_not_said_twice(words, option, capsys):
 def test_lines_of_prompts_end_at_newlines_alone(tmp_path, odd, ending):
     file = tmp_path / "prompts.txt"
     file.write_bytes(f"a fox{odd}on a hill{ending}a cat{ending}".encode())
-    assert read_prompts(file) == [f"a fox{odd}on a hill", "a cat"]
+    assert read_prompts(file).texts == (f"a fox{odd}on a hill", "a cat")

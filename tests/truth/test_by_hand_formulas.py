@@ -273,7 +273,7 @@ def test_a_medoid_is_the_member_nearest_to_the_mean():
 
 
 def test_a_rate_falls_with_the_root_of_the_step():
-    optimiser = Optimiser(rate=2.0, decay="sqrt")
+    optimiser = Optimiser(rate=2.0, schedule="sqrt")
     assert [optimiser.at(step - 1) for step in (1, 100, 400, 2500)] == pytest.approx([2.0, 2.0, 1.0, 0.4])
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Annotated, Any
@@ -20,11 +21,11 @@ from tilting.cli.doctor import doctor
 from tilting.cli.evaluate import evaluate
 from tilting.cli.finetune import finetune
 from tilting.cli.generate import generate
-from tilting.cli.hush import hush
 from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.errors import TiltingError, nearest
+from tilting.lazy import hush
 from tilting.runs.stopping import exit_code, heeded
 from tilting.version import __version__
 
@@ -120,6 +121,7 @@ def _main(words: list[str]) -> int:
 def run() -> None:
     """The console entry: `main` with the libraries' own bars and notices off, for the process is ours."""
     hush()
+    warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal has no kernel for is computed on the CPU
     sys.exit(main())
 

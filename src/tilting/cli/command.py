@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from tilting.config.base import BaseConfig
+from tilting.config.prompts import KINDS
 from tilting.config.settings import parse_setting
 from tilting.config.yaml_file import read_yaml
 from tilting.declare import FORMER, Field, Registry
@@ -147,11 +148,14 @@ def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
 def _parameters(one: Field) -> list[inspect.Parameter]:
     """The parameter of an option, or of the words and of the file of prompts."""
     keyword = inspect.Parameter.KEYWORD_ONLY
+    if one.given.file:
+        return []
     if one.given.positional:
         words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False)
         found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, words])]
         if one.option == "prompts":
-            file = typer.Option("--prompts", metavar="FILE", help="Prompts: .txt, .jsonl, .csv, .parquet.", show_default=False)
+            told = f"Prompts: {', '.join(KINDS)}."
+            file = typer.Option("--prompts", metavar="FILE", help=told, show_default=False)
             found.append(inspect.Parameter("prompts_file", keyword, default=None, annotation=Annotated[str | None, file]))
         return found
     found = []
@@ -186,7 +190,7 @@ def _asked(options: Mapping[str, Field], given: Mapping[str, Any], call: Call) -
     former = [alias for one in options.values() for alias in one.aliases]
     asked = read_yaml(given["config"], (*options, *former)) if given["config"] is not None else {}
     for name, one in options.items():
-        value = given[one.name]
+        value = given.get(one.name)
         if one.given.positional and "prompts_file" in given and name == "prompts":
             file = given["prompts_file"]
             if value and file is not None:

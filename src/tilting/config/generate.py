@@ -17,6 +17,7 @@ from tilting.config.options import (
     Images,
     Lora,
     LoraSteps,
+    Metadata,
     Model,
     NegativePrompt,
     Out,
@@ -75,6 +76,7 @@ class GenerateConfig(BaseConfig):
     lora_steps: LoraSteps = None
     device: Device = "auto"
     precision: Precision | None = None
+    metadata: Metadata = ()
     unused: Unused = ()
 
     def loras(self) -> list[LoraSpec]:

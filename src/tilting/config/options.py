@@ -12,7 +12,7 @@ from annotated_types import Ge
 from typing_extensions import Doc
 
 from tilting.config.picture import open_picture
-from tilting.config.prompts import check_prompts
+from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option, number
 from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import parse_lora, parse_window
@@ -79,6 +79,12 @@ def _window(name: str, value: str) -> str:
 
 
 Prompts = Annotated[tuple[str, ...], Option(positional="PROMPT"), Check(_prompts), Doc("What to draw.")]
+Metadata = Annotated[
+    tuple[Any, ...],
+    Option(file=True),
+    Check(lambda name, value: metadata_of(value)),
+    Doc("What is known of each prompt, a mapping for each, for rewards that ask."),
+]
 Model = Annotated[str, Check(check_model), Doc("pocket, a diffusers folder, or a hub id.")]
 Reward = Annotated[
     tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")

@@ -15,6 +15,9 @@ FILE, WEIGHTS = "classifier.json", "classifier.safetensors"
 NOISY = "noisy"
 """The name of a network of noisy latents (`tilting.conditioning.noisy`)."""
 
+SPREAD = 2.0
+"""Standard deviations from its mean within which a number is learnt; a control is trained on numbers drawn uniformly there."""
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -69,6 +72,16 @@ class Schema:
         if not math.isfinite(number):
             raise TiltingError(f"the label {self.label!r} takes a finite number, not {value!r}")
         return number
+
+    def far(self, value: str | float) -> str | None:
+        """A sentence about a number that is more than `SPREAD` standard deviations from the labels learnt from, or None."""
+        if self.kind == "classes" or not abs(self.target(value) - self.shift) > SPREAD * self.scale:
+            return None
+        away = abs(self.target(value) - self.shift) / self.scale
+        return (
+            f"{self.label}={value} is {away:.3g} standard deviations from the mean of the labels that were learnt from "
+            f"({self.shift:.3g}, standard deviation {self.scale:.3g}): nobody knows what is drawn so far out"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

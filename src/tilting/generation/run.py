@@ -14,8 +14,8 @@ from tilting.disk import write_atomically
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.models import load
-from tilting.models.lora import attach_all
 from tilting.models.lora_file import lora_files, parse_window
+from tilting.models.lora_stack import attach_all
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS

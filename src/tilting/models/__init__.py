@@ -5,6 +5,7 @@ A file for each family over one `adapter`; `families` says what is declared of o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from tilting.models.pixart import PixArtSigma as PixArtSigma
 # isort: on
 from tilting.models.families import FAMILIES as FAMILIES
 from tilting.models.families import family_of
+from tilting.models.lora_file import parse_lora
+from tilting.models.lora_stack import attach_all
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
@@ -30,17 +33,19 @@ if TYPE_CHECKING:
 
 def load(
     name: str | Path = "pocket",
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     precision: str | torch.dtype = "fp32",
     checkpointing: bool = False,
+    lora: str | Path | Sequence[str | Path] = (),
 ) -> Any:
     """Load a model: "pocket", a diffusers folder, or a hub id.
 
     Args:
         name: of the model.
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto": CUDA where there is one, else MPS, else the CPU.
+        device: "auto", CUDA where there is one, else MPS, else the CPU; or "cpu", "cuda", "cuda:1", "mps".
         precision: of network and text encoders: "fp32", "fp16" or "bf16", or its dtype; all else stays float32.
         checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
+        lora: to stack on it, one or several, as ``--lora`` has them: DIR[=SCALE].
 
     Raises:
         TiltingError: for what is not a pipeline, or one that there is no adapter for, or that cannot be fetched; for a device
@@ -52,4 +57,5 @@ def load(
     model = family_of(source).loader.load(source, name, *defaults(name), dtype=dtype).to(where)
     if checkpointing:
         model.checkpoint()
-    return model
+    loras = [parse_lora(str(one)) for one in ([lora] if isinstance(lora, str | Path) else lora)]
+    return attach_all(model, loras, model.default_steps) if loras else model

@@ -13,12 +13,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.lora import stack
+from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from tilting.models.text import Context
@@ -86,6 +91,24 @@ class Adapter(ABC):
         """The model, its networks moved to a device, or in another precision."""
         for network in self.networks():
             network.to(where)
+        return self
+
+    def load_lora(self, source: str | Path, scale: float = 1.0) -> Self:
+        """The model, a LoRA stacked on it beside those that are there.
+
+        Args:
+            source: its folder, a fine-tuning run's, or the file.
+            scale: of what it adds.
+
+        Raises:
+            TiltingError: if there is none or it does not fit, or where inputs of the sampler were learned with it.
+        """
+        spec = parse_lora(str(source))
+        if (spec.file.parent / INPUTS).is_file():
+            raise TiltingError(
+                f"{spec.text!r} has learned inputs of the sampler too: give tilting.load(..., lora={spec.text!r})"
+            )
+        stack(self.backbone, spec._replace(scale=spec.scale * scale))
         return self
 
     def double(self) -> Self:

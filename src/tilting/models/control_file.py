@@ -46,7 +46,7 @@ class Control:
 
         Arguments as of `fixed`, which a label called strength, or one with a space, is given to.
         """
-        warn_of_parts(self.info, labels)
+        warn_of(self.info, labels)
         return self.fixed(labels, strength)
 
     def fixed(self, labels: Mapping[str, str | float], strength: float = 1.0) -> Controlled:
@@ -76,10 +76,9 @@ class Control:
         return save_control(Path(folder), self.info, self.lora(), self.augmented.embedding.state_dict(), self.classifiers)
 
 
-def warn_of_parts(info: ControlInfo, labels: Mapping[str, str | float]) -> None:
-    """Warn where a control is asked for some of its labels only, in which it was not trained."""
-    said = info.partly(labels)
-    if said is not None:
+def warn_of(info: ControlInfo, labels: Mapping[str, str | float]) -> None:
+    """Warn where a control, or a classifier, is asked for what it has not learnt; see `ControlInfo.doubts`."""
+    for said in info.doubts(labels):
         warnings.warn(said, stacklevel=3)
 
 

@@ -81,6 +81,11 @@ class ControlInfo:
             f"the control of {', '.join(self.classes)} was trained with all of these given, not with {', '.join(given)} alone"
         )
 
+    def doubts(self, labels: Mapping[str, str | float]) -> list[str]:
+        """Sentences about what is asked for and was not learnt: some labels alone, numbers far from those of the data."""
+        far = (self.schema(label).far(value) for label, value in labels.items())
+        return [said for said in (self.partly(labels), *far) if said is not None]
+
     def code(self, label: str, value: str | float) -> float:
         """A label's value as the embedding takes it: the index of a class, or a standardised number."""
         schema = self.schema(label)

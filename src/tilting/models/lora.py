@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tilting.disk import make_folder, write_tensors
 from tilting.errors import TiltingError
@@ -41,7 +41,12 @@ DOWN, UP = ".lora.down.weight", ".lora.up.weight"
 
 
 def add_lora(
-    network: Any, rank: int = 8, target_modules: Sequence[str] = PAPER_TARGETS, name: str = TRAINED, seed: int = 0
+    network: Any,
+    rank: int = 8,
+    target_modules: Sequence[str] = PAPER_TARGETS,
+    name: str = TRAINED,
+    seed: int = 0,
+    alpha: float | None = None,
 ) -> list[nn.Parameter]:
     """Attach a fresh LoRA, which changes nothing yet (B = 0), beside those that are active, and return its parameters, the only
     trainable ones.
@@ -52,6 +57,7 @@ def add_lora(
         target_modules: of the transformer blocks: attn2 (cross-attention), ff, attn1.
         name: of the adapter.
         seed: of A's initialisation.
+        alpha: what it adds is multiplied by alpha / rank; default the rank.
     """
     from peft import LoraConfig
 
@@ -62,8 +68,8 @@ def add_lora(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():  # drawn alike for every device
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
-        layers = target_names(network, target_modules)
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=name)
+        layers, whole = target_names(network, target_modules), cast(int, alpha or rank)
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=whole, target_modules=layers), adapter_name=name)
     activate(network, [*before, name])  # peft has switched the others off
     parameters = lora_parameters(network, name)
     for p in parameters:
@@ -76,12 +82,15 @@ def lora_parameters(network: nn.Module, name: str = TRAINED) -> list[nn.Paramete
     return [p for key, p in network.named_parameters() if ".lora_" in key and f".{name}." in key]
 
 
-def lora_state(network: nn.Module, name: str = TRAINED) -> dict[str, Tensor]:
-    """The weights of one adapter under diffusers' names, float32 on the CPU."""
+def lora_state(network: Any, name: str = TRAINED) -> dict[str, Tensor]:
+    """The weights of one adapter under diffusers' names, float32 on the CPU, alpha / rank taken into B: whatever reads a file,
+    its scale is 1."""
     from peft.utils.save_and_load import get_peft_model_state_dict
 
-    state, prefix = get_peft_model_state_dict(network, adapter_name=name), prefix_of(network)
-    return {f"{prefix}.{_named(key)}": value.detach().float().cpu().contiguous() for key, value in state.items()}
+    state, prefix, config = get_peft_model_state_dict(network, adapter_name=name), prefix_of(network), network.peft_config[name]
+    scale = {True: config.lora_alpha / config.r, False: 1.0}
+    whole = {key: value.detach().float() * scale[".lora_B." in key] for key, value in state.items()}
+    return {f"{prefix}.{_named(key)}": value.cpu().contiguous() for key, value in whole.items()}
 
 
 def _named(key: str) -> str:
@@ -339,27 +348,12 @@ class Windowed:
         return inside
 
 
-def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
-    """Stack LoRAs on a model, each by its scale, in place of those stacked before; within a window of steps if there is one.
-    Sampler inputs that were learned with one come along, as much of them as of it.
-
-    Raises:
-        TiltingError: if one does not fit the model, naming it, or if two bring sampler inputs.
-    """
-    from tilting.models.sampler_inputs import read_inputs
-
-    learned = [(spec, inputs) for spec in loras if (inputs := read_inputs(spec.file.parent)) is not None]
-    if len(learned) > 1:
-        both = " and ".join(repr(spec.text) for spec, _ in learned[:2])
-        raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
-    held = getattr(model.backbone, "peft_config", {})
-    remove(model.backbone, [name for name in held if re.fullmatch(STACKED + r"\d+", name)])
-    for i, spec in enumerate(loras):
-        try:
-            load_lora(model.backbone, read_lora(spec.file), f"{STACKED}{i}", spec.scale)
-        except TiltingError as error:
-            raise TiltingError(f"{spec.text!r}: {error}") from error
-    if learned:
-        model = learned[0][1].on(model, learned[0][0].scale)
-    names = [f"{STACKED}{i}" for i in range(len(loras))]
-    return model if window is None else Windowed(model, steps, *window, names=names)
+def stack(network: Any, spec: LoraSpec) -> str:
+    """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
+    held = getattr(network, "peft_config", {})
+    name = next(name for i in range(len(held) + 1) if (name := f"{STACKED}{i}") not in held)
+    try:
+        load_lora(network, read_lora(spec.file), name, spec.scale)
+    except TiltingError as error:
+        raise TiltingError(f"{spec.text!r}: {error}") from error
+    return name

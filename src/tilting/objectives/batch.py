@@ -220,6 +220,12 @@ class BaseObjective:
         return False
 
     @property
+    def splits(self) -> bool:
+        """Whether its loss is a mean over images, each by itself: parts of a batch then give it one after the other. Of another
+        the networks alone see parts, and it sees the whole batch."""
+        return self.needs_gradient
+
+    @property
     def needs_density(self) -> bool:
         """Whether steps must have a density, which those of a deterministic chain have not."""
         return False
@@ -254,17 +260,6 @@ def check_density(who: str, eta: float, steps: int) -> None:
         raise TiltingError(f"{who} needs eta above 0 (1 is usual): a deterministic chain has no density")
     if steps == 1:
         raise TiltingError(f"{who} needs at least 2 steps: the last one has no density")
-
-
-def check_accumulate(objective: BaseObjective, accumulate: int) -> None:
-    """Refuse parts of a batch for an objective that is no mean over images. Raises TiltingError."""
-    if accumulate < 1:
-        raise TiltingError(f"accumulate must be at least 1, not {accumulate}")
-    if accumulate > 1 and not objective.needs_gradient:
-        raise TiltingError(
-            f"accumulate splits batches of objectives with a differentiable reward; {objective.name} looks at whole ones: "
-            "leave it at 1"
-        )
 
 
 def closed(batch: TrainBatch) -> Tensor:

@@ -21,6 +21,7 @@ from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model
 from tilting.models.lora import TRAINED, without
 from tilting.objectives.batch import Loss, Losses, TrainBatch
+from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import checked
 from tilting.training.diversity import Diversity, to_reverse
 from tilting.training.processes import Engine
@@ -138,7 +139,7 @@ class Batches:
     def _value(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
-            images, engine = self.model.decode(x0), self.engine
+            images, engine = self._decode(x0), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
                 scores = self._score(images, [prompts[int(i)] for i in rows], rows)
@@ -151,6 +152,13 @@ class Batches:
             return scores + self.diversity.weight * far.to(scores)
 
         return value
+
+    def _decode(self, x0: Tensor) -> Tensor:
+        """Images of latents, in parts where a batch is asked for in parts."""
+        size = self.config.batch_size // self.engine.count // self.config.accumulate
+        if self.config.accumulate == 1 or torch.is_grad_enabled():
+            return self.model.decode(x0)
+        return torch.cat([self.model.decode(part) for part in x0.split(size)])
 
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
@@ -205,6 +213,60 @@ class Accumulated:
             )
             for loss in self.inner(mine):
                 yield Loss(loss.value / self.parts, loss.numbers, loss.update and part == self.parts - 1)
+
+
+@dataclass(frozen=True)
+class InParts:
+    """An objective of the whole batch, such as advantages make it, whose networks see parts of it, one after the other: the
+    same gradient in less memory. What a part's way back needs is made again for it, which costs a call more of each step that
+    has a gradient.
+
+    Attributes:
+        inner: the objective.
+        parts: how many.
+    """
+
+    inner: Losses
+    parts: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def updates_several(self) -> bool:
+        return self.inner.updates_several
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        names = ("denoise", "base", "plain", "base_plain")
+        size = -(-len(batch.who) // self.parts)
+        parted = {name: _parted(getattr(batch, name), size, batch.trained) for name in names}
+        yield from self.inner(replace(batch, **parted))
+
+
+def in_parts(objective: Losses, parts: int) -> Losses:
+    """An objective over parts of a batch, as it can be split."""
+    if parts == 1:
+        return objective
+    return Accumulated(objective, parts) if getattr(objective, "splits", True) else InParts(objective, parts)
+
+
+def _parted(denoise: Denoise, size: int, trained: Sequence[Tensor]) -> Denoise:
+    """A denoiser that sees so many latents at once."""
+
+    def parted(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        if len(x) <= size:
+            return denoise(x, t, rows)
+        found = []
+        for mine, which in zip(x.split(size), rows.split(size), strict=True):
+
+            def call(mine: Tensor, which: Tensor = which) -> tuple[Tensor, ...]:
+                return tuple(denoise(mine, t, which))
+
+            found.append(recomputed(call, mine, trained) if torch.is_grad_enabled() else call(mine))
+        return Prediction(*map(torch.cat, zip(*found, strict=True)))
+
+    return parted
 
 
 def _shifted(denoise: Denoise, begin: int) -> Denoise:

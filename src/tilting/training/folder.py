@@ -1,6 +1,6 @@
 """The folder of a fine-tuning run: its manifest, and lines of numbers that are cut back to where a run goes on. Torch-free.
 
-    lora/  best/  checkpoints/  samples/  tensorboard/  metrics.jsonl  timing.jsonl  manifest.json
+    lora/  ema/  best/  kept/  checkpoints/  samples/  tensorboard/  metrics.jsonl  timing.jsonl  manifest.json
 
 metrics.jsonl holds what a run is determined to give, a line per training step; seconds stand in timing.jsonl.
 """
@@ -49,9 +49,11 @@ class TrainingFolder(RunFolder[Config]):
         return None
 
     def by_todays_names(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The config of a manifest, whose options may have their former names."""
-        former = {alias: one.option for one in self.config.options().values() for alias in one.aliases}
-        return {former.get(key, key): value for key, value in config.items()}
+        """The config of a manifest, whose options may have their former names, and of newer ones their defaults."""
+        options, now = self.config.options(), self.config.mapping()
+        former = {alias: one.option for one in options.values() for alias in one.aliases}
+        known = {former.get(key, key): value for key, value in config.items()}
+        return {key: one.default for key, one in options.items() if now.get(key) == one.default} | known
 
     def config_now(self) -> dict[str, Any]:
         """The options, and the launcher's mixed precision, which numbers depend on too."""
