@@ -195,6 +195,7 @@ class BaseObjective:
         through: what the reward's gradient goes through, for people.
         needs_critic: whether it trains an estimate of the reward beside the model.
         group_size: images of one prompt that must stand together in a batch (1 if it does not matter).
+        takes_teacher: whether it learns from other LoRAs.
     """
 
     name: str = ""
@@ -203,6 +204,7 @@ class BaseObjective:
     through: str = ""
     needs_critic: bool = False
     group_size: int = 1
+    takes_teacher: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, f"{self.name}.")

@@ -43,7 +43,9 @@ def steered(batch: TrainBatch, preset: Preset) -> Tensor:
     """Finished samples (b, ...) of the frozen model under a method, without gradients of the parameters."""
     method, eta = preset.build(batch.steps), batch.eta if batch.eta or not preset.selects else 1.0
     kept = (batch.device, batch.dtype)
-    problem = Problem(batch.base, batch.grid, batch.who, batch.shape, batch.value, eta, batch.cfg, len(batch.who), *kept)
+    problem = Problem(
+        batch.base, batch.grid, batch.who, batch.shape, batch.value, eta, batch.cfg, len(batch.who), *kept, law=batch.law
+    )
     with torch.no_grad():
         state = start(problem, method)
         for state, _ in sample(problem, method, state):  # noqa: B007, B020
@@ -71,6 +73,7 @@ class Opd(BaseObjective):
     """
 
     name, paper = "opd", "Li et al. 2026, DiffusionOPD, arXiv 2605.15055"
+    takes_teacher = True
 
     method: Annotated[
         str, Check(known), Doc("the sampler that is baked where no --teacher is given; see `tilting methods`")
