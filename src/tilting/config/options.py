@@ -93,10 +93,10 @@ Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N,
 Steps = Annotated[int, Ge(1), Option(default="the model's: 50"), Doc("T, denoising steps.")]
 Eta = Annotated[float, Check(check_eta), Option(default="the method's: 1"), Doc("0 deterministic ... 1 ancestral.")]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
-NegativePrompt = Annotated[str, Alias("negative"), Option(default="''", once=True), Doc("Text of the unconditional branch.")]
+NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
-Picture = Annotated[str | None, Metavar("FILE"), Option(once=True), Check(_picture), Doc("A picture to start from (SDEdit).")]
+Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
 Strength = Annotated[
     float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
 ]
