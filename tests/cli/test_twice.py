@@ -57,7 +57,6 @@ def test_lines_of_prompts_end_at_newlines_alone(tmp_path, odd, ending):
 def test_what_is_told_by_two_names_or_two_ways_is_told_twice(capsys):
     for words in (
         ["generate", "a fox", "--negative", "x", "--negative-prompt", "y"],
-        ["generate", "a fox", "--published", "--no-published"],
         ["finetune", "a fox", "--learn", "lora", "--learn=negative"],
         ["condition", "fit", "--skip-bad", "--skip-bad"],
     ):
@@ -66,7 +65,20 @@ def test_what_is_told_by_two_names_or_two_ways_is_told_twice(capsys):
 
 
 def test_what_repeats_may_be_told_again(capsys):
-    words = ["generate", "a fox", "--reward", "clip", "--reward", "jpeg=0.1", "--set", "base.x=1", "--set", "base.y=1", "--steps", "3"]
+    words = [
+        "generate",
+        "a fox",
+        "--reward",
+        "clip",
+        "--reward",
+        "jpeg=0.1",
+        "--set",
+        "base.x=1",
+        "--set",
+        "base.y=1",
+        "--steps",
+        "3",
+    ]
     assert main([*words, "--print-config"]) == 2
     assert "twice" not in capsys.readouterr().err
     assert main(["generate", "a fox", "--steps", "3", "--out=--steps", "--print-config", "--", "--steps", "--steps"]) == 0

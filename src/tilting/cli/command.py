@@ -142,8 +142,7 @@ def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
     single = [(one.option, *one.aliases) for one in options.values() if not repeats(one)]
     for names in (*single, ("prompts",), *((name.replace("_", "-"),) for name in ("config", "print_config"))):
-        said = [word for word in given if word in {f"--{no}{name}" for name in names for no in ("", "no-")}]
-        if len(said) > 1:
+        if sum(given.count(f"--{name}") for name in names) > 1:
             raise TiltingError(f"--{names[0]} is given twice: give it once")
 
 
