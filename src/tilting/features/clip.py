@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Frozen, pretrained, tokenizer_of
+from tilting.features.checkpoints import Frozen, pixels_in, pretrained, tokenizer_of
 from tilting.features.images import check_images
-from tilting.features.pixels import Pixels, distances, pixels_of
+from tilting.features.pixels import Pixels, distances
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -53,8 +53,8 @@ class ClipEmbedder(Frozen):
         if isinstance(folder, Path) and not folder.is_dir():
             raise TiltingError(f"there is no CLIP folder {str(folder)!r}")
         model = read_clip(folder) if model is None else model
-        self.tokenizer, config = tokenizer_of(folder, "CLIP", pixels is None)
-        self.model, self.pixels = model, pixels_of(config or {}, str(folder)) if pixels is None else pixels
+        self.tokenizer = tokenizer_of(folder, "CLIP")
+        self.model, self.pixels = model, pixels_in(folder) if pixels is None else pixels
         shape: Any = model.config
         self.length: int = shape.text_config.max_position_embeddings
         self.dim: int = shape.projection_dim
