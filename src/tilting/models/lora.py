@@ -10,7 +10,6 @@ of all layers.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tilting.disk import make_folder, write_tensors
 from tilting.errors import TiltingError
+from tilting.foreign import parse_json, read_metadata, read_tensors
 from tilting.lazy import torch
 from tilting.models.lora_file import FILE as FILE
 from tilting.models.lora_file import PAPER_TARGETS, LoraSpec, lora_file
@@ -113,28 +113,28 @@ def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
 def read_lora(source: str | Path) -> dict[str, Tensor]:
     """The weights in a LoRA folder or file, by diffusers' names, with alpha / rank taken into B: a file says it in diffusers'
     metadata or beside each layer, and one that does not say means 1. Raises TiltingError for what is not one."""
-    from safetensors import SafetensorError, safe_open
-
     path = lora_file(source)
     try:
-        with safe_open(path, "pt") as file:
-            state = {_named(key): file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-            said = (file.metadata() or {}).get(METADATA, "{}")
-    except (SafetensorError, OSError) as error:
+        state = {_named(key): value.float() for key, value in read_tensors(path, "it").items()}
+        said = read_metadata(path, "it").get(METADATA, "{}")
+    except TiltingError as error:
         raise TiltingError(f"{str(path)!r} is not a LoRA file: {error}") from error
     downs = [key for key in state if key.endswith(DOWN)]
     if not downs:
         raise TiltingError(f"{str(path)!r} holds no LoRA weights")
     try:
-        settings = json.loads(said)
+        settings = parse_json(said, "its metadata")
         for down in downs:
             layer = down.removesuffix(DOWN)
+            a, b = state[down].shape, state[f"{layer}{UP}"].shape
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+                raise ValueError(f"{layer} has no matrices A and B of one rank, but {tuple(a)} and {tuple(b)}")
             alpha = state.pop(f"{layer}.alpha", None)
             state[f"{layer}{UP}"] = state[f"{layer}{UP}"] * _scale(layer, len(state[down]), alpha, settings)
         odd = state.keys() - {key.removesuffix(DOWN) + end for key in downs for end in (DOWN, UP)}
         if odd:
             raise ValueError(f"{min(odd)} is not of a plain LoRA")
-    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError, re.error) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError, RuntimeError, re.error) as error:
         raise TiltingError(f"{str(path)!r} is a LoRA file whose layers or metadata cannot be read: {error!r}") from error
     return state
 
