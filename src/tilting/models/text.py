@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from tilting.features.tokens import warn_of_cuts
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
@@ -130,37 +131,30 @@ def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: t
     return every[torch.tensor([unique.index(p) for p in prompts], device=device)]
 
 
-def tell_of_cuts(name: str, tokenizers: Sequence[tuple[Any, int | None]], texts: Sequence[str]) -> None:
+def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
     """Warn of texts that are longer than what a model reads, with the words it does not see, and of texts that are one to it.
 
     Args:
-        name: of the model.
-        tokenizers: each of its own, and how many tokens are read of it, by default its own most.
+        model: which says by ``tokenizers()`` what it reads by, and how many tokens of each (None: the tokenizer's most); one
+            that does not say is let be.
         texts: prompts, and the negative one.
     """
-    unique = list(dict.fromkeys(texts))
+    ask, unique = getattr(model, "tokenizers", None), list(dict.fromkeys(texts))
     seen: dict[str, list[tuple[int, ...]]] = {text: [] for text in unique}
     cut: set[str] = set()
-    for tokenizer, length in tokenizers if unique else ():
-        most = length or tokenizer.model_max_length
-        whole = dict(zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True))
-        longer = [text for text in unique if len(whole[text]) > most]
-        cut.update(longer)
-        for text, ids in whole.items():
-            seen[text].append(tuple(ids[: most - 1]))
-        if longer:
-            lost = tokenizer.decode(whole[longer[0]][most - 1 : -1]).strip()
-            more = f", and the ends of {len(longer) - 1} more prompts" if len(longer) > 1 else ""
-            said = f"{name!r} reads {most} tokens of a prompt: it does not see {lost!r} of {longer[0]!r}{more}"
-            warnings.warn(said, stacklevel=2)
+    for tokenizer, most in ask() if callable(ask) and unique else ():
+        read = warn_of_cuts(model.name, tokenizer, unique, most)
+        cut.update(text for text, (_, whole) in read.items() if not whole)
+        for text, (ids, _) in read.items():
+            seen[text].append(ids)
     alike: dict[tuple[tuple[int, ...], ...], list[str]] = {}
     for text in unique:
         alike.setdefault(tuple(seen[text]), []).append(text)
     for same in alike.values():
         if len(same) > 1 and not cut.isdisjoint(same):
             warnings.warn(
-                f"{same[0]!r} and {same[1]!r} are one prompt to {name!r}, which does not see where they differ: their pictures "
-                "differ by their noise alone",
+                f"{same[0]!r} and {same[1]!r} are one prompt to {model.name!r}, which does not see where they differ: their "
+                "pictures differ by their noise alone",
                 stacklevel=2,
             )
 

@@ -20,7 +20,7 @@ from tilting import rng
 from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model
 from tilting.models.lora import TRAINED, without
-from tilting.models.text import KEPT, bytes_of, remembering
+from tilting.models.text import KEPT, bytes_of, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import checked
@@ -89,6 +89,7 @@ class Batches:
     def __post_init__(self) -> None:
         self.prompts = list(dict.fromkeys(self.config.prompts))
         self._texts: dict[str, Any] = {}
+        tell_of_cuts(self.model, [*self.prompts, self.config.negative_prompt])
         self._grid = self.model.schedule.grid(self.config.steps)
 
     @property
