@@ -70,10 +70,11 @@ def _root(error: BaseException) -> str:
     """Why a connection failed: what the system says, where it says something."""
     below: BaseException | None = error
     while below is not None:
-        error = below
-        below = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
-    number = getattr(error, "errno", None)
-    return (os.strerror(number) if number and number > 0 else str(error).strip()) or type(error).__name__
+        number = getattr(below, "errno", None)
+        if number and number > 0:
+            return os.strerror(number)
+        below = below.exceptions[0] if isinstance(below, BaseExceptionGroup) else below.__cause__ or below.__context__
+    return str(error).strip() or type(error).__name__
 
 
 def body(images: Tensor, prompts: list[str]) -> bytes:
