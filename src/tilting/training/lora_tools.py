@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
         if (folder / LORA.file).exists():
             raise TiltingError(f"--out {out!r} holds a LoRA already: choose another --out")
         for spec in loras:
-            if spec.file.parent.resolve() == folder.resolve():
+            if os.path.realpath(spec.file.parent) == os.path.realpath(folder):
                 raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
             if len(lora_files(spec.file)) > 1:
                 raise TiltingError(
