@@ -3,6 +3,7 @@
     inner_path(folder, name)        what data call something (a label, a class, an entry of a manifest), as a path in a folder
     write_atomically(path, data)    all of it, or nothing of it
     write_tensors(path, tensors)    the same, as safetensors
+    append(path, data)              to the end of a file, all of it or nothing of it
 
 Nothing else makes a path of a name that comes from data, and nothing else writes a file that a run stands on.
 """
@@ -143,6 +144,36 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
     held: dict[str, Any] = dict(tensors)
     write_atomically(path, save(held, metadata))
+
+
+def append(path: Path, data: bytes, sync: bool = True) -> None:
+    """All of it at the end of a file, or nothing of it; a link is not followed.
+
+    Args:
+        path: of the file, which is made where there is none.
+        data: to be written.
+        sync: it is on the disk when this returns.
+
+    Raises:
+        TiltingError: the disk is full, or the file cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        file = os.open(path, flags, 0o666)
+        try:
+            before, left = os.fstat(file).st_size, memoryview(data)
+            try:
+                while left:
+                    left = left[os.write(file, left) :]
+                if sync:
+                    os.fsync(file)
+            except BaseException:
+                os.ftruncate(file, before)
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise TiltingError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def make_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from support.closed import brightness, serving
+from support.commands import manifest as manifest_of
 from tilting.cli import main
 from tilting.errors import RewardError, TiltingError
 from tilting.rewards import http
@@ -180,11 +181,11 @@ def test_a_run_keeps_what_is_finished_and_goes_on_later(way, capsys, tmp_path, m
         if way == "nan":
             assert "image 0 of 'an owl'" in said
         assert sorted(p.name for p in (out / "images").iterdir()) == ["00000.png"]
-        kept = json.loads((out / "manifest.json").read_text())["images"]
+        kept = manifest_of(out)["images"]
         assert [(r["prompt"], list(r["rewards"])) for r in kept] == [("a fox", [server.url])]
         well.append(True)
         assert main(words) == 0
-        printed = json.loads((out / "manifest.json").read_text())["images"]
+        printed = manifest_of(out)["images"]
     assert printed[0] == kept[0] and [r["prompt"] for r in printed] == ["a fox", "an owl"]
     with Image.open(out / printed[1]["file"]) as picture:
         assert printed[1]["reward"] == pytest.approx(np.asarray(picture).mean() / 255 + 0.006, abs=1e-5)

@@ -9,7 +9,6 @@ continuous. Files, folders or a column may say which rows are to be learnt from 
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 import unicodedata
@@ -26,7 +25,7 @@ from tilting.disk import inner_path
 from tilting.errors import TiltingError, nearest
 from tilting.features.picture import Inside
 from tilting.lazy import np
-from tilting.runs.files import MANIFEST
+from tilting.runs.files import MANIFEST, read_json, with_records
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """What counts as a picture in a folder."""
@@ -197,7 +196,7 @@ def _run(data: Path, manifest: Path, labelled: bool) -> Table:
     if labelled:
         raise TiltingError(f"{str(data)!r} is a run of `tilting generate`, which has no labels: give --label-by")
     try:
-        images = json.loads(manifest.read_bytes())["images"]
+        images = with_records(data, read_json(manifest))["images"]
         rows = tuple(Row(repr(i["file"]), {"file": i["file"], "prompt": i["prompt"]}) for i in images)
         for image in images:
             inner_path(data, image["file"], "picture", nested=True)

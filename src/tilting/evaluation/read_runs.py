@@ -12,7 +12,7 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
 from tilting.rewards.spec import split_weight
-from tilting.runs.files import read_manifest
+from tilting.runs.files import read_manifest, stale
 
 SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
@@ -146,6 +146,8 @@ def read_run(path: str, name: str) -> Run:
     if len(manifest["images"]) < wanted:
         done = len(manifest["images"])
         raise TiltingError(f"{path!r} is unfinished, {done} of {wanted} images: give its `tilting generate` command again")
+    if stale(manifest):
+        raise TiltingError(f"{path!r} is unfinished, its summary is of fewer images: give its command again")
     return Run(name, folder, manifest)
 
 

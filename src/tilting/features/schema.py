@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tilting.declare import made
 from tilting.disk import checked_name
 from tilting.errors import TiltingError, nearest
+from tilting.foreign import read_json
 
 FILE, WEIGHTS = "classifier.json", "classifier.safetensors"
 NOISY = "noisy"
@@ -90,22 +91,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         inside = sorted(str(path.parent) for path in folder.glob(f"*/{FILE}"))
         more = f"; there is one in {', '.join(inside)}" if inside else ""
         raise TiltingError(f"there is no classifier in {str(folder)!r} ({FILE} and {WEIGHTS}){more}")
-    try:
-        config = json.loads((folder / FILE).read_bytes())
-    except (OSError, ValueError):
-        config = None
+    config = read_json(folder / FILE)
     if not (isinstance(config, dict) and isinstance(config.get("schema"), dict) and isinstance(config.get("network"), dict)):
         raise TiltingError(f"{str(folder / FILE)!r} is not the description of a classifier (schema and network)")
     return config
 
 
+def schema_of(values: Any, what: str) -> Schema:
+    """The schema that a file says. Raises TiltingError: what a declaration does not have."""
+    if isinstance(values, dict) and isinstance(values.get("classes"), list):
+        values = {**values, "classes": [str(one) for one in values["classes"]]}
+    return made(Schema, values, what)
+
+
 def read_schema(folder: Path) -> Schema:
     """The schema of the classifier in a folder. Raises TiltingError if there is none."""
-    config = read_config(folder)["schema"]
-    try:
-        return Schema(**{**config, "classes": tuple(str(c) for c in config.get("classes", ()))})
-    except TypeError as error:
-        raise TiltingError(f"{str(folder / FILE)!r} is not the description of a classifier: {error}") from error
+    return schema_of(read_config(folder)["schema"], f"{str(folder / FILE)!r} is not the description of a classifier")
 
 
 def noisy_model(folder: Path) -> dict[str, Any] | None:

@@ -209,7 +209,7 @@ class Result:
 
     Attributes:
         images: (n, 3, h, w) float in [0, 1], prompt by prompt.
-        manifest: ``images`` and ``summary`` as the command line writes them to manifest.json.
+        manifest: ``images`` and ``summary`` as the command line writes them to images.jsonl and manifest.json.
     """
 
     images: Tensor
@@ -223,6 +223,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     judged = [r["judge"] for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
     return {
+        "images": len(records),
         "reward_mean": found.mean if found else None,
         "reward_sem": found.error if found else None,
         "reward_sem_over": None if len(rewards) < 2 else "prompts" if len(set(prompts)) > 1 else "images",

@@ -20,6 +20,7 @@ from torch import Tensor
 from tilting.disk import inner_path, make_folder, write_atomically, write_tensors
 from tilting.features.fitted import FittedClassifier, load_classifier, save_classifier
 from tilting.features.schema import FILE as CLASSIFIER
+from tilting.foreign import read_tensors
 from tilting.models import control_spec as spec
 from tilting.models.control_spec import ControlInfo, read_control
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
@@ -138,8 +139,6 @@ def load_control(folder: str | Path, model: StableDiffusion) -> Control:
     Raises:
         TiltingError: no control there, one that is not whole, or one of another model.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     info, classifiers = read_control(folder), {}
     for schema in info.labels:
@@ -147,4 +146,4 @@ def load_control(folder: str | Path, model: StableDiffusion) -> Control:
         if (fit / CLASSIFIER).is_file():
             classifiers[schema.label] = load_classifier(fit)
     with torch.no_grad():
-        return attach_control(model, info, read_lora(folder), load_file(folder / spec.EMBEDDING), classifiers)
+        return attach_control(model, info, read_lora(folder), read_tensors(folder / spec.EMBEDDING), classifiers)

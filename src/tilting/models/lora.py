@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.errors import TiltingError
+from tilting.foreign import parse_json, read_json, read_metadata, read_tensors
 from tilting.lazy import torch
 from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, KOHYA_FILE, PAPER_TARGETS, LoraForm, LoraSpec, lora_file
 from tilting.models.lora_file import FILE as FILE
@@ -203,22 +204,20 @@ def read_lora(source: str | Path, layers_per_block: int = 2) -> dict[str, Tensor
     Raises:
         TiltingError: for what is none, or is of a format that is not read, naming it.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = lora_file(source)
     try:
-        with safe_open(path, "pt") as file:
-            held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            said = (file.metadata() or {}).get(METADATA, "{}")
-    except (SafetensorError, OSError) as error:
+        held = read_tensors(path, "it")
+        said = read_metadata(path, "it").get(METADATA, "{}")
+    except TiltingError as error:
         raise TiltingError(f"{str(path)!r} is not a LoRA file: {error}") from error
     try:
-        beside = path.with_name(ADAPTER_CONFIG) if path.name == ADAPTER_FILE else None
-        settings = json.loads(beside.read_text(encoding="utf-8") if beside is not None and beside.is_file() else said)
+        config = path.with_name(ADAPTER_CONFIG)
+        adapter = path.name == ADAPTER_FILE and config.is_file()
+        settings = read_json(config) if adapter else parse_json(said, "its metadata")
         state = canonical(held, settings, layers_per_block)
     except TiltingError as error:
         raise TiltingError(f"{str(path)!r} cannot be read as a LoRA: {error}") from error
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, ZeroDivisionError, re.error) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, ZeroDivisionError, RuntimeError, re.error) as error:
         raise TiltingError(f"{str(path)!r} is a LoRA file whose layers or metadata cannot be read: {error!r}") from error
     if not state:
         raise TiltingError(f"{str(path)!r} holds no LoRA weights")

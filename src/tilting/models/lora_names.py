@@ -199,6 +199,9 @@ def _whole(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str
     for down in downs:
         layer = down.removesuffix(DOWN)
         alpha, up = state.get(f"{layer}.alpha"), state[f"{layer}{UP}"]
+        a, b = state[down].shape, up.shape
+        if len(a) not in (2, 4) or len(a) != len(b) or a[0] != b[1]:
+            raise ValueError(f"{layer} has no matrices A and B of one rank, but {tuple(a)} and {tuple(b)}")
         found[f"{layer}{UP}"] = up.float() * _scale(layer, len(state[down]), alpha, settings)
     odd = state.keys() - {key.removesuffix(DOWN) + end for key in downs for end in (DOWN, UP, ".alpha")}
     if odd and downs:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tilting.disk import make_folder, remove, unique_beside, write_atomically, write_tensors
+from tilting.foreign import read_json
 from tilting.types import TiltingError
 
 WEIGHTS, OPTIMISER, AVERAGES, STATE = FILES = (
@@ -129,7 +130,7 @@ def read(folder: Path) -> Saved | None:
 def _load(place: Path) -> Saved | None:
     """The state in a folder, None if any file of it is not whole."""
     try:
-        state = json.loads((place / STATE).read_text())
+        state = read_json(place / STATE)
         tensors = (load_file(place / WEIGHTS), load_file(place / OPTIMISER))
         averages: dict[str, dict[str, Tensor]] = {}
         for key, value in (load_file(place / AVERAGES) if (place / AVERAGES).is_file() else {}).items():

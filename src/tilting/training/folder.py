@@ -7,16 +7,16 @@ metrics.jsonl holds what a run is determined to give, a line per training step; 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tilting.config.finetune import FinetuneConfig
 from tilting.config.objectives import defaults
 from tilting.config.training import TrainingConfig, mixed_precision
-from tilting.disk import write_atomically
+from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.models.lora_file import lora_files
 from tilting.objectives import OBJECTIVES
@@ -82,8 +82,7 @@ class TrainingFolder(RunFolder[Config]):
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl or timing.jsonl."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        append(self.path / name, _line(row).encode(), sync=False)  # a checkpoint is what a run goes on from
 
     def sum_up(self, summary: Mapping[str, Any]) -> None:
         """Replace the manifest's summary; seconds are those of timing.jsonl."""
@@ -123,19 +122,10 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON lines with a step; one that a kill has torn, and what follows it, is left out."""
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # JSON may hold U+2028
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                break
-            rows.append(row)
-    return rows
+    rows = files.read_lines(path, torn=False)
+    return list(takewhile(lambda row: isinstance(row.get("step"), int), rows))
 
 
 def _line(row: Mapping[str, Any]) -> str:
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(plain, ensure_ascii=False) + "\n"
+    return files.line(plain)

@@ -77,7 +77,7 @@ FIG4 = Study(
         *CLAIMS,
         Claim("DRaFT-LV ends highest: above DRaFT-1", table2("draft-lv", "draft-1"), higher("draft-lv", "draft-1")),
         Claim(
-            "DRaFT-LV reaches DRaFT-1's last reward in at most two thirds of its steps",
+            "DRaFT-LV reaches half of DRaFT-1's gain in at most two thirds of its steps",
             "about half of them",
             sooner("draft-lv", "draft-1"),
         ),
