@@ -374,6 +374,18 @@ def without(target: Any, names: Sequence[str]) -> Iterator[None]:
         yield
 
 
+def in_place_of(network: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
+    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Raises
+    TiltingError, naming the one that does not fit."""
+    names = [stack(network, spec) for spec in specs]
+    activate(network, [name for name in active(network) if name not in names])
+
+    def block() -> AbstractContextManager[None]:
+        return _switched(network, lambda before: [*(n for n in before if n not in off), *names])
+
+    return block
+
+
 @contextmanager
 def _switched(target: Any, change: Callable[[list[str]], list[str]]) -> Iterator[None]:
     """Other adapters active inside the block: what ``change`` makes of those that are."""
