@@ -146,8 +146,8 @@ def _kohya(state: Mapping[str, Tensor], layers_per_block: int) -> dict[str, Tens
     if odd is not None:
         raise TiltingError(f"it has a weight {odd!r}, which diffusers has no name for")
     try:
-        config = SimpleNamespace(layers_per_block=layers_per_block)
-        found, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(named, unet_config=config)
+        read: Any = StableDiffusionXLLoraLoaderMixin.lora_state_dict
+        found, alphas = read(named, unet_config=SimpleNamespace(layers_per_block=layers_per_block))
     except ValueError as error:  # that keys are left
         raise TiltingError(f"it is no LoRA that diffusers has names for: {str(error).split(', ')[0].strip()}") from error
     beside = {f"{key.split('.lora.')[0]}.alpha": key for key in found if ".down." in key}
