@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
+from tilting.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +118,7 @@ def kohya_names(state: Mapping[str, Tensor], two: bool) -> Iterator[tuple[str, T
         name = begins[component] + layer.replace(".", "_")
         yield f"{name}.lora_{side}", value
         if side == "down.weight":
-            yield f"{name}.alpha", _tensor(float(len(value)))
+            yield f"{name}.alpha", torch.tensor(float(len(value)))
 
 
 def _flux(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -152,14 +153,8 @@ def _kohya(state: Mapping[str, Tensor], layers_per_block: int) -> dict[str, Tens
         raise TiltingError(f"it is no LoRA that diffusers has names for: {str(error).split(', ')[0].strip()}") from error
     beside = {f"{key.split('.lora.')[0]}.alpha": key for key in found if ".down." in key}
     return found | {
-        _weight(beside[name]).removesuffix(DOWN) + ".alpha": _tensor(alpha) for name, alpha in (alphas or {}).items()
+        _weight(beside[name]).removesuffix(DOWN) + ".alpha": torch.as_tensor(alpha) for name, alpha in (alphas or {}).items()
     }
-
-
-def _tensor(value: Any) -> Any:
-    import torch
-
-    return torch.as_tensor(value)
 
 
 def _weight(key: str) -> str:
