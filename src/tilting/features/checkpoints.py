@@ -6,7 +6,8 @@ Only safetensors and what torch reads with ``weights_only`` are opened: a pickle
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -54,22 +55,65 @@ def tokenizer_of(folder: str | Path, name: str, pixels: bool = True) -> tuple[An
     return tokenizer, None if path is None else read_json(Path(str(path)))
 
 
+def preprocessor_of(folder: str | Path, name: str) -> dict[str, Any]:
+    """The preprocessor_config.json of a transformers folder. Raises TiltingError naming both."""
+    from transformers.utils.hub import cached_file
+
+    try:
+        source, local = here(folder)
+        path = cached_file(source, "preprocessor_config.json", local_files_only=local)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TiltingError(f"{str(folder)!r} holds no preprocessor_config.json of a {name}: {reason}") from error
+    return read_json(Path(str(path)))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it transformers tells nothing: what is wrong of weights is refused by whoever reads them."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def loaded(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
+    """`kind.from_pretrained` of a transformers folder, of what has no weights. Raises TiltingError naming both."""
+    try:
+        source, local = here(folder)
+        with quiet():
+            return kind.from_pretrained(source, local_files_only=local, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {reason[0]}") from error
+
+
 def pretrained(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
-    """`kind.from_pretrained` in float32 and frozen, refusing a folder whose weights are not all there.
+    """`kind.from_pretrained` frozen and in eval mode, in float32 where no ``dtype`` is given, refusing a folder whose weights
+    are not all there. With a ``state_dict`` and a ``config`` these are read, and the folder is named in refusals alone.
 
     Raises:
         TiltingError: it does not load, or weights of it are missing or of another shape.
     """
     try:
-        source, local = here(folder)
-        options |= {"local_files_only": local, "dtype": torch.float32, "output_loading_info": True}
-        model, told = kind.from_pretrained(source, **options)
+        options = {"dtype": torch.float32, "output_loading_info": True} | options
+        source, local = (None, True) if "state_dict" in options else here(folder)
+        with quiet():
+            model, told = kind.from_pretrained(source, local_files_only=local, **options)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {reason[0]}") from error
     missing, other = sorted(told["missing_keys"]), sorted(str(k) for k in told["mismatched_keys"])
-    if missing or other:
-        raise TiltingError(_wrong(str(folder), name, missing, sorted(told["unexpected_keys"]), other))
+    extra = sorted(told["unexpected_keys"])
+    if missing or other or (extra and "state_dict" in options):
+        raise TiltingError(_wrong(str(folder), name, missing, extra, other))
     return model.requires_grad_(False).eval()
 
 
