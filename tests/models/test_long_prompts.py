@@ -43,7 +43,7 @@ def test_the_words_that_are_lost_are_those_that_diffusers_names(pocket):
     whole = tokenizer(LONG)["input_ids"]
     lost = tokenizer.batch_decode([whole[most - 1 : -1]])[0]  # as StableDiffusionPipeline.encode_prompt has it
     (line,) = told(pocket, ["a fox", LONG, LONG])
-    assert f"reads {most} tokens of a prompt: it does not see {lost!r} of {LONG!r}" in line and lost.endswith("moon")
+    assert f"reads {most} tokens of a prompt: it does not see {lost!r} of {LONG[:57]!r}"[:-1] in line and lost.endswith("moon")
     assert told(pocket, ["a fox", ""]) == [] and told(pocket, []) == [] and told(object(), [LONG]) == []
     cut = tokenizer.decode(whole[1 : most - 1])
     assert torch.equal(pocket.encode_prompts([LONG]), pocket.encode_prompts([f"{cut} and anything at all"]))

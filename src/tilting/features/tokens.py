@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+SHOWN = 60
+"""Letters of a text that a warning has."""
+
 
 def warn_of_cuts(
     name: str, tokenizer: Any, texts: Sequence[str], most: int | None = None
@@ -28,7 +31,8 @@ def warn_of_cuts(
     longer = [text for text in texts if len(ids[text]) > most]
     if longer:
         lost = tokenizer.decode(ids[longer[0]][most - 1 : -1]).strip()
+        begun = longer[0] if len(longer[0]) <= SHOWN else f"{longer[0][: SHOWN - 3]}..."
         more = f", and the ends of {len(longer) - 1} more" if len(longer) > 1 else ""
-        said = f"{name!r} reads {most} tokens of a prompt: it does not see {lost!r} of {longer[0]!r}{more}"
+        said = f"{name!r} reads {most} tokens of a prompt: it does not see {lost!r} of {begun!r}{more}"
         warnings.warn(said, stacklevel=3)
     return {text: (tuple(ids[text][: most - 1]), text not in longer) for text in texts}
