@@ -26,7 +26,7 @@ def warn_of_cuts(
     """
     if not texts:
         return {}
-    most = most or tokenizer.model_max_length
+    most = int(most or tokenizer.model_max_length)
     ids = dict(zip(texts, tokenizer(list(texts), verbose=False)["input_ids"], strict=True))
     longer = [text for text in texts if len(ids[text]) > most]
     if longer:

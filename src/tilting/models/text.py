@@ -139,7 +139,8 @@ def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
             that does not say is let be.
         texts: prompts, and the negative one.
     """
-    ask, unique = getattr(model, "tokenizers", None), list(dict.fromkeys(texts))
+    ask: Any = getattr(model, "tokenizers", None)
+    unique = list(dict.fromkeys(texts))
     seen: dict[str, list[tuple[int, ...]]] = {text: [] for text in unique}
     cut: set[str] = set()
     for tokenizer, most in ask() if callable(ask) and unique else ():

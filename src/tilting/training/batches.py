@@ -150,7 +150,7 @@ class Batches:
             shares=self._shares,
             prefers=self._prefers(words),
             worded=lambda change: self._value([change(word) for word in words]),
-            teacher=None if self.teacher is None else self._network(self._guided, texts, self.teacher),
+            teacher=None if self.teacher is None else self._network(guided, texts, self.teacher),
             cfg=config.cfg,
             law=self.law,
         )
