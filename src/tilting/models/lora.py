@@ -35,8 +35,8 @@ METADATA = "lora_adapter_metadata"
 """Where diffusers notes a LoRA's settings in its file."""
 TRAINED = "tilting"
 """The name of the adapter that is trained."""
-STACKED = "stacked"
-"""What the names of stacked adapters begin with."""
+STACKED, TEACHER = "stacked", "teacher"
+"""What the names of stacked adapters begin with: those that draw, and those that are distilled."""
 DOWN, UP = ".lora.down.weight", ".lora.up.weight"
 
 
@@ -279,9 +279,10 @@ def without(network: Any, names: Sequence[str]) -> Iterator[None]:
 
 
 def in_place_of(network: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
-    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Raises
-    TiltingError, naming the one that does not fit."""
-    names = [stack(network, spec) for spec in specs]
+    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Those stacked
+    so before are removed. Raises TiltingError, naming the one that does not fit."""
+    remove(network, [name for name in getattr(network, "peft_config", {}) if re.fullmatch(TEACHER + r"\d+", name)])
+    names = [stack(network, spec, TEACHER) for spec in specs]
     activate(network, [name for name in active(network) if name not in names])
 
     def block() -> AbstractContextManager[None]:
@@ -360,10 +361,10 @@ class Windowed:
         return inside
 
 
-def stack(network: Any, spec: LoraSpec) -> str:
+def stack(network: Any, spec: LoraSpec, kind: str = STACKED) -> str:
     """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
     held = getattr(network, "peft_config", {})
-    name = next(name for i in range(len(held) + 1) if (name := f"{STACKED}{i}") not in held)
+    name = next(name for i in range(len(held) + 1) if (name := f"{kind}{i}") not in held)
     try:
         load_lora(network, read_lora(spec.file), name, spec.scale)
     except TiltingError as error:
