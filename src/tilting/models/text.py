@@ -143,7 +143,7 @@ def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
     unique = list(dict.fromkeys(texts))
     seen: dict[str, list[tuple[int, ...]]] = {text: [] for text in unique}
     cut: set[str] = set()
-    for tokenizer, most in ask() if callable(ask) and unique else ():
+    for tokenizer, most in ask() if ask is not None and unique else ():
         read = warn_of_cuts(model.name, tokenizer, unique, most)
         cut.update(text for text, (_, whole) in read.items() if not whole)
         for text, (ids, _) in read.items():
