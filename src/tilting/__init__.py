@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tilting.lazy import hush
 from tilting.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ __all__ = [
 def __getattr__(name: str):
     # Lazy (PEP 562): `import tilting` and `tilting --help` must not pay for torch and diffusers.
     if name in _HOME:
+        hush()
         return getattr(import_module(f"tilting.{_HOME[name]}"), name)
     if name in _ROOMS:
         return import_module(f"tilting.{name}")

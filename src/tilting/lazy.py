@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,3 +25,13 @@ else:
             return getattr(module, name)
 
     np, torch = _Lazy("numpy"), _Lazy("torch")
+
+
+def hush() -> None:
+    """Ask transformers, diffusers and the hub for errors alone and no bars, unless the environment says otherwise.
+
+    They read it when they are imported, which is later.
+    """
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -19,7 +19,6 @@ from tilting.models.lora import (
     activate,
     active,
     add_lora,
-    attach_all,
     load_lora,
     lora_off,
     lora_state,
@@ -29,6 +28,7 @@ from tilting.models.lora import (
     scaled,
 )
 from tilting.models.lora_file import parse_lora, parse_window
+from tilting.models.lora_stack import attach_all
 from tilting.models.words import POCKET
 from tilting.training.trainer import attach
 
@@ -136,9 +136,9 @@ def test_an_alpha_beside_a_layer_counts_and_one_that_cannot_be_read_is_refused(o
         save_file(one, tmp_path / FILE, metadata={"lora_adapter_metadata": said})
         with pytest.raises(TiltingError, match="cannot be read"):
             read_lora(tmp_path)
-    for odd in (f"{layer}.lora_magnitude_vector", "unet.other.lora.up.weight"):
+    for odd, said in ((f"{layer}.lora_magnitude_vector", "is a DoRA"), ("unet.other.lora.up.weight", "not of a plain LoRA")):
         save_file({**one, odd: torch.ones(2, 2)}, tmp_path / FILE)
-        with pytest.raises(TiltingError, match="not of a plain LoRA"):
+        with pytest.raises(TiltingError, match=said):
             read_lora(tmp_path)
     save_file({key: value for key, value in one.items() if key != f"{layer}.lora.up.weight"}, tmp_path / FILE)
     with pytest.raises(TiltingError, match="cannot be read"):
@@ -158,6 +158,23 @@ def test_stacks_take_the_place_of_those_before(model, one, two, tmp_path):
     activate(model.unet, ["stacked0"])  # as a control's is off in the base model's term
     attach_all(model, [], STEPS)
     assert active(model.unet) == {} and torch.equal(ours(model), base)
+
+
+def test_a_model_is_loaded_with_loras_and_takes_more(model, one, two, tmp_path):
+    """As `attach_all` stacks them; what does not fit or has inputs of the sampler is refused, and nothing stays."""
+    for name, state in (("one", one), ("two", two)):
+        save_lora(state, tmp_path / name)
+    both = [f"{tmp_path / 'one'}=0.5", str(tmp_path / "two")]
+    wanted = ours(attach_all(model, [parse_lora(text) for text in both], STEPS))
+    assert torch.equal(ours(tl.load("pocket", lora=both)), wanted)
+    later = tl.load("pocket", lora=tmp_path / "one").load_lora(tmp_path / "two")
+    assert list(active(later.unet).values()) == [1.0, 1.0]
+    assert torch.equal(ours(tl.load("pocket").load_lora(tmp_path / "one", 0.5).load_lora(tmp_path / "two")), wanted)
+    (tmp_path / "two" / "sampler_inputs.safetensors").write_bytes(b"")
+    with pytest.raises(TiltingError, match=r"give tilting.load\(\.\.\., lora="):
+        model.load_lora(tmp_path / "two")
+    with pytest.raises(TiltingError, match="there is no LoRA at"):
+        tl.load("pocket", lora=str(tmp_path / "three"))
 
 
 def test_scale_zero_and_off_are_the_base_model_exactly(model, one):
@@ -203,7 +220,7 @@ def test_a_lora_is_read_back_bit_for_bit_and_trained_further(model, one, tmp_pat
         def __call__(self, images, prompts):
             return images.mean((1, 2, 3))
 
-    with pytest.raises(TiltingError, match="own rank"):
+    with pytest.raises(TiltingError, match="leave rank, lora_alpha"):
         tl.finetune(model, PROMPT, Bright(), train_steps=1, start=state, rank=4)
     before = ours(model)
     tuned = tl.finetune(model, PROMPT, Bright(), train_steps=1, steps=STEPS, batch_size=1, start=state)

@@ -14,8 +14,9 @@ from support.today import MAKERS, beta_schedule, write
 from tilting import objectives
 from tilting.cost import cost
 from tilting.errors import TiltingError
-from tilting.models.lora import attach_all, lora_off, lora_state
+from tilting.models.lora import lora_off, lora_state
 from tilting.models.lora_file import parse_lora
+from tilting.models.lora_stack import attach_all
 from tilting.models.lora_targets import target_modules_of, target_names
 from tilting.models.schedulers import flow_schedule
 from tilting.sample import Method, Problem, sample

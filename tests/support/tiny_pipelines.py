@@ -1,5 +1,5 @@
-"""Pipelines of many families with a few thousand random weights, built from diffusers' own classes: name -> (pipe, what its call
-is told beside prompts and steps). float32, CPU, no network.
+"""Pipelines of many families with a few thousand random weights, built from diffusers' own classes, and what their calls are
+told beside prompts and steps. float32, CPU, no network.
 """
 
 from __future__ import annotations
@@ -544,6 +544,7 @@ def hunyuan_image(momentum=None):
     pipe = diffusers.HunyuanImagePipeline(
         scheduler=flow(shift=7.0), vae=vae.eval(), transformer=network, guider=guiders[0], ocr_guider=guiders[1], **parts
     )
+    pipe.tokenizer_max_length, pipe.tokenizer_2_max_length = 32, 32
     return pipe, {"height": 64, "width": 64}
 
 

@@ -9,6 +9,7 @@ defaults stand in one place, where a config is resolved.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from tilting.config.base import BaseConfig
+from tilting.config.prompts import KINDS
 from tilting.config.settings import parse_setting
 from tilting.config.yaml_file import read_yaml
 from tilting.declare import FORMER, Field, Registry
@@ -70,11 +72,15 @@ class Call:
         """Print a summary as JSON, or the lines for people, or nothing: of several processes the first one speaks."""
         if not summary or os.environ.get("RANK", "0") != "0":
             return
-        if self.json:
-            typer.echo(json.dumps(summary, ensure_ascii=False))
-        elif not self.quiet:
-            for line in lines:
+        said = [json.dumps(summary, ensure_ascii=False)] if self.json else [] if self.quiet else lines
+        try:
+            for line in said:
                 typer.echo(line)
+        except (OSError, ValueError) as error:
+            closed = getattr(error, "errno", None) == errno.EBADF or getattr(sys.stdout, "closed", True)
+            if not closed:
+                raise
+            print("tilting: warning: the run is whole; its code has closed the standard output", file=sys.stderr)
 
 
 def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Config, Call], None]], Any]:
@@ -136,22 +142,31 @@ SWITCHES: dict[str, Any] = {
 
 
 def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
-    """Refuse what is wanted being said twice, for the first would be dropped in silence. Raises TiltingError."""
+    """Refuse an option of one value that is given twice, for the first would be dropped in silence. Raises TiltingError."""
     words = context.obj[: context.obj.index("--")] if "--" in context.obj else context.obj
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    for name in [one.option for one in options.values() if one.given.once or one.option == "prompts"]:
-        if given.count(f"--{name}") > 1:
-            raise TiltingError(f"--{name} is given twice: give it once")
+    single = [(one.option, *one.aliases) for one in options.values() if not repeats(one)]
+    for names in (*single, ("prompts",), *((name.replace("_", "-"),) for name in ("config", "print_config"))):
+        if sum(given.count(f"--{name}") for name in names) > 1:
+            raise TiltingError(f"--{names[0]} is given twice: give it once")
+
+
+def repeats(one: Field) -> bool:
+    """Whether an option may be given several times."""
+    return bool(one.given.positional) or _given_as(one.hint) == list[str]
 
 
 def _parameters(one: Field) -> list[inspect.Parameter]:
     """The parameter of an option, or of the words and of the file of prompts."""
     keyword = inspect.Parameter.KEYWORD_ONLY
+    if one.given.file:
+        return []
     if one.given.positional:
         words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False)
         found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, words])]
         if one.option == "prompts":
-            file = typer.Option("--prompts", metavar="FILE", help="Prompts: .txt, .jsonl, .csv, .parquet.", show_default=False)
+            told = f"Prompts: {', '.join(KINDS)}."
+            file = typer.Option("--prompts", metavar="FILE", help=told, show_default=False)
             found.append(inspect.Parameter("prompts_file", keyword, default=None, annotation=Annotated[str | None, file]))
         return found
     found = []
@@ -186,7 +201,7 @@ def _asked(options: Mapping[str, Field], given: Mapping[str, Any], call: Call) -
     former = [alias for one in options.values() for alias in one.aliases]
     asked = read_yaml(given["config"], (*options, *former)) if given["config"] is not None else {}
     for name, one in options.items():
-        value = given[one.name]
+        value = given.get(one.name)
         if one.given.positional and "prompts_file" in given and name == "prompts":
             file = given["prompts_file"]
             if value and file is not None:

@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tilting.cli.hush import hush
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.run import Parts, load_parts, run
+from tilting.lazy import hush
 from tilting.metrics.statistics import interval
 from tilting.reports.grid import comparison_grid
 from tilting.rewards.spec import build

@@ -11,6 +11,6 @@ from tilting.generation.run import describe, run
 
 @takes(GenerateConfig)
 def generate(config: GenerateConfig, call: Call) -> None:
-    """Draw images of prompts with a method and a reward. DIR gets images/, grid.png, manifest.json."""
+    """Draw images of prompts with a method and a reward. DIR gets images/, images.jsonl, grid.png, manifest.json."""
     manifest = run(config, call.words, call.quiet)
     call.answer(manifest["summary"], describe(manifest), f"grid: {Path(config.out or '') / 'grid.png'}")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 
 import yaml
 
-from tilting.config.prompts import read_prompts
+from tilting.config.prompts import prompts_of, read_prompts
 from tilting.config.yaml_file import SWITCHES, flat
 from tilting.declare import FORMER, Field, declared, plain, renamed
 from tilting.errors import TiltingError, nearest
@@ -42,7 +42,7 @@ class BaseConfig:
 
         Args:
             options: by name, with hyphens or underscores, or by a former name; None means unset. ``prompts`` may be the path
-                of a file of them; ``set`` is a mapping, which is left as it is.
+                of a file of them, which may bring ``metadata``; ``set`` is a mapping, which is left as it is.
 
         Raises:
             TiltingError: one sentence that names the option.
@@ -61,9 +61,13 @@ class BaseConfig:
             if name == "set":
                 values[one.name] = flat(value)
                 continue
-            if name == "prompts" and isinstance(value, str):
-                value = read_prompts(value)
+            if name == "prompts" and value not in ((), []):
+                value, metadata = read_prompts(value) if isinstance(value, str) else prompts_of(value)
+                values |= {"metadata": metadata} if metadata else {}
             values[one.name] = one.check(value)
+        if len(values.get("metadata", values.get("prompts", ()))) != len(values.get("prompts", ())):
+            told = f"{len(values['metadata'])} mappings for {len(values.get('prompts', ()))} prompts"
+            raise TiltingError(f"metadata must be a mapping for each prompt, not {told}")
         return values
 
     @classmethod
@@ -85,6 +89,7 @@ class BaseConfig:
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; resolving it gives the same config."""
         kept = {key: one.name for key, one in self.options().items() if key not in self.hidden}
+        kept = {key: name for key, name in kept.items() if key != "metadata" or getattr(self, name)}
         values = {key: plain(getattr(self, name)) for key, name in kept.items() if key != "set"}
         return values | ({"set": plain(dict(getattr(self, kept["set"])))} if "set" in kept else {})
 

@@ -17,6 +17,7 @@ from tilting.config.options import (
     Images,
     Lora,
     LoraSteps,
+    Metadata,
     Model,
     NegativePrompt,
     Out,
@@ -25,6 +26,7 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    Sde,
     Seed,
     Settings,
     Steps,
@@ -61,6 +63,7 @@ class GenerateConfig(BaseConfig):
     particles: Particles = None
     steps: Steps = 50
     eta: Eta = 1.0
+    sde: Sde = "posterior"
     cfg: Cfg = 4.0
     negative_prompt: NegativePrompt = ""
     images: Images = 1
@@ -75,6 +78,7 @@ class GenerateConfig(BaseConfig):
     lora_steps: LoraSteps = None
     device: Device = "auto"
     precision: Precision | None = None
+    metadata: Metadata = ()
     unused: Unused = ()
 
     def loras(self) -> list[LoraSpec]:

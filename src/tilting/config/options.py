@@ -6,13 +6,13 @@ what one is that depends on others.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from typing_extensions import Doc
 
 from tilting.config.picture import open_picture
-from tilting.config.prompts import check_prompts
+from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option, number
 from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import parse_lora, parse_window
@@ -67,7 +67,7 @@ def _picture(name: str, value: str) -> str:
     return value
 
 
-def _loras(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+def loras(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     for one in value:
         parse_lora(one)
     return value
@@ -79,6 +79,12 @@ def _window(name: str, value: str) -> str:
 
 
 Prompts = Annotated[tuple[str, ...], Option(positional="PROMPT"), Check(_prompts), Doc("What to draw.")]
+Metadata = Annotated[
+    tuple[Any, ...],
+    Option(file=True),
+    Check(lambda name, value: metadata_of(value)),
+    Doc("What is known of each prompt, a mapping for each, for rewards that ask."),
+]
 Model = Annotated[str, Check(check_model), Doc("pocket, a diffusers folder, or a hub id.")]
 Reward = Annotated[
     tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")
@@ -86,15 +92,18 @@ Reward = Annotated[
 Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N, particles per image.")]
 Steps = Annotated[int, Ge(1), Option(default="the model's: 50"), Doc("T, denoising steps.")]
 Eta = Annotated[float, Check(check_eta), Option(default="the method's: 1"), Doc("0 deterministic ... 1 ancestral.")]
+Sde = Annotated[
+    Literal["posterior", "cps", "euler"], Doc("Law of a step's noise: DDIM's posterior, Flow-CPS's, or Flow-GRPO's euler.")
+]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
-NegativePrompt = Annotated[str, Alias("negative"), Option(default="''", once=True), Doc("Text of the unconditional branch.")]
+NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
-Picture = Annotated[str | None, Metavar("FILE"), Option(once=True), Check(_picture), Doc("A picture to start from (SDEdit).")]
+Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
 Strength = Annotated[
     float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
 ]
-Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(_loras), Doc("A LoRA to draw with, repeatable.")]
+Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(loras), Doc("A LoRA to draw with, repeatable.")]
 LoraSteps = Annotated[
     str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are on.")
 ]

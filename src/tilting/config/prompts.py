@@ -1,17 +1,40 @@
-"""Prompts from a file: .txt (a line each), .jsonl (key prompt), .csv and .parquet (column prompt)."""
+"""Prompts from a file: .txt (a line each), or a table (`tilting.config.rows`) with a column of one of `NAMES`.
+
+What else a table says of a prompt is its metadata: plain JSON values by column, which rewards and pipelines may ask for. Beside
+``prompts`` a config (so YAML, and a manifest) has ``metadata``, a mapping for each of them. In YAML and in Python a prompt may
+bring its own: {"prompt": "a fox", "tag": "animal"}.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
+from typing import Any, NamedTuple
 
+from tilting.config.rows import TABLES, named, read_rows
 from tilting.errors import TiltingError
+from tilting.foreign import read_text
 
-KINDS = (".txt", ".jsonl", ".csv", ".parquet")
+KINDS = (".txt", *TABLES)
+LONGEST = 10_000
+"""Characters of a prompt: text encoders read 77 or 512 tokens of it."""
+NAMES = ("prompt", "prompts", "caption", "text")
+"""Of the column, the first that there is; in any case."""
+
+
+class Prompts(NamedTuple):
+    """Prompts and what is known of each.
+
+    Attributes:
+        texts: in order; a prompt may come again.
+        metadata: of each prompt, plain JSON values by name; empty where nothing is known of any.
+    """
+
+    texts: tuple[str, ...]
+    metadata: tuple[dict[str, Any], ...] = ()
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
@@ -19,82 +42,104 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     if not prompts:
         raise TiltingError("no prompt is given: say what to draw, or give --prompts FILE")
     for i, prompt in enumerate(prompts):
+        which = f"prompt {i + 1} of {len(prompts)}"
+        if not isinstance(prompt, str):
+            raise TiltingError(f"{which} must be text, not {prompt!r}")
         if not prompt.strip():
-            raise TiltingError(f"prompt {i + 1} of {len(prompts)} is blank: say what to draw")
+            raise TiltingError(f"{which} is blank: say what to draw")
+        if len(prompt) > LONGEST:
+            raise TiltingError(f"{which} has {len(prompt)} characters, more than {LONGEST}")
         if prompt.lower().endswith(KINDS) and os.path.isfile(prompt):
             raise TiltingError(f"{prompt!r} is a file: give it as --prompts {prompt}")
         try:
             prompt.encode()
         except UnicodeEncodeError:
-            raise TiltingError(f"prompt {i + 1} of {len(prompts)} is not valid Unicode text") from None
+            raise TiltingError(f"{which} is not valid Unicode text") from None
         if "\0" in prompt:
-            raise TiltingError(f"prompt {i + 1} of {len(prompts)} holds a null character")
+            raise TiltingError(f"{which} holds a null character")
     return list(prompts)
 
 
-def read_prompts(path: str | Path) -> list[str]:
+def prompts_of(value: Any) -> Prompts:
+    """Prompts as a caller writes them.
+
+    Args:
+        value: a text; a mapping with the key "prompt", whose further keys are metadata; or several of these.
+
+    Raises:
+        TiltingError: what `check_prompts` refuses, or what is none of these.
+    """
+    if isinstance(value, Prompts):
+        return value
+    parts = [value] if isinstance(value, str | Mapping) else value
+    if not isinstance(parts, Sequence) and hasattr(parts, "tolist"):  # of numpy and pandas
+        parts = parts.tolist()
+    if not isinstance(parts, list | tuple):
+        raise TiltingError(f"prompts must be a text or a list of texts, not {value!r}")
+    for i, one in enumerate(parts):
+        if isinstance(one, Mapping) and not isinstance(one.get("prompt"), str):
+            raise TiltingError(f"prompt {i + 1} of {len(parts)} has no text under the key prompt")
+    texts = check_prompts([one["prompt"] if isinstance(one, Mapping) else one for one in parts])
+    told = [_metadata(one, "prompt") if isinstance(one, Mapping) else {} for one in parts]
+    return Prompts(tuple(texts), tuple(told) if any(told) else ())
+
+
+def read_prompts(path: str | Path) -> Prompts:
     """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt."""
-    file = Path(path)
-    kind = file.suffix.lower()
-    if kind not in KINDS:
-        raise TiltingError(f"prompts are read from {', '.join(KINDS)} files, which {str(path)!r} is not")
+    file, shown = Path(path), repr(str(path))
+    if file.suffix.lower() not in KINDS:
+        raise TiltingError(f"prompts are read from {', '.join(KINDS)} files, which {shown} is not")
     if not file.is_file():
-        raise TiltingError(f"there is no file {str(path)!r} of prompts")
-    if kind == ".parquet":
-        prompts = _parquet(file)
+        raise TiltingError(f"there is no file {shown} of prompts")
+    if file.suffix.lower() == ".txt":
+        lines = read_text(file).rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
+        texts, told = [line.strip() for line in lines] if lines != [""] else [], []
     else:
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            raise TiltingError(f"{str(path)!r} is not UTF-8 text") from None
-        except OSError as error:
-            raise TiltingError(f"cannot read {str(path)!r}: {error.strerror}") from None
-        prompts = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}[kind](text, file)
-    if not prompts:
-        raise TiltingError(f"{str(path)!r} holds no prompts")
-    for i, prompt in enumerate(prompts):
+        texts, told = _table(file)
+    if not texts:
+        raise TiltingError(f"{shown} holds no prompts")
+    for i, prompt in enumerate(texts):
         if not prompt.strip():
-            raise TiltingError(f"prompt {i + 1} in {str(path)!r} is blank")
-    return prompts
+            raise TiltingError(f"prompt {i + 1} in {shown} is blank")
+    return Prompts(tuple(texts), tuple(told) if any(told) else ())
 
 
-def _txt(text: str, file: Path) -> list[str]:
-    lines = text.rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
-    return [line.strip() for line in lines] if lines != [""] else []
+def _table(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    columns, rows = read_rows(file, NAMES)
+    column, lines = named(columns, NAMES), file.suffix.lower() == ".jsonl"
+    if column is None and columns and not lines:
+        raise TiltingError(f"{str(file)!r} has no column prompt; there is: {', '.join(columns)}")
+    texts, told = [], []
+    for i, row in enumerate(rows):
+        where = f"{'line' if lines else 'row'} {i + 1} of {str(file)!r}"
+        if isinstance(row, str):
+            raise TiltingError(f"{where} {row}")
+        text = row.get(column or "prompt", None if lines else "")
+        if not isinstance(text, str | NoneType) or (text is None and lines):
+            raise TiltingError(f"{where} has no text under the key {column or 'prompt'}")
+        texts.append(text or "")
+        told.append(_metadata(row, column or ""))
+    return texts, told
 
 
-def _jsonl(text: str, file: Path) -> list[str]:
-    out = []
-    for i, line in enumerate(text.rstrip().split("\n")):  # not splitlines: JSON may hold U+2028
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise TiltingError(f"line {i + 1} of {str(file)!r} is not JSON") from None
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise TiltingError(f"line {i + 1} of {str(file)!r} has no text under the key prompt")
-        out.append(row["prompt"])
-    return out
+def metadata_of(value: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+    """Mappings of plain JSON values. Raises TiltingError."""
+    for i, one in enumerate(value):
+        if not isinstance(one, Mapping):
+            raise TiltingError(f"metadata must be a mapping for each prompt, and number {i + 1} is {one!r}")
+    return tuple(_metadata(one, "") for one in value)
 
 
-def _csv(text: str, file: Path) -> list[str]:
-    try:
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        if rows.fieldnames is not None and "prompt" not in rows.fieldnames:
-            raise TiltingError(f"{str(file)!r} has no column prompt")
-        return [row["prompt"] or "" for row in rows]
-    except csv.Error as error:
-        raise TiltingError(f"{str(file)!r} is not CSV: {error}") from None
+def _metadata(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """What a row says beside its prompt, as JSON has it."""
+    return {str(key): _plain(value) for key, value in row.items() if key not in (column, "") and value is not None}
 
 
-def _parquet(file: Path) -> list[str]:
-    try:
-        import pyarrow.parquet as parquet  # type: ignore[import-not-found]
-    except ImportError:
-        raise TiltingError(f"reading {str(file)!r} needs pyarrow: pip install pyarrow, or give .txt, .jsonl or .csv") from None
-    try:
-        table = parquet.read_table(file)
-    except Exception as error:
-        raise TiltingError(f"{str(file)!r} is not a parquet file: {str(error).splitlines()[0]}") from None
-    if "prompt" not in table.column_names:
-        raise TiltingError(f"{str(file)!r} has no column prompt")
-    return [str(value or "") for value in table.column("prompt").to_pylist()]
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)

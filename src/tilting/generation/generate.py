@@ -175,6 +175,7 @@ def _group(
             plan.batch_size,
             place,
             per_particle=len(worded) > len(prompts),
+            law=plan.sde,
         )
         begin = getattr(model, "start", None) if clean is None and given is None else None
         clean = clean if begin is None else begin(prompts)
@@ -211,7 +212,7 @@ class Result:
 
     Attributes:
         images: (n, 3, h, w) float in [0, 1], prompt by prompt.
-        manifest: ``images`` and ``summary`` as the command line writes them to manifest.json.
+        manifest: ``images`` and ``summary`` as the command line writes them to images.jsonl and manifest.json.
     """
 
     images: Tensor
@@ -225,6 +226,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     judged = [r["judge"] for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
     return {
+        "images": len(records),
         "reward_mean": found.mean if found else None,
         "reward_sem": found.error if found else None,
         "reward_sem_over": None if len(rewards) < 2 else "prompts" if len(set(prompts)) > 1 else "images",
@@ -260,7 +262,7 @@ def judge_of(model: str) -> Judge | None:
     return PocketJudge().score
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength")
 def generate(
     model: Model,
     prompts: str | Sequence[str],
@@ -286,8 +288,8 @@ def generate(
         image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit).
         seed: of the run; images are keyed by (seed, prompt, index).
         images: per prompt.
-        options: ``steps, cfg, eta, negative_prompt, batch_size, strength`` as the command has them; default the model's own
-            steps and cfg, the method's eta.
+        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength`` as the command has them; default the model's
+            own steps and cfg, the method's eta.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.

@@ -12,10 +12,11 @@ from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
+from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rng import Identity
-from tilting.schedule import Schedule
+from tilting.schedule import Law, Schedule
 from tilting.types import Denoise, Reward, TiltingError
 
 if TYPE_CHECKING:
@@ -79,7 +80,11 @@ class Plan:
     reference: Tensor | None = None
     strength: float = 1.0
     reward: Reward | None = None
+<<<<<<< HEAD
     length: int = 0
+=======
+    sde: Law = "posterior"
+>>>>>>> next
 
     @property
     def steps_run(self) -> int:
@@ -94,7 +99,7 @@ class Plan:
         return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength")
 def plan(
     model: Model,
     who: Sequence[Identity],
@@ -105,6 +110,7 @@ def plan(
     steps: int | None = None,
     cfg: float | None = None,
     eta: float | None = None,
+    sde: Law = "posterior",
     negative_prompt: str = "",
     batch_size: int = 16,
     strength: float = STRENGTH,
@@ -114,7 +120,8 @@ def plan(
     Args:
         model, who, preset, reward: see `generate`.
         reference: (1 or len(who), 3, h, w) pictures in [0, 1] to start from (SDEdit), at the model's own size.
-        steps, cfg, eta, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's eta.
+        steps, cfg, eta, sde, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's
+            eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
     """
     model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
@@ -133,8 +140,24 @@ def plan(
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
+<<<<<<< HEAD
     whole = {"reference": reference, "strength": strength, "reward": reward, "length": len(grid) - 1}
     made = Plan(tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, **whole)
+=======
+    made = Plan(
+        tuple(who),
+        preset,
+        steps,
+        cfg,
+        eta,
+        negative_prompt,
+        batch_size,
+        reference=reference,
+        strength=strength,
+        reward=reward,
+        sde=sde,
+    )
+>>>>>>> next
     method = preset.build(made.steps_run)
     if reference is not None or made.steps_run < steps:
         method = method.begun_at(made.steps_run / steps)
@@ -147,6 +170,7 @@ def plan(
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 
 

@@ -11,16 +11,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any, Self, cast
+=======
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Self
+>>>>>>> next
 
+from tilting.errors import TiltingError
 from tilting.lazy import torch
+<<<<<<< HEAD
 from tilting.models.pipeline import Pipeline
 from tilting.models.schedulers import UNKNOWN, first_order
+=======
+from tilting.models.lora import stack
+from tilting.models.lora_file import INPUTS, parse_lora
+from tilting.models.lora_targets import is_clip
+>>>>>>> next
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from tilting.models.text import Context
@@ -41,6 +55,8 @@ class Adapter(ABC):
     """The name of the network in its pipeline, which names in LoRA files begin with."""
     encoders: tuple[str, ...] = ("",)
     """Endings of the names of its text encoders and tokenizers."""
+    lengths: tuple[int | None, ...] = ()
+    """Tokens that are read of each encoder's tokenizer; None, or nothing, for the tokenizer's most."""
     unused: tuple[str, ...] = ()
     """Parts of its pipeline that drawing has no use for."""
 
@@ -87,9 +103,32 @@ class Adapter(ABC):
             network.to(where)
         return self
 
+    def load_lora(self, source: str | Path, scale: float = 1.0) -> Self:
+        """The model, a LoRA stacked on it beside those that are there.
+
+        Args:
+            source: its folder, a fine-tuning run's, or the file.
+            scale: of what it adds.
+
+        Raises:
+            TiltingError: if there is none or it does not fit, or where inputs of the sampler were learned with it.
+        """
+        spec = parse_lora(str(source))
+        if (spec.file.parent / INPUTS).is_file():
+            raise TiltingError(
+                f"{spec.text!r} has learned inputs of the sampler too: give tilting.load(..., lora={spec.text!r})"
+            )
+        stack(self, spec._replace(scale=spec.scale * scale))
+        return self
+
     def double(self) -> Self:
         """The model in float64."""
         return self.to(torch.float64)
+
+    def tokenizers(self) -> list[tuple[Any, int | None]]:
+        """Its tokenizers, and how many tokens are read of each where that is not the most it gives."""
+        whole = (getattr(self, f"tokenizer{end}") for end in self.encoders)
+        return [(one, length) for one, length in zip_longest(whole, self.lengths) if one is not None]
 
     @property
     def backbone(self) -> Any:
@@ -104,6 +143,11 @@ class Adapter(ABC):
     def dtype(self) -> torch.dtype:
         """Of the network."""
         return next(self.backbone.parameters()).dtype
+
+    def tunable(self) -> dict[str, Any]:
+        """The networks that a LoRA can change, by the component that files call each: what denoises, and CLIP text encoders."""
+        named = {f"text_encoder{end}": getattr(self, f"text_encoder{end}") for end in self.encoders}
+        return {self.component: self.backbone, **{name: one for name, one in named.items() if is_clip(one)}}
 
     def checkpoint(self) -> None:
         """Recompute the activations of network and autoencoder on the way back: a third more time, far less memory."""

@@ -8,8 +8,11 @@ Another package's is named by an entry point of the group ``tilting.models``. To
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import json
 import re
+=======
+>>>>>>> next
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tilting.declare import Registry
 from tilting.errors import TiltingError
 from tilting.features.hub import online
+<<<<<<< HEAD
 from tilting.models.shapes import enterable, shape_of
+=======
+from tilting.foreign import Malformed, parse_json, read_text
+>>>>>>> next
 
 if TYPE_CHECKING:
     import torch
@@ -94,8 +101,8 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
         except (OSError, ValueError) as error:  # its own errors are of these, a missing file and no network among them
             raise TiltingError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
+        content = parse_json(read_text(path), file)
+    except Malformed:
         content = None
     if not isinstance(content, dict):
         raise TiltingError(f"{source} is not a diffusers pipeline: its {file} cannot be read")

@@ -137,6 +137,8 @@ class RunFolder(Generic[Asked]):
             now = {**now, "set": {name: value for name, value in now["set"].items() if name not in newer}}
         for key in dict.fromkeys((*now, *before)):
             new = now.get(key)
+            if key == "metadata" and key not in before:  # a run from before prompts had some
+                continue
             if key not in self.free and before.get(key) != new and (before.get(key) or new):
                 raise TiltingError(f"{path!r} holds a {self.noun} {self.difference(key, before, now)}")
         for key, value in identities.items():

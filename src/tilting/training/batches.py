@@ -9,7 +9,7 @@ one over more processes, each of which holds a slice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,11 +20,15 @@ from tilting import rng
 from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model, decoder_of
 from tilting.models.lora import TRAINED, without
+from tilting.models.text import KEPT, bytes_of, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
-from tilting.rewards.check import checked
+from tilting.objectives.recompute import recomputed
+from tilting.rewards.check import check_values, checked
+from tilting.rewards.weighted_sum import as_sum
+from tilting.schedule import Law
 from tilting.training.diversity import Diversity, to_reverse
 from tilting.training.processes import Engine
-from tilting.types import Denoise, Prediction, Reward, RewardError, Time
+from tilting.types import Denoise, Prediction, Reward, RewardError, Time, ValueFn
 
 
 @dataclass
@@ -41,7 +45,8 @@ class Counts:
 
 
 def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, group: int) -> list[rng.Identity]:
-    """Who is drawn in a training step, over all processes; a group's images stand together."""
+    """Who is drawn in a training step, over all processes; a group's images stand together. A prompt given several times
+    counts as often."""
     generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
     chosen: list[int] = []
     while len(chosen) < batch // group:
@@ -57,7 +62,8 @@ class Batches:
     Attributes:
         model: what is trained, its LoRA attached and active.
         backbone: its network, whose trained LoRA the frozen model is without.
-        config: of the sampler and the batch; each different prompt is encoded once.
+        config: of the sampler and the batch; a prompt that stands in it several times is drawn so much more often. Prompts are
+            encoded when they are drawn, and as many are remembered as `KEPT` bytes hold.
         engine: this process, which has a slice of every batch.
         reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
             step together.
@@ -66,6 +72,8 @@ class Batches:
         diversity: a term for the dissimilarity of the images made at once.
         bare: the model without what is learned of its sampler; None where that is nothing.
         redraw: told the step's generator, before it: other units are dropped inside the reward.
+        teacher: a block in which the network is what is distilled; None where nothing is.
+        law: of the noise of a step.
     """
 
     model: Model
@@ -78,37 +86,52 @@ class Batches:
     diversity: Diversity | None = None
     bare: Model | None = None
     redraw: Callable[[torch.Generator], None] | None = None
+    teacher: Callable[[], AbstractContextManager[None]] | None = None
+    law: Law = "posterior"
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompts = list(dict.fromkeys(self.config.prompts))
-        self._row = {prompt: i for i, prompt in enumerate(self.prompts)}
-        asked, bare = (self.prompts, self.config.cfg, self.config.negative_prompt), self.bare or self.model
-        with torch.no_grad():
-            self._guided = self.model.denoiser(*asked)
-            self._base = self._guided if self.bare is None else bare.denoiser(*asked)
-            self._plain = self._base if self.config.cfg == 1 else bare.denoiser(self.prompts, 1.0)
+        self._texts: dict[str, Any] = {}
+        tell_of_cuts(self.model, [*self.prompts, self.config.negative_prompt])
         self._grid = self.model.schedule.grid(self.config.steps)
+
+    @property
+    def text_bytes(self) -> int:
+        """What encoded prompts take at most, judged by the longest of those that are there."""
+        each = max(map(bytes_of, self._texts.values()), default=0)
+        here = self.config.batch_size // self.engine.count // self.group_size + 1
+        return min(each * (len(self.prompts) + 1), max(KEPT, each * here))
+
+    def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise]:
+        """(guided, of the base model, without guidance) of these prompts, those encoded that are not remembered."""
+        asked, bare = (words, self.config.cfg, self.config.negative_prompt), self.bare or self.model
+        with torch.no_grad(), remembering(self._texts, KEPT):
+            guided = self.model.denoiser(*asked)
+            base = guided if self.bare is None else bare.denoiser(*asked)
+            return guided, base, base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         config, engine = self.config, self.engine
-        everyone = batch_identities(self.prompts, config.seed, step, config.batch_size, self.group_size)
+        everyone = batch_identities(config.prompts, config.seed, step, config.batch_size, self.group_size)
         size = config.batch_size // engine.count
         first = engine.index * size
         who = everyone[first : first + size]
-        texts = torch.tensor([self._row[w.prompt] for w in who], device=engine.device)
+        words = [w.prompt for w in who]
+        unique = list(dict.fromkeys(words))
+        texts = torch.tensor([unique.index(word) for word in words], device=engine.device)
+        guided, base, plain = self._denoisers(unique)
         self.counts.images += size
         self.trouble, self.numbers = None, {}
-        words = [w.prompt for w in who]
         if self.redraw is not None:
             self.redraw(rng.generator(rng.Identity(config.seed, "", step), 0, 0, "reward-dropout"))
         return TrainBatch(
-            denoise=self._network(self._guided, texts),
-            base=self._network(self._base, texts, base=True),
-            plain=self._network(self._plain, texts),
-            base_plain=self._network(self._plain, texts, base=True),
+            denoise=self._network(guided, texts),
+            base=self._network(base, texts, self._frozen),
+            plain=self._network(plain, texts),
+            base_plain=self._network(plain, texts, self._frozen),
             value=self._value(words),
             grid=self._grid,
             who=who,
@@ -123,36 +146,96 @@ class Batches:
             device=engine.device,
             critic=self._critic(words) if self.critic is not None else None,
             kind=self.model.schedule.kind,
+            parts=self._value(words, parts=True) if self._shares else None,
+            shares=self._shares,
+            prefers=self._prefers(words),
+            worded=lambda change: self._value([change(word) for word in words]),
+            teacher=None if self.teacher is None else self._network(guided, texts, self.teacher),
+            cfg=config.cfg,
+            law=self.law,
         )
 
-    def _network(self, network: Denoise, texts: Tensor, base: bool = False) -> Denoise:
-        """The denoiser of this batch's rows. The switch is inside, so that a recomputed step is the same step."""
+    def _frozen(self) -> AbstractContextManager[None]:
+        """A block without what is trained."""
+        return without(self.backbone, (TRAINED,))
+
+    def _network(
+        self, network: Denoise, texts: Tensor, under: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Denoise:
+        """The denoiser of this batch's rows, under a switch. That is inside, so that a recomputed step is the same step."""
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)
-            with self.engine.context(), without(self.backbone, (TRAINED,)) if base else nullcontext():
+            with self.engine.context(), under():
                 return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows])))
 
         return denoise
 
-    def _value(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
-        decode = decoder_of(self.model, prompts)
+    def _value(self, prompts: list[str], parts: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+        """The reward under these words; in parts, (m, R), its rewards one by one, with the diversity last."""
+        score, decode = self._each if parts else self._score, self._decoder(prompts)
 
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
             images, engine = decode(x0, rows), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
-                scores = self._score(images, [prompts[int(i)] for i in rows], rows)
+                scores = score(images, [prompts[int(i)] for i in rows], rows)
             except RewardError as error:
                 self.trouble = str(error)
-                return x0.flatten(1).sum(1) * float("nan")
+                lost = x0.flatten(1).sum(1) * float("nan")
+                return lost[:, None].expand(-1, len(self._shares)) if parts else lost
             if far is None or self.diversity is None:
                 return scores
             self.numbers.setdefault("dissimilarity", far.mean().item())
-            return scores + self.diversity.weight * far.to(scores)
+            far = far.to(scores)
+            return torch.cat([scores, far[:, None]], 1) if parts else scores + self.diversity.weight * far
 
         return value
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """The weights of the rewards one by one, and of the diversity; empty where there is one reward alone."""
+        own = [weight for _, weight in as_sum(self.reward).parts] if self.reward is not None else []
+        own += [self.diversity.weight] if self.diversity is not None else []
+        return tuple(own) if len(own) > 1 else ()
+
+    def _each(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
+        """The rewards of images one by one, (m, R). Raises RewardError."""
+        assert self.reward is not None
+        values = as_sum(self.reward).each(images, prompts).values()
+        return torch.stack([value.to(images.device) for value in values], 1)
+
+    def _prefers(self, prompts: list[str]) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+        """The reward's own comparison of pictures, where it has one: ``prefers(images a, images b, prompts) -> (m,)``."""
+        compare = getattr(self.reward, "prefers", None)
+        if compare is None:
+            return None
+        decode = self._decoder(prompts)
+
+        def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
+            self.counts.reward_calls += len(a)
+            words = [prompts[int(i)] for i in rows]
+            try:
+                return check_values(
+                    getattr(self.reward, "name", "reward"), compare(decode(a, rows), decode(b, rows), words), len(a)
+                )
+            except RewardError as error:
+                self.trouble = str(error)
+                return a.flatten(1).sum(1) * float("nan")
+
+        return prefers
+
+    def _decoder(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Images of latents, in parts where a batch is asked for in parts."""
+        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, decoder_of(self.model, prompts)
+
+        def images(x0: Tensor, rows: Tensor) -> Tensor:
+            if self.config.accumulate == 1 or torch.is_grad_enabled():
+                return decode(x0, rows)
+            return torch.cat([decode(*part) for part in zip(x0.split(size), rows.split(size), strict=True)])
+
+        return images
 
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         decode = decoder_of(self.model, prompts)
@@ -206,13 +289,73 @@ class Accumulated:
                 base_plain=_shifted(batch.base_plain, begin),
                 value=_shifted_value(batch.value, begin),
                 critic=_shifted_value(batch.critic, begin) if batch.critic else None,
+                worded=_shifted_words(batch.worded, begin) if batch.worded else None,
+                teacher=_shifted(batch.teacher, begin) if batch.teacher else None,
             )
             for loss in self.inner(mine):
                 yield Loss(loss.value / self.parts, loss.numbers, loss.update and part == self.parts - 1)
 
 
+@dataclass(frozen=True)
+class InParts:
+    """An objective of the whole batch, such as advantages make it, whose networks see parts of it, one after the other: the
+    same gradient in less memory. What a part's way back needs is made again for it, which costs a call more of each step that
+    has a gradient.
+
+    Attributes:
+        inner: the objective.
+        parts: how many.
+    """
+
+    inner: Losses
+    parts: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def updates_several(self) -> bool:
+        return self.inner.updates_several
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        names = ["denoise", "base", "plain", "base_plain"] + ["teacher"] * (batch.teacher is not None)
+        size = -(-len(batch.who) // self.parts)
+        parted = {name: _parted(getattr(batch, name), size, batch.trained) for name in names}
+        yield from self.inner(replace(batch, **parted))
+
+
+def in_parts(objective: Losses, parts: int) -> Losses:
+    """An objective over parts of a batch, as it can be split."""
+    if parts == 1:
+        return objective
+    return Accumulated(objective, parts) if getattr(objective, "splits", True) else InParts(objective, parts)
+
+
+def _parted(denoise: Denoise, size: int, trained: Sequence[Tensor]) -> Denoise:
+    """A denoiser that sees so many latents at once."""
+
+    def parted(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        if len(x) <= size:
+            return denoise(x, t, rows)
+        found = []
+        for mine, which in zip(x.split(size), rows.split(size), strict=True):
+
+            def call(mine: Tensor, which: Tensor = which) -> tuple[Tensor, ...]:
+                return tuple(denoise(mine, t, which))
+
+            found.append(recomputed(call, mine, trained) if torch.is_grad_enabled() else call(mine))
+        return Prediction(*map(torch.cat, zip(*found, strict=True)))
+
+    return parted
+
+
 def _shifted(denoise: Denoise, begin: int) -> Denoise:
     return lambda x, t, rows: denoise(x, t, rows + begin)
+
+
+def _shifted_words(worded: Callable[[Callable[[str], str]], ValueFn], begin: int) -> Callable[[Callable[[str], str]], ValueFn]:
+    return lambda change: _shifted_value(worded(change), begin)
 
 
 def _shifted_value(value: Callable[[Tensor, Tensor], Tensor], begin: int) -> Callable[[Tensor, Tensor], Tensor]:
