@@ -80,11 +80,8 @@ class Plan:
     reference: Tensor | None = None
     strength: float = 1.0
     reward: Reward | None = None
-<<<<<<< HEAD
     length: int = 0
-=======
     sde: Law = "posterior"
->>>>>>> next
 
     @property
     def steps_run(self) -> int:
@@ -140,24 +137,8 @@ def plan(
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
-<<<<<<< HEAD
-    whole = {"reference": reference, "strength": strength, "reward": reward, "length": len(grid) - 1}
+    whole = {"reference": reference, "strength": strength, "reward": reward, "sde": sde, "length": len(grid) - 1}
     made = Plan(tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, **whole)
-=======
-    made = Plan(
-        tuple(who),
-        preset,
-        steps,
-        cfg,
-        eta,
-        negative_prompt,
-        batch_size,
-        reference=reference,
-        strength=strength,
-        reward=reward,
-        sde=sde,
-    )
->>>>>>> next
     method = preset.build(made.steps_run)
     if reference is not None or made.steps_run < steps:
         method = method.begun_at(made.steps_run / steps)

@@ -5,11 +5,7 @@ A file for each family over one `adapter`; `families` says what is declared of o
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Mapping
-=======
-from collections.abc import Sequence
->>>>>>> next
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +19,9 @@ from tilting.models.pixart import PixArtSigma as PixArtSigma
 
 # isort: on
 from tilting.models.families import FAMILIES as FAMILIES
-<<<<<<< HEAD
 from tilting.models.families import family_of, has_adapter, kind_of
-=======
-from tilting.models.families import family_of
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_stack import attach_all
->>>>>>> next
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
@@ -41,41 +33,27 @@ if TYPE_CHECKING:
 
 
 def load(
-<<<<<<< HEAD
     name: Any = "pocket",
-    device: str | torch.device = "cpu",
-    precision: str | torch.dtype = "fp32",
-    checkpointing: bool = False,
-    *,
-    each: Mapping[str, Mapping[str, Any]] | None = None,
-    **inputs: Any,
-=======
-    name: str | Path = "pocket",
     device: str | torch.device = "auto",
     precision: str | torch.dtype = "fp32",
     checkpointing: bool = False,
     lora: str | Path | Sequence[str | Path] = (),
->>>>>>> next
+    *,
+    each: Mapping[str, Mapping[str, Any]] | None = None,
+    **inputs: Any,
 ) -> Any:
     """Load a model: "pocket", a diffusers folder, a hub id, or a pipeline of diffusers that someone has built.
 
     Args:
-<<<<<<< HEAD
-        name: of the model, or the pipeline, which stays where and in the precision it is, but for another device than the CPU.
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto": CUDA where there is one, else MPS, else the CPU.
-        precision: of network and text encoders: "fp32", "fp16" or "bf16", or its dtype; all else stays float32.
-        checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
-        each: prompt -> inputs of its images, over those of all.
-        inputs: what the pipeline's own call takes, of every image: height, width, num_frames, image, mask_image, control_image,
-            guidance_scale and so on. A pipeline that takes none of a text-to-image model's folder is found by them: of its
-            family the one for pictures, masks, or ``controlnet=`` the folder of one, ``ip_adapter=`` the folder of one.
-=======
-        name: of the model.
+        name: of the model, or the pipeline, which stays as it is, and where it is but for ``device`` that is not "auto".
         device: "auto", CUDA where there is one, else MPS, else the CPU; or "cpu", "cuda", "cuda:1", "mps".
         precision: of network and text encoders: "fp32", "fp16" or "bf16", or its dtype; all else stays float32.
         checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
         lora: to stack on it, one or several, as ``--lora`` has them: DIR[=SCALE].
->>>>>>> next
+        each: prompt -> inputs of its images, over those of all.
+        inputs: what the pipeline's own call takes, of every image: height, width, num_frames, image, mask_image, control_image,
+            guidance_scale and so on. A pipeline that takes none of a text-to-image model's folder is found by them: of its
+            family the one for pictures, masks, or ``controlnet=`` the folder of one, ``ip_adapter=`` the folder of one.
 
     Raises:
         TiltingError: for what is not a pipeline, or one that cannot be steered, or that cannot be fetched; for a device that is
@@ -88,7 +66,7 @@ def load(
         from tilting.models.pipeline import Pipeline
 
         model: Any = Pipeline(name, inputs=inputs, each=each)
-        model = model if where.type == "cpu" else model.to(where)
+        model = model if str(device) == "auto" else model.to(where)
     else:
         source = find_model(name)
         if inputs or each or (not has_adapter(kind := kind_of(source)) and shape_of(kind) is not None):

@@ -11,23 +11,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Any, Self, cast
-=======
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Self
->>>>>>> next
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-<<<<<<< HEAD
-from tilting.models.pipeline import Pipeline
-from tilting.models.schedulers import UNKNOWN, first_order
-=======
 from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.lora_targets import is_clip
->>>>>>> next
+from tilting.models.pipeline import Pipeline
+from tilting.models.schedulers import UNKNOWN, first_order
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time

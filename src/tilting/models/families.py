@@ -8,11 +8,7 @@ Another package's is named by an entry point of the group ``tilting.models``. To
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import json
 import re
-=======
->>>>>>> next
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tilting.declare import Registry
 from tilting.errors import TiltingError
 from tilting.features.hub import online
-<<<<<<< HEAD
-from tilting.models.shapes import enterable, shape_of
-=======
 from tilting.foreign import Malformed, parse_json, read_text
->>>>>>> next
+from tilting.models.shapes import enterable, shape_of
 
 if TYPE_CHECKING:
     import torch

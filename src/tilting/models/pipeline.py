@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING, Any, Self
 from tilting.errors import TiltingError, nearest
 from tilting.lazy import torch
 from tilting.models.call import Call, Door, Memo, Point, Unknown, content, has_momentum
+from tilting.models.lora import stack
+from tilting.models.lora_file import parse_lora
 from tilting.models.shapes import check_inputs
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
 Decode = Callable[["Tensor", "Tensor"], "Tensor"]
@@ -306,6 +310,12 @@ class Pipeline:
         for network in self.networks():
             network.to(where)
         self.forget()
+        return self
+
+    def load_lora(self, source: str | Path, scale: float = 1.0) -> Self:
+        """The model, a LoRA stacked on it beside those that are there: a folder, a run's, or a file. Raises TiltingError."""
+        spec = parse_lora(str(source))
+        stack(self, spec._replace(scale=spec.scale * scale))
         return self
 
     def double(self) -> Self:
