@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,6 +68,19 @@ def beside(first: Context, *others: Context) -> Context:
     raise TypeError("these contexts are of different models")
 
 
+_learning: ContextVar[bool] = ContextVar("whether encoders are trained", default=False)
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """Within it `distinct` encodes with gradient, where gradients are on: for training what encodes."""
+    token = _learning.set(True)
+    try:
+        yield
+    finally:
+        _learning.reset(token)
+
+
 _memory: ContextVar[tuple[dict[str, Any], set[str]] | None] = ContextVar("(contexts of texts, those asked for)", default=None)
 
 
@@ -89,12 +102,13 @@ def remembering(known: dict[str, Any]) -> Iterator[None]:
 
 
 def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: torch.device) -> C:
-    """``encode`` of the different prompts among these, once each, without gradient, back in place; see `remembering`."""
+    """``encode`` of the different prompts among these, once each, back in place, without gradient but for `learning`; see
+    `remembering`."""
     unique = list(dict.fromkeys(prompts))
     known, asked = _memory.get() or ({}, set())
     new = [text for text in unique if text not in known]
     if new:
-        with torch.no_grad():
+        with nullcontext() if _learning.get() else torch.no_grad():
             encoded = encode(new)
         known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(new)})
     asked.update(unique)

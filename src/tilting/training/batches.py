@@ -20,6 +20,7 @@ from tilting import rng
 from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model
 from tilting.models.lora import TRAINED, without
+from tilting.models.text import learning
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import check_values, checked
@@ -59,7 +60,7 @@ class Batches:
 
     Attributes:
         model: what is trained, its LoRA attached and active.
-        backbone: its network, whose trained LoRA the frozen model is without.
+        backbone: its network, or the model with its text encoders, whose trained LoRA the frozen model is without.
         config: of the sampler and the batch; each different prompt is encoded once.
         engine: this process, which has a slice of every batch.
         reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
@@ -71,6 +72,7 @@ class Batches:
         redraw: told the step's generator, before it: other units are dropped inside the reward.
         teacher: a block in which the network is what is distilled; None where nothing is.
         law: of the noise of a step.
+        told: the trained LoRA changes text encoders too.
     """
 
     model: Model
@@ -85,6 +87,7 @@ class Batches:
     redraw: Callable[[torch.Generator], None] | None = None
     teacher: Callable[[], AbstractContextManager[None]] | None = None
     law: Law = "posterior"
+    told: bool = False
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
@@ -93,10 +96,12 @@ class Batches:
         self.prompts = list(dict.fromkeys(self.config.prompts))
         self._row = {prompt: i for i, prompt in enumerate(self.prompts)}
         asked, bare = (self.prompts, self.config.cfg, self.config.negative_prompt), self.bare or self.model
-        with torch.no_grad():
+        with torch.no_grad(), self._frozen() if self.told else nullcontext():
             self._guided = self.model.denoiser(*asked)
             self._base = self._guided if self.bare is None else bare.denoiser(*asked)
-            self._plain = self._base if self.config.cfg == 1 else bare.denoiser(self.prompts, 1.0)
+            self._plain = self._base_plain = self._base if self.config.cfg == 1 else bare.denoiser(self.prompts, 1.0)
+        if self.told:
+            self._guided, self._plain = self._living(self.model, *asked[1:]), self._living(bare, 1.0, "")
         self._grid = self.model.schedule.grid(self.config.steps)
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
@@ -115,7 +120,7 @@ class Batches:
             denoise=self._network(self._guided, texts),
             base=self._network(self._base, texts, self._frozen),
             plain=self._network(self._plain, texts),
-            base_plain=self._network(self._plain, texts, self._frozen),
+            base_plain=self._network(self._base_plain, texts, self._frozen),
             value=self._value(words),
             grid=self._grid,
             who=who,
@@ -138,6 +143,16 @@ class Batches:
             cfg=config.cfg,
             law=self.law,
         )
+
+    def _living(self, model: Model, cfg: float, negative: str) -> Denoise:
+        """The denoiser whose text encoders are trained: prompts are encoded whenever it is called."""
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with learning():
+                network = model.denoiser([self.prompts[int(i)] for i in rows], cfg, negative)
+            return network(x, t, torch.arange(len(x), device=x.device))
+
+        return denoise
 
     def _frozen(self) -> AbstractContextManager[None]:
         """A block without what is trained."""
