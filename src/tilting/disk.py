@@ -10,6 +10,7 @@ Nothing else makes a path of a name that comes from data, and nothing else write
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -114,8 +115,12 @@ def _shown(name: object) -> str:
 
 
 def unique_beside(path: Path) -> Path:
-    """A name beside a path that nobody has, for what will be renamed to it."""
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tilting")
+    """A name beside a path that nobody has, for what will be renamed to it; `sweep_beside` knows whose it was."""
+    return path.with_name(f".{path.name[:40]}.{_mark(path)}{secrets.token_hex(4)}.tilting")
+
+
+def _mark(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -198,7 +203,18 @@ def remove(folder: Path, names: Iterable[str]) -> None:
 def sweep(folder: Path, deep: bool) -> None:
     """Remove what a killed process was writing in a folder, by the names that `unique_beside` gives; in those in it too, if
     ``deep``."""
-    found = folder.rglob(".*.tilting") if deep else folder.glob(".*.tilting")
+    _sweep(folder.rglob(".*.tilting") if deep else folder.glob(".*.tilting"))
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what a killed process was going to rename to a path."""
+    begin, mark = f".{path.name[:40]}.", _mark(path)
+    _sweep(
+        left for left in path.parent.glob(".*.tilting") if left.name.startswith(begin) and left.name[len(begin) :][:8] == mark
+    )
+
+
+def _sweep(found: Iterable[Path]) -> None:
     for left in [path for path in found if LEFT.fullmatch(path.name)]:
         if left.is_dir() and not left.is_symlink():
             remove(left, [file.name for file in left.iterdir()])

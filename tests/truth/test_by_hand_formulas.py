@@ -18,8 +18,8 @@ from tilting.conditioning.calibrate import gaussian_reliability
 from tilting.guidance.clusters import cluster
 from tilting.method import Every, Method
 from tilting.objectives import adjoint, ddpo, dpo, dpok, grpo, refl
+from tilting.objectives.advantages import group_advantage
 from tilting.objectives.batch import TrainBatch, closed
-from tilting.objectives.policy import group_advantage
 from tilting.objectives.rollout import density_steps, rollout
 from tilting.objectives.supervised import denoising_error, draw
 from tilting.presets import das, rbf

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table, settle, single, why_empty
 from tilting.config.condition_fit import Ask, FitConfig, parse_label
 from tilting.disk import checked_name
-from tilting.errors import BROKEN, TiltingError, nearest
+from tilting.errors import TiltingError, nearest, outlived
 from tilting.features.picture import Inside, open_rgb, tensor_of
 from tilting.lazy import np
 from tilting.rewards import UserReward
@@ -314,16 +314,18 @@ def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, loo
             return float(checked(reward, image, prompts)[0])
         try:
             value = reward.function(image.clone(), prompts)
-        except BROKEN as error:
-            raise TiltingError(f"{reward.name!r} raised {type(error).__name__}: {error}") from error
+        except BaseException as error:
+            raise TiltingError(f"{reward.name!r} raised {outlived(error)}") from error
         if isinstance(value, list | tuple) and len(value) == 1:
             value = value[0]
         if isinstance(value, str):
             return value
         try:
             return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError, RuntimeError):
-            raise TiltingError(f"{reward.name!r} must return one number or word per picture, not {str(value)[:60]}") from None
+        except BaseException as error:
+            outlived(error)
+            kind = type(value).__name__
+            raise TiltingError(f"{reward.name!r} must return one number or word per picture, not {kind}") from None
 
     labelled = []
     with bar(len(records), spec.text, looked.quiet) as progress:

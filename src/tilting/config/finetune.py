@@ -25,8 +25,8 @@ from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_w
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
-IN_PYTHON = """train_steps steps batch_size accumulate eta cfg negative_prompt lr rank lora_alpha target_modules weight_decay
-clip schedule warmup ema init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
+weight_decay teacher clip schedule warmup ema init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -49,6 +49,7 @@ class FinetuneConfig(TrainingConfig):
     batch_size: Annotated[training.BatchSize, Option(default="4, or what divides into groups, processes and parts")] = 4
     accumulate: training.Accumulate = 1
     eta: Annotated[options.Eta, Option(default="what the objective needs")] = 0.0
+    sde: options.Sde = "posterior"
     cfg: options.Cfg = 4.0
     negative_prompt: options.NegativePrompt = ""
     lr: Annotated[float, Gt(0), Option(default="4e-4"), Doc("Learning rate.")] = 4e-4
@@ -72,6 +73,9 @@ class FinetuneConfig(TrainingConfig):
     )
     early_stop: Annotated[int | None, Ge(1), Metavar("N"), Doc("Stop when the judge has not risen for N samplings.")] = None
     init_lora: Annotated[str | None, Metavar("DIR"), Doc("A LoRA to train further.")] = None
+    teacher: Annotated[
+        tuple[str, ...], Metavar("DIR[=SCALE]"), Check(options.loras), Doc("A LoRA that opd distils, repeatable: their sum.")
+    ] = ()
     learn: Annotated[
         tuple[Literal["lora", "guidance", "negative"], ...],
         Metavar("A,B"),
@@ -174,8 +178,9 @@ class FinetuneConfig(TrainingConfig):
         """Options that were given and that this run has no use for."""
         idle = ["negative-prompt"] if self.cfg == 1 and not {"guidance", "negative"} & set(self.learn) else []
         idle += ["sample-images", "judge"] if not self.sample_every else []
+        idle += [] if OBJECTIVES[self.objective].takes_teacher else ["teacher"]
         idle += ["rank", "lora-alpha", "target-modules"] if "lora" not in self.learn else []
-        return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "")]
+        return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 
 
 def black_box(objective: str, reward: str) -> TiltingError:

@@ -26,6 +26,7 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    Sde,
     Seed,
     Settings,
     Steps,
@@ -62,6 +63,7 @@ class GenerateConfig(BaseConfig):
     particles: Particles = None
     steps: Steps = 50
     eta: Eta = 1.0
+    sde: Sde = "posterior"
     cfg: Cfg = 4.0
     negative_prompt: NegativePrompt = ""
     images: Images = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -153,7 +154,7 @@ def read_run(path: str, name: str) -> Run:
 
 def _names(folders: Sequence[str]) -> list[str]:
     """The shortest tails of paths that tell them apart."""
-    parts = [Path(path).resolve().parts for path in folders]
+    parts = [Path(os.path.realpath(path)).parts for path in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
@@ -170,7 +171,8 @@ def setup(config: EvaluateConfig) -> Setup:
     folders = list(config.runs)
     chosen = None
     if config.reference is not None:
-        same = [i for i, path in enumerate(folders) if Path(path).resolve() == Path(config.reference).resolve()]
+        there = os.path.realpath(config.reference)
+        same = [i for i, path in enumerate(folders) if os.path.realpath(path) == there]
         chosen = same[0] if same else len(folders)
         folders += [] if same else [config.reference]
     runs = tuple(read_run(path, name) for path, name in zip(folders, _names(folders), strict=True))

@@ -176,6 +176,7 @@ def _group(
             plan.batch_size,
             place,
             per_particle=len(worded) > len(prompts),
+            law=plan.sde,
         )
         if clean is None:
             state = loop.start(problem, plan.method, given)
@@ -260,7 +261,7 @@ def judge_of(model: str) -> Judge | None:
     return PocketJudge().score
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength")
 def generate(
     model: Model,
     prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
@@ -287,8 +288,8 @@ def generate(
         image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit).
         seed: of the run; images are keyed by (seed, prompt, index).
         images: per prompt.
-        options: ``steps, cfg, eta, negative_prompt, batch_size, strength`` as the command has them; default the model's own
-            steps and cfg, the method's eta.
+        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength`` as the command has them; default the model's
+            own steps and cfg, the method's eta.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.

@@ -231,6 +231,7 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
         steps=config.steps,
         cfg=config.cfg,
         eta=config.eta,
+        sde=config.sde,
         negative_prompt=config.negative_prompt,
         batch_size=config.batch_size,
         strength=1.0 if config.strength is None else config.strength,

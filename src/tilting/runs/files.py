@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tilting import foreign
-from tilting.disk import write_atomically
+from tilting.disk import unique_beside, write_atomically
 from tilting.errors import TiltingError
 from tilting.features.digest import DIGITS, digest
 from tilting.features.picture import open_rgb
@@ -74,13 +74,17 @@ def check_writable(out: str) -> Path:
     try:
         if folder.exists() and not folder.is_dir():
             raise TiltingError(f"--out {out!r} is a file, not a folder")
+        if folder.is_symlink() and not folder.exists():
+            raise TiltingError(f"--out {out!r} is a link that leads nowhere")
         parent = folder
         while not parent.exists():
             parent = parent.absolute().parent
         if not parent.is_dir():
             raise TiltingError(f"--out {out!r} cannot be made: {str(parent)!r} is a file")
-        with tempfile.TemporaryDirectory(prefix=".tilting-", dir=parent):
-            pass
+        tried = unique_beside(parent / (folder.absolute().name or "out"))
+        tried.mkdir()
+        with suppress(FileNotFoundError):  # another start has swept it
+            tried.rmdir()
     except (OSError, ValueError) as error:
         if isinstance(error, TiltingError):
             raise

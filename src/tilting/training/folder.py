@@ -18,7 +18,7 @@ from tilting.config.objectives import defaults
 from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
-from tilting.models.lora_file import lora_files
+from tilting.models.lora_file import lora_files, parse_lora
 from tilting.objectives import OBJECTIVES
 from tilting.runs import files
 from tilting.runs.owner import TRAINING
@@ -112,11 +112,15 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
     def config_now(self) -> dict[str, Any]:
         config = self.config
         start = files.digest_of(lora_files(config.init_lora)) if config.init_lora else None
-        return {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
+        taught = [files.digest_of(lora_files(parse_lora(one).file)) for one in config.teacher]
+        now = {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
+        return now | ({"teacher-sha256": taught} if taught else {})
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if key == "init-lora-sha256" and before.get("init-lora") == now.get("init-lora"):
             return "that began at a LoRA of other weights: choose another --out"
+        if key == "teacher-sha256" and before.get("teacher") == now.get("teacher"):
+            return "that distilled a LoRA of other weights: choose another --out"
         return super().difference(key, before, now)
 
 

@@ -201,7 +201,8 @@ def train(
             group["lr"] = optimiser.at(state.step) * group.get("factor", 1.0)
         before = state.saved() if objective.updates_several else None
         memory = copy.deepcopy(state.memory)
-        batch = replace(batch_of(state.step, state.memory), trained=parameters)
+        averages = {name: average.on for name, average in state.averages.items()}
+        batch = replace(batch_of(state.step, state.memory), trained=parameters, averages=averages)
         batch = ranged(batch) if half else batch
         batch = replace(batch, value=attached(batch.value)) if _told(objective) else batch
         numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce)

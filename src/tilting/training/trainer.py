@@ -22,8 +22,8 @@ from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, with_dropout
 from tilting.models.lora import TRAINED as NAME
-from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, remove, save_lora
-from tilting.models.lora_file import lora_file
+from tilting.models.lora import add_lora, in_place_of, load_lora, lora_parameters, lora_state, read_lora, remove, save_lora
+from tilting.models.lora_file import lora_file, parse_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
 from tilting.rewards.metadata import informed
@@ -215,6 +215,8 @@ def trainer_of(
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
     if not config.learn or set(config.learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
+    asked = [parse_lora(one) for one in config.teacher] if objective.takes_teacher else []
+    teacher = in_place_of(model, (NAME,), asked) if asked else None
     parameters = attach(model.backbone, config.rank, config.target_modules or (), config.seed, start, config.lora_alpha)
     if "lora" not in config.learn:
         for p in parameters.values():
@@ -244,9 +246,12 @@ def trainer_of(
         diversity=diversity(config.diversity) if config.diversity else None,
         bare=bare,
         redraw=thin.redraw if thin else None,
+        teacher=teacher,
+        law=config.sde,
     )
     optimiser = optimiser_of(config, config.lr, config.weight_decay, config.clip, GROUPS)
     state = state_of(config, parameters, optimiser)
+    state.averages |= {name: Average(parameters, decay) for name, decay in objective.averages().items()}
     whole = in_parts(objective, config.accumulate)
     return Trainer(model, whole, optimiser, batches, state, engine, inputs=inputs)
 
