@@ -42,7 +42,8 @@ class UserReward(Scorer):
         """Whether the function takes metadata."""
         try:
             return "metadata" in signature(self.function).parameters
-        except (TypeError, ValueError):  # a builtin that does not say
+        except BaseException as error:  # a builtin that does not say, or a thing of the user's that does not like to be asked
+            outlived(error)
             return False
 
     def _ask(self, images: Tensor, prompts: list[str]) -> object:

@@ -132,12 +132,13 @@ def ocr(words: str | None = None) -> Ocr:
 def detector() -> Any:
     """NudeNet's network, loaded once a process."""
     import nudenet
-    from onnxruntime import InferenceSession, SessionOptions
+    import onnxruntime
 
-    options = SessionOptions()
+    runtime: Any = onnxruntime
+    options = runtime.SessionOptions()
     options.log_severity_level = 3
     file = Path(nudenet.__file__).parent / "320n.onnx"
-    return InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def blob(image: Tensor) -> Any:
