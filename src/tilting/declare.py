@@ -53,7 +53,6 @@ class Option:
         default: what ``--help`` says of a default that is not one value.
         internal: it is no option, but what resolving finds out.
         file: it is given in YAML and in Python alone: the command line has no word for it.
-        once: it says what is wanted, and given twice it is refused; of other options of one value the last counts.
     """
 
     name: str = ""
@@ -61,7 +60,6 @@ class Option:
     default: str = ""
     internal: bool = False
     file: bool = False
-    once: bool = False
 
 
 @dataclass(frozen=True)
