@@ -7,7 +7,7 @@ alone, so groups are a matter of memory and never of results.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilting import sample as loop
 from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
-from tilting.config.prompts import check_prompts
-from tilting.generation.coerce import picture_of
+from tilting.config.prompts import prompts_of
+from tilting.generation.coerce import picture_of, reward_of
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
@@ -31,6 +31,7 @@ from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
 from tilting.models.text import remembering
 from tilting.presets import Preset
+from tilting.rewards.metadata import informed
 from tilting.rng import Identity
 from tilting.state import State
 from tilting.types import Reward, RewardError, TiltingError
@@ -265,7 +266,7 @@ def judge_of(model: str) -> Judge | None:
 @keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength")
 def generate(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     reward: Reward | str | Callable | None = None,
     method: Preset | Method | str | None = None,
     *,
@@ -279,9 +280,10 @@ def generate(
 
     Args:
         model: from `tilting.load`.
-        prompts: one or several.
+        prompts: one or several; {"prompt": "a fox", ...} for one with metadata, for rewards that take it.
         reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
-            -> (b,), black-box unless ``function.differentiable`` is True; only ``base`` needs none.
+            -> (b,), or (images, prompts, metadata) -> (b,); black-box unless ``function.differentiable`` is True; only
+            ``base`` needs none.
         method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
             one that a preset built with a part replaced; default ``base``.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
@@ -294,9 +296,10 @@ def generate(
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
     """
-    who = identities(check_prompts([prompts] if isinstance(prompts, str) else list(prompts)), seed, images)
+    given = prompts_of(prompts)
+    who = identities(given.texts, seed, images)
     reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
-    request = plan(model, who, method, reward, reference=reference, **options)
+    request = plan(model, who, method, informed(reward_of(reward), *given), reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()
     for event in draw(model, request, latents):
