@@ -25,8 +25,10 @@ from tilting.models.lora_stack import attach_all
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
+from tilting.models.pipeline import Pipeline
 from tilting.models.placement import ELSEWHERE, device_of, dtype_of
 from tilting.models.shapes import shape_of
+from tilting.models.told import load_told
 
 if TYPE_CHECKING:
     import torch
@@ -63,15 +65,11 @@ def load(
     wanted = precision if isinstance(precision, str) else ELSEWHERE.get(str(precision).removeprefix("torch."), str(precision))
     where, dtype = device_of(str(device)), dtype_of(wanted)
     if hasattr(name, "components") and hasattr(name, "scheduler"):
-        from tilting.models.pipeline import Pipeline
-
         model: Any = Pipeline(name, inputs=inputs, each=each)
         model = model if str(device) == "auto" else model.to(where)
     else:
         source = find_model(name)
         if inputs or each or (not has_adapter(kind := kind_of(source)) and shape_of(kind) is not None):
-            from tilting.models.told import load_told
-
             model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {}).to(where)
         else:
             model = family_of(source).loader.load(source, name, *defaults(name), dtype=dtype).to(where)

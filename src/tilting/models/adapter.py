@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.loading import load_pipeline
 from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.lora_targets import is_clip
@@ -75,8 +76,6 @@ class Adapter(ABC):
     @classmethod
     def load(cls, source: str, name: str, steps: int, cfg: float, dtype: torch.dtype) -> Self:
         """See `tilting.models.families.Loads`."""
-        from tilting.models.loading import load_pipeline
-
         pipe = load_pipeline(source, dtype, cls.unused)
         if unread(pipe):  # the pipeline's own call reads it
             return cast(Self, Pipeline(pipe, name, steps, cfg))

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
 from tilting.models.families import CONFIG, kind_of, read_json
+from tilting.models.loading import OF_NO_USE, load_part, load_pipeline, loading
+from tilting.models.pipeline import Pipeline
 from tilting.models.shapes import REQUIRED, Shape, check_inputs, enterable, shape_of
 
 if TYPE_CHECKING:
@@ -211,9 +213,6 @@ def load_told(
     Raises:
         TiltingError: see `check_told`, and for what does not load.
     """
-    from tilting.models.loading import OF_NO_USE, load_part, load_pipeline, loading
-    from tilting.models.pipeline import Pipeline
-
     kinds = {check_told(source, {**inputs, **told}) for told in ({}, *each.values()) if told or not each or inputs}
     if len(kinds) > 1:
         raise TiltingError(f"prompts ask for different pipelines, {' and '.join(sorted(kinds))}: give each the same inputs")
