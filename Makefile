@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast crash lint bench pocket wheel clean
+.PHONY: demo test test-fast crash mutants lint bench pocket wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
@@ -20,6 +20,10 @@ test-fast: $(STAMP) lint
 # A kill at every point where a training command writes, not at one in twenty.
 crash: $(STAMP)
 	KILL_STRIDE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist load tests/runs/test_kill_points.py
+
+# Is there a test that sees each small wrong formula? Hours; goes on where it was; `make mutants ROOMS="weights select"`.
+mutants: $(STAMP)
+	$(BIN)/python tests/mutation/mutants.py $(ROOMS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -208,6 +208,10 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         return value
     if origin is tuple:
         return _sequence(name, value, inner)
+    if origin is Mapping or hint is Mapping:
+        if not isinstance(value, Mapping):
+            raise TiltingError(f"{name} must be a mapping, not {value!r}")
+        return value
     if hint is bool:
         if not isinstance(value, bool):
             raise TiltingError(f"{name} must be true or false, not {value!r}")
@@ -269,6 +273,8 @@ def integer(name: str, value: object, least: int | None = None) -> int:
     """A whole number, not a truth value. Raises TiltingError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TiltingError(f"{name} must be a whole number, not {value!r}")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise TiltingError(f"{name} must be a whole number of at most 64 bits")
     if least is not None and value < least:
         raise TiltingError(f"{name} must be at least {least}, not {value}")
     return value
@@ -283,9 +289,13 @@ def number(name: str, value: object) -> float:
             raise TiltingError(f"{name} must be a number, not {value!r}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TiltingError(f"{name} must be a number, not {value!r}")
-    if not math.isfinite(value):
-        raise TiltingError(f"{name} must be a finite number, not {value}")
-    return float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise TiltingError(f"{name} must be a finite number, not {result}")
+    return result
 
 
 def text(name: str, value: object) -> str:
@@ -311,6 +321,31 @@ def check_fields(part: Any, prefix: str = "") -> None:
     """Check every field of a value against its declaration; ``prefix`` stands before its name. Raises TiltingError."""
     for name, one in declared(type(part)).items():
         one.check(getattr(part, name), f"{prefix}{name}")
+
+
+def made(kind: type[Part], values: Any, what: str) -> Part:
+    """A dataclass of what a file says of it, every field checked against its declaration.
+
+    Args:
+        kind: the dataclass.
+        values: a mapping of its fields, from `tilting.foreign`.
+        what: a refusal begins with, such as "'a.json' is no description".
+
+    Raises:
+        TiltingError: no mapping; a field is missing, unknown, of another type, or out of bounds.
+    """
+    known = declared(kind)
+    if not isinstance(values, Mapping):
+        raise TiltingError(f"{what}: it is no mapping")
+    odd = next((key for key in values if key not in known), None)
+    lacking = next((name for name, one in known.items() if name not in values and one.default is MISSING), None)
+    if odd is not None or lacking is not None:
+        found = f"it lacks {lacking!r}" if lacking is not None else f"it has an unknown entry {str(odd)[:60]!r}"
+        raise TiltingError(f"{what}: {found}")
+    try:
+        return kind(**{name: known[name].check(value, name) for name, value in values.items()})
+    except TiltingError as error:
+        raise TiltingError(f"{what}: {error}") from None
 
 
 def plain(value: Any) -> Any:

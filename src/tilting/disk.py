@@ -3,12 +3,14 @@
     inner_path(folder, name)        what data call something (a label, a class, an entry of a manifest), as a path in a folder
     write_atomically(path, data)    all of it, or nothing of it
     write_tensors(path, tensors)    the same, as safetensors
+    append(path, data)              to the end of a file, all of it or nothing of it
 
 Nothing else makes a path of a name that comes from data, and nothing else writes a file that a run stands on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -113,8 +115,12 @@ def _shown(name: object) -> str:
 
 
 def unique_beside(path: Path) -> Path:
-    """A name beside a path that nobody has, for what will be renamed to it."""
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tilting")
+    """A name beside a path that nobody has, for what will be renamed to it; `sweep_beside` knows whose it was."""
+    return path.with_name(f".{path.name[:40]}.{_mark(path)}{secrets.token_hex(4)}.tilting")
+
+
+def _mark(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -145,6 +151,36 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     write_atomically(path, save(held, metadata))
 
 
+def append(path: Path, data: bytes, sync: bool = True) -> None:
+    """All of it at the end of a file, or nothing of it; a link is not followed.
+
+    Args:
+        path: of the file, which is made where there is none.
+        data: to be written.
+        sync: it is on the disk when this returns.
+
+    Raises:
+        TiltingError: the disk is full, or the file cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        file = os.open(path, flags, 0o666)
+        try:
+            before, left = os.fstat(file).st_size, memoryview(data)
+            try:
+                while left:
+                    left = left[os.write(file, left) :]
+                if sync:
+                    os.fsync(file)
+            except BaseException:
+                os.ftruncate(file, before)
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise TiltingError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it. Raises TiltingError."""
     try:
@@ -167,7 +203,18 @@ def remove(folder: Path, names: Iterable[str]) -> None:
 def sweep(folder: Path, deep: bool) -> None:
     """Remove what a killed process was writing in a folder, by the names that `unique_beside` gives; in those in it too, if
     ``deep``."""
-    found = folder.rglob(".*.tilting") if deep else folder.glob(".*.tilting")
+    _sweep(folder.rglob(".*.tilting") if deep else folder.glob(".*.tilting"))
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what a killed process was going to rename to a path."""
+    begin, mark = f".{path.name[:40]}.", _mark(path)
+    _sweep(
+        left for left in path.parent.glob(".*.tilting") if left.name.startswith(begin) and left.name[len(begin) :][:8] == mark
+    )
+
+
+def _sweep(found: Iterable[Path]) -> None:
     for left in [path for path in found if LEFT.fullmatch(path.name)]:
         if left.is_dir() and not left.is_symlink():
             remove(left, [file.name for file in left.iterdir()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -22,8 +24,28 @@ class RewardError(TiltingError):
         self.row = row
 
 
-BROKEN = (Exception, SystemExit)
-"""What a user's code may raise and a command outlives: a script that ends by sys.exit is no end of ours."""
+FULL = ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "ELOOP", "ENAMETOOLONG", "EMFILE", "ENFILE", "ENOMEM")
+"""What the machine refuses, by no fault of ours: a disk that is full or broken, rights, names."""
+
+
+def refusal_of(error: OSError) -> str | None:
+    """The sentence about what the machine refuses; None where it is our fault."""
+    if errno.errorcode.get(error.errno or 0) not in FULL:
+        return None
+    file = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    return f"cannot go on: {error.strerror}{file}"
+
+
+def outlived(error: BaseException) -> str:
+    """What a user's code raised, for people: a command outlives all of it, a script that ends by sys.exit too. Ctrl-C, and
+    the signals that are as it, go on up."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    try:
+        said = " ".join(str(error).split())
+    except BaseException:  # its own __str__ may be what is broken
+        said = ""
+    return f"{type(error).__name__}: {said if len(said) <= 150 else f'{said[:147]}...'}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -95,7 +95,7 @@ def _kernel(
 ) -> tuple[Tensor, Tensor]:
     """The means of the base kernel and of the guided one, (b, n, ...) each."""
     assert state.prediction is not None
-    base = Kernel(state.prediction, t, s, problem.eta).mean
+    base = Kernel(state.prediction, t, s, problem.eta, law=problem.law).mean
     if not guided:
         return base, base
     shape, n, columns = state.x.shape, state.x.shape[1], list(flat(state.x))
@@ -109,7 +109,7 @@ def _kernel(
 
     def guide(a: Tensor, r: Tensor, place: Tensor, eps: Tensor, x0: Tensor, correction: Tensor, *seen: Tensor) -> tuple[Tensor]:
         prediction = Prediction(eps, x0, correction)
-        kernel = Kernel(prediction, t, s, problem.eta)
+        kernel = Kernel(prediction, t, s, problem.eta, law=problem.law)
         found = ValueAndGrad(seen[1], seen[0], prediction) if seen else None
         context = gradient_context(problem, t, state.step, n, suffix, a, r, place)
         for part in method.guides:
@@ -163,7 +163,7 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
                 if winner and method.correct_when(i, steps):
                     state = _move_winner(problem, method, state, t, i)
             base, mean = _kernel(problem, method, state, t, s, guided, suffix)
-            std = step_std(t, s, problem.eta)
+            std = step_std(t, s, problem.eta, problem.law)
             x, log_w = mean, state.log_w
             if std > 0:
                 x = mean + std * rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix).to(mean)

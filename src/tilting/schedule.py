@@ -7,6 +7,18 @@
 
 eta = 0 is DDIM (Song et al. 2021) and the Euler step of flow matching; eta = 1 is ancestral sampling with the posterior
 variance β̃ (Ho et al. 2020, "fixed_small"). "fixed_large" β_t is not of this family.
+
+Two other laws of a random step, of those who train flow models by policy gradients; eta is their noise level a:
+
+    cps         std = σ_s sin(a π / 2), the same mean                    Flow-CPS, Wang and Yu 2025 (arXiv 2509.05952)
+    euler       std = n_s a sqrt(t / (1 - t) (t - s)),   mean = α_s x0 + (σ_s - std² / (2 n_s t)) eps
+                                                                         Flow-GRPO, Liu et al. 2025 (arXiv 2505.05470), Eq. 9
+
+with n = α + σ and t, s = σ / n, the times of the flow that is the same process: x_t / n_t (flow models have n = 1). Under
+"posterior" and "cps" the coefficients of x0 and of all noise are α_s and σ_s, those of the marginal; "euler" is Euler and
+Maruyama's step of the reverse SDE, which is so to first order in t - s only, and leaves more noise than σ_s says. Where its
+1 - t is 0, at pure noise, the next time stands for t, as in the authors' code. No law draws noise where s is clean; their
+sampler does there, and their training leaves that step out.
 """
 
 from __future__ import annotations
@@ -19,6 +31,8 @@ from tilting.lazy import torch
 from tilting.types import Prediction, TiltingError, Time, Transition
 
 Kind = Literal["epsilon", "v_prediction", "flow", "sample"]
+Law = Literal["posterior", "cps", "euler"]
+"""Of a random step; see above."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,12 @@ def predict(kind: Kind, output: torch.Tensor, x: torch.Tensor, t: Time) -> tuple
     return (x - t.alpha * output) / t.sigma, output
 
 
+def output_of(kind: Kind, prediction: Prediction, t: Time) -> torch.Tensor:
+    """The network's output that `predict` made this of, shape of x."""
+    eps, x0 = prediction.eps, prediction.x0
+    return {"epsilon": eps, "v_prediction": t.alpha * eps - t.sigma * x0, "flow": eps - x0, "sample": x0}[kind]
+
+
 def correction(kind: Kind, difference: torch.Tensor, t: Time) -> torch.Tensor:
     """The difference of two outputs (cond - uncond at the same x) as a difference of eps."""
     if kind == "epsilon":
@@ -97,31 +117,48 @@ def correction(kind: Kind, difference: torch.Tensor, t: Time) -> torch.Tensor:
     return t.alpha * difference
 
 
-def transition(prediction: Prediction, t: Time, s: Time, eta: float) -> Transition:
+def transition(prediction: Prediction, t: Time, s: Time, eta: float, law: Law = "posterior") -> Transition:
     """q(x_s | x_t) for one step from t down to s; the formula of this module's first lines.
 
     Args:
         prediction: of x_t; latents of any shape.
         t, s: current and next time, t.sigma > 0.
         eta: 0 deterministic ... 1 ancestral.
+        law: of the noise.
     """
-    std = step_std(t, s, eta)
-    direction = math.sqrt(max(s.sigma**2 - std**2, 0.0))
-    return Transition(s.alpha * prediction.x0 + direction * prediction.eps, std, prediction.x0)
+    std = step_std(t, s, eta, law)
+    return Transition(s.alpha * prediction.x0 + _direction(t, s, std, law) * prediction.eps, std, prediction.x0)
 
 
-def step_std(t: Time, s: Time, eta: float) -> float:
+def step_std(t: Time, s: Time, eta: float, law: Law = "posterior") -> float:
     """The standard deviation of the step from t to s; 0 where s is clean."""
+    if law == "cps":
+        return s.sigma * math.sin(eta * math.pi / 2)
+    if law == "euler":
+        now, then = flow_time(t), flow_time(s)
+        left = 1 - (now if t.alpha > 0 else then)
+        return eta * (s.alpha + s.sigma) * math.sqrt(now / left * (now - then)) if then > 0 else 0.0
     a = t.alpha / s.alpha
     return eta * s.sigma * math.sqrt(max(t.sigma**2 - a**2 * s.sigma**2, 0.0)) / t.sigma
 
 
-def mean_shift(t: Time, s: Time, eta: float) -> float:
-    """Δmean / Δeps of two models at the same x_t: sqrt(σ_s² - std²) - α_s σ_t / α_t."""
+def flow_time(t: Time) -> float:
+    """σ / (α + σ): where the flow is that this process is, scaled."""
+    return t.sigma / (t.alpha + t.sigma)
+
+
+def _direction(t: Time, s: Time, std: float, law: Law) -> float:
+    """What eps is multiplied by in the mean of a step."""
+    if law == "euler":
+        return s.sigma - std**2 / (2 * (s.alpha + s.sigma) * flow_time(t))
+    return math.sqrt(max(s.sigma**2 - std**2, 0.0))
+
+
+def mean_shift(t: Time, s: Time, eta: float, law: Law = "posterior") -> float:
+    """Δmean / Δeps of two models at the same x_t: the factor of eps in the mean, less α_s σ_t / α_t."""
     if t.alpha == 0:
         raise TiltingError("at pure noise (alpha 0) eps says nothing of x0, so a difference of eps has no shift")
-    std = step_std(t, s, eta)
-    return math.sqrt(max(s.sigma**2 - std**2, 0.0)) - s.alpha * t.sigma / t.alpha
+    return _direction(t, s, step_std(t, s, eta, law), law) - s.alpha * t.sigma / t.alpha
 
 
 def add_noise(x0: torch.Tensor, noise: torch.Tensor, t: Time) -> torch.Tensor:

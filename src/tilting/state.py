@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tilting import rng
 from tilting.lazy import torch
 from tilting.method import Method
+from tilting.schedule import Law
 from tilting.select import Memory
 from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, ValueFn
 
@@ -30,6 +31,7 @@ class Problem:
         cfg: guidance scale, which corrections scale with.
         chunk: most rows in one call of ``denoise`` or ``value``.
         per_particle: ``denoise`` is told the particle (image · n + its place) instead of the image, so that prompts may differ.
+        law: of the noise of a step.
     """
 
     denoise: Denoise
@@ -43,6 +45,7 @@ class Problem:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     per_particle: bool = False
+    law: Law = "posterior"
 
 
 @dataclass(frozen=True)

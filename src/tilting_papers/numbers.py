@@ -18,12 +18,18 @@ Interval = dict[str, Any]
 """A "mean" and its bounds, "low" and "high", which are None of a single value."""
 Finding = dict[str, Any]
 """A "verdict", what was "found" in words, and the numbers behind it."""
-OVER_PROMPTS = "Means with 95 % t intervals over prompts; differences are paired image by image."
+OVER_PROMPTS = (
+    "Means with 95 % t intervals over prompts; differences are paired image by image. An undecided claim says how many prompts "
+    "(and training seeds) would decide it four times out of five, if mean and spread are as they were found here."
+)
 """What every page says of its intervals."""
+_WAYS = ("training seeds", "prompts")
 
 
-def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = None, seeded: bool = False) -> Interval | None:
-    """Mean of ours (- theirs, image by image) and its 95 % t interval over prompts, over images of a lone one.
+def estimated(
+    ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = None, seeded: bool = False
+) -> statistics.Estimate | None:
+    """Mean of ours (- theirs, image by image) and its standard error over prompts, over images of a lone one.
 
     Args:
         ours: values of images.
@@ -39,8 +45,24 @@ def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = Non
     pairs = [(a, b) for a, b in pairs if b in other]
     if not pairs:
         return None
-    columns = [ours[a] for a, _ in pairs], [other[b] for _, b in pairs], [a[1] for a, _ in pairs]
-    return statistics.interval(*columns, seeds=[a[0] for a, _ in pairs] if seeded else None)._asdict()
+    apart, prompts = [ours[a] - other[b] for a, b in pairs], [a[1] for a, _ in pairs]
+    return statistics.estimate(apart, prompts, seeds=[a[0] for a, _ in pairs] if seeded else None)
+
+
+def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = None, seeded: bool = False) -> Interval | None:
+    """The mean of `estimated` and its 95 % t interval."""
+    found = estimated(ours, theirs, seeded)
+    return None if found is None else found.interval()._asdict()
+
+
+def needed(found: statistics.Estimate | None, line: float = 0.0) -> str:
+    """What would decide an undecided claim, in words; "" where nothing is known of it."""
+    counts = None if found is None or not found.errors else statistics.deciding(found, line)
+    if found is None or not found.errors:
+        return ""
+    if counts is None:
+        return f"; more than {statistics.MOST:,} prompts would be needed to decide"
+    return f"; {' and '.join(f'{n:,} {way}' for n, way in zip(counts, _WAYS[-len(counts) :], strict=True))} would decide"
 
 
 def mean(values: Sequence[float]) -> float:
@@ -61,9 +83,12 @@ def verdict(low: float | None, high: float | None, line: float = 0.0) -> str:
     return "holds" if low > line else "fails" if high < line else "undecided"
 
 
-def difference(ours: Values, theirs: Values, unit: str = "") -> Finding:
-    """That ours is higher, image by image."""
-    gap = interval(ours, theirs)
-    if gap is None:
+def difference(ours: Values, theirs: Values, unit: str = "", seeded: bool = False) -> Finding:
+    """That ours is higher, image by image; ``seeded`` as `interval` has it."""
+    found = estimated(ours, theirs, seeded)
+    if found is None:
         return {"verdict": "undecided", "found": "no image has both numbers"}
-    return {"verdict": verdict(gap["low"], gap["high"]), "found": f"{shown(gap, sign=True)} {unit}".strip(), "difference": gap}
+    gap = found.interval()._asdict()
+    kind = verdict(gap["low"], gap["high"])
+    words = f"{shown(gap, sign=True)} {unit}".strip() + (needed(found) if kind == "undecided" else "")
+    return {"verdict": kind, "found": words, "difference": gap}

@@ -10,7 +10,7 @@ what is missing and measure all of it, and writes table.json and, by ``page``, t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -51,6 +51,7 @@ class Run:
         say: takes lines of progress.
         seed: of what is drawn and trained; a recipe with seeds of its own leaves it alone.
         quiet: no bars within a part.
+        shard: (i, k), the i-th of k parts of the work, from 1; None is all of it.
     """
 
     recipe: Any
@@ -59,6 +60,7 @@ class Run:
     say: Say
     seed: int = 0
     quiet: bool = True
+    shard: tuple[int, int] | None = None
 
     @property
     def argv(self) -> list[str]:
@@ -72,6 +74,20 @@ class Run:
         recipe, seed = self.recipe, self.seed if self.recipe.seeded else None
         about = {"recipe": recipe.name, "version": __version__, "title": recipe.heading}
         return {**about, "paper": recipe.after or recipe.paper, "small": self.small, "seed": seed, "notes": list(recipe.notes)}
+
+    def share(self, minutes: Mapping[str, float]) -> list[str]:
+        """Which parts of the work this run makes, by what each takes: the longest first, each to the shard with least to do.
+        What other shards made lies in the folder when their files are copied there. Says the total beforehand."""
+        mine, (i, k) = [], self.shard or (1, 1)
+        loads = [0.0] * k
+        for name in sorted(minutes, key=lambda name: -minutes[name]):
+            least = loads.index(min(loads))
+            loads[least] += minutes[name]
+            mine += [name] if least == i - 1 else []
+        total, longest = sum(minutes.values()), max(loads)
+        about = f"about {total:.0f} min if idle, {k} shard(s) of at most {longest:.0f}; {len(mine)} here"
+        self.say(f"{len(minutes)} parts, {about}")
+        return [name for name in minutes if name in mine]
 
     def check(self) -> None:
         """Refuse the folder of another recipe, size or seed before anything is drawn.
@@ -99,6 +115,7 @@ class Recipe:
         measure: makes what is missing of a run and measures it: what table.json holds beside what every report opens with.
         page: table.md, from what table.json holds.
         seeded: whether a seed may be asked for.
+        sharded: whether it can be made in parts (`Run.share`).
         notes: sentences for the reader.
     """
 
@@ -110,6 +127,7 @@ class Recipe:
     title: str = ""
     after: str = ""
     seeded: bool = True
+    sharded: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -117,13 +135,16 @@ class Recipe:
         """The page's title."""
         return self.title or self.about
 
-    def run(self, out: Path, small: bool, say: Say, seed: int = 0, quiet: bool = True) -> Report:
-        """Make the recipe, or what is missing of it, as `Run` has it, and return what table.json holds.
+    def run(
+        self, out: Path, small: bool, say: Say, seed: int = 0, quiet: bool = True, shard: tuple[int, int] | None = None
+    ) -> Report:
+        """Make the recipe, or what is missing of it, as `Run` has it, and return what table.json holds; of a shard, the table
+        of what there is so far.
 
         Raises:
             TiltingError: a folder that cannot be written, or holds something else.
         """
-        run = Run(self, out, small, say, seed, quiet)
+        run = Run(self, out, small, say, seed, quiet, shard)
         with alone(str(out)):
             run.check()
             report = {**run.opening, **self.measure(run)}

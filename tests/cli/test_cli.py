@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from support.commands import manifest as manifest_of
 from support.commands import refused
 from tilting.cli import main
 from tilting.errors import TiltingError
@@ -202,7 +203,7 @@ def test_every_method_runs_with_defaults_at_six_steps(tmp_path, tiny):
         out = tmp_path / method
         words = ["generate", "a fox", "--method", method, "--steps", "6", "--reward", f"{file}:bright", "--out", str(out)]
         assert main([*words, "--quiet", "--particles", "3"]) == 0
-        manifest = json.loads((out / "manifest.json").read_text())
+        manifest = manifest_of(out)
         assert manifest["config"]["unused"] == (["particles"] if method == "base" else [])
         assert manifest["config"]["particles"] == (None if method == "base" else 3)
         evaluations = manifest["summary"]["evaluations"]
@@ -215,7 +216,7 @@ def test_interleaved_prompts_and_the_folder(capsys, tmp_path, tiny):
     words += ["--particles", "2", "--out", str(out), "--seed", "3", "--json"]
     assert main(words) == 0
     captured = capsys.readouterr()
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = manifest_of(out)
     told = json.loads(captured.out)
     call = told.pop("call")
     assert told == manifest["summary"]
@@ -283,7 +284,7 @@ def test_interrupted_then_resumed_is_the_uninterrupted_run(capsys, tmp_path, tin
         assert main(words(parts)) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
     assert list(pixels(parts)) == ["00000.png"]
-    assert len(json.loads((parts / "manifest.json").read_text())["images"]) == 1
+    assert len(manifest_of(parts)["images"]) == 1
     assert main(words(parts)) == 0
     (parts / "images" / "00002.png").unlink()
     (parts / "images" / "00003.png").write_bytes((parts / "images" / "00003.png").read_bytes()[:-20])  # torn by a power cut
@@ -291,7 +292,7 @@ def test_interrupted_then_resumed_is_the_uninterrupted_run(capsys, tmp_path, tin
     a, b = pixels(whole), pixels(parts)
     assert list(a) == list(b) == [f"{i:05d}.png" for i in range(4)]
     assert all(np.abs(a[k] - b[k]).max() <= 1e-4 for k in a)
-    one, two = (json.loads((f / "manifest.json").read_text()) for f in (whole, parts))
+    one, two = (manifest_of(f) for f in (whole, parts))
     assert one["images"] == two["images"]
     assert two["summary"]["evaluations"] == one["summary"]["evaluations"] * 6 // 4  # two were paid for twice
     assert two["summary"]["reward_mean"] == pytest.approx(one["summary"]["reward_mean"])
@@ -331,7 +332,7 @@ def test_a_run_older_than_a_setting_goes_on_unless_the_setting_is_told(capsys, t
     out = tmp_path / "run"
     words = ["generate", "a fox", "--steps", "4", "--method", "fk", "--reward", "jpeg", "--out", str(out), "--quiet"]
     assert main(words) == 0
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = manifest_of(out)
     assert manifest["config"]["set"].pop("fk.start") == "independent"
     (out / "manifest.json").write_text(json.dumps(manifest))
     assert main(words) == 0

@@ -28,6 +28,34 @@ def test_verdicts_are_counted_in_both_kinds_of_pages():
     assert not claims.counted("# x\n- holdsome words\nfails\n").total()
 
 
+OLD = "Ours: pocket, 20 prompts x 1 images. Means with 95 % bootstrap intervals."
+LINES = (
+    "- **undecided**: a above b. Found: +0.10 [−0.10, 0.30] (clip), a - b. The paper: no.",
+    "- undecided against b: clip −0.01 [−0.20, 0.18], judge +1.0 [0.5, 1.5] (9 evaluations)",
+    "- **holds**: c above d. Found: +0.21 [0.01, 0.41] (clip), c - d. The paper: yes.",
+    "- **holds**: e above f. Found: +0.31 [0.11, 0.51] (clip), e - f. The paper: yes.",
+    "- **fails**: fast. Found: a needs 0.9 of b's steps [0.8, 1.1]. The paper: yes.",
+)
+
+
+def test_undecided_claims_of_old_pages_say_what_would_decide_and_a_t_interval_opens_the_close_ones():
+    page = claims.planned("\n".join([OLD, *LINES]))
+    plans = [line for line in page.splitlines() if "would decide" in line]
+    assert len(plans) == 2 and claims.planned(page) == page
+    error = 0.2 / 1.96 * (20 / 19) ** 0.5  # of a bootstrap over 20 prompts, whose half-width is .2
+    (count,) = claims.needed(claims.Estimate(0.1, ((error, 19),)))[2:].split()[:1]
+    assert f"0.30] (about {count} prompts would decide) (clip)" in plans[0]
+    assert list(claims.open_by_t(page)) == ["**holds**: c above d. Found: +0.21 [0.01, 0.41] (clip), c - d."]
+    assert not list(claims.open_by_t(page.replace("bootstrap", "t")))
+
+
+def test_every_undecided_claim_of_a_page_says_what_would_decide_it():
+    for file in (ROOT / "docs").glob("*/table.md"):
+        for line in file.read_text().splitlines():
+            known = not line.startswith(("- undecided", "- **undecided**")) or "clearly enough" in line
+            assert known or claims.PLANNED.search(line), f"{file}: {line}"
+
+
 @pytest.mark.parametrize("file", PAGES)
 def test_the_pages_of_what_is_declared_are_what_their_command_writes(file):
     assert (ROOT / "docs" / file).read_text() == PAGES[file]()

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import tilting as tl
+from support.commands import manifest as manifest_of
 from tilting.cli import main
 from tilting.conditioning.cfree import ClassifierFree, batch_of
 from tilting.conditioning.dataset import read_tables
@@ -238,7 +239,7 @@ def sample(fit, *more, out="out"):
 
 
 def read(place):
-    return json.loads((place / "manifest.json").read_text())
+    return manifest_of(place)
 
 
 @pytest.mark.parametrize("kind", ["clean", "noisy"])

@@ -112,8 +112,8 @@ def test_columns_and_sources_are_refused_by_name(tmp_path, capsys):
     assert "there is no kind of label 'clases'; did you mean 'classes'?" in refused(capsys, data, "--label", "bright=clases")
     assert "no file or folder" in refused(capsys, tmp_path / "labels.tsv")
     picture(tmp_path / "labels.png")
-    assert "read from a folder or from .csv, .jsonl, .parquet" in refused(capsys, tmp_path / "labels.png")
-    data.write_text("path,bright\n0.png,yes\n")
+    assert "read from a folder or from .csv, .tsv, .jsonl, .json, .parquet" in refused(capsys, tmp_path / "labels.png")
+    data.write_text("picture,bright\n0.png,yes\n")
     assert "has no column 'file'" in refused(capsys, data)
     data.write_text("file,bright\n")
     assert "holds no labelled pictures" in refused(capsys, data)
@@ -233,14 +233,7 @@ def test_class_folders_jsonl_and_parquet_say_the_same(tmp_path):
     folder = read_data(FitConfig.resolve({"data": str(tmp_path / "pics"), "label": ["animal"]}))
     assert {r.path: r.labels for r in lines.records} == {r.path: r.labels for r in folder.records}
     assert lines.columns == folder.columns and lines.records[1].prompt == "a dog" and folder.records[0].prompt is None
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError:
-        (tmp_path / "l.parquet").write_bytes(b"PAR1")
-        with pytest.raises(TiltingError, match="needs pyarrow"):
-            read_data(FitConfig.resolve({"data": str(tmp_path / "l.parquet")}))
-        return
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "l.parquet")
     assert read_data(FitConfig.resolve({"data": str(tmp_path / "l.parquet")})).records[5]._replace(where="") == lines.records[
         5

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tilting as tl
+from support.commands import manifest as manifest_of
 from support.small import bright_fit, random_control
 from tilting.cli import main
 from tilting.conditioning.api import compose
@@ -214,7 +215,7 @@ def test_the_path_kl_is_that_of_the_means(small, controls):
 def test_the_folder_is_that_of_generate_with_kl_and_obedience(here, small, controls, fits):
     made, places = controls
     assert main(words("out", places[:1], "--label", "bright=yes")) == 0
-    manifest = json.loads((here / "out" / "manifest.json").read_text())
+    manifest = manifest_of(here / "out")
     drawn = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **ASKED)
     pixels = (drawn.images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
     for record, wanted, image in zip(manifest["images"], pixels, drawn.images, strict=True):
@@ -233,10 +234,8 @@ def test_the_folder_is_that_of_generate_with_kl_and_obedience(here, small, contr
     assert main(words("out", places[:1], "--label", "bright=yes")) == 0
     again = np.array(Image.open(here / "out" / "images" / "00003.png"))
     assert abs(again - kept).max() <= 1 and (again != kept).mean() < 0.01  # alone in its batch: a last bit may round over
-    assert json.loads((here / "out" / "manifest.json").read_text())["images"][3]["reward"] == pytest.approx(
-        manifest["images"][3]["reward"], abs=1e-6
-    )
-    after = json.loads((here / "out" / "manifest.json").read_text())
+    assert manifest_of(here / "out")["images"][3]["reward"] == pytest.approx(manifest["images"][3]["reward"], abs=1e-6)
+    after = manifest_of(here / "out")
     assert after["summary"]["kl_mean"] == pytest.approx(manifest["summary"]["kl_mean"], rel=1e-4)
     assert main(words("out", places[:1], "--label", "bright=no")) == 2
 

@@ -64,6 +64,45 @@ def test_multinomial_inverts_the_cumulative_sum_exactly():
     assert weights.multinomial(P.float(), uniforms)[0].tolist() == [0, 0, 2, 2, 3, 3, 4, 4]
 
 
+def test_multinomial_takes_the_next_at_an_edge_and_the_last_at_the_end_of_rows_that_sum_to_anything():
+    p = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64)
+    uniforms = torch.tensor([[0.0, 0.25, 0.5, 0.999, 1.0]], dtype=torch.float64)  # 1 is what rounding makes of .99999...
+    assert weights.multinomial(p, uniforms)[0].tolist() == [0, 1, 2, 2, 2]
+    assert weights.multinomial(4 * p, uniforms)[0].tolist() == [0, 1, 2, 2, 2]
+    assert weights.multinomial(p / 4, uniforms)[0].tolist() == [0, 1, 2, 2, 2]
+
+
+SSP = [
+    ((4, 12), (0, 0.4), (1, 1)),  # residuals .5 + .5 = 1: below (1 - .5) / (2 - 1) the first is rounded up
+    ((4, 12), (0, 0.5), (0, 2)),  # at it the second
+    ((1, 3, 4, 8), (0, 0.2, 0, 0), (1, 0, 1, 2)),  # .25 and .75: the first by (1 - .75) / (2 - 1)
+    ((1, 3, 4, 8), (0, 0.3, 0, 0), (0, 1, 1, 2)),
+    ((3, 3, 2, 8), (0, 0.4, 0.4, 0), (1, 1, 0, 2)),  # .75 + .75: by (1 - .75) / (2 - 1.5) one is up, the other keeps .5
+    ((3, 3, 2, 8), (0, 0.4, 0.6, 0), (1, 0, 1, 2)),
+    ((3, 3, 2, 8), (0, 0.6, 0.4, 0), (1, 1, 0, 2)),
+    ((3, 3, 2, 8), (0, 0.6, 0.6, 0), (0, 1, 1, 2)),
+    ((1, 1, 4, 10), (0, 0.4, 0.9, 0.4), (1, 0, 1, 2)),  # .25 + .25: by .25 / .5 the first has both, which 0 leaves it
+    ((1, 1, 4, 10), (0, 0.6, 0.9, 0.4), (0, 1, 1, 2)),
+    ((1, 1, 4, 10), (0, 0.4, 0.9, 0.6), (0, 0, 1, 3)),
+]
+
+
+@pytest.mark.parametrize(("sixteenths", "uniforms", "counts"), SSP)
+def test_ssp_by_hand(sixteenths, uniforms, counts):
+    p = torch.tensor([sixteenths], dtype=torch.float64) / 16
+    drawn = weights.ssp(p, torch.tensor([uniforms], dtype=torch.float64))[0]
+    assert drawn.tolist() == [i for i, count in enumerate(counts) for _ in range(count)]
+
+
+def test_ssp_counts_are_within_one_of_their_expectation_and_have_it_for_a_mean():
+    uniforms = torch.rand(20_000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = weights.ssp(P.expand(len(uniforms), -1), uniforms)
+    counts = torch.stack([(drawn == i).sum(1) for i in range(5)], 1).double()
+    assert ((counts - 5 * P).abs() < 1).all() and (counts.mean(0) - 5 * P).abs().max() < 0.015
+    third = torch.full((2, 3), 1 / 3, dtype=torch.float32)  # 3 times a third is 1 for rounding alone
+    assert weights.ssp(third, torch.rand(2, 3)).tolist() == [[0, 1, 2]] * 2
+
+
 @pytest.mark.parametrize("count", [None, 3, 8])
 def test_systematic_is_unbiased(count):
     """Averaged over its uniform the count of each is m p; the spread of the mean is at most .5 / sqrt(repeats)."""

@@ -16,6 +16,7 @@ from PIL import Image
 
 from support import commands
 from support.commands import manifest
+from support.commands import manifest as manifest_of
 from support.outside import installed
 from tilting.cli import main
 from tilting.config.evaluate import EvaluateConfig
@@ -192,7 +193,7 @@ def test_verdicts_on_constructed_manifests(reward, judge, word, runs, tmp_path):
     """The base's own pictures under another method, with numbers moved: prompt by prompt not by the same amount."""
     place = tmp_path / "moved"
     shutil.copytree(runs / "base", place)
-    known = json.loads((place / "manifest.json").read_text())
+    known = manifest_of(place)
     known["config"]["method"], known["summary"]["kl"] = "bon", 12.5
     known["config"]["image"] = str(runs / "base" / "images" / "00002.png")  # what it was drawn from is I-Gram's reference
     for i, record in enumerate(known["images"]):
@@ -215,7 +216,7 @@ def test_too_few_prompts_give_no_verdict(runs, tmp_path, capsys):
         for name in ("base", "bon"):
             place = tmp_path / f"{name}{kept}"
             shutil.copytree(runs / name, place)
-            known = json.loads((place / "manifest.json").read_text())
+            known = manifest_of(place)
             known["images"] = known["images"][: 2 * kept]
             known["config"]["prompts"] = known["config"]["prompts"][:kept]
             (place / "manifest.json").write_text(json.dumps(known))
@@ -306,8 +307,8 @@ def test_prompts_are_text_not_html(runs, tmp_path):
     bad = "a fox <script>alert(1)</script> & co"
     for name in ("base", "again"):
         shutil.copytree(runs / name, tmp_path / name)
-        file = tmp_path / name / "manifest.json"
-        file.write_text(file.read_text().replace('"a fox"', json.dumps(bad)))
+        for file in (tmp_path / name / "manifest.json", tmp_path / name / "images.jsonl"):
+            file.write_text(file.read_text().replace('"a fox"', json.dumps(bad)))
     out = tmp_path / "out"
     assert main(["evaluate", str(tmp_path / "base"), str(tmp_path / "again"), "--out", str(out), "--quiet"]) == 0
     page = (out / "report.html").read_text()
@@ -428,16 +429,18 @@ def broken(root, runs, what):
     elif what == "manifest":
         (place / "manifest.json").write_text("{")
     elif what == "outside":
-        file = place / "manifest.json"
+        file = place / "images.jsonl"
         file.write_text(file.read_text().replace("images/00003.png", "../../secret.png"))
     elif what == "prompts":
-        file = place / "manifest.json"
+        file = place / "images.jsonl"
         file.write_text(file.read_text().replace('"a fox"', '"a wolf"'))
     elif what == "unfinished":
-        file = place / "manifest.json"
-        short = json.loads(file.read_text())
-        short["images"] = short["images"][:-1]
-        file.write_text(json.dumps(short))
+        file = place / "images.jsonl"
+        file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    elif what == "stale":
+        held = json.loads((place / "manifest.json").read_text())
+        held["summary"]["images"] -= 1
+        (place / "manifest.json").write_text(json.dumps(held))
     return place
 
 
@@ -446,6 +449,7 @@ BAD = [
     ("corrupt", "00003.png' cannot be read"),
     ("text", "cannot be read as a picture"),
     ("manifest", "corrupt"),
+    ("stale", "is unfinished, its summary is of fewer images"),
     ("outside", "outside it"),
     ("prompts", "different prompts"),
     ("unfinished", "7 of 8 images"),

@@ -6,13 +6,14 @@ The percentile bootstrap, which every page used before, is the negative control:
 from __future__ import annotations
 
 import json
-from math import sqrt
+from math import ceil, sqrt
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from support.paths import ROOT
-from tilting.metrics.statistics import Estimate, estimate, holm, interval, jackknife, reach
+from tilting.metrics.statistics import Estimate, deciding, estimate, holm, interval, jackknife, reach
 
 POCKET = json.loads((ROOT / "tests" / "fixtures" / "differences.json").read_text(encoding="utf-8"))
 """By number, CoDe - base of 240 prompts (tests/fixtures/make_differences.py)."""
@@ -165,6 +166,32 @@ def test_three_seeds_and_prompts_together_cover_at_least_the_level(count, spread
         found = estimate(samples[i].ravel().tolist(), *labels).interval()
         assert found.high == pytest.approx(mean[i] + half[i])
     assert float((np.abs(mean) <= half).mean()) >= 0.945
+
+
+def test_so_many_prompts_would_decide_and_one_fewer_would_not():
+    """By hand: the interval's half-width and z_.8 = .8416 standard errors fit between the mean and the line, just."""
+    for mean, spread, line in ((0.5, 1.0, 0.0), (-0.2, 0.3, 0.0), (1.2, 0.4, 1.0)):
+        (count,) = deciding(Estimate(mean, ((spread / sqrt(8), 7),)), line)  # type: ignore[misc]  a spread seen at 8 prompts
+
+        def room(n, spread=spread):
+            return ((1 + 0.5 / n) * float(scipy.stats.t.ppf(0.975, n - 1)) + 0.8416212) * spread / sqrt(n)
+
+        assert room(count) <= abs(mean - line) < room(count - 1)
+
+
+def test_an_experiment_of_that_size_decides_four_times_out_of_five():
+    (count,) = deciding(Estimate(0.4, ((1 / sqrt(10), 9),)))  # type: ignore[misc]
+    samples = np.random.default_rng(0).normal(0.4, 1.0, (4000, count))
+    half = reach(0.95, count) * samples.std(1, ddof=1) / sqrt(count)
+    assert float((samples.mean(1) > half).mean()) == pytest.approx(0.8, abs=0.04)
+
+
+def test_what_would_decide_of_seeds_and_prompts_keeps_their_shares_and_knows_its_limits():
+    seeds, prompts = deciding(Estimate(1.0, ((0.5, 2), (0.4, 11))))  # type: ignore[misc]  3 seeds and 12 prompts
+    assert prompts > 12 and seeds == ceil(3 * prompts / 12)
+    assert deciding(Estimate(0.0, ((1.0, 5),))) is None and deciding(Estimate(1.0, ())) is None
+    assert deciding(Estimate(1e-6, ((1.0, 5),))) is None  # more than a million
+    assert deciding(Estimate(9.0, ((1.0, 5),)), level=0.5, power=0.5) == (2,)
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 import tilting as tl
+from support.commands import manifest as manifest_of
 from support.outside import installed
 from tilting.cli import main
 from tilting.errors import TiltingError
@@ -126,7 +127,7 @@ def test_a_family_from_outside_is_known_everywhere(tmp_path, monkeypatch, capsys
             assert (told["model"], told["steps"], told["cfg"]) == ("toy", 6, 1.5)
         run = ["generate", "a fox", "--config", "run.yaml", "--out", "run", "--quiet"]
         assert main(run) == main(run) == 0
-        manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+        manifest = manifest_of(tmp_path / "run")
         assert manifest["model"]["name"] == "toy" and manifest["model"]["sha256"]
         model = tl.load("toy")
         out = tl.generate(model, "a fox", reward="jpeg", method="code")

@@ -12,19 +12,22 @@ import pytest
 from tilting.training.run import load_parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft import fig29 as draft_fig29
-from tilting_papers.draft.claims import behind, crossing, falls, higher, near, ratio, sooner
+from tilting_papers.draft.claims import areas, behind, crossing, falls, faster, higher, near, ratio, sooner
 from tilting_papers.draft.fig4 import FIG4
 from tilting_papers.draft.study import Protocol, Results, Size, Training
 
 
-def made(curves, prompts=6, paid: Any = 1):
-    """Results of arms whose prompt p has the reward level + p/10 at every look; a look is 10 steps and ``paid`` queries."""
+def made(curves, prompts=6, paid: Any = 1, tilt=0.0, seeds=None):
+    """Results of arms whose prompt p has the reward level (1 + tilt p) + p/10 at every look; a look is 10 steps and ``paid``
+    queries. ``seeds``: by arm, the levels of its further training seeds."""
     study = replace(FIG4, runs=tuple(Training(name, "draft-k") for name in curves))
     protocol = Protocol({"train": tuple(f"p{i}" for i in range(prompts))}, 1, ("clip",), 0)
     results = Results(study, Size(), Path("nowhere"), False, PartsCache(load_parts), protocol)
-    for name, levels in curves.items():
+    runs = [(name, levels) for name, levels in curves.items()]
+    runs += [(name, levels) for name, more in (seeds or {}).items() for levels in more]
+    for name, levels in runs:
         queries = paid if isinstance(paid, int) else paid[name]
-        results.summaries[name] = {
+        summary = {
             "points": [
                 {
                     "step": 10 * i,
@@ -35,7 +38,7 @@ def made(curves, prompts=6, paid: Any = 1):
                         "train": {
                             "prompts": list(protocol.sets["train"]),
                             "judge": [-level - p for p in range(prompts)],
-                            "rewards": {"clip": [level + p / 10 for p in range(prompts)]},
+                            "rewards": {"clip": [level * (1 + tilt * p) + p / 10 for p in range(prompts)]},
                             "apart": {},
                             "spread": None,
                         }
@@ -44,6 +47,10 @@ def made(curves, prompts=6, paid: Any = 1):
                 for i, level in enumerate(levels)
             ]
         }
+        if name in results.summaries:
+            results.repeats.setdefault(name, []).append(summary)
+        else:
+            results.summaries[name] = summary
     return results
 
 
@@ -52,8 +59,9 @@ def test_crossings_are_linear_between_looks():
     assert crossing([0, 10, 20], [0.0, 1.0, 3.0], 4.0) is None
     assert crossing([0, 10], [5.0, 6.0], 2.0) == 0
     assert crossing([0, 10, 20], [0.0, 2.0, 1.0], 1.0) == 5  # the first time, though it falls again
-    assert ratio([0, 10, 20], [0.0, 2.0, 4.0], [0, 10, 20], [0.0, 1.0, 2.0]) == 0.5
-    assert ratio([0, 10, 20], [0.0, 0.5, 1.0], [0, 10, 20], [0.0, 1.0, 2.0]) == math.inf
+    assert ratio([0, 10, 20], [0.0, 2.0, 4.0], [0, 10, 20], [0.0, 1.0, 2.0]) == 0.5  # to half of the gain: 5 of 10 steps
+    assert ratio([0, 10, 20], [0.0, 0.5, 1.0], [0, 10, 20], [0.0, 3.0, 4.0]) == math.inf
+    assert ratio([0, 10, 20], [1.0, 2.0, 3.0], [0, 10, 20], [1.0, 4.0, 5.0]) == pytest.approx(20 / (20 / 3))
     assert math.isnan(ratio([0, 10], [0.0, 1.0], [0, 10], [0.0, -1.0]))
 
 
@@ -61,12 +69,44 @@ def test_sooner_holds_where_a_curve_is_twice_as_fast_and_fails_where_it_is_not()
     results = made({"fast": [0, 2, 4], "slow": [0, 1, 2], "flat": [0, 0, 0]})
     found = sooner("fast", "slow")(results)
     assert found is not None
-    assert (found["verdict"], found["ratio"], found["low"], found["high"]) == ("holds", 0.5, 0.5, 0.5)
+    assert found["verdict"] == "holds"
+    assert (found["ratio"], found["low"], found["high"]) == pytest.approx((0.5, 0.5, 0.5))
     back = sooner("slow", "fast")(results)
-    assert back is not None and back["verdict"] == "fails" and back["ratio"] is None  # infinity
+    assert back is not None and back["verdict"] == "fails" and back["ratio"] == 2.0  # level 2 at step 20, and at 10
+    never = sooner("slow", "far")(made({"slow": [0, 1, 2], "far": [0, 3, 8]}))
+    assert never is not None and never["verdict"] == "fails" and never["ratio"] is None  # infinity
     flat = sooner("fast", "flat")(results)
     assert flat is not None and flat["verdict"] == "undecided"
     assert sooner("fast", "absent")(results) is None
+
+
+def test_faster_compares_the_mean_gain_over_training_prompt_by_prompt():
+    """Levels 0, 2, 4 have (0 + 2) / 2 / 2 + (2 + 4) / 2 / 2 = 2, and 0, 1, 2 have 1; prompt p has 1 + p / 2 of it."""
+    results = made({"fast": [0, 2, 4], "slow": [0, 1, 2]}, prompts=3, tilt=0.5)
+    assert areas(results, "fast") == {(0, f"p{p}", 0): pytest.approx(2 * (1 + p / 2)) for p in range(3)}
+    found = faster("fast", "slow")(results)
+    assert found is not None and found["difference"]["mean"] == pytest.approx(1.5)  # of 1, 1.5 and 2
+    assert found["difference"]["high"] - 1.5 == pytest.approx(7 / 6 * 4.302652730 * 0.5 / math.sqrt(3))
+    again = made({"fast": [0, 2, 4], "slow": [0, 1, 2]})
+    assert faster("fast", "slow")(again)["verdict"] == "holds" and faster("slow", "fast")(again)["verdict"] == "fails"  # type: ignore
+    late = made({"late": [0, 0, 4], "early": [0, 4, 4]})
+    assert faster("early", "late")(late)["difference"]["mean"] == pytest.approx(2)  # type: ignore[index]  the same end
+
+
+def test_training_seeds_are_paired_and_widen_the_interval():
+    """Gains of a over b of 1, 2 and 3 by seed, the same for all prompts: mean 2, s = 1 / √3 over seeds, 0 over prompts."""
+    one = made({"a": [0, 2], "b": [0, 1]}, seeds={"a": [[0, 4], [0, 6]], "b": [[0, 2], [0, 3]]})
+    assert len(one.of_seeds("a")) == 3 and len(one.values("a")) == 18
+    found = higher("a", "b")(one)
+    assert found is not None and found["difference"]["mean"] == pytest.approx(2)
+    half = 7 / 6 * 4.302652730 / math.sqrt(3)
+    assert (found["difference"]["low"], found["difference"]["high"]) == pytest.approx((2 - half, 2 + half))
+    assert found["verdict"] == "undecided" and found["found"].endswith("; 5 training seeds and 9 prompts would decide")
+    over_base = higher("a", "base")(one)  # each seed over the one look before training
+    assert over_base is not None and over_base["difference"]["mean"] == pytest.approx(4)
+    paces = made({"a": [0, 2, 4], "b": [0, 1, 2]}, seeds={"a": [[0, 2, 4]], "b": [[0, 4, 8]]})
+    pace = sooner("a", "b")(paces)  # halves of b's mean curve 0, 2.5, 5: at 10; a's 0, 2, 4 gets to 2.5 at 12.5
+    assert pace is not None and pace["ratio"] == pytest.approx(1.25) and pace["low"] < 1.25
 
 
 def test_orders_falls_and_nearness():

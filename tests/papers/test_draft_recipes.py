@@ -17,12 +17,13 @@ from PIL import Image
 import tilting_papers
 from tilting.cli import main
 from tilting.errors import TiltingError
+from tilting.objectives import draft_lv
 from tilting.training.folder import read_lines
 from tilting.training.processes import Engine
 from tilting.training.run import Parts, load_parts, trainer_of
 from tilting_papers import RECIPES
 from tilting_papers.cache import PartsCache
-from tilting_papers.draft import gradients, zero_shot
+from tilting_papers.draft import gradients, variance, zero_shot
 from tilting_papers.draft.charts import tile
 from tilting_papers.draft.evaluate import evaluate_variant
 from tilting_papers.draft.measure import protocol_of, requests_of
@@ -58,7 +59,11 @@ def test_every_arm_is_a_request_that_can_work_and_all_of_them_fit_the_budget(nam
     for small in (False, True):
         run = Run(study, tmp_path, small, print)
         found, protocol = requests_of(run), protocol_of(run)
-        assert sum(seconds_of(config, protocol) for config in found.values()) < 60 * (0.5 if small else 45)
+        minutes = {name: seconds_of(config, protocol) / 60 for name, config in found.items()}
+        assert sum(minutes.values()) < (0.5 if small else 120)
+        shards = [replace(run, shard=(i + 1, 3), say=lambda line: None).share(minutes) for i in range(3)]
+        assert sorted(name for one in shards for name in one) == sorted(found)
+        assert max(sum(minutes[n] for n in one) for one in shards) < 45
         assert all(c.train_steps * c.batch_size <= 2000 for c in found.values() if c.objective == "ddpo")
     table = yaml.safe_load((Path(tilting_papers.__file__).with_name("published.yaml")).read_text())
     for run in study.runs:
@@ -68,6 +73,48 @@ def test_every_arm_is_a_request_that_can_work_and_all_of_them_fit_the_budget(nam
 def test_steps_of_fifty_are_the_same_share_of_t():
     assert [of_fifty(k, 20) for k in (1, 5, 10, 30, 50)] == [1, 2, 4, 12, 20]
     assert [of_fifty(k, 5) for k in (1, 5, 10, 30, 50)] == [1, 1, 1, 3, 5]
+
+
+def test_seeds_of_training_are_runs_of_their_own_looked_at_alike(tmp_path):
+    run = Run(study_of("draft-fig3"), tmp_path, False, print, seed=5)
+    found = requests_of(run)
+    assert [name for name in found if name.startswith("refl")] == ["refl", "refl.s1", "refl.s2"]
+    assert [found[name].seed for name in ("refl", "refl.s1", "refl.s2")] == [5, 6, 7]
+    assert {found[name].out for name in found} == {str(tmp_path / "runs" / name) for name in found}
+    assert protocol_of(run).seed == 5 and protocol_of(run).about["between"] == 1
+    assert list(protocol_of(run).along().sets) == ["train"] and list(protocol_of(run).sets) == ["train", "held-out"]
+
+
+@pytest.mark.slow
+def test_a_study_made_in_shards_is_whole(tmp_path, capsys):
+    words = ["recipe", "draft-fig28", "--small", "--out", str(tmp_path), "--quiet", "--json"]
+    assert main([*words, "--shard", "1/2"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in first["rows"]] == ["base", "draft-1-c0.001", "draft-50-c0.001"]  # a dear and a cheap one
+    assert not any(claim["finding"] for claim in first["claims"])  # each of which needs two of a kind
+    assert main([*words, "--shard", "2/2"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert len(second["rows"]) == 5 and all(claim["finding"] for claim in second["claims"])
+    made = {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*") if f.is_file()}
+    assert main(words) == 0 and json.loads(capsys.readouterr().out) == second
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*") if f.is_file()} == made
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shard", "words"),
+    [("draft-fig28", "3/2", "must be such as 2/3"), ("draft-fig28", "x", "2/3"), ("mixture-bias", "1/2", "not made in parts")],
+)
+def test_a_shard_that_cannot_be_is_refused(recipe, shard, words, tmp_path, capsys):
+    assert main(["recipe", recipe, "--shard", shard, "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_shards_are_even(tmp_path):
+    said: list[str] = []
+    run = Run(study_of("draft-fig10"), tmp_path, False, said.append, shard=(2, 2))
+    assert run.share({"a": 5.0, "b": 9.0, "c": 3.0, "d": 2.0}) == ["a", "c", "d"]  # 9 | 5 + 3 + 2: each to the one with less
+    assert "about 19 min" in said[0] and "2 shard(s) of at most 10; 3 here" in said[0]
+    assert replace(run, shard=None).share({"a": 1.0, "b": 2.0}) == ["a", "b"]
 
 
 # Costs and gradients against the chain
@@ -146,6 +193,41 @@ def test_gradients_norms_and_angles_are_those_of_plain_autograd(tuned):
     assert row["to_full"] == pytest.approx(angles, abs=0.1) and angles[0] > 1
     firsts = [math.degrees(math.acos(np.clip(want[k] @ want[1] / norms[k - 1] / norms[0], -1, 1))) for k in ks]
     assert row["to_first"] == pytest.approx(firsts, abs=0.1)
+
+
+def nested(means, generator, spread):
+    """Gradients (P, m, n, 2) with effects of a prompt, an image and a copy, of these standard deviations."""
+    p, i, c = (torch.randn(*size, 2, generator=generator, dtype=torch.float64) for size in spread[1])
+    return means + spread[0][0] * p + spread[0][1] * i + spread[0][2] * c
+
+
+def test_variance_components_are_those_of_the_law_and_of_a_table_by_hand():
+    generator, total = torch.Generator().manual_seed(0), torch.zeros(3, dtype=torch.float64)
+    sizes = ((4, 1, 1), (4, 3, 1), (4, 3, 2))
+    for _ in range(400):
+        g = nested(1.0, generator, ((2.0, 1.0, 0.5), sizes))
+        gram = torch.einsum("pmnd,qkld->pmnqkl", g, g)
+        total += torch.tensor(variance.components(gram), dtype=torch.float64)
+    assert (total / 400).tolist() == pytest.approx([8.0, 2.0, 0.5], rel=0.12)  # two dimensions of each
+    g = torch.tensor([0.0, 2.0, 4.0, 6.0, 1.0, 1.0, 3.0, 3.0], dtype=torch.float64).reshape(2, 2, 2)
+    gram = torch.einsum("pmn,qkl->pmnqkl", g, g)  # means of images 1, 5 and 1, 3, of prompts 3 and 2
+    ms_copy, ms_image, ms_prompt = 4 / 4, 2 * (8 + 2) / 2, 4 * 0.5 / 1
+    assert variance.components(gram) == pytest.approx(((ms_prompt - ms_image) / 4, (ms_image - ms_copy) / 2, ms_copy))
+    own = torch.tensor([[[0.0, 3.0, 3.0], [2.0, 5.0, 5.0]]], dtype=torch.float64)  # samples 0 and 2, means 2 and 4
+    assert variance.lowered(torch.einsum("pmn,qkl->pmnqkl", own, own)) == pytest.approx(1.0)
+    own[0, :, 1:] = 1.0  # copies that are the same: the mean moves by a third
+    assert variance.lowered(torch.einsum("pmn,qkl->pmnqkl", own, own)) == pytest.approx(1 / 9)
+
+
+def test_gradients_of_the_sample_and_of_copies_add_up_to_draft_lvs(tuned):
+    trainer, world = tuned, tuned.batches(5, {})
+    parameters = list(trainer.state.parameters.values())
+    one = replace(world, who=world.who[:1])
+    found = variance.gradients(one, 2, parameters).double().sum(0)
+    with torch.enable_grad():
+        (loss,) = draft_lv(copies=2)(one)
+        want = torch.cat([g.flatten().double() for g in torch.autograd.grad(loss.value, parameters)])
+    assert (found - want).abs().max() < 1e-4 * want.abs().max()
 
 
 def test_angles_of_known_vectors():

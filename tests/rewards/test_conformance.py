@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from support.closed import files, serving
-from support.learned import tiny
+from support.learned import doubled, tiny
 from tilting.errors import TiltingError
 from tilting.rewards import checked, combine
 from tilting.rewards.spec import REWARDS, build, parse_spec
@@ -170,13 +170,13 @@ def in_double(reward):
         for field in fields(part) if is_dataclass(part) else ():
             module = getattr(part, field.name)
             if isinstance(module, nn.Module):
-                module.double()
+                doubled(module)
     return reward
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (90, 70), (40, 56)])
 @pytest.mark.parametrize("name", SMOOTH)
-def test_gradient_is_the_finite_difference(rewards, name, size):
+def test_gradient_is_the_finite_difference(rewards, name, size, exact):
     reward = in_double(rewards(name))
     generator = torch.Generator().manual_seed(2)
     x = images(3, *size, seed=8).double()
@@ -189,13 +189,13 @@ def test_gradient_is_the_finite_difference(rewards, name, size):
     weights = torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64)
     (gradient,) = torch.autograd.grad((value * weights).sum(), x)
     if name in TOGETHER:  # a value depends on every image: one direction for the batch
-        exact = (gradient * along).sum()[None]
+        known = (gradient * along).sum()[None]
     else:
-        exact = (gradient * along).sum((1, 2, 3)) / weights
+        known = (gradient * along).sum((1, 2, 3)) / weights
     with torch.no_grad():
         h = 1e-7
         measured = (reward(x + h * along, PROMPTS[:3]) - reward(x - h * along, PROMPTS[:3])) / (2 * h)
     if name in TOGETHER:
         measured = (measured * weights).sum()[None]
-    assert exact.abs().min() > 1e-6
-    torch.testing.assert_close(exact, measured, rtol=1e-4, atol=1e-7)
+    assert known.abs().min() > 1e-6
+    torch.testing.assert_close(known, measured, rtol=1e-4, atol=1e-7)

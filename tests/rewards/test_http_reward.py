@@ -1,7 +1,10 @@
 """The remote scorer against a real server on this machine: what it sends, how it waits, what it refuses."""
 
+import asyncio
 import base64
+import gzip
 import io
+import itertools
 import json
 import socket
 import sys
@@ -13,6 +16,7 @@ import torch
 from PIL import Image
 
 from support.closed import brightness, serving
+from support.commands import manifest as manifest_of
 from tilting.cli import main
 from tilting.errors import RewardError, TiltingError
 from tilting.rewards import http
@@ -56,28 +60,76 @@ def test_what_passes_is_asked_again_with_doubling_pauses():
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("drips", [False, True])
-def test_a_server_that_hangs_is_given_up(drips):
-    def answer(_, request):
-        server.released.wait(5)
-        return 200, b""
+def dripping(way, released):
+    """A handler of POST that answers for ever, a little at a time: in one of the places where it can."""
 
-    def drip(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
-        while not server.released.wait(0.05):
-            self.wfile.write(b" ")
-            self.wfile.flush()
+    def post(self):
+        if way == "body":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+        elif way == "chunks":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        elif way == "header":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        pieces = {"status": itertools.chain(b"HTTP/1.1 200 OK", itertools.repeat(32)), "silent": itertools.repeat(None)}
+        said = {"continue": b"HTTP/1.1 100 Continue\r\n\r\n", "chunks": b"1\r\n \r\n"}.get(way, b"a")
+        for piece in pieces.get(way, itertools.repeat(said)):
+            if released.wait(0.02):
+                return
+            if piece is not None:
+                self.wfile.write(bytes([piece]) if isinstance(piece, int) else piece)
+                self.wfile.flush()
 
-    with serving(answer) as server:
-        if drips:
-            server.RequestHandlerClass = type("Drip", (server.RequestHandlerClass,), {"do_POST": drip})
+    return post
+
+
+@pytest.mark.parametrize("way", ["body", "chunks", "header", "status", "continue", "silent"])
+def test_a_server_that_hangs_or_drips_is_given_up(way):
+    """The deadline is of the whole attempt, whatever comes meanwhile."""
+    with serving() as server:
+        do_post = dripping(way, server.released)
+        server.RequestHandlerClass = type("Drip", (server.RequestHandlerClass,), {"do_POST": do_post})
         begun = time.monotonic()
         with pytest.raises(RewardError, match=r"did not answer within 0\.3 s \(2 attempts\)") as caught:
             http(server.url, timeout=0.3, attempts=2, pause=0.01)(images(), PROMPTS)
-        assert 0.6 <= time.monotonic() - begun < 4  # the server would hang or drip for five seconds and more
+        assert 0.6 <= time.monotonic() - begun < 4  # the server would go on for ever
     assert server.url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_server_that_takes_nothing_is_given_up():
+    """It accepts, and never reads: 8 MB do not fit into the system's buffers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        reward = http(f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout=0.3, attempts=1)
+        with pytest.raises(RewardError, match=r"did not answer within 0\.3 s"):
+            reward(torch.rand(2, 3, 1000, 1000), PROMPTS[:2])
+
+
+def test_it_is_asked_from_within_an_event_loop_too():
+    """As in a notebook."""
+
+    async def ask():
+        return http(server.url)(images(), PROMPTS)
+
+    with serving() as server:
+        assert asyncio.run(ask()).shape == (3,)
+
+
+def test_an_answer_that_would_unpack_to_much_is_not_unpacked():
+    def bomb(self):
+        packed = gzip.compress(bytes(50_000_000))
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(packed)))
+        self.end_headers()
+        self.wfile.write(packed)
+
+    with serving() as server:
+        server.RequestHandlerClass = type("Bomb", (server.RequestHandlerClass,), {"do_POST": bomb})
+        with pytest.raises(RewardError, match="answered no JSON"):
+            http(server.url)(images(), PROMPTS)
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again():
@@ -180,11 +232,11 @@ def test_a_run_keeps_what_is_finished_and_goes_on_later(way, capsys, tmp_path, m
         if way == "nan":
             assert "image 0 of 'an owl'" in said
         assert sorted(p.name for p in (out / "images").iterdir()) == ["00000.png"]
-        kept = json.loads((out / "manifest.json").read_text())["images"]
+        kept = manifest_of(out)["images"]
         assert [(r["prompt"], list(r["rewards"])) for r in kept] == [("a fox", [server.url])]
         well.append(True)
         assert main(words) == 0
-        printed = json.loads((out / "manifest.json").read_text())["images"]
+        printed = manifest_of(out)["images"]
     assert printed[0] == kept[0] and [r["prompt"] for r in printed] == ["a fox", "an owl"]
     with Image.open(out / printed[1]["file"]) as picture:
         assert printed[1]["reward"] == pytest.approx(np.asarray(picture).mean() / 255 + 0.006, abs=1e-5)

@@ -1,5 +1,6 @@
 """Where weights are found, what is refused, and that our preprocessing gives each original processor's pixels."""
 
+import hashlib
 import json
 import pickle
 import socket
@@ -24,6 +25,7 @@ from support.learned import (
     save_processor,
     tiny,
 )
+from support.paths import ROOT
 from tilting.errors import TiltingError
 from tilting.features.checkpoints import read_state
 from tilting.features.pixels import pixels_of, resize
@@ -200,6 +202,32 @@ def test_folders_with_a_part_of_the_weights_are_refused(tmp_path, save):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TiltingError, match="that loads"):
         make(folder)
+
+
+def test_the_published_aesthetic_head_is_read_bit_for_bit(tmp_path):
+    """LAION's own file, which holds tensors of a GPU: `tests/fixtures/README.md` says whose it is."""
+    file = ROOT / "tests/fixtures/sac+logos+ava1-l14-linearMSE.pth"
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("21dd590f3ccdc646f0d53120778b2960")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    reward, x = aesthetic(file, save_clip(tmp_path, dim=768)), torch.rand(3, 3, 32, 32)
+    held = reward.head.state_dict()
+    assert [tuple(held[f"layers.{k}.weight"].shape) for k in (0, 2, 4, 6, 7)] == [
+        (1024, 768),
+        (128, 1024),
+        (64, 128),
+        (16, 64),
+        (1, 16),
+    ]
+    assert held.keys() == state.keys() and all(torch.equal(held[k], state[k]) and held[k].dtype == torch.float32 for k in held)
+    e = torch.eye(768)[:5]  # the head is affine: what it says of axes is said of everything
+    for k in (0, 2, 4, 6, 7):
+        e = torch.nn.functional.linear(e, state[f"layers.{k}.weight"], state[f"layers.{k}.bias"])
+    assert torch.equal(reward.head(torch.eye(768)[:5]), e[:, 0])
+    given = reward(x, ["a fox"] * 3)
+    torch.testing.assert_close(given, reward.head(reward.embedder.image(x)))
+    assert 1 < given.mean() < 10 and given.std() > 0
+    with pytest.raises(TiltingError, match="has embeddings of 24, 'aesthetic' needs 768"):
+        aesthetic(file, save_clip(tmp_path / "narrow"))
 
 
 def test_towers_that_do_not_fit_are_refused(tmp_path):

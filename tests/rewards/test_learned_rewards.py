@@ -15,6 +15,7 @@ from support.learned import (
     NAMES,
     blip_state,
     clip_vocabulary,
+    doubled,
     head_state,
     open_clip_state,
     save_classifier,
@@ -254,20 +255,20 @@ def test_rows_are_free_of_their_batch_and_sizes_may_differ(rewards, name):
 
 @pytest.mark.parametrize("size", [(48, 48), (40, 57), (90, 70)])
 @every
-def test_gradient_is_the_finite_difference(rewards, name, size):
+def test_gradient_is_the_finite_difference(rewards, name, size, exact):
     reward = deepcopy(rewards[name])
-    reward.embedder.double()
+    doubled(reward.embedder)
     if hasattr(reward, "head"):
         reward.head.double()
     x = (images(2, *size, seed=8) * 0.8 + 0.1).double().requires_grad_()
     along = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     value = reward(x, PROMPTS[:2])
     (gradient,) = torch.autograd.grad(value.sum(), x)
-    exact, h = (gradient * along).sum((1, 2, 3)), 1e-6
+    known, h = (gradient * along).sum((1, 2, 3)), 1e-6
     with torch.no_grad():
         measured = (reward(x + h * along, PROMPTS[:2]) - reward(x - h * along, PROMPTS[:2])) / (2 * h)
-    assert value.dtype == torch.float64 and exact.abs().min() > 1e-6
-    torch.testing.assert_close(exact, measured, rtol=1e-4, atol=1e-7)
+    assert value.dtype == torch.float64 and known.abs().min() > 1e-6
+    torch.testing.assert_close(known, measured, rtol=1e-4, atol=1e-7)
 
 
 def test_specs_build_them(rewards, folder):

@@ -12,6 +12,7 @@ import torch
 
 import tilting as tl
 from support.closed import files
+from support.commands import manifest as manifest_of
 from support.outside import installed, write_package
 from tilting import rewards
 from tilting.cli import main
@@ -150,7 +151,7 @@ def test_a_reward_from_outside_is_known_everywhere(point, here, small, folder, c
             assert "mine:number=2" in capsys.readouterr().out
         run = [*own, "--reward", "mine:number", "--out", "run", "--quiet"]
         assert main(run) == main(run) == 0
-        told = json.loads((here / "run" / "manifest.json").read_text())
+        told = manifest_of(here / "run")
         images = tl.generate(small, "a fox", reward="mine:number", method="codex", steps=2).images
         value = build([parse_spec("mine:number")])(images, ["a fox"])
         torch.testing.assert_close(value, tl.rewards.mine("number")(images, ["a fox"]))

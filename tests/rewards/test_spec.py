@@ -69,7 +69,7 @@ def test_reads(text, name, argument, weight):
     [
         ("", "empty"),
         ("clpi", "did you mean 'clip'"),
-        ("zzzzqqq", "there is: aesthetic, classify, clip, "),
+        ("zzzzqqq", "there is: aesthetic, aesthetic-v2-5, classify, clip, "),
         ("style:notto", "did you mean 'noto'"),
         ("style:", "no style after it"),
         ("jpeg:80", "takes nothing after a colon"),
@@ -204,6 +204,11 @@ def test_the_registry_is_complete():
         "imagereward",
         "detect",
         "classify",
+        "aesthetic-v2-5",
+        "mps",
+        "hpsv3",
+        "unifiedreward",
+        "vqascore",
     }
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from tilting.cli import main
+from tilting.runs.files import with_records
 
 
 def refused(capsys, *words: str) -> str:
@@ -23,5 +24,5 @@ def refused(capsys, *words: str) -> str:
 
 
 def manifest(folder: Path) -> dict:
-    """manifest.json of a run."""
-    return json.loads((folder / "manifest.json").read_text())
+    """manifest.json of a run, of pictures with images.jsonl under ``images``."""
+    return with_records(folder, json.loads((folder / "manifest.json").read_text()))

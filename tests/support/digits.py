@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tilting.presets import METHODS
+from tilting.runs.files import with_records
 
 FILES = ("manifest.json", "metrics.json", "sweep.json", "table.json", "control.json", "classifier.json")
 PLAIN = (
@@ -53,7 +54,7 @@ def read_digits(folder: Path) -> dict[str, Any]:
     for file in sorted(p for p in folder.rglob("*") if "checkpoints" not in p.relative_to(folder).parts):
         name = file.relative_to(folder).as_posix()
         if file.name in FILES:
-            held = json.loads(file.read_text(encoding="utf-8"))
+            held = with_records(file.parent, json.loads(file.read_text(encoding="utf-8")))
             found[name] = pruned(held) | {"digests": digests(held)}
         elif file.name == "metrics.jsonl":
             found[name] = [pruned(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]

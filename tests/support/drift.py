@@ -9,6 +9,7 @@ from tilting.objectives.batch import TrainBatch
 from tilting.oracle.mixture import MixtureModel
 from tilting.rng import Identity
 from tilting.schedule import Schedule, scaled_linear
+from tilting.training.average import Average
 from tilting.training.checkpoint import read, write
 from tilting.training.loop import Optimiser, TrainState, train
 from tilting.types import Prediction
@@ -81,7 +82,8 @@ def gradient(objective, world, net):
 def run(objective, mixture, steps, images=16, value=None, eta=1.0, folder=None, until=None):
     net, optimiser = Drift(), Optimiser(rate=5e-3, weight_decay=0.0)
     parameters = dict(net.named_parameters())
-    training = TrainState(parameters, optimiser.build(list(parameters.values())))
+    averages = {name: Average(parameters, decay) for name, decay in objective.averages().items()}
+    training = TrainState(parameters, optimiser.build(list(parameters.values())), averages=averages)
     if folder is not None and (held := read(folder)) is not None:
         training.restore(held)
 

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
 
-from tilting.rewards import aesthetic, classify, detect, hpsv2, imagereward, pickscore
+from tilting.features.packaged import question
+from tilting.rewards import (
+    aesthetic,
+    aesthetic_v2_5,
+    classify,
+    detect,
+    hpsv2,
+    hpsv3,
+    imagereward,
+    mps,
+    pickscore,
+    unifiedreward,
+    vqascore,
+)
 from tilting.types import Reward
 
-NAMES = ("aesthetic", "pickscore", "hpsv2", "imagereward", "detect", "classify")
+NAMES = ("aesthetic", "pickscore", "hpsv2", "imagereward", "detect", "classify", "aesthetic-v2-5", "mps")
+NAMES += ("hpsv3", "unifiedreward", "vqascore")
 MERGES = [("f", "o"), ("fo", "x</w>"), ("o", "w"), ("ow", "l</w>"), ("c", "a"), ("ca", "t</w>"), ("a", "n</w>")]
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "an", "the", "fox", "owl", "cat", "##s", "on", "red", "grapes", ","]
 SPREAD = {"weight": 1.3, "bias": 0.3}
@@ -67,7 +83,7 @@ def shake(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def save_clip(folder: Path, side: int = 32, act: str = "quick_gelu", seed: int = 0) -> Path:
+def save_clip(folder: Path, side: int = 32, act: str = "quick_gelu", seed: int = 0, dim: int = 24) -> Path:
     """A transformers CLIPModel folder with its tokenizer and processor."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -75,7 +91,7 @@ def save_clip(folder: Path, side: int = 32, act: str = "quick_gelu", seed: int =
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": act}
     text = shape | {"vocab_size": count, "bos_token_id": count - 2, "eos_token_id": count - 1, "pad_token_id": count - 1}
     vision = shape | {"image_size": side, "patch_size": 8}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim))
     shake(model, seed).save_pretrained(folder)
     crop = {"height": side, "width": side}
     save_processor(folder, "CLIPImageProcessor", {"shortest_edge": side}, do_center_crop=True, crop_size=crop)
@@ -224,6 +240,206 @@ def save_classifier(folder: Path, side: int = 32) -> Path:
     return folder
 
 
+MARKED = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+QWEN_MARKS = [f"<|{mark}|>" for mark in MARKED]
+
+
+@cache
+def letters_and_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A byte-pair vocabulary of the questions that are asked, so that they are not thousands of letters, and its merges."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    words = Tokenizer(models.BPE())
+    parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    words.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=byte_letters(), show_progress=False)
+    words.train_from_iterator([question("hpsv3", ""), question("unifiedreward", "")], trainer)
+    told = json.loads(words.to_str())["model"]
+    return told["vocab"], [tuple(merge) for merge in told["merges"]]
+
+
+def qwen(seed: int = 7, more: int = 0) -> nn.Module:
+    """A Qwen2-VL of two layers in either tower that can read; ``more`` rows of its table are no tokenizer's yet."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    first = len(letters_and_merges()[0])
+    marks = {mark: first + k for k, mark in enumerate(QWEN_MARKS)}
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {
+        "num_key_value_heads": 1,
+        "vocab_size": first + len(marks) + more,
+        "max_position_embeddings": 4096,
+        "rope_parameters": rope,
+    }
+    text |= {"bos_token_id": first, "eos_token_id": first + 2, "pad_token_id": first}
+    vision = {"embed_dim": 32, "hidden_size": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2}
+    ids = {f"{name}_token_id": marks[f"<|{name}_pad|>"] for name in ("image", "video")}
+    ids |= {f"vision_{end}_token_id": marks[f"<|vision_{end}|>"] for end in ("start", "end")}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+    return shake(Qwen2VLForConditionalGeneration(config), seed)
+
+
+def save_qwen_processor(folder: Path, pixels: tuple[int, int] = (784, 3136)) -> None:
+    """Qwen2's tokenizer, and the preprocessing of Qwen2-VL."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words, merges = letters_and_merges()
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
+    config = {"tokenizer_class": "Qwen2Tokenizer", "additional_special_tokens": QWEN_MARKS, **ends}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    patches = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "do_convert_rgb": True}
+    size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+    save_processor(folder, "Qwen2VLImageProcessor", size, **patches)
+
+
+def save_unifiedreward(folder: Path) -> Path:
+    """A transformers Qwen2-VL folder with its processor."""
+    save_qwen_processor(folder)
+    qwen().save_pretrained(folder)
+    return folder
+
+
+def hpsv3_state(seed: int = 8) -> dict[str, Tensor]:
+    """HPSv3.safetensors, with the names that transformers 4.45 gave."""
+    rng, state = torch.Generator().manual_seed(seed), {}
+    for key, value in qwen(seed, more=1).state_dict().items():
+        state[key.replace("model.visual.", "visual.").replace("model.language_model.", "model.")] = value
+    for place, (inside, outside) in {0: (32, 1024), 3: (1024, 16), 5: (16, 2)}.items():
+        state[f"rm_head.{place}.weight"] = torch.randn(outside, inside, generator=rng) / inside**0.5
+        state[f"rm_head.{place}.bias"] = torch.randn(outside, generator=rng)
+    return state
+
+
+def save_hpsv3(folder: Path) -> Path:
+    """HPSv3.safetensors beside the config and the processor of its Qwen2-VL."""
+    from safetensors.torch import save_file
+
+    save_qwen_processor(folder)
+    qwen().config.save_pretrained(folder)
+    save_file({key: value.contiguous() for key, value in hpsv3_state().items()}, folder / "HPSv3.safetensors")
+    return folder
+
+
+def save_siglip(folder: Path, side: int = 32) -> Path:
+    """A transformers SiglipModel folder with its processor."""
+    from transformers import SiglipConfig, SiglipModel
+
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SiglipConfig(text_config=shape | {"vocab_size": 16}, vision_config=shape | {"image_size": side, "patch_size": 8})
+    shake(SiglipModel(config), 9).save_pretrained(folder)
+    half = [0.5, 0.5, 0.5]
+    save_processor(folder, "SiglipImageProcessor", {"height": side, "width": side}, image_mean=half, image_std=half)
+    return folder
+
+
+def save_aesthetic_v2_5(folder: Path) -> Path:
+    """aesthetic_predictor_v2_5.pth beside its SigLIP."""
+    save_siglip(folder)
+    state = head_state(32, "scoring_head.", 10)
+    torch.save({key.replace(".7.", ".8."): value for key, value in state.items()}, folder / "aesthetic_predictor_v2_5.pth")
+    return folder
+
+
+def mps_state(side: int = 28, seed: int = 11) -> dict[str, Tensor]:
+    """A checkpoint of MPS, two layers deep in each part, with the buffers that some hold."""
+    from transformers import CLIPConfig, CLIPModel
+
+    rng, words, dim = torch.Generator().manual_seed(seed), len(clip_vocabulary()), 24
+    shape = {"num_hidden_layers": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
+    text = shape | {"hidden_size": 128, "intermediate_size": 160, "num_attention_heads": 2, "vocab_size": words}
+    text |= {"bos_token_id": words - 2, "eos_token_id": 2, "pad_token_id": words - 1}
+    vision = shape | {"hidden_size": 160, "intermediate_size": 192, "num_attention_heads": 2}
+    vision |= {"image_size": side, "patch_size": 14}
+    clip = shake(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim)), seed)
+    state = {f"model.{key}": value for key, value in clip.state_dict().items()}
+    inner, hidden = 128, 4 * dim
+    for n in range(2):
+        for place, shapes in {
+            0: {
+                "to_q": (inner, dim),
+                "to_kv": (128, dim),
+                "to_out": (dim, inner),
+                "ff.0": (2 * hidden, dim),
+                "ff.2": (dim, hidden),
+            },
+            1: {"fused_attn_ff_proj": (inner + 128 + 2 * hidden, dim), "attn_out": (dim, inner), "ff_out.1": (dim, hidden)},
+        }.items():
+            at = f"cross_model.layers.{n}.{place}.fn"
+            for part, shape_of in shapes.items():
+                state[f"{at}.{part}.weight"] = random(torch.Size(shape_of), "weight", rng)
+            state[f"{at}.norm.weight"], state[f"{at}.norm.bias"] = 1 + torch.randn(dim, generator=rng) * 0.3, torch.zeros(dim)
+        state[f"cross_model.layers.{n}.1.fn.rotary_emb.inv_freq"] = torch.ones(32)
+    return state
+
+
+def save_mps(folder: Path) -> Path:
+    """model.safetensors of MPS beside CLIP's tokenizer."""
+    from safetensors.torch import save_file
+
+    save_clip_tokenizer(folder)
+    save_file({key: value.contiguous() for key, value in mps_state().items()}, folder / "model.safetensors")
+    return folder
+
+
+def save_vqascore(folder: Path, side: int = 28) -> Path:
+    """A CLIP-FlanT5 folder with its tokenizer of words and letters, its vision tower in ``tower``."""
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForConditionalGeneration
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = ["<pad>", "</s>", "<unk>", "▁Yes", "▁no", "▁fox", "▁a", *(chr(c) for c in range(33, 127)), "▁"]
+    words = Tokenizer(models.Unigram([(piece, -float(k)) for k, piece in enumerate(pieces)], unk_id=2))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words.save(str(folder / "tokenizer.json"))
+    ends = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **ends}))
+    shape = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    tower = CLIPVisionModel(CLIPVisionConfig(**shape, image_size=side, patch_size=7))
+    shake(tower, 12).save_pretrained(folder / "tower")
+    crop = {"height": side, "width": side}
+    save_processor(folder / "tower", "CLIPImageProcessor", {"shortest_edge": side}, do_center_crop=True, crop_size=crop)
+    size = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "vocab_size": len(pieces)}
+    more = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0}
+    config = T5Config(**size, **more, mm_hidden_size=24, mm_projector_type="mlp2x_gelu", mm_vision_select_layer=-2)
+    state = shake(T5ForConditionalGeneration(config), 13).state_dict()
+    rng = torch.Generator().manual_seed(14)
+    for place, inside in ((0, 24), (2, 32)):
+        state[f"mm_projector.{place}.weight"] = torch.randn(32, inside, generator=rng) / inside**0.5
+        state[f"mm_projector.{place}.bias"] = torch.randn(32, generator=rng) * 0.3
+    save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    told = config.to_dict() | {"model_type": "clip_t5", "architectures": ["CLIPT5ForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps(told))
+    return folder
+
+
+def exact_norm(self, x):
+    """What transformers' root-mean-square norms compute in float32 whatever they are given."""
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+def exact_rotary(q, k, cos, sin):
+    """Qwen's rotary positions of picture patches, which transformers computes in float32 whatever it is given."""
+    cos, sin = cos[:, None].to(q), sin[:, None].to(q)
+
+    def turned(x):
+        a, b = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-b, a), dim=-1) * sin
+
+    return turned(q), turned(k)
+
+
+def doubled(module: nn.Module) -> nn.Module:
+    """A network in float64, in place, its norms too. (Rotary positions: the fixture ``exact``.)"""
+    for norm in module.double().modules():
+        if type(norm).__name__.endswith(("RMSNorm", "T5LayerNorm")):
+            norm.forward = MethodType(exact_norm, norm)
+    return module
+
+
 def tiny(name: str, folder: Path) -> Reward:
     """The learned reward of a name, on small random weights written to a folder (kept there when it has them)."""
     folder = folder / f"tiny-{name}"
@@ -237,5 +453,10 @@ def tiny(name: str, folder: Path) -> Reward:
         "pickscore": (save_clip, pickscore),
         "hpsv2": (save_hpsv2, hpsv2),
         "imagereward": (save_imagereward, imagereward),
+        "aesthetic-v2-5": (save_aesthetic_v2_5, aesthetic_v2_5),
+        "mps": (save_mps, mps),
+        "hpsv3": (save_hpsv3, hpsv3),
+        "unifiedreward": (save_unifiedreward, unifiedreward),
+        "vqascore": (save_vqascore, vqascore),
     }[name]
     return make(save(folder) if fresh else folder)

@@ -12,9 +12,9 @@ from torch import nn
 from support.drift import AIM, STEPS, ZERO, Drift, gradient, make, moved, run
 from tilting.errors import TiltingError
 from tilting.objectives import OBJECTIVES, adjoint, alignprop, ddpo, dpg, dpo, dpok, draft, draft_k, draft_lv, grpo, refl
+from tilting.objectives.advantages import buffered_advantage, group_advantage
 from tilting.objectives.batch import TrainBatch
 from tilting.objectives.cost import cost_of
-from tilting.objectives.policy import buffered_advantage, group_advantage
 from tilting.objectives.rollout import density_steps, rollout
 from tilting.objectives.supervised import denoising_error, draw
 from tilting.objectives.truncate import Truncation
@@ -351,7 +351,8 @@ def test_every_objective_trains_where_there_is_no_float64(name):
 
         def world_of(step, memory, kind=kind, denoise=denoise, base=base):
             who = [Identity(0, f"prompt {i % 2}", 8 * step + i) for i in range(8)]
-            return kind(denoise, base, denoise, base, lambda x0, rows: x0.sum(1), ZERO.grid(4), who, (2,), 1.0, step, 0, memory)
+            value = lambda x0, rows: x0.sum(1)  # noqa: E731
+            return kind(denoise, base, denoise, base, value, ZERO.grid(4), who, (2,), 1.0, step, 0, memory, kind=ZERO.kind)
 
         reduce = None if kind is TrainBatch else lambda value: value.as_subclass(NoDouble)
         parameters = dict(net.named_parameters())
@@ -449,6 +450,18 @@ LEARNING = {
     "dpo": (dpo(beta=20.0, group_size=4, timesteps=4), 80),
     "adjoint": (adjoint(beta=0.5), 40),
     "dpg": (dpg(), 40),
+    "mixgrpo": (OBJECTIVES["mixgrpo"](clip=0.2, minibatches=2, reduction="sum", interval=2), 60),
+    "grpo-fast": (OBJECTIVES["grpo-fast"](clip=0.2, reduction="sum"), 80),
+    "grpo-guard": (OBJECTIVES["grpo-guard"](clip=0.2, minibatches=7, reduction="sum"), 60),
+    "flow-dppo": (OBJECTIVES["flow-dppo"](threshold=0.05, minibatches=7, reduction="sum"), 60),
+    "pref-grpo": (OBJECTIVES["pref-grpo"](clip=0.2, minibatches=7, reduction="sum"), 60),
+    "srpo": (OBJECTIVES["srpo"](injections=2), 40),
+    "drtune": (OBJECTIVES["drtune"](), 40),
+    "nft": (OBJECTIVES["nft"](), 80),
+    "awm": (OBJECTIVES["awm"](clip=0.2), 80),
+    "dgpo": (OBJECTIVES["dgpo"](beta=5.0), 80),
+    "crd": (OBJECTIVES["crd"](), 80),
+    "opd": (OBJECTIVES["opd"](epochs=2), 40),
 }
 
 

@@ -18,8 +18,8 @@ from tilting.conditioning.calibrate import gaussian_reliability
 from tilting.guidance.clusters import cluster
 from tilting.method import Every, Method
 from tilting.objectives import adjoint, ddpo, dpo, dpok, grpo, refl
+from tilting.objectives.advantages import group_advantage
 from tilting.objectives.batch import TrainBatch, closed
-from tilting.objectives.policy import group_advantage
 from tilting.objectives.rollout import density_steps, rollout
 from tilting.objectives.supervised import denoising_error, draw
 from tilting.presets import das, rbf
@@ -273,7 +273,7 @@ def test_a_medoid_is_the_member_nearest_to_the_mean():
 
 
 def test_a_rate_falls_with_the_root_of_the_step():
-    optimiser = Optimiser(rate=2.0, decay="sqrt")
+    optimiser = Optimiser(rate=2.0, schedule="sqrt")
     assert [optimiser.at(step - 1) for step in (1, 100, 400, 2500)] == pytest.approx([2.0, 2.0, 1.0, 0.4])
 
 

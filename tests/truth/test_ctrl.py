@@ -13,8 +13,8 @@ from torch import nn
 from support.control import ORIGIN, independent_log_prob, normaliser
 from support.drift import ZERO, moved
 from tilting.conditioning.objective import Ctrl, CtrlPpo, draw_labels, effective_gamma
+from tilting.objectives.advantages import among_others
 from tilting.objectives.batch import TrainBatch
-from tilting.objectives.policy import _among_others
 from tilting.objectives.rollout import rollout
 from tilting.oracle.control import Chain, drift_error, lemma, log_classifier, shift, solve, tilt, tilted_posterior
 from tilting.oracle.mixture import MixtureModel
@@ -318,4 +318,4 @@ def test_ppo_climbs_the_reward_less_the_kl_of_the_whole_path():
 def test_an_advantage_along_a_path_is_over_the_other_images_alone():
     """Less a mean that held the image itself, rewards would count 1 - 1 / b of what they should beside the KL."""
     world = Line(*[None] * 5, ZERO.grid(2), [Identity(0, "", i) for i in range(3)], (1,))
-    assert _among_others(world, torch.tensor([1.0, 2.0, 6.0])).tolist() == pytest.approx([1 - 4, 2 - 3.5, 6 - 1.5])
+    assert among_others(world, torch.tensor([1.0, 2.0, 6.0])).tolist() == pytest.approx([1 - 4, 2 - 3.5, 6 - 1.5])

@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from tilting.cli.generate import generate
 from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
-from tilting.errors import TiltingError, nearest
+from tilting.errors import TiltingError, nearest, refusal_of
 from tilting.lazy import hush
 from tilting.runs.stopping import exit_code, heeded
 from tilting.version import __version__
@@ -44,6 +45,10 @@ for _command in (
     Command("models", models),
 ):
     COMMANDS.register(_command)
+
+
+LONGEST = 300
+"""Characters of a refusal; of a longer one the middle, which quotes, is left out."""
 
 
 class _InOrder(TyperGroup):
@@ -95,8 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted by Ctrl-C, SIGTERM or SIGHUP.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    odd = next((i for i, word in enumerate(words) if not _encodes(word)), None)
+    if odd is not None:
+        return _refuse(f"word {odd + 1} of the command is not valid Unicode text: {words[odd]!a}")
     with heeded():
         return _main(words)
+
+
+def _encodes(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes of the terminal that are no text
+        return False
+    return True
 
 
 def _main(words: list[str]) -> int:
@@ -110,6 +126,11 @@ def _main(words: list[str]) -> int:
         return _interrupted(words)
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        message = refusal_of(error)
+        if message is None:
+            traceback.print_exc()
+        return 1 if message is None else _refuse(message)
     except Exception as error:
         # typer's own refusals; it carries a copy of click, or uses click, by version: both format themselves.
         if hasattr(error, "format_message"):
@@ -123,18 +144,31 @@ def run() -> None:
     hush()
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal has no kernel for is computed on the CPU
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):  # closed, by a user's code or by who has read it
+        sys.stdout = None
+    sys.exit(code)
 
 
 def _interrupted(words: list[str]) -> int:
     resumes = bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].resumes
-    print(f"tilting: interrupted{'; the same command goes on where it stopped' if resumes else ''}", file=sys.stderr)
+    _say(f"tilting: interrupted{'; the same command goes on where it stopped' if resumes else ''}")
     return exit_code()
 
 
 def _refuse(message: str) -> int:
-    print("tilting: " + " ".join(message.split()), file=sys.stderr)
+    words = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    if len(words) > LONGEST:
+        words = f"{words[: LONGEST - 100]} ... {words[-95:]}"
+    _say(f"tilting: {words}")
     return 2
+
+
+def _say(line: str) -> None:
+    with suppress(OSError, ValueError):  # a user's code has closed it
+        print(line, file=sys.stderr)
 
 
 def _grammar(error) -> str:

@@ -9,6 +9,7 @@ defaults stand in one place, where a config is resolved.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -71,11 +72,15 @@ class Call:
         """Print a summary as JSON, or the lines for people, or nothing: of several processes the first one speaks."""
         if not summary or os.environ.get("RANK", "0") != "0":
             return
-        if self.json:
-            typer.echo(json.dumps(summary, ensure_ascii=False))
-        elif not self.quiet:
-            for line in lines:
+        said = [json.dumps(summary, ensure_ascii=False)] if self.json else [] if self.quiet else lines
+        try:
+            for line in said:
                 typer.echo(line)
+        except (OSError, ValueError) as error:
+            closed = getattr(error, "errno", None) == errno.EBADF or getattr(sys.stdout, "closed", True)
+            if not closed:
+                raise
+            print("tilting: warning: the run is whole; its code has closed the standard output", file=sys.stderr)
 
 
 def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Config, Call], None]], Any]:

@@ -10,7 +10,7 @@ from tilting.config.condition_sample import SampleConfig
 
 @takes(SampleConfig)
 def sample(config: SampleConfig, call: Call) -> None:
-    """Draw images that obey labels. DIR gets images/, grid.png, manifest.json, as of `tilting generate`."""
+    """Draw images that obey labels. DIR gets images/, images.jsonl, grid.png, manifest.json, as of `tilting generate`."""
     from tilting.conditioning import sample_run as room
 
     manifest = room.condition_sample(config, call.words, call.quiet)

@@ -12,8 +12,8 @@ from tilting.runs.files import GRID
 
 @takes(GenerateConfig)
 def generate(config: GenerateConfig, call: Call) -> None:
-    """Draw images of prompts with a method and a reward. DIR gets images/, grid.png, manifest.json."""
+    """Draw images of prompts with a method and a reward. DIR gets images/, images.jsonl, grid.png, manifest.json."""
     manifest = run(config, call.words, call.quiet)
-    call.answer(
-        {**manifest["summary"], "call": manifest["call"]}, describe(manifest), f"grid: {Path(config.out or '') / 'grid.png'}"
-    )
+    grid = Path(config.out or "") / GRID
+    told = [f"grid: {grid}"] if grid.exists() else []
+    call.answer({**manifest["summary"], "call": manifest["call"]}, describe(manifest), *told)

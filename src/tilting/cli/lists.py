@@ -173,9 +173,10 @@ def rewards(
         row: dict[str, Any] = {"about": entry.about, "units": entry.units, "differentiable": entry.differentiable}
         if as_json:
             row |= {"usage": entry.usage, "weights": entry.weights, "of_batch": entry.together, "remote": entry.remote}
+            row |= {"needs": entry.needs}
         else:
             row["notes"] = [f"{entry.units}, {kind}{f'; {entry.usage}' if entry.argument else ''}"]
-            row["notes"] += [line for part in entry.told for line in columns([[part]])] if name else []
+            row["notes"] += [line for part in (*entry.told, *entry.needs) for line in columns([[part]])] if name else []
         rows[entry.name] = row
     if not as_json and name is None:
         rows["FILE.py:FUNCTION"] = {"about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); black-box unless it says"}

@@ -1,4 +1,4 @@
-"""`tilting lora scale | mix | info`."""
+"""`tilting lora scale | mix | export | info`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from tilting.errors import TiltingError
-from tilting.models.lora_file import lora_file, parse_lora
-from tilting.training.lora_tools import lora_info, write_mix
+from tilting.models.lora_file import LoraForm, lora_file, parse_lora
+from tilting.training.lora_tools import lora_info, write_export, write_mix
 
 lora = typer.Typer(
-    help="Scale, mix and look at LoRAs.",
+    help="Scale, mix, export and look at LoRAs.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -58,6 +58,22 @@ def mix(
 ) -> None:
     """Write a LoRA that adds what several add together, each by its scale."""
     _write(places, out, quiet, as_json)
+
+
+@lora.command()
+def export(
+    place: Place,
+    form: Annotated[LoraForm, typer.Option("--format", help="diffusers (ComfyUI too), kohya (A1111) or peft.")] = "kohya",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a LoRA as another program reads it."""
+    lora_file(place)
+    if not out:
+        raise TiltingError("say where to write: --out DIR")
+    path = write_export(place, out, form)
+    if not quiet:
+        typer.echo(f"LoRA in the names of {form}: {path}")
 
 
 def _write(places: list[str], out: str | None, quiet: bool, as_json: bool) -> None:

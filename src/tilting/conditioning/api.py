@@ -27,7 +27,7 @@ from tilting.features.images import check_images
 from tilting.features.schema import NOISY
 from tilting.generation.api import Result, config_of
 from tilting.generation.generate import Counts, Drawn, draw, identities, judge_of, plan, records_of, summarise
-from tilting.models.control_file import Control, warn_of_parts
+from tilting.models.control_file import Control, warn_of
 from tilting.models.control_kl import PathKl
 from tilting.models.control_spec import ControlInfo, parse_labels
 from tilting.models.labels import Controlled
@@ -108,7 +108,7 @@ def _composed(
     named = {str(i): c for i, c in enumerate([controls] if isinstance(controls, Control) else controls)}
     asked = parse_labels([f"{k}={v}" for k, v in labels.items()], {name: c.info for name, c in named.items()})
     for name, control in named.items():
-        warn_of_parts(control.info, asked[name])
+        warn_of(control.info, asked[name])
     return controlled(named, asked, strength, watcher)
 
 
@@ -119,7 +119,8 @@ def _guided(
     if not hasattr(model, "denoiser"):
         raise TiltingError("classifiers guide the pre-trained model: give it in the place of controls")
     infos = {str(i): ControlInfo((c.schema,)) for i, c in enumerate(classifiers)}
-    parse_labels([f"{k}={v}" for k, v in labels.items()], infos, "classifier")
+    for name, mine in parse_labels([f"{k}={v}" for k, v in labels.items()], infos, "classifier").items():
+        warn_of(infos[name], mine)
     noisy = [c for c in classifiers if isinstance(c, NoisyClassifier)]
     if noisy and len(noisy) < len(classifiers):
         raise TiltingError("some classifiers are of clean pictures and some of noisy latents: guide by one kind")

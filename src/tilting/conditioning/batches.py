@@ -14,15 +14,12 @@ from torch import Tensor
 
 from tilting.conditioning.classifiers import Classifier, Obedience
 from tilting.conditioning.objective import draw_labels
-from tilting.features.schema import Schema
+from tilting.features.schema import SPREAD, Schema
 from tilting.models.labels import Augmented, Term, guided
 from tilting.objectives.batch import TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.batches import Batches
 from tilting.types import Denoise, Prediction, Time
-
-SPREAD = 2.0
-"""A number is drawn uniformly from its mean ± so many standard deviations of the labelled data."""
 
 
 @dataclass(kw_only=True)

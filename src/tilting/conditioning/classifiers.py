@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tilting.errors import BROKEN
+from tilting.errors import outlived
 from tilting.features.fitted import FittedClassifier, load_classifier
 from tilting.features.images import check_images
 from tilting.features.schema import Schema
@@ -47,8 +47,8 @@ class UserClassifier:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             try:
                 table = torch.as_tensor(self.reward.function(images.clone(), list(prompts)))
-            except BROKEN as error:
-                raise RewardError(f"the classifier {name!r} raised {type(error).__name__}: {error}") from error
+            except BaseException as error:
+                raise RewardError(f"the classifier {name!r} raised {outlived(error)}") from error
         if tuple(table.shape) != shape or not table.is_floating_point():
             raise RewardError(f"the classifier {name!r} must return log-probabilities {shape}, not {tuple(table.shape)}")
         if (table.detach().exp().sum(1) - 1).abs().max() > 1e-2:

@@ -2,8 +2,8 @@
 
 Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. Labels
 stand in a table, or a function gives them: any reward, such as the size of a JPEG, or a function of the user's own, which may
-also return words, classes by name. A record is held out by a hash of (seed, file), or of (seed, group) where records of one
-origin must share a side: its side stays the same whatever other records come or go.
+also return words, classes by name. A record is held out where its table or folder says so (test, val); else by a hash of (seed,
+file), or of (seed, group) where records of one origin must share a side: its side stays the same whatever others come or go.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
-from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table, settle, why_empty
+from tilting.conditioning.table import Bad, Column, Row, Table, cut, read_table, settle, single, why_empty
 from tilting.config.condition_fit import Ask, FitConfig, parse_label
 from tilting.disk import checked_name
-from tilting.errors import BROKEN, TiltingError, nearest
-from tilting.features.picture import open_rgb, tensor_of
+from tilting.errors import TiltingError, nearest, outlived
+from tilting.features.picture import Inside, open_rgb, tensor_of
 from tilting.lazy import np
 from tilting.rewards import UserReward
 from tilting.rewards.check import checked
 from tilting.rewards.spec import Spec, build_one
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HELD_OUT = 0.2
 """The share that is held out (appendix D.1)."""
@@ -39,19 +42,21 @@ class Record(NamedTuple):
 
     Attributes:
         file: as the table names it, with forward slashes.
-        path: where it lies.
+        path: where it lies, a file or a place in a table.
         where: for people, such as "row 3 of 'labels.csv'".
-        labels: a class's name or a number by label; cells as they were read before `settled`.
+        labels: a class's name or a number by label, None where another label has one; cells as they were read before `settled`.
         prompt: or None.
         group: what it shares with others that are no news beside it, such as views of one thing; empty: its file.
+        side: "train", "held out", or empty where nothing says.
     """
 
     file: str
-    path: Path
+    path: Path | Inside
     where: str
     labels: dict[str, Any]
     prompt: str | None = None
     group: str = ""
+    side: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,30 @@ class Dataset:
 
     Attributes:
         records: in the order of their source.
-        columns: the labels, each of every record.
+        columns: the labels; a record has one of them at least.
         bad: why rows were left out, a sentence each.
+        notes: what else there is to say of how they were read.
+        copies: numbers of records whose pictures are the same, of each such picture.
     """
 
     records: tuple[Record, ...]
     columns: tuple[Column, ...]
     bad: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    copies: tuple[tuple[int, ...], ...] = ()
+
+    def learnt(self) -> Dataset:
+        """Without the records that the data hold out."""
+        held = [record for record in self.records if record.side == "held out"]
+        if not held:
+            return self
+        note = f"{len(held)} pictures that the data hold out are not learnt from"
+        kept = tuple(record for record in self.records if record.side != "held out")
+        return replace(self, records=kept, notes=(*self.notes, note), copies=())
+
+    def known(self, column: Column) -> list[int]:
+        """Numbers of the records that have a label."""
+        return [i for i, record in enumerate(self.records) if record.labels[column.name] is not None]
 
     def split(self, seed: int) -> tuple[list[int], list[int]]:
         """Numbers of the records to learn from, and of those held out.
@@ -74,7 +96,8 @@ class Dataset:
         Raises:
             TiltingError: one side is empty, or lacks a class to learn.
         """
-        sides = [is_held_out(seed, record.group or record.file) for record in self.records]
+        said = any(record.side for record in self.records)
+        sides = [r.side == "held out" if said else is_held_out(seed, r.group or r.file) for r in self.records]
         learn = [i for i, held_out in enumerate(sides) if not held_out]
         held_out = [i for i, held_out in enumerate(sides) if held_out]
         if not learn or not held_out:
@@ -83,16 +106,48 @@ class Dataset:
             seen = {self.records[i].labels[column.name] for i in learn}
             for name in column.classes:
                 if name not in seen:
-                    what = f"every item of the class {name!r} of {column.name!r}"
-                    raise TiltingError(f"{what} is held out with --seed {seed}: choose another, or label more")
+                    what = f"every item of the class {name!r} of {column.name!r} is held out"
+                    raise TiltingError(
+                        f"{what} by the split" if said else f"{what} with --seed {seed}: choose another, or label more"
+                    )
+            if not column.classes and len(seen - {None}) < 2:
+                raise TiltingError(f"too few numbers of {column.name!r} are left to learn from: label more")
+            if all(self.records[i].labels[column.name] is None for i in held_out):
+                raise TiltingError(
+                    f"no picture with the label {column.name!r} is held out: label more, or choose another --seed"
+                )
         return learn, held_out
+
+    def told(self, learn: Sequence[int]) -> list[str]:
+        """What people should know of the data, and of a split that learns from these records: sentences."""
+        notes, mine = list(self.notes), set(learn)
+        held_out = len(self.records) - len(mine)
+        if held_out and any(record.side for record in self.records):
+            notes.append(f"{len(mine)} pictures are learnt from and {held_out} held out, as the data say")
+        for column in self.columns:
+            values = [{self.records[i].labels[column.name] for i in copy} - {None} for copy in self.copies]
+            odd = [copy for copy, several in zip(self.copies, values, strict=True) if len(several) > 1]
+            if odd:
+                notes.append(f"{self._named(odd)} there with several values of {column.name!r}: they are learnt as all of them")
+        across = [copy for copy in self.copies if 0 < len(mine.intersection(copy)) < len(copy)]
+        if across:
+            notes.append(
+                f"{self._named(across)} both learnt from and held out, which makes what is held out look too good: --group "
+                "keeps copies together"
+            )
+        return notes
+
+    def _named(self, copies: Sequence[tuple[int, ...]]) -> str:
+        pair = " and ".join(repr(self.records[i].file) for i in copies[0][:2])
+        return f"{len(copies)} picture{' is' if len(copies) == 1 else 's are'} in the data several times (such as {pair}) and"
 
     def digest(self) -> str:
         """16 hex digits over files, their sizes in bytes, and labels."""
         sha = hashlib.sha256()
         for record in self.records:
             labels = sorted((k, str(v)) for k, v in record.labels.items())
-            about = [record.file, str(record.path.stat().st_size), str(labels), *filter(None, [record.group])]
+            size = len(record.path.read()) if isinstance(record.path, Inside) else record.path.stat().st_size
+            about = [record.file, str(size), str(labels), *filter(None, [record.group, record.side])]
             sha.update(("\0".join(about) + "\n").encode())
         return sha.hexdigest()[:16]
 
@@ -118,20 +173,50 @@ def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
     table = read_table(Path(config.data), bad, labelled=spec is None)
     if config.group is not None and config.group not in table.columns:
         raise TiltingError(f"there is no column {config.group!r} to keep together{nearest(config.group, table.columns)}")
+    looked = Looked({}, quiet)
     if spec is None:
-        asks = asks or [Ask(name) for name in table.columns if name != config.group]
+        asks = asks or [Ask(name) for name in table.columns if name not in (config.group, *table.others)]
         for ask in asks:
             checked_name(ask.name, "label")
         records = _records(table, _columns(table, asks), bad, config.group)
     else:
         checked_name(asks[0].name, "label")
-        records = _labelled_by(_records(table, {}, bad, config.group), spec, asks[0].name, bad, quiet)
+        records = _labelled_by(_records(table, {}, bad, config.group), spec, asks[0].name, bad, looked)
     data = _settled(records, [ask._replace(kind="gaussian") if config.bins else ask for ask in asks], bad)
     if spec is None:  # after the labels, which are refused at once
-        data = replace(data, records=tuple(_decoding(data.records, bad, quiet)))
+        data = replace(data, records=tuple(_decoding(data.records, bad, looked)))
     if not data.records:
         raise TiltingError(f"no row of {config.data!r} can be used; the first: {bad.reasons[0]}")
-    return _counted(_cut(data, asks, config.bins) if config.bins else data, bad)
+    data = _counted(_cut(data, asks, config.bins) if config.bins else data, bad)
+    return replace(data, notes=table.notes, copies=looked.copies(data.records))
+
+
+class Looked(NamedTuple):
+    """Pictures as they are decoded.
+
+    Attributes:
+        pixels: a digest of each, by file.
+        quiet: no bar.
+    """
+
+    pixels: dict[str, bytes]
+    quiet: bool
+
+    def open(self, record: Record) -> Image.Image:
+        """A record's picture. Raises TiltingError naming its file."""
+        try:
+            image = open_rgb(record.path)
+        except TiltingError as error:
+            raise TiltingError(f"the file {record.file!r} {error}") from None
+        self.pixels[record.file] = hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=16).digest()
+        return image
+
+    def copies(self, records: Sequence[Record]) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the records whose pixels are the same, of each picture that comes several times."""
+        alike: dict[bytes, list[int]] = {}
+        for i, record in enumerate(records):
+            alike.setdefault(self.pixels[record.file], []).append(i)
+        return tuple(tuple(numbers) for numbers in alike.values() if len(numbers) > 1)
 
 
 def read_tables(data: Sequence[str], labels: Sequence[str] = (), skip_bad: bool = False, quiet: bool = True) -> list[Dataset]:
@@ -169,7 +254,7 @@ def read_tables(data: Sequence[str], labels: Sequence[str] = (), skip_bad: bool 
     tables = []
     for path, names in columns.items():
         options = {"data": path, "label": [asks.get(name, name) for name in names], "skip-bad": skip_bad}
-        tables.append(read_data(FitConfig.resolve(options), quiet))
+        tables.append(read_data(FitConfig.resolve(options), quiet).learnt())
     return tables
 
 
@@ -181,7 +266,8 @@ def _columns(table: Table, asks: Sequence[Ask]) -> dict[str, str]:
             near = nearest(ask.name, table.columns) if table.columns else "; there are no labels at all"
             raise TiltingError(f"there is no column {ask.name!r} of labels{near}")
     if not asks:
-        raise TiltingError("there is no column of labels beside file and prompt")
+        more = f"; name one of {', '.join(filter(None, table.columns))} by --label" if any(table.columns) else ""
+        raise TiltingError(f"there is no column of labels beside file and prompt{more}")
     return {ask.name: columns[ask.name] for ask in asks}
 
 
@@ -196,24 +282,25 @@ def _records(table: Table, columns: dict[str, str], bad: Bad, group: str | None)
 
 
 def _record(row: Row, folder: Path, labels: dict[str, Any], bad: Bad, group: str | None) -> Record | None:
-    where, cells = row
+    where, cells = row.where, row.cells
     file = str(cells.get("file") or "").strip()
     if not file:
         bad.add(where, "the cell of the file is empty")
         return None
     name = PurePath(file).as_posix()
+    path = row.picture or folder / name
     try:
-        there = (folder / name).is_file()
+        there = isinstance(path, Inside) or path.is_file()
     except (OSError, ValueError):
         there = False
     if not there:
         bad.add(where, f"the file {file!r} is not there")
         return None
     together = str(cells.get(group) or "").strip() if group else ""
-    return Record(name, folder / name, where, labels, str(cells.get("prompt") or "").strip() or None, together)
+    return Record(name, path, where, labels, str(cells.get("prompt") or "").strip() or None, together, row.side)
 
 
-def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, quiet: bool) -> list[Record]:
+def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, looked: Looked) -> list[Record]:
     """Records with the label that a function gives to each picture, at its own size; no prompt is the prompt "".
 
     The function is a reward, or ``file.py:function``: (images (1, 3, h, w) float in [0, 1], prompts) -> one number or word.
@@ -221,28 +308,27 @@ def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, qui
     reward = build_one(spec)
 
     def value_of(record: Record) -> float | str:
-        try:
-            image = tensor_of(np.array(open_rgb(record.path)))[None]
-        except TiltingError as error:
-            raise TiltingError(f"the file {record.file!r} {error}") from None
+        image = tensor_of(np.array(looked.open(record)))[None]
         prompts = [record.prompt or ""]
         if not isinstance(reward, UserReward):
             return float(checked(reward, image, prompts)[0])
         try:
             value = reward.function(image.clone(), prompts)
-        except BROKEN as error:
-            raise TiltingError(f"{reward.name!r} raised {type(error).__name__}: {error}") from error
+        except BaseException as error:
+            raise TiltingError(f"{reward.name!r} raised {outlived(error)}") from error
         if isinstance(value, list | tuple) and len(value) == 1:
             value = value[0]
         if isinstance(value, str):
             return value
         try:
             return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError, RuntimeError):
-            raise TiltingError(f"{reward.name!r} must return one number or word per picture, not {str(value)[:60]}") from None
+        except BaseException as error:
+            outlived(error)
+            kind = type(value).__name__
+            raise TiltingError(f"{reward.name!r} must return one number or word per picture, not {kind}") from None
 
     labelled = []
-    with bar(len(records), spec.text, quiet) as progress:
+    with bar(len(records), spec.text, looked.quiet) as progress:
         for record in records:
             try:
                 labelled.append(record._replace(labels={**record.labels, name: value_of(record)}))
@@ -253,49 +339,62 @@ def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, qui
 
 
 def _settled(records: Sequence[Record], asks: Sequence[Ask], bad: Bad) -> Dataset:
-    """Records whose cells have their meaning; classes are not counted yet."""
-    columns = []
-    for ask in asks:
-        full = []
-        for record in records:
-            reason = why_empty(record.labels[ask.name])
-            if reason is None:
-                full.append(record)
+    """Records whose cells have their meaning; classes are not counted yet. One of several labels may be missing."""
+    columns, kept = [], []
+    for record in records:
+        cells, reasons = {}, []
+        for ask in asks:
+            try:
+                cells[ask.name] = single(record.labels[ask.name])
+                reason = why_empty(cells[ask.name])
+            except TiltingError as error:
+                bad.add(record.where, f"the label {ask.name!r} {error}")
+                break
+            if reason is not None:
+                cells[ask.name] = None
+                reasons.append(f"the label {ask.name!r} {reason}")
+        else:
+            if len(reasons) == len(asks):
+                bad.add(record.where, reasons[0])
             else:
-                bad.add(record.where, f"the label {ask.name!r} {reason}")
+                kept.append(record._replace(labels=cells))
+    for ask in asks:
+        full = [record for record in kept if record.labels[ask.name] is not None]
         column, values, reasons = settle(ask, [record.labels[ask.name] for record in full])
-        why = iter(reasons)
-        kept = []
-        for record, value in zip(full, values, strict=True):
-            if value is None:
+        why, meant = iter(reasons), iter(values)
+        records, kept = kept, []
+        for record in records:
+            value = next(meant) if record.labels[ask.name] is not None else None
+            if value is None and record.labels[ask.name] is not None:
                 bad.add(record.where, next(why))
             else:
                 kept.append(record._replace(labels={**record.labels, ask.name: value}))
-        records = kept
         columns.append(column)
-    return Dataset(tuple(records), tuple(columns), tuple(bad.reasons))
+    return Dataset(tuple(kept), tuple(columns), tuple(bad.reasons))
 
 
 def _cut(data: Dataset, asks: Sequence[Ask], bins: int) -> Dataset:
     """Every label, all of which are numbers, cut into classes at its quantiles; see `cut`."""
     columns, records = [], list(data.records)
     for ask in asks:
-        column, classes = cut(ask, [r.labels[ask.name] for r in records], bins)
-        records = [r._replace(labels={**r.labels, ask.name: c}) for r, c in zip(records, classes, strict=True)]
+        column, classes = cut(ask, [r.labels[ask.name] for r in records if r.labels[ask.name] is not None], bins)
+        each = iter(classes)
+        named = (None if r.labels[ask.name] is None else next(each) for r in records)
+        records = [r._replace(labels={**r.labels, ask.name: c}) for r, c in zip(records, named, strict=True)]
         columns.append(column)
     return replace(data, records=tuple(records), columns=tuple(columns))
 
 
-def _decoding(records: Sequence[Record], bad: Bad, quiet: bool) -> list[Record]:
+def _decoding(records: Sequence[Record], bad: Bad, looked: Looked) -> list[Record]:
     """Those whose picture decodes."""
     good = []
-    with bar(len(records), "pictures", quiet) as progress:
+    with bar(len(records), "pictures", looked.quiet) as progress:
         for record in records:
             try:
-                open_rgb(record.path)
+                looked.open(record)
                 good.append(record)
             except TiltingError as error:
-                bad.add(record.where, f"the file {record.file!r} {error}")
+                bad.add(record.where, str(error))
             progress.update(1)
     return good
 
@@ -303,7 +402,7 @@ def _decoding(records: Sequence[Record], bad: Bad, quiet: bool) -> list[Record]:
 def _counted(data: Dataset, bad: Bad) -> Dataset:
     """Refuse what cannot be learnt: a label of one value, and classes of fewer than `FEWEST` items (left out with ``skip``)."""
     for i, column in enumerate(data.columns):
-        values = [record.labels[column.name] for record in data.records]
+        values = [data.records[k].labels[column.name] for k in data.known(column)]
         if column.kind == "gaussian":
             if len(values) < FEWEST or len(set(values)) < 2:
                 shown = f"{len(values)} numbers" if len(values) < FEWEST else f"the same number, {values[0]:g}, everywhere"
@@ -322,6 +421,6 @@ def _counted(data: Dataset, bad: Bad) -> Dataset:
         if few:
             kept = tuple(c for c in column.classes if c not in few)
             columns = (*data.columns[:i], column._replace(classes=kept), *data.columns[i + 1 :])
-            records = tuple(r for r in data.records if r.labels[column.name] in kept)
+            records = tuple(r for r in data.records if r.labels[column.name] in (*kept, None))
             return _counted(Dataset(records, columns), bad)
     return replace(data, bad=tuple(bad.reasons))

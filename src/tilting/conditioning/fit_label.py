@@ -88,6 +88,18 @@ def fit_label(
     return FittedLabel(made.eval().requires_grad_(False), metrics, outputs, y)
 
 
+def of_rows(source: Source, rows: Sequence[int]) -> Source:
+    """The source of some of its records."""
+    if isinstance(source, Encoded):
+        return source._replace(latents=source.latents[list(rows)])
+
+    def of(net: Any) -> Inputs:
+        whole = source(net)
+        return lambda some: whole([rows[i] for i in some])
+
+    return of
+
+
 def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tuple[Schema, dict[str, Any]]:
     """The temperature of a classifier, and what it is worth before and after it.
 

@@ -22,7 +22,7 @@ import torch
 from tilting.conditioning import fit_charts
 from tilting.conditioning.dataset import bar, read_data
 from tilting.conditioning.fit import Epoch, Fit
-from tilting.conditioning.fit_label import FittedLabel, Source, fit_label
+from tilting.conditioning.fit_label import FittedLabel, Source, fit_label, of_rows
 from tilting.conditioning.networks import Inputs, inputs_of, size_of
 from tilting.conditioning.noisy import NoisyClassifier, save_noisy
 from tilting.conditioning.pictures import Pictures, encode_files
@@ -121,6 +121,8 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
         bad = folder.data.bad
         if bad and not quiet:
             print(f"tilting: {len(bad)} bad rows are left out, the first: {bad[0]}", file=sys.stderr)
+        for line in () if quiet else folder.data.told(folder.learn):
+            print(f"tilting: {line}", file=sys.stderr)
         for column in folder.data.columns:
             if column not in folder.missing:
                 checkpoint.clear(folder.of(column) / CHECKPOINTS)  # a kill may have left them
@@ -135,10 +137,14 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
 
 
 def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> FittedLabel:
-    """One label, from its newest checkpoint on."""
+    """One label, of the records that have it, from its newest checkpoint on."""
     config, checkpoints = folder.config, folder.of(column) / CHECKPOINTS
-    values = [record.labels[column.name] for record in folder.data.records]
+    known = folder.data.known(column)
+    at = {row: i for i, row in enumerate(known)}
+    learn, held_out = ([at[row] for row in side if row in at] for side in (folder.learn, folder.held_out))
+    values = [folder.data.records[row].labels[column.name] for row in known]
     y = torch.tensor([column.classes.index(v) if column.classes else v for v in values], dtype=torch.float64)
+    source = source if len(known) == len(folder.data.records) else of_rows(source, known)
     asked: list[Callable[[], bool]] = []
     with ExitStack() as stack, bar(config.epochs, column.name, folder.quiet) as progress:
 
@@ -156,7 +162,7 @@ def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> Fitt
             progress.update(1)
             progress.set_postfix_str(f"held out {epoch.held_out:.4g}, best {epoch.best:.4g} nats", refresh=False)
 
-        return fit_label(config, column, y, folder.learn, folder.held_out, source, device, restore, report)
+        return fit_label(config, column, y, learn, held_out, source, device, restore, report)
 
 
 def _clean_inputs(folder: FitFolder, device: str) -> Callable[[Any], Inputs]:

@@ -24,6 +24,7 @@ from tilting.conditioning.networks import keyed
 from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.features.fitted import log_prob
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, noisy_model, read_config, read_schema
+from tilting.foreign import read_tensors
 from tilting.schedule import Schedule
 from tilting.types import TiltingError, Time
 
@@ -203,9 +204,6 @@ def save_noisy(classifier: NoisyClassifier, folder: Path) -> None:
 
 def load_noisy(folder: Path) -> NoisyClassifier:
     """Read what `save_noisy` wrote, frozen. Raises TiltingError: none there, or a classifier of clean pictures."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     network, schema, model = read_config(folder)["network"], read_schema(folder), noisy_model(folder)
     if model is None:
         raise TiltingError(
@@ -213,7 +211,7 @@ def load_noisy(folder: Path) -> NoisyClassifier:
         )
     try:
         net = NoisyNet(schema.outputs, network["shape"], int(network["width"]))
-        net.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        net.load_state_dict(read_tensors(folder / WEIGHTS))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TiltingError(f"the classifier in {str(folder)!r} does not load: {' '.join(str(error).split())[:200]}") from error
     return NoisyClassifier(net, schema, model).eval().requires_grad_(False)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tilting.features.picture import open_rgb, tensor_of
+from tilting.features.picture import Inside, open_rgb, tensor_of
 from tilting.lazy import np
 from tilting.models import find_model
 from tilting.runs.files import digest
@@ -60,12 +60,12 @@ class Pictures:
     """Picture files as a `PictureSource`, at one size, read when asked for.
 
     Args:
-        paths: n files, decodable ones.
+        paths: n files, or places in a table, decodable ones.
         size: rows and columns.
         kept_bytes: of decoded pictures.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, kept_bytes: int = KEPT_BYTES):
+    def __init__(self, paths: Sequence[Path | Inside], size: int, kept_bytes: int = KEPT_BYTES):
         self.paths, self.size = list(paths), size
         self._most = kept_bytes // (3 * size * size)
         self._kept: dict[int, np.ndarray] = {}
@@ -136,6 +136,8 @@ def encode(model: StableDiffusion, pictures: PictureSource, tick: Callable[[int]
     return Encoded(latents, model.schedule, {"name": model.name, "sha256": sha})
 
 
-def encode_files(model: StableDiffusion, paths: Sequence[Path], tick: Callable[[int], object] = lambda n: None) -> Encoded:
+def encode_files(
+    model: StableDiffusion, paths: Sequence[Path | Inside], tick: Callable[[int], object] = lambda n: None
+) -> Encoded:
     """Encode picture files, each cut to a centred square of the model's size. Raises what `encode` raises."""
     return encode(model, Pictures(paths, model.image_shape[-1]), tick)

@@ -138,11 +138,10 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
         TiltingError: for a request or a folder that cannot work.
     """
     loaded = Loaded()
-    if config.control and not quiet:
+    if not quiet:
         infos = config.infos()
-        for line in (infos[folder].partly(labels) for folder, labels in config.asked().items()):
-            if line is not None:
-                print(f"tilting: {line}", file=sys.stderr)
+        for line in (line for folder, labels in config.asked().items() for line in infos[folder].doubts(labels)):
+            print(f"tilting: {line}", file=sys.stderr)
     if config.out is None or len(config.strengths) == 1:
         return sample_into(config, loaded, argv, quiet)
     with alone(config.out):

@@ -1,29 +1,48 @@
-"""Tables of labelled pictures: .csv, .jsonl, .parquet, a folder of class folders, or a run of `tilting generate`.
+"""Tables of labelled pictures: a file of `tilting.config.rows`, a folder that holds such files, a folder of class folders, or a
+run of `tilting generate`.
 
-A table has a column file (relative to the table), one per label, and prompt if there are prompts. A column of words, or of at
-most `MOST_CLASSES` different whole numbers, holds classes; any other column of numbers is continuous. Torch-free.
+A table has a column of files (one of `FILES`; relative to the table) or of pictures, one per label, and prompt if there are
+prompts. A column of words, or of at most `MOST_CLASSES` different whole numbers, holds classes; any other column of numbers is
+continuous. Files, folders or a column may say which rows are to be learnt from (train) and which are held out. Torch-free.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import ast
 import math
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilting.config.condition_fit import Ask
+from tilting.config.prompts import NAMES
+from tilting.config.rows import TABLES, named, read_rows
 from tilting.disk import inner_path
 from tilting.errors import TiltingError, nearest
+from tilting.features.picture import Inside
 from tilting.lazy import np
-from tilting.runs.files import MANIFEST
+from tilting.runs.files import MANIFEST, read_json, with_records
 
-KINDS = (".csv", ".jsonl", ".parquet")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """What counts as a picture in a folder."""
+FILES = ("file", "file_name", "filename", "image", "path", "image_path", "file_path", "filepath", "img")
+"""What the column of pictures may be called, the first that there is; in any case."""
+INSIDE = ("metadata", "labels")
+"""What a table that lies in a folder of pictures is called, beside the names of splits."""
+SPLITS = {"train": "train", "training": "train"} | dict.fromkeys(
+    ("test", "testing", "val", "valid", "validation", "dev", "eval"), "held out"
+)
+"""Names of splits, and the side of each."""
+SPLIT = ("split", "subset", "partition")
+"""What a column of splits is called."""
+INDEX = re.compile(r"|unnamed: \d+|__index_level_\d+__", re.IGNORECASE)
+"""The name of a column that pandas writes where it is not told not to."""
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+"""How the files of a table in parts end, on the hub."""
 FOLDER_LABEL = "class"
 """The column of class folders, where it is not given a name."""
 MOST_CLASSES = 20
@@ -34,11 +53,15 @@ class Row(NamedTuple):
 
     Attributes:
         where: for people, such as "row 3 of 'labels.csv'" (counted from 1, without the header).
-        cells: by column; None where a cell is missing.
+        cells: by column, and under "file" and "prompt"; None where a cell is missing.
+        side: "train", "held out", or empty where nothing says.
+        picture: where it is in the table itself.
     """
 
     where: str
     cells: dict[str, Any]
+    side: str = ""
+    picture: Inside | None = None
 
 
 class Table(NamedTuple):
@@ -46,20 +69,24 @@ class Table(NamedTuple):
 
     Attributes:
         rows: in order.
-        columns: all names but file and prompt.
+        columns: all names but those of file and prompt.
         folder: what files are relative to.
+        others: of the columns those that are no label unless one is named so: splits, indices, further names of files.
+        notes: sentences about what was read, for people.
     """
 
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
     folder: Path
+    others: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def named(self, labels: Sequence[str]) -> dict[str, str]:
         """Label -> column, of those labels that have one, or of all columns where none is named: class folders take the name
         that one label has."""
         if self.columns == (FOLDER_LABEL,) and len(labels) == 1:
             return {labels[0]: FOLDER_LABEL}
-        return {name: name for name in self.columns if name in labels or not labels}
+        return {name: name for name in self.columns if (name in labels if labels else name not in self.others)}
 
 
 class Column(NamedTuple):
@@ -101,117 +128,212 @@ def read_table(data: Path, bad: Bad, labelled: bool = True) -> Table:
     """The rows of a source.
 
     Args:
-        data: a file of one of `KINDS`, or a folder.
+        data: a file of a kind in `TABLES`, or a folder.
         bad: what to do with lines that are no rows.
         labelled: whether the source must bring labels; else any folder of pictures will do.
 
     Raises:
-        TiltingError: no such source, of another kind, without the column file, or without rows.
+        TiltingError: no such source, of another kind, without a column of files, or without rows.
     """
     if data.is_dir():
-        table = _folder(data, labelled)
+        table = _folder(data, labelled, bad)
     elif not data.is_file():
         raise TiltingError(f"there is no file or folder {str(data)!r} of labelled pictures")
-    elif data.suffix.lower() not in KINDS:
-        raise TiltingError(f"labels are read from a folder or from {', '.join(KINDS)} files, which {str(data)!r} is not")
+    elif data.suffix.lower() not in TABLES:
+        raise TiltingError(f"labels are read from a folder or from {', '.join(TABLES)} files, which {str(data)!r} is not")
     else:
-        table = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[data.suffix.lower()](data, bad)
+        table = _file(data, bad)
     if not table.rows:
         raise TiltingError(f"{str(data)!r} holds no labelled pictures")
-    return table
+    return table._replace(rows=_one_sided(table.rows))
 
 
-def _folder(data: Path, labelled: bool) -> Table:
+def _one_sided(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Rows without sides where all have the same one, as of a folder called train alone."""
+    return rows if len({row.side for row in rows}) > 1 else tuple(row._replace(side="") for row in rows)
+
+
+def side_of(name: object) -> str:
+    """The side of a split's name, or of a file that begins with it as train-00000-of-00001 does; "" for any other."""
+    return SPLITS.get(re.split(r"[-_.]", str(name).strip().lower())[0], "")
+
+
+def _folder(data: Path, labelled: bool, bad: Bad) -> Table:
     manifest = data / MANIFEST
     if manifest.is_file() and (data / "images").is_dir():
-        if labelled:
-            raise TiltingError(f"{str(data)!r} is a run of `tilting generate`, which has no labels: give --label-by")
-        try:
-            images = json.loads(manifest.read_bytes())["images"]
-            rows = tuple(Row(repr(i["file"]), {"file": i["file"], "prompt": i["prompt"]}) for i in images)
-            for image in images:
-                inner_path(data, image["file"], "picture", nested=True)
-        except TiltingError as error:
-            raise TiltingError(f"{str(manifest)!r} is not the manifest of a run of `tilting generate`: {error}") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise TiltingError(f"{str(manifest)!r} is not the manifest of a run of `tilting generate`") from None
-        return Table(rows, (), data)
-    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        return _run(data, manifest, labelled)
+    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in (*SUFFIXES, *TABLES) and p.is_file())
     inside = [p.relative_to(data) for p in files]
     inside = [p for p in inside if not any(part.startswith(".") for part in p.parts)]
+    tables = [p for p in inside if p.suffix.lower() in TABLES and _tells(p)]
+    if tables:
+        return _joined(data, tables, bad)
+    pictures = [p for p in inside if p.suffix.lower() in SUFFIXES]
+    sides = {p: side_of(p.parts[0]) if len(p.parts) > 1 and p.parts[0].lower() in SPLITS else "" for p in pictures}
     if not labelled:
-        return Table(tuple(Row(repr(p.as_posix()), {"file": p.as_posix()}) for p in inside), (), data)
-    loose = next((p for p in inside if len(p.parts) == 1), None)
-    if loose is not None or not inside:
-        what = f"holds {str(loose)!r} outside of class folders" if loose else "holds no folders of pictures, one per class"
-        raise TiltingError(f"{str(data)!r} {what}: give such folders, a table, or --label-by")
-    cells = ({"file": p.as_posix(), FOLDER_LABEL: p.parts[0]} for p in inside)
-    return Table(tuple(Row(repr(c["file"]), c) for c in cells), (FOLDER_LABEL,), data)
-
-
-def _table(data: Path, rows: list[Row], columns: list[str]) -> Table:
-    if "file" not in columns:
-        there = ", ".join(columns) or "none at all"
-        raise TiltingError(f"{str(data)!r} has no column 'file' with the names of the pictures; there is: {there}")
-    return Table(tuple(rows), tuple(c for c in columns if c not in ("file", "prompt")), data.parent)
-
-
-def _text(data: Path) -> str:
-    try:
-        return data.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise TiltingError(f"{str(data)!r} is not UTF-8 text") from None
-    except OSError as error:
-        raise TiltingError(f"cannot read {str(data)!r}: {error.strerror}") from None
-
-
-def _csv(data: Path, bad: Bad) -> Table:
+        return Table(tuple(Row(repr(p.as_posix()), {"file": p.as_posix()}, sides[p]) for p in pictures), (), data)
     rows = []
+    for p in pictures:
+        parts = p.parts[1:] if all(sides.values()) else p.parts
+        if len(parts) < 2:
+            raise TiltingError(
+                f"{str(data)!r} holds {str(p)!r} outside of class folders: give such folders, a table, or --label-by"
+            )
+        if len(parts) > 2:
+            lone = len({q.parts[0] for q in pictures}) == 1
+            near = repr(str(data / parts[0])) if lone else "a folder whose folders are the classes, or a table"
+            raise TiltingError(f"{str(data)!r} holds {str(p)!r}, whose class may be {parts[0]!r} or {parts[-2]!r}: give {near}")
+        rows.append(Row(repr(p.as_posix()), {"file": p.as_posix(), FOLDER_LABEL: parts[0]}, sides[p]))
+    if not rows:
+        raise TiltingError(
+            f"{str(data)!r} holds no folders of pictures, one per class: give such folders, a table, or --label-by"
+        )
+    return Table(tuple(rows), (FOLDER_LABEL,), data)
+
+
+def _run(data: Path, manifest: Path, labelled: bool) -> Table:
+    """The pictures of a run of `tilting generate`."""
+    if labelled:
+        raise TiltingError(f"{str(data)!r} is a run of `tilting generate`, which has no labels: give --label-by")
     try:
-        reader = csv.DictReader(io.StringIO(_text(data), newline=""), skipinitialspace=True)
-        columns = [str(c).strip() for c in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        if len(set(columns)) < len(columns):
-            raise TiltingError(f"{str(data)!r} has two columns of the same name")
-        for i, cells in enumerate(reader):
-            where = f"row {i + 1} of {data.name!r}"
-            if None in cells:
-                bad.add(where, f"it has more cells than the {len(columns)} columns")
-            else:
-                rows.append(Row(where, dict(cells)))
-    except csv.Error as error:
-        raise TiltingError(f"{str(data)!r} is not CSV: {error}") from None
-    return _table(data, rows, columns)
+        images = with_records(data, read_json(manifest))["images"]
+        rows = tuple(Row(repr(i["file"]), {"file": i["file"], "prompt": i["prompt"]}) for i in images)
+        for image in images:
+            inner_path(data, image["file"], "picture", nested=True)
+    except TiltingError as error:
+        raise TiltingError(f"{str(manifest)!r} is not the manifest of a run of `tilting generate`: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TiltingError(f"{str(manifest)!r} is not the manifest of a run of `tilting generate`") from None
+    return Table(rows, (), data)
 
 
-def _jsonl(data: Path, bad: Bad) -> Table:
+def _tells(file: Path) -> bool:
+    """Whether a file in a folder is its table: metadata.csv, or train.csv and test-00000-of-00001.parquet, there or in a folder
+    of a split, or in the folder data that the hub has."""
+    above = all(part.lower() in (*SPLITS, "data") for part in file.parts[:-1])
+    named_so = file.suffix.lower() != ".json" and (file.stem.lower() in INSIDE or file.stem.lower() in SPLITS)
+    return above and (named_so or (side_of(file.stem) != "" and SHARD.search(file.stem) is not None))
+
+
+def _joined(data: Path, files: Sequence[Path], bad: Bad) -> Table:
+    """Several tables as one; the side of a row is its table's."""
+    twins = [f for f in files if any(f != g and f.with_suffix("") == g.with_suffix("") for g in files)]
+    if twins:
+        raise TiltingError(f"{str(data)!r} holds {str(twins[0])!r} and {str(twins[1])!r}: give one of them by its name")
     rows: list[Row] = []
-    columns: dict[str, None] = {}
-    for i, line in enumerate(_text(data).rstrip().split("\n")):  # not splitlines: JSON may hold U+2028
+    columns, others, notes = {}, {}, {}
+    for file in files:
+        table, above = _file(data / file, bad), file.parent
+        side = next(filter(None, map(side_of, (*file.parts[:-1], file.stem))), "")
+        for row in table.rows:
+            told = row.cells.get("file")
+            cells = {**row.cells, "file": (above / str(told)).as_posix() if told else told}
+            rows.append(row._replace(cells=cells, side=row.side or side))
+        columns, others, notes = (
+            a | dict.fromkeys(b) for a, b in ((columns, table.columns), (others, table.others), (notes, table.notes))
+        )
+    return Table(tuple(rows), tuple(columns), data, tuple(others), tuple(notes))
+
+
+def _file(data: Path, bad: Bad) -> Table:
+    """The rows of a table, their files relative to it."""
+    columns, found = _pictures(data) if data.suffix.lower() == ".parquet" else _plain(data, bad)
+    column, prompt = named(columns, FILES), named(columns, NAMES)
+    if column is None:
+        there = ", ".join(filter(None, columns)) or "none at all"
+        raise TiltingError(f"{str(data)!r} has no column 'file' with the names of the pictures; there is: {there}")
+    split = named(columns, SPLIT)
+    sides = [side_of(row.cells.get(split)) for row in found] if split else []
+    if not all(sides):
+        split = None
+    rows = tuple(
+        row._replace(
+            cells={**row.cells, "file": row.cells.get(column), "prompt": row.cells.get(prompt) if prompt else None},
+            side=sides[i] if split else "",
+        )
+        for i, row in enumerate(found)
+    )
+    names = tuple(c for c in columns if c not in (column, "prompt", "file"))
+    counts = [c for c in names if not INDEX.fullmatch(c) and _counts_rows([row.cells.get(c) for row in rows])]
+    files = [c for c in names if c.lower() in FILES]
+    others = [c for c in names if INDEX.fullmatch(c) or c in (split, prompt)] + counts + files
+    notes = tuple(f"the column {c!r} counts the rows, and is no label unless --label {c} says so" for c in counts)
+    return Table(rows, names, data.parent, tuple(others), notes)
+
+
+def _counts_rows(cells: Sequence[Any]) -> bool:
+    numbers = [_number(cell) for cell in cells]
+    return len(numbers) > 2 and numbers[0] in (0, 1) and numbers == [numbers[0] + i for i in range(len(numbers))]
+
+
+def _plain(data: Path, bad: Bad) -> tuple[tuple[str, ...], list[Row]]:
+    columns, found = read_rows(data, FILES)
+    rows = []
+    for i, cells in enumerate(found):
         where = f"row {i + 1} of {data.name!r}"
-        try:
-            cells = json.loads(line)
-        except ValueError:
-            cells = None
-        if not isinstance(cells, dict):
-            bad.add(where, "it is not a JSON mapping")
-            continue
-        columns |= dict.fromkeys(cells)
-        rows.append(Row(where, cells))
-    return _table(data, rows, list(columns))
+        if isinstance(cells, str):
+            bad.add(where, f"it {cells}")
+        else:
+            rows.append(Row(where, cells))
+    return columns, rows
 
 
-def _parquet(data: Path, bad: Bad) -> Table:
+def _pictures(data: Path) -> tuple[tuple[str, ...], list[Row]]:
+    """The rows of a parquet file: pictures stay in it, classes have their names, as the `datasets` library reads them."""
     try:
+        import datasets  # type: ignore[import-not-found]
         import pyarrow.parquet as parquet  # type: ignore[import-not-found]
     except ImportError:
-        raise TiltingError(f"reading {str(data)!r} needs pyarrow: pip install pyarrow, or give .csv or .jsonl") from None
+        raise TiltingError(
+            f"reading {str(data)!r} needs pyarrow and datasets: pip install 'tilting[data]', or give .csv or .jsonl"
+        ) from None
     try:
-        table = parquet.read_table(data)
+        whole = datasets.Dataset(parquet.read_table(data))
     except Exception as error:
         raise TiltingError(f"{str(data)!r} is not a parquet file: {str(error).splitlines()[0]}") from None
-    rows = [Row(f"row {i + 1} of {data.name!r}", cells) for i, cells in enumerate(table.to_pylist())]
-    return _table(data, rows, list(table.column_names))
+    columns, features = tuple(whole.column_names), whole.features
+    pictures = [c for c in columns if _holds_pictures(features[c], datasets)]
+    column = named(pictures, FILES) or next(iter(pictures), None)
+    words = {c: f for c, f in features.items() if isinstance(f, datasets.ClassLabel)}
+    rows = []
+    told: Any = whole.remove_columns(pictures)
+    for i, cells in enumerate(told):
+        cells |= {c: None if cells[c] in (None, -1) else f.int2str(cells[c]) for c, f in words.items()}
+        picture = None
+        if column is not None:
+            cells["file"] = f"{data.name}/{i}"
+            picture = Inside(whole.data.column(column), i, f"{data}, row {i + 1}")
+        rows.append(Row(f"row {i + 1} of {data.name!r}", cells, picture=picture))
+    kept = tuple(c for c in columns if c not in pictures)
+    return ("file", *(c for c in kept if c != "file")) if column is not None else kept, rows
+
+
+def _holds_pictures(feature: Any, datasets: Any) -> bool:
+    """Whether a column holds the bytes of pictures."""
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+
+def single(cell: Any) -> Any:
+    """A cell, or what a list of one holds, as JSON and pandas write it: ["dark"].
+
+    Raises:
+        TiltingError: a reason alone, for several values or a mapping.
+    """
+    if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
+        try:
+            cell = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError):
+            return cell
+    if isinstance(cell, list | tuple):
+        if len(cell) > 1:
+            hot = len(cell) > 1 and sorted(map(str, cell))[:-1] == ["0"] * (len(cell) - 1)
+            raise TiltingError(f"is {'one-hot' if hot else 'a list'}, {cell}: give one class or number for each picture")
+        return cell[0] if cell else None
+    if isinstance(cell, dict):
+        raise TiltingError(f"is a mapping, {cell}: give one class or number for each picture")
+    return cell
 
 
 def why_empty(cell: Any) -> str | None:
@@ -232,6 +354,9 @@ def settle(ask: Ask, cells: Sequence[Any]) -> tuple[Column, list[str | float | N
 
     Returns:
         The column; a class or a number for each cell, or None where it cannot be one; and why, for those, in order.
+
+    Raises:
+        TiltingError: classes that are spelt alike but for capitals, such as Yes and yes, where none are asked for.
     """
     numbers = [_number(cell) for cell in cells]
     if (ask.kind or _kind(numbers)) == "gaussian":
@@ -239,7 +364,10 @@ def settle(ask: Ask, cells: Sequence[Any]) -> tuple[Column, list[str | float | N
         wrong = (cell for cell, value in zip(cells, values, strict=True) if value is None)
         return Column(ask.name, "gaussian"), values, [f"the label {ask.name!r} is {str(c)!r}, no finite number" for c in wrong]
     names = [_name(cell, number) for cell, number in zip(cells, numbers, strict=True)]
+    names = [_spelt(name, ask.classes) for name in names]
     classes = ask.classes or tuple(_ordered(set(names)))
+    if not ask.classes:
+        _check_spelling(ask.name, names)
     known: list[Any] = [name if name in classes else None for name in names]
     reasons = [f"the label {ask.name!r} has no class {n!r}{nearest(n, classes)}" for n in names if n not in classes]
     return Column(ask.name, "classes", classes), known, reasons
@@ -295,3 +423,28 @@ def _name(cell: Any, number: float | None) -> str:
 def _ordered(names: set[str]) -> list[str]:
     whole = all(name.lstrip("+-").isdigit() for name in names)
     return sorted(names, key=lambda name: (int(name) if whole else 0, name))
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _spelt(name: str, classes: Sequence[str]) -> str:
+    """The class that is asked for whose name this is, but for capitals."""
+    alike = [one for one in classes if _folded(one) == _folded(name)]
+    return alike[0] if name not in classes and len(alike) == 1 else name
+
+
+def _check_spelling(label: str, names: Iterable[str]) -> None:
+    alike: dict[str, dict[str, None]] = defaultdict(dict)
+    counts = Counter(names)
+    for name, _ in counts.most_common():
+        alike[_folded(name)][name] = None
+    for spelt in alike.values():
+        if len(spelt) > 1:
+            first, second = list(spelt)[:2]
+            asked = ",".join(_ordered({next(iter(one)) for one in alike.values()}))
+            raise TiltingError(
+                f"the label {label!r} has the classes {first!r} and {second!r}: --label {label}={asked} takes them as one, and"
+                " naming both keeps them apart"
+            )

@@ -8,6 +8,7 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +83,9 @@ def condition_train(
     """
     with alone(config.out):
         folder = ControlFolder(config, argv, quiet)
+        for table in () if quiet else folder.tables:
+            for line in table.told(range(len(table.records))):
+                print(f"tilting: {line}", file=sys.stderr)
         if not folder.finished:
             loaded = parts(config)
             engine, saved = enter(folder)
@@ -104,7 +108,7 @@ def _trainer(folder: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -
 class Obedience(Observer[TrainConfig]):
     """How probable the labels asked for are, as training sees it: the last step's numbers go into the summary."""
 
-    name = "control"
+    name, weights = "control", "."
     trainer: ControlTrainer
 
     def __init__(self, folder: ControlFolder, trainer: ControlTrainer):
@@ -124,9 +128,6 @@ class Obedience(Observer[TrainConfig]):
     def shown(self, row: Info) -> dict[str, float | None]:
         numbers = row.numbers
         return {"log p": numbers.get("log_prob"), "error": numbers.get("error"), **kl_of(numbers), "s": row.seconds}
-
-    def write(self) -> None:
-        self.trainer.save_weights(self.folder.path)
 
     def summary(self, finished: bool) -> dict[str, Any]:
         info, numbers = self.trainer.info, self.last or self.folder.summary.get("last") or {}

@@ -10,6 +10,7 @@ The same LoRA and embedding are trained on triplets by classifier-free fine-tuni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -35,10 +36,10 @@ from tilting.models.lora import remove, without
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.objectives.batch import Losses
 from tilting.schedule import step_std
-from tilting.training.batches import Accumulated
-from tilting.training.loop import Group, Optimiser, TrainState
+from tilting.training.batches import in_parts
+from tilting.training.loop import Group
 from tilting.training.processes import Engine
-from tilting.training.trainer import NAME, Trainer, attach
+from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, state_of
 from tilting.types import TiltingError
 
 EMBEDDING = "embedding."
@@ -133,22 +134,21 @@ def control_trainer_of(
     """
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
-    parameters = attach(model.unet, config.rank, config.target_modules, config.seed)
+    parameters = attach(model.unet, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         kinds = {schema.label: len(schema.classes) or None for schema in schemas}
         embedding = LabelEmbedding(kinds, width_of(model, config.place)).to(engine.device)
     augmented = Augmented(model, embedding, config.place, partial(without, model.unet, (NAME,)))
     parameters |= {EMBEDDING + name: p for name, p in embedding.named().items()}
-    optimiser = Optimiser(
-        config.lora_lr, config.weight_decay, clip=config.clip, groups=(Group(EMBEDDING, config.embedding_lr / config.lora_lr),)
-    )
+    groups = (Group(EMBEDDING, config.embedding_lr / config.lora_lr),)
+    optimiser = optimiser_of(config, config.lora_lr, config.weight_decay, config.clip, groups)
     if data is not None:
         objective, batches = _triplets(config, augmented, data, named, engine)
     else:
         objective, batches = _labels(config, augmented, named, engine)
-    whole = Accumulated(objective, config.accumulate) if config.accumulate > 1 else objective
-    state = TrainState(parameters, optimiser.build(parameters))
+    whole = in_parts(objective, config.accumulate)
+    state = state_of(config, parameters, optimiser)
     return ControlTrainer(
         model, whole, optimiser, batches, state, engine, augmented=augmented, config=config, identity=identity
     )
@@ -220,10 +220,12 @@ class TrainedControl:
     Attributes:
         control: attached to the model; ``control.save(folder)`` writes it.
         history: a mapping of numbers per training step.
+        ema: the control of the averaged weights, attached too, where ``ema`` asked for it.
     """
 
     control: Control
     history: list[dict[str, Any]]
+    ema: Control | None = None
 
 
 @keywords(TrainConfig, *IN_PYTHON)
@@ -252,4 +254,10 @@ def condition_train(
     """
     trainer = make_control_trainer(model, classifiers, prompts, data=data, labels=labels, **options)
     history = [row.numbers for row in trainer.steps(trainer.config.train_steps)]
-    return TrainedControl(trainer.control(), history)
+    averaged = trainer.averaged()
+    with averaged or nullcontext():
+        lora, embedding = trainer.lora(), trainer.embedding()
+    control = trainer.control()
+    with torch.no_grad():
+        ema = attach_control(model, trainer.info, lora, embedding, trainer.classifiers()) if averaged else None
+    return TrainedControl(control, history, ema)

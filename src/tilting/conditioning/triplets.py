@@ -80,7 +80,7 @@ def labelled(model: StableDiffusion, tables: Sequence[Dataset], known: Sequence[
         latents.append(encode_files(model, paths, tick or (lambda n: None)).latents)
         prompts += [record.prompt or "" for record in table.records]
         for column in table.columns:
-            values = [record.labels[column.name] for record in table.records]
+            values = [table.records[i].labels[column.name] for i in table.known(column)]
             y = torch.tensor([column.classes.index(v) if column.classes else v for v in values], dtype=torch.float64)
             schemas[column.name] = _agreed(theirs.get(column.name), schema_of(column.name, column.classes, y))
         for name, parts in found.items():
@@ -102,9 +102,9 @@ def _agreed(theirs: Schema | None, mine: Schema) -> Schema:
     return theirs
 
 
-def _codes(schema: Schema, values: Sequence[str | float]) -> Tensor:
-    """(n,) labels as an embedding takes them: indices of classes, or standardised numbers."""
-    targets = torch.tensor([schema.target(v) for v in values], dtype=torch.float64)
+def _codes(schema: Schema, values: Sequence[str | float | None]) -> Tensor:
+    """(n,) labels as an embedding takes them: indices of classes, or standardised numbers; NaN where there is none."""
+    targets = torch.tensor([torch.nan if v is None else schema.target(v) for v in values], dtype=torch.float64)
     return (targets if schema.kind == "classes" else (targets - schema.shift) / schema.scale).float()
 
 

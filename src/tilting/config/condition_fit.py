@@ -84,7 +84,9 @@ def _kind(name: str, value: str) -> str:
 class FitConfig(BaseConfig):
     """A checked request; ``label`` may be empty: all there are, and ``model`` is of kind noisy alone."""
 
-    data: Annotated[str, Metavar("PATH"), Doc("Table (.csv, .jsonl, .parquet), or folder of class folders.")] = ""
+    data: Annotated[
+        str, Metavar("PATH"), Doc("Table (.csv, .tsv, .jsonl, .json, .parquet), or folder of one or of class folders.")
+    ] = ""
     label: Annotated[
         tuple[str, ...],
         Metavar("NAME[=KIND]"),

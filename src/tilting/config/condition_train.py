@@ -28,7 +28,7 @@ OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "e
 OF_FREE = ("data", "label", "label-dropout", "skip-bad")
 """Options that one objective alone has a use for."""
 IN_PYTHON = """objective label_dropout train_steps steps batch_size accumulate gamma kl place planner truncation cfg eta
-negative_prompt lora_lr embedding_lr rank target_modules weight_decay clip seed""".split()  # noqa: SIM905
+negative_prompt lora_lr embedding_lr rank lora_alpha target_modules weight_decay clip schedule warmup ema seed""".split()  # noqa: SIM905
 """Fields that `tilting.condition_train` takes: others are objects there, or of a run in a folder alone."""
 OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680.0, "place": "time", "lora_lr": 4e-3, "embedding_lr": 4e-2}}
 """Of models of ours, where unset and the planner is backprop. The paper's γ = 10 stands beside a KL that its code averages over
@@ -79,12 +79,17 @@ class TrainConfig(TrainingConfig):
     lora_lr: Annotated[float, Gt(0), Option(default="1e-3; pocket 4e-3"), Doc("Learning rate of the LoRA.")] = 1e-3
     embedding_lr: Annotated[float, Gt(0), Option(default="1e-2; pocket 4e-2"), Doc("Learning rate of the embedding.")] = 1e-2
     rank: Annotated[int, Ge(1), Doc("Of the LoRA.")] = 8
+    lora_alpha: training.LoraAlpha = None
     target_modules: training.TargetModules = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
+    schedule: training.Schedule = "constant"
+    warmup: training.Warmup = 0
+    ema: training.Ema = 0.0
     device: options.Device = "auto"
     precision: training.TrainPrecision = FULL
     checkpoint_every: training.CheckpointEvery = 25
+    keep_every: training.KeepEvery = 0
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
@@ -148,8 +153,6 @@ class TrainConfig(TrainingConfig):
         Raises:
             TiltingError: naming the option.
         """
-        if self.planner == "ppo" and self.accumulate > 1:
-            raise TiltingError("accumulate splits batches of --planner backprop; ppo looks at whole ones")
         if self.planner == "ppo" and truncated:
             raise TiltingError(
                 "truncation says where --planner backprop has a gradient; ppo has one of every step: leave it out"

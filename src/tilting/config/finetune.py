@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
@@ -19,13 +20,13 @@ from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import defaults
 from tilting.models.placement import FULL
 from tilting.objectives import OBJECTIVES
-from tilting.objectives.batch import BaseObjective, check_accumulate
+from tilting.objectives.batch import BaseObjective
 from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
-IN_PYTHON = """train_steps steps batch_size accumulate eta cfg negative_prompt lr rank target_modules weight_decay clip
-lr_decay init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
+weight_decay teacher clip schedule warmup ema init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -48,18 +49,23 @@ class FinetuneConfig(TrainingConfig):
     batch_size: Annotated[training.BatchSize, Option(default="4, or what divides into groups, processes and parts")] = 4
     accumulate: training.Accumulate = 1
     eta: Annotated[options.Eta, Option(default="what the objective needs")] = 0.0
+    sde: options.Sde = "posterior"
     cfg: options.Cfg = 4.0
     negative_prompt: options.NegativePrompt = ""
     lr: Annotated[float, Gt(0), Option(default="4e-4"), Doc("Learning rate.")] = 4e-4
     rank: training.Rank = 8
+    lora_alpha: training.LoraAlpha = None
     target_modules: training.TargetModules | None = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
-    lr_decay: Annotated[Literal["constant", "sqrt"], Doc("constant, or sqrt (for long runs).")] = "constant"
+    schedule: training.Schedule = "constant"
+    warmup: training.Warmup = 0
+    ema: training.Ema = 0.0
     device: options.Device = "auto"
     precision: training.TrainPrecision = FULL
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
     checkpoint_every: training.CheckpointEvery = 50
+    keep_every: training.KeepEvery = 0
     sample_every: Annotated[int, Ge(0), Doc("Steps between samples; 0 for none.")] = 50
     sample_images: Annotated[int, Ge(1), Doc("Sampled images per prompt.")] = 2
     judge: Annotated[str | None, Metavar("SPEC"), Option(default="pocket-judge"), Doc("A held-out reward for the samples.")] = (
@@ -67,6 +73,9 @@ class FinetuneConfig(TrainingConfig):
     )
     early_stop: Annotated[int | None, Ge(1), Metavar("N"), Doc("Stop when the judge has not risen for N samplings.")] = None
     init_lora: Annotated[str | None, Metavar("DIR"), Doc("A LoRA to train further.")] = None
+    teacher: Annotated[
+        tuple[str, ...], Metavar("DIR[=SCALE]"), Check(options.loras), Doc("A LoRA that opd distils, repeatable: their sum.")
+    ] = ()
     learn: Annotated[
         tuple[Literal["lora", "guidance", "negative"], ...],
         Metavar("A,B"),
@@ -119,6 +128,8 @@ class FinetuneConfig(TrainingConfig):
                 if key in given:
                     raise TiltingError(f"{its} of --init-lora: leave --{key.replace('_', '-')} out")
                 given[key] = None
+            if given.get("lora_alpha") is not None:
+                raise TiltingError("alpha is that of --init-lora: leave --lora-alpha out")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
         return replace(config, unused=(*unused, *config._unused(given)))
@@ -126,16 +137,17 @@ class FinetuneConfig(TrainingConfig):
     @classmethod
     def completed(cls, given: Mapping[str, Any], objective: BaseObjective, steps: int, cfg: float) -> dict[str, Any]:
         """Fields with those defaults that depend on objective and model: eta, steps, cfg, batch size."""
-        unit = objective.group_size * processes() * given.get("accumulate", 1)
+        group, parts = objective.group_size, given.get("accumulate", 1)
+        unit = processes() * (group * parts if objective.splits else math.lcm(group, parts))
         values = {"steps": steps, "cfg": cfg, "eta": objective.default_eta, "batch_size": -(-4 // unit) * unit}
         return values | dict(given)
 
     def check(self, objective: BaseObjective, count: int) -> None:
         """Refuse what does not go together, for so many processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
-        check_accumulate(objective, self.accumulate)
         self.check_batch(objective, count)
-        if self.diversity is not None and self.batch_size // count // self.accumulate * count < 2:
+        parts = self.accumulate if objective.splits else 1
+        if self.diversity is not None and self.batch_size // count // parts * count < 2:
             raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
         for spec in self.specs():
             if objective.needs_gradient and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
@@ -156,14 +168,19 @@ class FinetuneConfig(TrainingConfig):
         """Refuse a batch that does not divide into groups, processes and parts. Raises TiltingError."""
         groups = f"groups of {objective.group_size} images of a prompt for {objective.name}"
         parts = f"{self.accumulate} parts by --accumulate"
-        check_batch(self.batch_size, [(objective.group_size, groups), (count, f"{count} processes"), (self.accumulate, parts)])
+        check_batch(
+            self.batch_size,
+            [(objective.group_size, groups), (count, f"{count} processes"), (self.accumulate, parts)],
+            whole=not objective.splits,
+        )
 
     def _unused(self, given: Mapping[str, Any]) -> list[str]:
         """Options that were given and that this run has no use for."""
         idle = ["negative-prompt"] if self.cfg == 1 and not {"guidance", "negative"} & set(self.learn) else []
         idle += ["sample-images", "judge"] if not self.sample_every else []
-        idle += ["rank", "target-modules"] if "lora" not in self.learn else []
-        return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "")]
+        idle += [] if OBJECTIVES[self.objective].takes_teacher else ["teacher"]
+        idle += ["rank", "lora-alpha", "target-modules"] if "lora" not in self.learn else []
+        return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 
 
 def black_box(objective: str, reward: str) -> TiltingError:

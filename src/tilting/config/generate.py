@@ -28,6 +28,7 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    Sde,
     Seeds,
     Settings,
     Steps,
@@ -64,6 +65,7 @@ class GenerateConfig(BaseConfig):
     particles: Particles = None
     steps: Steps = 50
     eta: Eta = 1.0
+    sde: Sde = "posterior"
     cfg: Cfg = 4.0
     negative_prompt: NegativePrompt = ""
     images: Images = 1

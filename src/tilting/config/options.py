@@ -67,7 +67,7 @@ def _picture(name: str, value: str) -> str:
     return value
 
 
-def _loras(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+def loras(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     for one in value:
         parse_lora(one)
     return value
@@ -106,6 +106,9 @@ Reward = Annotated[
 Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N, particles per image.")]
 Steps = Annotated[int, Ge(1), Option(default="the model's: 50"), Doc("T, denoising steps.")]
 Eta = Annotated[float, Check(check_eta), Option(default="the method's: 1"), Doc("0 deterministic ... 1 ancestral.")]
+Sde = Annotated[
+    Literal["posterior", "cps", "euler"], Doc("Law of a step's noise: DDIM's posterior, Flow-CPS's, or Flow-GRPO's euler.")
+]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
 NegativePrompt = Annotated[str, Alias("negative"), Option(default="''", once=True), Doc("Text of the unconditional branch.")]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
@@ -114,7 +117,7 @@ Picture = Annotated[str | None, Metavar("FILE"), Option(once=True), Check(_pictu
 Strength = Annotated[
     float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
 ]
-Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(_loras), Doc("A LoRA to draw with, repeatable.")]
+Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(loras), Doc("A LoRA to draw with, repeatable.")]
 LoraSteps = Annotated[
     str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are on.")
 ]

@@ -14,10 +14,13 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-from tilting.config.rows import TABLES, named, read_rows, read_text
+from tilting.config.rows import TABLES, named, read_rows
 from tilting.errors import TiltingError
+from tilting.foreign import read_text
 
 KINDS = (".txt", *TABLES)
+LONGEST = 10_000
+"""Characters of a prompt: text encoders read 77 or 512 tokens of it."""
 NAMES = ("prompt", "prompts", "caption", "text")
 """Of the column, the first that there is; in any case."""
 
@@ -44,6 +47,8 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
             raise TiltingError(f"{which} must be text, not {prompt!r}")
         if not prompt.strip():
             raise TiltingError(f"{which} is blank: say what to draw")
+        if len(prompt) > LONGEST:
+            raise TiltingError(f"{which} has {len(prompt)} characters, more than {LONGEST}")
         if prompt.lower().endswith(KINDS) and os.path.isfile(prompt):
             raise TiltingError(f"{prompt!r} is a file: give it as --prompts {prompt}")
         try:

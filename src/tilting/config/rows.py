@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilting.errors import TiltingError
+from tilting.foreign import parse_json, read_text
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 SEPARATORS = (",", ";", "\t")
@@ -38,16 +38,6 @@ def named(columns: Sequence[str], names: Sequence[str]) -> str | None:
     """The column that has one of some names: the first of them that there is, as written or in another case."""
     lower = {column.strip().lower(): column for column in reversed(columns)}
     return next((name if name in columns else lower[name] for name in names if name in columns or name in lower), None)
-
-
-def read_text(file: Path) -> str:
-    """A file as text. Raises TiltingError naming it."""
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise TiltingError(f"{str(file)!r} is not UTF-8 text") from None
-    except OSError as error:
-        raise TiltingError(f"cannot read {str(file)!r}: {error.strerror}") from None
 
 
 def read_rows(file: Path, names: Sequence[str]) -> Rows:
@@ -105,10 +95,11 @@ def _jsonl(text: str, file: Path, names: Sequence[str]) -> Rows:
 
 
 def _loaded(line: str) -> Any:
+    """The value of a line, or why it has none."""
     try:
-        return json.loads(line)
-    except ValueError:
-        return ValueError
+        return parse_json(line, "")
+    except TiltingError as error:
+        return error
 
 
 def _mappings(values: Sequence[Any], names: Sequence[str]) -> Rows:
@@ -120,7 +111,7 @@ def _mappings(values: Sequence[Any], names: Sequence[str]) -> Rows:
             columns |= dict.fromkeys(map(str, row))
             rows.append(row)
         else:
-            rows.append("is not JSON" if row is ValueError else "is not a JSON mapping")
+            rows.append(str(row).strip() if isinstance(row, TiltingError) else "is not a JSON mapping")
     return Rows(tuple(columns), tuple(rows))
 
 
@@ -134,7 +125,8 @@ def _json(text: str, file: Path, names: Sequence[str]) -> Rows:
         within = all(isinstance(one, dict) for one in value.values())
         value = texts if texts is not None else held[0] if held else list(value.values()) if within else None
     if not isinstance(value, list):
-        raise TiltingError(f"{str(file)!r} holds no list in JSON" if value is not ValueError else f"{str(file)!r} is not JSON")
+        reason = str(value).strip() if isinstance(value, TiltingError) else "holds no list in JSON"
+        raise TiltingError(f"{str(file)!r} {reason}")
     return _mappings(value, names)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import yaml
-
 from tilting import declare
 from tilting.declare import Field, current_name, declared, renamed, text
 from tilting.declare import integer as integer
 from tilting.declare import typed as typed
 from tilting.errors import TiltingError, nearest
+from tilting.foreign import Malformed, parse_yaml
 from tilting.presets import METHODS, Preset
 
 Word = TypeVar("Word", bound=str)
@@ -105,6 +104,6 @@ def parse_setting(argument: str) -> tuple[str, object]:
     if not equals or not key.strip():
         raise TiltingError(f"--set takes METHOD.FIELD=VALUE, such as codex.tau=0.001, not {argument!r}")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key.strip(), parse_yaml(value, f"the value of {key.strip()[:60]}")
+    except Malformed:
         return key.strip(), value

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from typing_extensions import Doc
 
 from tilting.config.base import BaseConfig
@@ -31,12 +32,17 @@ class TrainingConfig(BaseConfig):
     cfg: float
     negative_prompt: str
     batch_size: int
+    accumulate: int
     seed: int
     out: str | None
     device: str
     tracker: tuple[str, ...]
     train_steps: int
     checkpoint_every: int
+    keep_every: int
+    ema: float
+    schedule: Literal["constant", "cosine", "linear", "sqrt"]
+    warmup: int
 
 
 def once(name: str, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -66,19 +72,19 @@ def check_mixed(name: str, value: str) -> str:
     return value
 
 
-def check_batch(size: int, units: Sequence[tuple[int, str]]) -> None:
+def check_batch(size: int, units: Sequence[tuple[int, str]], whole: bool = False) -> None:
     """Refuse a batch that does not divide into groups, processes and parts.
 
     Args:
         size: images of a training step, over all processes.
-        units: of each what it counts, and how many of it there are, in words.
+        units: of each what it counts, and how many of it there are, in words: groups, processes and parts.
+        whole: a group may lie in several parts.
 
     Raises:
         TiltingError: with the nearest number that does.
     """
-    unit = 1
-    for count, _ in units:
-        unit *= count
+    counts = [count for count, _ in units]
+    unit = counts[1] * math.lcm(counts[0], counts[2]) if whole else math.prod(counts)
     if size < 1 or size % unit:
         said = [words for count, words in units if count > 1] or ["whole images"]
         near = max(unit, round(size / unit) * unit)
@@ -99,6 +105,17 @@ TargetModules = Annotated[
 ]
 WeightDecay = Annotated[float, Ge(0), Doc("Decoupled, of the LoRA.")]
 Clip = Annotated[float, Gt(0), Option(default="1"), Doc("Largest norm of the gradient.")]
+LoraAlpha = Annotated[
+    float | None, Gt(0), Option(default="the rank"), Doc("Of the LoRA: what it adds is multiplied by alpha / rank.")
+]
+Ema = Annotated[float, Ge(0), Lt(1), Option(default="none"), Doc("Decay of averaged weights, saved in DIR/ema.")]
+Warmup = Annotated[int, Ge(0), Doc("Training steps in which the learning rate rises.")]
+Schedule = Annotated[
+    Literal["constant", "cosine", "linear", "sqrt"],
+    Alias("lr-decay"),
+    Doc("Of the learning rate: constant, cosine, linear, sqrt."),
+]
+KeepEvery = Annotated[int, Ge(0), Option(default="none"), Doc("Training steps between weights kept in DIR/kept.")]
 CheckpointEvery = Annotated[int, Ge(1), Doc("Training steps between saves.")]
 Tracker = Annotated[
     tuple[str, ...], Metavar("NAME"), Check(check_trackers), Option(default="tensorboard"), Doc("wandb or trackio, repeatable.")

@@ -6,38 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tilting.errors import TiltingError, nearest
+from tilting.foreign import LARGEST_YAML, parse_yaml, read_text
 
 SWITCHES = ("quiet", "json")
-
-
-class Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise TiltingError(f"the key {key!r} stands twice in the YAML")
-        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path, options: Sequence[str]) -> dict[str, Any]:
     """Options from a YAML file, by option name (underscores count as hyphens), of those there are. Raises TiltingError."""
     known = (*options, *SWITCHES)
     file = Path(path)
-    try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, TiltingError):
-            raise TiltingError(f"{file}: {error}") from None
-        raise TiltingError(f"cannot read the config {str(file)!r}: {_reason(error)}") from None
-    except (yaml.YAMLError, TypeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1})" if mark else ""
-        raise TiltingError(f"the config {str(file)!r} is not YAML{place}: {getattr(error, 'problem', None) or error}") from None
+    what = f"the config {str(file)!r}"
+    raw = parse_yaml(read_text(file, what, LARGEST_YAML), what)
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -71,10 +51,6 @@ def _once(file: Path, name: Any, found: Mapping[str, Any]) -> None:
     """Refuse what was given before under another spelling: negative_prompt, codex.tau beside set."""
     if str(name) in found:
         raise TiltingError(f"{file}: {str(name)!r} is given twice")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
 def flat(values: Mapping) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Budget:
             t, s = problem.grid[i], problem.grid[i + 1]
             assert state.prediction is not None and state.value is not None
             parent = state.value[:, 0]
-            kernel = transition(Prediction(*(p[:, 0] for p in state.prediction)), t, s, problem.eta)
+            kernel = transition(Prediction(*(p[:, 0] for p in state.prediction)), t, s, problem.eta, problem.law)
             if kernel.std == 0 or i == steps - 1:  # one child: there is no look at x_0 to choose by
                 drawn = kernel.mean + kernel.std * _noise(problem.who, 0, problem.shape, i + 1).to(kernel.mean)
                 state = replace(state.moved(drawn[:, None]), step=i + 1)

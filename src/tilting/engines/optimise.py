@@ -163,7 +163,7 @@ def rollout(problem: Problem, x: Tensor, rows: Tensor) -> Tensor:
         noise = rng.normal(who, 1, problem.shape, i + 1)[:, 0].to(x)
 
         def step(x: Tensor, t=t, s=s, noise=noise) -> Tensor:
-            kernel = transition(problem.denoise(x, t, rows), t, s, problem.eta)
+            kernel = transition(problem.denoise(x, t, rows), t, s, problem.eta, problem.law)
             return kernel.mean + kernel.std * noise
 
         x = torch.utils.checkpoint.checkpoint(step, x, use_reentrant=False)  # type: ignore[assignment]

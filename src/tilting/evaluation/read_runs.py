@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
 from tilting.rewards.spec import split_weight
-from tilting.runs.files import keys_of, read_manifest, seeds_of
+from tilting.runs.files import keys_of, read_manifest, seeds_of, stale
 
 SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
@@ -150,12 +151,14 @@ def read_run(path: str, name: str) -> Run:
     if len(manifest["images"]) < wanted:
         done = len(manifest["images"])
         raise TiltingError(f"{path!r} is unfinished, {done} of {wanted} images: give its `tilting generate` command again")
+    if stale(manifest):
+        raise TiltingError(f"{path!r} is unfinished, its summary is of fewer images: give its command again")
     return Run(name, folder, manifest)
 
 
 def _names(folders: Sequence[str]) -> list[str]:
     """The shortest tails of paths that tell them apart."""
-    parts = [Path(path).resolve().parts for path in folders]
+    parts = [Path(os.path.realpath(path)).parts for path in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
@@ -172,7 +175,8 @@ def setup(config: EvaluateConfig) -> Setup:
     folders = list(config.runs)
     chosen = None
     if config.reference is not None:
-        same = [i for i, path in enumerate(folders) if Path(path).resolve() == Path(config.reference).resolve()]
+        there = os.path.realpath(config.reference)
+        same = [i for i, path in enumerate(folders) if os.path.realpath(path) == there]
         chosen = same[0] if same else len(folders)
         folders += [] if same else [config.reference]
     runs = tuple(read_run(path, name) for path, name in zip(folders, _names(folders), strict=True))

@@ -27,7 +27,7 @@ from tilting.evaluation.rows import brief, per_prompt, row_of
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
 from tilting.runs.alone import alone
-from tilting.runs.files import write_json
+from tilting.runs.files import IMAGES, MANIFEST, digest_of, read_json, write_json
 from tilting.runs.owner import EVALUATION, folder_of
 from tilting.version import __version__
 
@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     """Measure runs and write their report.
 
     Args:
-        config: checked; ``out`` must be set, and not be a folder with something in it.
+        config: checked; ``out`` must be set, and be no folder with something else in it.
         argv: the command, for the record.
         quiet: no progress bar.
 
@@ -47,16 +47,30 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
         What metrics.json holds.
 
     Raises:
-        TiltingError: in one sentence; nothing is written then.
+        TiltingError: in one sentence; nothing is written then. The same evaluation, finished before, is given back.
     """
     with alone(config.out, beside=True):
         folder = folder_of(config.out, EVALUATION)
-        if folder.exists() and any(folder.iterdir()):
+        there = folder.exists() and any(folder.iterdir())
+        if there and not (folder / EVALUATION.file).exists():
             raise TiltingError(f"--out {config.out!r} is there already: choose another, or remove it")
         parts = setup(config)
         if config.reference_image is None:
             config = replace(config, reference_image=parts.picture)
-        metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **_metrics(config, parts, quiet)}
+        asked = {
+            "config": config.mapping(),
+            "read": [digest_of((run.folder / MANIFEST, run.folder / IMAGES)) for run in parts.runs],
+        }
+        if there:
+            before = read_json(folder / EVALUATION.file)
+            if not (isinstance(before, dict) and asked == {key: before.get(key) for key in asked}):
+                raise TiltingError(
+                    f"--out {config.out!r} is there already, of other runs or options: choose another, or remove it"
+                )
+            if not quiet:
+                print(f"tilting: {config.out!r} holds this evaluation already: nothing is measured again", file=sys.stderr)
+            return before
+        metrics = {"version": __version__, "argv": list(argv), **asked, **_metrics(config, parts, quiet)}
         _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
         return metrics
 

@@ -5,9 +5,9 @@ Only safetensors and what torch reads with ``weights_only`` are opened: a pickle
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tilting.errors import TiltingError
 from tilting.features.sources import here
+from tilting.foreign import check_file, check_finite, read_json, read_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 Take = Callable[[Tensor], Tensor]
@@ -51,25 +52,68 @@ def tokenizer_of(folder: str | Path, name: str, pixels: bool = True) -> tuple[An
         path = cached_file(source, "preprocessor_config.json", local_files_only=local) if pixels else None
     except (OSError, ValueError) as error:
         raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {str(error).splitlines()[0]}") from error
-    return tokenizer, None if path is None else json.loads(Path(str(path)).read_text())
+    return tokenizer, None if path is None else read_json(Path(str(path)))
+
+
+def preprocessor_of(folder: str | Path, name: str) -> dict[str, Any]:
+    """The preprocessor_config.json of a transformers folder. Raises TiltingError naming both."""
+    from transformers.utils.hub import cached_file
+
+    try:
+        source, local = here(folder)
+        path = cached_file(source, "preprocessor_config.json", local_files_only=local)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TiltingError(f"{str(folder)!r} holds no preprocessor_config.json of a {name}: {reason}") from error
+    return read_json(Path(str(path)))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it transformers tells nothing: what is wrong of weights is refused by whoever reads them."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def loaded(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
+    """`kind.from_pretrained` of a transformers folder, of what has no weights. Raises TiltingError naming both."""
+    try:
+        source, local = here(folder)
+        with quiet():
+            return kind.from_pretrained(source, local_files_only=local, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {reason[0]}") from error
 
 
 def pretrained(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
-    """`kind.from_pretrained` in float32 and frozen, refusing a folder whose weights are not all there.
+    """`kind.from_pretrained` frozen and in eval mode, in float32 where no ``dtype`` is given, refusing a folder whose weights
+    are not all there. With a ``state_dict`` and a ``config`` these are read, and the folder is named in refusals alone.
 
     Raises:
         TiltingError: it does not load, or weights of it are missing or of another shape.
     """
     try:
-        source, local = here(folder)
-        options |= {"local_files_only": local, "dtype": torch.float32, "output_loading_info": True}
-        model, told = kind.from_pretrained(source, **options)
+        options = {"dtype": torch.float32, "output_loading_info": True} | options
+        source, local = (None, True) if "state_dict" in options else here(folder)
+        with quiet():
+            model, told = kind.from_pretrained(source, local_files_only=local, **options)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {reason[0]}") from error
     missing, other = sorted(told["missing_keys"]), sorted(str(k) for k in told["mismatched_keys"])
-    if missing or other:
-        raise TiltingError(_wrong(str(folder), name, missing, sorted(told["unexpected_keys"]), other))
+    extra = sorted(told["unexpected_keys"])
+    if missing or other or (extra and "state_dict" in options):
+        raise TiltingError(_wrong(str(folder), name, missing, extra, other))
     return model.requires_grad_(False).eval()
 
 
@@ -79,20 +123,22 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
     Raises:
         TiltingError: it is cut off, or holds something else than tensors.
     """
+    what = f"the checkpoint {str(path)!r} of {name!r}"
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
+            state: Any = read_tensors(path, what)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(check_file(path, what), map_location="cpu", weights_only=True)
+    except TiltingError:
+        raise
     except Exception as error:
-        what = f"the checkpoint {str(path)!r} of {name!r} does not load ({type(error).__name__})"
-        raise TiltingError(f"{what}: it is cut off, or not made of tensors alone") from error
+        kind = type(error).__name__
+        raise TiltingError(f"{what} does not load ({kind}): it is cut off, or not made of tensors alone") from error
     for key in ("state_dict", "model"):
         state = state[key] if isinstance(state, Mapping) and isinstance(state.get(key), Mapping) else state
     if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
-        raise TiltingError(f"the checkpoint {str(path)!r} of {name!r} holds no state dict of tensors")
+        raise TiltingError(f"{what} holds no state dict of tensors")
+    check_finite(state.items(), what)
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 

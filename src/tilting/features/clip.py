@@ -5,7 +5,6 @@ Any transformers CLIP loads here, OpenAI's and the ones PickScore and HPS v2 wer
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from tilting.errors import TiltingError
 from tilting.features.checkpoints import Frozen, pretrained, tokenizer_of
 from tilting.features.images import check_images
 from tilting.features.pixels import Pixels, distances, pixels_of
+from tilting.foreign import read_json, read_tensors
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -141,13 +141,11 @@ class StyleHead(Frozen):
     """
 
     def __init__(self, folder: Path):
-        from safetensors.torch import load_file
-
         super().__init__()
         if not ((folder / "style.json").is_file() and (folder / "style.safetensors").is_file()):
             raise TiltingError(f"{str(folder)!r} holds no style head (style.json and style.safetensors)")
-        config = json.loads((folder / "style.json").read_text())
-        state = {name: value.float() for name, value in load_file(folder / "style.safetensors").items()}
+        config = read_json(folder / "style.json")
+        state = {name: value.float() for name, value in read_tensors(folder / "style.safetensors").items()}
         self.styles: tuple[str, ...] = tuple(config["styles"])
         self.scale: float = float(config["scale"])
         self.linear = nn.Linear(state["weight"].shape[1], len(self.styles))

@@ -25,6 +25,7 @@ from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, read_config, read_schema
+from tilting.foreign import read_tensors
 
 
 class Block(nn.Module):
@@ -165,9 +166,6 @@ def load_classifier(folder: Path) -> FittedClassifier:
     Raises:
         TiltingError: no classifier there, an unknown network, or weights of another one.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     network, schema = dict(read_config(folder)["network"]), read_schema(folder)
     name = str(network.pop("name", ""))
     if name == NOISY:
@@ -177,8 +175,8 @@ def load_classifier(folder: Path) -> FittedClassifier:
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}
     try:
         net = NETWORKS[name](schema.outputs, **options)
-        missing, surplus = net.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-    except (TypeError, RuntimeError, SafetensorError) as error:
+        missing, surplus = net.load_state_dict(read_tensors(folder / WEIGHTS), strict=False)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TiltingError(f"the classifier in {str(folder)!r} does not load: {' '.join(str(error).split())[:200]}") from error
     missing = [key for key in missing if not key.startswith("embedder.")]
     if missing or surplus:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.disk import make_folder, write_atomically, write_tensors
+from tilting.foreign import read_json, read_tensors
 
 
 class Residual(nn.Module):
@@ -70,9 +71,7 @@ def save_judge(net: JudgeNet, folder: Path) -> None:
 
 def load_judge(folder: Path) -> JudgeNet:
     """Read what `save_judge` wrote, in float32 and eval mode."""
-    from safetensors.torch import load_file
-
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     net = JudgeNet(config["sizes"], tuple(config["widths"]))
-    net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+    net.load_state_dict({k: v.float() for k, v in read_tensors(folder / "model.safetensors").items()})
     return net.eval().requires_grad_(False)

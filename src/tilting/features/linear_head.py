@@ -1,4 +1,4 @@
-"""The stack of linear layers that turns an embedding into a score, in LAION's aesthetic predictor and in ImageReward.
+"""The stack of linear layers that turns an embedding into a score, in both aesthetic predictors and in ImageReward.
 
     s(e) = W5 (W4 (W3 (W2 (W1 e + b1) + b2) + b3) + b4) + b5,  widths 768-1024-128-64-16-1
 
@@ -18,6 +18,8 @@ from tilting.features.checkpoints import Frozen, fill, shape_of
 
 PLACES = (0, 2, 4, 6, 7)
 """Of the linear layers in the published `nn.Sequential`; dropout stands at 1, 3 and 5."""
+EVEN = (0, 2, 4, 6, 8)
+"""The same where dropout stands behind each of them."""
 WIDTHS = (1024, 128, 64, 16, 1)
 
 
@@ -26,13 +28,14 @@ class LinearHead(Frozen):
 
     Args:
         widths: of the embedding, of each layer, and 1.
+        places: of the layers.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (768, *WIDTHS)):
+    def __init__(self, widths: tuple[int, ...] = (768, *WIDTHS), places: tuple[int, ...] = PLACES):
         super().__init__()
         self.width = widths[0]
-        parts: list[nn.Module] = [nn.Identity() for _ in range(PLACES[-1] + 1)]
-        for k, place in enumerate(PLACES):
+        parts: list[nn.Module] = [nn.Identity() for _ in range(places[-1] + 1)]
+        for k, place in enumerate(places):
             parts[place] = nn.Linear(widths[k], widths[k + 1])
         self.layers = nn.Sequential(*parts)
 
@@ -43,7 +46,9 @@ class LinearHead(Frozen):
         return self.layers(embeds.to(first.weight.dtype))[:, 0]
 
 
-def read_head(state: Mapping[str, Tensor], path: Path, name: str, prefix: str = "layers.") -> LinearHead:
+def read_head(
+    state: Mapping[str, Tensor], path: Path, name: str, prefix: str = "layers.", places: tuple[int, ...] = PLACES
+) -> LinearHead:
     """The head of a checkpoint, frozen.
 
     Args:
@@ -51,11 +56,13 @@ def read_head(state: Mapping[str, Tensor], path: Path, name: str, prefix: str = 
         path: of the checkpoint, for the refusal.
         name: of the reward, for the refusal.
         prefix: what stands before the number of a layer.
+        places: the numbers of the layers.
 
     Raises:
         TiltingError: keys are missing, unexpected or of another shape.
     """
     published = zip((768, *WIDTHS), WIDTHS, strict=False)
-    shapes = [shape_of(state, f"{prefix}{k}.weight", b, a) for k, (a, b) in zip(PLACES, published, strict=True)]
+    shapes = [shape_of(state, f"{prefix}{k}.weight", b, a) for k, (a, b) in zip(places, published, strict=True)]
     widths = (shapes[0][1], *(shape[0] for shape in shapes))
-    return fill(lambda: LinearHead(widths), state, lambda key: (prefix + key.removeprefix("layers."), lambda t: t), path, name)
+    make, rule = (lambda: LinearHead(widths, places)), lambda key: (prefix + key.removeprefix("layers."), lambda t: t)
+    return fill(make, state, rule, path, name)

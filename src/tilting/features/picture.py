@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
@@ -15,12 +15,41 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+
+class Inside(NamedTuple):
+    """A picture inside of a table.
+
+    Attributes:
+        column: of an arrow table, of bytes or of {"bytes", "path"}.
+        row: its number.
+        name: for people.
+    """
+
+    column: Any
+    row: int
+    name: str
+
+    def read(self) -> bytes:
+        """Its bytes. Raises TiltingError, a reason alone, where there are none."""
+        cell = self.column[self.row].as_py()
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not data:
+            raise TiltingError("holds no picture")
+        return data
+
+    def __str__(self) -> str:
+        return self.name
+
+
 MODES = ("RGB", "RGBA", "L", "LA", "P")
 """What PIL may call a picture that has one clean reading as RGB."""
 
 
-def open_rgb(path: str | Path) -> Image.Image:
+def open_rgb(path: str | Path | bytes | BinaryIO | Inside) -> Image.Image:
     """A file as an RGB picture, wholly decoded.
+
+    Args:
+        path: of the file, or its bytes, or what they can be read from.
 
     Raises:
         TiltingError: a reason without the name of the file, for callers say which picture it is: not there, a folder, broken,
@@ -28,9 +57,13 @@ def open_rgb(path: str | Path) -> Image.Image:
     """
     from PIL import Image
 
-    file = Path(path)
-    if not file.is_file():
-        raise TiltingError("is a folder" if file.is_dir() else "is not there")
+    file: Any = path
+    if isinstance(path, str | Path):
+        file = Path(path)
+        if not file.is_file():
+            raise TiltingError("is a folder" if file.is_dir() else "is not there")
+    elif isinstance(path, bytes | Inside):
+        file = BytesIO(path if isinstance(path, bytes) else path.read())
     try:
         with Image.open(file) as opened:
             opened.load()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tilting.declare import made
 from tilting.disk import checked_name
 from tilting.errors import TiltingError, nearest
+from tilting.foreign import read_json
 
 FILE, WEIGHTS = "classifier.json", "classifier.safetensors"
 NOISY = "noisy"
 """The name of a network of noisy latents (`tilting.conditioning.noisy`)."""
+
+SPREAD = 2.0
+"""Standard deviations from its mean within which a number is learnt; a control is trained on numbers drawn uniformly there."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,16 @@ class Schema:
             raise TiltingError(f"the label {self.label!r} takes a finite number, not {value!r}")
         return number
 
+    def far(self, value: str | float) -> str | None:
+        """A sentence about a number that is more than `SPREAD` standard deviations from the labels learnt from, or None."""
+        if self.kind == "classes" or not abs(self.target(value) - self.shift) > SPREAD * self.scale:
+            return None
+        away = abs(self.target(value) - self.shift) / self.scale
+        return (
+            f"{self.label}={value} is {away:.3g} standard deviations from the mean of the labels that were learnt from "
+            f"({self.shift:.3g}, standard deviation {self.scale:.3g}): nobody knows what is drawn so far out"
+        )
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The classifier.json of a folder: "schema" and "network". Raises TiltingError naming the folder."""
@@ -77,22 +91,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         inside = sorted(str(path.parent) for path in folder.glob(f"*/{FILE}"))
         more = f"; there is one in {', '.join(inside)}" if inside else ""
         raise TiltingError(f"there is no classifier in {str(folder)!r} ({FILE} and {WEIGHTS}){more}")
-    try:
-        config = json.loads((folder / FILE).read_bytes())
-    except (OSError, ValueError):
-        config = None
+    config = read_json(folder / FILE)
     if not (isinstance(config, dict) and isinstance(config.get("schema"), dict) and isinstance(config.get("network"), dict)):
         raise TiltingError(f"{str(folder / FILE)!r} is not the description of a classifier (schema and network)")
     return config
 
 
+def schema_of(values: Any, what: str) -> Schema:
+    """The schema that a file says. Raises TiltingError: what a declaration does not have."""
+    if isinstance(values, dict) and isinstance(values.get("classes"), list):
+        values = {**values, "classes": [str(one) for one in values["classes"]]}
+    return made(Schema, values, what)
+
+
 def read_schema(folder: Path) -> Schema:
     """The schema of the classifier in a folder. Raises TiltingError if there is none."""
-    config = read_config(folder)["schema"]
-    try:
-        return Schema(**{**config, "classes": tuple(str(c) for c in config.get("classes", ()))})
-    except TypeError as error:
-        raise TiltingError(f"{str(folder / FILE)!r} is not the description of a classifier: {error}") from error
+    return schema_of(read_config(folder)["schema"], f"{str(folder / FILE)!r} is not the description of a classifier")
 
 
 def noisy_model(folder: Path) -> dict[str, Any] | None:

@@ -25,6 +25,8 @@ class Source:
         files: names the weight file may have, the one asked for first; none for a whole transformers folder.
         address: where a person gets them, the hub's page by default.
         part: what of the reward they are, for the sentence.
+        size: about how much is downloaded.
+        licence: of the weights.
     """
 
     reward: str
@@ -32,11 +34,30 @@ class Source:
     files: tuple[str, ...] = ()
     address: str = ""
     part: str = "weights"
+    size: str = ""
+    licence: str = ""
 
     @property
     def folder(self) -> Path:
         """The directory of the user's that is looked at."""
         return Path.home() / ".cache" / "tilting" / self.reward
+
+    @property
+    def told(self) -> str:
+        """What a person reads of it: what, how large, from where, its licence, and whether it is already there."""
+        what = f"{self.part}: {self.files[0] if self.files else 'a folder'}"
+        facts = ", ".join(filter(None, (self.size, self.address or f"{self.repo} on the Hugging Face hub", self.licence)))
+        return f"{what} ({facts}); {f'found in {there}' if (there := self.found) else f'not in {self.folder}'}"
+
+    @property
+    def found(self) -> Path | None:
+        """Where it is on this machine, in the user's directory or in the hub's cache; the network is not asked."""
+        if any((self.folder / name).is_file() for name in self.files or ("config.json",)):
+            return self.folder
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.repo, self.files[-1] if self.files else "config.json")
+        return Path(cached).parent if isinstance(cached, str) else None
 
     def wanted(self, into: Path | None = None) -> str:
         """The sentence for a user who has no weights: what to get, where, and the directory where to put it."""

@@ -14,7 +14,7 @@ from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
 from tilting.config.prompts import check_prompts
 from tilting.declare import declared
-from tilting.disk import write_atomically
+from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.coerce import picture_of
 from tilting.generation.generate import Counts, Drawn, draw, judge_of, records_of, summarise
@@ -29,7 +29,7 @@ from tilting.reports.grid import run_sheet, short, spread, write_grid
 from tilting.rewards.spec import Spec, parse_specs
 from tilting.rewards.weighted_sum import as_sum
 from tilting.runs.alone import alone
-from tilting.runs.files import image_name
+from tilting.runs.files import IMAGES, image_name
 from tilting.types import Reward
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ class _Saved(Folder[GenerateConfig]):
             write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
             self.records[number] = {"file": name, **record}
         self.summary = dict(result.manifest["summary"])
+        self.counts = Counts(*(self.summary[key] for key in ("evaluations", "decodes", "reward_calls", "seconds")))
+        append(self.path / IMAGES, "".join(self._lines(list(self.records.values()))).encode())
         self.write()
 
 
@@ -165,6 +167,7 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
         particles=fields.pop("particles", None),
         steps=request.steps,
         eta=request.eta,
+        sde=request.sde,
         cfg=request.cfg,
         negative_prompt=request.negative,
         batch_size=request.batch_size,
@@ -177,7 +180,7 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
     return config, tuple(beyond)
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength")
 def generate(
     model: Model,
     prompts: str | Sequence[str],
@@ -205,8 +208,8 @@ def generate(
         seed: of the run, or several, each of which draws every prompt; images are keyed by (seed, prompt, index).
         images: per prompt and seed.
         progress: show a bar on stderr.
-        options: ``steps, cfg, eta, negative_prompt, batch_size, strength`` as the command has them; default the model's own
-            steps and cfg, the method's eta.
+        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength`` as the command has them; default the model's
+            own steps and cfg, the method's eta.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.

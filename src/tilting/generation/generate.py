@@ -167,6 +167,7 @@ def _group(
             plan.batch_size,
             place,
             per_particle=len(worded) > len(prompts),
+            law=plan.sde,
         )
         if clean is None:
             state = loop.start(problem, plan.method, given)
@@ -202,6 +203,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     judged = [r["judge"] for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
     return {
+        "images": len(records),
         "reward_mean": found.mean if found else None,
         "reward_sem": found.error if found else None,
         "reward_sem_over": None if len(rewards) < 2 else "prompts" if len(set(prompts)) > 1 else "images",

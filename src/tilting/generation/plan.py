@@ -15,7 +15,7 @@ from tilting.method import Method, check
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rng import Identity
-from tilting.schedule import Schedule
+from tilting.schedule import Law, Schedule
 from tilting.types import Denoise, Reward, TiltingError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Plan:
     reference: Tensor | None = None
     strength: float = 1.0
     reward: Reward | None = None
+    sde: Law = "posterior"
 
     @property
     def steps_run(self) -> int:
@@ -81,7 +82,7 @@ class Plan:
         return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength")
 def plan(
     model: Model,
     who: Sequence[Identity],
@@ -92,6 +93,7 @@ def plan(
     steps: int | None = None,
     cfg: float | None = None,
     eta: float | None = None,
+    sde: Law = "posterior",
     negative_prompt: str = "",
     batch_size: int = 16,
     strength: float = STRENGTH,
@@ -101,7 +103,8 @@ def plan(
     Args:
         model, who, preset, reward: see `generate`.
         reference: (1 or len(who), 3, h, w) pictures in [0, 1] to start from (SDEdit), at the model's own size.
-        steps, cfg, eta, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's eta.
+        steps, cfg, eta, sde, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's
+            eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
     """
     model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
@@ -121,7 +124,17 @@ def plan(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
     made = Plan(
-        tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, reference=reference, strength=strength, reward=reward
+        tuple(who),
+        preset,
+        steps,
+        cfg,
+        eta,
+        negative_prompt,
+        batch_size,
+        reference=reference,
+        strength=strength,
+        reward=reward,
+        sde=sde,
     )
     method = preset.build(made.steps_run)
     if reference is not None:

@@ -1,4 +1,4 @@
-"""A `generate` run as a resumable folder: images/, grid.png, manifest.json. Importing this imports no torch."""
+"""A `generate` run as a resumable folder: images/, images.jsonl, grid.png, manifest.json. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_picture
-from tilting.disk import write_atomically
+from tilting.disk import append, write_atomically
+from tilting.errors import TiltingError
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
@@ -92,6 +94,7 @@ class Folder(RunFolder[Generated]):
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
         self.records = files.finished(self.path, before)
+        self.told = before is None or not files.stale(before)
         return before
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -115,6 +118,9 @@ class Folder(RunFolder[Generated]):
     def manifest(self) -> dict[str, Any]:
         return {**self.head, "images": [self.records[i] for i in sorted(self.records)], "summary": self.summary}
 
+    def write(self) -> None:
+        files.write_manifest(self.path, {**self.manifest, "images": files.IMAGES})
+
     @property
     def complete(self) -> bool:
         """Whether every image is there."""
@@ -133,28 +139,53 @@ class Folder(RunFolder[Generated]):
         return {**drawn, **asdict(replace(self.spent, seconds=round(self.spent.seconds, 3)))}
 
     def begin(self) -> None:
-        """Make the folder and its first manifest."""
-        if not self.summary:
-            self._count(self._counts())
+        """Make the folder and its first manifest; of one that is there, keep the records of the images that are whole."""
+        s = self.summary
+        self.counts = Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
+        known = [r["reward"] for r in self.records.values() if r["reward"] is not None]
+        self._rewards, self._scored = sum(known), len(known)
+        if not s:
+            self.summary = self.summarise([], self.counts)
+        fresh = not (self.path / files.MANIFEST).exists()
         self.make()
-        self.write()
+        if not fresh:
+            records = [self.records[i] for i in sorted(self.records)]
+            write_atomically(self.path / files.IMAGES, "".join(self._lines(records)).encode())
+            self.sum_up()
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
-        """Write a finished group: its pictures, then the manifest that names them."""
+        """Write a finished group: its pictures, then their records at the end of the others'."""
+        records = []
         for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
             name = files.image_name(number, self.config.format)
             write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
-            self.records[number] = {"file": name, **record}
+            records.append({"file": name, **record})
         self.spent += drawn.counts
-        self._count(self._counts() + drawn.counts)
-        files.write_manifest(self.path, self.manifest)
+        self.counts += drawn.counts
+        append(self.path / files.IMAGES, "".join(self._lines(records)).encode())
+        self.records |= zip(numbers, records, strict=True)
+        known = [record["reward"] for record in records if record["reward"] is not None]
+        self._rewards, self._scored = self._rewards + sum(known), self._scored + len(known)
 
-    def _counts(self) -> Counts:
-        s = self.summary
-        return Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
+    def _lines(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The records as lines, the last with what the run has cost so far."""
+        if not records:
+            return []
+        counts = self.counts
+        spent = {key: getattr(counts, key) for key in ("evaluations", "decodes", "reward_calls")}
+        last = {**records[-1], files.SPENT: {**spent, "seconds": round(counts.seconds, 3)}}
+        return [files.line(record) for record in (*records[:-1], last)]
 
-    def _count(self, counts: Counts) -> None:
-        self.summary = self.summarise([self.records[i] for i in sorted(self.records)], counts)
+    @property
+    def mean(self) -> float | None:
+        """Of the rewards so far."""
+        return self._rewards / self._scored if self._scored else None
+
+    def sum_up(self) -> None:
+        """Tell in the manifest what all images come to."""
+        self.summary = self.summarise([self.records[i] for i in sorted(self.records)], self.counts)
+        self.write()
+        self.told = True
 
 
 def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str | None = None) -> bytes:
@@ -206,6 +237,8 @@ def run(
             _warn_unknown(config)
             announce(f"loading {config.model}", quiet)
             _draw_missing(place, parts(config), quiet)
+        elif not place.told:
+            place.begin()
         _warn_constant(place)
         if place.complete:
             from tilting.reports.grid import write_grid  # draws with PIL
@@ -229,6 +262,7 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
         steps=config.steps,
         cfg=config.cfg,
         eta=config.eta,
+        sde=config.sde,
         negative_prompt=config.negative_prompt,
         batch_size=config.batch_size,
         strength=1.0 if config.strength is None else config.strength,
@@ -240,13 +274,19 @@ def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
     numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seeds, config.images))}
     request = plan_missing(place, parts)
     place.begin()
-    with Progress(request, quiet) as progress:
-        for event in draw(parts.model, request):
-            if isinstance(event, Drawn):
-                place.add(event, [numbers[w] for w in event.who], parts.judge)
-                progress.reward(place.summary["reward_mean"])
-            else:
-                progress.step(event.reward)
+    try:
+        with Progress(request, quiet) as progress:
+            for event in draw(parts.model, request):
+                if isinstance(event, Drawn):
+                    place.add(event, [numbers[w] for w in event.who], parts.judge)
+                    progress.reward(place.mean)
+                else:
+                    progress.step(event.reward)
+    except BaseException:
+        with suppress(TiltingError):  # of a full disk, which is told already
+            place.sum_up()
+        raise
+    place.sum_up()
 
 
 def _warn_constant(place: Folder) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tilting.guidance.value_and_grad import Estimator, GradientContext, Rule, ValueAndGrad, step_size
-from tilting.schedule import step_std, transition
+from tilting.schedule import Law, step_std, transition
 from tilting.types import Prediction, TiltingError, Time, Watch
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Kernel:
         shift: (m, ...) added to the mean, or 0.
         t, s: current and next time.
         eta: of the step.
+        law: of its noise.
     """
 
     prediction: Prediction
@@ -42,16 +43,17 @@ class Kernel:
     s: Time
     eta: float
     shift: Tensor | float = 0.0
+    law: Law = "posterior"
 
     @property
     def std(self) -> float:
         """Of the draw; no guide changes it."""
-        return step_std(self.t, self.s, self.eta)
+        return step_std(self.t, self.s, self.eta, self.law)
 
     @property
     def mean(self) -> Tensor:
         """The mean of x_s, (m, ...)."""
-        return transition(self.prediction, self.t, self.s, self.eta).mean + self.shift
+        return transition(self.prediction, self.t, self.s, self.eta, self.law).mean + self.shift
 
 
 class Guide(Protocol):

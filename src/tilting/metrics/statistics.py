@@ -15,11 +15,15 @@ mean ± √(h_1² + h_2²), whose coverage is at least the level (Banerjee 1960)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import fsum, hypot, sqrt
+from math import ceil, fsum, hypot, sqrt
 from typing import NamedTuple
 
 LEVEL = 0.95
 """Of every interval, unless it says another."""
+POWER = 0.8
+"""How often an experiment of the size that `deciding` gives would decide."""
+MOST = 10**6
+"""Clusters that `deciding` looks up to."""
 
 
 class Interval(NamedTuple):
@@ -99,6 +103,53 @@ def _error(values: Sequence[float], mean: float, labels: Sequence[object]) -> tu
         rest.setdefault(label, []).append(value - mean)
     count = len(rest)
     return sqrt(count / (count - 1) * fsum(fsum(one) ** 2 for one in rest.values())) / len(values), count - 1
+
+
+def deciding(found: Estimate, line: float = 0.0, level: float = LEVEL, power: float = POWER) -> tuple[int, ...] | None:
+    """How many clusters would decide whether a mean lies above or below a line, if mean and spread are as they were found.
+
+    With c times the clusters each standard error is e / √c; asked for is the least c with
+
+        √(Σ (reach_c e)² / c) + z_power √(Σ e² / c)  <=  |mean - line|
+
+    so that with probability ``power`` the interval leaves the line out. The plan stands on a mean that is itself uncertain: it
+    tells how large an experiment is called for, and no more.
+
+    Args:
+        found: what was measured.
+        line: which the mean is to lie beside.
+        level: of the interval.
+        power: the chance to decide.
+
+    Returns:
+        Of each way of ``found.errors`` (prompts; or seeds, prompts) its clusters; None where there is no error to go by, or
+        more than `MOST` would be needed.
+    """
+    from scipy.special import ndtri
+
+    distance = abs(found.mean - line)
+    if not found.errors or not distance:
+        return None
+    first = found.errors[-1][1] + 1
+
+    def clusters(prompts: int) -> tuple[int, ...]:
+        return tuple(ceil((freedom + 1) * prompts / first) for _, freedom in found.errors)
+
+    def enough(prompts: int) -> bool:
+        sizes = zip(found.errors, clusters(prompts), strict=True)
+        ways = [(error * sqrt((freedom + 1) / k), k) for (error, freedom), k in sizes]
+        half = hypot(*(reach(level, k) * error for error, k in ways))
+        return half + float(ndtri(power)) * hypot(*(error for error, _ in ways)) <= distance
+
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > MOST:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return clusters(high)
 
 
 def interval(

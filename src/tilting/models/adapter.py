@@ -17,6 +17,7 @@ from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
+from tilting.models.lora_targets import is_clip
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
@@ -108,7 +109,7 @@ class Adapter(ABC):
             raise TiltingError(
                 f"{spec.text!r} has learned inputs of the sampler too: give tilting.load(..., lora={spec.text!r})"
             )
-        stack(self.backbone, spec._replace(scale=spec.scale * scale))
+        stack(self, spec._replace(scale=spec.scale * scale))
         return self
 
     def double(self) -> Self:
@@ -128,6 +129,11 @@ class Adapter(ABC):
     def dtype(self) -> torch.dtype:
         """Of the network."""
         return next(self.backbone.parameters()).dtype
+
+    def tunable(self) -> dict[str, Any]:
+        """The networks that a LoRA can change, by the component that files call each: what denoises, and CLIP text encoders."""
+        named = {f"text_encoder{end}": getattr(self, f"text_encoder{end}") for end in self.encoders}
+        return {self.component: self.backbone, **{name: one for name, one in named.items() if is_clip(one)}}
 
     def checkpoint(self) -> None:
         """Recompute the activations of network and autoencoder on the way back: a third more time, far less memory."""

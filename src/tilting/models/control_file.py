@@ -20,6 +20,7 @@ from torch import Tensor
 from tilting.disk import inner_path, make_folder, write_atomically, write_tensors
 from tilting.features.fitted import FittedClassifier, load_classifier, save_classifier
 from tilting.features.schema import FILE as CLASSIFIER
+from tilting.foreign import read_tensors
 from tilting.models import control_spec as spec
 from tilting.models.control_spec import ControlInfo, read_control
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
@@ -46,7 +47,7 @@ class Control:
 
         Arguments as of `fixed`, which a label called strength, or one with a space, is given to.
         """
-        warn_of_parts(self.info, labels)
+        warn_of(self.info, labels)
         return self.fixed(labels, strength)
 
     def fixed(self, labels: Mapping[str, str | float], strength: float = 1.0) -> Controlled:
@@ -76,10 +77,9 @@ class Control:
         return save_control(Path(folder), self.info, self.lora(), self.augmented.embedding.state_dict(), self.classifiers)
 
 
-def warn_of_parts(info: ControlInfo, labels: Mapping[str, str | float]) -> None:
-    """Warn where a control is asked for some of its labels only, in which it was not trained."""
-    said = info.partly(labels)
-    if said is not None:
+def warn_of(info: ControlInfo, labels: Mapping[str, str | float]) -> None:
+    """Warn where a control, or a classifier, is asked for what it has not learnt; see `ControlInfo.doubts`."""
+    for said in info.doubts(labels):
         warnings.warn(said, stacklevel=3)
 
 
@@ -139,8 +139,6 @@ def load_control(folder: str | Path, model: StableDiffusion) -> Control:
     Raises:
         TiltingError: no control there, one that is not whole, or one of another model.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     info, classifiers = read_control(folder), {}
     for schema in info.labels:
@@ -148,4 +146,4 @@ def load_control(folder: str | Path, model: StableDiffusion) -> Control:
         if (fit / CLASSIFIER).is_file():
             classifiers[schema.label] = load_classifier(fit)
     with torch.no_grad():
-        return attach_control(model, info, read_lora(folder), load_file(folder / spec.EMBEDDING), classifiers)
+        return attach_control(model, info, read_lora(folder), read_tensors(folder / spec.EMBEDDING), classifiers)

@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tilting.declare import made
 from tilting.errors import TiltingError, nearest
 from tilting.features.digest import digest
-from tilting.features.schema import Schema
+from tilting.features.schema import Schema, schema_of
+from tilting.foreign import parse_json, read_text
 from tilting.models.lora_file import FILE as LORA_FILE
 
 FILE, EMBEDDING, CLASSIFIERS, LORA = "control.json", "embedding.safetensors", "classifiers", "lora"
@@ -81,6 +83,11 @@ class ControlInfo:
             f"the control of {', '.join(self.classes)} was trained with all of these given, not with {', '.join(given)} alone"
         )
 
+    def doubts(self, labels: Mapping[str, str | float]) -> list[str]:
+        """Sentences about what is asked for and was not learnt: some labels alone, numbers far from those of the data."""
+        far = (self.schema(label).far(value) for label, value in labels.items())
+        return [said for said in (self.partly(labels), *far) if said is not None]
+
     def code(self, label: str, value: str | float) -> float:
         """A label's value as the embedding takes it: the index of a class, or a standardised number."""
         schema = self.schema(label)
@@ -104,13 +111,12 @@ def read_control(folder: str | Path) -> ControlInfo:
     path = folder / FILE
     if not path.is_file():
         raise TiltingError(f"there is no control in {str(folder)!r}: it needs {FILE}")
-    try:
-        raw = json.loads(path.read_bytes(), parse_constant=lambda _: None)  # Infinity was once written for no KL
-        files = raw.pop("files")
-        labels = tuple(Schema(**{**s, "classes": tuple(str(c) for c in s.get("classes", ()))}) for s in raw.pop("labels"))
-        info = ControlInfo(labels, **raw)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise TiltingError(f"{str(path)!r} is not the description of a control") from None
+    what = f"{str(path)!r} is not the description of a control"
+    raw = parse_json(read_text(path), repr(str(path)), constant=lambda _: None)  # Infinity was once written for no KL
+    if not (isinstance(raw, dict) and isinstance(raw.get("files"), dict) and isinstance(raw.get("labels"), list)):
+        raise TiltingError(what)
+    files, labels = raw.pop("files"), tuple(schema_of(one, what) for one in raw.pop("labels"))
+    info = made(ControlInfo, {**raw, "labels": labels}, what)
     for name in WEIGHTS:
         if not (folder / name).is_file() or digest(folder / name) != files.get(name):
             raise TiltingError(f"the control in {str(folder)!r} is not whole: {name} is not the file it was saved with")

@@ -8,7 +8,6 @@ Another package's is named by an entry point of the group ``tilting.models``. To
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tilting.declare import Registry
 from tilting.errors import TiltingError
 from tilting.features.hub import online
+from tilting.foreign import Malformed, parse_json, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +90,8 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
         except (OSError, ValueError) as error:  # its own errors are of these, a missing file and no network among them
             raise TiltingError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
+        content = parse_json(read_text(path), file)
+    except Malformed:
         content = None
     if not isinstance(content, dict):
         raise TiltingError(f"{source} is not a diffusers pipeline: its {file} cannot be read")

@@ -17,14 +17,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from tilting.disk import make_folder, write_tensors
+from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.errors import TiltingError
+from tilting.foreign import parse_json, read_json, read_metadata, read_tensors
 from tilting.lazy import torch
+from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, KOHYA_FILE, PAPER_TARGETS, LoraForm, LoraSpec, lora_file
 from tilting.models.lora_file import FILE as FILE
-from tilting.models.lora_file import PAPER_TARGETS, LoraSpec, lora_file
-from tilting.models.lora_targets import check_takes_lora, prefix_of, target_names
+from tilting.models.lora_names import CLIP, DOWN, TEXT, UP, canonical, kohya_names
+from tilting.models.lora_targets import check_takes_lora, is_clip, prefix_of, target_names
+from tilting.models.text import remembering
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,21 +40,26 @@ TRAINED = "tilting"
 """The name of the adapter that is trained."""
 STACKED = "stacked"
 """What the names of stacked adapters begin with."""
-DOWN, UP = ".lora.down.weight", ".lora.up.weight"
 
 
 def add_lora(
-    network: Any, rank: int = 8, target_modules: Sequence[str] = PAPER_TARGETS, name: str = TRAINED, seed: int = 0
+    network: Any,
+    rank: int = 8,
+    target_modules: Sequence[str] = PAPER_TARGETS,
+    name: str = TRAINED,
+    seed: int = 0,
+    alpha: float | None = None,
 ) -> list[nn.Parameter]:
     """Attach a fresh LoRA, which changes nothing yet (B = 0), beside those that are active, and return its parameters, the only
     trainable ones.
 
     Args:
-        network: a diffusers UNet or transformer.
+        network: a diffusers UNet or transformer, or a CLIP text encoder.
         rank: inner dimension (8 in the paper's small runs, 32 in its large ones).
-        target_modules: of the transformer blocks: attn2 (cross-attention), ff, attn1.
+        target_modules: of the transformer blocks: attn2 (cross-attention), ff, attn1; of a text encoder its attention, always.
         name: of the adapter.
         seed: of A's initialisation.
+        alpha: what it adds is multiplied by alpha / rank; default the rank.
     """
     from peft import LoraConfig
 
@@ -62,8 +70,8 @@ def add_lora(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():  # drawn alike for every device
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         torch.manual_seed(seed)
-        layers = target_names(network, target_modules)
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=name)
+        layers, whole = target_names(network, target_modules), cast(int, alpha or rank)
+        _inject(network, LoraConfig(r=rank, lora_alpha=whole, target_modules=layers), name)
     activate(network, [*before, name])  # peft has switched the others off
     parameters = lora_parameters(network, name)
     for p in parameters:
@@ -71,74 +79,149 @@ def add_lora(
     return parameters
 
 
+def _inject(network: Any, config: Any, name: str) -> None:
+    """Put an adapter into a network."""
+    from peft import inject_adapter_in_model
+
+    if is_clip(network):
+        inject_adapter_in_model(config, network, name)
+    else:
+        network.add_adapter(config, adapter_name=name)
+
+
+def parts(target: Any) -> dict[str, Any]:
+    """The networks that a LoRA can change, by the component that files call each: a model's, or one network itself."""
+    if hasattr(target, "tunable"):
+        return target.tunable()
+    network = getattr(target, "backbone", target)
+    return {prefix_of(network): network}
+
+
 def lora_parameters(network: nn.Module, name: str = TRAINED) -> list[nn.Parameter]:
     """The parameters of one adapter, in the order of the layers."""
     return [p for key, p in network.named_parameters() if ".lora_" in key and f".{name}." in key]
 
 
-def lora_state(network: nn.Module, name: str = TRAINED) -> dict[str, Tensor]:
-    """The weights of one adapter under diffusers' names, float32 on the CPU."""
+def lora_state(target: Any, name: str = TRAINED) -> dict[str, Tensor]:
+    """The weights of one adapter of a network, or of a model with its text encoders, by their canonical names, float32 on the
+    CPU, alpha / rank taken into B: whatever reads a file, its scale is 1."""
     from peft.utils.save_and_load import get_peft_model_state_dict
 
-    state, prefix = get_peft_model_state_dict(network, adapter_name=name), prefix_of(network)
-    return {f"{prefix}.{_named(key)}": value.detach().float().cpu().contiguous() for key, value in state.items()}
-
-
-def _named(key: str) -> str:
-    """A weight under the name that diffusers gives it in a UNet."""
-    return key.replace("lora_A", "lora.down").replace("lora_B", "lora.up")
-
-
-def _filed(key: str) -> str:
-    """A weight under its name in a file: a transformer's are under peft's."""
-    return key.replace("lora.down", "lora_A").replace("lora.up", "lora_B") if key.startswith("transformer.") else key
+    found = {}
+    for component, network in parts(target).items():
+        config = getattr(network, "peft_config", {}).get(name)
+        if config is None:
+            continue
+        state = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
+        clip = CLIP if is_clip(network) and not hasattr(network, "text_model") else ""
+        for key, value in state.items():
+            up = ".lora_B." in key
+            whole = value.detach().float() * (config.lora_alpha / config.r if up else 1.0)
+            layer = key.partition(".lora_")[0]
+            found[f"{component}.{clip}{layer}{UP if up else DOWN}"] = whole.cpu().contiguous()
+    return found
 
 
 def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
-    """Write weights as a diffusers LoRA folder, atomically."""
+    """Write weights as a diffusers LoRA folder, atomically. All layers of a component get one rank, the missing ones of it 0:
+    some readers take a layer of another rank at another scale."""
     make_folder(folder)
-    write_tensors(folder / FILE, {_filed(key): value for key, value in state.items()}, {"format": "pt"})
+    write_tensors(folder / FILE, {_filed(key): value for key, value in padded(state).items()}, {"format": "pt"})
     return folder / FILE
 
 
-def read_lora(source: str | Path) -> dict[str, Tensor]:
-    """The weights in a LoRA folder or file, by diffusers' names, with alpha / rank taken into B: a file says it in diffusers'
-    metadata or beside each layer, and one that does not say means 1. Raises TiltingError for what is not one."""
-    from safetensors import SafetensorError, safe_open
+def export_lora(state: Mapping[str, Tensor], folder: Path, form: LoraForm) -> Path:
+    """Write weights as other programs read them, atomically, of one rank.
 
+    Args:
+        state: by canonical names.
+        folder: to write.
+        form: diffusers (`save_lora`), which ComfyUI reads too; kohya, which A1111 reads; peft, an adapter of one network.
+
+    Raises:
+        TiltingError: for what a format cannot hold.
+    """
+    if form == "diffusers":
+        return save_lora(state, folder)
+    components, state = dict.fromkeys(map(_component, state)), padded(state)
+    if form == "kohya" and "transformer" in components:
+        raise TiltingError("kohya's names are of UNets: give --format diffusers, which ComfyUI reads of a transformer too")
+    if form == "peft" and len(components) > 1:
+        raise TiltingError(f"an adapter of peft is of one network, and this LoRA changes {' and '.join(components)}")
+    make_folder(folder)
+    if form == "kohya":
+        two = "text_encoder_2" in components
+        write_tensors(folder / KOHYA_FILE, dict(kohya_names(state, two)), {"format": "pt"})
+        return folder / KOHYA_FILE
+    from peft import LoraConfig
+
+    ends = {DOWN: ".lora_A.weight", UP: ".lora_B.weight"}
+    layers = {key: key.partition(".")[2].removesuffix(end) for key in state for end in ends if key.endswith(end)}
+    rank = rank_of(state)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(set(layers.values()))).to_dict()
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    named = {f"base_model.model.{layers[key]}{ends[DOWN if key.endswith(DOWN) else UP]}": v for key, v in state.items()}
+    write_atomically(folder / ADAPTER_CONFIG, json.dumps(plain, indent=1).encode())
+    write_tensors(folder / ADAPTER_FILE, named, {"format": "pt"})
+    return folder / ADAPTER_FILE
+
+
+def _filed(key: str) -> str:
+    """A weight under its name in a file: a transformer's are under peft's, a text encoder's under those of its own."""
+    if key.startswith("transformer."):
+        return key.replace("lora.down", "lora_A").replace("lora.up", "lora_B")
+    return key.replace(".lora.", ".lora_linear_layer.") if key.startswith(TEXT) else key
+
+
+def padded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights, of one rank in each component: B A is what it was."""
+    ranks: dict[str, int] = {}
+    for key, value in state.items():
+        if key.endswith(DOWN):
+            ranks[_component(key)] = max(ranks.get(_component(key), 0), len(value))
+
+    def wide(key: str, value: Tensor) -> Tensor:
+        side = 0 if key.endswith(DOWN) else 1
+        missing = ranks[_component(key)] - value.shape[side]
+        shape = [missing if i == side else size for i, size in enumerate(value.shape)]
+        return torch.cat([value, value.new_zeros(shape)], side) if missing else value
+
+    return {key: wide(key, value) for key, value in state.items()}
+
+
+def _component(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def read_lora(source: str | Path, layers_per_block: int = 2) -> dict[str, Tensor]:
+    """The weights in a LoRA folder or file of any naming (`tilting.models.lora_names`), alpha / rank taken into B: a file says
+    it in its metadata, in an adapter's config or beside each layer, and one that does not say means 1.
+
+    Args:
+        source: a folder or a file.
+        layers_per_block: of the UNet it is for; it matters for files in the names of Stability's own code.
+
+    Raises:
+        TiltingError: for what is none, or is of a format that is not read, naming it.
+    """
     path = lora_file(source)
     try:
-        with safe_open(path, "pt") as file:
-            state = {_named(key): file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-            said = (file.metadata() or {}).get(METADATA, "{}")
-    except (SafetensorError, OSError) as error:
+        held = read_tensors(path, "it")
+        said = read_metadata(path, "it").get(METADATA, "{}")
+    except TiltingError as error:
         raise TiltingError(f"{str(path)!r} is not a LoRA file: {error}") from error
-    downs = [key for key in state if key.endswith(DOWN)]
-    if not downs:
-        raise TiltingError(f"{str(path)!r} holds no LoRA weights")
     try:
-        settings = json.loads(said)
-        for down in downs:
-            layer = down.removesuffix(DOWN)
-            alpha = state.pop(f"{layer}.alpha", None)
-            state[f"{layer}{UP}"] = state[f"{layer}{UP}"] * _scale(layer, len(state[down]), alpha, settings)
-        odd = state.keys() - {key.removesuffix(DOWN) + end for key in downs for end in (DOWN, UP)}
-        if odd:
-            raise ValueError(f"{min(odd)} is not of a plain LoRA")
-    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError, re.error) as error:
+        config = path.with_name(ADAPTER_CONFIG)
+        adapter = path.name == ADAPTER_FILE and config.is_file()
+        settings = read_json(config) if adapter else parse_json(said, "its metadata")
+        state = canonical(held, settings, layers_per_block)
+    except TiltingError as error:
+        raise TiltingError(f"{str(path)!r} cannot be read as a LoRA: {error}") from error
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, ZeroDivisionError, RuntimeError, re.error) as error:
         raise TiltingError(f"{str(path)!r} is a LoRA file whose layers or metadata cannot be read: {error!r}") from error
+    if not state:
+        raise TiltingError(f"{str(path)!r} holds no LoRA weights")
     return state
-
-
-def _scale(layer: str, rank: int, alpha: Tensor | None, settings: Mapping[str, Any]) -> float:
-    """alpha / rank of a layer, or alpha / sqrt(rank) where the metadata says so (Kalajdzievski 2023)."""
-    from peft.utils.other import get_pattern_key
-
-    prefix, _, name = layer.partition(".")
-    patterns = settings.get(f"{prefix}.alpha_pattern") or {}
-    noted = patterns.get(get_pattern_key(list(patterns), name), settings.get(f"{prefix}.lora_alpha", rank))
-    whole = float(noted if alpha is None else alpha)
-    return whole / (math.sqrt(rank) if settings.get(f"{prefix}.use_rslora") else rank)
 
 
 def rank_of(state: Mapping[str, Tensor]) -> int:
@@ -158,75 +241,97 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dic
     return out
 
 
-def load_lora(network: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
-    """Attach saved weights under a name and make it active beside those that are. Raises TiltingError if they do not fit."""
-    from peft import LoraConfig
-    from peft.utils.save_and_load import set_peft_model_state_dict
-
-    check_takes_lora(network)
-    layers: dict[str, dict[str, Tensor]] = {}
+def load_lora(target: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
+    """Attach saved weights to a network, or to a model with its text encoders, under a name, and make it active beside those
+    that are. Raises TiltingError if they do not fit."""
+    held = parts(target)
+    layers: dict[str, dict[str, dict[str, Tensor]]] = {}
     for key, value in state.items():
-        layer, _, side = key.removeprefix(f"{prefix_of(network)}.").partition(".lora.")
-        layers.setdefault(layer, {})[side] = value
-    known = dict(network.named_modules())
-    missing = [layer for layer in layers if layer not in known]
-    if missing:
-        raise TiltingError(f"this LoRA is of another model: it has a layer {missing[0]!r} that the model has not")
-    ranks = {layer: sides["down.weight"].shape[0] for layer, sides in layers.items()}
-    most = max(ranks.values())
-    patterns: dict[str, Any] = {"rank_pattern": ranks, "alpha_pattern": ranks}
-    config = LoraConfig(r=most, lora_alpha=most, target_modules=list(layers), **patterns)
-    before = active(network)
-    with torch.device("cpu"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
-        network.add_adapter(config, adapter_name=name)
-    letters = {"down.weight": "A", "up.weight": "B"}
-    named = [
-        (f"{layer}.lora_{letters[side]}.weight", value) for layer, sides in layers.items() for side, value in sides.items()
-    ]
-    peft_state = dict(named)
+        component, _, rest = key.partition(".")
+        layer, _, side = rest.partition(".lora.")
+        layers.setdefault(component, {}).setdefault(layer, {})[side] = value
+    modules = {component: _modules(held.get(component), names) for component, names in layers.items()}
+    for component in layers:
+        check_takes_lora(held[component])
+    before = active(target)
     try:
-        result = set_peft_model_state_dict(network, peft_state, adapter_name=name)
-    except RuntimeError as error:
-        remove(network, [name])
-        activate(network, list(before))
+        for component, of in layers.items():
+            _attach(held[component], {modules[component][layer]: sides for layer, sides in of.items()}, name)
+    except (RuntimeError, TiltingError) as error:
+        remove(target, [name])
+        activate(target, list(before))
         raise TiltingError(f"this LoRA does not fit the model: {str(error).splitlines()[-1].strip()}") from error
-    if result is not None and result.unexpected_keys:
-        remove(network, [name])
-        activate(network, list(before))
-        raise TiltingError(f"this LoRA does not fit the model: unexpected weight {result.unexpected_keys[0]!r}")
-    network.requires_grad_(False)
-    activate(network, [*before, name])
-    for layer in _tuned(network):
+    for network in held.values():
+        network.requires_grad_(False)
+    activate(target, [*before, name])
+    for layer in _tuned(target):
         layer.set_scale(name, scale)
 
 
-def remove(network: Any, names: Sequence[str]) -> None:
+def _modules(network: Any, layers: Mapping[str, Any]) -> dict[str, str]:
+    """What a network calls these layers. Raises TiltingError for one that it has not."""
+    known = set() if network is None else {name for name, _ in network.named_modules()}
+    found = {layer: next((n for n in (layer, layer.removeprefix(CLIP)) if n in known), None) for layer in layers}
+    missing = next((layer for layer, name in found.items() if name is None), None)
+    if missing is not None:
+        raise TiltingError(f"this LoRA is of another model: it has a layer {missing!r} that the model has not")
+    return {layer: name for layer, name in found.items() if name is not None}
+
+
+def _attach(network: Any, layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
+    """Put weights into a network. Raises RuntimeError or TiltingError if they do not fit."""
+    from peft import LoraConfig
+    from peft.utils.save_and_load import set_peft_model_state_dict
+
+    ranks = {layer: len(sides["down.weight"]) for layer, sides in layers.items()}
+    most = max(ranks.values())
+    patterns: dict[str, Any] = {"rank_pattern": ranks, "alpha_pattern": ranks}
+    with torch.device("cpu"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
+        _inject(network, LoraConfig(r=most, lora_alpha=most, target_modules=list(layers), **patterns), name)
+    letters = {"down.weight": "A", "up.weight": "B"}
+    state = {f"{layer}.lora_{letters[side]}.weight": v for layer, sides in layers.items() for side, v in sides.items()}
+    result = set_peft_model_state_dict(network, state, adapter_name=name)
+    if result is not None and result.unexpected_keys:
+        raise TiltingError(f"unexpected weight {result.unexpected_keys[0]!r}")
+
+
+def remove(target: Any, names: Sequence[str]) -> None:
     """Delete these adapters, those of them that are there; the others stay as they are, on or off."""
-    held = [name for name in names if name in getattr(network, "peft_config", {})]
-    if not held:
-        return
-    kept, flags = [name for name in active(network) if name not in held], [(p, p.requires_grad) for p in network.parameters()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that peft switches on another, which is undone
-        network.delete_adapters(held)
-    activate(network, kept)
-    for p, flag in flags:
-        p.requires_grad_(flag)
+    kept = [name for name in active(target) if name not in names]
+    for network in parts(target).values():
+        held = [name for name in names if name in getattr(network, "peft_config", {})]
+        if not held:
+            continue
+        flags = [(p, p.requires_grad) for p in network.parameters()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that peft switches on another, which is undone
+            for name in held:
+                for layer in _tuned(network):
+                    layer.delete_adapter(name)
+                del network.peft_config[name]
+        for p, flag in flags:
+            p.requires_grad_(flag)
+    activate(target, kept)
 
 
-def _tuned(network: Any) -> list[Any]:
-    """peft's layers in a network."""
+def _tuned(target: Any) -> list[Any]:
+    """peft's layers in a network, or in all that LoRAs change of a model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    return [one for network in parts(target).values() for one in network.modules() if isinstance(one, BaseTunerLayer)]
 
 
-def active(network: Any) -> dict[str, float]:
+def tells(target: Any, names: Sequence[str]) -> bool:
+    """Whether any of these adapters changes a text encoder, and so what is told of a prompt."""
+    return any(set(names) & set(getattr(network, "peft_config", {})) for network in parts(target).values() if is_clip(network))
+
+
+def active(target: Any) -> dict[str, float]:
     """The active adapters and their scales, in the order in which they were made active. A layer has some of them only."""
     order: dict[str, None] = {}
     found: dict[str, float] = {}
-    for layer in _tuned(network):
+    for layer in _tuned(target):
         names = layer.active_adapters if not layer.disable_adapters else []
         scaling, rank, alpha, root = (getattr(layer, name, {}) for name in ("scaling", "r", "lora_alpha", "use_rslora"))
         for n in names:
@@ -237,9 +342,9 @@ def active(network: Any) -> dict[str, float]:
 
 
 @contextmanager
-def lora_off(network: Any) -> Iterator[None]:
+def lora_off(target: Any) -> Iterator[None]:
     """The base model: every adapter off inside the block."""
-    layers = [layer for layer in _tuned(network) if not layer.disable_adapters]
+    layers = [layer for layer in _tuned(target) if not layer.disable_adapters]
     for layer in layers:
         layer._disable_adapters = True  # their own switch also touches requires_grad, which a training step must not
     try:
@@ -249,30 +354,42 @@ def lora_off(network: Any) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def activate(network: Any, names: Sequence[str]) -> None:
+def activate(target: Any, names: Sequence[str]) -> None:
     """Make these adapters the active ones, at the scales they have; with none the model is the base model."""
-    for layer in _tuned(network):
+    for layer in _tuned(target):
         layer._active_adapter = list(names)
 
 
 @contextmanager
-def beside(network: Any, name: str) -> Iterator[None]:
+def beside(target: Any, name: str) -> Iterator[None]:
     """An adapter on beside those that are, inside the block."""
-    with _switched(network, lambda names: [*(n for n in names if n != name), name]):
+    with _switched(target, lambda names: [*(n for n in names if n != name), name]):
         yield
 
 
 @contextmanager
-def without(network: Any, names: Sequence[str]) -> Iterator[None]:
+def without(target: Any, names: Sequence[str]) -> Iterator[None]:
     """These adapters off inside the block, and all others as they are."""
-    with _switched(network, lambda before: [n for n in before if n not in names]):
+    with _switched(target, lambda before: [n for n in before if n not in names]):
         yield
 
 
+def in_place_of(network: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
+    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Raises
+    TiltingError, naming the one that does not fit."""
+    names = [stack(network, spec) for spec in specs]
+    activate(network, [name for name in active(network) if name not in names])
+
+    def block() -> AbstractContextManager[None]:
+        return _switched(network, lambda before: [*(n for n in before if n not in off), *names])
+
+    return block
+
+
 @contextmanager
-def _switched(network: Any, change: Callable[[list[str]], list[str]]) -> Iterator[None]:
+def _switched(target: Any, change: Callable[[list[str]], list[str]]) -> Iterator[None]:
     """Other adapters active inside the block: what ``change`` makes of those that are."""
-    layers = _tuned(network)
+    layers = _tuned(target)
     before = [layer._active_adapter for layer in layers]
     for layer in layers:
         layer._active_adapter = change(list(layer.active_adapters))
@@ -284,12 +401,12 @@ def _switched(network: Any, change: Callable[[list[str]], list[str]]) -> Iterato
 
 
 @contextmanager
-def scaled(network: Any, scales: Mapping[str, float]) -> Iterator[None]:
+def scaled(target: Any, scales: Mapping[str, float]) -> Iterator[None]:
     """Other scales for named adapters inside the block; 0 is the base model."""
-    unset = set(scales) - set(active(network))
+    unset = set(scales) - set(active(target))
     if unset:
         raise TiltingError(f"there is no active LoRA {sorted(unset)[0]!r}")
-    layers = _tuned(network)
+    layers = _tuned(target)
     before = [dict(layer.scaling) for layer in layers]
     for layer in layers:
         for name, scale in scales.items():
@@ -315,13 +432,13 @@ class Windowed:
     def __init__(self, model: Any, steps: int, first: int = 0, last: int | None = None, names: Sequence[str] | None = None):
         grid = list(model.schedule.grid(steps))
         self._model, self._on = model, {t.t for t in grid[first : steps if last is None else last]}
-        self._names = tuple(active(model.backbone) if names is None else names)
+        self._names = tuple(active(model) if names is None else names)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_model"], name)
 
     def _at(self, t: Time) -> AbstractContextManager[None]:
-        return nullcontext() if t.t in self._on else without(self._model.backbone, self._names)
+        return nullcontext() if t.t in self._on else without(self._model, self._names)
 
     def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
         """See `Adapter.network`: what controls ask."""
@@ -330,21 +447,25 @@ class Windowed:
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """See `Adapter.denoiser`."""
-        denoise = self._model.denoiser(prompts, cfg, negative)
+        denoise = off = self._model.denoiser(prompts, cfg, negative)
+        if tells(self._model, self._names):
+            with without(self._model, self._names), remembering({}):
+                off = self._model.denoiser(prompts, cfg, negative)
 
         def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with self._at(t):
-                return denoise(x, t, rows)
+                return (denoise if t.t in self._on else off)(x, t, rows)
 
         return inside
 
 
-def stack(network: Any, spec: LoraSpec) -> str:
+def stack(model: Any, spec: LoraSpec) -> str:
     """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
-    held = getattr(network, "peft_config", {})
+    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
     name = next(name for i in range(len(held) + 1) if (name := f"{STACKED}{i}") not in held)
+    per_block = getattr(getattr(model.backbone, "config", None), "layers_per_block", 2)
     try:
-        load_lora(network, read_lora(spec.file), name, spec.scale)
+        load_lora(model, read_lora(spec.file, per_block if isinstance(per_block, int) else 2), name, spec.scale)
     except TiltingError as error:
         raise TiltingError(f"{spec.text!r}: {error}") from error
     return name

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tilting.errors import TiltingError
 
 FILE = "pytorch_lora_weights.safetensors"
+ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""An adapter of peft, and what it says of it."""
+KOHYA_FILE = "lora.safetensors"
+LoraForm = Literal["diffusers", "kohya", "peft"]
+"""What a LoRA can be written as, and the file of one that A1111 reads."""
 TARGET_MODULES = ("attn2", "ff", "attn1")
 PAPER_TARGETS = TARGET_MODULES[:2]
 """Of a transformer block: what a LoRA may change, and what it changes unless told (Clark et al. 2024, A.1)."""
@@ -34,7 +39,10 @@ def lora_file(source: str | Path) -> Path:
     """The weights in a LoRA's folder, a fine-tuning run's, or the file itself. Raises TiltingError where there are none."""
     path = Path(source)
     path = path / "lora" if (path / "lora" / FILE).is_file() else path
-    path = path / FILE if path.is_dir() else path
+    if path.is_dir():
+        alone = [file for file in path.glob("*.safetensors") if file.name != INPUTS]
+        named = next((path / name for name in (FILE, ADAPTER_FILE) if (path / name).is_file()), None)
+        path = named or (alone[0] if len(alone) == 1 else path / FILE)
     if not path.is_file():
         raise TiltingError(f"there is no LoRA at {str(source)!r}: it needs {FILE}")
     if path.suffix != ".safetensors":
@@ -45,7 +53,8 @@ def lora_file(source: str | Path) -> Path:
 def lora_files(source: str | Path) -> list[Path]:
     """What a LoRA stands on: its weights, and what was learned of the sampler beside them. Raises TiltingError."""
     file = lora_file(source)
-    return [one for one in (file, file.parent / INPUTS) if one.is_file()]
+    more = [INPUTS, ADAPTER_CONFIG] if file.name == ADAPTER_FILE else [INPUTS]
+    return [one for one in (file, *(file.parent / name for name in more)) if one.is_file()]
 
 
 def parse_lora(text: str) -> LoraSpec:

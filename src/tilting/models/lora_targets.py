@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 QKV = r"(to_q|to_k|to_v|to_out\.0)"
 JOINT = r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+OF_CLIP = r"self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 TARGETS = {
     "attn2": rf"(attn2\.{QKV}|{JOINT})",
     "attn1": rf"(attn1\.{QKV}|{JOINT})",
@@ -23,9 +24,15 @@ TARGETS = {
 
 
 def target_names(network: nn.Module, target_modules: Sequence[str] = PAPER_TARGETS) -> list[str]:
-    """Full names of the linear layers in these modules of the network's transformer blocks."""
-    ends = re.compile(rf"(^|.*\.)({'|'.join(TARGETS[module] for module in target_modules)})")
+    """Full names of the linear layers in these modules of the transformer blocks; of a text encoder in its attention."""
+    wanted = [OF_CLIP] if is_clip(network) else [TARGETS[module] for module in target_modules]
+    ends = re.compile(rf"(^|.*\.)({'|'.join(wanted)})")
     return [name for name, _ in network.named_modules() if ends.fullmatch(name)]
+
+
+def is_clip(network: Any) -> bool:
+    """Whether a network is a CLIP text encoder."""
+    return type(network).__name__.startswith("CLIPText")
 
 
 def prefix_of(network: nn.Module) -> str:
@@ -35,11 +42,12 @@ def prefix_of(network: nn.Module) -> str:
 
 def check_takes_lora(network: nn.Module) -> None:
     """Refuse a network that diffusers has no LoRA files for. Raises TiltingError."""
-    if not hasattr(network, "add_adapter"):
+    if not is_clip(network) and not hasattr(network, "add_adapter"):
         raise TiltingError(f"diffusers has no LoRA files for a {type(network).__name__}, so none can be trained or loaded")
 
 
 def target_modules_of(layers: Iterable[str]) -> list[str]:
-    """Which modules these layers stand in."""
+    """Which modules these layers stand in, and which text encoders."""
     names = list(layers)
-    return [module for module, ends in TARGETS.items() if any(re.fullmatch(rf"(.*\.)?{ends}", name) for name in names)]
+    found = [module for module, ends in TARGETS.items() if any(re.fullmatch(rf"(.*\.)?{ends}", name) for name in names)]
+    return found + list(dict.fromkeys(name.partition(".")[0] for name in names if name.startswith("text_encoder")))

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.disk import make_folder, write_atomically, write_tensors
+from tilting.foreign import read_json, read_tensors
 from tilting.models.lora_file import INPUTS as WEIGHTS
 from tilting.models.stable_diffusion import StableDiffusion, plain_only
 from tilting.types import Denoise, TiltingError, Time
@@ -174,17 +175,14 @@ def save_inputs(inputs: SamplerInputs, folder: Path) -> None:
 
 def read_inputs(folder: Path) -> SamplerInputs | None:
     """The inputs in a LoRA's folder, or None where there are none. Raises TiltingError if they cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not (folder / WEIGHTS).is_file():
         return None
     try:
-        shape, state = json.loads((folder / SHAPE).read_text()), load_file(folder / WEIGHTS)
+        shape, state = read_json(folder / SHAPE), read_tensors(folder / WEIGHTS)
         knots, widths = shape.get("guidance"), shape.get("negative")
         guidance = Guidance(knots["times"], [0.0] * len(knots["times"])) if knots else None
         inputs = SamplerInputs(guidance, Negative(widths["width"], widths["hidden"]) if widths else None)
         inputs.load_state_dict(state)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError):
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         raise TiltingError(f"{str(folder / WEIGHTS)!r} and its {SHAPE} are not learned sampler inputs") from None
     return inputs.requires_grad_(False)

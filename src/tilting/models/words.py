@@ -6,13 +6,13 @@ Plain data and string functions; neither torch nor weights are needed to write, 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 from tilting.features.packaged import POCKET
+from tilting.foreign import read_json
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Asked:
 @cache
 def load_words(folder: Path = POCKET) -> Words:
     """Read ``words.json`` of a pocket folder (default: the one in the package)."""
-    raw = json.loads((folder / "words.json").read_text())
+    raw = read_json(folder / "words.json")
     return Words(
         concepts=tuple(raw["concepts"]),
         categories=tuple(raw["categories"]),

@@ -23,7 +23,6 @@ from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.rollout import Path, density_steps, mean_kl, rollout
-from tilting.schedule import transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +76,7 @@ class AdjointMatching(BaseObjective):
         chosen = [steps[i] for i in order[:count].tolist()]
         for n, i in enumerate(chosen):
             point = path.points[i]
-            kernel = transition(batch.denoise(point.x, point.t, batch.rows), point.t, point.s, batch.eta)
+            kernel = batch.kernel(batch.denoise(point.x, point.t, batch.rows), i)
             off = (kernel.mean - means[i]) / kernel.std + kernel.std * adjoints[i]
             loss = off.flatten(1).square().sum(1).mean() * (len(steps) / count)
             numbers = {"reward": value.mean().item()} if n == 0 else {}
@@ -99,7 +98,7 @@ class AdjointMatching(BaseObjective):
             point = path.points[i]
             with torch.enable_grad():
                 x = point.x.clone().requires_grad_(True)
-                mean = transition(batch.base(x, point.t, batch.rows), point.t, point.s, batch.eta).mean
+                mean = batch.kernel(batch.base(x, point.t, batch.rows), i).mean
                 adjoint = torch.autograd.grad(mean, x, adjoint)[0]
             means[i] = mean.detach()
             if self.clip is not None:

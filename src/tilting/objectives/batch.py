@@ -6,7 +6,8 @@ analytic mixture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -14,12 +15,13 @@ from tilting import rng
 from tilting.declare import Registry, check_fields
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.schedule import step_std, transition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.schedule import Kind
-    from tilting.types import Denoise, Time, ValueFn
+    from tilting.schedule import Kind, Law
+    from tilting.types import Denoise, Prediction, Time, Transition, ValueFn
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,17 @@ class TrainBatch:
         training loop knows them).
         device, dtype: of the latents.
         kind: what the network's output means, which is what denoising losses are of.
+        etas: of every step, where they differ; else empty.
+        law: of the noise of a step.
+        parts: rewards of clean latents (m, ...) of images ``rows`` one by one, (m, R), weighted and summed by ``shares`` in
+            ``value``; None where there is one.
+        shares: (R,) their weights.
+        prefers: (clean latents a, b (m, ...), images ``rows``) -> (m,) the probability that a is the better picture, where the
+            reward compares pictures; else None.
+        worded: a change of the prompts -> the reward under them; None where prompts are nothing to it.
+        averages: blocks in which the trained weights are an average of themselves, by its name; see `BaseObjective.averages`.
+        teacher: what is distilled, under CFG; None where nothing is.
+        cfg: the guidance scale.
     """
 
     denoise: Denoise
@@ -71,6 +84,15 @@ class TrainBatch:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     kind: Kind = "epsilon"
+    etas: Sequence[float] = ()
+    law: Law = "posterior"
+    parts: ValueFn | None = None
+    shares: Sequence[float] = ()
+    prefers: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    worded: Callable[[Callable[[str], str]], ValueFn] | None = None
+    averages: Mapping[str, Callable[[], AbstractContextManager[None]]] = field(default_factory=dict)
+    teacher: Denoise | None = None
+    cfg: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -99,9 +121,35 @@ class TrainBatch:
         """What a sum over the batch must be multiplied by, since gradients are averaged over processes."""
         return len(self.prompts) / len(self.who)
 
+    def std(self, step: int) -> float:
+        """The standard deviation of a sampling step, counted from 0."""
+        return step_std(self.grid[step], self.grid[step + 1], self._eta(step), self.law)
+
+    def kernel(self, prediction: Prediction, step: int) -> Transition:
+        """What a sampling step draws from, given the prediction of where it begins."""
+        return transition(prediction, self.grid[step], self.grid[step + 1], self._eta(step), self.law)
+
+    def _eta(self, step: int) -> float:
+        return self.etas[step] if self.etas else self.eta
+
+    def average(self, name: str, network: Denoise) -> Denoise:
+        """A network under an average of the trained weights, without gradients; under the weights as they are where the run
+        keeps no average of that name."""
+        on = self.averages.get(name, nullcontext)
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with torch.no_grad(), on():
+                return network(x, t, rows)
+
+        return denoise
+
     def noise(self, step: int, purpose: str = "noise") -> Tensor:
         """Keyed noise (b, ...) of a sampling step."""
-        return rng.normal(self.who, 1, self.shape, step, purpose)[:, 0].to(self.device, self.dtype)
+        return self.noise_of(self.who, step, purpose)
+
+    def noise_of(self, who: Sequence[rng.Identity], step: int, purpose: str) -> Tensor:
+        """The same of others, of the whole batch."""
+        return rng.normal(who, 1, self.shape, step, purpose)[:, 0].to(self.device, self.dtype)
 
     def generator(self, purpose: str) -> torch.Generator:
         """Randomness of the whole batch, keyed by the run's seed and the training step."""
@@ -147,6 +195,7 @@ class BaseObjective:
         through: what the reward's gradient goes through, for people.
         needs_critic: whether it trains an estimate of the reward beside the model.
         group_size: images of one prompt that must stand together in a batch (1 if it does not matter).
+        takes_teacher: whether it learns from other LoRAs.
     """
 
     name: str = ""
@@ -155,9 +204,14 @@ class BaseObjective:
     through: str = ""
     needs_critic: bool = False
     group_size: int = 1
+    takes_teacher: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, f"{self.name}.")
+
+    def averages(self) -> dict[str, Callable[[int], float]]:
+        """Averages of the trained weights that it learns from, by name: the decay after so many training steps."""
+        return {}
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         raise NotImplementedError
@@ -166,6 +220,12 @@ class BaseObjective:
     def updates_several(self) -> bool:
         """Whether a training step makes more than one update: the loop then keeps a copy to undo them by."""
         return False
+
+    @property
+    def splits(self) -> bool:
+        """Whether its loss is a mean over images, each by itself: parts of a batch then give it one after the other. Of another
+        the networks alone see parts, and it sees the whole batch."""
+        return self.needs_gradient
 
     @property
     def needs_density(self) -> bool:
@@ -202,17 +262,6 @@ def check_density(who: str, eta: float, steps: int) -> None:
         raise TiltingError(f"{who} needs eta above 0 (1 is usual): a deterministic chain has no density")
     if steps == 1:
         raise TiltingError(f"{who} needs at least 2 steps: the last one has no density")
-
-
-def check_accumulate(objective: BaseObjective, accumulate: int) -> None:
-    """Refuse parts of a batch for an objective that is no mean over images. Raises TiltingError."""
-    if accumulate < 1:
-        raise TiltingError(f"accumulate must be at least 1, not {accumulate}")
-    if accumulate > 1 and not objective.needs_gradient:
-        raise TiltingError(
-            f"accumulate splits batches of objectives with a differentiable reward; {objective.name} looks at whole ones: "
-            "leave it at 1"
-        )
 
 
 def closed(batch: TrainBatch) -> Tensor:

@@ -22,7 +22,6 @@ from typing_extensions import Doc
 from tilting.lazy import torch
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.rollout import Path, rollout
-from tilting.schedule import transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +83,7 @@ class Dpg(BaseObjective):
         clean = self.ahead(batch, drawn, i + 1)
         worth = critic(clean, batch.rows)
         slope = torch.autograd.grad(worth.sum(), drawn)[0]
-        kernel = transition(batch.denoise(point.x, point.t, batch.rows), point.t, point.s, batch.eta)
+        kernel = batch.kernel(batch.denoise(point.x, point.t, batch.rows), i)
         policy = -(slope * (kernel.mean - kernel.mean.detach())).flatten(1).sum(1).mean() - worth.detach().mean()
         if batch.critic is None:
             return policy, (worth.detach() - value).square().mean()

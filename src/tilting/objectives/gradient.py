@@ -23,7 +23,7 @@ from tilting.lazy import torch
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, check_density, closed
 from tilting.objectives.rollout import Point, density_steps, rollout
 from tilting.objectives.truncate import Truncation
-from tilting.schedule import add_noise, transition
+from tilting.schedule import add_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,7 +187,7 @@ class DraftLv(BaseObjective):
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         mask = torch.arange(batch.steps, device="cpu") == batch.steps - 1
         path = rollout(batch, mask)
-        t, s = batch.grid[-2], batch.grid[-1]
+        t = batch.grid[-2]
         value = batch.value(path.clean, batch.rows)
         numbers = {"reward": value.mean().item()}
         value = dropped(value, self.dropout, batch)
@@ -195,7 +195,7 @@ class DraftLv(BaseObjective):
         loss = -value.mean()
         for j in range(self.copies):
             noisy = add_noise(path.clean.detach(), batch.noise(batch.steps, f"copy{j}"), t)
-            clean = transition(batch.denoise(noisy, t, batch.rows), t, s, batch.eta).mean
+            clean = batch.kernel(batch.denoise(noisy, t, batch.rows), batch.steps - 1).mean
             if slope is not None:
                 loss = loss - (slope.detach() * clean).flatten(1).sum(1).mean()
             else:

@@ -15,14 +15,14 @@ log p is a *mean* over latent dimensions in the published DDPO code, which is wh
 which, of log p and of the KL beside it (Flow-GRPO takes both as means), so that β means the same under either. The step of std
 0 (the last) has no density and is left out. log p_old is that of the rollout itself, so that an image costs T evaluations to
 draw and T - 1 in an epoch, with a KL T - 1 more of the frozen model; on the first update every ratio is exactly 1, so that the
-clip is idle where a batch makes one update. Statistics of rewards are float64 on the CPU: some devices have none.
+clip is idle where a batch makes one update.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt
 from typing_extensions import Doc
@@ -30,9 +30,10 @@ from typing_extensions import Doc
 from tilting.declare import Alias
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.objectives.advantages import Rewards, Scored, among_others, buffered_advantage, group_worth, score
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.rollout import Path, Reduction, density_steps, mean_kl, rollout
-from tilting.schedule import log_prob, transition
+from tilting.schedule import flow_time, log_prob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,45 +41,22 @@ if TYPE_CHECKING:
 Advantage = Literal["buffer", "group", "plain"]
 
 
-def _same(values: Tensor) -> bool:
-    """Whether they are all alike: less their mean they are 0 then, which rounding does not see."""
-    return bool((values == values[0]).all())
+class Taken(NamedTuple):
+    """A step of a path under the model as it is, beside the one that drew it.
 
+    Attributes:
+        advantage: (b,).
+        log_ratio: (b,) log p_θ - log p_old of what was drawn, reduced over latent dimensions.
+        far: (b,) KL to the kernel that drew, reduced alike; None unless the objective ``needs_means``.
+        std: of the step.
+        time: the flow's time that it takes, t - s.
+    """
 
-def group_advantage(value: Tensor, prompts: list[str]) -> Tensor:
-    """(r - mean) / std within each prompt's images of the batch, (b,); 0 where a prompt has one image or equal rewards."""
-    rewards = value.cpu().double()
-    out = torch.zeros_like(rewards)
-    for prompt in dict.fromkeys(prompts):
-        rows = [i for i, p in enumerate(prompts) if p == prompt]
-        mine = rewards[rows]
-        if not _same(mine):
-            out[rows] = (mine - mine.mean()) / (mine.std(unbiased=False) + 1e-8)
-    return out.to(value.dtype).to(value.device)
-
-
-def buffered_advantage(value: Tensor, prompts: list[str], memory: dict, size: int, least: int) -> Tensor:
-    """(r - mean) / std over the last ``size`` rewards of each prompt; over the whole batch until a prompt has ``least`` of
-    them."""
-    rewards = value.cpu().double()
-    out = torch.empty_like(rewards)
-    buffers: dict[str, list[float]] = memory.setdefault("rewards", {})
-    for prompt, r in zip(prompts, rewards.tolist(), strict=True):
-        buffers[prompt] = [*buffers.get(prompt, []), r][-size:]
-    for i, prompt in enumerate(prompts):
-        held = torch.tensor(buffers[prompt], dtype=torch.float64, device="cpu")
-        seen = held if len(held) >= least else rewards
-        out[i] = 0.0 if _same(seen) else (rewards[i] - seen.mean()) / (seen.std(unbiased=False) + 1e-6)
-    return out.to(value.dtype).to(value.device)
-
-
-def _among_others(batch: TrainBatch, value: Tensor) -> Tensor:
-    """Values (b,) of this process's images, each less the mean of all the others in the batch; 0 of a single image."""
-    everything = batch.all(value)
-    count = len(everything)
-    if _same(everything):
-        return torch.zeros_like(value)
-    return (value - everything.mean()) * (count / max(count - 1, 1))
+    advantage: Tensor
+    log_ratio: Tensor
+    far: Tensor | None
+    std: float
+    time: float
 
 
 class PolicyGradient(BaseObjective):
@@ -92,6 +70,8 @@ class PolicyGradient(BaseObjective):
         kl: β of the KL of each step to the frozen model.
         path_kl: whether the KL of later steps counts in a step's advantage, which is then less the mean of the batch's other
             images; ``advantage`` has no use.
+        rewards: how several make one advantage of a group.
+        needs_means: whether `surrogate` is told how far a step's kernel has gone from the one that drew.
         reduction: of log p and of the KL beside it over latent dimensions.
         epochs: passes over the sampled steps, each an optimiser step per minibatch.
         minibatches: parts that the steps are split into, one optimiser step each.
@@ -109,6 +89,8 @@ class PolicyGradient(BaseObjective):
     buffer: int = 32
     least: int = 8
     path_kl: bool = False
+    rewards: Literal["sum", "gdpo"] = "sum"
+    needs_means: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,17 +113,17 @@ class PolicyGradient(BaseObjective):
         return self.epochs * self.minibatches > 1
 
     def latents_kept(self, steps: int) -> int:
-        return steps + 1 + (steps - 1 if self.kl else 0)  # with a KL the frozen model's means too
+        return steps + 1 + (steps - 1) * (bool(self.kl) + self.needs_means)  # with a KL the frozen model's means too
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        batch = self.chain(batch)
         steps = density_steps(batch)
         if not steps:
             raise TiltingError(f"{self.name} needs eta > 0 and at least 2 steps: a deterministic step has no probability")
-        density = self.reduction if self.ratio else None
         with torch.no_grad():
-            path = rollout(batch, closed(batch), density=density, frozen=self.path_kl and self.kl > 0)
-            value = batch.value(path.clean, batch.rows).detach()
-        advantages = self._advantages(batch, value, path, steps)
+            path = self.draw(batch)
+            scored = score(batch, path.clean, self.rewards)
+        value, advantages = scored.value, self._advantages(batch, scored, path, steps)
         shuffled = torch.randperm(len(steps), generator=batch.generator("order"), device="cpu")
         order = [steps[i] for i in shuffled.tolist()]
         parts, frozen = max(1, min(self.minibatches, len(order))), dict(path.frozen)
@@ -154,48 +136,71 @@ class PolicyGradient(BaseObjective):
                         numbers["reward"] = value.mean().item()
                     yield Loss(loss / len(mine), numbers, update=n == len(mine) - 1)
 
-    def _advantages(self, batch: TrainBatch, value: Tensor, path: Path, steps: list[int]) -> dict[int, Tensor]:
+    def chain(self, batch: TrainBatch) -> TrainBatch:
+        """The batch with the noise of its chain as this wants it."""
+        return batch
+
+    def draw(self, batch: TrainBatch) -> Path:
+        """Paths of the current model."""
+        density = self.reduction if self.ratio else None
+        frozen = self.path_kl and self.kl > 0
+        return rollout(batch, closed(batch), density=density, frozen=frozen, means=self.needs_means)
+
+    def worth(self, batch: TrainBatch, scored: Scored, path: Path) -> Tensor:
+        """The advantage (b,) of this process's images, the same for all steps."""
+        if self.advantage == "group":
+            return group_worth(batch, scored)
+        if self.advantage == "buffer":
+            everything = batch.all(scored.value)
+            return batch.mine(buffered_advantage(everything, batch.prompts, batch.memory, self.buffer, self.least))
+        return among_others(batch, scored.value)
+
+    def _advantages(self, batch: TrainBatch, scored: Scored, path: Path, steps: list[int]) -> dict[int, Tensor]:
         """Step -> (b,) of this process's images."""
         if self.path_kl:
-            found, ahead = {}, value
+            found, ahead = {}, scored.value
             for i in reversed(steps):
-                found[i] = _among_others(batch, ahead)
+                found[i] = among_others(batch, ahead)
                 ahead = ahead - self.kl * path.paid[i] if self.kl else ahead
         else:
-            everything = batch.all(value)
-            if self.advantage == "group":
-                one = batch.mine(group_advantage(everything, batch.prompts))
-            elif self.advantage == "buffer":
-                one = batch.mine(buffered_advantage(everything, batch.prompts, batch.memory, self.buffer, self.least))
-            else:
-                one = _among_others(batch, value)
-            found = dict.fromkeys(steps, one)
+            found = dict.fromkeys(steps, self.worth(batch, scored, path))
         return {i: one.clamp(-self.limit, self.limit) for i, one in found.items()}
+
+    def surrogate(self, taken: Taken) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a step by importance ratios, without KL, and numbers."""
+        return self.clipped(taken.log_ratio.exp(), taken.advantage)
+
+    def clipped(self, ratio: Tensor, advantage: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """max(-A ratio, -A clip(ratio, 1 ± clip)), and how far ratios are."""
+        kept, off = ratio.clamp(1 - self.clip, 1 + self.clip), (ratio.detach() - 1).abs()
+        numbers = {"ratio_far": off.max().item(), "clipped": (off > self.clip).float().mean().item()}
+        return torch.maximum(-advantage * ratio, -advantage * kept).mean(), numbers
 
     def _step(
         self, batch: TrainBatch, path: Path, i: int, frozen: dict[int, Tensor], advantage: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss and numbers of step i; ``frozen`` keeps the base model's means from one epoch to the next."""
         point = path.points[i]
-        kernel = transition(batch.denoise(point.x, point.t, batch.rows), point.t, point.s, batch.eta)
+        kernel = batch.kernel(batch.denoise(point.x, point.t, batch.rows), i)
         now = log_prob(point.drawn, kernel, self.reduction)
-        numbers: dict[str, float] = {}
         if self.ratio:
-            ratio = (now - path.densities[i]).exp()
-            kept = ratio.clamp(1 - self.clip, 1 + self.clip)
-            loss = torch.maximum(-advantage * ratio, -advantage * kept).mean()
-            numbers["ratio_far"] = (ratio.detach() - 1).abs().max().item()
-            numbers["clipped"] = ((ratio.detach() - 1).abs() > self.clip).float().mean().item()
+            far = self._reduced(mean_kl(kernel, path.means[i]), point.x) if self.needs_means else None
+            time = flow_time(point.t) - flow_time(point.s)
+            loss, numbers = self.surrogate(Taken(advantage, now - path.densities[i], far, kernel.std, time))
         else:
-            loss = -(advantage * now).mean()
+            loss, numbers = -(advantage * now).mean(), {}
         if self.kl:
             if i not in frozen:
                 with torch.no_grad():
-                    frozen[i] = transition(batch.base(point.x, point.t, batch.rows), point.t, point.s, batch.eta).mean
-            far = mean_kl(kernel, frozen[i]).mean()
-            loss = loss + self.kl * (far / point.x[0].numel() if self.reduction == "mean" else far)
-            numbers["kl_step"] = far.item()
+                    frozen[i] = batch.kernel(batch.base(point.x, point.t, batch.rows), i).mean
+            kl = mean_kl(kernel, frozen[i]).mean()
+            loss = loss + self.kl * self._reduced(kl, point.x)
+            numbers["kl_step"] = kl.item()
         return loss, numbers
+
+    def _reduced(self, kl: Tensor, x: Tensor) -> Tensor:
+        """A KL of latents as x (b, ...), over their dimensions as log p is."""
+        return kl / x[0].numel() if self.reduction == "mean" else kl
 
 
 Clip = Annotated[float, Gt(0), Doc("half-width of the ratio's clip, in units of ``reduction``")]
@@ -288,3 +293,4 @@ class Grpo(PolicyGradient):
     minibatches: Minibatches = 1
     kl: Kl = 0.0
     reduction: LogProb = "mean"
+    rewards: Rewards = "sum"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from tilting.lazy import torch
 from tilting.objectives.batch import TrainBatch
 from tilting.objectives.recompute import recomputed
-from tilting.schedule import log_prob, step_std, transition
+from tilting.schedule import log_prob
 from tilting.types import Prediction
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Path:
         before_last: (b, ...) the state that the last step started from, detached.
         frozen: by step, the frozen model's mean (b, ...) of closed steps that have a density; empty if not asked for.
         paid: by step of ``frozen``, its KL (b,) to the frozen model's.
+        means: by step, the mean (b, ...) that was drawn around, of closed steps that have a density; empty if not asked for.
     """
 
     clean: Tensor
@@ -62,6 +63,7 @@ class Path:
     densities: dict[int, Tensor] = field(default_factory=dict)
     frozen: dict[int, Tensor] = field(default_factory=dict)
     paid: dict[int, Tensor] = field(default_factory=dict)
+    means: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def before_last(self) -> Tensor:
@@ -83,6 +85,8 @@ def rollout(
     stop: int | None = None,
     density: Reduction | None = None,
     frozen: bool = False,
+    means: bool = False,
+    start: int = 0,
 ) -> Path:
     """Sample, with gradients through the steps where ``mask`` is True.
 
@@ -90,25 +94,27 @@ def rollout(
         batch: the batch.
         mask: (T,) booleans.
         x: where to start; default keyed noise.
+        start: the step that ``x`` is the beginning of; ``points`` begins there.
         kl: also the path KL to the frozen model, which then makes the steps that have no density.
         stop: make only the first ``stop`` steps; ``clean`` is then the state reached.
         density: also the log-densities of the steps that ``mask`` closes, reduced so over latent dimensions.
         frozen: also the frozen model's means of those steps, and what they pay in KL.
+        means: also their own means.
     """
     x = batch.noise(0) if x is None else x
-    rows, points, densities, means, paid = batch.rows, [], {}, {}, {}
+    rows, points, densities, middles, bases, paid = batch.rows, [], {}, {}, {}, {}
     total = x.new_zeros(len(x)) if kl else None
-    for i, (t, s) in enumerate(zip(batch.grid[:stop], batch.grid[1:], strict=False)):
-        random = step_std(t, s, batch.eta) > 0
+    for i in range(start, batch.steps if stop is None else stop):
+        t, random = batch.grid[i], batch.std(i) > 0
         noise = batch.noise(i + 1) if random else 0.0
         denoise = batch.base if kl and not random else batch.denoise
 
         def step(
-            x: Tensor, t: Time = t, s: Time = s, noise: Tensor | float = noise, denoise: Denoise = denoise
+            x: Tensor, i: int = i, t: Time = t, noise: Tensor | float = noise, denoise: Denoise = denoise
         ) -> tuple[Tensor, ...]:
-            kernel = transition(denoise(x, t, rows), t, s, batch.eta)
+            kernel = batch.kernel(denoise(x, t, rows), i)
             drawn = kernel.mean + kernel.std * noise
-            return (drawn, _step_kl(batch, kernel, x, t, s)) if kl else (drawn,)
+            return (drawn, _step_kl(batch, kernel, x, i)) if kl else (drawn,)
 
         if mask[i]:
             again = batch.checkpointed and torch.is_grad_enabled()
@@ -117,24 +123,26 @@ def rollout(
         else:
             with torch.no_grad():
                 prediction = denoise(x, t, rows)
-            kernel = transition(freeze_eps(prediction, x, t) if x.requires_grad else prediction, t, s, batch.eta)
+            kernel = batch.kernel(freeze_eps(prediction, x, t) if x.requires_grad else prediction, i)
             drawn = kernel.mean + kernel.std * noise
             if density is not None and random:
                 densities[i] = log_prob(drawn, kernel, density).detach()
+            if means and random:
+                middles[i] = kernel.mean.detach()
             if frozen and random:
                 with torch.no_grad():
-                    means[i] = transition(batch.base(x, t, rows), t, s, batch.eta).mean
-                    paid[i] = mean_kl(kernel, means[i])
-        points.append(Point(x.detach(), t, s, drawn.detach()))
+                    bases[i] = batch.kernel(batch.base(x, t, rows), i).mean
+                    paid[i] = mean_kl(kernel, bases[i])
+        points.append(Point(x.detach(), t, batch.grid[i + 1], drawn.detach()))
         x = drawn
-    return Path(x, tuple(points), total, densities, means, paid)
+    return Path(x, tuple(points), total, densities, bases, paid, middles)
 
 
-def _step_kl(batch: TrainBatch, kernel: Transition, x: Tensor, t: Time, s: Time) -> Tensor:
-    """KL of one step to the frozen model's, (b,), a function of x too; 0 where the step has no density."""
+def _step_kl(batch: TrainBatch, kernel: Transition, x: Tensor, i: int) -> Tensor:
+    """KL of step i to the frozen model's, (b,), a function of x too; 0 where the step has no density."""
     if kernel.std == 0:
         return x.new_zeros(len(x))
-    return mean_kl(kernel, transition(batch.base(x, t, batch.rows), t, s, batch.eta).mean)
+    return mean_kl(kernel, batch.kernel(batch.base(x, batch.grid[i], batch.rows), i).mean)
 
 
 def mean_kl(kernel: Transition, mean: Tensor) -> Tensor:
@@ -144,4 +152,4 @@ def mean_kl(kernel: Transition, mean: Tensor) -> Tensor:
 
 def density_steps(batch: TrainBatch) -> list[int]:
     """Steps that have a density: all but those with std 0, the last among them."""
-    return [i for i in range(batch.steps) if step_std(batch.grid[i], batch.grid[i + 1], batch.eta) > 0]
+    return [i for i in range(batch.steps) if batch.std(i) > 0]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt
 from typing_extensions import Doc
@@ -29,7 +29,8 @@ from tilting.schedule import add_noise
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.types import Denoise
+    from tilting.schedule import Kind
+    from tilting.types import Denoise, Time
 
 Source = Literal["current", "pretrained"]
 
@@ -56,23 +57,58 @@ def ranked(batch: TrainBatch, value: Tensor, size: int) -> list[list[int]]:
     return [sorted(rows, key=lambda i: value[i].item()) for rows in groups]
 
 
-def denoising_error(
-    denoise: Denoise, clean: Tensor, rows: Tensor, batch: TrainBatch, repeat: int = 0, keys: Tensor | None = None
-) -> Tensor:
-    """Squared error of the network's own target, averaged over dimensions, (m,), at one grid time for all rows.
+class Noised(NamedTuple):
+    """Clean samples put back into the chain.
+
+    Attributes:
+        x: (m, ...) α x_0 + σ ε.
+        t: one grid time for all rows.
+        clean, noise: x_0 and ε.
+        rows: (m,) their images.
+    """
+
+    x: Tensor
+    t: Time
+    clean: Tensor
+    noise: Tensor
+    rows: Tensor
+
+
+def noised(
+    clean: Tensor, rows: Tensor, batch: TrainBatch, repeat: int = 0, keys: Tensor | None = None, share: float = 1.0
+) -> Noised:
+    """Noise clean samples to a random time of the grid.
 
     Args:
-        denoise: without CFG.
         clean: (m, ...) samples of images ``rows``.
         rows: (m,).
         batch: the batch; time and noise are keyed by its training step.
         repeat: number of the time.
-        keys: (m,) images whose noise is taken; default their own. Those that are compared share it.
+        keys: (m,) images of the whole batch whose noise is taken; default their own. Those that are compared share it.
+        share: of the grid's times, from the noisiest, that are drawn from.
     """
-    i = int(torch.randint(batch.steps, (1,), generator=batch.generator(f"time{repeat}"), device="cpu"))
+    among = max(1, round(share * batch.steps))
+    i = int(torch.randint(among, (1,), generator=batch.generator(f"time{repeat}"), device="cpu"))
     t = batch.grid[i]
-    noise = batch.noise(i, f"fit{repeat}")[(rows if keys is None else keys).cpu()].to(clean)
-    return training_error(denoise(add_noise(clean, noise, t), t, rows), clean, noise, t, batch.kind)
+    if keys is None:
+        noise = batch.noise(i, f"fit{repeat}")[rows.cpu()].to(clean)
+    else:
+        everyone = batch.everyone or batch.who
+        noise = batch.noise_of([everyone[k] for k in keys.tolist()], i, f"fit{repeat}").to(clean)
+    return Noised(add_noise(clean, noise, t), t, clean, noise, rows)
+
+
+def error_at(denoise: Denoise, point: Noised, kind: Kind) -> Tensor:
+    """The `training_error` of a network, without CFG, at noised samples, (m,)."""
+    return training_error(denoise(point.x, point.t, point.rows), point.clean, point.noise, point.t, kind)
+
+
+def denoising_error(
+    denoise: Denoise, clean: Tensor, rows: Tensor, batch: TrainBatch, repeat: int = 0, keys: Tensor | None = None
+) -> Tensor:
+    """Squared error of the network's own target, averaged over dimensions, (m,), at one grid time for all rows; `noised` says
+    what of."""
+    return error_at(denoise, noised(clean, rows, batch, repeat, keys), batch.kind)
 
 
 def fitted(times: int, value: Tensor, loss: Callable[[int], tuple[Tensor, dict[str, float]]]) -> Iterator[Loss]:
@@ -188,7 +224,7 @@ class PreferencePairs(BaseObjective):
         if not pairs:
             raise TiltingError("dpo needs two images of a prompt in a batch")
         win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))
-        both, keys = torch.cat([win, lose]), torch.minimum(win, lose).repeat(2)
+        both, keys = torch.cat([win, lose]), batch.first + torch.minimum(win, lose).repeat(2)
         preferred = (value[win] > value[lose]).to(clean)
         tied = 1 - preferred.mean().item()
 

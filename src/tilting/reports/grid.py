@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from tilting.disk import inner_path, write_atomically
-from tilting.runs.files import GRID, MANIFEST, keys_of, read_json
+from tilting.runs.files import GRID, keys_of, read_manifest
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
 MOST_ROWS, MOST_COLUMNS = 60, 12
@@ -172,7 +172,7 @@ def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, pe
         path: the PNG to write.
         per_prompt: how many images of each prompt to show.
     """
-    manifests = [(title, Path(folder), read_json(Path(folder) / MANIFEST)) for title, folder in runs]
+    manifests = [(title, Path(folder), read_manifest(Path(folder)) or {}) for title, folder in runs]
     keys = [key for key in keys_of(manifests[0][2]["images"]) if key[1] < per_prompt][:MOST_ROWS]
     sheet = Sheet(len(keys), len(runs), header=4)
     for j, (title, folder, manifest) in enumerate(manifests):

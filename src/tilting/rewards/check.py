@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tilting.errors import BROKEN, RewardError, TiltingError
+from tilting.errors import RewardError, TiltingError, outlived
 from tilting.features.images import check_images
 from tilting.lazy import torch
 
@@ -56,9 +56,9 @@ def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
         values = reward(images, prompts)
     except TiltingError:
         raise
-    except BROKEN as error:
+    except BaseException as error:
         row = 0 if len(images) == 1 else None
-        raise RewardError(f"reward {reward.name!r} raised {type(error).__name__}: {error}", row) from error
+        raise RewardError(f"reward {reward.name!r} raised {outlived(error)}", row) from error
     return check_values(reward.name, values, len(images))
 
 

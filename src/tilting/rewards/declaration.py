@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from tilting.declare import Registry, paragraphs
 from tilting.errors import TiltingError
 from tilting.features.digest import weights_in
 from tilting.features.packaged import POCKET_CLIP
+from tilting.features.sources import Source
 
 
 class Reads(NamedTuple):
@@ -82,6 +84,8 @@ class RewardEntry:
         remote: whether pictures leave the machine.
         aliases: other names, which are still taken.
         options: keywords that ``make`` is called with.
+        sources: of the weights that this package has not.
+        extra: of this package that it needs, such as "ocr", with the module that is there then.
     """
 
     name: str
@@ -96,6 +100,8 @@ class RewardEntry:
     remote: bool = False
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+    extra: tuple[str, str] | None = None
 
     @property
     def factory(self) -> Callable[..., Any]:
@@ -115,6 +121,15 @@ class RewardEntry:
     def build(self, argument: str | None) -> Any:
         """The reward of what followed the colon. Raises TiltingError if it does not load."""
         return self.factory() if argument is None or self.argument is None else self.factory(self.argument.convert(argument))
+
+    @property
+    def needs(self) -> list[str]:
+        """Lines of what is to be downloaded or installed, and whether it is there."""
+        lines = [source.told for source in self.sources]
+        if self.extra:
+            there = "installed" if find_spec(self.extra[1]) else "not installed"
+            lines.append(f"pip install 'tilting[{self.extra[0]}]' ({there})")
+        return lines
 
     def stands_on(self, argument: str | None) -> Reads:
         """What the reward of an argument reads. A file that the argument names cannot be forgotten."""

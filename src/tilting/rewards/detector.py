@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tilting.features.owlvit import Detector
 
-WEIGHTS = Source("detect", "google/owlvit-base-patch32")
+WEIGHTS = Source("detect", "google/owlvit-base-patch32", size="0.6 GB", licence="Apache-2.0")
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def read_queries(text: str) -> tuple[tuple[str, int], ...]:
     differentiable=True,
     argument=Argument("QUERY[,QUERY]", read_queries, required=True, files=False),
     weights=True,
+    sources=(WEIGHTS,),
 )
 def detect(
     queries: str | Sequence[str],

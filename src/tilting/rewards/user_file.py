@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tilting.errors import BROKEN, RewardError, TiltingError, nearest
+from tilting.errors import RewardError, TiltingError, nearest, outlived
 from tilting.lazy import torch
 from tilting.rewards.check import Scorer, check_values
 
@@ -35,7 +36,7 @@ class UserReward(Scorer):
     @property
     def differentiable(self) -> bool:
         """Whether the function says so itself."""
-        return getattr(self.function, "differentiable", False) is True
+        return _of(self.function, "differentiable", f"the reward {self.name!r}") is True
 
     def values(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(b,) finite floats on the device of the images; the function gets copies, without gradients if it is black-box.
@@ -49,15 +50,16 @@ class UserReward(Scorer):
         with contextlib.nullcontext() if self.differentiable else torch.no_grad():
             try:
                 values = self.function(images.clone(), list(prompts))
-            except BROKEN as error:
+            except BaseException as error:
+                kind, _, said = outlived(error).partition(":")
                 row = self._culprit(images, prompts)
                 where = "" if row is None else f" on image {row} of {len(images)}"
-                message = f"reward {self.name!r} raised {type(error).__name__}{where}: {error}{_line(error)}"
-                raise RewardError(message, row) from error
+                raise RewardError(f"reward {self.name!r} raised {kind}{where}:{said}{_line(error)}", row) from error
             if not isinstance(values, torch.Tensor):
                 try:
                     values = torch.as_tensor(values, dtype=torch.float32, device="cpu")
-                except Exception as error:
+                except BaseException as error:
+                    outlived(error)
                     kind = type(values).__name__
                     message = f"reward {self.name!r} must return a tensor of shape ({len(images)},), not {kind}"
                     raise RewardError(message) from error
@@ -71,9 +73,18 @@ class UserReward(Scorer):
             for row in range(len(images)):
                 try:
                     self.function(images[row : row + 1].detach().clone(), [prompts[row]])
-                except BROKEN:
+                except BaseException as error:
+                    outlived(error)
                     return row
         return None
+
+
+def _of(thing: object, name: str, what: str) -> Any:
+    """An attribute of a user's thing, None where it has none. Raises TiltingError: looking for it raises something else."""
+    try:
+        return getattr(thing, name, None)
+    except BaseException as error:
+        raise TiltingError(f"{what} raised {outlived(error)}, asked for {name!r}") from error
 
 
 def _line(error: BaseException) -> str:
@@ -108,9 +119,9 @@ def _run(path: Path, file: str) -> ModuleType:
     try:
         with _beside(path.parent):
             how.loader.exec_module(module)
-    except BROKEN as error:
-        del sys.modules[module_name]
-        raise TiltingError(f"{file!r} does not run: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        sys.modules.pop(module_name, None)
+        raise TiltingError(f"{file!r} does not run: {outlived(error)}") from error
     return module
 
 
@@ -125,15 +136,17 @@ def user(spec: str, ran: Ran | None = None) -> UserReward:
         TiltingError: no such file or function, or the file does not run.
     """
     file, _, function = spec.rpartition(":")
-    path = Path(file).resolve()
+    path = Path(os.path.realpath(file))  # which a circle of links does not stop
     if not path.is_file():
         raise TiltingError(f"there is no file {file!r} for the reward {spec!r}")
     ran = {} if ran is None else ran
     module = ran[path] = ran[path] if path in ran else _run(path, file)
-    if not hasattr(module, function):
+    call = _of(module, function, repr(file))
+    if call is None:
         own = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
         raise TiltingError(f"{file!r} has no function {function!r}{nearest(function, own) if own else ''}")
-    call = getattr(module, function)
     if not callable(call):
         raise TiltingError(f"{function!r} in {file!r} is not a function")
-    return UserReward(call, spec)
+    reward = UserReward(call, spec)
+    _ = reward.differentiable  # which may raise, and does so before a model is read
+    return reward

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tilting.disk import sweep
+from tilting.disk import sweep, sweep_beside
 from tilting.errors import TiltingError
 from tilting.runs.files import check_writable
 from tilting.runs.owner import kind_of
@@ -58,6 +58,8 @@ def alone(out: str | None, beside: bool = False) -> Iterator[None]:
             raise TiltingError(f"cannot write into --out {out!r}: {error.strerror or error}") from error
         _held[whole] = threading.get_ident()
         try:
+            for path in {whole, *(other.parent / whole.name for other in made)}:
+                sweep_beside(path)
             if not beside:
                 sweep(whole, deep=kind_of(whole) is not None)  # one that is nobody's may hold anything
             yield

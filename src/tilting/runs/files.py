@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tilting.disk import write_atomically
+from tilting import foreign
+from tilting.disk import unique_beside, write_atomically
 from tilting.errors import TiltingError
 from tilting.features.digest import DIGITS, digest
 from tilting.features.picture import open_rgb
 from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
+IMAGES = "images.jsonl"
+"""The records of a run's images, a line each, in the order in which they were drawn; the manifest names it under ``images``,
+where older ones hold the records themselves."""
+SPENT = "spent"
+"""In the last line of what was drawn at once: what the run had cost until then, which its summary tells at the end."""
 GRID = "grid.png"
 SWEEP = "sweep.json"
 """Of a folder of runs at several strengths of a control."""
@@ -56,9 +62,9 @@ def write_json(path: Path, value: Any, allow_nan: bool = False) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises TiltingError, naming it."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise TiltingError(f"{str(path)!r} is corrupt (not JSON): move it away, or choose another --out") from None
+        return foreign.read_json(path, "it")
+    except TiltingError as error:
+        raise TiltingError(f"{str(path)!r} is corrupt ({error}): move it away, or choose another --out") from None
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -72,13 +78,17 @@ def check_writable(out: str) -> Path:
     try:
         if folder.exists() and not folder.is_dir():
             raise TiltingError(f"--out {out!r} is a file, not a folder")
+        if folder.is_symlink() and not folder.exists():
+            raise TiltingError(f"--out {out!r} is a link that leads nowhere")
         parent = folder
         while not parent.exists():
             parent = parent.absolute().parent
         if not parent.is_dir():
             raise TiltingError(f"--out {out!r} cannot be made: {str(parent)!r} is a file")
-        with tempfile.TemporaryDirectory(prefix=".tilting-", dir=parent):
-            pass
+        tried = unique_beside(parent / (folder.absolute().name or "out"))
+        tried.mkdir()
+        with suppress(FileNotFoundError):  # another start has swept it
+            tried.rmdir()
     except (OSError, ValueError) as error:
         if isinstance(error, TiltingError):
             raise
@@ -87,7 +97,7 @@ def check_writable(out: str) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or None where there is none.
+    """The manifest of a folder with the records of its images, or None where there is none.
 
     Raises:
         TiltingError: naming the file, if it is not what `write_manifest` wrote.
@@ -95,21 +105,78 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.exists():
         images = folder / "images"
-        if images.is_dir() and any(images.glob("*.png")):
+        if images.is_dir() and any(images.iterdir()):
             raise TiltingError(f"{str(images)!r} holds pictures and there is no {MANIFEST} beside it: choose another --out")
         if (folder / GRID).exists():
             raise TiltingError(f"{str(folder / GRID)!r} is not of a run, for there is no {MANIFEST}: choose another --out")
         return None
-    return parsed(path, _what_is_wrong)
+    manifest = with_records(folder, read_json(path))
+    _check(path, _what_is_wrong(manifest))
+    return manifest
+
+
+def with_records(folder: Path, manifest: Any) -> Any:
+    """A manifest that holds the records of its images, and in its summary what the run has cost so far.
+
+    A line that a power cut has torn is left out. What is no manifest is given back as it is.
+    """
+    if not isinstance(manifest, dict) or manifest.get("images") != IMAGES:
+        return manifest
+    records, spent = [], {}
+    for line in read_lines(folder / IMAGES):
+        spent = line.pop(SPENT, spent)
+        records.append(line)
+    summary = manifest.get("summary")
+    known = {**summary, **spent} if isinstance(summary, dict) and isinstance(spent, dict) else summary
+    return {**manifest, "images": sorted(records, key=_place), "summary": known}
+
+
+def _place(record: Mapping[str, Any]) -> tuple[int, str]:
+    """Where an image stands among those of its run, whenever it was drawn."""
+    name = str(record.get("file"))
+    return len(name), name
+
+
+def read_lines(path: Path, torn: bool = True) -> list[dict[str, Any]]:
+    """The mappings in a file of JSON lines, none where there is no file.
+
+    Args:
+        path: of the file.
+        torn: go on after a line that is none; else what follows is left out too.
+    """
+    found = []
+    for line in foreign.read_text(path).split("\n") if path.is_file() else ():  # not splitlines: JSON may hold U+2028
+        try:
+            row = foreign.parse_json(line, "it")
+        except TiltingError:
+            row = None
+        if isinstance(row, dict):
+            found.append(row)
+        elif not torn:
+            break
+    return found
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A line of a file of JSON lines."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def stale(manifest: Mapping[str, Any]) -> bool:
+    """Whether a kill came between the last image of a run and its summary."""
+    return manifest["summary"].get("images", len(manifest["images"])) < len(manifest["images"])
 
 
 def parsed(path: Path, wrong: Callable[[Any], str | None]) -> dict[str, Any]:
     """A manifest that ``wrong`` finds nothing wrong with. Raises TiltingError, naming the file."""
     manifest = read_json(path)
-    reason = wrong(manifest)
+    _check(path, wrong(manifest))
+    return manifest
+
+
+def _check(path: Path, reason: str | None) -> None:
     if reason:
         raise TiltingError(f"{str(path)!r} is corrupt ({reason}): move it away, or choose another --out")
-    return manifest
 
 
 def lacks(manifest: Any, kinds: Mapping[str, type]) -> str | None:

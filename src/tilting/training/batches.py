@@ -9,7 +9,7 @@ one over more processes, each of which holds a slice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,10 +21,13 @@ from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model
 from tilting.models.lora import TRAINED, without
 from tilting.objectives.batch import Loss, Losses, TrainBatch
-from tilting.rewards.check import checked
+from tilting.objectives.recompute import recomputed
+from tilting.rewards.check import check_values, checked
+from tilting.rewards.weighted_sum import as_sum
+from tilting.schedule import Law
 from tilting.training.diversity import Diversity, to_reverse
 from tilting.training.processes import Engine
-from tilting.types import Denoise, Prediction, Reward, RewardError, Time
+from tilting.types import Denoise, Prediction, Reward, RewardError, Time, ValueFn
 
 
 @dataclass
@@ -66,6 +69,8 @@ class Batches:
         diversity: a term for the dissimilarity of the images made at once.
         bare: the model without what is learned of its sampler; None where that is nothing.
         redraw: told the step's generator, before it: other units are dropped inside the reward.
+        teacher: a block in which the network is what is distilled; None where nothing is.
+        law: of the noise of a step.
     """
 
     model: Model
@@ -78,6 +83,8 @@ class Batches:
     diversity: Diversity | None = None
     bare: Model | None = None
     redraw: Callable[[torch.Generator], None] | None = None
+    teacher: Callable[[], AbstractContextManager[None]] | None = None
+    law: Law = "posterior"
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
@@ -106,9 +113,9 @@ class Batches:
             self.redraw(rng.generator(rng.Identity(config.seed, "", step), 0, 0, "reward-dropout"))
         return TrainBatch(
             denoise=self._network(self._guided, texts),
-            base=self._network(self._base, texts, base=True),
+            base=self._network(self._base, texts, self._frozen),
             plain=self._network(self._plain, texts),
-            base_plain=self._network(self._plain, texts, base=True),
+            base_plain=self._network(self._plain, texts, self._frozen),
             value=self._value(words),
             grid=self._grid,
             who=who,
@@ -123,34 +130,91 @@ class Batches:
             device=engine.device,
             critic=self._critic(words) if self.critic is not None else None,
             kind=self.model.schedule.kind,
+            parts=self._value(words, parts=True) if self._shares else None,
+            shares=self._shares,
+            prefers=self._prefers(words),
+            worded=lambda change: self._value([change(word) for word in words]),
+            teacher=None if self.teacher is None else self._network(self._guided, texts, self.teacher),
+            cfg=config.cfg,
+            law=self.law,
         )
 
-    def _network(self, network: Denoise, texts: Tensor, base: bool = False) -> Denoise:
-        """The denoiser of this batch's rows. The switch is inside, so that a recomputed step is the same step."""
+    def _frozen(self) -> AbstractContextManager[None]:
+        """A block without what is trained."""
+        return without(self.backbone, (TRAINED,))
+
+    def _network(
+        self, network: Denoise, texts: Tensor, under: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Denoise:
+        """The denoiser of this batch's rows, under a switch. That is inside, so that a recomputed step is the same step."""
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)
-            with self.engine.context(), without(self.backbone, (TRAINED,)) if base else nullcontext():
+            with self.engine.context(), under():
                 return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows])))
 
         return denoise
 
-    def _value(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+    def _value(self, prompts: list[str], parts: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+        """The reward under these words; in parts, (m, R), its rewards one by one, with the diversity last."""
+        score = self._each if parts else self._score
+
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
-            images, engine = self.model.decode(x0), self.engine
+            images, engine = self._decode(x0), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
-                scores = self._score(images, [prompts[int(i)] for i in rows], rows)
+                scores = score(images, [prompts[int(i)] for i in rows], rows)
             except RewardError as error:
                 self.trouble = str(error)
-                return x0.flatten(1).sum(1) * float("nan")
+                lost = x0.flatten(1).sum(1) * float("nan")
+                return lost[:, None].expand(-1, len(self._shares)) if parts else lost
             if far is None or self.diversity is None:
                 return scores
             self.numbers.setdefault("dissimilarity", far.mean().item())
-            return scores + self.diversity.weight * far.to(scores)
+            far = far.to(scores)
+            return torch.cat([scores, far[:, None]], 1) if parts else scores + self.diversity.weight * far
 
         return value
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """The weights of the rewards one by one, and of the diversity; empty where there is one reward alone."""
+        own = [weight for _, weight in as_sum(self.reward).parts] if self.reward is not None else []
+        own += [self.diversity.weight] if self.diversity is not None else []
+        return tuple(own) if len(own) > 1 else ()
+
+    def _each(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
+        """The rewards of images one by one, (m, R). Raises RewardError."""
+        assert self.reward is not None
+        values = as_sum(self.reward).each(images, prompts).values()
+        return torch.stack([value.to(images.device) for value in values], 1)
+
+    def _prefers(self, prompts: list[str]) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+        """The reward's own comparison of pictures, where it has one: ``prefers(images a, images b, prompts) -> (m,)``."""
+        compare = getattr(self.reward, "prefers", None)
+        if compare is None:
+            return None
+
+        def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
+            self.counts.reward_calls += len(a)
+            words = [prompts[int(i)] for i in rows]
+            try:
+                return check_values(
+                    getattr(self.reward, "name", "reward"), compare(self._decode(a), self._decode(b), words), len(a)
+                )
+            except RewardError as error:
+                self.trouble = str(error)
+                return a.flatten(1).sum(1) * float("nan")
+
+        return prefers
+
+    def _decode(self, x0: Tensor) -> Tensor:
+        """Images of latents, in parts where a batch is asked for in parts."""
+        size = self.config.batch_size // self.engine.count // self.config.accumulate
+        if self.config.accumulate == 1 or torch.is_grad_enabled():
+            return self.model.decode(x0)
+        return torch.cat([self.model.decode(part) for part in x0.split(size)])
 
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
@@ -202,13 +266,73 @@ class Accumulated:
                 base_plain=_shifted(batch.base_plain, begin),
                 value=_shifted_value(batch.value, begin),
                 critic=_shifted_value(batch.critic, begin) if batch.critic else None,
+                worded=_shifted_words(batch.worded, begin) if batch.worded else None,
+                teacher=_shifted(batch.teacher, begin) if batch.teacher else None,
             )
             for loss in self.inner(mine):
                 yield Loss(loss.value / self.parts, loss.numbers, loss.update and part == self.parts - 1)
 
 
+@dataclass(frozen=True)
+class InParts:
+    """An objective of the whole batch, such as advantages make it, whose networks see parts of it, one after the other: the
+    same gradient in less memory. What a part's way back needs is made again for it, which costs a call more of each step that
+    has a gradient.
+
+    Attributes:
+        inner: the objective.
+        parts: how many.
+    """
+
+    inner: Losses
+    parts: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def updates_several(self) -> bool:
+        return self.inner.updates_several
+
+    def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
+        names = ["denoise", "base", "plain", "base_plain"] + ["teacher"] * (batch.teacher is not None)
+        size = -(-len(batch.who) // self.parts)
+        parted = {name: _parted(getattr(batch, name), size, batch.trained) for name in names}
+        yield from self.inner(replace(batch, **parted))
+
+
+def in_parts(objective: Losses, parts: int) -> Losses:
+    """An objective over parts of a batch, as it can be split."""
+    if parts == 1:
+        return objective
+    return Accumulated(objective, parts) if getattr(objective, "splits", True) else InParts(objective, parts)
+
+
+def _parted(denoise: Denoise, size: int, trained: Sequence[Tensor]) -> Denoise:
+    """A denoiser that sees so many latents at once."""
+
+    def parted(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        if len(x) <= size:
+            return denoise(x, t, rows)
+        found = []
+        for mine, which in zip(x.split(size), rows.split(size), strict=True):
+
+            def call(mine: Tensor, which: Tensor = which) -> tuple[Tensor, ...]:
+                return tuple(denoise(mine, t, which))
+
+            found.append(recomputed(call, mine, trained) if torch.is_grad_enabled() else call(mine))
+        return Prediction(*map(torch.cat, zip(*found, strict=True)))
+
+    return parted
+
+
 def _shifted(denoise: Denoise, begin: int) -> Denoise:
     return lambda x, t, rows: denoise(x, t, rows + begin)
+
+
+def _shifted_words(worded: Callable[[Callable[[str], str]], ValueFn], begin: int) -> Callable[[Callable[[str], str]], ValueFn]:
+    return lambda change: _shifted_value(worded(change), begin)
 
 
 def _shifted_value(value: Callable[[Tensor, Tensor], Tensor], begin: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -2,6 +2,7 @@
 
     NNNNNNNN/weights.safetensors    the trained tensors
     NNNNNNNN/optimiser.safetensors  AdamW's moments
+    NNNNNNNN/averages.safetensors   averages of the trained tensors, where a run keeps some
     NNNNNNNN/state.json             step, objective's memory, counters
 
 A folder is written beside its place and renamed into it; the one before is removed only after that, so that a kill at any
@@ -22,9 +23,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tilting.disk import make_folder, remove, unique_beside, write_atomically, write_tensors
+from tilting.foreign import read_json
 from tilting.types import TiltingError
 
-WEIGHTS, OPTIMISER, STATE = FILES = ("weights.safetensors", "optimiser.safetensors", "state.json")
+WEIGHTS, OPTIMISER, AVERAGES, STATE = FILES = (
+    "weights.safetensors",
+    "optimiser.safetensors",
+    "averages.safetensors",
+    "state.json",
+)
 
 
 class Saved(NamedTuple):
@@ -35,12 +42,14 @@ class Saved(NamedTuple):
         weights: the trained tensors by name.
         optimiser: tensors of the optimiser, by "index.field".
         state: plain JSON values.
+        averages: of the trained tensors, by the average's name and theirs.
     """
 
     step: int
     weights: dict[str, Tensor]
     optimiser: dict[str, Tensor]
     state: dict[str, Any]
+    averages: Mapping[str, Mapping[str, Tensor]] = {}
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -74,6 +83,9 @@ def write(folder: Path, saved: Saved, keep: int = 2) -> Path:
         temporary.mkdir()
         write_tensors(temporary / WEIGHTS, {k: v.detach().cpu().contiguous() for k, v in saved.weights.items()})
         write_tensors(temporary / OPTIMISER, saved.optimiser)
+        averages = {f"{name}.{key}": v for name, values in saved.averages.items() for key, v in values.items()}
+        if averages:
+            write_tensors(temporary / AVERAGES, {key: v.detach().cpu().contiguous() for key, v in averages.items()})
         write_atomically(temporary / STATE, json.dumps({"step": saved.step, **saved.state}).encode())
         remove(place, FILES)  # one that is not whole
         os.rename(temporary, place)
@@ -118,8 +130,12 @@ def read(folder: Path) -> Saved | None:
 def _load(place: Path) -> Saved | None:
     """The state in a folder, None if any file of it is not whole."""
     try:
-        state = json.loads((place / STATE).read_text())
+        state = read_json(place / STATE)
         tensors = (load_file(place / WEIGHTS), load_file(place / OPTIMISER))
-        return Saved(state.pop("step"), *tensors, state)
+        averages: dict[str, dict[str, Tensor]] = {}
+        for key, value in (load_file(place / AVERAGES) if (place / AVERAGES).is_file() else {}).items():
+            name, _, of = key.partition(".")
+            averages.setdefault(name, {})[of] = value
+        return Saved(state.pop("step"), *tensors, state, averages)
     except (OSError, ValueError, KeyError, SafetensorError):
         return None

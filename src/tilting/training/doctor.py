@@ -164,7 +164,12 @@ def _memory(trainer: Trainer[Batches], batch: TrainBatch, config: FinetuneConfig
         wanted = x.clone().requires_grad_(True)
         scored = _held(lambda: batch.value(wanted, row)) if objective.needs_gradient else 0
     at_once = config.batch_size // count // config.accumulate
-    path = objective.latents_kept(config.steps) * at_once * x.numel() * x.element_size()
+    path = (
+        objective.latents_kept(config.steps)
+        * (at_once if objective.splits else config.batch_size // count)
+        * x.numel()
+        * x.element_size()
+    )
     activations = at_once * objective.graphs_at_once * (network + scored)
     found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path}
     return {**found, "peak": sum(found.values())}

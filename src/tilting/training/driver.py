@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.runs.stopping import patient
 from tilting.training import checkpoint
+from tilting.training.average import EMA
 from tilting.training.checkpoint import Saved
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
 from tilting.training.loop import Info, check_moved
@@ -30,9 +32,11 @@ class Observer(Generic[Config]):
     Attributes:
         config, folder, trainer: of the run.
         name: on the bar.
+        weights: where in a folder the files of what is trained are.
     """
 
     name = "train"
+    weights = "lora"
 
     def __init__(self, folder: TrainingFolder[Config], trainer: Trainer[Any]):
         self.config, self.folder, self.trainer = folder.config, folder, trainer
@@ -64,9 +68,12 @@ class Observer(Generic[Config]):
         """What a checkpoint keeps beside the trainer's own, of plain values."""
         return {}
 
-    def write(self) -> None:
-        """The files of what is trained, by the main process."""
-        self.trainer.save_weights(self.folder.path / "lora")
+    def write(self, folder: Path) -> None:
+        """The files of what is trained, and in ``ema`` those of its average, by the main process."""
+        self.trainer.save_weights(folder / self.weights)
+        if averaged := self.trainer.averaged():
+            with averaged:
+                self.trainer.save_weights(folder / EMA)
 
     def summary(self, finished: bool) -> dict[str, Any]:
         """What the manifest's summary has beside steps, costs and whether it is finished."""
@@ -81,7 +88,7 @@ class Observer(Generic[Config]):
         trainer = self.trainer
         if not trainer.engine.main:
             return
-        self.write()
+        self.write(self.folder.path)
         checkpoint.write(self.folder.checkpoints, trainer.saved(**self.state()))
         self.folder.sum_up(
             {
@@ -130,6 +137,8 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
                     folder.add(METRICS, line)
                     folder.add(TIMING, {"step": row.step, "seconds": row.seconds, **observer.seconds()})
                     engine.log({k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}, row.step)
+                    if config.keep_every and row.step % config.keep_every == 0:
+                        observer.write(folder.path / "kept" / f"{row.step:06d}")
                 bar.show(row.step, row.skipped, **observer.shown(row))
                 over, left = row.step == config.train_steps or observer.over, interrupted()
                 if over or left or row.step % config.checkpoint_every == 0:

@@ -1,24 +1,24 @@
 """The folder of a fine-tuning run: its manifest, and lines of numbers that are cut back to where a run goes on. Torch-free.
 
-    lora/  best/  checkpoints/  samples/  tensorboard/  metrics.jsonl  timing.jsonl  manifest.json
+    lora/  ema/  best/  kept/  checkpoints/  samples/  tensorboard/  metrics.jsonl  timing.jsonl  manifest.json
 
 metrics.jsonl holds what a run is determined to give, a line per training step; seconds stand in timing.jsonl.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tilting.config.finetune import FinetuneConfig
 from tilting.config.objectives import defaults
 from tilting.config.training import TrainingConfig, mixed_precision
-from tilting.disk import write_atomically
+from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
-from tilting.models.lora_file import lora_files
+from tilting.models.lora_file import lora_files, parse_lora
 from tilting.objectives import OBJECTIVES
 from tilting.runs import files
 from tilting.runs.owner import TRAINING
@@ -49,9 +49,11 @@ class TrainingFolder(RunFolder[Config]):
         return None
 
     def by_todays_names(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The config of a manifest, whose options may have their former names."""
-        former = {alias: one.option for one in self.config.options().values() for alias in one.aliases}
-        return {former.get(key, key): value for key, value in config.items()}
+        """The config of a manifest, whose options may have their former names, and of newer ones their defaults."""
+        options, now = self.config.options(), self.config.mapping()
+        former = {alias: one.option for one in options.values() for alias in one.aliases}
+        known = {former.get(key, key): value for key, value in config.items()}
+        return {key: one.default for key, one in options.items() if now.get(key) == one.default} | known
 
     def config_now(self) -> dict[str, Any]:
         """The options, and the launcher's mixed precision, which numbers depend on too."""
@@ -80,8 +82,7 @@ class TrainingFolder(RunFolder[Config]):
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl or timing.jsonl."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        append(self.path / name, _line(row).encode(), sync=False)  # a checkpoint is what a run goes on from
 
     def sum_up(self, summary: Mapping[str, Any]) -> None:
         """Replace the manifest's summary; seconds are those of timing.jsonl."""
@@ -111,29 +112,24 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
     def config_now(self) -> dict[str, Any]:
         config = self.config
         start = files.digest_of(lora_files(config.init_lora)) if config.init_lora else None
-        return {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
+        taught = [files.digest_of(lora_files(parse_lora(one).file)) for one in config.teacher]
+        now = {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
+        return now | ({"teacher-sha256": taught} if taught else {})
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if key == "init-lora-sha256" and before.get("init-lora") == now.get("init-lora"):
             return "that began at a LoRA of other weights: choose another --out"
+        if key == "teacher-sha256" and before.get("teacher") == now.get("teacher"):
+            return "that distilled a LoRA of other weights: choose another --out"
         return super().difference(key, before, now)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON lines with a step; one that a kill has torn, and what follows it, is left out."""
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # JSON may hold U+2028
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                break
-            rows.append(row)
-    return rows
+    rows = files.read_lines(path, torn=False)
+    return list(takewhile(lambda row: isinstance(row.get("step"), int), rows))
 
 
 def _line(row: Mapping[str, Any]) -> str:
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(plain, ensure_ascii=False) + "\n"
+    return files.line(plain)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tilting.objectives.batch import Losses, TrainBatch
+from tilting.training.average import Average
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 from tilting.training.half import ranged
 from tilting.types import RewardError, TiltingError, ValueFn
@@ -54,7 +55,10 @@ class Optimiser:
         weight_decay: decoupled; on a LoRA it pulls towards the base model.
         betas: of the moments.
         clip: largest norm of the gradient, over all parameters of a group (one, unless ``groups`` says otherwise).
-        decay: "constant", or "sqrt": rate · min(10 step^-1/2, 1), the paper's for long runs.
+        schedule: of the rate after its warm-up: "constant"; "linear" or "cosine", down to 0 at ``steps``; or "sqrt":
+            min(10 step^-1/2, 1), the paper's for long runs.
+        warmup: steps in which the rate rises from 1/warmup of it to all of it.
+        steps: of the whole run.
         groups: parameters that are stepped, and clipped, apart from the others.
     """
 
@@ -62,7 +66,9 @@ class Optimiser:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
-    decay: str = "constant"
+    schedule: str = "constant"
+    warmup: int = 0
+    steps: int = 0
     groups: tuple[Group, ...] = ()
 
     def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
@@ -83,7 +89,14 @@ class Optimiser:
 
     def at(self, step: int) -> float:
         """The learning rate of a training step, counted from 0."""
-        return self.rate * (min(10 * (step + 1) ** -0.5, 1.0) if self.decay == "sqrt" else 1.0)
+        gone = min(max(step - self.warmup, 0) / max(self.steps - self.warmup, 1), 1.0)
+        share = {
+            "constant": 1.0,
+            "linear": 1 - gone,
+            "cosine": (1 + math.cos(math.pi * gone)) / 2,
+            "sqrt": min(10 * (step + 1) ** -0.5, 1.0),
+        }[self.schedule]
+        return self.rate * share * (min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0)
 
 
 @dataclass
@@ -98,6 +111,7 @@ class TrainState:
         skipped, row: steps skipped in all, and in a row.
         moved: whether a step had a gradient, and so moved the weights by more than their decay.
         why: the last skipped step was skipped, or "".
+        averages: of the parameters, by name; each takes in every step that was made.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -108,13 +122,15 @@ class TrainState:
     row: int = 0
     moved: bool = False
     why: str = ""
+    averages: dict[str, Average] = field(default_factory=dict)
 
     def saved(self) -> Saved:
         """A copy for a checkpoint."""
         weights = {name: p.detach().clone() for name, p in self.parameters.items()}
         counted = {"skipped": self.skipped, "row": self.row, "moved": self.moved, "why": self.why}
         state = {"memory": copy.deepcopy(self.memory), **counted}
-        return Saved(self.step, weights, optimiser_tensors(self.optimiser), state)
+        averages = {name: {k: v.clone() for k, v in one.values.items()} for name, one in self.averages.items()}
+        return Saved(self.step, weights, optimiser_tensors(self.optimiser), state, averages)
 
     def restore(self, saved: Saved) -> None:
         """Go back to a checkpoint. Raises TiltingError if it is of other parameters."""
@@ -125,6 +141,8 @@ class TrainState:
                 if p.shape != saved.weights[name].shape:
                     raise TiltingError(f"the checkpoint's {name} is {tuple(saved.weights[name].shape)}, not {tuple(p.shape)}")
                 p.copy_(saved.weights[name])
+        for name, average in self.averages.items():
+            average.restore(saved.averages.get(name, {}))
         restore_optimiser(self.optimiser, saved.optimiser)
         self.step, self.memory = saved.step, saved.state["memory"]
         self.skipped, self.row = saved.state["skipped"], saved.state["row"]
@@ -183,7 +201,8 @@ def train(
             group["lr"] = optimiser.at(state.step) * group.get("factor", 1.0)
         before = state.saved() if objective.updates_several else None
         memory = copy.deepcopy(state.memory)
-        batch = replace(batch_of(state.step, state.memory), trained=parameters)
+        averages = {name: average.on for name, average in state.averages.items()}
+        batch = replace(batch_of(state.step, state.memory), trained=parameters, averages=averages)
         batch = ranged(batch) if half else batch
         batch = replace(batch, value=attached(batch.value)) if _told(objective) else batch
         numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce)
@@ -196,6 +215,8 @@ def train(
         else:
             state.row = 0
             state.moved = state.moved or numbers.get("gradient_norm", 0.0) > 0
+            for average in state.averages.values():
+                average.update(state.step + 1)
         state.step += 1
         yield Info(state.step, {**numbers, "skipped": float(state.skipped)}, reason)
         if state.row >= PATIENCE:

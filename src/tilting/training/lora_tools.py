@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.models.lora import mix, rank_of, read_lora, save_lora
-from tilting.models.lora_file import LoraSpec, lora_file, lora_files
+from tilting.models.lora import export_lora, mix, rank_of, read_lora, save_lora
+from tilting.models.lora_file import INPUTS, LoraForm, LoraSpec, lora_file, lora_files
 from tilting.models.lora_targets import target_modules_of
 from tilting.runs.alone import alone
 from tilting.runs.files import digest
@@ -50,6 +51,17 @@ def delta_norms(state: dict[str, Tensor]) -> dict[str, float]:
     return norms
 
 
+def write_export(place: str, out: str, form: LoraForm) -> Path:
+    """A LoRA as other programs read it, in a folder that holds none. Raises TiltingError."""
+    with alone(out):
+        if len(lora_files(place)) > 1 and (lora_file(place).parent / INPUTS).is_file():
+            raise TiltingError(f"{place!r} learned the sampler's inputs too, which no other program knows")
+        folder = folder_of(out, LORA)
+        if any(folder.glob("*.safetensors")):
+            raise TiltingError(f"--out {out!r} holds weights already: choose another --out")
+        return export_lora(read_lora(place), folder, form)
+
+
 def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
     """One LoRA that adds what these add together, each by its scale; its rank is the sum of theirs.
 
@@ -61,7 +73,7 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
         if (folder / LORA.file).exists():
             raise TiltingError(f"--out {out!r} holds a LoRA already: choose another --out")
         for spec in loras:
-            if spec.file.parent.resolve() == folder.resolve():
+            if os.path.realpath(spec.file.parent) == os.path.realpath(folder):
                 raise TiltingError(f"--out {out!r} is where {spec.text!r} lies: choose another --out")
             if len(lora_files(spec.file)) > 1:
                 raise TiltingError(

@@ -156,6 +156,7 @@ class Sampled(Observer[FinetuneConfig]):
                 config.negative_prompt,
                 device=engine.device,
                 context=engine.context,
+                sde=config.sde,
             )
             numbers = {**seen.numbers(), "evaluations": seen.evaluations}
         numbers = dict(engine.broadcast(numbers))

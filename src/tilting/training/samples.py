@@ -15,6 +15,7 @@ from torch import Tensor
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.generation.plan import Model, identities
 from tilting.reports.grid import Cell, short, write_rows
+from tilting.schedule import Law
 from tilting.types import Denoise, Prediction, Reward, RewardError, Time
 
 MOST_PROMPTS = 8
@@ -62,6 +63,7 @@ def look(
     batch: int = 16,
     device: torch.device | str = "cpu",
     context: Callable[[], AbstractContextManager] = nullcontext,
+    sde: Law = "posterior",
 ) -> Look:
     """Draw the first `MOST_PROMPTS` different prompts, ``images`` each; they are those of `tilting generate` by this seed.
     ``context`` is entered around the network alone, as in training."""
@@ -69,7 +71,7 @@ def look(
     who = identities(chosen, seed, images)
     pictures, evaluations = [], 0
     model = model if context is nullcontext else cast(Model, _Within(model, context))
-    request = plan(model, who, steps=steps, cfg=cfg, eta=eta, negative_prompt=negative, batch_size=batch)
+    request = plan(model, who, steps=steps, cfg=cfg, eta=eta, sde=sde, negative_prompt=negative, batch_size=batch)
     for event in draw(model, request, device=device):
         if isinstance(event, Drawn):
             pictures.append(event.images)

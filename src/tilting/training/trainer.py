@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
@@ -13,16 +15,18 @@ from torch import Tensor, nn
 
 from tilting.config.base import keywords
 from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, with_dropout
 from tilting.models.lora import TRAINED as NAME
-from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, read_lora, remove, save_lora
-from tilting.models.lora_file import lora_file
+from tilting.models.lora import add_lora, in_place_of, load_lora, lora_parameters, lora_state, read_lora, remove, save_lora
+from tilting.models.lora_file import lora_file, parse_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
-from tilting.training.batches import Accumulated, Batches, Counts
+from tilting.training.average import EMA, Average
+from tilting.training.batches import Batches, Counts, in_parts
 from tilting.training.checkpoint import Saved
 from tilting.training.diversity import diversity
 from tilting.training.loop import Group, Info, Optimiser, TrainState, check_moved, train
@@ -119,6 +123,10 @@ class Trainer(Generic[Maker]):
         """Write the files of what is trained."""
         save_weights(self.lora(), self.inputs, folder)
 
+    def averaged(self) -> AbstractContextManager[None] | None:
+        """A block in which what is trained is its average; None where the run keeps none."""
+        return self.state.averages[EMA].on() if EMA in self.state.averages else None
+
     def saved(self, **more: Any) -> Saved:
         """A checkpoint, with the run's costs and more plain values."""
         saved = self.state.saved()
@@ -133,7 +141,12 @@ class Trainer(Generic[Maker]):
 
 
 def attach(
-    network: Any, rank: int | None, targets: Sequence[str], seed: int, start: Mapping[str, Tensor] | None = None
+    network: Any,
+    rank: int | None,
+    targets: Sequence[str],
+    seed: int,
+    start: Mapping[str, Tensor] | None = None,
+    alpha: float | None = None,
 ) -> dict[str, nn.Parameter]:
     """A LoRA to train in place of one that was trained before, beside those that are active; fresh, or from saved weights.
 
@@ -146,7 +159,7 @@ def attach(
     remove(network, [NAME])
     network.requires_grad_(False)
     if start is None:
-        add_lora(network, rank or 8, targets, NAME, seed)
+        add_lora(network, rank or 8, targets, NAME, seed, alpha)
     else:
         load_lora(network, start, NAME)
     mine = {id(p) for p in lora_parameters(network, NAME)}
@@ -200,7 +213,9 @@ def trainer_of(
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
     if not config.learn or set(config.learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
-    parameters = attach(model.backbone, config.rank, config.target_modules or (), config.seed, start)
+    asked = [parse_lora(one) for one in config.teacher] if objective.takes_teacher else []
+    teacher = in_place_of(model.backbone, (NAME,), asked) if asked else None
+    parameters = attach(model.backbone, config.rank, config.target_modules or (), config.seed, start, config.lora_alpha)
     if "lora" not in config.learn:
         for p in parameters.values():
             p.requires_grad_(False)
@@ -229,11 +244,26 @@ def trainer_of(
         diversity=diversity(config.diversity) if config.diversity else None,
         bare=bare,
         redraw=thin.redraw if thin else None,
+        teacher=teacher,
+        law=config.sde,
     )
-    optimiser = Optimiser(config.lr, config.weight_decay, clip=config.clip, decay=config.lr_decay, groups=GROUPS)
-    state = TrainState(parameters, optimiser.build(parameters))
-    whole = Accumulated(objective, config.accumulate) if config.accumulate > 1 else objective
+    optimiser = optimiser_of(config, config.lr, config.weight_decay, config.clip, GROUPS)
+    state = state_of(config, parameters, optimiser)
+    state.averages |= {name: Average(parameters, decay) for name, decay in objective.averages().items()}
+    whole = in_parts(objective, config.accumulate)
     return Trainer(model, whole, optimiser, batches, state, engine, inputs=inputs)
+
+
+def optimiser_of(config: TrainingConfig, rate: float, weight_decay: float, clip: float, groups: tuple[Group, ...]) -> Optimiser:
+    """The optimiser of a run, on the schedule that its config asks for."""
+    about = {"schedule": config.schedule, "warmup": config.warmup, "steps": config.train_steps}
+    return Optimiser(rate, weight_decay, clip=clip, groups=groups, **about)
+
+
+def state_of(config: TrainingConfig, parameters: dict[str, nn.Parameter], optimiser: Optimiser) -> TrainState:
+    """The state that a run begins with, with the average that its config asks for."""
+    averages = {EMA: Average(parameters, lambda step: config.ema)} if config.ema else {}
+    return TrainState(parameters, optimiser.build(parameters), averages=averages)
 
 
 @keywords(FinetuneConfig, *IN_PYTHON)
@@ -254,8 +284,10 @@ def make_trainer(
     if scored is None:
         raise TiltingError("fine-tuning needs a reward: give a function of images and prompts, or a name such as 'clip'")
     if start is not None or "init_lora" in options:
-        if "rank" in options or "target_modules" in options:
-            raise TiltingError("the weights to start from have their own rank and parts: leave out rank and target_modules")
+        if {"rank", "lora_alpha", "target_modules"} & set(options):
+            raise TiltingError(
+                "weights to start from have a rank, an alpha and parts: leave rank, lora_alpha, target_modules out"
+            )
         if start is None:
             start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
         options |= {"rank": None, "target_modules": None}
@@ -286,11 +318,13 @@ class Tuned:
         lora: the weights under diffusers' names; `tilting.models.lora.save_lora` writes them. They are active in the model too.
         history: a mapping of numbers per training step.
         inputs: what was learned of the sampler; ``inputs.on(model)`` draws with it, `save` writes it beside the LoRA.
+        ema: the same of the averaged weights, where ``ema`` asked for them.
     """
 
     lora: dict[str, Tensor]
     history: list[dict[str, Any]]
     inputs: SamplerInputs | None = None
+    ema: Tuned | None = None
 
     def save(self, folder: str | Path) -> None:
         """Write the weights as a diffusers LoRA folder, which `tilting generate --lora` draws with, sampler inputs too."""
@@ -334,5 +368,8 @@ def finetune(
     trainer = make_trainer(model, prompts, reward, objective, start=start, inputs=inputs, **options)
     history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]
     check_moved(trainer.state, trainer.objective)
-    with torch.no_grad():
-        return Tuned(trainer.lora(), history, trainer.inputs)
+    ema = None
+    if averaged := trainer.averaged():
+        with averaged:
+            ema = Tuned(trainer.lora(), history, copy.deepcopy(trainer.inputs))
+    return Tuned(trainer.lora(), history, trainer.inputs, ema)

@@ -17,7 +17,7 @@ from tilting.rewards.spec import split_weight
 from tilting_papers.codex.draw import DrawnTable, draw_rows
 from tilting_papers.codex.figures import write_figures
 from tilting_papers.codex.table import Claim, Row, Table
-from tilting_papers.numbers import Values, interval, mean, verdict
+from tilting_papers.numbers import Values, estimated, interval, mean, needed, verdict
 from tilting_papers.published import published_row
 from tilting_papers.recipe import Report, Run
 
@@ -130,7 +130,8 @@ def claim_of(claim: Claim, spec: str, rows: Sequence[Mapping[str, Any]], values:
         gain, judge = (interval(values[claim.winner][what], values[rival][what]) for what in (spec, "judge"))
         kind = "undecided" if gain is None else verdict(gain["low"], gain["high"])
         paid = [evaluated[claim.winner], evaluated[rival]]
-        rivals.append({"rival": rival, "verdict": kind, "reward": gain, "judge": judge, "evaluations": paid})
+        needs = needed(estimated(values[claim.winner][spec], values[rival][spec])) if kind == "undecided" else ""
+        rivals.append({"rival": rival, "verdict": kind, "reward": gain, "judge": judge, "evaluations": paid, "needs": needs})
     both = {claim.winner, "base"} <= set(values)
     over = interval(values[claim.winner]["judge"], values["base"]["judge"]) if both else None
     falls = None if over is None else verdict(over["low"], over["high"]) == "fails"

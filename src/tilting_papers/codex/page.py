@@ -58,7 +58,7 @@ def _claim(claim: Mapping[str, Any]) -> list[str]:
         ours, theirs = rival["evaluations"]
         lines.append(
             f"- {rival['verdict']} against {rival['rival']}: {claim['reward']} {shown(rival['reward'], sign=True)}, judge "
-            f"{shown(rival['judge'], sign=True)} ({ours:.0f} evaluations against {theirs:.0f})"
+            f"{shown(rival['judge'], sign=True)} ({ours:.0f} evaluations against {theirs:.0f}){rival.get('needs', '')}"
         )
     if claim["judge_over_base"] is not None:
         fell = "falls below" if claim["judge_falls"] else "does not fall below"

@@ -34,14 +34,15 @@ def curve(results: Results, across: str, what: str, where: str, runs: Sequence[s
     """Training curves."""
     series: dict[str, list[Dot]] = {}
     for run in runs or results.summaries:
-        xs = [point[across] for point in results.points(run)]
-        series[run] = list(zip(xs, map(interval, results.over_training(run, what, where)), strict=True))
+        xs = [point[across] for point in results.points(run) if where in point["sets"]]
+        looks = results.over_training(run, what, where)
+        series[run] = [(x, interval(values, seeded=True)) for x, values in zip(xs, looks, strict=False)]
     return Panel(NOUNS[across], name_of(results, what, where), series)
 
 
 def over(results: Results, rows: Sequence[tuple[float, str]], what: str, where: str | None = None) -> list[Dot]:
     """Means of rows over a number that each has."""
-    return [(x, interval(results.values(name, what, where))) for x, name in rows]
+    return [(x, interval(results.values(name, what, where), seeded=True)) for x, name in rows]
 
 
 def progress(results: Results, path: Path) -> str:
@@ -68,7 +69,7 @@ def columns(results: Results, names: Sequence[tuple[str, str]], path: Path, wher
     for i, prompt in enumerate(results.protocol.sets[where]):
         cells = []
         for name, label in names:
-            value = results.scores(name)[where]["rewards"][results.spec][i * images]
+            value = results.scores(name)[0][where]["rewards"][results.spec][i * images]
             cells.append((f"{label}: {short(value)}", tile(results.sheet(name, where), i, 0, images)))
         rows.append((prompt, cells))
     return write_rows(rows, title or results.study.heading, f"{results.spec} under each picture", path).name

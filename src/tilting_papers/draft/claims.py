@@ -1,19 +1,21 @@
 """Verdicts of the DRaFT recipes, from the numbers alone: "holds", "fails", or "undecided" where an interval does not say.
 
-    sooner    s(a) / s(b), s the step at which a curve first reaches b's last mean reward (linear between evaluations)
+    faster    mean_i (A_i(a) - A_i(b)),  A_i = 1/S ∫_0^S (r_i(s) - r_i(0)) ds, image i's mean gain over S training steps
+    sooner    s(a) / s(b), s the step at which a curve first has half of b's last gain (linear between evaluations)
 
-with a 95 % t interval of s(b) / s(a), each prompt left out in turn of both curves. A curve that never reaches it has no s:
-infinity.
+The first is a mean and has its t interval. The second's is a t interval of s(b) / s(a), each prompt left out in turn of both
+curves, and each training seed where there are several. A curve that never gets there has no s: infinity.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
-from tilting.metrics.statistics import jackknife
+from tilting.metrics.statistics import Estimate, jackknife
 from tilting_papers.draft.study import Results
-from tilting_papers.numbers import Finding, Values, by_prompt, difference, interval, mean, verdict
+from tilting_papers.numbers import Finding, Key, Values, by_prompt, difference, interval, mean, needed, verdict
 from tilting_papers.page import number, shown
 
 Test = Callable[[Results], Finding | None]
@@ -29,7 +31,7 @@ def higher(a: str, b: str, what: str | None = None, where: str | None = None) ->
 
     def test(results: Results) -> Finding:
         unit = "nats (judge)" if what == "judge" else f"({what or results.spec})"
-        return difference(results.values(a, what, where), results.values(b, what, where), f"{unit}, {a} - {b}")
+        return difference(results.values(a, what, where), results.values(b, what, where), f"{unit}, {a} - {b}", seeded=True)
 
     return needing(test, a, b)
 
@@ -49,32 +51,70 @@ def ratio(across_a: Sequence[float], a: Sequence[float], across_b: Sequence[floa
     """s(a) / s(b) as above; infinity where a never gets there, NaN where b does not rise above its start."""
     if b[-1] <= b[0]:
         return math.nan
-    mine, theirs = crossing(across_a, a, b[-1]), crossing(across_b, b, b[-1])
+    half = (b[0] + b[-1]) / 2
+    mine, theirs = crossing(across_a, a, half), crossing(across_b, b, half)
     assert theirs is not None and theirs > 0
     return math.inf if mine is None else mine / theirs
 
 
+def areas(results: Results, run: str) -> Values:
+    """By image, A_i as above."""
+    looks, steps = results.over_training(run), [point["step"] for point in results.points(run)]
+    span = steps[len(looks) - 1] - steps[0]
+    parts = [(b - a) / span for a, b in pairwise(steps[: len(looks)])]
+
+    def area(key: Key) -> float:
+        means = [(one[key] + after[key]) / 2 - looks[0][key] for one, after in pairwise(looks)]
+        return sum(part * gain for part, gain in zip(parts, means, strict=True))
+
+    return {key: area(key) for key in looks[0] if all(key in look for look in looks)}
+
+
+def faster(a: str, b: str) -> Test:
+    """That run a has gained more than run b on average over training, each over its own start."""
+
+    def test(results: Results) -> Finding:
+        words = f"({results.spec}), mean gain over training of {a} - {b}"
+        return difference(areas(results, a), areas(results, b), words, seeded=True)
+
+    return needing(test, a, b)
+
+
+def _table(results: Results, run: str, seeds: int) -> list[list[list[float]]]:
+    """By look, seed and prompt, the mean reward of the prompt's images."""
+    return [
+        [by_prompt({key: value for key, value in look.items() if key[0] == seed}) for seed in range(seeds)]
+        for look in results.over_training(run)
+    ]
+
+
 def sooner(a: str, b: str, most: float = 2 / 3) -> Test:
-    """That run a reaches run b's last reward in at most this share of its steps."""
+    """That run a reaches half of run b's gain in at most this share of its steps."""
 
     def test(results: Results) -> Finding:
         import torch
 
         steps = [[point["step"] for point in results.points(run)] for run in (a, b)]
-        curves = [torch.tensor([*map(by_prompt, results.over_training(run))], dtype=torch.float64) for run in (a, b)]
+        seeds = min(len(results.of_seeds(run)) for run in (a, b))
+        curves = [torch.tensor(_table(results, run, seeds), dtype=torch.float64) for run in (a, b)]
 
-        def pace(rows: Sequence[int]) -> float:
-            mine, theirs = (curve[:, list(rows)].mean(1).tolist() for curve in curves)
+        def pace(seeds: Sequence[int], prompts: Sequence[int]) -> float:
+            mine, theirs = (curve[:, list(seeds)][:, :, list(prompts)].mean((1, 2)).tolist() for curve in curves)
             times = ratio(steps[0], mine, steps[1], theirs)
             return 1 / times if times else math.nan
 
-        found = jackknife(pace, curves[0].shape[1])
+        _, every, everyone = map(range, curves[0].shape)
+        found = jackknife(lambda rows: pace(every, rows), len(everyone))
+        again = jackknife(lambda rows: pace(rows, everyone), len(every)) if len(every) > 1 else None
+        if found is not None and again is not None:
+            found = Estimate(found.mean, (*again.errors, *found.errors) if again.errors and found.errors else ())
         bounds = None if found is None else found.interval()
         if bounds is None or bounds.low is None or bounds.high is None:
             return {"verdict": "undecided", "found": f"{b} does not rise above its start clearly enough to be caught up with"}
         whole, low, high = (1 / one if one > 0 else math.inf for one in (bounds.mean, bounds.high, bounds.low))
         kind = "holds" if high <= most else "fails" if low > most else "undecided"
-        words = f"{a} needs {_times(whole)} of {b}'s steps [{_times(low)}, {_times(high)}]"
+        words = f"{a} needs {_times(whole)} of {b}'s steps to half of its gain [{_times(low)}, {_times(high)}]"
+        words += needed(found, 1 / most) if kind == "undecided" else ""
         plain = {"ratio": whole, "low": low, "high": high}
         return {"verdict": kind, "found": words, **{k: v if math.isfinite(v) else None for k, v in plain.items()}, "most": most}
 
@@ -109,7 +149,7 @@ def behind(slow: str, fast: str, times: float) -> Test:
     def test(results: Results) -> Finding:
         paid = [results.points(run)[-1]["reward_calls"] for run in (slow, fast)]
         gain = gains(results, fast)
-        gap = difference(gain, gains(results, slow), f"({results.spec}), gain of {fast} - gain of {slow}")
+        gap = difference(gain, gains(results, slow), f"({results.spec}), gain of {fast} - gain of {slow}", seeded=True)
         curve = [mean(by_prompt(values)) for values in results.over_training(slow)]
         queries = [point["reward_calls"] for point in results.points(slow)]
         caught, more = crossing(queries, curve, curve[0] + mean(list(gain.values()))), paid[0] / paid[1]
@@ -127,7 +167,7 @@ def falls(run: str, what: str = "judge", where: str | None = None) -> Test:
 
     def test(results: Results) -> Finding:
         before, after = (results.over_training(run, what, where)[i] for i in (0, -1))
-        return difference(before, after, f"({what}), before training - after {run}")
+        return difference(before, after, f"({what}), before training - after {run}", seeded=True)
 
     return needing(test, run)
 
@@ -136,7 +176,7 @@ def near(a: str, b: str, share: float = 0.1) -> Test:
     """That two runs end alike: the interval of their difference lies within a share of b's gain, either way."""
 
     def test(results: Results) -> Finding:
-        gap = interval(results.values(a), results.values(b))
+        gap = interval(results.values(a), results.values(b), seeded=True)
         room = share * abs(mean(list(gains(results, b).values())))
         assert gap is not None
         over, under = (verdict(gap["low"], gap["high"], line) for line in (-room, room))  # of the room's two ends

@@ -11,13 +11,17 @@ from dataclasses import replace
 
 from tilting_papers.charts import Panel, chart
 from tilting_papers.draft.charts import curve, name_of, over
-from tilting_papers.draft.claims import falls, higher, sooner
-from tilting_papers.draft.study import BASE, DRAFT, HELD, STYLE, TRAIN, Claim, Results, Study, Training, Variant, of_fifty
+from tilting_papers.draft.claims import falls, faster, higher, sooner
+from tilting_papers.draft.fig3 import FREE
+from tilting_papers.draft.study import BASE, DRAFT, HELD, STYLE, TRAIN, Claim, Results, Size, Study, Training, Variant, of_fifty
 from tilting_papers.prompts import SCENES
 from tilting_papers.published import published
 
 FIFTY = (1, 5, 10, 30, 50)
 """K of the paper's 50 steps; at T = 20 they are 1, 2, 4, 12 and 20."""
+LOOKS = Size(images=2, evaluations=20, prompts=12)
+"""A look every five steps, at every prompt of training."""
+UNTOLD = "no such run"
 ABLATION = tuple(Training(f"draft-{k}", "draft-k", k=k, published=f"draft-{k}", small=k in (1, 50)) for k in FIFTY)
 
 
@@ -40,10 +44,27 @@ CLAIMS = (
 )
 
 
+SPEED = (
+    Claim("DRaFT-LV learns faster than DRaFT-1", "about twice as fast", faster("draft-lv", "draft-1")),
+    Claim("DRaFT-1 learns faster than DRaFT-50", "truncation speeds up learning", faster("draft-1", "draft-50")),
+    Claim("where nothing is clipped, DRaFT-LV learns faster than DRaFT-1", UNTOLD, faster("draft-lv-free", "draft-1-free")),
+    Claim("where nothing is clipped, DRaFT-1 learns faster than DRaFT-50", UNTOLD, faster("draft-1-free", "draft-50-free")),
+    Claim(
+        "DRaFT-LV reaches half of DRaFT-1's gain in at most two thirds of its steps",
+        "about half of them",
+        sooner("draft-lv", "draft-1"),
+    ),
+)
+
+
 def figures(results: Results) -> list[str]:
     """Training curves, and the last evaluation over K on every set, by the reward and by the judge."""
     sets, steps = list(results.protocol.sets), results.size.steps
-    ks = [(of_fifty(run.k, steps), run.name) for run in results.study.runs if run.k and run.name in results.names]
+    ks = [
+        (of_fifty(run.k, steps), run.name)
+        for run in results.study.runs
+        if run.k and run.clip < FREE and run.name in results.names
+    ]
     curves = [curve(results, "step", results.spec, where) for where in sets]
     last = [
         Panel(f"K of T = {steps}", name_of(results, what, where), {"draft-k": over(results, ks, what, where)})
@@ -68,19 +89,25 @@ FIG4 = Study(
     paper=f"{DRAFT}, Fig. 4 and Table 2",
     title="how many steps carry gradient, and what carries over",
     after="Fig. 4 and Table 2 of Clark et al. 2024 (HPSv2)",
-    runs=(*ABLATION, Training("draft-lv", "draft-lv", published="draft-lv"), Training("refl", "refl", published="refl")),
+    runs=(
+        *ABLATION,
+        Training("draft-lv", "draft-lv", published="draft-lv"),
+        Training("refl", "refl", published="refl"),
+        Training("draft-1-free", "draft-k", k=1, clip=FREE, small=False),
+        Training("draft-50-free", "draft-k", k=50, clip=FREE, small=False),
+        Training("draft-lv-free", "draft-lv", clip=FREE, small=False),
+    ),
+    size=LOOKS,
+    seeds=3,
+    between=1,
     figures=figures,
     sets={"train": TRAIN, "held-out": HELD, "scenes": SCENES},
     variants=halfway,
     published=("draft-table2", "HPSv2, average of four categories"),
     claims=(
         *CLAIMS,
+        *SPEED,
         Claim("DRaFT-LV ends highest: above DRaFT-1", table2("draft-lv", "draft-1"), higher("draft-lv", "draft-1")),
-        Claim(
-            "DRaFT-LV reaches DRaFT-1's last reward in at most two thirds of its steps",
-            "about half of them",
-            sooner("draft-lv", "draft-1"),
-        ),
         Claim("DRaFT-1 ends above ReFL", f"slightly: {table2('draft-1', 'refl')}", higher("draft-1", "refl")),
         Claim(
             "it carries over to animals that were not trained on (DRaFT-LV above base)",
@@ -99,7 +126,8 @@ FIG4 = Study(
         ),
     ),
     notes=(
-        "Names carry the paper's K of 50; the column K is ours. draft-lv-half is draft-lv at the look nearest half its steps.",
+        "Names carry the paper's K of 50; the column K is ours. draft-lv-half is draft-lv at the look nearest half its steps; "
+        "arms called free are not clipped, the others to a gradient norm of 1. Intervals are over training seeds and prompts.",
     ),
 )
 FIG9 = Study(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +20,14 @@ from tilting.training.run import trainer_of
 from tilting.training.trainer import Trainer
 from tilting_papers.cache import cached
 from tilting_papers.draft.fig8 import FIFTY, MEASURES, STATES
-from tilting_papers.draft.study import Results, of_fifty
-from tilting_papers.numbers import interval
+from tilting_papers.draft.study import Results, of_fifty, seeded
+from tilting_papers.numbers import Values, interval
 from tilting_papers.page import shown
 
-BATCHES, SMALL_BATCHES = 12, 2
+BATCHES, SMALL_BATCHES = 4, 2
+"""Of every training seed."""
+RUN = "draft-1"
+T = TypeVar("T")
 
 
 def gradients(trainer: Trainer[Batches], ks: list[int], step: int) -> dict[int, Tensor]:
@@ -58,26 +63,36 @@ def measured(trainer: Trainer[Batches], ks: list[int], batches: int, since: int 
     return rows
 
 
+def by_batch(by_seed: Sequence[Sequence[T]], number: Callable[[T], float]) -> Values:
+    """A number of every batch; each seed has batches of its own."""
+    return {(seed, f"{seed}-{i}", 0): number(row) for seed, rows in enumerate(by_seed) for i, row in enumerate(rows)}
+
+
 def measure(results: Results) -> dict[str, Any]:
     """Both states' tables, each kept in a file of the folder."""
-    config = results.configs["draft-1"]
+    config, seeds = results.configs[RUN], range(len(results.of_seeds(RUN)))
     ks = list(dict.fromkeys(of_fifty(k, results.size.steps) for k in FIFTY))
     batches = SMALL_BATCHES if results.small else BATCHES
     tables = {}
     for state in STATES:
-        lora = results.lora("draft-1", 0 if state == "initial" else None)
-        made = {"lora": digest(lora_file(lora)), "ks": ks, "batches": batches, "batch": config.batch_size, "seed": config.seed}
+        by_seed = []
+        for seed in seeds:
+            lora, mine = results.lora(RUN, 0 if state == "initial" else None, seed), replace(config, seed=config.seed + seed)
+            made = {"lora": digest(lora_file(lora)), "ks": ks, "batches": batches, "batch": mine.batch_size, "seed": mine.seed}
 
-        def make(lora=lora) -> Any:
-            parts = results.cache.parts(config)._replace(start=read_lora(lora))
-            return measured(trainer_of(config, parts, Engine()), ks, batches)
+            def make(lora=lora, mine=mine) -> Any:
+                parts = results.cache.parts(mine)._replace(start=read_lora(lora))
+                return measured(trainer_of(mine, parts, Engine()), ks, batches)
 
-        rows = cached(results.out / f"gradients-{state}.json", made, make)
+            by_seed.append(cached(results.out / f"{seeded(f'gradients-{state}', seed)}.json", made, make))
+        rows = [row for mine in by_seed for row in mine]
         cells = {
-            what: [interval({(0, "", i): row[what][j] for i, row in enumerate(rows)}) for j in range(len(ks))]
+            what: [interval(by_batch(by_seed, lambda row, j=j, what=what: row[what][j]), seeded=True) for j in range(len(ks))]
             for what in MEASURES
         }
         lines = [[k, *(shown(cells[what][j]) for what in MEASURES)] for j, k in enumerate(ks)]
         table = {"heads": ["K", *MEASURES.values()], "state": state, "ks": ks, "cells": cells, "batches": rows, "rows": lines}
-        tables[f"gradients of the {state} LoRA, {batches} batches of {config.batch_size}"] = table
+        table["seeds"] = [i for i, mine in enumerate(by_seed) for _ in mine]
+        about = f" for each of {len(seeds)} training seeds" if len(seeds) > 1 else ""
+        tables[f"gradients of the {state} LoRA, {batches} batches of {config.batch_size}{about}"] = table
     return tables

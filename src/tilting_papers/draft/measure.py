@@ -3,15 +3,17 @@ LoRAs are evaluated, and the rows, training curves and claims are read from the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tilting.config.finetune import FinetuneConfig
+from tilting.errors import TiltingError
 from tilting.training.folder import FinetuneFolder
 from tilting.training.run import load_parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft.evaluate import evaluate_variant
-from tilting_papers.draft.study import BASE, SMALL, SMALL_PROMPTS, Protocol, Results, Scores, Study, values_of
+from tilting_papers.draft.study import BASE, SEED, SMALL, SMALL_PROMPTS, Protocol, Results, Study, seeded, values_of
 from tilting_papers.draft.training import config_of, seconds_of, train
 from tilting_papers.numbers import interval
 from tilting_papers.page import claimed
@@ -25,16 +27,26 @@ def measure(run: Run) -> Report:
     """Make what is missing of a study: what table.json holds."""
     study: Study = run.recipe
     results = Results(study, size_of(run), run.out, run.small, PartsCache(load_parts, study.own()), protocol_of(run))
-    results.configs = requests_of(run)
-    configs, protocol = results.configs, results.protocol
+    configs, protocol = requests_of(run), results.protocol
     minutes = {name: seconds_of(config, protocol) / 60 for name, config in configs.items()}
     done = {name: FinetuneFolder(config, run.argv).finished for name, config in configs.items()}
-    for i, (name, config) in enumerate(configs.items()):
-        left = sum(minutes[later] for later in list(configs)[i:] if not done[later])
+    mine = run.share(minutes)
+    for i, name in enumerate(mine):
+        left = sum(minutes[later] for later in mine[i:] if not done[later])
         about = "trained before" if done[name] else f"about {left:.0f} min left if idle"
-        run.say(f"run {i + 1} of {len(configs)}: {name} ({about})")
-        results.summaries[name] = train(config, protocol, results.cache, run.argv)["summary"]
-    one = next(iter(configs.values()))
+        run.say(f"run {i + 1} of {len(mine)}: {name} ({about})")
+        train(configs[name], protocol, results.cache, run.argv)
+    for name, config in configs.items():
+        folder = FinetuneFolder(config, run.argv)
+        first, _, further = name.partition(SEED)
+        if folder.finished and further:
+            results.repeats.setdefault(first, []).append(folder.summary)
+        elif folder.finished:
+            results.configs[name], results.summaries[name] = config, folder.summary
+    results.repeats = {name: kept for name, kept in results.repeats.items() if name in results.summaries}
+    if not results.summaries:
+        raise TiltingError(f"no run of {study.name} by its first seed is there yet: make the other shards too")
+    one = next(iter(results.configs.values()))
     for variant in study.variants(results):
         run.say(f"evaluating {variant.name}")
         results.variants[variant.name] = evaluate_variant(variant, protocol, results.cache, one, run.out)
@@ -63,28 +75,34 @@ def size_of(run: Run) -> Any:
 def protocol_of(run: Run) -> Protocol:
     """How a study's models are evaluated."""
     study: Study = run.recipe
-    sets = {name: prompts[: SMALL_PROMPTS if run.small else 8] for name, prompts in study.sets.items()}
-    return Protocol(sets, size_of(run).images, study.scored or study.reward, run.seed)
+    size = size_of(run)
+    sets = {name: prompts[: size.prompts] for name, prompts in study.sets.items()}
+    return Protocol(sets, size.images, study.scored or study.reward, run.seed, study.between)
 
 
 def requests_of(run: Run) -> dict[str, FinetuneConfig]:
-    """The training runs as requests, by name."""
+    """The training runs as requests, by name; those of all first seeds before those of the second."""
     study: Study = run.recipe
     prompts = study.prompts[:SMALL_PROMPTS] if run.small else study.prompts
     runs = [one for one in study.runs if one.small or not run.small]
-    return {one.name: config_of(one, prompts, study.reward, size_of(run), run.small, run.out, run.seed) for one in runs}
+    size, seeds = size_of(run), {one.name: 1 if run.small else one.seeds or study.seeds for one in runs}
+    named = [
+        (replace(one, name=seeded(one.name, i)), i) for i in range(max(seeds.values())) for one in runs if i < seeds[one.name]
+    ]
+    return {one.name: config_of(one, prompts, study.reward, size, run.small, run.out, run.seed + i) for one, i in named}
 
 
 def row_of(results: Results, name: str) -> dict[str, Any]:
     """A line of the table: every set's reward and judge, and their gains over the base model in the same sampler (a run's own
     first evaluation), paired image by image."""
-    base = results.points(name)[0]["sets"] if name in results.summaries else results.scores(BASE)
+    base = results.points(name)[0]["sets"] if name in results.summaries else results.scores(BASE)[0]
     sets = {}
-    for where, scores in results.scores(name).items():
-        sets[where] = {"spread": scores["spread"]}
+    for where in results.protocol.sets:
+        sets[where] = {"spread": results.spread(name, where)}
         for what in (*results.protocol.reward, "judge", "apart"):
-            mine, theirs = values_of(scores, what), values_of(base[where], what)
-            sets[where][what] = {"mean": interval(mine), "gain": None if name == BASE else interval(mine, theirs)}
+            mine, theirs = results.values(name, what, where), values_of(base[where], what)
+            gain = None if name == BASE else interval(mine, theirs, seeded=True)
+            sets[where][what] = {"mean": interval(mine, seeded=True), "gain": gain}
     row: dict[str, Any] = {"name": name, "sets": sets}
     if name not in results.summaries:
         return row
@@ -93,6 +111,7 @@ def row_of(results: Results, name: str) -> dict[str, Any]:
     row |= {"objective": config.objective, "set": dict(config.settings), "lr": config.lr, "clip": config.clip}
     row |= {"reward": [Path(spec).name for spec in config.reward], "batch": config.batch_size, "eta": config.eta}
     row |= {cost: results.points(name)[-1][cost] for cost in COSTS}
+    row |= {"seeds": len(results.of_seeds(name))}
     row |= {"stopped": summary["stopped"], "skipped": summary["skipped"], "published_row": key}
     return row | {"published": published(results.study.published[0])[key] if key and results.study.published else None}
 
@@ -100,11 +119,17 @@ def row_of(results: Results, name: str) -> dict[str, Any]:
 def curves_of(results: Results) -> dict[str, list[dict[str, Any]]]:
     """By training run, its evaluations as means: step, costs, and by set the rewards and the judge."""
 
-    def means(scores: Scores) -> dict[str, Any]:
-        whats = (*results.protocol.reward, "judge", "apart")
-        return {what: interval(values_of(scores, what)) for what in whats} | {"spread": scores["spread"]}
+    whats = (*results.protocol.reward, "judge", "apart")
 
-    def point(at: dict[str, Any]) -> dict[str, Any]:
-        return {**{cost: at[cost] for cost in COSTS}, "sets": {where: means(scores) for where, scores in at["sets"].items()}}
+    def curve(name: str) -> list[dict[str, Any]]:
+        points = results.points(name)
+        rows: list[dict[str, Any]] = [{**{cost: at[cost] for cost in COSTS}, "sets": {}} for at in points]
+        for where in results.protocol.sets:
+            there = [(row, at["sets"][where]["spread"]) for row, at in zip(rows, points, strict=True) if where in at["sets"]]
+            by_look = {what: results.over_training(name, what, where) for what in whats}
+            for i, (row, spread) in enumerate(there[: len(by_look["judge"])]):
+                numbers = {what: interval(looks[i], seeded=True) for what, looks in by_look.items()}
+                row["sets"][where] = {**numbers, "spread": spread}
+        return rows
 
-    return {name: [point(at) for at in results.points(name)] for name in results.summaries}
+    return {name: curve(name) for name in results.summaries}

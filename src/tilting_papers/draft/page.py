@@ -38,6 +38,7 @@ def _columns(report: Mapping[str, Any]) -> list[Column]:
     last = list(report["sets"])[-1]
     columns.append((f"apart, {last}", lambda row: shown(row["sets"][last]["apart"]["mean"])))
     columns.append((f"spread, {last}", lambda row: number(row["sets"][last]["spread"], 3)))
+    columns.append(("seeds", lambda row: str(row["seeds"]) if row.get("seeds", 1) > 1 else NONE))
     columns.append(("K", lambda row: str(row.get("set", {}).get("k", NONE))))
     for head, key in (("steps", "step"), ("images", "images"), ("reward queries", "reward_calls"), ("evaluations",) * 2):
         plain(head, key)

@@ -5,12 +5,12 @@ Clark et al. 2024 at the size of pocket: T = 20 for their 50 (and K scaled to T)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilting_papers.numbers import Finding, Values
+from tilting_papers.numbers import Finding, Values, mean
 from tilting_papers.prompts import ANIMALS
 from tilting_papers.recipe import Recipe, Report, Run, later
 
@@ -35,6 +35,7 @@ class Size:
         batch: images of a training step.
         images: of each prompt in an evaluation.
         evaluations: evaluations after training has begun, evenly spaced.
+        prompts: of each set, that are drawn to evaluate.
     """
 
     steps: int = 20
@@ -42,11 +43,21 @@ class Size:
     batch: int = 4
     images: int = 4
     evaluations: int = 5
+    prompts: int = 8
 
 
 FULL = Size()
-SMALL = Size(steps=5, train_steps=4, batch=2, images=2, evaluations=2)
 SMALL_PROMPTS = 2
+SMALL = Size(steps=5, train_steps=4, batch=2, images=2, evaluations=2, prompts=SMALL_PROMPTS)
+
+
+SEED = ".s"
+"""Before a run's further seed in its folder's name."""
+
+
+def seeded(run: str, seed: int) -> str:
+    """The folder of a run's training seed, counted from 0."""
+    return f"{run}{SEED}{seed}" if seed else run
 
 
 def of_fifty(k: int, steps: int) -> int:
@@ -68,6 +79,7 @@ class Training:
         batch: instead of the size's, in the full run.
         options: more options of `tilting finetune`.
         published: the paper's row to print beside it.
+        seeds: of training, instead of the study's.
         small: whether ``--small`` has it.
     """
 
@@ -81,6 +93,7 @@ class Training:
     batch: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     published: str | None = None
+    seeds: int | None = None
     small: bool = True
 
 
@@ -103,38 +116,46 @@ class Protocol:
     """How a model is evaluated: the same prompts and noise under every LoRA, scored by rewards and by the held-out judge.
 
     Attributes:
-        sets: prompts by the name of the set; the first eight different ones are drawn.
+        sets: prompts by the name of the set.
         images: of each prompt.
         reward: specs that every image is scored by.
         seed: of the noise.
+        between: how many of the sets, from the first, are drawn between a run's first and last look; None is all.
     """
 
     sets: Mapping[str, tuple[str, ...]]
     images: int
     reward: tuple[str, ...]
     seed: int
+    between: int | None = None
 
     @property
     def about(self) -> dict[str, Any]:
         """As JSON reads it back."""
         sets = {name: list(prompts) for name, prompts in self.sets.items()}
-        return {"sets": sets, "images": self.images, "reward": list(self.reward), "seed": self.seed}
+        about = {"sets": sets, "images": self.images, "reward": list(self.reward), "seed": self.seed}
+        return about if self.between is None else {**about, "between": self.between}
+
+    def along(self) -> Protocol:
+        """Of a look between the first and the last."""
+        return replace(self, sets=dict(list(self.sets.items())[: self.between]))
 
 
 Scores = dict[str, Any]
 """Of one set: "prompts", "rewards" {spec: values}, "judge", and the spreads "apart" {prompt: distance} and "spread"."""
 
 
-def values_of(scores: Scores, what: str) -> Values:
-    """A number of every image: "judge", or a reward by its spec; or of every prompt: "apart". Missing ones are left out."""
+def values_of(scores: Scores, what: str, seed: int = 0) -> Values:
+    """A number of every image: "judge", or a reward by its spec; or of every prompt: "apart". Missing ones are left out.
+    ``seed``: which of a run's training seeds, in the keys."""
     if what == "apart":
-        return {(0, prompt, 0): value for prompt, value in scores["apart"].items()}
+        return {(seed, prompt, 0): value for prompt, value in scores["apart"].items()}
     count: dict[str, int] = {}
     values: Values = {}
     for prompt, value in zip(scores["prompts"], scores["judge"] if what == "judge" else scores["rewards"][what], strict=True):
         count[prompt] = count.get(prompt, -1) + 1
         if value is not None:
-            values[0, prompt, count[prompt]] = value
+            values[seed, prompt, count[prompt]] = value
     return values
 
 
@@ -169,6 +190,8 @@ class Study(Recipe):
         prompts: to train on.
         sets: prompts to evaluate on, by name; the first one is the set of the training curves.
         size: of the full run.
+        seeds: of training, for every run; each is looked at with the same noise.
+        between: see `Protocol`.
         variants: from the study's results so far, LoRAs used in other ways.
         extra: measures more: by heading, a table of "heads" and "rows" and what else is to be kept.
         own: scores by name that ``scored`` may ask for besides rewards.
@@ -186,6 +209,9 @@ class Study(Recipe):
     prompts: tuple[str, ...] = TRAIN
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"train": TRAIN, "held-out": HELD})
     size: Size = FULL
+    seeds: int = 1
+    between: int | None = None
+    sharded: bool = True
     variants: Callable[[Results], list[Variant]] = lambda results: []
     extra: Callable[[Results], dict[str, Any]] = lambda results: {}
     own: Callable[[], Mapping[str, Any]] = lambda: {}
@@ -199,7 +225,9 @@ class Results:
 
     Attributes:
         study, size, out, small, cache, protocol: how.
-        configs, summaries: of every training run, by name.
+        configs: of every training run that there is, by name; of its first seed.
+        summaries: the same of what it became.
+        repeats: by name, the summaries of its further seeds.
         variants: the scores of every variant, by name and set.
         extra: what the study measured besides.
     """
@@ -212,6 +240,7 @@ class Results:
     protocol: Protocol
     configs: dict[str, Any] = field(default_factory=dict)
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    repeats: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     variants: dict[str, dict[str, Scores]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -230,27 +259,44 @@ class Results:
         """Of all rows."""
         return [*([BASE] if self.summaries else []), *self.summaries, *self.variants]
 
+    def of_seeds(self, run: str) -> list[dict[str, Any]]:
+        """What became of a run, by seed."""
+        return [self.summaries[run], *self.repeats.get(run, ())]
+
     def points(self, run: str) -> list[dict[str, Any]]:
-        """The evaluations of a run, the first before training."""
+        """The evaluations of a run by its first seed, the first before training."""
         return self.summaries[run]["points"]
 
-    def scores(self, name: str) -> dict[str, Scores]:
-        """The last evaluation of a run, or that of a variant; "base" is the first run's before training."""
+    def scores(self, name: str) -> list[dict[str, Scores]]:
+        """The last evaluation of a run by seed, or that of a variant; "base" is the first run's before training."""
         if name == BASE:
-            return self.points(next(iter(self.summaries)))[0]["sets"]
-        return self.variants[name] if name in self.variants else self.points(name)[-1]["sets"]
+            return [self.points(next(iter(self.summaries)))[0]["sets"]]
+        return [self.variants[name]] if name in self.variants else [one["points"][-1]["sets"] for one in self.of_seeds(name)]
 
     def values(self, name: str, what: str | None = None, where: str | None = None) -> Values:
         """Numbers per image of a row: the table's reward unless ``what`` says another or "judge", of the first set."""
-        return values_of(self.scores(name)[where or self.first], what or self.spec)
+        return self._merged(self.scores(name), what, where)
+
+    def _merged(self, scores: Sequence[dict[str, Scores]], what: str | None, where: str | None) -> Values:
+        merged: Values = {}
+        for seed, sets in enumerate(scores):
+            merged |= values_of(sets[where or self.first], what or self.spec, seed)
+        return merged
 
     def over_training(self, run: str, what: str | None = None, where: str | None = None) -> list[Values]:
-        """The same at every evaluation of a run."""
-        return [values_of(point["sets"][where or self.first], what or self.spec) for point in self.points(run)]
+        """The same at every evaluation of a run, but those that another set was left out of."""
+        looks = zip(*(one["points"] for one in self.of_seeds(run)), strict=False)
+        by_look = [[point["sets"] for point in points] for points in looks]
+        return [self._merged(sets, what, where) for sets in by_look if all((where or self.first) in one for one in sets)]
 
-    def lora(self, run: str, step: int | None = None) -> Path:
+    def spread(self, name: str, where: str) -> float | None:
+        """The mean distance of any two pictures of a row, over its seeds."""
+        known = [one[where]["spread"] for one in self.scores(name) if one[where]["spread"] is not None]
+        return mean(known) if known else None
+
+    def lora(self, run: str, step: int | None = None, seed: int = 0) -> Path:
         """Where a run's weights lie, as they were after a training step that was evaluated; the last ones without."""
-        return self.out / "runs" / run / ("lora" if step is None else f"loras/{step:06d}")
+        return self.out / "runs" / seeded(run, seed) / ("lora" if step is None else f"loras/{step:06d}")
 
     def sheet(self, name: str, where: str | None = None, step: int | None = None) -> Path:
         """The pictures of a row."""

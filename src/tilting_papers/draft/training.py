@@ -98,9 +98,10 @@ def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
     """Seconds that a run takes on two idle cores with its evaluations, by counted evaluations of the denoiser."""
     cost = cost_of(config) or Cost(2.0 * config.steps, config.steps / 2, 2)
     images = config.train_steps * config.batch_size
-    drawn = sum(len(dict.fromkeys(prompts)) for prompts in protocol.sets.values()) * protocol.images
-    times = 1 + -(-config.train_steps // config.checkpoint_every)
-    units = images * (cost.forward + 2 * cost.backward + VALUE * cost.rewards) + times * drawn * (config.steps + VALUE / 2)
+    looks, whole = -(-config.train_steps // config.checkpoint_every), protocol.sets.values()
+    drawn = [sum(len(dict.fromkeys(p)) for p in sets) * protocol.images for sets in (whole, protocol.along().sets.values())]
+    units = images * (cost.forward + 2 * cost.backward + VALUE * cost.rewards)
+    units += (2 * drawn[0] + (looks - 1) * drawn[1]) * (config.steps + VALUE / 2)
     return units * ROW_SECONDS * (1 if config.cfg == 1 else 2)
 
 
@@ -155,17 +156,25 @@ class Evaluated(Observer[FinetuneConfig]):
             self._evaluate()
         return {}
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, last: bool = False) -> None:
         trainer, step, place = self.trainer, self.trainer.state.step, self.folder.path
-        sets = evaluate(self.protocol, trainer.model, self.cache, self.config, place / "looks" / f"{step:06d}")
+        whole = last or step in (0, self.config.train_steps)
+        sets = evaluate(
+            self.protocol if whole else self.protocol.along(),
+            trainer.model,
+            self.cache,
+            self.config,
+            place / "looks" / f"{step:06d}",
+        )
         trainer.save_weights(place / "loras" / f"{step:06d}")
         guidance = trainer.inputs.scales() if trainer.inputs else None
         self.points.append({"step": step, **trainer.costs, "seconds": self.took, "guidance": guidance, "sets": sets})
 
     def failed(self, error: TiltingError) -> bool:
         self.stopped = str(error)
-        if self.points[-1]["step"] != self.trainer.state.step:
-            self._evaluate()
+        if self.points[-1]["step"] == self.trainer.state.step:
+            self.points.pop()
+        self._evaluate(last=True)
         return True
 
     def summary(self, finished: bool) -> dict[str, Any]:

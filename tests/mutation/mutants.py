@@ -1,0 +1,391 @@
+"""Mutation testing: is there a test that sees each small wrong formula? `make mutants`, or for a part of it
+
+    python tests/mutation/mutants.py [ROOM ...] [--shard I/K] [--again]
+
+A mutant is one file of a room with one of mutmut's changes to its code (another operator, a constant + 1, a sign, a condition,
+a named argument left out, ...), and it is dead when one of the tests that cover its line fails or takes too long. Changes that
+would crash at once (None in place of a value), of words, annotations, imports, error messages and of what a CPU does not see
+(`device`, `strict`) are left out, and -1 as +1, the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
+a seeded sample of so many is tried. Each is a fork of a process that has torch in memory, so that it pays for its tests alone.
+
+What is found stands in ROOM.json beside this file, and is gone on with: a mutant is tried once, unless its file has changed;
+``--again`` tries those that lived. equivalent.yaml says which of them no test can kill, and why. README.md is the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import libcst as cst
+import yaml
+from libcst import matchers as m
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation import mutators
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+WORK = ROOT / "out" / "mutants"
+"""Maps of coverage; git does not keep them."""
+SAMPLE, SEED = 200, 0
+LONGEST = 120.0
+"""Seconds of tests that a mutant is tried by, at most; the fast ones come first."""
+
+CORE = "tests/core/test_by_hand.py tests/core/test_edges.py tests/core/test_sampler.py tests/core/test_methods.py"
+BY_HAND = "tests/truth/test_by_hand_formulas.py"
+TRAINED = "tests/training/test_objectives_by_hand.py tests/training/test_objective_contract.py tests/training/test_recompute.py"
+ROOMS: dict[str, tuple[str, str]] = {
+    "weights": ("weights.py", f"tests/core/test_weights.py {BY_HAND} {CORE} tests/truth/test_smc.py"),
+    "schedule": ("schedule.py", f"tests/core/test_schedule.py {BY_HAND} {CORE} tests/models/test_mixture.py"),
+    "select": ("select.py", f"tests/core/test_weights.py {BY_HAND} {CORE} tests/truth/test_smc.py"),
+    "statistics": ("metrics/statistics.py metrics/verdict.py", f"tests/evaluation/test_statistics.py {BY_HAND}"),
+    "distances": (
+        "metrics/mmd.py metrics/frechet.py metrics/diversity.py evaluation/distances.py",
+        f"tests/evaluation/test_distances.py tests/evaluation/test_metric_contract.py {BY_HAND}",
+    ),
+    "calibrate": ("conditioning/calibrate.py", f"tests/conditioning/test_condition_fit.py {BY_HAND}"),
+    "guidance": (
+        "guidance/*.py",
+        f"tests/core/test_guidance.py tests/core/test_value_and_grad.py {BY_HAND} {CORE} tests/truth/test_exact_guidance.py",
+    ),
+    "engines": ("engines/*.py", f"{BY_HAND} {CORE} tests/core/test_method_contract.py"),
+    "presets": ("presets/*.py", f"{BY_HAND} {CORE} tests/core/test_method_contract.py"),
+    "objectives": ("objectives/*.py", f"{BY_HAND} {TRAINED} tests/training/test_finetune_terms.py"),
+}
+"""Files of src/tilting, and the tests among which those that cover a line are looked for."""
+
+
+class Mutant(NamedTuple):
+    """One change.
+
+    Attributes:
+        key: file, function, what stands there and what instead; of several the same, which one.
+        file: from the root.
+        line: where it begins.
+        module, node, other: the file, and in it what is changed to what.
+    """
+
+    key: str
+    file: str
+    line: int
+    module: cst.Module
+    node: cst.CSTNode
+    other: cst.CSTNode
+
+    @property
+    def code(self) -> str:
+        """The whole file with the change."""
+        changed = self.module.deep_replace(self.node, self.other)
+        assert isinstance(changed, cst.Module)
+        return changed.code
+
+
+UNSEEN = ("device", "strict", "stacklevel", "about")
+"""Arguments whose change no test on a CPU can see, or that are words."""
+SKIPPED = m.Annotation() | m.Import() | m.ImportFrom() | m.Raise() | m.Decorator() | m.SimpleString() | m.FormattedString()
+WORDS = m.Subscript(value=m.Name("Annotated") | m.Name("Literal")) | m.Call(func=m.Name("TiltingError") | m.Name("ValueError"))
+CRASHES = (mutators.operator_string, mutators.operator_assignment, mutators.operator_lambda, mutators.operator_dict_arguments)
+CHANGES = [(kind, change) for kind, change in mutators.mutation_operators if change not in CRASHES]
+
+
+class _Finder(cst.CSTVisitor):
+    """Gathers (node, its change, function, line) of a file."""
+
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self) -> None:
+        self.found: list[tuple[cst.CSTNode, cst.CSTNode, str, int]] = []
+        self.names: list[str] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if m.matches(node, SKIPPED | WORDS) or _typing_only(node) or _said(node):
+            return False
+        if isinstance(node, cst.FunctionDef | cst.ClassDef):
+            self.names.append(node.name.value)
+        for kind, change in CHANGES:
+            if isinstance(node, kind):
+                for other in change(node):
+                    if not _unseen(node, other):
+                        line = self.get_metadata(PositionProvider, node).start.line
+                        self.found.append((node, other, ".".join(self.names), line))
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        if isinstance(original_node, cst.FunctionDef | cst.ClassDef):
+            self.names.pop()
+
+
+def _typing_only(node: cst.CSTNode) -> bool:
+    return m.matches(node, m.If(test=m.Name("TYPE_CHECKING")))
+
+
+def _said(node: cst.CSTNode) -> bool:
+    """An assignment of words, or an argument that no test sees."""
+    if isinstance(node, cst.Arg):
+        return node.keyword is not None and node.keyword.value in UNSEEN
+    if not isinstance(node, cst.Assign | cst.AnnAssign) or node.value is None:
+        return False
+    parts = [e.value for e in node.value.elements] if isinstance(node.value, cst.Tuple) else [node.value]
+    return all(m.matches(part, m.SimpleString() | m.ConcatenatedString()) for part in parts)
+
+
+def _unseen(node: cst.CSTNode, other: cst.CSTNode) -> bool:
+    """A call that has None for an argument, or has lost one of `UNSEEN` or one without a name, which it then mostly misses; and
+    the axis -1 as +1."""
+    if m.matches(node, m.UnaryOperation(operator=m.Minus(), expression=m.Integer(value="1"))):
+        return True
+    if not (isinstance(node, cst.Call) and isinstance(other, cst.Call)):
+        return False
+    kept = {id(arg) for arg in other.args}
+    lost = [arg for arg in node.args if id(arg) not in kept]
+    return len(other.args) == len(node.args) or any(arg.keyword is None or arg.keyword.value in UNSEEN for arg in lost)
+
+
+def _code(node: cst.CSTNode) -> str:
+    return " ".join(cst.Module([]).code_for_node(node).split())
+
+
+def mutants_of(room: str) -> Iterator[Mutant]:
+    """All of a room, in order."""
+    for path in files_of(room):
+        wrapper = MetadataWrapper(cst.parse_module(path.read_text(encoding="utf-8")))
+        finder = _Finder()
+        wrapper.visit(finder)
+        file, seen = path.relative_to(ROOT).as_posix(), {}
+        for node, other, name, line in finder.found:
+            key = f"{path.relative_to(ROOT / 'src' / 'tilting').as_posix()} {name}: {_code(node)} -> {_code(other)}"
+            seen[key] = seen.get(key, 0) + 1
+            key += f" #{seen[key]}" if seen[key] > 1 else ""
+            yield Mutant(key, file, line, wrapper.module, node, other)
+
+
+def files_of(room: str) -> list[Path]:
+    """The sources of a room."""
+    base = ROOT / "src" / "tilting"
+    return sorted(path for pattern in ROOMS[room][0].split() for path in base.glob(pattern))
+
+
+def sample_of(room: str) -> tuple[list[Mutant], int]:
+    """What is tried of a room, and how many mutants there are."""
+    everything = list(mutants_of(room))
+    chosen = sorted(random.Random(SEED).sample(range(len(everything)), min(SAMPLE, len(everything))))
+    return [everything[i] for i in chosen if _compiles(everything[i])], len(everything)
+
+
+def _compiles(mutant: Mutant) -> bool:
+    try:
+        compile(mutant.code, mutant.file, "exec")
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+# Tests in forks
+
+
+def _forked(work: Any, limit: float) -> int | None:
+    """The exit status of a function in a fork of this process, silent; None if it took longer."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        code = 70
+        try:
+            code = int(work())
+        except BaseException:
+            code = 71
+        finally:
+            os._exit(code)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _pytest(words: list[str], plugins: list[Any]) -> int:
+    import pytest
+
+    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--durations=0", *words], plugins=plugins))
+
+
+class _Contexts:
+    """Tells coverage which test runs, and writes down how long each took and what lines it came by."""
+
+    def __init__(self, sources: list[str], out: Path) -> None:
+        import coverage
+
+        self.sources, self.out, self.seconds = sources, out, {}
+        self.measure = coverage.Coverage(data_file=None, include=sources, config_file=False)
+        self.measure.start()
+
+    def pytest_runtest_protocol(self, item: Any) -> None:
+        self.measure.switch_context(item.nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self.seconds[report.nodeid] = float("inf")
+
+    def pytest_sessionfinish(self) -> None:
+        self.measure.stop()
+        data, lines = self.measure.get_data(), {}
+        for source in self.sources:
+            file = str(Path(source).relative_to(ROOT))
+            lines[file] = {str(line): [c for c in who if c] for line, who in data.contexts_by_lineno(source).items()}
+        seconds = {name: took for name, took in self.seconds.items() if took != float("inf")}
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(json.dumps({"seconds": seconds, "lines": lines}))
+
+
+def map_of(room: str) -> dict[str, Any]:
+    """Which tests come by which line of a room's files, and the seconds each takes; measured once for these texts."""
+    tests = ROOMS[room][1].split()
+    text = b"".join(path.read_bytes() for path in [*files_of(room), *(ROOT / test for test in tests)])
+    out = WORK / f"{room}-{hashlib.sha256(text).hexdigest()[:12]}.json"
+    if not out.exists():
+        print(f"{room}: which tests cover which lines", flush=True)
+        sources = [str(path) for path in files_of(room)]
+        _forked(lambda: _pytest(["--maxfail=1000", *tests], [_Contexts(sources, out)]), 3600)
+    return json.loads(out.read_bytes())
+
+
+def tests_of(mutant: Mutant, covered: dict[str, Any]) -> tuple[list[str], float]:
+    """The tests that come by a mutant's line, the fast ones first, and the seconds they take. A line that runs when its file
+    is imported is every test's of the file."""
+    lines, seconds = covered["lines"].get(mutant.file, {}), covered["seconds"]
+    names = lines.get(str(mutant.line)) or sorted({name for who in lines.values() for name in who})
+    ordered, total, chosen = sorted((n for n in names if n in seconds), key=lambda n: seconds[n]), 0.0, []
+    for name in ordered:
+        if chosen and total + seconds[name] > LONGEST:
+            break
+        chosen.append(name)
+        total += seconds[name]
+    return chosen, total
+
+
+def _with(mutant: Mutant) -> None:
+    """Let imports of this process find the mutant in its file's place."""
+    from importlib.machinery import SourceFileLoader
+
+    path, code = str(ROOT / mutant.file), mutant.code.encode()
+    read, stats = SourceFileLoader.get_data, SourceFileLoader.path_stats
+
+    def get_data(self: Any, asked: str) -> bytes:
+        return code if str(asked) == path else read(self, asked)
+
+    def path_stats(self: Any, asked: str) -> Any:
+        if str(asked) == path:
+            raise OSError("no cached bytecode")
+        return stats(self, asked)
+
+    SourceFileLoader.get_data, SourceFileLoader.path_stats = get_data, path_stats  # type: ignore[method-assign]
+
+
+def tried(mutant: Mutant, covered: dict[str, Any]) -> str:
+    """ "killed", "lived", or "uncovered" where no test comes by."""
+    names, seconds = tests_of(mutant, covered)
+    if not names:
+        return "uncovered"
+
+    def work() -> int:
+        _with(mutant)
+        return _pytest(names, [])
+
+    status = _forked(work, 30 + 6 * seconds)
+    return "lived" if status == 0 else "killed"
+
+
+# Results
+
+
+def run(room: str, shard: tuple[int, int], again: bool) -> None:
+    """Try what has not been tried of a room."""
+    file = HERE / f"{room}.json"
+    before = json.loads(file.read_bytes()) if file.exists() else {"files": {}, "mutants": {}}
+    digests = {p.relative_to(ROOT).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files_of(room)}
+    (chosen, everything), covered = sample_of(room), map_of(room)
+    fresh = {name for name, digest in digests.items() if before["files"].get(name) == digest}
+    known = {mutant.key: before["mutants"].get(mutant.key) for mutant in chosen if mutant.file in fresh}
+    known = {key: value for key, value in known.items() if value == "killed" or (value and not again)}
+    left = [mutant for mutant in chosen if mutant.key not in known][shard[0] - 1 :: shard[1]]
+    print(f"{room}: {len(chosen)} mutants, {len(left)} to try", flush=True)
+    for i, mutant in enumerate(left):
+        names = tests_of(mutant, covered)[0]
+        if i % 20 == 0 and names and _forked(lambda names=names: _pytest(names, []), 3600) != 0:
+            raise SystemExit(f"{room}: its tests fail without a mutant")
+        known[mutant.key] = tried(mutant, covered)
+        if known[mutant.key] != "killed":
+            print(f"  {known[mutant.key]} {mutant.line}: {mutant.key}", flush=True)
+        if i % 10 == 9 or i + 1 == len(left):
+            ordered = {mutant.key: known[mutant.key] for mutant in chosen if mutant.key in known}
+            held = {"files": digests, "of": everything, "mutants": ordered}
+            file.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def table() -> str:
+    """README.md: each room's score, and who lived."""
+    reasons = yaml.safe_load((HERE / "equivalent.yaml").read_text(encoding="utf-8")) or {}
+    rows, alive = [], []
+    for room in ROOMS:
+        file = HERE / f"{room}.json"
+        if not file.exists():
+            rows.append(f"| {room} | not run yet | | | | |")
+            continue
+        held = json.loads(file.read_bytes())
+        lived = [key for key, verdict in held["mutants"].items() if verdict != "killed"]
+        equal, count = [key for key in lived if key in reasons], len(held["mutants"])
+        score = (count - len(lived)) / max(1, count - len(equal))
+        rows.append(f"| {room} | {held['of']} | {count} | {count - len(lived)} | {len(equal)} | {score:.1%} |")
+        alive += [f"- `{key}`: {reasons.get(key, '**alive**')}" for key in lived]
+    head = ["| room | mutants | tried | killed | equivalent | score |", "| --- | --- | --- | --- | --- | --- |"]
+    about = (
+        "`make mutants` (`mutants.py`) makes this page. The score is killed / (tried - equivalent). A room of more than "
+        f"{SAMPLE} mutants is sampled, seed {SEED}."
+    )
+    return "\n".join(["# Mutants", "", about, "", *head, *rows, "", "## Who lived, and why", "", *alive, ""])
+
+
+def main() -> None:
+    """The command."""
+    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    words.add_argument("rooms", nargs="*", metavar="ROOM", help=", ".join(ROOMS))
+    words.add_argument("--shard", default="1/1", help="I/K: the I-th of K parts of each room")
+    words.add_argument("--again", action="store_true", help="try those that lived again")
+    asked = words.parse_args()
+    first, _, count = asked.shard.partition("/")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT / "src"))
+    import diffusers  # noqa: F401  what every test would import, once
+    import hypothesis  # noqa: F401
+    import numpy  # noqa: F401
+    import pytest  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(1)
+    assert "tilting" not in sys.modules
+    for room in asked.rooms or ROOMS:
+        run(room, (int(first), int(count)), asked.again)
+        (HERE / "README.md").write_text(table(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
