@@ -54,7 +54,6 @@ class Option:
         internal: it is no option, but what resolving finds out.
         letter: a short form of it on the command line, as in -o.
         file: it is given in YAML and in Python alone: the command line has no word for it.
-        once: it says what is wanted, and given twice it is refused; of other options of one value the last counts.
     """
 
     name: str = ""
@@ -63,7 +62,6 @@ class Option:
     internal: bool = False
     letter: str = ""
     file: bool = False
-    once: bool = False
 
 
 @dataclass(frozen=True)

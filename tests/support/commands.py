@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tilting.cli import main
@@ -26,3 +27,12 @@ def refused(capsys, *words: str) -> str:
 def manifest(folder: Path) -> dict:
     """manifest.json of a run, of pictures with images.jsonl under ``images``."""
     return with_records(folder, json.loads((folder / "manifest.json").read_text()))
+
+
+def over(words: Sequence[str], *more: str) -> list[str]:
+    """A command with other options, those that it has of one value in their place: an option is given once."""
+    left, again = list(words), {word for word in more if word.startswith("--")}
+    for name in again & set(left):
+        at = left.index(name)
+        del left[at : at + 2]
+    return [*left, *more]

@@ -110,10 +110,10 @@ Sde = Annotated[
     Literal["posterior", "cps", "euler"], Doc("Law of a step's noise: DDIM's posterior, Flow-CPS's, or Flow-GRPO's euler.")
 ]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
-NegativePrompt = Annotated[str, Alias("negative"), Option(default="''", once=True), Doc("Text of the unconditional branch.")]
+NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
-Picture = Annotated[str | None, Metavar("FILE"), Option(once=True), Check(_picture), Doc("A picture to start from (SDEdit).")]
+Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
 Strength = Annotated[
     float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
 ]

@@ -12,6 +12,7 @@ from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
+from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rng import Identity
@@ -148,6 +149,7 @@ def plan(
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 
 

@@ -214,7 +214,7 @@ def trainer_of(
     if not config.learn or set(config.learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
     asked = [parse_lora(one) for one in config.teacher] if objective.takes_teacher else []
-    teacher = in_place_of(model.backbone, (NAME,), asked) if asked else None
+    teacher = in_place_of(model, (NAME,), asked) if asked else None
     parameters = attach(model.backbone, config.rank, config.target_modules or (), config.seed, start, config.lora_alpha)
     if "lora" not in config.learn:
         for p in parameters.values():
