@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
-from tilting.config.prompts import check_prompts
+from tilting.config.prompts import prompts_of
 from tilting.declare import declared
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
-from tilting.generation.coerce import picture_of
+from tilting.generation.coerce import picture_of, reward_of
 from tilting.generation.generate import Counts, Drawn, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress
@@ -26,6 +26,7 @@ from tilting.method import Method
 from tilting.models.lora import active
 from tilting.presets import METHODS, Preset
 from tilting.reports.grid import run_sheet, short, spread, write_grid
+from tilting.rewards.metadata import informed
 from tilting.rewards.spec import Spec, parse_specs
 from tilting.rewards.weighted_sum import as_sum
 from tilting.runs.alone import alone
@@ -183,7 +184,7 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
 @keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength")
 def generate(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     reward: Reward | str | Callable | None = None,
     method: Preset | Method | str | None = None,
     *,
@@ -198,9 +199,10 @@ def generate(
 
     Args:
         model: from `tilting.load`.
-        prompts: one or several.
+        prompts: one or several; {"prompt": "a fox", ...} for one with metadata, for rewards that take it.
         reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
-            -> (b,), black-box unless ``function.differentiable`` is True; only ``base`` needs none.
+            -> (b,), or (images, prompts, metadata) -> (b,); black-box unless ``function.differentiable`` is True; only
+            ``base`` needs none.
         method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
             one that a preset built with a part replaced; default ``base``.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
@@ -214,10 +216,10 @@ def generate(
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
     """
-    words = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
-    who = identities(words, seed, images)
+    given = prompts_of(prompts)
+    who = identities(given.texts, seed, images)
     reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
-    request = plan(model, who, method, reward, reference=reference, **options)
+    request = plan(model, who, method, informed(reward_of(reward), *given), reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()
     with Progress(request, quiet=not progress) as bar:
@@ -228,6 +230,6 @@ def generate(
                 counts += event.counts
             else:
                 bar.step(event.reward)
-    asked = {"prompts": tuple(words), "seed": seed, "images": images}
+    asked = {"prompts": tuple(given.texts), "metadata": given.metadata, "seed": seed, "images": images}
     config, beyond = config_of(model, request, asked, latents=latents, image=image)
     return Result(torch.cat(pictures), {"images": records, "summary": summarise(records, counts)}, config, beyond)

@@ -25,6 +25,7 @@ from tilting.models.placement import FULL
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
 from tilting.reports.words import TERMS
+from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
 from tilting.runs import files
 from tilting.runs.alone import alone
@@ -54,7 +55,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     is read."""
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
-    reward = build(specs) if specs else None
+    reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     model = load(config.model, config.device, config.precision or FULL)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tilting.config.base import keywords
 from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.config.prompts import prompts_of
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
@@ -25,6 +26,7 @@ from tilting.models.lora import add_lora, in_place_of, load_lora, lora_parameter
 from tilting.models.lora_file import lora_file, parse_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
+from tilting.rewards.metadata import informed
 from tilting.training.average import EMA, Average
 from tilting.training.batches import Batches, Counts, in_parts
 from tilting.training.checkpoint import Saved
@@ -269,7 +271,7 @@ def state_of(config: TrainingConfig, parameters: dict[str, nn.Parameter], optimi
 @keywords(FinetuneConfig, *IN_PYTHON)
 def make_trainer(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     reward: Given,
     objective: BaseObjective | str | None = None,
     *,
@@ -291,12 +293,11 @@ def make_trainer(
         if start is None:
             start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
         options |= {"rank": None, "target_modules": None}
-    words = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not words or any(not p.strip() for p in words):
-        raise TiltingError("a prompt is empty: say what to draw")
+    words = prompts_of(prompts)
+    scored = informed(scored, *words)
     engine = engine or Engine(device=unet.device)
     fields = FinetuneConfig.completed(options, made, model.default_steps, model.default_cfg)
-    config = FinetuneConfig(words, model=model.name, reward=(), objective=made.name, **fields)
+    config = FinetuneConfig(words.texts, model=model.name, reward=(), objective=made.name, **fields)
     config.check(made, engine.count)
     return trainer_of(config, unet, scored, made, engine, start, inputs)
 
@@ -341,7 +342,7 @@ def save_weights(lora: Mapping[str, Tensor], inputs: SamplerInputs | None, folde
 @keywords(FinetuneConfig, *IN_PYTHON)
 def finetune(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     reward: Given,
     objective: BaseObjective | str | None = None,
     *,
