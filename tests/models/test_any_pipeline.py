@@ -70,6 +70,12 @@ class Still:
         return found
 
 
+def counted(network, calls):
+    """Count the calls of a network, by those of a layer in it: what stands for the network does not reach it."""
+    layer = next(part for part in network.modules() if isinstance(part, torch.nn.Linear))
+    return layer.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+
+
 def theirs(pipe, told, negative, steps=STEPS, prompts=None):
     """(images, calls of the network that denoises) of the pipeline by itself."""
     prompts, told, calls = prompts or prompts_of(pipe), dict(told), [0]
@@ -84,7 +90,7 @@ def theirs(pipe, told, negative, steps=STEPS, prompts=None):
     real, vae = pipe.scheduler, getattr(pipe, "vae", None)
     pipe.scheduler = first_order(real)
     network = getattr(pipe, "unet", None) or pipe.transformer
-    hook = network.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    hook = counted(network, calls)
     if hasattr(vae, "encode"):
         vae.encode = Still(vae.encode)
     try:
@@ -194,7 +200,7 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
         again = denoise(x, t, rows)
         assert all(a.equal(b) for a, b in zip(many, again, strict=True))
     calls = [0]
-    hook = model.backbone.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    hook = counted(model.backbone, calls)
     with torch.no_grad():
         paid = denoise(x[:1], t, rows[:1])
     hook.remove()

@@ -52,15 +52,17 @@ def decoder_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor
     return (lambda latents, rows: model.decode(latents)) if decoder is None else decoder(prompts)
 
 
-def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
-    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice.
-    Raises TiltingError for a seed that is no whole number."""
-    integer("seed", seed)
+def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
+    """``images`` identities per prompt and seed, prompt by prompt, seed by seed; a repeated prompt goes on counting, so no
+    image comes twice. Raises TiltingError for a seed that is no whole number."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    for one in [seeds] if isinstance(seeds, str | float) else seeds:
+        integer("seed", one)
     seen: dict[str, int] = {}
     out = []
     for prompt in prompts:
         first = seen.get(prompt, 0)
-        out += [Identity(seed, prompt, first + i) for i in range(images)]
+        out += [Identity(one, prompt, first + i) for one in seeds for i in range(images)]
         seen[prompt] = first + images
     return out
 
