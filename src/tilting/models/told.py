@@ -19,8 +19,9 @@ from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
 from tilting.models.families import CONFIG, kind_of, read_json
 from tilting.models.loading import OF_NO_USE, load_part, load_pipeline, loading
+from tilting.models.names import find_model
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import REQUIRED, Shape, check_inputs, enterable, shape_of
+from tilting.models.shapes import OURS, REQUIRED, Shape, check_inputs, enterable, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,11 @@ OTHERS = ("", "Img2Img", "Inpaint", "Inpainting", "ImageToVideo", "VideoToVideo"
 NEEDS = (("Inpaint", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
 """What pipelines need whose names hold these words."""
 PICTURE = re.compile(r"image|mask|video|frame")
-CALLED = {"image": "--input image=FILE", "mask_image": "--mask FILE", "control_image": "--input control_image=FILE"}
+CALLED = {
+    "image": "--image FILE, with --mask, or --input image=FILE",
+    "mask_image": "--mask FILE",
+    "control_image": "--input control_image=FILE",
+}
 MULTIPLE = 8
 FRAMES = 257
 """The most frames of a film."""
@@ -62,6 +67,73 @@ def value_of(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
     return value if isinstance(value, int | float | list | tuple) else text
+
+
+OPTIONS = {
+    "height": "height",
+    "width": "width",
+    "frames": "num_frames",
+    "controlnet": "controlnet",
+    "ip_adapter": "ip_adapter",
+    "mask": "mask_image",
+}
+"""Options -> the inputs that they are."""
+OF_ALL = ("height", "width", "num_frames")
+"""Inputs that states have their shape of: the same for all images, and so no column of a table of prompts."""
+
+
+def told_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that options ask for, by the fields' names; a picture beside a mask is the pipeline's. Raises TiltingError."""
+    told = parse_inputs(options.get("input") or ())
+    for name, its in OPTIONS.items():
+        value = options.get(name)
+        if value is not None:
+            if its in told:
+                raise TiltingError(f"{its} is given by --input and by --{name.replace('_', '-')}: give it once")
+            told[its] = value
+    if options.get("mask") is not None and options.get("image") is not None:
+        told.setdefault("image", options["image"])
+    return told
+
+
+def each_of(kind: str, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Prompt -> the inputs in the columns of its table that this pipeline takes. Raises TiltingError for two of one prompt."""
+    shape, each = shape_of(kind), {}
+    for prompt, known in zip(prompts, metadata, strict=False):
+        takes = () if shape is None else [name for name in shape.takes if name not in (*OURS, *OF_ALL)]
+        mine = {name: value for name, value in known.items() if name in takes and value not in (None, "")}
+        if each.setdefault(prompt, mine) != mine:
+            raise TiltingError(f"the prompt {prompt!r} comes with different inputs: say in it how they differ")
+    return {prompt: mine for prompt, mine in each.items() if mine}
+
+
+def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """(inputs of all images, prompt -> its own) of a config, or of the options it is made of, checked.
+
+    Raises:
+        TiltingError: see `check_told`; nothing of a model but its json is read.
+    """
+    given = options if options is not None else {name: getattr(config, name, None) for name in ASKED}
+    name, told = model or config.model, told_of(given)
+    metadata = given.get("metadata") or ()
+    if not told and not metadata:
+        return {}, {}
+    source = find_model(name)
+    kind = chosen(kind_of(source), list(told)) if told else kind_of(source)
+    each = each_of(kind, given.get("prompts") or (), metadata)
+    if told or each:
+        for mine in each.values() or [{}]:
+            check_told(source, {**told, **mine})
+    return told, each
+
+
+ASKED = ("input", "image", "prompts", "metadata", *OPTIONS)
+
+
+def files_of(told: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """The files that inputs name."""
+    named = [(name, value) for one in (told, *each.values()) for name, value in one.items()]
+    return [Path(value) for name, value in named if isinstance(value, str) and (PICTURE.search(name) or name in LOADED)]
 
 
 def chosen(kind: str, names: Sequence[str]) -> str:
