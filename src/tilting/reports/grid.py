@@ -155,7 +155,7 @@ def run_sheet(manifest: dict[str, Any], picture: Callable[[dict[str, Any]], Imag
     beside = "".join(f", {word}" for word in (*loras, *(config.get("label") or [])))
     if config.get("image"):
         at = f" at {config['strength']:g}" if config.get("strength") is not None else ""
-    beside += f", from {Path(config['image']).name}{at}"
+        beside += f", from {Path(config['image']).name}{at}"
     title = f"{config['method']}{particles}{beside}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
     totals = f"{_mean(summary)}, {summary['evaluations']} evaluations, {summary['seconds']:.1f} s"
     shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
