@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tilting as tl
+from support.commands import manifest
 from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, mask, picture
 from tilting.cli import main
 from tilting.errors import TiltingError
@@ -67,8 +68,7 @@ def draw(out, *words):
 )
 def test_the_command_line_tells_a_pipeline(here, words):
     assert draw(here / "run", *words) == 0
-    manifest = json.loads((here / "run" / "manifest.json").read_text())
-    assert len(manifest["images"]) == 1
+    assert len(manifest(here / "run")["images"]) == 1
     from PIL import Image
 
     size = Image.open(here / "run" / "images" / "00000.png").size
@@ -163,7 +163,8 @@ def test_a_familys_other_pipeline_is_found_by_its_inputs():
     assert chosen("WanPipeline", ["image"]) == "WanImageToVideoPipeline"
 
 
-def test_every_class_of_diffusers_is_entered_or_refused_by_name():
+@pytest.mark.slow
+def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
     """What cannot be entered says why; a class whose loop changed shape is found here."""
     found = shapes()
     refused = {name: shape.why for name, shape in found.items() if shape.why}
@@ -175,3 +176,12 @@ def test_every_class_of_diffusers_is_entered_or_refused_by_name():
     assert shape_of("NoSuchPipeline") is None
     with pytest.raises(TiltingError, match="AnimateDiffPipeline cannot be steered: its loop stands in another"):
         enterable("AnimateDiffPipeline")
+    assert main(["models", "diffusers", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {name: row["why"] for name, row in listed.items() if not row["steered"]} == refused
+    assert main(["models", "diffusers"]) == 0
+    assert f"{len(found) - len(refused)} of {len(found)} can be" in capsys.readouterr().out
+    assert main(["models", "FluxFillPipeline"]) == 0
+    assert "mask_image" in capsys.readouterr().out
+    assert main(["models", "AnimateDiffPipeline"]) == 2
+    assert "its loop stands in another" in capsys.readouterr().err
