@@ -135,9 +135,11 @@ class RunFolder(Generic[Asked]):
                 before = {**before, "set": known}
             newer = {name for name, value in now["set"].items() if name not in known and value == default.get(name)}
             now = {**now, "set": {name: value for name, value in now["set"].items() if name not in newer}}
+        options = self.config.options()  # type: ignore[attr-defined]
         for key in dict.fromkeys((*now, *before)):
             new = now.get(key)
-            if key == "metadata" and key not in before:  # a run from before prompts had some
+            newer = key not in before and (key == "metadata" or (key in options and new == options[key].default))
+            if newer:  # a run from before there was such an option, or from before prompts had metadata
                 continue
             if key not in self.free and before.get(key) != new and (before.get(key) or new):
                 raise TiltingError(f"{path!r} holds a {self.noun} {self.difference(key, before, now)}")
