@@ -12,6 +12,7 @@ from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
+from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rng import Identity
@@ -39,15 +40,17 @@ class Model(Protocol):
     def encode(self, images: Tensor) -> Tensor: ...
 
 
-def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
-    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice.
-    Raises TiltingError for a seed that is no whole number."""
-    integer("seed", seed)
+def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
+    """``images`` identities per prompt and seed, prompt by prompt, seed by seed; a repeated prompt goes on counting, so no
+    image comes twice. Raises TiltingError for a seed that is no whole number."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    for one in [seeds] if isinstance(seeds, str | float) else seeds:
+        integer("seed", one)
     seen: dict[str, int] = {}
     out = []
     for prompt in prompts:
         first = seen.get(prompt, 0)
-        out += [Identity(seed, prompt, first + i) for i in range(images)]
+        out += [Identity(one, prompt, first + i) for one in seeds for i in range(images)]
         seen[prompt] = first + images
     return out
 
@@ -146,6 +149,7 @@ def plan(
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 
 

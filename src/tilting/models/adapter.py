@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Self
 
 from tilting.errors import TiltingError
@@ -45,6 +46,8 @@ class Adapter(ABC):
     """The name of the network in its pipeline, which names in LoRA files begin with."""
     encoders: tuple[str, ...] = ("",)
     """Endings of the names of its text encoders and tokenizers."""
+    lengths: tuple[int | None, ...] = ()
+    """Tokens that are read of each encoder's tokenizer; None, or nothing, for the tokenizer's most."""
     unused: tuple[str, ...] = ()
     """Parts of its pipeline that drawing has no use for."""
 
@@ -115,6 +118,11 @@ class Adapter(ABC):
     def double(self) -> Self:
         """The model in float64."""
         return self.to(torch.float64)
+
+    def tokenizers(self) -> list[tuple[Any, int | None]]:
+        """Its tokenizers, and how many tokens are read of each where that is not the most it gives."""
+        whole = (getattr(self, f"tokenizer{end}") for end in self.encoders)
+        return [(one, length) for one, length in zip_longest(whole, self.lengths) if one is not None]
 
     @property
     def backbone(self) -> Any:
