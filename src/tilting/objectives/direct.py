@@ -46,17 +46,13 @@ class Srpo(BaseObjective):
     which is given, the reward itself is climbed. The authors' code scores FLUX.1-dev's samples after 50 steps, with words such
     as "Realistic photo" before the prompt, and penalises the negative wording at an inverted step x_t+1; here both are of the
     same image.
-
-    arXiv 2509.06942.
     """
 
-    name, paper, through = "srpo", "Shen et al. 2025, SRPO", "through 1 step"
+    name, paper, through = "srpo", "Shen et al. 2025, arXiv 2509.06942", "through 1 step"
     needs_gradient = True
 
-    positive: Annotated[str | None, Doc("words set before the prompt for what is climbed, such as 'realistic photo, '")] = None
-    negative: Annotated[str | None, Doc("words set before the prompt for what is left; without any, nothing is subtracted")] = (
-        None
-    )
+    positive: Annotated[str, Doc("words set before the prompt for what is climbed, such as 'realistic photo, '")] = ""
+    negative: Annotated[str, Doc("words set before the prompt for what is left; without any, nothing is subtracted")] = ""
     share: Annotated[float, Ge(0), Doc("of the negative wording's reward")] = 1.0
     injections: Annotated[int, Ge(1), Doc("n, times per finished sample")] = 1
     discount: Annotated[float, Gt(0), Le(1), Doc("λ for every step that is left after t, at 1 all count alike")] = 1.0
@@ -91,10 +87,10 @@ class Srpo(BaseObjective):
             return batch.value
         if batch.worded is None:
             raise TiltingError("srpo.positive and srpo.negative are words of prompts, which this reward does not see")
-        climbed = batch.worded(lambda prompt: (self.positive or "") + prompt)
+        climbed = batch.worded(lambda prompt: self.positive + prompt)
         if not self.negative:
             return climbed
-        left = batch.worded(lambda prompt: (self.negative or "") + prompt)
+        left = batch.worded(lambda prompt: self.negative + prompt)
         return lambda x0, rows: climbed(x0, rows) - self.share * left(x0, rows)
 
 
@@ -113,11 +109,9 @@ class DrTune(BaseObjective):
     Without the network's Jacobians gradients neither explode nor vanish over many steps, and K graphs are held in place of T.
     Truncation to the last K steps reaches fine detail alone, and early steps are what a picture's structure is made in. With
     K = 1 on the last step and m = 1 it is DRaFT-1 on a deterministic chain.
-
-    arXiv 2405.00760.
     """
 
-    name, paper, through = "drtune", "Wu et al. 2024, DRTune", "through K steps"
+    name, paper, through = "drtune", "Wu et al. 2024, arXiv 2405.00760", "through K steps"
     needs_gradient = True
 
     k: Annotated[int, Ge(1), Doc("K, steps of the chain that learn")] = 5

@@ -70,11 +70,9 @@ class Opd(BaseObjective):
     The optimum of the first is the teacher, at the states that the student comes to; of the second a model whose samples are
     the sampler's, at the base model's cost. Steered samples are dear: each batch of them is learned from in several epochs of
     new times and noise, an update each.
-
-    arXiv 2605.15055.
     """
 
-    name, paper = "opd", "Li et al. 2026, DiffusionOPD"
+    name, paper = "opd", "Li et al. 2026, arXiv 2605.15055; DiffusionOPD"
     takes_teacher = True
 
     method: Annotated[

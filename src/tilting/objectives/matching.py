@@ -146,11 +146,9 @@ class Nft(Matching):
     r comes from the group ("group"), or is the reward itself, which must then lie in [0, 1] ("given"). The theorem is of
     errors of the network's own output (``weighting`` "own"); the code's are of x0, each divided by its own mean size
     ("adaptive"). Samples are drawn under the run's cfg, matched without; at cfg 1 the two are one policy, as in the paper.
-
-    arXiv 2509.16117.
     """
 
-    name, paper = "nft", "Zheng et al. 2025, DiffusionNFT"
+    name, paper = "nft", "Zheng et al. 2025, arXiv 2509.16117; DiffusionNFT"
     drawn_by = OLD
 
     group_size: GroupSize = 4
@@ -208,11 +206,9 @@ class Awm(Matching):
 
     In the first epoch the ratio is 1 and its gradient -A ∇ w(e_θ), that of the weighed pre-training loss; the clip binds from
     the second on. With A below 0 errors are pushed up without end, which clip and distance hold.
-
-    arXiv 2509.25050.
     """
 
-    name, paper = "awm", "Xue et al. 2025, AWM"
+    name, paper = "awm", "Xue et al. 2025, arXiv 2509.25050"
 
     group_size: GroupSize = 4
     timesteps: Times = 4
@@ -275,11 +271,9 @@ class Dgpo(Matching):
     Its gradient weighs each error's by β σ(S) A / K: groups that are told apart already count less. Weighing by A, whose sum is
     0, cancels the normalising constants of DPO. The authors' code clips errors by their ratio to an average of the model's, and
     may take that for the base; here neither is.
-
-    arXiv 2510.08425.
     """
 
-    name, paper = "dgpo", "Luo et al. 2025, DGPO"
+    name, paper = "dgpo", "Luo et al. 2025, arXiv 2510.08425"
     shared = True
 
     group_size: GroupSize = 4
@@ -322,11 +316,9 @@ class Crd(Matching):
     The anchor is the base model under the run's cfg, so that the model without CFG learns what CFG draws; κ = r, from 0 to 1 in
     the group as nft's, lets the worst go (``adaptive``). Errors are each over their own mean size where ``scaled``. Centring by
     soft weights, an option of the authors' code, is not here.
-
-    arXiv 2603.14128.
     """
 
-    name, paper = "crd", "Zhu et al. 2026, CRD"
+    name, paper = "crd", "Zhu et al. 2026, arXiv 2603.14128"
     drawn_by = SAMPLER
 
     group_size: GroupSize = 4

@@ -98,11 +98,9 @@ class MixGrpo(Windowed):
 
     The window begins where noise is largest. A group shares its x_T, and so all that comes before the window. The last step
     has no density and is in no window. MixGRPO-Flash, a higher-order solver behind the window, is not here.
-
-    arXiv 2507.21802.
     """
 
-    name, paper = "mixgrpo", "Li et al. 2025, MixGRPO"
+    name, paper = "mixgrpo", "Li et al. 2025, arXiv 2507.21802"
 
     group_size: GroupSize = 4
     window: Annotated[int, Ge(1), Doc("w, steps of the chain that are random and learned from; 4 in the paper")] = 4
@@ -133,11 +131,9 @@ class GrpoFast(Windowed):
         θ <- AdamW(∇_θ loss)
 
     An image costs T - l evaluations to draw and w to learn from, and its share of the l of its group.
-
-    arXiv 2505.05470, its code.
     """
 
-    name, paper = "grpo-fast", "Liu et al. 2025, Flow-GRPO-Fast"
+    name, paper = "grpo-fast", "Liu et al. 2025, arXiv 2505.05470; Flow-GRPO-Fast of its code"
 
     group_size: GroupSize = 4
     window: Annotated[int, Ge(1), Doc("w, steps of the chain that are random and learned from; 1 or 2 in the code")] = 2
@@ -169,11 +165,9 @@ class GrpoGuard(PolicyGradient):
 
     Δt is the flow's time that a step takes (σ / (α + σ) of other schedules): the mean of Flow-GRPO's step moves with Δt times
     the network's output, so that dividing by it makes gradients alike. Clips are of the ratio so normalised.
-
-    arXiv 2510.22319.
     """
 
-    name, paper = "grpo-guard", "Wang et al. 2025, GRPO-Guard"
+    name, paper = "grpo-guard", "Wang et al. 2025, arXiv 2510.22319"
     advantage, needs_means = "group", True
 
     group_size: GroupSize = 4
@@ -206,11 +200,9 @@ class FlowDppo(PolicyGradient):
 
     What has left the region is masked only where the update would take it further. With one update per batch (epochs =
     minibatches = 1, the default) the KL is 0 and nothing is masked: it binds from the second update on.
-
-    arXiv 2606.11025.
     """
 
-    name, paper = "flow-dppo", "Ping et al. 2026, Flow-DPPO"
+    name, paper = "flow-dppo", "Ping et al. 2026, arXiv 2606.11025"
     advantage, needs_means = "group", True
 
     group_size: GroupSize = 4
@@ -247,11 +239,9 @@ class PrefGrpo(PolicyGradient):
 
     A reward that compares pictures is asked of every ordered pair, K (K - 1) times a prompt; of another its values are
     compared. Small differences of near-equal images are not blown up by their own spread, which is what a plain advantage does.
-
-    arXiv 2508.20751.
     """
 
-    name, paper = "pref-grpo", "Wang et al. 2025, Pref-GRPO"
+    name, paper = "pref-grpo", "Wang et al. 2025, arXiv 2508.20751"
     advantage = "group"
 
     group_size: GroupSize = 4
