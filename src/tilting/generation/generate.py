@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilting import sample as loop
 from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
-from tilting.config.prompts import check_prompts
+from tilting.config.prompts import prompts_of
 from tilting.generation.coerce import picture_of
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
@@ -292,7 +292,7 @@ def generate(
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
     """
-    who = identities(check_prompts([prompts] if isinstance(prompts, str) else list(prompts)), seed, images)
+    who = identities(prompts_of(prompts).texts, seed, images)
     reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
     request = plan(model, who, method, reward, reference=reference, **options)
     judge = judge_of(model.name)

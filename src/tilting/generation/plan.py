@@ -42,8 +42,8 @@ class Model(Protocol):
 
 def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
     """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice.
-    Raises TiltingError for a seed that is no whole number."""
-    integer("seed", seed)
+    Raises TiltingError for a seed, or images, that are no whole number."""
+    seed, images = integer("seed", seed), integer("images", images, 1)
     seen: dict[str, int] = {}
     out = []
     for prompt in prompts:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tilting.config.base import keywords
 from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.config.prompts import prompts_of
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
@@ -291,12 +292,10 @@ def make_trainer(
         if start is None:
             start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
         options |= {"rank": None, "target_modules": None}
-    words = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not words or any(not p.strip() for p in words):
-        raise TiltingError("a prompt is empty: say what to draw")
+    asked = prompts_of(prompts)
     engine = engine or Engine(device=unet.device)
     fields = FinetuneConfig.completed(options, made, model.default_steps, model.default_cfg)
-    config = FinetuneConfig(words, model=model.name, reward=(), objective=made.name, **fields)
+    config = FinetuneConfig(asked.texts, model=model.name, reward=(), objective=made.name, metadata=asked.metadata, **fields)
     config.check(made, engine.count)
     return trainer_of(config, unet, scored, made, engine, start, inputs)
 
