@@ -96,7 +96,7 @@ def picture_of(image: Any, height: int, width: int) -> Tensor:
         return torch.cat([picture_of(one, height, width) for one in image])
     if isinstance(image, np.ndarray):
         return _array(image, height, width)
-    return read_picture(image, height, width)
+    return read_picture(image, height, width)  # type: ignore[arg-type]
 
 
 def _array(pixels: np.ndarray, height: int, width: int) -> Tensor:

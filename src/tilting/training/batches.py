@@ -20,7 +20,7 @@ from tilting import rng
 from tilting.config.training import TrainingConfig
 from tilting.generation.plan import Model
 from tilting.models.lora import TRAINED, without
-from tilting.models.text import KEPT, bytes_of, remembering, tell_of_cuts
+from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import check_values, checked
@@ -61,7 +61,7 @@ class Batches:
 
     Attributes:
         model: what is trained, its LoRA attached and active.
-        backbone: its network, whose trained LoRA the frozen model is without.
+        backbone: its network, or the model with its text encoders, whose trained LoRA the frozen model is without.
         config: of the sampler and the batch; a prompt that stands in it several times is drawn so much more often. Prompts are
             encoded when they are drawn, and as many are remembered as `KEPT` bytes hold.
         engine: this process, which has a slice of every batch.
@@ -74,6 +74,7 @@ class Batches:
         redraw: told the step's generator, before it: other units are dropped inside the reward.
         teacher: a block in which the network is what is distilled; None where nothing is.
         law: of the noise of a step.
+        told: the trained LoRA changes text encoders too.
     """
 
     model: Model
@@ -88,6 +89,7 @@ class Batches:
     redraw: Callable[[torch.Generator], None] | None = None
     teacher: Callable[[], AbstractContextManager[None]] | None = None
     law: Law = "posterior"
+    told: bool = False
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
@@ -105,13 +107,17 @@ class Batches:
         here = self.config.batch_size // self.engine.count // self.group_size + 1
         return min(each * (len(self.prompts) + 1), max(KEPT, each * here))
 
-    def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise]:
-        """(guided, of the base model, without guidance) of these prompts, those encoded that are not remembered."""
+    def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise, Denoise]:
+        """(guided, of the base model, without guidance, the base model's) of these prompts, those encoded that are not
+        remembered; those of the base model alone are, where text encoders are trained."""
         asked, bare = (words, self.config.cfg, self.config.negative_prompt), self.bare or self.model
-        with torch.no_grad(), remembering(self._texts, KEPT):
+        with torch.no_grad(), remembering(self._texts, KEPT), self._frozen() if self.told else nullcontext():
             guided = self.model.denoiser(*asked)
             base = guided if self.bare is None else bare.denoiser(*asked)
-            return guided, base, base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
+            plain = base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
+        if self.told:
+            return self._living(self.model, *asked), base, self._living(bare, words, 1.0, ""), plain
+        return guided, base, plain, plain
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         config, engine = self.config, self.engine
@@ -122,7 +128,7 @@ class Batches:
         words = [w.prompt for w in who]
         unique = list(dict.fromkeys(words))
         texts = torch.tensor([unique.index(word) for word in words], device=engine.device)
-        guided, base, plain = self._denoisers(unique)
+        guided, base, plain, base_plain = self._denoisers(unique)
         self.counts.images += size
         self.trouble, self.numbers = None, {}
         if self.redraw is not None:
@@ -131,7 +137,7 @@ class Batches:
             denoise=self._network(guided, texts),
             base=self._network(base, texts, self._frozen),
             plain=self._network(plain, texts),
-            base_plain=self._network(plain, texts, self._frozen),
+            base_plain=self._network(base_plain, texts, self._frozen),
             value=self._value(words),
             grid=self._grid,
             who=who,
@@ -154,6 +160,16 @@ class Batches:
             cfg=config.cfg,
             law=self.law,
         )
+
+    def _living(self, model: Model, words: list[str], cfg: float, negative: str) -> Denoise:
+        """The denoiser whose text encoders are trained: prompts are encoded whenever it is called."""
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with learning():
+                network = model.denoiser([words[int(i)] for i in rows], cfg, negative)
+            return network(x, t, torch.arange(len(x), device=x.device))
+
+        return denoise
 
     def _frozen(self) -> AbstractContextManager[None]:
         """A block without what is trained."""
