@@ -81,11 +81,17 @@ def test_numbers_of_numpy_and_torch_are_numbers(functions, name):
     assert torch.equal(function(**of_numpy), plain) and torch.equal(function(**of_torch), plain)
 
 
-@pytest.mark.parametrize("option", ["seed", "steps", "batch_size"])
-@pytest.mark.parametrize("value", [1.5, np.float64(1.5), True, np.True_, "2", np.array([1, 2]), torch.tensor(1.5), object()])
+NO_NUMBERS = [1.5, np.float64(1.5), True, np.True_, torch.tensor(1.5), object()]
+NO_COUNTS = [*NO_NUMBERS, "2", np.array([1, 2])]  # a seed may be several
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [*(("seed", v) for v in NO_NUMBERS), *((option, v) for option in ("steps", "batch_size") for v in NO_COUNTS)],
+)
 @pytest.mark.parametrize("name", DRAW)
 def test_what_is_no_whole_number_is_refused(functions, name, value, option):
-    with pytest.raises(TiltingError, match=f"{option.replace('_', '-')} must be a whole number, not"):
+    with pytest.raises(TiltingError, match=rf"{option.replace('_', '-')} must be a (whole number|list of numbers)"):
         functions[name](**{option: value})
 
 
