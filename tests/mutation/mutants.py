@@ -46,7 +46,7 @@ TRAINED = "tests/training/test_objectives_by_hand.py tests/training/test_objecti
 ROOMS: dict[str, tuple[str, str]] = {
     "weights": ("weights.py", f"tests/core/test_weights.py {HAND}"),
     "schedule": ("schedule.py", f"tests/core/test_schedule.py {HAND}"),
-    "select": ("select.py", f"tests/core/test_weights.py {HAND}"),
+    "select": ("select.py", f"tests/core/test_select.py tests/core/test_weights.py {HAND}"),
     "statistics": ("metrics/statistics.py metrics/verdict.py", "tests/evaluation/test_statistics.py"),
     "distances": (
         "metrics/mmd.py metrics/frechet.py metrics/diversity.py evaluation/distances.py",
