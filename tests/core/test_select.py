@@ -31,6 +31,9 @@ def test_the_best_few_are_copied_in_turn_and_of_equal_ones_the_first():
         assert choice.log_w.tolist() == [[0.0] * 4] * 2
     few = Greedy(5)(seen([[1.0, 3.0]], uniforms=[[0.5] * 3]))  # more beams than particles
     assert few.parents is not None and few.parents.tolist() == [[1, 0, 1]]
+    assert {part.dtype for part in Memory.blank(1, 2)} == {torch.float64} and Memory.blank(1, 2).best.tolist() == [
+        [-math.inf] * 2
+    ]
     assert Greedy().one_winner and not Greedy(2).one_winner and not Greedy().importance_weighted
     with pytest.raises(TiltingError, match="at least 1, not 0"):
         Greedy(0)
