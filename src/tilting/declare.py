@@ -52,6 +52,7 @@ class Option:
         positional: what the words of a command that need no option's name are called.
         default: what ``--help`` says of a default that is not one value.
         internal: it is no option, but what resolving finds out.
+        letter: a short form of it on the command line, as in -o.
         file: it is given in YAML and in Python alone: the command line has no word for it.
     """
 
@@ -59,6 +60,7 @@ class Option:
     positional: str = ""
     default: str = ""
     internal: bool = False
+    letter: str = ""
     file: bool = False
 
 
@@ -81,6 +83,7 @@ class Check:
     function: Callable[[str, Any], Any]
 
 
+WHOLE = re.compile(r"\s*-?[0-9]+\s*")
 Fraction = Annotated[float, Ge(0), Le(1)]
 Window = Annotated[tuple[float, float], Each(Ge(0)), Each(Le(1)), Falling()]
 """(high, low) bounds of t/T."""
@@ -188,11 +191,16 @@ def _without_none(hint: Any) -> Any:
 
 def typed(name: str, value: Any, hint: Any) -> Any:
     """The value as an annotation asks for it. Raises TiltingError when it cannot be."""
+    value = scalar(value)
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         if NoneType in inner and (value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))):
             return None
-        return typed(name, value, _without_none(hint))
+        one, *several = [part for part in inner if part is not NoneType]
+        if several and (isinstance(value, list | tuple) or (isinstance(value, str) and "," in value)):  # one, or a sequence
+            found = typed(name, value, several[0])
+            return found[0] if len(found) == 1 else found
+        return typed(name, int(value) if several and isinstance(value, str) and WHOLE.fullmatch(value) else value, one)
     if origin is Literal:
         if value not in inner:
             raise TiltingError(f"{name} cannot be {value!r}{nearest(str(value), map(str, inner))}")
@@ -219,7 +227,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
 def _sequence(name: str, value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
     words = get_origin(inner[0]) is Literal or inner[0] is str
     several = inner[-1] is Ellipsis
-    parts = value
+    parts = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         parts = [value] if several and inner[0] is str else [part.strip() for part in value.split(",")]
     if not isinstance(parts, list | tuple) or (several and not words and not parts):
@@ -227,7 +235,7 @@ def _sequence(name: str, value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
         raise TiltingError(f"{name} must be {what}, not {value!r}")
     if not several and len(parts) != len(inner):
         raise TiltingError(f"{name} must be {_such_as(inner)}, not {value!r}")
-    parts = [int(p) if isinstance(p, str) and not words and p.strip().isdigit() else p for p in parts]
+    parts = [int(p) if isinstance(p, str) and not words and WHOLE.fullmatch(p) else p for p in parts]
     each = f"each of {name}" if words and several else name
     return tuple(typed(each, p, inner[0] if several else hint) for p, hint in zip(parts, inner * len(parts), strict=False))
 
@@ -260,8 +268,14 @@ def _bounded(name: str, value: Any, bound: Any) -> Any:
     return value
 
 
+def scalar(value: Any) -> Any:
+    """A number of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def integer(name: str, value: object, least: int | None = None) -> int:
-    """A whole number, not a truth value. Raises TiltingError."""
+    """A whole number, not a truth value; one of numpy counts. Raises TiltingError."""
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TiltingError(f"{name} must be a whole number, not {value!r}")
     if not -(1 << 63) <= value < 1 << 63:
@@ -272,7 +286,8 @@ def integer(name: str, value: object, least: int | None = None) -> int:
 
 
 def number(name: str, value: object) -> float:
-    """A finite number; text such as 1e-3, which YAML does not read as one, counts. Raises TiltingError."""
+    """A finite number; text such as 1e-3, which YAML does not read as one, counts, and numpy's. Raises TiltingError."""
+    value = scalar(value)
     if isinstance(value, str):
         try:
             value = float(value)

@@ -217,7 +217,10 @@ def test_interleaved_prompts_and_the_folder(capsys, tmp_path, tiny):
     assert main(words) == 0
     captured = capsys.readouterr()
     manifest = manifest_of(out)
-    assert json.loads(captured.out) == manifest["summary"]
+    told = json.loads(captured.out)
+    call = told.pop("call")
+    assert told == manifest["summary"]
+    assert (call["already"], call["drawn"], call["total"], call["evaluations"]) == (0, 4, 4, 4 * 2 * 4)
     assert "step" in captured.err
     assert manifest["argv"] == ["tilting", *words]
     assert [(r["prompt"], r["index"]) for r in manifest["images"]] == [

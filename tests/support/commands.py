@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from tilting.runs.files import with_records
 
 
 def refused(capsys, *words: str) -> str:
-    """The one sentence of a refusal, which goes to stderr with exit code 2."""
+    """The one sentence of a refusal, which goes to stderr with exit code 2, at most after what is being loaded."""
     assert main(list(words)) == 2
     out, err = capsys.readouterr()
     assert out == ""
+    loading, err = re.match(r"((?:tilting: loading \S+ \.\.\.\n)?)(.*)", err, re.DOTALL).groups()
+    assert not (loading and "--quiet" in words)
     assert err.startswith("tilting: ")
     assert err.count("\n") == 1, err
     assert err.count("did you mean") <= 1

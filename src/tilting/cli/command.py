@@ -172,7 +172,10 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
     found = []
     for name in (one.option, *one.aliases):
         former = name != one.option
-        option = typer.Option(f"--{name}", metavar=one.metavar or None, help=help_of(one), show_default=False, hidden=former)
+        short = [f"-{one.given.letter}"] if one.given.letter and not former else []
+        option = typer.Option(
+            f"--{name}", *short, metavar=one.metavar or None, help=help_of(one), show_default=False, hidden=former
+        )
         parameter = name.replace("-", "_") if former else one.name
         found.append(
             inspect.Parameter(parameter, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, option])

@@ -73,6 +73,20 @@ def loras(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _seeds(name: str, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    twice = [seed for seed in value if value.count(seed) > 1] if isinstance(value, tuple) else []
+    if twice:
+        raise TiltingError(f"{name} {twice[0]} is given twice: give it once")
+    return value
+
+
+def _only(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        if not one.rpartition(":")[0] or not one.rpartition(":")[2].isdigit():
+            raise TiltingError(f"{name} takes PROMPT:INDEX, such as 0:2, the third image of the first prompt, not {one!r}")
+    return value
+
+
 def _window(name: str, value: str) -> str:
     parse_window(value)
     return value
@@ -109,8 +123,20 @@ LoraSteps = Annotated[
 ]
 Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(value)), Doc("auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, Check(lambda name, value: check_precision(value)), Doc("Of the network: fp32, fp16 or bf16.")]
-Out = Annotated[str | None, Metavar("DIR"), Doc("Folder to write, or to go on with.")]
+Out = Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write, or to go on with.")]
 Seed = Annotated[int, Doc("Seed of the run.")]
+Seeds = Annotated[
+    int | tuple[int, ...], Metavar("A,B,..."), Check(_seeds), Doc("Seed of the run; several draw every prompt with each.")
+]
+Only = Annotated[
+    tuple[str, ...],
+    Metavar("PROMPT:INDEX"),
+    Check(_only),
+    Doc("This image alone, again if it is there; a prompt or its number from 0, repeatable."),
+]
+Format = Annotated[
+    Literal["png", "jpeg", "webp"] | None, Option(default="png"), Doc("Of the pictures; jpeg loses a little, webp nothing.")
+]
 Settings = Annotated[
     tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")
 ]

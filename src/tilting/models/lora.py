@@ -322,9 +322,10 @@ def _tuned(target: Any) -> list[Any]:
     return [one for network in parts(target).values() for one in network.modules() if isinstance(one, BaseTunerLayer)]
 
 
-def tells(target: Any, names: Sequence[str]) -> bool:
-    """Whether any of these adapters changes a text encoder, and so what is told of a prompt."""
-    return any(set(names) & set(getattr(network, "peft_config", {})) for network in parts(target).values() if is_clip(network))
+def tells(target: Any, names: Sequence[str] | None = None) -> bool:
+    """Whether any of these adapters (default: any) changes a text encoder, and so what is told of a prompt."""
+    held = {name for one in parts(target).values() if is_clip(one) for name in getattr(one, "peft_config", {})}
+    return bool(held if names is None else held & set(names))
 
 
 def active(target: Any) -> dict[str, float]:
@@ -470,7 +471,7 @@ def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
     """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
     held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
     name = next(name for i in range(len(held) + 1) if (name := f"{kind}{i}") not in held)
-    per_block = getattr(getattr(model.backbone, "config", None), "layers_per_block", 2)
+    per_block = getattr(getattr(getattr(model, "backbone", model), "config", None), "layers_per_block", 2)
     try:
         load_lora(model, read_lora(spec.file, per_block if isinstance(per_block, int) else 2), name, spec.scale)
     except TiltingError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -70,6 +70,19 @@ def beside(first: Context, *others: Context) -> Context:
     raise TypeError("these contexts are of different models")
 
 
+_learning: ContextVar[bool] = ContextVar("whether encoders are trained", default=False)
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """Within it `distinct` encodes with gradient, where gradients are on: for training what encodes."""
+    token = _learning.set(True)
+    try:
+        yield
+    finally:
+        _learning.reset(token)
+
+
 KEPT = 2**28
 """Bytes of encoded texts that a training run keeps."""
 
@@ -118,12 +131,13 @@ def remembering(known: dict[str, Any], keep: int | None = None) -> Iterator[None
 
 
 def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: torch.device) -> C:
-    """``encode`` of the different prompts among these, once each, without gradient, back in place; see `remembering`."""
+    """``encode`` of the different prompts among these, once each, back in place, without gradient but for `learning`; see
+    `remembering`."""
     unique = list(dict.fromkeys(prompts))
     known, asked, alone = _memory.get() or Remembered({}, {}, False)
     new = [text for text in unique if text not in known]
     for some in [[text] for text in new] if alone else [new] if new else []:
-        with torch.no_grad():
+        with nullcontext() if _learning.get() else torch.no_grad():
             encoded = encode(some)
         known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(some)})
     asked.update(dict.fromkeys(unique))

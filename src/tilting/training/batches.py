@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.config.training import TrainingConfig
-from tilting.generation.plan import Model
+from tilting.generation.plan import Model, decoder_of
 from tilting.models.lora import TRAINED, without
-from tilting.models.text import KEPT, bytes_of, remembering, tell_of_cuts
+from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import check_values, checked
@@ -61,7 +61,7 @@ class Batches:
 
     Attributes:
         model: what is trained, its LoRA attached and active.
-        backbone: its network, whose trained LoRA the frozen model is without.
+        backbone: its network, or the model with its text encoders, whose trained LoRA the frozen model is without.
         config: of the sampler and the batch; a prompt that stands in it several times is drawn so much more often. Prompts are
             encoded when they are drawn, and as many are remembered as `KEPT` bytes hold.
         engine: this process, which has a slice of every batch.
@@ -74,6 +74,7 @@ class Batches:
         redraw: told the step's generator, before it: other units are dropped inside the reward.
         teacher: a block in which the network is what is distilled; None where nothing is.
         law: of the noise of a step.
+        told: the trained LoRA changes text encoders too.
     """
 
     model: Model
@@ -88,6 +89,7 @@ class Batches:
     redraw: Callable[[torch.Generator], None] | None = None
     teacher: Callable[[], AbstractContextManager[None]] | None = None
     law: Law = "posterior"
+    told: bool = False
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
@@ -105,13 +107,17 @@ class Batches:
         here = self.config.batch_size // self.engine.count // self.group_size + 1
         return min(each * (len(self.prompts) + 1), max(KEPT, each * here))
 
-    def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise]:
-        """(guided, of the base model, without guidance) of these prompts, those encoded that are not remembered."""
+    def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise, Denoise]:
+        """(guided, of the base model, without guidance, the base model's) of these prompts, those encoded that are not
+        remembered; those of the base model alone are, where text encoders are trained."""
         asked, bare = (words, self.config.cfg, self.config.negative_prompt), self.bare or self.model
-        with torch.no_grad(), remembering(self._texts, KEPT):
+        with torch.no_grad(), remembering(self._texts, KEPT), self._frozen() if self.told else nullcontext():
             guided = self.model.denoiser(*asked)
             base = guided if self.bare is None else bare.denoiser(*asked)
-            return guided, base, base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
+            plain = base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
+        if self.told:
+            return self._living(self.model, *asked), base, self._living(bare, words, 1.0, ""), plain
+        return guided, base, plain, plain
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         config, engine = self.config, self.engine
@@ -122,7 +128,7 @@ class Batches:
         words = [w.prompt for w in who]
         unique = list(dict.fromkeys(words))
         texts = torch.tensor([unique.index(word) for word in words], device=engine.device)
-        guided, base, plain = self._denoisers(unique)
+        guided, base, plain, base_plain = self._denoisers(unique)
         self.counts.images += size
         self.trouble, self.numbers = None, {}
         if self.redraw is not None:
@@ -131,7 +137,7 @@ class Batches:
             denoise=self._network(guided, texts),
             base=self._network(base, texts, self._frozen),
             plain=self._network(plain, texts),
-            base_plain=self._network(plain, texts, self._frozen),
+            base_plain=self._network(base_plain, texts, self._frozen),
             value=self._value(words),
             grid=self._grid,
             who=who,
@@ -155,6 +161,16 @@ class Batches:
             law=self.law,
         )
 
+    def _living(self, model: Model, words: list[str], cfg: float, negative: str) -> Denoise:
+        """The denoiser whose text encoders are trained: prompts are encoded whenever it is called."""
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with learning():
+                network = model.denoiser([words[int(i)] for i in rows], cfg, negative)
+            return network(x, t, torch.arange(len(x), device=x.device))
+
+        return denoise
+
     def _frozen(self) -> AbstractContextManager[None]:
         """A block without what is trained."""
         return without(self.backbone, (TRAINED,))
@@ -173,11 +189,11 @@ class Batches:
 
     def _value(self, prompts: list[str], parts: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
         """The reward under these words; in parts, (m, R), its rewards one by one, with the diversity last."""
-        score = self._each if parts else self._score
+        score, decode = self._each if parts else self._score, self._decoder(prompts)
 
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
-            images, engine = self._decode(x0), self.engine
+            images, engine = decode(x0, rows), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
                 scores = score(images, [prompts[int(i)] for i in rows], rows)
@@ -211,13 +227,14 @@ class Batches:
         compare = getattr(self.reward, "prefers", None)
         if compare is None:
             return None
+        decode = self._decoder(prompts)
 
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
             words = [prompts[int(i)] for i in rows]
             try:
                 return check_values(
-                    getattr(self.reward, "name", "reward"), compare(self._decode(a), self._decode(b), words), len(a)
+                    getattr(self.reward, "name", "reward"), compare(decode(a, rows), decode(b, rows), words), len(a)
                 )
             except RewardError as error:
                 self.trouble = str(error)
@@ -225,17 +242,23 @@ class Batches:
 
         return prefers
 
-    def _decode(self, x0: Tensor) -> Tensor:
+    def _decoder(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         """Images of latents, in parts where a batch is asked for in parts."""
-        size = self.config.batch_size // self.engine.count // self.config.accumulate
-        if self.config.accumulate == 1 or torch.is_grad_enabled():
-            return self.model.decode(x0)
-        return torch.cat([self.model.decode(part) for part in x0.split(size)])
+        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, decoder_of(self.model, prompts)
+
+        def images(x0: Tensor, rows: Tensor) -> Tensor:
+            if self.config.accumulate == 1 or torch.is_grad_enabled():
+                return decode(x0, rows)
+            return torch.cat([decode(*part) for part in zip(x0.split(size), rows.split(size), strict=True)])
+
+        return images
 
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        decode = decoder_of(self.model, prompts)
+
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
             assert self.critic is not None
-            return self.critic(self.model.decode(x0), [prompts[int(i)] for i in rows])
+            return self.critic(decode(x0, rows), [prompts[int(i)] for i in rows])
 
         return critic
 
