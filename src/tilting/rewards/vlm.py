@@ -158,7 +158,7 @@ class Vlm(Scorer):
         texts = [template.replace("{prompt}", prompt) for prompt in prompts]
         yes = self.request.rubric is None
         said = self._ask([Question((file,), text, yes) for file, text in zip(files, texts, strict=True)], range(len(files)))
-        values = [one if isinstance(one, float) else self._number(one, row) for row, one in enumerate(said)]
+        values = [one if isinstance(one, float) else self._number(str(one), row) for row, one in enumerate(said)]
         return torch.tensor(values, dtype=torch.float32, device=images.device)
 
     def prefers(self, a: Tensor, b: Tensor, prompts: list[str]) -> Tensor:
@@ -221,7 +221,7 @@ class Vlm(Scorer):
 
         settings, key = self.request.settings, os.environ.get("TILTING_VLM_KEY") or "none"
         wait, gate = settings.deadline / (settings.retries + 1), asyncio.Semaphore(settings.concurrency)
-        secure = {"verify": certificates()} if self.request.url.lower().startswith("https") else {}
+        secure: dict[str, Any] = {"verify": certificates()} if self.request.url.lower().startswith("https") else {}
         web = openai.DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False, **secure)
         options: dict[str, Any] = {"max_retries": settings.retries, "timeout": wait, "http_client": web}
         async with openai.AsyncOpenAI(base_url=self.request.url, api_key=key, **options) as client:
@@ -280,7 +280,7 @@ class Vlm(Scorer):
         """The probability of the first tokens that say yes. Raises RewardError where there are no log-probabilities."""
         content = getattr(getattr(self._choice(told), "logprobs", None), "content", None)
         top = getattr(content[0], "top_logprobs", None) if isinstance(content, list) and content else None
-        found = [(getattr(one, "token", None), getattr(one, "logprob", None)) for one in top or ()]
+        found: list[Any] = [(getattr(one, "token", None), getattr(one, "logprob", None)) for one in top or ()]
         if not found or not all(isinstance(t, str) and isinstance(p, int | float) and p <= 1e-6 for t, p in found):
             what = "a rubric file or pair needs none"
             raise RewardError(f"reward {self.name!r} gives no log-probabilities, which VQAScore needs; {what}")
