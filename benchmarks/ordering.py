@@ -14,7 +14,7 @@ import sys
 from itertools import pairwise
 
 import tilting as tl
-from tilting.generation.generate import Result
+from tilting.generation.api import Result
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import interval
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tilting.conditioning.api import condition_fit, condition_sample
     from tilting.conditioning.trainer import condition_train
     from tilting.errors import RewardError, TiltingError
-    from tilting.generation.generate import Result, draw, generate
+    from tilting.generation.api import Result, generate
+    from tilting.generation.generate import draw
     from tilting.generation.plan import identities, plan
     from tilting.models import load
     from tilting.models.control_file import load_control
@@ -28,7 +29,8 @@ _HOMES = {
     "conditioning.api": ("condition_fit", "condition_sample"),
     "conditioning.trainer": ("condition_train",),
     "errors": ("RewardError", "TiltingError"),
-    "generation.generate": ("Result", "draw", "generate"),
+    "generation.api": ("Result", "generate"),
+    "generation.generate": ("draw",),
     "generation.plan": ("identities", "plan"),
     "models": ("load",),
     "models.control_file": ("load_control",),

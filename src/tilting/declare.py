@@ -52,16 +52,16 @@ class Option:
         positional: what the words of a command that need no option's name are called.
         default: what ``--help`` says of a default that is not one value.
         internal: it is no option, but what resolving finds out.
+        letter: a short form of it on the command line, as in -o.
         file: it is given in YAML and in Python alone: the command line has no word for it.
-        once: it says what is wanted, and given twice it is refused; of other options of one value the last counts.
     """
 
     name: str = ""
     positional: str = ""
     default: str = ""
     internal: bool = False
+    letter: str = ""
     file: bool = False
-    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Check:
     function: Callable[[str, Any], Any]
 
 
+WHOLE = re.compile(r"\s*-?[0-9]+\s*")
 Fraction = Annotated[float, Ge(0), Le(1)]
 Window = Annotated[tuple[float, float], Each(Ge(0)), Each(Le(1)), Falling()]
 """(high, low) bounds of t/T."""
@@ -194,7 +195,11 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     if origin in (Union, UnionType):
         if NoneType in inner and (value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))):
             return None
-        return typed(name, value, _without_none(hint))
+        one, *several = [part for part in inner if part is not NoneType]
+        if several and (isinstance(value, list | tuple) or (isinstance(value, str) and "," in value)):  # one, or a sequence
+            found = typed(name, value, several[0])
+            return found[0] if len(found) == 1 else found
+        return typed(name, int(value) if several and isinstance(value, str) and WHOLE.fullmatch(value) else value, one)
     if origin is Literal:
         if value not in inner:
             raise TiltingError(f"{name} cannot be {value!r}{nearest(str(value), map(str, inner))}")
@@ -229,7 +234,7 @@ def _sequence(name: str, value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
         raise TiltingError(f"{name} must be {what}, not {value!r}")
     if not several and len(parts) != len(inner):
         raise TiltingError(f"{name} must be {_such_as(inner)}, not {value!r}")
-    parts = [int(p) if isinstance(p, str) and not words and p.strip().isdigit() else p for p in parts]
+    parts = [int(p) if isinstance(p, str) and not words and WHOLE.fullmatch(p) else p for p in parts]
     each = f"each of {name}" if words and several else name
     return tuple(typed(each, p, inner[0] if several else hint) for p, hint in zip(parts, inner * len(parts), strict=False))
 

@@ -29,6 +29,7 @@ RECIPES: dict[str, Recipe] = {
         fig5.FIG5,
         pictures.FIG7,
         strengths.STYLE,
+        strengths.ODDS,
         strengths.CLIP,
         fig3.STUDY,
         fig4.FIG4,

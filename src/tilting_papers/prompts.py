@@ -24,7 +24,13 @@ def scenes(words: str) -> tuple[str, ...]:
     return tuple(f"{a(concept)} on {a(ground)} background, {style} style" for concept, ground, style in named)
 
 
+_OBJECTS = """
+sunflower castle banana rocket mushroom strawberry sailboat cactus pizza bicycle tulip watermelon bus tree robot teapot violin
+clock camera helicopter
+"""
 ANIMALS = tuple(map(a, _ANIMALS.split()))
 """Twenty animals, no style named: a reward of the image alone asks for what the prompt does not."""
+OBJECTS = tuple(map(a, _OBJECTS.split()))
+"""Twenty things, no style named."""
 SCENES = scenes(_SCENES)
 """Twenty prompts that name concept, background and style."""

@@ -217,7 +217,10 @@ def test_interleaved_prompts_and_the_folder(capsys, tmp_path, tiny):
     assert main(words) == 0
     captured = capsys.readouterr()
     manifest = manifest_of(out)
-    assert json.loads(captured.out) == manifest["summary"]
+    told = json.loads(captured.out)
+    call = told.pop("call")
+    assert told == manifest["summary"]
+    assert (call["already"], call["drawn"], call["total"], call["evaluations"]) == (0, 4, 4, 4 * 2 * 4)
     assert "step" in captured.err
     assert manifest["argv"] == ["tilting", *words]
     assert [(r["prompt"], r["index"]) for r in manifest["images"]] == [
@@ -297,7 +300,8 @@ def test_interrupted_then_resumed_is_the_uninterrupted_run(capsys, tmp_path, tin
 
 def test_finished_folder_loads_nothing_and_another_config_is_refused(capsys, tmp_path, tiny, monkeypatch):
     out = str(tmp_path / "run")
-    words = ["generate", "a fox", "--steps", "4", "--reward", "jpeg", "--out", out, "--quiet"]
+    bare = ["generate", "a fox", "--reward", "jpeg", "--out", out, "--quiet"]
+    words = [*bare, "--steps", "4"]
     assert main(words) == 0
     before = (tmp_path / "run" / "manifest.json").read_bytes()
 
@@ -307,7 +311,7 @@ def test_finished_folder_loads_nothing_and_another_config_is_refused(capsys, tmp
     monkeypatch.setattr("tilting.generation.run.load", load)
     assert main(words) == 0
     capsys.readouterr()
-    assert "with other steps (4 there, 5 now): choose another --out" in refused(capsys, *words, "--steps", "5")
+    assert "with other steps (4 there, 5 now): choose another --out" in refused(capsys, *bare, "--steps", "5")
     assert "another seed" in refused(capsys, *words, "--seed", "5")
     assert "with other prompts" in refused(capsys, *words, "an owl")
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before

@@ -17,6 +17,7 @@ from PIL import Image
 
 import tilting as tl
 from support.commands import manifest as manifest_of
+from support.commands import over
 from tilting.cli import main
 from tilting.conditioning.cfree import ClassifierFree, batch_of
 from tilting.conditioning.dataset import read_tables
@@ -360,7 +361,7 @@ def test_print_config_reads_back(here, fits, folder, capsys):
 def test_refusals_of_guidance(here, fits, folder, capsys, kinds, more, said):
     places = [word for kind in kinds.split() for word in ("--classifier", str(fits[kind]))]
     model = [] if "--model" in more else ["--model", str(folder)]
-    assert main(["condition", "sample", *PROMPTS, *places, *WORDS, "--out", "out", *model, *more]) == 2
+    assert main(over(["condition", "sample", *PROMPTS, *places, *WORDS, "--out", "out", *model], *more)) == 2
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1

@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 import tilting as tl
+from support.commands import over
 from support.small import bright_fit, random_control
 from tilting import rng
 from tilting.cli import main
@@ -309,7 +310,8 @@ def test_a_classifier_without_gradient_is_climbed_by_ppo(here, folder, small, ca
     ],
 )
 def test_refusals(here, folder, capsys, more, said):
-    assert main([*words(folder, "ctl"), *more]) == 2
+    given = words(folder, "ctl")
+    assert main([*given, *more] if "--classifier" in more else over(given, *more)) == 2
     assert said in capsys.readouterr().err
     assert not (here / "ctl").exists()
 

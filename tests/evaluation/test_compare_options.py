@@ -27,7 +27,7 @@ BAD = [
     (("--methods", "base,sdedit"), "sdedit starts from a picture"),
     (("--methods", "code", "--particles", "0"), "particles must be at least 1"),
     (("--methods", "code", "--set", "code.blok=2"), "did you mean 'code.block'"),
-    (("--methods", "code", "--steps", "0"), "steps must be at least 1"),
+    (("--methods", "code", "--batch-size", "0"), "batch-size must be at least 1"),
     (("--method", "code"), "did you mean '--methods'"),
     (("--methods", "base,prompt", "--set", "prompt.templates=x"), "prompt: a prompt template must contain {}"),
 ]

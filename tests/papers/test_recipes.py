@@ -331,6 +331,41 @@ def test_the_chosen_strength_is_the_weakest_with_nearly_the_most_gain_whose_judg
     assert of(row(0.1, -0.2, 0.2), row(0.2, -0.1, 0.2)) == 0.2  # nothing gains: the best
 
 
+def test_a_table_has_the_strengths_that_its_tuning_chooses():
+    """Of a reward without a ceiling the most usable gain; the weakest of the grid where the judge falls at every strength."""
+    from tilting_papers.codex.strengths import GRIDS, ODDS, settings
+
+    def row(method, value, gain, high):
+        names = GRIDS[method][0]
+        against = {"base": {"judge": {"high": high}, "odds": {"mean": gain}}}
+        return {"method": method, "set": {f"{method}.{n}": value for n in names}, "judge": {"mean": -1.0}, "against": against}
+
+    rows = [row("dps", 0.1, 5.0, 0.1), row("dps", 0.2, 5.04, 0.1), row("dps", 0.4, 6.0, -0.1)]
+    rows += [row("tfg", 0.1, 5.0, 0.1), row("tfg", 0.2, 4.0, 0.1), row("ug", 0.2, 5.0, -0.2), row("ug", 0.1, 4.0, -0.1)]
+    assert settings({"reward": ["odds"], "rows": rows}, 1.0) == {
+        "dps": {"strength": 0.2},
+        "tfg": {"rho": 0.1, "mu": 0.1},
+        "ug": {"rate": 0.1},
+    }
+    table = table_of("codex-table2")
+    assert table.tuned is ODDS and ODDS.near == 1.0 and (table.reward, table.total) == (ODDS.reward, "odds")
+    assert {row.method for row in table.rows} - set(GRIDS) == {"base", "code", "bon"}
+    assert table.size.prompts * table.size.images >= 200
+
+
+def test_the_weighted_sum_of_rewards_is_a_number_of_its_own():
+    record = {
+        "prompt": "a fox",
+        "index": 0,
+        "reward": 2.5,
+        "judge": -1.0,
+        "rewards": {"style:noto": -0.5, "style:fluent=-0.5": -6.0},
+    }
+    assert values_of([{"images": [record]}], "odds", "odds") == {(0, "a fox", 0): 2.5}
+    assert values_of([{"images": [record]}], "style:fluent", "odds") == {(0, "a fox", 0): -6.0}
+    assert values_of([{"images": [record]}], "odds") == {}
+
+
 def test_strengths_are_tuned_on_prompts_of_their_own():
     tuned = {p for name in OURS if "strengths" in name for p in table_of(name).prompts}
     others = {p for name in OURS if "strengths" not in name for p in table_of(name).prompts}

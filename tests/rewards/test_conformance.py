@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.closed import files, serving
+from support.closed import files, serving, written
 from support.learned import doubled, tiny
 from tilting.errors import TiltingError
 from tilting.rewards import checked, combine
@@ -43,12 +43,14 @@ SPECS = {
     "diversity": "diversity",
     "diversity-vgg": "diversity:{}/vgg.pth",
     "diversity-lpips": "diversity:{}/vgg.pth#{}/lpips.pth",
+    "ocr": "ocr:fox",
+    "nsfw": "nsfw",
     "user": "{}/mine.py:bright",
     "user-diff": "{}/mine.py:grey",
 }
 LEARNED = [name for name, entry in REWARDS.items() if entry.weights]
 NAMES = [*SPECS, "http", "combined", "mixed", *LEARNED]
-BLACK_BOX = ("jpeg", "jpeg-up", "user", "http", "mixed", *(n for n in LEARNED if not REWARDS[n].differentiable))
+BLACK_BOX = ("jpeg", "jpeg-up", "ocr", "nsfw", "user", "http", "mixed", *(n for n in LEARNED if not REWARDS[n].differentiable))
 TOGETHER = ("diversity", "diversity-vgg", "diversity-lpips")
 SMOOTH = [n for n in NAMES if n not in BLACK_BOX]
 every = pytest.mark.parametrize("name", NAMES)
@@ -84,6 +86,11 @@ def images(b=5, h=64, w=64, seed=3):
     return torch.nn.functional.interpolate(small, (h, w), mode="bilinear") * 0.8 + 0.1
 
 
+def pictures(name):
+    """Five of `images`, or of words where nothing else is seen."""
+    return torch.stack([written(word) for word in ("fox", "fo", "owl", "f0x", "")]) if name == "ocr" else images()
+
+
 def test_every_reward_is_here():
     assert set(REWARDS) <= set(NAMES) and "aesthetic" in LEARNED
 
@@ -109,7 +116,7 @@ def test_range_rank_and_count_are_checked(rewards, name):
 
 @every
 def test_an_image_scores_the_same_in_any_batch_or_the_reward_says_so(rewards, name):
-    reward, x = rewards(name), images()
+    reward, x = rewards(name), pictures(name)
     together = reward(x, PROMPTS)
     alone = torch.cat([reward(x[i : i + 1], PROMPTS[i : i + 1]) for i in range(5)])
     order = [4, 2, 0, 3, 1]

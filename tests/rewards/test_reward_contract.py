@@ -24,6 +24,7 @@ from tilting.runs.files import digests_of
 
 EXAMPLES = {
     "STYLE": "noto",
+    "WORDS": "fox",
     "QUALITY": "80",
     "LR|UD|BOTH": "ud",
     "COLOUR": "red",

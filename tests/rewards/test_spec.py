@@ -209,6 +209,8 @@ def test_the_registry_is_complete():
         "hpsv3",
         "unifiedreward",
         "vqascore",
+        "ocr",
+        "nsfw",
     }
 
 

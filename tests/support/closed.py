@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 
 from tilting.features.fitted import EmbeddingMlp, FittedClassifier, ResidualCnn, save_classifier
@@ -60,6 +60,13 @@ def files(folder: Path) -> Path:
     schema = Schema("bright", "gaussian", shift=0.3, scale=2.0, std=0.4, temperature=1.5)
     save_classifier(FittedClassifier(mlp, schema), folder / "mlp")
     return folder
+
+
+def written(word: str, width: int = 96, height: int = 64) -> torch.Tensor:
+    """A picture (3, height, width) in [0, 1] with a word in it, black on white."""
+    picture = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(picture).text((8, 16), word, fill="black", font=ImageFont.load_default(24))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def brightness(request: dict) -> bytes:

@@ -14,7 +14,7 @@ from support.finetuning import REWARDS, Bright, train
 from tilting import rewards
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.models.lora import active, lora_state
+from tilting.models.lora import TRAINED, active, lora_state
 from tilting.objectives import OBJECTIVES
 from tilting.training.average import Average
 from tilting.training.loop import Optimiser, TrainState
@@ -76,11 +76,12 @@ def test_a_lora_that_is_distilled_is_on_in_the_teacher_alone(pocket, tmp_path):
     for k in range(2):
         tl.finetune(pocket, "a fox", Bright(), "draft-k", seed=k, **SMALL).save(tmp_path / f"t{k}")
     told = (f"{tmp_path / 't0'}=0.5", str(tmp_path / "t1"))
+    make_trainer(pocket, "a fox", Bright(), "opd", teacher=told, **SMALL)  # which the next one takes the place of
     trainer = make_trainer(pocket, "a fox", Bright(), "opd", teacher=told, batch_size=2, eta=1.0, **SMALL | {"train_steps": 6})
     batch = trainer.batches(0, {})
     x, t = batch.noise(0), batch.grid[0]
     with torch.no_grad():
-        base, student, teacher = (n(x, t, batch.rows).eps for n in (batch.base, batch.denoise, batch.teacher))
+        base, student, teacher = (n(x, t, batch.rows).x0 for n in (batch.base, batch.denoise, batch.teacher))
     assert torch.equal(base, student) and not torch.allclose(base, teacher)
     stacked = tl.load("pocket")
     from tilting.models.lora_file import parse_lora
@@ -88,23 +89,28 @@ def test_a_lora_that_is_distilled_is_on_in_the_teacher_alone(pocket, tmp_path):
 
     stacked = attach_all(stacked, [parse_lora(one) for one in told], 2)
     with torch.no_grad():
-        wanted = stacked.denoiser(["a fox"], trainer.batches.config.cfg)(x, t, torch.zeros(len(x), dtype=torch.long)).eps
+        wanted = stacked.denoiser(["a fox"], trainer.batches.config.cfg)(x, t, torch.zeros(len(x), dtype=torch.long)).x0
     assert torch.allclose(teacher, wanted, atol=1e-5)
+    assert sum(name.startswith("teacher") for name in pocket.backbone.peft_config) == 2
     far = [row.numbers["from_teacher"] for row in trainer.steps(6)]
     assert far[-1] < 0.9 * far[0]
-    assert active(pocket.backbone) == ["trained"] and set(lora_state(pocket.backbone)) == set(trainer.lora())
+    assert list(active(pocket.backbone)) == [TRAINED] and set(lora_state(pocket.backbone)) == set(trainer.lora())
 
 
-def test_steer_then_bake_is_one_command(here, capsys):
+@pytest.mark.parametrize("method", ["bon", pytest.param("codex", marks=pytest.mark.slow)])
+def test_steer_then_bake_is_one_command(here, method):
     """A method's samples, with its gradient or none, and what is written draws at base cost."""
-    for method in ("bon", "codex"):
-        words = ("--set", f"opd.method={method}", "--set", "opd.epochs=2", "--objective", "opd")
-        assert train(method, *words, steps=2, batch=2) == 0
-        rows = [json.loads(line) for line in (here / method / "metrics.jsonl").read_text().splitlines()]
-        assert all(row["error"] > 0 and row["gradient_norm"] > 0 for row in rows)
-        assert main(["generate", "a fox", "--lora", method, "--steps", "2", "--out", f"of-{method}", "--quiet"]) == 0
-        assert json.loads((here / f"of-{method}" / "manifest.json").read_text())["summary"]["evaluations"] == 2
+    words = ("--set", f"opd.method={method}", "--set", "opd.epochs=2", "--set", "opd.timesteps=1", "--objective", "opd")
+    assert train("run", *words, "--sample-every", "0", steps=1, batch=1) == 0
+    rows = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["error"] > 0 and row["gradient_norm"] > 0 for row in rows)
+    assert main(["generate", "a fox", "--lora", "run", "--steps", "2", "--out", "drawn", "--quiet"]) == 0
+    assert json.loads((here / "drawn" / "manifest.json").read_text())["summary"]["evaluations"] == 2
+
+
+def test_what_cannot_be_baked_is_refused(here, capsys):
     assert train("none", "--set", "opd.method=codx", "--objective", "opd") == 2
+    assert "did you mean 'codex'" in capsys.readouterr().err
     assert train("dark", "--set", "opd.method=codex", "--objective", "opd", reward="r.py:dark") == 2
     assert "black-box" in capsys.readouterr().err
 

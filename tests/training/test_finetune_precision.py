@@ -162,9 +162,8 @@ def test_a_run_goes_on_anywhere_but_in_no_other_precision(here, folder, capsys, 
 )
 def test_refusals_are_those_of_generate(here, folder, capsys, more, said):
     asked = words(folder, "out", *more)
-    small = [*asked[1:], "--batch-size", "2"]
     control = ["condition", "train", *PROMPTS, "--model", str(folder), "--classifier", "r.py:red", "--out", "out", *more]
-    for command in (asked, ["doctor", *small], control):
+    for command in (asked, ["doctor", *asked[1:]], control):
         assert said in refused(capsys, *command)
     assert not (here / "out").exists()
 

@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline, FluxPipeline
 from diffusers.optimization import get_scheduler
 from safetensors.torch import load_file
 
 import tilting as tl
 from support.drift import AIM, Drift, make
 from support.finetuning import REWARDS, Bright, numbers, train
+from support.small import write_small
+from support.today import write
 from tilting.cli import main
-from tilting.models.lora import FILE, read_lora
-from tilting.objectives import OBJECTIVES
+from tilting.models.lora import FILE, parts, read_lora
+from tilting.objectives import OBJECTIVES, draft, draft_k
 from tilting.training.average import EMA, Average
 from tilting.training.batches import in_parts
 from tilting.training.checkpoint import read, states
@@ -241,11 +244,106 @@ def test_parts_of_a_batch_whose_images_are_compared_are_the_whole_batch(mixture,
 
 @pytest.mark.parametrize("name", ["ddpo", "dpo"])
 def test_the_command_takes_parts_of_a_batch_that_is_compared(here, name):
-    for parts in ("1", "4"):
-        words = ("--objective", name, "--accumulate", parts, "--sample-every", "0", "--diversity", "euclid=0.5")
-        assert train(here / parts, *words, steps=2, batch=4) == 0
-    one, four = (read_lines(here / parts / "metrics.jsonl") for parts in ("1", "4"))
+    for count in ("1", "4"):
+        words = ("--objective", name, "--accumulate", count, "--sample-every", "0", "--diversity", "euclid=0.5")
+        assert train(here / count, *words, steps=2, batch=4) == 0
+    one, four = (read_lines(here / count / "metrics.jsonl") for count in ("1", "4"))
     for a, b in zip(one, four, strict=True):
         for key in ("loss", "reward", "gradient_norm", "dissimilarity"):
             assert a[key] == pytest.approx(b[key], rel=2e-3, abs=1e-5)
         assert b["evaluations"] > a["evaluations"]  # what is made again is counted
+
+
+# Text encoders
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    places = {"sd": write_small(root / "sd")} | {name: write(name, root / name) for name in ("sdxl", "sd3", "flux")}
+    return lambda name: (str(places[name]), tl.load(str(places[name])))
+
+
+class Red:
+    name, differentiable = "red", True
+
+    def __call__(self, images, prompts):
+        return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
+
+
+def plain_pictures(folder, name, latents, lora):
+    """Of diffusers' own pipeline."""
+    pipe = DiffusionPipeline.from_pretrained(folder, **({"safety_checker": None} if name == "sd" else {}))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(str(lora))
+    more = {"eta": 0.0} if name in ("sd", "sdxl") else {}
+    if name == "flux":
+        latents, more = FluxPipeline._pack_latents(latents, *latents.shape), {"height": 16, "width": 16}
+    steps = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    return pipe(["a fox"], latents=latents, output_type="pt", **steps, **more).images
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+def test_a_text_encoders_lora_is_trained_saved_and_drawn_with_by_plain_diffusers(tiny, tmp_path, name):
+    """Its B moves, the frozen model is the model without it, the file is diffusers' own."""
+    folder, model = tiny(name)
+    latents = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(5))
+    drawing = {"steps": 4, "cfg": 3.0, "eta": 0.0, "latents": latents}
+    base = tl.generate(model, ["a fox"], **drawing).images
+    options = {"steps": 2, "cfg": 3.0, "batch_size": 2, "rank": 2, "lr": 0.05, "train_text_encoder": True}
+    run = make_trainer(model, ["a fox", "a cat"], Red(), draft_k(2), train_steps=2, ema=0.5, **options)
+    list(run.steps(2))
+    state = run.lora()
+    clips = {key.partition(".")[0] for key in state if key.startswith("text")}
+    assert clips == {"sd": {"text_encoder"}, "flux": {"text_encoder"}}.get(name, {"text_encoder", "text_encoder_2"})
+    for part in (*clips, "transformer" if name in ("sd3", "flux") else "unet"):
+        assert max(v.abs().max() for k, v in state.items() if k.startswith(f"{part}.") and ".up." in k) > 0.01
+    world, rows = run.batches(0, {}), torch.arange(2)
+    x, t = world.noise(0), world.grid[0]
+    with torch.no_grad():
+        here, frozen = (network(x, t, rows).x0 for network in (world.denoise, world.base))
+        fresh = tl.load(folder).denoiser([w.prompt for w in world.who], 3.0)(x, t, rows).x0
+    assert torch.allclose(frozen, fresh, atol=1e-5) and not torch.allclose(here, fresh, atol=1e-3)
+    run.save_weights(tmp_path)
+    after = tl.generate(model, ["a fox"], **drawing).images
+    assert (after - plain_pictures(folder, name, latents, tmp_path)).abs().max() < 1e-5
+    assert (after - base).abs().max() > 1e-3
+    again = make_trainer(tl.load(folder), ["a fox"], Red(), steps=2, train_text_encoder=True, start=read_lora(tmp_path))
+    assert set(again.state.parameters) == set(run.state.parameters)
+
+
+def test_the_gradient_of_a_text_encoders_lora_is_that_of_finite_differences(tiny):
+    model = tiny("sd")[1]
+    run = make_trainer(model.double(), "a fox", Red(), draft(), steps=2, batch_size=1, rank=2, train_text_encoder=True)
+    p = next(p for k, p in run.state.parameters.items() if k.startswith("text_encoder.") and ".lora_B." in k)
+    for one in run.state.parameters.values():
+        one.data = one.data.double()
+    for component in parts(model).values():
+        component.double()
+
+    def loss():
+        world = replace(run.batches(0, {}), dtype=torch.float64, trained=list(run.state.parameters.values()))
+        (found,) = run.objective(world)
+        return found.value
+
+    loss().backward()
+    wanted = p.grad[0, 0].item()
+    assert abs(wanted) > 1e-9
+    values = []
+    for step in (1e-4, -2e-4):
+        with torch.no_grad():
+            p[0, 0] += step
+            values.append(loss().item())
+    assert (values[0] - values[1]) / 2e-4 == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_command_trains_text_encoders_and_resumes_to_the_bit(here, monkeypatch, tiny, capsys):
+    plain = ("--objective", "draft-k", "--sample-every", "0", "--train-text-encoder", "--checkpoint-every", "1")
+    words = (*plain, "--model", tiny("sd")[0])
+    assert train(here / "whole", *words, reward="r.py:interrupted") == 0
+    monkeypatch.setenv("STOP_AT", "3")
+    assert train(here / "parts", *words, reward="r.py:interrupted") == 130
+    monkeypatch.setenv("STOP_AT", "0")
+    assert train(here / "parts", *words, reward="r.py:interrupted") == 0
+    assert numbers(here / "whole") == numbers(here / "parts")
+    assert any(key.startswith("text_encoder.") for key in load_file(here / "whole" / "lora" / FILE))

@@ -52,7 +52,7 @@ def measure_vae(model, drawings: Drawings) -> dict:
 
 
 def draw_prompts(model, prompts: list[str], seed: int = SEED, steps: int = 50, cfg: float = 4.0) -> torch.Tensor:
-    from tilting.generation.generate import generate
+    from tilting.generation.api import generate
 
     return generate(model, prompts, steps=steps, cfg=cfg, eta=0.0, seed=seed, batch_size=48).images
 

@@ -143,6 +143,7 @@ def run() -> None:
     """The console entry: `main` with the libraries' own bars and notices off, for the process is ours."""
     hush()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.showwarning = _tell
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal has no kernel for is computed on the CPU
     code = main()
     try:
@@ -150,6 +151,11 @@ def run() -> None:
     except (OSError, ValueError, AttributeError):  # closed, by a user's code or by who has read it
         sys.stdout = None
     sys.exit(code)
+
+
+def _tell(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """A warning as a line for people, without the line of code that gave it."""
+    print("tilting: warning: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def _interrupted(words: list[str]) -> int:

@@ -142,12 +142,18 @@ SWITCHES: dict[str, Any] = {
 
 
 def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
-    """Refuse what is wanted being said twice, for the first would be dropped in silence. Raises TiltingError."""
+    """Refuse an option of one value that is given twice, for the first would be dropped in silence. Raises TiltingError."""
     words = context.obj[: context.obj.index("--")] if "--" in context.obj else context.obj
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    for name in [one.option for one in options.values() if one.given.once or one.option == "prompts"]:
-        if given.count(f"--{name}") > 1:
-            raise TiltingError(f"--{name} is given twice: give it once")
+    single = [(one.option, *one.aliases) for one in options.values() if not repeats(one)]
+    for names in (*single, ("prompts",), *((name.replace("_", "-"),) for name in ("config", "print_config"))):
+        if sum(given.count(f"--{name}") for name in names) > 1:
+            raise TiltingError(f"--{names[0]} is given twice: give it once")
+
+
+def repeats(one: Field) -> bool:
+    """Whether an option may be given several times."""
+    return bool(one.given.positional) or _given_as(one.hint) == list[str]
 
 
 def _parameters(one: Field) -> list[inspect.Parameter]:
@@ -166,7 +172,10 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
     found = []
     for name in (one.option, *one.aliases):
         former = name != one.option
-        option = typer.Option(f"--{name}", metavar=one.metavar or None, help=help_of(one), show_default=False, hidden=former)
+        short = [f"-{one.given.letter}"] if one.given.letter and not former else []
+        option = typer.Option(
+            f"--{name}", *short, metavar=one.metavar or None, help=help_of(one), show_default=False, hidden=former
+        )
         parameter = name.replace("-", "_") if former else one.name
         found.append(
             inspect.Parameter(parameter, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, option])

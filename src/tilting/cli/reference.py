@@ -14,6 +14,7 @@ from tilting.objectives.about import about_objective
 from tilting.objectives.cost import STEPS as TRAINING_STEPS
 from tilting.presets import METHODS
 from tilting.reports.text import markdown as plain_markdown
+from tilting.reports.words import glossary
 from tilting.rewards.declaration import REWARDS
 
 YES = {True: "yes", False: "no"}
@@ -131,7 +132,12 @@ def _settings(name: str, row: dict[str, Any]) -> list[str]:
     return markdown(heads, cells)
 
 
-PAGES = {"methods.md": methods, "objectives.md": objectives, "rewards.md": rewards}
+PAGES = {
+    "methods.md": methods,
+    "objectives.md": objectives,
+    "rewards.md": rewards,
+    "glossary.md": lambda: "\n".join(glossary()) + "\n",
+}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

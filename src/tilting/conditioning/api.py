@@ -25,7 +25,8 @@ from tilting.config.prompts import check_prompts
 from tilting.features.fitted import FittedClassifier
 from tilting.features.images import check_images
 from tilting.features.schema import NOISY
-from tilting.generation.generate import Counts, Drawn, Result, draw, identities, judge_of, plan, records_of, summarise
+from tilting.generation.api import Result, config_of
+from tilting.generation.generate import Counts, Drawn, draw, identities, judge_of, plan, records_of, summarise
 from tilting.models.control_file import Control, warn_of
 from tilting.models.control_kl import PathKl
 from tilting.models.control_spec import ControlInfo, parse_labels
@@ -191,4 +192,7 @@ def condition_sample(
             pictures.append(event.images)
             records += with_readings(records_of(event, judge), event.images, kl, obeying.tests)
             counts += event.counts
-    return Result(torch.cat(pictures), {"images": records, "summary": {**summarise(records, counts), **mean_readings(records)}})
+    summary = {**summarise(records, counts), **mean_readings(records)}
+    asked = {"prompts": tuple(words), "seed": seed, "images": images}
+    config, beyond = config_of(model, request, asked, labels=labels)
+    return Result(torch.cat(pictures), {"images": records, "summary": summary}, config, beyond)

@@ -16,6 +16,7 @@ from tilting.conditioning.classifiers import Classifier, Obedience
 from tilting.conditioning.objective import draw_labels
 from tilting.features.schema import SPREAD, Schema
 from tilting.models.labels import Augmented, Term, guided
+from tilting.models.text import KEPT, remembering
 from tilting.objectives.batch import TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.batches import Batches
@@ -45,9 +46,6 @@ class ControlBatches(Batches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        with torch.no_grad():
-            self._context = self.augmented.model.encode_prompts(list(self.prompts))
-            self._empty = self.augmented.model.encode_prompts([self.config.negative_prompt])
         kinds = {name: c.schema for name, c in self.classifiers.items()}
         self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
         self._codes: dict[str, Tensor] = {}
@@ -59,9 +57,11 @@ class ControlBatches(Batches):
         here = slice(batch.first, batch.first + len(batch.who))
         labels = draw_labels(self._ranges, self.config.batch_size, self.config.seed, step)
         self._codes = {n: y[here].to(self.engine.device) for n, y in labels.items()}
-        texts = torch.tensor([self._row[w.prompt] for w in batch.who], device=self.engine.device)
-        terms = [Term(self.augmented, self._codes)]
-        controlled, pretrained = guided(terms, self._context[texts], self._empty, self.config.cfg, count=self._count)
+        model, terms = self.augmented.model, [Term(self.augmented, self._codes)]
+        with torch.no_grad(), remembering(self._texts, KEPT):
+            context = model.encode_prompts([w.prompt for w in batch.who])
+            empty = model.encode_prompts([self.config.negative_prompt])
+        controlled, pretrained = guided(terms, context, empty, self.config.cfg, count=self._count)
         return replace(batch, denoise=self._whole(controlled), base=self._whole(pretrained))
 
     def _count(self, latents: int) -> None:

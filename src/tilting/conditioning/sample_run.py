@@ -27,6 +27,7 @@ from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
 from tilting.presets.guided import WatchedDps
 from tilting.reports.grid import comparison_grid
+from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
 from tilting.runs.alone import alone
 from tilting.runs.files import SWEEP, write_json
@@ -74,7 +75,7 @@ class Loaded:
             self.rewards[config.reward] = self.parts.reward
         if config.reward not in self.rewards:
             self.rewards[config.reward] = build(config.specs()) if config.reward else None
-        return self.parts._replace(reward=self.rewards[config.reward])
+        return self.parts._replace(reward=informed(self.rewards[config.reward], config.prompts, config.metadata))
 
     def load(self, config: SampleConfig) -> Parts:
         """What a run needs: in the model's place the controlled or guided one."""

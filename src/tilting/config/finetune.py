@@ -26,7 +26,7 @@ from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
 IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
-weight_decay teacher clip schedule warmup ema init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -76,6 +76,7 @@ class FinetuneConfig(TrainingConfig):
     teacher: Annotated[
         tuple[str, ...], Metavar("DIR[=SCALE]"), Check(options.loras), Doc("A LoRA that opd distils, repeatable: their sum.")
     ] = ()
+    train_text_encoder: Annotated[bool, Doc("A LoRA of the CLIP text encoders too.")] = False
     learn: Annotated[
         tuple[Literal["lora", "guidance", "negative"], ...],
         Metavar("A,B"),
@@ -179,7 +180,7 @@ class FinetuneConfig(TrainingConfig):
         idle = ["negative-prompt"] if self.cfg == 1 and not {"guidance", "negative"} & set(self.learn) else []
         idle += ["sample-images", "judge"] if not self.sample_every else []
         idle += [] if OBJECTIVES[self.objective].takes_teacher else ["teacher"]
-        idle += ["rank", "lora-alpha", "target-modules"] if "lora" not in self.learn else []
+        idle += ["rank", "lora-alpha", "target-modules", "train-text-encoder"] if "lora" not in self.learn else []
         return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 
 

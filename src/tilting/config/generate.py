@@ -14,12 +14,14 @@ from tilting.config.options import (
     Cfg,
     Device,
     Eta,
+    Format,
     Images,
     Lora,
     LoraSteps,
     Metadata,
     Model,
     NegativePrompt,
+    Only,
     Out,
     Particles,
     Picture,
@@ -27,7 +29,7 @@ from tilting.config.options import (
     Prompts,
     Reward,
     Sde,
-    Seed,
+    Seeds,
     Settings,
     Steps,
     Strength,
@@ -35,7 +37,7 @@ from tilting.config.options import (
 )
 from tilting.config.settings import setting
 from tilting.declare import declared, plain
-from tilting.errors import TiltingError
+from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
 from tilting.models.names import defaults
 from tilting.models.placement import FULL
@@ -69,7 +71,7 @@ class GenerateConfig(BaseConfig):
     images: Images = 1
     batch_size: BatchSize = 16
     out: Out = None
-    seed: Seed = 0
+    seed: Seeds = 0
     settings: Settings = ()
     published: Annotated[bool, Doc("Settings, steps and cfg of the method's paper; --set goes over them.")] = False
     image: Picture = None
@@ -79,7 +81,29 @@ class GenerateConfig(BaseConfig):
     device: Device = "auto"
     precision: Precision | None = None
     metadata: Metadata = ()
+    format: Format = None
+    only: Only = ()
     unused: Unused = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the run."""
+        return self.seed if isinstance(self.seed, tuple) else (self.seed,)
+
+    def wanted(self) -> list[int]:
+        """The numbers of the images that ``only`` names, in the run's order. Raises TiltingError for one that is not of it."""
+        each, numbers = self.images * len(self.seeds), []
+        for text in self.only:
+            prompt, _, index = text.rpartition(":")
+            at = int(prompt) if prompt.isdigit() and prompt not in self.prompts else None
+            if at is None and prompt not in self.prompts:
+                raise TiltingError(f"--only {text!r} names no prompt of this run{nearest(prompt, self.prompts)}")
+            at = self.prompts.index(prompt) if at is None else at
+            if at >= len(self.prompts) or int(index) >= each:
+                what = f"prompts 0 to {len(self.prompts) - 1} and images 0 to {each - 1} of each"
+                raise TiltingError(f"--only {text!r} names no image of this run, which has {what}")
+            numbers.append(at * each + int(index))
+        return sorted(set(numbers))
 
     def loras(self) -> list[LoraSpec]:
         """The parsed LoRAs."""
@@ -122,6 +146,7 @@ class GenerateConfig(BaseConfig):
         config = _with_rewards(config)
         config = _with_loras(config)
         _check_method(config)
+        config.wanted()
         return config
 
 

@@ -73,6 +73,20 @@ def loras(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _seeds(name: str, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    twice = [seed for seed in value if value.count(seed) > 1] if isinstance(value, tuple) else []
+    if twice:
+        raise TiltingError(f"{name} {twice[0]} is given twice: give it once")
+    return value
+
+
+def _only(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        if not one.rpartition(":")[0] or not one.rpartition(":")[2].isdigit():
+            raise TiltingError(f"{name} takes PROMPT:INDEX, such as 0:2, the third image of the first prompt, not {one!r}")
+    return value
+
+
 def _window(name: str, value: str) -> str:
     parse_window(value)
     return value
@@ -96,10 +110,10 @@ Sde = Annotated[
     Literal["posterior", "cps", "euler"], Doc("Law of a step's noise: DDIM's posterior, Flow-CPS's, or Flow-GRPO's euler.")
 ]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
-NegativePrompt = Annotated[str, Alias("negative"), Option(default="''", once=True), Doc("Text of the unconditional branch.")]
+NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
-Picture = Annotated[str | None, Metavar("FILE"), Option(once=True), Check(_picture), Doc("A picture to start from (SDEdit).")]
+Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
 Strength = Annotated[
     float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
 ]
@@ -109,8 +123,20 @@ LoraSteps = Annotated[
 ]
 Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(value)), Doc("auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, Check(lambda name, value: check_precision(value)), Doc("Of the network: fp32, fp16 or bf16.")]
-Out = Annotated[str | None, Metavar("DIR"), Doc("Folder to write, or to go on with.")]
+Out = Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write, or to go on with.")]
 Seed = Annotated[int, Doc("Seed of the run.")]
+Seeds = Annotated[
+    int | tuple[int, ...], Metavar("A,B,..."), Check(_seeds), Doc("Seed of the run; several draw every prompt with each.")
+]
+Only = Annotated[
+    tuple[str, ...],
+    Metavar("PROMPT:INDEX"),
+    Check(_only),
+    Doc("This image alone, again if it is there; a prompt or its number from 0, repeatable."),
+]
+Format = Annotated[
+    Literal["png", "jpeg", "webp"] | None, Option(default="png"), Doc("Of the pictures; jpeg loses a little, webp nothing.")
+]
 Settings = Annotated[
     tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")
 ]

@@ -19,7 +19,7 @@ from tilting.generation.run import Folder, Parts, load_parts, plan_missing, run
 from tilting.metrics.statistics import estimate, interval
 from tilting.reports.text import table
 from tilting.runs.alone import alone
-from tilting.runs.files import write_json
+from tilting.runs.files import keys_of, write_json
 from tilting.runs.owner import COMPARISON, folder_of
 from tilting.version import __version__
 
@@ -75,7 +75,7 @@ def measure(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         images whose reward is above the reference's. images: of every (prompt, index) the file, reward and judge by method.
     """
     reference = "base" if "base" in manifests else next(iter(manifests))
-    keyed = {m: {(r["prompt"], r["index"]): r for r in manifest["images"]} for m, manifest in manifests.items()}
+    keyed = {m: dict(zip(keys_of(run["images"]), run["images"], strict=True)) for m, run in manifests.items()}
     keys = list(keyed[reference])
     rows = []
     for method, manifest in manifests.items():

@@ -24,6 +24,7 @@ from tilting.metrics.judge import PocketJudge
 from tilting.metrics.perceptual import gram_features
 from tilting.models.words import read_prompt
 from tilting.rewards.check import checked
+from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build_one, parse_spec, split_weight
 
 KINDS = ("concept", "style", "background")
@@ -209,7 +210,8 @@ def recorded_rewards(run: Run, bare: str) -> list[float] | None:
 
 def score_images(run: Run, bare: str) -> list[float]:
     """A reward of every image from its picture file. Raises TiltingError when the reward does not load or fails."""
-    reward = build_one(parse_spec(bare))
+    known = run.config.get("prompts", ()), run.config.get("metadata", ())
+    reward = informed(build_one(parse_spec(bare)), *known)
     values: list[float] = []
     for images in read_batches([run.folder / record["file"] for record in run.records]):
         with torch.no_grad():

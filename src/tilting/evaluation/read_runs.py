@@ -13,7 +13,7 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
 from tilting.rewards.spec import split_weight
-from tilting.runs.files import read_manifest, stale
+from tilting.runs.files import keys_of, read_manifest, seeds_of, stale
 
 SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
@@ -60,9 +60,9 @@ class Run:
         return next((f"a {key}" for key in CHANGES if self.config.get(key)), None)
 
     @property
-    def seed(self) -> int:
+    def seeds(self) -> list[int]:
         """Of the run."""
-        return self.records[0]["seed"]
+        return sorted({record["seed"] for record in self.records})
 
     def setting(self, key: str) -> Any:
         """An option of `SETTINGS`; ``strength`` is a picture's alone, as a control has one of its own."""
@@ -81,8 +81,8 @@ class Run:
 
     @property
     def keys(self) -> list[tuple[str, int]]:
-        """(prompt, index) of every image."""
-        return [(record["prompt"], record["index"]) for record in self.records]
+        """(prompt, which of its images) of every image: of several seeds, one after another."""
+        return keys_of(self.records)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -140,10 +140,14 @@ def read_run(path: str, name: str) -> Run:
             raise TiltingError(f"the manifest of {path!r} names a picture that lies outside it: {error}") from None
         if not file.is_file():
             raise TiltingError(f"{path!r} lacks {record['file']!r}, which its manifest names")
-        if (key := (record["prompt"], record["index"])) in seen:
+        if (key := (record["prompt"], record["index"], record["seed"])) in seen:
             raise TiltingError(f"the manifest of {path!r} names image {key[1]} of {key[0]!r} twice")
         seen.add(key)
-    wanted = len(manifest["config"].get("prompts") or []) * (manifest["config"].get("images") or 1)
+    wanted = (
+        len(manifest["config"].get("prompts") or [])
+        * (manifest["config"].get("images") or 1)
+        * len(seeds_of(manifest["config"]))
+    )
     if len(manifest["images"]) < wanted:
         done = len(manifest["images"])
         raise TiltingError(f"{path!r} is unfinished, {done} of {wanted} images: give its `tilting generate` command again")
@@ -193,7 +197,7 @@ def setup(config: EvaluateConfig) -> Setup:
 
 def _reference(runs: Sequence[Run]) -> Run | None:
     """The last base run whose noise no other run shares, if there is one and another run to compare with it."""
-    fit = [run for run in runs if not run.changed and not any(o.seed == run.seed for o in runs if o is not run)]
+    fit = [run for run in runs if not run.changed and not any(set(o.seeds) & set(run.seeds) for o in runs if o is not run)]
     return fit[-1] if fit and len(runs) > 1 else None
 
 
@@ -201,7 +205,7 @@ def _check_reference(reference: Run, runs: Sequence[Run]) -> None:
     if reference.changed:
         raise TiltingError(f"--reference must be a run of method base alone, and {reference.name!r} has {reference.changed}")
     for run in runs:
-        if run is not reference and run.seed == reference.seed:
+        if run is not reference and set(run.seeds) & set(reference.seeds):
             raise TiltingError(
                 f"the reference {reference.name!r} has the seed of {run.name!r}, and so its noise: draw it with another seed"
             )
@@ -210,7 +214,7 @@ def _check_reference(reference: Run, runs: Sequence[Run]) -> None:
 def _base(run: Run, others: Sequence[Run], reference: Run | None) -> str | None:
     """The base run to judge a run against: of the same seed, else any, else the reference."""
     bases = [other for other in others if not other.changed]
-    paired = [other for other in bases if other.seed == run.seed]
+    paired = [other for other in bases if other.seeds == run.seeds]
     return next((other.name for other in (*paired, *bases, *([reference] if reference else []))), None)
 
 
@@ -232,7 +236,7 @@ def no_reference(config: EvaluateConfig, runs: Sequence[Run]) -> str:
     file = argv[argv.index("--prompts") + 1] if "--prompts" in argv[:-1] else None
     words = list(dict.fromkeys(runs[0].prompts))
     prompts = ["--prompts", file] if file else words if len(words) <= SHOWN_PROMPTS else ["--prompts", "PROMPTS.txt"]
-    seed = 1 + max(run.seed for run in runs)
+    seed = 1 + max(seed for run in runs for seed in run.seeds)
     command = ["tilting", "generate", *prompts, "--method", "base"]
     for key in SETTINGS:
         value = runs[0].setting(key)

@@ -56,7 +56,7 @@ def row_of(
         "beside": [key for key in CHANGES if run.config.get(key)],
         "role": "reference" if run.name == parts.reference else "steered" if run.changed else "base",
         "config": {k: run.config.get(k) for k in ("model", "reward", "particles", "steps", "eta", "cfg", "images")},
-        "seed": run.seed,
+        "seed": run.seeds[0] if len(run.seeds) == 1 else run.seeds,
         "prompts": len(set(prompts)),
         "images": count,
         "reward": _expected(objective(run, mine, run.weights), prompts),
@@ -139,7 +139,7 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
     return {
         "word": verdict.word,
         "base": name,
-        "paired": base.seed == run.seed,
+        "paired": base.seeds == run.seeds,
         "reason": verdict.reason,
         "reward": verdict.reward._asdict(),
         "judges": {key: value._asdict() for key, value in verdict.judges.items()},

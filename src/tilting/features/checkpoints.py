@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
+from tilting.features.pixels import Pixels, followed
 from tilting.features.sources import here
 from tilting.foreign import check_file, check_finite, read_json, read_tensors
 
@@ -41,18 +42,27 @@ class Frozen(nn.Module):
             self.to(x.device)
 
 
-def tokenizer_of(folder: str | Path, name: str, pixels: bool = True) -> tuple[Any, dict[str, Any] | None]:
-    """The tokenizer in a transformers folder, and if wanted its preprocessor_config.json. Raises TiltingError naming both."""
+def tokenizer_of(folder: str | Path, name: str) -> Any:
+    """The tokenizer in a transformers folder. Raises TiltingError naming both."""
     from transformers import AutoTokenizer
-    from transformers.utils.hub import cached_file
 
     try:
         source, local = here(folder)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        path = cached_file(source, "preprocessor_config.json", local_files_only=local) if pixels else None
+        return AutoTokenizer.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError) as error:
         raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {str(error).splitlines()[0]}") from error
-    return tokenizer, None if path is None else read_json(Path(str(path)))
+
+
+def pixels_in(folder: str | Path) -> Pixels:
+    """What the image processor in a transformers folder does. Raises TiltingError: none that loads, or one not `followed`."""
+    from transformers import AutoImageProcessor
+
+    try:
+        source, local = here(folder)
+        processor = AutoImageProcessor.from_pretrained(source, local_files_only=local)
+    except Exception as error:
+        raise TiltingError(f"{str(folder)!r} has no image processor that loads: {str(error).splitlines()[0]}") from error
+    return followed(processor, str(folder))
 
 
 def preprocessor_of(folder: str | Path, name: str) -> dict[str, Any]:

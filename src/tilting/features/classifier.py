@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError, nearest
-from tilting.features.checkpoints import Frozen, pretrained
+from tilting.features.checkpoints import Frozen, pixels_in, pretrained
 from tilting.features.images import check_images
-from tilting.features.pixels import pixels_of
-from tilting.features.sources import here
 
 
 class ImageClassifier(Frozen):
@@ -28,17 +26,12 @@ class ImageClassifier(Frozen):
     """
 
     def __init__(self, folder: str | Path):
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
 
         super().__init__()
         self.folder = str(folder)
         self.model: Any = pretrained(AutoModelForImageClassification, folder, "image classifier")
-        try:
-            source, local = here(folder)
-            processor = AutoImageProcessor.from_pretrained(source, local_files_only=local)
-        except Exception as error:
-            raise TiltingError(f"{self.folder!r} has no image processor that loads: {str(error).splitlines()[0]}") from error
-        self.pixels = pixels_of(processor.to_dict(), self.folder)
+        self.pixels = pixels_in(folder)
         self.labels: tuple[str, ...] = tuple(str(v) for _, v in sorted(self.model.config.id2label.items()))
         self.several = self.model.config.problem_type == "multi_label_classification"
         if len(self.labels) < 2 or self.model.config.problem_type == "regression":

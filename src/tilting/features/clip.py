@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Frozen, pretrained, tokenizer_of
+from tilting.features.checkpoints import Frozen, pixels_in, pretrained, tokenizer_of
 from tilting.features.images import check_images
-from tilting.features.pixels import Pixels, distances, pixels_of
+from tilting.features.pixels import Pixels, distances
+from tilting.features.tokens import warn_of_cuts
 from tilting.foreign import read_json, read_tensors
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class ClipEmbedder(Frozen):
         if isinstance(folder, Path) and not folder.is_dir():
             raise TiltingError(f"there is no CLIP folder {str(folder)!r}")
         model = read_clip(folder) if model is None else model
-        self.tokenizer, config = tokenizer_of(folder, "CLIP", pixels is None)
-        self.model, self.pixels = model, pixels_of(config or {}, str(folder)) if pixels is None else pixels
+        self.tokenizer, self.name = tokenizer_of(folder, "CLIP"), Path(folder).name
+        self.model, self.pixels = model, pixels_in(folder) if pixels is None else pixels
         shape: Any = model.config
         self.length: int = shape.text_config.max_position_embeddings
         self.dim: int = shape.projection_dim
@@ -110,13 +111,14 @@ class ClipEmbedder(Frozen):
         """Embed prompts, each once: a prompt's vector is kept, up to `CACHED` of them.
 
         Args:
-            prompts: b strings; what exceeds the model's length is cut off.
+            prompts: b strings; what exceeds the model's length is cut off, with a warning.
 
         Returns:
             (b, dim), L2-normalised, without gradient.
         """
         new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
         if new:
+            warn_of_cuts(self.name, self.tokenizer, new, self.length)
             with torch.inference_mode(False), torch.no_grad():
                 tokens = self.tokenizer(new, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
                 tokens = tokens.to(self.mean.device)

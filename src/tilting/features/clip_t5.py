@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Frozen, loaded, preprocessor_of, pretrained, tokenizer_of
+from tilting.features.checkpoints import Frozen, loaded, pixels_in, pretrained, tokenizer_of
 from tilting.features.images import check_images
-from tilting.features.pixels import pixels_of
 
 BEFORE = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
@@ -55,7 +54,7 @@ class ClipT5(Frozen):
             raise TiltingError(f"{str(folder)!r} is no CLIP-FlanT5: its projector is not {PROJECTOR!r}")
         self.layer: int = getattr(config, "mm_vision_select_layer", -2)
         self.model: Any = pretrained(Reader, folder, "CLIP-FlanT5", config=config, dtype="auto")
-        self.tokenizer, _ = tokenizer_of(folder, "CLIP-FlanT5", pixels=False)
+        self.tokenizer = tokenizer_of(folder, "CLIP-FlanT5")
         self.freeze()
 
     def look_through(self, tower: str | Path) -> ClipT5:
@@ -66,7 +65,7 @@ class ClipT5(Frozen):
         wide, wanted = self.tower.config.hidden_size, self.model.config.mm_hidden_size
         if wide != wanted:
             raise TiltingError(f"the CLIP {str(tower)!r} has tokens of {wide}, 'vqascore' needs {wanted}")
-        self.pixels = pixels_of(preprocessor_of(tower, "CLIP"), str(tower))
+        self.pixels = pixels_in(tower)
         return self
 
     def squared(self, images: Tensor) -> Tensor:

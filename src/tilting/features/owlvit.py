@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tilting.features.checkpoints import Frozen, pretrained, tokenizer_of
+from tilting.features.checkpoints import Frozen, pixels_in, pretrained, tokenizer_of
 from tilting.features.images import check_images
-from tilting.features.pixels import pixels_of
 
 LENGTH = 16
 """Tokens of a query."""
@@ -49,9 +48,7 @@ class Detector(Frozen):
 
         super().__init__()
         self.model: Any = pretrained(OwlViTForObjectDetection, folder, "OWL-ViT")
-        self.tokenizer, told = tokenizer_of(folder, "OWL-ViT")
-        config = told or {}
-        self.pixels = pixels_of(config | {"do_center_crop": config.get("do_center_crop", False)}, str(folder))
+        self.tokenizer, self.pixels = tokenizer_of(folder, "OWL-ViT"), pixels_in(folder)
         self.length: int = min(LENGTH, self.model.config.text_config.max_position_embeddings)
         self._texts: dict[tuple[str, ...], Tensor] = {}
         self.freeze()

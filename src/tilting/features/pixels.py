@@ -7,6 +7,7 @@ were trained and published; Pillow 13 sometimes starts with the height, which sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ class Pixels(nn.Module):
         edge: of "crop", at least the larger of height and width, which it is by default.
         mode: "bicubic" or "bilinear".
         nearest: of "crop", as `centre_crop` has it.
+        flip: the channels are blue, green and red, as a network read by OpenCV knows them.
     """
 
     mean: Tensor
@@ -92,9 +94,10 @@ class Pixels(nn.Module):
         edge: int | None = None,
         mode: str = "bicubic",
         nearest: bool = False,
+        flip: bool = False,
     ):
         super().__init__()
-        self.size, self.fit, self.mode, self.nearest = (height, width), fit, mode, nearest
+        self.size, self.fit, self.mode, self.nearest, self.flip = (height, width), fit, mode, nearest, flip
         self.edge = max(height, width) if edge is None else edge
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
@@ -115,7 +118,20 @@ class Pixels(nn.Module):
             if short != self.edge:
                 images = resize(images, self.edge * h // short, self.edge * w // short, self.mode)
             images = centre_crop(images, *self.size, self.nearest)
+        images = images.flip(1) if self.flip else images
         return (images - self.mean) / self.std
+
+
+FOLLOWED = frozenset(
+    """size crop_size crop_pct resample rescale_factor image_mean image_std do_resize do_center_crop do_rescale do_normalize
+    do_flip_channel_order""".split()  # noqa: SIM905
+)
+"""Fields of a processor that `pixels_of` reads."""
+ASIDE = frozenset(
+    """image_processor_type feature_extractor_type processor_class auto_map do_convert_rgb do_reduce_labels reduce_labels
+    data_format input_data_format return_tensors default_to_square device disable_grouping use_fast""".split()  # noqa: SIM905
+)
+"""Fields that change nothing of an RGB picture's pixels."""
 
 
 def pixels_of(config: Mapping[str, Any], name: str) -> Pixels:
@@ -126,39 +142,88 @@ def pixels_of(config: Mapping[str, Any], name: str) -> Pixels:
         name: of the folder, for the refusal.
 
     Raises:
-        TiltingError: another preprocessing than a resize by PIL's bilinear or bicubic filter (and a crop inside of it).
+        TiltingError: another preprocessing than a resize by PIL's bilinear or bicubic filter (and a crop inside of it), by the
+            name of the field that asks for it.
     """
-    size, crop = config.get("size"), config.get("crop_size") if config.get("do_center_crop", True) else None
     kind = str(config.get("image_processor_type", config.get("feature_extractor_type", "")))
+    given = {key: value for key, value in config.items() if not key.startswith("_") and value not in (None, False, "", [], {})}
+    odd = [key for key in given if key not in FOLLOWED | ASIDE]
+    odd += ["crop_pct"] if "crop_pct" in given and "ConvNext" not in kind else []
+    odd += [key for key in ("do_resize", "do_rescale") if not config.get(key, True)]
+    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
+        odd.append("rescale_factor")
     mode = MODES.get(config.get("resample", 3))
+    if mode is None:
+        odd.append("resample")
+    size = given.get("size")
+    if odd or size is None or mode is None:
+        what = ", ".join(f"{key} {config.get(key)}" for key in odd) or "size is missing"
+        raise TiltingError(f"the preprocessing of {name!r} is not a resize, a crop and a normalisation: {what}")
+    crop = given.get("crop_size") if config.get("do_center_crop", True) else None
     if isinstance(size, int):
         size = {"shortest_edge": size} if crop is not None or "ConvNext" in kind else {"height": size, "width": size}
     if isinstance(size, Sequence):
         size = {"height": size[0], "width": size[1]}
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    unlike = [k for k in ("do_resize", "do_rescale", "do_normalize") if config.get(k) is False]
-    if (
-        size is None
-        or mode is None
-        or unlike
-        or config.get("do_pad")
-        or abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6
-    ):
-        raise TiltingError(f"the preprocessing of {name!r} is not a resize, a crop and a normalisation: {_short(config)}")
-    mean, std = config.get("image_mean", CLIP_MEAN), config.get("image_std", CLIP_STD)
+    plain = not config.get("do_normalize", True)
+    mean, std = (
+        ((0.0,) * 3, (1.0,) * 3) if plain else (_each(config, "image_mean", CLIP_MEAN), _each(config, "image_std", CLIP_STD))
+    )
+    how: dict[str, Any] = {"mode": mode, "flip": bool(config.get("do_flip_channel_order"))}
     if "ConvNext" in kind and "shortest_edge" in size:
-        side, share = size["shortest_edge"], config.get("crop_pct", 224 / 256)
+        side, share = size["shortest_edge"], config.get("crop_pct") or 224 / 256
         if side >= LARGE:
-            return Pixels(side, side, mean, std, fit="squash", mode=mode)
-        return Pixels(side, side, mean, std, edge=int(side / share), mode=mode)
-    if "shortest_edge" in size and crop is not None and size["shortest_edge"] >= max(crop.values()):
-        return Pixels(crop["height"], crop["width"], mean, std, edge=size["shortest_edge"], mode=mode)
-    if {"height", "width"} <= size.keys() and crop in (None, {"height": size["height"], "width": size["width"]}):
-        return Pixels(size["height"], size["width"], mean, std, fit="squash", mode=mode)
+            return Pixels(side, side, mean, std, fit="squash", **how)
+        return Pixels(side, side, mean, std, edge=int(side / share), **how)
+    if size.keys() == {"shortest_edge"} and crop is not None and size["shortest_edge"] >= max(crop.values()):
+        return Pixels(crop["height"], crop["width"], mean, std, edge=size["shortest_edge"], **how)
+    if size.keys() == {"height", "width"} and crop in (None, {"height": size["height"], "width": size["width"]}):
+        return Pixels(size["height"], size["width"], mean, std, fit="squash", **how)
     raise TiltingError(f"the preprocessing of {name!r} is not CLIP's nor a resize to a square: size {size}, crop {crop}")
 
 
-def _short(config: Mapping[str, Any]) -> str:
-    """The fields a preprocessing hangs on."""
-    told = ("do_resize", "do_pad", "do_rescale", "rescale_factor", "do_normalize", "resample", "size")
-    return ", ".join(f"{k} {config[k]}" for k in told if k in config)
+def _each(config: Mapping[str, Any], key: str, usual: Sequence[float]) -> Sequence[float]:
+    """A number for each of three channels."""
+    value = config.get(key) or usual
+    return [float(value)] * 3 if isinstance(value, int | float) else value
+
+
+def followed(processor: Any, name: str) -> Pixels:
+    """What an image processor of transformers does, compared with what it gives of two pictures: its class may have steps that
+    none of its fields says.
+
+    Args:
+        processor: the loaded one.
+        name: of its folder, for the refusal.
+
+    Raises:
+        TiltingError: what `pixels_of` refuses, or other pixels than the processor's own.
+    """
+    pixels = pixels_of(processor.to_dict(), name)
+    high, wide = pixels.size
+    for size in ((high * 7 // 4, wide * 5 // 4), (high // 2, wide * 2 // 3)):
+        picture = _sample(*(max(8, side) for side in size))
+        try:
+            theirs = torch.as_tensor(processor(images=[picture.permute(1, 2, 0).numpy()], return_tensors="pt")["pixel_values"])
+        except Exception as error:
+            raise TiltingError(f"the image processor of {name!r} fails: {str(error).splitlines()[0]}") from error
+        mine = pixels(picture[None].float() / 255)
+        far = ((mine - theirs) * pixels.std).abs().max().item() * 255 if mine.shape == theirs.shape else math.inf
+        if not far <= ALIKE:
+            raise TiltingError(
+                f"the preprocessing of {name!r} is not a resize, a crop and a normalisation: a {type(processor).__name__} has "
+                "steps of its own"
+            )
+    return pixels
+
+
+ALIKE = 5.0
+"""Levels of 255 by which roundings of processors, PIL's and torchvision's, may differ from `Pixels`; another step is tens."""
+
+
+def _sample(height: int, width: int) -> Tensor:
+    """A picture (3, height, width) uint8 that shows every step: coarse waves, other ones in each channel, and fine noise."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    waves = torch.stack([torch.sin(7 * y + 3 * c * x + c) * torch.cos(5 * x - c * y) for c in range(1, 4)])
+    noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) - 0.5
+    return (128 + 60 * waves + 60 * noise).round().byte()

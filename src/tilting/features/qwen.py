@@ -188,7 +188,7 @@ def read_hpsv3(state: Mapping[str, Tensor], path: Path, folder: str | Path) -> H
     """
     from transformers import Qwen2VLConfig, Qwen2VLModel
 
-    tokenizer, config = tokenizer_of(folder, "Qwen2-VL")
+    tokenizer, config = tokenizer_of(folder, "Qwen2-VL"), preprocessor_of(folder, "Qwen2-VL")
     tokenizer.add_special_tokens({"additional_special_tokens": [REWARD]}, replace_extra_special_tokens=False)
     shape: Any = loaded(Qwen2VLConfig, folder, "Qwen2-VL")
     words, width = shape_of(state, "model.embed_tokens.weight", shape.text_config.vocab_size, shape.text_config.hidden_size)
@@ -206,7 +206,7 @@ def read_hpsv3(state: Mapping[str, Tensor], path: Path, folder: str | Path) -> H
     except RuntimeError as error:
         reason = " ".join(str(error).split(":", 1)[-1].split())[:120]
         raise TiltingError(f"{str(path)!r} is no checkpoint of 'hpsv3': its head does not fit: {reason}") from error
-    return Hpsv3Scorer(model, tokenizer, config or {}, head)
+    return Hpsv3Scorer(model, tokenizer, config, head)
 
 
 class RatingScorer(QwenReader):
@@ -230,7 +230,7 @@ class RatingScorer(QwenReader):
         model = pretrained(AutoModelForImageTextToText, folder, "Qwen2-VL", dtype="auto")
         if model.config.model_type not in TYPES:
             raise TiltingError(f"{str(folder)!r} is a {model.config.model_type}, not a Qwen2-VL or Qwen2.5-VL")
-        super().__init__(model.model, tokenizer_of(folder, "Qwen2-VL", False)[0], preprocessor_of(folder, "Qwen2-VL"))
+        super().__init__(model.model, tokenizer_of(folder, "Qwen2-VL"), preprocessor_of(folder, "Qwen2-VL"))
         self.lm_head = model.lm_head
         self.freeze()
 

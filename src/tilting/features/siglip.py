@@ -8,9 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilting.features.checkpoints import Frozen, preprocessor_of, pretrained
+from tilting.features.checkpoints import Frozen, pixels_in, pretrained
 from tilting.features.images import check_images
-from tilting.features.pixels import pixels_of
 
 
 class SiglipEmbedder(Frozen):
@@ -29,7 +28,7 @@ class SiglipEmbedder(Frozen):
 
         super().__init__()
         self.model: Any = pretrained(SiglipVisionModel, folder, "SigLIP", use_safetensors=True)
-        self.pixels = pixels_of(preprocessor_of(folder, "SigLIP"), str(folder))
+        self.pixels = pixels_in(folder)
         self.dim: int = self.model.config.hidden_size
         self.freeze()
 

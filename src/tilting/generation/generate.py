@@ -10,14 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting import sample as loop
-from tilting.config.base import keywords
-from tilting.config.generate import GenerateConfig
-from tilting.config.prompts import check_prompts
-from tilting.generation.coerce import picture_of
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
@@ -26,17 +21,14 @@ from tilting.generation.plan import plan as plan
 from tilting.generation.score import Counts as Counts
 from tilting.generation.score import Scorer, finish
 from tilting.lazy import torch
-from tilting.method import Method
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
 from tilting.models.text import remembering
-from tilting.presets import Preset
 from tilting.rng import Identity
 from tilting.state import State
-from tilting.types import Reward, RewardError, TiltingError
+from tilting.types import RewardError, TiltingError
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
 
@@ -177,6 +169,8 @@ def _group(
             per_particle=len(worded) > len(prompts),
             law=plan.sde,
         )
+        begin = getattr(model, "start", None) if clean is None and given is None else None
+        clean = clean if begin is None else begin(prompts)
         if clean is None:
             state = loop.start(problem, plan.method, given)
         else:
@@ -202,19 +196,6 @@ def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:
         raise TiltingError("give latents or a picture to start from, not both: a picture is noised by keyed noise")
     if tuple(latents.shape) != shape:
         raise TiltingError(f"latents must be {shape}, not {tuple(latents.shape)}")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `generate` returns.
-
-    Attributes:
-        images: (n, 3, h, w) float in [0, 1], prompt by prompt.
-        manifest: ``images`` and ``summary`` as the command line writes them to images.jsonl and manifest.json.
-    """
-
-    images: Tensor
-    manifest: dict
 
 
 def summarise(records: Sequence[dict], counts: Counts) -> dict:
@@ -258,49 +239,3 @@ def judge_of(model: str) -> Judge | None:
     if model != "pocket":
         return None
     return PocketJudge().score
-
-
-@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength")
-def generate(
-    model: Model,
-    prompts: str | Sequence[str],
-    reward: Reward | str | Callable | None = None,
-    method: Preset | Method | str | None = None,
-    *,
-    latents: Tensor | None = None,
-    image: Tensor | Image.Image | str | Path | None = None,
-    seed: int = 0,
-    images: int = 1,
-    **options: Any,
-) -> Result:
-    """Draw images of prompts with a method and a reward.
-
-    Args:
-        model: from `tilting.load`.
-        prompts: one or several.
-        reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
-            -> (b,), black-box unless ``function.differentiable`` is True; only ``base`` needs none.
-        method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
-            one that a preset built with a part replaced; default ``base``.
-        latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
-        image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit).
-        seed: of the run; images are keyed by (seed, prompt, index).
-        images: per prompt.
-        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength`` as the command has them; default the model's
-            own steps and cfg, the method's eta.
-
-    Raises:
-        TiltingError: for settings that cannot work, in one sentence.
-    """
-    who = identities(check_prompts([prompts] if isinstance(prompts, str) else list(prompts)), seed, images)
-    reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
-    request = plan(model, who, method, reward, reference=reference, **options)
-    judge = judge_of(model.name)
-    pictures, records, counts = [], [], Counts()
-    for event in draw(model, request, latents):
-        if isinstance(event, Drawn):
-            pictures.append(event.images)
-            records += records_of(event, judge)
-            counts += event.counts
-    manifest = {"images": records, "summary": summarise(records, counts)}
-    return Result(torch.cat(pictures), manifest)

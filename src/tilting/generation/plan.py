@@ -12,6 +12,7 @@ from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
+from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rng import Identity
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What generation asks of a model; `tilting.models.stable_diffusion.StableDiffusion` is one."""
+    """What generation asks of a model; `tilting.models.pipeline.Pipeline` is one. States may be of any rank.
+
+    A model may have more: ``decoder(prompts)``, (latents (m, ...), rows (m,)) -> pictures, where decoding depends on whose
+    picture it is; ``start(prompts)``, the clean latents that a model which begins from pictures begins around; ``pair(cfg,
+    negative)``, 1 where a request has no correction. The points of a schedule's grid reach the denoiser as they are, so that a
+    model may tell by them which grid they are of (`tilting.models.call.Point`).
+    """
 
     name: str
     schedule: Schedule
@@ -39,15 +46,23 @@ class Model(Protocol):
     def encode(self, images: Tensor) -> Tensor: ...
 
 
-def identities(prompts: Sequence[str], seed: int, images: int) -> list[Identity]:
-    """``images`` identities per prompt, prompt by prompt; a repeated prompt goes on counting, so no image comes twice.
-    Raises TiltingError for a seed that is no whole number."""
-    integer("seed", seed)
+def decoder_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
+    """(latents (m, ...), rows (m,)) -> pictures in [0, 1] of these prompts' images."""
+    decoder = getattr(model, "decoder", None)
+    return (lambda latents, rows: model.decode(latents)) if decoder is None else decoder(prompts)
+
+
+def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
+    """``images`` identities per prompt and seed, prompt by prompt, seed by seed; a repeated prompt goes on counting, so no
+    image comes twice. Raises TiltingError for a seed that is no whole number."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    for one in [seeds] if isinstance(seeds, str | float) else seeds:
+        integer("seed", one)
     seen: dict[str, int] = {}
     out = []
     for prompt in prompts:
         first = seen.get(prompt, 0)
-        out += [Identity(seed, prompt, first + i) for i in range(images)]
+        out += [Identity(one, prompt, first + i) for one in seeds for i in range(images)]
         seen[prompt] = first + images
     return out
 
@@ -67,12 +82,15 @@ class Plan:
     reference: Tensor | None = None
     strength: float = 1.0
     reward: Reward | None = None
+    length: int = 0
     sde: Law = "posterior"
 
     @property
     def steps_run(self) -> int:
-        """Steps that are made: all, or the part left of a reference noised to ``strength``."""
-        return self.steps if self.reference is None else max(1, round(self.steps * self.strength))
+        """Steps that are made: all of the grid (``length``; 0 is ``steps``), or the part left of a reference noised to
+        ``strength``."""
+        whole = self.length or self.steps
+        return whole if self.reference is None else max(1, round(whole * self.strength))
 
     @property
     def ticks(self) -> int:
@@ -121,21 +139,10 @@ def plan(
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
-    made = Plan(
-        tuple(who),
-        preset,
-        steps,
-        cfg,
-        eta,
-        negative_prompt,
-        batch_size,
-        reference=reference,
-        strength=strength,
-        reward=reward,
-        sde=sde,
-    )
+    whole = {"reference": reference, "strength": strength, "reward": reward, "sde": sde, "length": len(grid) - 1}
+    made = Plan(tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, **whole)
     method = preset.build(made.steps_run)
-    if reference is not None:
+    if reference is not None or made.steps_run < steps:
         method = method.begun_at(made.steps_run / steps)
     pair: Callable[[float, str], float] | None = getattr(model, "pair", None)
     if method.needs_correction and cfg != 1 and pair is not None and pair(cfg, negative_prompt) == 1:
@@ -146,6 +153,7 @@ def plan(
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -15,12 +17,15 @@ from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
+from tilting.generation.progress import Progress, announce
 from tilting.models import load
 from tilting.models.lora_file import lora_files, parse_window
 from tilting.models.lora_stack import attach_all
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
+from tilting.reports.words import TERMS
+from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
 from tilting.runs import files
 from tilting.runs.alone import alone
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 
     from tilting.types import Reward
 
+IMAGE_DESCRIPTION = 0x010E
+"""Of EXIF."""
 Generated = TypeVar("Generated", bound=GenerateConfig)
 
 
@@ -48,7 +55,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     is read."""
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
-    reward = build(specs) if specs else None
+    reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     model = load(config.model, config.device, config.precision or FULL)
@@ -61,12 +68,16 @@ def load_parts(config: GenerateConfig) -> Parts:
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size")  # a picture does not depend on the batch it was drawn in
+    free = ("out", "unused", "image", "device", "batch-size", "only")  # a picture does not depend on the batch it was drawn in
     kind, inside, parts = RUN, "images", METHODS
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)
-        self.total = len(config.prompts) * config.images
+        self.total = len(config.prompts) * len(config.seeds) * config.images
+        again = set(config.wanted())
+        self.had = len(self.records.keys() - again)
+        self.records = {number: record for number, record in self.records.items() if number not in again}
+        self.spent = Counts()
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
@@ -116,6 +127,18 @@ class Folder(RunFolder[Generated]):
         """Whether every image is there."""
         return len(self.records) == self.total
 
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the images to draw: those that are not there, or those alone that are wanted."""
+        wanted = self.config.wanted() or range(self.total)
+        return [number for number in wanted if number not in self.records]
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """What this call found and did: images that were there, of how many, and what was paid for the others."""
+        drawn = {"already": self.had, "total": self.total, "drawn": len(self.records) - self.had}
+        return {**drawn, **asdict(replace(self.spent, seconds=round(self.spent.seconds, 3)))}
+
     def begin(self) -> None:
         """Make the folder and its first manifest; of one that is there, keep the records of the images that are whole."""
         s = self.summary
@@ -135,9 +158,10 @@ class Folder(RunFolder[Generated]):
         """Write a finished group: its pictures, then their records at the end of the others'."""
         records = []
         for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
-            name = files.image_name(number)
-            write_atomically(self.path / name, png(image, record, self.config.method))
+            name = files.image_name(number, self.config.format)
+            write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
             records.append({"file": name, **record})
+        self.spent += drawn.counts
         self.counts += drawn.counts
         append(self.path / files.IMAGES, "".join(self._lines(records)).encode())
         self.records |= zip(numbers, records, strict=True)
@@ -165,18 +189,26 @@ class Folder(RunFolder[Generated]):
         self.told = True
 
 
-def png(image: Tensor, record: dict[str, Any], method: str) -> bytes:
-    """A PNG file of an image (3, h, w) in [0, 1], with text chunks prompt, seed, method and reward."""
+def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str | None = None) -> bytes:
+    """A file of an image (3, h, w) in [0, 1] with what it is: a PNG with text chunks prompt, seed, method and reward, or
+    a JPEG or WEBP (without loss) whose EXIF says so."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    info = PngInfo()
     reward = "" if record["reward"] is None else repr(record["reward"])
-    for key, value in (("prompt", record["prompt"]), ("seed", str(record["seed"])), ("method", method), ("reward", reward)):
-        info.add_text(key, value)
+    told = {"prompt": record["prompt"], "seed": str(record["seed"]), "method": method, "reward": reward}
     pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", pnginfo=info)
+    picture, buffer = Image.fromarray(pixels), io.BytesIO()
+    if kind in (None, "png"):
+        info = PngInfo()
+        for key, value in told.items():
+            info.add_text(key, value)
+        picture.save(buffer, "png", pnginfo=info)
+        return buffer.getvalue()
+    exif = Image.Exif()
+    exif[IMAGE_DESCRIPTION] = json.dumps(told)
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
+    picture.save(buffer, kind, exif=exif, **options)
     return buffer.getvalue()
 
 
@@ -187,7 +219,7 @@ def run(
     parts: Callable[[Generated], Parts] = load_parts,
     folder: Callable[..., Folder] = Folder,
 ) -> dict[str, Any]:
-    """Draw what is missing of a run and return its manifest.
+    """Draw what is missing of a run and return its manifest, and under ``call`` what this call did of it.
 
     Args:
         config: from `tilting.config.generate.resolve`.
@@ -202,8 +234,9 @@ def run(
     """
     with alone(config.out):
         place = folder(config, argv)
-        if not place.complete:
+        if place.missing:
             _warn_unknown(config)
+            announce(f"loading {config.model}", quiet)
             _draw_missing(place, parts(config), quiet)
         elif not place.told:
             place.begin()
@@ -212,14 +245,14 @@ def run(
             from tilting.reports.grid import write_grid  # draws with PIL
 
             write_grid(place.path, place.manifest)
-        return place.manifest
+        return {**place.manifest, "call": place.call}
 
 
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    who = identities(config.prompts, config.seed, config.images)
-    missing = [w for i, w in enumerate(who) if i not in place.records]
+    who = identities(config.prompts, config.seeds, config.images)
+    missing = [who[number] for number in place.missing]
     reference = read_picture(config.image, *parts.model.image_shape[1:]) if config.image else None
     return plan(
         parts.model,
@@ -239,11 +272,11 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
 
 def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
     config = place.config
-    numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seed, config.images))}
+    numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seeds, config.images))}
     request = plan_missing(place, parts)
     place.begin()
     try:
-        with _Progress(request, quiet) as progress:
+        with Progress(request, quiet) as progress:
             for event in draw(parts.model, request):
                 if isinstance(event, Drawn):
                     place.add(event, [numbers[w] for w in event.who], parts.judge)
@@ -255,39 +288,6 @@ def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
             place.sum_up()
         raise
     place.sum_up()
-
-
-class _Progress:
-    """A bar on stderr, of draws, with the running reward and the time left."""
-
-    def __init__(self, request: Plan, quiet: bool):
-        from tqdm import tqdm
-
-        most = max(request.method.particles, *request.method.counts, 1)
-        groups = -(-len(request.who) // max(1, request.batch_size // most))
-        self.bar = tqdm(
-            total=groups * request.ticks,
-            desc=request.preset.name,
-            unit="step",
-            file=sys.stderr,
-            disable=quiet,
-            dynamic_ncols=True,
-            leave=False,
-        )
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def step(self, reward: float | None) -> None:
-        self.reward(reward)
-        self.bar.update(1)
-
-    def reward(self, reward: float | None) -> None:
-        if reward is not None:
-            self.bar.set_postfix_str(f"reward {reward:.4g}", refresh=False)
 
 
 def _warn_constant(place: Folder) -> None:
@@ -308,15 +308,25 @@ def _warn_unknown(config: GenerateConfig) -> None:
 
 
 def describe(manifest: dict[str, Any]) -> str:
-    """One line for people."""
-    summary, config = manifest["summary"], manifest["config"]
-    count = len(manifest["images"])
-    parts = [f"{count} image{'' if count == 1 else 's'} in {config['out']}"]
+    """Lines for people: what is there, and what this call paid."""
+    summary, config, call = manifest["summary"], manifest["config"], manifest.get("call") or {}
+    count, had = len(manifest["images"]), call.get("already", 0)
+    wanted = call.get("total", count)
+    parts = [f"{count if count == wanted else f'{count} of {wanted}'} image{'' if wanted == 1 else 's'} in {config['out']}"]
+    if had:
+        parts[0] += f" ({had} of {wanted} {'was' if had == 1 else 'were'} already there)"
     if summary["reward_mean"] is not None:
         sem, over = summary["reward_sem"], summary.get("reward_sem_over", "images")
         sem = f" ± {sem:.4f} (standard error over {over})" if sem is not None else ""
         parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
     if summary["judge_mean"] is not None:
         parts.append(f"judge {summary['judge_mean']:.3f}")
-    parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
-    return ", ".join(parts)
+    whole = f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"
+    if had:
+        parts += [f"{call['evaluations']} evaluations and {call['seconds']:.1f} s now ({' and '.join(whole)} in all)"]
+    else:
+        parts += whole
+    lines = [", ".join(parts)]
+    if summary["judge_mean"] is not None:
+        lines.append(f"judge: {TERMS['judge'].short}; `tilting compare` has that of base beside it")
+    return "\n".join(lines)

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.loading import load_pipeline
 from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.lora_targets import is_clip
+from tilting.models.pipeline import Pipeline
+from tilting.models.schedulers import UNKNOWN, first_order
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
@@ -45,6 +49,8 @@ class Adapter(ABC):
     """The name of the network in its pipeline, which names in LoRA files begin with."""
     encoders: tuple[str, ...] = ("",)
     """Endings of the names of its text encoders and tokenizers."""
+    lengths: tuple[int | None, ...] = ()
+    """Tokens that are read of each encoder's tokenizer; None, or nothing, for the tokenizer's most."""
     unused: tuple[str, ...] = ()
     """Parts of its pipeline that drawing has no use for."""
 
@@ -70,15 +76,10 @@ class Adapter(ABC):
     @classmethod
     def load(cls, source: str, name: str, steps: int, cfg: float, dtype: torch.dtype) -> Self:
         """See `tilting.models.families.Loads`."""
-        from tilting.models.loading import load_pipeline
-
         pipe = load_pipeline(source, dtype, cls.unused)
-        model = cls(pipe, name, steps, cfg)  # type: ignore[call-arg]
-        for end in cls.encoders:
-            encoder = getattr(model, f"text_encoder{end}")
-            if encoder is not None:
-                encoder.to(dtype)  # one that was saved in half precision stays so, whatever is asked for
-        return model
+        if unread(pipe):  # the pipeline's own call reads it
+            return cast(Self, Pipeline(pipe, name, steps, cfg))
+        return cls(pipe, name, steps, cfg)  # type: ignore[call-arg]
 
     def networks(self) -> Iterator[nn.Module]:
         """Its networks: the one that denoises, the autoencoder, text encoders."""
@@ -115,6 +116,11 @@ class Adapter(ABC):
     def double(self) -> Self:
         """The model in float64."""
         return self.to(torch.float64)
+
+    def tokenizers(self) -> list[tuple[Any, int | None]]:
+        """Its tokenizers, and how many tokens are read of each where that is not the most it gives."""
+        whole = (getattr(self, f"tokenizer{end}") for end in self.encoders)
+        return [(one, length) for one, length in zip_longest(whole, self.lengths) if one is not None]
 
     @property
     def backbone(self) -> Any:
@@ -213,6 +219,32 @@ class Adapter(ABC):
         """Latents (the posterior's mean, scaled) of images (m, 3, h, w) in [0, 1]."""
         mean = self.vae.encode(images.to(self.device, self.vae.dtype) * 2 - 1).latent_dist.mean
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+
+def unread(pipe: Any) -> str:
+    """What of a pipeline an adapter does not read, and its pictures depend on; empty where that is nothing."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    size = getattr(network.config, "sample_size", None)
+    tokenizers = [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    odd = {
+        "an autoencoder of another class": type(pipe.vae) is not AutoencoderKL,
+        "latents_mean": getattr(pipe.vae.config, "latents_mean", None) is not None,
+        "latents_std": getattr(pipe.vae.config, "latents_std", None) is not None,
+        "clip_sample": first_order(pipe.scheduler).clip is not None,
+        "time_cond_proj_dim": getattr(network.config, "time_cond_proj_dim", None) is not None,
+        "sample_size": not isinstance(size, int | None),
+        "no model_max_length": any(part.model_max_length > 10**6 for part in tokenizers),
+        "an image encoder": getattr(network.config, "encoder_hid_dim_type", None) is not None,
+        "more channels than a latent has": network.config.in_channels
+        != (network.config.out_channels or network.config.in_channels)
+        and hasattr(network.config, "cross_attention_dim")
+        and "transformer" not in pipe.components,
+        "a flow's own times": any(pipe.scheduler.config.get(option) for option in UNKNOWN),
+        "few steps": first_order(pipe.scheduler).boundary is not None or type(pipe.scheduler).__name__.startswith("TCD"),
+    }
+    return next((what for what, found in odd.items() if found), "")
 
 
 def vae_scale(pipe: Any) -> int:

@@ -59,6 +59,7 @@ class Flux(Adapter):
         super().__init__(pipe, name, steps, cfg, schedule, (pipe.transformer.config.in_channels // 4, side, side))
         self.distilled = bool(pipe.transformer.config.guidance_embeds)
         self.tokens = 512 if self.distilled else 256
+        self.lengths = (None, self.tokens)
 
     def encode_prompts(self, prompts: list[str]) -> Text:
         """T5's tokens (n, tokens, width), CLIP's pooled vector, and its default guidance where the network is told one."""

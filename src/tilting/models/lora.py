@@ -38,8 +38,8 @@ METADATA = "lora_adapter_metadata"
 """Where diffusers notes a LoRA's settings in its file."""
 TRAINED = "tilting"
 """The name of the adapter that is trained."""
-STACKED = "stacked"
-"""What the names of stacked adapters begin with."""
+STACKED, TEACHER = "stacked", "teacher"
+"""What the names of stacked adapters begin with: those that draw, and those that are distilled."""
 
 
 def add_lora(
@@ -322,9 +322,10 @@ def _tuned(target: Any) -> list[Any]:
     return [one for network in parts(target).values() for one in network.modules() if isinstance(one, BaseTunerLayer)]
 
 
-def tells(target: Any, names: Sequence[str]) -> bool:
-    """Whether any of these adapters changes a text encoder, and so what is told of a prompt."""
-    return any(set(names) & set(getattr(network, "peft_config", {})) for network in parts(target).values() if is_clip(network))
+def tells(target: Any, names: Sequence[str] | None = None) -> bool:
+    """Whether any of these adapters (default: any) changes a text encoder, and so what is told of a prompt."""
+    held = {name for one in parts(target).values() if is_clip(one) for name in getattr(one, "peft_config", {})}
+    return bool(held if names is None else held & set(names))
 
 
 def active(target: Any) -> dict[str, float]:
@@ -374,14 +375,21 @@ def without(target: Any, names: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def in_place_of(network: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
-    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Raises
-    TiltingError, naming the one that does not fit."""
-    names = [stack(network, spec) for spec in specs]
-    activate(network, [name for name in active(network) if name not in names])
+def in_place_of(model: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
+    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Those stacked
+    so before are removed. Raises TiltingError, naming it, for one that does not fit or is of a text encoder too."""
+    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
+    remove(model, [name for name in held if re.fullmatch(TEACHER + r"\d+", name)])
+    names: list[str] = []
+    for spec in specs:
+        names.append(stack(model, spec, TEACHER))
+        if tells(model, names):
+            remove(model, names)
+            raise TiltingError(f"{spec.text!r} changes a text encoder, and words are read once, by the student's own")
+    activate(model, [name for name in active(model) if name not in names])
 
     def block() -> AbstractContextManager[None]:
-        return _switched(network, lambda before: [*(n for n in before if n not in off), *names])
+        return _switched(model, lambda before: [*(n for n in before if n not in off), *names])
 
     return block
 
@@ -459,11 +467,11 @@ class Windowed:
         return inside
 
 
-def stack(model: Any, spec: LoraSpec) -> str:
+def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
     """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
     held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
-    name = next(name for i in range(len(held) + 1) if (name := f"{STACKED}{i}") not in held)
-    per_block = getattr(getattr(model.backbone, "config", None), "layers_per_block", 2)
+    name = next(name for i in range(len(held) + 1) if (name := f"{kind}{i}") not in held)
+    per_block = getattr(getattr(getattr(model, "backbone", model), "config", None), "layers_per_block", 2)
     try:
         load_lora(model, read_lora(spec.file, per_block if isinstance(per_block, int) else 2), name, spec.scale)
     except TiltingError as error:

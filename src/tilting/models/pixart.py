@@ -28,6 +28,7 @@ class PixArtSigma(Adapter):
     """
 
     component = "transformer"
+    lengths = (TOKENS,)
     transformer: Any
 
     def __init__(self, pipe: Any, name: str, steps: int, cfg: float):

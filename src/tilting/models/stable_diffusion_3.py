@@ -30,6 +30,7 @@ class StableDiffusion3(Adapter):
     """
 
     component = "transformer"
+    lengths = (None, None, TOKENS)
     encoders = ("", "_2", "_3")
     transformer: Any
     tokenizer_2: Any

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from tilting.features.tokens import warn_of_cuts
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
@@ -68,38 +70,108 @@ def beside(first: Context, *others: Context) -> Context:
     raise TypeError("these contexts are of different models")
 
 
-_memory: ContextVar[tuple[dict[str, Any], set[str]] | None] = ContextVar("(contexts of texts, those asked for)", default=None)
+_learning: ContextVar[bool] = ContextVar("whether encoders are trained", default=False)
 
 
 @contextmanager
-def remembering(known: dict[str, Any]) -> Iterator[None]:
+def learning() -> Iterator[None]:
+    """Within it `distinct` encodes with gradient, where gradients are on: for training what encodes."""
+    token = _learning.set(True)
+    try:
+        yield
+    finally:
+        _learning.reset(token)
+
+
+KEPT = 2**28
+"""Bytes of encoded texts that a training run keeps."""
+
+
+def bytes_of(context: Context) -> int:
+    """What a context takes."""
+    parts = [context] if isinstance(context, torch.Tensor) else [getattr(context, one.name) for one in fields(context)]
+    return sum(part.nbytes for part in parts if part is not None)
+
+
+class Remembered(NamedTuple):
+    """What `distinct` knows: contexts of texts, those asked for within, and whether each is to be encoded by itself."""
+
+    known: dict[str, Any]
+    asked: dict[str, None]
+    alone: bool
+
+
+_memory: ContextVar[Remembered | None] = ContextVar("remembered texts", default=None)
+
+
+@contextmanager
+def remembering(known: dict[str, Any], keep: int | None = None) -> Iterator[None]:
     """Within it `distinct` encodes no text that is ``known``; on leaving, ``known`` holds those asked for within alone.
 
     It reaches a model through whatever is wrapped around it. It is for a run, whose groups of images share prompts: whoever
     keeps ``known`` for longer answers for the encoders staying as they were.
+
+    Args:
+        known: contexts by text, changed in place.
+        keep: bytes of it to keep beside, the texts asked for last first. Each text is then encoded by itself, so that what it
+            becomes does not depend on what else is forgotten, to the last digit.
     """
-    asked: set[str] = set()
-    token = _memory.set((known, asked))
+    memory = Remembered(known, {}, keep is not None)
+    token = _memory.set(memory)
     try:
         yield
     finally:
         _memory.reset(token)
-        for text in known.keys() - asked:
-            del known[text]
+        for text in memory.asked:
+            known[text] = known.pop(text)  # to the end
+        left = sum(map(bytes_of, known.values())) - (keep or 0)
+        for text in [text for text in known if text not in memory.asked]:
+            if keep is None or left > 0:
+                left -= bytes_of(known.pop(text))
 
 
 def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: torch.device) -> C:
-    """``encode`` of the different prompts among these, once each, without gradient, back in place; see `remembering`."""
+    """``encode`` of the different prompts among these, once each, back in place, without gradient but for `learning`; see
+    `remembering`."""
     unique = list(dict.fromkeys(prompts))
-    known, asked = _memory.get() or ({}, set())
+    known, asked, alone = _memory.get() or Remembered({}, {}, False)
     new = [text for text in unique if text not in known]
-    if new:
-        with torch.no_grad():
-            encoded = encode(new)
-        known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(new)})
-    asked.update(unique)
+    for some in [[text] for text in new] if alone else [new] if new else []:
+        with nullcontext() if _learning.get() else torch.no_grad():
+            encoded = encode(some)
+        known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(some)})
+    asked.update(dict.fromkeys(unique))
     every: Any = beside(*(known[text] for text in unique))
     return every[torch.tensor([unique.index(p) for p in prompts], device=device)]
+
+
+def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
+    """Warn of texts that are longer than what a model reads, with the words it does not see, and of texts that are one to it.
+
+    Args:
+        model: which says by ``tokenizers()`` what it reads by, and how many tokens of each (None: the tokenizer's most); one
+            that does not say is let be.
+        texts: prompts, and the negative one.
+    """
+    ask: Any = getattr(model, "tokenizers", None)
+    unique = list(dict.fromkeys(texts))
+    seen: dict[str, list[tuple[int, ...]]] = {text: [] for text in unique}
+    cut: set[str] = set()
+    for tokenizer, most in ask() if ask is not None and unique else ():
+        read = warn_of_cuts(model.name, tokenizer, unique, most)
+        cut.update(text for text, (_, whole) in read.items() if not whole)
+        for text, (ids, _) in read.items():
+            seen[text].append(ids)
+    alike: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    for text in unique:
+        alike.setdefault(tuple(seen[text]), []).append(text)
+    for same in alike.values():
+        if len(same) > 1 and not cut.isdisjoint(same):
+            warnings.warn(
+                f"{same[0]!r} and {same[1]!r} are one prompt to {model.name!r}, which does not see where they differ: their "
+                "pictures differ by their noise alone",
+                stacklevel=2,
+            )
 
 
 def token_ids(tokenizer: Any, texts: list[str], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from tilting.disk import inner_path, write_atomically
-from tilting.runs.files import GRID, read_manifest
+from tilting.runs.files import GRID, keys_of, read_manifest
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
 MOST_ROWS, MOST_COLUMNS = 60, 12
@@ -121,20 +121,31 @@ class Sheet:
         write_atomically(path, buffer.getvalue())
 
 
-def write_rows(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str, path: Path) -> Path:
-    """A sheet of pictures, a caption over every row, a title and a line on top; the file that it was written to."""
+def sheet_of(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str) -> Sheet:
+    """A sheet of pictures, a caption over every row, a title and a line on top."""
     sheet = Sheet(len(rows), max(len(cells) for _, cells in rows), header=2)
     sheet.title(title, below)
     for i, (caption, cells) in enumerate(rows):
         sheet.row(i, caption)
         for j, (line, picture) in enumerate(cells):
             sheet.cell(i, j, picture, line)
-    sheet.save(path)
+    return sheet
+
+
+def write_rows(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str, path: Path) -> Path:
+    """`sheet_of` in a file, which is given back."""
+    sheet_of(rows, title, below).save(path)
     return path
 
 
 def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
-    """``grid.png`` of a run: a row per prompt, its images side by side, the reward under each, totals on top."""
+    """``grid.png`` of a run: `run_sheet` of its files."""
+    run_sheet(manifest, lambda record: read(picture_of(folder, record))).save(folder / GRID)
+    return folder / GRID
+
+
+def run_sheet(manifest: dict[str, Any], picture: Callable[[dict[str, Any]], Image.Image]) -> Sheet:
+    """A run: a row per prompt, its images side by side, the reward under each, totals on top."""
     rows: dict[str, list[dict]] = {}
     for record in manifest["images"]:
         rows.setdefault(record["prompt"], []).append(record)
@@ -149,8 +160,8 @@ def write_grid(folder: Path, manifest: dict[str, Any]) -> Path:
     shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
     if sum(len(records) for _, records in shown) < len(manifest["images"]):
         totals += f" (part of {len(manifest['images'])} images)"
-    cells = [(prompt, [(short(r["reward"]), read(picture_of(folder, r))) for r in records]) for prompt, records in shown]
-    return write_rows(cells, title, totals, folder / GRID)
+    cells = [(prompt, [(short(r["reward"]), picture(r)) for r in records]) for prompt, records in shown]
+    return sheet_of(cells, title, totals)
 
 
 def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, per_prompt: int = 1) -> Path:
@@ -162,12 +173,12 @@ def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, pe
         per_prompt: how many images of each prompt to show.
     """
     manifests = [(title, Path(folder), read_manifest(Path(folder)) or {}) for title, folder in runs]
-    keys = [(r["prompt"], r["index"]) for r in manifests[0][2]["images"] if r["index"] < per_prompt][:MOST_ROWS]
+    keys = [key for key in keys_of(manifests[0][2]["images"]) if key[1] < per_prompt][:MOST_ROWS]
     sheet = Sheet(len(keys), len(runs), header=4)
     for j, (title, folder, manifest) in enumerate(manifests):
         summary = manifest["summary"]
         sheet.head(j, title, [_mean(summary), f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"])
-        by_key = {(r["prompt"], r["index"]): r for r in manifest["images"]}
+        by_key = dict(zip(keys_of(manifest["images"]), manifest["images"], strict=True))
         for i, key in enumerate(keys):
             if key in by_key:
                 sheet.cell(i, j, read(picture_of(folder, by_key[key])), short(by_key[key]["reward"]))

@@ -24,6 +24,7 @@ from tilting.rewards.preferences import Mps as Mps, aesthetic_v2_5 as aesthetic_
 from tilting.rewards.vision_language import Hpsv3 as Hpsv3, UnifiedReward as UnifiedReward, VqaScore as VqaScore
 from tilting.rewards.vision_language import hpsv3 as hpsv3, unifiedreward as unifiedreward, vqascore as vqascore
 from tilting.rewards.detector import Detect as Detect, detect as detect
+from tilting.rewards.wheels import Nsfw as Nsfw, Ocr as Ocr, nsfw as nsfw, ocr as ocr
 from tilting.rewards.remote import Http as Http, http as http
 
 # isort: on
@@ -32,6 +33,8 @@ from tilting.rewards.check import checked as checked
 from tilting.rewards.declaration import REWARDS as REWARDS
 from tilting.rewards.declaration import Argument as Argument
 from tilting.rewards.declaration import Reads as Reads
+from tilting.rewards.metadata import Told as Told
+from tilting.rewards.metadata import informed as informed
 from tilting.rewards.spec import build as build
 from tilting.rewards.user_file import UserReward as UserReward
 from tilting.rewards.user_file import user as user

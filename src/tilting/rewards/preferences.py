@@ -355,5 +355,5 @@ def mps(place: str | Path | None = None, processor: str | Path | None = None) ->
     clip, cross = network.read_parts(checkpoints.read_state(path, "mps"), path)
     folder = find_folder(words, processor, WORDS, path.parent)
     with explained(words, folder):
-        tokenizer, _ = checkpoints.tokenizer_of(folder, "CLIP", pixels=False)
+        tokenizer = checkpoints.tokenizer_of(folder, "CLIP")
     return Mps(network.MpsScorer(clip, cross, tokenizer), named("mps", place))

@@ -8,8 +8,9 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,28 @@ class UserReward(Scorer):
     """A user's function as a reward: black-box unless ``function.differentiable`` is True.
 
     Attributes:
-        function: (images (b, 3, h, w) float in [0, 1], prompts) -> (b,), a tensor or what `torch.as_tensor` reads.
+        function: (images (b, 3, h, w) float in [0, 1], prompts) -> (b,), a tensor or what `torch.as_tensor` reads; or with a
+            third parameter ``metadata``, which is given a mapping for each prompt, empty where nothing is known.
+        metadata: of prompts.
     """
 
-    function: Callable[[Tensor, list[str]], object]
+    function: Callable[..., object]
     name: str
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the function takes metadata."""
+        try:
+            return "metadata" in signature(self.function).parameters
+        except BaseException as error:  # a builtin that does not say, or a thing of the user's that does not like to be asked
+            outlived(error)
+            return False
+
+    def _ask(self, images: Tensor, prompts: list[str]) -> object:
+        """The function's answer; it gets copies."""
+        more = {"metadata": [dict(self.metadata.get(prompt, {})) for prompt in prompts]} if self.asks else {}
+        return self.function(images.clone(), list(prompts), **more)
 
     @property
     def differentiable(self) -> bool:
@@ -49,7 +67,7 @@ class UserReward(Scorer):
             images = images.detach()
         with contextlib.nullcontext() if self.differentiable else torch.no_grad():
             try:
-                values = self.function(images.clone(), list(prompts))
+                values = self._ask(images, prompts)
             except BaseException as error:
                 kind, _, said = outlived(error).partition(":")
                 row = self._culprit(images, prompts)
@@ -72,7 +90,7 @@ class UserReward(Scorer):
         with torch.no_grad():
             for row in range(len(images)):
                 try:
-                    self.function(images[row : row + 1].detach().clone(), [prompts[row]])
+                    self._ask(images[row : row + 1].detach(), [prompts[row]])
                 except BaseException as error:
                     outlived(error)
                     return row
@@ -89,7 +107,7 @@ def _of(thing: object, name: str, what: str) -> Any:
 
 def _line(error: BaseException) -> str:
     """Where it was raised, of the frames below ours: " (mine.py, line 3)"."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
+    frames = traceback.extract_tb(error.__traceback__)[2:]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 

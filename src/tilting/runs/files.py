@@ -33,9 +33,13 @@ SWEEP = "sweep.json"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
-def image_name(number: int) -> str:
-    """Where image ``number`` of a run lies in its folder."""
-    return f"images/{number:05d}.png"
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+"""Of pictures, by format."""
+
+
+def image_name(number: int, kind: str | None = None) -> str:
+    """Where image ``number`` of a run lies in its folder; a PNG unless another format is named."""
+    return f"images/{number:05d}{SUFFIXES[kind or 'png']}"
 
 
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
@@ -101,7 +105,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.exists():
         images = folder / "images"
-        if images.is_dir() and any(images.glob("*.png")):
+        if images.is_dir() and any(images.iterdir()):
             raise TiltingError(f"{str(images)!r} holds pictures and there is no {MANIFEST} beside it: choose another --out")
         if (folder / GRID).exists():
             raise TiltingError(f"{str(folder / GRID)!r} is not of a run, for there is no {MANIFEST}: choose another --out")
@@ -199,6 +203,25 @@ def _what_is_wrong(manifest: Any) -> str | None:
     return None
 
 
+def keys_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """(prompt, which of its images) of every image: its index, where the run has one seed; else they are counted."""
+    records = list(records)
+    if len({record.get("seed") for record in records}) < 2:
+        return [(record["prompt"], record["index"]) for record in records]
+    seen: dict[str, int] = {}
+    keys = []
+    for record in records:
+        seen[record["prompt"]] = seen.get(record["prompt"], -1) + 1
+        keys.append((record["prompt"], seen[record["prompt"]]))
+    return keys
+
+
+def seeds_of(config: Mapping[str, Any]) -> list[int]:
+    """The seeds of a manifest's config."""
+    seed = config.get("seed", 0)
+    return list(seed) if isinstance(seed, list | tuple) else [seed]
+
+
 def short(value: object) -> str:
     """A value as JSON, cut at 60 characters."""
     shown = json.dumps(value, ensure_ascii=False)
@@ -206,10 +229,14 @@ def short(value: object) -> str:
 
 
 def whole(path: Path) -> bool:
-    """Whether a PNG is there to its last chunk, every chunk as it was written, and decodes: one that a power cut has torn, or
-    a bit of which has flipped, is not."""
+    """Whether a picture is there to its end and decodes: one that a power cut has torn is not; of a PNG every chunk is as it
+    was written, so that one with a flipped bit is not either."""
     try:
         data = path.read_bytes()
+        open_rgb(path)
+        if path.suffix != ".png":
+            riff = data[:4] == b"RIFF" and len(data) == 8 + int.from_bytes(data[4:8], "little")
+            return riff or (data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9")
         if not data.startswith(PNG_HEAD):
             return False
         at, kind = len(PNG_HEAD), b""
@@ -219,7 +246,6 @@ def whole(path: Path) -> bool:
             if len(check) < 4 or zlib.crc32(data[at + 4 : end]) != int.from_bytes(check, "big"):
                 return False
             at = end + 4
-        open_rgb(path)
     except (OSError, TiltingError):
         return False
     return kind == b"IEND"
@@ -230,6 +256,10 @@ def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict
     done = {}
     for record in (manifest or {}).get("images", []):
         stem = Path(record["file"]).stem
-        if stem.isdigit() and record["file"] == image_name(int(stem)) and whole(folder / record["file"]):
+        if (
+            stem.isdigit()
+            and record["file"] in {image_name(int(stem), kind) for kind in SUFFIXES}
+            and whole(folder / record["file"])
+        ):
             done[int(stem)] = record
     return done

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from tilting.declare import Registry
+from tilting.declare import Field, Registry, plain
 from tilting.errors import TiltingError
 from tilting.models.names import find_model
 from tilting.runs import files
@@ -27,6 +27,9 @@ class Request(Protocol):
     def out(self) -> str | None: ...
 
     def mapping(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def options(cls) -> dict[str, Field]: ...
 
 
 Asked = TypeVar("Asked", bound=Request)
@@ -125,7 +128,7 @@ class RunFolder(Generic[Asked]):
         return all(b["name"] == n["name"] and b["sha256"] in (None, n["sha256"]) for b, n in pairs)
 
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
-        """Refuse to go on in a folder of another run; an option newer than it may be unset, a setting as it is by itself.
+        """Refuse to go on in a folder of another run; an option newer than it may be as it is by itself, and so may a setting.
         Raises TiltingError."""
         before, path = manifest["config"], str(self.path)
         known, default = before.get("set"), self.defaults()
@@ -135,8 +138,11 @@ class RunFolder(Generic[Asked]):
                 before = {**before, "set": known}
             newer = {name for name, value in now["set"].items() if name not in known and value == default.get(name)}
             now = {**now, "set": {name: value for name, value in now["set"].items() if name not in newer}}
+        asked = type(self.config).options()
         for key in dict.fromkeys((*now, *before)):
             new = now.get(key)
+            if key not in before and key in asked and new == plain(asked[key].default):  # an option newer than the run
+                continue
             if key == "metadata" and key not in before:  # a run from before prompts had some
                 continue
             if key not in self.free and before.get(key) != new and (before.get(key) or new):

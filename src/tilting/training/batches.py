@@ -18,8 +18,9 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.config.training import TrainingConfig
-from tilting.generation.plan import Model
+from tilting.generation.plan import Model, decoder_of
 from tilting.models.lora import TRAINED, without
+from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import check_values, checked
@@ -44,7 +45,8 @@ class Counts:
 
 
 def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, group: int) -> list[rng.Identity]:
-    """Who is drawn in a training step, over all processes; a group's images stand together."""
+    """Who is drawn in a training step, over all processes; a group's images stand together. A prompt given several times
+    counts as often."""
     generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
     chosen: list[int] = []
     while len(chosen) < batch // group:
@@ -59,8 +61,9 @@ class Batches:
 
     Attributes:
         model: what is trained, its LoRA attached and active.
-        backbone: its network, whose trained LoRA the frozen model is without.
-        config: of the sampler and the batch; each different prompt is encoded once.
+        backbone: its network, or the model with its text encoders, whose trained LoRA the frozen model is without.
+        config: of the sampler and the batch; a prompt that stands in it several times is drawn so much more often. Prompts are
+            encoded when they are drawn, and as many are remembered as `KEPT` bytes hold.
         engine: this process, which has a slice of every batch.
         reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
             step together.
@@ -71,6 +74,7 @@ class Batches:
         redraw: told the step's generator, before it: other units are dropped inside the reward.
         teacher: a block in which the network is what is distilled; None where nothing is.
         law: of the noise of a step.
+        told: the trained LoRA changes text encoders too.
     """
 
     model: Model
@@ -85,37 +89,55 @@ class Batches:
     redraw: Callable[[torch.Generator], None] | None = None
     teacher: Callable[[], AbstractContextManager[None]] | None = None
     law: Law = "posterior"
+    told: bool = False
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompts = list(dict.fromkeys(self.config.prompts))
-        self._row = {prompt: i for i, prompt in enumerate(self.prompts)}
-        asked, bare = (self.prompts, self.config.cfg, self.config.negative_prompt), self.bare or self.model
-        with torch.no_grad():
-            self._guided = self.model.denoiser(*asked)
-            self._base = self._guided if self.bare is None else bare.denoiser(*asked)
-            self._plain = self._base if self.config.cfg == 1 else bare.denoiser(self.prompts, 1.0)
+        self._texts: dict[str, Any] = {}
+        tell_of_cuts(self.model, [*self.prompts, self.config.negative_prompt])
         self._grid = self.model.schedule.grid(self.config.steps)
+
+    @property
+    def text_bytes(self) -> int:
+        """What encoded prompts take at most, judged by the longest of those that are there."""
+        each = max(map(bytes_of, self._texts.values()), default=0)
+        here = self.config.batch_size // self.engine.count // self.group_size + 1
+        return min(each * (len(self.prompts) + 1), max(KEPT, each * here))
+
+    def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise, Denoise]:
+        """(guided, of the base model, without guidance, the base model's) of these prompts, those encoded that are not
+        remembered; those of the base model alone are, where text encoders are trained."""
+        asked, bare = (words, self.config.cfg, self.config.negative_prompt), self.bare or self.model
+        with torch.no_grad(), remembering(self._texts, KEPT), self._frozen() if self.told else nullcontext():
+            guided = self.model.denoiser(*asked)
+            base = guided if self.bare is None else bare.denoiser(*asked)
+            plain = base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
+        if self.told:
+            return self._living(self.model, *asked), base, self._living(bare, words, 1.0, ""), plain
+        return guided, base, plain, plain
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         config, engine = self.config, self.engine
-        everyone = batch_identities(self.prompts, config.seed, step, config.batch_size, self.group_size)
+        everyone = batch_identities(config.prompts, config.seed, step, config.batch_size, self.group_size)
         size = config.batch_size // engine.count
         first = engine.index * size
         who = everyone[first : first + size]
-        texts = torch.tensor([self._row[w.prompt] for w in who], device=engine.device)
+        words = [w.prompt for w in who]
+        unique = list(dict.fromkeys(words))
+        texts = torch.tensor([unique.index(word) for word in words], device=engine.device)
+        guided, base, plain, base_plain = self._denoisers(unique)
         self.counts.images += size
         self.trouble, self.numbers = None, {}
-        words = [w.prompt for w in who]
         if self.redraw is not None:
             self.redraw(rng.generator(rng.Identity(config.seed, "", step), 0, 0, "reward-dropout"))
         return TrainBatch(
-            denoise=self._network(self._guided, texts),
-            base=self._network(self._base, texts, self._frozen),
-            plain=self._network(self._plain, texts),
-            base_plain=self._network(self._plain, texts, self._frozen),
+            denoise=self._network(guided, texts),
+            base=self._network(base, texts, self._frozen),
+            plain=self._network(plain, texts),
+            base_plain=self._network(base_plain, texts, self._frozen),
             value=self._value(words),
             grid=self._grid,
             who=who,
@@ -134,10 +156,20 @@ class Batches:
             shares=self._shares,
             prefers=self._prefers(words),
             worded=lambda change: self._value([change(word) for word in words]),
-            teacher=None if self.teacher is None else self._network(self._guided, texts, self.teacher),
+            teacher=None if self.teacher is None else self._network(guided, texts, self.teacher),
             cfg=config.cfg,
             law=self.law,
         )
+
+    def _living(self, model: Model, words: list[str], cfg: float, negative: str) -> Denoise:
+        """The denoiser whose text encoders are trained: prompts are encoded whenever it is called."""
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with learning():
+                network = model.denoiser([words[int(i)] for i in rows], cfg, negative)
+            return network(x, t, torch.arange(len(x), device=x.device))
+
+        return denoise
 
     def _frozen(self) -> AbstractContextManager[None]:
         """A block without what is trained."""
@@ -157,11 +189,11 @@ class Batches:
 
     def _value(self, prompts: list[str], parts: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
         """The reward under these words; in parts, (m, R), its rewards one by one, with the diversity last."""
-        score = self._each if parts else self._score
+        score, decode = self._each if parts else self._score, self._decoder(prompts)
 
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
-            images, engine = self._decode(x0), self.engine
+            images, engine = decode(x0, rows), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
                 scores = score(images, [prompts[int(i)] for i in rows], rows)
@@ -195,13 +227,14 @@ class Batches:
         compare = getattr(self.reward, "prefers", None)
         if compare is None:
             return None
+        decode = self._decoder(prompts)
 
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
             words = [prompts[int(i)] for i in rows]
             try:
                 return check_values(
-                    getattr(self.reward, "name", "reward"), compare(self._decode(a), self._decode(b), words), len(a)
+                    getattr(self.reward, "name", "reward"), compare(decode(a, rows), decode(b, rows), words), len(a)
                 )
             except RewardError as error:
                 self.trouble = str(error)
@@ -209,17 +242,23 @@ class Batches:
 
         return prefers
 
-    def _decode(self, x0: Tensor) -> Tensor:
+    def _decoder(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         """Images of latents, in parts where a batch is asked for in parts."""
-        size = self.config.batch_size // self.engine.count // self.config.accumulate
-        if self.config.accumulate == 1 or torch.is_grad_enabled():
-            return self.model.decode(x0)
-        return torch.cat([self.model.decode(part) for part in x0.split(size)])
+        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, decoder_of(self.model, prompts)
+
+        def images(x0: Tensor, rows: Tensor) -> Tensor:
+            if self.config.accumulate == 1 or torch.is_grad_enabled():
+                return decode(x0, rows)
+            return torch.cat([decode(*part) for part in zip(x0.split(size), rows.split(size), strict=True)])
+
+        return images
 
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        decode = decoder_of(self.model, prompts)
+
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
             assert self.critic is not None
-            return self.critic(self.model.decode(x0), [prompts[int(i)] for i in rows])
+            return self.critic(decode(x0, rows), [prompts[int(i)] for i in rows])
 
         return critic
 

@@ -171,7 +171,8 @@ def _memory(trainer: Trainer[Batches], batch: TrainBatch, config: FinetuneConfig
         * x.element_size()
     )
     activations = at_once * objective.graphs_at_once * (network + scored)
-    found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path}
+    texts = trainer.batches.text_bytes
+    found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path, "texts": texts}
     return {**found, "peak": sum(found.values())}
 
 

@@ -18,6 +18,7 @@ from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.placement import device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
+from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.runs.alone import alone
 from tilting.training.batches import Batches
@@ -45,10 +46,11 @@ def load_parts(config: FinetuneConfig) -> Parts:
     """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
     device_of(config.device)
-    reward = build(config.specs())
+    reward = informed(build(config.specs()), config.prompts, config.metadata)
     if config.made_objective.needs_gradient and not reward.differentiable:
         raise black_box(config.objective, reward.name)
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
+    judge = informed(judge, config.prompts, config.metadata)
     start = inputs = None
     if config.init_lora:
         start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)

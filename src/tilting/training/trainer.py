@@ -15,16 +15,31 @@ from torch import Tensor, nn
 
 from tilting.config.base import keywords
 from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.config.prompts import prompts_of
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, with_dropout
 from tilting.models.lora import TRAINED as NAME
-from tilting.models.lora import add_lora, in_place_of, load_lora, lora_parameters, lora_state, read_lora, remove, save_lora
+from tilting.models.lora import (
+    add_lora,
+    in_place_of,
+    load_lora,
+    lora_parameters,
+    lora_state,
+    parts,
+    rank_of,
+    read_lora,
+    remove,
+    save_lora,
+    tells,
+)
 from tilting.models.lora_file import lora_file, parse_lora
+from tilting.models.lora_targets import is_clip
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
+from tilting.rewards.metadata import informed
 from tilting.training.average import EMA, Average
 from tilting.training.batches import Batches, Counts, in_parts
 from tilting.training.checkpoint import Saved
@@ -117,7 +132,7 @@ class Trainer(Generic[Maker]):
 
     def lora(self) -> dict[str, Tensor]:
         """The weights as they are, in diffusers' format."""
-        return lora_state(self.model.backbone, NAME)
+        return lora_state(self.model, NAME)
 
     def save_weights(self, folder: Path) -> None:
         """Write the files of what is trained."""
@@ -141,14 +156,21 @@ class Trainer(Generic[Maker]):
 
 
 def attach(
-    network: Any,
+    target: Any,
     rank: int | None,
     targets: Sequence[str],
     seed: int,
     start: Mapping[str, Tensor] | None = None,
     alpha: float | None = None,
+    text: bool = False,
 ) -> dict[str, nn.Parameter]:
     """A LoRA to train in place of one that was trained before, beside those that are active; fresh, or from saved weights.
+
+    Args:
+        target: a network, or a model with its text encoders.
+        rank, targets, seed, alpha: see `add_lora`.
+        start: weights to go on from.
+        text: train text encoders too; those that ``start`` has nothing of begin afresh.
 
     Returns:
         Its parameters by name, float32, the only trainable ones.
@@ -156,19 +178,26 @@ def attach(
     Raises:
         TiltingError: if saved weights do not fit the model.
     """
-    remove(network, [NAME])
-    network.requires_grad_(False)
-    if start is None:
-        add_lora(network, rank or 8, targets, NAME, seed, alpha)
-    else:
-        load_lora(network, start, NAME)
-    mine = {id(p) for p in lora_parameters(network, NAME)}
+    remove(target, [NAME])
+    networks = parts(target)
+    clips = {component: one for component, one in networks.items() if is_clip(one)} if text else {}
+    if text and not clips:
+        raise TiltingError("this model has no CLIP text encoder, which --train-text-encoder trains a LoRA of")
+    for network in networks.values():
+        network.requires_grad_(False)
+    if start is not None:
+        load_lora(target, start, NAME)
+    for component, network in networks.items():
+        if (start is None and not is_clip(network)) or (component in clips and NAME not in getattr(network, "peft_config", {})):
+            add_lora(network, rank or (rank_of(start) if start else 8), targets, NAME, seed, alpha)
     trained = {}
-    for name, p in network.named_parameters():
-        p.requires_grad_(id(p) in mine)
-        if id(p) in mine:
-            p.data = p.data.float()
-            trained[name] = p
+    for component, network in networks.items():
+        mine = {id(p) for p in lora_parameters(network, NAME)} if component in clips or not is_clip(network) else set()
+        for name, p in network.named_parameters():
+            p.requires_grad_(id(p) in mine)
+            if id(p) in mine:
+                p.data = p.data.float()
+                trained[f"{component}.{name}" if component in clips else name] = p
     if not trained:
         raise TiltingError("this model has no layers that a LoRA of these parts would change")
     return trained
@@ -214,13 +243,16 @@ def trainer_of(
     if not config.learn or set(config.learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
     asked = [parse_lora(one) for one in config.teacher] if objective.takes_teacher else []
-    teacher = in_place_of(model.backbone, (NAME,), asked) if asked else None
-    parameters = attach(model.backbone, config.rank, config.target_modules or (), config.seed, start, config.lora_alpha)
+    teacher = in_place_of(model, (NAME,), asked) if asked else None
+    text = config.train_text_encoder and "lora" in config.learn
+    how = config.rank, config.target_modules or (), config.seed, start, config.lora_alpha, text
+    parameters = attach(model, *how)
+    told = tells(model, None if asked else (NAME,))
     if "lora" not in config.learn:
         for p in parameters.values():
             p.requires_grad_(False)
         parameters = {}
-    bare, backbone = None, model.backbone
+    bare, backbone = None, model if told else model.backbone
     inputs = begin(model, config.learn, model.schedule.grid(config.steps), config.cfg, config.seed, inputs)
     if inputs is not None:
         inputs.to(engine.device)
@@ -246,6 +278,7 @@ def trainer_of(
         redraw=thin.redraw if thin else None,
         teacher=teacher,
         law=config.sde,
+        told=told,
     )
     optimiser = optimiser_of(config, config.lr, config.weight_decay, config.clip, GROUPS)
     state = state_of(config, parameters, optimiser)
@@ -269,7 +302,7 @@ def state_of(config: TrainingConfig, parameters: dict[str, nn.Parameter], optimi
 @keywords(FinetuneConfig, *IN_PYTHON)
 def make_trainer(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     reward: Given,
     objective: BaseObjective | str | None = None,
     *,
@@ -291,12 +324,11 @@ def make_trainer(
         if start is None:
             start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
         options |= {"rank": None, "target_modules": None}
-    words = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not words or any(not p.strip() for p in words):
-        raise TiltingError("a prompt is empty: say what to draw")
+    words = prompts_of(prompts)
+    scored = informed(scored, *words)
     engine = engine or Engine(device=unet.device)
     fields = FinetuneConfig.completed(options, made, model.default_steps, model.default_cfg)
-    config = FinetuneConfig(words, model=model.name, reward=(), objective=made.name, **fields)
+    config = FinetuneConfig(words.texts, model=model.name, reward=(), objective=made.name, **fields)
     config.check(made, engine.count)
     return trainer_of(config, unet, scored, made, engine, start, inputs)
 
@@ -341,7 +373,7 @@ def save_weights(lora: Mapping[str, Tensor], inputs: SamplerInputs | None, folde
 @keywords(FinetuneConfig, *IN_PYTHON)
 def finetune(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     reward: Given,
     objective: BaseObjective | str | None = None,
     *,

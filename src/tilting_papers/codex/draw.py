@@ -16,6 +16,8 @@ from tilting_papers.codex.table import SMALL, Row, Size, Table, shrink
 from tilting_papers.recipe import Run
 
 REFERENCE, SOURCES = "reference", "references"
+SECONDS = 0.008
+"""An evaluation under CFG, on an idle core; for shards and what is said beforehand only."""
 VALUE_SECONDS = 2.0
 """What a decode and a score take (most of them with a gradient), relative to an evaluation; for the time left only."""
 
@@ -140,15 +142,19 @@ def draw_rows(table: Table, run: Run) -> DrawnTable:
     rows, reference = {row.name: asked.row(row, pictures) for row in asked.rows}, asked.reference()
     todo = [(REFERENCE, reference, _units(reference, None))]
     todo += [(row.name, config, _units(config, row.strength)) for row in asked.rows for config in rows[row.name]]
+    mine = run.share({str(config.out): price * SECONDS / 60 for _, config, price in todo})
     complete = [generating.Folder(config, run.argv).complete for _, config, _ in todo]
+    mine += [str(config.out) for name, config, _ in todo if name in (REFERENCE, "base")]  # of every shard: all is beside them
+    kept = [(*one, done) for one, done in zip(todo, complete, strict=True) if done or str(one[1].out) in mine]
     units = seconds = 0.0
-    for i, (name, config, price) in enumerate(todo):
-        left = sum(price for (_, _, price), done in zip(todo[i:], complete[i:], strict=True) if not done)
-        run.say(f"row {i + 1} of {len(todo)}: {name}" + (" (drawn before)" if complete[i] else _left(left, units, seconds)))
+    for i, (name, config, price, done) in enumerate(kept):
+        left = sum(price for _, _, price, done in kept[i:] if not done)
+        run.say(f"row {i + 1} of {len(kept)}: {name}" + (" (drawn before)" if done else _left(left, units, seconds)))
         units, seconds = units + price, seconds + manifests[draw(config)]["summary"]["seconds"]
+    there = {name: [Path(config.out or "") for config in configs] for name, configs in rows.items()}
+    runs = {name: folders for name, folders in there.items() if set(folders) <= set(manifests)}
     about = {"model": reference.model, "prompts": list(asked.prompts), "images": asked.size.images, "steps": asked.size.steps}
     about |= {"eta": reference.eta, "cfg": reference.cfg, "references": [str(p.relative_to(run.out)) for p in pictures]}
-    runs = {name: [Path(config.out or "") for config in configs] for name, configs in rows.items()}
     return DrawnTable(runs, Path(reference.out or ""), pictures, manifests, about)
 
 

@@ -7,6 +7,7 @@ Nothing is drawn twice: a row is a resumable run folder in DIR/runs. `tilting.ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,34 @@ from tilting.features.picture import read_image
 from tilting.rewards.spec import split_weight
 from tilting_papers.codex.draw import DrawnTable, draw_rows
 from tilting_papers.codex.figures import write_figures
+from tilting_papers.codex.strengths import NEAR, settings
 from tilting_papers.codex.table import Claim, Row, Table
 from tilting_papers.numbers import Values, estimated, interval, mean, needed, verdict
 from tilting_papers.published import published_row
 from tilting_papers.recipe import Report, Run
 
-DISTANCES = ("fid", "cmmd")
+DISTANCES, UNBIASED = ("fid", "cmmd"), "cmmd_unbiased"
 Measured = dict[str, dict[str, Values]]
 """By row, the values of its images: by reward without weight, and "judge"."""
 
 
 def measure(run: Run) -> Report:
     """Draw what is missing of a table and measure all of it: what table.json holds."""
-    table: Table = run.recipe
+    table = tuned(run)
+    run = replace(run, recipe=table)
     drawn = draw_rows(table, run)
     run.say("measuring")
-    key, unit = table.published
-    report: Report = {**drawn.about, "reward": list(table.reward), "units": dict(table.units)}
+    (key, unit), total = table.published, [table.total] if table.total else []
+    report: Report = {**drawn.about, "reward": [*total, *table.reward], "units": dict(table.units)}
     report |= {"against": list(table.against), "published": key, "published_unit": unit}
-    specs = [split_weight(spec)[0] for spec in table.reward]
+    specs = [*total, *(split_weight(spec)[0] for spec in table.reward)]
     values = {
-        name: {what: values_of([drawn.manifests[folder] for folder in folders], what) for what in (*specs, "judge")}
+        name: {what: values_of([drawn.manifests[one] for one in folders], what, table.total) for what in (*specs, "judge")}
         for name, folders in drawn.runs.items()
     }
     judged = evaluations(table, drawn, run)
     floor, rows = judged[0]["floor"], {row.name: row for row in table.rows}
-    report["floor"] = {key: floor[key]["pooled"] for key in DISTANCES} | {"how": floor["how"]} if floor else None
+    report["floor"] = {key: floor[key]["pooled"] for key in (*DISTANCES, UNBIASED)} | {"how": floor["how"]} if floor else None
     report["extractors"] = judged[0]["extractors"]
     report["rows"] = [_row(table, rows[name], drawn, run.out, judged, values) for name in drawn.runs]
     report["claims"] = [claim_of(claim, specs[0], report["rows"], values) for claim in table.claims]
@@ -50,12 +53,26 @@ def measure(run: Run) -> Report:
     return report
 
 
-def values_of(manifests: Sequence[Mapping[str, Any]], what: str) -> Values:
-    """A number of every image of a row: "judge" where there is one, or a reward by its spec without weight."""
+def tuned(run: Run) -> Table:
+    """The table of a run, its rows at the strengths that its tuning chooses, which is made here or found."""
+    table: Table = run.recipe
+    if table.tuned is None:
+        return table
+    run.say("strengths, on prompts of their own")
+    report = table.tuned.run(run.out / "tuning", run.small, run.say, run.seed, run.quiet)
+    best = settings(report, NEAR if table.tuned.near is None else table.tuned.near)
+    rows = tuple(replace(row, settings={**row.settings, **best.get(row.method, {})}) for row in table.rows)
+    return replace(table, rows=rows)
+
+
+def values_of(manifests: Sequence[Mapping[str, Any]], what: str, total: str = "") -> Values:
+    """A number of every image of a row: "judge" where there is one, a reward by its spec without weight, or, by the name
+    ``total``, the weighted sum of them."""
     values: Values = {}
     for k, manifest in enumerate(manifests):
         for record in manifest["images"]:
             rewards = {split_weight(spec)[0]: value for spec, value in record["rewards"].items()}
+            rewards |= {total: record["reward"]} if total else {}
             value = record["judge"] if what == "judge" else rewards.get(what)
             if value is not None:
                 values[k, record["prompt"], record["index"]] = value
@@ -114,7 +131,7 @@ def _row(
         "tclip": _mean_of(measured, "tclip", "mean"),
         "igram": _mean_of(measured, "igram_clip", "mean"),
         "to_reference": mean([distance_to(*one) for one in started]) if started else None,
-        **{key: _mean_of(measured, key, "pooled") for key in DISTANCES},
+        **{key: _mean_of(measured, key, "pooled") for key in (*DISTANCES, UNBIASED)},
         **{f"{key}_per_prompt": _mean_of(measured, key, "per_prompt", "mean") for key in DISTANCES},
         **{key: sum(m["summary"][key] for m in manifests) / count for key in ("evaluations", "decodes", "seconds")},
         "published_row": row.published,

@@ -28,6 +28,7 @@ def _columns(report: Mapping[str, Any]) -> list[Column]:
         *columns,
         ("FID-like", lambda row: number(row["fid"], 3)),
         ("CMMD (x1000)", lambda row: number(row["cmmd"], 3)),
+        ("CMMD, unbiased (x1000)", lambda row: number(row.get("cmmd_unbiased"), 3)),
         ("T-CLIP", lambda row: number(row["tclip"], 3)),
         ("I-Gram (CLIP cosine)", lambda row: number(row["igram"], 3)),
         ("to reference (rms)", lambda row: number(row["to_reference"], 3)),
@@ -47,7 +48,8 @@ def _table(report: Mapping[str, Any]) -> list[str]:
         beside = [number((row["published"] or {}).get(c), 6) for c in theirs]
         rows.append([row["name"], *(cell(row) for _, cell in columns), *beside])
     if report["floor"]:
-        cells = {"FID-like": number(report["floor"]["fid"], 3), "CMMD (x1000)": number(report["floor"]["cmmd"], 3)}
+        keys = {"FID-like": "fid", "CMMD (x1000)": "cmmd", "CMMD, unbiased (x1000)": "cmmd_unbiased"}
+        cells = {head: number(report["floor"].get(key), 3) for head, key in keys.items()}
         rows.append(["floor (base, other seed)", *(cells.get(head, "") for head, _ in columns), *[""] * len(theirs)])
     return table(heads, rows)
 

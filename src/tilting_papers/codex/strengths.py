@@ -38,12 +38,12 @@ SMALL = 2
 """``--small`` has so many strengths of each."""
 NEAR = 0.99
 """Of the most gain: no strength beyond what takes this much of it."""
-UG = {"clip": 40.0, "style": 2.0}
+UG = {"clip": 40.0, "style": 2.0, "odds": 2.0}
 """ug's w, 1 / β in the reward's unit: about one spread of the reward over images of a prompt."""
 
 
-def chosen(report: Mapping[str, Any]) -> dict[str, float | None]:
-    """By method, its weakest usable strength with 99 % of its most usable gain; None where the judge falls at all."""
+def chosen(report: Mapping[str, Any], near: float = NEAR) -> dict[str, float | None]:
+    """By method, its weakest usable strength with so much of its most usable gain; None where the judge falls at all."""
     spec = report["reward"][0]
     usable: dict[str, list[tuple[float, float]]] = {}
     for row in report["rows"]:
@@ -54,24 +54,35 @@ def chosen(report: Mapping[str, Any]) -> dict[str, float | None]:
         high = against["judge"]["high"]
         if high is None or high >= 0:
             pairs.append((value, against[spec]["mean"]))
-    return {method: _weakest(pairs) if pairs else None for method, pairs in usable.items()}
+    return {method: _weakest(pairs, near) if pairs else None for method, pairs in usable.items()}
 
 
-def _weakest(pairs: list[tuple[float, float]]) -> float:
+def _weakest(pairs: list[tuple[float, float]], near: float) -> float:
     """Of (strength, gain): the least strength that gains nearly the most; the best one where nothing gains."""
     most = max(gain for _, gain in pairs)
-    return min(value for value, gain in pairs if gain >= min(NEAR * most, most))
+    return min(value for value, gain in pairs if gain >= min(near * most, most))
 
 
-def _facts(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def settings(report: Mapping[str, Any], near: float) -> dict[str, dict[str, float]]:
+    """By method, the settings that are its strength, as a report of strengths chooses; the weakest where none is usable."""
+    found = {}
+    for method, value in chosen(report, near).items():
+        tried = [row["set"] for row in report["rows"] if row["method"] == method]
+        names = GRIDS[method][0]
+        weakest = min(float(v) for one in tried for k, v in one.items() if k.rpartition(".")[2] == names[0])
+        found[method] = dict.fromkeys(names, weakest if value is None else value)
+    return found
+
+
+def _facts(report: Mapping[str, Any], near: float = NEAR) -> list[dict[str, Any]]:
     facts = []
-    for method, value in chosen(report).items():
+    for method, value in chosen(report, near).items():
         ours = "the judge falls at every strength" if value is None else f"{value:g}"
         facts.append({"what": f"{method}: {' = '.join(GRIDS[method][0])}", "ours": ours, "published": NONE})
     return facts
 
 
-def _table(reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float, float]) -> Table:
+def _table(reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float, float], **more: Any) -> Table:
     def row(method: str, value: float, small: bool) -> Row:
         fixed = {"codex": {"window": window, "gradient_block": 1}, "ug": {"strength": UG[reward]}}.get(method, {})
         settings = {**dict.fromkeys(GRIDS[method][0], value), **fixed}
@@ -84,8 +95,8 @@ def _table(reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float
         title=f"strengths of the gradient methods, reward {reward}",
         after="no table: tuning on prompts that no other recipe has",
         prompts=prompts,
-        reward=(reward,),
-        units={reward: unit},
+        reward=more.pop("specs", (reward,)),
+        units={reward: unit, **more.pop("units", {})},
         size=Size(10, 2, 20, 0),
         rows=(
             Row("base", "base"),
@@ -93,14 +104,24 @@ def _table(reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float
             *(row(method, value, k < SMALL) for method, (_, values) in GRIDS.items() for k, value in enumerate(values)),
         ),
         figure="sweep",
-        facts=_facts,
+        facts=lambda report: _facts(report, more.get("near", NEAR)),
+        **more,
         notes=(
-            "usable: the judge's interval against base reaches 0; chosen is the weakest of them with 99 % of the most gain.",
+            "usable: the judge's interval against base reaches 0; chosen is the weakest of them with "
+            f"{more.get('near', NEAR):.0%} of the most gain.",
             "gradient methods run one stream here, CoDeX four with a gradient at every draw, as the others have.",
             f"ug's forward strength is fixed at {UG[reward]:g} per unit of reward and its backward rate varies.",
         ),
     )
 
 
+LOG_ODDS = {
+    "specs": ("style:noto", "style:twemoji=-0.5", "style:fluent=-0.5"),
+    "units": {"style:noto": "log p, nats", "style:twemoji": "log p, nats", "style:fluent": "log p, nats"},
+    "total": "odds",
+}
+"""log p(noto) - (log p(twemoji) + log p(fluent)) / 2: noto's logit over the mean of the others', which has no ceiling as
+log p(noto) has at 0."""
+ODDS = _table("odds", "log odds of noto, nats", PLAIN, LATE, near=1.0, **LOG_ODDS)
 STYLE = _table("style", "log p of noto, nats", PLAIN, LATE)
 CLIP = _table("clip", "raw cosine", SCENES, ALL)

@@ -93,6 +93,9 @@ class Table(Recipe):
         sources: prompts of the reference pictures of SDEdit rows, which the model draws itself.
         figure: "rows" (a line for each), "pareto" (two rewards), "strength" (reward over distance to the reference) or "sweep"
             (the judge over the reward, by strength).
+        total: what the weighted sum of the rewards is called, where that is what claims are about; its unit is in ``units``.
+        tuned: a table of strengths that is made first, in DIR/tuning, on prompts of its own: rows have what it chooses.
+        near: of such a table, the share of the most usable gain that the weakest strength must have; None is the usual one.
         facts: from the finished rows, further figures to print beside published ones: (what, ours, theirs).
     """
 
@@ -108,4 +111,8 @@ class Table(Recipe):
     claims: tuple[Claim, ...] = ()
     sources: tuple[str, ...] = ()
     figure: Literal["rows", "pareto", "strength", "sweep"] = "rows"
+    total: str = ""
+    tuned: Table | None = None
+    near: float | None = None
+    sharded: bool = True
     facts: Callable[[Report], list[dict[str, Any]]] = lambda report: []
