@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -85,17 +87,23 @@ def warm() -> None:
     )
 
 
-def forked(words: list[str], stop: int = 0) -> int:
+def forked(words: list[str], stop: int = 0, largest: int | None = None) -> int:
     """The exit status of a command in a child, which kills itself at its write point of that number, from 1; what it says is
-    added to log.txt, how many points there were stands in points.txt, what it has imported in modules.txt."""
+    added to log.txt, how many points there were stands in points.txt, what it has imported in modules.txt. No file may grow to
+    more than ``largest`` bytes, which a write is told as on a full disk."""
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+        if largest is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         seen = _kill_at(stop, os.path.abspath(words[words.index("--out") + 1]))
         from tilting.cli import main
 
         code = main(words)
+        if largest is not None:
+            os._exit(code)
         Path("points.txt").write_text(str(len(seen)))
         Path("modules.txt").write_text("\n".join(sys.modules))
         os._exit(code)
@@ -157,19 +165,25 @@ def part() -> tuple[int, int]:
     return index % count, count
 
 
+def uninterrupted(command: str, whole: Path) -> dict[str, object]:
+    """What the folder of a whole run holds; what the command reads is made before it, and what it imports is imported here."""
+    shutil.rmtree(whole.parent, ignore_errors=True)
+    for before in BEFORE.get(command, ()):
+        if not Path(before.split()[-1]).exists():
+            assert forked(before.split()) == 0, Path("log.txt").read_text()
+    assert forked([*COMMANDS[command].split(), "--out", str(whole)]) == 0, Path("log.txt").read_text()
+    for module in Path("modules.txt").read_text().split():
+        with suppress(Exception):  # one that a package makes by itself
+            __import__(module)
+    return held(whole)
+
+
 def tried(command: str) -> tuple[int, int]:
     """How many write points a command has, and how many of them were tried. Raises AssertionError."""
     words, (index, count) = COMMANDS[command].split(), part()
     whole, cut = Path("out", "whole"), Path("out", "cut")
-    shutil.rmtree("out", ignore_errors=True)
-    for before in BEFORE.get(command, ()):
-        if not Path(before.split()[-1]).exists():
-            assert forked(before.split()) == 0, Path("log.txt").read_text()
-    assert forked([*words, "--out", str(whole)]) == 0, Path("log.txt").read_text()
-    for module in Path("modules.txt").read_text().split():
-        with suppress(Exception):  # one that a package makes by itself
-            __import__(module)  # so that the children need not
-    wanted, points = held(whole), int(Path("points.txt").read_text())
+    wanted = uninterrupted(command, whole)
+    points = int(Path("points.txt").read_text())
     chosen = range(index or count, points + 1, count)
     for point in chosen:
         status = forked([*words, "--out", str(cut)], point)
@@ -185,8 +199,38 @@ def tried(command: str) -> tuple[int, int]:
     return points, len(chosen)
 
 
+def filled(command: str, sizes: Sequence[int]) -> list[str]:
+    """What a command says where no file of it may be larger than each of some sizes; then it ends with room as the whole run
+    does. Raises AssertionError."""
+    words, said = COMMANDS[command].split(), []
+    whole, cut = Path("out", "whole"), Path("out", "cut")
+    wanted = uninterrupted(command, whole)
+    for size in sizes:
+        Path("log.txt").unlink(missing_ok=True)
+        os.mkfifo("log.txt")
+        with os.fdopen(os.open("log.txt", os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:  # a file would be full too
+            code = forked([*words, "--out", str(cut)], largest=size)
+            lines = pipe.read().decode().replace("\r", "\n").splitlines()
+        Path("log.txt").unlink()
+        lines = [
+            line for line in lines if line.strip() and "Loading weights" not in line and "requires torchvision" not in line
+        ]
+        assert code == 2 and len(lines) == 1 and lines[0].startswith("tilting: "), (command, size, code, lines)
+        said += lines
+    assert forked([*words, "--out", str(cut)]) == 0, Path("log.txt").read_text()
+    now = held(cut)
+    odd = [name for name in {*now, *wanted} if now.get(name, 0) != wanted.get(name, 0)]
+    assert not odd, (command, odd)
+    assert sorted(p.name for p in Path("out").iterdir()) == ["cut", "whole"], (command, sorted(os.listdir("out")))
+    return said
+
+
 if __name__ == "__main__":
     warm()
+    if sys.argv[1] == "--full":
+        for name in sys.argv[2:]:
+            print(name, filled(name, (0, 600, 1500)), flush=True)
+        sys.exit()
     for name in sys.argv[1:]:
         begun = time.monotonic()
         points, kills = tried(name)
