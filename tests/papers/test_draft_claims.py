@@ -104,6 +104,9 @@ def test_training_seeds_are_paired_and_widen_the_interval():
     assert found["verdict"] == "undecided" and found["found"].endswith("; 5 training seeds and 9 prompts would decide")
     over_base = higher("a", "base")(one)  # each seed over the one look before training
     assert over_base is not None and over_base["difference"]["mean"] == pytest.approx(4)
+    fewer = made({"a": [0, 2], "b": [0, 1]}, seeds={"a": [[0, 9], [0, 9]]})  # seeds that b has not are left out
+    assert higher("a", "b")(fewer)["difference"]["mean"] == pytest.approx(1)  # type: ignore[index]
+    assert higher("a", "base")(fewer)["difference"]["mean"] == pytest.approx(20 / 3)  # type: ignore[index]
     paces = made({"a": [0, 2, 4], "b": [0, 1, 2]}, seeds={"a": [[0, 2, 4]], "b": [[0, 4, 8]]})
     pace = sooner("a", "b")(paces)  # halves of b's mean curve 0, 2.5, 5: at 10; a's 0, 2, 4 gets to 2.5 at 12.5
     assert pace is not None and pace["ratio"] == pytest.approx(1.25) and pace["low"] < 1.25
