@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tilting.config.base import keywords
 from tilting.config.generate import STRENGTH, GenerateConfig
@@ -54,10 +54,10 @@ def decoder_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor
 
 def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
     """``images`` identities per prompt and seed, prompt by prompt, seed by seed; a repeated prompt goes on counting, so no
-    image comes twice. Raises TiltingError for a seed that is no whole number."""
-    seeds = [seed] if isinstance(seed, int) else seed
-    for one in [seeds] if isinstance(seeds, str | float) else seeds:
-        integer("seed", one)
+    image comes twice. Raises TiltingError for a seed, or images, that are no whole number."""
+    told: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # type: ignore[union-attr]
+    seeds = [integer("seed", one) for one in (told if isinstance(told, list | tuple | range) else [told])]
+    images = integer("images", images, 1)
     seen: dict[str, int] = {}
     out = []
     for prompt in prompts:

@@ -162,18 +162,18 @@ class Adapter(ABC):
     def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
         """The network's output (m, ...) for latents (m, ...) and their context, in the dtype of ``x``."""
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    def denoiser(self, prompts: list[str], cfg: float, negative: str | None = "") -> Denoise:
         """The guided denoiser of these prompts; ``rows`` index them. A CFG pair is one network call of twice the rows.
 
         Args:
             prompts: text of each image.
             cfg: guidance scale: uncond + cfg · (cond - uncond); 1 evaluates the condition alone.
-            negative: the text of the unconditional branch.
+            negative: the text of the unconditional branch; None is none.
         """
         context = self.encode_prompts(prompts)
         if cfg == 1:
             return self.unguided(context)
-        empty = self.encode_negative(negative)
+        empty = self.encode_negative(negative or "")
         return self.guided(context, lambda rows: empty.expand_as(context[rows]), lambda t: cfg)
 
     def unguided(self, context: Context) -> Denoise:
