@@ -210,7 +210,7 @@ def models(
         found = _words()
         lines = [*columns([[key, ", ".join(words)] for key, words in found.items()]), "", SAID]
         return typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines))
-    rows = {name: {"about": about} for name, about in MODELS.items()}
+    rows: dict[str, dict[str, Any]] = {name: {"about": about} for name, about in MODELS.items()}
     if not as_json:
         rows["FOLDER"] = {"about": "a diffusers folder of safetensors: " + "; ".join(f.about for f in FAMILIES.values())}
         rows["FOLDER"]["notes"] = ["and any other pipeline of diffusers that can be entered: see `tilting models diffusers`"]
