@@ -34,6 +34,7 @@ def test_the_best_few_are_copied_in_turn_and_of_equal_ones_the_first():
     assert {part.dtype for part in Memory.blank(1, 2)} == {torch.float64} and Memory.blank(1, 2).best.tolist() == [
         [-math.inf] * 2
     ]
+    assert not Smc().one_winner and Smc.importance_weighted
     assert Greedy().one_winner and not Greedy(2).one_winner and not Greedy().importance_weighted
     with pytest.raises(TiltingError, match="at least 1, not 0"):
         Greedy(0)
