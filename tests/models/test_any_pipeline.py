@@ -174,8 +174,9 @@ def test_the_only_step_of_a_consistency_model_is_its_own(seeded):
     assert [t.t for t in model.schedule.grid(STEPS)[:-1]] == own.timesteps.tolist()
 
 
-def slope(f, x, v, grad):
-    """The least relative error of a gradient's slope along v against central differences of several widths."""
+def slope(f, x, grad):
+    """The least relative error of a gradient's slope along itself against central differences of several widths."""
+    v = grad / grad.square().mean().sqrt()
     want = (grad * v).sum().item()
     with torch.no_grad():
         found = [((f(x + h * v) - f(x - h * v)) / (2 * h)).item() for h in (3e-2, 1e-2, 1e-3, 1e-4, 1e-5)]
@@ -191,12 +192,12 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     denoise, grid = model.denoiser(prompts, cfg, negative), model.schedule.grid(STEPS)
     t = grid[1]
     g = torch.Generator().manual_seed(1)
-    x, w, v = (torch.randn(3, *model.latent_shape, generator=g) for _ in range(3))
+    x, w = (torch.randn(3, *model.latent_shape, generator=g) for _ in range(2))
     rows = torch.tensor([1, 0, 1])
     with torch.no_grad():
         many = denoise(x, t, rows)
         alone = torch.cat([denoise(x[i : i + 1], t, rows[i : i + 1]).x0 for i in range(3)])
-        assert (many.x0 - alone).abs().max() < 1e-4 * many.x0.abs().max()
+        assert (many.x0 - alone).abs().max() < 1e-4 * many.x0.abs().max(), [(many.x0 - alone).abs().amax((1, 2, 3))]
         again = denoise(x, t, rows)
         assert all(a.equal(b) for a, b in zip(many, again, strict=True))
     calls = [0]
@@ -226,7 +227,7 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     if not double:  # some overflow there
         exact = model
     kind = torch.float64 if double else torch.float32
-    x, v, w = x[:2].to(kind), v[:2].to(kind), w[:2].to(kind)
+    x, w = x[:2].to(kind), w[:2].to(kind)
     denoise, decode = exact.denoiser(prompts, cfg, negative), exact.decoder(prompts)
 
     def predicted(x):
@@ -238,7 +239,7 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     for f, at in ((predicted, x), (pictures, 0.3 * x)):
         here = at.clone().requires_grad_()
         (grad,) = torch.autograd.grad(f(here), here)
-        assert slope(f, at, v, grad) < 1e-3
+        assert slope(f, at, grad) < 1e-3
 
 
 def test_a_guiders_momentum_is_off_and_said_so():
