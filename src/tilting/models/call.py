@@ -577,7 +577,7 @@ class Call:
         return not odd and tuple(halt.sample.shape[1:]) == self.shape and copies == self.copies
 
     def mixes(self, short: str, long: str) -> bool:
-        """Whether what is said of a short prompt depends on a long one beside it: some pad to the longest, and read the padding.
+        """Whether what is said of a short prompt depends on a long one beside it: some pad to the longest and read the padding.
         Asked of the networks only where the prompts' lengths reach them."""
         sizes = []
         for prompt in (short, long):
