@@ -12,7 +12,7 @@ from tilting.types import Prediction
 
 
 class Gaussian:
-    """Data N(mean, spread²) of any shape, and so the exact denoiser. What `tilting.generation.plan.Model` asks for, and no more.
+    """Data N(mean, spread²) of any shape, so the exact denoiser: what `tilting.generation.plan.Model` asks for, and no more.
 
     Args:
         mean: of a datum: a picture (3, h, w), or a signal (1, length).

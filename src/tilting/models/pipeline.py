@@ -261,9 +261,14 @@ class Pipeline:
         call = self._tail(self.told(self.some, self.default_cfg, ""))
         return call.encode(images.to(self.device), [call.a_prompt] * len(images))
 
+    @property
+    def from_picture(self) -> bool:
+        """Whether what is drawn begins around a picture, not at noise."""
+        return self._first().from_picture
+
     def start(self, prompts: Sequence[str]) -> Tensor | None:
         """The clean latents (len(prompts), ...) that images of a pipeline that begins from pictures begin around; else None."""
-        if not self._first().from_picture:
+        if not self.from_picture:
             return None
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
