@@ -16,6 +16,7 @@ from tilting.config.options import (
     Eta,
     Format,
     Images,
+    LongPrompts,
     Lora,
     LoraSteps,
     Metadata,
@@ -80,6 +81,7 @@ class GenerateConfig(BaseConfig):
     lora_steps: LoraSteps = None
     device: Device = "auto"
     precision: Precision | None = None
+    long_prompts: LongPrompts = None
     metadata: Metadata = ()
     format: Format = None
     only: Only = ()
