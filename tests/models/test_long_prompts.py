@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 
 import pytest
@@ -124,8 +123,6 @@ def chunked(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("long") / request.param
     if request.param == "sd":
         write_small(folder)
-        file = folder / "scheduler" / "scheduler_config.json"  # at zero SNR diffusers' own float32 is 7e-4 off, of any prompt
-        file.write_text(json.dumps({**json.loads(file.read_text()), "rescale_betas_zero_snr": False}))
     else:
         sdxl().save_pretrained(folder)
     return tl.load(str(folder), long_prompts="chunk"), DiffusionPipeline.from_pretrained(folder), str(folder)
@@ -140,8 +137,8 @@ def test_a_picture_of_a_long_prompt_is_that_of_diffusers_with_its_embeddings(chu
     pooled = {} if prompt[1] is None else {"pooled_prompt_embeds": prompt[1], "negative_pooled_prompt_embeds": negative[1]}
     told = {"prompt_embeds": prompt[0], "negative_prompt_embeds": negative[0], **pooled}
     pipe.set_progress_bar_config(disable=True)
-    want = pipe(**told, latents=latents.clone(), num_inference_steps=3, guidance_scale=3.0, eta=0.0, output_type="pt").images
-    got = tl.generate(model, MOON, latents=latents, steps=3, cfg=3.0, eta=0.0, negative_prompt=LONG).images
+    want = pipe(**told, latents=latents.clone(), num_inference_steps=4, guidance_scale=3.0, eta=0.0, output_type="pt").images
+    got = tl.generate(model, MOON, latents=latents, steps=4, cfg=3.0, eta=0.0, negative_prompt=LONG).images
     assert (got - want).abs().max() < 1e-4
 
 

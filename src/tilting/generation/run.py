@@ -58,7 +58,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
-    long = {"long_prompts": config.long_prompts} if config.long_prompts else {}
+    long: dict[str, Any] = {"long_prompts": config.long_prompts} if config.long_prompts else {}
     model = load(config.model, config.device, config.precision or FULL, **long)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None

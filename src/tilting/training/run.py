@@ -54,8 +54,9 @@ def load_parts(config: FinetuneConfig) -> Parts:
     start = inputs = None
     if config.init_lora:
         start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
-    long = {"long_prompts": config.long_prompts} if config.long_prompts else {}
-    return Parts(load(config.model, precision=config.precision, **long), reward, judge, start, inputs)
+    return Parts(
+        load(config.model, precision=config.precision, long_prompts=config.long_prompts or "cut"), reward, judge, start, inputs
+    )
 
 
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:
