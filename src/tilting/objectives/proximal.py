@@ -252,6 +252,8 @@ class PrefGrpo(PolicyGradient):
     reduction: LogProb = "mean"
 
     def worth(self, batch: TrainBatch, scored: Scored, path: Path) -> Tensor:
+        if not batch.all(scored.value).isfinite().all():
+            raise FloatingPointError("the reward is not finite")
         if batch.prefers is not None:
             rates = batch.all(preferred_rates(batch, path.clean.detach()))
         else:
