@@ -191,6 +191,7 @@ def _without_none(hint: Any) -> Any:
 
 def typed(name: str, value: Any, hint: Any) -> Any:
     """The value as an annotation asks for it. Raises TiltingError when it cannot be."""
+    value = scalar(value)
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         if NoneType in inner and (value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))):
@@ -226,7 +227,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
 def _sequence(name: str, value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
     words = get_origin(inner[0]) is Literal or inner[0] is str
     several = inner[-1] is Ellipsis
-    parts = value
+    parts = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         parts = [value] if several and inner[0] is str else [part.strip() for part in value.split(",")]
     if not isinstance(parts, list | tuple) or (several and not words and not parts):
@@ -267,8 +268,14 @@ def _bounded(name: str, value: Any, bound: Any) -> Any:
     return value
 
 
+def scalar(value: Any) -> Any:
+    """A number of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def integer(name: str, value: object, least: int | None = None) -> int:
-    """A whole number, not a truth value. Raises TiltingError."""
+    """A whole number, not a truth value; one of numpy counts. Raises TiltingError."""
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TiltingError(f"{name} must be a whole number, not {value!r}")
     if not -(1 << 63) <= value < 1 << 63:
@@ -279,7 +286,8 @@ def integer(name: str, value: object, least: int | None = None) -> int:
 
 
 def number(name: str, value: object) -> float:
-    """A finite number; text such as 1e-3, which YAML does not read as one, counts. Raises TiltingError."""
+    """A finite number; text such as 1e-3, which YAML does not read as one, counts, and numpy's. Raises TiltingError."""
+    value = scalar(value)
     if isinstance(value, str):
         try:
             value = float(value)

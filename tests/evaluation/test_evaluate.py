@@ -305,6 +305,24 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
     assert len(whiskers) >= 3 * 4 * 4  # of the rewards, judge and T-CLIP of every run
 
 
+def test_a_finished_evaluation_given_again_says_so(runs, tmp_path, capsys, monkeypatch):
+    shutil.copytree(runs / "base", tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", "base", "--out", "out"]
+    assert main([*words, "--json"]) == 0
+    first, files = json.loads(capsys.readouterr().out), {p.name: p.stat().st_mtime_ns for p in Path("out").iterdir()}
+    monkeypatch.setattr("tilting.evaluation.run.load_instruments", None)  # nothing is measured
+    assert main([*words, "--json"]) == 0
+    out, said = capsys.readouterr()
+    assert json.loads(out) == first and "holds this evaluation already" in said
+    assert main(words) == 0 and "report: out" in capsys.readouterr().out.replace(os.sep, "/")
+    assert "of other runs or options" in refused(capsys, "base", "--seed", "3", "--out", "out")
+    record = Path("base/images.jsonl").read_text()
+    Path("base/images.jsonl").write_text(record.replace('"index": 0', '"index": 00'.replace("00", "0 "), 1))
+    assert "of other runs or options" in refused(capsys, "base", "--out", "out")
+    assert {p.name: p.stat().st_mtime_ns for p in Path("out").iterdir()} == files
+
+
 def test_prompts_are_text_not_html(runs, tmp_path):
     bad = "a fox <script>alert(1)</script> & co"
     for name in ("base", "again"):

@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 
 from support.paths import ROOT
-from tilting.metrics.statistics import Estimate, deciding, estimate, holm, interval, jackknife, reach
+from tilting.metrics.statistics import Estimate, Interval, deciding, estimate, holm, interval, jackknife, reach
 
 POCKET = json.loads((ROOT / "tests" / "fixtures" / "differences.json").read_text(encoding="utf-8"))
 """By number, CoDe - base of 240 prompts (tests/fixtures/make_differences.py)."""
@@ -33,6 +33,13 @@ def test_unbalanced_prompts_count_by_their_images():
     """Images 1, 1, 1 of a and 5 of b: mean 2 of images, rests -3 and +3, s² = 2 (9 + 9) / 16."""
     found = estimate([1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"])
     assert found.mean == 2.0 and found.errors == ((pytest.approx(1.5), 1),)
+
+
+def test_an_interval_that_touches_0_is_on_neither_side_of_it():
+    assert Interval(0.5, 0.2, 0.8).above and not Interval(0.5, 0.2, 0.8).below
+    assert Interval(-0.5, -0.8, -0.2).below and not Interval(-0.5, -0.8, -0.2).above
+    for touching in (Interval(0.5, 0.0, 1.0), Interval(-0.5, -1.0, 0.0), Interval(1.0, None, None)):
+        assert not touching.above and not touching.below
 
 
 def test_images_of_a_lone_prompt_are_its_clusters_and_a_single_value_has_no_interval():
@@ -190,7 +197,9 @@ def test_what_would_decide_of_seeds_and_prompts_keeps_their_shares_and_knows_its
     seeds, prompts = deciding(Estimate(1.0, ((0.5, 2), (0.4, 11))))  # type: ignore[misc]  3 seeds and 12 prompts
     assert prompts > 12 and seeds == ceil(3 * prompts / 12)
     assert deciding(Estimate(0.0, ((1.0, 5),))) is None and deciding(Estimate(1.0, ())) is None
-    assert deciding(Estimate(1e-6, ((1.0, 5),))) is None  # more than a million
+    assert deciding(Estimate(1.0, ((390.0 / sqrt(6), 5),))) is None  # (1.96 + .8416)² 390², about 1.2 million
+    (many,) = deciding(Estimate(1.0, ((340.0 / sqrt(6), 5),)))  # type: ignore[misc]
+    assert many == pytest.approx(2.80159**2 * 340**2, rel=1e-3)
     assert deciding(Estimate(9.0, ((1.0, 5),)), level=0.5, power=0.5) == (2,)
 
 

@@ -21,6 +21,7 @@ from tilting.cli import main
 from tilting.conditioning.dataset import is_held_out
 from tilting.conditioning.guided import ClassifierGuided
 from tilting.errors import TiltingError
+from tilting.features.fitted import load_classifier
 from tilting.models.control_kl import PathKl
 from tilting.presets.guided import reconstruction_guidance
 from tilting.schedule import step_std, transition
@@ -33,6 +34,7 @@ from tilting_papers.ctrl.artifacts import STRENGTHS
 from tilting_papers.ctrl.claims import above, at_least
 from tilting_papers.ctrl.labels import Labelled, classes_of, edges_of, read_scores, with_copies
 from tilting_papers.ctrl.measure import best_cells, numbers_of
+from tilting_papers.ctrl.pool import Pool
 from tilting_papers.ctrl.sampling import combinations
 from tilting_papers.ctrl.study import SIZE, Label, Row, Size, Study, brightness
 
@@ -332,7 +334,71 @@ def test_rows_have_names_of_their_own_and_published_lines_are_lines(module):
 def test_data_counts_are_parts_of_one_data_set():
     study = ctrl_data.STUDY
     assert max(ctrl_data.COUNTS) == study.size.data * len(study.prompts)
-    assert [row.part for row in study.rows if row.family == "ctrl"] == [str(n) for n in ctrl_data.COUNTS]
+    names = {row.name for row in study.rows}
+    for n in ctrl_data.COUNTS:
+        assert {*ctrl_data.controls(n), *ctrl_data.free(n)} <= names
+    assert {row.part for row in study.rows if row.family != "base"} == set(study.counts) == set(study.kinds)
+    assert all(study.counts[part] == int(part.partition("-")[0]) for part in study.counts)
+    assert len({(row.part, row.made_by) for row in study.rows if row.family == "ctrl"}) == 9 * len(ctrl_data.GAMMAS)
+
+
+def seen(asked, right, judge, prompts="abcd"):
+    """A cell of a picture of each prompt, so many (from the first) of the class asked for."""
+    classes = [asked if i < right else 9 for i in range(len(prompts))]
+    return {
+        "asked": {"size": asked},
+        "prompts": list(prompts),
+        "index": [0] * len(prompts),
+        "judge": list(judge),
+        "classes": {"size": classes},
+    }
+
+
+def test_lines_are_chosen_on_half_of_the_prompts_and_compared_at_matched_judge_on_the_others():
+    cells = {
+        "base": [seen(0, 1, [-1.0] * 4)],
+        "ruined": [seen(0, 4, [-2.0, -1.0, -2.0, -1.0])],  # the most accurate, a nat down where it is chosen
+        "good": [{**seen(0, 0, [-1.4] * 4), "classes": {"size": [0, 0, 0, 9]}}],
+        "worse": [{**seen(0, 0, [-1.0] * 4), "classes": {"size": [0, 9, 9, 9]}}],
+        "poor": [seen(0, 0, [-3.0] * 4)],
+    }
+    assert ctrl_data.halves(cells) == ({"a", "c"}, {"b", "d"})
+    assert ctrl_data.chosen(("ruined", "good", "worse", "absent"), cells) == "good"
+    assert ctrl_data.chosen(("ruined", "poor"), cells) == "ruined"  # none is near: the one with the best judge
+    assert ctrl_data.chosen(("absent",), cells) is None
+    found = ctrl_data.compared(("ruined", "good"), ("worse",), cells)
+    assert found is not None and found["difference"]["mean"] == 0.5  # of b and d: one right, and none
+    assert "good 0.5, worse 0; judge \N{MINUS SIGN}0.4" in found["found"]
+    assert ctrl_data.compared(("absent",), ("worse",), cells) is None
+
+
+@pytest.mark.slow
+def test_a_study_has_kinds_of_classifiers_and_a_grid_of_gamma(model, tmp_path):
+    """Two controls of one pool of three CNNs, each fit of 4 steps whatever its pictures; made in shards, it is whole."""
+    rows = (Row("base", "base"), Row("a-5", "ctrl", part="a", gamma=5.0), Row("a-50", "ctrl", part="a", gamma=50.0))
+    rows += (Row("b", "ctrl", part="b"),)
+    tiny, parts = replace(TINY, copies=0, second_round=0, fit_steps=4), {"a": 30, "b": 40}
+    study = study_of("ctrl-kinds", rows, (HALVES,), tiny, model)
+    study = replace(study, counts=parts, kinds={"a": "pool", "b": "mlp"}, sharded=True, worst=None)
+    folder = tmp_path / "out"
+    first = study.run(folder, True, print, shard=(2, 2))
+    assert [row["name"] for row in first["rows"]] == ["base", "b"]
+    report = study.run(folder, True, print, shard=(1, 2))
+    assert [row["name"] for row in report["rows"]] == ["base", "a-5", "a-50", "b"]
+    controls = [json.loads((folder / f"a/ctrl-{gamma}/manifest.json").read_text())["config"] for gamma in (5, 50)]
+    assert [one["gamma"] for one in controls] == [5.0, 50.0]
+    fits = [folder / "a/fit" / name for name in ("size", "size-1", "size-2")]
+    configs = [json.loads((fit / "manifest.json").read_text())["config"] for fit in fits]
+    assert [one["seed"] for one in configs] == [0, 1, 2] and {(one["epochs"], one["patience"]) for one in configs} == {(4, 4)}
+    assert json.loads((folder / "b/fit/size/classifier.json").read_text())["network"]["name"] == "mlp"
+    pool = Pool(fits)
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    table = pool(images, ["x"] * 3)
+    logs = [F.log_softmax(one(images) / one.schema.temperature, 1) for one in map(load_classifier, fits)]
+    want = torch.exp((logs[0] + logs[1] + logs[2]) / 3)
+    assert torch.allclose(table.exp(), want / want.sum(1, keepdim=True), atol=1e-6)
+    assert torch.autograd.grad(table[:, 0].sum(), images)[0].abs().sum() > 0
+    assert not torch.allclose(logs[0], logs[1], atol=1e-4) and pool.classes == ("0", "1") and pool.label == "size"
 
 
 def test_the_command_lists_them(capsys):

@@ -160,7 +160,7 @@ def shown(value: Any) -> str:
     """A setting as --set takes it."""
     if isinstance(value, tuple | list):
         return ",".join(map(shown, value))
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value) or "''"
 
 
 def rewards(

@@ -21,7 +21,8 @@ from tilting.conditioning.table import Column
 from tilting.config.base import keywords
 from tilting.config.condition_fit import FitConfig
 from tilting.config.condition_sample import SampleConfig
-from tilting.config.prompts import check_prompts
+from tilting.config.prompts import prompts_of
+from tilting.declare import scalar
 from tilting.features.fitted import FittedClassifier
 from tilting.features.images import check_images
 from tilting.features.schema import NOISY
@@ -65,6 +66,7 @@ def condition_fit(
     """
     config = FitConfig(**options)
     check_images(images)
+    labels = [scalar(one) for one in (labels.tolist() if hasattr(labels, "tolist") else labels)]  # type: ignore[union-attr]
     if (config.kind == NOISY) != (model is not None):
         what = "needs a model" if config.kind == NOISY else "has no use for a model"
         raise TiltingError(f"kind {config.kind!r} {what}: see kind 'noisy'")
@@ -161,7 +163,7 @@ def condition_sample(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    words, watcher = check_prompts([prompts] if isinstance(prompts, str) else list(prompts)), Watcher()
+    words, watcher = prompts_of(prompts).texts, Watcher()
     guides = list(classifiers) if isinstance(classifiers, Sequence) else [classifiers]
     made: Any = controls
     noisy = _guided(made, guides, labels) if guides else []

@@ -27,6 +27,7 @@ from tilting.conditioning.objective import Ctrl, CtrlPpo, effective_gamma
 from tilting.conditioning.triplets import Data, Labelled, TripletBatches, read_labelled
 from tilting.config.base import keywords
 from tilting.config.condition_train import FREE, IN_PYTHON, TrainConfig, usual_prompts
+from tilting.config.prompts import prompts_of
 from tilting.declare import plain
 from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import Control, attach_control, save_control
@@ -197,7 +198,7 @@ def make_control_trainer(
     """What `condition_train` runs, step by step. Arguments are its own, and the process. Raises TiltingError for settings that
     cannot work."""
     known = list(classifiers) if isinstance(classifiers, Sequence) else [classifiers]
-    words = (prompts,) if isinstance(prompts, str) else tuple(prompts or ())
+    words = () if prompts is None or (isinstance(prompts, list | tuple) and not prompts) else prompts_of(prompts).texts
     engine = engine or Engine(device=model.device)
     config = TrainConfig(words, model=model.name, **TrainConfig.completed(options, model.name, model.default_cfg))
     config.check("truncation" in options, engine.count)

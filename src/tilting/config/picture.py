@@ -7,7 +7,7 @@ have the model's own size: the largest centred part of its shape is resized to i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb, tensor_of, upright
@@ -25,11 +25,11 @@ def open_picture(path: str | Path) -> Image.Image:
         raise TiltingError(f"the picture {str(path)!r} of --image {error}") from error
 
 
-def read_picture(picture: str | Path | Image.Image, height: int, width: int) -> Tensor:
+def read_picture(picture: str | Path | bytes | BinaryIO | Image.Image, height: int, width: int) -> Tensor:
     """The picture at a model's size, centred and antialiased; one of that size is as it is.
 
     Args:
-        picture: a file as `open_picture` takes it, or a picture that PIL has opened.
+        picture: a file as `open_picture` takes it, its bytes or what they can be read from, or a picture that PIL has opened.
         height: rows wanted.
         width: columns wanted.
 
@@ -37,7 +37,7 @@ def read_picture(picture: str | Path | Image.Image, height: int, width: int) -> 
         (1, 3, height, width) float in [0, 1].
 
     Raises:
-        TiltingError: what `open_picture` refuses.
+        TiltingError: what `open_picture` refuses, or what is no picture.
     """
     import numpy as np
     from PIL import Image
@@ -51,8 +51,12 @@ def read_picture(picture: str | Path | Image.Image, height: int, width: int) -> 
     return tensor_of(np.array(image))[None]
 
 
-def _given(picture: Image.Image) -> Image.Image:
+def _given(picture: bytes | BinaryIO | Image.Image) -> Image.Image:
     try:
-        return upright(picture)
+        if isinstance(picture, bytes) or hasattr(picture, "read"):
+            return open_rgb(picture)  # type: ignore[arg-type]
+        if not hasattr(picture, "mode"):
+            raise TiltingError(f"must be a tensor, an array, a picture of PIL or a file, not {type(picture).__name__}")
+        return upright(picture)  # type: ignore[arg-type]
     except TiltingError as error:
         raise TiltingError(f"the picture {error}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from PIL.Image import fromarray
 
 from tilting.config.picture import read_picture
 from tilting.errors import TiltingError
-from tilting.lazy import torch
+from tilting.lazy import np, torch
 from tilting.method import Method
 from tilting.presets import METHODS, Preset
 from tilting.rewards import UserReward
@@ -16,7 +17,6 @@ from tilting.rewards.spec import build, parse_specs
 from tilting.types import Reward
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
 
@@ -78,6 +78,35 @@ def preset_of(method: Preset | Method | str | None) -> Preset:
     return METHODS["base"]() if method is None else method
 
 
-def picture_of(image: Tensor | Image.Image | str | Path, height: int, width: int) -> Tensor:
-    """Pictures (n, 3, height, width) in [0, 1] as they are; one of PIL or of a file cut to that size. Raises TiltingError."""
-    return image if isinstance(image, torch.Tensor) else read_picture(image, height, width)
+def picture_of(image: Any, height: int, width: int) -> Tensor:
+    """Pictures (n, 3, height, width) in [0, 1].
+
+    Args:
+        image: a tensor (n, 3, h, w) or (3, h, w), which stays as it is; an array (n, h, w, 3) or (h, w, 3), of bytes or of
+            floats in [0, 1]; a picture of PIL, a file or its bytes; or a list of any of these.
+        height, width: what files, pictures of PIL and arrays are cut to.
+
+    Raises:
+        TiltingError: for what is none of these.
+    """
+    if isinstance(image, torch.Tensor):
+        return image[None] if image.ndim == 3 else image
+    several = isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4)
+    if several and len(image):
+        return torch.cat([picture_of(one, height, width) for one in image])
+    if isinstance(image, np.ndarray):
+        return _array(image, height, width)
+    return read_picture(image, height, width)  # type: ignore[arg-type]
+
+
+def _array(pixels: np.ndarray, height: int, width: int) -> Tensor:
+    floats = pixels.dtype.kind == "f"
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not (pixels.dtype == np.uint8 or floats):
+        what = f"not {pixels.shape} of {pixels.dtype}"
+        raise TiltingError(f"an array of a picture is (h, w, 3), of bytes (uint8) or of floats in [0, 1], {what}")
+    if floats and not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise TiltingError(f"an array of floats must be in [0, 1], not from {pixels.min():.3g} to {pixels.max():.3g}")
+    if floats and pixels.shape == (height, width, 3):
+        return torch.from_numpy(pixels).float().permute(2, 0, 1).contiguous()[None]
+    bytes_ = (pixels * 255).round().astype(np.uint8) if floats else pixels
+    return read_picture(fromarray(bytes_), height, width)

@@ -6,11 +6,12 @@ Nothing is watched before: a group that is finite pays for one look at its finis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import RewardError, TiltingError
+from tilting.generation.plan import decoder_of
 from tilting.lazy import torch
 from tilting.types import Denoise, Prediction, Time
 
@@ -81,12 +82,17 @@ class Watched:
 
         return watched
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decoder(self, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
         """See `tilting.generation.plan.Model`."""
-        images = self._model.decode(latents)
-        if finite(latents) and not finite(images):
-            raise NotFinite(VAE, self._when())
-        return images
+        decode = decoder_of(self._model, prompts)
+
+        def watched(latents: Tensor, rows: Tensor) -> Tensor:
+            images = decode(latents, rows)
+            if finite(latents) and not finite(images):
+                raise NotFinite(VAE, self._when())
+            return images
+
+        return watched
 
     def encode(self, images: Tensor) -> Tensor:
         """See `tilting.generation.plan.Model`."""

@@ -169,6 +169,8 @@ def _group(
             per_particle=len(worded) > len(prompts),
             law=plan.sde,
         )
+        begin = getattr(model, "start", None) if clean is None and given is None else None
+        clean = clean if begin is None else begin(prompts)
         if clean is None:
             state = loop.start(problem, plan.method, given)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tilting.config.base import keywords
 from tilting.config.generate import STRENGTH, GenerateConfig
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What generation asks of a model; `tilting.models.stable_diffusion.StableDiffusion` is one."""
+    """What generation asks of a model; `tilting.models.pipeline.Pipeline` is one. States may be of any rank.
+
+    A model may have more: ``decoder(prompts)``, (latents (m, ...), rows (m,)) -> pictures, where decoding depends on whose
+    picture it is; ``start(prompts)``, the clean latents that a model which begins from pictures begins around; ``pair(cfg,
+    negative)``, 1 where a request has no correction. The points of a schedule's grid reach the denoiser as they are, so that a
+    model may tell by them which grid they are of (`tilting.models.call.Point`).
+    """
 
     name: str
     schedule: Schedule
@@ -40,12 +46,18 @@ class Model(Protocol):
     def encode(self, images: Tensor) -> Tensor: ...
 
 
+def decoder_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
+    """(latents (m, ...), rows (m,)) -> pictures in [0, 1] of these prompts' images."""
+    decoder = getattr(model, "decoder", None)
+    return (lambda latents, rows: model.decode(latents)) if decoder is None else decoder(prompts)
+
+
 def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
     """``images`` identities per prompt and seed, prompt by prompt, seed by seed; a repeated prompt goes on counting, so no
-    image comes twice. Raises TiltingError for a seed that is no whole number."""
-    seeds = [seed] if isinstance(seed, int) else seed
-    for one in [seeds] if isinstance(seeds, str | float) else seeds:
-        integer("seed", one)
+    image comes twice. Raises TiltingError for a seed, or images, that are no whole number."""
+    told: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # type: ignore[union-attr]
+    seeds = [integer("seed", one) for one in (told if isinstance(told, list | tuple | range) else [told])]
+    images = integer("images", images, 1)
     seen: dict[str, int] = {}
     out = []
     for prompt in prompts:
@@ -70,12 +82,15 @@ class Plan:
     reference: Tensor | None = None
     strength: float = 1.0
     reward: Reward | None = None
+    length: int = 0
     sde: Law = "posterior"
 
     @property
     def steps_run(self) -> int:
-        """Steps that are made: all, or the part left of a reference noised to ``strength``."""
-        return self.steps if self.reference is None else max(1, round(self.steps * self.strength))
+        """Steps that are made: all of the grid (``length``; 0 is ``steps``), or the part left of a reference noised to
+        ``strength``."""
+        whole = self.length or self.steps
+        return whole if self.reference is None else max(1, round(whole * self.strength))
 
     @property
     def ticks(self) -> int:
@@ -124,21 +139,10 @@ def plan(
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
-    made = Plan(
-        tuple(who),
-        preset,
-        steps,
-        cfg,
-        eta,
-        negative_prompt,
-        batch_size,
-        reference=reference,
-        strength=strength,
-        reward=reward,
-        sde=sde,
-    )
+    whole = {"reference": reference, "strength": strength, "reward": reward, "sde": sde, "length": len(grid) - 1}
+    made = Plan(tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, **whole)
     method = preset.build(made.steps_run)
-    if reference is not None:
+    if reference is not None or made.steps_run < steps:
         method = method.begun_at(made.steps_run / steps)
     pair: Callable[[float, str], float] | None = getattr(model, "pair", None)
     if method.needs_correction and cfg != 1 and pair is not None and pair(cfg, negative_prompt) == 1:

@@ -150,9 +150,16 @@ class Folder(RunFolder[Generated]):
         fresh = not (self.path / files.MANIFEST).exists()
         self.make()
         if not fresh:
-            records = [self.records[i] for i in sorted(self.records)]
-            write_atomically(self.path / files.IMAGES, "".join(self._lines(records)).encode())
+            self._keep_records()
             self.sum_up()
+
+    def _keep_records(self) -> None:
+        """Write the records anew where some are torn, or of images that are not whole, or stand in an older manifest."""
+        path = self.path / files.IMAGES
+        lines = files.read_lines(path)
+        if len(lines) != len(self.records) or (lines and path.read_bytes() != "".join(map(files.line, lines)).encode()):
+            records = [self.records[i] for i in sorted(self.records)]
+            write_atomically(path, "".join(self._lines(records)).encode())
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
         """Write a finished group: its pictures, then their records at the end of the others'."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite
-from tilting.generation.plan import Model
+from tilting.generation.plan import Model, decoder_of
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.rewards.weighted_sum import as_sum
@@ -47,11 +47,12 @@ class Scorer:
 
     def __init__(self, model: Model, reward: Reward, prompts: Sequence[str]):
         self.model, self.reward, self.prompts = model, as_sum(reward), prompts
+        self.decode = decoder_of(model, prompts)
         self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
 
     def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
         """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
-        images, prompts = self.model.decode(x0), [self.prompts[int(i)] for i in rows]
+        images, prompts = self.decode(x0, rows), [self.prompts[int(i)] for i in rows]
         try:
             parts = self.reward.each(images, prompts)
             value = self.reward.total(parts)
@@ -83,7 +84,8 @@ def finish(model: Model, problem: loop.Problem, method: Method, state: loop.Stat
     final = loop.finish(problem, method, state)
     b, n = state.x.shape[:2]
     if scorer is None:
-        return model.decode(final.x[:, 0]).float().cpu(), None, {}, Counts(decodes=b)
+        rows, decode = torch.arange(b, device="cpu"), decoder_of(model, [one.prompt for one in problem.who])
+        return decode(final.x[:, 0], rows).float().cpu(), None, {}, Counts(decodes=b)
     if final.value is None:
         scorer(final.x[:, 0], torch.arange(b, device="cpu"))
         place, paid = torch.arange(b, device="cpu"), b

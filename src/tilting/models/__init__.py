@@ -5,7 +5,7 @@ A file for each family over one `adapter`; `families` says what is declared of o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,42 +19,60 @@ from tilting.models.pixart import PixArtSigma as PixArtSigma
 
 # isort: on
 from tilting.models.families import FAMILIES as FAMILIES
-from tilting.models.families import family_of
+from tilting.models.families import family_of, has_adapter, kind_of
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_stack import attach_all
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
+from tilting.models.pipeline import Pipeline
 from tilting.models.placement import ELSEWHERE, device_of, dtype_of
+from tilting.models.shapes import shape_of
+from tilting.models.told import load_told
 
 if TYPE_CHECKING:
     import torch
 
 
 def load(
-    name: str | Path = "pocket",
+    name: Any = "pocket",
     device: str | torch.device = "auto",
     precision: str | torch.dtype = "fp32",
     checkpointing: bool = False,
     lora: str | Path | Sequence[str | Path] = (),
+    *,
+    each: Mapping[str, Mapping[str, Any]] | None = None,
+    **inputs: Any,
 ) -> Any:
-    """Load a model: "pocket", a diffusers folder, or a hub id.
+    """Load a model: "pocket", a diffusers folder, a hub id, or a pipeline of diffusers that someone has built.
 
     Args:
-        name: of the model.
+        name: of the model, or the pipeline, which stays as it is, and where it is but for ``device`` that is not "auto".
         device: "auto", CUDA where there is one, else MPS, else the CPU; or "cpu", "cuda", "cuda:1", "mps".
         precision: of network and text encoders: "fp32", "fp16" or "bf16", or its dtype; all else stays float32.
         checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
         lora: to stack on it, one or several, as ``--lora`` has them: DIR[=SCALE].
+        each: prompt -> inputs of its images, over those of all.
+        inputs: what the pipeline's own call takes, of every image: height, width, num_frames, image, mask_image, control_image,
+            guidance_scale and so on. A pipeline that takes none of a text-to-image model's folder is found by them: of its
+            family the one for pictures, masks, or ``controlnet=`` the folder of one, ``ip_adapter=`` the folder of one.
 
     Raises:
-        TiltingError: for what is not a pipeline, or one that there is no adapter for, or that cannot be fetched; for a device
-            that is not here.
+        TiltingError: for what is not a pipeline, or one that cannot be steered, or that cannot be fetched; for a device that is
+            not here, and an input that the pipeline does not take.
     """
     name = str(name) if isinstance(name, Path) else name
     wanted = precision if isinstance(precision, str) else ELSEWHERE.get(str(precision).removeprefix("torch."), str(precision))
-    source, where, dtype = find_model(name), device_of(str(device)), dtype_of(wanted)
-    model = family_of(source).loader.load(source, name, *defaults(name), dtype=dtype).to(where)
+    where, dtype = device_of(str(device)), dtype_of(wanted)
+    if hasattr(name, "components") and hasattr(name, "scheduler"):
+        model: Any = Pipeline(name, inputs=inputs, each=each)
+        model = model if str(device) == "auto" else model.to(where)
+    else:
+        source = find_model(name)
+        if inputs or each or (not has_adapter(kind := kind_of(source)) and shape_of(kind) is not None):
+            model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {}).to(where)
+        else:
+            model = family_of(source).loader.load(source, name, *defaults(name), dtype=dtype).to(where)
     if checkpointing:
         model.checkpoint()
     loras = [parse_lora(str(one)) for one in ([lora] if isinstance(lora, str | Path) else lora)]

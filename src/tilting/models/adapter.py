@@ -12,13 +12,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.loading import load_pipeline
 from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.lora_targets import is_clip
+from tilting.models.pipeline import Pipeline
+from tilting.models.schedulers import UNKNOWN, first_order
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
@@ -73,15 +76,10 @@ class Adapter(ABC):
     @classmethod
     def load(cls, source: str, name: str, steps: int, cfg: float, dtype: torch.dtype) -> Self:
         """See `tilting.models.families.Loads`."""
-        from tilting.models.loading import load_pipeline
-
         pipe = load_pipeline(source, dtype, cls.unused)
-        model = cls(pipe, name, steps, cfg)  # type: ignore[call-arg]
-        for end in cls.encoders:
-            encoder = getattr(model, f"text_encoder{end}")
-            if encoder is not None:
-                encoder.to(dtype)  # one that was saved in half precision stays so, whatever is asked for
-        return model
+        if unread(pipe):  # the pipeline's own call reads it
+            return cast(Self, Pipeline(pipe, name, steps, cfg))
+        return cls(pipe, name, steps, cfg)  # type: ignore[call-arg]
 
     def networks(self) -> Iterator[nn.Module]:
         """Its networks: the one that denoises, the autoencoder, text encoders."""
@@ -164,18 +162,18 @@ class Adapter(ABC):
     def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
         """The network's output (m, ...) for latents (m, ...) and their context, in the dtype of ``x``."""
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    def denoiser(self, prompts: list[str], cfg: float, negative: str | None = "") -> Denoise:
         """The guided denoiser of these prompts; ``rows`` index them. A CFG pair is one network call of twice the rows.
 
         Args:
             prompts: text of each image.
             cfg: guidance scale: uncond + cfg · (cond - uncond); 1 evaluates the condition alone.
-            negative: the text of the unconditional branch.
+            negative: the text of the unconditional branch; None is none.
         """
         context = self.encode_prompts(prompts)
         if cfg == 1:
             return self.unguided(context)
-        empty = self.encode_negative(negative)
+        empty = self.encode_negative(negative or "")
         return self.guided(context, lambda rows: empty.expand_as(context[rows]), lambda t: cfg)
 
     def unguided(self, context: Context) -> Denoise:
@@ -221,6 +219,32 @@ class Adapter(ABC):
         """Latents (the posterior's mean, scaled) of images (m, 3, h, w) in [0, 1]."""
         mean = self.vae.encode(images.to(self.device, self.vae.dtype) * 2 - 1).latent_dist.mean
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+
+def unread(pipe: Any) -> str:
+    """What of a pipeline an adapter does not read, and its pictures depend on; empty where that is nothing."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    size = getattr(network.config, "sample_size", None)
+    tokenizers = [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    odd = {
+        "an autoencoder of another class": type(pipe.vae) is not AutoencoderKL,
+        "latents_mean": getattr(pipe.vae.config, "latents_mean", None) is not None,
+        "latents_std": getattr(pipe.vae.config, "latents_std", None) is not None,
+        "clip_sample": first_order(pipe.scheduler).clip is not None,
+        "time_cond_proj_dim": getattr(network.config, "time_cond_proj_dim", None) is not None,
+        "sample_size": not isinstance(size, int | None),
+        "no model_max_length": any(part.model_max_length > 10**6 for part in tokenizers),
+        "an image encoder": getattr(network.config, "encoder_hid_dim_type", None) is not None,
+        "more channels than a latent has": network.config.in_channels
+        != (network.config.out_channels or network.config.in_channels)
+        and hasattr(network.config, "cross_attention_dim")
+        and "transformer" not in pipe.components,
+        "a flow's own times": any(pipe.scheduler.config.get(option) for option in UNKNOWN),
+        "few steps": first_order(pipe.scheduler).boundary is not None or type(pipe.scheduler).__name__.startswith("TCD"),
+    }
+    return next((what for what, found in odd.items() if found), "")
 
 
 def vae_scale(pipe: Any) -> int:

@@ -8,6 +8,7 @@ Another package's is named by an entry point of the group ``tilting.models``. To
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,15 @@ from tilting.declare import Registry
 from tilting.errors import TiltingError
 from tilting.features.hub import online
 from tilting.foreign import Malformed, parse_json, read_text
+from tilting.models.shapes import enterable, shape_of
 
 if TYPE_CHECKING:
     import torch
 
 INDEX, CONFIG = "model_index.json", "config.json"
 """Of a pipeline, and of a network alone: their ``_class_name`` says what they are."""
+NEEDED = ("vae", "unet", "transformer", "scheduler", "text_encoder", "tokenizer")
+"""What a pipeline's parts begin with that drawing needs where its index names them; others may be missing in a folder."""
 
 
 class Loads(Protocol):
@@ -100,27 +104,78 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
 
 def family_of(source: str) -> Family:
     """The family of the pipeline, or of a network alone, in a folder or behind a hub id. Raises TiltingError for another."""
-    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file() and (Path(source) / CONFIG).is_file()
-    kind = str(read_json(source, CONFIG if alone else INDEX).get("_class_name"))
+    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file()
+    kind = kind_of(source)
     known = {name: family for family in FAMILIES.values() for name in family.classes}
     if kind in known:
         return known[kind]
     if alone:
         raise TiltingError(f"{source} is not a diffusers pipeline: it has no {INDEX}")
-    raise TiltingError(f"there is no adapter for a {kind}: known are {', '.join(known)}")
+    raise TiltingError(
+        f"there is no adapter for a {kind}, which the installed diffusers has not either: known are {', '.join(known)}"
+    )
+
+
+def kind_of(source: str) -> str:
+    """The class of a pipeline, or of a network alone."""
+    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file() and (Path(source) / CONFIG).is_file()
+    return str(read_json(source, CONFIG if alone else INDEX).get("_class_name"))
+
+
+def has_adapter(kind: str) -> bool:
+    """Whether a family takes this class."""
+    return any(kind in family.classes for family in FAMILIES.values())
 
 
 def missing_components(source: str) -> list[str]:
-    """What a pipeline is without: null in its index, or, of a folder, a text encoder that was not copied."""
+    """What a pipeline is without: null in its index, or, of a folder, what was not copied and drawing has no use for.
+
+    Raises:
+        TiltingError: for a folder without a part that is needed.
+    """
     index, folder = read_json(source), Path(source)
     libraries = {key: value[0] for key, value in index.items() if isinstance(value, list) and len(value) == 2}
     if folder.is_dir():
-        gone = [key for key in libraries if key.startswith(("text_encoder_3", "tokenizer_3")) and not (folder / key).is_dir()]
+        gone = [key for key, library in libraries.items() if library is not None and not (folder / key).is_dir()]
+        for key in gone:
+            if key.startswith(NEEDED) and not key.endswith("_3"):
+                raise TiltingError(f"{source} is not a whole pipeline: it has no {key}")
         libraries |= dict.fromkeys(gone)
     return [key for key, library in libraries.items() if library is None]
 
 
 def defaults_of(source: str) -> tuple[int, float]:
     """Steps and guidance scale of a model where they are unset."""
+    kind = kind_of(source)
+    if not has_adapter(kind) and shape_of(kind) is not None:
+        return usual(source, kind)
     family = family_of(source)
-    return family.varying(source) or (family.steps, family.cfg)
+    return few_steps(source) or family.varying(source) or (family.steps, family.cfg)
+
+
+FEW = {r"turbo|lightning|hyper|dmd|distill": (4, 1.0), r"schnell": (4, 1.0), r"lcm|tcd": (4, 1.0), r"z-image-turbo": (8, 1.0)}
+"""What the names of few-step models hold -> steps and scale; of several the last."""
+
+
+def few_steps(source: str) -> tuple[int, float] | None:
+    """The defaults of a model that was distilled to few steps, by its name or its scheduler's; None of another."""
+    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file()
+    kind = "" if alone else str((read_json(source).get("scheduler") or ["", ""])[1])
+    name = f"{Path(source).name} {kind.removesuffix('Scheduler')}".lower()
+    found = [value for words, value in FEW.items() if re.search(rf"\b({words})|({words})\b", name)]
+    return found[-1] if found else None
+
+
+def usual(source: str, kind: str) -> tuple[int, float]:
+    """Steps and scale of a pipeline without an adapter: of its call's own signature, but for models of few steps.
+
+    Raises:
+        TiltingError: for a pipeline that cannot be steered.
+    """
+    takes, index = enterable(kind).takes, read_json(source)
+    if index.get("is_distilled"):
+        return 4, 1.0
+    steps, true = takes.get("num_inference_steps"), takes.get("true_cfg_scale")
+    scale = true if isinstance(true, int | float) and true > 1 else takes.get("guidance_scale")
+    own = (steps if isinstance(steps, int) else 50, float(scale) if isinstance(scale, int | float) and scale > 0 else 1.0)
+    return few_steps(source) or own

@@ -75,7 +75,7 @@ class Flux(Adapter):
         """See `Adapter.pair`: a distilled model makes none but for a negative prompt."""
         return cfg if negative or not self.distilled else 1.0
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    def denoiser(self, prompts: list[str], cfg: float, negative: str | None = "") -> Denoise:
         """See `Adapter.denoiser`, and the head of this file for what ``cfg`` is."""
         if not self.distilled or negative:
             return super().denoiser(prompts, cfg, negative)

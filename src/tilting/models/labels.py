@@ -189,7 +189,7 @@ class Augmented:
         self, prompts: Sequence[str], labels: Mapping[str, Tensor], strength: Strength, negative: str = ""
     ) -> tuple[Denoise, Denoise]:
         """(the controlled denoiser, the pre-trained one under CFG), of images with these prompts and labels (b,) each."""
-        context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative])
+        context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative or ""])
         return guided([Term(self, labels, strength.label)], context, empty, strength.prompt)
 
 
@@ -306,7 +306,7 @@ class Controlled:
         n = len(prompts)
         same = partial(torch.full, (n,), device="cpu")
         terms = [Term(a, {k: same(float(y)) for k, y in labels.items()}, s) for a, labels, s in self.parts]
-        context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative])
+        context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative or ""])
         return guided(terms, context, empty, cfg, self.watch)[0]
 
 

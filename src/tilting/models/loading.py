@@ -1,8 +1,10 @@
-"""A diffusers pipeline from a folder or a hub id. The only caller of diffusers' loader."""
+"""A diffusers pipeline from a folder, a hub id or a single file. The only caller of diffusers' loaders."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +13,76 @@ from tilting.features.hub import online
 from tilting.lazy import torch
 from tilting.models.families import missing_components
 
+OF_NO_USE = ("safety_checker",)
+"""Parts that are not loaded wherever a pipeline can be without."""
 
-def load_pipeline(source: str, dtype: torch.dtype, unused: tuple[str, ...] = ()) -> Any:
+
+def load_pipeline(
+    source: str, dtype: torch.dtype, unused: tuple[str, ...] = (), kind: str | None = None, parts: dict[str, Any] | None = None
+) -> Any:
     """Load a diffusers folder, or a hub id where there is network. Weights are safetensors only.
 
     Args:
         source: the folder or hub id.
-        dtype: of network and text encoders; the autoencoder is float32.
+        dtype: of network and text encoders, whatever they were saved in; the autoencoder is float32.
         unused: parts that are not to be loaded.
+        kind: the class to load it as, where that is not its own.
+        parts: loaded before, such as a ControlNet.
 
     Raises:
         TiltingError: if it does not load, or the id cannot be fetched.
     """
+    import diffusers
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    without: dict[str, Any] = dict.fromkeys((*missing_components(source), *unused))
+    without |= {f"requires_{part}": False for part in unused}
+    loader = getattr(diffusers, kind) if kind else DiffusionPipeline
+    dtypes: Any = {"default": dtype, "vae": torch.float32}
+    with loading(source):
+        pipe = loader.from_pretrained(
+            source,
+            use_safetensors=True,
+            torch_dtype=dtypes,
+            local_files_only=Path(source).exists() or not online(),
+            **without,
+            **(parts or {}),
+        )
+    return placed(pipe, dtype)
+
+
+def load_part(source: str, kind: str, dtype: torch.dtype) -> Any:
+    """A network of its own folder or hub id, of a class of diffusers. Raises TiltingError."""
+    import diffusers
+
+    with loading(source):
+        return getattr(diffusers, kind).from_pretrained(
+            source, use_safetensors=True, torch_dtype=dtype, local_files_only=Path(source).exists() or not online()
+        )
+
+
+def placed(pipe: Any, dtype: torch.dtype) -> Any:
+    """A pipeline whose text encoders are in the precision asked for: one that was saved in half stays so otherwise."""
+    for name, part in pipe.components.items():
+        if name.startswith("text_encoder") and isinstance(part, torch.nn.Module):
+            part.to(dtype)
+    return pipe
+
+
+@contextmanager
+def loading(source: str) -> Iterator[None]:
+    """Quietly, and what fails as one sentence."""
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    without: dict[str, Any] = dict.fromkeys((*missing_components(source), *unused))
-    without |= {f"requires_{part}": False for part in unused}
-    dtypes: Any = {"default": dtype, "vae": torch.float32}
-    local = Path(source).exists() or not online()
     try:
         with warnings.catch_warnings():
             # of torch_dtype, which older versions call for and is called dtype in newer
             warnings.simplefilter("ignore", FutureWarning)
-            return DiffusionPipeline.from_pretrained(
-                source, use_safetensors=True, torch_dtype=dtypes, local_files_only=local, **without
-            )
+            yield
+    except TiltingError:
+        raise
     except Exception as error:  # of many kinds: a file that was cut off, a config of another size, words that are no tokenizer
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise TiltingError(f"cannot load the model {source!r}: {reason[0]}") from error

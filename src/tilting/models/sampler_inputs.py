@@ -122,7 +122,7 @@ class Learned:
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """See `StableDiffusion.denoiser`; a pair is evaluated whatever the scale."""
-        context, empty = self.bare.encode_prompts(prompts), self.bare.encode_prompts([negative])
+        context, empty = self.bare.encode_prompts(prompts), self.bare.encode_prompts([negative or ""])
         guidance, other = self.inputs.guidance, self.inputs.negative
 
         def without(rows: Tensor) -> Tensor:

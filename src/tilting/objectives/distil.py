@@ -72,7 +72,7 @@ class Opd(BaseObjective):
     new times and noise, an update each.
     """
 
-    name, paper = "opd", "Li et al. 2026, DiffusionOPD, arXiv 2605.15055"
+    name, paper = "opd", "Li et al. 2026, arXiv 2605.15055; DiffusionOPD"
     takes_teacher = True
 
     method: Annotated[

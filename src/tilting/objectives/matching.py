@@ -148,7 +148,7 @@ class Nft(Matching):
     ("adaptive"). Samples are drawn under the run's cfg, matched without; at cfg 1 the two are one policy, as in the paper.
     """
 
-    name, paper = "nft", "Zheng et al. 2025, DiffusionNFT, arXiv 2509.16117"
+    name, paper = "nft", "Zheng et al. 2025, arXiv 2509.16117; DiffusionNFT"
     drawn_by = OLD
 
     group_size: GroupSize = 4

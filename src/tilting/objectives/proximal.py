@@ -133,7 +133,7 @@ class GrpoFast(Windowed):
     An image costs T - l evaluations to draw and w to learn from, and its share of the l of its group.
     """
 
-    name, paper = "grpo-fast", "Liu et al. 2025, Flow-GRPO, arXiv 2505.05470 (its code's -Fast)"
+    name, paper = "grpo-fast", "Liu et al. 2025, arXiv 2505.05470; Flow-GRPO-Fast of its code"
 
     group_size: GroupSize = 4
     window: Annotated[int, Ge(1), Doc("w, steps of the chain that are random and learned from; 1 or 2 in the code")] = 2
@@ -252,6 +252,8 @@ class PrefGrpo(PolicyGradient):
     reduction: LogProb = "mean"
 
     def worth(self, batch: TrainBatch, scored: Scored, path: Path) -> Tensor:
+        if not batch.all(scored.value).isfinite().all():
+            raise FloatingPointError("the reward is not finite")
         if batch.prefers is not None:
             rates = batch.all(preferred_rates(batch, path.clean.detach()))
         else:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tilting import rng
 from tilting.config.training import TrainingConfig
-from tilting.generation.plan import Model
+from tilting.generation.plan import Model, decoder_of
 from tilting.models.lora import TRAINED, without
 from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
@@ -189,11 +189,11 @@ class Batches:
 
     def _value(self, prompts: list[str], parts: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
         """The reward under these words; in parts, (m, R), its rewards one by one, with the diversity last."""
-        score = self._each if parts else self._score
+        score, decode = self._each if parts else self._score, self._decoder(prompts)
 
         def value(x0: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(x0)
-            images, engine = self._decode(x0), self.engine
+            images, engine = decode(x0, rows), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
                 scores = score(images, [prompts[int(i)] for i in rows], rows)
@@ -227,13 +227,14 @@ class Batches:
         compare = getattr(self.reward, "prefers", None)
         if compare is None:
             return None
+        decode = self._decoder(prompts)
 
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
             words = [prompts[int(i)] for i in rows]
             try:
                 return check_values(
-                    getattr(self.reward, "name", "reward"), compare(self._decode(a), self._decode(b), words), len(a)
+                    getattr(self.reward, "name", "reward"), compare(decode(a, rows), decode(b, rows), words), len(a)
                 )
             except RewardError as error:
                 self.trouble = str(error)
@@ -241,17 +242,23 @@ class Batches:
 
         return prefers
 
-    def _decode(self, x0: Tensor) -> Tensor:
+    def _decoder(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
         """Images of latents, in parts where a batch is asked for in parts."""
-        size = self.config.batch_size // self.engine.count // self.config.accumulate
-        if self.config.accumulate == 1 or torch.is_grad_enabled():
-            return self.model.decode(x0)
-        return torch.cat([self.model.decode(part) for part in x0.split(size)])
+        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, decoder_of(self.model, prompts)
+
+        def images(x0: Tensor, rows: Tensor) -> Tensor:
+            if self.config.accumulate == 1 or torch.is_grad_enabled():
+                return decode(x0, rows)
+            return torch.cat([decode(*part) for part in zip(x0.split(size), rows.split(size), strict=True)])
+
+        return images
 
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        decode = decoder_of(self.model, prompts)
+
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
             assert self.critic is not None
-            return self.critic(self.model.decode(x0), [prompts[int(i)] for i in rows])
+            return self.critic(decode(x0, rows), [prompts[int(i)] for i in rows])
 
         return critic
 

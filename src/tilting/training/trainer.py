@@ -328,7 +328,7 @@ def make_trainer(
     scored = informed(scored, *words)
     engine = engine or Engine(device=unet.device)
     fields = FinetuneConfig.completed(options, made, model.default_steps, model.default_cfg)
-    config = FinetuneConfig(words.texts, model=model.name, reward=(), objective=made.name, **fields)
+    config = FinetuneConfig(words.texts, model=model.name, reward=(), objective=made.name, metadata=words.metadata, **fields)
     config.check(made, engine.count)
     return trainer_of(config, unet, scored, made, engine, start, inputs)
 

@@ -31,6 +31,7 @@ from tilting.conditioning.train_run import condition_train
 from tilting.config.condition_fit import FitConfig
 from tilting.config.condition_train import FREE, TrainConfig, resolve_train
 from tilting.config.generate import GenerateConfig, resolve
+from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.run import Parts, run
 from tilting.models import find_model, load
@@ -49,13 +50,33 @@ from tilting_papers.ctrl.labels import (
     write_labels,
 )
 from tilting_papers.ctrl.sampling import Sampler, name_of
-from tilting_papers.ctrl.study import FIRST, Label
+from tilting_papers.ctrl.study import FIRST, Label, control_name
 from tilting_papers.numbers import mean
 
 DATA_SEED = 1000
 """Labelled pictures of label k have the recipe's seed and 1000 (k + 1) more: the rows' noise is never theirs."""
 STRENGTHS = (0.6, 1.0, 1.5)
 """Of a first control: the way to what it draws, and beyond."""
+
+
+BATCH = 64
+"""Pictures of a step of Adam where classifiers have the same number of steps."""
+POOL = 3
+"""Classifiers of a pool."""
+POOLED = '''"""p(y | x) of several classifiers whose logits are averaged."""
+
+from pathlib import Path
+
+from tilting_papers.ctrl.pool import Pool
+
+HERE = Path(__file__).parent
+classify = Pool([{names}])
+'''
+
+
+def pool_folder(folder: Path, i: int) -> Path:
+    """Of a pool's further classifier."""
+    return folder.with_name(f"{folder.name}-{i}")
 
 
 @dataclass
@@ -94,8 +115,13 @@ class Artifacts:
     def say(self, line: str) -> None:
         self.sampler.run.say(f"{self.part and self.part + ': '}{line}")
 
-    def learn(self, families: set[str]) -> Made:
-        """Draw the data and make what is missing of the parts that rows of these families need.
+    @property
+    def kind(self) -> str:
+        """Of its classifiers."""
+        return self.sampler.study.kinds.get(self.part, "cnn")
+
+    def learn(self, families: set[str], gammas: Sequence[float | None] = (None,)) -> Made:
+        """Draw the data and make what is missing of the parts that rows of these families need; a control for each γ.
 
         Raises:
             TiltingError: two labels share a picture, or one has too few.
@@ -113,10 +139,11 @@ class Artifacts:
         fits = made.folders["fit"] = {label.name: folder / "fit" / label.name for label in labels}
         if families & {"dps", "ctrl", "free"}:
             made.fits = self.fit(known, fits)
-        if "ctrl" in families:
-            made.folders["ctrl"] = folder / "ctrl"
-            self.say(f"training the control, {size.train_steps} steps")
-            made.costs["ctrl"] = self.train([*fits.values()], folder / "ctrl")
+        sources = [self.source(label, fits[label.name]) for label in labels]
+        for name, gamma in {control_name(gamma): gamma for gamma in gammas if "ctrl" in families}.items():
+            made.folders[name] = folder / name
+            self.say(f"training the control {name}, {size.train_steps} steps")
+            made.costs[name] = self.train(sources, folder / name, {} if gamma is None else {"gamma": gamma})
         if "noisy" in families:
             noisy = made.folders["noisy"] = {label.name: folder / "noisy" / label.name for label in labels}
             self.say("fitting classifiers of noisy latents")
@@ -163,7 +190,7 @@ class Artifacts:
         folders = {label.name: folder / "fit" / label.name for label in labels}
         made.before = first.fit(known, folders)
         first.say(f"training the control, {self.sampler.size.train_steps} steps")
-        made.costs[FIRST] = self.train([*folders.values()], folder / "ctrl")
+        made.costs[FIRST] = self.train([*map(str, folders.values())], folder / "ctrl")
         made.folders[FIRST] = folder / "ctrl"
         every, loaded = {}, Sampler(self.sampler.run)
         for label in labels:
@@ -186,12 +213,29 @@ class Artifacts:
 
     def fit(self, data: Mapping[str, Labelled], folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         """Fit a classifier of each label into its folder; their metrics."""
-        options = {"kind": "cnn", "widths": list(self.sampler.size.widths), "epochs": self.sampler.size.epochs}
-        metrics = {}
+        size, metrics = self.sampler.size, {}
         for label in self.sampler.study.labels:
             self.say(f"fitting p({label.name} | x)")
+            options = {"kind": "mlp"} if self.kind == "mlp" else {"kind": "cnn", "widths": list(size.widths)}
+            options |= {"epochs": size.epochs}
+            if size.fit_steps is not None:
+                epochs = -(-size.fit_steps // -(-len(data[label.name].files) // BATCH))
+                options |= {"epochs": epochs, "patience": epochs, "batch-size": BATCH}
             metrics[label.name] = self._fit(label, data[label.name], folders[label.name], options)
+            for i in range(1, POOL if self.kind == "pool" else 1):
+                again = pool_folder(folders[label.name], i)
+                self._fit(label, data[label.name], again, {**options, "seed": self.sampler.run.seed + i})
         return metrics
+
+    def source(self, label: Label, folder: Path) -> str:
+        """What a control is trained by: a fitted classifier's folder, or the file of a pool of them."""
+        if self.kind != "pool":
+            return str(folder)
+        folders = [folder, *(pool_folder(folder, i) for i in range(1, POOL))]
+        file = folder.parent / f"{label.name}.py"
+        names = ", ".join(f"HERE / {one.name!r}" for one in folders)
+        write_atomically(file, POOLED.format(names=names).encode())
+        return f"{file}:classify"
 
     def fit_noisy(self, label: Label, data: Labelled, folder: Path) -> float:
         """A classifier of noisy latents of the same pictures; the seconds that it took."""
@@ -211,11 +255,11 @@ class Artifacts:
         about = {"data": str(data.table), "label": [_classes(label)], "group": ORIGIN, "seed": run.seed, "out": str(folder)}
         return condition_fit(FitConfig.resolve({**about, **options}), run.argv, quiet=run.quiet)["summary"][label.name]
 
-    def train(self, classifiers: Sequence[Path], folder: Path) -> dict[str, Any]:
+    def train(self, classifiers: Sequence[str], folder: Path, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The control's folder; what its training cost."""
         size = self.sampler.size
         options = {"prompts": list(self.sampler.prompts), "train-steps": size.train_steps, "steps": size.steps}
-        options |= {"batch-size": size.batch, "checkpoint-every": 10, **self.sampler.study.settings}
+        options |= {"batch-size": size.batch, "checkpoint-every": 10, **self.sampler.study.settings, **(more or {})}
         config, summary, cost = self._train(classifiers, folder, options)
         return {**cost, "place": config.place, "gamma": config.gamma, "skipped": summary["skipped"], **summary["last"]}
 
@@ -237,7 +281,9 @@ class Artifacts:
         tenth = max(1, len(errors) // 10)
         return {**cost, "error": [mean(part) for part in (errors[:tenth], errors[-tenth:])]}
 
-    def _train(self, classifiers: Sequence[Path], folder: Path, options: Mapping[str, Any]) -> tuple[TrainConfig, Any, Any]:
+    def _train(
+        self, classifiers: Sequence[Path | str], folder: Path, options: Mapping[str, Any]
+    ) -> tuple[TrainConfig, Any, Any]:
         """The config, the summary and the cost of a control's training."""
         run = self.sampler.run
         own = {"model": self.sampler.study.model, "classifier": [*map(str, classifiers)], "seed": run.seed, "out": str(folder)}

@@ -39,7 +39,7 @@ def claims_of(study: Study, report: Report, cells: Cells) -> list[dict[str, Any]
     """What is to hold of the control, and whether it does."""
     claims: list[dict[str, Any]] = []
     quoted = "CTRL is above its baselines"
-    for line in [line for line in report["rows"] if line["family"] == "ctrl" and line["strength"] == 1]:
+    for line in [line for line in report["rows"] if _own(line)]:
         mine = line["name"]
         for label in study.labels if study.worst is not None else ():
             claims += _reaches(study, study.worst or 0.0, line, label)
@@ -53,6 +53,11 @@ def claims_of(study: Study, report: Report, cells: Cells) -> list[dict[str, Any]
         if "base" in cells:
             claims.append(above(f"{mine} is above the base model", cells[mine], cells["base"], quoted))
     return claims + study.claims(report, cells)
+
+
+def _own(line: Mapping[str, Any]) -> bool:
+    """Whether a line is of the study's control; one with a grid of γ makes claims of its own."""
+    return line["family"] == "ctrl" and line["strength"] == 1 and line.get("gamma") is None
 
 
 def _reaches(study: Study, worst: float, line: Mapping[str, Any], label: Label) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from tilting_papers.ctrl.claims import RIVALS, claims_of, hits
 from tilting_papers.ctrl.figures import write_figures
 from tilting_papers.ctrl.labels import Labelled, classes_of, read_scores
 from tilting_papers.ctrl.sampling import Asked, Sampler
-from tilting_papers.ctrl.study import Label, Study, best_name
+from tilting_papers.ctrl.study import Label, Row, Study, best_name
 from tilting_papers.numbers import Interval, Values, interval, mean
 from tilting_papers.recipe import Report, Run
 
@@ -32,9 +32,15 @@ def measure(run: Run) -> Report:
     study: Study = run.recipe
     sampler, labels, size = Sampler(run), study.labels, study.tiny if run.small else study.size
     rows = [row for row in study.rows if row.small or not run.small]
+    work = {part: [row for row in rows if row.part in ("", part)] for part in study.counts}
+    mine = run.share({part: sum(map(_minutes, of)) for part, of in work.items()})
+    rows = [row for row in rows if row.part in ("", *mine) or sampler.drawn(row)]
     parts = {
-        part: Artifacts(sampler, part, count).learn({row.family for row in rows if row.part in ("", part)})
+        part: Artifacts(sampler, part, count).learn(
+            {row.family for row in work[part]}, [row.gamma for row in work[part] if row.family == "ctrl"]
+        )
         for part, count in study.counts.items()
+        if any(row.part == part for row in rows) or part in mine
     }
     data = list(parts.values())[-1].data
     edges, cells = {name: one.edges for name, one in data.items()}, {}
@@ -43,6 +49,7 @@ def measure(run: Run) -> Report:
         made = parts[row.part].folders if row.part in parts else {}
         cells[row.name] = read(sampler.cells(row, made), labels, edges, run.out)
     lines = [_line(row.name, row.family, row.part, row.strength, cells[row.name], labels) for row in rows]
+    lines = [{**line, "gamma": row.gamma} for line, row in zip(lines, rows, strict=True)]
     for family, part in product(RIVALS, parts):
         mine = {row.strength: cells[row.name] for row in rows if (row.family, row.part) == (family, part)}
         if len(mine) > 1:
@@ -62,6 +69,11 @@ def measure(run: Run) -> Report:
     report |= {"costs": {part: made.costs for part, made in parts.items()}, "rows": lines, "published": dict(study.published)}
     claims, figures = claims_of(study, report, cells), write_figures(report, cells, labels, run.out)
     return {**report, "claims": claims, "figures": figures, "cells": cells}
+
+
+def _minutes(row: Row) -> float:
+    """About what a row takes on an idle core, its control's training included."""
+    return {"ctrl": 10.0, "free": 1.0}.get(row.family, 1.0)
 
 
 def read(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tilting_papers.ctrl.study import control_name
 from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import NONE, claims, number, page, shown, table, tried
 
@@ -39,7 +40,8 @@ def rows_table(report: Mapping[str, Any]) -> list[str]:
         for part in map(row["labels"].get, labels):
             cells += [shown(part["accuracy"]), number(part["macro_f1"], 3)]
             cells += [_lists(part["per_class"]), _lists(part["mean_score"], 3)]
-        paid = report["costs"].get(row["part"], {}).get(row["family"], {}).get("seconds")
+        made_by = control_name(row.get("gamma")) if row["family"] == "ctrl" else row["family"]
+        paid = report["costs"].get(row["part"], {}).get(made_by, {}).get("seconds")
         cells += [shown(row["all"])] if len(labels) > 1 else []
         cells += [shown(row["judge"]), number(row["kl"] and row["kl"]["mean"], 3), number(row["evaluations"], 3)]
         cells += [number(row["seconds"], 2), NONE if paid is None else f"{paid:.0f}"]

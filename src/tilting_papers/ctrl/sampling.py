@@ -88,6 +88,12 @@ class Sampler:
         config = SampleConfig.resolve({**self.options(folder, **instead), **by, "label": labels, "strength": strength})
         return sample_into(config, self.loaded, self.run.argv, self.run.quiet)
 
+    def drawn(self, row: Row) -> bool:
+        """Whether a row's pictures lie in its folder."""
+        folder = self.run.out / "runs" / row.name
+        places = [folder] if row.family == "base" else [folder / name_of(asked) for asked in self.asked]
+        return all((place / "manifest.json").exists() for place in places)
+
     def cells(self, row: Row, made: Mapping[str, Any]) -> list[tuple[Asked, Path, dict[str, Any]]]:
         """Draw what is missing of a row: of each cell what was asked for, the run's folder and its manifest.
 
@@ -104,6 +110,6 @@ class Sampler:
         cells = []
         for asked in self.asked:
             one = folder / name_of(asked)
-            by = {"classifier": [str(made[fitted][k]) for k in asked]} if fitted else {"control": [str(made[row.family])]}
+            by = {"classifier": [str(made[fitted][k]) for k in asked]} if fitted else {"control": [str(made[row.made_by])]}
             cells.append((asked, one, self.draw(by, asked, row.strength, one)))
         return cells

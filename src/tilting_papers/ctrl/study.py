@@ -58,6 +58,7 @@ class Row:
         strength: γ of guidance, γ2 of a control.
         small: whether ``--small`` has it.
         part: of a study with several of a kind, whose parts it uses ("" for one).
+        gamma: γ that its control is trained with, instead of the study's.
     """
 
     name: str
@@ -65,6 +66,17 @@ class Row:
     strength: float = 1.0
     small: bool = True
     part: str = ""
+    gamma: float | None = None
+
+    @property
+    def made_by(self) -> str:
+        """The folder of what draws it, below its part's."""
+        return control_name(self.gamma) if self.family == "ctrl" else self.family
+
+
+def control_name(gamma: float | None) -> str:
+    """The folder of a control that is trained with this γ; None is the study's own."""
+    return "ctrl" if gamma is None else f"ctrl-{gamma:g}"
 
 
 def best_name(family: str, part: str = "") -> str:
@@ -84,6 +96,7 @@ class Size:
         steps: T, of data, training and rows alike: p_pre is the law of this sampler.
         train_steps, batch: of the control.
         epochs, widths: of the classifier.
+        fit_steps: Adam steps of a classifier however many pictures it has, all of them made; None leaves it to ``epochs``.
         free_steps, free_batch: of classifier-free fine-tuning.
         noisy_epochs: of the classifier of noisy latents.
     """
@@ -97,6 +110,7 @@ class Size:
     batch: int = 8
     epochs: int = 15
     widths: tuple[int, ...] = (16, 32, 64)
+    fit_steps: int | None = None
     free_steps: int = 200
     free_batch: int = 32
     noisy_epochs: int = 60
@@ -125,6 +139,8 @@ class Study(Recipe):
         settings: more options of `tilting condition train`.
         counts: how many labelled pictures of each label to learn from, by part ("" is that of a study with one part only);
             None is all.
+        kinds: by part, its classifier where that is no CNN: "mlp" on frozen embeddings, or "pool", three CNNs whose
+            logits are averaged, so that where they disagree no class is likely.
         worst: the least accuracy of any class that is claimed, beside .85 of accuracy and macro F1; None claims none of
             them.
         claims: more of them, from the report and the cells of every row.
@@ -141,6 +157,7 @@ class Study(Recipe):
     model: str = "pocket"
     settings: Mapping[str, Any] = field(default_factory=lambda: dict(OWN["pocket"]))
     counts: Mapping[str, int | None] = field(default_factory=lambda: {"": None})
+    kinds: Mapping[str, str] = field(default_factory=dict)
     worst: float | None = 0.75
     claims: Callable[[Report, Cells], list[dict[str, Any]]] = lambda report, cells: []
     published: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,696 @@
+"""A diffusers pipeline's own ``__call__`` as pure functions of latents: entered anew for every evaluation, left where the
+scheduler would step.
+
+    output  = the call up to step i      x enters as what step i - 1 returned (at step 0: as what the call's latents are)
+    picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it
+
+So text, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. The networks of steps that
+are passed over answer zeros; what encodes prompts and pictures is asked once for each content. This file knows the loop that
+the pipelines of diffusers share (one loop, one ``self.scheduler.step`` in it), and no family of models.
+
+Autoencoders' posteriors answer with their mean: what a picture is encoded as does not depend on a draw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.models.schedulers import Noise, first_order
+from tilting.schedule import correction
+from tilting.types import Prediction, Time
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUTOENCODERS = ("vae", "vqvae", "movq")
+APART = (*AUTOENCODERS, "text_encoder", "image_encoder", "tokenizer", "feature_extractor", "safety_checker")
+"""What the names of a pipeline's parts outside of its loop begin with."""
+SCALES = re.compile(r"(true_cfg|guidance)_scale(_\d+)?")
+GUIDERS = ("guidance_scale", "adaptive_projected_guidance_scale")
+TEXTS = re.compile(r"negative_prompt(_\d+)?|prompt_\d+")
+"""The call's arguments that are scales of a pair; a guider's; the arguments that are a text for each image."""
+REMEMBERED = 2**30
+"""Bytes of encodings that are kept."""
+
+
+class Point(Time):
+    """A time that knows which grid it is of: number ``step`` of ``steps``."""
+
+    step: int
+    steps: int
+
+    @classmethod
+    def of(cls, time: Time, step: int, steps: int) -> Point:
+        point = cls(*time)
+        point.step, point.steps = step, steps
+        return point
+
+
+class Halt(BaseException):
+    """Leaves the call with what ``step`` was given; no Exception, for a pipeline might catch one."""
+
+    def __init__(self, output: Tensor, t: Any, sample: Tensor):
+        self.output, self.t, self.sample = output, t, sample
+
+
+class Stepped(tuple):
+    """What ``step`` returns, with ``return_dict`` or without."""
+
+    prev_sample = property(lambda self: self[0])
+
+
+class Bar:
+    """Stands where a progress bar was; the loop begins where one is asked for."""
+
+    def __init__(self, inside: Iterable[Any] = ()):
+        self.inside = inside
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.inside)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+@contextlib.contextmanager
+def swapped(*triples: tuple[Any, str, Any]) -> Iterator[None]:
+    """Attributes of instances, another value for a while."""
+    absent, olds = object(), []
+    for thing, name, value in triples:
+        olds.append((thing, name, thing.__dict__.get(name, absent)))
+        thing.__dict__[name] = value
+    try:
+        yield
+    finally:
+        for thing, name, old in reversed(olds):
+            if old is absent:
+                thing.__dict__.pop(name, None)
+            else:
+                thing.__dict__[name] = old
+
+
+def fresh(value: Any) -> Any:
+    """Lists and mappings copied: some pipelines write into those that they are given."""
+    if isinstance(value, list):
+        return [fresh(v) for v in value]
+    if type(value) is tuple:
+        return tuple(fresh(v) for v in value)
+    return {k: fresh(v) for k, v in value.items()} if type(value) is dict else value
+
+
+class Unknown(Exception):
+    """A value that cannot be told from another by what it holds."""
+
+
+def content(value: Any) -> Any:
+    """What tells a value from others: a key. Raises Unknown."""
+    if isinstance(value, torch.Tensor):
+        held = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return tuple(value.shape), str(value.dtype), str(value.device), hashlib.blake2b(held).digest()
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, *map(content, value))
+    if isinstance(value, Mapping):
+        return tuple((k, content(v)) for k, v in sorted(value.items()))
+    if value is None or isinstance(value, str | int | float | bool | bytes | torch.dtype | torch.device):
+        return type(value).__name__, value
+    if hasattr(value, "tobytes"):  # pictures of PIL, arrays
+        return type(value).__name__, getattr(value, "size", None), hashlib.blake2b(value.tobytes()).digest()
+    raise Unknown(type(value).__name__)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in a value."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for v in value.values() for t in tensors(v)]
+    return [t for v in value for t in tensors(v)] if isinstance(value, list | tuple) else []
+
+
+class Memo:
+    """Values by key, made once; those that were not asked for longest go where all are more than ``most`` bytes.
+
+    Args:
+        most: bytes of their tensors.
+    """
+
+    def __init__(self, most: int = REMEMBERED):
+        self.most, self.held = most, 0
+        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The value of a key."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key][0]
+        value = make()
+        size = sum(t.nbytes for t in tensors(value)) + 64
+        self._values[key], self.held = (value, size), self.held + size
+        while self.held > self.most and len(self._values) > 1:
+            self.held -= self._values.popitem(last=False)[1][1]
+        return value
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._values
+
+    def clear(self) -> None:
+        """Forget all: the encoders are not what they were."""
+        self._values.clear()
+        self.held = 0
+
+
+class Mean:
+    """A posterior that answers with its mean, which is what is kept of it."""
+
+    def __init__(self, mean: Tensor):
+        self.mean = mean
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: Any = None) -> Tensor:
+        return self.mean
+
+
+class Encoded(tuple):
+    """What ``encode`` returns, with ``return_dict`` or without: of a posterior, or of latents."""
+
+    latent_dist = property(lambda self: self[0])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("latents", "latent"):
+            return self[0]
+        raise AttributeError(name)
+
+
+def own_numbers(image: Tensor) -> Tensor:
+    """NaN where a picture is infinite, which the tail's clamp would take for white or black."""
+    return image.masked_fill(image.isinf(), torch.nan)
+
+
+class Door:
+    """A pipeline that is entered, one entry at a time: what all calls of it share.
+
+    Args:
+        pipe: a pipeline of diffusers.
+    """
+
+    def __init__(self, pipe: Any):
+        self.pipe, self.lock = pipe, threading.RLock()
+        self.call = inspect.unwrap(type(pipe).__call__)  # without its torch.no_grad
+        self.names = inspect.signature(self.call).parameters
+        parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+        self.outside = {name: part for name, part in parts.items() if name.startswith(APART)}
+        self.inside = {name: part for name, part in parts.items() if name not in self.outside}
+        self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
+        self.memo, self.zeros = Memo(), Memo()
+
+    @property
+    def subject(self) -> str:
+        """What the call is told of an image: its prompt, its class, or only how many there are."""
+        return next((name for name in ("prompt", "class_labels", "batch_size") if name in self.names), "")
+
+    def scales(self, told: Mapping[str, Any]) -> dict[str, float]:
+        """The scales of a pair that a call is told, or has of its own."""
+        values = {name: told.get(name, one.default) for name, one in self.names.items() if SCALES.fullmatch(name)}
+        return {name: value for name, value in values.items() if isinstance(value, int | float) and name in self.names}
+
+    def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
+        """A function of prompts or pictures that is asked once for each content, without gradient."""
+
+        @functools.wraps(function)
+        def asked(*given: Any, **more: Any) -> Any:
+            def make() -> Any:
+                with torch.no_grad():
+                    return change(function(*given, **more))
+
+            try:
+                key = name, content(given), content(more)
+            except Unknown:
+                return make()
+            return fresh(self.memo.get(key, make))
+
+        return asked
+
+    def autoencoder(self) -> list[tuple[Any, str, Any]]:
+        """Its doors: encoding is remembered, by the posterior's mean, and both are in the autoencoder's own precision."""
+        vae = self.vae
+        if vae is None:
+            return []
+        encode, decode = getattr(vae, "encode", None), vae.decode
+
+        def mean(found: Any) -> Encoded:
+            first: Any = found[0]
+            return Encoded((Mean(first.mode()) if callable(getattr(first, "mode", None)) else first,))
+
+        @functools.wraps(decode)
+        def decoded(z: Tensor, *given: Any, **more: Any) -> Any:
+            out = decode(z.to(vae.dtype), *given, **more)
+            if isinstance(out, tuple):
+                return (own_numbers(out[0]), *out[1:])
+            out.sample = own_numbers(out.sample)
+            return out
+
+        doors: list[tuple[Any, str, Any]] = [(vae, "decode", decoded)]
+        if encode is not None:
+            memo = self.remembered("encode", encode, mean)
+
+            @functools.wraps(encode)
+            def encoded(p: Tensor, *given: Any, **more: Any) -> Encoded:
+                made, dtype = memo(p.to(vae.dtype), *given, **more)[0], p.dtype
+                return Encoded((Mean(made.mean.to(dtype)) if isinstance(made, Mean) else made.to(dtype),))
+
+            doors.append((vae, "encode", encoded))
+        return doors
+
+
+class Entry:
+    """One entry into the call.
+
+    Args:
+        call: what is entered.
+        prompts: of its images.
+        stop: the index of the step to leave at; None goes to the end.
+        x: (m, ...) what enters; None where the call's own latents are to be looked at.
+        time: what the loop is to have at the index ``stop``, in place of its own time.
+        replay: answers of the loop's networks at ``stop``, in place of theirs.
+        blind: ask the networks nothing that is known to be a tensor of some shape.
+        noiseless: what the call noises is noised by zeros.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        prompts: Sequence[Any],
+        stop: int | None,
+        x: Tensor | None = None,
+        time: Time | None = None,
+        replay: list[Any] | None = None,
+        blind: bool = False,
+        noiseless: bool = False,
+    ):
+        self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
+        self.replay, self.blind, self.noiseless = replay, blind, noiseless
+        self.count, self.looping, self.seen, self.noised = 0, False, [], False
+        self.latents: Tensor | None = None
+        self.times: Tensor | None = None
+        self.sigmas: Tensor | None = None
+
+    def enters(self, sample: Tensor, dtype: Any) -> Tensor:
+        """x in a loop that may hold each image more than once."""
+        assert self.x is not None
+        copies = len(sample) // len(self.prompts)
+        return (self.x if copies == 1 else self.x.repeat(copies, *[1] * (self.x.ndim - 1))).to(dtype)
+
+    def step(self, output: Tensor, t: Any, sample: Tensor) -> Stepped:
+        i, self.count = self.count, self.count + 1
+        if i == self.stop:
+            raise Halt(output, t, sample)
+        if self.x is None or (self.stop is not None and i < self.stop - 1):
+            return Stepped((sample,))
+        wide = torch.promote_types(sample.dtype, torch.float32) if self.stop is None else sample.dtype
+        return Stepped((self.enters(sample, wide),))
+
+    def network(self, name: str, part: Any) -> Callable[..., Any]:
+        """A part of the loop: itself at the index that is asked for, zeros at others; before the loop, remembered."""
+        forward, zeros = part.forward, self.call.door.zeros
+
+        @functools.wraps(forward)
+        def told(*given: Any, **more: Any) -> Any:
+            if not self.looping or self.count == self.call.length:
+                return forward(*given, **more)
+            key = (name, *((tuple(t.shape), t.dtype, t.device) for t in tensors((given, more))))
+            at = self.count == self.stop
+            if at and self.replay is not None:
+                out = self.replay[len(self.seen)][1]
+            elif at and not self.blind:
+                out = forward(*given, **more)
+                if key not in zeros:
+                    zeros.get(key, lambda: nothing(out))
+            else:
+
+                def blank() -> Any:
+                    with torch.no_grad():
+                        return nothing(forward(*given, **more))
+
+                out = zeros.get(key, blank)
+            if at:
+                self.seen.append((name, out))
+            return out
+
+        return told
+
+    def prepared(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(prepare)
+        def told(*given: Any, **more: Any) -> Any:
+            made = prepare(*given, **more)
+            first = made[0] if isinstance(made, tuple) else made
+            self.latents = first
+            if self.x is None or self.stop != 0 or not isinstance(first, torch.Tensor):
+                return made
+            entered = self.enters(first, first.dtype)
+            return (entered, *made[1:]) if isinstance(made, tuple) else entered
+
+        return told
+
+    def bar(self, iterable: Any = (), total: Any = None) -> Bar:
+        self.looping = True
+        return Bar(iterable if iterable is not None else ())
+
+    def run(self, **over: Any) -> Any:
+        """What the call returns, or the `Halt` that it was left by."""
+        call, door = self.call, self.call.door
+        pipe = door.pipe
+        swaps: list[tuple[Any, str, Any]] = [(pipe, "scheduler", call.probe(self)), (pipe, "progress_bar", self.bar)]
+        swaps += [(part, "forward", self.network(name, part)) for name, part in door.inside.items()]
+        swaps += [(pipe, name, None) for name in ("safety_checker", "watermark") if getattr(pipe, name, None) is not None]
+        for name, part in door.outside.items():
+            if part is not door.vae:
+                swaps.append((part, "forward", door.remembered(name, part.forward)))
+        if hasattr(pipe, "encode_prompt"):
+            swaps.append((pipe, "encode_prompt", door.remembered("encode_prompt", pipe.encode_prompt)))
+        if hasattr(pipe, "prepare_latents"):
+            swaps.append((pipe, "prepare_latents", self.prepared(pipe.prepare_latents)))
+        swaps += [*door.autoencoder(), *call.guider(over)]
+        with door.lock, swapped(*swaps):
+            try:
+                return door.call(pipe, **(call.arguments(self.prompts) | over))
+            except Halt as halt:
+                return halt.with_traceback(None)  # whose frames hold the graph
+
+
+def nothing(out: Any) -> Any:
+    """Zeros of the same shapes, in the same wrapping."""
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda v: torch.zeros_like(v) if isinstance(v, torch.Tensor) else v, out)
+
+
+def rows_of(out: Any) -> int:
+    """Of how many images and branches a network's answer is."""
+    first = out[0] if isinstance(out, list | tuple) else getattr(out, "sample", None)
+    return len(out[0] if first is None else first)
+
+
+class Call:
+    """The call of a pipeline at a number of steps, told the same of all images but their prompts.
+
+    Args:
+        door: the pipeline.
+        steps: of its schedule.
+        told: its other arguments, guidance among them.
+        sample: any prompt, to look at the loop with.
+
+    Attributes:
+        shape: of the state of one image.
+        grid: the points of its own schedule, steps + 1 of them or fewer where it begins from a picture.
+        pair: whether its networks are asked more than once for an image.
+        length: of its loop.
+    """
+
+    def __init__(self, door: Door, steps: int, told: Mapping[str, Any], sample: Any):
+        self.door, self.steps, self.told = door, steps, dict(told)
+        self.noise: Noise = first_order(door.pipe.scheduler)
+        self.begin, self.length, self.dtype = 0, -1, None
+        self._probe = self._probing()
+        entry = Entry(self, [sample], 0, blind=True)
+        halt = entry.run()
+        if not isinstance(halt, Halt):
+            raise TiltingError(f"the call of a {type(door.pipe).__name__} makes no step")
+        assert entry.times is not None
+        same = entry.times == torch.as_tensor(halt.t, dtype=entry.times.dtype, device=entry.times.device)
+        self.begin = int(same.nonzero()[0])
+        self.length = len(entry.times) - self.begin
+        self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
+        self.copies = len(halt.sample)
+        made = entry.latents
+        self.direct = made is not None and made.shape == halt.sample.shape and torch.equal(made, halt.sample)
+        self.from_picture = entry.noised
+        self.pair = self._pair(entry)
+        times, sigmas = entry.times[self.begin :].tolist(), entry.sigmas
+        points = self.noise.points(times, None if sigmas is None else sigmas[self.begin :].tolist())
+        self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
+        self._longer: Call | None = None
+
+    def _pair(self, entry: Entry) -> bool:
+        most: dict[str, int] = {}
+        for name, out in entry.seen:
+            most[name] = most.get(name, 0) + rows_of(out)
+        asked = [rows for name, rows in most.items() if name.startswith(("unet", "transformer", "prior"))]
+        return max(asked or most.values(), default=0) > len(entry.prompts)
+
+    def _probing(self) -> type:
+        base, noise = self.noise.kind_of_scheduler, self.noise
+
+        class Probe(base):
+            order, init_noise_sigma = 1, 1.0
+            entry: Entry
+
+            @functools.wraps(base.set_timesteps)
+            def set_timesteps(probe, *given: Any, **more: Any) -> None:
+                noise.place(probe, base, *given, **more)
+                entry = probe.entry
+                if entry.time is not None and entry.stop is not None:
+                    place = entry.call.begin + entry.stop
+                    probe.timesteps = probe.timesteps.clone()
+                    probe.timesteps[place] = entry.time.t
+                    if noise.flow:
+                        probe.sigmas = probe.sigmas.clone()
+                        probe.sigmas[place] = entry.time.alpha if noise.inverted else entry.time.sigma
+                entry.times, entry.sigmas = probe.timesteps, getattr(probe, "sigmas", None)
+
+            def scale_model_input(probe, sample: Tensor, *_: Any, **__: Any) -> Tensor:
+                return sample
+
+            @functools.wraps(base.step)
+            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **__: Any) -> Stepped:
+                return probe.entry.step(output, t, sample)
+
+        def noised(name: str) -> Callable[..., Tensor]:
+            inner = getattr(base, name)
+
+            signature = inspect.signature(inner)
+
+            @functools.wraps(inner)
+            def told(probe: Any, *given: Any, **more: Any) -> Tensor:
+                probe.entry.noised = probe.entry.noised or not probe.entry.looping
+                asked = signature.bind(probe, *given, **more)  # (sample, noise, t) of diffusion, (sample, t, noise) of flow
+                if probe.entry.noiseless:
+                    asked.arguments["noise"] = torch.zeros_like(asked.arguments["noise"])
+                if noise.variance_exploding:
+                    return noise.mixed(probe, *list(asked.arguments.values())[1:])
+                return inner(*asked.args, **asked.kwargs)
+
+            return told
+
+        for name in ("add_noise", "scale_noise"):
+            if hasattr(base, name):
+                setattr(Probe, name, noised(name))
+        return Probe
+
+    def probe(self, entry: Entry) -> Any:
+        """What stands where the scheduler was."""
+        probe: Any = object.__new__(self._probe)
+        held = {name: value for name, value in self.noise.held.items() if name != "init_noise_sigma"}
+        probe.__dict__.update(held)
+        probe.entry = entry
+        return probe
+
+    def guider(self, over: dict[str, Any]) -> list[tuple[Any, str, Any]]:
+        """A guider without its memory of the path, which an evaluation has not; its scale one larger where that is asked."""
+        guider, more = getattr(self.door.pipe, "guider", None), over.pop("guider_scale", 0.0)
+        swaps = []
+        for name in ("guider", "ocr_guider"):
+            one = getattr(self.door.pipe, name, None)
+            if one is not None:
+                scales = {scale: getattr(one, scale) + more for scale in GUIDERS if hasattr(one, scale)}
+                scales["guidance_scale"] = self.told.get("guider_scale", one.guidance_scale) + more
+                memory = {"adaptive_projected_guidance_momentum": None} if has_momentum(one) else {}
+                swaps.append((self.door.pipe, name, one.new(**scales, **memory)))
+        return swaps if guider is not None else []
+
+    def arguments(self, prompts: Sequence[Any]) -> dict[str, Any]:
+        """What the call is told of these images."""
+        names, m = self.door.names, len(prompts)
+        told = {k: fresh(v) for k, v in self.told.items() if k in names}
+        told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k)}
+        if subject := self.door.subject:
+            told[subject] = m if subject == "batch_size" else list(prompts)
+        own = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
+        if "generator" in names:
+            own["generator"] = [torch.Generator().manual_seed(0) for _ in prompts]
+        return told | {k: v for k, v in own.items() if k in names}
+
+    @property
+    def longer(self) -> Call:
+        """One of two steps or more."""
+        if self.length > 1:
+            return self
+        if self._longer is None:
+            self._longer = Call(self.door, self.steps + 1, self.told, self.a_prompt)
+        return self._longer
+
+    @property
+    def a_prompt(self) -> Any:
+        return 0 if self.door.subject == "class_labels" else "a"
+
+    def halted(
+        self, x: Tensor, t: Time, prompts: Sequence[Any], replay: list[Any] | None = None, **over: Any
+    ) -> tuple[Halt, list[Any]]:
+        """What the step at a time is given for latents x (m, ...), and what the networks said."""
+        i, time = self.at(t)
+        call = self
+        if i == 0 and not self.direct:
+            call, i, time = self.longer, 1, t
+        entry = Entry(call, prompts, i, x, time, replay)
+        halt = entry.run(**over)
+        return halt, entry.seen
+
+    def several(self, prompts: Sequence[Any]) -> bool:
+        """Whether the loop holds as many states as there are prompts."""
+        halt = Entry(self, prompts, 0, blind=True).run()
+        copies, odd = divmod(len(halt.sample), len(prompts))
+        return not odd and tuple(halt.sample.shape[1:]) == self.shape and copies == self.copies
+
+    def at(self, t: Time) -> tuple[int, Time | None]:
+        """(index in the loop, the time to set there where it is not the loop's own)."""
+        if isinstance(t, Point) and t.steps == self.steps:
+            return t.step, None
+        i = min(range(len(self.grid) - 1), key=lambda q: abs(self.grid[q].t - t.t))
+        return i, None if self.grid[i].t == t.t else t
+
+    def denoise(self, x: Tensor, t: Time, prompts: Sequence[Any]) -> Prediction:
+        """eps, x0 and the correction of latents x (m, ...) at a time.
+
+        The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
+        The networks' answers are replayed for it, so that it costs no evaluation.
+        """
+        halt, seen = self.halted(x, t, prompts)
+        out, kind = self.guided(halt, x), self.noise.kind
+        state = halt.sample[: len(x)]
+        if state.dtype == x.dtype:
+            seen_x = state
+        else:  # what the loop rounded is x; what it blended in (a mask) is its own
+            seen_x = torch.where(state == x.to(state.dtype), x, state.to(x.dtype))
+        eps, x0 = self.noise.predict(out, seen_x, t)
+        if not self._asked_twice(seen, len(x)):
+            return Prediction(eps, x0, torch.zeros_like(x))
+        more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
+        again = self.guided(self.halted(x, t, prompts, seen, **more)[0], x)
+        return Prediction(eps, x0, correction(kind, again - out, t))
+
+    def _asked_twice(self, seen: list[Any], m: int) -> bool:
+        rows: dict[str, int] = {}
+        for name, out in seen:
+            rows[name] = rows.get(name, 0) + rows_of(out)
+        return max(rows.values(), default=0) > m
+
+    def guided(self, halt: Halt, x: Tensor) -> Tensor:
+        """The guided output (m, ...), without a learnt variance."""
+        out = halt.output[: len(x)].to(x.dtype)
+        out = out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
+        return -out if self.noise.inverted else out
+
+    def decode(self, x: Tensor, prompts: Sequence[Any]) -> Tensor:
+        """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable."""
+        door, kept = self.door, []
+        if door.vae is None:
+            return (own_numbers(x) / 2 + 0.5).clamp(0, 1)  # a model of pixels
+        with door.lock:
+            decode = door.vae.decode
+
+            @functools.wraps(decode)
+            def decoded(*given: Any, **more: Any) -> Any:
+                out = decode(*given, **more)
+                kept.append(out[0] if isinstance(out, tuple) else out.sample)
+                return out
+
+            with swapped((door.vae, "decode", decoded)):
+                try:
+                    made = Entry(self, prompts, None, x).run()[0]
+                except (RuntimeError, TypeError):  # a tail of numpy, which takes no gradient
+                    if not kept:
+                        raise
+                    made = None
+        if not isinstance(made, torch.Tensor):
+            image = (own_numbers(kept[0]) / 2 + 0.5).clamp(0, 1)
+            image = image.transpose(1, 2) if image.ndim == 5 else image
+            self._same(image, made)
+            made = image
+        return made.to(x.dtype)
+
+    def _same(self, image: Tensor, made: Any) -> None:
+        """Refuse a tail that does more to a picture than to bring it into [0, 1]."""
+        if made is None or not hasattr(made, "shape"):
+            return
+        theirs = torch.as_tensor(made).to(image).movedim(-1, -3)
+        if theirs.shape != image.shape or not theirs.allclose(image.detach(), atol=1e-3, equal_nan=True):
+            raise TiltingError(f"what a {type(self.door.pipe).__name__} makes of its autoencoder's picture is not known")
+
+    def clean(self, prompts: Sequence[Any]) -> Tensor:
+        """The clean latents (m, ...) that a call from pictures begins around."""
+        halt = Entry(self, prompts, 0, blind=True, noiseless=True).run()
+        return halt.sample[: len(prompts)].float() / self.grid[0].alpha
+
+    def before_decoder(self, x: Tensor, prompts: Sequence[Any]) -> Tensor:
+        """What the autoencoder is to decode of latents x, as the tail hands it over."""
+
+        def stop(z: Tensor, *_: Any, **__: Any) -> None:
+            raise Halt(z, None, z)
+
+        door = self.door
+        with door.lock, swapped((door.vae, "decode", stop)):
+            return Entry(self, prompts, None, x).run().output
+
+    def encode(self, images: Tensor, prompts: Sequence[Any]) -> Tensor:
+        """Latents (m, ...) of pictures (m, 3, h, w) or films (m, frames, 3, h, w) in [0, 1]: the tail backwards.
+
+        Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
+        x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product.
+        """
+        vae, m = self.door.vae, len(images)
+        if vae is None:
+            return images * 2 - 1
+        x = torch.zeros(m, *self.shape, device=images.device).requires_grad_()
+        with torch.enable_grad():
+            b = self.before_decoder(x, prompts)
+
+            def back(z: Tensor) -> Tensor:
+                return torch.autograd.grad(b, x, z.to(b), retain_graph=True)[0]
+
+            ones = back(torch.ones_like(b))
+        with torch.no_grad():
+            squared = self.before_decoder(ones, prompts) - b
+            pixels = images * 2 - 1
+            pixels = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels[:, :, None] if b.ndim == 5 else pixels
+            made = vae.encode(pixels.to(vae.dtype))
+            z = made.latent_dist.mode() if hasattr(made, "latent_dist") else made[0]
+            if z.shape != b.shape:
+                raise TiltingError(
+                    f"pictures {tuple(images.shape[1:])} have latents {tuple(z.shape[1:])}, not {tuple(b.shape[1:])}"
+                )
+        return back((z.to(b) - b.detach()) / squared)
+
+
+def has_momentum(guider: Any) -> bool:
+    """Whether a guider remembers its path."""
+    return getattr(guider, "adaptive_projected_guidance_momentum", None) is not None

@@ -1,0 +1,335 @@
+"""Any pipeline of diffusers as a model: its own call (`tilting.models.call`), told whatever it takes.
+
+    tl.load(folder, height=768, width=512)
+    tl.load(folder, image=picture, mask_image=mask)           of every image drawn
+    tl.load(pipe, each={"a red car": {"image": picture}})     of the images of a prompt
+
+The grid is the pipeline's own scheduler's (`tilting.models.schedulers.Noise`), the states are its loop's own, of any rank, and
+a step is our one transition. Rows that are told the same are one call; others are calls of their own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from tilting.errors import TiltingError, nearest
+from tilting.lazy import torch
+from tilting.models.call import Call, Door, Memo, Point, Unknown, content, has_momentum
+from tilting.models.lora import stack
+from tilting.models.lora_file import parse_lora
+from tilting.models.shapes import check_inputs
+from tilting.schedule import Schedule
+from tilting.types import Denoise, Prediction, Time
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+Decode = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1]."""
+NETWORKS = ("unet", "transformer", "prior", "decoder")
+CALLS = 16
+"""Calls that are kept, of different steps and inputs."""
+
+
+@dataclass(frozen=True)
+class OwnGrid(Schedule):
+    """The schedule of a pipeline: the grid that its call asks its scheduler for.
+
+    Attributes:
+        of: steps -> the grid.
+    """
+
+    of: Callable[[int], list[Point]] = field(default=lambda steps: [], compare=False)
+
+    def grid(self, steps: int) -> list[Time]:
+        """See `Schedule.grid`."""
+        if steps < 1:
+            raise TiltingError(f"steps must be at least 1, not {steps}")
+        return list(self.of(steps))
+
+
+class Pipeline:
+    """A pipeline of diffusers as a model.
+
+    Args:
+        pipe: the loaded pipeline; it stays as it is, and can be used beside this.
+        name: what manifests call it.
+        steps, cfg: its own defaults, for unset options; default those of its call.
+        inputs: arguments of its call, of every image.
+        each: prompt -> arguments of its images.
+
+    Raises:
+        TiltingError: for a call that cannot be entered, or does not take these.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        name: str = "",
+        steps: int | None = None,
+        cfg: float | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        each: Mapping[str, Mapping[str, Any]] | None = None,
+    ):
+        self.pipe, self.name = pipe, name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
+        self.door = Door(pipe)
+        self.inputs, self.each = dict(inputs or {}), {prompt: dict(told) for prompt, told in (each or {}).items()}
+        for told in (self.inputs, *self.each.values()):
+            check_inputs(type(pipe).__name__, self.door.names, told)
+        self._calls = Memo()
+        self._calls.most = 64 * CALLS
+        self.component = next((n for n in NETWORKS if n in self.door.inside), next(iter(self.door.inside), ""))
+        if not self.component:
+            raise TiltingError(f"a {type(pipe).__name__} has no network that denoises")
+        for network in self.networks():
+            network.eval().requires_grad_(False)
+        usual = self.door.names["num_inference_steps"].default if "num_inference_steps" in self.door.names else 50
+        self.default_steps = steps or int(usual or 50)
+        self.scale = self._scale()
+        self.default_cfg = float(self._told_cfg() if cfg is None else cfg)
+        if any(has_momentum(getattr(pipe, one, None)) for one in ("guider", "ocr_guider")):
+            kind = type(pipe).__name__
+            warnings.warn(f"a guider of {kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3)
+        self._alone = False
+        first = self._first()
+        self.latent_shape: tuple[int, ...] = first.shape
+        self.schedule: Schedule = OwnGrid(first.noise.kind, first.noise.alpha_bar, first.noise.last, of=self._grid)
+        self._alone = not self._takes_two()
+
+    def _first(self) -> Call:
+        """The call at its own defaults. Raises TiltingError, naming what it does not take."""
+        try:
+            return self.call(self.default_steps, self.told("", self.default_cfg, ""))
+        except TiltingError:
+            raise
+        except Exception as error:  # of many kinds: what the pipeline says of its inputs
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
+
+    def _takes_two(self) -> bool:
+        """Whether a call takes two prompts at once: some take one picture and one prompt."""
+        call = self._first()
+        try:
+            with torch.no_grad():
+                two = call.several([call.a_prompt] * 2)
+        except Exception:
+            return False
+        return two
+
+    def _scale(self) -> str:
+        """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one."""
+        names = self.door.names
+        true = names.get("true_cfg_scale")
+        if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1):
+            return "true_cfg_scale"
+        return "guidance_scale" if "guidance_scale" in names else "guider_scale" if hasattr(self.pipe, "guider") else ""
+
+    def _told_cfg(self) -> float:
+        if self.scale == "guider_scale":
+            return self.pipe.guider.guidance_scale
+        own = self.door.names[self.scale].default if self.scale else 1.0
+        value = self.inputs.get(self.scale, own)
+        return float(value) if isinstance(value, int | float) and value > 0 else 1.0
+
+    # -- what is told
+
+    def told(self, prompt: str, cfg: float, negative: str) -> dict[str, Any]:
+        """The arguments of the call for an image of a prompt."""
+        told = self.inputs | self.each.get(prompt, {})
+        names, scale = self.door.names, self.scale
+        if negative and scale == "guidance_scale" and "true_cfg_scale" in names:
+            scale = "true_cfg_scale"  # a model that is told its scale: with a negative prompt it is that of a true pair
+        if scale:
+            told[scale] = cfg
+        if "negative_prompt" in names:
+            said = negative or told.get("negative_prompt")
+            if not said and scale == "true_cfg_scale" and cfg != 1:
+                said = " "  # without one there is no pair
+            told |= {"negative_prompt": said} if said else {}
+        return told
+
+    def call(self, steps: int, told: Mapping[str, Any]) -> Call:
+        """The call at a number of steps, told these."""
+
+        def key(value: Any) -> Any:
+            try:
+                return content(value)
+            except Unknown:
+                return id(value)  # held by `inputs`, so that no other has it
+
+        named = (steps, *sorted((name, key(value)) for name, value in told.items()))
+        sample = 0 if self.door.subject == "class_labels" else "a"
+        return self._calls.get(named, lambda: Call(self.door, steps, told, sample))
+
+    def _grid(self, steps: int) -> list[Point]:
+        return self.call(steps, self.told("", self.default_cfg, "")).grid
+
+    def subject(self, prompt: str) -> Any:
+        """What the call is told for a prompt: itself, or the class that it names."""
+        if self.door.subject != "class_labels":
+            return prompt
+        labels: Mapping[str, int] = getattr(self.pipe, "labels", None) or {}
+        if prompt.strip().isdecimal():
+            return int(prompt)
+        if prompt in labels:
+            return labels[prompt]
+        raise TiltingError(f"a {type(self.pipe).__name__} draws classes by number, not {prompt!r}{nearest(prompt, labels)}")
+
+    def _rows(
+        self, told: Sequence[Mapping[str, Any]], subjects: Sequence[Any], rows: Tensor | Sequence[int], ask: Callable[..., Any]
+    ) -> Any:
+        """What ``ask(told, subjects, places)`` says of groups of rows that are told the same, put back in place."""
+        index = [int(r) for r in rows]
+        groups: dict[Any, list[int]] = {}
+        for place, r in enumerate(index):
+            groups.setdefault(place if self._alone else id(told[r]), []).append(place)
+        if len(groups) == 1:
+            return ask(told[index[0]], [subjects[r] for r in index], slice(None))
+        parts = [ask(told[index[at[0]]], [subjects[index[p]] for p in at], at) for at in groups.values()]
+        order = torch.tensor([p for at in groups.values() for p in at]).argsort()
+
+        def together(*tensors: Tensor) -> Tensor:
+            return torch.cat(tensors)[order.to(tensors[0].device)]
+
+        return Prediction(*map(together, *parts)) if isinstance(parts[0], Prediction) else together(*parts)
+
+    def _asked(self, prompts: Sequence[str], cfg: float, negative: str) -> tuple[list[dict[str, Any]], list[Any]]:
+        """(what is told of each image, one value for those that are told the same; its prompt or class)."""
+        plain = self.told("", cfg, negative)
+        return [self.told(p, cfg, negative) if p in self.each else plain for p in prompts], [self.subject(p) for p in prompts]
+
+    # -- what a model does
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+        """The guided denoiser of these prompts; ``rows`` index them. A pair counts as one evaluation.
+
+        Args:
+            prompts: text of each image, or its class.
+            cfg: the scale as the pipeline's call has it; with a negative prompt that of a true pair, where it has both.
+            negative: the text of the unconditional branch.
+        """
+        told, subjects = self._asked(prompts, cfg, negative)
+
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            steps = t.steps if isinstance(t, Point) else self.default_steps
+
+            def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Prediction:
+                return self.call(steps, told).denoise(x[places], t, subjects)
+
+            return self._rows(told, subjects, rows, ask)
+
+        return denoise
+
+    def decoder(self, prompts: Sequence[str]) -> Decode:
+        """The tail of the call for these prompts' images; differentiable, NaN where it is not finite."""
+        told, subjects = self._asked(prompts, self.default_cfg, "")
+
+        def decode(x: Tensor, rows: Tensor) -> Tensor:
+            def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
+                return self._tail(told).decode(x[places], subjects)
+
+            return self._rows(told, subjects, rows, ask)
+
+        return decode
+
+    def _tail(self, told: Mapping[str, Any]) -> Call:
+        """A short call, of which only the end matters."""
+        return self.call(self.default_steps if "strength" in self.door.names else min(2, self.default_steps), told)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `decoder`, of images that are told what all are."""
+        return self.decoder([self.some])(latents, torch.zeros(len(latents), dtype=torch.long, device="cpu"))
+
+    @property
+    def some(self) -> str:
+        """A prompt."""
+        return "0" if self.door.subject == "class_labels" else "a"
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (the posterior's mean, as the loop has it) of pictures in [0, 1]."""
+        call = self._tail(self.told("", self.default_cfg, ""))
+        return call.encode(images.to(self.device), [call.a_prompt] * len(images))
+
+    def start(self, prompts: Sequence[str]) -> Tensor | None:
+        """The clean latents (len(prompts), ...) that images of a pipeline that begins from pictures begin around; else None."""
+        if not self._first().from_picture:
+            return None
+        told, subjects = self._asked(prompts, self.default_cfg, "")
+
+        def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
+            return self.call(self.default_steps, told).clean(subjects)
+
+        return self._rows(told, subjects, range(len(prompts)), ask)
+
+    def pair(self, cfg: float, negative: str = "") -> float:
+        """The scale of the pair that a request makes; 1 where there is none, and so no correction."""
+        return cfg if self.call(self.default_steps, self.told("", cfg, negative)).pair else 1.0
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """(3, h, w), or (frames, 3, h, w) of a film."""
+        with torch.no_grad():
+            return tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
+
+    # -- its networks
+
+    def networks(self) -> Iterator[nn.Module]:
+        """Its networks."""
+        return (part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module))
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of its networks."""
+        return (p for network in self.networks() for p in network.parameters())
+
+    @property
+    def backbone(self) -> Any:
+        """The network that denoises, which is what fine-tuning changes."""
+        return getattr(self.pipe, self.component)
+
+    @property
+    def vae(self) -> Any:
+        return self.door.vae
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network."""
+        return next(self.backbone.parameters()).dtype
+
+    def to(self, where: torch.device | torch.dtype | str) -> Self:
+        """The model, its networks moved to a device, or in another precision."""
+        for network in self.networks():
+            network.to(where)
+        self.forget()
+        return self
+
+    def load_lora(self, source: str | Path, scale: float = 1.0) -> Self:
+        """The model, a LoRA stacked on it beside those that are there: a folder, a run's, or a file. Raises TiltingError."""
+        spec = parse_lora(str(source))
+        stack(self, spec._replace(scale=spec.scale * scale))
+        return self
+
+    def double(self) -> Self:
+        """The model in float64."""
+        return self.to(torch.float64)
+
+    def forget(self) -> None:
+        """What was encoded before is encoded anew: the networks are not what they were."""
+        self.door.memo.clear()
+        self.door.zeros.clear()
+        self._calls.clear()
+
+    def checkpoint(self) -> None:
+        """Recompute the activations of network and autoencoder on the way back, where diffusers can."""
+        for part in (self.backbone, self.vae):
+            if getattr(part, "_supports_gradient_checkpointing", False):
+                part.enable_gradient_checkpointing()

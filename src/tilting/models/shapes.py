@@ -1,0 +1,218 @@
+"""Which pipelines of diffusers can be entered (`tilting.models.call`), found by reading the installed version's own source, of
+which nothing is imported.
+
+A call can be entered that has one loop, not inside another, with one ``self.scheduler.step`` in it, and that is told so by
+``self.progress_bar``. From the same source come what a call takes and its defaults, before a weight is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tilting.errors import TiltingError, nearest
+
+STEP = "self.scheduler.step"
+REQUIRED = object()
+"""The default of an argument that has none."""
+
+OURS = {
+    "prompt": "the prompts of a run",
+    "class_labels": "the prompts of a run",
+    "batch_size": "the prompts of a run",
+    "num_inference_steps": "steps",
+    "generator": "seed",
+    "latents": "latents of `tilting.generate`",
+    "num_images_per_prompt": "images",
+    "num_videos_per_prompt": "images",
+    "output_type": "nothing: pictures are tensors",
+    "return_dict": "nothing: pictures are tensors",
+    "callback_on_step_end": "a method",
+    "callback_on_step_end_tensor_inputs": "a method",
+}
+"""Arguments of a call that are said in another way here."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the source of a pipeline's class says.
+
+    Attributes:
+        name: of the class.
+        why: why its call cannot be entered; empty where it can.
+        takes: argument of its call -> default, `REQUIRED` for none, ``...`` for one that is not plain.
+        parts: what it is made of -> the annotation of that.
+    """
+
+    name: str
+    why: str
+    takes: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """Class of a pipeline -> the file that it stands in."""
+    spec = find_spec("diffusers")
+    found: dict[str, Path] = {}
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted((Path(place) / "pipelines").rglob("pipeline*.py")):
+            for name in re.findall(r"^class (\w*Pipeline)\(", file.read_text(encoding="utf-8"), re.MULTILINE):
+                if not name.startswith(("Flax", "Onnx", "DiffusionPipeline", "AutoPipeline")):
+                    found.setdefault(name, file)
+    return found
+
+
+@cache
+def _class(name: str) -> tuple[str, tuple[str, ...]]:
+    """(the text of a class, the names of what it derives from); a whole file would take long to parse."""
+    text = _files()[name].read_text(encoding="utf-8")
+    found = re.search(rf"^class {name}\(([^)]*)\):\n((?:[ \t].*\n|\n|\)[^\n]*\n)*)", text, re.MULTILINE)
+    if found is None:
+        return "", ()
+    return found[2], tuple(re.findall(r"\w+", found[1]))
+
+
+@cache
+def _method(name: str, method: str) -> ast.FunctionDef | None:
+    """A method of a class, or of what it derives from."""
+    if name not in _files():
+        return None
+    body, bases = _class(name)
+    found = re.search(rf"^    def {method}\((?:.*\n)(?:(?:     .*|\s*|    \).*)\n)*", body, re.MULTILINE)
+    node: ast.AST | None = None
+    try:
+        node = ast.parse(textwrap.dedent(found[0])).body[0] if found else None
+    except SyntaxError:  # a text whose lines begin at the margin
+        found = None
+    if node is None and f"def {method}(" in (text := _files()[name].read_text(encoding="utf-8")):
+        inside = next(part for part in ast.parse(text).body if isinstance(part, ast.ClassDef) and part.name == name)
+        node = next((part for part in inside.body if isinstance(part, ast.FunctionDef) and part.name == method), None)
+    if isinstance(node, ast.FunctionDef):
+        return node
+    return next((own for base in bases if (own := _method(base, method))), None)
+
+
+def _defaults(function: ast.FunctionDef) -> dict[str, Any]:
+    """Argument -> its default."""
+    asked = function.args
+    plain, given = [*asked.posonlyargs, *asked.args], asked.defaults
+    pairs: list[tuple[ast.arg, Any]] = [(one, REQUIRED) for one in plain[: len(plain) - len(given)]]
+    pairs += list(zip(plain[len(plain) - len(given) :], given, strict=True))
+    pairs += [
+        (one, REQUIRED if value is None else value) for one, value in zip(asked.kwonlyargs, asked.kw_defaults, strict=True)
+    ]
+    return {one.arg: _value(value) for one, value in pairs if one.arg != "self"}
+
+
+def _value(node: Any) -> Any:
+    if node is REQUIRED:
+        return node
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ...
+
+
+def _within(node: ast.AST, loops: int = 0) -> Iterator[tuple[str, int]]:
+    """What is called in a function, and in how many loops each call stands."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.Call):
+            yield _said(child.func), loops
+        yield from _within(child, loops + isinstance(child, ast.For | ast.While))
+
+
+def _said(node: ast.AST) -> str:
+    """``self.scheduler.step`` of a chain of names."""
+    if isinstance(node, ast.Attribute):
+        return f"{_said(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _most(node: ast.AST, said: str) -> int:
+    """How often at most a call is made in one pass; of branches one is taken."""
+    if isinstance(node, ast.If | ast.IfExp):
+        branches = (node.body, node.orelse)
+        parts = [[part] if isinstance(part, ast.AST) else part for part in branches]
+        return max(sum(_most(one, said) for one in part) for part in parts)
+    if isinstance(node, ast.FunctionDef | ast.Lambda):
+        return 0
+    own = isinstance(node, ast.Call) and _said(node.func) == said
+    return own + sum(_most(child, said) for child in ast.iter_child_nodes(node))
+
+
+def _why(name: str) -> str:
+    """Why the call of a class cannot be entered, or nothing."""
+    function = _method(name, "__call__")
+    if function is None:
+        return "it has no call of its own"
+    calls = list(_within(function))
+    others = sorted({one for one, _ in calls if re.fullmatch(r"self\.(?!scheduler\b)\w*scheduler\w*\.step", one)})
+    steps = [loops for one, loops in calls if one == STEP]
+    if others:
+        return f"it steps by several schedulers ({others[0].split('.')[1]})"
+    if not steps:
+        return "its call makes no step of a scheduler: it asks other pipelines, or samples in another way"
+    if min(steps) == 0:
+        return "its call makes a step outside of a loop"
+    if max(steps) > 1:
+        return "its loop stands in another loop"
+    body = ast.Module(function.body, [])
+    if (most := _most(body, STEP)) > 1:
+        return f"its call makes {most} steps for one evaluation"
+    if not any(one == "self.progress_bar" for one, _ in calls):
+        return "its loop does not say where it begins (no progress bar)"
+    return ""
+
+
+@cache
+def shape_of(name: str) -> Shape | None:
+    """What the source says of a class; None of one that the installed diffusers does not have."""
+    if name not in _files():
+        return None
+    call, init = _method(name, "__call__"), _method(name, "__init__")
+    parts = {}
+    if init is not None:
+        parts = {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in init.args.args if one.arg != "self"}
+    return Shape(name, _why(name), _defaults(call) if call else {}, parts)
+
+
+def shapes() -> dict[str, Shape]:
+    """Of every class of pipelines in the installed diffusers."""
+    found = {name: shape_of(name) for name in sorted(_files())}
+    return {name: shape for name, shape in found.items() if shape is not None}
+
+
+def enterable(name: str) -> Shape:
+    """The shape of a class whose call can be entered. Raises TiltingError for another, with the reason."""
+    shape = shape_of(name)
+    if shape is None:
+        raise TiltingError(f"the installed diffusers has no {name}{nearest(name, _files())}")
+    if shape.why:
+        raise TiltingError(f"a {name} cannot be steered: {shape.why}")
+    return shape
+
+
+def check_inputs(kind: str, names: Any, told: Mapping[str, Any]) -> None:
+    """Refuse what a pipeline's call does not take, or what is said in another way here. Raises TiltingError.
+
+    Args:
+        kind: the pipeline's class.
+        names: of its call's arguments.
+        told: the inputs.
+    """
+    known = [name for name in names if name not in OURS and name != "self"]
+    for name in told:
+        if name in OURS:
+            raise TiltingError(f"the input {name!r} of a {kind} is {OURS[name]} here")
+        if name not in known:
+            raise TiltingError(f"a {kind} takes no input {name!r}{nearest(name, known)}")

@@ -1,0 +1,243 @@
+"""What a pipeline is told beside its prompts, checked by its class's own source and its folder's json before a weight is read.
+
+    --input guidance_rescale=0.7 --input image=cat.png      NAME=VALUE; what names a picture's file becomes the picture
+    --height --width --frames --mask --controlnet --ip-adapter
+
+A text-to-image folder that is given a picture, a mask or a ControlNet is loaded as its family's pipeline for those.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilting.errors import TiltingError
+from tilting.features.picture import open_rgb
+from tilting.models.families import CONFIG, kind_of, read_json
+from tilting.models.loading import OF_NO_USE, load_part, load_pipeline, loading
+from tilting.models.pipeline import Pipeline
+from tilting.models.shapes import REQUIRED, Shape, check_inputs, enterable, shape_of
+
+if TYPE_CHECKING:
+    import torch
+
+LOADED = ("controlnet", "ip_adapter", "ip_adapter_scale")
+"""Inputs that are parts of the pipeline, not of its call."""
+OTHERS = ("", "Img2Img", "Inpaint", "Inpainting", "ImageToVideo", "VideoToVideo")
+"""What follows a family's name in those of its other pipelines."""
+NEEDS = (("Inpaint", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
+"""What pipelines need whose names hold these words."""
+PICTURE = re.compile(r"image|mask|video|frame")
+CALLED = {"image": "--input image=FILE", "mask_image": "--mask FILE", "control_image": "--input control_image=FILE"}
+MULTIPLE = 8
+FRAMES = 257
+"""The most frames of a film."""
+
+
+def parse_inputs(words: Sequence[str]) -> dict[str, Any]:
+    """Inputs by name from NAME=VALUE. Raises TiltingError for what is not so, and for a name that comes twice."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, given, value = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not given or not name.isidentifier():
+            raise TiltingError(f"an input is NAME=VALUE, not {word!r}")
+        if name in found:
+            raise TiltingError(f"the input {name!r} is given twice")
+        found[name] = value_of(value)
+    return found
+
+
+def value_of(text: str) -> Any:
+    """A number, a list, true, false or none from its text; another text is itself, and a picture's file stays its path."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    return value if isinstance(value, int | float | list | tuple) else text
+
+
+def chosen(kind: str, names: Sequence[str]) -> str:
+    """The class that takes these inputs: this one, or another of its family. Raises TiltingError for one that is refused."""
+    shape = shape_of(kind)
+    asked = {name for name in names if name not in LOADED}
+    control = "controlnet" in names
+    if shape is None or (not control and asked <= set(shape.takes) and not (shape.why and asked)):
+        return kind
+    stem = kind.removesuffix("Pipeline").removesuffix("ControlNet")
+    for other in OTHERS:
+        found = shape_of(f"{stem}{'ControlNet' * control}{other}Pipeline")
+        if found is not None and not found.why and asked <= {*found.takes, *(["control_image"] if control else [])}:
+            return found.name
+    if control and "controlnet" not in shape.parts:
+        raise TiltingError(f"there is no ControlNet pipeline of a {kind} in the installed diffusers")
+    return kind
+
+
+def check_told(source: str, told: Mapping[str, Any]) -> str:
+    """The class that takes these inputs. Raises TiltingError for what does not fit it, or another of them; reads no weight."""
+    own = kind_of(source)
+    kind = chosen(own, list(told))
+    shape = enterable(kind)
+    told = renamed(shape, told)
+    check_inputs(kind, shape.takes, {name: value for name, value in told.items() if name not in LOADED})
+    for words, names in NEEDS:
+        for name in names:
+            if re.search(words, kind) and name in shape.takes and told.get(name) is None:
+                what = "a mask" if "mask" in name else "a picture"
+                raise TiltingError(f"a {kind} needs {what}: give {CALLED.get(name, name)}")
+    for name, default in shape.takes.items():
+        if default is REQUIRED and told.get(name) is None and PICTURE.search(name):
+            raise TiltingError(f"a {kind} needs the input {name!r}: give --input {name}=FILE")
+    if "ControlNet" in kind and not any(told.get(name) is not None for name in ("control_image", "image")):
+        raise TiltingError(f"a {kind} needs a picture for its ControlNet: give --input control_image=FILE")
+    if told.get("controlnet") is not None:
+        check_controlnet(source, shape, str(told["controlnet"]))
+    for side in ("height", "width"):
+        value = told.get(side)
+        if value is not None and (not isinstance(value, int) or value < MULTIPLE or value % MULTIPLE):
+            raise TiltingError(f"{side} must be a multiple of {MULTIPLE}, not {value}")
+    check_frames(source, told.get("num_frames"))
+    check_pictures(told)
+    return kind
+
+
+def renamed(shape: Shape, told: Mapping[str, Any]) -> dict[str, Any]:
+    """A ControlNet's picture under the name that this call has for it."""
+    told = dict(told)
+    if "control_image" in told and "control_image" not in shape.takes and "image" in shape.takes and "image" not in told:
+        told["image"] = told.pop("control_image")
+    return told
+
+
+def check_controlnet(source: str, shape: Shape, folder: str) -> str:
+    """The class of a ControlNet that fits. Raises TiltingError for one of another model."""
+    config = read_json(folder, CONFIG)
+    kind = str(config.get("_class_name"))
+    said = shape.parts.get("controlnet", "")
+    if said and kind not in re.findall(r"\w+", said):
+        raise TiltingError(f"the ControlNet {folder!r} is of another family: a {shape.name} takes no {kind}")
+    network = "unet" if "unet" in shape.parts else "transformer"
+    own = read_json(source, f"{network}/{CONFIG}")
+    for name in ("cross_attention_dim", "joint_attention_dim", "in_channels", "caption_projection_dim"):
+        if name in config and name in own and config[name] != own[name]:
+            raise TiltingError(f"the ControlNet {folder!r} is of another model: its {name} is {config[name]}, not {own[name]}")
+    return kind
+
+
+def check_frames(source: str, frames: Any) -> None:
+    """Refuse a number of frames that the autoencoder does not make. Raises TiltingError."""
+    if frames is None:
+        return
+    if not isinstance(frames, int) or not 1 <= frames <= FRAMES:
+        raise TiltingError(f"frames must be from 1 to {FRAMES}, not {frames}")
+    index = read_json(source)
+    config = read_json(source, f"vae/{CONFIG}") if isinstance(index.get("vae"), list) and index["vae"][0] else {}
+    each = temporal(config)
+    if (frames - 1) % each:
+        near = [n for n in ((frames - 1) // each * each + 1, math.ceil((frames - 1) / each) * each + 1) if n <= FRAMES]
+        raise TiltingError(f"frames must be {each}k + 1, as {' or '.join(map(str, near))}, not {frames}")
+
+
+def temporal(config: Mapping[str, Any]) -> int:
+    """Frames to a latent's, of an autoencoder's configuration."""
+    for name in ("scale_factor_temporal", "temporal_compression_ratio"):
+        if isinstance(config.get(name), int):
+            return config[name]
+    for name in ("temperal_downsample", "spatio_temporal_scaling"):
+        if isinstance(config.get(name), list):
+            return 2 ** sum(map(bool, config[name]))
+    return 1
+
+
+def check_pictures(told: Mapping[str, Any]) -> None:
+    """Read every picture that a file is given for, and refuse a mask of another size. Raises TiltingError."""
+    sizes = {}
+    for name, value in told.items():
+        if name in LOADED or not PICTURE.search(name) or name in ("num_frames", "frame_rate"):
+            continue
+        picture = picture_of(name, value)
+        sizes[name] = getattr(picture, "size", None)
+    picture, mask = sizes.get("image"), sizes.get("mask_image")
+    if isinstance(picture, tuple) and isinstance(mask, tuple) and picture != mask:
+        shown = [f"{w}x{h}" for w, h in (mask, picture)]
+        raise TiltingError(f"the mask is {shown[0]} and the picture {shown[1]}: give them in one size")
+
+
+def picture_of(name: str, value: Any) -> Any:
+    """A picture from its file; other values as they are. Raises TiltingError for a file that is none."""
+    if not isinstance(value, str | Path):
+        return value
+    if not Path(value).is_file():
+        raise TiltingError(f"there is no file {str(value)!r}, which the input {name!r} names")
+    try:
+        picture = open_rgb(value)
+    except TiltingError as error:
+        raise TiltingError(f"the file {str(value)!r} of the input {name!r} {error}") from error
+    return picture.convert("L") if "mask" in name else picture
+
+
+def pictures_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs with their pictures read."""
+    return {
+        name: picture_of(name, value) if PICTURE.search(name) and name not in LOADED else value for name, value in told.items()
+    }
+
+
+def load_told(
+    source: str,
+    name: str,
+    steps: int,
+    cfg: float,
+    dtype: torch.dtype,
+    inputs: Mapping[str, Any],
+    each: Mapping[str, Mapping[str, Any]],
+) -> Any:
+    """A pipeline with its inputs, as a model.
+
+    Args:
+        source: folder or hub id.
+        name: what manifests call it.
+        steps, cfg: its defaults.
+        dtype: of network and text encoders.
+        inputs: of all images.
+        each: prompt -> inputs of its own.
+
+    Raises:
+        TiltingError: see `check_told`, and for what does not load.
+    """
+    kinds = {check_told(source, {**inputs, **told}) for told in ({}, *each.values()) if told or not each or inputs}
+    if len(kinds) > 1:
+        raise TiltingError(f"prompts ask for different pipelines, {' and '.join(sorted(kinds))}: give each the same inputs")
+    kind = kinds.pop()
+    shape, parts = enterable(kind), {}
+    if inputs.get("controlnet") is not None:
+        folder = str(inputs["controlnet"])
+        parts["controlnet"] = load_part(folder, check_controlnet(source, shape, folder), dtype)
+    unused = tuple(part for part in OF_NO_USE if part in shape.parts)
+    pipe = load_pipeline(source, dtype, unused, kind if kind != kind_of(source) else None, parts)
+    if inputs.get("ip_adapter") is not None:
+        with loading(str(inputs["ip_adapter"])):
+            attach_ip_adapter(pipe, Path(str(inputs["ip_adapter"])))
+            pipe.set_ip_adapter_scale(inputs.get("ip_adapter_scale", 1.0))
+    own = {name: value for name, value in inputs.items() if name not in LOADED}
+    told = pictures_of(renamed(shape, own))
+    mine = {prompt: pictures_of(renamed(shape, one)) for prompt, one in each.items()}
+    return Pipeline(pipe, name, steps, cfg, told, mine)
+
+
+def attach_ip_adapter(pipe: Any, folder: Path) -> None:
+    """An IP-Adapter of a folder, with its image encoder where that lies beside it. Raises TiltingError."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
+    if len(files) != 1 or not files[0].is_file():
+        raise TiltingError(f"an IP-Adapter is a safetensors file, or a folder of one, which {str(folder)!r} is not")
+    place = files[0].parent
+    encoder = "image_encoder" if (place / "image_encoder" / CONFIG).is_file() else None
+    pipe.load_ip_adapter(str(place), subfolder="", weight_name=files[0].name, image_encoder_folder=encoder)
