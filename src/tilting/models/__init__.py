@@ -18,6 +18,7 @@ from tilting.models.flux import Flux as Flux
 from tilting.models.pixart import PixArtSigma as PixArtSigma
 
 # isort: on
+from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
 from tilting.models.families import family_of, has_adapter, kind_of
 from tilting.models.lora_file import parse_lora
@@ -28,7 +29,6 @@ from tilting.models.names import find_model as find_model
 from tilting.models.pipeline import Pipeline
 from tilting.models.placement import ELSEWHERE, device_of, dtype_of
 from tilting.models.shapes import shape_of
-from tilting.models.told import load_told
 
 if TYPE_CHECKING:
     import torch
