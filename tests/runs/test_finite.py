@@ -67,7 +67,7 @@ def test_the_part_that_made_the_first_is_named_and_nothing_is_written(
     words = ["generate", "a fox", "--model", str(small), "--images", "2", "--batch-size", "1", "--steps", "2", "--eta", "0"]
     words += ["--precision", precision, "--quiet", "--out", str(tmp_path / "out")]
     words += ["--reward", reward, "--method", "bon", "--particles", "2"] if reward else []
-    monkeypatch.setattr("tilting.generation.run.load", lambda *given: spoil(part, value)(load(*given)))
+    monkeypatch.setattr("tilting.generation.run.load", lambda *given, **how: spoil(part, value)(load(*given, **how)))
     for _ in range(2):  # and the same words again find nothing that was finished
         assert main(words) == 2
         err = capsys.readouterr().err
