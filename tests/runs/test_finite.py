@@ -3,12 +3,11 @@ taken for finished."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 import tilting as tl
+from support.commands import manifest
 from support.small import write_small
 from tilting.cli import main
 from tilting.errors import TiltingError
@@ -75,7 +74,7 @@ def test_the_part_that_made_the_first_is_named_and_nothing_is_written(
         assert "image 0 of 'a fox', seed 0 is not finite" in err and err.count("tilting: image") == 1
         for words_said in said:
             assert words_said in err
-        assert json.loads((tmp_path / "out" / "manifest.json").read_text())["images"] == []
+        assert manifest(tmp_path / "out")["images"] == []
         assert not list((tmp_path / "out").rglob("*.png"))
     monkeypatch.undo()
     assert main(words) == 0
