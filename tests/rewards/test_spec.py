@@ -211,6 +211,7 @@ def test_the_registry_is_complete():
         "vqascore",
         "ocr",
         "nsfw",
+        "vlm",
     }
 
 

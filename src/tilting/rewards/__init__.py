@@ -26,6 +26,7 @@ from tilting.rewards.vision_language import hpsv3 as hpsv3, unifiedreward as uni
 from tilting.rewards.detector import Detect as Detect, detect as detect
 from tilting.rewards.wheels import Nsfw as Nsfw, Ocr as Ocr, nsfw as nsfw, ocr as ocr
 from tilting.rewards.remote import Http as Http, http as http
+from tilting.rewards.vlm import Vlm as Vlm, vlm as vlm
 
 # isort: on
 from tilting.rewards.check import Scorer as Scorer
