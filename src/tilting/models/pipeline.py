@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Decode = Callable[["Tensor", "Tensor"], "Tensor"]
 """(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1]."""
 NETWORKS = ("unet", "transformer", "prior", "decoder")
+UNBOUNDED = 10**6
+"""From here on what a tokenizer says of its most is that it has none."""
 CALLS = 16
 """Calls that are kept, of different steps and inputs."""
 
@@ -288,6 +290,17 @@ class Pipeline:
             return tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
 
     # -- its networks
+
+    def tokenizers(self) -> list[tuple[Any, int | None]]:
+        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others what the call is told."""
+        names = self.door.names
+        usual = names["max_sequence_length"].default if "max_sequence_length" in names else None
+        length = self.inputs.get("max_sequence_length", usual)
+        parts = [part for name, part in self.pipe.components.items() if name.startswith("tokenizer")]
+        read = [
+            (part, None if "CLIP" in type(part).__name__ else length) for part in parts if hasattr(part, "model_max_length")
+        ]
+        return [(part, most) for part, most in read if isinstance(most, int) or part.model_max_length < UNBOUNDED]
 
     def networks(self) -> Iterator[nn.Module]:
         """Its networks."""
