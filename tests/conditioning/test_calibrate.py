@@ -47,6 +47,9 @@ def test_what_is_no_table_of_probabilities_is_refused(p, y, bins):
 def test_nearly_summing_to_one_is_enough_and_a_sure_no_is_a_probability():
     assert calibrate.reliability(of(0.5) * 1.0005, torch.tensor([0]), 2).items.tolist() == [0, 1]
     assert calibrate.reliability(of(0.0), torch.tensor([1]), 2).items.tolist() == [0, 1]
+    assert calibrate.reliability(of(1.0) * 1.0005, torch.tensor([0]), 2).items.tolist() == [0, 1]  # above 1 by rounding
+    three = torch.tensor([[0.4, 0.3, 0.3]], dtype=torch.float64)
+    assert calibrate.reliability(three, torch.tensor([0]), 2).items.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("gap", "right", "count"), [(2.0, 3, 4), (0.3, 3, 4), (40.0, 9, 10), (2.0, 6, 10)])

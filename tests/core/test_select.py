@@ -100,6 +100,7 @@ def test_only_an_image_below_the_threshold_is_resampled_and_keeps_its_mean_weigh
     at = Smc(ess_threshold=1.0)(seen([[0.0, 0.0]]))
     room = Smc(ess_threshold=1.0, adaptive=True)(seen([[0.0, 0.0]]))
     assert at.parents is None and room.parents is not None  # an adaptive level sits on the bound
+    assert Smc(ess_threshold=0.6, adaptive=True)(seen([[0.0, 0.0]])).parents is None  # and no further than a hundredth of it
 
 
 @pytest.mark.parametrize("scheme", ["systematic", "ssp", "multinomial"])
