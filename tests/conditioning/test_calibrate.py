@@ -55,9 +55,9 @@ def test_nearly_summing_to_one_is_enough_and_a_sure_no_is_a_probability():
 @pytest.mark.parametrize(("gap", "right", "count"), [(2.0, 3, 4), (0.3, 3, 4), (40.0, 9, 10), (2.0, 6, 10)])
 def test_the_temperature_of_two_classes_in_closed_form(gap, right, count):
     """All logits (gap, 0) and so many labels 0: sigmoid(gap / T) is their share, T = gap / log(right / wrong)."""
-    z = torch.tensor([[gap, 0.0]] * count) + torch.arange(count)[:, None]  # a shift of both says nothing
+    z = torch.tensor([[gap, 0.0]] * count, dtype=torch.float64) + torch.arange(count)[:, None]  # a shift of both says nothing
     y = torch.tensor([0] * right + [1] * (count - right))
-    assert calibrate.temperature(z, y) == pytest.approx(gap / math.log(right / (count - right)), rel=1e-5)
+    assert calibrate.temperature(z, y) == pytest.approx(gap / math.log(right / (count - right)), rel=1e-8)
 
 
 def test_temperatures_at_their_ends():
@@ -78,7 +78,7 @@ def test_a_numbers_temperature_is_its_mean_square_gap():
     schema = Schema("size", "gaussian", shift=10.0, scale=2.0, std=4.0)
     outputs, y = torch.tensor([[1.0], [-1.0]]), torch.tensor([16.0, 0.0])  # means 12 and 8
     assert calibrate.gaps_of(schema, outputs, y).tolist() == [1.0, -2.0]
-    assert calibrate.temperature_of(schema, outputs, y) == 2.5
+    assert calibrate.temperature_of(schema, outputs, y) == 2.5 and calibrate.gaussian_temperature(torch.tensor([0.5])) == 0.25
     classes = Schema("kind", classes=("a", "b"))
     z = torch.tensor([[2.0, 0.0]] * 4)
     assert calibrate.temperature_of(classes, z, torch.tensor([0.0, 0.0, 0.0, 1.0])) == pytest.approx(2 / math.log(3), rel=1e-5)
