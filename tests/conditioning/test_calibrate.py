@@ -76,7 +76,7 @@ def test_temperatures_at_their_ends():
 
 def test_a_numbers_temperature_is_its_mean_square_gap():
     schema = Schema("size", "gaussian", shift=10.0, scale=2.0, std=4.0)
-    outputs, y = torch.tensor([[1.0], [-1.0]]), torch.tensor([16.0, 0.0])  # means 12 and 8
+    outputs, y = torch.tensor([[2.0], [-0.5]]), torch.tensor([18.0, 1.0])  # means 14 and 9
     assert calibrate.gaps_of(schema, outputs, y).tolist() == [1.0, -2.0]
     assert calibrate.temperature_of(schema, outputs, y) == 2.5 and calibrate.gaussian_temperature(torch.tensor([0.5])) == 0.25
     classes = Schema("kind", classes=("a", "b"))
@@ -94,6 +94,8 @@ def test_levels_of_a_number_against_the_shares_below_them():
     found = calibrate.gaussian_reliability(gaps, 2)
     assert found.confidence.tolist() == [0.25, 0.75] and found.items.tolist() == [3, 3]
     assert found.accuracy.tolist() == pytest.approx([2 / 3, 2 / 3])
+    middle = calibrate.gaussian_reliability(torch.zeros(1), 1)  # at its level is below it
+    assert middle.accuracy.tolist() == [1.0] and middle.confidence.dtype == torch.float64
     assert calibrate.gaussian_ece(gaps, 2) == pytest.approx((2 / 3 - 0.25 + 0.75 - 2 / 3) / 2)
 
 
