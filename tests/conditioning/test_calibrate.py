@@ -105,4 +105,5 @@ def test_counts_and_scores():
     assert calibrate.macro_f1(counts) == pytest.approx((2 / 4 + 4 / 7 + 0.0) / 3)  # the fourth never occurs
     y = torch.tensor([1.0, 2.0, 6.0])
     assert calibrate.r_squared(y, torch.tensor([1.0, 3.0, 5.0])) == pytest.approx(1 - 2 / 14)
+    assert calibrate.r_squared(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.25])) == 0.5
     assert calibrate.r_squared(y, torch.full((3,), 3.0)) == 0.0 and math.isnan(calibrate.r_squared(y * 0, y))
