@@ -69,7 +69,10 @@ def models(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(("policy", "model", "reward"), COVER)
+SLOW = [pytest.param(*row, marks=pytest.mark.slow) if row[1] == "pocket" else row for row in COVER]
+
+
+@pytest.mark.parametrize(("policy", "model", "reward"), SLOW)
 def test_a_policy_objective_trains_a_model_on_a_reward(models, policy, model, reward):
     kind = OBJECTIVES[policy]
     made = kind(rewards="gdpo") if reward == "two" and "rewards" in kind.__dataclass_fields__ else kind()
