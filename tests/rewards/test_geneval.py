@@ -168,7 +168,9 @@ def test_colours_are_asked_by_geneval_three_templates(tmp_path):
 def test_owlvit_is_read_as_transformers_reads_it(tmp_path):
     from transformers import AutoImageProcessor, OwlViTForObjectDetection, OwlViTProcessor
 
-    finder, image = read_finder(save_owlvit(tmp_path)), (torch.rand(3, 48, 48) * 255).round() / 255
+    small = torch.rand(5, 3, 9, 9, generator=torch.Generator().manual_seed(3))
+    image = torch.nn.functional.interpolate(small, (64, 64), mode="bilinear")[0] * 0.8 + 0.1
+    finder = read_finder(save_owlvit(tmp_path))
     names, model = ("fox", "cat"), OwlViTForObjectDetection.from_pretrained(tmp_path).eval()
     queries, full = [f"a photo of a {name}" for name in names], {"padding": "max_length", "max_length": 16}
     tokens = finder.detector.tokenizer(queries, return_tensors="pt", **full)
@@ -176,7 +178,7 @@ def test_owlvit_is_read_as_transformers_reads_it(tmp_path):
         out = model(**tokens, pixel_values=finder.detector.pixels(image[None]))
         found = finder(image, names)
     process = OwlViTProcessor(AutoImageProcessor.from_pretrained(tmp_path), finder.detector.tokenizer)
-    (told,) = process.post_process_grounded_object_detection(out, threshold=0.0, target_sizes=[(48, 48)])
+    (told,) = process.post_process_grounded_object_detection(out, threshold=0.0, target_sizes=[(64, 64)])
     for k, name in enumerate(names):
         mine = np.array(found[name]).reshape(-1, 5)
         keep = told["labels"] == k
