@@ -152,7 +152,7 @@ class Memo:
 
     def __init__(self, most: int = REMEMBERED):
         self.most, self.held = most, 0
-        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._values: OrderedDict[Any, tuple[Any, int, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -160,11 +160,14 @@ class Memo:
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         """The value of a key."""
         if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key][0]
+            value, size, version = self._values[key]
+            if version == sum(t._version for t in tensors(value)):
+                self._values.move_to_end(key)
+                return value
+            self.held -= self._values.pop(key)[1]  # a pipeline has written into it
         value = make()
         size = sum(t.nbytes for t in tensors(value)) + 64
-        self._values[key], self.held = (value, size), self.held + size
+        self._values[key], self.held = (value, size, sum(t._version for t in tensors(value))), self.held + size
         while self.held > self.most and len(self._values) > 1:
             self.held -= self._values.popitem(last=False)[1][1]
         return value

@@ -105,7 +105,7 @@ class Pipeline:
     def _first(self) -> Call:
         """The call at its own defaults. Raises TiltingError, naming what it does not take."""
         try:
-            return self.call(self.default_steps, self.told("", self.default_cfg, ""))
+            return self.call(self.default_steps, self.told(self.some, self.default_cfg, ""))
         except TiltingError:
             raise
         except Exception as error:  # of many kinds: what the pipeline says of its inputs
@@ -168,7 +168,7 @@ class Pipeline:
         return self._calls.get(named, lambda: Call(self.door, steps, told, sample))
 
     def _grid(self, steps: int) -> list[Point]:
-        return self.call(steps, self.told("", self.default_cfg, "")).grid
+        return self.call(steps, self.told(self.some, self.default_cfg, "")).grid
 
     def subject(self, prompt: str) -> Any:
         """What the call is told for a prompt: itself, or the class that it names."""
@@ -248,12 +248,12 @@ class Pipeline:
 
     @property
     def some(self) -> str:
-        """A prompt."""
-        return "0" if self.door.subject == "class_labels" else "a"
+        """A prompt: one with inputs of its own, where there are some."""
+        return next(iter(self.each), "0" if self.door.subject == "class_labels" else "a")
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (the posterior's mean, as the loop has it) of pictures in [0, 1]."""
-        call = self._tail(self.told("", self.default_cfg, ""))
+        call = self._tail(self.told(self.some, self.default_cfg, ""))
         return call.encode(images.to(self.device), [call.a_prompt] * len(images))
 
     def start(self, prompts: Sequence[str]) -> Tensor | None:
@@ -269,7 +269,7 @@ class Pipeline:
 
     def pair(self, cfg: float, negative: str = "") -> float:
         """The scale of the pair that a request makes; 1 where there is none, and so no correction."""
-        return cfg if self.call(self.default_steps, self.told("", cfg, negative)).pair else 1.0
+        return cfg if self.call(self.default_steps, self.told(self.some, cfg, negative)).pair else 1.0
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:

@@ -169,7 +169,7 @@ def first_order(scheduler: Any) -> Noise:
     kind: Kind = config.get("prediction_type", "epsilon")
     alpha_bar = tuple(scheduler.alphas_cumprod.double().tolist())
     one = config.get("set_alpha_to_one", True) or "set_alpha_to_one" not in options
-    clips = config.get("clip_sample") and "config.clip_sample" in inspect.getsource(real.step)
+    clips = config.get("clip_sample") and "if self.config.clip_sample:" in inspect.getsource(real.step)
     clip = float(config.get("clip_sample_range", 1.0)) if clips else None
     more: dict[str, Any] = {"clip": clip, "last": 1.0 if one else alpha_bar[0], "alpha_bar": alpha_bar}
     if name.startswith("LCM"):

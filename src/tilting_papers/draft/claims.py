@@ -134,12 +134,16 @@ def _times(value: float) -> str:
 
 
 def dearer(a: str, b: str, most: float) -> Test:
-    """That run a takes at most so many times run b's seconds per training step; by their sums, without an interval."""
+    """That a training step of run a costs at most so many times run b's, both with one step back for each reward query: counted
+    in evaluations of the denoiser, a step back as two, for seconds are of whatever else the machine was doing."""
 
     def test(results: Results) -> Finding:
-        paid = [results.points(run)[-1]["seconds"] / results.points(run)[-1]["step"] for run in (a, b)]
+        last = [results.points(run)[-1] for run in (a, b)]
+        paid = [(point["evaluations"] + 2 * point["reward_calls"]) / point["images"] for point in last]
         times = paid[0] / paid[1]
-        words = f"{times:.2f} times, {number(paid[0], 3)} s against {number(paid[1], 3)} s a step"
+        words = (
+            f"{times:.2f} times, {number(paid[0], 3)} evaluations an image against {number(paid[1], 3)} (a step back as two)"
+        )
         return {"verdict": "holds" if times <= most else "fails", "found": words, "times": times}
 
     return needing(test, a, b)
