@@ -219,7 +219,7 @@ def _declare(name: str, about: str, units: str, strict: bool) -> Any:
 @_declare("geneval", "objects, counts, colours, places of an annotation", "mean of parts", False)
 def geneval(
     folder: str | Path | None = None,
-    clip: str | Path | None = None,
+    colours: str | Path | None = None,
     strict: bool = False,
     threshold: float = 0.1,
     counting: float = 0.2,
@@ -230,7 +230,7 @@ def geneval(
     Args:
         folder: of an OWL-ViT or a Grounding-DINO, or a name on the hub; by default ``~/.cache/tilting/geneval``, then the hub's
             google/owlvit-base-patch32.
-        clip: of the CLIP that tells colours; by default the folder ``clip`` inside, then openai/clip-vit-large-patch14.
+        colours: of the CLIP that tells colours; by default the folder ``clip`` inside, then openai/clip-vit-large-patch14.
         strict: 1 where every clause holds and else 0; by default the mean of parts.
         threshold: of the detector's score; objects below are not there.
         counting: the same where the annotation's tag is "counting".
@@ -239,8 +239,7 @@ def geneval(
     Raises:
         TiltingError: no weights (the sentence says where to get them), or thresholds out of [0, 1].
     """
-    from tilting.features import clip as colour
-    from tilting.features import finder
+    from tilting.features import clip, finder
 
     for what, value in (("threshold", threshold), ("counting", counting), ("most_overlap", most_overlap)):
         if not 0 <= value <= 1:
@@ -249,8 +248,8 @@ def geneval(
     beside = Path(source) / "clip" if isinstance(source, Path) else None
     with explained(WEIGHTS, source):
         found = finder.read_finder(source)
-    eye = find_folder(VIT_L, clip, beside=beside)
+    eye = find_folder(VIT_L, colours, beside=beside)
     with explained(VIT_L, eye, beside):
-        teller = colour.ClipEmbedder(eye)
+        teller = clip.ClipEmbedder(eye)
     name = named("geneval-strict" if strict else "geneval", folder)
     return GenEval(found, teller, strict, threshold, counting, most_overlap, name)
