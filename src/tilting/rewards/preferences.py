@@ -175,8 +175,8 @@ def aesthetic_v2_5(place: str | Path | None = None, encoder: str | Path | None =
 
     Args:
         place: its .pth file or a folder that has it; by default ``~/.cache/tilting/aesthetic-v2-5``, then the hub.
-        encoder: a transformers SigLIP of the width of the head, a folder or a name on the hub; by default the folder of the file
-            if it is one, then google/siglip-so400m-patch14-384.
+        encoder: a transformers SigLIP of the width of the head, a folder or a name on the hub; by default the folder of the
+            file if it is one, then google/siglip-so400m-patch14-384.
 
     Raises:
         TiltingError: no weights (the sentence says where to get them), or a wrong or truncated checkpoint.
