@@ -17,13 +17,17 @@ test: $(STAMP) lint
 test-fast: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
 
-# A kill at every point where a training command writes, not at one in twenty.
+# A kill at every point where any command writes, not at a tenth of them.
 crash: $(STAMP)
-	KILL_STRIDE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist load tests/runs/test_kill_points.py
+	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load tests/runs/test_kill_points.py
 
-# Is there a test that sees each small wrong formula? Hours; goes on where it was; `make mutants ROOMS="weights select"`.
-mutants: $(STAMP)
-	$(BIN)/python tests/mutation/mutants.py $(ROOMS)
+# Ten minutes of bad input to every reader of what others wrote.
+fuzz: $(STAMP)
+	FUZZ_SECONDS=600 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
+
+# What bandit finds in the sources; each finding is explained where it stands.
+audit: $(STAMP)
+	$(BIN)/bandit -q -r src -c pyproject.toml
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,10 +14,17 @@ from tilting.config.generate import GenerateConfig
 from tilting.declare import declared
 from tilting.objectives import OBJECTIVES
 
-spec = importlib.util.spec_from_file_location("claims", ROOT / "benchmarks" / "claims.py")
-assert spec and spec.loader
-claims = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(claims)
+
+def script(file):
+    """A command that is no part of a package."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+claims = script(ROOT / "benchmarks" / "claims.py")
 
 
 def test_the_index_of_the_pages_is_what_its_command_prints():
@@ -59,6 +66,16 @@ def test_every_undecided_claim_of_a_page_says_what_would_decide_it():
         for line in file.read_text().splitlines():
             known = not line.startswith(("- undecided", "- **undecided**")) or "clearly enough" in line
             assert known or claims.PLANNED.search(line), f"{file}: {line}"
+
+
+def test_the_page_of_mutants_is_of_what_was_found_and_of_formulas_that_are_there():
+    pytest.importorskip("mutmut")
+    mutants = script(ROOT / "tests" / "mutation" / "mutants.py")
+    assert (ROOT / "tests" / "mutation" / "README.md").read_text() == mutants.table()
+    keys = {mutant.key for mutant in mutants.mutants_of("weights")}
+    logs = "log_w.logsumexp(-1) - math.log(log_w.shape[-1])"
+    assert f"weights.py log_mean: {logs} -> {logs.replace(' - ', ' + ')}" in keys
+    assert all(mutant.code != (ROOT / mutant.file).read_text() for mutant in list(mutants.mutants_of("weights"))[:3])
 
 
 @pytest.mark.parametrize("file", PAGES)

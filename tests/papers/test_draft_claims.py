@@ -12,7 +12,7 @@ import pytest
 from tilting.training.run import load_parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft import fig29 as draft_fig29
-from tilting_papers.draft.claims import areas, behind, crossing, falls, faster, higher, near, ratio, sooner
+from tilting_papers.draft.claims import areas, behind, crossing, dearer, falls, faster, higher, near, ratio, sooner
 from tilting_papers.draft.fig4 import FIG4
 from tilting_papers.draft.study import Protocol, Results, Size, Training
 
@@ -104,9 +104,22 @@ def test_training_seeds_are_paired_and_widen_the_interval():
     assert found["verdict"] == "undecided" and found["found"].endswith("; 5 training seeds and 9 prompts would decide")
     over_base = higher("a", "base")(one)  # each seed over the one look before training
     assert over_base is not None and over_base["difference"]["mean"] == pytest.approx(4)
+    fewer = made({"a": [0, 2], "b": [0, 1]}, seeds={"a": [[0, 9], [0, 9]]})  # seeds that b has not are left out
+    assert higher("a", "b")(fewer)["difference"]["mean"] == pytest.approx(1)  # type: ignore[index]
+    assert higher("a", "base")(fewer)["difference"]["mean"] == pytest.approx(20 / 3)  # type: ignore[index]
     paces = made({"a": [0, 2, 4], "b": [0, 1, 2]}, seeds={"a": [[0, 2, 4]], "b": [[0, 4, 8]]})
     pace = sooner("a", "b")(paces)  # halves of b's mean curve 0, 2.5, 5: at 10; a's 0, 2, 4 gets to 2.5 at 12.5
     assert pace is not None and pace["ratio"] == pytest.approx(1.25) and pace["low"] < 1.25
+
+
+def test_a_step_is_dear_by_its_evaluations():
+    """Evaluations 2 and 1 an image, and 3 and 1 steps back: 8 against 3."""
+    results = made({"a": [0, 1], "b": [0, 1]}, paid={"a": 30, "b": 10})
+    for name, each in (("a", 2), ("b", 1)):
+        results.points(name)[-1]["evaluations"] = 10 * each
+    found = dearer("a", "b", 2.5)(results)
+    assert found is not None and (found["verdict"], found["times"]) == ("fails", pytest.approx(8 / 3))
+    assert dearer("a", "b", 3.0)(results)["verdict"] == "holds"  # type: ignore[index]
 
 
 def test_orders_falls_and_nearness():

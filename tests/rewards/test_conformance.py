@@ -9,6 +9,7 @@ from torch import nn
 
 from support.closed import files, serving, written
 from support.learned import doubled, tiny
+from support.vlms import by_brightness, chatting
 from tilting.errors import TiltingError
 from tilting.rewards import checked, combine
 from tilting.rewards.spec import REWARDS, build, parse_spec
@@ -49,8 +50,9 @@ SPECS = {
     "user-diff": "{}/mine.py:grey",
 }
 LEARNED = [name for name, entry in REWARDS.items() if entry.weights]
-NAMES = [*SPECS, "http", "combined", "mixed", *LEARNED]
-BLACK_BOX = ("jpeg", "jpeg-up", "ocr", "nsfw", "user", "http", "mixed", *(n for n in LEARNED if not REWARDS[n].differentiable))
+NAMES = [*SPECS, "http", "vlm", "combined", "mixed", *LEARNED]
+UNSEEN = [n for n in LEARNED if not REWARDS[n].differentiable]
+BLACK_BOX = ("jpeg", "jpeg-up", "ocr", "nsfw", "vlm", "user", "http", "mixed", *UNSEEN)
 TOGETHER = ("diversity", "diversity-vgg", "diversity-lpips")
 SMOOTH = [n for n in NAMES if n not in BLACK_BOX]
 every = pytest.mark.parametrize("name", NAMES)
@@ -66,6 +68,8 @@ def rewards(tmp_path_factory):
         if name not in made:
             if name == "http":
                 made[name] = build([parse_spec(server.url)])
+            elif name == "vlm":
+                made[name] = build([parse_spec(f"vlm:{chat}#tiny")])
             elif name == "combined":
                 made[name] = combine([(get("clip"), 2.0), (get("style"), -0.5)])
             elif name == "mixed":
@@ -76,7 +80,7 @@ def rewards(tmp_path_factory):
                 made[name] = build([parse_spec(SPECS[name].replace("{}", str(folder)))])
         return made[name]
 
-    with serving() as server:
+    with serving() as server, chatting(by_brightness) as (_, chat):
         yield get
 
 

@@ -33,6 +33,7 @@ EXAMPLES = {
     "FOLDER#LABEL=VALUE": "{}/cnn#size=1",
     "FOLDER#LABEL": "{}/cnn#cat",
     "QUERY[,QUERY]": "cat,-dog",
+    "URL#MODEL[#FILE][#OPTION=VALUE]": "http://localhost:1/v1#tiny#{}/ref.txt#retries=0",
     "//HOST/PATH": "//localhost/score",
     "FOLDER": "{}/cnn",
     "FILE": "{}/ref.png",

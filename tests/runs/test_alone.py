@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from support.processes import WORDS, awaited, begun
+from tilting.disk import unique_beside
 from tilting.errors import TiltingError
 from tilting.runs.alone import LOCK, alone
 
@@ -105,3 +106,23 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path):
     with alone(str(tmp_path)):
         pass
     assert sorted(p.name for p in tmp_path.rglob("*")) == [".mine.tilting", "checkpoints", "images", "manifest.json"]
+
+
+def test_what_is_left_beside_a_folder_that_was_not_made_yet_is_swept_by_the_same_out_alone(tmp_path):
+    """Of a killed look whether it can be written, and of an evaluation that was going to be renamed."""
+    for name, inside in (("run", False), ("judged", True), ("a" * 60 + "1", False), ("a" * 60 + "2", False)):
+        left = unique_beside(tmp_path / name)
+        left.mkdir()
+        if inside:
+            (left / "metrics.json").touch()
+    for name in ("run", "judged", "a" * 60 + "1"):
+        with alone(str(tmp_path / name), beside=name == "judged"):
+            pass
+    left = [path.name for path in tmp_path.iterdir()]
+    assert len(left) == 1 and left[0].startswith(f".{'a' * 40}.")  # another's
+    with alone(str(tmp_path / ("a" * 60 + "2") / "deeper")):
+        pass
+    assert len(list(tmp_path.iterdir())) == 1
+    with alone(str(tmp_path / ("a" * 60 + "2"))):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -45,12 +45,13 @@ def lpips_state() -> dict[str, torch.Tensor]:
 
 
 def files(folder: Path) -> Path:
-    """A folder with vgg.pth, vgg.safetensors, lpips.pth, ref.png and two fitted classifiers, ``cnn`` and ``mlp``."""
+    """A folder with vgg.pth, vgg.safetensors, lpips.pth, ref.png, ref.txt and two fitted classifiers, ``cnn`` and ``mlp``."""
     torch.save(vgg_state(), folder / "vgg.pth")
     save_file(vgg_state(), folder / "vgg.safetensors")
     torch.save(lpips_state(), folder / "lpips.pth")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     Image.fromarray(pixels).resize((48, 40)).save(folder / "ref.png")
+    (folder / "ref.txt").write_text("How bright is it?")
     torch.manual_seed(7)
     cnn = ResidualCnn(3, (4, 6, 8))
     with torch.no_grad():
@@ -101,6 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.path, dict(self.headers), request))
         status, body = self.server.answer(len(self.server.requests) - 1, request)
         self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

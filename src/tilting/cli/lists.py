@@ -10,6 +10,7 @@ import typer
 from tilting.config.about import LEGEND, STEPS, about_method
 from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
+from tilting.models.shapes import OURS, REQUIRED, enterable, shapes
 from tilting.models.words import load_words
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.about import LEGEND as OBJECTIVE_LEGEND
@@ -18,6 +19,7 @@ from tilting.presets import METHODS
 from tilting.reports.text import columns
 from tilting.rewards.declaration import REWARDS
 
+DIFFUSERS = "diffusers"
 LONG = 24
 """Columns of a setting's value that stands in a table."""
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -184,18 +186,45 @@ def rewards(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="pocket, with the words it knows.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="pocket, with its words; diffusers, with its pipelines; one of them, with its inputs."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the models, or the words of pocket."""
+    """List the models; the words of pocket; or the pipelines of diffusers, which can be steered, and what each takes."""
+    if name == DIFFUSERS:
+        return _pipelines(as_json)
+    if name is not None and name.endswith("Pipeline"):
+        takes = {
+            key: "required" if value is REQUIRED else value for key, value in enterable(name).takes.items() if key not in OURS
+        }
+        takes = {key: "of its own" if value is ... else value for key, value in takes.items()}
+        lines = columns([["input", "default"], *([key, shown(value)] for key, value in takes.items())])
+        return typer.echo(json.dumps(takes, indent=1) if as_json else "\n".join(lines))
     if name is not None:
         if name not in MODELS:
-            raise TiltingError(f"the words of {name!r} are not known here{nearest(name, MODELS)}")
+            raise TiltingError(f"the words of {name!r} are not known here{nearest(name, [*MODELS, DIFFUSERS])}")
         found = _words()
         lines = [*columns([[key, ", ".join(words)] for key, words in found.items()]), "", SAID]
         return typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines))
-    rows = {name: {"about": about} for name, about in MODELS.items()}
+    rows: dict[str, dict[str, Any]] = {name: {"about": about} for name, about in MODELS.items()}
     if not as_json:
         rows["FOLDER"] = {"about": "a diffusers folder of safetensors: " + "; ".join(f.about for f in FAMILIES.values())}
+        rows["FOLDER"]["notes"] = ["and any other pipeline of diffusers that can be entered: see `tilting models diffusers`"]
         rows["OWNER/NAME"] = {"about": "the same from a hub, where there is network"}
     _show(rows, as_json)
+
+
+def _pipelines(as_json: bool) -> None:
+    """Every class of pipelines that the installed diffusers has: whether it can be steered, and why not."""
+    found = {name: {"steered": not shape.why, "why": shape.why or None} for name, shape in shapes().items()}
+    if as_json:
+        return typer.echo(json.dumps(found, indent=1))
+    cells = [["pipeline", "steered", "why not"]]
+    cells += [[name, "no" if row["why"] else "yes", row["why"] or ""] for name, row in found.items()]
+    many = sum(not row["why"] for row in found.values())
+    for line in [*columns(cells), "", f"{many} of {len(found)} can be; `tilting models NAME` says what one takes by --input."]:
+        typer.echo(line)

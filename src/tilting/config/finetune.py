@@ -19,6 +19,7 @@ from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import defaults
 from tilting.models.placement import FULL
+from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import BaseObjective
 from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
@@ -63,6 +64,12 @@ class FinetuneConfig(TrainingConfig):
     ema: training.Ema = 0.0
     device: options.Device = "auto"
     precision: training.TrainPrecision = FULL
+    input: options.Inputs = ()
+    height: options.Side = None
+    width: options.Side = None
+    frames: options.Frames = None
+    controlnet: options.Controlnet = None
+    ip_adapter: options.IpAdapter = None
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
     checkpoint_every: training.CheckpointEvery = 50
     keep_every: training.KeepEvery = 0
@@ -91,6 +98,7 @@ class FinetuneConfig(TrainingConfig):
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
+    long_prompts: options.LongPrompts = None
     metadata: options.Metadata = ()
     unused: options.Unused = ()
 
@@ -131,6 +139,7 @@ class FinetuneConfig(TrainingConfig):
                 given[key] = None
             if given.get("lora_alpha") is not None:
                 raise TiltingError("alpha is that of --init-lora: leave --lora-alpha out")
+        asked(cls, given, given.get("model", cls.model))
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
         return replace(config, unused=(*unused, *config._unused(given)))

@@ -12,12 +12,18 @@ from tilting.config.base import BaseConfig
 from tilting.config.options import (
     BatchSize,
     Cfg,
+    Controlnet,
     Device,
     Eta,
     Format,
+    Frames,
     Images,
+    Inputs,
+    IpAdapter,
+    LongPrompts,
     Lora,
     LoraSteps,
+    Mask,
     Metadata,
     Model,
     NegativePrompt,
@@ -31,6 +37,7 @@ from tilting.config.options import (
     Sde,
     Seeds,
     Settings,
+    Side,
     Steps,
     Strength,
     Unused,
@@ -41,6 +48,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import LoraSpec, parse_lora, parse_window
 from tilting.models.names import defaults
 from tilting.models.placement import FULL
+from tilting.models.told import asked
 from tilting.presets import METHODS, Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rewards.spec import Spec, parse_specs
@@ -76,10 +84,18 @@ class GenerateConfig(BaseConfig):
     published: Annotated[bool, Doc("Settings, steps and cfg of the method's paper; --set goes over them.")] = False
     image: Picture = None
     strength: Strength = None
+    input: Inputs = ()
+    height: Side = None
+    width: Side = None
+    frames: Frames = None
+    controlnet: Controlnet = None
+    ip_adapter: IpAdapter = None
+    mask: Mask = None
     lora: Lora = ()
     lora_steps: LoraSteps = None
     device: Device = "auto"
     precision: Precision | None = None
+    long_prompts: LongPrompts = None
     metadata: Metadata = ()
     format: Format = None
     only: Only = ()
@@ -135,6 +151,7 @@ class GenerateConfig(BaseConfig):
         METHODS.find(method)
         paper = _paper(method, given) if given.pop("published", False) else {}
         fields = _preset_fields(method)
+        asked(cls, given, model)
         steps, cfg = defaults(model)
         of_model = {"steps": steps, "cfg": cfg, "eta": METHODS[method].default_eta}
         of_run = {name: cls.options()[name].check(paper[name]) for name in ("steps", "cfg") if name in paper}
@@ -194,7 +211,7 @@ def _with_settings(config: Config, given: Mapping[str, Any], paper: Mapping[str,
 
 def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
     """The strength of the reference picture, which has no use without one."""
-    if config.image is None:
+    if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own
         if METHODS[config.method].needs_picture:
             raise TiltingError(f"{config.method} starts from a picture: give one by --image")
         return replace(config, unused=(*config.unused, *(["strength"] if "strength" in given else [])))

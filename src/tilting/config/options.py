@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from typing_extensions import Doc
 
 from tilting.config.picture import open_picture
@@ -18,6 +18,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
+from tilting.models.told import FRAMES, parse_inputs
 
 
 def check_model(name: str, value: str) -> str:
@@ -111,12 +112,29 @@ Sde = Annotated[
 ]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
 NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
+LongPrompts = Annotated[
+    Literal["cut", "chunk"] | None,
+    Check(lambda name, value: None if value == "cut" else value),
+    Option(default="cut"),
+    Doc("Of prompts that CLIP does not read whole: cut, or read in chunks."),
+]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
 Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
 Strength = Annotated[
     float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
 ]
+Inputs = Annotated[
+    tuple[str, ...],
+    Metavar("NAME=VALUE"),
+    Check(lambda name, value: tuple(value) if parse_inputs(value) else ()),
+    Doc("What the model's own pipeline takes, repeatable; a picture by its file."),
+]
+Side = Annotated[int | None, Ge(8), Option(default="the model's"), Doc("Pixels of a picture's side.")]
+Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a film.")]
+Controlnet = Annotated[str | None, Metavar("DIR"), Doc("A ControlNet; its picture is --input control_image=FILE.")]
+IpAdapter = Annotated[str | None, Metavar("DIR"), Doc("An IP-Adapter; its picture is --input ip_adapter_image=FILE.")]
+Mask = Annotated[str | None, Metavar("FILE"), Doc("White where --image is drawn anew.")]
 Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(loras), Doc("A LoRA to draw with, repeatable.")]
 LoraSteps = Annotated[
     str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are on.")

@@ -22,6 +22,7 @@ from tilting.models import load
 from tilting.models.lora_file import lora_files, parse_window
 from tilting.models.lora_stack import attach_all
 from tilting.models.placement import FULL
+from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
 from tilting.reports.words import TERMS
@@ -58,7 +59,9 @@ def load_parts(config: GenerateConfig) -> Parts:
     reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
-    model = load(config.model, config.device, config.precision or FULL)
+    inputs, each = asked(config)
+    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
+    model = load(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)
@@ -90,7 +93,9 @@ class Folder(RunFolder[Generated]):
         config = self.config
         picture = files.digest(Path(config.image)) if config.image else None
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
-        return {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
+        now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
+        told = [files.digest(file) for file in files_of(*asked(config))]
+        return now | ({"input-sha256": told} if told else {})
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -101,6 +106,8 @@ class Folder(RunFolder[Generated]):
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if key == "lora-sha256":
             return "whose LoRA had other weights: choose another --out"
+        if key == "input-sha256" and before.get("input") == now.get("input"):
+            return "whose inputs were other pictures: choose another --out"
         if key == "image-sha256":
             if before.get("image") == now["image"]:
                 return f"whose image {now['image']!r} was another picture: choose another --out"
@@ -150,9 +157,16 @@ class Folder(RunFolder[Generated]):
         fresh = not (self.path / files.MANIFEST).exists()
         self.make()
         if not fresh:
-            records = [self.records[i] for i in sorted(self.records)]
-            write_atomically(self.path / files.IMAGES, "".join(self._lines(records)).encode())
+            self._keep_records()
             self.sum_up()
+
+    def _keep_records(self) -> None:
+        """Write the records anew where some are torn, or of images that are not whole, or stand in an older manifest."""
+        path = self.path / files.IMAGES
+        lines = files.read_lines(path)
+        if len(lines) != len(self.records) or (lines and path.read_bytes() != "".join(map(files.line, lines)).encode()):
+            records = [self.records[i] for i in sorted(self.records)]
+            write_atomically(path, "".join(self._lines(records)).encode())
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
         """Write a finished group: its pictures, then their records at the end of the others'."""
@@ -253,7 +267,7 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
     config = place.config
     who = identities(config.prompts, config.seeds, config.images)
     missing = [who[number] for number in place.missing]
-    reference = read_picture(config.image, *parts.model.image_shape[1:]) if config.image else None
+    reference = read_picture(config.image, *parts.model.image_shape[1:]) if config.image and config.mask is None else None
     return plan(
         parts.model,
         missing,

@@ -143,9 +143,9 @@ def deciding(found: Estimate, line: float = 0.0, level: float = LEVEL, power: fl
 
     low, high = 1, 2
     while not enough(high):
-        low, high = high, 2 * high
-        if high > MOST:
+        if high == MOST:
             return None
+        low, high = high, min(2 * high, MOST)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

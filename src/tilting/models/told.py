@@ -13,17 +13,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
 from tilting.models.families import CONFIG, kind_of, read_json
-from tilting.models.loading import OF_NO_USE, load_part, load_pipeline, loading
-from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import REQUIRED, Shape, check_inputs, enterable, shape_of
-
-if TYPE_CHECKING:
-    import torch
+from tilting.models.names import find_model
+from tilting.models.shapes import OURS, REQUIRED, Shape, check_inputs, enterable, shape_of
 
 LOADED = ("controlnet", "ip_adapter", "ip_adapter_scale")
 """Inputs that are parts of the pipeline, not of its call."""
@@ -32,7 +28,11 @@ OTHERS = ("", "Img2Img", "Inpaint", "Inpainting", "ImageToVideo", "VideoToVideo"
 NEEDS = (("Inpaint", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
 """What pipelines need whose names hold these words."""
 PICTURE = re.compile(r"image|mask|video|frame")
-CALLED = {"image": "--input image=FILE", "mask_image": "--mask FILE", "control_image": "--input control_image=FILE"}
+CALLED = {
+    "image": "--image FILE, with --mask, or --input image=FILE",
+    "mask_image": "--mask FILE",
+    "control_image": "--input control_image=FILE",
+}
 MULTIPLE = 8
 FRAMES = 257
 """The most frames of a film."""
@@ -62,6 +62,73 @@ def value_of(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
     return value if isinstance(value, int | float | list | tuple) else text
+
+
+OPTIONS = {
+    "height": "height",
+    "width": "width",
+    "frames": "num_frames",
+    "controlnet": "controlnet",
+    "ip_adapter": "ip_adapter",
+    "mask": "mask_image",
+}
+"""Options -> the inputs that they are."""
+OF_ALL = ("height", "width", "num_frames")
+"""Inputs that states have their shape of: the same for all images, and so no column of a table of prompts."""
+
+
+def told_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that options ask for, by the fields' names; a picture beside a mask is the pipeline's. Raises TiltingError."""
+    told = parse_inputs(options.get("input") or ())
+    for name, its in OPTIONS.items():
+        value = options.get(name)
+        if value is not None:
+            if its in told:
+                raise TiltingError(f"{its} is given by --input and by --{name.replace('_', '-')}: give it once")
+            told[its] = value
+    if options.get("mask") is not None and options.get("image") is not None:
+        told.setdefault("image", options["image"])
+    return told
+
+
+def each_of(kind: str, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Prompt -> the inputs in the columns of its table that this pipeline takes. Raises TiltingError for two of one prompt."""
+    shape, each = shape_of(kind), {}
+    for prompt, known in zip(prompts, metadata, strict=False):
+        takes = () if shape is None else [name for name in shape.takes if name not in (*OURS, *OF_ALL)]
+        mine = {name: value for name, value in known.items() if name in takes and value not in (None, "")}
+        if each.setdefault(prompt, mine) != mine:
+            raise TiltingError(f"the prompt {prompt!r} comes with different inputs: say in it how they differ")
+    return {prompt: mine for prompt, mine in each.items() if mine}
+
+
+def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """(inputs of all images, prompt -> its own) of a config, or of the options it is made of, checked.
+
+    Raises:
+        TiltingError: see `check_told`; nothing of a model but its json is read.
+    """
+    given = options if options is not None else {name: getattr(config, name, None) for name in ASKED}
+    name, told = model or config.model, told_of(given)
+    metadata = given.get("metadata") or ()
+    if not told and not metadata:
+        return {}, {}
+    source = find_model(name)
+    kind = chosen(kind_of(source), list(told)) if told else kind_of(source)
+    each = each_of(kind, given.get("prompts") or (), metadata)
+    if told or each:
+        for mine in each.values() or [{}]:
+            check_told(source, {**told, **mine})
+    return told, each
+
+
+ASKED = ("input", "image", "prompts", "metadata", *OPTIONS)
+
+
+def files_of(told: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """The files that inputs name."""
+    named = [(name, value) for one in (told, *each.values()) for name, value in one.items()]
+    return [Path(value) for name, value in named if isinstance(value, str) and (PICTURE.search(name) or name in LOADED)]
 
 
 def chosen(kind: str, names: Sequence[str]) -> str:
@@ -189,55 +256,3 @@ def pictures_of(told: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: picture_of(name, value) if PICTURE.search(name) and name not in LOADED else value for name, value in told.items()
     }
-
-
-def load_told(
-    source: str,
-    name: str,
-    steps: int,
-    cfg: float,
-    dtype: torch.dtype,
-    inputs: Mapping[str, Any],
-    each: Mapping[str, Mapping[str, Any]],
-) -> Any:
-    """A pipeline with its inputs, as a model.
-
-    Args:
-        source: folder or hub id.
-        name: what manifests call it.
-        steps, cfg: its defaults.
-        dtype: of network and text encoders.
-        inputs: of all images.
-        each: prompt -> inputs of its own.
-
-    Raises:
-        TiltingError: see `check_told`, and for what does not load.
-    """
-    kinds = {check_told(source, {**inputs, **told}) for told in ({}, *each.values()) if told or not each or inputs}
-    if len(kinds) > 1:
-        raise TiltingError(f"prompts ask for different pipelines, {' and '.join(sorted(kinds))}: give each the same inputs")
-    kind = kinds.pop()
-    shape, parts = enterable(kind), {}
-    if inputs.get("controlnet") is not None:
-        folder = str(inputs["controlnet"])
-        parts["controlnet"] = load_part(folder, check_controlnet(source, shape, folder), dtype)
-    unused = tuple(part for part in OF_NO_USE if part in shape.parts)
-    pipe = load_pipeline(source, dtype, unused, kind if kind != kind_of(source) else None, parts)
-    if inputs.get("ip_adapter") is not None:
-        with loading(str(inputs["ip_adapter"])):
-            attach_ip_adapter(pipe, Path(str(inputs["ip_adapter"])))
-            pipe.set_ip_adapter_scale(inputs.get("ip_adapter_scale", 1.0))
-    own = {name: value for name, value in inputs.items() if name not in LOADED}
-    told = pictures_of(renamed(shape, own))
-    mine = {prompt: pictures_of(renamed(shape, one)) for prompt, one in each.items()}
-    return Pipeline(pipe, name, steps, cfg, told, mine)
-
-
-def attach_ip_adapter(pipe: Any, folder: Path) -> None:
-    """An IP-Adapter of a folder, with its image encoder where that lies beside it. Raises TiltingError."""
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
-    if len(files) != 1 or not files[0].is_file():
-        raise TiltingError(f"an IP-Adapter is a safetensors file, or a folder of one, which {str(folder)!r} is not")
-    place = files[0].parent
-    encoder = "image_encoder" if (place / "image_encoder" / CONFIG).is_file() else None
-    pipe.load_ip_adapter(str(place), subfolder="", weight_name=files[0].name, image_encoder_folder=encoder)

@@ -154,7 +154,8 @@ def run_sheet(manifest: dict[str, Any], picture: Callable[[dict[str, Any]], Imag
     loras = [f"LoRA {lora}" for lora in config.get("lora") or []]
     beside = "".join(f", {word}" for word in (*loras, *(config.get("label") or [])))
     if config.get("image"):
-        beside += f", from {Path(config['image']).name} at {config['strength']:g}"
+        at = f" at {config['strength']:g}" if config.get("strength") is not None else ""
+        beside += f", from {Path(config['image']).name}{at}"
     title = f"{config['method']}{particles}{beside}, {config['steps']} steps, {' + '.join(config['reward']) or 'no reward'}"
     totals = f"{_mean(summary)}, {summary['evaluations']} evaluations, {summary['seconds']:.1f} s"
     shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]

@@ -140,6 +140,13 @@ class RewardEntry:
         return Reads((*(file for path in named for file in weights_in(path)), *files), clip)
 
 
+def installed(reward: str, *modules: str) -> None:
+    """Refuse a reward whose extra of this package is not installed, in a sentence that says how to get it."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise TiltingError(f"the reward {reward!r} needs {' and '.join(missing)}: pip install 'tilting[{reward}]'")
+
+
 REWARDS: Registry[RewardEntry] = Registry("reward", "tilting.rewards", RewardEntry)
 
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from tilting.errors import RewardError, TiltingError
@@ -35,6 +35,7 @@ from tilting.rewards.declaration import REWARDS, Argument
 if TYPE_CHECKING:
     from torch import Tensor
 
+Some = TypeVar("Some")
 URL = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 30.0
 ATTEMPTS = 3
@@ -49,14 +50,14 @@ class _Passing(Exception):
 
 
 @cache
-def _certificates() -> SSLContext:
+def certificates() -> SSLContext:
     """Whom to trust; 0.2 s."""
     import httpx2 as httpx
 
     return httpx.create_ssl_context()
 
 
-def _finished(asked: Coroutine[Any, Any, bytes]) -> bytes:
+def finished(asked: Coroutine[Any, Any, Some]) -> Some:
     """What a coroutine comes to, also in a thread that runs others, as a notebook's does."""
     try:
         asyncio.get_running_loop()
@@ -66,7 +67,7 @@ def _finished(asked: Coroutine[Any, Any, bytes]) -> bytes:
         return pool.submit(asyncio.run, asked).result()
 
 
-def _root(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Why a connection failed: what the system says, where it says something."""
     below: BaseException | None = error
     while below is not None:
@@ -140,7 +141,7 @@ class Http(Scorer):
     def _once(self, data: bytes) -> bytes:
         """The answer to one attempt, whose end is the deadline whatever the server does meanwhile."""
         try:
-            return _finished(asyncio.wait_for(self._posted(data), self.timeout))
+            return finished(asyncio.wait_for(self._posted(data), self.timeout))
         except TimeoutError:
             raise _Passing(f"did not answer within {self.timeout:g} s") from None
 
@@ -151,7 +152,7 @@ class Http(Scorer):
         head["Accept-Encoding"] = "identity"
         try:
             async with (
-                httpx.AsyncClient(trust_env=False, timeout=None, verify=_certificates()) as client,
+                httpx.AsyncClient(trust_env=False, timeout=None, verify=certificates()) as client,
                 client.stream("POST", self.url, content=data, headers=head) as answer,
             ):
                 if answer.status_code in PASSING:
@@ -168,9 +169,9 @@ class Http(Scorer):
                         )
                 return b"".join(pieces)
         except httpx.ConnectError as error:
-            raise _Passing(f"cannot be reached: {_root(error)}") from None
+            raise _Passing(f"cannot be reached: {reason_of(error)}") from None
         except (httpx.HTTPError, OSError) as error:
-            raise _Passing(f"broke off: {_root(error)}") from None
+            raise _Passing(f"broke off: {reason_of(error)}") from None
 
     def _scores(self, answer: bytes, count: int) -> list[float]:
         """The scores of an answer, as floats that may still be NaN."""

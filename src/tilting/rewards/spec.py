@@ -17,6 +17,7 @@ from tilting.rewards.declaration import REWARDS as REWARDS
 from tilting.rewards.declaration import Reads, RewardEntry
 from tilting.rewards.remote import URL
 from tilting.rewards.user_file import Ran, user
+from tilting.rewards.vlm import OPTIONS
 from tilting.rewards.weighted_sum import combine
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
-OWN = re.compile(r"https?://.*[?&][^=&]+=|likelihood:.*#[^=#]+=", re.IGNORECASE | re.DOTALL)
-"""Up to an "=" that is no weight's: of the last parameter of an address, of a label's value."""
+OWN = re.compile(rf"https?://.*[?&][^=&]+=|likelihood:.*#[^=#]+=|vlm:.*#(?:{'|'.join(OPTIONS)})=", re.IGNORECASE | re.DOTALL)
+"""Up to an "=" that is no weight's: of the last parameter of an address, of a label's value, of the last option."""
 FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?", re.DOTALL)
 
 

@@ -18,14 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import np, torch
 from tilting.rewards.check import Scorer
-from tilting.rewards.declaration import REWARDS, Argument
+from tilting.rewards.declaration import REWARDS, Argument, installed
 from tilting.rewards.metadata import Told
 
 if TYPE_CHECKING:
@@ -41,13 +40,6 @@ EXPOSED = {
 """Classes of bare skin, by NudeNet's numbers."""
 SIDE = 320
 """Pixels of NudeNet's input."""
-
-
-def need(extra: str, *modules: str) -> None:
-    """Refuse where an extra of this package is not installed, in a sentence that says how to get it."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise TiltingError(f"the reward {extra!r} needs {' and '.join(missing)}: pip install 'tilting[{extra}]'")
 
 
 def pixels(image: Tensor) -> Any:
@@ -124,7 +116,7 @@ def ocr(words: str | None = None) -> Ocr:
     Raises:
         TiltingError: the extra is not installed.
     """
-    need("ocr", "rapidocr", "onnxruntime", "rapidfuzz")
+    installed("ocr", "rapidocr", "onnxruntime", "rapidfuzz")
     return Ocr(words, "ocr" if words is None else f"ocr:{words}")
 
 
@@ -174,5 +166,5 @@ def nsfw() -> Nsfw:
     Raises:
         TiltingError: the extra is not installed.
     """
-    need("nsfw", "nudenet", "onnxruntime")
+    installed("nsfw", "nudenet", "onnxruntime")
     return Nsfw()

@@ -19,6 +19,7 @@ from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.models.lora_file import lora_files, parse_lora
+from tilting.models.told import asked, files_of
 from tilting.objectives import OBJECTIVES
 from tilting.runs import files
 from tilting.runs.owner import TRAINING
@@ -114,7 +115,8 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
         start = files.digest_of(lora_files(config.init_lora)) if config.init_lora else None
         taught = [files.digest_of(lora_files(parse_lora(one).file)) for one in config.teacher]
         now = {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
-        return now | ({"teacher-sha256": taught} if taught else {})
+        told = [files.digest(file) for file in files_of(*asked(config))]
+        return now | ({"teacher-sha256": taught} if taught else {}) | ({"input-sha256": told} if told else {})
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if key == "init-lora-sha256" and before.get("init-lora") == now.get("init-lora"):

@@ -18,6 +18,7 @@ from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.placement import device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
+from tilting.models.told import asked
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.runs.alone import alone
@@ -54,7 +55,9 @@ def load_parts(config: FinetuneConfig) -> Parts:
     start = inputs = None
     if config.init_lora:
         start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
-    return Parts(load(config.model, precision=config.precision), reward, judge, start, inputs)
+    told, each = asked(config)
+    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **told}
+    return Parts(load(config.model, precision=config.precision, **how), reward, judge, start, inputs)
 
 
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:

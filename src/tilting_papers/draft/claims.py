@@ -26,12 +26,20 @@ def needing(test: Callable[[Results], Finding], *names: str) -> Test:
     return lambda results: test(results) if set(names) <= set(results.names) else None
 
 
+def paired(results: Results, a: str, b: str, of: Callable[[str], Values]) -> tuple[Values, Values]:
+    """The numbers of two rows, of the training seeds that both have; a row that is not trained stands beside each seed."""
+    trained = [len(results.of_seeds(name)) for name in (a, b) if name in results.summaries]
+    first, second = ({key: value for key, value in of(name).items() if key[0] < min(trained, default=1)} for name in (a, b))
+    return first, second
+
+
 def higher(a: str, b: str, what: str | None = None, where: str | None = None) -> Test:
     """That row a ends above row b: its reward, or ``what`` ("judge"), on a set (the first without)."""
 
     def test(results: Results) -> Finding:
         unit = "nats (judge)" if what == "judge" else f"({what or results.spec})"
-        return difference(results.values(a, what, where), results.values(b, what, where), f"{unit}, {a} - {b}", seeded=True)
+        pair = paired(results, a, b, lambda name: results.values(name, what, where))
+        return difference(*pair, f"{unit}, {a} - {b}", seeded=True)
 
     return needing(test, a, b)
 
@@ -75,7 +83,7 @@ def faster(a: str, b: str) -> Test:
 
     def test(results: Results) -> Finding:
         words = f"({results.spec}), mean gain over training of {a} - {b}"
-        return difference(areas(results, a), areas(results, b), words, seeded=True)
+        return difference(*paired(results, a, b, lambda run: areas(results, run)), words, seeded=True)
 
     return needing(test, a, b)
 
@@ -126,12 +134,16 @@ def _times(value: float) -> str:
 
 
 def dearer(a: str, b: str, most: float) -> Test:
-    """That run a takes at most so many times run b's seconds per training step; by their sums, without an interval."""
+    """That a training step of run a costs at most so many times run b's, both with one step back for each reward query: counted
+    in evaluations of the denoiser, a step back as two, for seconds are of whatever else the machine was doing."""
 
     def test(results: Results) -> Finding:
-        paid = [results.points(run)[-1]["seconds"] / results.points(run)[-1]["step"] for run in (a, b)]
+        last = [results.points(run)[-1] for run in (a, b)]
+        paid = [(point["evaluations"] + 2 * point["reward_calls"]) / point["images"] for point in last]
         times = paid[0] / paid[1]
-        words = f"{times:.2f} times, {number(paid[0], 3)} s against {number(paid[1], 3)} s a step"
+        words = (
+            f"{times:.2f} times, {number(paid[0], 3)} evaluations an image against {number(paid[1], 3)} (a step back as two)"
+        )
         return {"verdict": "holds" if times <= most else "fails", "found": words, "times": times}
 
     return needing(test, a, b)
@@ -149,7 +161,8 @@ def behind(slow: str, fast: str, times: float) -> Test:
     def test(results: Results) -> Finding:
         paid = [results.points(run)[-1]["reward_calls"] for run in (slow, fast)]
         gain = gains(results, fast)
-        gap = difference(gain, gains(results, slow), f"({results.spec}), gain of {fast} - gain of {slow}", seeded=True)
+        pair = paired(results, fast, slow, lambda run: gains(results, run))
+        gap = difference(*pair, f"({results.spec}), gain of {fast} - gain of {slow}", seeded=True)
         curve = [mean(by_prompt(values)) for values in results.over_training(slow)]
         queries = [point["reward_calls"] for point in results.points(slow)]
         caught, more = crossing(queries, curve, curve[0] + mean(list(gain.values()))), paid[0] / paid[1]
@@ -176,7 +189,7 @@ def near(a: str, b: str, share: float = 0.1) -> Test:
     """That two runs end alike: the interval of their difference lies within a share of b's gain, either way."""
 
     def test(results: Results) -> Finding:
-        gap = interval(results.values(a), results.values(b), seeded=True)
+        gap = interval(*paired(results, a, b, results.values), seeded=True)
         room = share * abs(mean(list(gains(results, b).values())))
         assert gap is not None
         over, under = (verdict(gap["low"], gap["high"], line) for line in (-room, room))  # of the room's two ends

@@ -1,0 +1,214 @@
+"""What a pipeline is told beside its prompts: on the command line, in Python and in columns; and what is refused before a
+weight is read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+import torch
+
+import tilting as tl
+from support.commands import manifest
+from support.paths import ROOT
+from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, mask, picture
+from tilting.cli import main
+from tilting.errors import TiltingError
+from tilting.models.shapes import enterable, shape_of, shapes
+from tilting.models.told import chosen, parse_inputs
+from tilting.schedule import Schedule, predict, scaled_linear
+from tilting.types import Prediction
+
+PROMPTS = ["a fox on a blue background", "an owl"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("told")
+    for name in ("sd15", "z_image", "wan"):
+        make(name)[0].save_pretrained(place / name)
+    pipe, _ = make("sd15")
+    controlnet().save_pretrained(place / "control")
+    controlnet(cross_attention_dim=28).save_pretrained(place / "control-of-another")
+    make("flux_controlnet")[0].controlnet.save_pretrained(place / "control-of-flux")
+    from safetensors.torch import save_file
+
+    flat = {f"{part}.{key}": value for part, own in ip_adapter(pipe.unet).items() for key, value in own.items()}
+    (place / "ip").mkdir()
+    save_file(flat, place / "ip" / "ip-adapter.safetensors")
+    encoder, _ = image_encoder()
+    encoder.save_pretrained(place / "ip" / "image_encoder")
+    picture().save(place / "picture.png")
+    picture(16, 3).save(place / "other.png")
+    mask().save(place / "mask.png")
+    picture(32).save(place / "large.png")
+    (place / "text.png").write_text("no picture")
+    return place
+
+
+@pytest.fixture
+def here(folders, monkeypatch, tmp_path):
+    monkeypatch.chdir(folders)
+    return tmp_path
+
+
+def draw(out, *words):
+    return main(["generate", "a fox", "--steps", "3", "--quiet", "--device", "cpu", "--out", str(out), *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model", "sd15", "--height", "8", "--width", "24"],
+        ["--model", "sd15", "--image", "picture.png", "--mask", "mask.png"],
+        ["--model", "sd15", "--controlnet", "control", "--input", "control_image=picture.png"],
+        ["--model", "sd15", "--ip-adapter", "ip", "--input", "ip_adapter_image=picture.png", "--input", "ip_adapter_scale=0.6"],
+        ["--model", "sd15", "--input", "guidance_rescale=0.7"],
+        ["--model", "z_image", "--height", "16", "--width", "16", "--input", "max_sequence_length=64"],
+    ],
+)
+def test_the_command_line_tells_a_pipeline(here, words):
+    assert draw(here / "run", *words) == 0
+    assert len(manifest(here / "run")["images"]) == 1
+    from PIL import Image
+
+    size = Image.open(here / "run" / "images" / "00000.png").size
+    assert size == ((24, 8) if "24" in words else (16, 16))
+    first = (here / "run" / "images" / "00000.png").read_bytes()
+    plain = [word for word in words if word in ("--model", "sd15", "z_image")]
+    if "z_image" not in words and "24" not in words:
+        assert draw(here / "plain", *plain) == 0
+        assert (here / "plain" / "images" / "00000.png").read_bytes() != first, "what it was told does not matter"
+    assert draw(here / "run", *words) == 0  # finished: nothing is drawn again
+
+
+def test_a_run_goes_on_only_with_the_same_inputs(here, capsys):
+    shutil.copy("picture.png", "moves.png")
+    words = ["--model", "sd15", "--image", "moves.png", "--mask", "mask.png"]
+    assert draw(here / "run", *words) == 0
+    shutil.copy("other.png", "moves.png")
+    assert draw(here / "run", *words) == 2
+    assert re.search("other pictures|another picture", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "sd15", "--mask", "mask.png"], "needs a picture: give --image FILE"),
+        (["--model", "sd15", "--image", "large.png", "--mask", "mask.png"], "the mask is 16x16 and the picture 32x32"),
+        (["--model", "sd15", "--controlnet", "control-of-another", "--input", "control_image=picture.png"],
+         "is of another model: its cross_attention_dim is 28, not 12"),
+        (["--model", "sd15", "--controlnet", "control-of-flux", "--input", "control_image=picture.png"],
+         "is of another family: a StableDiffusionControlNetPipeline takes no FluxControlNetModel"),
+        (["--model", "sd15", "--controlnet", "control"], "needs a picture"),
+        (["--model", "wan", "--frames", "10"], "frames must be 4k + 1, as 9 or 13, not 10"),
+        (["--model", "wan", "--frames", "1001"], "frames must be at most 257"),
+        (["--model", "sd15", "--height", "20"], "height must be a multiple of 8, not 20"),
+        (["--model", "sd15", "--input", "guidance_resale=0.7"], "did you mean 'guidance_rescale'?"),
+        (["--model", "sd15", "--input", "num_inference_steps=3"], "is steps here"),
+        (["--model", "sd15", "--input", "image=text.png"], "cannot be read as a picture"),
+        (["--model", "sd15", "--input", "image=nowhere.png"], "there is no file 'nowhere.png'"),
+        (["--model", "sd15", "--input", "image"], "an input is NAME=VALUE"),
+        (["--model", "sd15", "--input", "height=16", "--height", "16"], "give it once"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_a_weight_is_read(here, capsys, monkeypatch, words, said):
+    monkeypatch.setattr("tilting.models.loading.loading", lambda source: pytest.fail("a weight was read"))
+    assert draw(here / "run", *words) == 2
+    assert said in capsys.readouterr().err and not (here / "run").exists()
+
+
+def test_columns_of_a_table_of_prompts_are_inputs_of_its_images(here):
+    (here / "prompts.csv").write_text("prompt,ip_adapter_image,tag\na fox,picture.png,x\nan owl,other.png,y\n")
+    words = ["--model", "sd15", "--ip-adapter", "ip", "--prompts", str(here / "prompts.csv")]
+    run = ["generate", "--steps", "3", "--quiet", "--device", "cpu", *words]
+    assert main([*run, "--out", str(here / "run")]) == 0
+    two = [(here / "run" / "images" / f"0000{i}.png").read_bytes() for i in (0, 1)]
+    for i, (prompt, file) in enumerate((("a fox", "picture.png"), ("an owl", "other.png"))):
+        alone = ["--model", "sd15", "--ip-adapter", "ip", "--input", f"ip_adapter_image={file}"]
+        words = ["generate", prompt, "--steps", "3", "--quiet", "--device", "cpu", "--out", str(here / f"alone{i}"), *alone]
+        assert main(words) == 0
+        assert (here / f"alone{i}" / "images" / "00000.png").read_bytes() == two[i]
+    (here / "prompts.csv").write_text("prompt,ip_adapter_image\na fox,picture.png\na fox,other.png\n")
+    assert main([*run, "--out", str(here / "twice")]) == 2
+
+
+def test_inputs_of_each_prompt_in_python(folders):
+    """A picture for each prompt is what one for all is, of that prompt alone; rows mix."""
+    pipe, told = make("sd15_controlnet")
+    told.pop("image")
+    both = tl.load(pipe, **told, each={p: {"image": picture(16, i)} for i, p in enumerate(PROMPTS)}, image=picture(16, 9))
+    x = torch.randn(3, *both.latent_shape, generator=torch.Generator().manual_seed(0))
+    t, rows = both.schedule.grid(4)[1], torch.tensor([1, 0, 1])
+    with torch.no_grad():
+        mixed = both.denoiser(PROMPTS, 4.0)(x, t, rows).x0
+        for i in (0, 1):
+            alone = tl.load(pipe, **told, image=picture(16, i)).denoiser(PROMPTS, 4.0)(x, t, rows).x0
+            assert mixed[rows == i].allclose(alone[rows == i], atol=1e-5)
+            assert not mixed[rows != i].allclose(alone[rows != i], atol=1e-4)
+
+
+def test_inputs_are_read_as_values():
+    assert parse_inputs(["a=1", "b=0.5", "c=[1, 2]", "d=true", "e=none", "f=cat.png", "g=a=b"]) == {
+        "a": 1, "b": 0.5, "c": [1, 2], "d": True, "e": None, "f": "cat.png", "g": "a=b",
+    }  # fmt: skip
+    with pytest.raises(TiltingError, match="given twice"):
+        parse_inputs(["a=1", "a=2"])
+
+
+def test_a_familys_other_pipeline_is_found_by_its_inputs():
+    assert chosen("StableDiffusionPipeline", ["guidance_rescale"]) == "StableDiffusionPipeline"
+    assert chosen("StableDiffusionXLPipeline", ["image", "strength"]) == "StableDiffusionXLImg2ImgPipeline"
+    assert chosen("FluxPipeline", ["image", "mask_image"]) == "FluxInpaintPipeline"
+    assert chosen("QwenImagePipeline", ["controlnet", "control_image"]) == "QwenImageControlNetPipeline"
+    assert chosen("WanPipeline", ["image"]) == "WanImageToVideoPipeline"
+
+
+@pytest.mark.slow
+def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
+    """What cannot be entered says why; a class whose loop changed shape is found here."""
+    found = shapes()
+    refused = {name: shape.why for name, shape in found.items() if shape.why}
+    assert len(found) > 150 and len(refused) < len(found) / 4
+    known = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline", "WanPipeline", "QwenImageEditPipeline"]
+    assert not set(known) & set(refused)
+    assert "another loop" in refused["AnimateDiffPipeline"] and "several schedulers" in refused["UnCLIPPipeline"]
+    assert "no step of a scheduler" in refused["KandinskyCombinedPipeline"]
+    assert shape_of("NoSuchPipeline") is None
+    with pytest.raises(TiltingError, match="AnimateDiffPipeline cannot be steered: its loop stands in another"):
+        enterable("AnimateDiffPipeline")
+    assert main(["models", "diffusers", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {name: row["why"] for name, row in listed.items() if not row["steered"]} == refused
+    assert main(["models", "diffusers"]) == 0
+    assert f"{len(found) - len(refused)} of {len(found)} can be" in capsys.readouterr().out
+    assert main(["models", "FluxFillPipeline"]) == 0
+    assert "mask_image" in capsys.readouterr().out
+    assert main(["models", "AnimateDiffPipeline"]) == 2
+    assert "its loop stands in another" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_run(folders, monkeypatch, tmp_path):
+    """docs/models.md's five commands as they stand there, on pipelines of random weights."""
+    page = (ROOT / "docs" / "models.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("tilting ")]
+    assert len(commands) == 5
+    monkeypatch.chdir(folders)
+    for command in commands:
+        words = shlex.split(command)[1:]
+        out = words.index("--out") + 1
+        words[out] = str(tmp_path / words[out])
+        assert main([*words, "--quiet", "--device", "cpu"]) == 0, command
+        assert (tmp_path / words[out] / "manifest.json").exists()
+
+
+def test_the_model_of_the_page_is_steered():
+    page = (ROOT / "docs" / "models.md").read_text()
+    code = page[page.index("class Gaussian:") : page.index("```", page.index("class Gaussian:"))]
+    names = {"torch": torch, "tl": tl, "Schedule": Schedule, "scaled_linear": scaled_linear, "predict": predict}
+    names["Prediction"] = Prediction
+    exec(code, names)
+    assert names["out"].images.shape == (1, 3, 8, 8)
