@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,7 +29,7 @@ USUAL = ("--steps", "4", "--images", "2", "--quiet")
 def loaded(pocket):
     """What every command loads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tilting.generation.run.load", lambda name, *more: pocket)
+        patch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
         yield pocket
 
 
@@ -107,7 +108,7 @@ def test_each_run_is_a_run_of_generate(made, tmp_path, monkeypatch):
     for record in manifest(alone)["images"]:
         assert np.array_equal(pixels(alone / record["file"]), pixels(out / "runs" / "code" / record["file"]))
 
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.generation.run.load", load)
@@ -141,9 +142,12 @@ def test_the_page_holds_all_pictures_in_order_and_fetches_nothing(made):
     out, metrics = made
     text = (out / "compare.html").read_text()
     page = Page(text)
-    assert all(address.startswith("data:image/webp;base64,") for address in page.addresses)
-    for word in ("url(", "@import", "<script", "<link"):
+    assert all(address.startswith(("data:image/webp;base64,", "#")) for address in page.addresses)
+    for word in ("@import", "<script", "<link"):
         assert word not in text
+    assert text.count("url(") == text.count("url(data:image/webp;base64,") == len(metrics["images"])  # base's, under the mouse
+    for word in re.findall('href="#([a-z0-9-]+)"', text):
+        assert text.count(f'id="{word}"') == 1, word
     assert "b" not in page.tags[: page.tags.index("figure")]  # the prompt's <b> is text
     cells = [(e, m) for e in metrics["images"] for m in METHODS]
     assert len(page.images) == len(cells)
@@ -221,6 +225,9 @@ def test_the_table_for_people(made, capsys):
     assert len({len(line) for line in lines[: 1 + len(METHODS)]}) == 1
     for line, row in zip(lines[1:], metrics["methods"], strict=False):
         assert line.split()[:4] == [row["method"], f"{row['reward']['mean']:.4f}", "±", f"{row['reward']['sem']:.4f}"]
+    for line, row in zip(lines[len(METHODS) + 1 :], metrics["methods"][1:], strict=False):
+        assert line == f"{row['method']}: {row['verdict']['reason']}"
+    assert lines[-2].startswith("judge: how surely")
     assert lines[-1] == f"page: {out / 'compare.html'}, picture: {out / 'compare.png'}"
 
 
@@ -267,3 +274,32 @@ def test_from_a_picture(tmp_path):
     assert [row["evaluations"] for row in metrics["methods"]] == [1, 4]
     assert metrics["config"]["strength"] == 0.25
     assert "ref.png" in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_columns_of_settings_and_of_a_lora(small, folder, tmp_path, monkeypatch):
+    """Each is the run that `tilting generate` makes; the LoRA changes no other column; a sweep has its curves."""
+    from tilting.models.lora import add_lora, lora_state, remove, save_lora
+
+    state = lora_state(small.unet) if add_lora(small.unet) else {}
+    save_lora({key: 0.3 * torch.ones_like(value) for key, value in state.items()}, tmp_path / "tuned")
+    remove(small.unet, ["tilting"])
+    monkeypatch.setattr("tilting.generation.run.load", lambda *given: tl.load(str(folder)))
+    usual = ("--model", str(folder), "--reward", "jpeg", "--steps", "3", "--images", "2", "--quiet")
+    columns = f"base,bon,lora:{tmp_path / 'tuned'}"
+    words = ("compare", "a fox", "a cat", *usual, "--methods", columns, "--sweep", "bon.N=2,3", "--out", str(tmp_path / "out"))
+    assert main(list(words)) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    rows = {row["method"]: row for row in metrics["methods"]}
+    assert list(rows) == [*columns.split(","), "bon:N=2", "bon:N=3"]
+    assert [rows[m]["evaluations_per_image"] for m in ("base", "bon:N=2", "bon:N=3")] == [3, 6, 9]
+    lora = ("generate", "a fox", "a cat", *usual, "--lora", str(tmp_path / "tuned"), "--out", str(tmp_path / "alone"))
+    assert main(list(lora)) == 0
+    assert main(["generate", "a fox", "a cat", *usual, "--out", str(tmp_path / "base")]) == 0
+    kept = tmp_path / "out" / rows[f"lora:{tmp_path / 'tuned'}"]["folder"]
+    assert manifest(kept)["images"] == manifest(tmp_path / "alone")["images"]
+    assert manifest(tmp_path / "out" / "runs" / "base")["images"] == manifest(tmp_path / "base")["images"]
+    assert manifest(kept)["images"][0]["reward"] != manifest(tmp_path / "base")["images"][0]["reward"]
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "How does bon.N change the reward?" in page and 'aria-label="reward over bon.N"' in page
+    assert rows["bon"]["verdict"]["word"] == "too few to say"  # of two prompts
+    assert main(list(words)) == 0

@@ -21,6 +21,16 @@ BAD = [
     (("--methods", "base,codx"), "did you mean 'codex'"),
     (("--methods", "code,base,code"), "'code' is named twice"),
     (("--methods", ","), "no method is named"),
+    (("--methods", "base,codex:strenght=0.4"), "has no 'strenght'; did you mean 'strength'"),
+    (("--methods", "base,codex:strength"), "must be METHOD:FIELD=VALUE"),
+    (("--methods", "base,codex:block=0"), "codex:block=0: codex.block must be at least 1"),
+    (("--methods", "code:N=2,code:N=2"), "'code:N=2' is named twice"),
+    (("--methods", "base,code:N/2"), "must be METHOD:FIELD=VALUE"),
+    (("--methods", "base,lora:nowhere"), "there is no LoRA at 'nowhere'"),
+    (("--methods", "base,control:nowhere"), "a control is control:DIR:LABEL=VALUE"),
+    (("--methods", "base,control:nowhere:bright=1"), "nowhere"),
+    (("--sweep", "codex.strength=0.1"), "--sweep takes METHOD.FIELD=A,B,..."),
+    (("--sweep", "codex.strenght=0.1,0.2"), "did you mean 'strength'"),
     (("--methods", "base,codex", "--reward", "jpeg"), "codex needs a differentiable reward"),
     (("--methods", "base,bon,code", "--eta", "0"), "code selects in blocks"),
     (("--methods", "base,freedom", "--cfg", "1"), "freedom scales its gradient"),
@@ -85,6 +95,30 @@ def test_settings_reach_their_method_and_yaml_reads_back(capsys, tmp_path):
     assert [one.eta for one in request.runs] == [1, 1, 1, 0]  # reno's own, as in generate
     asked = {"prompts": ["a fox"], "methods": ["base"], "particles": 2, "set": {"code.tau": 1.0}, "strength": 0.5}
     assert CompareConfig.resolve(asked).unused == ("code.tau", "particles", "strength")
+
+
+def test_columns_have_settings_and_options_of_their_own(tmp_path):
+    """A method twice, steps, N and cfg of a column, and a sweep's columns, each in a folder of its own."""
+    asked = {
+        "prompts": ["a fox"],
+        "steps": 6,
+        "out": str(tmp_path),
+        "set": {"codex.tau": 0.5},
+        "methods": "base, codex,codex:strength=0.4+N=2,code:steps=3+cfg=2",
+        "sweep": "bon.N=2,4",
+    }
+    config = CompareConfig.resolve(asked)
+    assert config.methods == ("base", "codex", "codex:strength=0.4+N=2", "code:steps=3+cfg=2", "bon:N=2", "bon:N=4")
+    runs = dict(zip(config.methods, config.runs, strict=True))
+    own = runs["codex:strength=0.4+N=2"]
+    assert dict(own.settings)["codex.strength"] == 0.4 and dict(own.settings)["codex.tau"] == 0.5 and own.particles == 2
+    assert dict(runs["codex"].settings)["codex.strength"] == 0.2 and runs["codex"].particles == 4
+    assert (runs["code:steps=3+cfg=2"].steps, runs["code:steps=3+cfg=2"].cfg, runs["base"].steps) == (3, 2.0, 6)
+    assert [runs[f"bon:N={n}"].particles for n in (2, 4)] == [2, 4]
+    assert len({one.out for one in config.runs}) == 6
+    again = CompareConfig.resolve({**config.mapping(), "out": str(tmp_path)})
+    assert again == config
+    assert CompareConfig.resolve({"prompts": ["a fox"], "sweep": "codex.strength=0.1,0.2"}).methods[0] == "base"
 
 
 def test_what_no_reward_or_judge_knows_is_null():

@@ -20,6 +20,7 @@ from tilting.metrics.mmd import KernelSums, cmmd, kernel_sums, mmd
 from tilting.metrics.prompts import by_prompt, difference, expected, paired
 from tilting.metrics.statistics import Estimate, reach
 from tilting.metrics.verdict import decide
+from tilting.reports.words import TERMS
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -244,14 +245,22 @@ def moved(mean: float, half: float, judges: int = 1) -> Estimate:
 
 UP, FLAT, DOWN = moved(0.2, 0.1), moved(0.01, 0.1), moved(-0.2, 0.1)
 FELL_OF_TWO = moved(-0.2, 0.1, 2)
+SURE = Estimate(0.3, ((0.0, 7),))
+"""As of eight prompts whose differences are all the same."""
 
 
 @pytest.mark.parametrize(
     ("reward", "judges", "word", "said"),
     [
         (UP, {"pocket-judge": FELL_OF_TWO, "diversity": FLAT}, "gamed", "while pocket-judge -0.2 [-0.3, -0.1] fell"),
-        (UP, {"pocket-judge": UP, "diversity": DOWN}, "gamed", "diversity"),
-        (UP, {"pocket-judge": FLAT, "diversity": UP}, "better", "no fall of pocket-judge and diversity"),
+        (UP, {"pocket-judge": UP, "diversity": DOWN}, "less diverse", "more alike: diversity -0.2"),
+        (UP, {"pocket-judge": FELL_OF_TWO, "diversity": FELL_OF_TWO}, "gamed", "fell; pictures of a prompt are more alike"),
+        (UP, {"pocket-judge": FLAT, "diversity": UP}, "better", "no fall of pocket-judge was found"),
+        (UP, {"diversity": FLAT}, "better", "no held-out judge"),
+        (SURE, {"pocket-judge": UP}, "too few to say", "+0.3 [no interval], is of too few pictures"),
+        (Estimate(0.3, ()), {}, "too few to say", "+0.3 [no interval]"),
+        (Estimate(0.0, ((0.0, 7),)), {}, "no gain", "did not rise"),
+        (UP, {"pocket-judge": Estimate(-1.0, ((0.0, 7),))}, "too few to say", "of pocket-judge there is too little to say"),
         (UP, {}, "better", "no held-out judge"),
         (FLAT, {"pocket-judge": UP}, "no gain", "did not rise beyond chance"),
         (FLAT, {"pocket-judge": DOWN}, "no gain", "pocket-judge -0.2 [-0.3, -0.1] fell"),
@@ -260,6 +269,7 @@ FELL_OF_TWO = moved(-0.2, 0.1, 2)
 )
 def test_verdict(reward, judges, word, said):
     verdict = decide(reward, judges)
+    assert verdict.word in TERMS
     assert verdict.word == word and said in verdict.reason
     assert "\n" not in verdict.reason and not verdict.reason.endswith(".")
 

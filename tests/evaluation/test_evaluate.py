@@ -181,8 +181,9 @@ def test_verdicts_are_against_the_base_of_the_same_seed(judged):
     assert bon["reward"]["mean"] == pytest.approx(gap)
     for verdict in (bon, files):
         up = verdict["reward"]["low"] > 0
-        fallen = any(v["high"] < 0 for v in verdict["judges"].values())
-        assert verdict["word"] == ("gamed" if up and fallen else "better" if up else "no gain")
+        fallen = {name for name, v in verdict["judges"].items() if v["high"] < 0}
+        word = "gamed" if fallen - {"diversity"} else "less diverse" if fallen else "better"
+        assert verdict["word"] == (word if up else "no gain")
     assert row(metrics, "base")["verdict"] is None
 
 
@@ -208,7 +209,7 @@ def test_verdicts_on_constructed_manifests(reward, judge, word, runs, tmp_path):
     assert found["verdict"]["judges"]["diversity"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert 0 < found["igram_clip"]["mean"] < 1 and found["igram_vgg"] is None
     page = Page((tmp_path / "out" / "report.html").read_text())
-    assert ("gamed?" if word == "gamed" else word) in page.text and found["verdict"]["reason"] in page.text
+    assert word in page.text and found["verdict"]["reason"] in page.text
 
 
 def test_too_few_prompts_give_no_verdict(runs, tmp_path, capsys):
@@ -224,7 +225,7 @@ def test_too_few_prompts_give_no_verdict(runs, tmp_path, capsys):
         assert main(["evaluate", *places, "--out", str(tmp_path / f"out{kept}")]) == 0
         assert said in capsys.readouterr().out
         verdict = row(json.loads((tmp_path / f"out{kept}" / "metrics.json").read_text()), f"bon{kept}")["verdict"]
-        assert verdict["word"] is None and verdict["base"] == f"base{kept}"
+        assert verdict["word"] == "too few to say" and verdict["base"] == f"base{kept}"
 
 
 def test_numbers_and_ticks_of_charts():
@@ -279,8 +280,8 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
     for tag, attributes in parsed.tags:
         for key in ("src", "href"):
             if key in attributes:
-                assert attributes[key].startswith("data:image/"), (tag, attributes[key][:40])
-    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", page)
+                assert attributes[key].startswith(("data:image/", "#")), (tag, attributes[key][:40])
+    assert not re.search(r"url\((?!data:image/)|@import|https?://(?!www\.w3\.org/2000/svg)", page)
     assert kinds.count("img") == 4 * 4 + 4 * 8  # first pictures, then all prompt by prompt
     assert sum(1 for _, a in parsed.tags if a.get("class") == "prompt") == 4
     for text in (
@@ -295,9 +296,10 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
     ):
         assert text in parsed.text
     assert row(metrics, "bon")["verdict"]["reason"] in parsed.text
-    fid = row(metrics, "bon")["fid"]["pooled"]
-    assert f"{fid:#.4g}" in parsed.text and f"floor {metrics['floor']['fid']['pooled']:#.4g}" in parsed.text
-    assert "FID, pooled" in parsed.text and "CMMD, mean of prompts" in parsed.text
+    assert f"floor {metrics['floor']['cmmd']['pooled']:.3f}" in parsed.text
+    assert "FID of fewer than 50 pictures a side says nothing" in parsed.text and "too few" in parsed.text
+    assert f"{row(metrics, 'bon')['fid']['pooled']:#.4g}" not in parsed.text
+    assert "CMMD, mean of prompts" in parsed.text and "KL to base" not in page.partition("<dl")[0]
     assert kinds.count("svg") >= 10 and "prefers-color-scheme: dark" in page
     whiskers = [a for tag, a in parsed.tags if tag == "path" and a.get("class") == "whisker"]
     assert len(whiskers) >= 3 * 4 * 4  # of the rewards, judge and T-CLIP of every run

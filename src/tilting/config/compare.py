@@ -12,27 +12,27 @@ from typing import Annotated, Any, Self
 
 from typing_extensions import Doc
 
+from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.config.settings import setting
+from tilting.config.variants import parse_variants, swept
 from tilting.declare import Check, Field, Metavar, Option
-from tilting.errors import TiltingError, nearest
-from tilting.presets import METHODS
+from tilting.errors import TiltingError
 
 DEFAULT = ("base", "bon", "code", "codex")
 """Where none are named."""
+COLUMNS = "See `tilting methods`; codex:strength=0.4 with a setting (+ joins several), lora:DIR, control:DIR:LABEL=VALUE."
 
 
 def _methods(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Names from a list, or from texts with commas."""
-    methods = tuple(one.strip() for part in value for one in part.split(",") if one.strip())
-    if not methods:
-        raise TiltingError("no method is named: --methods base,code,codex")
-    for i, method in enumerate(methods):
-        if method not in METHODS:
-            raise TiltingError(f"there is no method {method!r}{nearest(method, METHODS)}")
-        if method in methods[:i]:
-            raise TiltingError(f"the method {method!r} is named twice in --methods")
-    return methods
+    """Columns from a list, or from texts with commas."""
+    return tuple(variant.label for variant in parse_variants(value))
+
+
+def _sweep(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        swept(one)
+    return value
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,11 @@ class CompareConfig(GenerateConfig):
     """
 
     methods: Annotated[
-        tuple[str, ...], Metavar("A,B,..."), Option(default=",".join(DEFAULT)), Check(_methods), Doc("See `tilting methods`.")
+        tuple[str, ...], Metavar("A,B,..."), Option(default=",".join(DEFAULT)), Check(_methods), Doc(COLUMNS)
     ] = DEFAULT
+    sweep: Annotated[
+        tuple[str, ...], Metavar("METHOD.FIELD=A,B,..."), Check(_sweep), Doc("Columns of several values, repeatable; a curve.")
+    ] = ()
     runs: Annotated[tuple[GenerateConfig, ...], Option(internal=True), Doc("What each method is to draw.")] = ()
 
     @classmethod
@@ -64,20 +67,27 @@ class CompareConfig(GenerateConfig):
             TiltingError: one sentence that names the option, or the method that cannot be run so.
         """
         given = cls.checked({"prompts": (), **options})
-        methods, out = given.pop("methods", DEFAULT), given.pop("out", None)
+        sweep = given.pop("sweep", ())
+        texts = (*given.pop("methods", ("base",) if sweep else DEFAULT), *(column for one in sweep for column in swept(one)))
+        columns, out = parse_variants(tuple(dict.fromkeys(texts))), given.pop("out", None)
+        methods = [column.method for column in columns]
         read = [setting(key, value) for key, value in given.pop("settings", {}).items()]
         settings = {f"{method}.{name}": value for method, name, value in read}
         GenerateConfig.resolve(given)  # what is wrong for every method is said without naming one
         runs = []
-        for method in methods:
-            own = {key: value for key, value in settings.items() if key.startswith(f"{method}.")}
-            folder = None if out is None else str(Path(out) / "runs" / method)
+        for column in columns:
+            own = {key: value for key, value in settings.items() if key.startswith(f"{column.method}.")}
+            asked = {**column.options, "set": {**own, **column.options.get("set", {})}}
+            asked |= {"method": column.method, "out": None if out is None else str(Path(out) / "runs" / column.folder)}
+            kind = SampleConfig if "control" in asked else GenerateConfig
             try:
-                runs.append(GenerateConfig.resolve({**given, "method": method, "set": own, "out": folder}))
+                runs.append(kind.resolve({**given, **asked}))
             except TiltingError as error:
-                raise named(method, error) from None
+                raise named(column.label, error) from None
         used: dict[str, Any] = {}
-        for run in runs:
+        for column, run in zip(columns, runs, strict=True):
+            if column.label != column.method:  # what is its own stands in its name
+                continue
             used |= dict(run.settings)
             key = f"{run.method}.particles"
             used |= {key: run.particles} if key in settings else {}
@@ -85,7 +95,8 @@ class CompareConfig(GenerateConfig):
         unused = [key for key in settings if key.partition(".")[0] not in methods] + sorted(useless)
         values: dict[str, Any] = {one.name: getattr(runs[0], one.name) for one in fields(GenerateConfig)}
         values |= {"particles": given.get("particles"), "eta": given.get("eta"), "settings": tuple(used.items()), "out": out}
-        return cls(**{**values, "unused": tuple(unused)}, methods=methods, runs=tuple(runs))
+        labels = tuple(column.label for column in columns)
+        return cls(**{**values, "unused": tuple(unused)}, methods=labels, sweep=sweep, runs=tuple(runs))
 
 
 def named(method: str, error: TiltingError) -> TiltingError:

@@ -10,9 +10,12 @@ from typing import Any
 from PIL import Image
 
 from tilting.config.about import about_method
-from tilting.reports.charts import Bar, bars, number, scatter
+from tilting.config.variants import swept
+from tilting.reports.charts import Bar, bars, curve, number, scatter
 from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined
+from tilting.reports.text import listed
+from tilting.reports.words import legend
 
 PAGE, SHEET = "compare.html", "compare.png"
 SMALL, THUMB = 128, 320
@@ -59,6 +62,14 @@ def data_uri(path: Path) -> str:
     return inlined(image, lossless=True) if max(image.size) <= SMALL else inlined(image, THUMB)
 
 
+def number_of(label: str) -> float | None:
+    """The value in the name of a column of a sweep; None where it is no number."""
+    try:
+        return float(label.rpartition("=")[2])
+    except ValueError:
+        return None
+
+
 def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
     methods, against, charts = metrics["methods"], metrics["reference"], []
     for key, title in (("gain", "Gain in reward"), ("judge_gain", "Change of the judge")):
@@ -66,6 +77,16 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
         if rows:
             note = f"over {against}, paired, with 95 % intervals"
             charts.append({"title": title, "note": note, "svg": bars(f"{title} over {against}", rows), "kind": ""})
+    by = {row["method"]: row for row in methods}
+    for text in metrics["config"].get("sweep") or ():
+        name = text.partition("=")[0]
+        values = [(number_of(label), by[label]) for label in swept(text)]
+        for key, title in (("gain", "reward"), ("judge_gain", "judge")):
+            points = [(x, Bar(r["method"], "c0", *(r[key][k] for k in ("mean", "low", "high")))) for x, r in values if r[key]]
+            if points and all(x is not None for x, _ in points):
+                svg = curve(f"{title} over {name}", points, name)
+                note = f"gain over {against}, paired, with 95 % intervals"
+                charts.append({"title": f"How does {name} change the {title}?", "note": note, "svg": svg, "kind": ""})
     points = []
     for r in methods:
         if r["reward"]:
@@ -79,8 +100,21 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
             "svg": svg,
             "kind": "",
         }
-        charts.insert(1, chart | {"kind": "tall"} if len(charts) == 2 else chart)
+        charts.insert(min(1, len(charts)), chart | {"kind": "tall"} if len(charts) == 2 else chart)
     return charts
+
+
+def _question(metrics: Mapping[str, Any]) -> str:
+    """What the page answers."""
+    others = [row["method"] for row in metrics["methods"] if row["method"] != metrics["reference"]]
+    if not others:
+        return f"What does {metrics['reference']} draw?"
+    asked = f" at {' + '.join(metrics['config']['reward'])}" if metrics["config"].get("reward") else ""
+    return f"Better than {metrics['reference']}{asked}, or gamed: {listed(others, 'or')}?"
+
+
+def _flat(values: list[Any]) -> list[str]:
+    return [str(one) for value in values for one in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _signed(value: float) -> str:
@@ -106,7 +140,8 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
     for entry in metrics["images"]:
         if entry["prompt"] in shown:
             cells = [{"method": m, "uri": data_uri(folder / c["file"]), **c} for m, c in entry["methods"].items()]
-            shown[entry["prompt"]].append({"index": entry["index"], "cells": cells, "best": best_of(entry)})
+            theirs = next(cell["uri"] for cell in cells if cell["method"] == metrics["reference"])
+            shown[entry["prompt"]].append({"index": entry["index"], "cells": cells, "best": best_of(entry), "theirs": theirs})
     with Image.open(folder / metrics["images"][0]["methods"][names[0]]["file"]) as first:
         side = max(first.size)
     room = max(128, min(256, ROOM // len(names)))
@@ -115,13 +150,17 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
         if value is not None:
             method, _, name = key.partition(".")
             settings.setdefault(method, []).append(f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
-    filters = {"signed": _signed, "count": _count, "seconds": "{:.2f}".format, "shell": shlex.join}
+    met = {row["verdict"]["word"] for row in metrics["methods"] if row["verdict"]}
+    filters = {"flat": _flat, "signed": _signed, "count": _count, "seconds": "{:.2f}".format, "shell": shlex.join}
     return fill(
         PAGE,
         filters,
         m=metrics,
         methods=metrics["methods"],
-        about={name: about_method(name) for name in names},
+        about={row["preset"]: about_method(row["preset"]) for row in metrics["methods"]},
+        has={key: any(row[key] for row in metrics["methods"]) for key in ("reward", "gain", "judge", "judge_gain")},
+        question=_question(metrics),
+        words=legend({"reward", "judge", "gain", "interval", "wins", "evaluations", "decodes", "too few to say", *met}),
         colour=colour,
         charts=_charts(metrics, colour),
         prompts=shown,

@@ -121,6 +121,11 @@ def brief_metrics(*kinds: str) -> list[Metric]:
     return [metric for metric in metrics if not metric.needs and metric.name not in VARIANTS]
 
 
+def says(metric: Metric, *images: int) -> bool:
+    """Whether a distance of sets of so many images says something."""
+    return min(images) >= metric.fewest
+
+
 def heads() -> list[tuple[str, str]]:
     """Names and short titles of `brief_metrics`."""
     return [(one.name, {"judge": "judge", "diversity": "diversity"}.get(one.name, one.title)) for one in brief_metrics()]

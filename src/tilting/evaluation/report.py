@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.evaluation.measure import brief_metrics, heads, metrics_of
+from tilting.evaluation.measure import brief_metrics, heads, metrics_of, says
 from tilting.metrics import Metric
 from tilting.reports.charts import Bar, bars, matrix, number, scatter
 from tilting.reports.grid import read
 from tilting.reports.pages import colours, fill, inlined
+from tilting.reports.text import listed
+from tilting.reports.words import legend
 
-THUMB = 128
+THUMB = 256
 """Pixels of the longer side of a picture in the page; smaller ones stay as they are."""
+ALWAYS = ("reward", "judge", "held-out judge", "interval", "evaluations", "decodes", "floor", "too few to say")
+"""Words that every page explains."""
 MOST_PROMPTS, MOST_IMAGES, MOST_OVERVIEW, MOST_CLASSES = 60, 8, 8, 16
 
 
@@ -52,8 +56,15 @@ def _measures(runs: Sequence[Mapping[str, Any]]) -> list[Metric]:
     return sorted((m for m in metrics if any(run[m.name] for run in runs)), key=lambda m: bool(m.needs))
 
 
+def too_few(metrics: Mapping[str, Any], each: bool = False) -> set[str]:
+    """The distances that say nothing for so few pictures, of whole runs or of each prompt."""
+    counts = [run["images"] // run["prompts"] if each else run["images"] for run in metrics["runs"]]
+    return {metric.name for metric in metrics_of("sets") if not says(metric, *counts)}
+
+
 def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
     runs, floor, charts = metrics["runs"], metrics["floor"], []
+    few, few_each = too_few(metrics), too_few(metrics, each=True)
 
     def rows(values: Sequence[Mapping[str, float] | None], named: Sequence[Mapping[str, Any]] = runs) -> list[Bar]:
         intervals = [value or {} for value in values]
@@ -74,12 +85,12 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
         add(metric.title, about, bars(metric.title, rows([run[metric.name] for run in runs])))
     for metric in brief_metrics("sets"):
         key, title = metric.name, metric.title
-        far = [run for run in runs if run[key]]
+        far = [run for run in runs if run[key] and key not in few]
         note = f"to {metrics['reference']}, in {metrics['extractors'].get(key, key)}; {metric.better} is nearer"
         if far:
             ground = floor[key]["pooled"] if floor else None
             add(f"{title}, pooled", note, bars(title, rows([{"mean": run[key]["pooled"]} for run in far], far), ground))
-        if any(run[key]["per_prompt"] for run in far):
+        if any(run[key]["per_prompt"] for run in far) and key not in few_each:
             ground = floor[key]["per_prompt"]["mean"] if floor and floor[key]["per_prompt"] else None
             drawn = bars(title, rows([run[key]["per_prompt"] for run in far], far), ground)
             add(f"{title}, mean of prompts", note, drawn)
@@ -110,8 +121,23 @@ def _labels(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return kinds
 
 
+def _base(runs: Sequence[Mapping[str, Any]]) -> str | None:
+    """The base run of the verdicts, else any run of the base model."""
+    against = [run["verdict"]["base"] for run in runs if run["verdict"] and run["verdict"]["base"]]
+    return next(iter([*against, *(run["name"] for run in runs if run["role"] != "steered")]), None)
+
+
+def _question(runs: Sequence[Mapping[str, Any]], base: str | None) -> str:
+    """What the page answers."""
+    steered = [run["name"] for run in runs if run["role"] == "steered"]
+    if not steered or base is None:
+        return f"What do {listed([run['name'] for run in runs])} show?"
+    return f"Better than {base}, or gamed: {listed(steered)}?"
+
+
 def _prompts(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The drill-down: every run's numbers on a prompt, and its pictures."""
+    base = _base(metrics["runs"])
     shown = []
     for i, entry in enumerate(metrics["per_prompt"]):
         runs = []
@@ -119,7 +145,9 @@ def _prompts(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> list[di
             first = numbers["images"][:MOST_IMAGES] if i < MOST_PROMPTS else []
             pictures = [{"uri": thumbnail(folders[name] / one["file"]), **_about(one)} for one in first]
             runs.append({"name": name, **numbers, "pictures": pictures, "more": len(numbers["images"]) - len(pictures)})
-        shown.append({"prompt": entry["prompt"], "floor": entry["floor"], "runs": runs})
+        ground = next((run for run in runs if run["name"] == base and run["pictures"]), None)
+        theirs = ground["pictures"][0]["uri"] if ground and len(runs) > 1 else ""
+        shown.append({"prompt": entry["prompt"], "floor": entry["floor"], "runs": runs, "theirs": theirs})
     return shown
 
 
@@ -137,10 +165,18 @@ def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
     """
     runs = metrics["runs"]
     colour = colours([run["name"] for run in runs], [run["name"] for run in runs if run["role"] == "steered"])
-    prompts = _prompts(metrics, folders)
+    prompts, few = _prompts(metrics, folders), too_few(metrics)
+    met = {run["verdict"]["word"] for run in runs if run["verdict"]} | {title for _, title in heads()}
     return fill(
         "report.html",
         {"interval": interval, "count": count},
+        question=_question(runs, _base(runs)),
+        ground=_base(runs),
+        few=few,
+        few_each=too_few(metrics, each=True),
+        lacking=[metric for metric in metrics_of("sets") if metric.name in few],
+        has_kl=any(run["kl"] is not None for run in runs),
+        words=legend({*ALWAYS, *met, "KL to base"}),
         m=metrics,
         runs=runs,
         colour=colour,

@@ -13,7 +13,7 @@ from tilting.evaluation.read_runs import CHANGES, Run, Setup
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
 from tilting.metrics.statistics import Estimate
-from tilting.metrics.verdict import decide
+from tilting.metrics.verdict import TOO_FEW, decide, too_few
 from tilting.rewards.spec import parse_spec
 
 
@@ -87,10 +87,6 @@ def _labels(mine: Measured) -> dict[str, Any]:
     return labels
 
 
-FEWEST = 4
-"""Prompts (or pictures of a lone one) below which no verdict is given: the interval of two reaches 16 standard errors."""
-
-
 def networks_of(weights: Mapping[str, float]) -> set[str]:
     """The CLIPs that rewards read, by the name `Instruments.clip_name` has for them."""
     names = set()
@@ -118,10 +114,9 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
         first, second = ({k: v for k, v in zip(r.keys, x, strict=True) if v == v} for r, x in ((run, a), (base, b)))
         return paired(first, second) if first and {p for p, _ in first} == {p for p, _ in second} else None
 
-    count = len({prompt for prompt, _ in run.keys})
-    if count < FEWEST and (count > 1 or len(ours) < FEWEST):
-        few = f"{len(ours)} picture{'s' if len(ours) > 1 else ''} of one prompt" if count == 1 else f"{count} prompts"
-        return {"word": None, "base": name, "reason": f"{few} are too few to tell: take {FEWEST} prompts, better 20"}
+    few = too_few(run.prompts)
+    if few is not None:
+        return {"word": TOO_FEW, "base": name, "reason": few}
     judges: dict[str, Estimate | None] = {}
     known = networks_of(run.weights)
     for metric in metrics_of("image"):

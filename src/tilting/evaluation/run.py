@@ -20,7 +20,7 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.disk import remove, unique_beside, write_atomically
 from tilting.errors import TiltingError
 from tilting.evaluation.distances import distances, shown
-from tilting.evaluation.measure import Measured, heads, load_instruments, measure, score_images
+from tilting.evaluation.measure import Measured, brief_metrics, heads, load_instruments, measure, says, score_images
 from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render
 from tilting.evaluation.rows import brief, per_prompt, row_of
@@ -162,13 +162,28 @@ def describe(metrics: Mapping[str, Any]) -> str:
     measures = heads()
     keys = (*(name for name, _ in measures), "evaluations_per_image", "verdict")
     rows = [["run", *rewards, *(title for _, title in measures), "evaluations", "verdict"]]
+    counts = {row["name"]: row["images"] for row in metrics["runs"]}
+    theirs = counts.get(metrics["reference"], 0)
+    few = [metric for metric in brief_metrics("sets") if metrics["reference"] and not says(metric, theirs, *counts.values())]
+
+    def value_of(line: Mapping[str, Any], key: str) -> object:
+        return "too few" if line[key] is not None and key in {metric.name for metric in few} else line[key]
+
     for line in metrics["summary"]:
         means = [line["rewards"].get(key) for key in rewards]
-        rows.append([cell(value) for value in (line["run"], *means, *(line[key] for key in keys))])
+        rows.append([cell(value) for value in (line["run"], *means, *(value_of(line, key) for key in keys))])
     floor, extractors = metrics["floor"], metrics["extractors"]
     if floor:
-        pooled = [cell(floor[name]["pooled"] if name in floor else None) for name, _ in measures]
+        pooled = [
+            cell("too few" if name in {metric.name for metric in few} else floor[name]["pooled"]) if name in floor else "-"
+            for name, _ in measures
+        ]
         rows.append(["floor", *["-"] * len(rewards), *pooled, "-", "-"])
     lines = [f"FID in {extractors['fid']}, CMMD in {extractors['cmmd']}" + (f"; floor: {floor['how']}" if floor else "")]
-    lines += [f"{row['name']}: {row['verdict']['reason']}" for row in metrics["runs"] if row["verdict"]]
+    lines += [f"{metric.title}: fewer than {metric.fewest} pictures a side say nothing" for metric in few]
+    lines += [
+        f"{row['name']}: {row['verdict']['word'] or 'no verdict'}, {row['verdict']['reason']}"
+        for row in metrics["runs"]
+        if row["verdict"]
+    ]
     return "\n".join([*table(rows), *lines, *metrics["notes"]])

@@ -45,6 +45,7 @@ class Metric:
         better: which values are; a distance is nearer when it is lower.
         needs: the options of `tilting evaluate` that it cannot be measured without.
         judges: whether its fall says that a reward was gamed, where no reward reads its network.
+        fewest: pictures a side below which its value says nothing.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Metric:
     better: Literal["higher", "lower"] = "higher"
     needs: tuple[str, ...] = ()
     judges: bool = False
+    fewest: int = 0
 
     def __call__(self, inputs: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> Any:
         """The value of inputs by name; of "sets", against those of another set."""

@@ -69,7 +69,7 @@ def frechet(a: Moments, b: Moments) -> float:
     return _distance(a.mean() - b.mean(), first.trace(), second.trace(), cross)
 
 
-@METRICS.declare("fid", "FID", "squared distance of two Gaussians", ("fid",), of="sets", better="lower")
+@METRICS.declare("fid", "FID", "squared distance of two Gaussians", ("fid",), of="sets", better="lower", fewest=50)
 def fid(a: Tensor, b: Tensor) -> float:
     """The squared Fréchet distance between features (n, d) and (m, d), by whichever way is the smaller problem.
 

@@ -23,7 +23,7 @@ MINUS = "\N{MINUS SIGN}"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tilting",
-    "font.size": 9.5,
+    "font.size": 10.5,
     "axes.edgecolor": "none",
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
     **{f"{axis}tick.{key}": value for axis in "xy" for key, value in (("color", "none"), ("major.size", 0))},
     "xtick.labelcolor": PAGE["soft"],
     "ytick.labelcolor": PAGE["ink"],
-    "xtick.labelsize": 8.5,
+    "xtick.labelsize": 9.5,
 }
 """Of matplotlib, in a page."""
 
@@ -171,7 +171,7 @@ def _svg(axis: Any, title: str) -> str:
 @_in_page
 def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> str:
     """SVG: horizontal bars from 0 with whiskers, values on the right, and a dashed line at the floor of a distance."""
-    axis = axes(5.8, 0.45 + 0.31 * len(rows) + (0.2 if floor is not None else 0))
+    axis = axes(4.6, 0.5 + 0.34 * len(rows) + (0.2 if floor is not None else 0))
     known = [v for row in rows for v in (row.mean, row.low, row.high, floor) if v is not None]
     marks = ticks(min([0.0, *known]), max([0.0, *known]) if any(known) else 1.0)
     for i, row in enumerate(rows):
@@ -185,7 +185,7 @@ def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> str:
     axis.axvline(0, color=PAGE["base"], linewidth=0.8)
     if floor is not None:
         axis.axvline(floor, color=PAGE["ink"], linestyle="--", linewidth=0.8, alpha=0.6, gid="floor")
-        axis.text(floor, -0.75, f"floor {number(floor)}", ha="center", color=PAGE["soft"], size=8.5)
+        axis.text(floor, -0.75, f"floor {number(floor)}", ha="center", color=PAGE["soft"], size=9.5)
     axis.set_yticks(range(len(rows)), [_short(row.label) for row in rows])
     axis.set_xticks(marks, [f"{mark:g}".replace("-", MINUS) for mark in marks])
     axis.set(xlim=(marks[0], marks[-1]), ylim=(len(rows) - 0.5, -0.5 if floor is None else -0.6))
@@ -199,7 +199,7 @@ def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str
     points = [(row, cost) for row, cost in zip(rows, costs, strict=True) if row.mean is not None and cost > 0]
     if not points:
         return ""
-    axis = axes(5.8, 3.0)
+    axis = axes(4.6, 3.0)
     for row, cost in points:
         if row.low is not None and row.high is not None:
             axis.vlines(cost, row.low, row.high, colors=PAGE["ink"], linewidth=1, gid="whisker")
@@ -210,10 +210,30 @@ def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str
     axis.set_xlim(shown[0] / 1.3, shown[-1] * 1.5)
     axis.set_xticks(shown, [f"{cost:,.4g}" for cost in shown], minor=False)
     axis.set_xticks([], minor=True)
-    axis.set_xlabel(across, size=8.5)
-    axis.tick_params("y", labelsize=8.5, labelcolor=PAGE["soft"])
+    axis.set_xlabel(across, size=9.5)
+    axis.tick_params("y", labelsize=9.5, labelcolor=PAGE["soft"])
     axis.grid(axis="x", visible=False)
     untangle(axis)
+    return _svg(axis, title)
+
+
+@_in_page
+def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> str:
+    """SVG: means with whiskers over a setting, joined, and a line at 0."""
+    axis = axes(4.6, 2.8)
+    known = sorted((x, row) for x, row in points if row.mean is not None)
+    if not known:
+        return ""
+    colour = PAGE[known[0][1].colour.replace("cb", "base")]
+    axis.plot([x for x, _ in known], [row.mean for _, row in known], "o-", color=colour, markersize=7)
+    for x, row in known:
+        if row.low is not None and row.high is not None:
+            axis.vlines(x, row.low, row.high, colors=PAGE["ink"], linewidth=1, gid="whisker")
+    axis.axhline(0, color=PAGE["base"], linewidth=0.8)
+    axis.set_xticks([x for x, _ in known], [f"{x:g}" for x, _ in known])
+    axis.set_xlabel(across, size=9.5)
+    axis.tick_params("y", labelsize=9.5, labelcolor=PAGE["soft"])
+    axis.grid(axis="x", visible=False)
     return _svg(axis, title)
 
 

@@ -8,6 +8,11 @@ WIDTH = 120
 """Columns of a terminal that tables fit into."""
 
 
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names in a sentence: a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     """Lines of left-aligned columns; the last is broken over lines at `WIDTH`. Rows are as long as each other."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
