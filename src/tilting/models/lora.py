@@ -107,7 +107,7 @@ def lora_state(target: Any, name: str = TRAINED) -> dict[str, Tensor]:
     CPU, alpha / rank taken into B: whatever reads a file, its scale is 1."""
     found = {}
     for component, network in parts(target).items():
-        config = getattr(network, "peft_config", {}).get(name)
+        config: Any = getattr(network, "peft_config", {}).get(name)
         clip = CLIP if is_clip(network) and not hasattr(network, "text_model") else ""
         for layer, module in network.named_modules() if config is not None else ():
             if name in getattr(module, "lora_A", {}):
