@@ -185,3 +185,16 @@ def test_chunks_are_an_option_of_models_that_read_by_clip_alone(chunked, tmp_pat
     flux().save_pretrained(tmp_path / "flux")
     assert main(["generate", "a", "--model", str(tmp_path / "flux"), "--long-prompts", "chunk", "--out", "no"]) == 2
     assert "long-prompts chunk is for models that read by CLIP alone" in capsys.readouterr().err
+
+
+def test_any_pipeline_says_what_it_reads_by(tmp_path):
+    """Of a pipeline's own call: CLIP's tokens their most, T5's what the call is told."""
+    from diffusers import FluxPipeline
+
+    from tilting.models.pipeline import Pipeline
+
+    pipe: FluxPipeline = flux()
+    for told_length, more in ((512, {}), (64, {"max_sequence_length": 64})):
+        model = Pipeline(pipe, inputs={"height": 16, "width": 16, **more})
+        (clip, most), (t5, length) = model.tokenizers()
+        assert (clip, most, t5, length) == (pipe.tokenizer, None, pipe.tokenizer_2, told_length)
