@@ -107,9 +107,11 @@ def lora_state(target: Any, name: str = TRAINED) -> dict[str, Tensor]:
     CPU, alpha / rank taken into B: whatever reads a file, its scale is 1."""
     found = {}
     for component, network in parts(target).items():
-        config: Any = getattr(network, "peft_config", {}).get(name)
+        config = getattr(network, "peft_config", {}).get(name)
+        if config is None:
+            continue
         clip = CLIP if is_clip(network) and not hasattr(network, "text_model") else ""
-        for layer, module in network.named_modules() if config is not None else ():
+        for layer, module in network.named_modules():
             if name in getattr(module, "lora_A", {}):
                 for end, side, scale in ((DOWN, module.lora_A, 1.0), (UP, module.lora_B, config.lora_alpha / config.r)):
                     value = side[name].weight.detach().float() * scale
