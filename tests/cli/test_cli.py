@@ -53,7 +53,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: Tiny())
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: Tiny())
 
 
 FOX = ("generate", "a fox", "--out", "OUT")
@@ -119,7 +119,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words, said, capsys, tmp_p
 
 PROMPT_FILES = [
     ("empty.txt", "", "no prompts"),
-    ("blank.txt", "a\n\nb\n", "blank"),
+    ("blank.txt", " \n\n", "no prompts"),
+    ("blank.csv", "prompt,x\na,1\n ,2\n", "prompt 2 in"),
     ("p.jsonl", '{"words": "a"}\n', "line 1"),
     ("p.jsonl", "a fox\n", "not JSON"),
     ("p.csv", "words\na\n", "column prompt; there is: words"),
@@ -305,7 +306,7 @@ def test_finished_folder_loads_nothing_and_another_config_is_refused(capsys, tmp
     assert main(words) == 0
     before = (tmp_path / "run" / "manifest.json").read_bytes()
 
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.generation.run.load", load)

@@ -29,7 +29,7 @@ FOX = ("a fox", "--model", "pocket", "--quiet", "--steps", "4")
 @pytest.fixture
 def loaded(pocket, monkeypatch):
     """The model is read from disk once for all tests."""
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: pocket)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
     return pocket
 
 
@@ -110,7 +110,7 @@ def test_every_method_starts_from_it(tmp_path, picture, loaded):
     free = np.sqrt(((generate(tmp_path / "free") - known) ** 2).mean())
     for name, kind in METHODS.items():
         out = tmp_path / name
-        fewer = ("--set", f"{name}.iterations=2") if name in ("reno", "doodl") else ()
+        fewer = ("--set", f"{name}.iterations=2") if name in ("reno", "doodl", "zo") else ()
         image = generate(out, "--method", name, "--image", str(picture), "--strength", "0.5", "--particles", "2", *fewer)
         held = manifest(out)
         config = held["config"]
@@ -269,7 +269,7 @@ def test_resume_knows_the_picture_by_what_it_holds(capsys, tmp_path, picture, lo
     moved = tmp_path / "moved.png"
     os.rename(picture, moved)
 
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.generation.run.load", load)

@@ -167,7 +167,7 @@ class Batches:
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with learning():
                 network = model.denoiser([words[int(i)] for i in rows], cfg, negative)
-            return network(x, t, torch.arange(len(x), device=x.device))
+                return network(x, t, torch.arange(len(x), device=x.device))
 
         return denoise
 
