@@ -53,7 +53,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: Tiny())
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **options: Tiny())
 
 
 FOX = ("generate", "a fox", "--out", "OUT")

@@ -29,7 +29,7 @@ FOX = ("a fox", "--model", "pocket", "--quiet", "--steps", "4")
 @pytest.fixture
 def loaded(pocket, monkeypatch):
     """The model is read from disk once for all tests."""
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more: pocket)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **options: pocket)
     return pocket
 
 
