@@ -65,7 +65,7 @@ def small(folder):
 def no_model(monkeypatch):
     """Whoever loads a model fails."""
 
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.generation.run.load", load)

@@ -53,7 +53,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **options: Tiny())
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: Tiny())
 
 
 FOX = ("generate", "a fox", "--out", "OUT")
@@ -305,7 +305,7 @@ def test_finished_folder_loads_nothing_and_another_config_is_refused(capsys, tmp
     assert main(words) == 0
     before = (tmp_path / "run" / "manifest.json").read_bytes()
 
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.generation.run.load", load)

@@ -23,7 +23,7 @@ WORDS = ("--method", "bon", "--particles", "2", "--reward", "jpeg", "--steps", "
 @pytest.fixture
 def command(folder, small, monkeypatch):
     """(words) -> what `tilting generate` of PROMPTS by the small model returns, which is loaded once."""
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **options: small)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: small)
     return lambda *words: main(["generate", *PROMPTS, "--model", str(folder), *WORDS, *map(str, words)])
 
 

@@ -53,7 +53,7 @@ def controls(small, fits, tmp_path_factory, folder):
 @pytest.fixture
 def here(tmp_path, monkeypatch, small):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **options: small)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: small)
     (tmp_path / "r.py").write_text("def red(images, prompts):\n    return images[:, 0].mean((1, 2))\n")
     return tmp_path
 

@@ -30,7 +30,7 @@ USUAL = ("--steps", "4", "--images", "2", "--quiet")
 def loaded(pocket):
     """What every command loads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tilting.generation.run.load", lambda name, *more, **options: pocket)
+        patch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
         yield pocket
 
 
@@ -109,7 +109,7 @@ def test_each_run_is_a_run_of_generate(made, tmp_path, monkeypatch):
     for record in manifest(alone)["images"]:
         assert np.array_equal(pixels(alone / record["file"]), pixels(out / "runs" / "code" / record["file"]))
 
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.generation.run.load", load)

@@ -6,6 +6,7 @@ The percentile bootstrap, which every page used before, is the negative control:
 from __future__ import annotations
 
 import json
+import re
 from math import ceil, sqrt
 
 import numpy as np
@@ -14,6 +15,7 @@ import scipy.stats
 
 from support.paths import ROOT
 from tilting.metrics.statistics import Estimate, Interval, deciding, estimate, holm, interval, jackknife, reach
+from tilting.metrics.verdict import decide
 
 POCKET = json.loads((ROOT / "tests" / "fixtures" / "differences.json").read_text(encoding="utf-8"))
 """By number, CoDe - base of 240 prompts (tests/fixtures/make_differences.py)."""
@@ -214,3 +216,65 @@ def test_the_jackknife_covers_a_ratio_of_means(count):
         low, high = found.interval()[1:]
         hits += low <= 0.5 <= high  # type: ignore[operator]
     assert hits / 2000 >= 0.93
+
+
+def seen(mean, error):
+    """An estimate of so many clusters that its t interval is about the normal one."""
+    return Estimate(mean, ((error, 10_000),))
+
+
+@pytest.mark.parametrize(
+    ("reward", "judges", "word", "reason"),
+    [
+        (
+            1.0,
+            {"a": -1.0, "b": 0.0},
+            "gamed",
+            r"the reward rose: \+1 \[\+0\.804, \+1\.2\], while a -1 \[-1\.22, -0\.776\] fell",
+        ),
+        (1.0, {"a": -1.0, "b": -1.0}, "gamed", r".*, while a -1 \[.*\] and b -1 \[-1\.22, -0\.776\] fell"),
+        (1.0, {"a": 0.0, "b": 1.0, "c": 0.1}, "better", r"the reward rose: .*, and no fall of a, b and c was found"),
+        (1.0, {"a": 0.0}, "better", r"the reward rose: .*, and no fall of a was found"),
+        (1.0, {}, "better", r"the reward rose: .*, with no held-out judge to contradict it"),
+        (0.1, {"a": 0.0}, "no gain", r"the reward did not rise beyond chance: \+0\.1 \[-0\.096, \+0\.296\]"),
+        (-1.0, {"a": -1.0}, "no gain", r"the reward fell: .*, and a -1 \[.*\] fell"),
+        (0.1, {"a": -1.0}, "no gain", r"the reward did not rise beyond chance: .*, and a .* fell"),
+    ],
+)
+def test_a_verdict_and_its_sentence(reward, judges, word, reason):
+    found = decide(seen(reward, 0.1), {name: seen(value, 0.1) for name, value in judges.items()})
+    assert found.word == word and re.fullmatch(reason, found.reason), found.reason
+    assert found.reward == seen(reward, 0.1).interval() and list(found.judges) == list(judges)
+
+
+def test_a_single_picture_has_no_interval_to_say():
+    assert "+1 [no interval]" in decide(Estimate(1.0, ()), {}).reason
+
+
+def test_holm_asks_less_of_those_that_are_left():
+    """Of two, the first is held to 97.5 % and moves, the second is then held to 95 % alone."""
+    found = holm({"far": seen(1.0, 0.1), "near": seen(0.21, 0.1)})
+    assert found["near"].low == pytest.approx(0.21 - 1.96 * 0.1, abs=1e-3) and found["near"].above
+    assert found["far"].low == pytest.approx(1 - 2.2414 * 0.1, abs=1e-3)
+    both = holm({"a": seen(0.21, 0.1), "b": seen(0.21, 0.1)})  # neither moves at 97.5 %: both stay at that
+    assert [round((one.high - one.low) / 0.2, 2) for one in both.values()] == [2.24, 2.24]  # type: ignore[operator]
+    down = holm({"a": seen(-1.0, 0.1), "b": seen(0.0, 0.1)})
+    assert down["a"].below and list(down) == ["a", "b"]
+
+
+def test_what_has_no_value_has_no_jackknife():
+    assert jackknife(lambda rows: float("nan"), 3) is None
+    alone = jackknife(lambda rows: 2.0, 1)
+    assert alone == Estimate(2.0, ())
+    gaps = jackknife(lambda rows: float("nan") if len(rows) < 3 else 1.0, 3)
+    assert gaps == Estimate(1.0, ())
+    two = jackknife(lambda rows: float(sum(rows)) if len(rows) == 1 else 0.5, 2)  # of 1 and 0: √(1/2 · (1/4 + 1/4))
+    assert two == Estimate(0.5, ((pytest.approx(0.5), 1),))
+
+
+def test_labels_must_fit():
+    for wrong in (([],), ([1.0, 2.0], ["a"]), ([1.0], None, [0, 1])):
+        with pytest.raises(ValueError, match="a label for each"):
+            estimate(*wrong)
+    assert estimate([1.0, 3.0], ["a", "b"], [0, 1]).errors == ((1.0, 1), (1.0, 1))  # two seeds are a way to vary
+    assert estimate([1.0, 3.0], ["a", "b"], [0, 0]).errors == ((1.0, 1),) == estimate([1.0, 3.0], ["a", "a"]).errors

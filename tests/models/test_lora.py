@@ -274,7 +274,7 @@ def picture(folder: Path):
 def test_lora_and_generate_commands(tmp_path, monkeypatch, capsys, one, two, model):
     monkeypatch.chdir(tmp_path)
 
-    def fresh(name, *more):
+    def fresh(name, *more, **how):
         for adapter in list(getattr(model.unet, "peft_config", {})):
             model.unet.delete_adapters(adapter)
         return model

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 import tilting_papers
+from support.commands import manifest
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.objectives import draft_lv
@@ -332,7 +333,7 @@ def test_rows_are_what_generate_draws_with_the_lora_in_those_steps(recipe, tmp_p
         lora = ["--lora", str(folder / "runs/draft-1"), *(["--lora-steps", window] if window else [])]
         options = ["--steps", str(steps), "--images", "2", "--eta", "0", "--reward", "clip", "--method", "base"]
         assert main(["generate", *prompts, *lora, *options, "--out", str(out), "--quiet"]) == 0
-        drawn = json.loads((out / "manifest.json").read_text())["images"]
+        drawn = manifest(out)["images"]
         mine = rows[name]["sets"][where]
         assert mine["clip"]["mean"]["mean"] == pytest.approx(np.mean([r["reward"] for r in drawn]), abs=1e-5)
         assert mine["judge"]["mean"]["mean"] == pytest.approx(np.mean([r["judge"] for r in drawn]), abs=1e-4)

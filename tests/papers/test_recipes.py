@@ -158,7 +158,7 @@ def test_strength_keeps_the_reference_as_it_falls(made):
 
 
 def test_a_second_run_draws_nothing(made, monkeypatch, capsys):
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     folder, report = made["codex-table1"]

@@ -3,12 +3,11 @@ taken for finished."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 import tilting as tl
+from support.commands import manifest
 from support.small import write_small
 from tilting.cli import main
 from tilting.errors import TiltingError
@@ -68,14 +67,14 @@ def test_the_part_that_made_the_first_is_named_and_nothing_is_written(
     words = ["generate", "a fox", "--model", str(small), "--images", "2", "--batch-size", "1", "--steps", "2", "--eta", "0"]
     words += ["--precision", precision, "--quiet", "--out", str(tmp_path / "out")]
     words += ["--reward", reward, "--method", "bon", "--particles", "2"] if reward else []
-    monkeypatch.setattr("tilting.generation.run.load", lambda *given: spoil(part, value)(load(*given)))
+    monkeypatch.setattr("tilting.generation.run.load", lambda *given, **how: spoil(part, value)(load(*given, **how)))
     for _ in range(2):  # and the same words again find nothing that was finished
         assert main(words) == 2
         err = capsys.readouterr().err
         assert "image 0 of 'a fox', seed 0 is not finite" in err and err.count("tilting: image") == 1
         for words_said in said:
             assert words_said in err
-        assert json.loads((tmp_path / "out" / "manifest.json").read_text())["images"] == []
+        assert manifest(tmp_path / "out")["images"] == []
         assert not list((tmp_path / "out").rglob("*.png"))
     monkeypatch.undo()
     assert main(words) == 0

@@ -29,7 +29,7 @@ FOX = ("a fox", "--model", "pocket", "--quiet", "--steps", "4")
 @pytest.fixture
 def loaded(pocket, monkeypatch):
     """The model is read from disk once for all tests."""
-    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **options: pocket)
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
     return pocket
 
 
@@ -269,7 +269,7 @@ def test_resume_knows_the_picture_by_what_it_holds(capsys, tmp_path, picture, lo
     moved = tmp_path / "moved.png"
     os.rename(picture, moved)
 
-    def load(name, *more):
+    def load(name, *more, **how):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tilting.generation.run.load", load)

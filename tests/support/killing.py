@@ -74,11 +74,11 @@ def warm() -> None:
     from functools import cache
 
     from tilting.config.recipe import RECIPES
-    from tilting.models import load, loading
+    from tilting.models import adapter, load
     from tilting_papers.codex import draw
     from tilting_papers.codex.table import Row, Size, Table
 
-    loading.load_pipeline = cache(loading.load_pipeline)
+    adapter.load_pipeline = cache(adapter.load_pipeline)
     load("small")
     draw.SMALL = Size(prompts=1, images=2, steps=2, references=0)
     rows = (Row("base", "base"), Row("bon", "bon", 2))

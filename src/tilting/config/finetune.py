@@ -98,6 +98,7 @@ class FinetuneConfig(TrainingConfig):
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
+    long_prompts: options.LongPrompts = None
     metadata: options.Metadata = ()
     unused: options.Unused = ()
 

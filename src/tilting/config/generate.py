@@ -20,6 +20,7 @@ from tilting.config.options import (
     Images,
     Inputs,
     IpAdapter,
+    LongPrompts,
     Lora,
     LoraSteps,
     Mask,
@@ -94,6 +95,7 @@ class GenerateConfig(BaseConfig):
     lora_steps: LoraSteps = None
     device: Device = "auto"
     precision: Precision | None = None
+    long_prompts: LongPrompts = None
     metadata: Metadata = ()
     format: Format = None
     only: Only = ()

@@ -112,6 +112,12 @@ Sde = Annotated[
 ]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
 NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
+LongPrompts = Annotated[
+    Literal["cut", "chunk"] | None,
+    Check(lambda name, value: None if value == "cut" else value),
+    Option(default="cut"),
+    Doc("Of prompts that CLIP does not read whole: cut, or read in chunks."),
+]
 Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
 Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]

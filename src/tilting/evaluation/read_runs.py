@@ -19,7 +19,7 @@ SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
 CHANGES = ("lora", "control", "classifier")
 """Options by which method base draws from another model than the base model."""
-SETTINGS = ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength", "precision")
+SETTINGS = ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength", "precision", "long-prompts")
 """What a run of the base model shares with the runs it is compared with."""
 
 

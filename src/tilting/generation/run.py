@@ -60,7 +60,8 @@ def load_parts(config: GenerateConfig) -> Parts:
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
-    model = load(config.model, config.device, config.precision or FULL, each=each, **inputs)
+    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
+    model = load(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)

@@ -18,6 +18,7 @@ from tilting.models.flux import Flux as Flux
 from tilting.models.pixart import PixArtSigma as PixArtSigma
 
 # isort: on
+from tilting.models.adapter import check_long
 from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
 from tilting.models.families import family_of, has_adapter, kind_of
@@ -41,6 +42,7 @@ def load(
     checkpointing: bool = False,
     lora: str | Path | Sequence[str | Path] = (),
     *,
+    long_prompts: str = "cut",
     each: Mapping[str, Mapping[str, Any]] | None = None,
     **inputs: Any,
 ) -> Any:
@@ -52,6 +54,7 @@ def load(
         precision: of network and text encoders: "fp32", "fp16" or "bf16", or its dtype; all else stays float32.
         checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
         lora: to stack on it, one or several, as ``--lora`` has them: DIR[=SCALE].
+        long_prompts: "cut" at the tokens that a model reads, or "chunk": read in windows, by models that read by CLIP alone.
         each: prompt -> inputs of its images, over those of all.
         inputs: what the pipeline's own call takes, of every image: height, width, num_frames, image, mask_image, control_image,
             guidance_scale and so on. A pipeline that takes none of a text-to-image model's folder is found by them: of its
@@ -72,7 +75,12 @@ def load(
         if inputs or each or (not has_adapter(kind := kind_of(source)) and shape_of(kind) is not None):
             model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {}).to(where)
         else:
-            model = family_of(source).loader.load(source, name, *defaults(name), dtype=dtype).to(where)
+            loader: Any = family_of(source).loader
+            check_long(loader, long_prompts, name)
+            model = loader.load(source, name, *defaults(name), dtype=dtype).to(where)
+    check_long(type(model), long_prompts, str(name))
+    if long_prompts != "cut":
+        model.read_long(long_prompts)
     if checkpointing:
         model.checkpoint()
     loras = [parse_lora(str(one)) for one in ([lora] if isinstance(lora, str | Path) else lora)]

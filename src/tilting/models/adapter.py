@@ -51,6 +51,10 @@ class Adapter(ABC):
     """Endings of the names of its text encoders and tokenizers."""
     lengths: tuple[int | None, ...] = ()
     """Tokens that are read of each encoder's tokenizer; None, or nothing, for the tokenizer's most."""
+    reads_windows = False
+    """Whether its encoders are CLIP's alone, so that long prompts can be read in windows."""
+    long_prompts = "cut"
+    """What becomes of a prompt that is longer than its encoders read: "cut", or "chunk", where it is read in windows."""
     unused: tuple[str, ...] = ()
     """Parts of its pipeline that drawing has no use for."""
 
@@ -119,8 +123,14 @@ class Adapter(ABC):
 
     def tokenizers(self) -> list[tuple[Any, int | None]]:
         """Its tokenizers, and how many tokens are read of each where that is not the most it gives."""
-        whole = (getattr(self, f"tokenizer{end}") for end in self.encoders)
+        whole = (getattr(self, f"tokenizer{end}") for end in (self.encoders if self.long_prompts == "cut" else ()))
         return [(one, length) for one, length in zip_longest(whole, self.lengths) if one is not None]
+
+    def read_long(self, how: str) -> Self:
+        """The model, which reads long prompts so: "cut" or "chunk". Raises TiltingError where it cannot."""
+        check_long(type(self), how, self.name)
+        self.long_prompts = how
+        return self
 
     @property
     def backbone(self) -> Any:
@@ -245,6 +255,16 @@ def unread(pipe: Any) -> str:
         "few steps": first_order(pipe.scheduler).boundary is not None or type(pipe.scheduler).__name__.startswith("TCD"),
     }
     return next((what for what, found in odd.items() if found), "")
+
+
+def check_long(kind: type, how: str, name: str) -> None:
+    """Refuse a reading of long prompts that there is not, or that a model of a kind has not. Raises TiltingError."""
+    if how not in ("cut", "chunk"):
+        raise TiltingError(f"long-prompts is cut or chunk, not {how!r}")
+    if how == "chunk" and not getattr(kind, "reads_windows", False):
+        raise TiltingError(
+            f"long-prompts chunk is for models that read by CLIP alone, SD 1.x, 2.x and XL, which {name!r} is not"
+        )
 
 
 def vae_scale(pipe: Any) -> int:

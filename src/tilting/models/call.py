@@ -314,6 +314,7 @@ class Entry:
         self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
         self.replay, self.blind, self.noiseless = replay, blind, noiseless
         self.count, self.looping, self.seen, self.noised = 0, False, [], False
+        self.shapes: list[Any] = []
         self.latents: Tensor | None = None
         self.times: Tensor | None = None
         self.sigmas: Tensor | None = None
@@ -358,6 +359,7 @@ class Entry:
                 out = zeros.get(key, blank)
             if at:
                 self.seen.append((name, out))
+                self.shapes.append(key)
             return out
 
         return told
@@ -573,6 +575,23 @@ class Call:
         halt = Entry(self, prompts, 0, blind=True).run()
         copies, odd = divmod(len(halt.sample), len(prompts))
         return not odd and tuple(halt.sample.shape[1:]) == self.shape and copies == self.copies
+
+    def mixes(self, short: str, long: str) -> bool:
+        """Whether what is said of a short prompt depends on a long one beside it: some pad to the longest and read the padding.
+        Asked of the networks only where the prompts' lengths reach them."""
+        sizes = []
+        for prompt in (short, long):
+            entry = Entry(self, [prompt], 0, blind=True)
+            entry.run()
+            sizes.append(entry.shapes)
+        if sizes[0] == sizes[1]:
+            return False
+        noise = torch.randn(1, *self.shape, generator=torch.Generator().manual_seed(0))
+        x, t = noise.to(next(self.door.inside[next(iter(self.door.inside))].parameters()).device), self.grid[0]
+        alone = self.denoise(x, t, [short]).x0
+        beside = self.denoise(x.expand(2, *self.shape), t, [short, long]).x0[:1]
+        most = 1e-3 if self.dtype == torch.float32 else 0.03
+        return bool((alone - beside).abs().max() > most * alone.abs().max())
 
     def at(self, t: Time) -> tuple[int, Time | None]:
         """(index in the loop, the time to set there where it is not the loop's own)."""

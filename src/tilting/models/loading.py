@@ -10,8 +10,9 @@ from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.features.hub import online
+from tilting.foreign import check_finite
 from tilting.lazy import torch
-from tilting.models.families import missing_components
+from tilting.models.families import CONFIG, INDEX, missing_components, read_json
 
 OF_NO_USE = ("safety_checker",)
 """Parts that are not loaded wherever a pipeline can be without."""
@@ -48,7 +49,34 @@ def load_pipeline(
             **without,
             **(parts or {}),
         )
+    check_fits(pipe, source)
     return placed(pipe, dtype)
+
+
+def check_fits(pipe: Any, source: str) -> None:
+    """Refuse what diffusers loads in silence, and what would draw noise.
+
+    Raises:
+        TiltingError: weights of a part that are not finite; a part whose own config says another class than the index; a UNet
+            that does not read what the pipeline's text encoders give.
+    """
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            check_finite(part.state_dict().items(), f"the {name} of the model {source!r}")
+            file = Path(source) / name / CONFIG
+            said = read_json(source, f"{name}/{CONFIG}").get("_class_name") if file.is_file() else None
+            if said is not None and said != type(part).__name__:
+                raise TiltingError(
+                    f"the {INDEX} of {source!r} says {name} is a {type(part).__name__}, its own {CONFIG} a {said}"
+                )
+    config = getattr(getattr(pipe, "unet", None), "config", {})
+    if type(pipe).__name__.startswith("StableDiffusion") and not config.get("encoder_hid_dim"):
+        encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder") and part is not None]
+        width, given = config.get("cross_attention_dim"), sum(part.config.hidden_size for part in encoders)
+        sized = config.get("addition_embed_type") == "text_time"
+        if isinstance(width, int) and (width != given or sized != ("XL" in type(pipe).__name__)):
+            reads = f"it reads tokens of {width} numbers{' and sizes' if sized else ''}, and is given {given}"
+            raise TiltingError(f"the unet of {source!r} does not fit its {INDEX}, which says {type(pipe).__name__}: {reads}")
 
 
 def load_part(source: str, kind: str, dtype: torch.dtype) -> Any:

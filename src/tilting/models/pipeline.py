@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Decode = Callable[["Tensor", "Tensor"], "Tensor"]
 """(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1]."""
 NETWORKS = ("unet", "transformer", "prior", "decoder")
+UNBOUNDED = 10**6
+"""From here on what a tokenizer says of its most is that it has none."""
 CALLS = 16
 """Calls that are kept, of different steps and inputs."""
 
@@ -96,11 +98,11 @@ class Pipeline:
         if any(has_momentum(getattr(pipe, one, None)) for one in ("guider", "ocr_guider")):
             kind = type(pipe).__name__
             warnings.warn(f"a guider of {kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3)
-        self._alone = False
+        self._alone = self._apart = False
         first = self._first()
         self.latent_shape: tuple[int, ...] = first.shape
         self.schedule: Schedule = OwnGrid(first.noise.kind, first.noise.alpha_bar, first.noise.last, of=self._grid)
-        self._alone = not self._takes_two()
+        self._alone, self._apart = self._manners()
 
     def _first(self) -> Call:
         """The call at its own defaults. Raises TiltingError, naming what it does not take."""
@@ -112,15 +114,19 @@ class Pipeline:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
 
-    def _takes_two(self) -> bool:
-        """Whether a call takes two prompts at once: some take one picture and one prompt."""
+    def _manners(self) -> tuple[bool, bool]:
+        """Whether a call takes one image only, as some do that take a picture; whether other prompts are kept apart from each
+        other, because what one becomes would depend on the length of the others."""
         call = self._first()
         try:
             with torch.no_grad():
-                two = call.several([call.a_prompt] * 2)
+                if not call.several([call.a_prompt] * 2):
+                    return True, False
+                return False, self.door.subject == "prompt" and call.mixes("a", "a long prompt of many words, " * 4)
+        except TiltingError:
+            raise
         except Exception:
-            return False
-        return two
+            return True, False
 
     def _scale(self) -> str:
         """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one."""
@@ -188,7 +194,8 @@ class Pipeline:
         index = [int(r) for r in rows]
         groups: dict[Any, list[int]] = {}
         for place, r in enumerate(index):
-            groups.setdefault(place if self._alone else id(told[r]), []).append(place)
+            same = (id(told[r]), subjects[r] if self._apart else None)
+            groups.setdefault(place if self._alone else same, []).append(place)
         if len(groups) == 1:
             return ask(told[index[0]], [subjects[r] for r in index], slice(None))
         parts = [ask(told[index[at[0]]], [subjects[index[p]] for p in at], at) for at in groups.values()]
@@ -256,9 +263,14 @@ class Pipeline:
         call = self._tail(self.told(self.some, self.default_cfg, ""))
         return call.encode(images.to(self.device), [call.a_prompt] * len(images))
 
+    @property
+    def from_picture(self) -> bool:
+        """Whether what is drawn begins around a picture, not at noise."""
+        return self._first().from_picture
+
     def start(self, prompts: Sequence[str]) -> Tensor | None:
         """The clean latents (len(prompts), ...) that images of a pipeline that begins from pictures begin around; else None."""
-        if not self._first().from_picture:
+        if not self.from_picture:
             return None
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
@@ -278,6 +290,17 @@ class Pipeline:
             return tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
 
     # -- its networks
+
+    def tokenizers(self) -> list[tuple[Any, int | None]]:
+        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others what the call is told."""
+        names = self.door.names
+        usual = names["max_sequence_length"].default if "max_sequence_length" in names else None
+        length = self.inputs.get("max_sequence_length", usual)
+        parts = [part for name, part in self.pipe.components.items() if name.startswith("tokenizer")]
+        read = [
+            (part, None if "CLIP" in type(part).__name__ else length) for part in parts if hasattr(part, "model_max_length")
+        ]
+        return [(part, most) for part, most in read if isinstance(most, int) or part.model_max_length < UNBOUNDED]
 
     def networks(self) -> Iterator[nn.Module]:
         """Its networks."""

@@ -92,6 +92,8 @@ class SamplerInputs(nn.Module):
     def on(self, model: Any, strength: float = 1.0) -> Learned:
         """The model with these inputs. Raises TiltingError for a model that they do not fit."""
         plain_only(model, "learned sampler inputs")
+        if getattr(model, "long_prompts", "cut") != "cut":
+            raise TiltingError("learned sampler inputs read prompts as they are cut: leave long-prompts out")
         if self.negative is not None and self.negative.width != (width := model.unet.config.cross_attention_dim):
             raise TiltingError(f"this negative prompt is of another model: its width is {self.negative.width}, not {width}")
         return Learned(model, self, strength)

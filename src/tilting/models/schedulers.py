@@ -11,8 +11,9 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from tilting.errors import nearest
 from tilting.schedule import Kind, Schedule, predict
 from tilting.types import TiltingError, Time
 
@@ -33,11 +34,19 @@ def schedule_of(scheduler: Any) -> Schedule:
     options = inspect.signature(type(scheduler).__init__).parameters  # diffusers keeps what another scheduler left in a config
     if config.get("thresholding") and "thresholding" in options:
         raise TiltingError(f"a {name} with thresholding, which clips every estimate, is not known")
-    kind: Kind = config.get("prediction_type", "epsilon")
+    kind = meant_by(config)
     alpha_bar = tuple(scheduler.alphas_cumprod.double().tolist())
     one = config.get("set_alpha_to_one", True) or "set_alpha_to_one" not in options
     final = 1.0 if one else alpha_bar[0]
     return Schedule(kind, alpha_bar, final, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0))
+
+
+def meant_by(config: Mapping[str, Any]) -> Kind:
+    """What a network's output means, as its scheduler's configuration says. Raises TiltingError for what nobody knows."""
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in get_args(Kind):
+        raise TiltingError(f"a model whose prediction_type is {kind!r} is not known{nearest(str(kind), get_args(Kind))}")
+    return kind
 
 
 def flow_schedule(scheduler: Any, tokens: int, even: bool, most: float = 1.15) -> Schedule:
@@ -166,7 +175,7 @@ def first_order(scheduler: Any) -> Noise:
         return Noise("flow", True, inverted, real, dict(scheduler.__dict__))
     if not hasattr(scheduler, "alphas_cumprod") or name.startswith("EDM"):
         raise TiltingError(f"a {name} does not say with which noise this model was trained")
-    kind: Kind = config.get("prediction_type", "epsilon")
+    kind = meant_by(config)
     alpha_bar = tuple(scheduler.alphas_cumprod.double().tolist())
     one = config.get("set_alpha_to_one", True) or "set_alpha_to_one" not in options
     clips = config.get("clip_sample") and "if self.config.clip_sample:" in inspect.getsource(real.step)

@@ -7,13 +7,15 @@ default; any other is encoded.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
 from tilting.models.adapter import Adapter, square
 from tilting.models.families import FAMILIES
 from tilting.models.schedulers import schedule_of
-from tilting.models.text import Text, clip_hidden, distinct
+from tilting.models.text import Text, clip_hidden, clip_states, distinct, in_windows
 from tilting.types import Time
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class StableDiffusionXL(Adapter):
     """
 
     encoders = ("", "_2")
+    reads_windows = True
     unet: Any
     tokenizer_2: Any
     text_encoder_2: Any
@@ -41,6 +44,11 @@ class StableDiffusionXL(Adapter):
         return distinct(prompts, self._encode, self.device)
 
     def _encode(self, texts: list[str]) -> Text:
+        if self.long_prompts == "chunk":
+            pairs = ((self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2))
+            one, two = (in_windows(partial(clip_states, encoder), words, texts, self.device) for encoder, words in pairs)
+            both = torch.cat([one.sequence, two.sequence], -1).to(self.dtype)
+            return Text(both, two.pooled.to(self.dtype), mask=two.mask)  # type: ignore[union-attr]
         first, _ = clip_hidden(self.text_encoder, self.tokenizer, texts, self.device)
         second, pooled = clip_hidden(self.text_encoder_2, self.tokenizer_2, texts, self.device)
         return Text(torch.cat([first, second], -1).to(self.dtype), pooled.to(self.dtype))
@@ -50,7 +58,7 @@ class StableDiffusionXL(Adapter):
         text = self.encode_prompts([negative])
         if negative or not self.zeros or text.pooled is None:
             return text
-        return Text(torch.zeros_like(text.sequence), torch.zeros_like(text.pooled))
+        return replace(text, sequence=torch.zeros_like(text.sequence), pooled=torch.zeros_like(text.pooled))
 
     def network(self, x: Tensor, t: Time, context: Text) -> Tensor:
         """The UNet's output; see `Adapter.network`."""
@@ -58,6 +66,7 @@ class StableDiffusionXL(Adapter):
         sizes = torch.tensor([*size, 0, 0, *size], dtype=x.dtype, device=x.device).expand(len(x), -1)
         text = {
             "encoder_hidden_states": context.sequence,
+            "encoder_attention_mask": context.mask,
             "added_cond_kwargs": {"text_embeds": context.pooled, "time_ids": sizes},
         }
         out = self.unet(x.to(self.dtype), self.times(x, t), **text, return_dict=False)

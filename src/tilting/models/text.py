@@ -23,7 +23,7 @@ class Text:
     Attributes:
         sequence: (n, tokens, width), what attention reads.
         pooled: (n, width), one vector each.
-        mask: (n, tokens), 1 at the tokens of the prompt, 0 at padding.
+        mask: (n, tokens), 1 at the tokens of the prompt, 0 at padding; contexts that have one may be of several lengths.
         guidance: (n,) the scale that a network distilled on its guidance is told.
     """
 
@@ -66,8 +66,22 @@ def beside(first: Context, *others: Context) -> Context:
     else:
         texts = [other for other in others if isinstance(other, Text)]
         if len(texts) == len(others):
+            first, *texts = _alike([first, *texts])
             return first._each(lambda *parts: torch.cat(parts), *texts)
     raise TypeError("these contexts are of different models")
+
+
+def _alike(texts: list[Text]) -> list[Text]:
+    """Contexts of one length, the shorter padded with what their masks leave out."""
+    longest = max(text.sequence.shape[1] for text in texts)
+    more = [longest - text.sequence.shape[1] for text in texts]
+    if not any(more) or any(text.mask is None for text in texts):
+        return texts
+    pad = torch.nn.functional.pad
+    return [
+        replace(text, sequence=pad(text.sequence, (0, 0, 0, n)), mask=pad(text.mask, (0, n)))  # type: ignore[arg-type]
+        for text, n in zip(texts, more, strict=True)
+    ]
 
 
 _learning: ContextVar[bool] = ContextVar("whether encoders are trained", default=False)
@@ -183,5 +197,42 @@ def token_ids(tokenizer: Any, texts: list[str], device: torch.device, length: in
 def clip_hidden(encoder: Any, tokenizer: Any, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
     """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder; the latter is its projected pooled
     vector (n, width) where it has a projection."""
-    out = encoder(token_ids(tokenizer, texts, device)[0], output_hidden_states=True)
+    return clip_states(encoder, token_ids(tokenizer, texts, device)[0])
+
+
+def clip_states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """What `clip_hidden` gives, of token ids (n, tokens)."""
+    out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0]
+
+
+def windows(tokenizer: Any, texts: list[str]) -> list[list[list[int]]]:
+    """Each text as rows of token ids that an encoder reads one by one: as many tokens of it in a row as fit between those of
+    the beginning and the end (AUTOMATIC1111's reading of long prompts). Of a text that fits, the one row of `token_ids`."""
+    most = tokenizer.model_max_length
+    rows = []
+    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+        parts = [ids[i : i + most - 2] for i in range(0, len(ids), most - 2)] or [[]]
+        whole = [[tokenizer.bos_token_id, *part, tokenizer.eos_token_id] for part in parts]
+        rows.append(tokenizer.pad({"input_ids": whole}, padding="max_length", max_length=most)["input_ids"])
+    return rows
+
+
+def in_windows(read: Callable[[Tensor], tuple[Tensor, Tensor | None]], tokenizer: Any, texts: list[str], device: Any) -> Text:
+    """Texts of any length: what an encoder says of each window, one after the other; the pooled vector of the first.
+
+    Args:
+        read: ids (m, tokens) -> (hidden states (m, tokens, width), pooled (m, width) or None).
+        tokenizer: of the encoder, which has a token of the beginning and one of the end.
+        texts: n of them.
+        device: of the encoder.
+    """
+    rows = windows(tokenizer, texts)
+    hidden, pooled = read(torch.tensor([row for text in rows for row in text], device=device))
+    found, at = [], 0
+    for text in rows:
+        mine = hidden[at : at + len(text)].flatten(0, 1)[None]
+        first = None if pooled is None else pooled[at : at + 1]
+        found.append(Text(mine, first, mask=torch.ones(mine.shape[:2], device=device, dtype=torch.long)))
+        at += len(text)
+    return beside(*found)  # type: ignore[return-value]

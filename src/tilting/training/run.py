@@ -56,7 +56,8 @@ def load_parts(config: FinetuneConfig) -> Parts:
     if config.init_lora:
         start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
     told, each = asked(config)
-    return Parts(load(config.model, precision=config.precision, each=each, **told), reward, judge, start, inputs)
+    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **told}
+    return Parts(load(config.model, precision=config.precision, **how), reward, judge, start, inputs)
 
 
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:
