@@ -85,7 +85,8 @@ def prompts_of(value: Any) -> Prompts:
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt."""
+    """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt (of a
+    .txt blank lines are left out)."""
     file, shown = Path(path), repr(str(path))
     if file.suffix.lower() not in KINDS:
         raise TiltingError(f"prompts are read from {', '.join(KINDS)} files, which {shown} is not")
@@ -93,7 +94,7 @@ def read_prompts(path: str | Path) -> Prompts:
         raise TiltingError(f"there is no file {shown} of prompts")
     if file.suffix.lower() == ".txt":
         lines = read_text(file).rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
-        texts, told = [line.strip() for line in lines] if lines != [""] else [], []
+        texts, told = [line.strip() for line in lines if line.strip()], []
     else:
         texts, told = _table(file)
     if not texts:
