@@ -120,8 +120,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words, said, capsys, tmp_p
 
 PROMPT_FILES = [
     ("empty.txt", "", "no prompts"),
-    ("blank.csv", "id,prompt\n1,a\n2,\n3,b\n", "blank"),
-    ("blank.txt", "\n \n", "no prompts"),
+    ("blank.txt", " \n\n", "no prompts"),
+    ("blank.csv", "prompt,x\na,1\n ,2\n", "prompt 2 in"),
     ("p.jsonl", '{"words": "a"}\n', "line 1"),
     ("p.jsonl", "a fox\n", "not JSON"),
     ("p.csv", "words\na\n", "column prompt; there is: words"),
