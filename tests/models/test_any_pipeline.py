@@ -23,8 +23,8 @@ from tilting.schedule import transition
 PROMPTS = ["a fox on a blue background", "an owl"]
 STEPS = 4
 ROWS = torch.arange(2)
-NOT_ALONE = ("qwen_edit_plus", "sd15_t2i_adapter")
-"""Pipelines whose call takes one prompt."""
+APART = ("qwen_edit_plus", "sd15_t2i_adapter", "cogview4")
+"""Pipelines whose call takes one prompt, and one whose prompts read each other's padding."""
 
 
 @cache
@@ -134,7 +134,7 @@ def ours(model, prompts, negative, cfg=None, start=None):
     return model.decoder(prompts)(x, rows)
 
 
-@pytest.mark.parametrize("name", [n for n in MAKERS if n not in (*NOT_ALONE, "sd15_lcm")])
+@pytest.mark.parametrize("name", [n for n in MAKERS if n not in (*APART, "sd15_lcm")])
 def test_images_are_the_pipelines_own(name, seeded):
     pipe, told, negative, model = built(name)
     with torch.no_grad():
@@ -152,13 +152,13 @@ def test_images_are_the_pipelines_own(name, seeded):
             assert far > 1e-5, "the scale does not matter"
 
 
-@pytest.mark.parametrize("name", NOT_ALONE)
-def test_a_call_of_one_prompt_is_made_for_each(name, seeded):
+@pytest.mark.parametrize("name", APART)
+def test_prompts_are_called_apart_where_a_call_takes_one_or_mixes_them(name, seeded):
     pipe, told, negative, model = built(name)
     with torch.no_grad():
         want = torch.cat([theirs(pipe, told, negative, prompts=[p])[0] for p in PROMPTS])
         start = torch.cat([begun(model, [p], model.default_cfg) for p in PROMPTS])
-        assert model._alone and (ours(model, PROMPTS, negative, start=start) - want).abs().max() < 2e-6
+        assert (model._alone or model._apart) and (ours(model, PROMPTS, negative, start=start) - want).abs().max() < 2e-6
         assert (ours(model, PROMPTS[::-1], negative, start=start) - want).abs().max() > 1e-5
 
 
@@ -174,8 +174,9 @@ def test_the_only_step_of_a_consistency_model_is_its_own(seeded):
     assert [t.t for t in model.schedule.grid(STEPS)[:-1]] == own.timesteps.tolist()
 
 
-def slope(f, x, v, grad):
-    """The least relative error of a gradient's slope along v against central differences of several widths."""
+def slope(f, x, grad):
+    """The least relative error of a gradient's slope along itself against central differences of several widths."""
+    v = grad / grad.square().mean().sqrt()
     want = (grad * v).sum().item()
     with torch.no_grad():
         found = [((f(x + h * v) - f(x - h * v)) / (2 * h)).item() for h in (3e-2, 1e-2, 1e-3, 1e-4, 1e-5)]
@@ -191,12 +192,12 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     denoise, grid = model.denoiser(prompts, cfg, negative), model.schedule.grid(STEPS)
     t = grid[1]
     g = torch.Generator().manual_seed(1)
-    x, w, v = (torch.randn(3, *model.latent_shape, generator=g) for _ in range(3))
+    x, w = (torch.randn(3, *model.latent_shape, generator=g) for _ in range(2))
     rows = torch.tensor([1, 0, 1])
     with torch.no_grad():
         many = denoise(x, t, rows)
         alone = torch.cat([denoise(x[i : i + 1], t, rows[i : i + 1]).x0 for i in range(3)])
-        assert (many.x0 - alone).abs().max() < 1e-4 * many.x0.abs().max()
+        assert (many.x0 - alone).abs().max() < 1e-4 * many.x0.abs().max(), [(many.x0 - alone).abs().amax((1, 2, 3))]
         again = denoise(x, t, rows)
         assert all(a.equal(b) for a, b in zip(many, again, strict=True))
     calls = [0]
@@ -226,7 +227,7 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     if not double:  # some overflow there
         exact = model
     kind = torch.float64 if double else torch.float32
-    x, v, w = x[:2].to(kind), v[:2].to(kind), w[:2].to(kind)
+    x, w = x[:2].to(kind), w[:2].to(kind)
     denoise, decode = exact.denoiser(prompts, cfg, negative), exact.decoder(prompts)
 
     def predicted(x):
@@ -238,7 +239,7 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     for f, at in ((predicted, x), (pictures, 0.3 * x)):
         here = at.clone().requires_grad_()
         (grad,) = torch.autograd.grad(f(here), here)
-        assert slope(f, at, v, grad) < 1e-3
+        assert slope(f, at, grad) < 1e-3
 
 
 def test_a_guiders_momentum_is_off_and_said_so():

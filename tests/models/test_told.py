@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 
 import pytest
@@ -12,11 +13,14 @@ import torch
 
 import tilting as tl
 from support.commands import manifest
+from support.paths import ROOT
 from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, mask, picture
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.models.shapes import enterable, shape_of, shapes
 from tilting.models.told import chosen, parse_inputs
+from tilting.schedule import Schedule, predict, scaled_linear
+from tilting.types import Prediction
 
 PROMPTS = ["a fox on a blue background", "an owl"]
 
@@ -185,3 +189,26 @@ def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
     assert "mask_image" in capsys.readouterr().out
     assert main(["models", "AnimateDiffPipeline"]) == 2
     assert "its loop stands in another" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_run(folders, monkeypatch, tmp_path):
+    """docs/models.md's five commands as they stand there, on pipelines of random weights."""
+    page = (ROOT / "docs" / "models.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("tilting ")]
+    assert len(commands) == 5
+    monkeypatch.chdir(folders)
+    for command in commands:
+        words = shlex.split(command)[1:]
+        out = words.index("--out") + 1
+        words[out] = str(tmp_path / words[out])
+        assert main([*words, "--quiet", "--device", "cpu"]) == 0, command
+        assert (tmp_path / words[out] / "manifest.json").exists()
+
+
+def test_the_model_of_the_page_is_steered():
+    page = (ROOT / "docs" / "models.md").read_text()
+    code = page[page.index("class Gaussian:") : page.index("```", page.index("class Gaussian:"))]
+    names = {"torch": torch, "tl": tl, "Schedule": Schedule, "scaled_linear": scaled_linear, "predict": predict}
+    names["Prediction"] = Prediction
+    exec(code, names)
+    assert names["out"].images.shape == (1, 3, 8, 8)

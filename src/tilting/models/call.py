@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.lora import active, lora_parameters
 from tilting.models.schedulers import Noise, first_order
+from tilting.models.text import is_learning
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
 
@@ -238,7 +240,8 @@ class Door:
         return {name: value for name, value in values.items() if isinstance(value, int | float) and name in self.names}
 
     def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
-        """A function of prompts or pictures that is asked once for each content, without gradient."""
+        """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
+        what encodes is trained, anew."""
 
         @functools.wraps(function)
         def asked(*given: Any, **more: Any) -> Any:
@@ -246,13 +249,24 @@ class Door:
                 with torch.no_grad():
                     return change(function(*given, **more))
 
+            if is_learning() and torch.is_grad_enabled():
+                return change(function(*given, **more))
             try:
-                key = name, content(given), content(more)
+                key = name, self.tuned(), content(given), content(more)
             except Unknown:
                 return make()
             return fresh(self.memo.get(key, make))
 
         return asked
+
+    def tuned(self) -> tuple[Any, ...]:
+        """The LoRAs that are on in what encodes: their scales, and which tensors they are."""
+        found: list[Any] = []
+        for network in self.outside.values():
+            on = active(network) if getattr(network, "peft_config", None) else {}
+            weights = [p for name in on for p in lora_parameters(network, name)]
+            found += [*on.items(), *((p.data_ptr(), p._version) for p in weights)]
+        return tuple(found)
 
     def autoencoder(self) -> list[tuple[Any, str, Any]]:
         """Its doors: encoding is remembered, by the posterior's mean, and both are in the autoencoder's own precision."""
@@ -314,6 +328,7 @@ class Entry:
         self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
         self.replay, self.blind, self.noiseless = replay, blind, noiseless
         self.count, self.looping, self.seen, self.noised = 0, False, [], False
+        self.shapes: list[Any] = []
         self.latents: Tensor | None = None
         self.times: Tensor | None = None
         self.sigmas: Tensor | None = None
@@ -358,6 +373,7 @@ class Entry:
                 out = zeros.get(key, blank)
             if at:
                 self.seen.append((name, out))
+                self.shapes.append(key)
             return out
 
         return told
@@ -573,6 +589,23 @@ class Call:
         halt = Entry(self, prompts, 0, blind=True).run()
         copies, odd = divmod(len(halt.sample), len(prompts))
         return not odd and tuple(halt.sample.shape[1:]) == self.shape and copies == self.copies
+
+    def mixes(self, short: str, long: str) -> bool:
+        """Whether what is said of a short prompt depends on a long one beside it: some pad to the longest and read the padding.
+        Asked of the networks only where the prompts' lengths reach them."""
+        sizes = []
+        for prompt in (short, long):
+            entry = Entry(self, [prompt], 0, blind=True)
+            entry.run()
+            sizes.append(entry.shapes)
+        if sizes[0] == sizes[1]:
+            return False
+        noise = torch.randn(1, *self.shape, generator=torch.Generator().manual_seed(0))
+        x, t = noise.to(next(self.door.inside[next(iter(self.door.inside))].parameters()).device), self.grid[0]
+        alone = self.denoise(x, t, [short]).x0
+        beside = self.denoise(x.expand(2, *self.shape), t, [short, long]).x0[:1]
+        most = 1e-3 if self.dtype == torch.float32 else 0.03
+        return bool((alone - beside).abs().max() > most * alone.abs().max())
 
     def at(self, t: Time) -> tuple[int, Time | None]:
         """(index in the loop, the time to set there where it is not the loop's own)."""

@@ -21,13 +21,27 @@ TARGETS = {
     "ff": r"(ff(_context)?\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.(proj_mlp|proj_out))",
 }
 """Ends of the names of layers, by the module of a transformer block they stand in; FLUX's single blocks have theirs bare."""
+ATTENTION, FORWARD = r"(.*\.)?\w*att(n|ention)\w*\..*", r"(.*\.)?(\w+_)?(ffn?|feed_forward|mlp)(_\w+)?\..*"
+"""Of networks that name theirs in another way: layers somewhere in an attention; in a feed-forward part."""
 
 
 def target_names(network: nn.Module, target_modules: Sequence[str] = PAPER_TARGETS) -> list[str]:
-    """Full names of the linear layers in these modules of the transformer blocks; of a text encoder in its attention."""
-    wanted = [OF_CLIP] if is_clip(network) else [TARGETS[module] for module in target_modules]
-    ends = re.compile(rf"(^|.*\.)({'|'.join(wanted)})")
-    return [name for name, _ in network.named_modules() if ends.fullmatch(name)]
+    """Full names of the linear layers in these modules of the transformer blocks; of a text encoder in its attention. Where a
+    network has none by these names, the linear layers in its attention stand for attn1 and attn2, and those of what it calls
+    ffn, feed_forward or mlp for ff."""
+    names = [name for name, _ in network.named_modules()]
+    if is_clip(network):
+        return [name for name in names if re.fullmatch(rf"(.*\.)?{OF_CLIP}", name)]
+    linear = [name for name, part in network.named_modules() if hasattr(part, "in_features")]
+    found: set[str] = set()
+    for module in target_modules:
+        own = [name for name in names if re.fullmatch(rf"(.*\.)?{TARGETS[module]}", name)]
+        if not own and module == "ff":
+            own = [name for name in linear if re.fullmatch(FORWARD, name) and not re.fullmatch(ATTENTION, name)]
+        elif not own:
+            own = [name for name in linear if re.fullmatch(ATTENTION, name)]
+        found.update(own)
+    return [name for name in names if name in found]
 
 
 def is_clip(network: Any) -> bool:

@@ -21,6 +21,7 @@ from tilting.lazy import torch
 from tilting.models.call import Call, Door, Memo, Point, Unknown, content, has_momentum
 from tilting.models.lora import stack
 from tilting.models.lora_file import parse_lora
+from tilting.models.lora_targets import is_clip
 from tilting.models.shapes import check_inputs
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
@@ -98,11 +99,11 @@ class Pipeline:
         if any(has_momentum(getattr(pipe, one, None)) for one in ("guider", "ocr_guider")):
             kind = type(pipe).__name__
             warnings.warn(f"a guider of {kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3)
-        self._alone = False
+        self._alone = self._apart = False
         first = self._first()
         self.latent_shape: tuple[int, ...] = first.shape
         self.schedule: Schedule = OwnGrid(first.noise.kind, first.noise.alpha_bar, first.noise.last, of=self._grid)
-        self._alone = not self._takes_two()
+        self._alone, self._apart = self._manners()
 
     def _first(self) -> Call:
         """The call at its own defaults. Raises TiltingError, naming what it does not take."""
@@ -114,15 +115,19 @@ class Pipeline:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
 
-    def _takes_two(self) -> bool:
-        """Whether a call takes two prompts at once: some take one picture and one prompt."""
+    def _manners(self) -> tuple[bool, bool]:
+        """Whether a call takes one image only, as some do that take a picture; whether other prompts are kept apart from each
+        other, because what one becomes would depend on the length of the others."""
         call = self._first()
         try:
             with torch.no_grad():
-                two = call.several([call.a_prompt] * 2)
+                if not call.several([call.a_prompt] * 2):
+                    return True, False
+                return False, self.door.subject == "prompt" and call.mixes("a", "a long prompt of many words, " * 4)
+        except TiltingError:
+            raise
         except Exception:
-            return False
-        return two
+            return True, False
 
     def _scale(self) -> str:
         """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one."""
@@ -190,7 +195,8 @@ class Pipeline:
         index = [int(r) for r in rows]
         groups: dict[Any, list[int]] = {}
         for place, r in enumerate(index):
-            groups.setdefault(place if self._alone else id(told[r]), []).append(place)
+            same = (id(told[r]), subjects[r] if self._apart else None)
+            groups.setdefault(place if self._alone else same, []).append(place)
         if len(groups) == 1:
             return ask(told[index[0]], [subjects[r] for r in index], slice(None))
         parts = [ask(told[index[at[0]]], [subjects[index[p]] for p in at], at) for at in groups.values()]
@@ -258,9 +264,14 @@ class Pipeline:
         call = self._tail(self.told(self.some, self.default_cfg, ""))
         return call.encode(images.to(self.device), [call.a_prompt] * len(images))
 
+    @property
+    def from_picture(self) -> bool:
+        """Whether what is drawn begins around a picture, not at noise."""
+        return self._first().from_picture
+
     def start(self, prompts: Sequence[str]) -> Tensor | None:
         """The clean latents (len(prompts), ...) that images of a pipeline that begins from pictures begin around; else None."""
-        if not self._first().from_picture:
+        if not self.from_picture:
             return None
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
@@ -304,6 +315,11 @@ class Pipeline:
     def backbone(self) -> Any:
         """The network that denoises, which is what fine-tuning changes."""
         return getattr(self.pipe, self.component)
+
+    def tunable(self) -> dict[str, Any]:
+        """See `Adapter.tunable`."""
+        clips = {name: part for name, part in self.door.outside.items() if is_clip(part)}
+        return {self.component: self.backbone, **clips}
 
     @property
     def vae(self) -> Any:

@@ -207,6 +207,8 @@ def trainable(model: Any) -> Trainable:
     """A model whose network a LoRA can train. Raises TiltingError for another."""
     if not isinstance(model, Trainable):
         raise TiltingError(f"the model {getattr(model, 'name', model)!r} has no network for a LoRA to train")
+    if getattr(model, "from_picture", False):
+        raise TiltingError(f"{model.name!r} begins from pictures, and training from noise: train the text-to-image pipeline")
     return model
 
 

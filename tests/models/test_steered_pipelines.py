@@ -1,0 +1,104 @@
+"""Methods and objectives on pipelines of different kinds that no adapter knows; LoRAs of them in plain diffusers."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+import tilting as tl
+from support.tiny_pipelines import make
+from tilting.errors import TiltingError
+from tilting.models.lora import lora_off
+from tilting.models.pipeline import Pipeline
+from tilting.presets import METHODS
+
+PROMPTS = ["a fox on a blue background", "an owl"]
+KINDS = ("sd15_controlnet", "sdxl_inpaint", "sd15_ip", "kontext", "qwen", "z_image", "sana", "dit")
+TUNED = ("sd15_controlnet", "kontext", "qwen", "z_image", "sana")
+
+
+class Red:
+    """How red pictures are."""
+
+    name, differentiable = "red", True
+
+    def __call__(self, images, prompts):
+        return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
+
+
+@cache
+def model(name):
+    pipe, told = make(name)
+    negative = told.pop("negative_prompt", "")
+    return Pipeline(pipe, name, 3, inputs=told), negative
+
+
+def prompts_of(name):
+    return ["1", "2"] if name == "dit" else PROMPTS
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_selection_and_gradients_steer_any_pipeline(name):
+    """code and dps raise the reward of the very images; what is drawn does not depend on the batch."""
+    made, negative = model(name)
+    one = {"seed": 3, "negative_prompt": negative, "steps": 3}
+    base = tl.generate(made, prompts_of(name), Red(), "base", eta=1.0, **one)
+    code = tl.generate(made, prompts_of(name), Red(), tl.presets.bon(particles=5), **one)
+    gained = [a["reward"] - b["reward"] for a, b in zip(code.manifest["images"], base.manifest["images"], strict=True)]
+    assert min(gained) >= -1e-5 and max(gained) > 1e-4
+    guided = tl.generate(made, prompts_of(name), Red(), tl.presets.dps(), **one)
+    assert guided.images.isfinite().all() and (guided.images - base.images).abs().max() > 1e-5
+    alone = tl.generate(made, prompts_of(name), Red(), tl.presets.bon(particles=5), batch_size=1, **one)
+    assert (alone.images - code.images).abs().max() < 1e-3
+    assert base.manifest["summary"]["evaluations"] == 2 * (len(made.schedule.grid(3)) - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_every_method_runs_on_any_pipeline(name):
+    made, negative = model(name)
+    for method in METHODS:
+        preset = METHODS[method]()
+        more = {"image": torch.full((1, *made.image_shape), 0.5)} if preset.needs_picture else {}
+        drawn = tl.generate(made, prompts_of(name)[:1], Red(), method, steps=2, negative_prompt=negative, **more)
+        assert drawn.images.isfinite().all(), method
+
+
+@pytest.mark.parametrize("objective", ["draft-lv", "ddpo"])
+@pytest.mark.parametrize("name", TUNED)
+def test_a_lora_of_any_pipeline_is_trained_and_loads_in_plain_diffusers(name, objective, tmp_path):
+    made, negative = model(name)
+    base = tl.generate(made, PROMPTS[:1], Red(), steps=3, eta=0.0, seed=2, negative_prompt=negative)
+    asked = {"train_steps": 2, "steps": 3, "batch_size": 2, "rank": 2, "lr": 0.05, "negative_prompt": negative}
+    tuned = tl.finetune(made, PROMPTS, Red(), objective, **asked)
+    assert tuned.history[0]["gradient_norm"] > 0
+    drawn = tl.generate(made, PROMPTS[:1], Red(), steps=3, eta=0.0, seed=2, negative_prompt=negative)
+    assert (drawn.images - base.images).abs().max() > 1e-4
+    with lora_off(made.backbone):
+        off = tl.generate(made, PROMPTS[:1], Red(), steps=3, eta=0.0, seed=2, negative_prompt=negative)
+    assert off.images.equal(base.images)
+    made.backbone.delete_adapters("tilting")
+    tuned.save(tmp_path)
+    fresh, told = make(name)
+    fresh.load_lora_weights(str(tmp_path))
+    told.pop("negative_prompt", "")
+    theirs = tl.generate(
+        Pipeline(fresh, name, 3, inputs=told), PROMPTS[:1], Red(), steps=3, eta=0.0, seed=2, negative_prompt=negative
+    )
+    assert (theirs.images - drawn.images).abs().max() < 1e-4
+
+
+def test_a_pipeline_that_begins_from_pictures_is_drawn_around_them_and_not_trained():
+    pipe, told = make("sd15_img2img")
+    made = Pipeline(pipe, "img2img", 10, inputs=told)
+    little = Pipeline(pipe, "img2img", 10, inputs={**told, "strength": 0.2})
+    clean = made.start(PROMPTS)
+    assert clean.shape == (2, *made.latent_shape) and clean[0].equal(clean[1])
+    kept = [tl.generate(one, PROMPTS[:1], steps=10, eta=0.0, cfg=1.0).images for one in (little, made)]
+    with torch.no_grad():
+        picture = made.decode(clean[:1])
+    assert (kept[0] - picture).abs().mean() < (kept[1] - picture).abs().mean()  # the less noise, the nearer
+    with pytest.raises(TiltingError, match="begins from pictures"):
+        tl.finetune(made, PROMPTS, Red(), train_steps=1, steps=10)
