@@ -211,6 +211,8 @@ def test_the_registry_is_complete():
         "vqascore",
         "ocr",
         "nsfw",
+        "geneval",
+        "geneval-strict",
         "vlm",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MethodType
@@ -16,6 +17,7 @@ from tilting.rewards import (
     aesthetic_v2_5,
     classify,
     detect,
+    geneval,
     hpsv2,
     hpsv3,
     imagereward,
@@ -27,7 +29,7 @@ from tilting.rewards import (
 from tilting.types import Reward
 
 NAMES = ("aesthetic", "pickscore", "hpsv2", "imagereward", "detect", "classify", "aesthetic-v2-5", "mps")
-NAMES += ("hpsv3", "unifiedreward", "vqascore")
+NAMES += ("hpsv3", "unifiedreward", "vqascore", "geneval", "geneval-strict")
 MERGES = [("f", "o"), ("fo", "x</w>"), ("o", "w"), ("ow", "l</w>"), ("c", "a"), ("ca", "t</w>"), ("a", "n</w>")]
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "an", "the", "fox", "owl", "cat", "##s", "on", "red", "grapes", ","]
 SPREAD = {"weight": 1.3, "bias": 0.3}
@@ -440,6 +442,40 @@ def doubled(module: nn.Module) -> nn.Module:
     return module
 
 
+class Always(dict):
+    """The same annotation of every prompt: objects of which random detectors see some."""
+
+    def get(self, key, default=None):
+        return dict(self)
+
+
+def save_geneval(folder: Path) -> Path:
+    """An OWL-ViT with its CLIP of colours in ``clip``."""
+    save_owlvit(folder)
+    save_clip(folder / "clip")
+    return folder
+
+
+def save_dino(folder: Path) -> Path:
+    """A Grounding-DINO of a layer in each part with its processor."""
+    from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join([*BERT, "."]) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    out = ["stage2", "stage3", "stage4"]
+    swin = SwinConfig(image_size=64, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4, out_features=out)
+    text = {"model_type": "bert", "vocab_size": len(BERT) + 1, "hidden_size": 32, "intermediate_size": 48}
+    text |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    shape = {"d_model": 64, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 12, "max_text_len": 32}
+    shape |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    config = GroundingDinoConfig(backbone_config=swin, text_config=text, **shape)
+    shake(GroundingDinoForObjectDetection(config), 15).save_pretrained(folder)
+    size = {"shortest_edge": 64, "longest_edge": 96}
+    save_processor(folder, "GroundingDinoImageProcessor", size, do_pad=True, resample=2, format="coco_detection")
+    return folder
+
+
 def tiny(name: str, folder: Path) -> Reward:
     """The learned reward of a name, on small random weights written to a folder (kept there when it has them)."""
     folder = folder / f"tiny-{name}"
@@ -448,6 +484,12 @@ def tiny(name: str, folder: Path) -> Reward:
         return detect("cat,-red fox", save_owlvit(folder) if fresh else folder)
     if name == "classify":
         return classify(save_classifier(folder) if fresh else folder, "owl")
+    if name in ("geneval", "geneval-strict"):
+        made = geneval(save_geneval(folder) if fresh else folder, strict="strict" in name, counting=0.4)
+        fox, cat = {"class": "fox", "count": 1}, {"class": "cat", "count": 1}
+        if name == "geneval":
+            fox, cat = fox | {"count": 3}, cat | {"count": 2, "color": "red"}
+        return replace(made, metadata=Always(tag="counting", include=[fox, cat]))
     save, make = {
         "aesthetic": (save_aesthetic, aesthetic),
         "pickscore": (save_clip, pickscore),

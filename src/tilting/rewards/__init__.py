@@ -24,6 +24,7 @@ from tilting.rewards.preferences import Mps as Mps, aesthetic_v2_5 as aesthetic_
 from tilting.rewards.vision_language import Hpsv3 as Hpsv3, UnifiedReward as UnifiedReward, VqaScore as VqaScore
 from tilting.rewards.vision_language import hpsv3 as hpsv3, unifiedreward as unifiedreward, vqascore as vqascore
 from tilting.rewards.detector import Detect as Detect, detect as detect
+from tilting.rewards.geneval import GenEval as GenEval, geneval as geneval
 from tilting.rewards.wheels import Nsfw as Nsfw, Ocr as Ocr, nsfw as nsfw, ocr as ocr
 from tilting.rewards.remote import Http as Http, http as http
 from tilting.rewards.vlm import Vlm as Vlm, vlm as vlm

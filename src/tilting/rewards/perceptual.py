@@ -91,14 +91,12 @@ def gram(reference: str) -> Gram:
     Raises:
         TiltingError: a file that is not there or not what it should be.
     """
-    from tilting.features.clip import ClipEmbedder
-    from tilting.features.gram import GramStyle
-    from tilting.features.vgg import load_vgg16
+    from tilting.features import clip, gram, vgg
 
     picture, weights = gram_files(reference)
     image = read_image(picture)[None]
-    extractor = ClipEmbedder(POCKET_CLIP) if weights is None else load_vgg16(weights)
-    return Gram(GramStyle(extractor, image), f"gram:{reference}")
+    extractor = clip.ClipEmbedder(POCKET_CLIP) if weights is None else vgg.load_vgg16(weights)
+    return Gram(gram.GramStyle(extractor, image), f"gram:{reference}")
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,8 @@ def diversity(weights: str | None = None) -> Diversity:
     Raises:
         TiltingError: a file that is not there or not what it should be.
     """
-    from tilting.features.clip import ClipEmbedder
-    from tilting.features.lpips import load_lpips
+    from tilting.features import clip, lpips
 
     if weights is None:
-        return Diversity(ClipEmbedder(POCKET_CLIP))
-    return Diversity(load_lpips(*diversity_files(weights)), f"diversity:{weights}")
+        return Diversity(clip.ClipEmbedder(POCKET_CLIP))
+    return Diversity(lpips.load_lpips(*diversity_files(weights)), f"diversity:{weights}")

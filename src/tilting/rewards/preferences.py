@@ -148,12 +148,11 @@ def aesthetic(place: str | Path | None = None, clip: str | Path | None = None) -
     Raises:
         TiltingError: no weights (the sentence says where to get them), or a wrong or truncated checkpoint.
     """
-    from tilting.features.checkpoints import read_state
+    from tilting.features import checkpoints, linear_head
     from tilting.features.clip import ClipEmbedder
-    from tilting.features.linear_head import read_head
 
     path = find_file(HEAD, place)
-    head = read_head(read_state(path, "aesthetic"), path, "aesthetic")
+    head = linear_head.read_head(checkpoints.read_state(path, "aesthetic"), path, "aesthetic")
     folder = find_folder(VIT_L, clip, beside=path.parent)
     with explained(VIT_L, folder):
         embedder = ClipEmbedder(folder)
@@ -171,26 +170,25 @@ def aesthetic(place: str | Path | None = None, clip: str | Path | None = None) -
     weights=True,
     sources=(HEAD_V2_5, SIGLIP),
 )
-def aesthetic_v2_5(place: str | Path | None = None, siglip: str | Path | None = None) -> Aesthetic:
+def aesthetic_v2_5(place: str | Path | None = None, encoder: str | Path | None = None) -> Aesthetic:
     """Aesthetic Predictor v2.5.
 
     Args:
         place: its .pth file or a folder that has it; by default ``~/.cache/tilting/aesthetic-v2-5``, then the hub.
-        siglip: a transformers SigLIP of the width of the head, a folder or a name on the hub; by default the folder of the file
-            if it is one, then google/siglip-so400m-patch14-384.
+        encoder: a transformers SigLIP of the width of the head, a folder or a name on the hub; by default the folder of the
+            file if it is one, then google/siglip-so400m-patch14-384.
 
     Raises:
         TiltingError: no weights (the sentence says where to get them), or a wrong or truncated checkpoint.
     """
-    from tilting.features import checkpoints, linear_head
-    from tilting.features import siglip as encoder
+    from tilting.features import checkpoints, linear_head, siglip
 
     path = find_file(HEAD_V2_5, place)
     state = checkpoints.read_state(path, "aesthetic-v2-5")
     head = linear_head.read_head(state, path, "aesthetic-v2-5", "scoring_head.", linear_head.EVEN)
-    folder = find_folder(SIGLIP, siglip, beside=path.parent)
+    folder = find_folder(SIGLIP, encoder, beside=path.parent)
     with explained(SIGLIP, folder):
-        embedder = encoder.SiglipEmbedder(folder)
+        embedder = siglip.SiglipEmbedder(folder)
     if embedder.dim != head.width:
         told = f"{embedder.dim}, 'aesthetic-v2-5' needs {head.width}"
         raise TiltingError(f"the SigLIP {str(folder)!r} has embeddings of {told}")
@@ -250,20 +248,17 @@ def hpsv2(place: str | Path | None = None, processor: str | Path | None = None, 
     Raises:
         TiltingError: no weights (the sentence says where to get them), or a wrong or truncated checkpoint.
     """
-    from tilting.features.checkpoints import read_state
-    from tilting.features.clip import ClipEmbedder
-    from tilting.features.open_clip import read_open_clip
-    from tilting.features.pixels import Pixels
+    from tilting.features import checkpoints, clip, open_clip, pixels
 
     if version not in HPS_FILES:
         raise TiltingError(f"there is no hpsv2 of version {version!r}{nearest(version, HPS_FILES)}")
     path = find_file(hps(version), place)
-    model = read_open_clip(read_state(path, "hpsv2"), path, "hpsv2")
+    model = open_clip.read_open_clip(checkpoints.read_state(path, "hpsv2"), path, "hpsv2")
     shape: Any = model.config
     side, words = shape.vision_config.image_size, laion("hpsv2")
     tokenizer = find_folder(words, processor, WORDS, path.parent)
     with explained(words, tokenizer):
-        embedder = ClipEmbedder(tokenizer, model=model, pixels=Pixels(side, side, fit="pad"))
+        embedder = clip.ClipEmbedder(tokenizer, model=model, pixels=pixels.Pixels(side, side, fit="pad"))
     return Clip(embedder, named("hpsv2", place))
 
 
@@ -348,12 +343,11 @@ def mps(place: str | Path | None = None, processor: str | Path | None = None) ->
     Raises:
         TiltingError: no weights (the sentence says where to get them), or a wrong or truncated checkpoint.
     """
-    from tilting.features import checkpoints
-    from tilting.features import mps as network
+    from tilting.features import checkpoints, mps
 
     path, words = find_file(MPS, place), laion("mps")
-    clip, cross = network.read_parts(checkpoints.read_state(path, "mps"), path)
+    eye, cross = mps.read_parts(checkpoints.read_state(path, "mps"), path)
     folder = find_folder(words, processor, WORDS, path.parent)
     with explained(words, folder):
         tokenizer = checkpoints.tokenizer_of(folder, "CLIP")
-    return Mps(network.MpsScorer(clip, cross, tokenizer), named("mps", place))
+    return Mps(mps.MpsScorer(eye, cross, tokenizer), named("mps", place))
