@@ -92,6 +92,13 @@ def test_lists_as_they_are_downloaded(tmp_path, name):
     assert (found.metadata[0] if found.metadata else None) == first
 
 
+def test_blank_lines_are_no_prompts_and_told_of(tmp_path):
+    """As in HPSv2's own list; a blank cell of a table is refused, for a row is more than its prompt."""
+    (tmp_path / "p.txt").write_text("\na fox\n\n  \na cat  \n\n")
+    with pytest.warns(UserWarning, match=r"line 1 of '.*p.txt' and 2 more is blank, and no prompt"):
+        assert read_prompts(tmp_path / "p.txt").texts == ("a fox", "a cat")
+
+
 def test_metadata_is_in_the_config_and_in_what_it_prints(tmp_path, capsys):
     (tmp_path / "p.csv").write_text("prompt,count\na fox,1\na fox,\na cat,2\n")
     config = GenerateConfig.resolve({"prompts": str(tmp_path / "p.csv")})
