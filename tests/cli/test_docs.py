@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import pytest
 
 from support.paths import ROOT
 from tilting.cli.reference import PAGES
+from tilting.config.finetune import FinetuneConfig
+from tilting.config.generate import GenerateConfig
+from tilting.declare import declared
+from tilting.objectives import OBJECTIVES
 
 
 def script(file):
@@ -76,3 +81,17 @@ def test_the_page_of_mutants_is_of_what_was_found_and_of_formulas_that_are_there
 @pytest.mark.parametrize("file", PAGES)
 def test_the_pages_of_what_is_declared_are_what_their_command_writes(file):
     assert (ROOT / "docs" / file).read_text() == PAGES[file]()
+
+
+def test_the_page_of_switches_names_what_there_is():
+    """Options of the commands, and settings of every objective that it says have them."""
+    page = (ROOT / "docs" / "over-optimisation.md").read_text()
+    known = {f"--{key}" for config in (FinetuneConfig, GenerateConfig) for key in config.options()} | {"--help", "--set"}
+    asked = set(re.findall(r"--[a-z][a-z-]*", page)) - {"---"}
+    assert {word for word in asked if word.strip("-")} <= known
+    for line in page.splitlines():
+        if found := re.search(r"--set OBJECTIVE\.(\w+)", line):
+            names = [name for name in re.findall(r"`([a-z-]+)`", line) if name in OBJECTIVES]
+            assert all(found[1] in declared(OBJECTIVES[name]) for name in names), line
+        if found := re.search(r"--set (\w+)\.(\w+)=", line):
+            assert found[1] == "OBJECTIVE" or found[2] in declared(OBJECTIVES[found[1]])

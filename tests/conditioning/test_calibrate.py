@@ -47,14 +47,17 @@ def test_what_is_no_table_of_probabilities_is_refused(p, y, bins):
 def test_nearly_summing_to_one_is_enough_and_a_sure_no_is_a_probability():
     assert calibrate.reliability(of(0.5) * 1.0005, torch.tensor([0]), 2).items.tolist() == [0, 1]
     assert calibrate.reliability(of(0.0), torch.tensor([1]), 2).items.tolist() == [0, 1]
+    assert calibrate.reliability(of(1.0) * 1.0005, torch.tensor([0]), 2).items.tolist() == [0, 1]  # above 1 by rounding
+    three = torch.tensor([[0.4, 0.3, 0.3]], dtype=torch.float64)
+    assert calibrate.reliability(three, torch.tensor([0]), 2).items.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("gap", "right", "count"), [(2.0, 3, 4), (0.3, 3, 4), (40.0, 9, 10), (2.0, 6, 10)])
 def test_the_temperature_of_two_classes_in_closed_form(gap, right, count):
     """All logits (gap, 0) and so many labels 0: sigmoid(gap / T) is their share, T = gap / log(right / wrong)."""
-    z = torch.tensor([[gap, 0.0]] * count) + torch.arange(count)[:, None]  # a shift of both says nothing
+    z = torch.tensor([[gap, 0.0]] * count, dtype=torch.float64) + torch.arange(count)[:, None]  # a shift of both says nothing
     y = torch.tensor([0] * right + [1] * (count - right))
-    assert calibrate.temperature(z, y) == pytest.approx(gap / math.log(right / (count - right)), rel=1e-5)
+    assert calibrate.temperature(z, y) == pytest.approx(gap / math.log(right / (count - right)), rel=1e-8)
 
 
 def test_temperatures_at_their_ends():
@@ -73,9 +76,9 @@ def test_temperatures_at_their_ends():
 
 def test_a_numbers_temperature_is_its_mean_square_gap():
     schema = Schema("size", "gaussian", shift=10.0, scale=2.0, std=4.0)
-    outputs, y = torch.tensor([[1.0], [-1.0]]), torch.tensor([16.0, 0.0])  # means 12 and 8
+    outputs, y = torch.tensor([[2.0], [-0.5]]), torch.tensor([18.0, 1.0])  # means 14 and 9
     assert calibrate.gaps_of(schema, outputs, y).tolist() == [1.0, -2.0]
-    assert calibrate.temperature_of(schema, outputs, y) == 2.5
+    assert calibrate.temperature_of(schema, outputs, y) == 2.5 and calibrate.gaussian_temperature(torch.tensor([0.5])) == 0.25
     classes = Schema("kind", classes=("a", "b"))
     z = torch.tensor([[2.0, 0.0]] * 4)
     assert calibrate.temperature_of(classes, z, torch.tensor([0.0, 0.0, 0.0, 1.0])) == pytest.approx(2 / math.log(3), rel=1e-5)
@@ -91,6 +94,8 @@ def test_levels_of_a_number_against_the_shares_below_them():
     found = calibrate.gaussian_reliability(gaps, 2)
     assert found.confidence.tolist() == [0.25, 0.75] and found.items.tolist() == [3, 3]
     assert found.accuracy.tolist() == pytest.approx([2 / 3, 2 / 3])
+    middle = calibrate.gaussian_reliability(torch.zeros(1), 1)  # at its level is below it
+    assert middle.accuracy.tolist() == [1.0] and middle.confidence.dtype == torch.float64
     assert calibrate.gaussian_ece(gaps, 2) == pytest.approx((2 / 3 - 0.25 + 0.75 - 2 / 3) / 2)
 
 
@@ -100,4 +105,5 @@ def test_counts_and_scores():
     assert calibrate.macro_f1(counts) == pytest.approx((2 / 4 + 4 / 7 + 0.0) / 3)  # the fourth never occurs
     y = torch.tensor([1.0, 2.0, 6.0])
     assert calibrate.r_squared(y, torch.tensor([1.0, 3.0, 5.0])) == pytest.approx(1 - 2 / 14)
+    assert calibrate.r_squared(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.25])) == 0.5
     assert calibrate.r_squared(y, torch.full((3,), 3.0)) == 0.0 and math.isnan(calibrate.r_squared(y * 0, y))

@@ -100,6 +100,7 @@ def test_only_an_image_below_the_threshold_is_resampled_and_keeps_its_mean_weigh
     at = Smc(ess_threshold=1.0)(seen([[0.0, 0.0]]))
     room = Smc(ess_threshold=1.0, adaptive=True)(seen([[0.0, 0.0]]))
     assert at.parents is None and room.parents is not None  # an adaptive level sits on the bound
+    assert Smc(ess_threshold=0.6, adaptive=True)(seen([[0.0, 0.0]])).parents is None  # and no further than a hundredth of it
 
 
 @pytest.mark.parametrize("scheme", ["systematic", "ssp", "multinomial"])
@@ -122,6 +123,12 @@ def test_an_adaptive_level_is_where_the_effective_sample_size_meets_the_threshol
     started = Memory.blank(1, 2)._replace(level=rows([0.8, 0.8]), potential=rows([0.0, 0.8]))
     _, later = rule.weigh(seen([[0.0, 1.0]], memory=started, log_w=[[0.0, 0.8]]))  # too uneven already: it stays
     assert later.level[0].tolist() == pytest.approx([0.8, 0.8])
+    going = Memory.blank(1, 3)._replace(level=rows([0.3] * 3), potential=rows([0.0, 0.3, 0.0]))
+    _, on = Smc(ess_threshold=0.9, adaptive=True).weigh(seen([[0.0, 1.0, 0.0]], memory=going, log_w=[[0.0, 0.5, 0.0]]))
+    x = math.exp(0.5 + on.level[0, 0].item() - 0.3)  # the weight of the second, of three
+    assert (2 + x) ** 2 / (2 + x**2) == pytest.approx(2.7) and x > 1 and on.level[0].unique().numel() == 1
+    _, even = Smc(ess_threshold=1.0, adaptive=True).weigh(seen([[1.0, 1.0]]))  # on the bound at every level: as far as it goes
+    assert even.level.tolist() == [[1.0, 1.0]]
     halved, _ = Smc(beta=2.0, ess_threshold=0.9, adaptive=True).weigh(seen([[0.0, 1.8]]))
     assert halved[0].tolist() == pytest.approx([0.0, math.log(2)])  # λ v / β
     _, end = rule.weigh(seen([[0.0, 9.0]], done=1.0))

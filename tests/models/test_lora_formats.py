@@ -26,6 +26,8 @@ from tilting.models.lora_stack import attach_all
 PROMPT, STEPS, CFG = ["a fox"], 4, 3.0
 FAMILIES = ("sd", "sdxl", "sd3", "flux")
 UNETS = FAMILIES[:2]
+INPUTS = {"flux": {"height": 16, "width": 16, "max_sequence_length": 512}}
+"""What the call of a family is told."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def places(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(places):
-    return cache(lambda name: tl.load(str(places[name])))
+    return cache(lambda name: tl.load(str(places[name]), **INPUTS.get(name, {})))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +83,8 @@ def ours(model, source=None, cfg=CFG):
 def theirs(pipe, name, model, source=None, **how):
     latents, more = noise(model), {}
     if name == "flux":
-        latents = FluxPipeline._pack_latents(latents, *latents.shape)
-        more = {"height": 16, "width": 16, "max_sequence_length": 512}
+        latents = latents if latents.ndim == 3 else FluxPipeline._pack_latents(latents, *latents.shape)
+        more = INPUTS["flux"]
     if name in UNETS:
         more = {"eta": 0.0}
     if source is not None:

@@ -110,7 +110,7 @@ def test_every_method_starts_from_it(tmp_path, picture, loaded):
     free = np.sqrt(((generate(tmp_path / "free") - known) ** 2).mean())
     for name, kind in METHODS.items():
         out = tmp_path / name
-        fewer = ("--set", f"{name}.iterations=2") if name in ("reno", "doodl") else ()
+        fewer = ("--set", f"{name}.iterations=2") if name in ("reno", "doodl", "zo") else ()
         image = generate(out, "--method", name, "--image", str(picture), "--strength", "0.5", "--particles", "2", *fewer)
         held = manifest(out)
         config = held["config"]

@@ -47,5 +47,8 @@ PER_IMAGE = {
     "reno": (presets.reno(iterations=2), (2 * 2 - 1) * STEPS, 2),
     "doodl": (presets.doodl(iterations=3), (2 * 3 - 1) * STEPS, 3),
     "doodl-probes": (presets.doodl(iterations=3, probes=4), (2 * 3 - 1) * STEPS, 3 + 2 * 2 * 4),
+    "zo": (presets.zo(3, iterations=2), (1 + 2 * 3) * STEPS, 1 + 2 * 3),
+    # drawn to step 2; rounds from 1 to 4, 3 to 6, 5 to 8, 7 to 10 and 9 to 12
+    "paths": (presets.paths(2, branches=3, forward=1, backward=3), 2 * 2 + 5 * 6 * 3, 5 * 6 + 2),
     "prompt": (presets.prompt("{};{}, {}"), 2 * STEPS, 2),
 }

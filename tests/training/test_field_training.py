@@ -158,6 +158,8 @@ def test_several_rewards_by_gdpo_in_a_run(pocket):
         pocket, "a fox", rewards.combine([Bright(), Other(float("nan"))]), OBJECTIVES["nft"](rewards="gdpo"), **SMALL
     )
     assert next(trainer.steps(1)).skipped is not None
+    with pytest.raises(TiltingError, match="reward-dropout is of the sum"):
+        make_trainer(pocket, "a fox", "clip", OBJECTIVES["grpo"](rewards="gdpo"), reward_dropout=0.5, **SMALL)
 
 
 def test_a_judge_of_pairs_is_asked_by_pref_grpo(pocket):
@@ -168,9 +170,9 @@ def test_a_judge_of_pairs_is_asked_by_pref_grpo(pocket):
             self.asked.append((len(a), tuple(a.shape[1:]), set(prompts)))
             return (a.mean((1, 2, 3)) > b.mean((1, 2, 3))).float()
 
-    reward = Pairs()
+    reward = rewards.combine([(Pairs(), 2.0)])
     row = next(make_trainer(pocket, "a fox", reward, "pref-grpo", batch_size=4, **SMALL).steps(1)).numbers
-    assert reward.asked == [(12, tuple(pocket.image_shape), {"a fox"})] and row["gradient_norm"] > 0
+    assert Pairs.asked == [(12, tuple(pocket.image_shape), {"a fox"})] and row["gradient_norm"] > 0
     assert row["reward_calls"] == 4 + 12
 
 

@@ -159,6 +159,8 @@ class FinetuneConfig(TrainingConfig):
         parts = self.accumulate if objective.splits else 1
         if self.diversity is not None and self.batch_size // count // parts * count < 2:
             raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
+        if self.reward_dropout and getattr(objective, "rewards", "sum") == "gdpo":
+            raise TiltingError("reward-dropout is of the sum of rewards, which gdpo takes one by one: leave one of the two out")
         for spec in self.specs():
             if objective.needs_gradient and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
                 raise black_box(objective.name, spec.text)

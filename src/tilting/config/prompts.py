@@ -86,7 +86,8 @@ def prompts_of(value: Any) -> Prompts:
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt."""
+    """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt (of a
+    .txt blank lines are left out)."""
     file, shown = Path(path), repr(str(path))
     if file.suffix.lower() not in KINDS:
         raise TiltingError(f"prompts are read from {', '.join(KINDS)} files, which {shown} is not")

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.lora import active, lora_parameters
 from tilting.models.schedulers import Noise, first_order
+from tilting.models.text import is_learning
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
 
@@ -238,7 +240,8 @@ class Door:
         return {name: value for name, value in values.items() if isinstance(value, int | float) and name in self.names}
 
     def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
-        """A function of prompts or pictures that is asked once for each content, without gradient."""
+        """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
+        what encodes is trained, anew."""
 
         @functools.wraps(function)
         def asked(*given: Any, **more: Any) -> Any:
@@ -246,13 +249,24 @@ class Door:
                 with torch.no_grad():
                     return change(function(*given, **more))
 
+            if is_learning() and torch.is_grad_enabled():
+                return change(function(*given, **more))
             try:
-                key = name, content(given), content(more)
+                key = name, self.tuned(), content(given), content(more)
             except Unknown:
                 return make()
             return fresh(self.memo.get(key, make))
 
         return asked
+
+    def tuned(self) -> tuple[Any, ...]:
+        """The LoRAs that are on in what encodes: their scales, and which tensors they are."""
+        found: list[Any] = []
+        for network in self.outside.values():
+            on = active(network) if getattr(network, "peft_config", None) else {}
+            weights = [p for name in on for p in lora_parameters(network, name)]
+            found += [*on.items(), *((p.data_ptr(), p._version) for p in weights)]
+        return tuple(found)
 
     def autoencoder(self) -> list[tuple[Any, str, Any]]:
         """Its doors: encoding is remembered, by the posterior's mean, and both are in the autoencoder's own precision."""

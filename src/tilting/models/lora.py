@@ -105,20 +105,17 @@ def lora_parameters(network: nn.Module, name: str = TRAINED) -> list[nn.Paramete
 def lora_state(target: Any, name: str = TRAINED) -> dict[str, Tensor]:
     """The weights of one adapter of a network, or of a model with its text encoders, by their canonical names, float32 on the
     CPU, alpha / rank taken into B: whatever reads a file, its scale is 1."""
-    from peft.utils.save_and_load import get_peft_model_state_dict
-
     found = {}
     for component, network in parts(target).items():
         config = getattr(network, "peft_config", {}).get(name)
         if config is None:
             continue
-        state = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
         clip = CLIP if is_clip(network) and not hasattr(network, "text_model") else ""
-        for key, value in state.items():
-            up = ".lora_B." in key
-            whole = value.detach().float() * (config.lora_alpha / config.r if up else 1.0)
-            layer = key.partition(".lora_")[0]
-            found[f"{component}.{clip}{layer}{UP if up else DOWN}"] = whole.cpu().contiguous()
+        for layer, module in network.named_modules():
+            if name in getattr(module, "lora_A", {}):
+                for end, side, scale in ((DOWN, module.lora_A, 1.0), (UP, module.lora_B, config.lora_alpha / config.r)):
+                    value = side[name].weight.detach().float() * scale
+                    found[f"{component}.{clip}{layer}{end}"] = value.cpu().contiguous()
     return found
 
 
@@ -263,6 +260,8 @@ def load_lora(target: Any, state: Mapping[str, Tensor], name: str, scale: float 
         raise TiltingError(f"this LoRA does not fit the model: {str(error).splitlines()[-1].strip()}") from error
     for network in held.values():
         network.requires_grad_(False)
+    if hasattr(target, "forget"):
+        target.forget()  # what was encoded by another adapter of this name
     activate(target, [*before, name])
     for layer in _tuned(target):
         layer.set_scale(name, scale)
@@ -281,7 +280,6 @@ def _modules(network: Any, layers: Mapping[str, Any]) -> dict[str, str]:
 def _attach(network: Any, layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
     """Put weights into a network. Raises RuntimeError or TiltingError if they do not fit."""
     from peft import LoraConfig
-    from peft.utils.save_and_load import set_peft_model_state_dict
 
     ranks = {layer: len(sides["down.weight"]) for layer, sides in layers.items()}
     most = max(ranks.values())
@@ -289,11 +287,13 @@ def _attach(network: Any, layers: Mapping[str, Mapping[str, Tensor]], name: str)
     with torch.device("cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there are several adapters, which is what is meant
         _inject(network, LoraConfig(r=most, lora_alpha=most, target_modules=list(layers), **patterns), name)
-    letters = {"down.weight": "A", "up.weight": "B"}
-    state = {f"{layer}.lora_{letters[side]}.weight": v for layer, sides in layers.items() for side, v in sides.items()}
-    result = set_peft_model_state_dict(network, state, adapter_name=name)
-    if result is not None and result.unexpected_keys:
-        raise TiltingError(f"unexpected weight {result.unexpected_keys[0]!r}")
+    for layer, sides in layers.items():
+        module = network.get_submodule(layer)
+        for side, held in (("down.weight", module.lora_A), ("up.weight", module.lora_B)):
+            if sides[side].shape != held[name].weight.shape:
+                shapes = f"{tuple(sides[side].shape)}, not {tuple(held[name].weight.shape)}"
+                raise TiltingError(f"its {side.partition('.')[0]} of {layer} is {shapes}")
+            held[name].weight.data.copy_(sides[side])
 
 
 def remove(target: Any, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from tilting.lazy import torch
 from tilting.models.call import Call, Door, Memo, Point, Unknown, content, has_momentum
 from tilting.models.lora import stack
 from tilting.models.lora_file import parse_lora
+from tilting.models.lora_targets import is_clip
 from tilting.models.shapes import check_inputs
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
@@ -314,6 +315,11 @@ class Pipeline:
     def backbone(self) -> Any:
         """The network that denoises, which is what fine-tuning changes."""
         return getattr(self.pipe, self.component)
+
+    def tunable(self) -> dict[str, Any]:
+        """See `Adapter.tunable`."""
+        clips = {name: part for name, part in self.door.outside.items() if is_clip(part)}
+        return {self.component: self.backbone, **clips}
 
     @property
     def vae(self) -> Any:

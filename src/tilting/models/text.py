@@ -115,6 +115,11 @@ class Remembered(NamedTuple):
     alone: bool
 
 
+def is_learning() -> bool:
+    """Whether this is within `learning`."""
+    return _learning.get()
+
+
 _memory: ContextVar[Remembered | None] = ContextVar("remembered texts", default=None)
 
 
@@ -151,7 +156,7 @@ def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: t
     known, asked, alone = _memory.get() or Remembered({}, {}, False)
     new = [text for text in unique if text not in known]
     for some in [[text] for text in new] if alone else [new] if new else []:
-        with nullcontext() if _learning.get() else torch.no_grad():
+        with nullcontext() if is_learning() else torch.no_grad():
             encoded = encode(some)
         known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(some)})
     asked.update(dict.fromkeys(unique))

@@ -1,16 +1,17 @@
-"""Presets that optimise the starting noise through the whole chain: reno, doodl."""
+"""Presets that look for a better start, or a better way on, through the whole chain: reno, doodl, zo, paths."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le, Lt
 
 from tilting.declare import Doc
 from tilting.engines.optimise import Optimise
+from tilting.engines.search import NoiseSearch, PathSearch
 from tilting.method import Method
-from tilting.presets.common import METHODS, GradientPreset
+from tilting.presets.common import METHODS, GradientPreset, Particles, Preset
 
 Rate = Annotated[float, Gt(0), Doc("learning rate.")]
 
@@ -78,3 +79,60 @@ class Doodl(Optimised):
     def build(self, steps: int) -> Method:
         probing = {"probes": self.probes, "sigma": self.sigma}
         return Method("doodl", engine=Optimise(self.iterations, self.rate, "adam", 0.0, None, True, **probing))
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class ZeroOrderSearch(Preset):
+    """Zero-order search: hill climbing on the starting noise by its neighbours, without gradients; the best picture is kept.
+
+        n ~ N(0, I);  keep x_0(n), the chain from n
+        for k = 1 ... iterations:
+            n_j = sqrt(1 - radius²) n + radius z_j,   z_j ~ N(0, I),   j = 1 ... N
+            x_j = the chain from n_j
+            where the best r(D(x_j)) is above the kept one's:  n, x_0 <- n_j, x_j
+        return the kept x_0
+
+    Ma et al. 2025 take N = 2 to 8 neighbours of FLUX.1-dev's noise, whose distance they set. At radius 1 it is best-of-N.
+    """
+
+    particles: Particles = 4
+    iterations: Annotated[int, Ge(1), Doc("rounds of N neighbours, after the look at x_T as it is.")] = 4
+    radius: Annotated[float, Gt(0), Le(1), Doc("λ, how far a neighbour is; at 1 it is another x_T.")] = 0.5
+    name = "zo"
+    paper = "Ma et al. 2025"
+    density = False
+    default_eta = 0.0
+
+    def build(self, steps: int) -> Method:
+        return Method("zo", engine=NoiseSearch(self.iterations, self.particles, self.radius))
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class SearchOverPaths(Preset):
+    """Search over paths: the best of many ways on from a noise level, which is gone back from a little and drawn again.
+
+        x^1 ... x^M at the noise level of ``start``, by the chain
+        until x is clean:
+            each x^m noised back by ``forward`` steps, N times;  each drawn on by ``backward`` steps
+            keep the M whose estimate x0 of the last step has the highest r(D(x0))
+        return the best of M by the finished picture
+
+    Ma et al. 2025, Δ_f and Δ_b in steps of the grid here. An image costs about M N backward / (backward - forward)
+    evaluations a step.
+    """
+
+    particles: Particles = 2
+    branches: Annotated[int, Ge(1), Doc("N, ways on of each.")] = 2
+    forward: Annotated[int, Ge(1), Doc("Δ_f, steps that a round noises back.")] = 1
+    backward: Annotated[int, Ge(2), Doc("Δ_b, steps that it draws then; more than ``forward``.")] = 3
+    start: Annotated[float, Gt(0), Lt(1), Doc("share of the chain that is drawn before the first round.")] = 0.2
+    name = "paths"
+    paper = "Ma et al. 2025"
+    density = False
+    default_eta = 0.0
+
+    def build(self, steps: int) -> Method:
+        engine = PathSearch(self.branches, self.forward, self.backward, self.start)
+        return Method("paths", self.particles, engine=engine, final="reward")

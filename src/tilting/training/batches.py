@@ -167,7 +167,7 @@ class Batches:
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with learning():
                 network = model.denoiser([words[int(i)] for i in rows], cfg, negative)
-            return network(x, t, torch.arange(len(x), device=x.device))
+                return network(x, t, torch.arange(len(x), device=x.device))
 
         return denoise
 
@@ -224,7 +224,8 @@ class Batches:
 
     def _prefers(self, prompts: list[str]) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
         """The reward's own comparison of pictures, where it has one: ``prefers(images a, images b, prompts) -> (m,)``."""
-        compare = getattr(self.reward, "prefers", None)
+        parts = as_sum(self.reward).parts if self.reward is not None else ()
+        compare = getattr(parts[0][0], "prefers", None) if len(parts) == 1 and parts[0][1] > 0 else None
         if compare is None:
             return None
         decode = self._decoder(prompts)
