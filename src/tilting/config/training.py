@@ -6,7 +6,10 @@ import importlib.util
 import math
 import os
 from collections.abc import Sequence
+from netrc import NetrcParseError, netrc
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt
 from typing_extensions import Doc
@@ -51,11 +54,25 @@ def once(name: str, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def check_trackers(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Trackers that are installed. Raises TiltingError."""
+    """Trackers that are installed, and that have somebody to track for. Raises TiltingError."""
     for one in value:
         if importlib.util.find_spec(one_of(name, one, TRACKERS)) is None:
             raise TiltingError(f"the tracker {one} is not installed: pip install {one}")
+        if one == "wandb" and not _wandb_knows():
+            raise TiltingError("the tracker wandb is not logged in: run `wandb login`, or set WANDB_MODE=offline")
     return value
+
+
+def _wandb_knows() -> bool:
+    """Whether wandb will not ask who it is for: it is offline, or was told by the environment or at a login."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE", "online") != "online":
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    places = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / name for name in (".netrc", "_netrc")]
+    try:
+        return any(host in netrc(str(place)).hosts for place in places if place.is_file())
+    except (OSError, NetrcParseError):
+        return False
 
 
 def mixed_precision() -> str | None:

@@ -21,7 +21,7 @@ from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.lora_targets import is_clip
 from tilting.models.pipeline import Pipeline
-from tilting.models.schedulers import UNKNOWN, first_order
+from tilting.models.schedulers import UNKNOWN, first_order, own_sigmas
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
@@ -252,6 +252,7 @@ def unread(pipe: Any) -> str:
         and hasattr(network.config, "cross_attention_dim")
         and "transformer" not in pipe.components,
         "a flow's own times": any(pipe.scheduler.config.get(option) for option in UNKNOWN),
+        "a scheduler's own sigmas": own_sigmas(pipe.scheduler),
         "few steps": first_order(pipe.scheduler).boundary is not None or type(pipe.scheduler).__name__.startswith("TCD"),
     }
     return next((what for what, found in odd.items() if found), "")
