@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from typing_extensions import Doc
 
 from tilting.config.base import BaseConfig
@@ -111,7 +111,7 @@ def check_batch(size: int, units: Sequence[tuple[int, str]], whole: bool = False
 TrainSteps = Annotated[int, Ge(1), Doc("Training steps.")]
 BatchSize = Annotated[int, Ge(1), Doc("Images per training step, over all processes.")]
 Accumulate = Annotated[int, Ge(1), Doc("Parts of a batch, made in turn to save memory.")]
-Rank = Annotated[int | None, Ge(1), Doc("Of the LoRA.")]
+Rank = Annotated[int | None, Ge(1), Le(4096), Doc("Of the LoRA.")]
 TargetModules = Annotated[
     tuple[Literal["attn2", "ff", "attn1"], ...],
     Alias("parts"),
