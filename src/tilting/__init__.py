@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tilting.conditioning.api import condition_fit, condition_sample
     from tilting.conditioning.trainer import condition_train
     from tilting.errors import RewardError, TiltingError
+    from tilting.evaluation.api import compare, evaluate
     from tilting.generation.api import Result, generate
     from tilting.generation.generate import draw
     from tilting.generation.plan import identities, plan
@@ -29,6 +30,7 @@ _HOMES = {
     "conditioning.api": ("condition_fit", "condition_sample"),
     "conditioning.trainer": ("condition_train",),
     "errors": ("RewardError", "TiltingError"),
+    "evaluation.api": ("compare", "evaluate"),
     "generation.api": ("Result", "generate"),
     "generation.generate": ("draw",),
     "generation.plan": ("identities", "plan"),
@@ -46,10 +48,12 @@ __all__ = [
     "Result",
     "RewardError",
     "TiltingError",
+    "compare",
     "condition_fit",
     "condition_sample",
     "condition_train",
     "draw",
+    "evaluate",
     "finetune",
     "generate",
     "identities",

@@ -51,5 +51,6 @@ def outlived(error: BaseException) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a refusal: "; did you mean 'clip'?", or "; there is: clip, jpeg" when nothing is near."""
     known = sorted(known)
-    near = get_close_matches(word.lower(), known, n=1)
+    near = get_close_matches(word.lower(), known)
+    near.sort(key=lambda one: sorted(one) != sorted(word.lower()))  # letters that changed places are the likeliest slip
     return f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(known)}"

@@ -67,6 +67,7 @@ BAD = [
     ((*FOX, "--reward", "clipp"), "did you mean 'clip'"),
     ((*FOX, "--reward", "clip=nan"), "finite"),
     ((*FOX, "--method", "codx"), "did you mean 'codex'"),
+    ((*FOX, "--method", "codxe"), "did you mean 'codex'"),
     ((*FOX, "--model", "poket"), "did you mean 'pocket'"),
     ((*FOX, "--metod", "code"), "did you mean '--method'"),
     (("genrate", "a fox"), "did you mean 'generate'"),
@@ -141,6 +142,7 @@ def test_bad_prompt_files(name, content, said, capsys, tmp_path, no_model):
     ("name", "content"),
     [
         ("p.txt", "a fox\nan owl\n"),
+        ("p.txt", "\na fox\n\n  \nan owl\n\n"),
         ("p.jsonl", '{"prompt": "a fox"}\n{"prompt": "an owl", "x": 1}\n'),
         ("p.csv", "id,prompt\n1,a fox\n2,an owl\n"),
     ],

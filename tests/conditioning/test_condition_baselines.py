@@ -79,7 +79,7 @@ def here(tmp_path, monkeypatch, small):
 def fits(table, folder, small, tmp_path_factory):
     """A classifier of clean pictures and one of noisy latents, by the command, of the same table."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tilting.conditioning.fit_run.load", lambda name, *more: small)
+        patch.setattr("tilting.conditioning.fit_run.load", lambda name, *more, **options: small)
         places = {kind: tmp_path_factory.mktemp("fits") / kind for kind in ("clean", "noisy")}
         data = ["condition", "fit", "--data", str(table), "--label", "bright=no,yes", "--quiet"]
         clean = ["--size", "16", "--widths", "4,4,8", "--epochs", "12", "--batch-size", "16", "--lr", "0.02"]

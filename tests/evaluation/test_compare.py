@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
@@ -212,7 +213,9 @@ def test_another_method_joins_and_what_is_missing_is_drawn(made, capsys, monkeyp
     again = pixels(out / "runs" / "code" / "images" / "00002.png").astype(int)
     assert np.abs(again - kept).max() <= 1  # drawn alone instead of in a group of four
     assert sorted(os.listdir(out / "runs")) == sorted([*METHODS, "svdd"])
-    assert "another seed" in refused(capsys, *words, "base", "--seed", "4")
+    other = [*words[:-1]]
+    other[other.index("--seed") + 1] = "4"
+    assert "another seed" in refused(capsys, *other, "--methods", "base")
     assert main([*words, ",".join(METHODS)]) == 0  # as the other tests expect it
 
 
@@ -276,6 +279,53 @@ def test_from_a_picture(tmp_path):
     assert "ref.png" in (tmp_path / "out" / "compare.html").read_text()
 
 
+def test_tables_and_figures_hold_what_the_page_says(made):
+    """CSV with all digits, a table of booktabs, and every chart as SVG and PDF of colours, not of the page's variables."""
+    out, _ = made
+    metrics = json.loads((out / "metrics.json").read_text())  # another test has drawn a picture of it again
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert [row["method"] for row in rows] == list(METHODS)
+    for row, known in zip(rows, metrics["methods"], strict=True):
+        assert float(row["reward"]) == known["reward"]["mean"] and float(row["evaluations"]) == known["evaluations_per_image"]
+        assert row["verdict"] == ("" if known["verdict"] is None else known["verdict"]["word"])
+        assert row["gain over base"] == ("" if known["gain"] is None else str(known["gain"]["mean"]))
+    latex = (out / "table.tex").read_text()
+    for word in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{table}"):
+        assert latex.count(word) == 1
+    body = latex.partition("midrule\n")[2].partition(r"\bottomrule")[0].strip().splitlines()
+    assert [line.count("&") for line in body] == [len(rows[0]) - 1] * 4
+    names = sorted(file.name for file in (out / "figures").iterdir())
+    assert names == sorted(f"{name}.{end}" for name in ("cost", "gain", "judge_gain") for end in ("pdf", "svg"))
+    for name in names:
+        data = (out / "figures" / name).read_bytes()
+        assert data.startswith(b"%PDF" if name.endswith("pdf") else b"<?xml")
+        assert b"#0a0b" not in data and (name.endswith("pdf") or b"#3b6fd4" in data)
+
+
+def test_latex_escapes_what_it_reads_otherwise():
+    from tilting.reports.tables import as_latex
+
+    text = as_latex(["a_b", "50 %"], [["x & y", 0.123456], ["~{^", None]], "# 1")
+    for part in (r"a\_b & 50 \% ", r"x \& y & $0.1235$", r"\textasciitilde{}\{\textasciicircum{} & --", r"\caption{\# 1}"):
+        assert part in text
+
+
+def test_the_functions_of_python_are_the_commands(pocket, tmp_path, capsys):
+    out = tmp_path / "compared"
+    given = {"reward": "jpeg", "steps": 2, "images": 2, "particles": 2, "model": pocket}
+    made = tl.compare(["a fox", "a cat"], "base,bon", out=out, progress=False, **given)
+    assert capsys.readouterr().err == ""
+    assert [row["method"] for row in made["methods"]] == ["base", "bon"]
+    assert made["methods"] == json.loads((out / "metrics.json").read_text())["methods"]
+    found = tl.evaluate([out / "runs" / "base", out / "runs" / "bon"], out=tmp_path / "judged", progress=False)
+    assert [row["name"] for row in found["runs"]] == ["base", "bon"]
+    lines = (tmp_path / "judged" / "table.csv").read_text().splitlines()
+    assert lines[0].startswith("run,method,jpeg,") and len(lines) == 3
+    assert r"\toprule" in (tmp_path / "judged" / "table.tex").read_text()
+    with pytest.raises(tl.TiltingError, match="did you mean 'codex'"):
+        tl.compare("a fox", "codx", out=tmp_path / "no")
+
+
 def test_columns_of_settings_and_of_a_lora(small, folder, tmp_path, monkeypatch):
     """Each is the run that `tilting generate` makes; the LoRA changes no other column; a sweep has its curves."""
     from tilting.models.lora import add_lora, lora_state, remove, save_lora
@@ -283,7 +333,7 @@ def test_columns_of_settings_and_of_a_lora(small, folder, tmp_path, monkeypatch)
     state = lora_state(small.unet) if add_lora(small.unet) else {}
     save_lora({key: 0.3 * torch.ones_like(value) for key, value in state.items()}, tmp_path / "tuned")
     remove(small.unet, ["tilting"])
-    monkeypatch.setattr("tilting.generation.run.load", lambda *given: tl.load(str(folder)))
+    monkeypatch.setattr("tilting.generation.run.load", lambda *given, **options: tl.load(str(folder)))
     usual = ("--model", str(folder), "--reward", "jpeg", "--steps", "3", "--images", "2", "--quiet")
     columns = f"base,bon,lora:{tmp_path / 'tuned'}"
     words = ("compare", "a fox", "a cat", *usual, "--methods", columns, "--sweep", "bon.N=2,3", "--out", str(tmp_path / "out"))

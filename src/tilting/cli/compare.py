@@ -10,7 +10,7 @@ from tilting.config.compare import CompareConfig
 
 @takes(CompareConfig)
 def compare(config: CompareConfig, call: Call) -> None:
-    """Draw the same prompts and noise by several methods. DIR gets compare.html, compare.png, metrics.json, runs/."""
+    """Draw the same prompts and noise by several methods. DIR gets compare.html, tables, figures, runs/."""
     from tilting.evaluation import compare as room
 
     metrics, folder = room.compare(config, call.words, call.quiet), Path(config.out or "")

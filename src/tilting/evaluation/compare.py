@@ -17,7 +17,7 @@ from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
-from tilting.evaluation.compare_page import PAGE, render, write_sheet
+from tilting.evaluation.compare_page import PAGE, render, write_sheet, write_tables
 from tilting.generation.progress import announce
 from tilting.generation.run import Folder, Parts, load_parts, plan_missing, run
 from tilting.metrics.statistics import Estimate, estimate, interval
@@ -33,7 +33,7 @@ from tilting.version import __version__
 def compare(
     config: CompareConfig, argv: Sequence[str] = (), quiet: bool = False, parts: Callable[[GenerateConfig], Parts] = load_parts
 ) -> dict[str, Any]:
-    """Draw what is missing of every method's run, and write compare.html, compare.png and metrics.json.
+    """Draw what is missing of every method's run, and write the page, the sheet, metrics.json, tables and figures.
 
     Args:
         config: checked; ``out`` must be set.
@@ -68,6 +68,7 @@ def compare(
         metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **measure(manifests, places)}
         metrics["unused"] = list(config.unused)
         write_sheet(path, metrics)
+        write_tables(path, metrics)
         write_atomically(path / PAGE, render(path, metrics).encode())
         write_json(path / COMPARISON.file, metrics)
         return metrics

@@ -11,9 +11,11 @@ from PIL import Image
 
 from tilting.config.about import about_method
 from tilting.config.variants import swept
-from tilting.reports.charts import Bar, bars, curve, number, scatter
+from tilting.disk import write_atomically
+from tilting.reports.charts import Bar, bars, curve, number, on_paper, scatter
 from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined
+from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import listed
 from tilting.reports.words import legend
 
@@ -70,13 +72,44 @@ def number_of(label: str) -> float | None:
         return None
 
 
-def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
+def write_tables(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """``table.csv`` and ``table.tex`` of the methods, and every chart of the page as figures/NAME.svg and .pdf."""
+    against, heads = metrics["reference"], ["method"]
+    paired = ("gain", "judge_gain")
+    for key in ("reward", "judge"):
+        heads += [key, f"{key} sem"]
+    for key in paired:
+        heads += [f"{key.replace('_', ' ')} over {against}", "low", "high"]
+    costs = ("evaluations_per_image", "decodes_per_image", "seconds_per_image")
+    heads += ["wins", "evaluations", "decodes", "seconds", "verdict"]
+    rows = []
+    for row in metrics["methods"]:
+        means = [(row[key] or {}).get(part) for key in ("reward", "judge") for part in ("mean", "sem")]
+        gains = [(row[key] or {}).get(part) for key in paired for part in ("mean", "low", "high")]
+        word = row["verdict"]["word"] if row["verdict"] else None
+        rows.append([row["method"], *means, *gains, row["wins"], *(row[key] for key in costs), word])
+    write_atomically(folder / "table.csv", as_csv(heads, rows).encode())
+    write_atomically(folder / "table.tex", as_latex(heads, rows, _question(metrics)).encode())
+    names = [row["method"] for row in metrics["methods"]]
+    (folder / "figures").mkdir(exist_ok=True)
+    for chart in _charts(metrics, colours(names, [name for name in names if name != "base"])):
+        for end, data in on_paper(*chart["drawn"]).items():
+            write_atomically(folder / "figures" / f"{chart['name']}{end}", data)
+
+
+def _chart(name: str, title: str, note: str, *drawn: Any) -> dict[str, Any]:
+    """A chart of the page: its file's name, its words, the function and the arguments that draw it."""
+    function, *args = drawn
+    return {"name": name, "title": title, "note": note, "svg": function(*args), "kind": "", "drawn": drawn}
+
+
+def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, Any]]:
     methods, against, charts = metrics["methods"], metrics["reference"], []
     for key, title in (("gain", "Gain in reward"), ("judge_gain", "Change of the judge")):
         rows = [Bar(r["method"], colour[r["method"]], r[key]["mean"], r[key]["low"], r[key]["high"]) for r in methods if r[key]]
         if rows:
             note = f"over {against}, paired, with 95 % intervals"
-            charts.append({"title": title, "note": note, "svg": bars(f"{title} over {against}", rows), "kind": ""})
+            charts.append(_chart(key, title, note, bars, f"{title} over {against}", rows))
     by = {row["method"]: row for row in methods}
     for text in metrics["config"].get("sweep") or ():
         name = text.partition("=")[0]
@@ -84,22 +117,17 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
         for key, title in (("gain", "reward"), ("judge_gain", "judge")):
             points = [(x, Bar(r["method"], "c0", *(r[key][k] for k in ("mean", "low", "high")))) for x, r in values if r[key]]
             if points and all(x is not None for x, _ in points):
-                svg = curve(f"{title} over {name}", points, name)
-                note = f"gain over {against}, paired, with 95 % intervals"
-                charts.append({"title": f"How does {name} change the {title}?", "note": note, "svg": svg, "kind": ""})
+                asked, note = f"How does {name} change the {title}?", f"gain over {against}, paired, with 95 % intervals"
+                charts.append(_chart(f"{key}-{name}", asked, note, curve, f"{title} over {name}", points, name))
     points = []
     for r in methods:
         if r["reward"]:
             mean, sem = r["reward"]["mean"], r["reward"]["sem"] or 0.0
             points.append((Bar(r["method"], colour[r["method"]], mean, mean - sem, mean + sem), r["evaluations_per_image"]))
     if len(points) > 1:
-        svg = scatter("Reward and its cost", [p for p, _ in points], [c for _, c in points], "denoiser evaluations per image")
-        chart = {
-            "title": "What the reward costs",
-            "note": "mean ± standard error; up and to the left is better",
-            "svg": svg,
-            "kind": "",
-        }
+        note, across = "mean ± standard error; up and to the left is better", "denoiser evaluations per image"
+        drawn = (scatter, "Reward and its cost", [p for p, _ in points], [c for _, c in points], across)
+        chart = _chart("cost", "What the reward costs", note, *drawn)
         charts.insert(min(1, len(charts)), chart | {"kind": "tall"} if len(charts) == 2 else chart)
     return charts
 

@@ -22,8 +22,9 @@ from tilting.errors import TiltingError
 from tilting.evaluation.distances import distances, shown
 from tilting.evaluation.measure import Measured, brief_metrics, heads, load_instruments, measure, says, score_images
 from tilting.evaluation.read_runs import Setup, setup
-from tilting.evaluation.report import render
+from tilting.evaluation.report import render, too_few
 from tilting.evaluation.rows import brief, per_prompt, row_of
+from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
 from tilting.runs.alone import alone
@@ -75,20 +76,37 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
         return metrics
 
 
+FILES = (EVALUATION.file, "report.html", "table.csv", "table.tex")
+
+
+def _tables(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """The summary as CSV, and as LaTeX."""
+    lines, rewards = metrics["summary"], list(dict.fromkeys(key for line in metrics["summary"] for key in line["rewards"]))
+    keys = (*(name for name, _ in heads()), "evaluations_per_image", "seconds_per_image", "verdict")
+    titles = ["run", "method", *rewards, *(title for _, title in heads()), "evaluations", "seconds", "verdict"]
+    few = too_few(metrics)
+    rows = [
+        [line["run"], line["method"], *map(line["rewards"].get, rewards), *(None if k in few else line[k] for k in keys)]
+        for line in lines
+    ]
+    return as_csv(titles, rows), as_latex(titles, rows, "Means over prompts")
+
+
 def _write(folder: Path, metrics: Mapping[str, Any], page: str) -> None:
-    """A new folder with both files, or none."""
+    """A new folder with all files, or none."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = unique_beside(folder)
         made.mkdir()
         try:
             write_json(made / EVALUATION.file, metrics)
-            write_atomically(made / "report.html", page.encode())
+            for name, text in zip(FILES[1:], (page, *_tables(metrics)), strict=True):
+                write_atomically(made / name, text.encode())
             if folder.exists():
                 folder.rmdir()
             os.replace(made, folder)
         finally:
-            remove(made, (EVALUATION.file, "report.html"))
+            remove(made, FILES)
     except OSError as error:
         raise TiltingError(f"cannot write {str(folder)!r}: {error.strerror}") from error
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 BLUE, ORANGE, GREY = "#3366cc", "#d9622b", "#777777"
 PAGE = {
@@ -17,6 +18,11 @@ PAGE = {
     for i, name in enumerate(("ink", "soft", "hair", "base", "card", "good", "bad", *(f"c{k}" for k in range(8))))
 }
 """CSS variable of a page -> the colour that stands for it while a chart is drawn."""
+LIGHT = (
+    "#1d1f24 #5d636e #eeece7 #a3a8b2 #ffffff #1f8a5b #c2372f #3b6fd4 #d9662b #2a9d74 #9a4fc4 #c2375b #b08a12 #2b95b8 #6d7f2e"
+)
+PAPER = dict(zip(PAGE, LIGHT.split(" "), strict=True))
+"""What they are on paper: the page's own by day."""
 MOST_WRITTEN = 12
 """Classes above which counts are not written into the cells of a confusion matrix."""
 MINUS = "\N{MINUS SIGN}"
@@ -128,14 +134,46 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else f"{name[:17]}…"
 
 
-def _in_page(draw: Callable[..., str]) -> Callable[..., str]:
-    def drawn(*args: Any, **kwargs: Any) -> str:
+def _in_page(draw: Callable[..., Any]) -> Callable[..., str]:
+    """A function of a title and more that draws axes, or None where there is nothing, as one that gives a page's SVG."""
+
+    @wraps(draw)
+    def drawn(title: str, *args: Any) -> str:
         from matplotlib import rc_context
 
         with rc_context(STYLE):
-            return draw(*args, **kwargs)
+            axis = draw(title, *args)
+            return "" if axis is None else _svg(axis, title)
 
     return drawn
+
+
+def on_paper(drawn: Callable[..., str], *args: Any) -> dict[str, bytes]:
+    """A chart of a page as files of its own: ".svg" and ".pdf", of the light page's colours; empty where nothing is drawn.
+
+    Args:
+        drawn: a function of this module that gives SVG.
+        args: its arguments.
+    """
+    from matplotlib import rc_context
+
+    named = {colour: name for name, colour in PAGE.items()}
+    style = {key: PAPER[named[value]] if value in named else value for key, value in STYLE.items()}
+    kept, files = dict(PAGE), {}
+    PAGE.update(PAPER)
+    try:
+        with rc_context({**style, "pdf.fonttype": 42}):
+            axis: Any = cast(Any, drawn).__wrapped__(*args)
+            if axis is None:
+                return {}
+            kinds: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+            for kind, told in kinds.items():
+                buffer = io.BytesIO()
+                axis.figure.savefig(buffer, format=kind, metadata=told)
+                files[f".{kind}"] = buffer.getvalue()
+    finally:
+        PAGE.update(kept)
+    return files
 
 
 NOT_IN_PAGE = (
@@ -169,7 +207,7 @@ def _svg(axis: Any, title: str) -> str:
 
 
 @_in_page
-def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> str:
+def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> Any:
     """SVG: horizontal bars from 0 with whiskers, values on the right, and a dashed line at the floor of a distance."""
     axis = axes(4.6, 0.5 + 0.34 * len(rows) + (0.2 if floor is not None else 0))
     known = [v for row in rows for v in (row.mean, row.low, row.high, floor) if v is not None]
@@ -190,15 +228,15 @@ def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> str:
     axis.set_xticks(marks, [f"{mark:g}".replace("-", MINUS) for mark in marks])
     axis.set(xlim=(marks[0], marks[-1]), ylim=(len(rows) - 0.5, -0.5 if floor is None else -0.6))
     axis.grid(axis="y", visible=False)
-    return _svg(axis, title)
+    return axis
 
 
 @_in_page
-def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str) -> str:
+def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str) -> Any:
     """SVG: means with whiskers over what they cost per image (logarithmic)."""
     points = [(row, cost) for row, cost in zip(rows, costs, strict=True) if row.mean is not None and cost > 0]
     if not points:
-        return ""
+        return None
     axis = axes(4.6, 3.0)
     for row, cost in points:
         if row.low is not None and row.high is not None:
@@ -214,16 +252,16 @@ def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str
     axis.tick_params("y", labelsize=9.5, labelcolor=PAGE["soft"])
     axis.grid(axis="x", visible=False)
     untangle(axis)
-    return _svg(axis, title)
+    return axis
 
 
 @_in_page
-def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> str:
+def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> Any:
     """SVG: means with whiskers over a setting, joined, and a line at 0."""
     axis = axes(4.6, 2.8)
     known = sorted((x, row) for x, row in points if row.mean is not None)
     if not known:
-        return ""
+        return None
     colour = PAGE[known[0][1].colour.replace("cb", "base")]
     axis.plot([x for x, _ in known], [row.mean for _, row in known], "o-", color=colour, markersize=7)
     for x, row in known:
@@ -234,11 +272,11 @@ def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> str:
     axis.set_xlabel(across, size=9.5)
     axis.tick_params("y", labelsize=9.5, labelcolor=PAGE["soft"])
     axis.grid(axis="x", visible=False)
-    return _svg(axis, title)
+    return axis
 
 
 @_in_page
-def matrix(title: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+def matrix(title: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> Any:
     """SVG of a confusion matrix: rows asked, columns read."""
     axis = axes(1.6 + 0.36 * len(columns), 1.2 + 0.36 * len(rows))
     hit, miss = PAGE["good"], PAGE["bad"]
@@ -246,7 +284,7 @@ def matrix(title: str, rows: Sequence[str], columns: Sequence[str], counts: Sequ
     confusion(axis, rows, columns, counts, lambda i, j: hit if rows[i] == columns[j] else miss, ink, PAGE["hair"])
     axis.xaxis.tick_top()
     axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=60, ha="left")
-    return _svg(axis, title)
+    return axis
 
 
 def untangle(axis: Any) -> None:
