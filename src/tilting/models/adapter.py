@@ -237,7 +237,6 @@ def unread(pipe: Any) -> str:
 
     network = getattr(pipe, "unet", None) or pipe.transformer
     size = getattr(network.config, "sample_size", None)
-    tokenizers = [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
     odd = {
         "an autoencoder of another class": type(pipe.vae) is not AutoencoderKL,
         "latents_mean": getattr(pipe.vae.config, "latents_mean", None) is not None,
@@ -245,7 +244,6 @@ def unread(pipe: Any) -> str:
         "clip_sample": first_order(pipe.scheduler).clip is not None,
         "time_cond_proj_dim": getattr(network.config, "time_cond_proj_dim", None) is not None,
         "sample_size": not isinstance(size, int | None),
-        "no model_max_length": any(part.model_max_length > 10**6 for part in tokenizers),
         "an image encoder": getattr(network.config, "encoder_hid_dim_type", None) is not None,
         "more channels than a latent has": network.config.in_channels
         != (network.config.out_channels or network.config.in_channels)
