@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast crash mutants lint bench pocket wheel clean
+.PHONY: demo test test-fast test-interchange crash mutants lint bench pocket wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
@@ -16,6 +16,12 @@ test: $(STAMP) lint
 # What is asked of every change: all but the slow truths of mathematics and the papers' recipes.
 test-fast: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
+
+# Files that others read and write, by the newest versions that constraints.txt has and by the lowest that pyproject.toml allows.
+test-interchange: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_lora_formats.py
+	$(BIN)/python -m pip install -q --upgrade --target build/lowest --no-deps -r constraints-lowest.txt
+	PYTHONPATH=build/lowest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_lora_formats.py
 
 # A kill at every point where any command writes, not at a tenth of them.
 crash: $(STAMP)

@@ -194,7 +194,7 @@ def parse_yaml(text: str, what: str) -> Any:
     if len(text) > LARGEST_YAML:
         raise TiltingError(f"{what} is larger than {LARGEST_YAML >> 10} KiB")
     try:
-        value = yaml.load(text, Loader)
+        value = yaml.load(text, Loader)  # nosec B506: it is a SafeLoader
     except TiltingError as error:
         raise TiltingError(f"{what}: {error}") from None
     except RecursionError:

@@ -95,7 +95,7 @@ def test_lists_as_they_are_downloaded(tmp_path, name):
 def test_blank_lines_are_no_prompts_and_told_of(tmp_path):
     """As in HPSv2's own list; a blank cell of a table is refused, for a row is more than its prompt."""
     (tmp_path / "p.txt").write_text("\na fox\n\n  \na cat  \n\n")
-    with pytest.warns(UserWarning, match=r"line 1 of '.*p.txt' and 2 more is blank, and no prompt"):
+    with pytest.warns(UserWarning, match=r"3 blank lines of .*p.txt', the first is line 1, are no prompts"):
         assert read_prompts(tmp_path / "p.txt").texts == ("a fox", "a cat")
 
 

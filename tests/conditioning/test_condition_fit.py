@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, r2_score
 
 import tilting.training.checkpoint as checkpoint
-from support.commands import refused
+from support.commands import over, refused
 from support.learned import save_classifier as save_vit
 from tilting.cli import main
 from tilting.conditioning import calibrate
@@ -234,7 +234,7 @@ def test_an_interrupted_fit_is_the_same_fit(rendered, tmp_path, monkeypatch, cap
 
 def test_a_fit_of_which_nothing_was_kept_binds_nobody(rendered, tmp_path, capsys):
     out = tmp_path / "FIT"
-    assert main(words(rendered, out, "--label", "colour", "--epochs", "1", "--lr", "1e30")) == 2
+    assert main(over(words(rendered, out, "--label", "colour", "--epochs", "1"), "--lr", "1e30")) == 2
     assert "not finite any more" in capsys.readouterr().err
     assert main(words(rendered, out, "--label", "colour", "--epochs", "1")) == 0
 

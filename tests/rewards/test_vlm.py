@@ -369,6 +369,19 @@ def test_finetune_skips_and_counts_steps_that_a_server_spoils(tmp_path, folder, 
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["summary"]["skipped"] == 1
 
 
+def test_pref_grpo_trains_on_comparisons_of_a_server(tmp_path, folder):
+    """What the objective asks of pairs is what the reward itself asked: each ordered pair is one question."""
+    with chatting(by_brightness) as (server, url):
+        train = ["finetune", "a fox", "--model", str(folder), "--steps", "2", "--objective", "pref-grpo", "--train-steps", "1"]
+        train += ["--batch-size", "4", "--rank", "2", "--reward", f"vlm:{url}#tiny#pair", "--quiet"]
+        assert main([*train, "--out", str(tmp_path / "run")]) == 0
+        asked = {json.dumps(request) for _, _, request in server.requests}
+        assert all(len(pictures_of(request)) == 2 for _, _, request in server.requests)
+        assert len(asked) == len(server.requests) >= 12
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert row["skipped"] == 0 and row["gradient_norm"] > 0 and row["reward"] == pytest.approx(0.5)
+
+
 def test_written_words_can_be_rated_too(rubric):
     """Any size of picture is sent as it is."""
     with chatting(by_brightness) as (server, url):

@@ -141,3 +141,14 @@ def test_a_config_beyond_a_limit_is_refused(text, tmp_path, capsys):
 def test_a_setting_that_is_no_number_is_refused(value, tmp_path, capsys):
     words = ["generate", "a fox", "--reward", "clip", "--method", "codex", "--set", f"codex.tau={value}", "--out"]
     assert "codex.tau" in refused(capsys, *words, str(tmp_path / "out")) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["images", "steps", "rank", "seed"])
+@pytest.mark.parametrize("value", [10**9, 10**30])
+def test_a_number_that_nothing_can_hold_is_refused_at_once(option, value, tmp_path, capsys):
+    words = ["finetune", "a fox", "--reward", "jpeg"] if option == "rank" else ["generate", "a fox"]
+    if option == "seed" and value < 1 << 63:
+        pytest.skip("is a seed")
+    begun = time.monotonic()
+    said = refused(capsys, *words, f"--{option}", str(value), "--quiet", "--out", str(tmp_path / "out"))
+    assert option in said and len(said) < 300 and time.monotonic() - begun < 10 and not (tmp_path / "out").exists()

@@ -43,7 +43,8 @@ PLAIN = (
 """Keys of what is said for people, quoted, or of the command, and of digests of weights made here; times are left out too."""
 SPREAD = ("low", "high", "reward_sem", "sem", "judge_falls")
 """Not compared, nor are verdicts that follow and bounds in a table's text: in old runs bounds are percentile bootstraps, and
-errors of images as if each stood alone; today t intervals and errors over prompts (tests/evaluation/test_statistics.py)."""
+errors of images as if each stood alone; today t intervals and errors over prompts (tests/evaluation/test_statistics.py). Where
+nothing was said of a few images, it is said that they are too few (tests/evaluation/test_distances.py)."""
 BOUNDS = re.compile(r" \[\S+, \S+\]$")
 """Of an interval in a table's text, whose digits are as many as its width asks for; its mean stands in numbers beside it."""
 
@@ -94,7 +95,7 @@ def differences(wanted: Any, found: Any, rel: float, where: str = "") -> Iterato
     if isinstance(wanted, dict) and isinstance(found, dict):
         for former, value in wanted.items():
             key = METHODS.current_key(former)
-            if key in SPREAD or (key in ("verdict", "word") and isinstance(value, str)):
+            if key in SPREAD or (key in ("verdict", "word") and not isinstance(value, dict)):
                 continue
             if key in found:
                 yield from differences(value, found[key], rel, f"{where}/{key}")

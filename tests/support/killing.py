@@ -14,6 +14,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -73,11 +74,17 @@ def warm() -> None:
         __import__(module)
     from functools import cache
 
+    from tqdm import tqdm
+
     from tilting.config.recipe import RECIPES
     from tilting.models import adapter, load
     from tilting_papers.codex import draw
     from tilting_papers.codex.table import Row, Size, Table
 
+    tqdm.monitor_interval = 0  # no thread of it is alive at a fork
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own is shared by all children: one that is killed within a bar would hold it for ever
     adapter.load_pipeline = cache(adapter.load_pipeline)
     load("small")
     draw.SMALL = Size(prompts=1, images=2, steps=2, references=0)

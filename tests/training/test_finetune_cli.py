@@ -414,10 +414,12 @@ def test_the_base_model_stays_the_base_model_when_steps_are_made_again(pocket):
     again, held = (gradients(run, replace(world, checkpointed=c)) for c in (True, False))
     assert torch.allclose(again, held, rtol=1e-3, atol=1e-6 * held.abs().max().item())
 
+    guided = pocket.denoiser(["a fox"], run.batches.config.cfg)
+
     def base(x, t, rows):
         mine, pocket.unet = pocket.unet, alone
         try:
-            return pocket.denoiser(["a fox"], run.batches.config.cfg)(x, t, torch.zeros_like(rows))
+            return guided(x, t, torch.zeros_like(rows))
         finally:
             pocket.unet = mine
 
@@ -438,5 +440,5 @@ def test_python_refuses_what_the_command_line_refuses(pocket):
     for name in ("draft", "draft-k", "alignprop"):
         with pytest.raises(TiltingError, match=f"{name}.kl needs at least 2 steps"):
             tl.finetune(pocket, "a fox", Bright(), OBJECTIVES[name](kl=0.1), train_steps=1, batch_size=1, steps=1, rank=2)
-    with pytest.raises(TiltingError, match="is blank"):
+    with pytest.raises(TiltingError, match="prompt 1 of 1 is blank"):
         tl.finetune(pocket, " ", Bright(), ddpo(), train_steps=1)

@@ -15,6 +15,7 @@ from tilting.config.options import Device, Out, check_model
 from tilting.declare import Check, Each, Metavar, Option
 from tilting.errors import TiltingError, nearest
 from tilting.features.schema import NOISY
+from tilting.models.names import check_plain
 from tilting.rewards.spec import REWARDS, Spec, parse_spec
 
 KINDS = ("cnn", "mlp", NOISY)
@@ -127,6 +128,7 @@ class FitConfig(BaseConfig):
             raise TiltingError("no data are given: --data labels.csv, or a folder of class folders")
         if values.get("kind") == NOISY:
             values.setdefault("model", check_model("model", "pocket"))
+            check_plain(values["model"], "classifiers of noisy latents")
         config = cls(**values)
         _check_kind(config)
         if config.label_by is not None and len(config.label) > 1:

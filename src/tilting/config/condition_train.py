@@ -17,7 +17,7 @@ from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import FREE
 from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.names import defaults
+from tilting.models.names import check_plain, defaults
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, write_prompt
 from tilting.rewards.classifiers import files_of_classifier
@@ -56,7 +56,7 @@ class TrainConfig(TrainingConfig):
     label_dropout: Annotated[float, Ge(0), Lt(1), Doc("Share of --data trained without label.")] = 0.1
     skip_bad: Annotated[bool, Doc("Leave bad rows of --data out.")] = False
     train_steps: training.TrainSteps = 150
-    steps: Annotated[int, Ge(2), Doc("T, denoising steps.")] = 12
+    steps: Annotated[int, Ge(2), Le(10_000), Doc("T, denoising steps.")] = 12
     batch_size: Annotated[training.BatchSize, Option(default="8; 32 of --data")] = 8
     accumulate: training.Accumulate = 1
     gamma: Annotated[float, Gt(0), Option(default="10; pocket 7680"), Doc("γ, strength of the label in what is aimed at.")] = (
@@ -78,7 +78,7 @@ class TrainConfig(TrainingConfig):
     negative_prompt: options.NegativePrompt = ""
     lora_lr: Annotated[float, Gt(0), Option(default="1e-3; pocket 4e-3"), Doc("Learning rate of the LoRA.")] = 1e-3
     embedding_lr: Annotated[float, Gt(0), Option(default="1e-2; pocket 4e-2"), Doc("Learning rate of the embedding.")] = 1e-2
-    rank: Annotated[int, Ge(1), Doc("Of the LoRA.")] = 8
+    rank: Annotated[int, Ge(1), Le(4096), Doc("Of the LoRA.")] = 8
     lora_alpha: training.LoraAlpha = None
     target_modules: training.TargetModules = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
@@ -131,6 +131,7 @@ class TrainConfig(TrainingConfig):
             raise TiltingError(f"--objective {FREE} learns from labelled pictures: give --data labels.csv")
         if not free and "prompts" not in given:
             usual_prompts(model)
+        check_plain(model, "controls")
         given["classifier"] = _classifiers(given.get("classifier", ()), free)
         config = cls(**cls.completed(given, model, defaults(model)[1]))
         config.check("truncation" in given, processes())

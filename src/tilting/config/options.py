@@ -105,7 +105,7 @@ Reward = Annotated[
     tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")
 ]
 Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N, particles per image.")]
-Steps = Annotated[int, Ge(1), Option(default="the model's: 50"), Doc("T, denoising steps.")]
+Steps = Annotated[int, Ge(1), Le(10_000), Option(default="the model's: 50"), Doc("T, denoising steps.")]
 Eta = Annotated[float, Check(check_eta), Option(default="the method's: 1"), Doc("0 deterministic ... 1 ancestral.")]
 Sde = Annotated[
     Literal["posterior", "cps", "euler"], Doc("Law of a step's noise: DDIM's posterior, Flow-CPS's, or Flow-GRPO's euler.")
@@ -118,7 +118,7 @@ LongPrompts = Annotated[
     Option(default="cut"),
     Doc("Of prompts that CLIP does not read whole: cut, or read in chunks."),
 ]
-Images = Annotated[int, Ge(1), Doc("Images per prompt.")]
+Images = Annotated[int, Ge(1), Le(1_000_000), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
 Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
 Strength = Annotated[

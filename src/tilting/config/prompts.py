@@ -97,11 +97,9 @@ def read_prompts(path: str | Path) -> Prompts:
         lines = read_text(file).rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
         texts, told = [line.strip() for line in lines if line.strip()], []
         if len(texts) < len(lines) and lines != [""]:  # as published lists have them, HPSv2's for one
-            blank = next(i for i, line in enumerate(lines) if not line.strip())
-            more = len(lines) - len(texts) - 1
-            warnings.warn(
-                f"line {blank + 1} of {shown}{f' and {more} more' * bool(more)} is blank, and no prompt", stacklevel=3
-            )
+            first = next(i for i, line in enumerate(lines) if not line.strip()) + 1
+            count = len(lines) - len(texts)
+            warnings.warn(f"{count} blank lines of {shown}, the first is line {first}, are no prompts", stacklevel=3)
     else:
         texts, told = _table(file)
     if not texts:

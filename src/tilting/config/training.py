@@ -6,9 +6,12 @@ import importlib.util
 import math
 import os
 from collections.abc import Sequence
+from netrc import NetrcParseError, netrc
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from typing_extensions import Doc
 
 from tilting.config.base import BaseConfig
@@ -51,11 +54,25 @@ def once(name: str, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def check_trackers(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Trackers that are installed. Raises TiltingError."""
+    """Trackers that are installed, and that have somebody to track for. Raises TiltingError."""
     for one in value:
         if importlib.util.find_spec(one_of(name, one, TRACKERS)) is None:
             raise TiltingError(f"the tracker {one} is not installed: pip install {one}")
+        if one == "wandb" and not _wandb_knows():
+            raise TiltingError("the tracker wandb is not logged in: run `wandb login`, or set WANDB_MODE=offline")
     return value
+
+
+def _wandb_knows() -> bool:
+    """Whether wandb will not ask who it is for: it is offline, or was told by the environment or at a login."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE", "online") != "online":
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    places = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / name for name in (".netrc", "_netrc")]
+    try:
+        return any(host in netrc(str(place)).hosts for place in places if place.is_file())
+    except (OSError, NetrcParseError):
+        return False
 
 
 def mixed_precision() -> str | None:
@@ -94,7 +111,7 @@ def check_batch(size: int, units: Sequence[tuple[int, str]], whole: bool = False
 TrainSteps = Annotated[int, Ge(1), Doc("Training steps.")]
 BatchSize = Annotated[int, Ge(1), Doc("Images per training step, over all processes.")]
 Accumulate = Annotated[int, Ge(1), Doc("Parts of a batch, made in turn to save memory.")]
-Rank = Annotated[int | None, Ge(1), Doc("Of the LoRA.")]
+Rank = Annotated[int | None, Ge(1), Le(4096), Doc("Of the LoRA.")]
 TargetModules = Annotated[
     tuple[Literal["attn2", "ff", "attn1"], ...],
     Alias("parts"),

@@ -92,7 +92,8 @@ def read_words(folder: str | Path) -> BertTokenizer:
 
     try:
         source, local = here(folder)
-        tokenizer = BertTokenizer.from_pretrained(source, local_files_only=local)
+        # of the model that the user names; a tokenizer's words alone, no code of it
+        tokenizer = BertTokenizer.from_pretrained(source, local_files_only=local)  # nosec B615
     except (OSError, ValueError) as error:
         raise TiltingError(f"{str(folder)!r} holds no BERT tokenizer (vocab.txt): {str(error).splitlines()[0]}") from error
     tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})

@@ -96,7 +96,8 @@ def find_file(source: Source, place: str | Path | None = None) -> Path:
     from huggingface_hub import hf_hub_download
 
     with explained(source, source.repo):
-        return Path(hf_hub_download(source.repo, source.files[-1], local_files_only=not online()))
+        # the newest of what the user names; safetensors, and pickles by weights_only
+        return Path(hf_hub_download(source.repo, source.files[-1], local_files_only=not online()))  # nosec B615
 
 
 def find_folder(
@@ -127,7 +128,8 @@ def here(folder: str | Path) -> tuple[str | Path, bool]:
     from huggingface_hub import snapshot_download
 
     if Path(folder).is_dir() or not online():
-        return folder if Path(folder).is_dir() else snapshot_download(str(folder), local_files_only=True), True
+        found = folder if Path(folder).is_dir() else snapshot_download(str(folder), local_files_only=True)  # nosec B615: no network
+        return found, True
     return folder, False
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from PIL.Image import fromarray
-
 from tilting.config.picture import read_picture
 from tilting.errors import TiltingError
 from tilting.lazy import np, torch
@@ -109,4 +107,6 @@ def _array(pixels: np.ndarray, height: int, width: int) -> Tensor:
     if floats and pixels.shape == (height, width, 3):
         return torch.from_numpy(pixels).float().permute(2, 0, 1).contiguous()[None]
     bytes_ = (pixels * 255).round().astype(np.uint8) if floats else pixels
+    from PIL.Image import fromarray
+
     return read_picture(fromarray(bytes_), height, width)

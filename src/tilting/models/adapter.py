@@ -21,7 +21,7 @@ from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.lora_targets import is_clip
 from tilting.models.pipeline import Pipeline
-from tilting.models.schedulers import UNKNOWN, first_order
+from tilting.models.schedulers import UNKNOWN, first_order, own_sigmas
 from tilting.models.text import beside
 from tilting.schedule import Schedule, correction, predict
 from tilting.types import Denoise, Prediction, Time
@@ -237,7 +237,6 @@ def unread(pipe: Any) -> str:
 
     network = getattr(pipe, "unet", None) or pipe.transformer
     size = getattr(network.config, "sample_size", None)
-    tokenizers = [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
     odd = {
         "an autoencoder of another class": type(pipe.vae) is not AutoencoderKL,
         "latents_mean": getattr(pipe.vae.config, "latents_mean", None) is not None,
@@ -245,13 +244,13 @@ def unread(pipe: Any) -> str:
         "clip_sample": first_order(pipe.scheduler).clip is not None,
         "time_cond_proj_dim": getattr(network.config, "time_cond_proj_dim", None) is not None,
         "sample_size": not isinstance(size, int | None),
-        "no model_max_length": any(part.model_max_length > 10**6 for part in tokenizers),
         "an image encoder": getattr(network.config, "encoder_hid_dim_type", None) is not None,
         "more channels than a latent has": network.config.in_channels
         != (network.config.out_channels or network.config.in_channels)
         and hasattr(network.config, "cross_attention_dim")
         and "transformer" not in pipe.components,
         "a flow's own times": any(pipe.scheduler.config.get(option) for option in UNKNOWN),
+        "a scheduler's own sigmas": own_sigmas(pipe.scheduler),
         "few steps": first_order(pipe.scheduler).boundary is not None or type(pipe.scheduler).__name__.startswith("TCD"),
     }
     return next((what for what, found in odd.items() if found), "")

@@ -86,7 +86,8 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            path = Path(hf_hub_download(source, file, local_files_only=not online()))
+            # the newest of the model that the user names; json alone
+            path = Path(hf_hub_download(source, file, local_files_only=not online()))  # nosec B615
         except LocalEntryNotFoundError as error:
             raise TiltingError(
                 f"cannot load the model {source!r}: it is neither a folder nor in the hub's cache, and the hub does not answer"

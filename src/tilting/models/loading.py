@@ -90,8 +90,12 @@ def load_part(source: str, kind: str, dtype: torch.dtype) -> Any:
 
 
 def placed(pipe: Any, dtype: torch.dtype) -> Any:
-    """A pipeline whose text encoders are in the precision asked for: one that was saved in half stays so otherwise."""
+    """A pipeline whose text encoders are in the precision asked for: one that was saved in half stays so otherwise. A tokenizer
+    that does not say how many tokens are read of it says what its encoder has places for."""
     for name, part in pipe.components.items():
+        most = getattr(getattr(pipe.components.get(f"text_encoder{name[9:]}"), "config", None), "max_position_embeddings", None)
+        if name.startswith("tokenizer") and most and getattr(part, "model_max_length", 0) > 10**6:
+            part.model_max_length = most
         if name.startswith("text_encoder") and isinstance(part, torch.nn.Module):
             part.to(dtype)
     return pipe

@@ -41,3 +41,15 @@ def find_model(name: str) -> str:
     raise TiltingError(
         f"unknown model {name!r}: known are {', '.join(MODELS)}, a diffusers folder, or a hub id like owner/name{near}"
     )
+
+
+def check_plain(name: str, what: str) -> None:
+    """Refuse a model of another family than Stable Diffusion 1.x and 2.x by its index, before a weight is read. Raises
+    TiltingError.
+
+    Args:
+        name: of the model.
+        what: is for that family alone, in the plural.
+    """
+    if name not in MODELS and family_of(find_model(name)).name != "stable-diffusion":
+        raise TiltingError(f"{what} are for Stable Diffusion 1.x and 2.x, which {name!r} is not")

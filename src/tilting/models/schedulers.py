@@ -142,7 +142,8 @@ class Noise:
         if sigmas is not None and len(sigmas) > len(times):
             scales = [(1 / math.hypot(1, s), s / math.hypot(1, s)) for s in sigmas[: len(times) + 1]]
             points = [Time(float(t), *one) for t, one in zip(times, scales, strict=False)]
-            return [*points, Time(0.0, *scales[len(times)])]
+            last = sigmas[len(times)]  # what is left at the end is decoded as x_0 + σ noise, where x_t is that
+            return [*points, Time(0.0, 1.0, last) if self.variance_exploding else Time(0.0, *scales[len(times)])]
         bar = [self.alpha_bar[int(t)] for t in times]
         points = [Time(float(t), math.sqrt(a), math.sqrt(1 - a)) for t, a in zip(times, bar, strict=True)]
         return [*points, Time(0.0, math.sqrt(self.last), math.sqrt(1 - self.last))]
@@ -159,6 +160,18 @@ class Noise:
             x0 = out * x0 + skip * x
             eps = (x - t.alpha * x0) / t.sigma
         return eps, x0
+
+
+def own_sigmas(scheduler: Any) -> bool:
+    """Whether a scheduler of sigmas (Euler, LMS) has others than those of its training times: Karras', interpolated in another
+    way, or with a last one that is not 0."""
+    noise = first_order(scheduler)
+    if not noise.variance_exploding:
+        return False
+    other = type(scheduler).from_config(scheduler.config)
+    other.set_timesteps(10)
+    own = noise.points(other.timesteps.tolist(), other.sigmas.tolist())
+    return max(abs(a.sigma - b.sigma) for a, b in zip(own, schedule_of(scheduler).grid(10), strict=True)) > 1e-3
 
 
 def first_order(scheduler: Any) -> Noise:

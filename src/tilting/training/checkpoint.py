@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tilting.declare import integer
 from tilting.disk import make_folder, remove, unique_beside, write_atomically, write_tensors
 from tilting.foreign import read_json
 from tilting.types import TiltingError
@@ -136,6 +137,6 @@ def _load(place: Path) -> Saved | None:
         for key, value in (load_file(place / AVERAGES) if (place / AVERAGES).is_file() else {}).items():
             name, _, of = key.partition(".")
             averages.setdefault(name, {})[of] = value
-        return Saved(state.pop("step"), *tensors, state, averages)
-    except (OSError, ValueError, KeyError, SafetensorError):
+        return Saved(integer("step", state.pop("step"), 0), *tensors, state, averages)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None

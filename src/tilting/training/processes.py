@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -119,7 +120,12 @@ def _place(engine: Any, device: str) -> torch.device:
     return engine.device
 
 
-def accelerator(device: str = "auto", **options: Any) -> Any:
+LIMIT = timedelta(days=1)
+"""How long a process waits for the others: what the main one does alone (samples, a slow judge, writing) lies between two
+collectives, and a launcher ends all of them when one is lost."""
+
+
+def accelerator(device: str = "auto", limit: timedelta = LIMIT, **options: Any) -> Any:
     """An `accelerate.Accelerator`; over the CPU where there is nothing else, which it would not see itself of processes that a
     launcher has started.
 
@@ -127,12 +133,12 @@ def accelerator(device: str = "auto", **options: Any) -> Any:
         TiltingError: if a launcher says that there are several processes and they do not find each other, or a mixed precision
             that this machine has not.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     backends = (torch.cuda, torch.xpu, torch.backends.mps)
     cpu = not any(backend.is_available() for backend in backends) or (device == "cpu" and processes() > 1)
     try:
-        found = Accelerator(cpu=cpu, **options)
+        found = Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)], **options)
     except ValueError as error:
         raise TiltingError(f"accelerate cannot begin: {str(error).splitlines()[0].rstrip('.')}") from error
     if found.num_processes != processes():

@@ -51,7 +51,7 @@ def measure(run: Run) -> Report:
         run.say(f"evaluating {variant.name}")
         results.variants[variant.name] = evaluate_variant(variant, protocol, results.cache, one, run.out)
     run.say("measuring")
-    results.extra = study.extra(results)
+    results.extra = study.extra(results)  # nosec B610: a study's, and no database
     about = {"model": one.model, "steps": results.size.steps, "cfg": one.cfg, **protocol.about}
     return {
         **about,
