@@ -19,7 +19,7 @@ lora = typer.Typer(
 )
 Place = Annotated[str, typer.Argument(metavar="DIR", help="A LoRA's folder, or a fine-tuning run's.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Folder to write.", show_default=False)]
+Out = Annotated[str | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No summary.")]
 
 

@@ -26,7 +26,7 @@ class EvaluateConfig(BaseConfig):
     """A checked request; ``seed`` draws the halves of a reference."""
 
     runs: Annotated[tuple[str, ...], Option(positional="RUN"), Doc("Folders of `tilting generate`.")] = ()
-    out: Annotated[str | None, Metavar("DIR"), Doc("Folder to write: metrics.json, report.html.")] = None
+    out: Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write: metrics.json, report.html.")] = None
     reference: Annotated[
         str | None, Metavar("RUN"), Option(default="the base run of a seed of its own"), Doc("A base run of another seed.")
     ] = None

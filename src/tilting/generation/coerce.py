@@ -107,6 +107,6 @@ def _array(pixels: np.ndarray, height: int, width: int) -> Tensor:
     if floats and pixels.shape == (height, width, 3):
         return torch.from_numpy(pixels).float().permute(2, 0, 1).contiguous()[None]
     bytes_ = (pixels * 255).round().astype(np.uint8) if floats else pixels
-    from PIL.Image import fromarray  # which a command that is refused need not load
+    from PIL.Image import fromarray
 
     return read_picture(fromarray(bytes_), height, width)
