@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tilting.lazy import torch
 from tilting.models.adapter import Adapter, square
 from tilting.models.families import FAMILIES
+from tilting.models.pipeline import Pipeline
 from tilting.models.schedulers import schedule_of
 from tilting.models.text import distinct, in_windows, token_ids
 from tilting.types import TiltingError, Time
@@ -51,5 +52,5 @@ class StableDiffusion(Adapter):
 
 def plain_only(model: Any, what: str) -> None:
     """Refuse the other families. Raises TiltingError."""
-    if isinstance(model, Adapter) and not isinstance(model, StableDiffusion):
+    if isinstance(model, Adapter | Pipeline) and not isinstance(model, StableDiffusion):
         raise TiltingError(f"{what} are for Stable Diffusion 1.x and 2.x, which {model.name!r} is not")
