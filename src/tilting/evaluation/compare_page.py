@@ -79,7 +79,8 @@ def write_tables(folder: Path, metrics: Mapping[str, Any]) -> None:
     for key in ("reward", "judge"):
         heads += [key, f"{key} sem"]
     for key in paired:
-        heads += [f"{key.replace('_', ' ')} over {against}", "low", "high"]
+        title = f"{key.replace('_', ' ')} over {against}"
+        heads += [title, f"{title}, low", f"{title}, high"]
     costs = ("evaluations_per_image", "decodes_per_image", "seconds_per_image")
     heads += ["wins", "evaluations", "decodes", "seconds", "verdict"]
     rows = []
