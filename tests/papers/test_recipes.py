@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 import tilting_papers
+from support.commands import manifest
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.models.words import load_words, read_prompt
@@ -46,7 +47,7 @@ def made(tmp_path_factory):
 
 def records(folder, row):
     """By run, (prompt, index) -> record, from the manifests alone."""
-    manifests = [json.loads((folder / run / "manifest.json").read_text()) for run in row["runs"]]
+    manifests = [manifest(folder / run) for run in row["runs"]]
     return [{(r["prompt"], r["index"]): r for r in m["images"]} for m in manifests], [m["summary"] for m in manifests]
 
 
@@ -306,7 +307,8 @@ def test_the_list_and_the_config(capsys, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(capsys.readouterr().out)
     assert main(["recipe", "--config", str(file), "--seed", "4", "--print-config"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == {"recipe": "codex-fig5", "out": "X", "small": True, "seed": 4}
+    told = {"recipe": "codex-fig5", "out": "X", "small": True, "seed": 4, "shard": None}
+    assert yaml.safe_load(capsys.readouterr().out) == told
 
 
 def test_the_chosen_strength_is_the_weakest_with_nearly_the_most_gain_whose_judge_does_not_fall():

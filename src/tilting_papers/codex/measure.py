@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tilting.config.evaluate import EvaluateConfig
-from tilting.evaluation.run import evaluate
+from tilting.disk import remove
+from tilting.evaluation.run import FILES, evaluate
 from tilting.features.picture import read_image
 from tilting.rewards.spec import split_weight
 from tilting_papers.codex.draw import DrawnTable, draw_rows
@@ -84,8 +85,7 @@ def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any
     metrics = []
     for k, picture in enumerate(drawn.sources or [None]):
         folder = run.out / ("evaluation" if len(drawn.sources) < 2 else f"evaluation-{k}")
-        for name in ("metrics.json", "report.html"):  # an earlier evaluation of ours, and nothing else
-            (folder / name).unlink(missing_ok=True)
+        remove(folder, FILES)  # an earlier evaluation of ours, and nothing else
         runs = dict.fromkeys(str(drawn.folder(name, k)) for name in drawn.runs)
         image = None if picture is None else str(picture)
         config = EvaluateConfig(tuple(runs), out=str(folder), reference=str(drawn.reference), reference_image=image)
