@@ -3,6 +3,7 @@ configurations, parts that are missing or that nobody needs."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 
@@ -32,8 +33,11 @@ def differ(folder, cfg=4.0, steps=STEPS, **told):
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **{"safety_checker": None} if told.pop("plain", False) else {})
     pipe.set_progress_bar_config(disable=True)
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    pipe.scheduler.set_timesteps(steps)
-    first = getattr(pipe.scheduler, "sigmas", [None])[0]  # some begin a little below the noise that they were trained with
+    flow = "FlowMatch" in type(pipe.scheduler).__name__
+    if not flow:
+        pipe.scheduler.set_timesteps(steps)
+    # some begin a little below the noise that they were trained with
+    first = None if flow else getattr(pipe.scheduler, "sigmas", [None])[0]
     scale = 1.0 if first is None else float((first**2 + 1) ** 0.5 / pipe.scheduler.init_noise_sigma)
     want = pipe(
         PROMPTS, latents=latents * scale, num_inference_steps=steps, guidance_scale=cfg, output_type="pt", **told
@@ -191,3 +195,132 @@ def test_every_field_of_a_schedulers_configuration_is_honoured_or_refused(kind, 
             tl.load(folder, device="cpu")
         return
     assert differ(folder)[0] < 2e-5
+
+
+UNET = {
+    "sample_size": 12, "in_channels": 8, "out_channels": 8, "center_input_sample": True, "flip_sin_to_cos": False,
+    "freq_shift": 1, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "only_cross_attention": True, "block_out_channels": (16, 8), "layers_per_block": 2, "downsample_padding": 0,
+    "mid_block_scale_factor": 2, "dropout": 0.5, "act_fn": "gelu", "norm_num_groups": 2, "norm_eps": 0.1,
+    "cross_attention_dim": 16, "transformer_layers_per_block": 2, "reverse_transformer_layers_per_block": [2, 1],
+    "encoder_hid_dim": 12, "encoder_hid_dim_type": {"encoder_hid_dim": 12, "encoder_hid_dim_type": "text_proj"},
+    "attention_head_dim": 4, "dual_cross_attention": True, "use_linear_projection": True, "class_embed_type": "timestep",
+    "addition_embed_type": {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}, "addition_time_embed_dim": 8,
+    "num_class_embeds": 3, "upcast_attention": True, "resnet_time_scale_shift": "scale_shift", "resnet_skip_time_act": True,
+    "resnet_out_scale_factor": 2.0, "time_embedding_type": "fourier", "time_embedding_dim": 24,
+    "time_embedding_act_fn": "silu", "timestep_post_act": "silu", "time_cond_proj_dim": 8, "conv_in_kernel": 5,
+    "conv_out_kernel": 5, "projection_class_embeddings_input_dim": 24, "attention_type": "gated",
+    "class_embeddings_concat": True, "mid_block_only_cross_attention": True, "cross_attention_norm": "layer_norm",
+    "addition_embed_type_num_heads": {"addition_embed_type": "text", "addition_embed_type_num_heads": 4},
+}  # fmt: skip
+"""Another value of every field of a UNet's configuration, with what it needs beside it."""
+UNBUILT = ("num_attention_heads",)
+"""diffusers builds no UNet with another value of this."""
+MISFITS = {
+    "in_channels": "in_channels = 8, not the 4", "out_channels": "out_channels = 8, not the 4",
+    "cross_attention_dim": "reads tokens of 16", "dual_cross_attention": "dual_cross_attention = True",
+    "class_embed_type": "class_embed_type = 'timestep'", "num_class_embeds": "num_class_embeds = 3",
+    "class_embeddings_concat": "class_embeddings_concat = True", "latent_channels": "in_channels = 4, not the 8",
+}  # fmt: skip
+"""What plain diffusers fails at in its call is refused when it is loaded."""
+VAE = {
+    "in_channels": 4, "out_channels": 4, "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+    "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"), "block_out_channels": (8, 16), "layers_per_block": 2,
+    "act_fn": "gelu", "latent_channels": 8, "norm_num_groups": 2, "sample_size": 32, "scaling_factor": 0.3,
+    "shift_factor": 0.2, "latents_mean": [0.3, -0.2, 0.1, 0.4], "latents_std": [1.5, 0.8, 1.1, 0.9], "force_upcast": False,
+    "use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False,
+}  # fmt: skip
+"""Another value of every field of an autoencoder's configuration."""
+
+
+def names_of(kind):
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", names_of(diffusers.UNet2DConditionModel))
+def test_every_field_of_a_unets_configuration_is_honoured_or_refused(field, tmp_path):
+    own = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 12, "attention_head_dim": 2}
+    if field in UNBUILT:
+        with pytest.raises(ValueError, match=field):
+            diffusers.UNet2DConditionModel(**{**own, field: 2}, **BLOCKS, **CROSS)
+        return
+    assert field in UNET, f"a new field: say another value of {field}"
+    other = UNET[field] if isinstance(UNET[field], dict) else {field: UNET[field]}
+    torch.manual_seed(0)
+    network = scrambled(diffusers.UNet2DConditionModel(**{**own, **BLOCKS, **CROSS, **other}))
+    drawn_or_refused(written(sd(network=network), tmp_path), field)
+
+
+def drawn_or_refused(folder, field):
+    if field in MISFITS:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        with pytest.raises((RuntimeError, ValueError, TypeError)):
+            pipe(PROMPTS, num_inference_steps=2, output_type="pt")
+        with pytest.raises(TiltingError, match=MISFITS[field]):
+            tl.load(folder, device="cpu")
+        return
+    assert differ(folder, steps=2)[0] < 2e-5
+
+
+@pytest.mark.parametrize("field", names_of(diffusers.AutoencoderKL))
+def test_every_field_of_an_autoencoders_configuration_is_honoured_or_refused(field, tmp_path):
+    assert field in VAE, f"a new field: say another value of {field}"
+    torch.manual_seed(0)
+    own = {name: value for name, value in today.vae(4).config.items() if not name.startswith("_")}
+    vae = diffusers.AutoencoderKL(**{**own, field: VAE[field]}).eval()
+    drawn_or_refused(written(sd(vae=vae), tmp_path), "" if field in ("in_channels", "out_channels") else field)
+
+
+@pytest.mark.parametrize("made", [xl, today.sd3], ids=["xl", "sd3"])
+@pytest.mark.parametrize("field", ["scaling_factor", "shift_factor", "latents_mean", "latents_std"])
+def test_other_pipelines_take_what_they_take_of_an_autoencoder(made, field, tmp_path):
+    pipe = made()
+    numbers = VAE[field] * (pipe.vae.config.latent_channels // 4) if isinstance(VAE[field], list) else VAE[field]
+    pipe.vae.register_to_config(**{field: numbers})
+    assert differ(written(pipe, tmp_path), steps=2)[0] < 2e-5
+
+
+@pytest.mark.parametrize("field", names_of(diffusers.FlowMatchEulerDiscreteScheduler))
+def test_every_field_of_a_flows_configuration_is_honoured(field, tmp_path):
+    assert field in OTHER, f"a new field: say another value of {field}"
+    own = {"shift": 3.0, field: OTHER[field]}
+    own |= {"use_dynamic_shifting": True} if field.startswith(("base_", "max_", "time_shift")) else {}
+    pipe = today.sd3()
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**own)
+    folder = written(pipe, tmp_path)
+    if field == "stochastic_sampling":  # its noise is random: ours is the method's eta, and without it the plain flow's picture
+        model = tl.load(folder, device="cpu")
+        edited(tmp_path, "scheduler/scheduler_config.json", stochastic_sampling=False)
+        latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+        both = (model, tl.load(folder, device="cpu"))
+        drawn = [tl.generate(m, PROMPTS, steps=2, eta=0.0, latents=latents).images for m in both]
+        assert drawn[0].equal(drawn[1])
+        return
+    assert differ(folder, steps=2)[0] < 2e-5
+
+
+@pytest.mark.parametrize("shards", ["5GB", "20KB"])
+def test_a_folder_of_one_variant_alone_is_read_and_of_two_refused(shards, tmp_path):
+    pipe = sd()
+    want = written(pipe, tmp_path / "plain")
+    pipe.save_pretrained(tmp_path / "half", variant="fp16", max_shard_size=shards)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    drawn = [
+        tl.generate(tl.load(folder, device="cpu"), "a fox", steps=2, eta=0.0, latents=latents).images
+        for folder in (want, tmp_path / "half")
+    ]
+    assert drawn[0].equal(drawn[1])
+    for file in (tmp_path / "half" / "unet").glob("*.safetensors"):
+        file.rename(file.with_name(file.name.replace("fp16", "ema")))
+    with pytest.raises(TiltingError, match="of different variants: ema, fp16"):
+        tl.load(tmp_path / "half", device="cpu")
+
+
+def test_of_a_plain_file_and_a_variant_beside_it_the_plain_one_is_read(tmp_path):
+    folder = written(sd(), tmp_path)
+    sd(network=unet(time_embedding_act_fn="silu")).save_pretrained(tmp_path / "other", variant="fp16")
+    shutil.copy(tmp_path / "other/unet/diffusion_pytorch_model.fp16.safetensors", tmp_path / "unet")
+    shutil.rmtree(tmp_path / "other")
+    assert differ(folder, steps=2)[0] < 2e-5

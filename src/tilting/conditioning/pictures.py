@@ -15,6 +15,7 @@ from torch import Tensor
 from tilting.features.picture import Inside, open_rgb, tensor_of
 from tilting.lazy import np
 from tilting.models import find_model
+from tilting.models.families import weights_of
 from tilting.runs.files import digest
 from tilting.schedule import Schedule
 from tilting.types import TiltingError
@@ -130,7 +131,7 @@ def encode(model: StableDiffusion, pictures: PictureSource, tick: Callable[[int]
     if not latents.isfinite().all():
         raise TiltingError(f"the latents of the model {model.name!r} are not finite")
     try:
-        sha = digest(Path(find_model(model.name)))
+        sha = digest(weights_of(find_model(model.name)))
     except TiltingError:
         sha = None
     return Encoded(latents, model.schedule, {"name": model.name, "sha256": sha})

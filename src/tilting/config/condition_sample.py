@@ -20,6 +20,7 @@ from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
+from tilting.models.families import weights_of
 from tilting.models.names import check_plain, find_model
 from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest, digest_of
@@ -168,7 +169,7 @@ def _reconstructing(given: Mapping[str, Any], asked: Mapping[str, Mapping[str, s
 
 def _check_model(model: str, infos: Mapping[str, ControlInfo]) -> None:
     """Refuse a control, or a classifier of noisy latents, of another model. Raises TiltingError."""
-    sha = digest(Path(find_model(model)))
+    sha = digest(weights_of(find_model(model)))
     for folder, info in infos.items():
         if sha != info.model.get("sha256"):
             what = "control" if Path(folder, CONTROL).is_file() else "classifier of noisy latents"

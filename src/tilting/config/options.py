@@ -100,7 +100,9 @@ Metadata = Annotated[
     Check(lambda name, value: metadata_of(value)),
     Doc("What is known of each prompt, a mapping for each, for rewards that ask."),
 ]
-Model = Annotated[str, Check(check_model), Doc("pocket, a diffusers folder, or a hub id.")]
+Model = Annotated[
+    str, Check(check_model), Doc("pocket, a diffusers folder, a hub id, or FILE.safetensors=FOLDER of its config.")
+]
 Reward = Annotated[
     tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")
 ]

@@ -42,11 +42,13 @@ def load(
     checkpointing: bool = False,
     lora: str | Path | Sequence[str | Path] = (),
     *,
+    model_config: str | Path | None = None,
     long_prompts: str = "cut",
     each: Mapping[str, Mapping[str, Any]] | None = None,
     **inputs: Any,
 ) -> Any:
-    """Load a model: "pocket", a diffusers folder, a hub id, or a pipeline of diffusers that someone has built.
+    """Load a model: "pocket", a diffusers folder, a hub id, a .safetensors file of a whole one, or a pipeline of diffusers that
+    someone has built.
 
     Args:
         name: of the model, or the pipeline, which stays as it is, and where it is but for ``device`` that is not "auto".
@@ -54,6 +56,8 @@ def load(
         precision: of network and text encoders: "fp32", "fp16" or "bf16", or its dtype; all else stays float32.
         checkpointing: recompute activations on the way back, so that gradients through a big network take less memory.
         lora: to stack on it, one or several, as ``--lora`` has them: DIR[=SCALE].
+        model_config: of a file, the diffusers folder or hub id of its configuration, whose weights are not needed, as
+            FILE=FOLDER says it in the name.
         long_prompts: "cut" at the tokens that a model reads, or "chunk": read in windows, by models that read by CLIP alone.
         each: prompt -> inputs of its images, over those of all.
         inputs: what the pipeline's own call takes, of every image: height, width, num_frames, image, mask_image, control_image,
@@ -65,6 +69,7 @@ def load(
             not here, and an input that the pipeline does not take.
     """
     name = str(name) if isinstance(name, Path) else name
+    name = name if model_config is None else f"{name}={model_config}"
     wanted = precision if isinstance(precision, str) else ELSEWHERE.get(str(precision).removeprefix("torch."), str(precision))
     where, dtype = device_of(str(device)), dtype_of(wanted)
     if hasattr(name, "components") and hasattr(name, "scheduler"):

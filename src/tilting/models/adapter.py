@@ -241,6 +241,8 @@ def unread(pipe: Any) -> str:
         "an autoencoder of another class": type(pipe.vae) is not AutoencoderKL,
         "latents_mean": getattr(pipe.vae.config, "latents_mean", None) is not None,
         "latents_std": getattr(pipe.vae.config, "latents_std", None) is not None,
+        "a shift that its pipeline does not take": getattr(pipe.vae.config, "shift_factor", None) is not None
+        and not type(pipe).__name__.startswith(("StableDiffusion3", "Flux")),
         "clip_sample": first_order(pipe.scheduler).clip is not None,
         "time_cond_proj_dim": getattr(network.config, "time_cond_proj_dim", None) is not None,
         "sample_size": not isinstance(size, int | None),
@@ -249,7 +251,8 @@ def unread(pipe: Any) -> str:
         != (network.config.out_channels or network.config.in_channels)
         and hasattr(network.config, "cross_attention_dim")
         and "transformer" not in pipe.components,
-        "a flow's own times": any(pipe.scheduler.config.get(option) for option in UNKNOWN),
+        "a flow's own times": any(pipe.scheduler.config.get(option) for option in UNKNOWN)
+        or (hasattr(pipe, "transformer") and pipe.scheduler.config.num_train_timesteps != 1000),
         "a scheduler's own sigmas": own_sigmas(pipe.scheduler),
         "few steps": first_order(pipe.scheduler).boundary is not None or type(pipe.scheduler).__name__.startswith("TCD"),
     }

@@ -67,6 +67,28 @@ class Family:
     varying: Callable[[str], tuple[int, float] | None] = lambda source: None
 
 
+ALONE = re.compile(r"(.+\.safetensors)(?:=(.+))?")
+"""A checkpoint in one file, and the folder or hub id of its configuration."""
+
+
+def in_one_file(source: str) -> tuple[str, str] | None:
+    """(the file, the folder or hub id of its configuration) of a checkpoint in one file; None of another source."""
+    found = None if Path(source).is_dir() else ALONE.fullmatch(source)
+    return (found[1], found[2] or "") if found else None
+
+
+def config_of(source: str) -> str:
+    """The folder or hub id that holds the configuration of a model."""
+    alone = in_one_file(source)
+    return alone[1] if alone else source
+
+
+def weights_of(source: str) -> Path:
+    """The folder or file that holds the weights of a model."""
+    alone = in_one_file(source)
+    return Path(alone[0] if alone else source)
+
+
 FAMILIES: Registry[Family] = Registry("model family", "tilting.models", Family)
 
 
@@ -76,6 +98,7 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
     Raises:
         TiltingError: if there is none, or it cannot be fetched.
     """
+    source = config_of(source)
     folder = Path(source)
     if folder.is_dir():
         path = folder / file
@@ -119,6 +142,7 @@ def family_of(source: str) -> Family:
 
 def kind_of(source: str) -> str:
     """The class of a pipeline, or of a network alone."""
+    source = config_of(source)
     alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file() and (Path(source) / CONFIG).is_file()
     return str(read_json(source, CONFIG if alone else INDEX).get("_class_name"))
 
@@ -134,7 +158,7 @@ def missing_components(source: str) -> list[str]:
     Raises:
         TiltingError: for a folder without a part that is needed.
     """
-    index, folder = read_json(source), Path(source)
+    index, folder = read_json(source), Path(config_of(source))
     libraries = {key: value[0] for key, value in index.items() if isinstance(value, list) and len(value) == 2}
     if folder.is_dir():
         gone = [key for key, library in libraries.items() if library is not None and not (folder / key).is_dir()]
@@ -162,7 +186,7 @@ def few_steps(source: str) -> tuple[int, float] | None:
     """The defaults of a model that was distilled to few steps, by its name or its scheduler's; None of another."""
     alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file()
     kind = "" if alone else str((read_json(source).get("scheduler") or ["", ""])[1])
-    name = f"{Path(source).name} {kind.removesuffix('Scheduler')}".lower()
+    name = f"{weights_of(source).name} {kind.removesuffix('Scheduler')}".lower()
     found = [value for words, value in FEW.items() if re.search(rf"\b({words})|({words})\b", name)]
     return found[-1] if found else None
 

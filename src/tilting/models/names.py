@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tilting.errors import TiltingError
 from tilting.features.packaged import POCKET
-from tilting.models.families import INDEX, defaults_of, family_of
+from tilting.models.families import INDEX, defaults_of, family_of, in_one_file
+from tilting.models.one_file import check_one_file
 
 MODELS = {"pocket": "a small Stable Diffusion of 64x64 drawings, in the package: 444 concepts, 3 styles, 12 backgrounds"}
 DEFAULTS = {"pocket": (50, 4.0)}
@@ -20,10 +21,10 @@ def defaults(name: str) -> tuple[int, float]:
 
 
 def find_model(name: str) -> str:
-    """The folder or hub id behind a model's name, checked before anything is loaded.
+    """The folder, hub id or file (as FILE=CONFIGURATION) behind a model's name, checked before anything is loaded.
 
     Raises:
-        TiltingError: for a name that is neither built in, nor a folder, nor of the form owner/name.
+        TiltingError: for a name that is neither built in, nor a folder, nor a file, nor of the form owner/name.
     """
     if not isinstance(name, str):
         raise TiltingError(
@@ -35,11 +36,14 @@ def find_model(name: str) -> str:
         if not (Path(name) / INDEX).is_file():
             family_of(name)
         return name
+    if in_one_file(name) or Path(name).is_file():
+        return check_one_file(name)
     if name.count("/") == 1 and not name.startswith((".", "/")) and all(name.split("/")):
         return name
     near = f"; did you mean {', '.join(map(repr, found))}?" if (found := get_close_matches(name, MODELS, n=1)) else ""
     raise TiltingError(
-        f"unknown model {name!r}: known are {', '.join(MODELS)}, a diffusers folder, or a hub id like owner/name{near}"
+        f"unknown model {name!r}: known are {', '.join(MODELS)}, a diffusers folder, a .safetensors file, "
+        f"or a hub id like owner/name{near}"
     )
 
 

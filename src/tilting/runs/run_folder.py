@@ -9,11 +9,11 @@ differ when a run goes on, and the `identities`, digests of everything else that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from tilting.declare import Field, Registry, plain
 from tilting.errors import TiltingError
+from tilting.models.families import weights_of
 from tilting.models.names import find_model
 from tilting.runs import files
 from tilting.runs.owner import Kind, folder_of
@@ -73,7 +73,7 @@ class RunFolder(Generic[Asked]):
     def identities(self) -> dict[str, Any]:
         """What must not change while a run goes on, by key of the manifest: the model, and the rewards."""
         model: str = self.config.model  # type: ignore[attr-defined]
-        return {"model": {"name": model, "sha256": files.digest(Path(find_model(model)))}, "reward": self.rewards()}
+        return {"model": {"name": model, "sha256": files.digest(weights_of(find_model(model)))}, "reward": self.rewards()}
 
     def rewards(self) -> list[dict[str, Any]]:
         """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
