@@ -53,7 +53,7 @@ def look(
     model: Model,
     prompts: Sequence[str],
     images: int,
-    reward: Reward,
+    reward: Reward | None,
     judge: Judge | None,
     steps: int,
     cfg: float,
