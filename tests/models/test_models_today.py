@@ -315,12 +315,15 @@ def test_a_part_is_its_layers_in_every_family(models, name, parts, ends):
     assert "proj_out" not in found and parts[0] in target_modules_of(found)
 
 
-def test_a_pipeline_without_an_adapter_is_refused_by_name(tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
-    with pytest.raises(
-        TiltingError, match=r"adapter for a KandinskyPipeline: known are StableDiffusionPipeline, .*FluxPipeline"
+def test_a_pipeline_that_cannot_be_entered_is_refused_by_name(tmp_path):
+    for name, said in (
+        ("KandinskyCombinedPipeline", r"a KandinskyCombinedPipeline cannot be steered: its call makes no step of a scheduler"),
+        ("KandinskyPipeline", r"a KandinskyPipeline needs the input 'image_embeds'"),
+        ("SomePipeline", r"no adapter for a SomePipeline, .* known are StableDiffusionPipeline, .*FluxPipeline"),
     ):
-        tl.load(str(tmp_path))
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+        with pytest.raises(TiltingError, match=said):
+            tl.load(str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(TiltingError, match=r"its model_index.json cannot be read"):
         tl.models.defaults(str(tmp_path))
