@@ -21,6 +21,7 @@ from tilting.generation.progress import Progress, announce
 from tilting.models import load
 from tilting.models.lora_file import lora_files, parse_window
 from tilting.models.lora_stack import attach_all
+from tilting.models.lora_targets import check_lora
 from tilting.models.placement import FULL
 from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
@@ -57,6 +58,8 @@ def load_parts(config: GenerateConfig) -> Parts:
     is read."""
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
+    if config.lora:
+        check_lora(config.model)
     reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)

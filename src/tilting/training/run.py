@@ -17,6 +17,7 @@ from tilting.generation.generate import Judge, judge_of
 from tilting.models import load
 from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
+from tilting.models.lora_targets import check_lora
 from tilting.models.placement import device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
@@ -49,6 +50,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
     device_of(config.device)
+    check_lora(config.model)
     if config.pairs:
         check_pictures(read_pairs(config.pairs))
     reward = informed(build(config.specs()), config.prompts, config.metadata) if config.reward else None
