@@ -346,6 +346,37 @@ def test_reference_alone_gives_a_floor_of_halves(runs, tmp_path, capsys):
     assert row(metrics, "bon")["verdict"]["base"] == "again" and row(metrics, "bon")["verdict"]["paired"] is False
 
 
+def test_a_reference_of_plain_pictures_is_as_far_as_the_run_that_holds_them(runs, tmp_path, capsys):
+    """Pooled distances are those to the run; of prompts pictures know nothing; two halves are the floor."""
+    folder = tmp_path / "photographs"
+    (folder / "more").mkdir(parents=True)
+    for i, record in enumerate(manifest(runs / "again")["images"]):
+        shutil.copy(runs / "again" / record["file"], folder / ("more" if i % 2 else ".") / f"{i}.PNG")
+    (folder / "notes.txt").write_text("mine")
+    far = {}
+    for name, reference in (("run", runs / "again"), ("pictures", folder)):
+        words = [str(runs / "base"), str(runs / "bon"), "--reference", str(reference), "--out", str(tmp_path / name)]
+        assert main(["evaluate", *words, "--quiet"]) == 0
+        far[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+    metrics = far["pictures"]
+    assert metrics["reference"] == "photographs" and [r["name"] for r in metrics["runs"]] == ["base", "bon"]
+    for name in ("base", "bon"):
+        for key in ("fid", "cmmd", "cmmd_unbiased"):
+            theirs = row(far["run"], name)[key]["pooled"]
+            assert theirs != 0 and row(metrics, name)[key]["pooled"] == pytest.approx(theirs, rel=1e-6)
+            assert row(metrics, name)[key]["per_prompt"] is None
+    assert row(metrics, "bon")["verdict"]["base"] == "base"
+    assert metrics["floor"]["kind"] == "pictures" and metrics["floor"]["images"] == [4, 4]
+    assert "no prompts" in " ".join(metrics["notes"]) and "half against half" in (tmp_path / "pictures/report.html").read_text()
+    capsys.readouterr()
+    again = ["evaluate", str(runs / "base"), str(runs / "bon"), "--reference", str(folder), "--out", str(tmp_path / "pictures")]
+    Image.open(folder / "0.PNG").rotate(90).save(folder / "0.PNG")
+    assert main([*again, "--quiet"]) == 2 and "other runs or options" in capsys.readouterr().err
+    (folder / "broken.webp").write_bytes(b"RIFF")
+    assert "broken.webp" in refused(capsys, str(runs / "bon"), "--reference", str(folder), "--out", str(tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+
+
 def test_without_a_reference_distances_are_null_and_say_how(runs, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["evaluate", str(runs / "base"), str(runs / "bon"), "--out", str(out)]) == 0
@@ -507,6 +538,8 @@ def test_refusals(runs, tmp_path, capsys, monkeypatch):
         ((base, base, "--out", "o"), "given twice"),
         ((base, "--reference", bon, "--out", "o"), "must be a run of method base"),
         ((bon, "--reference", base, "--out", "o"), "seed"),
+        ((bon, "--reference", "empty", "--out", "o"), "'empty' is not a run, and holds no picture"),
+        ((bon, "--reference", "nowhere", "--out", "o"), "no folder 'nowhere'"),
         ((base, again, "--inception", "none.pth", "--out", "o"), "no file 'none.pth' for --inception"),
         ((base, again, "--inception", "file", "--out", "o"), "'file'"),
         ((base, "--lpips", "file", "--out", "o"), "--vgg"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 import tilting as tl
 from support.today import MAKERS, beta_schedule, write
 from tilting import objectives
+from tilting.cli import main
 from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.models.lora import lora_off, lora_state
@@ -315,12 +317,15 @@ def test_a_part_is_its_layers_in_every_family(models, name, parts, ends):
     assert "proj_out" not in found and parts[0] in target_modules_of(found)
 
 
-def test_a_pipeline_without_an_adapter_is_refused_by_name(tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
-    with pytest.raises(
-        TiltingError, match=r"adapter for a KandinskyPipeline: known are StableDiffusionPipeline, .*FluxPipeline"
+def test_a_pipeline_that_cannot_be_entered_is_refused_by_name(tmp_path):
+    for name, said in (
+        ("KandinskyCombinedPipeline", r"a KandinskyCombinedPipeline cannot be steered: its call makes no step of a scheduler"),
+        ("KandinskyPipeline", r"a KandinskyPipeline needs the input 'image_embeds'"),
+        ("SomePipeline", r"no adapter for a SomePipeline, .* known are StableDiffusionPipeline, .*FluxPipeline"),
     ):
-        tl.load(str(tmp_path))
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+        with pytest.raises(TiltingError, match=said):
+            tl.load(str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(TiltingError, match=r"its model_index.json cannot be read"):
         tl.models.defaults(str(tmp_path))
@@ -359,6 +364,22 @@ def test_controls_learned_inputs_and_loras_refuse_families_they_are_not_made_for
         tl.finetune(model, PROMPTS, Red(), train_steps=1, steps=3, learn=("guidance",))
     with pytest.raises(TiltingError, match="no LoRA files for a PixArtTransformer2DModel"):
         tl.finetune(models("pixart"), PROMPTS, Red(), train_steps=1, steps=3)
+
+
+@pytest.mark.parametrize("words", [("finetune", "--objective", "ddpo"), ("generate", "--lora", "lora")])
+def test_a_network_without_lora_files_is_refused_before_a_weight_is_read(words, folders, tmp_path, monkeypatch, capsys):
+    """Of a folder whose weights are gone; another family's is only missed when it is loaded."""
+    monkeypatch.chdir(tmp_path)
+    Path("lora").mkdir()
+    (Path("lora") / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    said = {}
+    for name in ("pixart", "sd3"):
+        shutil.copytree(folders(name), name, ignore=shutil.ignore_patterns("*.safetensors"))
+        command, *more = words
+        assert main([command, "a fox", "--model", name, *more, "--reward", "jpeg", "--out", "run", "--quiet"]) == 2
+        said[name] = capsys.readouterr().err
+    assert "no LoRA files for a PixArtTransformer2DModel" in said["pixart"] and "no LoRA files" not in said["sd3"]
+    assert not Path("run").exists()
 
 
 SELECTING = {

@@ -23,12 +23,10 @@ from tilting.config.prompts import NAMES
 from tilting.config.rows import TABLES, named, read_rows
 from tilting.disk import inner_path
 from tilting.errors import TiltingError, nearest
-from tilting.features.picture import Inside
+from tilting.features.picture import SUFFIXES, Inside
 from tilting.lazy import np
 from tilting.runs.files import MANIFEST, read_json, with_records
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""What counts as a picture in a folder."""
 FILES = ("file", "file_name", "filename", "image", "path", "image_path", "file_path", "filepath", "img")
 """What the column of pictures may be called, the first that there is; in any case."""
 INSIDE = ("metadata", "labels")

@@ -28,7 +28,10 @@ class EvaluateConfig(BaseConfig):
     runs: Annotated[tuple[str, ...], Option(positional="RUN"), Doc("Folders of `tilting generate`.")] = ()
     out: Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write: metrics.json, report.html.")] = None
     reference: Annotated[
-        str | None, Metavar("RUN"), Option(default="the base run of a seed of its own"), Doc("A base run of another seed.")
+        str | None,
+        Metavar("DIR"),
+        Option(default="the base run of a seed of its own"),
+        Doc("A base run of another seed, or a folder of pictures."),
     ] = None
     reference_image: Annotated[str | None, Metavar("FILE"), Check(_is_file), Doc("The picture of I-Gram.")] = None
     clip: Annotated[str | None, Metavar("FOLDER"), Option(default="pocket-clip"), Doc("CLIP of CMMD, T-CLIP and I-Gram.")] = (

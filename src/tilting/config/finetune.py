@@ -13,6 +13,7 @@ from typing_extensions import Doc
 from tilting.config import options, training
 from tilting.config.diversity import parse_diversity
 from tilting.config.objectives import settings_of
+from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, check_batch, once
 from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
@@ -83,6 +84,9 @@ class FinetuneConfig(TrainingConfig):
     teacher: Annotated[
         tuple[str, ...], Metavar("DIR[=SCALE]"), Check(options.loras), Doc("A LoRA that opd distils, repeatable: their sum.")
     ] = ()
+    pairs: Annotated[str | None, Metavar("FILE"), Doc("For dpo, in place of a reward: prompt, chosen, rejected picture.")] = (
+        None
+    )
     train_text_encoder: Annotated[bool, Doc("A LoRA of the CLIP text encoders too.")] = False
     learn: Annotated[
         tuple[Literal["lora", "guidance", "negative"], ...],
@@ -123,12 +127,24 @@ class FinetuneConfig(TrainingConfig):
             TiltingError: one sentence that names the option.
         """
         name = options.get("objective") or cls.objective
-        OBJECTIVES.find(name)
+        takes_pairs = OBJECTIVES.find(name).takes_pairs
+        if isinstance(file := options.get("pairs"), str):
+            if not takes_pairs:
+                able = ", ".join(one for one in OBJECTIVES if OBJECTIVES[one].takes_pairs)
+                raise TiltingError(f"{name} learns from a reward, not from --pairs: use --objective {able} with them")
+            prompts = [pair.prompt for pair in read_pairs(file)]
+            if options.get("prompts") and list(options["prompts"]) != prompts:
+                raise TiltingError("the prompts are those of --pairs: leave other prompts out")
+            if options.get("reward"):
+                raise TiltingError("--pairs say what is preferred, and a reward would go unheard: leave --reward out")
+            options = {**options, "prompts": prompts, "reward": None}
         given = cls.checked({"prompts": (), **options})
         settings, unused = settings_of(name, given.pop("settings", {}))
         objective = OBJECTIVES[name](**settings)
         given["settings"] = tuple((f"{name}.{field}", value) for field, value in settings.items())
-        if not given.get("reward"):
+        if "pairs" in given:
+            given["reward"] = ()
+        elif not given.get("reward"):
             if given.get("model", cls.model) != "pocket":
                 raise TiltingError("fine-tuning needs a reward: give one by --reward")
             given["reward"] = cls.reward
@@ -161,6 +177,11 @@ class FinetuneConfig(TrainingConfig):
         parts = self.accumulate if objective.splits else 1
         if self.diversity is not None and self.batch_size // count // parts * count < 2:
             raise TiltingError("diversity needs at least 2 images at once: it is the distance between them")
+        if self.pairs is not None:
+            if objective.group_size != 2:
+                raise TiltingError("pairs are two pictures of a prompt: leave group_size at 2")
+            if self.diversity is not None or self.reward_dropout:
+                raise TiltingError("diversity and reward-dropout change a reward, and --pairs have none: leave them out")
         if self.reward_dropout and getattr(objective, "rewards", "sum") == "gdpo":
             raise TiltingError("reward-dropout is of the sum of rewards, which gdpo takes one by one: leave one of the two out")
         for spec in self.specs():

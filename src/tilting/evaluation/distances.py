@@ -19,7 +19,7 @@ def compare(a: tuple[dict[str, Tensor], list[str]], b: tuple[dict[str, Tensor], 
     """The distances of two sets of features with their prompts: pooled, and prompt by prompt."""
     far: dict[str, Any] = {}
     rows, others = rows_by_prompt(a[1]), rows_by_prompt(b[1])
-    shared = [prompt for prompt in rows if min(len(rows[prompt]), len(others[prompt])) >= 2]
+    shared = [prompt for prompt in rows if min(len(rows[prompt]), len(others.get(prompt, ()))) >= 2]
     for metric in metrics_of("sets"):
 
         def distance(ours: Any = slice(None), theirs: Any = slice(None), metric: Metric = metric) -> float:
@@ -53,6 +53,8 @@ def distances(
     """Of every run to the reference, and the floor with how it was had; (nothing, None) without a reference."""
     if parts.reference is None:
         return {}, None
+    if parts.pictures:
+        return _to_pictures(config, parts, measured)
     reference = parts.run(parts.reference)
     theirs = _features(measured[reference.name]), reference.prompts
     others = [run for run in parts.runs if run is not reference]
@@ -70,6 +72,21 @@ def distances(
     pair = [_features(measured[reference.name], rows) for rows in (first, second)]
     how = f"two halves of the reference {reference.name} ({len(first)} images each, so it lies above that of whole runs)"
     return far, {"kind": "halves", "how": how, **with_means(compare((pair[0], prompts[0]), (pair[1], prompts[1])))}
+
+
+def _to_pictures(
+    config: EvaluateConfig, parts: Setup, measured: Mapping[str, Measured]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+    """Of every run to pictures without prompts, each of which counts as one of its own; the floor is of two halves."""
+    assert parts.reference is not None
+    own, features = [str(file) for file in parts.pictures], measured[parts.reference]
+    far = {run.name: compare((_features(measured[run.name]), run.prompts), (_features(features), own)) for run in parts.runs}
+    first, second = halves([""] * len(own), config.seed)
+    if len(first) < 2:
+        return far, None
+    pair = [(_features(features, rows), [own[i] for i in rows]) for rows in (first, second)]
+    how = f"two halves of the pictures of {parts.reference} ({len(first)} each, so it lies above that of whole folders)"
+    return far, {"kind": "pictures", "how": how, **with_means(compare(*pair))}
 
 
 def with_means(distance: Mapping[str, Any]) -> dict[str, Any]:

@@ -184,6 +184,17 @@ def measure(run: Run, tools: Instruments) -> Measured:
     return Measured(whole, scores, _of_prompts(prompts, files, whole, tools), rewards, wanted, read)
 
 
+def features_of(files: Sequence[Path], tools: Instruments) -> dict[str, Tensor]:
+    """What distances of sets take of pictures without prompts. Raises TiltingError naming one that cannot be read."""
+    taken = {name for metric in metrics_of("sets") for name in metric.takes}
+    parts: dict[str, list[Tensor]] = {name: [] for name in taken}
+    for images in read_batches(files):
+        inputs = tools.inputs(images, [""] * len(images))
+        for name in taken:
+            parts[name].append(inputs[name])
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
 def _of_prompts(
     prompts: Sequence[str], files: Sequence[Path], features: Mapping[str, Tensor], tools: Instruments
 ) -> dict[str, dict[str, float]]:

@@ -12,8 +12,9 @@ from typing import Any
 from tilting.config.evaluate import EvaluateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
+from tilting.features.picture import SUFFIXES
 from tilting.rewards.spec import split_weight
-from tilting.runs.files import keys_of, read_manifest, seeds_of, stale
+from tilting.runs.files import MANIFEST, keys_of, read_manifest, seeds_of, stale
 
 SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
@@ -96,10 +97,11 @@ class Setup:
 
     Attributes:
         runs: all, the reference too (last, when it was given by option alone).
-        reference: the name of the run that distances are taken to, or None.
+        reference: the name of the run, or of the folder of pictures, that distances are taken to, or None.
         bases: for every run that is steered, the name of the base run it is judged against, or None.
         floor: the name of the base run whose distance to the reference is the floor, or None.
         notes: sentences for the reader.
+        pictures: those of a reference that is no run.
     """
 
     runs: tuple[Run, ...]
@@ -107,6 +109,7 @@ class Setup:
     bases: dict[str, str | None]
     floor: str | None
     notes: tuple[str, ...]
+    pictures: tuple[Path, ...] = ()
 
     @property
     def picture(self) -> str | None:
@@ -156,6 +159,23 @@ def read_run(path: str, name: str) -> Run:
     return Run(name, folder, manifest)
 
 
+def plain_pictures(path: str) -> tuple[Path, ...]:
+    """The pictures of a folder that is no run, in order; none of a run's. Raises TiltingError for a folder without either."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise TiltingError(f"there is no folder {path!r}")
+    if (folder / MANIFEST).exists() or any(folder.glob("runs/*/manifest.json")):
+        return ()
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    if len(files) < 2:
+        raise TiltingError(
+            f"the reference {path!r} is not a run, and holds {'one picture' if files else 'no picture'}: give a base run, or a "
+            f"folder of 2 pictures or more ({', '.join(SUFFIXES[:4])})"
+        )
+    return tuple(files)
+
+
 def _names(folders: Sequence[str]) -> list[str]:
     """The shortest tails of paths that tell them apart."""
     parts = [Path(os.path.realpath(path)).parts for path in folders]
@@ -174,17 +194,18 @@ def setup(config: EvaluateConfig) -> Setup:
     """
     folders = list(config.runs)
     chosen = None
+    if config.reference is not None and (pictures := plain_pictures(config.reference)):
+        *names, reference = _names([*folders, config.reference])
+        runs = _alike(folders, names)
+        note = f"The {len(pictures)} pictures of {reference} have no prompts: there are no distances to them prompt by prompt."
+        bases = {run.name: _base(run, runs, None) for run in runs if run.changed}
+        return Setup(runs, reference, bases, None, (note,), pictures)
     if config.reference is not None:
         there = os.path.realpath(config.reference)
         same = [i for i, path in enumerate(folders) if os.path.realpath(path) == there]
         chosen = same[0] if same else len(folders)
         folders += [] if same else [config.reference]
-    runs = tuple(read_run(path, name) for path, name in zip(folders, _names(folders), strict=True))
-    first = runs[0]
-    for run in runs[1:]:
-        if set(run.prompts) != set(first.prompts):
-            odd = min(set(run.prompts) ^ set(first.prompts))
-            raise TiltingError(f"{first.name!r} and {run.name!r} are of different prompts: only one of them has {odd!r}")
+    runs = _alike(folders, _names(folders))
     reference = _reference(runs) if chosen is None else runs[chosen]
     if reference is not None and chosen is not None:
         _check_reference(reference, runs)
@@ -193,6 +214,17 @@ def setup(config: EvaluateConfig) -> Setup:
     floor = next((run for run in others if not run.changed), None) if reference else None
     notes = tuple(_differences(runs, reference)) if reference else (no_reference(config, runs),)
     return Setup(runs, reference.name if reference else None, base, floor.name if floor else None, notes)
+
+
+def _alike(folders: Sequence[str], names: Sequence[str]) -> tuple[Run, ...]:
+    """Runs of the same prompts. Raises TiltingError."""
+    runs = tuple(read_run(path, name) for path, name in zip(folders, names, strict=True))
+    first = runs[0]
+    for run in runs[1:]:
+        if set(run.prompts) != set(first.prompts):
+            odd = min(set(run.prompts) ^ set(first.prompts))
+            raise TiltingError(f"{first.name!r} and {run.name!r} are of different prompts: only one of them has {odd!r}")
+    return runs
 
 
 def _reference(runs: Sequence[Run]) -> Run | None:

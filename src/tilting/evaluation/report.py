@@ -59,6 +59,7 @@ def _measures(runs: Sequence[Mapping[str, Any]]) -> list[Metric]:
 def too_few(metrics: Mapping[str, Any], each: bool = False) -> set[str]:
     """The distances that say nothing for so few pictures, of whole runs or of each prompt."""
     counts = [run["images"] // run["prompts"] if each else run["images"] for run in metrics["runs"]]
+    counts += [metrics["pictures"]] if metrics.get("pictures") and not each else []
     return {metric.name for metric in metrics_of("sets") if not says(metric, *counts)}
 
 

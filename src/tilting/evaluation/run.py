@@ -2,7 +2,8 @@
 
 Expected reward and every judge: mean within a prompt, then across prompts. Distances to a reference run of the base model, in
 two modes: pooled (all images of all prompts as one set), and per prompt (a distance of each prompt's few images, then the mean
-over prompts: what the CoDe/CoDeX tables hold). Beside each stands the floor: the same distance between two base runs.
+over prompts: what the CoDe/CoDeX tables hold). Beside each stands the floor: the same distance between two base runs. A
+reference may be a folder of pictures, which have no prompts.
 """
 
 from __future__ import annotations
@@ -20,10 +21,20 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.disk import remove, unique_beside, write_atomically
 from tilting.errors import TiltingError
 from tilting.evaluation.distances import distances, shown
-from tilting.evaluation.measure import Measured, brief_metrics, heads, load_instruments, measure, says, score_images
+from tilting.evaluation.measure import (
+    Measured,
+    brief_metrics,
+    features_of,
+    heads,
+    load_instruments,
+    measure,
+    says,
+    score_images,
+)
 from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render, too_few
 from tilting.evaluation.rows import brief, per_prompt, row_of
+from tilting.features.picture import read_image
 from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
@@ -60,7 +71,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
             config = replace(config, reference_image=parts.picture)
         asked = {
             "config": config.mapping(),
-            "read": [digest_of((run.folder / MANIFEST, run.folder / IMAGES)) for run in parts.runs],
+            "read": [digest_of((run.folder / MANIFEST, run.folder / IMAGES)) for run in parts.runs]
+            + ([digest_of(parts.pictures)] if parts.pictures else []),
         }
         if there:
             before = read_json(folder / EVALUATION.file)
@@ -116,12 +128,15 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any
     measured = {}
     for run in tqdm(parts.runs, desc="evaluate", unit="run", file=sys.stderr, disable=quiet, leave=False):
         measured[run.name] = measure(run, tools)
+    if parts.reference and parts.pictures:
+        measured[parts.reference] = Measured(features_of(parts.pictures, tools), {}, {}, {}, {}, {})
     notes = [*parts.notes, *_complete_rewards(parts, measured), *_lacking(config, parts)]
     far, floor = distances(config, parts, measured, notes)
     rows = [row_of(run, parts, measured, far.get(run.name), tools) for run in parts.runs]
     return {
         "extractors": tools.names(),
         "reference": parts.reference,
+        "pictures": len(parts.pictures),
         "floor": shown(floor),
         "summary": [brief(row) for row in rows],
         "runs": rows,
@@ -160,6 +175,15 @@ def _lacking(config: EvaluateConfig, parts: Setup) -> list[str]:
         notes.append("I-Gram in its VGG sense needs weights: give --vgg FILE; the CLIP sense is reported.")
     if all(run.kl is None for run in parts.runs):
         notes.append("KL to the base is not recorded in these manifests.")
+    if parts.pictures and config.inception is None:
+        sizes = [
+            read_image(file).shape for file in (parts.runs[0].folder / parts.runs[0].records[0]["file"], parts.pictures[0])
+        ]
+        if sizes[0] != sizes[1]:
+            notes.append(
+                f"FID in pocket-judge's features compares pictures of one size, and those of {parts.reference} have another "
+                "than the runs: give Inception weights by --inception, or look at CMMD."
+            )
     count = len(set(parts.runs[0].prompts))
     over = f"{count} prompts" if count > 1 else "the images of the one prompt"
     notes.append(
@@ -181,7 +205,7 @@ def describe(metrics: Mapping[str, Any]) -> str:
     keys = (*(name for name, _ in measures), "evaluations_per_image", "verdict")
     rows = [["run", *rewards, *(title for _, title in measures), "evaluations", "verdict"]]
     counts = {row["name"]: row["images"] for row in metrics["runs"]}
-    theirs = counts.get(metrics["reference"], 0)
+    theirs = counts.get(metrics["reference"], metrics.get("pictures", 0))
     few = [metric for metric in brief_metrics("sets") if metrics["reference"] and not says(metric, theirs, *counts.values())]
 
     def value_of(line: Mapping[str, Any], key: str) -> object:

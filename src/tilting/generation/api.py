@@ -20,7 +20,7 @@ from tilting.generation.coerce import picture_of, reward_of
 from tilting.generation.generate import Counts, Drawn, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress
-from tilting.generation.run import Folder, picture_file
+from tilting.generation.run import Folder, frames_of, picture_file
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.models.lora import active
@@ -43,7 +43,7 @@ class Result:
     """What `generate` returns. In a notebook it shows its pictures.
 
     Attributes:
-        images: (n, 3, h, w) float in [0, 1], prompt by prompt.
+        images: (n, 3, h, w), or films (n, frames, 3, h, w), float in [0, 1], prompt by prompt.
         manifest: ``images`` and ``summary`` as the command line writes them to manifest.json.
         config: the request as the command has it.
         beyond: what of the request no command line says, such as a reward that is a function.
@@ -56,7 +56,7 @@ class Result:
 
     def __repr__(self) -> str:
         summary, n = self.manifest["summary"], len(self.images)
-        told = [f"{n} image{'' if n == 1 else 's'} of {'x'.join(map(str, self.images.shape[:1:-1]))}", self.config.method]
+        told = [f"{n} image{'' if n == 1 else 's'} of {'x'.join(map(str, self.images.shape[:-3:-1]))}", self.config.method]
         if summary["reward_mean"] is not None:
             told.append(f"reward {spread(summary['reward_mean'], summary['reward_sem'])}")
         if summary["judge_mean"] is not None:
@@ -73,10 +73,8 @@ class Result:
 
     @property
     def pil(self) -> list[Image.Image]:
-        """The images as pictures of PIL, of 8 bits."""
-        from PIL import Image
-
-        return [Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()) for image in self.images]
+        """The images as pictures of PIL, of 8 bits; of a film its first frame."""
+        return [frames_of(image)[0] for image in self.images]
 
     def grid(self) -> Image.Image:
         """One picture of all: a row per prompt, the reward under each, totals on top."""
@@ -218,7 +216,7 @@ def generate(
     """
     given = prompts_of(prompts)
     who = identities(given.texts, seed, images)
-    reference = picture_of(image, *model.image_shape[1:]) if image is not None else None
+    reference = picture_of(image, *model.image_shape[-2:]) if image is not None else None
     request = plan(model, who, method, informed(reward_of(reward), *given), reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()

@@ -21,6 +21,7 @@ from tilting.generation.progress import Progress, announce
 from tilting.models import load
 from tilting.models.lora_file import lora_files, parse_window
 from tilting.models.lora_stack import attach_all
+from tilting.models.lora_targets import check_lora
 from tilting.models.placement import FULL
 from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
@@ -34,6 +35,7 @@ from tilting.runs.owner import RUN
 from tilting.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    import PIL.Image
     from torch import Tensor
 
     from tilting.types import Reward
@@ -56,6 +58,8 @@ def load_parts(config: GenerateConfig) -> Parts:
     is read."""
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
+    if config.lora:
+        check_lora(config.model)
     reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
@@ -203,26 +207,38 @@ class Folder(RunFolder[Generated]):
         self.told = True
 
 
+FRAME = 62
+"""Milliseconds of a film's frame: 16 a second."""
+
+
+def frames_of(image: Tensor) -> list[PIL.Image.Image]:
+    """An image (3, h, w), or the frames of a film (frames, 3, h, w), in [0, 1] as pictures of 8 bits."""
+    from PIL import Image
+
+    pixels = (image.reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    return [Image.fromarray(frame) for frame in pixels]
+
+
 def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str | None = None) -> bytes:
-    """A file of an image (3, h, w) in [0, 1] with what it is: a PNG with text chunks prompt, seed, method and reward, or
-    a JPEG or WEBP (without loss) whose EXIF says so."""
+    """A file of an image (3, h, w), or a film (frames, 3, h, w), in [0, 1] with what it is: a PNG with text chunks prompt,
+    seed, method and reward, or a JPEG or WEBP (without loss) whose EXIF says so. A film is an animated PNG or WEBP."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     reward = "" if record["reward"] is None else repr(record["reward"])
     told = {"prompt": record["prompt"], "seed": str(record["seed"]), "method": method, "reward": reward}
-    pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
-    picture, buffer = Image.fromarray(pixels), io.BytesIO()
+    (picture, *more), buffer = frames_of(image), io.BytesIO()
+    film: dict[str, Any] = {"save_all": True, "append_images": more, "duration": FRAME, "loop": 0} if more else {}
     if kind in (None, "png"):
         info = PngInfo()
         for key, value in told.items():
             info.add_text(key, value)
-        picture.save(buffer, "png", pnginfo=info)
+        picture.save(buffer, "png", pnginfo=info, **film)
         return buffer.getvalue()
     exif = Image.Exif()
     exif[IMAGE_DESCRIPTION] = json.dumps(told)
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
-    picture.save(buffer, kind, exif=exif, **options)
+    picture.save(buffer, kind, exif=exif, **options, **film)
     return buffer.getvalue()
 
 
@@ -265,9 +281,11 @@ def run(
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
+    if len(parts.model.image_shape) > 3 and config.format == "jpeg":
+        raise TiltingError("a film is written as png or webp, not as jpeg: give --format webp")
     who = identities(config.prompts, config.seeds, config.images)
     missing = [who[number] for number in place.missing]
-    reference = read_picture(config.image, *parts.model.image_shape[1:]) if config.image and config.mask is None else None
+    reference = read_picture(config.image, *parts.model.image_shape[-2:]) if config.image and config.mask is None else None
     return plan(
         parts.model,
         missing,

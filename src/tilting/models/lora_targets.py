@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
+from tilting.models.families import INDEX, read_json
 from tilting.models.lora_file import PAPER_TARGETS
+from tilting.models.names import find_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,8 +59,28 @@ def prefix_of(network: nn.Module) -> str:
 
 def check_takes_lora(network: nn.Module) -> None:
     """Refuse a network that diffusers has no LoRA files for. Raises TiltingError."""
-    if not is_clip(network) and not hasattr(network, "add_adapter"):
-        raise TiltingError(f"diffusers has no LoRA files for a {type(network).__name__}, so none can be trained or loaded")
+    if not is_clip(network):
+        check_class_takes_lora(type(network))
+
+
+def check_class_takes_lora(network: type) -> None:
+    """The same by its class, of which no weight has been read. Raises TiltingError."""
+    if not hasattr(network, "add_adapter"):
+        raise TiltingError(f"diffusers has no LoRA files for a {network.__name__}, so none can be trained or loaded")
+
+
+def check_lora(name: str) -> None:
+    """The same of a model by its index, before a weight is read. Raises TiltingError."""
+    import diffusers
+
+    source = find_model(name)
+    if Path(source).is_dir() and not (Path(source) / INDEX).is_file():
+        return  # a network alone, or a model of another package
+    index = read_json(source)
+    for library, kind in (index[part] for part in ("unet", "transformer") if isinstance(index.get(part), list)):
+        network = getattr(diffusers, str(kind), None) if library == "diffusers" else None
+        if isinstance(network, type):
+            check_class_takes_lora(network)
 
 
 def target_modules_of(layers: Iterable[str]) -> list[str]:

@@ -61,6 +61,8 @@ class TrainBatch:
         averages: blocks in which the trained weights are an average of themselves, by its name; see `BaseObjective.averages`.
         teacher: what is distilled, under CFG; None where nothing is.
         cfg: the guidance scale.
+        given: clean latents (b, ...) of pictures that were given, the chosen and the rejected one of each pair in turn; None
+            where images are drawn.
     """
 
     denoise: Denoise
@@ -93,6 +95,7 @@ class TrainBatch:
     averages: Mapping[str, Callable[[], AbstractContextManager[None]]] = field(default_factory=dict)
     teacher: Denoise | None = None
     cfg: float = 1.0
+    given: Callable[[], Tensor] | None = None
 
     @property
     def steps(self) -> int:
@@ -196,6 +199,7 @@ class BaseObjective:
         needs_critic: whether it trains an estimate of the reward beside the model.
         group_size: images of one prompt that must stand together in a batch (1 if it does not matter).
         takes_teacher: whether it learns from other LoRAs.
+        takes_pairs: whether it learns from preference pairs that are given, in place of a reward.
     """
 
     name: str = ""
@@ -205,6 +209,7 @@ class BaseObjective:
     needs_critic: bool = False
     group_size: int = 1
     takes_teacher: bool = False
+    takes_pairs: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, f"{self.name}.")

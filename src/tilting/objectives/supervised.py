@@ -111,17 +111,18 @@ def denoising_error(
     return error_at(denoise, noised(clean, rows, batch, repeat, keys), batch.kind)
 
 
-def fitted(times: int, value: Tensor, loss: Callable[[int], tuple[Tensor, dict[str, float]]]) -> Iterator[Loss]:
+def fitted(times: int, value: Tensor | None, loss: Callable[[int], tuple[Tensor, dict[str, float]]]) -> Iterator[Loss]:
     """One update from the mean of losses at several grid times; its numbers are the reward's mean and those of the first.
 
     Args:
         times: how many.
-        value: rewards of the samples, (n,).
+        value: rewards of the samples, (n,); None where there are none.
         loss: the number of a time -> its loss, and numbers to show.
     """
+    mean = {} if value is None else {"reward": value.mean().item()}
     for k in range(times):
         one, numbers = loss(k)
-        yield Loss(one / times, {"reward": value.mean().item(), **numbers} if k == 0 else {}, update=k == times - 1)
+        yield Loss(one / times, {**mean, **numbers} if k == 0 else {}, update=k == times - 1)
 
 
 Timesteps = Annotated[int, Ge(1), Alias("times"), Doc("grid times per batch of samples")]
@@ -195,9 +196,10 @@ class Raft(BaseObjective):
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class PreferencePairs(BaseObjective):
-    """Diffusion-DPO on reward-ranked pairs of the model's own samples.
+    """Diffusion-DPO on reward-ranked pairs of the model's own samples, or on pairs of pictures that people ranked (--pairs).
 
         for each prompt of the batch: G chains of θ, without gradients;  w, l = the best and the worst by r
+            or, with --pairs:  w, l = encode(chosen), encode(rejected)
         for j = 1 .. J:
             t ~ Uniform of the grid, ε ~ N(0, I), the same of w and l
             gain = (e_θ - e_base)(w) - (e_θ - e_base)(l),   e = |target(α_t x + σ_t ε, t) - target|²
@@ -209,6 +211,7 @@ class PreferencePairs(BaseObjective):
     """
 
     name, paper = "dpo", "Wallace et al. 2024"
+    takes_pairs = True
 
     beta: Annotated[float, Gt(0), Doc("β; 5000 in the paper, for errors averaged over dimensions, of networks that say ε")] = (
         5000.0
@@ -219,8 +222,14 @@ class PreferencePairs(BaseObjective):
     timesteps: Timesteps = 4
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
-        clean, value = draw(batch)
-        pairs = [(rows[-1], rows[0]) for rows in ranked(batch, value, self.group_size) if len(rows) > 1]
+        if batch.given is None:
+            clean, value = draw(batch)
+            reward: Tensor | None = value
+            pairs = [(rows[-1], rows[0]) for rows in ranked(batch, value, self.group_size) if len(rows) > 1]
+        else:
+            clean, reward = batch.given(), None
+            value = 1 - batch.rows % 2
+            pairs = [(i, i + 1) for i in range(0, len(batch.who) - 1, 2)]
         if not pairs:
             raise TiltingError("dpo needs two images of a prompt in a batch")
         win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))
@@ -237,4 +246,4 @@ class PreferencePairs(BaseObjective):
             found = -(torch.nn.functional.logsigmoid(-0.5 * self.beta * gain) * preferred).mean()
             return found, {"accuracy": right.item(), "tied": tied}
 
-        yield from fitted(self.timesteps, value, loss)
+        yield from fitted(self.timesteps, reward, loss)

@@ -138,11 +138,11 @@ def _in_page(draw: Callable[..., Any]) -> Callable[..., str]:
     """A function of a title and more that draws axes, or None where there is nothing, as one that gives a page's SVG."""
 
     @wraps(draw)
-    def drawn(title: str, *args: Any) -> str:
+    def drawn(title: str, *args: Any, **more: Any) -> str:
         from matplotlib import rc_context
 
         with rc_context(STYLE):
-            axis = draw(title, *args)
+            axis = draw(title, *args, **more)
             return "" if axis is None else _svg(axis, title)
 
     return drawn

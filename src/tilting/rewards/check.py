@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import RewardError, TiltingError, outlived
@@ -9,6 +10,8 @@ from tilting.features.images import check_images
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from tilting.types import Reward
@@ -24,7 +27,7 @@ class Scorer:
 
     def __call__(self: Any, images: Tensor, prompts: list[str]) -> Tensor:
         """images (b, 3, h, w) float in [0, 1] and b prompts -> (b,). Raises what `check_images` raises."""
-        check_images(images, prompts)
+        _check(self, images, prompts)
         if not len(images):
             return (images if self.differentiable else images.detach()).flatten(1).sum(1)
         return self.values(images, prompts)
@@ -40,7 +43,8 @@ def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
 
     Args:
         reward: any reward.
-        images: (b, 3, h, w) float in [0, 1].
+        images: (b, 3, h, w) float in [0, 1]; or films (b, frames, 3, h, w), of which a reward scores every frame, and has the
+            mean, unless its ``films`` is True: then it is given them whole.
         prompts: b strings.
 
     Returns:
@@ -51,7 +55,9 @@ def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
             reward and, where one image is to blame, its row.
         TiltingError: the images or prompts themselves are wrong.
     """
-    check_images(images, prompts)
+    if images.ndim == 5 and not getattr(reward, "films", False):
+        return framewise(partial(checked, reward), images, prompts)
+    _check(reward, images, prompts)
     try:
         values = reward(images, prompts)
     except TiltingError:
@@ -60,6 +66,23 @@ def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
         row = 0 if len(images) == 1 else None
         raise RewardError(f"reward {reward.name!r} raised {outlived(error)}", row) from error
     return check_values(reward.name, values, len(images))
+
+
+def _check(reward: Reward, images: Tensor, prompts: list[str]) -> None:
+    if images.ndim == 5 and getattr(reward, "films", False):
+        check_images(images.flatten(0, 1), [prompt for prompt in prompts for _ in range(images.shape[1])])
+    else:
+        check_images(images, prompts)
+
+
+def framewise(score: Callable[[Tensor, list[str]], Tensor], films: Tensor, prompts: list[str]) -> Tensor:
+    """The mean over its frames (b,) of what a score of pictures says of films (b, frames, 3, h, w)."""
+    frames = films.shape[1]
+    try:
+        each = score(films.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
+    except RewardError as error:
+        raise RewardError(str(error), None if error.row is None else error.row // frames) from error
+    return each.unflatten(0, (-1, frames)).mean(1)
 
 
 def check_values(name: str, values: object, count: int) -> Tensor:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UserReward(Scorer):
-    """A user's function as a reward: black-box unless ``function.differentiable`` is True.
+    """A user's function as a reward: black-box unless ``function.differentiable`` is True. Of a film it is given the frames, or
+    all of it, (b, frames, 3, h, w), if ``function.films`` is True.
 
     Attributes:
         function: (images (b, 3, h, w) float in [0, 1], prompts) -> (b,), a tensor or what `torch.as_tensor` reads; or with a
@@ -55,6 +56,11 @@ class UserReward(Scorer):
     def differentiable(self) -> bool:
         """Whether the function says so itself."""
         return _of(self.function, "differentiable", f"the reward {self.name!r}") is True
+
+    @property
+    def films(self) -> bool:
+        """Whether the function takes films whole."""
+        return _of(self.function, "films", f"the reward {self.name!r}") is True
 
     def values(self, images: Tensor, prompts: list[str]) -> Tensor:
         """(b,) finite floats on the device of the images; the function gets copies, without gradients if it is black-box.

@@ -94,6 +94,7 @@ class Combined:
     parts: tuple[tuple[Reward, float], ...]
     keys: tuple[str, ...]
     scales: Scales | None = None
+    films = True  # which are given to each part as it takes them
 
     def __post_init__(self):
         if not self.parts:

@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from tilting import rng
+from tilting.config.pairs import Pair
+from tilting.config.picture import read_picture
 from tilting.config.training import TrainingConfig
+from tilting.errors import TiltingError
+from tilting.features.picture import open_rgb
 from tilting.generation.plan import Model, decoder_of
 from tilting.models.lora import TRAINED, without
 from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
@@ -44,13 +48,19 @@ class Counts:
         return asdict(self)
 
 
+def batch_rows(count: int, seed: int, step: int, groups: int) -> list[int]:
+    """Which of so many prompts are drawn in a training step, one for each group of the batch."""
+    generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
+    chosen: list[int] = []
+    while len(chosen) < groups:
+        chosen += torch.randperm(count, generator=generator, device="cpu").tolist()
+    return chosen[:groups]
+
+
 def batch_identities(prompts: Sequence[str], seed: int, step: int, batch: int, group: int) -> list[rng.Identity]:
     """Who is drawn in a training step, over all processes; a group's images stand together. A prompt given several times
     counts as often."""
-    generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
-    chosen: list[int] = []
-    while len(chosen) < batch // group:
-        chosen += torch.randperm(len(prompts), generator=generator, device="cpu").tolist()
+    chosen = batch_rows(len(prompts), seed, step, batch // group)
     who = [prompts[chosen[j // group]] for j in range(batch)]
     return [rng.Identity(seed, prompt, -(step * batch + j) - 1) for j, prompt in enumerate(who)]
 
@@ -75,6 +85,7 @@ class Batches:
         teacher: a block in which the network is what is distilled; None where nothing is.
         law: of the noise of a step.
         told: the trained LoRA changes text encoders too.
+        pairs: of given pictures, one for each of the config's prompts; empty where images are drawn.
     """
 
     model: Model
@@ -90,6 +101,7 @@ class Batches:
     teacher: Callable[[], AbstractContextManager[None]] | None = None
     law: Law = "posterior"
     told: bool = False
+    pairs: Sequence[Pair] = ()
     counts: Counts = field(default_factory=Counts)
     trouble: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
@@ -129,7 +141,7 @@ class Batches:
         unique = list(dict.fromkeys(words))
         texts = torch.tensor([unique.index(word) for word in words], device=engine.device)
         guided, base, plain, base_plain = self._denoisers(unique)
-        self.counts.images += size
+        self.counts.images += 0 if self.pairs else size
         self.trouble, self.numbers = None, {}
         if self.redraw is not None:
             self.redraw(rng.generator(rng.Identity(config.seed, "", step), 0, 0, "reward-dropout"))
@@ -159,7 +171,27 @@ class Batches:
             teacher=None if self.teacher is None else self._network(guided, texts, self.teacher),
             cfg=config.cfg,
             law=self.law,
+            given=self._given(step, range(first, first + size)) if self.pairs else None,
         )
+
+    def _given(self, step: int, images: Sequence[int]) -> Callable[[], Tensor]:
+        """What gives the latents of the pictures that stand for images of this step's batch."""
+        config, model = self.config, self.bare or self.model
+        drawn = batch_rows(len(self.pairs), config.seed, step, config.batch_size // 2)
+        files = [(self.pairs[drawn[j // 2]].chosen, self.pairs[drawn[j // 2]].rejected)[j % 2] for j in images]
+
+        def latents() -> Tensor:
+            height, width = model.image_shape[-2:]
+            pictures = torch.cat([read_picture(open_rgb(file), height, width) for file in files])
+            with torch.no_grad():
+                found = model.encode(pictures.to(self.engine.device)).float()
+            if not found.isfinite().all():
+                raise TiltingError(
+                    f"the latents of the pictures of --pairs are not finite in {model.name!r}: give --precision fp32"
+                )
+            return found
+
+        return latents
 
     def _living(self, model: Model, words: list[str], cfg: float, negative: str) -> Denoise:
         """The denoiser whose text encoders are trained: prompts are encoded whenever it is called."""

@@ -50,6 +50,8 @@ def doctor(config: FinetuneConfig, full: bool = False, parts: Callable[[Finetune
     Raises:
         TiltingError: for a request that cannot work. A check that fails is reported, not raised.
     """
+    if config.pairs:
+        raise TiltingError("doctor examines training on a reward, and --pairs have none: leave them out")
     count, objective = processes(), config.made_objective
     small = config if full else replace(config, batch_size=objective.group_size, accumulate=1)
     loaded = parts(config)

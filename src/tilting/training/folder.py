@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from tilting.config.finetune import FinetuneConfig
 from tilting.config.objectives import defaults
+from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
@@ -116,11 +117,15 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
         taught = [files.digest_of(lora_files(parse_lora(one).file)) for one in config.teacher]
         now = {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
+        table = [Path(config.pairs), *(file for pair in read_pairs(config.pairs) for file in pair[1:])] if config.pairs else []
+        now |= {"pairs-sha256": files.digest_of(table)} if table else {}
         return now | ({"teacher-sha256": taught} if taught else {}) | ({"input-sha256": told} if told else {})
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if key == "init-lora-sha256" and before.get("init-lora") == now.get("init-lora"):
             return "that began at a LoRA of other weights: choose another --out"
+        if key == "pairs-sha256" and before.get("pairs") == now.get("pairs"):
+            return "that learned from other pairs: choose another --out"
         if key == "teacher-sha256" and before.get("teacher") == now.get("teacher"):
             return "that distilled a LoRA of other weights: choose another --out"
         return super().difference(key, before, now)

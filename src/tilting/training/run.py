@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tilting.config.finetune import FinetuneConfig, black_box
+from tilting.config.pairs import check_pictures, read_pairs
 from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.generate import Judge, judge_of
 from tilting.models import load
 from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
+from tilting.models.lora_targets import check_lora
 from tilting.models.placement import device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
@@ -34,10 +36,11 @@ from tilting.types import Reward
 
 
 class Parts(NamedTuple):
-    """What a run needs loaded: model, reward, judge (or None), and the weights and sampler inputs it starts from (or None)."""
+    """What a run needs loaded: model, reward (None with pairs), judge (or None), and the weights and sampler inputs that it
+    starts from (or None)."""
 
     model: Any
-    reward: Reward
+    reward: Reward | None
     judge: Judge | None
     start: dict[str, Tensor] | None
     inputs: SamplerInputs | None = None
@@ -47,8 +50,11 @@ def load_parts(config: FinetuneConfig) -> Parts:
     """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
     device_of(config.device)
-    reward = informed(build(config.specs()), config.prompts, config.metadata)
-    if config.made_objective.needs_gradient and not reward.differentiable:
+    check_lora(config.model)
+    if config.pairs:
+        check_pictures(read_pairs(config.pairs))
+    reward = informed(build(config.specs()), config.prompts, config.metadata) if config.reward else None
+    if reward is not None and config.made_objective.needs_gradient and not reward.differentiable:
         raise black_box(config.objective, reward.name)
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
     judge = informed(judge, config.prompts, config.metadata)
@@ -63,7 +69,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:
     """The run that a config asks for, on the process's device, its LoRA attached."""
     reward = reward_of(parts.reward)
-    assert reward is not None
+    assert reward is not None or config.pairs
     model = on_device(parts.model, engine)
     return make(config, model, reward, config.made_objective, engine, parts.start, parts.inputs)
 
@@ -171,7 +177,7 @@ class Sampled(Observer[FinetuneConfig]):
                 "prompts; give another --judge, or leave --early-stop out"
             )
         if seen is not None:
-            title = f"{config.objective}, {' + '.join(config.reward)}, step {step} of {config.train_steps}"
+            title = f"{config.objective}, {' + '.join(config.reward) or 'pairs'}, step {step} of {config.train_steps}"
             self.folder.make()
             write_look(seen, self.folder.path / "samples" / f"{step:06d}.png", title)
         self.paid += numbers.pop("evaluations")

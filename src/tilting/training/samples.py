@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.generation.plan import Model, identities
 from tilting.reports.grid import Cell, short, write_rows
+from tilting.rewards.check import framewise
 from tilting.schedule import Law
 from tilting.types import Denoise, Prediction, Reward, RewardError, Time
 
@@ -53,7 +55,7 @@ def look(
     model: Model,
     prompts: Sequence[str],
     images: int,
-    reward: Reward,
+    reward: Reward | None,
     judge: Judge | None,
     steps: int,
     cfg: float,
@@ -104,16 +106,19 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
     """Values of images; NaN for all where there is no score or it fails, which training reports of its own images."""
     if score is None:
         return [float("nan")] * len(images)
+    ask = partial(framewise, score) if images.ndim == 5 and not getattr(score, "films", False) else score
     try:
         with torch.no_grad():
-            return score(images, prompts).cpu().double().tolist()
+            return ask(images, prompts).cpu().double().tolist()
     except RewardError:
         return [float("nan")] * len(images)
 
 
 def write_look(seen: Look, path: Path, title: str) -> None:
     """A captioned grid: a row per prompt, under each image its reward and judge."""
-    means, pictures = seen.numbers(), seen.images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    means = seen.numbers()
+    shown = seen.images[:, 0] if seen.images.ndim == 5 else seen.images  # of a film its first frame
+    pictures = shown.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     rows: dict[str, list[Cell]] = {}
     for i, prompt in enumerate(seen.prompts):
         values = [v for v in (seen.rewards[i], seen.judged[i]) if v == v]

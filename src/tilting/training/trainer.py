@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tilting.config.base import keywords
 from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.config.pairs import read_pairs
 from tilting.config.prompts import prompts_of
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
@@ -222,7 +223,7 @@ def on_device(model: Any, engine: Engine) -> Trainable:
 def trainer_of(
     config: FinetuneConfig,
     model: Trainable,
-    reward: Reward,
+    reward: Reward | None,
     objective: BaseObjective,
     engine: Engine,
     start: Mapping[str, Tensor] | None = None,
@@ -232,7 +233,7 @@ def trainer_of(
 
     Args:
         config: how; its model, reward and objective are those given here.
-        model, reward, objective: what is trained, on what, and by what.
+        model, reward, objective: what is trained, on what (None: on the config's pairs), and by what.
         engine: the process.
         start: weights to go on from.
         inputs: of the sampler, learned before.
@@ -240,7 +241,10 @@ def trainer_of(
     Raises:
         TiltingError: for what cannot work together.
     """
-    if objective.needs_gradient and not reward.differentiable:
+    pairs = read_pairs(config.pairs) if config.pairs else ()
+    if pairs and len(model.image_shape) != 3:
+        raise TiltingError(f"pairs are of pictures, and {model.name!r} draws films")
+    if reward is not None and objective.needs_gradient and not reward.differentiable:
         raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
     if not config.learn or set(config.learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
@@ -262,9 +266,9 @@ def trainer_of(
         for name, p in inputs.named_parameters():
             p.requires_grad_(name.partition(".")[0] in config.learn)
             parameters |= {name: p} if p.requires_grad else {}
-    thin = with_dropout(reward, config.reward_dropout) if config.reward_dropout else None
+    thin = with_dropout(reward, config.reward_dropout) if config.reward_dropout and reward is not None else None
     reward = thin or reward
-    critic = adapted(reward, config.rank or 8, config.seed) if objective.needs_critic else None
+    critic = adapted(reward, config.rank or 8, config.seed) if objective.needs_critic and reward is not None else None
     if critic is not None:
         parameters |= {f"critic.{name}": p for name, p in critic[1].items()}
     batches = Batches(
@@ -281,6 +285,7 @@ def trainer_of(
         teacher=teacher,
         law=config.sde,
         told=told,
+        pairs=pairs,
     )
     optimiser = optimiser_of(config, config.lr, config.weight_decay, config.clip, GROUPS)
     state = state_of(config, parameters, optimiser)
