@@ -59,7 +59,8 @@ def test_selection_and_gradients_steer_any_pipeline(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_every_method_runs_on_any_pipeline(name):
     made, negative = model(name)
-    for method in METHODS:
+    negative = negative or "a bad owl"  # kontext has a pair with one only
+    for method in METHODS if name != "dit" else [one for one in METHODS if one != "prompt"]:  # which adds words to a class
         preset = METHODS[method]()
         more = {"image": torch.full((1, *made.image_shape), 0.5)} if preset.needs_picture else {}
         drawn = tl.generate(made, prompts_of(name)[:1], Red(), method, steps=2, negative_prompt=negative, **more)

@@ -544,7 +544,7 @@ def hunyuan_image(momentum=None):
     pipe = diffusers.HunyuanImagePipeline(
         scheduler=flow(shift=7.0), vae=vae.eval(), transformer=network, guider=guiders[0], ocr_guider=guiders[1], **parts
     )
-    pipe.tokenizer_max_length, pipe.tokenizer_2_max_length = 64, 32
+    pipe.tokenizer_max_length, pipe.tokenizer_2_max_length = 400, 32
     return pipe, {"height": 64, "width": 64}
 
 

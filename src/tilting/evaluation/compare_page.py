@@ -11,7 +11,7 @@ from PIL import Image
 
 from tilting.config.about import about_method
 from tilting.config.variants import swept
-from tilting.disk import write_atomically
+from tilting.disk import sweep, write_atomically
 from tilting.reports.charts import Bar, bars, curve, number, on_paper, scatter
 from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined
@@ -93,6 +93,7 @@ def write_tables(folder: Path, metrics: Mapping[str, Any]) -> None:
     write_atomically(folder / "table.tex", as_latex(heads, rows, _question(metrics)).encode())
     names = [row["method"] for row in metrics["methods"]]
     (folder / "figures").mkdir(exist_ok=True)
+    sweep(folder / "figures", deep=False)
     for chart in _charts(metrics, colours(names, [name for name in names if name != "base"])):
         for end, data in on_paper(*chart["drawn"]).items():
             write_atomically(folder / "figures" / f"{chart['name']}{end}", data)

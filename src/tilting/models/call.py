@@ -701,7 +701,8 @@ class Call:
         """Latents (m, ...) of pictures (m, 3, h, w) or films (m, frames, 3, h, w) in [0, 1]: the tail backwards.
 
         Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
-        x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product.
+        x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product. Where d = 0 the picture is not x's (outside an
+        inpainting's mask), and x is 0.
         """
         vae, m = self.door.vae, len(images)
         if vae is None:
@@ -724,7 +725,8 @@ class Call:
                 raise TiltingError(
                     f"pictures {tuple(images.shape[1:])} have latents {tuple(z.shape[1:])}, not {tuple(b.shape[1:])}"
                 )
-        return back((z.to(b) - b.detach()) / squared)
+        off = z.to(b) - b.detach()
+        return back(torch.where(squared == 0, 0.0, off / squared.masked_fill(squared == 0, 1)))
 
 
 def has_momentum(guider: Any) -> bool:

@@ -200,6 +200,14 @@ def _what_is_wrong(manifest: Any) -> str | None:
     for key in ("evaluations", "decodes", "reward_calls", "seconds"):
         if not isinstance(manifest["summary"].get(key), int | float):
             return f"no {key} under summary"
+    if not isinstance(manifest["summary"].get("images", 0), int):
+        return "no number of images under summary"
+    config = manifest["config"]
+    seeds = seeds_of(config)
+    if not isinstance(config.get("prompts") or [], list) or not all(
+        isinstance(n, int) for n in (config.get("images") or 1, *seeds)
+    ):
+        return "no prompts, images and seeds under config"
     return None
 
 
