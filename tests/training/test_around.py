@@ -20,11 +20,14 @@ from datetime import timedelta
 from tilting.training.processes import accelerator, over
 
 limit, pause = map(float, sys.argv[1:])
-engine = over(accelerator("cpu", timedelta(seconds=limit)), "cpu")
+inner = accelerator("cpu", timedelta(seconds=limit))
+engine = over(inner, "cpu")
 if engine.main:
     time.sleep(pause)  # a judge that is slower than the limit
 numbers = engine.broadcast({"judge": 0.5} if engine.main else None)
 print(engine.index, numbers, flush=True)
+inner.wait_for_everyone()
+inner.end_training()  # as a run ends: a process that leaves while another still listens may abort
 """
 
 

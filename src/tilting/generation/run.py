@@ -281,7 +281,7 @@ def run(
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    if len(parts.model.image_shape) > 3 and config.format == "jpeg":
+    if config.format == "jpeg" and len(parts.model.image_shape) > 3:
         raise TiltingError("a film is written as png or webp, not as jpeg: give --format webp")
     who = identities(config.prompts, config.seeds, config.images)
     missing = [who[number] for number in place.missing]
