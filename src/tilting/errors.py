@@ -48,9 +48,10 @@ def outlived(error: BaseException) -> str:
     return f"{type(error).__name__}: {said if len(said) <= 150 else f'{said[:147]}...'}"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a refusal: "; did you mean 'clip'?", or "; there is: clip, jpeg" when nothing is near."""
-    known = sorted(known)
-    near = get_close_matches(word.lower(), known)
-    near.sort(key=lambda one: sorted(one) != sorted(word.lower()))  # letters that changed places are the likeliest slip
+def nearest(word: object, known: Iterable[str]) -> str:
+    """The end of a refusal: "; did you mean 'clip'?", or "; there is: clip, jpeg" when nothing is near. A word that is read
+    from a file may be no text at all."""
+    known, asked = sorted(known), str(word).lower()
+    near = get_close_matches(asked, known)
+    near.sort(key=lambda one: sorted(one) != sorted(asked))  # letters that changed places are the likeliest slip
     return f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(known)}"

@@ -289,3 +289,15 @@ def test_tensors_of_a_lora_that_do_not_match(ill, here):
     save_file(tensors, file)
     with pytest.raises(TiltingError):
         read_lora(here / "ill")
+
+
+@pytest.mark.parametrize("word", [None, 3, ["relu"], {"a": 1}, 1e400])
+@pytest.mark.parametrize("key", ["activation", "hidden", "dropout", "embedder", "name"])
+def test_an_option_of_a_network_of_any_type(key, word, here, tmp_path):
+    """A hidden of the wrong shape, a name that is no text: loaded or refused."""
+    shutil.copytree(here / "mlp", tmp_path / "mlp")
+    file = tmp_path / "mlp" / "classifier.json"
+    config = json.loads(file.read_text())
+    config["network"][key] = word
+    file.write_text(json.dumps(config))
+    trial(load_classifier, tmp_path / "mlp")
