@@ -74,7 +74,7 @@ def test_fine_tuning_takes_names_and_plain_functions(pipe):
     seen = tl.finetune(pipe, "a fox", warm, "ddpo", **two).history[0]["reward"]
     assert seen == pytest.approx(tl.finetune(pipe, "a fox", reward_of(warm), ddpo(), **two).history[0]["reward"])
     for reward, objective, said in (
-        (warm, "draft", "'warm' is black-box"),
+        (lambda images, prompts: warm(images, prompts).tolist(), "draft", "is black-box \\(tried on a picture"),
         ("clp", None, "did you mean 'clip'"),
         (None, None, "needs a reward"),
         ("clip", "drft", "did you mean 'draft'"),

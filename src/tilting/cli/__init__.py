@@ -165,6 +165,8 @@ def _interrupted(words: list[str]) -> int:
 
 
 def _refuse(message: str) -> int:
+    if re.search(r" holds (a|an|training) .*: choose another --out$", message, re.DOTALL):
+        message += ", or --overwrite"
     words = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
     if len(words) > LONGEST:
         words = f"{words[: LONGEST - 100]} ... {words[-95:]}"

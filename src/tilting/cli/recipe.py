@@ -12,7 +12,7 @@ from tilting.config.recipe import RECIPES, RecipeConfig
 from tilting.runs.owner import RECIPE, folder_of
 
 
-@takes(RecipeConfig, writes=False)
+@takes(RecipeConfig, writes=False, overwrites=True)
 def recipe(config: RecipeConfig, call: Call) -> None:
     """Repeat an experiment of a paper on pocket. Our numbers beside the published ones: table.md, table.json, figures."""
     if config.recipe is None:

@@ -12,7 +12,7 @@ optimism. Those of a classifier of noisy latents (``--kind noisy``) are of every
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,12 +74,15 @@ class FitFolder(RunFolder[FitConfig]):
         }
 
     def read(self) -> dict[str, Any] | None:
-        before = super().read()  # a fit of which nothing is kept binds nobody
+        before = super().read()
         if before is None and any((self.of(column) / CHECKPOINTS).exists() for column in self.data.columns):
             raise TiltingError(
                 f"{str(self.path)!r} holds checkpoints and there is no {MANIFEST} beside them: choose another --out"
             )
-        return before if before and (before["summary"] or any(self.path.rglob(CHECKPOINTS))) else None
+        return before
+
+    def binds(self, before: Mapping[str, Any]) -> bool:
+        return bool(before["summary"]) or any(self.path.rglob(CHECKPOINTS))
 
     def of(self, column: Column) -> Path:
         """The folder of a label."""

@@ -20,7 +20,8 @@ from tilting.config.condition_train import FREE, TrainConfig
 from tilting.models import control_spec, load
 from tilting.models.placement import device_of
 from tilting.runs.alone import alone
-from tilting.training.driver import Observer, enter, kl_of, train_in_folder
+from tilting.training.bar import kl_of
+from tilting.training.driver import Observer, enter, train_in_folder
 from tilting.training.folder import TrainingFolder
 from tilting.training.loop import Info
 from tilting.training.processes import Engine

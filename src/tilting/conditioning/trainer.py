@@ -37,6 +37,7 @@ from tilting.models.lora import remove, without
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.objectives.batch import Losses
 from tilting.schedule import step_std
+from tilting.training.bar import watched
 from tilting.training.batches import in_parts
 from tilting.training.loop import Group
 from tilting.training.processes import Engine
@@ -237,6 +238,7 @@ def condition_train(
     *,
     data: Data | None = None,
     labels: Sequence[str] = (),
+    progress: bool = True,
     **options: Any,
 ) -> TrainedControl:
     """Train a control of a model, in this process.
@@ -247,6 +249,7 @@ def condition_train(
         prompts: to draw from; default everything that pocket draws.
         data: tables of labelled pictures, with prompts or without, for classifier-free fine-tuning.
         labels: NAME[=KIND] of the columns to learn; default all.
+        progress: show a bar on stderr.
         options: those of `tilting condition train`, with underscores (`tilting.config.condition_train.TrainConfig`):
             objective, train_steps, steps, gamma, kl, place, planner and so on; unset ones have the same defaults.
 
@@ -254,7 +257,8 @@ def condition_train(
         TiltingError: for settings that cannot work, and after ten skipped steps in a row.
     """
     trainer = make_control_trainer(model, classifiers, prompts, data=data, labels=labels, **options)
-    history = [row.numbers for row in trainer.steps(trainer.config.train_steps)]
+    until = trainer.config.train_steps
+    history = watched("control", trainer.steps(until), until, progress, "log_prob", "error")
     averaged = trainer.averaged()
     with averaged or nullcontext():
         lora, embedding = trainer.lora(), trainer.embedding()

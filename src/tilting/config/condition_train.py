@@ -21,7 +21,7 @@ from tilting.models.names import check_plain, defaults
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, write_prompt
 from tilting.rewards.classifiers import files_of_classifier
-from tilting.runs.files import digest_of
+from tilting.runs.files import named_digest
 from tilting.runs.owner import processes
 
 OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "eta", "negative-prompt")
@@ -106,7 +106,7 @@ class TrainConfig(TrainingConfig):
 
     def digests(self) -> list[dict[str, Any]]:
         """Of each classifier its name and the digest of what it stands on (or of a user's file)."""
-        return [{"name": name, "sha256": digest_of(files_of_classifier(name))} for name in self.classifier]
+        return [named_digest(name, files_of_classifier(name)) for name in self.classifier]
 
     def mapping(self) -> dict[str, Any]:
         other = OF_CTRL if self.free else (*OF_FREE, "objective")

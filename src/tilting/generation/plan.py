@@ -152,7 +152,8 @@ def plan(
         )
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
-    check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    has_gradient = None if reward is None else not method.needs_reward_gradient or reward.differentiable  # who asks, tries it
+    check(method, made.steps_run, eta, cfg, has_gradient)
     tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 

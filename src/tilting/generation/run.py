@@ -29,6 +29,7 @@ from tilting.presets import METHODS
 from tilting.reports.words import TERMS
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
+from tilting.rewards.user_file import why_blind
 from tilting.runs import files
 from tilting.runs.alone import alone
 from tilting.runs.owner import RUN
@@ -62,7 +63,7 @@ def load_parts(config: GenerateConfig) -> Parts:
         check_lora(config.model)
     reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
-        raise black_box(config.method, reward.name)
+        raise black_box(config.method, reward.name, why_blind(reward))
     inputs, each = asked(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
     model = load(config.model, config.device, config.precision or FULL, **how)
@@ -99,7 +100,8 @@ class Folder(RunFolder[Generated]):
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
-        return now | ({"input-sha256": told} if told else {})
+        own = files.digest_of_code(Path(config.method.rpartition(":")[0])) if ".py:" in config.method else None
+        return now | ({"input-sha256": told} if told else {}) | ({"method-code": own} if own else {})
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -107,7 +109,12 @@ class Folder(RunFolder[Generated]):
         self.told = before is None or not files.stale(before)
         return before
 
+    def binds(self, before: Mapping[str, Any]) -> bool:
+        return bool(self.records)
+
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        if key == "method-code" and before.get("method") == now.get("method"):
+            return "whose method had other code: choose another --out"
         if key == "lora-sha256":
             return "whose LoRA had other weights: choose another --out"
         if key == "input-sha256" and before.get("input") == now.get("input"):
