@@ -25,11 +25,13 @@ def charts(column: Column, fitted: FittedLabel) -> dict[str, bytes]:
 
 
 def _reliability(column: Column, metrics: dict[str, Any]) -> bytes:
-    """Claimed against true, with 95 % intervals: of classes Wilson's, each point with how many records it is of, bins of few put
-    together; of a number the band in which shares lie by chance."""
+    """Claimed against true, with 95 % intervals: of classes Wilson's, each point with how many records it is of, bins of few
+    put together; of a number the band in which shares lie by chance."""
     axis, n = axes(), metrics["records"]["held_out"]
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
-    rows = {when: [row for row in zip(*table.values(), strict=True) if row[2]] for when, table in metrics["reliability"].items()}
+    rows = {
+        when: [row for row in zip(*table.values(), strict=True) if row[2]] for when, table in metrics["reliability"].items()
+    }
     if column.kind == "classes":
         least = max(FEWEST, -(-sum(row[2] for row in rows["after"]) // PARTS))
         before, after = calibrate.pooled(rows["before"], least), calibrate.pooled(rows["after"], least)

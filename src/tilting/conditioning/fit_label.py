@@ -78,7 +78,12 @@ def fit_label(
     schema, outputs = ended(fit, inputs, tested)
     y = y[tested]
     schema, metrics = measured(schema, outputs, y, column)
-    metrics |= {"network": config.kind, "records": {"learn": len(learn), "held_out": len(held_out)}, "epochs": fit.epoch, "best_epoch": fit.best_epoch}
+    metrics |= {
+        "network": config.kind,
+        "records": {"learn": len(learn), "held_out": len(held_out)},
+        "epochs": fit.epoch,
+        "best_epoch": fit.best_epoch,
+    }
     metrics["history"] = [{"epoch": e.epoch, "loss": e.loss, "held_out": e.held_out} for e in fit.history]
     if isinstance(source, Encoded):
         metrics["by_noise"] = by_noise(schema, outputs, y, inputs.copies.sigma.cpu())  # type: ignore[union-attr]

@@ -66,7 +66,12 @@ class FitFolder(RunFolder[FitConfig]):
         self.data = read_data(config, self.quiet)
         self.learn, self.held_out = self.data.split(config.seed)
         counts = {"records": len(self.data.records), "learn": len(self.learn), "held_out": len(self.held_out)}
-        networks = {"cnn": None, "mlp": config.embedder, AUTO: config.embedder, NOISY: config.model and find_model(config.model)}
+        networks = {
+            "cnn": None,
+            "mlp": config.embedder,
+            AUTO: config.embedder,
+            NOISY: config.model and find_model(config.model),
+        }
         network = networks.get(config.kind, config.kind)
         return {
             "data": {**counts, "sha256": self.data.digest(), "bad": list(self.data.bad)},
@@ -229,5 +234,7 @@ def describe(manifest: dict[str, Any]) -> str:
             tried = ", ".join(f"{kind} {nll:.3f}" for kind, nll in row["tried"].items())
             lines.append(f"  {row['network']} it is: held-out nats of each network, less is better: {tried}")
         elif row.get("network") == TRIED[0]:
-            lines.append("  on frozen CLIP features; --kind cnn learns features of its own (minutes), --kind auto takes the better")
+            lines.append(
+                "  on frozen CLIP features; --kind cnn learns features of its own (minutes), --kind auto takes the better"
+            )
     return "\n".join(lines)

@@ -16,30 +16,27 @@ from tilting.errors import TiltingError
 from tilting.evaluation.compare import measure
 from tilting.evaluation.compare_page import render, write_sheet
 from tilting.objectives import OBJECTIVES
-from tilting.reports.course import Course, course, course_png
+from tilting.reports.course import CURVE, Course, course, course_png, points_of
 from tilting.runs.alone import alone
 from tilting.runs.files import MANIFEST, read_json
 from tilting.training.folder import METRICS, read_lines
 from tilting.training.run import describe, run
 from tilting.training.samples import AFTER, BEFORE, LOOK
 
-PAGE, SHEET, CURVE = "finetune.html", "before-after.png", "curve.png"
+PAGE, SHEET = "finetune.html", "before-after.png"
 KL = ("kl", "kl_open", "kl_step")
 
 
 def courses(folder: Path, summary: Mapping[str, Any]) -> list[Course]:
     """Reward, judge and KL over training, as far as the run has them."""
-    rows = read_lines(folder / METRICS)
-
-    def of(key: str, lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
-        return [(row["step"], row[key]) for row in lines if isinstance(row.get(key), int | float)]
-
-    looks = summary.get("samples") or []
+    rows, looks = read_lines(folder / METRICS), summary.get("samples") or []
     kl = next((key for key in KL if any(key in row for row in rows)), KL[0])
     return [
-        Course("reward: of training (thin), of the samples (points)", of("reward", rows), of("sample_reward", looks)),
-        Course("judge of the samples", (), of("judge", looks)),
-        Course("KL to the model before, nats per image", of(kl, rows)),
+        Course(
+            "reward: of training (line), of the samples (points)", points_of(rows, "reward"), points_of(looks, "sample_reward")
+        ),
+        Course("judge of the samples", (), points_of(looks, "judge")),
+        Course("KL to the model before, nats per image", points_of(rows, kl)),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tilting.reports.charts import BLUE, GREY, ORANGE, PAGE, axes, in_page, png
@@ -10,6 +10,9 @@ from tilting.reports.charts import BLUE, GREY, ORANGE, PAGE, axes, in_page, png
 SMOOTH = 10
 """Training steps whose mean is a point of the thick line, of at least as many windows."""
 Points = Sequence[tuple[float, float]]
+
+
+CURVE = "curve.png"
 
 
 class Course(NamedTuple):
@@ -24,6 +27,11 @@ class Course(NamedTuple):
     title: str
     every: Points = ()
     looks: Points = ()
+
+
+def points_of(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(training step, value) of the lines that have a value."""
+    return [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
 
 
 def running(points: Points) -> list[tuple[float, float]]:
