@@ -22,10 +22,15 @@ import typer
 
 from tilting.config.base import BaseConfig
 from tilting.config.prompts import KINDS
+from tilting.config.recipe import RECIPES
 from tilting.config.settings import parse_setting
 from tilting.config.yaml_file import read_yaml
 from tilting.declare import FORMER, Field, Registry
 from tilting.errors import TiltingError
+from tilting.models.names import MODELS
+from tilting.objectives import OBJECTIVES
+from tilting.presets import METHODS
+from tilting.rewards.declaration import REWARDS
 from tilting.runs.replacing import replaced
 
 Config = TypeVar("Config", bound=BaseConfig)
@@ -178,7 +183,7 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
     if one.given.file:
         return []
     if one.given.positional:
-        words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False)
+        words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False, autocompletion=_completes(one))
         found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, words])]
         if one.option == "prompts":
             told = f"Prompts: {', '.join(KINDS)}."
@@ -190,13 +195,37 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
         former = name != one.option
         short = [f"-{one.given.letter}"] if one.given.letter and not former else []
         option = typer.Option(
-            f"--{name}", *short, metavar=one.metavar or None, help=help_of(one), show_default=False, hidden=former
+            f"--{name}",
+            *short,
+            metavar=one.metavar or None,
+            help=help_of(one),
+            show_default=False,
+            hidden=former,
+            autocompletion=_completes(one),
         )
         parameter = name.replace("-", "_") if former else one.name
         found.append(
             inspect.Parameter(parameter, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, option])
         )
     return found
+
+
+NAMES: dict[str, Mapping[str, Any]] = {
+    "method": METHODS,
+    "methods": METHODS,
+    "objective": OBJECTIVES,
+    "reward": REWARDS,
+    "judge": REWARDS,
+    "model": MODELS,
+    "recipe": RECIPES,
+}
+"""What a shell completes the values of options by."""
+
+
+def _completes(one: Field) -> Callable[[str], list[str]] | None:
+    """What a shell is offered for a value: the names of parts, or the choices that are declared."""
+    known = NAMES.get(one.option, one.choices)
+    return (lambda incomplete: [str(name) for name in known if str(name).startswith(incomplete)]) if len(known) else None
 
 
 def help_of(one: Field) -> str:
