@@ -39,8 +39,11 @@ def test_a_plain_function_is_a_reward(pipe):
     who = tl.identities(["a fox"], 0, 1)
     drawn: Any = list(tl.draw(pipe, tl.plan(pipe, who, "bon", warm, steps=3)))[-1]
     assert drawn.rewards["warm"] == drawn.reward
+    assert (
+        tl.generate(pipe, "a fox", warm, "dps", steps=2).manifest["images"][0]["reward"] is not None
+    )  # it is tried, and has one
     with pytest.raises(tl.TiltingError, match="differentiable"):
-        tl.generate(pipe, "a fox", warm, "dps", steps=2)
+        tl.generate(pipe, "a fox", lambda images, prompts: warm(images, prompts).tolist(), "dps", steps=2)
 
 
 def test_a_preset_is_taken_apart_and_drawn_with(pipe):

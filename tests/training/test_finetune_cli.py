@@ -272,7 +272,7 @@ def test_a_finished_run_goes_on_where_it_is_wanted_longer(here, capsys):
     assert numbers(here / "longer") == numbers(here / "whole")
     capsys.readouterr()
     assert train("longer", "--sample-every", "0", steps=1) == 2
-    assert "another train-steps (2 there, 1 now): choose another --out" in capsys.readouterr().err
+    assert "other train-steps (2 there, 1 now): choose another --out" in capsys.readouterr().err
     falling = ("falling", "--sample-every", "0", "--schedule", "cosine")
     assert train(*falling, steps=1) == 0 and train(*falling, steps=2) == 2
     assert "--init-lora" in capsys.readouterr().err

@@ -210,7 +210,8 @@ def describe(manifest: dict[str, Any]) -> str:
     lines, samples = [", ".join(parts)], summary.get("samples") or []
     if samples:
         before, now = samples[0], samples[-1]
-        base = {} if None in (before["judge"], now["judge"]) else {"base": {"judge": before["judge"], "own": now["judge"]}}
+        known = before["step"] == 0 and None not in (before["judge"], now["judge"])  # an older run was not looked at then
+        base = {"base": {"judge": before["judge"], "own": now["judge"]}} if known else {}
         labels = {name: {**one, "asked": "any"} for name, one in now["labels"].items() if "obeys" in one}
         lines.append(f"samples: {obedience({'images': now['images'], 'kl_mean': now['kl'], 'labels': labels, **base})}")
     return "\n".join([*lines, f"control: {out} ({', '.join(summary['labels'])})"])
