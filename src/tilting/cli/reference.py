@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.cli.lists import evaluations_of, shown
-from tilting.config.about import STEPS, about_method
+from tilting.config.about import STEPS, about_method, of_few
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.about import about_objective
 from tilting.objectives.cost import STEPS as TRAINING_STEPS
@@ -54,7 +54,8 @@ def methods() -> str:
             for case, used in runs.items()
             if used
         ]
-        lines += [*_opening(name, row), *([f"Published runs, {'; '.join(said)}.", ""] if said else []), *_settings(name, row)]
+        lines += [*_opening(name, row), *([of_few(row), ""] if row["few"] else [])]
+        lines += [*([f"Published runs, {'; '.join(said)}.", ""] if said else []), *_settings(name, row)]
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,8 @@ from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
 IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
-weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout reward_frames
+seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -69,6 +70,7 @@ class FinetuneConfig(TrainingConfig):
     height: options.Side = None
     width: options.Side = None
     frames: options.Frames = None
+    reward_frames: options.RewardFrames = "all"
     controlnet: options.Controlnet = None
     ip_adapter: options.IpAdapter = None
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()

@@ -34,6 +34,7 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    RewardFrames,
     Sde,
     Seeds,
     Settings,
@@ -88,6 +89,7 @@ class GenerateConfig(BaseConfig):
     height: Side = None
     width: Side = None
     frames: Frames = None
+    reward_frames: RewardFrames = "all"
     controlnet: Controlnet = None
     ip_adapter: IpAdapter = None
     mask: Mask = None

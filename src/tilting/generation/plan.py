@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -153,6 +154,10 @@ def plan(
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    many = max((method.particles, *method.counts)) > 1 or method.engine is not None
+    if preset.selects and many and method.choices(made.steps_run) == 0:
+        few = f"{made.steps_run} step{'' if made.steps_run == 1 else 's'}"
+        warnings.warn(f"{method.name} never selects in {few}, and is {method.without_choices}: reno is for few", stacklevel=2)
     tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 

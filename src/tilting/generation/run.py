@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
-from tilting.config.picture import read_picture
+from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
+from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
 from tilting.models import load
@@ -29,19 +28,15 @@ from tilting.presets import METHODS
 from tilting.reports.words import TERMS
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
+from tilting.rewards.weighted_sum import framed
 from tilting.runs import files
 from tilting.runs.alone import alone
 from tilting.runs.owner import RUN
 from tilting.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    import PIL.Image
-    from torch import Tensor
-
     from tilting.types import Reward
 
-IMAGE_DESCRIPTION = 0x010E
-"""Of EXIF."""
 Generated = TypeVar("Generated", bound=GenerateConfig)
 
 
@@ -60,7 +55,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = informed(build(specs), config.prompts, config.metadata) if specs else None
+    reward = framed(informed(build(specs), config.prompts, config.metadata), config.reward_frames) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
@@ -207,41 +202,6 @@ class Folder(RunFolder[Generated]):
         self.told = True
 
 
-FRAME = 62
-"""Milliseconds of a film's frame: 16 a second."""
-
-
-def frames_of(image: Tensor) -> list[PIL.Image.Image]:
-    """An image (3, h, w), or the frames of a film (frames, 3, h, w), in [0, 1] as pictures of 8 bits."""
-    from PIL import Image
-
-    pixels = (image.reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return [Image.fromarray(frame) for frame in pixels]
-
-
-def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str | None = None) -> bytes:
-    """A file of an image (3, h, w), or a film (frames, 3, h, w), in [0, 1] with what it is: a PNG with text chunks prompt,
-    seed, method and reward, or a JPEG or WEBP (without loss) whose EXIF says so. A film is an animated PNG or WEBP."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    reward = "" if record["reward"] is None else repr(record["reward"])
-    told = {"prompt": record["prompt"], "seed": str(record["seed"]), "method": method, "reward": reward}
-    (picture, *more), buffer = frames_of(image), io.BytesIO()
-    film: dict[str, Any] = {"save_all": True, "append_images": more, "duration": FRAME, "loop": 0} if more else {}
-    if kind in (None, "png"):
-        info = PngInfo()
-        for key, value in told.items():
-            info.add_text(key, value)
-        picture.save(buffer, "png", pnginfo=info, **film)
-        return buffer.getvalue()
-    exif = Image.Exif()
-    exif[IMAGE_DESCRIPTION] = json.dumps(told)
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
-    picture.save(buffer, kind, exif=exif, **options, **film)
-    return buffer.getvalue()
-
-
 def run(
     config: Generated,
     argv: Sequence[str] = (),
@@ -281,11 +241,13 @@ def run(
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    if config.format == "jpeg" and len(parts.model.image_shape) > 3:
-        raise TiltingError("a film is written as png or webp, not as jpeg: give --format webp")
+    check_format(config.format, film=len(parts.model.image_shape) > 3)
     who = identities(config.prompts, config.seeds, config.images)
     missing = [who[number] for number in place.missing]
-    reference = read_picture(config.image, *parts.model.image_shape[-2:]) if config.image and config.mask is None else None
+    *frames, _, height, width = parts.model.image_shape
+    reference = None
+    if config.image and config.mask is None:
+        reference = read_film(config.image, *frames, height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
         missing,

@@ -21,7 +21,7 @@ from tilting.models.pixart import PixArtSigma as PixArtSigma
 from tilting.models.adapter import check_long
 from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
-from tilting.models.families import family_of, has_adapter, kind_of
+from tilting.models.families import family_of, few_of_built, has_adapter, kind_of
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_stack import attach_all
 from tilting.models.names import MODELS as MODELS
@@ -73,7 +73,9 @@ def load(
     wanted = precision if isinstance(precision, str) else ELSEWHERE.get(str(precision).removeprefix("torch."), str(precision))
     where, dtype = device_of(str(device)), dtype_of(wanted)
     if hasattr(name, "components") and hasattr(name, "scheduler"):
-        model: Any = Pipeline(name, inputs=inputs, each=each)
+        few = few_of_built(name)
+        scaled = any(scale in inputs for scale in ("guidance_scale", "true_cfg_scale"))
+        model: Any = Pipeline(name, "", few and few[0], None if scaled else few and few[1], inputs, each)
         model = model if str(device) == "auto" else model.to(where)
     else:
         source = find_model(name)

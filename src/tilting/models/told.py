@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
+from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb
 from tilting.models.families import CONFIG, kind_of, read_json
 from tilting.models.names import find_model
@@ -123,6 +124,31 @@ def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = ""
 
 
 ASKED = ("input", "image", "prompts", "metadata", *OPTIONS)
+
+
+SHOWN = ("image", "control_image", "ip_adapter_image", "video")
+"""The inputs that are shown as what an image was made of: the first that there is."""
+
+
+def input_pictures(config: Mapping[str, Any]) -> dict[str, Path]:
+    """Prompt -> the file of the picture that its images were made of, where it is still there.
+
+    Args:
+        config: the options of a run by name, as its manifest has them.
+    """
+    given = {name.replace("-", "_"): value for name, value in config.items()}
+    try:
+        told, each = asked(None, given, str(given.get("model")))
+    except TiltingError:  # a model, or a picture, that is gone
+        told, each = {}, {}
+    told = {"image": given.get("image"), **told}
+    found = {}
+    for prompt in given.get("prompts") or ():
+        mine = {**told, **each.get(prompt, {})}
+        files = [mine[name] for name in SHOWN if isinstance(mine.get(name), str)]
+        if files and Path(files[0]).is_file():
+            found[prompt] = Path(files[0])
+    return found
 
 
 def files_of(told: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> list[Path]:
@@ -245,6 +271,8 @@ def picture_of(name: str, value: Any) -> Any:
     if not Path(value).is_file():
         raise TiltingError(f"there is no file {str(value)!r}, which the input {name!r} names")
     try:
+        if name.endswith("video"):
+            return open_frames(value)
         picture = open_rgb(value)
     except TiltingError as error:
         raise TiltingError(f"the file {str(value)!r} of the input {name!r} {error}") from error
