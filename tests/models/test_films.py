@@ -234,7 +234,7 @@ def test_a_picture_is_no_film(tmp_path, capsys):
 
 
 def test_films_are_drawn_from_a_film(wan, tmp_path):
-    """SDEdit: from little noise what is drawn is near the film's own coding, from a file or its frames; a still stands still."""
+    """SDEdit: from little noise what is drawn is near the film's own coding, of a file or frames; a still stands still."""
     movie = smooth(7)
     (tmp_path / "film.webp").write_bytes(picture_file(movie, RECORD, "base", "webp"))
     eight = (movie * 255).round() / 255
