@@ -17,7 +17,8 @@ from tilting.presets import METHODS
 
 PROMPTS = ["a fox on a blue background", "an owl"]
 KINDS = ("sd15_controlnet", "sdxl_inpaint", "sd15_ip", "kontext", "qwen", "z_image", "sana", "dit")
-TUNED = ("sd15_controlnet", "kontext", "wan", "z_image", "sdxl_inpaint")
+TUNED = ("wan", "sd15_controlnet", "kontext", "z_image", "sdxl_inpaint")
+"""A film, a ControlNet, an edit, a flow and an inpainting."""
 
 
 class Red:
@@ -68,8 +69,9 @@ def test_every_method_runs_on_any_pipeline(name):
         assert drawn.images.isfinite().all(), method
 
 
-@pytest.mark.parametrize("objective", ["draft-lv", "ddpo"])
-@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize(
+    ("name", "objective"), [*((name, "draft-lv") for name in (*TUNED, "qwen", "sana")), *((name, "ddpo") for name in TUNED)]
+)
 def test_a_lora_of_any_pipeline_is_trained_and_loads_in_plain_diffusers(name, objective, tmp_path):
     made, negative = model(name)
     base = tl.generate(made, PROMPTS[:1], Red(), steps=3, eta=0.0, seed=2, negative_prompt=negative)
@@ -108,8 +110,8 @@ def test_a_pipeline_that_begins_from_pictures_is_drawn_around_them_and_not_train
 
 @pytest.mark.parametrize("name", ["sd15_inpaint4", "sd15_inpaint9"])
 def test_a_gradient_moves_only_what_a_mask_lets_move(name):
-    """With 4 channels the loop puts the picture back outside the mask, so that no gradient reaches it; with 9 nothing is put back.
-    The reward is of the whole picture either way."""
+    """With 4 channels the loop puts the picture back outside the mask, so that no gradient reaches it; with 9 it does not. The
+    reward is of the whole picture either way."""
     made, _ = model(name)
     t, rows = made.schedule.grid(3)[1], torch.zeros(1, dtype=torch.long)
     x = torch.randn(1, *made.latent_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -129,7 +131,7 @@ def test_a_gradient_moves_only_what_a_mask_lets_move(name):
 
 @pytest.mark.parametrize(("name", "steps"), [("sd15_lcm", 1), ("sd15_lcm", 4), ("schnell", 1), ("schnell", 4)])
 def test_models_of_few_steps_are_at_home_with_reno(name, steps):
-    """Their defaults are few steps without guidance; ReNO climbs at 1 to 4 steps; what selects between steps says what it is."""
+    """Their defaults are few steps without guidance; ReNO climbs at 1 and 4; what selects between steps says what it is."""
     pipe, told = make(name)
     told.pop("guidance_scale")
     pipe.name_or_path = "someone/FLUX.1-schnell" if name == "schnell" else "someone/dreams"
@@ -146,9 +148,9 @@ def test_models_of_few_steps_are_at_home_with_reno(name, steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["wan", "sd15_controlnet", "kontext", "z_image", "sdxl_inpaint"])
+@pytest.mark.parametrize("name", TUNED)
 def test_every_objective_trains_any_pipeline(name):
-    """A video, a ControlNet, an edit, a flow and an inpainting: a training step of each objective moves the LoRA."""
+    """A training step of each moves the LoRA."""
     made, negative = model(name)
     for objective in OBJECTIVES:
         given = {"method": "bon"} if objective == "opd" else {}

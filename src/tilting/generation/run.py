@@ -247,7 +247,7 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
     *frames, _, height, width = parts.model.image_shape
     reference = None
     if config.image and config.mask is None:
-        reference = read_film(config.image, *frames, height, width) if frames else read_picture(config.image, height, width)
+        reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
         missing,

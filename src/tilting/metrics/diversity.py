@@ -52,11 +52,11 @@ def mean_distance(images: Tensor, table: Callable[[Tensor, Tensor | None], Tenso
     "lpips_input",
     "LPIPS to the input",
     "distance to the reference or input picture",
-    ("images", "reference", "lpips"),
+    ("lpips", "images", "reference"),
     better="lower",
     needs=("reference-image", "lpips"),
 )
-def lpips_input(images: Tensor, reference: Tensor, lpips: Lpips) -> Tensor:
+def lpips_input(lpips: Lpips, images: Tensor, reference: Tensor) -> Tensor:
     """LPIPS of images (b, 3, h, w), or of films (b, frames, 3, h, w), with as many others -> (b,), at least 0."""
     with torch.no_grad():
         return lpips(images, reference)

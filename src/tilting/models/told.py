@@ -26,7 +26,7 @@ LOADED = ("controlnet", "ip_adapter", "ip_adapter_scale")
 """Inputs that are parts of the pipeline, not of its call."""
 OTHERS = ("", "Img2Img", "Inpaint", "Inpainting", "ImageToVideo", "VideoToVideo")
 """What follows a family's name in those of its other pipelines."""
-NEEDS = (("Inpaint", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
+NEEDS = (("Inpaint|Fill", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
 """What pipelines need whose names hold these words."""
 PICTURE = re.compile(r"image|mask|video|frame")
 CALLED = {
@@ -119,11 +119,22 @@ def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = ""
     each = each_of(kind, given.get("prompts") or (), metadata)
     if told or each:
         for mine in each.values() or [{}]:
+            check_scale(kind, {**told, **mine}, bool(given.get("negative_prompt")))
             check_told(source, {**told, **mine})
     return told, each
 
 
-ASKED = ("input", "image", "prompts", "metadata", *OPTIONS)
+def check_scale(kind: str, told: Mapping[str, Any], negative: bool) -> None:
+    """Refuse the input that --cfg is, which would go unheard (`tilting.models.pipeline.Pipeline.told`). Raises TiltingError."""
+    shape = shape_of(kind)
+    true = None if shape is None else shape.takes.get("true_cfg_scale")
+    own = true is not None and (negative or "true_cfg_scale" in told or (isinstance(true, int | float) and true > 1))
+    name = "true_cfg_scale" if own else "guidance_scale"
+    if name in told:
+        raise TiltingError(f"the input {name!r} of a {kind} is cfg here: give --cfg {told[name]}")
+
+
+ASKED = ("input", "image", "prompts", "metadata", "negative_prompt", *OPTIONS)
 
 
 SHOWN = ("image", "control_image", "ip_adapter_image", "video")

@@ -256,8 +256,10 @@ class Batches:
 
     def _prefers(self, prompts: list[str]) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
         """The reward's own comparison of pictures, where it has one: ``prefers(images a, images b, prompts) -> (m,)``."""
-        parts = as_sum(self.reward).parts if self.reward is not None else ()
-        compare = getattr(parts[0][0], "prefers", None) if len(parts) == 1 and parts[0][1] > 0 else None
+        if self.reward is None:
+            return None
+        total = as_sum(self.reward)
+        compare = getattr(total.parts[0][0], "prefers", None) if len(total.parts) == 1 and total.parts[0][1] > 0 else None
         if compare is None:
             return None
         decode = self._decoder(prompts)
@@ -271,7 +273,7 @@ class Batches:
                 return check_values(name, compare(both[:, :3], both[:, 3:], words), len(both))
 
             try:
-                return ask(both, words) if both.ndim == 4 else framewise(ask, both, words, self.config.reward_frames)
+                return ask(both, words) if both.ndim == 4 else framewise(ask, both, words, total.frames)
             except RewardError as error:
                 self.trouble = str(error)
                 return a.flatten(1).sum(1) * float("nan")
