@@ -147,7 +147,7 @@ def mp4(frames: list[Image], comment: str) -> bytes:
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = BT709
         for picture in _with_end(frames):
             frame = picture and av.VideoFrame.from_image(picture).reformat(
-                format=kind, dst_colorspace="ITU709", dst_color_range="MPEG"
+                format=kind, dst_colorspace="ITU709", dst_color_range="MPEG", interpolation="BICUBIC"
             )
             for packet in stream.encode(frame):
                 out.mux(packet)
