@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from tilting.config.evaluate import EvaluateConfig
-from tilting.config.picture import read_picture
+from tilting.config.picture import read_film, read_picture
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import Run
 from tilting.features.clip import ClipEmbedder
 from tilting.features.film import read_frames
 from tilting.features.lpips import Lpips, load_lpips
-from tilting.features.picture import open_rgb
 from tilting.metrics import METRICS, Metric
 from tilting.metrics.alignment import caption
 from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
@@ -84,10 +83,8 @@ class Instruments:
         none = {name: torch.full_like(value, torch.nan) for name, value in first.items()}
         found = {name: torch.stack([(one or none)[name] for one in seen]) for name in first}
         if self.lpips is not None:
-            blank = torch.full(images.shape[-3:], torch.nan)
-            pictures = [blank if file is None else read_picture(open_rgb(file), *images.shape[-2:])[0] for file in files]
-            shown = torch.stack(pictures)
-            found["reference"] = shown if images.ndim == 4 else shown[:, None].expand_as(images)
+            blank, shape = torch.full(images.shape[1:], torch.nan), images.shape[1:]
+            found["reference"] = torch.stack([blank if file is None else _in_shape(file, shape) for file in files])
         return found
 
     def _look(self, file: Path) -> dict[str, Tensor]:
@@ -113,6 +110,12 @@ class Instruments:
             "lpips": self.lpips,
             **gram,
         }
+
+
+def _in_shape(file: Path, shape: Sequence[int]) -> Tensor:
+    """A picture (3, h, w) or a film (frames, 3, h, w) of a file."""
+    *frames, _, height, width = shape
+    return read_film(file, frames[0], height, width)[0] if frames else read_picture(file, height, width)[0]
 
 
 def load_instruments(config: EvaluateConfig, targets: Mapping[str, Path]) -> Instruments:
