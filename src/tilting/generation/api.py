@@ -30,7 +30,7 @@ from tilting.presets import METHODS, Preset
 from tilting.reports.grid import run_sheet, short, spread, write_grid
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import Spec, parse_specs
-from tilting.rewards.weighted_sum import as_sum, framed
+from tilting.rewards.weighted_sum import as_sum
 from tilting.runs.alone import alone
 from tilting.runs.files import IMAGES, image_name
 from tilting.types import Reward
@@ -197,7 +197,6 @@ def generate(
     seed: int | Sequence[int] = 0,
     images: int = 1,
     progress: bool = True,
-    reward_frames: str = "all",
     **options: Any,
 ) -> Result:
     """Draw images of prompts with a method and a reward.
@@ -216,9 +215,8 @@ def generate(
         seed: of the run, or several, each of which draws every prompt; images are keyed by (seed, prompt, index).
         images: per prompt and seed.
         progress: show a bar on stderr.
-        reward_frames: of a film, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
-        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength`` as the command has them; default the model's
-            own steps and cfg, the method's eta.
+        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength, reward_frames`` as the command has them; default
+            the model's own steps and cfg, the method's eta.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
@@ -227,8 +225,7 @@ def generate(
     who = identities(given.texts, seed, images)
     *frames, _, height, width = model.image_shape
     reference = picture_of(image, height, width, *frames) if image is not None else None
-    scored = framed(informed(reward_of(reward), *given), reward_frames)
-    request = plan(model, who, method, scored, reference=reference, **options)
+    request = plan(model, who, method, informed(reward_of(reward), *given), reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()
     with Progress(request, quiet=not progress) as bar:

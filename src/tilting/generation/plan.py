@@ -16,6 +16,7 @@ from tilting.method import Method, check
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
+from tilting.rewards.weighted_sum import framed
 from tilting.rng import Identity
 from tilting.schedule import Law, Schedule
 from tilting.types import Denoise, Reward, TiltingError
@@ -99,7 +100,7 @@ class Plan:
         return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength", "reward_frames")
 def plan(
     model: Model,
     who: Sequence[Identity],
@@ -114,6 +115,7 @@ def plan(
     negative_prompt: str = "",
     batch_size: int = 16,
     strength: float = STRENGTH,
+    reward_frames: str = "all",
 ) -> Plan:
     """Fill in what is unset and refuse what cannot work, before anything is drawn.
 
@@ -123,8 +125,9 @@ def plan(
         steps, cfg, eta, sde, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's
             eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
+        reward_frames: of a film, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
     """
-    model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
+    model, preset, reward = model_of(model), preset_of(preset), framed(reward_of(reward), reward_frames)
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))

@@ -28,7 +28,6 @@ from tilting.presets import METHODS
 from tilting.reports.words import TERMS
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
-from tilting.rewards.weighted_sum import framed
 from tilting.runs import files
 from tilting.runs.alone import alone
 from tilting.runs.owner import RUN
@@ -55,7 +54,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = framed(informed(build(specs), config.prompts, config.metadata), config.reward_frames) if specs else None
+    reward = informed(build(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
@@ -261,6 +260,7 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
         negative_prompt=config.negative_prompt,
         batch_size=config.batch_size,
         strength=1.0 if config.strength is None else config.strength,
+        reward_frames=config.reward_frames,
     )
 
 
