@@ -160,7 +160,7 @@ def plan(
     many = max((method.particles, *method.counts)) > 1 or method.engine is not None
     if preset.selects and many and method.choices(made.steps_run) == 0:
         few = f"{made.steps_run} step{'' if made.steps_run == 1 else 's'}"
-        warnings.warn(f"{method.name} never selects in {few}, and is {method.without_choices}: reno is for few", stacklevel=2)
+        warnings.warn(f"{method.name} never selects in {few}, and is {method.without_choices}: reno is for few", stacklevel=3)
     tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 
