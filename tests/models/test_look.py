@@ -98,7 +98,7 @@ def test_a_tail_of_another_scale_is_refused(tmp_path, monkeypatch):
     pipe.vae.save_pretrained(tmp_path)
     before = Pipeline.before_decoder
     monkeypatch.setattr(Pipeline, "before_decoder", lambda self, x: 2 * before(self, x))
-    with pytest.raises(TiltingError, match="how .* scales its latents for a decoder is not known"):
+    with pytest.raises(TiltingError, match=r"how .* scales its latents for a decoder is not known"):
         tl.load(pipe, look_decoder=str(tmp_path), **told)
 
 

@@ -6,6 +6,7 @@ Written for a GPU; on a CPU all of it runs, and most of it saves nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib import import_module
@@ -148,7 +149,9 @@ def cached(network: Any, threshold: float) -> None:
     if network.is_cache_enabled:
         network.disable_cache()
     network.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-    network.cache_context("cond").__enter__()  # for networks that are called without their pipeline
+    stack = network.__dict__.setdefault("_tilting_cache", ExitStack())  # for networks that are called without their pipeline
+    stack.close()
+    stack.enter_context(network.cache_context("cond"))
 
 
 # -- parts that wait in main memory
