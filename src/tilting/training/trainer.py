@@ -344,7 +344,7 @@ class Tuned:
     """What `finetune` returns.
 
     Attributes:
-        lora: the weights under diffusers' names; `tilting.models.lora_weights.save_lora` writes them. They are active in the model too.
+        lora: the weights under diffusers' names, for `tilting.models.lora_weights.save_lora`. They are active in the model too.
         history: a mapping of numbers per training step.
         inputs: what was learned of the sampler; ``inputs.on(model)`` draws with it, `save` writes it beside the LoRA.
         ema: the same of the averaged weights, where ``ema`` asked for them.
