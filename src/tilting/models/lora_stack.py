@@ -1,4 +1,4 @@
-"""LoRAs on a model: stacked, in place of others, in a window of steps; with the sampler inputs that were learned with one."""
+"""LoRAs on a model: stacked, in place of others, in a window of steps."""
 
 from __future__ import annotations
 
@@ -20,27 +20,6 @@ if TYPE_CHECKING:
 
 STACKED, TEACHER = "stacked", "teacher"
 """What the names of stacked adapters begin with: those that draw, and those that are distilled."""
-
-
-def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
-    """Stack LoRAs on a model, each by its scale, in place of those stacked before; within a window of steps if there is one.
-    Sampler inputs that were learned with one come along, as much of them as of it.
-
-    Raises:
-        TiltingError: if one does not fit the model, naming it, or if two bring sampler inputs.
-    """
-    from tilting.models.sampler_inputs import read_inputs  # which imports torch
-
-    learned = [(spec, inputs) for spec in loras if (inputs := read_inputs(spec.file.parent)) is not None]
-    if len(learned) > 1:
-        both = " and ".join(repr(spec.text) for spec, _ in learned[:2])
-        raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
-    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
-    remove(model, [name for name in held if re.fullmatch(STACKED + r"\d+", name)])
-    names = [stack(model, spec) for spec in loras]
-    if learned:
-        model = learned[0][1].on(model, learned[0][0].scale)
-    return model if window is None else Windowed(model, steps, *window, names=names)
 
 
 def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
