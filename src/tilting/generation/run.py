@@ -19,9 +19,9 @@ from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, re
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
 from tilting.models import load
+from tilting.models.attach import attach_all
 from tilting.models.look import find_look
 from tilting.models.lora_file import lora_files, parse_window
-from tilting.models.lora_stack import attach_all
 from tilting.models.lora_targets import check_lora
 from tilting.models.placement import FULL, NEUTRAL, Switches
 from tilting.models.told import asked, files_of

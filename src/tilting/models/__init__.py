@@ -21,11 +21,11 @@ from tilting.models.pixart import PixArtSigma as PixArtSigma
 # isort: on
 from tilting.declare import declared
 from tilting.models.adapter import check_long
+from tilting.models.attach import attach_all
 from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
 from tilting.models.families import family_of, has_adapter, kind_of
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_stack import attach_all
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
@@ -83,21 +83,23 @@ def load(
     switches = replace(switches or Switches(), **{one: known[one].check(value) for one, value in given.items()})
     if hasattr(name, "components") and hasattr(name, "scheduler"):
         model: Any = Pipeline(name, inputs=inputs, each=each)
-        model = model if str(device) == "auto" else model.to(where)
+        where = None if str(device) == "auto" else where
     else:
         source = find_model(name)
         if inputs or each or (not has_adapter(kind := kind_of(source)) and shape_of(kind) is not None):
-            model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {}).to(where)
+            model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {})
         else:
             loader: Any = family_of(source).loader
             check_long(loader, long_prompts, name)
-            model = loader.load(source, name, *defaults(name), dtype=dtype).to(where)
+            model = loader.load(source, name, *defaults(name), dtype=dtype)
     check_long(type(model), long_prompts, str(name))
     if long_prompts != "cut":
         model.read_long(long_prompts)
     if checkpointing:
         switches = replace(switches, recompute=True)
     if switches != Switches():
-        switched(model, switches, name if isinstance(name, str) else None)
+        switched(model, switches, name if isinstance(name, str) else None, where)
+    elif where is not None:
+        model.to(where)
     loras = [parse_lora(str(one)) for one in ([lora] if isinstance(lora, str | Path) else lora)]
     return attach_all(model, loras, model.default_steps) if loras else model

@@ -25,21 +25,24 @@ if TYPE_CHECKING:
     from tilting.types import Denoise, Prediction, Time
 
 
-def switched(model: Any, given: Switches, source: str | None) -> Any:
+def switched(model: Any, given: Switches, source: str | None, where: torch.device | None) -> Any:
     """The model, run so.
 
     Args:
-        model: loaded, where it is to run, its LoRAs not yet on it.
+        model: loaded, its LoRAs not yet on it.
         given: how.
         source: its name, folder or hub id; None of one that somebody has built.
+        where: it is to run; None for where it is.
 
     Raises:
         TiltingError: for what its family has not, naming the switch.
     """
-    network, name = model.backbone, model.name
+    if not hasattr(model, "backbone"):
+        raise TiltingError(f"{model.name!r} is no pipeline of diffusers, whose parts switches are of: leave them out")
+    network, name, place = model.backbone, model.name, where or model.device
     vae: Any = model.vae
     asked = [one for one in ("precision_vae", "vae_slicing", "vae_tiling") if getattr(given, one)]
-    if vae is None and asked:
+    if asked and not hasattr(vae, "config"):
         raise TiltingError(f"{name!r} draws pixels and has no autoencoder: leave --{asked[0].replace('_', '-')} out")
     if given.precision_vae is not None:
         kind = type(getattr(model, "pipe", model)).__name__
@@ -52,7 +55,7 @@ def switched(model: Any, given: Switches, source: str | None) -> Any:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     if given.quantize is not None:
-        quantized(network, given.quantize, model.dtype, model.device)
+        quantized(network, given.quantize, model.dtype, place)
     if given.channels_last:
         for part in (network, vae):
             if part is not None and all(p.ndim != 5 for p in part.parameters()):
@@ -79,7 +82,11 @@ def switched(model: Any, given: Switches, source: str | None) -> Any:
         else:
             network.compile()
     if given.offload is not None:
-        offloaded(model, given.offload, name)
+        offloaded(model, given.offload, name, place)
+    elif where is not None:
+        model.to(where)
+    if model.look is not None:
+        model.look.vae.to(place)
     return model
 
 
@@ -172,15 +179,17 @@ def networks(value: Any) -> list[nn.Module]:
     return list({id(network): network for network in inside}.values())
 
 
-def offloaded(model: Any, how: str, name: str) -> None:
-    """Keep parts in main memory while they are idle: text encoders; and what looks; and the network, block by block."""
-    place = model.device
+def offloaded(model: Any, how: str, name: str, place: torch.device) -> None:
+    """Keep parts in main memory while they are idle: text encoders, beside which the network waits while they encode; and what
+    looks; and the network, block by block."""
     if (pipe := getattr(model, "pipe", None)) is not None:  # which would compute where its first part is
         kind = type(pipe)
         pipe.__class__ = type(kind.__name__, (kind,), {"_execution_device": property(lambda _: model.device)})
     for key, part in parts_of(model).items():
         if key.startswith(("text_encoder", "image_encoder")):
-            _fetch(part, model)
+            _fetch(part, model, () if how == "network" else (model.backbone,))
+        elif part is not model.backbone or how != "network":
+            part.to(place)
     model.waits = how in ("parts", "network")
     if how == "network":
         if not getattr(model.backbone, "_supports_group_offloading", False):
@@ -196,17 +205,22 @@ def parts_of(model: Any) -> dict[str, nn.Module]:
     return {key: part for key, part in named.items() if isinstance(part, torch.nn.Module)}
 
 
-def _fetch(part: Any, model: Any) -> None:
-    """Keep a part in main memory, but on the model's device while it is called."""
+def _fetch(part: Any, model: Any, beside: tuple[Any, ...]) -> None:
+    """Keep a part in main memory, but on the model's device while it is called, when what is beside it waits there."""
     from accelerate.hooks import ModelHook, add_hook_to_module
 
     class Fetch(ModelHook):
         def pre_forward(self, module: Any, *given: Any, **more: Any) -> Any:
-            module.to(model.device)
+            self.place = model.device
+            for one in beside:
+                one.to("cpu")
+            module.to(self.place)
             return given, more
 
         def post_forward(self, module: Any, output: Any) -> Any:
             module.to("cpu")
+            for one in beside:
+                one.to(self.place)
             return output
 
     add_hook_to_module(part.to("cpu"), Fetch(), append=True)
