@@ -20,8 +20,8 @@ from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
 from tilting.generation.trace import Recorder
 from tilting.models import load
+from tilting.models.attach import attach_all
 from tilting.models.lora_file import lora_files, parse_window
-from tilting.models.lora_stack import attach_all
 from tilting.models.lora_targets import check_lora
 from tilting.models.placement import FULL
 from tilting.models.told import asked, files_of
