@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-interchange crash mutants lint bench pocket wheel clean
+.PHONY: demo test test-fast test-interchange crash mutants lint bench pocket docs wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
@@ -49,6 +49,11 @@ bench: $(STAMP)
 pocket: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train]"
 	training/pocket/run.sh
+
+# The documentation as pages, into build/docs/site; a link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/python docs/site.py build/docs
+	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --no-isolation
