@@ -325,8 +325,9 @@ def choose() -> str:
         cost = next(key for key in row if key.startswith("evaluations"))
         judge = next((row[key] for key in row if key.startswith("judge")), "")
         told = f"{score}: {row[score]}" + (f"; not told from {listed([f'`{one}`' for one in same])}" if same else "")
-        table.append((choice["asked"], take, f"`{name}`", told, judge, row[cost], f"[{choice['page']}]({page})"))
-    heads = ("what you have", "take", "row", "what it gave", "judge", "evaluations", "page")
+        told += f"; judge {judge}" if judge else ""
+        table.append((choice["asked"], take, told, row[cost], f"`{name}` of [{choice['page']}]({page})"))
+    heads = ("what you have", "take", "what it gave", "evaluations", "row")
     return CHOOSE.format(table="\n".join(markdown(heads, table)))
 
 
