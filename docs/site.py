@@ -308,7 +308,10 @@ def untold(choice: dict[str, Any], name: str) -> list[str]:
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     part = text.split("## Claim", 1)[-1].split("\n## ", 1)[0]
     against = re.findall(r"^- undecided against ([\w.-]+):", part, re.MULTILINE)
-    return against if f"reward - {name}" in text else []
+    rows = rows_of(page) if page.is_file() else []
+    best = next((value(row[choice["score"]]) for row in rows if _name(row) == name), None)
+    ties = [_name(row) for row in rows if _counts(row, choice) and value(row[choice["score"]]) == best and _name(row) != name]
+    return [*ties, *(against if f"reward - {name}" in text else [])]
 
 
 def choose() -> str:
