@@ -44,7 +44,7 @@ def places(entries):
 
 def test_every_page_has_its_place_once_and_every_part_a_page(made):
     order = list(places(site.order(made)))
-    assert Counter(order) == Counter(made)
+    assert Counter(order) == Counter(list(made))
     for kind, registry in (("methods", METHODS), ("objectives", OBJECTIVES), ("rewards", REWARDS)):
         for name, part in registry.items():
             page = made[f"{kind}/{name}.md"]
