@@ -26,7 +26,7 @@ from tilting.metrics.statistics import estimate
 from tilting.models.switches import idle
 from tilting.models.text import remembering
 from tilting.rng import Identity
-from tilting.state import State
+from tilting.state import Info, State
 from tilting.types import RewardError, TiltingError
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class Step(NamedTuple):
         group, groups: which group, of how many.
         step, steps: draws made in it, of how many.
         reward: mean estimate over the group's particles when the method looked, else None.
-        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents, ``state.prediction`` what was seen.
+        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents.
+        info: what happened in the draw: estimates that were looked at, their rewards, who was copied over whom.
+        who: identities of the group's images.
     """
 
     group: int
@@ -49,6 +51,8 @@ class Step(NamedTuple):
     steps: int
     reward: float | None
     state: State
+    info: Info
+    who: Sequence[Identity]
 
 
 Judge = Callable[["Tensor", list[str]], "Tensor"]
@@ -65,6 +69,8 @@ class Drawn:
         rewards: per reward spec, b numbers (empty without a reward).
         reward: b weighted sums, or None.
         counts: what this group cost.
+        kept: (b,) which particle each image is, and
+        values: (b, n) the rewards of all finished particles, where those were scored.
         looks: b weighted sums as a look says them of the same latents, where another decoder looks (`tilting.models.look`).
     """
 
@@ -73,6 +79,8 @@ class Drawn:
     reward: list[float] | None
     rewards: dict[str, list[float]]
     counts: Counts
+    kept: Tensor | None = None
+    values: Tensor | None = None
     looks: list[float] | None = None
 
 
@@ -193,13 +201,13 @@ def _group(
         state, info = drawn
         counts += Counts(info.evaluations, info.values, info.values)
         mean = None if info.value is None else info.value.mean().item()
-        yield Step(*counted, info.step, plan.ticks, mean, state)
+        yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():
         if wait is not None:
             wait.fetch()
-        made = finish(model, problem, plan.method, state, scorer)
-    seconds = Counts(seconds=time.perf_counter() - begun)
-    yield Drawn(tuple(who), made.images, made.total, made.rewards, counts + made.counts + seconds, made.looks)
+        done = finish(model, problem, plan.method, state, scorer)
+    paid = counts + done.counts + Counts(seconds=time.perf_counter() - begun)
+    yield Drawn(tuple(who), done.images, done.reward, done.rewards, paid, done.kept, done.values, done.looks)
 
 
 def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:
