@@ -17,14 +17,18 @@ from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, re
 from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
+from tilting.generation.trace import Recorder
 from tilting.models import load
+from tilting.models.attach import attach_all
+from tilting.models.look import find_look
 from tilting.models.lora_file import lora_files, parse_window
-from tilting.models.lora_stack import attach_all
 from tilting.models.lora_targets import check_lora
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, NEUTRAL, Switches
 from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
+from tilting.reports.trace import Trace, write_trace
+from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
@@ -58,7 +62,12 @@ def load_parts(config: GenerateConfig) -> Parts:
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
-    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
+    how: dict[str, Any] = {
+        "each": each,
+        "long_prompts": config.long_prompts or "cut",
+        "switches": Switches.of(config),
+        **inputs,
+    }
     model = load(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
@@ -69,13 +78,15 @@ def load_parts(config: GenerateConfig) -> Parts:
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size", "only")  # a picture does not depend on the batch it was drawn in
+    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every", *NEUTRAL)  # none a picture is of
     kind, inside, parts = RUN, "images", METHODS
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)
         self.total = len(config.prompts) * len(config.seeds) * config.images
         again = set(config.wanted())
+        if config.trace and not config.only:  # what was drawn without one is drawn again, and comes out as it was
+            again |= self.records.keys() - set(self.traced)
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
         self.spent = Counts()
@@ -93,7 +104,8 @@ class Folder(RunFolder[Generated]):
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
-        return now | ({"input-sha256": told} if told else {})
+        look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
+        return now | ({"input-sha256": told} if told else {}) | ({"look-decoder-sha256": look} if look else {})
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -126,6 +138,11 @@ class Folder(RunFolder[Generated]):
 
     def write(self) -> None:
         files.write_manifest(self.path, {**self.manifest, "images": files.IMAGES})
+
+    @property
+    def traced(self) -> list[int]:
+        """The numbers of the images that have a trace."""
+        return [number for number in sorted(self.records) if (self.path / files.TRACE_TOLD.format(number)).is_file()]
 
     @property
     def complete(self) -> bool:
@@ -166,13 +183,16 @@ class Folder(RunFolder[Generated]):
             records = [self.records[i] for i in sorted(self.records)]
             write_atomically(path, "".join(self._lines(records)).encode())
 
-    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
-        """Write a finished group: its pictures, then their records at the end of the others'."""
-        records = []
+    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None, traces: Sequence[Trace] = ()) -> None:
+        """Write a finished group: its traces, its pictures, then their records at the end of the others'."""
+        records, told = [], {}
+        for number, trace in zip(numbers, traces, strict=False):
+            write_trace(self.path, number, trace)
+            told[number] = {"kept": trace.kept, "parents": trace.parents()}
         for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
             name = files.image_name(number, self.config.format)
             write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
-            records.append({"file": name, **record})
+            records.append({"file": name, **record, **told.get(number, {})})
         self.spent += drawn.counts
         self.counts += drawn.counts
         append(self.path / files.IMAGES, "".join(self._lines(records)).encode())
@@ -234,6 +254,8 @@ def run(
             from tilting.reports.grid import write_grid  # draws with PIL
 
             write_grid(place.path, place.manifest)
+        if config.trace and place.traced:
+            write_page(place.path, place.traced, f"How {config.method} drew")
         return {**place.manifest, "call": place.call}
 
 
@@ -270,10 +292,12 @@ def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
     request = plan_missing(place, parts)
     place.begin()
     try:
+        recorder = Recorder(parts.model, request, config.trace_every) if config.trace else None
         with Progress(request, quiet) as progress:
             for event in draw(parts.model, request):
+                traces = [] if recorder is None else recorder(event)
                 if isinstance(event, Drawn):
-                    place.add(event, [numbers[w] for w in event.who], parts.judge)
+                    place.add(event, [numbers[w] for w in event.who], parts.judge, traces)
                     progress.reward(place.mean)
                 else:
                     progress.step(event.reward)
@@ -315,6 +339,9 @@ def describe(manifest: dict[str, Any]) -> str:
         parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
     if summary["judge_mean"] is not None:
         parts.append(f"judge {summary['judge_mean']:.3f}")
+    if summary.get("look_bias") is not None:
+        error = "" if summary["look_bias_sem"] is None else f" ± {summary['look_bias_sem']:.4f}"
+        parts.append(f"looks see {summary['look_bias']:+.4f}{error} of it")
     whole = f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"
     if had:
         parts += [f"{call['evaluations']} evaluations and {call['seconds']:.1f} s now ({' and '.join(whole)} in all)"]
