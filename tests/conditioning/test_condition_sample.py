@@ -30,8 +30,6 @@ from tilting.models.control_spec import read_control
 from tilting.models.labels import PLACES
 from tilting.reports.grid import caption
 from tilting.runs.files import digest
-from tilting.models.families import weights_of
-from tilting.models.names import find_model
 from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of
 
 PROMPTS = ["a fox", "a cat"]
@@ -46,7 +44,6 @@ def fits(small):
 @pytest.fixture(scope="module")
 def controls(small, fits, tmp_path_factory, folder):
     """Two controls of random weights, and their folders, which say which model they are of."""
-    from tilting.runs.files import digest
 
     made = [random_control(small, [fit], seed=i) for i, fit in enumerate(fits)]
     places = [tmp_path_factory.mktemp("controls") / name for name in ("one", "two")]
@@ -152,7 +149,6 @@ def test_a_label_may_have_any_name(small, fits, name, tmp_path):
 
 
 def test_a_control_that_is_asked_for_some_of_its_labels_says_that_it_was_not_trained_so(here, small, fits, folder, capsys):
-    from tilting.runs.files import digest
 
     control = random_control(small, fits, seed=9)
     with pytest.warns(UserWarning, match="bright, light was trained with all of these given, not with bright alone"):
@@ -352,4 +348,3 @@ def test_the_base_that_pictures_are_compared_with_is_the_models_own(pocket, tmp_
     plain = tl.generate(pocket, ["a fox", "a cat"], steps=3, images=2, progress=False).manifest["summary"]
     assert found["base"] == {"judge": pytest.approx(plain["judge_mean"], abs=1e-4), "own": found["judge_mean"], "images": 4}
     assert found["judge_mean"] != plain["judge_mean"] and found["evaluations"] == plain["evaluations"]
-

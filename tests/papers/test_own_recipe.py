@@ -109,4 +109,3 @@ def test_a_table_on_ones_own_setting(tmp_path, capsys):
     (tmp_path / "made" / "table.json").write_text(json.dumps(before))
     assert main(["recipe", "codex-table3", "--out", str(tmp_path / "made"), "--small"]) == 2
     assert "of another setting" in capsys.readouterr().err
-

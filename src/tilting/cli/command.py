@@ -22,7 +22,6 @@ import typer
 
 from tilting.config.base import BaseConfig
 from tilting.config.prompts import KINDS
-from tilting.config.recipe import RECIPES
 from tilting.config.settings import parse_setting
 from tilting.config.yaml_file import read_yaml
 from tilting.declare import FORMER, Field, Registry
@@ -183,7 +182,7 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
     if one.given.file:
         return []
     if one.given.positional:
-        words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False, autocompletion=_completes(one))
+        words = typer.Argument(metavar=one.given.positional, help=one.about, show_default=False)
         found = [inspect.Parameter(one.name, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, words])]
         if one.option == "prompts":
             told = f"Prompts: {', '.join(KINDS)}."
@@ -201,7 +200,7 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
             help=help_of(one),
             show_default=False,
             hidden=former,
-            autocompletion=_completes(one),
+            autocompletion=_completing(one),
         )
         parameter = name.replace("-", "_") if former else one.name
         found.append(
@@ -210,22 +209,14 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
     return found
 
 
-NAMES: dict[str, Mapping[str, Any]] = {
-    "method": METHODS,
-    "methods": METHODS,
-    "objective": OBJECTIVES,
-    "reward": REWARDS,
-    "judge": REWARDS,
-    "model": MODELS,
-    "recipe": RECIPES,
-}
-"""What a shell completes the values of options by."""
+NAMES: dict[str, Any] = {"method": METHODS, "objective": OBJECTIVES, "reward": REWARDS, "judge": REWARDS, "model": MODELS}
+"""What the values of these options are names of, for the completion of a shell."""
 
 
-def _completes(one: Field) -> Callable[[str], list[str]] | None:
-    """What a shell is offered for a value: the names of parts, or the choices that are declared."""
-    known = NAMES.get(one.option, one.choices)
-    return (lambda incomplete: [str(name) for name in known if str(name).startswith(incomplete)]) if len(known) else None
+def _completing(one: Field) -> Callable[[str], list[str]] | None:
+    """What a shell offers for an option's value: its choices, or names of parts; None where anything goes."""
+    known = one.choices or NAMES.get(one.option, ())
+    return (lambda incomplete: [str(name) for name in known if str(name).startswith(incomplete)]) if known else None
 
 
 def help_of(one: Field) -> str:

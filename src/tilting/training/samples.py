@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tilting.disk import make_folder, write_atomically
+from tilting.features.film import contact_sheet, frames_of
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.generation.plan import Model, identities
 from tilting.reports.grid import Cell, short, write_rows
@@ -120,10 +121,8 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
 
 
 def pictures_of(seen: Look) -> list[Image.Image]:
-    """Of 8 bits; of a film its first frame."""
-    shown = seen.images[:, 0] if seen.images.ndim == 5 else seen.images
-    pixels = shown.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-    return [Image.fromarray(picture) for picture in pixels]
+    """Of 8 bits; of a film several frames side by side."""
+    return [contact_sheet(frames_of(image)) for image in seen.images]
 
 
 def keep_look(seen: Look, folder: Path, place: str, step: int) -> None:
