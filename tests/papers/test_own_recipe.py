@@ -92,7 +92,13 @@ def test_a_table_on_ones_own_setting(tmp_path, capsys):
     assert table.published == RECIPES["codex-table3"].published and [r.name for r in table.rows] == [
         r.name for r in RECIPES["codex-table3"].rows
     ]
-    assert table.tuned.prompts == RECIPES["codex-table3"].tuned.prompts and table.tuned.reward == ("style:noto",)
+    tuned = next(one for one in RECIPES.values() if getattr(one, "tuned", None))
+    again = tuned.otherwise({"steps": 7, "prompts": ["a fox"]})
+    assert (again.size.steps, again.tuned.size.steps, again.prompts) == (
+        7,
+        7,
+        ("a fox",),
+    ) and again.tuned.prompts == tuned.tuned.prompts
     requests = Requests(table, tmp_path, small=False, seed=0)
     row = requests.row(table.rows[1], [])[0]
     assert (row.prompts, row.reward, row.seed, row.steps) == (("a fox", "a cat"), ("style:noto",), (4, 5), 7)

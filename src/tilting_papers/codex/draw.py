@@ -64,7 +64,7 @@ class Requests:
     def __init__(self, table: Table, out: Path, small: bool, seed: int):
         self.table, self.out, self.small, self.seed = table, out, small, seed
         self.size: Size = table.tiny if small else table.size
-        self.seeds = table.seeds or (seed,)
+        self.seeds: tuple[int, ...] = table.seeds or (seed,)
         self.rows = [row for row in table.rows if row.small or not small]
         self.prompts = table.prompts[: self.size.prompts]
 
