@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.cli.lists import evaluations_of, shown
-from tilting.config.about import STEPS, about_method
+from tilting.config.about import STEPS, about_method, of_few
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.about import about_objective
 from tilting.objectives.cost import STEPS as TRAINING_STEPS
@@ -56,7 +56,9 @@ def method(name: str, row: dict[str, Any], level: int = 2) -> list[str]:
     """Lines of what there is to know of a method, under a heading of a level."""
     runs = {"by itself": row["published_run"], **{f"with {case}": used for case, used in row["published_for"].items()}}
     said = [f"{case}: {_listed(used)}" for case, used in runs.items() if used]
-    return [*_opening(name, row, level), *([f"Published runs, {'; '.join(said)}.", ""] if said else []), *_settings(name, row)]
+    more = [of_few(row)] if row["few"] else []
+    more += [f"Published runs, {'; '.join(said)}."] if said else []
+    return [*_opening(name, row, level), *(line for one in more for line in (one, "")), *_settings(name, row)]
 
 
 def objective(name: str, row: dict[str, Any], level: int = 2) -> list[str]:

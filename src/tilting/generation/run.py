@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,18 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
-from tilting.config.picture import read_picture
+from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
+from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
 from tilting.generation.trace import Recorder
 from tilting.models import load
 from tilting.models.attach import attach_all
+from tilting.models.look import find_look
 from tilting.models.lora_file import lora_files, parse_window
 from tilting.models.lora_targets import check_lora
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, NEUTRAL, Switches
 from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
@@ -38,13 +38,8 @@ from tilting.runs.owner import RUN
 from tilting.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    import PIL.Image
-    from torch import Tensor
-
     from tilting.types import Reward
 
-IMAGE_DESCRIPTION = 0x010E
-"""Of EXIF."""
 Generated = TypeVar("Generated", bound=GenerateConfig)
 
 
@@ -67,7 +62,12 @@ def load_parts(config: GenerateConfig) -> Parts:
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
-    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
+    how: dict[str, Any] = {
+        "each": each,
+        "long_prompts": config.long_prompts or "cut",
+        "switches": Switches.of(config),
+        **inputs,
+    }
     model = load(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
@@ -78,7 +78,7 @@ def load_parts(config: GenerateConfig) -> Parts:
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every")  # nothing that a picture is of
+    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every", *NEUTRAL)  # none a picture is of
     kind, inside, parts = RUN, "images", METHODS
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
@@ -104,7 +104,8 @@ class Folder(RunFolder[Generated]):
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
-        return now | ({"input-sha256": told} if told else {})
+        look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
+        return now | ({"input-sha256": told} if told else {}) | ({"look-decoder-sha256": look} if look else {})
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -220,41 +221,6 @@ class Folder(RunFolder[Generated]):
         self.told = True
 
 
-FRAME = 62
-"""Milliseconds of a film's frame: 16 a second."""
-
-
-def frames_of(image: Tensor) -> list[PIL.Image.Image]:
-    """An image (3, h, w), or the frames of a film (frames, 3, h, w), in [0, 1] as pictures of 8 bits."""
-    from PIL import Image
-
-    pixels = (image.reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return [Image.fromarray(frame) for frame in pixels]
-
-
-def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str | None = None) -> bytes:
-    """A file of an image (3, h, w), or a film (frames, 3, h, w), in [0, 1] with what it is: a PNG with text chunks prompt,
-    seed, method and reward, or a JPEG or WEBP (without loss) whose EXIF says so. A film is an animated PNG or WEBP."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    reward = "" if record["reward"] is None else repr(record["reward"])
-    told = {"prompt": record["prompt"], "seed": str(record["seed"]), "method": method, "reward": reward}
-    (picture, *more), buffer = frames_of(image), io.BytesIO()
-    film: dict[str, Any] = {"save_all": True, "append_images": more, "duration": FRAME, "loop": 0} if more else {}
-    if kind in (None, "png"):
-        info = PngInfo()
-        for key, value in told.items():
-            info.add_text(key, value)
-        picture.save(buffer, "png", pnginfo=info, **film)
-        return buffer.getvalue()
-    exif = Image.Exif()
-    exif[IMAGE_DESCRIPTION] = json.dumps(told)
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
-    picture.save(buffer, kind, exif=exif, **options, **film)
-    return buffer.getvalue()
-
-
 def run(
     config: Generated,
     argv: Sequence[str] = (),
@@ -296,11 +262,13 @@ def run(
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    if config.format == "jpeg" and len(parts.model.image_shape) > 3:
-        raise TiltingError("a film is written as png or webp, not as jpeg: give --format webp")
+    check_format(config.format, film=len(parts.model.image_shape) > 3)
     who = identities(config.prompts, config.seeds, config.images)
     missing = [who[number] for number in place.missing]
-    reference = read_picture(config.image, *parts.model.image_shape[-2:]) if config.image and config.mask is None else None
+    *frames, _, height, width = parts.model.image_shape
+    reference = None
+    if config.image and config.mask is None:
+        reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
         missing,
@@ -314,6 +282,7 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
         negative_prompt=config.negative_prompt,
         batch_size=config.batch_size,
         strength=1.0 if config.strength is None else config.strength,
+        reward_frames=config.reward_frames,
     )
 
 
@@ -370,6 +339,9 @@ def describe(manifest: dict[str, Any]) -> str:
         parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
     if summary["judge_mean"] is not None:
         parts.append(f"judge {summary['judge_mean']:.3f}")
+    if summary.get("look_bias") is not None:
+        error = "" if summary["look_bias_sem"] is None else f" ± {summary['look_bias_sem']:.4f}"
+        parts.append(f"looks see {summary['look_bias']:+.4f}{error} of it")
     whole = f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"
     if had:
         parts += [f"{call['evaluations']} evaluations and {call['seconds']:.1f} s now ({' and '.join(whole)} in all)"]

@@ -35,8 +35,8 @@ SWEEP = "sweep.json"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-"""Of pictures, by format."""
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
+"""Of pictures and films, by format."""
 
 
 def image_name(number: int, kind: str | None = None) -> str:
@@ -243,10 +243,13 @@ def whole(path: Path) -> bool:
     was written, so that one with a flipped bit is not either."""
     try:
         data = path.read_bytes()
+        if path.suffix == ".mp4":
+            return _has_boxes(data)
         open_rgb(path)
         if path.suffix != ".png":
             riff = data[:4] == b"RIFF" and len(data) == 8 + int.from_bytes(data[4:8], "little")
-            return riff or (data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9")
+            gif = data[:4] == b"GIF8" and data[-1:] == b";"
+            return riff or gif or (data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9")
         if not data.startswith(PNG_HEAD):
             return False
         at, kind = len(PNG_HEAD), b""
@@ -259,6 +262,16 @@ def whole(path: Path) -> bool:
     except (OSError, TiltingError):
         return False
     return kind == b"IEND"
+
+
+def _has_boxes(data: bytes) -> bool:
+    """Whether an mp4 ends where its last box does, and holds its pictures and where they are."""
+    at, kinds = 0, set()
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kinds.add(data[at + 4 : at + 8])
+        at += max(size, 8)
+    return at == len(data) and {b"ftyp", b"mdat", b"moov"} <= kinds
 
 
 def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict]:
