@@ -71,14 +71,14 @@ class Requests:
     def request(self, name: str, method: str, **options: Any) -> GenerateConfig:
         """A run of the table's prompts, size and seed in DIR/runs/NAME; ``options`` win."""
         own = {"prompts": list(self.prompts), "reward": list(self.table.reward), "images": self.size.images}
-        seed = self.seeds if len(self.seeds) > 1 else self.seeds[0]
+        seed = self.seeds if len(self.seeds) > 1 else min(self.seeds)
         own |= {"steps": self.size.steps, "seed": seed, "out": str(self.out / "runs" / name), "method": method}
         return resolve(own | {"model": self.table.model} | options)
 
     def reference(self) -> GenerateConfig:
         """The base run that distances are taken to, of other seeds."""
         others = tuple(max(self.seeds) + 1 + i for i in range(len(self.seeds)))
-        return self.request(REFERENCE, "base", seed=others if len(others) > 1 else others[0])
+        return self.request(REFERENCE, "base", seed=others if len(others) > 1 else min(others))
 
     def sources(self) -> GenerateConfig | None:
         """The run that draws the reference pictures, if any row starts from one."""
