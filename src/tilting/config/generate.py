@@ -34,10 +34,12 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    RewardDevice,
     Sde,
     Seeds,
     Settings,
     Side,
+    Split,
     Steps,
     Strength,
     Unused,
@@ -94,6 +96,8 @@ class GenerateConfig(BaseConfig):
     lora: Lora = ()
     lora_steps: LoraSteps = None
     device: Device = "auto"
+    reward_device: RewardDevice = None
+    split: Split = "images"
     precision: Precision | None = None
     long_prompts: LongPrompts = None
     metadata: Metadata = ()
