@@ -2,8 +2,8 @@
 
     python benchmarks/many_prompts.py [--prompts 100000] [--parts 10]
 
-Prints, for each part of the run, seconds and memory (RSS) per image, what comes before the first image and after the last, and the
-sizes of the files. What is promised: neither seconds nor memory grow from part to part (the last within 20 % of the second).
+Prints, for each part of the run, milliseconds an image and memory (RSS), what comes before the first image and after the last,
+and the sizes of the files. What is promised: neither time nor memory grows from part to part.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ to them and is waited for.
 from __future__ import annotations
 
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ MIXTURE = Mixture(
 class Far(torch.Tensor):
     """A tensor of the accelerator."""
 
-    seen: Counter = Counter()
+    seen: ClassVar[Counter] = Counter()
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,9 +40,9 @@ GRACE = 20
 """Seconds that a launcher gives those that it ends."""
 
 
-def several(words: list[str], count: int = 2, stop: int = 0, rank: int = 1) -> list[int]:
+def several(words: list[str], count: int = 2, stop: int = 0, rank: int = 1, env: Mapping[str, str] | None = None) -> list[int]:
     """The exit statuses of a command in so many processes, of which that of ``rank`` kills itself at its write point of number
-    ``stop``; when one fails the others are ended, as launchers do it."""
+    ``stop``; when one fails the others are ended, as launchers do it. ``env`` is what a launcher sets besides."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,7 +52,7 @@ def several(words: list[str], count: int = 2, stop: int = 0, rank: int = 1) -> l
         pid = os.fork()
         if pid == 0:
             os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-            os.environ |= {"MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(count)}
+            os.environ |= {"MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(count), **(env or {})}
             child(words, stop if index == rank else 0, told=index == rank)
         pids.append(pid)
     end = None
@@ -170,11 +171,48 @@ def refused() -> None:
     print("refused")
 
 
+TRAIN = f"""finetune a-fox an-owl --judge r.py:dark --sample-images 1 --sample-every 1 --train-steps 2 --batch-size 2 --rank 2
+--checkpoint-every 1 {MODEL}"""
+SHARDS = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+OBJECTIVES = ("draft", "draft-lv", "ddpo")
+
+
+def shards() -> None:
+    """A network in shards trains as a whole one does, and what is saved is a plain LoRA; a reward that fails in one process
+    skips the step in both. Raises AssertionError."""
+    from safetensors.torch import load_file
+
+    for objective in OBJECTIVES:
+        shutil.rmtree("out", ignore_errors=True)
+        words = [*TRAIN.split(), "--objective", objective, "--reward", "r.py:bright"]
+        assert forked([*words, "--out", "out/one"]) == 0, Path("log.txt").read_text()
+        assert several([*words, "--out", "out/two"], env=SHARDS) == [0, 0], Path("log.txt").read_text()
+        one, two = ({k: v for k, v in held(Path("out", name)).items() if not isinstance(v, bytes)} for name in ("one", "two"))
+        assert one["manifest.json"]["summary"].pop("processes") == 1 and two["manifest.json"]["summary"].pop("processes") == 2
+        odd = [name for name in {*one, *two} if not alike(one.get(name, 0), two.get(name, 0))]
+        assert not odd, (objective, [(one.get(key), two.get(key)) for key in odd])
+        file = "lora/pytorch_lora_weights.safetensors"
+        a, b = (load_file(Path("out", name, file)) for name in ("one", "two"))
+        far = max((a[key] - b[key]).abs().max().item() for key in a)
+        assert a.keys() == b.keys() and far < 1e-5, (objective, far)
+        assert forked(f"generate a-fox --lora out/two/lora {MODEL} --out out/drawn".split()) == 0, Path("log.txt").read_text()
+        print(f"shards of {objective}: the LoRA is that of one process within {far:.0e}")
+    Path("odd.py").write_text(
+        "import os\nCALLS = []\n\ndef odd(images, prompts):\n    CALLS.append(1)\n"
+        "    bad = os.environ['RANK'] == '1' and len(CALLS) == 1\n"
+        "    return images.mean((1, 2, 3)) * (float('nan') if bad else 1)\nodd.differentiable = True\n"
+    )
+    words = [*TRAIN.replace("--sample-every 1", "--sample-every 0").split(), "--reward", "odd.py:odd", "--out", "out/odd"]
+    assert several(words, env=SHARDS) == [0, 0], Path("log.txt").read_text()
+    assert held(Path("out/odd"))["manifest.json"]["summary"]["skipped"] == 1
+    print("shards of a reward that fails in one process")
+
+
 if __name__ == "__main__":
     warm()
     with suppress(ImportError):
         import accelerate  # noqa: F401
     for what in sys.argv[1:]:
         begun = time.process_time(), time.monotonic()
-        {"killed": killed, "refused": refused}.get(what, lambda what=what: same(what))()
+        {"killed": killed, "refused": refused, "shards": shards}.get(what, lambda what=what: same(what))()
         print(f"  {time.monotonic() - begun[1]:.1f} s", flush=True)

@@ -24,7 +24,7 @@ from tilting.objectives.batch import Losses, TrainBatch
 from tilting.training.average import Average
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 from tilting.training.half import ranged
-from tilting.training.sharding import Agreed, Elsewhere, agreed, same
+from tilting.training.sharding import Agreed, Elsewhere, in_step, same
 from tilting.types import RewardError, TiltingError, ValueFn
 
 PATIENCE = 10
@@ -209,7 +209,7 @@ def train(
         batch = ranged(batch) if half else batch
         batch = replace(batch, value=attached(batch.value)) if _told(objective) else batch
         if lockstep and reduce is not None:
-            batch = replace(batch, value=agreed(batch.value, reduce))
+            batch = in_step(batch, reduce)
         numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce, lockstep)
         if reason is not None:
             if before is not None:

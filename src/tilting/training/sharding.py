@@ -2,22 +2,25 @@
 
 What is trained is small and stays whole on every process, so that its gradients, optimiser and files are those of one process;
 the network's own weights are gathered a block at a time when it is called. Processes then call it in step, or wait for ever:
-what fails on one must fail on all before the next call (`agreed`).
+what fails on one must fail on all before the next call (`in_step`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tilting.types import RewardError, TiltingError, ValueFn
+from tilting.objectives.batch import TrainBatch
+from tilting.types import RewardError, TiltingError
 
 Shard = Callable[[nn.Module, Iterable[nn.Parameter]], None]
 """(network, what is trained of it and stays whole): changes the network in place."""
+Reduce = Callable[[Tensor], Tensor]
 
 
 class Elsewhere(Exception):
@@ -72,13 +75,24 @@ def shard(network: nn.Module, trained: Iterable[nn.Parameter], again: bool = Tru
     fully_shard(network, **how)
 
 
-def agreed(value: ValueFn, reduce: Callable[[Tensor], Tensor]) -> ValueFn:
+def in_step(batch: TrainBatch, reduce: Reduce) -> TrainBatch:
+    """A batch whose rewards fail on all processes where they fail on one."""
+    worded = batch.worded
+    held: dict[str, Any] = {
+        name: agreed(f, reduce) for name in ("value", "parts", "critic", "prefers") if (f := getattr(batch, name))
+    }
+    if worded is not None:
+        held["worded"] = lambda change: agreed(worded(change), reduce)
+    return replace(batch, **held)
+
+
+def agreed(function: Callable[..., Tensor], reduce: Reduce) -> Callable[..., Tensor]:
     """A reward of latents that fails on all processes where it fails on one."""
 
-    def asked(x0: Tensor, rows: Tensor) -> Tensor:
+    def asked(*given: Tensor) -> Tensor:
         scores, failed = None, None
         try:
-            scores = value(x0, rows)
+            scores = function(*given)
         except (RewardError, FloatingPointError) as error:
             failed = error
         same(failed, reduce)
@@ -88,7 +102,7 @@ def agreed(value: ValueFn, reduce: Callable[[Tensor], Tensor]) -> ValueFn:
     return asked
 
 
-def same(failed: Exception | None, reduce: Callable[[Tensor], Tensor]) -> None:
+def same(failed: Exception | None, reduce: Reduce) -> None:
     """Go on together, or not: raises what has failed here, or Elsewhere what has failed on another process."""
     others = reduce(torch.tensor(float(failed is not None), device="cpu")).item() > 0
     if failed is not None:
