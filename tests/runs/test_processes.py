@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from support.killing import part, prepare
-from support.pairs import SAME
+from support.pairs import OBJECTIVES, SAME
 from support.paths import ROOT
 from tilting.errors import TiltingError
 from tilting.generation.plan import Plan, identities
@@ -35,16 +35,13 @@ def pairs(folder, *words) -> list[str]:
 @pytest.mark.slow
 def test_processes_leave_what_one_leaves_and_go_on_after_a_kill(tmp_path, capfd):
     prepare(tmp_path)
-    lines = pairs(tmp_path, *SAME, "refused", "killed")
+    lines = pairs(tmp_path, *SAME, "refused", "killed", "shards")
     with capfd.disabled():
         print("\n" + "\n".join(lines))
-    assert [line.partition(":")[0] for line in lines if not line.startswith("  ")] == [
-        *SAME,
-        "refused",
-        "process 0",
-        "process 1",
-    ]
-    assert "generate: 6 files, 3 of 3 pictures to the bit" in lines
+    named = [line.partition(":")[0] for line in lines if not line.startswith("  ")]
+    shards = [*(f"shards of {name}" for name in OBJECTIVES), "shards of a reward that fails in one process"]
+    assert named == [*SAME, "refused", "process 0", "process 1", *shards]
+    assert "generate: 8 files, 5 of 5 pictures to the bit" in lines
     assert all(int(line.split()[2]) >= 10 for line in lines if line.startswith("process"))
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from support.killing import BEFORE, MODEL, child, forked, held, part, warm
 
-WORDS = f"generate a-fox an-owl a-cat --images 1 --batch-size 1 --reward r.py:bright {MODEL}"
-"""Three images for two processes: uneven."""
+WORDS = f"generate a-fox an-owl a-cat a-dog a-hen --images 1 --batch-size 1 --reward r.py:bright {MODEL}"
+"""Five images for two processes: uneven."""
 SAME = {
     "generate": WORDS,
     "generate, one group": f"generate a-fox an-owl a-cat --images 1 --batch-size 16 --reward r.py:bright {MODEL}",
@@ -27,12 +27,9 @@ SAME = {
     **{
         f"particles of {name}": f"generate a-fox an-owl --method {name} {more} --reward r.py:bright --split particles {MODEL}"
         for name, more in {
-            "base": "",
-            "bon": "--particles 3",
             "code": "--particles 4 --set code.block=1",
             "codex": "--particles 3 --set codex.block=1 --cfg 3",
             "smc": "--particles 4",
-            "rbf": "--particles 3",
         }.items()
     },
 }
@@ -174,7 +171,7 @@ def refused() -> None:
 TRAIN = f"""finetune a-fox an-owl --judge r.py:dark --sample-images 1 --sample-every 1 --train-steps 2 --batch-size 2 --rank 2
 --checkpoint-every 1 {MODEL}"""
 SHARDS = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-OBJECTIVES = ("draft", "draft-lv", "ddpo")
+OBJECTIVES = ("draft-lv", "ddpo")
 
 
 def shards() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from tilting.errors import TiltingError
+from tilting.errors import TiltingError, ToldElsewhere
 from tilting.lazy import torch
 from tilting.models.placement import check_device, device_of
 from tilting.runs.owner import processes
@@ -82,9 +82,10 @@ class Processes:
             found = act()
         except TiltingError as error:
             said = str(error)
-        refusals = [one for one in self.tell(said) if one is not None]
-        if refusals:
-            raise TiltingError(refusals[0])
+        told = self.tell(said)
+        first = next((index for index, one in enumerate(told) if one is not None), None)
+        if first is not None:
+            raise (TiltingError if first == self.index else ToldElsewhere)(told[first])
         return found  # type: ignore[return-value]
 
     def rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]:
@@ -174,6 +175,7 @@ def meet(device: str = "auto") -> Processes:
     try:
         found = PartialState(cpu=on_cpu(device), timeout=LIMIT)
     except (ValueError, RuntimeError) as error:
+        PartialState._reset_state()  # half of one would be found by the next who asks
         raise TiltingError(f"accelerate cannot begin: {str(error).splitlines()[0].rstrip('.')}") from error
     if found.num_processes != processes():
         raise TiltingError(f"the launcher says {processes()} processes and accelerate finds {found.num_processes}")
