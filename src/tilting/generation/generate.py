@@ -19,17 +19,19 @@ from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
 from tilting.generation.plan import identities as identities
+from tilting.generation.plan import looker_of
 from tilting.generation.plan import plan as plan
 from tilting.generation.score import Counts as Counts
 from tilting.generation.score import Scorer, finish
 from tilting.lazy import torch
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
+from tilting.models.switches import idle
 from tilting.models.text import remembering
 from tilting.rewards.check import waits
 from tilting.rng import Identity
 from tilting.runs.ahead import Ahead
-from tilting.state import State
+from tilting.state import Info, State
 from tilting.types import RewardError, TiltingError
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ class Step(NamedTuple):
         group, groups: which group, of how many.
         step, steps: draws made in it, of how many.
         reward: mean estimate over the group's particles when the method looked, else None.
-        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents, ``state.prediction`` what was seen.
+        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents.
+        info: what happened in the draw: estimates that were looked at, their rewards, who was copied over whom.
+        who: identities of the group's images.
     """
 
     group: int
@@ -52,6 +56,8 @@ class Step(NamedTuple):
     steps: int
     reward: float | None
     state: State
+    info: Info
+    who: Sequence[Identity]
 
 
 Judge = Callable[["Tensor", list[str]], "Tensor"]
@@ -68,6 +74,9 @@ class Drawn:
         rewards: per reward spec, b numbers (empty without a reward).
         reward: b weighted sums, or None.
         counts: what this group cost.
+        kept: (b,) which particle each image is, and
+        values: (b, n) the rewards of all finished particles, where those were scored.
+        looks: b weighted sums as a look says them of the same latents, where another decoder looks (`tilting.models.look`).
     """
 
     who: tuple[Identity, ...]
@@ -75,6 +84,9 @@ class Drawn:
     reward: list[float] | None
     rewards: dict[str, list[float]]
     counts: Counts
+    kept: Tensor | None = None
+    values: Tensor | None = None
+    looks: list[float] | None = None
 
 
 def draw(
@@ -139,7 +151,7 @@ def draw(
                     continue
                 if waiting:
                     yield collected()
-                if later and over is None and g < len(groups) - 1 and waits(plan.reward):
+                if later and over is None and g < len(groups) - 1 and deferrable(model, plan):
                     waiting = ahead.do(event), blaming
                     continue
                 with blaming():
@@ -212,11 +224,17 @@ def _group(
     prompts = [i.prompt for i in who]
     worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
-    counts = Counts()
+    counts, wait = Counts(), idle(model, plan.reward, place)
+    anew: Callable[[], None] | None = getattr(model, "anew", None)
+    if anew is not None:
+        anew()
+    if scorer is not None:
+        scorer.idle = wait
     with torch.no_grad(), remembering(texts):
         grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+        denoise = model.denoiser(worded, plan.cfg, plan.negative)
         problem = loop.Problem(
-            model.denoiser(worded, plan.cfg, plan.negative),
+            denoise if wait is None else wait.before(denoise),
             grid,
             who,
             model.latent_shape,
@@ -244,20 +262,27 @@ def _group(
         state, info = drawn
         counts += Counts(info.evaluations, info.values, info.values)
         mean = None if info.value is None else info.value.mean().item()
-        yield Step(*counted, info.step, plan.ticks, mean, state)
+        yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():
-        scores = finish(model, problem, plan.method, state, scorer)
+        if wait is not None:
+            wait.fetch()
+        finished = finish(model, problem, plan.method, state, scorer, ahead=deferrable(model, plan))
     counts += Counts(seconds=time.perf_counter() - begun)
 
     def scored() -> Drawn:
         begun = time.perf_counter()
         with torch.no_grad():
-            images, total, rewards, paid = scores()
-        drawn = Drawn(tuple(who), images, total, rewards, paid)
-        now = 0.0 if over is None and waits(plan.reward) else time.perf_counter() - begun
-        return replace(drawn, counts=paid + _of_all(over, drawn, counts + Counts(seconds=now)))
+            done = finished()
+        drawn = Drawn(tuple(who), done.images, done.reward, done.rewards, done.counts, done.kept, done.values, done.looks)
+        now = 0.0 if over is None and deferrable(model, plan) else time.perf_counter() - begun
+        return replace(drawn, counts=done.counts + _of_all(over, drawn, counts + Counts(seconds=now)))
 
     yield scored
+
+
+def deferrable(model: Model, plan: Plan) -> bool:
+    """Whether the scores of a finished group may be waited for by another thread: only its pictures are needed for them."""
+    return waits(plan.reward) and not getattr(model, "waits", False) and looker_of(model, []) is None
 
 
 def _of_all(over: loop.Over | None, drawn: Drawn, counts: Counts) -> Counts:
@@ -284,6 +309,8 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     prompts = [r["prompt"] for r in records if r["reward"] is not None]
     judged = [r["judge"] for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
+    off = [r["look"] - r["reward"] for r in records if "look" in r and r["reward"] is not None]
+    look = estimate(off, prompts) if off and len(off) == len(prompts) else None
     return {
         "images": len(records),
         "reward_mean": found.mean if found else None,
@@ -295,6 +322,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
         "reward_calls": counts.reward_calls,
         "seconds": round(counts.seconds, 3),
         "images_per_second": round(len(records) / counts.seconds, 4) if counts.seconds else None,
+        **({} if look is None else {"look_bias": look.mean, "look_bias_sem": look.error}),
     }
 
 
@@ -309,6 +337,7 @@ def records_of(drawn: Drawn, judge: Judge | None = None) -> list[dict]:
             "reward": drawn.reward[i] if drawn.reward is not None else None,
             "rewards": {name: values[i] for name, values in drawn.rewards.items()},
             "judge": scores[i] if scores[i] == scores[i] else None,
+            **({} if drawn.looks is None else {"look": drawn.looks[i]}),
         }
         for i, who in enumerate(drawn.who)
     ]

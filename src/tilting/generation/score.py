@@ -5,21 +5,22 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite
-from tilting.generation.plan import Model, decoder_of
+from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.lazy import torch
 from tilting.method import Method
-from tilting.rewards.check import waits
 from tilting.rewards.weighted_sum import as_sum
 from tilting.state import Over, evaluate_value, flat, in_chunks
 from tilting.types import Reward, RewardError, TiltingError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tilting.models.switches import Idle
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ _asked = threading.RLock()
 
 class Scorer:
     """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice.
+    Estimates are decoded by the model's look decoder, where it has one; what is kept by its own.
 
     Args:
         model: what decodes.
@@ -55,13 +57,17 @@ class Scorer:
 
     def __init__(self, model: Model, reward: Reward, prompts: Sequence[str]):
         self.model, self.reward, self.prompts = model, as_sum(reward), prompts
-        self.decode = decoder_of(model, prompts)
+        self.decode, self.look = decoder_of(model, prompts), looker_of(model, prompts)
+        self.idle: Idle | None = None
         self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
         self.decoded: deque[Tensor] = deque()
 
     def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
-        """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
-        images = self.decoded.popleft() if self.decoded else self.decode(x0, rows)
+        """(m,) of estimates x0 (m, ...), or where what is seen is kept, of clean latents; rows (m,) say whose."""
+        if self.idle is not None:
+            self.idle.fetch()
+        decode = self.decode if self.kept is not None or self.look is None else self.look
+        images = self.decoded.popleft() if self.decoded else decode(x0, rows)
         prompts = [self.prompts[int(i)] for i in rows.tolist()]
         try:
             with _asked:
@@ -87,42 +93,69 @@ class Scorer:
         return images, dict(zip(names, parts, strict=True))
 
 
-Scores = tuple["Tensor", list[float] | None, dict[str, list[float]], Counts]
+class Finished(NamedTuple):
+    """What becomes of a group.
+
+    Attributes:
+        images: (b, 3, h, w), those that are kept.
+        reward: b weighted sums, or None.
+        rewards: per reward spec, b numbers.
+        counts: what finishing cost.
+        kept: (b,) which particle each is.
+        values: (b, n) rewards of all finished particles, where those were scored.
+        looks: b weighted sums as a look says them of the same latents, where another decoder looks.
+    """
+
+    images: Tensor
+    reward: list[float] | None
+    rewards: dict[str, list[float]]
+    counts: Counts
+    kept: Tensor
+    values: Tensor | None = None
+    looks: list[float] | None = None
 
 
 def finish(
-    model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None
-) -> Callable[[], Scores]:
+    model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None, ahead: bool = False
+) -> Callable[[], Finished]:
     """What gives the kept images, their rewards, and what that cost: each finished latent is decoded and scored once.
 
-    Where the reward is waited for (`waits`) they are decoded now, and scored when it is called, by any thread.
+    ``ahead`` is whether they are decoded now and scored when it is called, by any thread.
     """
     b, n = state.x.shape[:2]
-    over = problem.over
+    over, rows = problem.over, torch.arange(b, device="cpu")
     if scorer is None:
         final, decode = loop.finish(problem, method, state), decoder_of(model, [one.prompt for one in problem.who])
-        kept_rows = final.x[:, 0], torch.arange(b, device="cpu")
-        (images,) = in_chunks(lambda a, r: (decode(a, r).float().cpu(),), b, *kept_rows, over=over)
-        return lambda: (images, None, {}, Counts(decodes=b))
+        (images,) = in_chunks(lambda a, r: (decode(a, r).float().cpu(),), b, final.x[:, 0], rows, over=over)
+        done = Finished(images, None, {}, Counts(decodes=b), _kept(final, b))
+        return lambda: done
     scorer.kept = []
     several = method.scores_finals or method.final == "all"
-    if not several:
-        state = replace(state, x=loop.finish(problem, method, state).x)
-    if over is None and waits(scorer.reward):
-        for x, rows in zip(*(part.split(problem.chunk) for part in flat(state.x)[:2]), strict=True):
-            scorer.decoded.append(scorer.decode(x, rows))
+    alone = None if several else loop.finish(problem, method, state)
+    finals = state.x if alone is None else alone.x
+    if ahead and over is None:
+        for x, whose in zip(*(part.split(problem.chunk) for part in flat(finals)[:2]), strict=True):
+            scorer.decoded.append(scorer.decode(x, whose))
 
-    def scores() -> Scores:
-        if several:
+    def finished() -> Finished:
+        if alone is None:
             final = loop.finish(problem, method, state)
-            kept = torch.zeros(b, dtype=torch.long, device="cpu") if final.kept is None else final.kept.cpu()
-            place, paid = torch.arange(b, device="cpu") * n + kept, b * n
+            place, paid = rows * n + _kept(final, b), b * n
         else:
-            evaluate_value(problem, state.x)
-            place, paid = torch.arange(b, device="cpu"), b
+            final, place, paid = alone, rows, b
+            evaluate_value(problem, alone.x)
         images, parts = scorer.scored(over)
         mine = {name: values[place] for name, values in parts.items()}
-        values = scorer.reward.total(mine)
-        return images[place], values.tolist(), {name: v.tolist() for name, v in mine.items()}, Counts(0, paid, paid)
+        values, looks = scorer.reward.total(mine), None
+        each = {name: v.tolist() for name, v in mine.items()}
+        if scorer.look is not None:
+            scorer.kept, paid = None, paid + b
+            looks = scorer(final.x[:, 0], rows).tolist()
+        return Finished(images[place], values.tolist(), each, Counts(0, paid, paid), _kept(final, b), final.value, looks)
 
-    return scores
+    return finished
+
+
+def _kept(final: loop.Final, images: int) -> Tensor:
+    """Which particle each image is."""
+    return torch.zeros(images, dtype=torch.long, device="cpu") if final.kept is None else final.kept.cpu()
