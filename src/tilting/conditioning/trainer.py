@@ -42,7 +42,7 @@ from tilting.training.bar import watched
 from tilting.training.batches import in_parts
 from tilting.training.loop import Group, Info
 from tilting.training.processes import Engine
-from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, state_of
+from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, sharded, state_of
 from tilting.types import TiltingError
 
 EMBEDDING, GAMMA = "embedding.", "gamma"
@@ -156,6 +156,7 @@ def control_trainer_of(
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
     parameters = attach(model.unet, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
+    sharded(model, engine, parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         kinds = {schema.label: len(schema.classes) or None for schema in schemas}
