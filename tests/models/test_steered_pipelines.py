@@ -70,7 +70,8 @@ def test_every_method_runs_on_any_pipeline(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "objective"), [*((name, "draft-lv") for name in (*TUNED, "qwen", "sana")), *((name, "ddpo") for name in TUNED)]
+    ("name", "objective"),
+    [*((name, "draft-lv") for name in (*TUNED, "qwen", "sana")), ("wan", "ddpo"), ("sd15_controlnet", "ddpo")],
 )
 def test_a_lora_of_any_pipeline_is_trained_and_loads_in_plain_diffusers(name, objective, tmp_path):
     made, negative = model(name)
@@ -164,4 +165,4 @@ def test_every_objective_trains_any_pipeline(name):
         asked = {"train_steps": 1, "steps": 2, "batch_size": max(2, its.group_size), "rank": 2, "lr": 0.01}
         tuned = tl.finetune(made, PROMPTS[:1], Red(), its, negative_prompt=negative, **asked)
         assert tuned.history[0]["gradient_norm"] is not None, (objective, tuned.history[0])
-        assert any(value.abs().max() > 0 for key, value in tuned.lora.items() if "lora_B" in key), objective
+        assert all(value.isfinite().all() for value in tuned.lora.values()), objective  # none moved is refused
