@@ -58,7 +58,7 @@ def test_selection_and_gradients_steer_any_pipeline(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", (*KINDS, "wan"))
+@pytest.mark.parametrize("name", [*KINDS, "wan"])
 def test_every_method_runs_on_any_pipeline(name):
     made, negative = model(name)
     negative = negative or "a bad owl"  # kontext has a pair with one only
