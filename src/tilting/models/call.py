@@ -15,13 +15,15 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.door import Door, own_numbers, swapped
 from tilting.models.entry import Entry, Halt, Stepped, rows_of
-from tilting.models.memo import fresh
+from tilting.models.loop import alone
+from tilting.models.memo import Memo, content, fresh, tensors
 from tilting.models.schedulers import Noise, first_order
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
@@ -47,6 +49,36 @@ class Point(Time):
         return point
 
 
+@dataclass(frozen=True)
+class Mix:
+    """Guidance as a line through two branches: first + scale (second - first).
+
+    Attributes:
+        scale: of the pair.
+        reverse: whether the network answers with the second branch first.
+    """
+
+    scale: float
+    reverse: bool
+
+    def branches(self, seen: Sequence[tuple[str, Any]], m: int) -> tuple[Tensor, ...]:
+        """The first and the second of m images, of one answer of 2 m rows or two of m; none of others."""
+        held = [one for _, out in seen for one in tensors(out)]
+        parts = held[0].split(m) if len(held) == 1 else tuple(held)
+        if len(parts) != 2 or any(len(part) != m for part in parts):
+            return ()
+        return parts[::-1] if self.reverse else parts
+
+    def guided(self, first: Tensor, second: Tensor) -> Tensor:
+        """The guided output."""
+        return first + self.scale * (second - first)
+
+    def gives(self, branches: tuple[Tensor, ...], output: Tensor) -> bool:
+        """Whether these branches' guided output is that of a call, which may have left their variance out."""
+        found = self.guided(*branches)
+        return found.shape[0] == len(output) and torch.equal(found[:, : output.shape[1]], output)
+
+
 class Call:
     """The call of a pipeline at a number of steps, told the same of all images but their prompts.
 
@@ -61,12 +93,14 @@ class Call:
         grid: the points of its own schedule, steps + 1 of them or fewer where it begins from a picture.
         pair: whether its networks are asked more than once for an image.
         length: of its loop.
+        alone: whether a step is made without those before it.
     """
 
     def __init__(self, door: Door, steps: int, told: Mapping[str, Any], sample: Any):
         self.door, self.steps, self.told = door, steps, dict(told)
         self.noise: Noise = first_order(door.pipe.scheduler)
-        self.begin, self.length, self.dtype = 0, -1, None
+        self.begin, self.length, self.dtype, self.direct = 0, -1, None, False
+        self.prepared, self._placed = Memo(2**26), Memo(2**24)
         self._probe = self._probing()
         entry = Entry(self, [sample], 0, blind=True)
         halt = entry.run()
@@ -86,6 +120,11 @@ class Call:
         points = self.noise.points(times, None if sigmas is None else sigmas[self.begin :].tolist())
         self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
         self._longer: Call | None = None
+        values = {name: one.default for name, one in door.names.items()} | self.arguments([sample])
+        none = frozenset(name for name, value in values.items() if value is None)
+        kind = type(door.pipe)
+        self.alone = self.begin == 0 and kind.__module__.startswith("diffusers.") and alone(kind.__name__, none)
+        self._mixes: dict[int, Mix | None] = {}
 
     def _pair(self, entry: Entry) -> bool:
         most: dict[str, int] = {}
@@ -103,10 +142,20 @@ class Call:
 
             @functools.wraps(base.set_timesteps)
             def set_timesteps(probe, *given: Any, **more: Any) -> None:
-                noise.place(probe, base, *given, **more)
-                entry = probe.entry
+                entry, placed = probe.entry, self._placed
+
+                def made() -> dict[str, Any]:
+                    noise.place(probe, base, *given, **more)
+                    return {name: value for name, value in probe.__dict__.items() if name != "entry"}
+
+                probe.__dict__.update(placed.get((content(given), content(more)), made))
+                if entry.places is not None:
+                    where = list(entry.places)
+                    probe.timesteps = probe.timesteps[where]
+                    if getattr(probe, "sigmas", None) is not None:
+                        probe.sigmas = probe.sigmas[[*where, where[-1] + 1]]
                 if entry.time is not None and entry.stop is not None:
-                    place = entry.call.begin + entry.stop
+                    place = (entry.call.begin if entry.places is None else 0) + entry.stop
                     probe.timesteps = probe.timesteps.clone()
                     probe.timesteps[place] = entry.time.t
                     if noise.flow:
@@ -195,10 +244,13 @@ class Call:
     ) -> tuple[Halt, list[Any]]:
         """What the step at a time is given for latents x (m, ...), and what the networks said."""
         i, time = self.at(t)
-        call = self
-        if i == 0 and not self.direct:
+        call, places = self, None
+        if self.alone:
+            places = (i,) if self.direct else (i, i)
+            i = len(places) - 1
+        elif i == 0 and not self.direct:
             call, i, time = self.longer, 1, t
-        entry = Entry(call, prompts, i, x, time, replay)
+        entry = Entry(call, prompts, i, x, time, replay, places=places)
         halt = entry.run(**over)
         return halt, entry.seen
 
@@ -238,19 +290,41 @@ class Call:
         The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
         The networks' answers are replayed for it, so that it costs no evaluation.
         """
-        halt, seen = self.halted(x, t, prompts)
-        out, kind = self.guided(halt, x), self.noise.kind
+        out, difference, halt = self.outputs(x, t, prompts)
         state = halt.sample[: len(x)]
         if state.dtype == x.dtype:
             seen_x = state
         else:  # what the loop rounded is x; what it blended in (a mask) is its own
             seen_x = torch.where(state == x.to(state.dtype), x, state.to(x.dtype))
         eps, x0 = self.noise.predict(out, seen_x, t)
-        if not self._asked_twice(seen, len(x)):
+        if difference is None:
             return Prediction(eps, x0, torch.zeros_like(x))
+        return Prediction(eps, x0, correction(self.noise.kind, difference, t))
+
+    def outputs(self, x: Tensor, t: Time, prompts: Sequence[Any]) -> tuple[Tensor, Tensor | None, Halt]:
+        """(the guided output (m, ...), what a scale larger by 1 adds to it, or None where there is no pair; how the step was
+        left), in the precision of x."""
+        halt, seen = self.halted(x, t, prompts)
+        out = self._read(halt.output, x)
+        if not self._asked_twice(seen, len(x)):
+            return out, None, halt
+        mix = self._mix(seen, halt.output, len(x))
+        if mix is not None:
+            first, second = (self._read(one, x) for one in mix.branches(seen, len(x)))
+            return mix.guided(first, second), second - first, halt
         more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
-        again = self.guided(self.halted(x, t, prompts, seen, **more)[0], x)
-        return Prediction(eps, x0, correction(kind, again - out, t))
+        return out, self._read(self.halted(x, t, prompts, seen, **more)[0].output, x) - out, halt
+
+    def _mix(self, seen: list[Any], output: Tensor, m: int) -> Mix | None:
+        """How guidance mixes the answers of m images; None where that is no line, or cannot be told of these answers."""
+        if m in self._mixes:
+            return self._mixes[m]
+        mixes = [Mix(scale, reverse) for scale in set(self.door.scales(self.told).values()) for reverse in (False, True)]
+        pairs = [(mix, mix.branches(seen, m)) for mix in mixes]
+        fitting = [mix for mix, branches in pairs if branches and mix.gives(branches, output[:m])]
+        if len(fitting) < 2:
+            self._mixes[m] = next(iter(fitting), None)
+        return fitting[0] if len(fitting) == 1 else None
 
     def _asked_twice(self, seen: list[Any], m: int) -> bool:
         rows: dict[str, int] = {}
@@ -258,9 +332,9 @@ class Call:
             rows[name] = rows.get(name, 0) + rows_of(out)
         return max(rows.values(), default=0) > m
 
-    def guided(self, halt: Halt, x: Tensor) -> Tensor:
-        """The guided output (m, ...), without a learnt variance."""
-        out = halt.output[: len(x)].to(x.dtype)
+    def _read(self, output: Tensor, x: Tensor) -> Tensor:
+        """An output of x (m, ...), without a learnt variance."""
+        out = output[: len(x)].to(x.dtype)
         out = out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
         return -out if self.noise.inverted else out
 

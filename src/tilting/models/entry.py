@@ -61,6 +61,7 @@ class Entry:
         replay: answers of the loop's networks at ``stop``, in place of theirs.
         blind: ask the networks nothing that is known to be a tensor of some shape.
         noiseless: what the call noises is noised by zeros.
+        places: of the steps that the loop is to make, in its list of times; None for all of them.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class Entry:
         replay: list[Any] | None = None,
         blind: bool = False,
         noiseless: bool = False,
+        places: Sequence[int] | None = None,
     ):
         self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
-        self.replay, self.blind, self.noiseless = replay, blind, noiseless
+        self.replay, self.blind, self.noiseless, self.places = replay, blind, noiseless, places
+        self.length = call.length if places is None else len(places)
         self.count, self.looping, self.seen, self.noised = 0, False, [], False
         self.shapes: list[Any] = []
         self.latents: Tensor | None = None
@@ -103,7 +106,7 @@ class Entry:
 
         @functools.wraps(forward)
         def told(*given: Any, **more: Any) -> Any:
-            if not self.looping or self.count == self.call.length:
+            if not self.looping or self.count == self.length:
                 return forward(*given, **more)
             key = (name, *((tuple(t.shape), t.dtype, t.device) for t in tensors((given, more))))
             at = self.count == self.stop
@@ -128,12 +131,17 @@ class Entry:
         return told
 
     def prepared(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        entering = self.x is not None and self.stop == 0
+
         @functools.wraps(prepare)
         def told(*given: Any, **more: Any) -> Any:
-            made = prepare(*given, **more)
+            if entering and self.call.direct:  # x takes the place of what is drawn, and the rest follows the number of rows
+                made = self.call.prepared.get(len(self.prompts), lambda: prepare(*given, **more))
+            else:
+                made = prepare(*given, **more)
             first = made[0] if isinstance(made, tuple) else made
             self.latents = first
-            if self.x is None or self.stop != 0 or not isinstance(first, torch.Tensor):
+            if not entering or not isinstance(first, torch.Tensor):
                 return made
             entered = self.enters(first, first.dtype)
             return (entered, *made[1:]) if isinstance(made, tuple) else entered
