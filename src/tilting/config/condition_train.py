@@ -17,7 +17,7 @@ from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import FREE
 from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL
 from tilting.models.words import load_words, write_prompt
 from tilting.rewards.classifiers import files_of_classifier
@@ -131,7 +131,7 @@ class TrainConfig(TrainingConfig):
             raise TiltingError(f"--objective {FREE} learns from labelled pictures: give --data labels.csv")
         if not free and "prompts" not in given:
             usual_prompts(model)
-        check_plain(model, "controls")
+        check_pipeline(model, "controls")
         given["classifier"] = _classifiers(given.get("classifier", ()), free)
         config = cls(**cls.completed(given, model, defaults(model)[1]))
         config.check("truncation" in given, processes())

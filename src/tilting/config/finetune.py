@@ -18,7 +18,7 @@ from tilting.config.training import TrainingConfig, check_batch, once
 from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL
 from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
@@ -157,7 +157,7 @@ class FinetuneConfig(TrainingConfig):
                 raise TiltingError("alpha is that of --init-lora: leave --lora-alpha out")
         asked(cls, given, given.get("model", cls.model))
         if {"guidance", "negative"} & set(given.get("learn", ())):
-            check_plain(given.get("model", cls.model), "learned sampler inputs")
+            check_pipeline(given.get("model", cls.model), "learned sampler inputs")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
         return replace(config, unused=(*unused, *config._unused(given)))

@@ -2,7 +2,7 @@
 scheduler would step.
 
     output  = the call up to step i      x enters as what step i - 1 returned (at step 0: as what the call's latents are)
-    picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it
+    picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it (`tail`)
 
 So text, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. The networks of steps that
 are passed over answer zeros; what encodes prompts and pictures is asked once for each content. This file knows the loop that
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models.door import Door, own_numbers, swapped
+from tilting.models.door import Door
 from tilting.models.entry import Entry, Halt, Stepped, rows_of
 from tilting.models.loop import alone
 from tilting.models.memo import Memo, content, fresh, tensors
@@ -240,7 +240,13 @@ class Call:
         return 0 if self.door.subject == "class_labels" else "a"
 
     def halted(
-        self, x: Tensor, t: Time, prompts: Sequence[Any], replay: list[Any] | None = None, **over: Any
+        self,
+        x: Tensor,
+        t: Time,
+        prompts: Sequence[Any],
+        replay: list[Any] | None = None,
+        apart: bool = False,
+        over: Mapping[str, Any] | None = None,
     ) -> tuple[Halt, list[Any]]:
         """What the step at a time is given for latents x (m, ...), and what the networks said."""
         i, time = self.at(t)
@@ -250,8 +256,8 @@ class Call:
             i = len(places) - 1
         elif i == 0 and not self.direct:
             call, i, time = self.longer, 1, t
-        entry = Entry(call, prompts, i, x, time, replay, places=places)
-        halt = entry.run(**over)
+        entry = Entry(call, prompts, i, x, time, replay, places=places, apart=apart)
+        halt = entry.run(**(over or {}))
         return halt, entry.seen
 
     def several(self, prompts: Sequence[Any]) -> bool:
@@ -290,7 +296,7 @@ class Call:
         The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
         The networks' answers are replayed for it, so that it costs no evaluation.
         """
-        out, difference, halt = self.outputs(x, t, prompts)
+        out, difference, _, halt = self.outputs(x, t, prompts)
         state = halt.sample[: len(x)]
         if state.dtype == x.dtype:
             seen_x = state
@@ -301,19 +307,26 @@ class Call:
             return Prediction(eps, x0, torch.zeros_like(x))
         return Prediction(eps, x0, correction(self.noise.kind, difference, t))
 
-    def outputs(self, x: Tensor, t: Time, prompts: Sequence[Any]) -> tuple[Tensor, Tensor | None, Halt]:
-        """(the guided output (m, ...), what a scale larger by 1 adds to it, or None where there is no pair; how the step was
-        left), in the precision of x."""
-        halt, seen = self.halted(x, t, prompts)
+    def outputs(
+        self, x: Tensor, t: Time, prompts: Sequence[Any], apart: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Halt]:
+        """(the guided output (m, ...); what a scale larger by 1 adds to it, or None where there is no pair; the branch of the
+        prompt, where guidance is a line between two; how the step was left), in the precision of x.
+
+        Args:
+            x, t, prompts: see `denoise`.
+            apart: each branch in a network call of its own.
+        """
+        halt, seen = self.halted(x, t, prompts, apart=apart)
         out = self._read(halt.output, x)
         if not self._asked_twice(seen, len(x)):
-            return out, None, halt
+            return out, None, out, halt
         mix = self._mix(seen, halt.output, len(x))
         if mix is not None:
             first, second = (self._read(one, x) for one in mix.branches(seen, len(x)))
-            return mix.guided(first, second), second - first, halt
+            return mix.guided(first, second), second - first, second, halt
         more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
-        return out, self._read(self.halted(x, t, prompts, seen, **more)[0].output, x) - out, halt
+        return out, self._read(self.halted(x, t, prompts, seen, over=more)[0].output, x) - out, None, halt
 
     def _mix(self, seen: list[Any], output: Tensor, m: int) -> Mix | None:
         """How guidance mixes the answers of m images; None where that is no line, or cannot be told of these answers."""
@@ -337,88 +350,6 @@ class Call:
         out = output[: len(x)].to(x.dtype)
         out = out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
         return -out if self.noise.inverted else out
-
-    def decode(self, x: Tensor, prompts: Sequence[Any]) -> Tensor:
-        """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable."""
-        door, kept = self.door, []
-        if door.vae is None:
-            return (own_numbers(x) / 2 + 0.5).clamp(0, 1)  # a model of pixels
-        with door.lock:
-            decode = door.vae.decode
-
-            @functools.wraps(decode)
-            def decoded(*given: Any, **more: Any) -> Any:
-                out = decode(*given, **more)
-                kept.append(out[0] if isinstance(out, tuple) else out.sample)
-                return out
-
-            with swapped((door.vae, "decode", decoded)):
-                try:
-                    made = Entry(self, prompts, None, x).run()[0]
-                except (RuntimeError, TypeError):  # a tail of numpy, which takes no gradient
-                    if not kept:
-                        raise
-                    made = None
-        if not isinstance(made, torch.Tensor):
-            image = (own_numbers(kept[0]) / 2 + 0.5).clamp(0, 1)
-            image = image.transpose(1, 2) if image.ndim == 5 else image
-            self._same(image, made)
-            made = image
-        return made.to(x.dtype)
-
-    def _same(self, image: Tensor, made: Any) -> None:
-        """Refuse a tail that does more to a picture than to bring it into [0, 1]."""
-        if made is None or not hasattr(made, "shape"):
-            return
-        theirs = torch.as_tensor(made).to(image).movedim(-1, -3)
-        if theirs.shape != image.shape or not theirs.allclose(image.detach(), atol=1e-3, equal_nan=True):
-            raise TiltingError(f"what a {type(self.door.pipe).__name__} makes of its autoencoder's picture is not known")
-
-    def clean(self, prompts: Sequence[Any]) -> Tensor:
-        """The clean latents (m, ...) that a call from pictures begins around."""
-        halt = Entry(self, prompts, 0, blind=True, noiseless=True).run()
-        return halt.sample[: len(prompts)].float() / self.grid[0].alpha
-
-    def before_decoder(self, x: Tensor, prompts: Sequence[Any]) -> Tensor:
-        """What the autoencoder is to decode of latents x, as the tail hands it over."""
-
-        def stop(z: Tensor, *_: Any, **__: Any) -> None:
-            raise Halt(z, None, z)
-
-        door = self.door
-        with door.lock, swapped((door.vae, "decode", stop)):
-            return Entry(self, prompts, None, x).run().output
-
-    def encode(self, images: Tensor, prompts: Sequence[Any]) -> Tensor:
-        """Latents (m, ...) of pictures (m, 3, h, w) or films (m, frames, 3, h, w) in [0, 1]: the tail backwards.
-
-        Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
-        x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product. Where d = 0 the picture is not x's (outside an
-        inpainting's mask), and x is 0.
-        """
-        vae, m = self.door.vae, len(images)
-        if vae is None:
-            return images * 2 - 1
-        x = torch.zeros(m, *self.shape, device=images.device).requires_grad_()
-        with torch.enable_grad():
-            b = self.before_decoder(x, prompts)
-
-            def back(z: Tensor) -> Tensor:
-                return torch.autograd.grad(b, x, z.to(b), retain_graph=True)[0]
-
-            ones = back(torch.ones_like(b))
-        with torch.no_grad():
-            squared = self.before_decoder(ones, prompts) - b
-            pixels = images * 2 - 1
-            pixels = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels[:, :, None] if b.ndim == 5 else pixels
-            made = vae.encode(pixels.to(vae.dtype))
-            z = made.latent_dist.mode() if hasattr(made, "latent_dist") else made[0]
-            if z.shape != b.shape:
-                raise TiltingError(
-                    f"pictures {tuple(images.shape[1:])} have latents {tuple(z.shape[1:])}, not {tuple(b.shape[1:])}"
-                )
-        off = z.to(b) - b.detach()
-        return back(torch.where(squared == 0, 0.0, off / squared.masked_fill(squared == 0, 1)))
 
 
 def has_momentum(guider: Any) -> bool:

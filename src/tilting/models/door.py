@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
 from tilting.models.lora import active, lora_parameters
-from tilting.models.memo import Memo, Unknown, content, fresh
+from tilting.models.memo import Memo, Unknown, content, fresh, tensors, trees
 from tilting.models.text import is_learning
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tilting.models.reading import Change
 
 AUTOENCODERS = ("vae", "vqvae", "movq")
 APART = (*AUTOENCODERS, "text_encoder", "image_encoder", "tokenizer", "feature_extractor", "safety_checker")
@@ -90,6 +92,7 @@ class Door:
         self.inside = {name: part for name, part in parts.items() if name not in self.outside}
         self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
         self.memo, self.zeros = Memo(), Memo()
+        self.changes: list[Change] = []
 
     @property
     def subject(self) -> str:
@@ -104,6 +107,7 @@ class Door:
     def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
         """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
         what encodes is trained, anew."""
+        tuned = self.tuned()
 
         @functools.wraps(function)
         def asked(*given: Any, **more: Any) -> Any:
@@ -114,17 +118,49 @@ class Door:
             if is_learning() and torch.is_grad_enabled():
                 return change(function(*given, **more))
             try:
-                key = name, self.tuned(), content(given), content(more)
+                key = name, tuned, content(given), content(more)
             except Unknown:
                 return make()
             return fresh(self.memo.get(key, make))
 
         return asked
 
+    def encoder(self, name: str, forward: Callable[..., Any]) -> Any:
+        """A text encoder that is asked of each text once, by itself, so that what a text becomes does not depend on what else
+        is drawn, or was forgotten; of what is no rows of texts as a whole."""
+        memo, tree = self.remembered(name, forward), trees()
+
+        @functools.wraps(forward)
+        def asked(*given: Any, **more: Any) -> Any:
+            sizes = {len(t) if t.ndim else 0 for t in tensors((given, more))}
+            if len(sizes) != 1 or sizes <= {0, 1} or (is_learning() and torch.is_grad_enabled()):
+                return memo(*given, **more)
+            each = []
+            for i in range(sizes.pop()):
+                mine, own = tree.tree_map(lambda v: v[i : i + 1] if isinstance(v, torch.Tensor) else v, (given, more))
+                each.append(tree.tree_flatten(memo(*mine, **own)))
+            leaves = list(zip(*(parts for parts, _ in each), strict=True))
+            if all(isinstance(one, torch.Tensor) and one.ndim and len(one) == 1 for parts in leaves for one in parts):
+                return tree.tree_unflatten([torch.cat(parts) for parts in leaves], each[0][1])
+            return memo(*given, **more)
+
+        return asked
+
+    @contextlib.contextmanager
+    def changing(self, *changes: Change) -> Iterator[None]:
+        """Within it what the call reads of prompts is changed, beside what is already."""
+        with self.lock:
+            self.changes.extend(changes)
+            try:
+                yield
+            finally:
+                del self.changes[len(self.changes) - len(changes) :]
+
     def tuned(self) -> tuple[Any, ...]:
-        """The LoRAs that are on in what encodes: their scales, and which tensors they are."""
+        """What encodes as it is: its LoRAs, their scales and which tensors they are; how often weights were written over."""
         found: list[Any] = []
         for network in self.outside.values():
+            found.append(sum(p._version for p in network.parameters()))
             on = active(network) if getattr(network, "peft_config", None) else {}
             weights = [p for name in on for p in lora_parameters(network, name)]
             found += [*on.items(), *((p.data_ptr(), p._version) for p in weights)]

@@ -45,6 +45,13 @@ def content(value: Any) -> Any:
     raise Unknown(type(value).__name__)
 
 
+def trees() -> Any:
+    """torch's own functions of values within values."""
+    from torch.utils import _pytree
+
+    return _pytree
+
+
 def tensors(value: Any) -> list[Tensor]:
     """The tensors in a value."""
     if isinstance(value, torch.Tensor):
