@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite, blame
@@ -23,7 +23,6 @@ from tilting.generation.score import Scorer, finish
 from tilting.lazy import torch
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
-from tilting.models.text import remembering
 from tilting.rng import Identity
 from tilting.state import State
 from tilting.types import RewardError, TiltingError
@@ -95,14 +94,14 @@ def draw(
     if latents is not None:
         _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
-    clean, texts = _clean(model, plan, place), {}
+    clean = _clean(model, plan, place)
     for g, who in enumerate(groups):
         mine = slice(g * size, g * size + len(who))
         given = None if latents is None else latents[mine]
 
         def group(model: Model, clean: Tensor | None, who=who, mine=mine, given=given, g=g) -> Iterator[Step | Drawn]:
             own = clean if clean is None or len(clean) == 1 else clean[mine]
-            return _group(model, plan, who, given, own, texts, place, (g, len(groups)))
+            return _group(model, plan, who, given, own, place, (g, len(groups)))
 
         try:
             for event in group(model, clean):
@@ -144,7 +143,6 @@ def _group(
     who: Sequence[Identity],
     given: Tensor | None,
     clean: Tensor | None,
-    texts: dict[str, Any],
     place: torch.device | str,
     counted: tuple[int, int],
 ) -> Iterator[Step | Drawn]:
@@ -154,7 +152,7 @@ def _group(
     worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
     counts = Counts()
-    with torch.no_grad(), remembering(texts):
+    with torch.no_grad():
         grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
         problem = loop.Problem(
             model.denoiser(worded, plan.cfg, plan.negative),

@@ -74,7 +74,7 @@ class Mix:
         return first + self.scale * (second - first)
 
     def gives(self, branches: tuple[Tensor, ...], output: Tensor) -> bool:
-        """Whether these branches' guided output is that of a call, which may have left their variance out."""
+        """Whether these branches' guided output is that of a call, which may have left some of it out."""
         found = self.guided(*branches)
         return found.shape[0] == len(output) and torch.equal(found[:, : output.shape[1]], output)
 
@@ -124,7 +124,7 @@ class Call:
         none = frozenset(name for name, value in values.items() if value is None)
         kind = type(door.pipe)
         self.alone = self.begin == 0 and kind.__module__.startswith("diffusers.") and alone(kind.__name__, none)
-        self._mixes: dict[int, Mix | None] = {}
+        self._mixes: dict[tuple[int, float], Mix | None] = {}
 
     def _pair(self, entry: Entry) -> bool:
         most: dict[str, int] = {}
@@ -321,22 +321,23 @@ class Call:
         out = self._read(halt.output, x)
         if not self._asked_twice(seen, len(x)):
             return out, None, out, halt
-        mix = self._mix(seen, halt.output, len(x))
+        mix = self._mix(seen, halt.output, len(x), t.t)
         if mix is not None:
-            first, second = (self._read(one, x) for one in mix.branches(seen, len(x)))
+            wide = halt.output.shape[1]  # a call may leave their variance out, or the tokens of a picture
+            first, second = (self._read(one[:, :wide], x) for one in mix.branches(seen, len(x)))
             return mix.guided(first, second), second - first, second, halt
         more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
         return out, self._read(self.halted(x, t, prompts, seen, over=more)[0].output, x) - out, None, halt
 
-    def _mix(self, seen: list[Any], output: Tensor, m: int) -> Mix | None:
-        """How guidance mixes the answers of m images; None where that is no line, or cannot be told of these answers."""
-        if m in self._mixes:
-            return self._mixes[m]
+    def _mix(self, seen: list[Any], output: Tensor, m: int, t: float) -> Mix | None:
+        """How guidance mixes the answers of m images at a time; None where it is no line, or these do not tell."""
+        if (m, t) in self._mixes:
+            return self._mixes[m, t]
         mixes = [Mix(scale, reverse) for scale in set(self.door.scales(self.told).values()) for reverse in (False, True)]
         pairs = [(mix, mix.branches(seen, m)) for mix in mixes]
         fitting = [mix for mix, branches in pairs if branches and mix.gives(branches, output[:m])]
         if len(fitting) < 2:
-            self._mixes[m] = next(iter(fitting), None)
+            self._mixes[m, t] = next(iter(fitting), None)
         return fitting[0] if len(fitting) == 1 else None
 
     def _asked_twice(self, seen: list[Any], m: int) -> bool:

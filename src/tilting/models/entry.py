@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
@@ -194,7 +195,8 @@ class Entry:
         if hasattr(pipe, "prepare_latents"):
             swaps.append((pipe, "prepare_latents", self.prepared(pipe.prepare_latents)))
         swaps += [*door.autoencoder(), *call.guider(over)]
-        with door.lock, swapped(*swaps):
+        elsewhere = torch.get_default_device().type != "cpu"  # a pipeline makes some of its tensors where nothing is said
+        with door.lock, swapped(*swaps), torch.device("cpu") if elsewhere else nullcontext():
             try:
                 return door.call(pipe, **(call.arguments(self.prompts) | over))
             except Halt as halt:

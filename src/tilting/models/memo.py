@@ -12,7 +12,7 @@ from tilting.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-REMEMBERED = 2**30
+REMEMBERED = 2**29
 """Bytes that are kept."""
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError, nearest
@@ -21,6 +20,7 @@ from tilting.lazy import torch
 from tilting.models import tail
 from tilting.models.branches import Branches, Said
 from tilting.models.call import Call, Point, has_momentum
+from tilting.models.entry import Entry
 from tilting.models.memo import Memo, Unknown, content
 from tilting.models.parts import Parts
 from tilting.models.shapes import check_inputs
@@ -89,7 +89,7 @@ class Pipeline(Parts):
         if any(has_momentum(getattr(pipe, one, None)) for one in ("guider", "ocr_guider")):
             kind = type(pipe).__name__
             warnings.warn(f"a guider of {kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3)
-        self._alone = self._apart = False
+        self._alone, self._apart, self._image_shape = False, False, ()
         first = self._first()
         self.latent_shape: tuple[int, ...] = first.shape
         self.schedule: Schedule = OwnGrid(first.noise.kind, first.noise.alpha_bar, first.noise.last, of=self._grid)
@@ -262,6 +262,20 @@ class Pipeline(Parts):
     def steps_at(self, t: Time) -> int:
         return t.steps if isinstance(t, Point) else self.default_steps
 
+    def texts(self, prompts: Sequence[str], cfg: float, negative: str = "") -> list[dict[str, Any]]:
+        """What the call reads of each prompt: the values of its ``encode_prompt``, by the names that it has for them."""
+        found: list[dict[str, Any]] = []
+
+        def look(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+            found[-1] |= values
+            return values
+
+        with torch.no_grad(), self.door.changing(look):
+            for told, subject in zip(*self._asked(prompts, cfg, negative), strict=True):
+                found.append({})
+                Entry(self.call(self.default_steps, told), [subject], 0, blind=True).run()
+        return found
+
     def decoder(self, prompts: Sequence[str]) -> Decode:
         """The tail of the call for these prompts' images; differentiable, NaN where it is not finite."""
         told, subjects = self._asked(prompts, self.default_cfg, "")
@@ -317,8 +331,10 @@ class Pipeline(Parts):
         super().forget()
         self._calls.clear()
 
-    @cached_property
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """(3, h, w), or (frames, 3, h, w) of a film."""
-        with torch.no_grad():
-            return tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
+        if not self._image_shape:
+            with torch.no_grad():
+                self._image_shape = tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
+        return self._image_shape

@@ -41,12 +41,10 @@ def encoded_names(kind: str) -> tuple[tuple[str, ...], ...]:
 
 
 def changed(entry: Entry, made: Any, asked: Mapping[str, Any], place: int, changes: Sequence[Change]) -> Any:
-    """What ``encode_prompt`` returned at a place, changed. Raises TiltingError where its values have no names."""
-    kind = type(entry.call.door.pipe).__name__
-    names, held = encoded_names(kind), made if isinstance(made, tuple | list) else (made,)
+    """What ``encode_prompt`` returned at a place, changed; by number where the call gives no names."""
+    names, held = encoded_names(type(entry.call.door.pipe).__name__), made if isinstance(made, tuple | list) else (made,)
     mine = names[min(place, len(names) - 1)] if names else ()
-    if len(mine) != len(held):
-        raise TiltingError(f"a {kind} does not say which of the texts that it reads is which")
+    mine = mine if len(mine) == len(held) else tuple(f"{place}.{i}" for i in range(len(held)))
     values = dict(zip(mine, held, strict=True))
     for change in changes:
         values = change(entry, values, asked)

@@ -156,14 +156,7 @@ def check_learns(model: Any) -> None:
 
 def text_width(model: Pipeline) -> int:
     """Numbers of an embedding of a text. Raises TiltingError for a model that does not say which of its texts is which."""
-    found: dict[str, Any] = {}
-
-    def look(entry: Any, values: dict[str, Any], asked: Any) -> dict[str, Any]:
-        found.update(values)
-        return values
-
-    with torch.no_grad(), model.door.changing(look):
-        model.call(model.default_steps, model.told(model.some, PAIR, " ")).several([model.subject(model.some)])
+    found = model.texts([model.some], PAIR, " ")[0]
     if not all(isinstance(found.get(name), Tensor) for name in (PROMPT, NEGATIVE)):
         raise TiltingError(f"{model.name!r} does not read a negative prompt beside a prompt: there is none to learn")
     return found[PROMPT].shape[-1]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tilting.features.tokens import warn_of_cuts
 from tilting.lazy import torch
@@ -89,7 +89,7 @@ _learning: ContextVar[bool] = ContextVar("whether encoders are trained", default
 
 @contextmanager
 def learning() -> Iterator[None]:
-    """Within it `distinct` encodes with gradient, where gradients are on: for training what encodes."""
+    """Within it texts are encoded with gradient, where gradients are on: for training what encodes."""
     token = _learning.set(True)
     try:
         yield
@@ -97,71 +97,9 @@ def learning() -> Iterator[None]:
         _learning.reset(token)
 
 
-KEPT = 2**28
-"""Bytes of encoded texts that a training run keeps."""
-
-
-def bytes_of(context: Context) -> int:
-    """What a context takes."""
-    parts = [context] if isinstance(context, torch.Tensor) else [getattr(context, one.name) for one in fields(context)]
-    return sum(part.nbytes for part in parts if part is not None)
-
-
-class Remembered(NamedTuple):
-    """What `distinct` knows: contexts of texts, those asked for within, and whether each is to be encoded by itself."""
-
-    known: dict[str, Any]
-    asked: dict[str, None]
-    alone: bool
-
-
 def is_learning() -> bool:
     """Whether this is within `learning`."""
     return _learning.get()
-
-
-_memory: ContextVar[Remembered | None] = ContextVar("remembered texts", default=None)
-
-
-@contextmanager
-def remembering(known: dict[str, Any], keep: int | None = None) -> Iterator[None]:
-    """Within it `distinct` encodes no text that is ``known``; on leaving, ``known`` holds those asked for within alone.
-
-    It reaches a model through whatever is wrapped around it. It is for a run, whose groups of images share prompts: whoever
-    keeps ``known`` for longer answers for the encoders staying as they were.
-
-    Args:
-        known: contexts by text, changed in place.
-        keep: bytes of it to keep beside, the texts asked for last first. Each text is then encoded by itself, so that what it
-            becomes does not depend on what else is forgotten, to the last digit.
-    """
-    memory = Remembered(known, {}, keep is not None)
-    token = _memory.set(memory)
-    try:
-        yield
-    finally:
-        _memory.reset(token)
-        for text in memory.asked:
-            known[text] = known.pop(text)  # to the end
-        left = sum(map(bytes_of, known.values())) - (keep or 0)
-        for text in [text for text in known if text not in memory.asked]:
-            if keep is None or left > 0:
-                left -= bytes_of(known.pop(text))
-
-
-def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: torch.device) -> C:
-    """``encode`` of the different prompts among these, once each, back in place, without gradient but for `learning`; see
-    `remembering`."""
-    unique = list(dict.fromkeys(prompts))
-    known, asked, alone = _memory.get() or Remembered({}, {}, False)
-    new = [text for text in unique if text not in known]
-    for some in [[text] for text in new] if alone else [new] if new else []:
-        with nullcontext() if is_learning() else torch.no_grad():
-            encoded = encode(some)
-        known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(some)})
-    asked.update(dict.fromkeys(unique))
-    every: Any = beside(*(known[text] for text in unique))
-    return every[torch.tensor([unique.index(p) for p in prompts], device=device)]
 
 
 def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
@@ -193,27 +131,16 @@ def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
             )
 
 
-def token_ids(tokenizer: Any, texts: list[str], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """(ids, mask), (len(texts), length) each, padded and cut to a length, the tokenizer's own by default."""
-    words = tokenizer(texts, padding="max_length", max_length=length or tokenizer.model_max_length, truncation=True)
-    return torch.tensor(words["input_ids"], device=device), torch.tensor(words["attention_mask"], device=device)
-
-
-def clip_hidden(encoder: Any, tokenizer: Any, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder; the latter is its projected pooled
-    vector (n, width) where it has a projection."""
-    return clip_states(encoder, token_ids(tokenizer, texts, device)[0])
-
-
 def clip_states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What `clip_hidden` gives, of token ids (n, tokens)."""
+    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder, of token ids (n, tokens); the latter is
+    its projected pooled vector (n, width) where it has a projection."""
     out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0]
 
 
 def windows(tokenizer: Any, texts: list[str]) -> list[list[list[int]]]:
     """Each text as rows of token ids that an encoder reads one by one: as many tokens of it in a row as fit between those of
-    the beginning and the end (AUTOMATIC1111's reading of long prompts). Of a text that fits, the one row of `token_ids`."""
+    the beginning and the end (AUTOMATIC1111's reading of long prompts). Of a text that fits, its one row."""
     most = tokenizer.model_max_length
     rows = []
     for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
