@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tilting as tl
-from support.today import MAKERS, TOLD, beta_schedule, write
+from support.today import MAKERS, TOLD, write
 from tilting import objectives
 from tilting.cli import main
 from tilting.cost import cost
@@ -20,7 +20,6 @@ from tilting.models.attach import attach_all
 from tilting.models.lora import lora_off, lora_state
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_targets import target_modules_of, target_names
-from tilting.models.schedulers import flow_schedule
 
 PROMPTS = ["a fox on a blue background, noto style", "an owl"]
 
@@ -133,57 +132,18 @@ def test_t5_may_be_absent_and_zeros_stand_for_it(tmp_path, t5):
     assert (ours - want).abs().max() < 1e-4 and (model.text_encoder_3 is not None) == t5
 
 
-@pytest.mark.parametrize("steps", [1, 4, 28])
-@pytest.mark.parametrize(
-    ("options", "even"),
-    [
-        ({"shift": 3.0}, True),
-        ({"shift": 1.0}, False),
-        ({"use_dynamic_shifting": True}, True),
-        ({"use_dynamic_shifting": True, "time_shift_type": "linear", "max_shift": 2.0}, False),
-    ],
-)
-def test_flow_grids_are_the_schedulers(options, even, steps):
-    from diffusers import FlowMatchEulerDiscreteScheduler
-    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-    scheduler = FlowMatchEulerDiscreteScheduler(**options)
-    grid = flow_schedule(scheduler, 900, even).grid(steps)
-    mu = calculate_shift(900, max_shift=options.get("max_shift", 1.15)) if "use_dynamic_shifting" in options else None
-    scheduler.set_timesteps(steps, mu=mu, sigmas=None if even else torch.linspace(1, 1 / steps, steps).tolist())
-    assert torch.tensor([p.sigma for p in grid]).allclose(scheduler.sigmas, atol=1e-6)
-    assert torch.tensor([p.t for p in grid[:-1]]).allclose(scheduler.timesteps, atol=1e-3)
-
-
 def test_schedulers_that_are_more_than_a_grid_are_refused():
-    """A distilled one's steps are not a diffusion's; thresholding moves every estimate. What another left behind is nothing."""
-    from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
+    """Thresholding moves every estimate; some do not say with which noise a model was trained. What another left is nothing."""
+    from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler
 
-    from tilting.models.schedulers import schedule_of
+    from tilting.models.schedulers import first_order
 
-    with pytest.raises(TiltingError, match="distilled for LCMScheduler"):
-        schedule_of(LCMScheduler())
     with pytest.raises(TiltingError, match="DDIMScheduler with thresholding"):
-        schedule_of(DDIMScheduler(thresholding=True))
+        first_order(DDIMScheduler(thresholding=True))
+    with pytest.raises(TiltingError, match="EDMEulerScheduler does not say"):
+        first_order(EDMEulerScheduler())
     left = EulerDiscreteScheduler.from_config({**DDIMScheduler().config, "thresholding": True})
-    assert schedule_of(left).kind == schedule_of(DDIMScheduler()).kind == "epsilon"
-
-
-def test_schedules_that_are_not_known_are_refused():
-    from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
-
-    from tilting.models.schedulers import schedule_of
-
-    with pytest.raises(TiltingError, match="with shift_terminal is not known"):
-        flow_schedule(FlowMatchEulerDiscreteScheduler(shift_terminal=0.02), 64, True)
-    with pytest.raises(TiltingError, match="DDIMScheduler is not the flow matching"):
-        flow_schedule(beta_schedule(DDIMScheduler), 64, True)
-    with pytest.raises(TiltingError, match="FlowMatchEulerDiscreteScheduler does not say"):
-        schedule_of(FlowMatchEulerDiscreteScheduler())
-    leftover = {"set_alpha_to_one": False, **beta_schedule(EulerDiscreteScheduler).config}  # as SDXL's configuration has it
-    assert schedule_of(EulerDiscreteScheduler.from_config(leftover)).final == 1.0
-    euler, ddim = schedule_of(beta_schedule(EulerDiscreteScheduler)), schedule_of(beta_schedule(DDIMScheduler))
-    assert (euler.alpha_bar, euler.spacing, euler.offset) == (ddim.alpha_bar, "leading", 1)
+    assert first_order(left).kind == first_order(DDIMScheduler()).kind == "epsilon"
 
 
 @pytest.mark.parametrize("name", list(MAKERS))

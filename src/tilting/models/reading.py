@@ -71,9 +71,7 @@ def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> d
 
         parts = [(getattr(pipe, f"text_encoder{end}"), getattr(pipe, f"tokenizer{end}")) for end in ends]
         found = [in_windows(partial(states, encoder), words, texts, own.device) for encoder, words in parts]
-        mask = found[-1].mask
-        assert mask is not None
-        return torch.cat([one.sequence for one in found], -1).to(own.dtype), mask, found[-1].pooled
+        return torch.cat([sequence for sequence, _, _ in found], -1).to(own.dtype), *found[-1][1:]
 
     def texts_of(said: Any) -> list[str]:
         return [said or ""] * m if isinstance(said, str) or said is None else list(said)

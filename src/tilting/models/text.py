@@ -1,4 +1,4 @@
-"""What a network is told of its prompts, as one value that indexes and batches, and how texts become tokens."""
+"""How texts become tokens: what is cut of them and told, windows of long ones, and whether encoders are trained."""
 
 from __future__ import annotations
 
@@ -6,82 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tilting.features.tokens import warn_of_cuts
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Text:
-    """Embeddings of n prompts; any part but the first may be missing.
-
-    Attributes:
-        sequence: (n, tokens, width), what attention reads.
-        pooled: (n, width), one vector each.
-        mask: (n, tokens), 1 at the tokens of the prompt, 0 at padding; contexts that have one may be of several lengths.
-        guidance: (n,) the scale that a network distilled on its guidance is told.
-    """
-
-    sequence: Tensor
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
-    guidance: Tensor | None = None
-
-    def _each(self, change: Callable[..., Tensor], *others: Text) -> Text:
-        changed = {}
-        for field in fields(self):
-            values = [getattr(text, field.name) for text in (self, *others)]
-            changed[field.name] = None if values[0] is None else change(*values)
-        return replace(self, **changed)
-
-    def __len__(self) -> int:
-        return len(self.sequence)
-
-    def __getitem__(self, rows: Tensor) -> Text:
-        """The prompts ``rows`` (m,)."""
-        return self._each(lambda part: part[rows])
-
-    def expand_as(self, other: Text) -> Text:
-        """One prompt's embeddings, as often as ``other`` has prompts."""
-        return self._each(lambda part: part.expand(len(other), *part.shape[1:]))
-
-
-if TYPE_CHECKING:
-    Context = Tensor | Text
-    """(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
-    C = TypeVar("C", Tensor, Text)
-
-
-def beside(first: Context, *others: Context) -> Context:
-    """Contexts of a kind as one batch."""
-    if isinstance(first, torch.Tensor):
-        tensors = [other for other in others if isinstance(other, torch.Tensor)]
-        if len(tensors) == len(others):
-            return torch.cat([first, *tensors])
-    else:
-        texts = [other for other in others if isinstance(other, Text)]
-        if len(texts) == len(others):
-            first, *texts = _alike([first, *texts])
-            return first._each(lambda *parts: torch.cat(parts), *texts)
-    raise TypeError("these contexts are of different models")
-
-
-def _alike(texts: list[Text]) -> list[Text]:
-    """Contexts of one length, the shorter padded with what their masks leave out."""
-    longest = max(text.sequence.shape[1] for text in texts)
-    more = [longest - text.sequence.shape[1] for text in texts]
-    if not any(more) or any(text.mask is None for text in texts):
-        return texts
-    pad = torch.nn.functional.pad
-    return [
-        replace(text, sequence=pad(text.sequence, (0, 0, 0, n)), mask=pad(text.mask, (0, n)))  # type: ignore[arg-type]
-        for text, n in zip(texts, more, strict=True)
-    ]
 
 
 _learning: ContextVar[bool] = ContextVar("whether encoders are trained", default=False)
@@ -132,8 +63,8 @@ def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
 
 
 def clip_states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder, of token ids (n, tokens); the latter is
-    its projected pooled vector (n, width) where it has a projection."""
+    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder, of token ids (n, tokens); the
+    latter is its projected pooled vector (n, width) where it has a projection."""
     out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0]
 
@@ -150,7 +81,9 @@ def windows(tokenizer: Any, texts: list[str]) -> list[list[list[int]]]:
     return rows
 
 
-def in_windows(read: Callable[[Tensor], tuple[Tensor, Tensor | None]], tokenizer: Any, texts: list[str], device: Any) -> Text:
+def in_windows(
+    read: Callable[[Tensor], tuple[Tensor, Tensor | None]], tokenizer: Any, texts: list[str], device: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Texts of any length: what an encoder says of each window, one after the other; the pooled vector of the first.
 
     Args:
@@ -158,13 +91,15 @@ def in_windows(read: Callable[[Tensor], tuple[Tensor, Tensor | None]], tokenizer
         tokenizer: of the encoder, which has a token of the beginning and one of the end.
         texts: n of them.
         device: of the encoder.
+
+    Returns:
+        (n, tokens, width), the shorter padded with zeros; (n, tokens) 1 where a text is, 0 at padding; (n, width) or None.
     """
     rows = windows(tokenizer, texts)
     hidden, pooled = read(torch.tensor([row for text in rows for row in text], device=device))
-    found, at = [], 0
-    for text in rows:
-        mine = hidden[at : at + len(text)].flatten(0, 1)[None]
-        first = None if pooled is None else pooled[at : at + 1]
-        found.append(Text(mine, first, mask=torch.ones(mine.shape[:2], device=device, dtype=torch.long)))
-        at += len(text)
-    return beside(*found)  # type: ignore[return-value]
+    counts = [len(text) for text in rows]
+    found = [one.flatten(0, 1) for one in hidden.split(counts)]
+    firsts = [sum(counts[:i]) for i in range(len(counts))]
+    pad = torch.nn.utils.rnn.pad_sequence
+    mask = pad([torch.ones(len(one), device=hidden.device, dtype=torch.long) for one in found], True)
+    return pad(found, True), mask, None if pooled is None else pooled[firsts]

@@ -119,8 +119,8 @@ class Batches:
         return 0 if memo is None else min(memo.held * -(-len(self.prompts) // here), memo.most)
 
     def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise, Denoise]:
-        """(guided, of the base model, without guidance, the base model's) of these prompts; with gradient to text encoders where
-        they are trained."""
+        """(guided, of the base model, without guidance, the base model's) of these prompts; with gradient to text encoders
+        where they are trained."""
         asked, bare = (words, self.config.cfg, self.config.negative_prompt), self.bare or self.model
         with torch.no_grad():
             guided = self.model.denoiser(*asked)
