@@ -59,7 +59,7 @@ def measure(name: str, steps: int, images: int, rounds: int, folder: Path) -> di
 
     def bare() -> None:
         grid = model.schedule.grid(steps)
-        model.encode_prompts([*prompts, ""])
+        model.forget()  # texts are encoded anew, as a run does
         for t in grid[-slopes - 1 : -1]:
             value_and_grad(x, t, index, denoise, value)
         with torch.no_grad():

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from tilting.models.look import Look
+
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 UNBOUNDED = 10**6
 """From here on what a tokenizer says of its most is that it has none."""
@@ -38,6 +40,11 @@ class Parts:
     Raises:
         TiltingError: for one without a network that denoises.
     """
+
+    look: Look | None = None
+    """What decodes estimates in the place of its own autoencoder; see `tilting.models.look`."""
+    place: torch.device | None = None
+    """Where it computes, where that is not where its network's weights wait."""
 
     def __init__(self, pipe: Any, name: str, inputs: Mapping[str, Any]):
         self.pipe, self.name, self.inputs = pipe, name, dict(inputs)
@@ -103,12 +110,12 @@ class Parts:
 
     @property
     def device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
+        return self.place or next(self.backbone.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network."""
-        return next(self.backbone.parameters()).dtype
+        """Of the network; of one with quantized weights, what it computes in."""
+        return next(p.dtype for p in self.backbone.parameters() if p.is_floating_point())
 
     def to(self, where: torch.device | torch.dtype | str) -> Self:
         """The model, its networks moved to a device, or in another precision."""
@@ -148,7 +155,8 @@ class Parts:
 
     def checkpoint(self) -> None:
         """Recompute the activations of network and autoencoder on the way back, where diffusers can."""
-        for part in (self.backbone, self.vae):
+        parts: list[Any] = [self.backbone, self.vae, getattr(self.look, "vae", None)]
+        for part in parts:
             if getattr(part, "_supports_gradient_checkpointing", False):
                 part.enable_gradient_checkpointing()
 

@@ -204,6 +204,11 @@ class Pipeline(Parts):
         plain = self.told("", cfg, negative)
         return [self.told(p, cfg, negative) if p in self.each else plain for p in prompts], [self.subject(p) for p in prompts]
 
+    @property
+    def apart(self) -> bool:
+        """Whether images of different prompts are evaluated in calls of their own."""
+        return self._alone or self._apart or bool(self.each)
+
     # -- what a model does
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
@@ -278,11 +283,18 @@ class Pipeline(Parts):
 
     def decoder(self, prompts: Sequence[str]) -> Decode:
         """The tail of the call for these prompts' images; differentiable, NaN where it is not finite."""
+        return self._decoder(prompts, None)
+
+    def looker(self, prompts: Sequence[str]) -> Decode | None:
+        """The same for estimates, by the look decoder; None where there is none."""
+        return None if self.look is None else self._decoder(prompts, self.look.decode)
+
+    def _decoder(self, prompts: Sequence[str], look: Callable[..., Any] | None) -> Decode:
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
         def decode(x: Tensor, rows: Tensor) -> Tensor:
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-                return tail.decode(self._tail(told), x[places], subjects)
+                return tail.decode(self._tail(told), x[places], subjects, look)
 
             return self.by_rows(told, subjects, rows, ask)
 
@@ -291,6 +303,12 @@ class Pipeline(Parts):
     def _tail(self, told: Mapping[str, Any]) -> Call:
         """A short call, of which only the end matters."""
         return self.call(self.default_steps if "strength" in self.door.names else min(2, self.default_steps), told)
+
+    def before_decoder(self, latents: Tensor) -> Tensor:
+        """What the autoencoder is given of clean latents (m, ...)."""
+        call = self._tail(self.told(self.some, self.default_cfg, ""))
+        with torch.no_grad():
+            return tail.before_decoder(call, latents, [call.a_prompt] * len(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `decoder`, of images that are told what all are."""

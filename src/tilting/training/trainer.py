@@ -31,6 +31,7 @@ from tilting.models.lora_weights import rank_of, read_lora, save_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
 from tilting.rewards.metadata import informed
+from tilting.rewards.weighted_sum import framed
 from tilting.training.average import EMA, Average
 from tilting.training.batches import Batches, Counts, in_parts
 from tilting.training.checkpoint import Saved
@@ -257,7 +258,7 @@ def trainer_of(
             p.requires_grad_(name.partition(".")[0] in config.learn)
             parameters |= {name: p} if p.requires_grad else {}
     thin = with_dropout(reward, config.reward_dropout) if config.reward_dropout and reward is not None else None
-    reward = thin or reward
+    reward = framed(thin or reward, config.reward_frames)
     critic = adapted(reward, config.rank or 8, config.seed) if objective.needs_critic and reward is not None else None
     if critic is not None:
         parameters |= {f"critic.{name}": p for name, p in critic[1].items()}
