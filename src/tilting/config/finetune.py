@@ -73,6 +73,7 @@ class FinetuneConfig(Switches, TrainingConfig):
     reward_frames: options.RewardFrames = "all"
     controlnet: options.Controlnet = None
     ip_adapter: options.IpAdapter = None
+    mask: options.Mask = None
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
     checkpoint_every: training.CheckpointEvery = 50
     keep_every: training.KeepEvery = 0

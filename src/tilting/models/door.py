@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
@@ -90,9 +90,12 @@ class Door:
         parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
         self.outside = {name: part for name, part in parts.items() if name.startswith(APART)}
         self.inside = {name: part for name, part in parts.items() if name not in self.outside}
+        self._weights = [p for part in self.outside.values() for p in part.parameters()]
         self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
         self.memo, self.zeros = Memo(), Memo()
+        self.state: tuple[Any, ...] = ()
         self.changes: list[Change] = []
+        self._place: tuple[Any, Any] | None = None
 
     @property
     def subject(self) -> str:
@@ -107,7 +110,6 @@ class Door:
     def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
         """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
         what encodes is trained, anew."""
-        tuned = self.tuned()
 
         @functools.wraps(function)
         def asked(*given: Any, **more: Any) -> Any:
@@ -118,12 +120,28 @@ class Door:
             if is_learning() and torch.is_grad_enabled():
                 return change(function(*given, **more))
             try:
-                key = name, tuned, content(given), content(more)
+                key = name, self.state, content(given), content(more)
             except Unknown:
                 return make()
             return fresh(self.memo.get(key, make))
 
         return asked
+
+    @contextlib.contextmanager
+    def open(self, swaps: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+        """The pipeline entered, with parts swapped. Where it computes is asked of its parts once, and not at every turn."""
+        kind, here = type(self.pipe), next(next(iter(self.inside.values())).parameters()).device
+        with self.lock, swapped(*swaps):
+            if self._place is None or self._place[0] != (kind, here):
+                place = getattr(self.pipe, "_execution_device", here)
+                own = {"_execution_device": place, "__module__": kind.__module__}
+                self._place = (kind, here), type(kind.__name__, (kind,), own)
+            before, self.state = self.state, self.tuned()
+            self.pipe.__class__ = self._place[1]
+            try:
+                yield
+            finally:
+                self.pipe.__class__, self.state = kind, before
 
     def encoder(self, name: str, forward: Callable[..., Any]) -> Any:
         """A text encoder that is asked of each text once, by itself, so that what a text becomes does not depend on what else
@@ -158,9 +176,8 @@ class Door:
 
     def tuned(self) -> tuple[Any, ...]:
         """What encodes as it is: its LoRAs, their scales and which tensors they are; how often weights were written over."""
-        found: list[Any] = []
+        found: list[Any] = [sum(p._version for p in self._weights)]
         for network in self.outside.values():
-            found.append(sum(p._version for p in network.parameters()))
             on = active(network) if getattr(network, "peft_config", None) else {}
             weights = [p for name in on for p in lora_parameters(network, name)]
             found += [*on.items(), *((p.data_ptr(), p._version) for p in weights)]

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
-from tilting.models.door import swapped
 from tilting.models.memo import tensors, trees
 from tilting.models.reading import changed
 
@@ -196,7 +195,7 @@ class Entry:
             swaps.append((pipe, "prepare_latents", self.prepared(pipe.prepare_latents)))
         swaps += [*door.autoencoder(), *call.guider(over)]
         elsewhere = torch.get_default_device().type != "cpu"  # a pipeline makes some of its tensors where nothing is said
-        with door.lock, swapped(*swaps), torch.device("cpu") if elsewhere else nullcontext():
+        with door.open(swaps), torch.device("cpu") if elsewhere else nullcontext():
             try:
                 return door.call(pipe, **(call.arguments(self.prompts) | over))
             except Halt as halt:
