@@ -176,7 +176,7 @@ def test_methods_run_and_pay_what_they_promise(models, name, method):
 
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_a_run_encodes_each_text_once(models, name):
-    """By itself, however they are drawn together; again where the encoder was written over."""
+    """However they are drawn together; again where the encoder was written over."""
     model, rows = models(name), []
     model.forget()
     encoder = model.text_encoder_2 if name in ("flux", "schnell") else model.text_encoder
@@ -189,14 +189,14 @@ def test_a_run_encodes_each_text_once(models, name):
     rows.clear()
     drawn = tl.generate(model, prompts, steps=2, cfg=cfg, images=3, batch_size=2)  # five groups, two of them of two prompts
     empty = name in ("sd3", "pixart")  # what is told of no prompt is read of one too
-    assert rows == [1] * len(prompts)
+    assert sum(rows) == len(prompts)
     apart = torch.cat([tl.generate(model, p, steps=2, cfg=cfg, images=3).images for p in prompts])
-    assert torch.allclose(drawn.images, apart, atol=1e-4) and len(rows) == len(prompts)
+    assert torch.allclose(drawn.images, apart, atol=1e-4) and sum(rows) == len(prompts)
     with torch.no_grad():
         next(encoder.parameters()).mul_(1.0)
     tl.generate(model, "a fox", steps=2, cfg=cfg)
     hook.remove()
-    assert len(rows) == len(prompts) + 1 + empty
+    assert sum(rows) == len(prompts) + 1 + empty
 
 
 def test_a_distilled_scale_has_no_correction_to_go_by(models):

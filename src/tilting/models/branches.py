@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,6 +61,7 @@ class Branches:
         apart: each branch in a network call of its own, so that a branch that is computed again by itself is the same to the
             last digit.
         line: refuse guidance that is no line between two branches.
+        within: of a time, what it is evaluated in.
     """
 
     model: Pipeline
@@ -67,6 +69,7 @@ class Branches:
     alone: Said
     apart: bool = False
     line: bool = False
+    within: Callable[[Time], AbstractContextManager[None]] = lambda t: nullcontext()
 
     def __call__(self, x: Tensor, t: Time, rows: Tensor) -> Outputs:
         """Of latents x (m, ...) and their rows. A pair is one call of the pipeline; where guidance is no line between two
@@ -82,4 +85,5 @@ class Branches:
                 alone = self.model.network(x[places], t, without[at])
             return Outputs(out, torch.zeros_like(out) if difference is None else difference, alone)
 
-        return self.model.by_rows(said.told, said.subjects, range(len(x)), ask)
+        with self.within(t):
+            return self.model.by_rows(said.told, said.subjects, range(len(x)), ask)

@@ -94,6 +94,7 @@ class Door:
         self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
         self.memo, self.zeros = Memo(), Memo()
         self.state: tuple[Any, ...] = ()
+        self.singly = False
         self.changes: list[Change] = []
         self._place: tuple[Any, Any] | None = None
 
@@ -144,19 +145,35 @@ class Door:
                 self.pipe.__class__, self.state = kind, before
 
     def encoder(self, name: str, forward: Callable[..., Any]) -> Any:
-        """A text encoder that is asked of each text once, by itself, so that what a text becomes does not depend on what else
-        is drawn, or was forgotten; of what is no rows of texts as a whole."""
+        """A text encoder that is asked of each text once: of those that are new together, or, where `singly` says so, of each
+        by itself, so that what a text becomes does not depend on what else is drawn, or was forgotten. Of what is no rows of
+        texts it is asked as a whole."""
         memo, tree = self.remembered(name, forward), trees()
+
+        def of(value: Any, rows: Any) -> Any:
+            return tree.tree_map(lambda v: v[rows] if isinstance(v, torch.Tensor) else v, value)
+
+        def together(asked: Any, keys: Sequence[Any]) -> None:
+            new = list(dict.fromkeys(key for key in keys if key not in self.memo))
+            if len(new) > 1 and not self.singly:
+                given, more = of(asked, [keys.index(key) for key in new])
+                with torch.no_grad():
+                    leaves, form = tree.tree_flatten(forward(*given, **more))
+                if all(isinstance(one, torch.Tensor) and one.ndim and len(one) == len(new) for one in leaves):
+                    for i, key in enumerate(new):
+                        self.memo.get(key, lambda i=i: tree.tree_unflatten([one[i : i + 1].clone() for one in leaves], form))
 
         @functools.wraps(forward)
         def asked(*given: Any, **more: Any) -> Any:
             sizes = {len(t) if t.ndim else 0 for t in tensors((given, more))}
             if len(sizes) != 1 or sizes <= {0, 1} or (is_learning() and torch.is_grad_enabled()):
                 return memo(*given, **more)
-            each = []
-            for i in range(sizes.pop()):
-                mine, own = tree.tree_map(lambda v: v[i : i + 1] if isinstance(v, torch.Tensor) else v, (given, more))
-                each.append(tree.tree_flatten(memo(*mine, **own)))
+            rows = [of((given, more), slice(i, i + 1)) for i in range(sizes.pop())]
+            try:
+                together((given, more), [(name, self.state, content(mine), content(own)) for mine, own in rows])
+            except Unknown:
+                return memo(*given, **more)
+            each = [tree.tree_flatten(memo(*mine, **own)) for mine, own in rows]
             leaves = list(zip(*(parts for parts, _ in each), strict=True))
             if all(isinstance(one, torch.Tensor) and one.ndim and len(one) == 1 for parts in leaves for one in parts):
                 return tree.tree_unflatten([torch.cat(parts) for parts in leaves], each[0][1])

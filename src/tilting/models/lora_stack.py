@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
@@ -78,6 +79,10 @@ class Windowed:
         """See `Pipeline.network`: what controls ask."""
         with self._at(t):
             return self._model.network(x, t, context)
+
+    def branches(self, prompts: list[str], cfg: float, negative: str = "", **how: bool) -> Any:
+        """See `Pipeline.branches`."""
+        return replace(self._model.branches(prompts, cfg, negative, **how), within=self._at)
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """See `Pipeline.denoiser`: what is told of a prompt is read where the LoRAs are on, or off."""

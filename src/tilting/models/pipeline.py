@@ -120,10 +120,11 @@ class Pipeline(Parts):
             return True, False
 
     def _scale(self) -> str:
-        """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one."""
+        """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one, or the
+        network is told none."""
         names = self.door.names
-        true = names.get("true_cfg_scale")
-        if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1):
+        true, told = names.get("true_cfg_scale"), getattr(getattr(self.backbone, "config", None), "guidance_embeds", None)
+        if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1 or told is False):
             return "true_cfg_scale"
         return "guidance_scale" if "guidance_scale" in names else "guider_scale" if hasattr(self.pipe, "guider") else ""
 

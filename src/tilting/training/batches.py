@@ -110,6 +110,8 @@ class Batches:
         self.prompts = list(dict.fromkeys(self.config.prompts))
         tell_of_cuts(self.model, [*self.prompts, self.config.negative_prompt])
         self._grid = self.model.schedule.grid(self.config.steps)
+        if (door := getattr(self.model, "door", None)) is not None:
+            door.singly = True  # so that a resumed run is the same run
 
     @property
     def text_bytes(self) -> int:
