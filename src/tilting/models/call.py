@@ -115,7 +115,7 @@ class Call:
         made = entry.latents
         self.direct = made is not None and made.shape == halt.sample.shape and torch.equal(made, halt.sample)
         self.from_picture = entry.noised
-        self.pair = self._pair(entry)
+        self.pair = asked_twice(entry.seen, len(entry.prompts))
         times, sigmas = entry.times[self.begin :].tolist(), entry.sigmas
         points = self.noise.points(times, None if sigmas is None else sigmas[self.begin :].tolist())
         self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
@@ -125,13 +125,6 @@ class Call:
         kind = type(door.pipe)
         self.alone = self.begin == 0 and kind.__module__.startswith("diffusers.") and alone(kind.__name__, none)
         self._mixes: dict[tuple[int, float], Mix | None] = {}
-
-    def _pair(self, entry: Entry) -> bool:
-        most: dict[str, int] = {}
-        for name, out in entry.seen:
-            most[name] = most.get(name, 0) + rows_of(out)
-        asked = [rows for name, rows in most.items() if name.startswith(("unet", "transformer", "prior"))]
-        return max(asked or most.values(), default=0) > len(entry.prompts)
 
     def _probing(self) -> type:
         base, noise = self.noise.kind_of_scheduler, self.noise
@@ -322,7 +315,7 @@ class Call:
         """
         halt, seen = self.halted(x, t, prompts, apart=apart)
         out = self._read(halt.output, x)
-        if not self._asked_twice(seen, len(x)):
+        if not asked_twice(seen, len(x)):
             return out, None, out, halt
         mix = self._mix(seen, halt.output, len(x), t.t)
         if mix is not None:
@@ -343,17 +336,21 @@ class Call:
             self._mixes[m, t] = next(iter(fitting), None)
         return fitting[0] if len(fitting) == 1 else None
 
-    def _asked_twice(self, seen: list[Any], m: int) -> bool:
-        rows: dict[str, int] = {}
-        for name, out in seen:
-            rows[name] = rows.get(name, 0) + rows_of(out)
-        return max(rows.values(), default=0) > m
-
     def _read(self, output: Tensor, x: Tensor) -> Tensor:
         """An output of x (m, ...), without a learnt variance."""
         out = output[: len(x)].to(x.dtype)
         out = out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
         return -out if self.noise.inverted else out
+
+
+def asked_twice(seen: Sequence[tuple[str, Any]], m: int) -> bool:
+    """Whether networks that answered were asked more than once for each of m images: those that denoise, where their names say
+    which they are, for a ControlNet answers with a list of maps."""
+    rows: dict[str, int] = {}
+    for name, out in seen:
+        rows[name] = rows.get(name, 0) + rows_of(out)
+    denoising = [count for name, count in rows.items() if name.startswith(("unet", "transformer", "prior"))]
+    return max(denoising or rows.values(), default=0) > m
 
 
 def has_momentum(guider: Any) -> bool:

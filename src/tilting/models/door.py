@@ -131,8 +131,8 @@ class Door:
     @contextlib.contextmanager
     def open(self, swaps: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
         """The pipeline entered, with parts swapped. Where it computes is asked of its parts once, and not at every turn."""
-        kind, here = type(self.pipe), next(next(iter(self.inside.values())).parameters()).device
         with self.lock, swapped(*swaps):
+            kind, here = type(self.pipe), next(next(iter(self.inside.values())).parameters()).device
             if self._place is None or self._place[0] != (kind, here):
                 place = getattr(self.pipe, "_execution_device", here)
                 own = {"_execution_device": place, "__module__": kind.__module__}
