@@ -19,6 +19,7 @@ from tilting.conditioning.triplets import labelled
 from tilting.config.condition_train import FREE, TrainConfig
 from tilting.models import control_spec, load
 from tilting.models.placement import device_of
+from tilting.models.told import asked
 from tilting.runs.alone import alone
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
 from tilting.training.folder import TrainingFolder
@@ -63,7 +64,8 @@ def load_parts(config: TrainConfig) -> Parts:
     classifiers = [read_classifier(name) for name in config.classifier]
     if not config.free:
         check_gradient(config.planner, by_label(classifiers))
-    return Parts(load(config.model, precision=config.precision), classifiers)
+    told, each = asked(config)
+    return Parts(load(config.model, precision=config.precision, each=each, **told), classifiers)
 
 
 def condition_train(

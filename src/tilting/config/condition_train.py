@@ -19,6 +19,7 @@ from tilting.models.control_spec import FREE
 from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL
+from tilting.models.told import asked
 from tilting.models.words import load_words, write_prompt
 from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest_of
@@ -93,6 +94,10 @@ class TrainConfig(TrainingConfig):
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
+    input: options.Inputs = ()
+    height: options.Side = None
+    width: options.Side = None
+    frames: options.Frames = None
     metadata: options.Metadata = ()
 
     @property
@@ -132,6 +137,7 @@ class TrainConfig(TrainingConfig):
         if not free and "prompts" not in given:
             usual_prompts(model)
         check_pipeline(model, "controls")
+        asked(cls, given, model)
         given["classifier"] = _classifiers(given.get("classifier", ()), free)
         config = cls(**cls.completed(given, model, defaults(model)[1]))
         config.check("truncation" in given, processes())
