@@ -57,7 +57,7 @@ def test_a_control_of_any_family(models, bright, tmp_path, name, place):
     nothing = tl.condition_sample(
         make_control_trainer(model, [bright], PROMPTS, **asked).control(), PROMPTS, {"bright": "yes"}, **DRAWN
     )
-    assert (nothing.images - base).abs().max() < 1e-6 and [one["kl"] for one in nothing.manifest["images"]] == [0.0, 0.0]
+    assert (nothing.images - base).abs().max() < 1e-5 and [one["kl"] for one in nothing.manifest["images"]] == [0.0, 0.0]
     tuned = tl.condition_train(model, bright, PROMPTS, train_steps=2, lora_lr=0.05, embedding_lr=0.3, **asked)
     assert all(row["gradient_norm"] > 0 for row in tuned.history)
     drawn = {y: tl.condition_sample(tuned.control, PROMPTS, {"bright": y}, **DRAWN) for y in ("yes", "no")}

@@ -62,7 +62,7 @@ def predicted(made: Batches, step: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["finetune", "control"])
 def test_prompts_are_encoded_when_they_are_drawn_and_forgotten_within_bounds(counting, kind):
     made, memo = batches(counting, MANY, kind), counting.model.door.memo
-    assert counting.seen == []
+    assert set(counting.seen) <= counting.ids([""])
     predicted(made, 0)
     drawn = counting.ids({*(w.prompt for w in batch_identities(MANY, 0, 0, 4, 1)), ""})
     assert Counter(counting.seen) == dict.fromkeys(drawn, 1)
