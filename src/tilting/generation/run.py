@@ -28,7 +28,8 @@ from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
 from tilting.reports.words import TERMS
 from tilting.rewards.metadata import informed
-from tilting.rewards.spec import build
+from tilting.rewards.spec import Spec, build
+from tilting.rng import Identity
 from tilting.runs import files
 from tilting.runs.alone import alone
 from tilting.runs.owner import RUN
@@ -53,19 +54,27 @@ class Parts(NamedTuple):
     judge: Judge | None
 
 
-def load_parts(config: GenerateConfig) -> Parts:
+def load_parts(
+    config: GenerateConfig, model_of: Callable[..., Any] = load, reward_of: Callable[[Sequence[Spec]], Reward] = build
+) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
-    is read."""
+    is read.
+
+    Args:
+        config: from `tilting.config.generate.resolve`.
+        model_of, reward_of: what loads a model, as `tilting.models.load` does, and the reward of specs; a process that stays
+            has such as remember.
+    """
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = informed(build(specs), config.prompts, config.metadata) if specs else None
+    reward = informed(reward_of(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
-    model = load(config.model, config.device, config.precision or FULL, **how)
+    model = model_of(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)
@@ -281,14 +290,18 @@ def run(
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
+    who = identities(config.prompts, config.seeds, config.images)
+    return plan_of(config, [who[number] for number in place.missing], parts)
+
+
+def plan_of(config: GenerateConfig, who: Sequence[Identity], parts: Parts) -> Plan:
+    """The request of some images of a config, checked against what was loaded; its picture is read. Raises TiltingError."""
     if config.format == "jpeg" and len(parts.model.image_shape) > 3:
         raise TiltingError("a film is written as png or webp, not as jpeg: give --format webp")
-    who = identities(config.prompts, config.seeds, config.images)
-    missing = [who[number] for number in place.missing]
     reference = read_picture(config.image, *parts.model.image_shape[-2:]) if config.image and config.mask is None else None
     return plan(
         parts.model,
-        missing,
+        who,
         config.preset(),
         parts.reward,
         reference=reference,
