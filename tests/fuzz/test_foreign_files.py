@@ -38,7 +38,7 @@ from tilting.features.fitted import EmbeddingMlp, FittedClassifier, ResidualCnn,
 from tilting.features.schema import Schema
 from tilting.models.control_spec import read_control
 from tilting.models.families import family_of
-from tilting.models.lora import read_lora, save_lora
+from tilting.models.lora_weights import read_lora, save_lora
 from tilting.models.sampler_inputs import read_inputs
 from tilting.rewards.remote import Http
 from tilting.runs.files import image_name, read_manifest

@@ -14,7 +14,7 @@ import pytest
 from support.killing import COMMANDS, part, prepare
 from support.paths import ROOT
 
-HALVES = (["generate", "finetune", "condition sample", "evaluate"], ["condition fit", "condition train", "compare", "recipe"])
+HALVES = (["generate", "finetune", "condition sample", "evaluate", "condition fit"], ["condition train", "compare", "recipe"])
 """Of about the same time, for two workers."""
 
 

@@ -40,6 +40,8 @@ from tilting.config.options import (
     Side,
     Steps,
     Strength,
+    Trace,
+    TraceEvery,
     Unused,
 )
 from tilting.config.settings import setting
@@ -99,6 +101,8 @@ class GenerateConfig(BaseConfig):
     metadata: Metadata = ()
     format: Format = None
     only: Only = ()
+    trace: Trace = False
+    trace_every: TraceEvery = 1
     unused: Unused = ()
 
     @property
@@ -164,6 +168,8 @@ class GenerateConfig(BaseConfig):
         config = _with_picture(config, given)
         config = _with_rewards(config)
         config = _with_loras(config)
+        if "trace_every" in given and not config.trace:
+            config = replace(config, unused=(*config.unused, "trace-every"))
         _check_method(config)
         config.wanted()
         return config

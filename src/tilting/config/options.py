@@ -154,6 +154,8 @@ Only = Annotated[
     Check(_only),
     Doc("This image alone, again if it is there; a prompt or its number from 0, repeatable."),
 ]
+Trace = Annotated[bool, Doc("Write how the steering happened: trace.html, trace.png.")]
+TraceEvery = Annotated[int, Ge(1), Doc("Steps from one picture of --trace to the next.")]
 Format = Annotated[
     Literal["png", "jpeg", "webp"] | None, Option(default="png"), Doc("Of the pictures; jpeg loses a little, webp nothing.")
 ]

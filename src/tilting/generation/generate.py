@@ -25,7 +25,7 @@ from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
 from tilting.models.text import remembering
 from tilting.rng import Identity
-from tilting.state import State
+from tilting.state import Info, State
 from tilting.types import RewardError, TiltingError
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Step(NamedTuple):
         group, groups: which group, of how many.
         step, steps: draws made in it, of how many.
         reward: mean estimate over the group's particles when the method looked, else None.
-        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents, ``state.prediction`` what was seen.
+        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents.
+        info: what happened in the draw: estimates that were looked at, their rewards, who was copied over whom.
+        who: identities of the group's images.
     """
 
     group: int
@@ -48,6 +50,8 @@ class Step(NamedTuple):
     steps: int
     reward: float | None
     state: State
+    info: Info
+    who: Sequence[Identity]
 
 
 Judge = Callable[["Tensor", list[str]], "Tensor"]
@@ -64,6 +68,8 @@ class Drawn:
         rewards: per reward spec, b numbers (empty without a reward).
         reward: b weighted sums, or None.
         counts: what this group cost.
+        kept: (b,) which particle each image is, and
+        values: (b, n) the rewards of all finished particles, where those were scored.
     """
 
     who: tuple[Identity, ...]
@@ -71,6 +77,8 @@ class Drawn:
     reward: list[float] | None
     rewards: dict[str, list[float]]
     counts: Counts
+    kept: Tensor | None = None
+    values: Tensor | None = None
 
 
 def draw(
@@ -184,11 +192,11 @@ def _group(
         state, info = drawn
         counts += Counts(info.evaluations, info.values, info.values)
         mean = None if info.value is None else info.value.mean().item()
-        yield Step(*counted, info.step, plan.ticks, mean, state)
+        yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():
-        images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
-    seconds = Counts(seconds=time.perf_counter() - begun)
-    yield Drawn(tuple(who), images, total, rewards, counts + paid + seconds)
+        done = finish(model, problem, plan.method, state, scorer)
+    paid = counts + done.counts + Counts(seconds=time.perf_counter() - begun)
+    yield Drawn(tuple(who), done.images, done.reward, done.rewards, paid, done.kept, done.values)
 
 
 def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:

@@ -18,14 +18,17 @@ from tilting.errors import TiltingError
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
+from tilting.generation.trace import Recorder
 from tilting.models import load
+from tilting.models.attach import attach_all
 from tilting.models.lora_file import lora_files, parse_window
-from tilting.models.lora_stack import attach_all
 from tilting.models.lora_targets import check_lora
 from tilting.models.placement import FULL
 from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
+from tilting.reports.trace import Trace, write_trace
+from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import Spec, build
@@ -84,13 +87,15 @@ def load_parts(
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size", "only")  # a picture does not depend on the batch it was drawn in
+    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every")  # nothing that a picture is of
     kind, inside, parts = RUN, "images", METHODS
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)
         self.total = len(config.prompts) * len(config.seeds) * config.images
         again = set(config.wanted())
+        if config.trace and not config.only:  # what was drawn without one is drawn again, and comes out as it was
+            again |= self.records.keys() - set(self.traced)
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
         self.spent = Counts()
@@ -143,6 +148,11 @@ class Folder(RunFolder[Generated]):
         files.write_manifest(self.path, {**self.manifest, "images": files.IMAGES})
 
     @property
+    def traced(self) -> list[int]:
+        """The numbers of the images that have a trace."""
+        return [number for number in sorted(self.records) if (self.path / files.TRACE_TOLD.format(number)).is_file()]
+
+    @property
     def complete(self) -> bool:
         """Whether every image is there."""
         return len(self.records) == self.total
@@ -181,13 +191,16 @@ class Folder(RunFolder[Generated]):
             records = [self.records[i] for i in sorted(self.records)]
             write_atomically(path, "".join(self._lines(records)).encode())
 
-    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
-        """Write a finished group: its pictures, then their records at the end of the others'."""
-        records = []
+    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None, traces: Sequence[Trace] = ()) -> None:
+        """Write a finished group: its traces, its pictures, then their records at the end of the others'."""
+        records, told = [], {}
+        for number, trace in zip(numbers, traces, strict=False):
+            write_trace(self.path, number, trace)
+            told[number] = {"kept": trace.kept, "parents": trace.parents()}
         for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
             name = files.image_name(number, self.config.format)
             write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
-            records.append({"file": name, **record})
+            records.append({"file": name, **record, **told.get(number, {})})
         self.spent += drawn.counts
         self.counts += drawn.counts
         append(self.path / files.IMAGES, "".join(self._lines(records)).encode())
@@ -284,6 +297,8 @@ def run(
             from tilting.reports.grid import write_grid  # draws with PIL
 
             write_grid(place.path, place.manifest)
+        if config.trace and place.traced:
+            write_page(place.path, place.traced, f"How {config.method} drew")
         return {**place.manifest, "call": place.call}
 
 
@@ -321,10 +336,12 @@ def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
     request = plan_missing(place, parts)
     place.begin()
     try:
+        recorder = Recorder(parts.model, request, config.trace_every) if config.trace else None
         with Progress(request, quiet) as progress:
             for event in draw(parts.model, request):
+                traces = [] if recorder is None else recorder(event)
                 if isinstance(event, Drawn):
-                    place.add(event, [numbers[w] for w in event.who], parts.judge)
+                    place.add(event, [numbers[w] for w in event.who], parts.judge, traces)
                     progress.reward(place.mean)
                 else:
                     progress.step(event.reward)

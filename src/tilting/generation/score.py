@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite
@@ -74,25 +74,43 @@ class Scorer:
         return torch.cat([i for i, _ in kept]), {k: torch.cat([v[k] for _, v in kept]) for k in kept[0][1]}
 
 
-Scores = tuple["Tensor", list[float] | None, dict[str, list[float]], Counts]
+class Finished(NamedTuple):
+    """What becomes of a group.
+
+    Attributes:
+        images: (b, 3, h, w), those that are kept.
+        reward: b weighted sums, or None.
+        rewards: per reward spec, b numbers.
+        counts: what finishing cost.
+        kept: (b,) which particle each is.
+        values: (b, n) rewards of all finished particles, where those were scored.
+    """
+
+    images: Tensor
+    reward: list[float] | None
+    rewards: dict[str, list[float]]
+    counts: Counts
+    kept: Tensor
+    values: Tensor | None = None
 
 
-def finish(model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None) -> Scores:
+def finish(model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None) -> Finished:
     """The kept images, their rewards, and what that cost: each finished latent is decoded and scored once."""
     if scorer is not None:
         scorer.kept = []
     final = loop.finish(problem, method, state)
     b, n = state.x.shape[:2]
+    kept = torch.zeros(b, dtype=torch.long, device="cpu") if final.kept is None else final.kept.cpu()
     if scorer is None:
         rows, decode = torch.arange(b, device="cpu"), decoder_of(model, [one.prompt for one in problem.who])
-        return decode(final.x[:, 0], rows).float().cpu(), None, {}, Counts(decodes=b)
+        return Finished(decode(final.x[:, 0], rows).float().cpu(), None, {}, Counts(decodes=b), kept)
     if final.value is None:
         scorer(final.x[:, 0], torch.arange(b, device="cpu"))
         place, paid = torch.arange(b, device="cpu"), b
     else:
-        kept = torch.zeros(b, dtype=torch.long, device="cpu") if final.kept is None else final.kept.cpu()
         place, paid = torch.arange(b, device="cpu") * n + kept, b * n
     images, parts = scorer.scored()
     mine = {name: values[place] for name, values in parts.items()}
     values = scorer.reward.total(mine)
-    return images[place], values.tolist(), {name: v.tolist() for name, v in mine.items()}, Counts(0, paid, paid)
+    each = {name: v.tolist() for name, v in mine.items()}
+    return Finished(images[place], values.tolist(), each, Counts(0, paid, paid), kept, final.value)

@@ -19,11 +19,11 @@ from tilting.models.pixart import PixArtSigma as PixArtSigma
 
 # isort: on
 from tilting.models.adapter import check_long
+from tilting.models.attach import attach_all
 from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
 from tilting.models.families import family_of, has_adapter, kind_of
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_stack import attach_all
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model

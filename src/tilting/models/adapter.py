@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.loading import load_pipeline
-from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
+from tilting.models.lora_stack import stack
 from tilting.models.lora_targets import is_clip
 from tilting.models.pipeline import Pipeline
 from tilting.models.schedulers import UNKNOWN, first_order, own_sigmas

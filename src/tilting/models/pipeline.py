@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tilting.errors import TiltingError, nearest
 from tilting.lazy import torch
-from tilting.models.call import Call, Door, Memo, Point, Unknown, content, has_momentum
-from tilting.models.lora import stack
+from tilting.models.call import Call, Point, has_momentum
+from tilting.models.door import Door
 from tilting.models.lora_file import parse_lora
+from tilting.models.lora_stack import stack
 from tilting.models.lora_targets import is_clip
+from tilting.models.memo import Memo, Unknown, content
 from tilting.models.shapes import check_inputs
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time

@@ -15,9 +15,9 @@ from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.generate import Judge, judge_of
 from tilting.models import load
-from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.lora_targets import check_lora
+from tilting.models.lora_weights import read_lora
 from tilting.models.placement import device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked

@@ -23,21 +23,11 @@ from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, with_dropout
 from tilting.models.lora import TRAINED as NAME
-from tilting.models.lora import (
-    add_lora,
-    in_place_of,
-    load_lora,
-    lora_parameters,
-    lora_state,
-    parts,
-    rank_of,
-    read_lora,
-    remove,
-    save_lora,
-    tells,
-)
+from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, parts, remove, tells
 from tilting.models.lora_file import lora_file, parse_lora
+from tilting.models.lora_stack import in_place_of
 from tilting.models.lora_targets import is_clip
+from tilting.models.lora_weights import rank_of, read_lora, save_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
 from tilting.rewards.metadata import informed
@@ -354,7 +344,7 @@ class Tuned:
     """What `finetune` returns.
 
     Attributes:
-        lora: the weights under diffusers' names; `tilting.models.lora.save_lora` writes them. They are active in the model too.
+        lora: the weights under diffusers' names, for `tilting.models.lora_weights.save_lora`. They are active in the model too.
         history: a mapping of numbers per training step.
         inputs: what was learned of the sampler; ``inputs.on(model)`` draws with it, `save` writes it beside the LoRA.
         ema: the same of the averaged weights, where ``ema`` asked for them.
