@@ -66,18 +66,18 @@ def load_parts(
     Args:
         config: from `tilting.config.generate.resolve`.
         model_of, reward_of: what loads a model, as `tilting.models.load` does, and the reward of specs; a process that stays
-            has such as remember.
+            gives such as remember.
     """
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = informed(reward_of(specs), config.prompts, config.metadata) if specs else None
+    reward = informed((reward_of or build)(specs), config.prompts, config.metadata) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
-    model = model_of(config.model, config.device, config.precision or FULL, **how)
+    model = (model_of or load)(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 FIT_MAIN, FIT_MORE = (
     ("epochs", "bins", "size"),
-    "label-by kind widths batch-size lr patience skip-bad group seed device".split(),
-)  # noqa: SIM905
+    ["label-by", "kind", "widths", "batch-size", "lr", "patience", "skip-bad", "group", "seed", "device"],
+)
 TRAIN_MAIN = ("train-steps", "steps", "batch-size", "seed")
 TRAIN_MORE = """gamma kl place planner truncation cfg eta negative-prompt lora-lr embedding-lr rank lora-alpha weight-decay clip
 schedule warmup ema checkpoint-every device precision""".split()  # noqa: SIM905
@@ -187,7 +187,7 @@ def by_labels(studio: Studio, watched: Any) -> None:
                 entries = forms.options(SampleConfig, DRAW, "label-", images=4)
                 go = gr.Button("Draw", variant="primary", elem_id="label-go")
             with gr.Column(scale=2, min_width=320):
-                status, live, pictures = (gr.HTML("", elem_id=f"label-{word}") for word in ("status", "live", "pictures"))
+                pictured = [gr.HTML("", elem_id=f"label-{word}") for word in ("status", "live", "pictures", "trace")]
                 folder = gr.Textbox("", label="save to the folder", info="In the workspace; empty takes the next sample-N.")
                 save = gr.Button("Save")
                 saved = gr.HTML("")
@@ -208,7 +208,7 @@ def by_labels(studio: Studio, watched: Any) -> None:
             return studio.save(out, "condition sample", SampleConfig, wanted, "sample")
 
         parts = [prompt, strength, *(one for _, one in choices), *(entry.component for entry in entries)]
-        go.click(draw, parts, [status, live, pictures, last], concurrency_id="worker", show_progress="hidden")
+        go.click(draw, parts, [*pictured, last], concurrency_id="worker", show_progress="hidden")
         save.click(keep, [folder, last], saved, concurrency_id="worker", show_progress="hidden")
 
 

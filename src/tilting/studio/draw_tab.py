@@ -38,13 +38,14 @@ class Watched:
         self.means: list[tuple[float, float]] = []
         self.each: dict[tuple[int, int], list[tuple[float, float]]] = {}
         self.events: list[tuple[int, int, Sequence[int], Sequence[float] | None]] = []
-        self.strip, self.records, self.now = "", [], (0, 1, 0, 1)
+        self.strip, self.trace, self.records, self.now = "", "", [], (0, 1, 0, 1)
         self.summary: dict[str, Any] = {}
 
     def add(self, answer: dict[str, Any]) -> None:
         """An answer of the worker."""
         self.records += answer.get("drawn", [])
         self.summary = answer.get("summary", self.summary)
+        self.trace = answer.get("trace", self.trace)
         if "step" not in answer:
             return
         step, group = answer["step"], answer["group"]
@@ -52,8 +53,9 @@ class Watched:
             self.means, self.each = [], {}
         self.now = step, answer["steps"], group, answer["groups"]
         values, parents = answer["values"], answer["parents"]
-        if answer["reward"] is not None:
-            self.means.append((step, answer["reward"]))
+        if values is not None:
+            every = [value for row in values for value in row]
+            self.means.append((step, sum(every) / len(every)))
         for image, row in enumerate(values or ()):
             for place, value in enumerate(row):
                 self.each.setdefault((image, place), []).append((step, value))
@@ -76,11 +78,13 @@ class Watched:
         of = f", group {group + 1} of {groups}" if groups > 1 else ""
         return f"Step {step} of {steps}{of}; about {spent * (1 - part) / part:.0f} s left."
 
-    def html(self) -> tuple[str, str, str]:
-        """Status, what happens, and the pictures."""
+    def html(self) -> tuple[Any, ...]:
+        """Status, what happens, the pictures, and how they came about where that is news."""
+        trace, self.trace = self.trace, ""
         curve = show.curve("reward of the estimates", self.means, self.now[1], list(self.each.values())[:16])
         live = f'<div class="curves">{curve}<div>{show.selections(self.events)}</div></div>' if curve else ""
-        return show.note(self.status), self.strip + live, show.pictures(self.records)
+        news = show.inside(trace, "how the pictures came about") if trace else gr.skip()
+        return show.note(self.status), self.strip + live, show.pictures(self.records), news
 
 
 def draw_tab(studio: Studio) -> None:
@@ -158,6 +162,7 @@ def draw_tab(studio: Studio) -> None:
             status = gr.HTML("", elem_id="draw-status")
             pictures = gr.HTML("", elem_id="draw-pictures")
             live = gr.HTML("", elem_id="draw-live")
+            trace = gr.HTML("", elem_id="draw-trace")
             with gr.Row(equal_height=True):
                 name = gr.Textbox(
                     "", label="save to the folder", info="In the workspace; empty takes the next draw-N.", scale=3
@@ -170,7 +175,7 @@ def draw_tab(studio: Studio) -> None:
                 python = gr.Code("", language="python", label="Python", interactive=False, elem_id="draw-python")
 
     last = gr.State({})
-    texts, pictured = [command, yaml, python], [status, live, pictures]
+    texts, pictured = [command, yaml, python], [status, live, pictures, trace]
 
     def told(options: dict[str, Any]) -> tuple[str, str, str]:
         return command_line(words_of("generate", GenerateConfig, options)), yaml_of(options), python_of(options)
@@ -215,7 +220,7 @@ def drawn(studio: Studio, command: str, wanted: dict[str, Any]) -> Iterator[tupl
     shown = 0.0
     for answer in studio.resident.ask("draw", command=command, asked=wanted):
         if "stopped" in answer:
-            yield show.note("Stopped."), seen.html()[1], seen.html()[2], {}
+            yield (show.note("Stopped."), *seen.html()[1:], {})
             return
         seen.add(answer)
         if time.monotonic() - shown > LIVE or "drawn" in answer:

@@ -113,10 +113,10 @@ class Jobs:
         """What it does."""
         if not job.over:
             return "runs" if job.pid else "waits"
-        if job.code in STOPPED or not job.pid:
+        said = self.said(job) if job.code is None else ""  # of a process that is another studio's nobody knows the code
+        if job.code in STOPPED or not job.pid or said.startswith("tilting: interrupted"):
             return "was stopped"
-        refused = job.code not in (None, 0) or (job.code is None and self.said(job).startswith("tilting: "))
-        return "failed" if refused else "is done"
+        return "failed" if job.code or said.startswith("tilting: ") else "is done"
 
     def said(self, job: Job) -> str:
         """The last line that it wrote."""

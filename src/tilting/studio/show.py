@@ -136,6 +136,11 @@ def link(name: str) -> str:
     return f"/runs/{quote(name)}"
 
 
+def inside(page: str, title: str) -> str:
+    """A page of HTML inside of this one, of which it is no part."""
+    return f'<iframe class="page" srcdoc="{escape(page)}" title="{escape(title)}" sandbox="allow-scripts"></iframe>'
+
+
 def frame(name: str, title: str) -> str:
     """A page of the workspace inside of this one, and by itself."""
     at = escape(link(name))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tilting.studio.page import Studio
 
 MAIN = ("train-steps", "steps", "batch-size", "lr", "rank", "sample-every", "seed")
-MORE = """model cfg eta negative-prompt accumulate lora-alpha target-modules weight-decay clip schedule warmup ema init-lora judge
-early-stop sample-images checkpoint-every keep-every diversity reward-dropout device precision""".split()  # noqa: SIM905
+MORE = """model cfg eta negative-prompt accumulate lora-alpha target-modules weight-decay clip schedule warmup ema init-lora
+judge early-stop sample-images checkpoint-every keep-every diversity reward-dropout device precision""".split()  # noqa: SIM905
 CURVES = {
     "reward": "reward of the batch",
     "judge": "judge of the samples",
@@ -160,7 +160,7 @@ def mixed(studio: Studio) -> None:
         prompt = gr.Textbox("a horse", label="prompt", elem_id="mix-prompt")
         steps, seed = gr.Number(25, label="steps", precision=0, minimum=1), gr.Number(0, label="seed", precision=0)
     go = gr.Button("Draw with these", elem_id="mix-go")
-    status, live, pictures = (gr.HTML("", elem_id=f"mix-{word}") for word in ("status", "live", "pictures"))
+    status, live, pictures, trace = (gr.HTML("", elem_id=f"mix-{word}") for word in ("status", "live", "pictures", "trace"))
     last = gr.State({})
 
     @forms.told
@@ -175,7 +175,7 @@ def mixed(studio: Studio) -> None:
         yield from drawn(studio, "generate", wanted)
 
     parts = [prompt, first, second, *scales, steps, seed]
-    outputs = [status, live, pictures, last]
+    outputs = [status, live, pictures, trace, last]
     how: dict[str, Any] = {"concurrency_id": "worker", "show_progress": "hidden"}
     go.click(draw, parts, outputs, **how)
     for slider in scales:

@@ -7,6 +7,7 @@ nobody writes to it any more. It calls what `tilting generate` calls.
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import sys
@@ -19,6 +20,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from tilting.conditioning.dataset import read_data
 from tilting.conditioning.readings import with_readings
 from tilting.conditioning.sample_run import Loaded, SampleFolder
@@ -27,16 +30,19 @@ from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.cost import cost
 from tilting.errors import TiltingError, refusal_of
-from tilting.generation.generate import Drawn, Step, draw, records_of, summarise
-from tilting.generation.plan import decoder_of, identities
+from tilting.generation.generate import Drawn, draw, records_of, summarise
+from tilting.generation.plan import identities
 from tilting.generation.run import Folder, Parts, frames_of, load_parts, plan_of
 from tilting.generation.score import Counts
-from tilting.lazy import hush, torch
+from tilting.generation.trace import Recorder
+from tilting.lazy import hush
 from tilting.models import load
+from tilting.models.attach import attach_all
 from tilting.models.control_spec import FILE as CONTROL
-from tilting.models.lora_stack import attach_all
 from tilting.reports.grid import write_grid
 from tilting.reports.pages import inlined
+from tilting.reports.trace import Trace
+from tilting.reports.trace_page import page, write_page
 from tilting.rewards.spec import Spec, build
 from tilting.runs.alone import alone
 
@@ -48,8 +54,10 @@ KINDS: dict[str, tuple[type[GenerateConfig], type[Folder]]] = {
     "generate": (GenerateConfig, Folder),
     "condition sample": (SampleConfig, SampleFolder),
 }
-MOST_SEEN, LARGEST, SHARE = 16, 256, 0.25
-"""Estimates shown of a step; pixels of one; the share of the time that looking may take."""
+MOST, LOOKS, TRACED = 16, 16, 4
+"""Estimates shown of a step; looks at them in a run, at least where each is of a step; images whose trace is shown."""
+PAUSE = 1.5
+"""Seconds between two traces of a run that goes on."""
 MODELS = 2
 """That stay loaded."""
 
@@ -63,7 +71,7 @@ class Worker:
         self.stacked: set[str] = set()
         self.controls: dict[str, Any] = {}
         self.rates: dict[tuple[str, str], float] = {}
-        self.last: tuple[GenerateConfig, type[Folder], list[Drawn], list[list[Answer]]] | None = None
+        self.last: tuple[GenerateConfig, type[Folder], list[tuple[Drawn, list[Answer], list[Trace]]]] | None = None
         self.stopping = threading.Event()
 
     def model(self, *args: Any, **how: Any) -> Any:
@@ -120,10 +128,12 @@ class Worker:
         config = kind.resolve(asked)
         parts, loaded = self.parts(config)
         request = plan_of(config, identities(config.prompts, config.seeds, config.images), parts)
-        drawn: list[Drawn] = []
-        records: list[list[Answer]] = []
-        looked, free = 0.0, 0.0
+        every = config.trace_every if config.trace else math.ceil(request.ticks / LOOKS)
+        recorder = Recorder(parts.model, request, every)
+        kept: list[tuple[Drawn, list[Answer], list[Trace]]] = []
+        shown, seen = time.monotonic(), None
         for event in draw(parts.model, request):
+            traces = recorder(event)
             if self.stopping.is_set():
                 yield {"stopped": True}
                 return
@@ -131,39 +141,46 @@ class Worker:
                 rows = records_of(event, parts.judge)
                 if isinstance(config, SampleConfig):
                     rows = with_readings(rows, event.images, loaded.watcher.kl, loaded.tests)
-                drawn.append(event)
-                records.append(rows)
+                kept.append((event, rows, traces))
                 pictures = [inlined(frames_of(image)[0], lossless=True) for image in event.images]
-                yield {"drawn": [{**row, "picture": picture} for row, picture in zip(rows, pictures, strict=True)]}
+                yield {
+                    "drawn": [{**row, "picture": picture} for row, picture in zip(rows, pictures, strict=True)],
+                    "trace": page(traces[:TRACED], f"How {config.method} drew"),
+                }
                 continue
+            look = recorder.seen[-1] if recorder.seen else None
             answer: Answer = {"step": event.step, "steps": event.steps, "group": event.group, "groups": event.groups}
-            answer |= {"reward": event.reward, **_numbers(event)}
-            begun = time.perf_counter()
-            if event.info.x0 is not None and (event.info.parents is not None or begun - looked > free):
-                answer["seen"] = _seen(parts.model, event)
-                looked = time.perf_counter()
-                free = (looked - begun) / SHARE
+            answer |= {"values": None, "parents": None}
+            if look is not None and look is not seen:
+                seen = look
+                answer |= {"values": look.values, "parents": look.parents}
+                answer |= {} if look.thumbs is None else {"seen": _pictures(look.thumbs, look.count)}
             yield answer
-        self.last = (config, folder, drawn, records)
-        counts = sum((one.counts for one in drawn), Counts())
+            if time.monotonic() - shown > PAUSE and seen is not None:
+                yield {"trace": page(recorder.so_far()[:1], f"{config.method}, step {event.step} of {event.steps}")}
+                shown = time.monotonic()
+        self.last = (config, folder, kept)
+        counts = sum((event.counts for event, _, _ in kept), Counts())
         if counts.evaluations:
             self.rates[config.model, config.method] = counts.seconds / counts.evaluations
-        yield {"summary": summarise([row for rows in records for row in rows], counts)}
+        yield {"summary": summarise([row for _, rows, _ in kept for row in rows], counts)}
 
     def save(self, out: str, words: list[str]) -> Iterator[Answer]:
         """Write what was drawn last as the folder that its command would write."""
         if self.last is None:
             raise TiltingError("nothing is drawn yet: draw first")
-        config, kind, drawn, records = self.last
+        config, kind, kept = self.last
         with alone(out):
             place = kind(replace(config, out=out), words)
             numbers = {who: i for i, who in enumerate(identities(config.prompts, config.seeds, config.images))}
             place.begin()
-            for event, rows in zip(drawn, records, strict=True):
+            for event, rows, traces in kept:
                 place.records_of = lambda drawn, judge, rows=rows: rows  # they are read already
-                place.add(event, [numbers[who] for who in event.who], None)
+                place.add(event, [numbers[who] for who in event.who], None, traces if config.trace else ())
             place.sum_up()
             write_grid(place.path, place.manifest)
+            if config.trace:
+                write_page(place.path, place.traced, f"How {config.method} drew")
         yield {"saved": out}
 
     def look(self, asked: Mapping[str, Any]) -> Iterator[Answer]:
@@ -184,24 +201,10 @@ class Worker:
         self.last = None
 
 
-def _numbers(event: Step) -> Answer:
-    """Of every image and particle the reward that was seen, and whose copy each that goes on is."""
-    value, parents = event.info.value, event.info.parents
-    return {"values": None if value is None else value.tolist(), "parents": None if parents is None else parents.tolist()}
-
-
-def _seen(model: Any, event: Step) -> list[list[str]]:
-    """The estimates of a group's images as pictures, particle by particle, the first of them."""
-    x0 = event.info.x0
-    assert x0 is not None
-    n = min(x0.shape[1], MOST_SEEN)
-    b = max(1, min(len(x0), MOST_SEEN // n))
-    rows = torch.arange(b, device=x0.device).repeat_interleave(n)
-    with torch.no_grad():
-        decode = decoder_of(model, [who.prompt for who in event.who])
-        images = decode(x0[:b, :n].flatten(0, 1), rows).float().cpu().clamp(0, 1)
-    pictures = [inlined(frames_of(image)[0], LARGEST) for image in images]
-    return [pictures[i * n : (i + 1) * n] for i in range(b)]
+def _pictures(thumbs: Any, count: int) -> list[list[str]]:
+    """Estimates (b·n, h, w, 3) as pictures, a row for each image, the first of them."""
+    rows = [thumbs[i : i + count][:MOST] for i in range(0, len(thumbs), count)][: max(1, MOST // count)]
+    return [[inlined(Image.fromarray(one)) for one in row] for row in rows]
 
 
 def serve(lines: Iterator[str], say: Callable[[Answer], None]) -> None:
