@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from tilting.config.generate import GenerateConfig
+from tilting.declare import paragraphs
 from tilting.errors import TiltingError
 from tilting.models.names import MODELS
 from tilting.presets import METHODS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MAIN = ("steps", "images", "seed")
 MORE = """cfg eta sde negative-prompt batch-size strength input height width frames controlnet ip-adapter mask lora lora-steps
-device precision long-prompts""".split()  # noqa: SIM905
+device precision long-prompts trace""".split()  # noqa: SIM905
 LIVE = 0.1
 """Seconds between two pictures of what happens."""
 
@@ -91,25 +92,20 @@ def draw_tab(studio: Studio) -> None:
     """Build the tab."""
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            prompts = gr.Textbox(
-                "a fox", lines=2, label="prompts", info="One a line. pocket knows 444 concepts; see Runs for more."
-            )
+            prompts = gr.Textbox("a fox", lines=2, label="prompts", info="One a line; `tilting models pocket` lists its words.")
             model = gr.Dropdown(
                 list(MODELS), value="pocket", allow_custom_value=True, label="model", info="pocket, a folder, or a hub id."
             )
             rewards = forms.rewards()
             method = gr.Dropdown(
-                [(f"{name}: {kind.__doc__.splitlines()[0]}", name) for name, kind in METHODS.items()],  # type: ignore[union-attr]
-                value="codex",
-                label="method",
-                info="How pictures are steered; its own settings are below.",
+                list(METHODS), value="codex", label="method", info="How pictures are steered; its own settings are below."
             )
             main = forms.options(GenerateConfig, MAIN, "draw-")
 
             @gr.render(inputs=[method, rewards])
             def own(chosen: str, specs: Sequence[str]) -> None:
                 with gr.Accordion(f"Settings of {chosen}, and weights", open=True):
-                    gr.Markdown(METHODS[chosen].paper)
+                    gr.Markdown(f"{paragraphs(METHODS[chosen])[0]} — {METHODS[chosen].paper}")
                     weighed = forms.weights([spec for spec in specs or [] if "=" not in spec], "draw ")
                     entries = [*main, *more, *forms.settings(METHODS[chosen], chosen)]
                 parts: list[Any] = [
@@ -127,28 +123,29 @@ def draw_tab(studio: Studio) -> None:
                         studio, text, named, forms.weighed(specs or [], weight), chosen, picture, entries, rest[len(weighed) :]
                     )
 
-                def look(*values: Any) -> tuple[str, str, str, str]:
+                def look(*values: Any) -> tuple[Any, ...]:
+                    """Cost and words of what is asked for; a timer looks again while the worker cannot say."""
                     try:
                         wanted = options(values)
                         GenerateConfig.resolve(wanted)
-                        return studio.cost("generate", wanted), *told(wanted)
+                        cost = studio.cost("generate", wanted)
+                        said = cost or show.note("The cost is told when the worker is free.")
+                        return said, *told(wanted), gr.Timer(active=not cost)
                     except (TiltingError, OSError) as error:
-                        return show.note(forms.sentence(error) or str(error), alert=True), "", "", ""
+                        said = show.note(forms.sentence(error) or str(error), alert=True)
+                        return said, "", "", "", gr.Timer(active=False)
 
                 @forms.told
                 def draw(*values: Any) -> Iterator[tuple[Any, ...]]:
                     wanted = options(values)
                     yield from drawn(studio, "generate", wanted)
 
+                again = gr.Timer(1)
+                outputs: list[Any] = [estimate, *texts, again]
+                how: dict[str, Any] = {"show_progress": "hidden"}
                 for part in parts:
-                    part.change(look, parts, [estimate, *texts], trigger_mode="always_last", show_progress="hidden", queue=True)
-                once = gr.Timer(0.1)
-                once.tick(
-                    lambda *values: (*look(*values), gr.Timer(active=False)),
-                    parts,
-                    [estimate, *texts, once],
-                    show_progress="hidden",
-                )
+                    part.change(look, parts, outputs, trigger_mode="always_last", **how)
+                again.tick(look, parts, outputs, **how)
                 go.click(draw, parts, [*pictured, last], concurrency_id="worker", concurrency_limit=1, show_progress="hidden")
 
             with gr.Accordion("A picture to start from, and more options", open=False):
@@ -163,11 +160,8 @@ def draw_tab(studio: Studio) -> None:
             pictures = gr.HTML("", elem_id="draw-pictures")
             live = gr.HTML("", elem_id="draw-live")
             trace = gr.HTML("", elem_id="draw-trace")
-            with gr.Row(equal_height=True):
-                name = gr.Textbox(
-                    "", label="save to the folder", info="In the workspace; empty takes the next draw-N.", scale=3
-                )
-                save = gr.Button("Save", elem_id="draw-save", scale=1)
+            name = gr.Textbox("", label="save to the folder", info="In the workspace; empty takes the next draw-N.")
+            save = gr.Button("Save", elem_id="draw-save")
             saved = gr.HTML("", elem_id="draw-saved")
             with gr.Accordion("The same as a command, YAML or Python", open=True):
                 command = gr.Code("", language="shell", label="command", interactive=False, elem_id="draw-command")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from gradio.components import Component
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-WIDEST = 1_000_000
-"""Of whole numbers, above which a bound makes no slider."""
+WIDEST = 100
+"""Of bounds that make a slider."""
 
 
 class Entry(NamedTuple):
@@ -58,15 +58,15 @@ def component(one: Field, key: str, value: Any = None, **how: Any) -> Component:
     if one.choices and get_origin(plain) is not tuple:
         choices = [str(word) for word in one.choices]
         return gr.Dropdown(choices=["", *choices] if optional or one.given.default else choices, **how)
-    if plain in (int, float):
+    if plain in (int, float) and how["value"] is not None:
         low, high = _bounds(one)
-        whole = {"precision": 0} if plain is int else {}
-        if low is not None and high is not None and high < WIDEST and how["value"] is not None:
+        if low is not None and high is not None and high <= WIDEST:
             return gr.Slider(minimum=low, maximum=high, step=1 if plain is int else 0.01, **how)
+        whole = {"precision": 0} if plain is int else {}
         return gr.Number(minimum=low, **whole, **how)
     if isinstance(how["value"], tuple | list):
         how["value"] = ",".join(map(str, how["value"]))
-    return gr.Textbox(lines=1, **how)
+    return gr.Textbox(lines=2 if one.repeats else 1, placeholder=one.given.default or "as it is by itself", **how)
 
 
 def _plain(hint: Any) -> tuple[Any, bool]:
@@ -115,13 +115,22 @@ def asked(entries: Sequence[Entry], values: Sequence[Any]) -> dict[str, Any]:
             continue
         if isinstance(value, str) and entry.field.repeats:
             value = [line.strip() for line in value.splitlines() if line.strip()]
-        if isinstance(value, float) and value.is_integer() and _plain(entry.field.hint)[0] is int:
-            value = int(value)
+        if _plain(entry.field.hint)[0] in (int, float):
+            value = _number(value)
         checked = entry.field.check(value, entry.key)
         if entry.field.default is not MISSING and checked == entry.field.default and not entry.field.given.default:
             continue
         (changed if "." in entry.key else found)[entry.key] = list(checked) if isinstance(checked, tuple) else checked
     return {**found, "set": changed} if changed else found
+
+
+def _number(value: Any) -> Any:
+    """What is written in a box as a number, a whole one where it is; what is none stays for its declaration to refuse."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return value
+    return int(found) if found.is_integer() and "e" not in str(value) else found
 
 
 def rewards(label: str = "rewards", value: Sequence[str] = ("clip",), **how: Any) -> Component:

@@ -42,13 +42,10 @@ class Studio:
     blocks: Any = field(default=None)
 
     def cost(self, command: str, wanted: Mapping[str, Any]) -> str:
-        """What a request will pay, in a line."""
+        """What a request will pay, in a line; nothing while the worker is at work. Raises TiltingError."""
         if self.resident.busy.locked():
-            return show.note("The worker is at work; what this will cost is told when it is free.")
-        try:
-            found = self.resident.last("cost", command=command, asked=wanted)
-        except TiltingError as error:
-            return show.note(str(error), alert=True)
+            return ""
+        found = self.resident.last("cost", command=command, asked=wanted)
         seconds = "" if found["seconds"] is None else f", about {_rounded(found['seconds'])} s here"
         return show.note(f"{found['evaluations']} evaluations of the network, {found['values']} of the reward{seconds}.")
 

@@ -12,6 +12,7 @@ import gradio as gr
 
 from tilting.config.finetune import FinetuneConfig
 from tilting.config.generate import GenerateConfig
+from tilting.declare import paragraphs
 from tilting.errors import TiltingError
 from tilting.objectives import OBJECTIVES
 from tilting.studio import forms, show
@@ -78,7 +79,7 @@ def train_tab(studio: Studio) -> None:
             prompts = gr.Textbox("a horse\na fox", lines=2, label="prompts", info="One a line, to draw from in training.")
             rewards = forms.rewards()
             objective = gr.Dropdown(
-                [(f"{name}: {kind.__doc__.splitlines()[0]}", name) for name, kind in OBJECTIVES.items()],  # type: ignore[union-attr]
+                list(OBJECTIVES),
                 value="draft-lv",
                 label="objective",
                 info="What is minimised; its own settings are below.",
@@ -92,7 +93,7 @@ def train_tab(studio: Studio) -> None:
             @gr.render(inputs=[objective, rewards])
             def own(chosen: str, specs: Sequence[str]) -> None:
                 with gr.Accordion(f"Settings of {chosen}, and weights", open=False):
-                    gr.Markdown(OBJECTIVES[chosen].paper)
+                    gr.Markdown(f"{paragraphs(OBJECTIVES[chosen])[0]} — {OBJECTIVES[chosen].paper}")
                     weighed = forms.weights([spec for spec in specs or [] if "=" not in spec], "train ")
                     entries = [*main, *more, *forms.settings(OBJECTIVES[chosen], chosen)]
                 parts: list[Any] = [prompts, out, *(one for _, one in weighed), *(entry.component for entry in entries)]
