@@ -92,9 +92,16 @@ def draw_tab(studio: Studio) -> None:
     """Build the tab."""
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            prompts = gr.Textbox("a fox", lines=2, label="prompts", info="One a line; `tilting models pocket` lists its words.")
+            prompts = gr.Textbox(
+                "a fox", lines=2, interactive=True, label="prompts", info="One a line; `tilting models pocket` lists its words."
+            )
             model = gr.Dropdown(
-                list(MODELS), value="pocket", allow_custom_value=True, label="model", info="pocket, a folder, or a hub id."
+                list(MODELS),
+                value="pocket",
+                allow_custom_value=True,
+                interactive=True,
+                label="model",
+                info="pocket, a folder, or a hub id.",
             )
             rewards = forms.rewards()
             method = gr.Dropdown(
@@ -149,7 +156,9 @@ def draw_tab(studio: Studio) -> None:
                 go.click(draw, parts, [*pictured, last], concurrency_id="worker", concurrency_limit=1, show_progress="hidden")
 
             with gr.Accordion("A picture to start from, and more options", open=False):
-                start = gr.Image(type="filepath", label="picture to start from", sources=["upload"], height=160)
+                start = gr.Image(
+                    type="filepath", interactive=True, label="picture to start from", sources=["upload"], height=160
+                )
                 more = forms.options(GenerateConfig, MORE, "draw-")
         with gr.Column(scale=2, min_width=320):
             estimate = gr.HTML(show.note("…"), elem_id="draw-cost")

@@ -51,7 +51,7 @@ def component(one: Field, key: str, value: Any = None, **how: Any) -> Component:
     """
     label, info = (key.partition(".")[2] or key).replace("_", " ").replace("-", " "), one.help.replace("``", "")
     default = None if one.default is MISSING or one.default in ((), "") or one.given.default else one.default
-    how = {"label": label, "info": info, "key": key, "value": default if value is None else value, **how}
+    how = {"interactive": True, "label": label, "info": info, "key": key, "value": default if value is None else value, **how}
     plain, optional = _plain(one.hint)
     if plain is bool:
         return gr.Checkbox(**how)

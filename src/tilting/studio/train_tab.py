@@ -76,7 +76,7 @@ def train_tab(studio: Studio) -> None:
     """Build the tab."""
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            prompts = gr.Textbox("a horse\na fox", lines=2, label="prompts", info="One a line, to draw from in training.")
+            prompts = gr.Textbox("a horse\na fox", lines=2, interactive=True, label="prompts", info="One a line, to train on.")
             rewards = forms.rewards()
             objective = gr.Dropdown(
                 list(OBJECTIVES),
@@ -88,7 +88,7 @@ def train_tab(studio: Studio) -> None:
             main = forms.options(FinetuneConfig, MAIN, "train-")
             with gr.Accordion("More options", open=False):
                 more = forms.options(FinetuneConfig, MORE, "train-")
-            out = gr.Textbox("", label="folder", info="In the workspace; empty takes the next train-N.", elem_id="train-out")
+            out = gr.Textbox("", interactive=True, label="folder", info="In the workspace; empty takes the next train-N.")
 
             @gr.render(inputs=[objective, rewards])
             def own(chosen: str, specs: Sequence[str]) -> None:
