@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-interchange crash mutants lint bench pocket wheel clean
+.PHONY: demo test test-fast test-interchange crash fuzz audit mutants lint bench pocket docs wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
@@ -25,7 +25,7 @@ test-interchange: $(STAMP)
 
 # A kill at every point where any command writes, not at a tenth of them.
 crash: $(STAMP)
-	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load tests/runs/test_kill_points.py
+	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP -n 2 --dist load tests/runs/test_kill_points.py
 
 # Ten minutes of bad input to every reader of what others wrote.
 fuzz: $(STAMP)
@@ -49,6 +49,11 @@ bench: $(STAMP)
 pocket: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train]"
 	training/pocket/run.sh
+
+# The documentation as pages, into build/docs/site; a link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/python docs/site.py build/docs
+	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --no-isolation

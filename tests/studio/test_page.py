@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from PIL import Image
 from support.studio import CHROMIUM, Served, asked, browser, studio, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")]
+BOX = "input[type=number], input[type=text], input:not([type]), textarea"
+ABOVE = "[...(function*(e){while(e){if(e.id)yield e.id;e=e.parentElement}})(document.activeElement)]"
+"""The ids of what has the focus, and of what is around it."""
 TABS = ("Draw", "Compare", "Train", "Control", "Runs")
 
 
@@ -41,15 +45,15 @@ class Driven:
 
     def fill(self, where: str, value: Any) -> None:
         """Write into the box of an element."""
-        self.page.locator(f"#{where}").locator("input[type=number], input[type=text], input:not([type]), textarea").first.fill(
-            str(value)
-        )
+        self.page.locator(f"#{where}").locator(BOX).first.fill(str(value))
 
     def click(self, where: str) -> None:
         self.page.locator(f"#{where}").click()
 
     def text(self, where: str) -> str:
-        return self.page.locator(f"#{where}").inner_text()
+        box = self.page.locator(f"#{where}")
+        field = box.locator("textarea")
+        return field.first.input_value() if field.count() else box.inner_text()
 
     def has(self, where: str, words: str, seconds: float = 90) -> str:
         """The text of an element, once it holds these words."""
@@ -147,11 +151,7 @@ def test_train_and_stop_and_go_on(driven, workspace):
         driven.fill(f"train-{name}", value)
     driven.click("train-go")
     assert "reward gradient" in driven.has("train-findings", "reward gradient")
-    until(
-        driven.page,
-        lambda: int((driven.text("train-live").split() or ["0"])[0] if driven.text("train-live")[:1].isdigit() else 0) >= 5,
-        120,
-    )
+    until(driven.page, lambda: made(driven.text("train-live")) >= 5, 120)
     driven.click("train-stop")
     driven.has("train-status", "was stopped")
     lines = (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()
@@ -166,6 +166,12 @@ def test_train_and_stop_and_go_on(driven, workspace):
     driven.page.get_by_label("steps", exact=True).last.fill("3")
     driven.click("mix-go")
     driven.has("mix-status", "4 of 4 pictures drawn")
+
+
+def made(said: str) -> int:
+    """The training steps that a page tells."""
+    found = re.match(r"(\d+) training steps", said)
+    return int(found[1]) if found else 0
 
 
 def labelled(path: Path) -> Path:
@@ -183,7 +189,7 @@ def labelled(path: Path) -> Path:
 
 def test_from_a_table_to_a_drawn_control(driven, workspace, tmp_path):
     driven.tab("Control")
-    driven.page.locator("#control-files input[type=file]").set_input_files(labelled(tmp_path / "labels.zip"))
+    driven.page.locator("input[type=file]").last.set_input_files(labelled(tmp_path / "labels.zip"))
     assert "no: 12, yes: 12" in driven.has("control-seen", "no: 12")
     driven.fill("fit-epochs", 2)
     driven.click("control-fit")
@@ -240,9 +246,7 @@ def test_the_keyboard_reaches_everything(driven):
     reached = set()
     for _ in range(60):
         driven.page.keyboard.press("Tab")
-        reached |= set(
-            driven.page.evaluate("[...(function*(e){while(e){if(e.id)yield e.id;e=e.parentElement}})(document.activeElement)]")
-        )
+        reached |= set(driven.page.evaluate(ABOVE))
         if wanted <= reached:
             break
     assert wanted <= reached, wanted - reached

@@ -48,14 +48,20 @@ def methods() -> str:
         *markdown(heads, table),
     ]
     for name, row in rows.items():
-        runs = {"by itself": row["published_run"], **{f"with {case}": used for case, used in row["published_for"].items()}}
-        said = [
-            f"{case}: {', '.join(f'{key} {shown(value)}' for key, value in used.items())}"
-            for case, used in runs.items()
-            if used
-        ]
-        lines += [*_opening(name, row), *([f"Published runs, {'; '.join(said)}.", ""] if said else []), *_settings(name, row)]
+        lines += method(name, row)
     return "\n".join(lines) + "\n"
+
+
+def method(name: str, row: dict[str, Any], level: int = 2) -> list[str]:
+    """Lines of what there is to know of a method, under a heading of a level."""
+    runs = {"by itself": row["published_run"], **{f"with {case}": used for case, used in row["published_for"].items()}}
+    said = [f"{case}: {_listed(used)}" for case, used in runs.items() if used]
+    return [*_opening(name, row, level), *([f"Published runs, {'; '.join(said)}.", ""] if said else []), *_settings(name, row)]
+
+
+def objective(name: str, row: dict[str, Any], level: int = 2) -> list[str]:
+    """Lines of what there is to know of an objective, under a heading of a level."""
+    return [*_opening(name, row, level), *_settings(name, row)]
 
 
 def _listed(settings: dict[str, Any]) -> str:
@@ -87,7 +93,7 @@ def objectives() -> str:
         *markdown(heads, table),
     ]
     for name, row in rows.items():
-        lines += [*_opening(name, row), *_settings(name, row)]
+        lines += objective(name, row)
     return "\n".join(lines) + "\n"
 
 
@@ -109,8 +115,8 @@ def rewards() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _opening(name: str, row: dict[str, Any]) -> list[str]:
-    lines = ["", f"## {name}", "", f"{row['about'].removesuffix('.')}. {row['paper']}.", ""]
+def _opening(name: str, row: dict[str, Any], level: int) -> list[str]:
+    lines = ["", f"{'#' * level} {name}", "", f"{row['about'].removesuffix('.')}. {row['paper']}.", ""]
     for part in row["more"]:
         lines += (
             ["```", *(line.removeprefix("    ") for line in part.splitlines()), "```", ""]

@@ -19,7 +19,7 @@ from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import check_plain, defaults
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import BaseObjective
@@ -38,7 +38,7 @@ def _term(name: str, value: str) -> str:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(TrainingConfig):
+class FinetuneConfig(Switches, TrainingConfig):
     """A checked request, every default filled in: ``rank`` and ``target_modules`` are None where they are those of
     ``init_lora``; ``device`` "auto" is what accelerate finds; ``settings`` has every setting of the objective."""
 
@@ -160,6 +160,7 @@ class FinetuneConfig(TrainingConfig):
             check_plain(given.get("model", cls.model), "learned sampler inputs")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
+        check_switches(config.model, Switches.of(config))
         return replace(config, unused=(*unused, *config._unused(given)))
 
     @classmethod
@@ -173,6 +174,12 @@ class FinetuneConfig(TrainingConfig):
     def check(self, objective: BaseObjective, count: int) -> None:
         """Refuse what does not go together, for so many processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
+        if self.cache is not None:
+            raise TiltingError("a first-block cache has no gradient of its own, which training needs: leave --cache out")
+        if self.offload not in (None, "text") or (self.offload and self.train_text_encoder):
+            raise TiltingError(
+                "what is trained, and what its gradient goes through, cannot wait in main memory: use --offload text"
+            )
         self.check_batch(objective, count)
         parts = self.accumulate if objective.splits else 1
         if self.diversity is not None and self.batch_size // count // parts * count < 2:

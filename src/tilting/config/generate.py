@@ -49,7 +49,7 @@ from tilting.declare import declared, plain
 from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
 from tilting.models.names import check_plain, defaults
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.presets import METHODS, Preset
 from tilting.rewards.declaration import of_a_batch
@@ -61,7 +61,7 @@ STRENGTH = 0.6
 
 
 @dataclass(frozen=True)
-class GenerateConfig(BaseConfig):
+class GenerateConfig(Switches, BaseConfig):
     """A checked request, every default filled in: ``particles`` is None for a method that has none, ``strength`` without a
     picture, ``lora_steps`` without a LoRA, ``precision`` where it is fp32; ``settings`` has every other field of the preset.
     """
@@ -171,6 +171,7 @@ class GenerateConfig(BaseConfig):
         if "trace_every" in given and not config.trace:
             config = replace(config, unused=(*config.unused, "trace-every"))
         _check_method(config)
+        check_switches(config.model, Switches.of(config))
         config.wanted()
         return config
 

@@ -23,6 +23,7 @@ from tilting.generation.score import Scorer, finish
 from tilting.lazy import torch
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
+from tilting.models.switches import idle
 from tilting.models.text import remembering
 from tilting.rng import Identity
 from tilting.state import Info, State
@@ -70,6 +71,7 @@ class Drawn:
         counts: what this group cost.
         kept: (b,) which particle each image is, and
         values: (b, n) the rewards of all finished particles, where those were scored.
+        looks: b weighted sums as a look says them of the same latents, where another decoder looks (`tilting.models.look`).
     """
 
     who: tuple[Identity, ...]
@@ -79,6 +81,7 @@ class Drawn:
     counts: Counts
     kept: Tensor | None = None
     values: Tensor | None = None
+    looks: list[float] | None = None
 
 
 def draw(
@@ -161,11 +164,17 @@ def _group(
     prompts = [i.prompt for i in who]
     worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
-    counts = Counts()
+    counts, wait = Counts(), idle(model, plan.reward, place)
+    anew: Callable[[], None] | None = getattr(model, "anew", None)
+    if anew is not None:
+        anew()
+    if scorer is not None:
+        scorer.idle = wait
     with torch.no_grad(), remembering(texts):
         grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+        denoise = model.denoiser(worded, plan.cfg, plan.negative)
         problem = loop.Problem(
-            model.denoiser(worded, plan.cfg, plan.negative),
+            denoise if wait is None else wait.before(denoise),
             grid,
             who,
             model.latent_shape,
@@ -194,9 +203,11 @@ def _group(
         mean = None if info.value is None else info.value.mean().item()
         yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():
+        if wait is not None:
+            wait.fetch()
         done = finish(model, problem, plan.method, state, scorer)
     paid = counts + done.counts + Counts(seconds=time.perf_counter() - begun)
-    yield Drawn(tuple(who), done.images, done.reward, done.rewards, paid, done.kept, done.values)
+    yield Drawn(tuple(who), done.images, done.reward, done.rewards, paid, done.kept, done.values, done.looks)
 
 
 def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:
@@ -212,6 +223,8 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     prompts = [r["prompt"] for r in records if r["reward"] is not None]
     judged = [r["judge"] for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
+    off = [r["look"] - r["reward"] for r in records if "look" in r and r["reward"] is not None]
+    look = estimate(off, prompts) if off and len(off) == len(prompts) else None
     return {
         "images": len(records),
         "reward_mean": found.mean if found else None,
@@ -223,6 +236,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
         "reward_calls": counts.reward_calls,
         "seconds": round(counts.seconds, 3),
         "images_per_second": round(len(records) / counts.seconds, 4) if counts.seconds else None,
+        **({} if look is None else {"look_bias": look.mean, "look_bias_sem": look.error}),
     }
 
 
@@ -237,6 +251,7 @@ def records_of(drawn: Drawn, judge: Judge | None = None) -> list[dict]:
             "reward": drawn.reward[i] if drawn.reward is not None else None,
             "rewards": {name: values[i] for name, values in drawn.rewards.items()},
             "judge": scores[i] if scores[i] == scores[i] else None,
+            **({} if drawn.looks is None else {"look": drawn.looks[i]}),
         }
         for i, who in enumerate(drawn.who)
     ]

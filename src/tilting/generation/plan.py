@@ -27,9 +27,10 @@ class Model(Protocol):
     """What generation asks of a model; `tilting.models.pipeline.Pipeline` is one. States may be of any rank.
 
     A model may have more: ``decoder(prompts)``, (latents (m, ...), rows (m,)) -> pictures, where decoding depends on whose
-    picture it is; ``start(prompts)``, the clean latents that a model which begins from pictures begins around; ``pair(cfg,
-    negative)``, 1 where a request has no correction. The points of a schedule's grid reach the denoiser as they are, so that a
-    model may tell by them which grid they are of (`tilting.models.call.Point`).
+    picture it is; ``looker(prompts)``, the same for estimates alone, or None; ``start(prompts)``, the clean latents that a
+    model which begins from pictures begins around; ``pair(cfg, negative)``, 1 where a request has no correction. The points
+    of a schedule's grid reach the denoiser as they are, so that a model may tell by them which grid they are of
+    (`tilting.models.call.Point`).
     """
 
     name: str
@@ -50,6 +51,12 @@ def decoder_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor
     """(latents (m, ...), rows (m,)) -> pictures in [0, 1] of these prompts' images."""
     decoder = getattr(model, "decoder", None)
     return (lambda latents, rows: model.decode(latents)) if decoder is None else decoder(prompts)
+
+
+def looker_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The same of estimates, by the model's look decoder; None where it has none."""
+    looker = getattr(model, "looker", None)
+    return None if looker is None else looker(prompts)
 
 
 def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
@@ -150,11 +157,29 @@ def plan(
             f"{method.name} scales its gradient by the CFG correction, and {model.name!r}, which is told its scale, has one"
             f" with a negative prompt only: give one, or set {method.name}.rule to plain"
         )
+    _check_switches(model, method, batch_size)
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
     tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
+
+
+def _check_switches(model: Model, method: Method, batch_size: int) -> None:
+    """Refuse a cache between steps, or a network that waits in main memory, under a method that it would make wrong."""
+    if getattr(model, "anew", None) is not None:
+        moves = bool(method.select or method.correct or method.guides or method.engine) or method.repeat > 1
+        if moves:
+            raise TiltingError(
+                f"{method.name} does more than one step after another, which a first-block cache would mix: leave --cache out, "
+                "or use --method base or bon"
+            )
+        if max(method.particles, 1) > batch_size:
+            raise TiltingError(f"a first-block cache is of one batch: give --batch-size {method.particles} at least")
+    if getattr(model, "place", None) is not None and method.needs_reward_gradient:
+        raise TiltingError(
+            f"the gradient of {method.name} needs the whole network at once: use --offload parts, and --recompute"
+        )
 
 
 def _check_reference(reference: Tensor, model: Model, count: int) -> None:

@@ -21,9 +21,10 @@ from tilting.generation.progress import Progress, announce
 from tilting.generation.trace import Recorder
 from tilting.models import load
 from tilting.models.attach import attach_all
+from tilting.models.look import find_look
 from tilting.models.lora_file import lora_files, parse_window
 from tilting.models.lora_targets import check_lora
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, NEUTRAL, Switches
 from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
@@ -58,7 +59,9 @@ class Parts(NamedTuple):
 
 
 def load_parts(
-    config: GenerateConfig, model_of: Callable[..., Any] = load, reward_of: Callable[[Sequence[Spec]], Reward] = build
+    config: GenerateConfig,
+    model_of: Callable[..., Any] | None = None,
+    reward_of: Callable[[Sequence[Spec]], Reward] | None = None,
 ) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
     is read.
@@ -76,7 +79,12 @@ def load_parts(
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
-    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
+    how: dict[str, Any] = {
+        "each": each,
+        "long_prompts": config.long_prompts or "cut",
+        "switches": Switches.of(config),
+        **inputs,
+    }
     model = (model_of or load)(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
@@ -87,7 +95,7 @@ def load_parts(
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every")  # nothing that a picture is of
+    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every", *NEUTRAL)  # none a picture is of
     kind, inside, parts = RUN, "images", METHODS
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
@@ -113,7 +121,8 @@ class Folder(RunFolder[Generated]):
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
-        return now | ({"input-sha256": told} if told else {})
+        look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
+        return now | ({"input-sha256": told} if told else {}) | ({"look-decoder-sha256": look} if look else {})
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -383,6 +392,9 @@ def describe(manifest: dict[str, Any]) -> str:
         parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
     if summary["judge_mean"] is not None:
         parts.append(f"judge {summary['judge_mean']:.3f}")
+    if summary.get("look_bias") is not None:
+        error = "" if summary["look_bias_sem"] is None else f" ± {summary['look_bias_sem']:.4f}"
+        parts.append(f"looks see {summary['look_bias']:+.4f}{error} of it")
     whole = f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"
     if had:
         parts += [f"{call['evaluations']} evaluations and {call['seconds']:.1f} s now ({' and '.join(whole)} in all)"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite
-from tilting.generation.plan import Model, decoder_of
+from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.rewards.weighted_sum import as_sum
@@ -16,6 +16,8 @@ from tilting.types import Reward, RewardError, TiltingError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tilting.models.switches import Idle
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Counts:
 
 class Scorer:
     """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice.
+    Estimates are decoded by the model's look decoder, where it has one; what is kept by its own.
 
     Args:
         model: what decodes.
@@ -47,12 +50,16 @@ class Scorer:
 
     def __init__(self, model: Model, reward: Reward, prompts: Sequence[str]):
         self.model, self.reward, self.prompts = model, as_sum(reward), prompts
-        self.decode = decoder_of(model, prompts)
+        self.decode, self.look = decoder_of(model, prompts), looker_of(model, prompts)
+        self.idle: Idle | None = None
         self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
 
     def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
-        """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
-        images, prompts = self.decode(x0, rows), [self.prompts[int(i)] for i in rows]
+        """(m,) of estimates x0 (m, ...), or where what is seen is kept, of clean latents; rows (m,) say whose."""
+        if self.idle is not None:
+            self.idle.fetch()
+        decode = self.decode if self.kept is not None or self.look is None else self.look
+        images, prompts = decode(x0, rows), [self.prompts[int(i)] for i in rows]
         try:
             parts = self.reward.each(images, prompts)
             value = self.reward.total(parts)
@@ -84,6 +91,7 @@ class Finished(NamedTuple):
         counts: what finishing cost.
         kept: (b,) which particle each is.
         values: (b, n) rewards of all finished particles, where those were scored.
+        looks: b weighted sums as a look says them of the same latents, where another decoder looks.
     """
 
     images: Tensor
@@ -92,6 +100,7 @@ class Finished(NamedTuple):
     counts: Counts
     kept: Tensor
     values: Tensor | None = None
+    looks: list[float] | None = None
 
 
 def finish(model: Model, problem: loop.Problem, method: Method, state: loop.State, scorer: Scorer | None) -> Finished:
@@ -111,6 +120,9 @@ def finish(model: Model, problem: loop.Problem, method: Method, state: loop.Stat
         place, paid = torch.arange(b, device="cpu") * n + kept, b * n
     images, parts = scorer.scored()
     mine = {name: values[place] for name, values in parts.items()}
-    values = scorer.reward.total(mine)
+    values, looks = scorer.reward.total(mine), None
     each = {name: v.tolist() for name, v in mine.items()}
-    return Finished(images[place], values.tolist(), each, Counts(0, paid, paid), kept, final.value)
+    if scorer.look is not None:
+        scorer.kept, paid = None, paid + b
+        looks = scorer(final.x[:, 0], torch.arange(b, device="cpu")).tolist()
+    return Finished(images[place], values.tolist(), each, Counts(0, paid, paid), kept, final.value, looks)

@@ -70,8 +70,8 @@ def compare_tab(studio: Studio) -> None:
             out = gr.Textbox("", label="folder", info="In the workspace; empty takes the next compare-N.")
             go = gr.Button("Compare", variant="primary", elem_id="compare-go")
             with gr.Accordion("The same as a command or YAML", open=False):
-                command = gr.Code("", language="shell", label="command", interactive=False)
-                yaml = gr.Code("", language="yaml", label="YAML", interactive=False)
+                command = forms.copied("command")
+                yaml = forms.copied("YAML")
         with gr.Column(scale=2, min_width=320):
             watched, status = follow(
                 studio, "compare", "comparison", lambda: compared(studio), lambda folder: (live(studio.workspace.root, folder),)

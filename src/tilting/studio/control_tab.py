@@ -62,20 +62,12 @@ def of_fit(root: Path, folder: Path) -> str:
 def control_tab(studio: Studio) -> None:
     """Build the tab."""
     gr.Markdown("## 1 · Labelled pictures")
+    said = "A table (.csv, .jsonl, .parquet), or a folder of class folders; a zip of one is put into uploads/."
+    data = gr.Textbox("", label="path in the workspace", info=said, elem_id="control-data")
     with gr.Row():
-        with gr.Column(scale=1, min_width=300):
-            given = gr.File(
-                file_count="multiple",
-                file_types=[*TABLES, *PICTURES, ".zip"],
-                label="a table, or a zip of a table or of class folders with their pictures",
-                elem_id="control-files",
-                height=140,
-            )
-        with gr.Column(scale=1, min_width=300):
-            data = gr.Textbox(
-                "", label="or its path in the workspace", info="A table, or a folder of class folders.", elem_id="control-data"
-            )
-            look = gr.Button("Look at the labels", elem_id="control-look")
+        kinds: dict[str, Any] = {"file_count": "multiple", "file_types": [*TABLES, *PICTURES, ".zip"]}
+        given = gr.UploadButton("Upload a table or a zip", elem_id="control-files", **kinds)
+        look = gr.Button("Look at the labels", elem_id="control-look")
     seen = gr.HTML("", elem_id="control-seen")
     gr.Markdown("## 2 · A classifier")
     with gr.Row():
@@ -113,20 +105,22 @@ def control_tab(studio: Studio) -> None:
                 studio, "control", "control", lambda: trained(studio, control=True), lambda folder: (curves_of(folder),)
             )
     with gr.Accordion("The same as a command or YAML", open=False):
-        command = gr.Code("", language="shell", label="command", interactive=False)
-        yaml = gr.Code("", language="yaml", label="YAML", interactive=False)
+        command = forms.copied("command")
+        yaml = forms.copied("YAML")
 
-    def where(files: list[str] | None, path: str) -> str:
-        if files:
-            return studio.workspace.keep(files)
+    def where(path: str) -> str:
         if not path.strip():
             raise TiltingError("give a table or a zip, or the path of one in the workspace")
         studio.workspace.check({"data": path})
         return path.strip()
 
     @forms.told
-    def looked(files: list[str] | None, path: str) -> tuple[Any, ...]:
-        found = studio.resident.last("look", asked={"data": where(files, path)})
+    def uploaded(files: list[str]) -> str:
+        return studio.workspace.keep(files)
+
+    @forms.told
+    def looked(path: str) -> tuple[Any, ...]:
+        found = studio.resident.last("look", asked={"data": where(path)})
         cells = []
         for row in found["labels"]:
             classes = ", ".join(f"{name}: {count}" for name, count in row["classes"].items())
@@ -138,8 +132,8 @@ def control_tab(studio: Studio) -> None:
     fit_entries, train_entries = [*fit_main, *fit_more], [*train_main, *train_more]
 
     @forms.told
-    def start_fit(files: list[str] | None, path: str, names: Sequence[str], folder: str, *values: Any) -> tuple[Any, ...]:
-        wanted = {"data": where(files, path)} | ({"label": list(names)} if names else {}) | forms.asked(fit_entries, values)
+    def start_fit(path: str, names: Sequence[str], folder: str, *values: Any) -> tuple[Any, ...]:
+        wanted = {"data": where(path)} | ({"label": list(names)} if names else {}) | forms.asked(fit_entries, values)
         return studio.queue("condition fit", FitConfig, wanted, folder, "fit")
 
     @forms.told
@@ -155,8 +149,10 @@ def control_tab(studio: Studio) -> None:
         return studio.queue("condition train", TrainConfig, wanted | forms.asked(train_entries, values), folder, "control")
 
     how: dict[str, Any] = {"show_progress": "hidden"}
-    gr.on([look.click, given.upload], looked, [given, data], [seen, labels], concurrency_id="worker", **how)
-    fit_parts = [given, data, labels, fit_out, *(entry.component for entry in fit_entries)]
+    given.upload(uploaded, given, data, **how)
+    look_at: dict[str, Any] = {"concurrency_id": "worker", "trigger_mode": "always_last", **how}
+    gr.on([look.click, data.change], looked, data, [seen, labels], **look_at)
+    fit_parts = [data, labels, fit_out, *(entry.component for entry in fit_entries)]
     fit.click(start_fit, fit_parts, [fit_watched, fit_status, command, yaml], **how)
     train_parts = [prompts, fit_watched, train_out, *(entry.component for entry in train_entries)]
     train.click(start_training, train_parts, [watched, status, command, yaml], **how)

@@ -92,17 +92,10 @@ def draw_tab(studio: Studio) -> None:
     """Build the tab."""
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            prompts = gr.Textbox(
-                "a fox", lines=2, interactive=True, label="prompts", info="One a line; `tilting models pocket` lists its words."
-            )
-            model = gr.Dropdown(
-                list(MODELS),
-                value="pocket",
-                allow_custom_value=True,
-                interactive=True,
-                label="model",
-                info="pocket, a folder, or a hub id.",
-            )
+            how: dict[str, Any] = {"interactive": True, "label": "prompts", "info": "One a line; see `tilting models pocket`."}
+            prompts = gr.Textbox("a fox", lines=2, **how)
+            how = {"interactive": True, "label": "model", "info": "pocket, a folder, or a hub id."}
+            model = gr.Dropdown(list(MODELS), value="pocket", allow_custom_value=True, **how)
             rewards = forms.rewards()
             method = gr.Dropdown(
                 list(METHODS), value="codex", label="method", info="How pictures are steered; its own settings are below."
@@ -149,16 +142,15 @@ def draw_tab(studio: Studio) -> None:
 
                 again = gr.Timer(1)
                 outputs: list[Any] = [estimate, *texts, again]
-                how: dict[str, Any] = {"show_progress": "hidden"}
+                hidden: dict[str, Any] = {"show_progress": "hidden"}
                 for part in parts:
-                    part.change(look, parts, outputs, trigger_mode="always_last", **how)
-                again.tick(look, parts, outputs, **how)
+                    part.change(look, parts, outputs, trigger_mode="always_last", **hidden)
+                again.tick(look, parts, outputs, **hidden)
                 go.click(draw, parts, [*pictured, last], concurrency_id="worker", concurrency_limit=1, show_progress="hidden")
 
             with gr.Accordion("A picture to start from, and more options", open=False):
-                start = gr.Image(
-                    type="filepath", interactive=True, label="picture to start from", sources=["upload"], height=160
-                )
+                how = {"interactive": True, "label": "picture to start from", "sources": ["upload"], "height": 160}
+                start = gr.Image(type="filepath", **how)
                 more = forms.options(GenerateConfig, MORE, "draw-")
         with gr.Column(scale=2, min_width=320):
             estimate = gr.HTML(show.note("…"), elem_id="draw-cost")
@@ -173,9 +165,9 @@ def draw_tab(studio: Studio) -> None:
             save = gr.Button("Save", elem_id="draw-save")
             saved = gr.HTML("", elem_id="draw-saved")
             with gr.Accordion("The same as a command, YAML or Python", open=True):
-                command = gr.Code("", language="shell", label="command", interactive=False, elem_id="draw-command")
-                yaml = gr.Code("", language="yaml", label="YAML", interactive=False, elem_id="draw-yaml")
-                python = gr.Code("", language="python", label="Python", interactive=False, elem_id="draw-python")
+                command = forms.copied("command", "draw-command")
+                yaml = forms.copied("YAML", "draw-yaml")
+                python = forms.copied("Python", "draw-python")
 
     last = gr.State({})
     texts, pictured = [command, yaml, python], [status, live, pictures, trace]

@@ -145,7 +145,7 @@ def weights(specs: Sequence[str], prefix: str = "") -> list[tuple[str, Component
     info = "What its value is multiplied by before rewards are summed."
     made = []
     for spec in specs:
-        how = {"label": f"weight of {spec}", "info": info, "key": f"{prefix}weight {spec}"}
+        how: dict[str, Any] = {"label": f"weight of {spec}", "info": info, "key": f"{prefix}weight {spec}"}
         made.append((spec, gr.Slider(minimum=-2, maximum=2, step=0.01, value=1, **how)))
     return made
 
@@ -153,6 +153,11 @@ def weights(specs: Sequence[str], prefix: str = "") -> list[tuple[str, Component
 def weighed(specs: Sequence[str], values: Mapping[str, float]) -> list[str]:
     """Rewards with their weights, as ``--reward`` takes them."""
     return [spec if values.get(spec, 1) == 1 else f"{spec}={values[spec]:g}" for spec in specs]
+
+
+def copied(label: str, name: str | None = None) -> Component:
+    """A text to be copied."""
+    return gr.Textbox("", label=label, lines=1, max_lines=20, interactive=False, buttons=["copy"], elem_id=name)
 
 
 def lines(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.themes import Default
 
 from tilting.config.base import BaseConfig
 from tilting.errors import TiltingError
@@ -101,10 +102,14 @@ def build(studio: Studio) -> Any:
 def theme() -> Any:
     """Fonts of the system alone, and text dark enough to read."""
     fonts = ["system-ui", "sans-serif"]
-    made = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    made = Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
     return made.set(
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )

@@ -69,9 +69,9 @@ def runs_tab(studio: Studio) -> None:
             [], label="open a run", info="Its pictures and pages, and the command that made it.", elem_id="runs-open"
         )
     page = gr.HTML("", elem_id="runs-page")
-    command = gr.Code("", language="shell", label="its command", interactive=False, elem_id="runs-command")
+    command = forms.copied("its command", "runs-command")
     with gr.Accordion("Its config as YAML", open=False):
-        config = gr.Code("", language="yaml", label="YAML", interactive=False)
+        config = forms.copied("YAML")
     gr.Markdown("## Evaluate two runs")
     with gr.Row():
         first, second = (gr.Dropdown([], label=f"{word} run", elem_id=f"runs-{word}") for word in ("first", "second"))

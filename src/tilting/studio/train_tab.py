@@ -56,7 +56,8 @@ def curves_of(folder: Path) -> str:
 def live(folder: Path) -> tuple[Any, ...]:
     """Curves, and the first and the last samples."""
     samples = sorted((folder / "samples").glob("*.png"))
-    return curves_of(folder), (str(samples[0]), str(samples[-1])) if samples else None
+    pair = (str(samples[0]), str(samples[-1])) if samples else None
+    return curves_of(folder), gr.ImageSlider(pair, visible=pair is not None)
 
 
 def examined(studio: Studio, words: Sequence[str]) -> list[str]:
@@ -142,8 +143,8 @@ def train_tab(studio: Studio) -> None:
             watched, status = follow(studio, "train", "training run", lambda: trained(studio), live, [samples])
             samples.render()
             with gr.Accordion("The same as a command or YAML", open=False):
-                command = gr.Code("", language="shell", label="command", interactive=False)
-                yaml = gr.Code("", language="yaml", label="YAML", interactive=False)
+                command = forms.copied("command")
+                yaml = forms.copied("YAML")
             mixed(studio)
 
 

@@ -22,7 +22,7 @@ from tilting.config.picture import read_picture
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
-from tilting.generation.plan import Model, decoder_of
+from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.models.lora import TRAINED, without
 from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
@@ -276,8 +276,8 @@ class Batches:
         return prefers
 
     def _decoder(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
-        """Images of latents, in parts where a batch is asked for in parts."""
-        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, decoder_of(self.model, prompts)
+        """Images of latents, by the look decoder where the model has one; in parts where a batch is asked for in parts."""
+        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, self._decode(prompts)
 
         def images(x0: Tensor, rows: Tensor) -> Tensor:
             if self.config.accumulate == 1 or torch.is_grad_enabled():
@@ -286,8 +286,11 @@ class Batches:
 
         return images
 
+    def _decode(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        return looker_of(self.model, prompts) or decoder_of(self.model, prompts)
+
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
-        decode = decoder_of(self.model, prompts)
+        decode = self._decode(prompts)
 
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
             assert self.critic is not None

@@ -18,7 +18,7 @@ from tilting.models import load
 from tilting.models.lora_file import lora_file
 from tilting.models.lora_targets import check_lora
 from tilting.models.lora_weights import read_lora
-from tilting.models.placement import device_of
+from tilting.models.placement import Switches, device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
 from tilting.rewards.metadata import informed
@@ -62,7 +62,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     if config.init_lora:
         start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
     told, each = asked(config)
-    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **told}
+    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", "switches": Switches.of(config), **told}
     return Parts(load(config.model, precision=config.precision, **how), reward, judge, start, inputs)
 
 
