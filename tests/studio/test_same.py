@@ -20,7 +20,7 @@ ASKED = {
         GenerateConfig,
         {
             "prompts": ["a fox, noto style", "--a 'cat'"],
-            "reward": ["clip=0.123456789", "jpeg=-0.01"],
+            "reward": ["clip=0.123456789", "color:red=-0.01"],
             "method": "codex",
             "steps": 7,
             "seed": [3, 4],
@@ -51,7 +51,7 @@ ASKED = {
             "train-text-encoder": True,
         },
     ),
-    "train": ("condition train", TrainConfig, {"prompts": [], "objective": "classifier-free", "data": ["DATA"], "steps": 3}),
+    "train": ("condition train", TrainConfig, {"prompts": [], "objective": "classifier-free", "data": ["DATA"], "rank": 3}),
 }
 
 
@@ -75,7 +75,7 @@ def test_python_draws_the_same_pictures(tmp_path, monkeypatch, folder):
     asked = {
         "prompts": ["a fox", "a 'cat'"],
         "model": str(folder),
-        "reward": ["jpeg", "png=0.5"],
+        "reward": ["jpeg", "symmetry=0.5"],
         "method": "code",
         "steps": 4,
         "seed": 5,
