@@ -104,6 +104,7 @@ def draw_tab(studio: Studio) -> None:
 
             @gr.render(inputs=[method, rewards])
             def own(chosen: str, specs: Sequence[str]) -> None:
+                go = gr.Button("Draw", variant="primary", elem_id="draw-go", key="go")
                 with gr.Accordion(f"Settings of {chosen}, and weights", open=True):
                     gr.Markdown(f"{paragraphs(METHODS[chosen])[0]} — {METHODS[chosen].paper}")
                     weighed = forms.weights([spec for spec in specs or [] if "=" not in spec], "draw ")
@@ -154,9 +155,7 @@ def draw_tab(studio: Studio) -> None:
                 more = forms.options(GenerateConfig, MORE, "draw-")
         with gr.Column(scale=2, min_width=320):
             estimate = gr.HTML(show.note("…"), elem_id="draw-cost")
-            with gr.Row():
-                go = gr.Button("Draw", variant="primary", elem_id="draw-go")
-                stop = gr.Button("Stop", elem_id="draw-stop")
+            stop = gr.Button("Stop", elem_id="draw-stop")
             status = gr.HTML("", elem_id="draw-status")
             pictures = gr.HTML("", elem_id="draw-pictures")
             live = gr.HTML("", elem_id="draw-live")

@@ -93,6 +93,8 @@ def train_tab(studio: Studio) -> None:
 
             @gr.render(inputs=[objective, rewards])
             def own(chosen: str, specs: Sequence[str]) -> None:
+                doctor = gr.Button("Look first (doctor)", elem_id="train-doctor", key="doctor")
+                go = gr.Button("Train", variant="primary", elem_id="train-go", key="go")
                 with gr.Accordion(f"Settings of {chosen}, and weights", open=False):
                     gr.Markdown(f"{paragraphs(OBJECTIVES[chosen])[0]} — {OBJECTIVES[chosen].paper}")
                     weighed = forms.weights([spec for spec in specs or [] if "=" not in spec], "train ")
@@ -128,9 +130,6 @@ def train_tab(studio: Studio) -> None:
                 go.click(start, parts, [findings, watched, status, command, yaml], show_progress="hidden")
 
         with gr.Column(scale=2, min_width=320):
-            with gr.Row():
-                doctor = gr.Button("Look first (doctor)", elem_id="train-doctor")
-                go = gr.Button("Train", variant="primary", elem_id="train-go")
             findings = gr.HTML("", elem_id="train-findings")
             samples = gr.ImageSlider(
                 label="samples before and after",
