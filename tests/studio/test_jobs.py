@@ -14,7 +14,7 @@ from tilting.studio.jobs import Jobs
 SLOW = "import time\ntime.sleep({seconds})\ndef score(images, prompts):\n    return images.mean((1, 2, 3))\n"
 
 
-def wait(jobs: Jobs, until: Callable[[], bool], seconds: float = 60) -> None:
+def wait(jobs: Jobs, until: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not until():
         jobs.tick()

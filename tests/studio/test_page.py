@@ -31,7 +31,7 @@ class Driven:
 
     def __init__(self, served: Served, page: Any):
         self.served, self.page, self.outside = served, page, []
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(240_000)
         page.on("request", self._seen)
         page.goto(served.address)
         page.wait_for_selector("#draw-go")
@@ -55,7 +55,7 @@ class Driven:
         field = box.locator("textarea")
         return field.first.input_value() if field.count() else box.inner_text()
 
-    def has(self, where: str, words: str, seconds: float = 90) -> str:
+    def has(self, where: str, words: str, seconds: float = 400) -> str:
         """The text of an element, once it holds these words."""
         until(self.page, lambda: words in self.text(where), seconds)
         return self.text(where)
@@ -92,7 +92,7 @@ def test_draw_with_codex(driven, workspace):
     assert "--steps 6" in driven.has("draw-command", "--steps 6")
     cost = driven.has("draw-cost", "evaluations")
     driven.click("draw-go")
-    driven.page.wait_for_selector("#draw-live .particles img", timeout=60_000)
+    driven.page.wait_for_selector("#draw-live .particles img")
     assert len(driven.page.query_selector_all("#draw-live .particles img")) == 4
     assert driven.has("draw-status", "1 of 1 pictures drawn")
     paid = int(driven.text("draw-status").split(" drawn, ")[1].split()[0])
@@ -151,7 +151,7 @@ def test_train_and_stop_and_go_on(driven, workspace):
         driven.fill(f"train-{name}", value)
     driven.click("train-go")
     assert "reward gradient" in driven.has("train-findings", "reward gradient")
-    until(driven.page, lambda: made(driven.text("train-live")) >= 5, 120)
+    until(driven.page, lambda: made(driven.text("train-live")) >= 5, 400)
     driven.click("train-stop")
     driven.has("train-status", "was stopped")
     lines = (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()
@@ -159,7 +159,7 @@ def test_train_and_stop_and_go_on(driven, workspace):
     assert "norm of the gradient" in driven.text("train-live") and "judge of the samples" in driven.text("train-live")
     assert driven.page.locator("#train-samples img").count() >= 2
     driven.click("train-on")
-    driven.has("train-status", "is done", 120)
+    driven.has("train-status", "is done")
     after = (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()
     assert len(after) == 40 and after[: len(lines)] == lines
     driven.choose("mix-first", "train-1")
@@ -224,7 +224,7 @@ def test_runs_are_opened_and_judged(driven, workspace):
     driven.choose("runs-second", "compare-1/runs/codex")
     driven.click("runs-evaluate")
     driven.has("runs-jobs", "evaluate")
-    until(driven.page, lambda: (workspace / "base-vs-codex-1" / "report.html").is_file(), 120)
+    until(driven.page, lambda: (workspace / "base-vs-codex-1" / "report.html").is_file(), 400)
     assert driven.outside == []
 
 

@@ -70,7 +70,7 @@ def browser(**how: Any) -> Iterator[Any]:
             made.close()
 
 
-def until(page: Any, found: Callable[[], Any], seconds: float = 60) -> Any:
+def until(page: Any, found: Callable[[], Any], seconds: float = 240) -> Any:
     """What is found on a page in time."""
     end = time.monotonic() + seconds
     while not (result := found()):
