@@ -101,7 +101,7 @@ def test_options_are_documented_and_stand_everywhere(words):
     said = {name: one for name, one in config.options().items() if not one.given.file}
     for name, one in said.items():
         assert shown[one.name].help == (one.about if one.given.positional else one.help), name
-    beside = {"config", "print_config", "quiet", "as_json", "prompts_file"}
+    beside = {"config", "print_config", "quiet", "as_json", "prompts_file", "overwrite"}
     assert set(shown) - beside == {one.name for one in said.values()}
 
 

@@ -30,6 +30,7 @@ from tilting.models.names import MODELS
 from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
 from tilting.rewards.declaration import REWARDS
+from tilting.runs.replacing import replaced
 
 Config = TypeVar("Config", bound=BaseConfig)
 
@@ -87,12 +88,15 @@ class Call:
             print("tilting: warning: the run is whole; its code has closed the standard output", file=sys.stderr)
 
 
-def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Config, Call], None]], Any]:
+def takes(
+    config: type[Config], writes: bool = True, overwrites: bool | None = None
+) -> Callable[[Callable[[Config, Call], None]], Any]:
     """Make a typer command of a function of a config and of a `Call`.
 
     Args:
         config: the class whose declared fields are the options.
         writes: whether the command writes into ``--out``, which must then be given.
+        overwrites: whether it may replace what is there; default as it writes.
     """
 
     def decorate(body: Callable[[Config, Call], None]) -> Callable[..., None]:
@@ -113,6 +117,9 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
             if writes and getattr(resolved, "out", None) is None:
                 raise TiltingError("say where to write: --out DIR")
             call.warn(getattr(resolved, "unused", ()))
+            if given.get("overwrite") and getattr(resolved, "out", None):
+                with replaced(str(resolved.out), lambda asked: not sys.stdin.isatty() or typer.confirm(asked, err=True)):  # type: ignore[attr-defined]
+                    return body(resolved, call)
             return body(resolved, call)
 
         parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
@@ -120,7 +127,10 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
             parameters += _parameters(one)
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for name, annotation in SWITCHES.items()
+            for name, annotation in {
+                **SWITCHES,
+                **(OVERWRITE if (writes if overwrites is None else overwrites) else {}),
+            }.items()
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -143,6 +153,12 @@ SWITCHES: dict[str, Any] = {
     "as_json": Annotated[bool | None, typer.Option("--json", help="Print the summary as JSON.", show_default=False)],
 }
 """What every command takes beside its own options."""
+OVERWRITE: dict[str, Any] = {
+    "overwrite": Annotated[
+        bool | None, typer.Option("--overwrite", help="Replace what --out holds; asked on a terminal.", show_default=False)
+    ]
+}
+"""And those that write into a folder."""
 
 
 def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
