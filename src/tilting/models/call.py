@@ -164,8 +164,9 @@ class Call:
             def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **__: Any) -> Stepped:
                 return probe.entry.step(output, t, sample)
 
-        for own, known in ((Probe.step, base.step), (Probe.set_timesteps, base.set_timesteps)):
-            own.__signature__ = inspect.signature(known)  # pipelines ask for it at every turn
+        for name in ("step", "set_timesteps"):
+            own: Any = getattr(Probe, name)
+            own.__signature__ = inspect.signature(getattr(base, name))  # pipelines ask for it at every turn
 
         def noised(name: str) -> Callable[..., Tensor]:
             inner = getattr(base, name)

@@ -80,7 +80,7 @@ class Windowed:
         with self._at(t):
             return self._model.network(x, t, context)
 
-    def branches(self, prompts: list[str], cfg: float, negative: str = "", **how: bool) -> Any:
+    def branches(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Any:
         """See `Pipeline.branches`."""
         return replace(self._model.branches(prompts, cfg, negative, **how), within=self._at)
 

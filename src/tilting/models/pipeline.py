@@ -230,7 +230,7 @@ class Pipeline(Parts):
 
         return denoise
 
-    def branches(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: bool) -> Branches:
+    def branches(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: Any) -> Branches:
         """The network's outputs for these prompts, before and after guidance; see `Branches`, also for how."""
         told, subjects = self._asked(prompts, cfg, negative)
         return Branches(self, Said(tuple(told), tuple(subjects)), self.encode_prompts(prompts, cfg, negative), **how)
