@@ -222,7 +222,7 @@ def _group(
     prompts = [i.prompt for i in who]
     worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
-    counts, wait = Counts(), idle(model, plan.reward, place)
+    counts, wait = Counts(), idle(model, None if waits(plan.reward) else plan.reward, place)
     anew: Callable[[], None] | None = getattr(model, "anew", None)
     if anew is not None:
         anew()
