@@ -12,6 +12,7 @@ far as well). Greedy and multinomial *add up* tilts with every block; their τ i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
@@ -87,6 +88,11 @@ class Select(Protocol):
     """
 
     importance_weighted: ClassVar[bool] = False
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether it sees values; one that does not is shown zeros, and no reward is asked."""
+        return True
 
     @property
     def one_winner(self) -> bool:
@@ -167,7 +173,7 @@ class Smc(Select):
     """Importance weights towards exp(reward / beta), and resampling when they degenerate.
 
     Attributes:
-        beta: temperature of the tilt p* ∝ p exp(r / beta).
+        beta: temperature of the tilt p* ∝ p exp(r / beta); inf has no reward, and weighs what guides owe alone.
         ess_threshold: resample an image when its effective sample size falls below this fraction of n.
         potential: "difference" of values, or their "max" or "sum" so far (FK steering).
         temper: γ of λ_i = min((1 + γ)^i - 1, 1) (DAS); None weighs at λ = 1 throughout.
@@ -188,6 +194,10 @@ class Smc(Select):
             raise TiltingError(f"beta must be positive, not {self.beta}")
         if self.temper is not None and not self.temper > 0:
             raise TiltingError(f"temper must be positive, not {self.temper}")
+
+    @property
+    def needs_reward(self) -> bool:
+        return math.isfinite(self.beta)
         if not self.ess_threshold >= 0:
             raise TiltingError(f"ess_threshold must not be negative, not {self.ess_threshold}")
         if self.potential not in ("difference", "max", "sum"):

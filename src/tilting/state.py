@@ -142,7 +142,7 @@ class Tally:
 def start(problem: Problem, method: Method, latents: Tensor | None = None) -> State:
     """x_T for every particle. ``latents`` (b, ...) or (b, n, ...) replaces the noise (of particle 0, or of all)."""
     b, n = len(problem.who), method.particles_at(0, len(problem.grid) - 1)
-    x = rng.normal(problem.who, n, problem.shape, step=0)
+    x = method.spread * rng.normal(problem.who, n, problem.shape, step=0)
     if latents is not None:
         given = latents.detach().to(x)
         if given.shape == (b, *problem.shape):
@@ -209,12 +209,13 @@ def to_float64(values: Tensor) -> Tensor:
 
 
 def value_of(problem: Problem) -> ValueFn:
-    """The problem's value function; what it says is finite, or refused with the image it said it of."""
+    """The problem's value function; what it says is finite, or refused with the image it said it of. Without a reward, to ask
+    it is an error."""
     inner = problem.value
-    if inner is None:
-        raise TiltingError("this method needs a reward")
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
+        if inner is None:
+            raise TiltingError("this method needs a reward")
         scores = inner(x0, rows)
         bad = (~scores.detach().isfinite()).nonzero()
         if len(bad):

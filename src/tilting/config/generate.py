@@ -237,7 +237,7 @@ def _with_rewards(config: Config) -> Config:
     """The rewards asked for; ``clip`` for pocket where none is."""
     wanted = config.reward or (("clip",) if config.model == "pocket" else ())
     specs = parse_specs(wanted)
-    if not specs and config.method != "base":
+    if not specs and config.method != "base" and config.preset().build(config.steps).needs_reward:
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
     for spec in specs:
         if spec.entry and spec.entry.together:

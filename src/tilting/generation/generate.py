@@ -16,6 +16,7 @@ from tilting import sample as loop
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
+from tilting.generation.plan import grid_of
 from tilting.generation.plan import identities as identities
 from tilting.generation.plan import plan as plan
 from tilting.generation.score import Counts as Counts
@@ -155,7 +156,7 @@ def _group(
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
     counts = Counts()
     with torch.no_grad(), remembering(texts):
-        grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+        grid = grid_of(model, plan.method, plan.steps)[-plan.steps_run - 1 :]
         problem = loop.Problem(
             model.denoiser(worded, plan.cfg, plan.negative),
             grid,

@@ -16,8 +16,8 @@ from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rng import Identity
-from tilting.schedule import Law, Schedule
-from tilting.types import Denoise, Reward, TiltingError
+from tilting.schedule import Law, Schedule, variance_preserving
+from tilting.types import Denoise, Reward, TiltingError, Time
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +134,8 @@ def plan(
         raise TiltingError(f"{preset.name} starts from a picture: give an image")
     if reference is not None:
         _check_reference(reference, model, len(who))
-    grid = model.schedule.grid(steps)
+    method = preset.build(steps)
+    grid = grid_of(model, method, steps)
     if preset.default_eta == 0 and eta == 1 and reference is None and grid[0].alpha == 0:
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
@@ -155,6 +156,18 @@ def plan(
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
     tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
+
+
+def grid_of(model: Model, method: Method, steps: int) -> list[Time]:
+    """The points that a run has. Raises TiltingError for another process' times of a model that has none but its own."""
+    grid = model.schedule.grid(steps)
+    if method.interpolant == "own":
+        return grid
+    if model.schedule.kind != "flow" or model.schedule.alpha_bar:
+        raise TiltingError(f"{method.name}.interpolant=vp is of flow models, and {model.name!r} is none: leave it at own")
+    if type(grid[0]) is not Time:
+        raise TiltingError(f"{model.name!r} is asked at its pipeline's own times alone: leave {method.name}.interpolant at own")
+    return variance_preserving(steps)
 
 
 def _check_reference(reference: Tensor, model: Model, count: int) -> None:
