@@ -32,7 +32,7 @@ from tilting.select import SelectionInput
 from tilting.state import Info as Info
 from tilting.state import Problem as Problem
 from tilting.state import State as State
-from tilting.state import Tally, evaluate, evaluate_value, flat, in_chunks, to_float64, value_of
+from tilting.state import Tally, evaluate, evaluate_noisy, evaluate_value, flat, in_chunks, to_float64, value_of
 from tilting.state import start as start
 from tilting.state import start_from as start_from
 from tilting.types import Prediction, Time
@@ -142,6 +142,8 @@ def _select(problem: Problem, method: Method, state: State, i: int, steps: int) 
     value = state.value
     if not method.select.needs_reward:
         value = torch.zeros_like(state.log_w)
+    elif problem.noisy is not None:
+        value = evaluate_noisy(problem, state.x, problem.grid[i])
     elif value is None:
         value = evaluate_value(problem, state.prediction.x0)
     uniforms = rng.uniform(problem.who, method.particles_at(i, steps), i).to(value.device)

@@ -194,10 +194,6 @@ class Smc(Select):
             raise TiltingError(f"beta must be positive, not {self.beta}")
         if self.temper is not None and not self.temper > 0:
             raise TiltingError(f"temper must be positive, not {self.temper}")
-
-    @property
-    def needs_reward(self) -> bool:
-        return math.isfinite(self.beta)
         if not self.ess_threshold >= 0:
             raise TiltingError(f"ess_threshold must not be negative, not {self.ess_threshold}")
         if self.potential not in ("difference", "max", "sum"):
@@ -206,6 +202,10 @@ class Smc(Select):
             raise TiltingError(f"a scheme is systematic, ssp or multinomial, not {self.scheme!r}")
         if (self.adaptive or self.temper is not None) and self.potential != "difference":
             raise TiltingError("only the difference potential can be tempered")
+
+    @property
+    def needs_reward(self) -> bool:
+        return math.isfinite(self.beta)
 
     def level(self, draws: int) -> float:
         """λ after so many draws, where it is not adaptive."""

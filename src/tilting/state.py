@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import rng
@@ -11,7 +12,7 @@ from tilting.lazy import torch
 from tilting.method import Method
 from tilting.schedule import Law
 from tilting.select import Memory
-from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, ValueFn
+from tilting.types import Denoise, NoisyValueFn, Prediction, RewardError, TiltingError, Time, ValueFn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ class Problem:
         who: identity of each of the b images.
         shape: of one latent.
         value: reward of an estimate; None if the method needs none.
+        noisy: reward of latents at their own time, which selections see in place of the estimate's.
         eta: 0 deterministic ... 1 ancestral.
         cfg: guidance scale, which corrections scale with.
         chunk: most rows in one call of ``denoise`` or ``value``.
@@ -46,6 +48,7 @@ class Problem:
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     per_particle: bool = False
     law: Law = "posterior"
+    noisy: NoisyValueFn | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,13 @@ class Tally:
             self.values += len(x0)
             return problem.value(x0, rows)
 
-        return replace(problem, denoise=denoise, value=None if problem.value is None else value)
+        def noisy(x: Tensor, t: Time, rows: Tensor) -> Tensor:
+            assert problem.noisy is not None
+            self.values += len(x)
+            return problem.noisy(x, t, rows)
+
+        counted = {"value": None if problem.value is None else value, "noisy": None if problem.noisy is None else noisy}
+        return replace(problem, denoise=denoise, **counted)
 
     def take(self) -> tuple[int, int]:
         """Both, and begin again."""
@@ -201,6 +210,18 @@ def evaluate_value(problem: Problem, x0: Tensor) -> Tensor:
     value = value_of(problem)
     (scores,) = in_chunks(lambda a, r: (value(a, r).detach(),), problem.chunk, *flat(x0)[:2])
     return to_float64(scores.reshape(x0.shape[:2]))
+
+
+def evaluate_noisy(problem: Problem, x: Tensor, t: Time) -> Tensor:
+    """The reward (b, n) of latents x (b, n, ...) at their own time, in chunks."""
+    assert problem.noisy is not None
+    value = value_of(replace(problem, value=partial(_at, problem.noisy, t)))
+    (scores,) = in_chunks(lambda a, r: (value(a, r).detach(),), problem.chunk, *flat(x)[:2])
+    return to_float64(scores.reshape(x.shape[:2]))
+
+
+def _at(noisy: NoisyValueFn, t: Time, x: Tensor, rows: Tensor) -> Tensor:
+    return noisy(x, t, rows)
 
 
 def to_float64(values: Tensor) -> Tensor:

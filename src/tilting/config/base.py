@@ -19,6 +19,9 @@ from tilting.config.yaml_file import SWITCHES, flat
 from tilting.declare import FORMER, Field, declared, plain, renamed
 from tilting.errors import TiltingError, nearest
 
+OMITTED = ("metadata", "budget")
+"""Options that a config does not show where they are unset."""
+
 
 class BaseConfig:
     """A checked request, every default filled in.
@@ -89,7 +92,7 @@ class BaseConfig:
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; resolving it gives the same config."""
         kept = {key: one.name for key, one in self.options().items() if key not in self.hidden}
-        kept = {key: name for key, name in kept.items() if key != "metadata" or getattr(self, name)}
+        kept = {key: name for key, name in kept.items() if key not in OMITTED or getattr(self, name)}
         values = {key: plain(getattr(self, name)) for key, name in kept.items() if key != "set"}
         return values | ({"set": plain(dict(getattr(self, kept["set"])))} if "set" in kept else {})
 

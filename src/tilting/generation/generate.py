@@ -169,6 +169,7 @@ def _group(
             place,
             per_particle=len(worded) > len(prompts),
             law=plan.sde,
+            noisy=None if scorer is None else scorer.noisy,
         )
         begin = getattr(model, "start", None) if clean is None and given is None else None
         clean = clean if begin is None else begin(prompts)
@@ -183,7 +184,8 @@ def _group(
         if drawn is None:
             break
         state, info = drawn
-        counts += Counts(info.evaluations, info.values, info.values)
+        decoded = 0 if problem.noisy is not None else info.values
+        counts += Counts(info.evaluations, decoded, info.values)
         mean = None if info.value is None else info.value.mean().item()
         yield Step(*counted, info.step, plan.ticks, mean, state)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from tilting.method import Method, check
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
+from tilting.rewards.weighted_sum import of_latents
 from tilting.rng import Identity
 from tilting.schedule import Law, Schedule, variance_preserving
 from tilting.types import Denoise, Reward, TiltingError, Time
@@ -127,6 +128,8 @@ def plan(
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
+    if reward is not None:
+        of_latents(reward)
     steps = model.default_steps if steps is None else steps
     cfg = model.default_cfg if cfg is None else cfg
     eta = preset.default_eta if eta is None else eta

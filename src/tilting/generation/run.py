@@ -11,10 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from tilting.config.auto import AUTO
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.generation.auto import settled, told
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
@@ -31,7 +33,7 @@ from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
 from tilting.runs import files
 from tilting.runs.alone import alone
-from tilting.runs.owner import RUN
+from tilting.runs.owner import RUN, folder_of
 from tilting.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class Folder(RunFolder[Generated]):
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
         self.spent = Counts()
+        if config.auto:
+            self.head["auto"] = dict(zip(("budget", "why"), config.auto, strict=True))
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
@@ -263,6 +267,7 @@ def run(
         RewardError: if the reward fails; images finished before stay, and the run resumes.
     """
     with alone(config.out):
+        config, parts = _chosen(config, parts, quiet)
         place = folder(config, argv)
         if place.missing:
             _warn_unknown(config)
@@ -276,6 +281,25 @@ def run(
 
             write_grid(place.path, place.manifest)
         return {**place.manifest, "call": place.call}
+
+
+def _chosen(
+    config: Generated, parts: Callable[[Generated], Parts], quiet: bool
+) -> tuple[Generated, Callable[[Generated], Parts]]:
+    """The request with the method that auto takes, or took when the folder was begun; what was loaded for it is used again."""
+    if config.method != AUTO:
+        return config, parts
+    before = files.read_manifest(folder_of(config.out, RUN))
+    if before and (before.get("auto") or {}).get("budget") == config.budget:
+        was, why = before["config"], before["auto"]["why"]
+        options = {key: was[key] for key in ("method", "set", "particles", "steps") if key in was}
+        return told(config, options, why), parts
+    announce(f"loading {config.model}", quiet)
+    loaded = parts(config)
+    found = settled(config, loaded.model, loaded.reward)
+    if not quiet:
+        print(found.auto[1], file=sys.stderr)
+    return found, lambda _: loaded
 
 
 def plan_missing(place: Folder, parts: Parts) -> Plan:

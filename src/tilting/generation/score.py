@@ -11,8 +11,8 @@ from tilting.generation.finite import NotFinite
 from tilting.generation.plan import Model, decoder_of
 from tilting.lazy import torch
 from tilting.method import Method
-from tilting.rewards.weighted_sum import as_sum
-from tilting.types import Reward, RewardError, TiltingError
+from tilting.rewards.weighted_sum import as_sum, of_latents
+from tilting.types import Reward, RewardError, TiltingError, Time
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +36,12 @@ class Counts:
         )
 
 
+CLEAN = Time(0.0, 1.0, 0.0)
+
+
 class Scorer:
-    """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice.
+    """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice. A
+    reward of latents is given them as they are, and nothing is decoded for it.
 
     Args:
         model: what decodes.
@@ -49,9 +53,20 @@ class Scorer:
         self.model, self.reward, self.prompts = model, as_sum(reward), prompts
         self.decode = decoder_of(model, prompts)
         self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
+        self.noisy = None if of_latents(self.reward) is None else self.of_latents
+
+    def of_latents(self, x: Tensor, t: Time, rows: Tensor) -> Tensor:
+        """(m,) of latents x (m, ...) at their own time, by a reward that scores such."""
+        prompts, weight = [self.prompts[int(i)] for i in rows], self.reward.parts[0][1]
+        try:
+            return weight * of_latents(self.reward).of_latents(x, t, prompts)
+        except RewardError as error:
+            raise RewardError(str(error), None if error.row is None else int(rows[error.row])) from error
 
     def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
         """(m,) of clean latents or estimates x0 (m, ...); rows (m,) say whose."""
+        if self.noisy is not None:
+            return self.noisy(x0, CLEAN, rows)
         images, prompts = self.decode(x0, rows), [self.prompts[int(i)] for i in rows]
         try:
             parts = self.reward.each(images, prompts)
@@ -83,6 +98,8 @@ def finish(model: Model, problem: loop.Problem, method: Method, state: loop.Stat
         scorer.kept = []
     final = loop.finish(problem, method, state)
     b, n = state.x.shape[:2]
+    if scorer is not None and scorer.noisy is not None:
+        return _of_latents(final, scorer)
     if scorer is None:
         rows, decode = torch.arange(b, device="cpu"), decoder_of(model, [one.prompt for one in problem.who])
         return decode(final.x[:, 0], rows).float().cpu(), None, {}, Counts(decodes=b)
@@ -96,3 +113,13 @@ def finish(model: Model, problem: loop.Problem, method: Method, state: loop.Stat
     mine = {name: values[place] for name, values in parts.items()}
     values = scorer.reward.total(mine)
     return images[place], values.tolist(), {name: v.tolist() for name, v in mine.items()}, Counts(0, paid, paid)
+
+
+def _of_latents(final: loop.Final, scorer: Scorer) -> Scores:
+    """The same where latents are scored: the kept image alone is decoded."""
+    rows = torch.arange(len(final.x), device="cpu")
+    value = scorer(final.x[:, 0], rows).detach().cpu().double()
+    name, (_, weight) = scorer.reward.keys[0], scorer.reward.parts[0]
+    paid = len(rows) + (0 if final.value is None else final.value.numel())
+    images = scorer.decode(final.x[:, 0], rows).float().cpu()
+    return images, value.tolist(), {name: (value / weight).tolist()}, Counts(0, len(rows), paid)

@@ -22,11 +22,15 @@ from tilting.rewards.check import Scorer, check_values
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tilting.types import Time
+
 
 @dataclass(frozen=True)
 class UserReward(Scorer):
     """A user's function as a reward: black-box unless ``function.differentiable`` is True. Of a film it is given the frames, or
-    all of it, (b, frames, 3, h, w), if ``function.films`` is True.
+    all of it, (b, frames, 3, h, w), if ``function.films`` is True. If ``function.latents`` is True it sees no picture but
+    latents as they are, (latents (b, ...), time, prompts) -> (b,): time.alpha and time.sigma say how noisy, time.t what the
+    network is told, and nothing is decoded to select by it. `tilting generate` alone asks such a one.
 
     Attributes:
         function: (images (b, 3, h, w) float in [0, 1], prompts) -> (b,), a tensor or what `torch.as_tensor` reads; or with a
@@ -47,10 +51,10 @@ class UserReward(Scorer):
             outlived(error)
             return False
 
-    def _ask(self, images: Tensor, prompts: list[str]) -> object:
+    def _ask(self, images: Tensor, prompts: list[str], *time: Time) -> object:
         """The function's answer; it gets copies."""
         more = {"metadata": [dict(self.metadata.get(prompt, {})) for prompt in prompts]} if self.asks else {}
-        return self.function(images.clone(), list(prompts), **more)
+        return self.function(images.clone(), *time, list(prompts), **more)
 
     @property
     def differentiable(self) -> bool:
@@ -62,7 +66,21 @@ class UserReward(Scorer):
         """Whether the function takes films whole."""
         return _of(self.function, "films", f"the reward {self.name!r}") is True
 
-    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+    @property
+    def latents(self) -> bool:
+        """Whether the function scores latents."""
+        return _of(self.function, "latents", f"the reward {self.name!r}") is True
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        if self.latents:
+            raise TiltingError(f"reward {self.name!r} scores latents, and here are pictures: it is for `tilting generate`")
+        return super().__call__(images, prompts)
+
+    def of_latents(self, latents: Tensor, time: Time, prompts: list[str]) -> Tensor:
+        """(b,) of latents (b, ...) at their time. Raises RewardError."""
+        return self.values(latents, prompts, time)
+
+    def values(self, images: Tensor, prompts: list[str], *time: Time) -> Tensor:
         """(b,) finite floats on the device of the images; the function gets copies, without gradients if it is black-box.
 
         Raises:
@@ -73,10 +91,10 @@ class UserReward(Scorer):
             images = images.detach()
         with contextlib.nullcontext() if self.differentiable else torch.no_grad():
             try:
-                values = self._ask(images, prompts)
+                values = self._ask(images, prompts, *time)
             except BaseException as error:
                 kind, _, said = outlived(error).partition(":")
-                row = self._culprit(images, prompts)
+                row = self._culprit(images, prompts, *time)
                 where = "" if row is None else f" on image {row} of {len(images)}"
                 raise RewardError(f"reward {self.name!r} raised {kind}{where}:{said}{_line(error)}", row) from error
             if not isinstance(values, torch.Tensor):
@@ -91,12 +109,12 @@ class UserReward(Scorer):
                 values = values.float()
             return check_values(self.name, values.to(images.device), len(images))
 
-    def _culprit(self, images: Tensor, prompts: list[str]) -> int | None:
+    def _culprit(self, images: Tensor, prompts: list[str], *time: Time) -> int | None:
         """The first image the function raises on when asked about it alone."""
         with torch.no_grad():
             for row in range(len(images)):
                 try:
-                    self._ask(images[row : row + 1].detach(), [prompts[row]])
+                    self._ask(images[row : row + 1].detach(), [prompts[row]], *time)
                 except BaseException as error:
                     outlived(error)
                     return row

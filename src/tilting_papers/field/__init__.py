@@ -84,6 +84,9 @@ REWARDS = {
 }
 
 
+MEASURE, PAGE = later("field.cells:measure"), later("field.page:markdown")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cells(Recipe):
     """Methods at equal evaluations; beside the fields of every recipe:
@@ -96,13 +99,13 @@ class Cells(Recipe):
         auto: whether auto.json is made of it, and black-box methods compete on black-box rewards alone.
     """
 
-    measure: Any = later("field.cells:measure")
-    page: Any = later("field.page:markdown")
+    measure: Any = MEASURE
+    page: Any = PAGE
     sharded: bool = True
     budgets: Mapping[int, int]
     rivals: tuple[Rival, ...]
     images: int = 1
-    count: int = 10
+    count: int = 8
     auto: bool = False
 
 
@@ -128,14 +131,22 @@ AUTO = Cells(
     after="no table: our own tuning, on prompts that no other recipe has",
     budgets={20: 10, 50: 25, 100: 25, 200: 25, 400: 25},
     rivals=tuple(rival for rival in RIVALS if rival.chosen),
-    count=8,
     auto=True,
     notes=(
-        "A method is usable where the held-out judge's paired difference to base reaches 0 for every reward of the kind; taken is "
-        "the usable one of the most gain over base, in standard deviations of base's reward, averaged over the rewards of the "
-        "kind. Where no method is usable, base is taken.",
+        "A method is usable where the held-out judge's paired difference to base reaches 0 for every reward of the kind; taken "
+        "is the usable one of the most gain over base, in standard deviations of base's reward, averaged over the rewards of "
+        "the kind. Where no method is usable, base is taken.",
         "A cell is measured when every method of it has been run. Budgets are of evaluations per image; 20 is at T = 10.",
     ),
 )
-RECIPES = (METHODS, AUTO)
-__all__ = ["AUTO", "METHODS", "RECIPES", "REWARDS", "RIVALS", "Asked", "Cells", "Report", "Rival", "Run"]
+BAKE = Recipe(
+    name="bake",
+    about="steer, then bake: CoDeX distilled into a LoRA, on prompts that it never saw",
+    paper="our own",
+    title="steer, then bake",
+    after="no table: CoDeX's samples as a teacher, objective opd",
+    measure=later("field.bake:measure"),
+    page=later("field.bake:markdown"),
+)
+RECIPES = (METHODS, AUTO, BAKE)
+__all__ = ["AUTO", "BAKE", "METHODS", "RECIPES", "REWARDS", "RIVALS", "Asked", "Cells", "Report", "Rival", "Run"]

@@ -8,10 +8,12 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
+from tilting.config.auto import most
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.cost import cost
 from tilting.disk import write_atomically
 from tilting.generation import run as generating
+from tilting.presets import METHODS as PRESETS
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
 from tilting_papers.codex.measure import values_of
@@ -19,8 +21,6 @@ from tilting_papers.field import REWARDS, Cells, Rival
 from tilting_papers.numbers import interval, mean
 from tilting_papers.recipe import Report, Run
 
-MOST = 512
-"""What a knob is raised to at most."""
 GRADIENT = 3.0
 """What a value with a gradient takes, relative to one without; for what is said beforehand only."""
 
@@ -74,17 +74,10 @@ def spent(rival: Rival, budget: int, steps: int) -> int | None:
     """The most of its knob that a budget of evaluations buys, or None where it buys too little."""
 
     def evaluations(number: int) -> int:
-        settings = {f"{rival.method}.{k}": v for k, v in {**rival.settings, rival.knob: number}.items()}
-        config = resolve({"prompts": ["a fox"], "reward": ["clip"], "steps": steps, "method": rival.method, "set": settings})
-        return cost(config.preset().build(steps), steps).evaluations
+        preset = PRESETS[rival.method](**{**rival.settings, rival.knob: number})
+        return cost(preset.build(steps), steps).evaluations
 
-    low, high = rival.least, MOST
-    if evaluations(low) > budget:
-        return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if evaluations(middle) <= budget else (low, middle - 1)
-    return low
+    return most(lambda number: evaluations(number) <= budget, rival.least) if evaluations(rival.least) <= budget else None
 
 
 def rows_of(run: Run) -> list[Row]:
@@ -210,4 +203,3 @@ def _cells(run: Run, budget: int, rows: list[Row], told: list[dict[str, Any]]) -
                 cell |= {"settings": dict(one.settings), "knob": one.knob}
         cells.append(cell)
     return cells
-

@@ -30,7 +30,9 @@ def markdown(report: Mapping[str, Any]) -> str:
             body += [f"## {reward} ({unit}), {budget} evaluations, T = {steps}", ""]
             body += [*table(HEADS, [_cells(row) for row in (*base, *rows)]), ""]
     prompts, images = report["prompts"], report["images"]
-    ours = f"Ours: pocket, {next(iter(prompts.values()))} prompts x {images} images a row, seed {report['seed']}{tried(report)}."
+    ours = (
+        f"Ours: pocket, {next(iter(prompts.values()))} prompts x {images} images a row, seed {report['seed']}{tried(report)}."
+    )
     return page(report, ours, body[:-1], [OVER_PROMPTS])
 
 
