@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-interchange crash mutants lint bench pocket wheel clean
+.PHONY: demo test test-fast test-interchange crash fuzz audit mutants lint bench pocket docs wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
@@ -17,15 +17,17 @@ test: $(STAMP) lint
 test-fast: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
 
-# Files that others read and write, by the newest versions that constraints.txt has and by the lowest that pyproject.toml allows.
+# Files that others read and write, and their pipelines, by the newest versions that constraints.txt has and by the lowest that
+# pyproject.toml allows.
+INTERCHANGED := tests/models/test_lora_formats.py tests/models/test_any_pipeline.py
 test-interchange: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_lora_formats.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(INTERCHANGED)
 	$(BIN)/python -m pip install -q --upgrade --target build/lowest --no-deps -r constraints-lowest.txt
-	PYTHONPATH=build/lowest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_lora_formats.py
+	PYTHONPATH=build/lowest OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(INTERCHANGED)
 
 # A kill at every point where any command writes, not at a tenth of them.
 crash: $(STAMP)
-	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load tests/runs/test_kill_points.py
+	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP -n 2 --dist load tests/runs/test_kill_points.py
 
 # Ten minutes of bad input to every reader of what others wrote.
 fuzz: $(STAMP)
@@ -49,6 +51,11 @@ bench: $(STAMP)
 pocket: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train]"
 	training/pocket/run.sh
+
+# The documentation as pages, into build/docs/site; a link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/python docs/site.py build/docs
+	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --no-isolation

@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from types import ModuleType
@@ -28,10 +29,11 @@ else:
 
 
 def hush() -> None:
-    """Ask transformers, diffusers and the hub for errors alone and no bars, unless the environment says otherwise.
+    """Ask transformers, diffusers, bitsandbytes and the hub for errors alone and no bars, unless the environment asks for more.
 
     They read it when they are imported, which is later.
     """
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -28,11 +28,11 @@ from tilting.lazy import torch
 from tilting.method import Every as Every
 from tilting.method import Method as Method
 from tilting.method import check as check
-from tilting.select import SelectionInput
+from tilting.select import Resampling, SelectionInput
 from tilting.state import Info as Info
 from tilting.state import Problem as Problem
 from tilting.state import State as State
-from tilting.state import Tally, evaluate, evaluate_noisy, evaluate_value, flat, in_chunks, to_float64, value_of
+from tilting.state import Tally, evaluate, evaluate_noisy, evaluate_value, flat, in_chunks, rms_of, to_float64, value_of
 from tilting.state import start as start
 from tilting.state import start_from as start_from
 from tilting.types import Prediction, Time
@@ -136,8 +136,8 @@ def _kernel(problem: Problem, method: Method, state: State, t: Time, s: Time, gu
     return Step(base.reshape(shape), mean.reshape(shape), std, gained.reshape(shape[:2]))
 
 
-def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Tensor | None]:
-    """(selected state, values seen, parents)."""
+def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Resampling]:
+    """(selected state, values seen, what was decided)."""
     assert state.prediction is not None and method.select is not None
     value = state.value
     if not method.select.needs_reward:
@@ -147,11 +147,11 @@ def _select(problem: Problem, method: Method, state: State, i: int, steps: int) 
     elif value is None:
         value = evaluate_value(problem, state.prediction.x0)
     uniforms = rng.uniform(problem.who, method.particles_at(i, steps), i).to(value.device)
-    parents, log_w, memory = method.select(SelectionInput(value, state.log_w, state.memory, uniforms, i / steps, i))
-    state = replace(state, memory=memory, value=value)
-    if parents is not None:
-        state = state.gather(parents)
-    return replace(state, log_w=log_w), value, parents
+    chosen = method.select(SelectionInput(value, state.log_w, state.memory, uniforms, i / steps, i))
+    state = replace(state, memory=chosen.memory, value=value)
+    if chosen.parents is not None:
+        state = state.gather(chosen.parents)
+    return replace(state, log_w=chosen.log_w), value, chosen
 
 
 def sample(problem: Problem, method: Method, state: State | None = None) -> Iterator[tuple[State, Info]]:
@@ -179,17 +179,24 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
         t, s = problem.grid[i], problem.grid[i + 1]
         rounds = method.repeat if method.repeat_when(i, steps) else 1
         guided = bool(method.guides) and method.guide_when(i, steps)
-        value, parents, std = None, None, 0.0
+        x0, value, chosen, std, moved, pushed = None, None, None, 0.0, None, None
         if method.correct and not winner and method.correct_when(i, steps):
-            state = state.moved(_correct(problem, method, state.x, t, i))
+            x = _correct(problem, method, state.x, t, i)
+            moved, state = rms_of(x - state.x), state.moved(x)
         for k in range(rounds):
             suffix = f"/{k}" if k else ""
             state = _look(problem, method, state, t, guided and method.needs_value_and_grad, suffix)
-            if k == 0 and method.select is not None and method.select_when(i, steps):
-                state, value, parents = _select(problem, method, state, i, steps)
-                if winner and method.correct_when(i, steps):
-                    state = _move_winner(problem, method, state, t, i)
+            if k == 0:
+                assert state.prediction is not None
+                x0, value = state.prediction.x0, state.value
+                if method.select is not None and method.select_when(i, steps):
+                    state, value, chosen = _select(problem, method, state, i, steps)
+                    if winner and method.correct_when(i, steps):
+                        x, state = state.x, _move_winner(problem, method, state, t, i)
+                        pushed = rms_of(state.x - x)
             base, mean, std, gained = _kernel(problem, method, state, t, s, guided, suffix)
+            if guided and k == 0:
+                pushed = rms_of(mean - base)
             x, log_w = mean, state.log_w
             if std > 0:
                 x = mean + std * rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix).to(mean)
@@ -201,7 +208,8 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
                 noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}").to(x)
                 state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * noise)
         state = replace(state, step=i + 1)
-        yield state, Info(i + 1, *tally.take(), value, parents, std)
+        parents, by = (None, None) if chosen is None else (chosen.parents, chosen.drawn_by)
+        yield state, Info(i + 1, *tally.take(), value, parents, std, x0, by, moved, pushed)
 
 
 def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: int) -> State:

@@ -72,11 +72,13 @@ class Resampling(NamedTuple):
         parents: (b, m) the parent of each new particle, or None if all stay as they are.
         log_w: (b, m) the new log-weights.
         memory: (b, n) of the *old* particles, to be gathered with them.
+        drawn_by: (b, n) log-weights of the old ones that they were drawn by, or would have been; for reports.
     """
 
     parents: Tensor | None
     log_w: Tensor
     memory: Memory
+    drawn_by: Tensor | None = None
 
 
 class Select(Protocol):
@@ -132,7 +134,8 @@ class Greedy(Select):
         m, kept = seen.uniforms.shape[1], min(self.beams, seen.value.shape[1])
         best = seen.value.sort(dim=1, descending=True, stable=True).indices[:, :kept]  # of equal ones the first
         place = torch.arange(m, device=best.device) % kept
-        return Resampling(best[:, place], torch.zeros_like(seen.uniforms), seen.memory)
+        by = torch.full_like(seen.value, -torch.inf).scatter(1, best, 0.0)
+        return Resampling(best[:, place], torch.zeros_like(seen.uniforms), seen.memory, by)
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,10 @@ class Multinomial(Select):
         return self.tau if self.tau_end is None else self.tau * (self.tau_end / self.tau) ** done
 
     def __call__(self, seen: SelectionInput) -> Resampling:
-        probability = torch.softmax(seen.value.double() / self.temperature(seen.done), 1)
+        by = seen.value.double() / self.temperature(seen.done)
+        probability = torch.softmax(by, 1)
         uniforms = seen.uniforms[:, :1].expand_as(seen.uniforms) if self.shared else seen.uniforms
-        return Resampling(weights.multinomial(probability, uniforms), torch.zeros_like(seen.uniforms), seen.memory)
+        return Resampling(weights.multinomial(probability, uniforms), torch.zeros_like(seen.uniforms), seen.memory, by)
 
 
 @dataclass(frozen=True)
@@ -223,14 +227,15 @@ class Smc(Select):
         room = 1.01 if self.adaptive else 1.0  # the level just found sits on the bound
         low = weights.ess(log_w) < self.ess_threshold * n * room
         if not low.any():
-            return Resampling(None, log_w, memory)
+            return Resampling(None, log_w, memory, log_w)
         p = weights.normalise(log_w.double())
         draw = {"systematic": weights.systematic, "ssp": weights.ssp, "multinomial": weights.multinomial}[self.scheme]
         drawn = draw(p, seen.uniforms[:, 0] if self.scheme == "systematic" else seen.uniforms)
         stay = torch.arange(n, device=seen.value.device).expand_as(drawn)
         # A resampled image keeps the mean weight, so that the product of means estimates the normalising constant.
         mean = weights.log_mean(log_w)[:, None].expand_as(log_w)
-        return Resampling(torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w), memory)
+        parents, new = torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w)
+        return Resampling(parents, new, memory, log_w)
 
     def weigh(self, seen: SelectionInput) -> tuple[Tensor, Memory]:
         """See `Select`; at the end (done 1) the potential is r / β itself."""

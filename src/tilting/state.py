@@ -103,8 +103,12 @@ class Info(NamedTuple):
         step: draws made, after this one.
         evaluations, values: rows that went through the denoiser, and through decoder and reward.
         value: (b, n) reward estimates of this step, before selection, or None.
-        parents: (b, n) the selection, or None.
+        parents: (b, m) of each particle that goes on, which of those seen it is, or -1 where it stays as it was; None: all do.
         std: of the draw.
+        x0: (b, n, ...) the estimates that were looked at, before selection; None where nothing new was.
+        log_w: (b, n) log-weights that the selection drew by, or None.
+        moved: (b, n) root mean square of what a correction moved each particle by before it was looked at, or None.
+        guided: (b, m) of what gradients moved each by after that, or None.
     """
 
     step: int
@@ -113,6 +117,10 @@ class Info(NamedTuple):
     value: Tensor | None
     parents: Tensor | None
     std: float
+    x0: Tensor | None = None
+    log_w: Tensor | None = None
+    moved: Tensor | None = None
+    guided: Tensor | None = None
 
 
 @dataclass
@@ -222,6 +230,11 @@ def evaluate_noisy(problem: Problem, x: Tensor, t: Time) -> Tensor:
 
 def _at(noisy: NoisyValueFn, t: Time, x: Tensor, rows: Tensor) -> Tensor:
     return noisy(x, t, rows)
+
+
+def rms_of(x: Tensor) -> Tensor:
+    """Root mean square of each particle's (b, n, ...), (b, n)."""
+    return x.flatten(2).float().square().mean(2).sqrt()
 
 
 def to_float64(values: Tensor) -> Tensor:

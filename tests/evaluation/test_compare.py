@@ -328,7 +328,8 @@ def test_the_functions_of_python_are_the_commands(pocket, tmp_path, capsys):
 
 def test_columns_of_settings_and_of_a_lora(small, folder, tmp_path, monkeypatch):
     """Each is the run that `tilting generate` makes; the LoRA changes no other column; a sweep has its curves."""
-    from tilting.models.lora import add_lora, lora_state, remove, save_lora
+    from tilting.models.lora import add_lora, lora_state, remove
+    from tilting.models.lora_weights import save_lora
 
     state = lora_state(small.unet) if add_lora(small.unet) else {}
     save_lora({key: 0.3 * torch.ones_like(value) for key, value in state.items()}, tmp_path / "tuned")

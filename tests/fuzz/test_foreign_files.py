@@ -38,7 +38,7 @@ from tilting.features.fitted import EmbeddingMlp, FittedClassifier, ResidualCnn,
 from tilting.features.schema import Schema
 from tilting.models.control_spec import read_control
 from tilting.models.families import family_of
-from tilting.models.lora import read_lora, save_lora
+from tilting.models.lora_weights import read_lora, save_lora
 from tilting.models.sampler_inputs import read_inputs
 from tilting.rewards.remote import Http
 from tilting.runs.files import image_name, read_manifest
@@ -50,7 +50,7 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "40"))
 FIRST = int(os.environ.get("FUZZ_SEED", "0")) or (0 if SECONDS <= 40 else date.today().toordinal())
 """Seed of the first examples: always the same in CI, another each day where there is time."""
 SLOW = 10.0
-"""Seconds beyond which an example is a hang."""
+"""Seconds of the processor beyond which an example is a hang."""
 
 KEYS = st.sampled_from(
     ["file", "prompt", "labels", "classes", "images", "a=b", "../x", "\0", "", "x" * 500, "..", "manifest.json"]
@@ -231,12 +231,12 @@ KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 def trial(look: Callable[[Path], Any], place: Path) -> None:
     """A value, or a refusal of one line, soon. Raises AssertionError, or what escaped."""
-    begun = time.monotonic()
+    begun = time.process_time()  # not what other programs take
     try:
         look(place)
     except TiltingError as error:
         assert str(error).strip(), "says nothing"  # noqa: PT017
-    assert time.monotonic() - begun < SLOW
+    assert time.process_time() - begun < SLOW
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -291,13 +291,15 @@ def test_tensors_of_a_lora_that_do_not_match(ill, here):
         read_lora(here / "ill")
 
 
-@pytest.mark.parametrize("word", [None, 3, ["relu"], {"a": 1}, 1e400])
-@pytest.mark.parametrize("key", ["activation", "hidden", "dropout", "embedder", "name"])
-def test_an_option_of_a_network_of_any_type(key, word, here, tmp_path):
+@pytest.mark.parametrize("word", [None, 3, [], [0], [-1], [1.5], ["relu"], {"a": 1}, 1e400])
+@pytest.mark.parametrize(
+    ("network", "key"), [("mlp", key) for key in ("activation", "hidden", "dropout", "embedder", "name")] + [("cnn", "widths")]
+)
+def test_an_option_of_a_network_of_any_type(network, key, word, here, tmp_path):
     """A hidden of the wrong shape, a name that is no text: loaded or refused."""
-    shutil.copytree(here / "mlp", tmp_path / "mlp")
-    file = tmp_path / "mlp" / "classifier.json"
+    shutil.copytree(here / network, tmp_path / network)
+    file = tmp_path / network / "classifier.json"
     config = json.loads(file.read_text())
     config["network"][key] = word
     file.write_text(json.dumps(config))
-    trial(load_classifier, tmp_path / "mlp")
+    trial(load_classifier, tmp_path / network)

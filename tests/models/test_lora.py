@@ -14,21 +14,10 @@ from safetensors.torch import save_file
 import tilting as tl
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.models.lora import (
-    FILE,
-    activate,
-    active,
-    add_lora,
-    load_lora,
-    lora_off,
-    lora_state,
-    mix,
-    read_lora,
-    save_lora,
-    scaled,
-)
-from tilting.models.lora_file import parse_lora, parse_window
-from tilting.models.lora_stack import attach_all
+from tilting.models.attach import attach_all
+from tilting.models.lora import activate, active, add_lora, load_lora, lora_off, lora_state, scaled
+from tilting.models.lora_file import FILE, parse_lora, parse_window
+from tilting.models.lora_weights import mix, read_lora, save_lora
 from tilting.models.words import POCKET
 from tilting.training.trainer import attach
 

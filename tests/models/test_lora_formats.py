@@ -18,10 +18,11 @@ from support.small import write_small
 from support.today import write
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.models.lora import FILE, add_lora, lora_state, mix, parts, read_lora, save_lora
-from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, parse_lora
+from tilting.models.attach import attach_all
+from tilting.models.lora import add_lora, lora_state, parts
+from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, FILE, parse_lora
 from tilting.models.lora_names import OTHERS
-from tilting.models.lora_stack import attach_all
+from tilting.models.lora_weights import mix, read_lora, save_lora
 
 PROMPT, STEPS, CFG = ["a fox"], 4, 3.0
 FAMILIES = ("sd", "sdxl", "sd3", "flux")

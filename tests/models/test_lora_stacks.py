@@ -10,9 +10,10 @@ from diffusers import StableDiffusionPipeline
 
 import tilting as tl
 from support.small import bright_fit, random_control, write_small
-from tilting.models.lora import active, add_lora, load_lora, lora_off, lora_state, remove, save_lora, scaled
+from tilting.models.attach import attach_all
+from tilting.models.lora import active, add_lora, load_lora, lora_off, lora_state, remove, scaled
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_stack import attach_all
+from tilting.models.lora_weights import save_lora
 from tilting.objectives import draft_lv
 from tilting.schedule import predict
 

@@ -16,9 +16,9 @@ from tilting import objectives
 from tilting.cli import main
 from tilting.cost import cost
 from tilting.errors import TiltingError
+from tilting.models.attach import attach_all
 from tilting.models.lora import lora_off, lora_state
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_stack import attach_all
 from tilting.models.lora_targets import target_modules_of, target_names
 from tilting.models.schedulers import flow_schedule
 from tilting.sample import Method, Problem, sample

@@ -12,9 +12,10 @@ import tilting as tl
 from support.finetuning import REWARDS, Bright, numbers, train
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.models.lora import load_lora, lora_off, read_lora
+from tilting.models.attach import attach_all
+from tilting.models.lora import load_lora, lora_off
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_stack import attach_all
+from tilting.models.lora_weights import read_lora
 from tilting.models.sampler_inputs import Guidance, Negative, SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives import draft, draft_k
 from tilting.schedule import predict

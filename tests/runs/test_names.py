@@ -161,7 +161,7 @@ def test_it_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
 def test_weights_and_json_have_the_rights_of_the_umask(mask, tmp_path):
     import torch
 
-    from tilting.models.lora import save_lora
+    from tilting.models.lora_weights import save_lora
 
     before = os.umask(mask)
     try:
@@ -173,7 +173,7 @@ def test_weights_and_json_have_the_rights_of_the_umask(mask, tmp_path):
 
 
 def test_any_flipped_bit_of_a_picture_is_seen(tmp_path):
-    from tilting.generation.run import picture_file as png
+    from tilting.generation.pictures import picture_file as png
     from tilting.lazy import torch
 
     (tmp_path / "images").mkdir()

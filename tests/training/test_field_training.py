@@ -84,8 +84,8 @@ def test_a_lora_that_is_distilled_is_on_in_the_teacher_alone(pocket, tmp_path):
         base, student, teacher = (n(x, t, batch.rows).x0 for n in (batch.base, batch.denoise, batch.teacher))
     assert torch.equal(base, student) and not torch.allclose(base, teacher)
     stacked = tl.load("pocket")
+    from tilting.models.attach import attach_all
     from tilting.models.lora_file import parse_lora
-    from tilting.models.lora_stack import attach_all
 
     stacked = attach_all(stacked, [parse_lora(one) for one in told], 2)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from tilting.config.finetune import resolve_finetune
 from tilting.config.objectives import defaults
 from tilting.errors import TiltingError
 from tilting.generation.generate import Drawn, draw, plan
-from tilting.models.lora import read_lora, save_lora
+from tilting.models.lora_weights import read_lora, save_lora
 from tilting.objectives import OBJECTIVES, ddpo, draft, draft_k
 from tilting.runs.owner import TRAINING, kind_of
 from tilting.training.batches import batch_identities

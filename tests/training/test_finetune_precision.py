@@ -20,7 +20,7 @@ from tilting.conditioning.trainer import make_control_trainer
 from tilting.config.finetune import resolve_finetune
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
-from tilting.models.lora import read_lora
+from tilting.models.lora_weights import read_lora
 from tilting.objectives import adjoint, ddpo, draft, draft_k
 from tilting.training.doctor import doctor
 from tilting.training.folder import read_lines

@@ -16,7 +16,9 @@ from support.finetuning import REWARDS, Bright, numbers, train
 from support.small import write_small
 from support.today import write
 from tilting.cli import main
-from tilting.models.lora import FILE, parts, read_lora
+from tilting.models.lora import load_lora, parts
+from tilting.models.lora_file import FILE
+from tilting.models.lora_weights import read_lora, save_lora
 from tilting.objectives import OBJECTIVES, draft, draft_k
 from tilting.training.average import EMA, Average
 from tilting.training.batches import in_parts
@@ -172,9 +174,9 @@ def test_alpha_scales_what_is_added_and_the_file_says_so_to_every_reader(here):
     big = max(found[2.0][key].abs().max().item() for key in ups)
     assert max(found[4.0][key].abs().max().item() for key in ups) == pytest.approx(2 * big, rel=1e-3)
     images = tl.generate(model, ["a fox"], steps=2, seed=1).images  # the adapter of alpha 4 is on
-    tl.models.lora.save_lora(found[4.0], here / "four")
+    save_lora(found[4.0], here / "four")
     again = tl.load("pocket")
-    tl.models.lora.load_lora(again.unet, read_lora(here / "four"), "read")
+    load_lora(again.unet, read_lora(here / "four"), "read")
     assert torch.allclose(tl.generate(again, ["a fox"], steps=2, seed=1).images, images, atol=1e-5)
 
 

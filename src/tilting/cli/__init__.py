@@ -64,7 +64,6 @@ def app() -> typer.Typer:
     made = typer.Typer(
         name="tilting",
         cls=_InOrder,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},

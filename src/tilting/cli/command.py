@@ -26,6 +26,10 @@ from tilting.config.settings import parse_setting
 from tilting.config.yaml_file import read_yaml
 from tilting.declare import FORMER, Field, Registry
 from tilting.errors import TiltingError
+from tilting.models.names import MODELS
+from tilting.objectives import OBJECTIVES
+from tilting.presets import METHODS
+from tilting.rewards.declaration import REWARDS
 
 Config = TypeVar("Config", bound=BaseConfig)
 
@@ -174,13 +178,29 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
         former = name != one.option
         short = [f"-{one.given.letter}"] if one.given.letter and not former else []
         option = typer.Option(
-            f"--{name}", *short, metavar=one.metavar or None, help=help_of(one), show_default=False, hidden=former
+            f"--{name}",
+            *short,
+            metavar=one.metavar or None,
+            help=help_of(one),
+            show_default=False,
+            hidden=former,
+            autocompletion=_completing(one),
         )
         parameter = name.replace("-", "_") if former else one.name
         found.append(
             inspect.Parameter(parameter, keyword, default=None, annotation=Annotated[_given_as(one.hint) | None, option])
         )
     return found
+
+
+NAMES: dict[str, Any] = {"method": METHODS, "objective": OBJECTIVES, "reward": REWARDS, "judge": REWARDS, "model": MODELS}
+"""What the values of these options are names of, for the completion of a shell."""
+
+
+def _completing(one: Field) -> Callable[[str], list[str]] | None:
+    """What a shell offers for an option's value: its choices, or names of parts; None where anything goes."""
+    known = one.choices or NAMES.get(one.option, ())
+    return (lambda incomplete: [str(name) for name in known if str(name).startswith(incomplete)]) if known else None
 
 
 def help_of(one: Field) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilting.config.about import LEGEND, STEPS, about_method
+from tilting.config.about import LEGEND, STEPS, about_method, of_few
 from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
 from tilting.models.shapes import OURS, REQUIRED, enterable, shapes
@@ -85,6 +85,7 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
     paid = f"{evaluations_of(row)} at {STEPS} steps"
     told = [["paper", row["paper"]], ["needs", "; ".join(needs)], ["evaluations per image", paid]]
     runs = {"published": row["published_run"], **{_case(case): used for case, used in row["published_for"].items()}}
+    told += [["few steps", of_few(row)]] if row["few"] else []
     told += [[case, ", ".join(f"{key} {shown(value)}" for key, value in used.items())] for case, used in runs.items() if used]
     lines = columns([[f"{name}: {row['about']}"]])
     for text in row["more"]:

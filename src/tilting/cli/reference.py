@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.cli.lists import evaluations_of, shown
-from tilting.config.about import STEPS, about_method
+from tilting.config.about import STEPS, about_method, of_few
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.about import about_objective
 from tilting.objectives.cost import STEPS as TRAINING_STEPS
@@ -48,14 +48,22 @@ def methods() -> str:
         *markdown(heads, table),
     ]
     for name, row in rows.items():
-        runs = {"by itself": row["published_run"], **{f"with {case}": used for case, used in row["published_for"].items()}}
-        said = [
-            f"{case}: {', '.join(f'{key} {shown(value)}' for key, value in used.items())}"
-            for case, used in runs.items()
-            if used
-        ]
-        lines += [*_opening(name, row), *([f"Published runs, {'; '.join(said)}.", ""] if said else []), *_settings(name, row)]
+        lines += method(name, row)
     return "\n".join(lines) + "\n"
+
+
+def method(name: str, row: dict[str, Any], level: int = 2) -> list[str]:
+    """Lines of what there is to know of a method, under a heading of a level."""
+    runs = {"by itself": row["published_run"], **{f"with {case}": used for case, used in row["published_for"].items()}}
+    said = [f"{case}: {_listed(used)}" for case, used in runs.items() if used]
+    more = [of_few(row)] if row["few"] else []
+    more += [f"Published runs, {'; '.join(said)}."] if said else []
+    return [*_opening(name, row, level), *(line for one in more for line in (one, "")), *_settings(name, row)]
+
+
+def objective(name: str, row: dict[str, Any], level: int = 2) -> list[str]:
+    """Lines of what there is to know of an objective, under a heading of a level."""
+    return [*_opening(name, row, level), *_settings(name, row)]
 
 
 def _listed(settings: dict[str, Any]) -> str:
@@ -87,7 +95,7 @@ def objectives() -> str:
         *markdown(heads, table),
     ]
     for name, row in rows.items():
-        lines += [*_opening(name, row), *_settings(name, row)]
+        lines += objective(name, row)
     return "\n".join(lines) + "\n"
 
 
@@ -109,8 +117,8 @@ def rewards() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _opening(name: str, row: dict[str, Any]) -> list[str]:
-    lines = ["", f"## {name}", "", f"{row['about'].removesuffix('.')}. {row['paper']}.", ""]
+def _opening(name: str, row: dict[str, Any], level: int) -> list[str]:
+    lines = ["", f"{'#' * level} {name}", "", f"{row['about'].removesuffix('.')}. {row['paper']}.", ""]
     for part in row["more"]:
         lines += (
             ["```", *(line.removeprefix("    ") for line in part.splitlines()), "```", ""]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tilting import rng
 from tilting.conditioning.networks import keyed
 from tilting.disk import make_folder, write_atomically, write_tensors
-from tilting.features.fitted import log_prob
+from tilting.features.fitted import UNFIT, log_prob
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, noisy_model, read_config, read_schema
 from tilting.foreign import read_tensors
 from tilting.schedule import Schedule
@@ -212,6 +212,6 @@ def load_noisy(folder: Path) -> NoisyClassifier:
     try:
         net = NoisyNet(schema.outputs, network["shape"], int(network["width"]))
         net.load_state_dict(read_tensors(folder / WEIGHTS))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNFIT as error:
         raise TiltingError(f"the classifier in {str(folder)!r} does not load: {' '.join(str(error).split())[:200]}") from error
     return NoisyClassifier(net, schema, model).eval().requires_grad_(False)

@@ -18,9 +18,10 @@ from tilting.config.prompts import prompts_of, read_prompts
 from tilting.config.yaml_file import SWITCHES, flat
 from tilting.declare import FORMER, Field, declared, plain, renamed
 from tilting.errors import TiltingError, nearest
+from tilting.models.placement import SWITCHES as OF_MODELS
 
-OMITTED = ("metadata", "budget")
-"""Options that a config does not show where they are unset."""
+UNTOLD = ("metadata", "budget", *OF_MODELS)
+"""Fields that a config says nothing of where they are unset."""
 
 
 class BaseConfig:
@@ -36,7 +37,8 @@ class BaseConfig:
     def options(cls) -> dict[str, Field]:
         """Its options by name, in order: those of the command line, of YAML and of Python."""
         fields = {one.name: one for one in declared(cls).values()}  # type: ignore[arg-type]
-        order = [name for name in cls.__dataclass_fields__ if name in fields]  # type: ignore[attr-defined]
+        own: Mapping[str, Any] = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        order = sorted((name for name in own if name in fields), key=lambda name: own[name].kw_only)  # switches come last
         return {fields[name].option: fields[name] for name in order if not fields[name].given.internal}
 
     @classmethod
@@ -92,7 +94,7 @@ class BaseConfig:
     def mapping(self) -> dict[str, Any]:
         """By option name, of plain YAML and JSON values; resolving it gives the same config."""
         kept = {key: one.name for key, one in self.options().items() if key not in self.hidden}
-        kept = {key: name for key, name in kept.items() if key not in OMITTED or getattr(self, name)}
+        kept = {key: name for key, name in kept.items() if name not in UNTOLD or getattr(self, name)}
         values = {key: plain(getattr(self, name)) for key, name in kept.items() if key != "set"}
         return values | ({"set": plain(dict(getattr(self, kept["set"])))} if "set" in kept else {})
 

@@ -19,7 +19,7 @@ from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import check_plain, defaults
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import BaseObjective
@@ -28,7 +28,8 @@ from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
 IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
-weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout reward_frames
+seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -38,7 +39,7 @@ def _term(name: str, value: str) -> str:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(TrainingConfig):
+class FinetuneConfig(Switches, TrainingConfig):
     """A checked request, every default filled in: ``rank`` and ``target_modules`` are None where they are those of
     ``init_lora``; ``device`` "auto" is what accelerate finds; ``settings`` has every setting of the objective."""
 
@@ -69,6 +70,7 @@ class FinetuneConfig(TrainingConfig):
     height: options.Side = None
     width: options.Side = None
     frames: options.Frames = None
+    reward_frames: options.RewardFrames = "all"
     controlnet: options.Controlnet = None
     ip_adapter: options.IpAdapter = None
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
@@ -160,6 +162,7 @@ class FinetuneConfig(TrainingConfig):
             check_plain(given.get("model", cls.model), "learned sampler inputs")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
+        check_switches(config.model, Switches.of(config))
         return replace(config, unused=(*unused, *config._unused(given)))
 
     @classmethod
@@ -173,6 +176,12 @@ class FinetuneConfig(TrainingConfig):
     def check(self, objective: BaseObjective, count: int) -> None:
         """Refuse what does not go together, for so many processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
+        if self.cache is not None:
+            raise TiltingError("a first-block cache has no gradient of its own, which training needs: leave --cache out")
+        if self.offload not in (None, "text") or (self.offload and self.train_text_encoder):
+            raise TiltingError(
+                "what is trained, and what its gradient goes through, cannot wait in main memory: use --offload text"
+            )
         self.check_batch(objective, count)
         parts = self.accumulate if objective.splits else 1
         if self.diversity is not None and self.batch_size // count // parts * count < 2:

@@ -35,12 +35,15 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    RewardFrames,
     Sde,
     Seeds,
     Settings,
     Side,
     Steps,
     Strength,
+    Trace,
+    TraceEvery,
     Unused,
 )
 from tilting.config.settings import setting
@@ -48,7 +51,7 @@ from tilting.declare import Check, Metavar, Option, declared, plain
 from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
 from tilting.models.names import check_plain, defaults
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.presets import METHODS, Preset
 from tilting.rewards.declaration import of_a_batch
@@ -67,7 +70,7 @@ STRENGTH = 0.6
 
 
 @dataclass(frozen=True)
-class GenerateConfig(BaseConfig):
+class GenerateConfig(Switches, BaseConfig):
     """A checked request, every default filled in: ``particles`` is None for a method that has none, ``strength`` without a
     picture, ``lora_steps`` without a LoRA, ``precision`` where it is fp32; ``settings`` has every other field of the preset.
     """
@@ -99,6 +102,7 @@ class GenerateConfig(BaseConfig):
     height: Side = None
     width: Side = None
     frames: Frames = None
+    reward_frames: RewardFrames = "all"
     controlnet: Controlnet = None
     ip_adapter: IpAdapter = None
     mask: Mask = None
@@ -110,6 +114,8 @@ class GenerateConfig(BaseConfig):
     metadata: Metadata = ()
     format: Format = None
     only: Only = ()
+    trace: Trace = False
+    trace_every: TraceEvery = 1
     unused: Unused = ()
     auto: Annotated[tuple[str, ...], Option(internal=True), Doc("Budget and reason of what method auto took.")] = ()
 
@@ -182,7 +188,10 @@ class GenerateConfig(BaseConfig):
         config = _with_picture(config, given)
         config = _with_rewards(config)
         config = _with_loras(config)
+        if "trace_every" in given and not config.trace:
+            config = replace(config, unused=(*config.unused, "trace-every"))
         _check_method(config)
+        check_switches(config.model, Switches.of(config))
         config.wanted()
         return config
 

@@ -15,6 +15,7 @@ from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option, number
 from tilting.errors import TiltingError, nearest
+from tilting.features.film import check_video
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
@@ -88,6 +89,18 @@ def _only(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _reward_frames(name: str, value: str) -> str:
+    if value in ("all", "first", "middle") or (value.isdecimal() and 1 <= int(value) <= FRAMES):
+        return value
+    raise TiltingError(f"{name} must be all, first, middle, or a number of frames from 1 to {FRAMES}, not {value!r}")
+
+
+def _format(name: str, value: str) -> str:
+    if value == "mp4":
+        check_video("--format mp4")
+    return value
+
+
 def _window(name: str, value: str) -> str:
     parse_window(value)
     return value
@@ -134,6 +147,12 @@ Inputs = Annotated[
 ]
 Side = Annotated[int | None, Ge(8), Option(default="the model's"), Doc("Pixels of a picture's side.")]
 Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a film.")]
+RewardFrames = Annotated[
+    str,
+    Metavar("all|first|middle|N"),
+    Check(_reward_frames),
+    Doc("Frames of a film that rewards of pictures score: N evenly spaced."),
+]
 Controlnet = Annotated[str | None, Metavar("DIR"), Doc("A ControlNet; its picture is --input control_image=FILE.")]
 IpAdapter = Annotated[str | None, Metavar("DIR"), Doc("An IP-Adapter; its picture is --input ip_adapter_image=FILE.")]
 Mask = Annotated[str | None, Metavar("FILE"), Doc("White where --image is drawn anew.")]
@@ -154,8 +173,13 @@ Only = Annotated[
     Check(_only),
     Doc("This image alone, again if it is there; a prompt or its number from 0, repeatable."),
 ]
+Trace = Annotated[bool, Doc("Write how the steering happened: trace.html, trace.png.")]
+TraceEvery = Annotated[int, Ge(1), Doc("Steps from one picture of --trace to the next.")]
 Format = Annotated[
-    Literal["png", "jpeg", "webp"] | None, Option(default="png"), Doc("Of the pictures; jpeg loses a little, webp nothing.")
+    Literal["png", "jpeg", "webp", "gif", "mp4"] | None,
+    Check(_format),
+    Option(default="png"),
+    Doc("Of the pictures; jpeg loses a little, webp nothing. Of films: png, webp, gif or mp4."),
 ]
 Settings = Annotated[
     tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")

@@ -76,7 +76,7 @@ class Budget:
                 child += 1
             prediction = Prediction(*(p[:, None] for p in prediction))
             state = replace(state, x=x[:, None], prediction=prediction, value=best[:, None], step=i + 1, left=left.clone())
-            yield state, Info(i + 1, *tally.take(), best[:, None], None, kernel.std)
+            yield state, Info(i + 1, *tally.take(), best[:, None], None, kernel.std, prediction.x0)
 
 
 def _noise(who: Sequence[rng.Identity], child: int, shape: tuple[int, ...], step: int) -> Tensor:

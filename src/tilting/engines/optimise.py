@@ -21,7 +21,7 @@ from tilting.guidance.value_and_grad import Estimator, GradientContext, reward_g
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.schedule import transition
-from tilting.state import Info, Problem, State, Tally, to_float64, value_of
+from tilting.state import Info, Problem, State, Tally, rms_of, to_float64, value_of
 from tilting.types import TiltingError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Optimise:
         optimiser = make(start)
         best, kept = torch.full((b,), -torch.inf, dtype=torch.float64, device="cpu"), start.detach().clone()
         for k in range(self.iterations):
-            scores, last = [], k == self.iterations - 1
+            scores, seen, last = [], [], k == self.iterations - 1
             start.grad = torch.zeros_like(start)
             for rows in torch.arange(b, device="cpu").split(problem.chunk):
                 with torch.set_grad_enabled(not last):
@@ -92,10 +92,14 @@ class Optimise:
                 better = value > best[rows]
                 best[rows[better]], kept[rows[better]] = value[better], clean.detach()[better]
                 scores.append(value)
+                seen.append(clean.detach())
+            before, pushed = start.detach().clone(), None
             if not last:
                 self._update(start, optimiser)
+                pushed = rms_of((start.detach() - before)[:, None])
             state = replace(state.moved(kept[:, None]), step=steps if last else 0)
-            yield state, Info(k + 1, *tally.take(), torch.cat(scores)[:, None], None, 0.0)
+            looked = torch.cat(scores)[:, None], None, 0.0, torch.cat(seen)[:, None]
+            yield state, Info(k + 1, *tally.take(), *looked, guided=pushed)
 
     def _reward_grad(self, problem: Problem, value: Tensor, clean: Tensor, rows: Tensor, k: int) -> Tensor:
         """∇_{x_0} of the reward at estimates (m, ...); a zero-order one has probes keyed by image and iteration."""

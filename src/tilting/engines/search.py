@@ -73,7 +73,8 @@ class NoiseSearch:
             pivot, kept = torch.where(take, tried[mine, top], pivot), torch.where(take, clean[mine, top], kept)
             last = k == self.iterations
             state = replace(state.moved(kept[:, None]), step=steps if last else 0)
-            yield state, Info(k + 1, *tally.take(), scores, None, 0.0)
+            parents = torch.where(better, top, -1)[:, None]
+            yield state, Info(k + 1, *tally.take(), scores, parents, 0.0, clean)
 
     def _around(self, problem: Problem, pivot: Tensor, k: int) -> Tensor:
         """The neighbours (b, N, ...) of a round."""
@@ -126,11 +127,11 @@ class PathSearch:
         steps, tally, m = len(problem.grid) - 1, Tally(), state.x.shape[1]
         problem = tally.counting(problem)
         if steps == 1:
-            state, _ = self._draw(problem, state, 0, 1, "begin")
-            yield state, Info(1, *tally.take(), None, None, 0.0)
+            state, clean = self._draw(problem, state, 0, 1, "begin")
+            yield state, Info(1, *tally.take(), None, None, 0.0, clean)
             return
-        state, _ = self._draw(problem, state, 0, self.begin(steps), "begin")
-        yield state, Info(state.step, *tally.take(), None, None, 0.0)
+        state, clean = self._draw(problem, state, 0, self.begin(steps), "begin")
+        yield state, Info(state.step, *tally.take(), None, None, 0.0, clean)
         for k, (first, last) in enumerate(self.rounds(steps)):
             at, back = problem.grid[state.step], problem.grid[first]
             wide = state.gather(torch.arange(m, device="cpu").repeat_interleave(self.branches).expand(len(state.x), -1))
@@ -142,7 +143,7 @@ class PathSearch:
             value = evaluate_value(problem, clean)
             parents = value.argsort(dim=1, descending=True, stable=True)[:, :m]
             state = wide.gather(parents)
-            yield state, Info(last, *tally.take(), value, parents, 0.0)
+            yield state, Info(last, *tally.take(), value, parents, 0.0, clean)
 
     def _draw(self, problem: Problem, state: State, first: int, last: int, purpose: str) -> tuple[State, Tensor]:
         """The state at grid point ``last``, and the estimate of x_0 that its last step was made from."""

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tilting.config.about import about_method
 from tilting.config.variants import swept
 from tilting.disk import sweep, write_atomically
+from tilting.models.told import input_pictures
 from tilting.reports.charts import Bar, bars, curve, number, on_paper, scatter
 from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined
@@ -30,10 +29,14 @@ BEST = (24, 120, 78)
 
 
 def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """``compare.png``: a column per method under its numbers, a row per prompt and index, the best reward of a row in green."""
-    shown, methods = metrics["images"][:MOST_ROWS], metrics["methods"]
-    sheet = Sheet(len(shown), len(methods), header=5)
-    for j, row in enumerate(methods):
+    """``compare.png``: a column per method under its numbers, a row per prompt and index, the best reward of a row in green;
+    first what the images were made of, where they were made of pictures."""
+    shown, methods, inputs = metrics["images"][:MOST_ROWS], metrics["methods"], input_pictures(metrics["config"])
+    first = bool(inputs)
+    sheet = Sheet(len(shown), first + len(methods), header=5)
+    if inputs:
+        sheet.head(0, "input", [])
+    for j, row in enumerate(methods, first):
         lines = [
             "no reward" if row["reward"] is None else f"reward {spread(row['reward']['mean'], row['reward']['sem'])}",
             "no judge" if row["judge"] is None else f"judge {row['judge']['mean']:.2f}",
@@ -44,7 +47,9 @@ def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
     for i, entry in enumerate(shown):
         sheet.row(i, f"{entry['prompt']}, {entry['index']}" if several else entry["prompt"])
         best = best_of(entry)
-        for j, row in enumerate(methods):
+        if entry["prompt"] in inputs:
+            sheet.cell(i, 0, read(inputs[entry["prompt"]]), inputs[entry["prompt"]].name)
+        for j, row in enumerate(methods, first):
             cell = entry["methods"][row["method"]]
             sheet.cell(i, j, read(folder / cell["file"]), short(cell["reward"]), BEST if row["method"] in best else FAINT)
     sheet.save(folder / SHEET)
@@ -172,9 +177,9 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
             cells = [{"method": m, "uri": data_uri(folder / c["file"]), **c} for m, c in entry["methods"].items()]
             theirs = next(cell["uri"] for cell in cells if cell["method"] == metrics["reference"])
             shown[entry["prompt"]].append({"index": entry["index"], "cells": cells, "best": best_of(entry), "theirs": theirs})
-    with Image.open(folder / metrics["images"][0]["methods"][names[0]]["file"]) as first:
-        side = max(first.size)
-    room = max(128, min(256, ROOM // len(names)))
+    inputs = input_pictures(metrics["config"])
+    side = max(read(folder / metrics["images"][0]["methods"][names[0]]["file"]).size)
+    room = max(128, min(256, ROOM // (len(names) + bool(inputs))))
     settings: dict[str, list[str]] = {}
     for key, value in metrics["config"]["set"].items():
         if value is not None:
@@ -194,6 +199,7 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
         colour=colour,
         charts=_charts(metrics, colour),
         prompts=shown,
+        inputs={prompt: data_uri(file) for prompt, file in inputs.items() if prompt in shown},
         count=len(prompts),
         over="prompts" if len(prompts) > 1 else "the images of the one prompt",
         settings=settings,

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from tilting.config.evaluate import EvaluateConfig
+from tilting.config.picture import read_film, read_picture
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import Run
 from tilting.features.clip import ClipEmbedder
+from tilting.features.film import read_frames
 from tilting.features.lpips import Lpips, load_lpips
-from tilting.features.picture import read_image
 from tilting.metrics import METRICS, Metric
 from tilting.metrics.alignment import caption
 from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
@@ -44,7 +45,7 @@ class Instruments:
         spread: the extractor of diversity, when there is no LPIPS.
         lpips: LPIPS, of diversity; None without its weights.
         gram: VGG Gram features (b, 3, h, w) -> (b, d), or None.
-        target: the reference picture (1, 3, h, w) of I-Gram, or None.
+        targets: prompt -> the file of the picture that its images are compared with: the reference picture, or their input.
     """
 
     judge: PocketJudge
@@ -55,7 +56,8 @@ class Instruments:
     spread: Extractor
     lpips: Lpips | None = None
     gram: Extractor | None = None
-    target: Tensor | None = None
+    targets: Mapping[str, Path] = field(default_factory=dict)
+    _seen: dict[Path, dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def names(self) -> dict[str, str]:
         """By metric, the network it is measured in."""
@@ -68,19 +70,35 @@ class Instruments:
             "judge": "pocket-judge",
             "labels": "pocket-judge",
         }
+        names |= {"lpips_input": names["diversity"]} if self.lpips else {}
         return names | ({"igram_vgg": self.gram.name} if self.gram else {})
 
-    def references(self) -> dict[str, Any]:
-        """What metrics take of the reference picture, where there is one."""
-        if self.target is None:
+    def references(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What metrics take of the pictures that images of these prompts are compared with; NaN where there is none."""
+        files = [self.targets.get(prompt) for prompt in prompts]
+        seen = [None if file is None else self._look(file) for file in files]
+        first = next((one for one in seen if one is not None), None)
+        if first is None:
             return {}
-        gram = {} if self.gram is None else {"gram_reference": self.gram(self.target)[0]}
-        return {"clip_reference": self.embed(self.target)[0], **gram}
+        none = {name: torch.full_like(value, torch.nan) for name, value in first.items()}
+        found = {name: torch.stack([(one or none)[name] for one in seen]) for name in first}
+        if self.lpips is not None:
+            blank, shape = torch.full(images.shape[1:], torch.nan), images.shape[1:]
+            found["reference"] = torch.stack([blank if file is None else _in_shape(file, shape) for file in files])
+        return found
+
+    def _look(self, file: Path) -> dict[str, Tensor]:
+        """The features of a picture, found once."""
+        if file not in self._seen:
+            picture = read_frames(file)[None]
+            gram = {} if self.gram is None else {"gram_reference": self.gram(picture)[0]}
+            self._seen[file] = {"clip_reference": self.embed(picture)[0], **gram}
+        return self._seen[file]
 
     def inputs(self, images: Tensor, prompts: list[str]) -> dict[str, Any]:
         """What metrics take of a batch of images (b, 3, h, w), by name."""
         spread = self.spread(images)
-        gram = {} if self.gram is None or self.target is None else {"gram": self.gram(images)}
+        gram = {} if self.gram is None or not self.targets else {"gram": self.gram(images)}
         return {
             "images": images,
             "prompts": prompts,
@@ -94,8 +112,14 @@ class Instruments:
         }
 
 
-def load_instruments(config: EvaluateConfig) -> Instruments:
-    """Load what a request names. Raises TiltingError for weights that do not load."""
+def _in_shape(file: Path, shape: Sequence[int]) -> Tensor:
+    """A picture (3, h, w) or a film (frames, 3, h, w) of a file."""
+    *frames, _, height, width = shape
+    return read_film(file, frames[0], height, width)[0] if frames else read_picture(file, height, width)[0]
+
+
+def load_instruments(config: EvaluateConfig, targets: Mapping[str, Path]) -> Instruments:
+    """Load what a request names; ``targets`` as `Instruments` has them. Raises TiltingError for weights that do not load."""
     judge = PocketJudge()
     name, clip = clip_embedder(config.clip)
     own = judge_features(judge)
@@ -106,8 +130,7 @@ def load_instruments(config: EvaluateConfig) -> Instruments:
         lpips = load_lpips(config.vgg or "", config.lpips)
     if config.vgg:
         gram = gram_features(config.vgg)
-    target = read_image(config.reference_image)[None] if config.reference_image else None
-    return Instruments(judge, clip, name, fid, clip_features(name, clip), own, lpips, gram, target)
+    return Instruments(judge, clip, name, fid, clip_features(name, clip), own, lpips, gram, targets)
 
 
 def metrics_of(kind: str) -> list[Metric]:
@@ -163,11 +186,12 @@ def measure(run: Run, tools: Instruments) -> Measured:
     scores = {name: values for name, values in recorded.items() if None not in values}
     kept = {name for kind in ("prompt", "sets") for metric in metrics_of(kind) for name in metric.takes}
     parts: dict[str, list[Tensor]] = {}
-    references, done = tools.references(), 0
-    for images in read_batches(files):
-        inputs = {**references, **tools.inputs(images, prompts[done : done + len(images)])}
+    done = 0
+    for images in read_batches(files, read=read_frames):
+        mine = prompts[done : done + len(images)]
+        inputs = {**tools.references(images, mine), **tools.inputs(images, mine)}
         done += len(images)
-        for name in kept - {"images"}:
+        for name in kept - {"images", "reference"}:
             if isinstance(inputs.get(name), Tensor):
                 parts.setdefault(name, []).append(inputs[name])
         for metric in metrics_of("image"):
@@ -188,7 +212,7 @@ def features_of(files: Sequence[Path], tools: Instruments) -> dict[str, Tensor]:
     """What distances of sets take of pictures without prompts. Raises TiltingError naming one that cannot be read."""
     taken = {name for metric in metrics_of("sets") for name in metric.takes}
     parts: dict[str, list[Tensor]] = {name: [] for name in taken}
-    for images in read_batches(files):
+    for images in read_batches(files, read=read_frames):
         inputs = tools.inputs(images, [""] * len(images))
         for name in taken:
             parts[name].append(inputs[name])
@@ -207,7 +231,7 @@ def _of_prompts(
             if len(rows) < 2:
                 continue
             inputs: dict[str, Any] = {name: features[name][rows] for name in metric.takes if name in features}
-            pictures = [read_image(files[i]) for i in rows] if pictured else []
+            pictures = [read_frames(files[i]) for i in rows] if pictured else []
             if len({picture.shape for picture in pictures}) > 1:
                 raise TiltingError(f"LPIPS needs pictures of one size, and those of {prompt!r} differ")
             inputs |= {"images": torch.stack(pictures) if pictures else None, "lpips": tools.lpips}
@@ -227,11 +251,11 @@ def recorded_rewards(run: Run, bare: str) -> list[float] | None:
 def score_images(run: Run, bare: str) -> list[float]:
     """A reward of every image from its picture file. Raises TiltingError when the reward does not load or fails."""
     known = run.config.get("prompts", ()), run.config.get("metadata", ())
-    reward = informed(build_one(parse_spec(bare)), *known)
+    reward, frames = informed(build_one(parse_spec(bare)), *known), run.config.get("reward-frames") or "all"
     values: list[float] = []
-    for images in read_batches([run.folder / record["file"] for record in run.records]):
+    for images in read_batches([run.folder / record["file"] for record in run.records], read=read_frames):
         with torch.no_grad():
-            values += checked(reward, images, run.prompts[len(values) : len(values) + len(images)]).tolist()
+            values += checked(reward, images, run.prompts[len(values) : len(values) + len(images)], frames).tolist()
     return values
 
 

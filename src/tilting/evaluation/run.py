@@ -34,7 +34,7 @@ from tilting.evaluation.measure import (
 from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render, too_few
 from tilting.evaluation.rows import brief, per_prompt, row_of
-from tilting.features.picture import read_image
+from tilting.features.film import read_frames
 from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
@@ -72,7 +72,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
         asked = {
             "config": config.mapping(),
             "read": [digest_of((run.folder / MANIFEST, run.folder / IMAGES)) for run in parts.runs]
-            + ([digest_of(parts.pictures)] if parts.pictures else []),
+            + ([digest_of(parts.pictures)] if parts.pictures else [])
+            + ([digest_of(sorted(set(parts.inputs.values())))] if parts.inputs and parts.picture is None else []),
         }
         if there:
             before = read_json(folder / EVALUATION.file)
@@ -124,7 +125,8 @@ def _write(folder: Path, metrics: Mapping[str, Any], page: str) -> None:
 
 
 def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any]:
-    tools = load_instruments(config)
+    one = config.reference_image
+    tools = load_instruments(config, dict.fromkeys(parts.runs[0].prompts, Path(one)) if one else parts.inputs)
     measured = {}
     for run in tqdm(parts.runs, desc="evaluate", unit="run", file=sys.stderr, disable=quiet, leave=False):
         measured[run.name] = measure(run, tools)
@@ -169,15 +171,18 @@ def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
 def _lacking(config: EvaluateConfig, parts: Setup) -> list[str]:
     """Sentences for metrics that need something that was not given."""
     notes = []
-    if config.reference_image is None:
+    if config.reference_image is None and not parts.inputs:
         notes.append("I-Gram compares with one reference picture: give --reference-image FILE.")
     elif config.vgg is None:
         notes.append("I-Gram in its VGG sense needs weights: give --vgg FILE; the CLIP sense is reported.")
+    if parts.inputs and config.lpips is None:
+        notes.append("LPIPS to the input needs weights: give --vgg FILE and --lpips FILE.")
     if all(run.kl is None for run in parts.runs):
         notes.append("KL to the base is not recorded in these manifests.")
     if parts.pictures and config.inception is None:
         sizes = [
-            read_image(file).shape for file in (parts.runs[0].folder / parts.runs[0].records[0]["file"], parts.pictures[0])
+            read_frames(file).shape[-2:]
+            for file in (parts.runs[0].folder / parts.runs[0].records[0]["file"], parts.pictures[0])
         ]
         if sizes[0] != sizes[1]:
             notes.append(

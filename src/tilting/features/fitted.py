@@ -104,6 +104,8 @@ class EmbeddingMlp(nn.Module):
         return self.head(self.embedder.image(images))
 
 
+UNFIT = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
+"""What a network raises that is made by a file's options, or given another's weights."""
 NETWORKS: dict[str, Any] = {"cnn": ResidualCnn, "mlp": EmbeddingMlp, "folder": HeadedClassifier}
 
 
@@ -176,7 +178,7 @@ def load_classifier(folder: Path) -> FittedClassifier:
     try:
         net = NETWORKS[name](schema.outputs, **options)
         missing, surplus = net.load_state_dict(read_tensors(folder / WEIGHTS), strict=False)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except UNFIT as error:
         raise TiltingError(f"the classifier in {str(folder)!r} does not load: {' '.join(str(error).split())[:200]}") from error
     missing = [key for key in missing if not key.startswith("embedder.")]
     if missing or surplus:

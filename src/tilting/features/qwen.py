@@ -234,7 +234,7 @@ class RatingScorer(QwenReader):
         self.lm_head = model.lm_head
         self.freeze()
 
-    def forward(self, images: Tensor, texts: list[str], answer: str, most: int = 5) -> Tensor:
+    def forward(self, images: Tensor, texts: list[str], answer: str = "Final Score: ", most: int = 5) -> Tensor:
         """The expected rating.
 
         Args:

@@ -9,15 +9,17 @@ from typing import Any, TypeVar
 
 from tilting.config.auto import Budget, Choice, choose, measured
 from tilting.config.generate import GenerateConfig
+from tilting.cost import bill
 from tilting.generation.generate import Drawn, draw
 from tilting.generation.plan import Model, identities, plan
+from tilting.presets import METHODS
 from tilting.types import Reward, TiltingError
 
 Asked = TypeVar("Asked", bound=GenerateConfig)
 LOOKS = 4
 """Pictures that a reward is looked at by, two steps each."""
 BACKWARD = 3.0
-"""What an evaluation with a gradient takes, relative to one without."""
+"""What an evaluation, or a score, with its gradient takes, relative to one without."""
 
 
 def take(model: Model, reward: Reward | None, budget: str, steps: int, cfg: float, prompts: Sequence[str]) -> Choice:
@@ -41,12 +43,13 @@ def take(model: Model, reward: Reward | None, budget: str, steps: int, cfg: floa
     evaluation, value = _look(model, reward, cfg, prompts)
     if choice is not None:
         return choice
-    dear = BACKWARD if gradient else 1.0
     for cell in sorted(
         {round(c["budget"] / c["steps"] * steps) for c in measured() if c["gradient"] == gradient}, reverse=True
     ):
         choice = choose(max(cell, steps), steps, gradient)
-        paid = choice.cost.evaluations * evaluation * dear + choice.cost.values * value * dear
+        each = bill(METHODS[choice.method](**choice.settings).build(steps), steps)
+        paid = (each.evaluations + BACKWARD * each.slopes) * evaluation
+        paid += (each.looks + each.finals + BACKWARD * each.steep) * value
         if paid <= asked.amount:
             return replace(choice, why=f"{choice.why}; about {paid:.2g} s an image here")
     least = steps * evaluation

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import RewardError, TiltingError
-from tilting.generation.plan import decoder_of
+from tilting.generation.plan import decoder_of, looker_of
 from tilting.lazy import torch
 from tilting.types import Denoise, Prediction, Time
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT, NETWORK, VAE, REWARD = "the text encoder", "the network", "the autoencoder", "the reward"
+LOOK = "the look decoder"
 GRADIENT, LATENTS = "the gradient of the reward", "the latents it began at"
 NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16", "torch.float64": "fp64"}
 
@@ -84,15 +85,21 @@ class Watched:
 
     def decoder(self, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
         """See `tilting.generation.plan.Model`."""
-        decode = decoder_of(self._model, prompts)
+        return self._watching(decoder_of(self._model, prompts), VAE)
 
+    def _watching(self, decode: Callable[[Tensor, Tensor], Tensor], part: str) -> Callable[[Tensor, Tensor], Tensor]:
         def watched(latents: Tensor, rows: Tensor) -> Tensor:
             images = decode(latents, rows)
             if finite(latents) and not finite(images):
-                raise NotFinite(VAE, self._when())
+                raise NotFinite(part, self._when())
             return images
 
         return watched
+
+    def looker(self, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """See `tilting.generation.plan.Model`."""
+        look = looker_of(self._model, prompts)
+        return None if look is None else self._watching(look, LOOK)
 
     def encode(self, images: Tensor) -> Tensor:
         """See `tilting.generation.plan.Model`."""
@@ -132,10 +139,11 @@ def _way(model: Any, part: str) -> str:
             if p.isnan().any():
                 return f"; its weights hold NaN ({name}), which no precision avoids: the file, or a LoRA, is broken"
     found = next((NAMES.get(str(p.dtype), str(p.dtype)) for network in networks for p in network.parameters()), None)
+    option = "precision-vae" if part == VAE else "precision"
     if found == "fp16":
-        return ", in fp16: use precision bf16 or fp32"
+        return f", in fp16: use {option} bf16 or fp32"
     if found == "bf16":
-        return ", in bf16: use precision fp32"
+        return f", in bf16: use {option} fp32"
     return f", in {found}, than which no precision is wider: look at its weights, LoRAs and settings" if found else ""
 
 
@@ -146,6 +154,8 @@ def _networks(model: Any, part: str) -> list[Any]:
         names = [f"text_encoder{end}" for end in getattr(model, "encoders", ())]
     elif part == VAE:
         names = ["vae"]
+    elif part == LOOK:
+        names, model = ["vae"], getattr(model, "look", None)
     else:
         names = ["backbone"]
     held = [getattr(model, name, None) for name in names]

@@ -24,9 +24,10 @@ from tilting.generation.score import Scorer, finish
 from tilting.lazy import torch
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
+from tilting.models.switches import idle
 from tilting.models.text import remembering
 from tilting.rng import Identity
-from tilting.state import State
+from tilting.state import Info, State
 from tilting.types import RewardError, TiltingError
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class Step(NamedTuple):
         group, groups: which group, of how many.
         step, steps: draws made in it, of how many.
         reward: mean estimate over the group's particles when the method looked, else None.
-        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents, ``state.prediction`` what was seen.
+        state: the particles after the draw, to look at: ``state.x`` (b, n, ...) latents.
+        info: what happened in the draw: estimates that were looked at, their rewards, who was copied over whom.
+        who: identities of the group's images.
     """
 
     group: int
@@ -49,6 +52,8 @@ class Step(NamedTuple):
     steps: int
     reward: float | None
     state: State
+    info: Info
+    who: Sequence[Identity]
 
 
 Judge = Callable[["Tensor", list[str]], "Tensor"]
@@ -65,6 +70,9 @@ class Drawn:
         rewards: per reward spec, b numbers (empty without a reward).
         reward: b weighted sums, or None.
         counts: what this group cost.
+        kept: (b,) which particle each image is, and
+        values: (b, n) the rewards of all finished particles, where those were scored.
+        looks: b weighted sums as a look says them of the same latents, where another decoder looks (`tilting.models.look`).
     """
 
     who: tuple[Identity, ...]
@@ -72,6 +80,9 @@ class Drawn:
     reward: list[float] | None
     rewards: dict[str, list[float]]
     counts: Counts
+    kept: Tensor | None = None
+    values: Tensor | None = None
+    looks: list[float] | None = None
 
 
 def draw(
@@ -154,11 +165,17 @@ def _group(
     prompts = [i.prompt for i in who]
     worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
-    counts = Counts()
+    counts, wait = Counts(), idle(model, plan.reward, place)
+    anew: Callable[[], None] | None = getattr(model, "anew", None)
+    if anew is not None:
+        anew()
+    if scorer is not None:
+        scorer.idle = wait
     with torch.no_grad(), remembering(texts):
         grid = grid_of(model, plan.method, plan.steps)[-plan.steps_run - 1 :]
+        denoise = model.denoiser(worded, plan.cfg, plan.negative)
         problem = loop.Problem(
-            model.denoiser(worded, plan.cfg, plan.negative),
+            denoise if wait is None else wait.before(denoise),
             grid,
             who,
             model.latent_shape,
@@ -187,11 +204,13 @@ def _group(
         decoded = 0 if problem.noisy is not None else info.values
         counts += Counts(info.evaluations, decoded, info.values)
         mean = None if info.value is None else info.value.mean().item()
-        yield Step(*counted, info.step, plan.ticks, mean, state)
+        yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():
-        images, total, rewards, paid = finish(model, problem, plan.method, state, scorer)
-    seconds = Counts(seconds=time.perf_counter() - begun)
-    yield Drawn(tuple(who), images, total, rewards, counts + paid + seconds)
+        if wait is not None:
+            wait.fetch()
+        done = finish(model, problem, plan.method, state, scorer)
+    paid = counts + done.counts + Counts(seconds=time.perf_counter() - begun)
+    yield Drawn(tuple(who), done.images, done.reward, done.rewards, paid, done.kept, done.values, done.looks)
 
 
 def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:
@@ -207,6 +226,8 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
     prompts = [r["prompt"] for r in records if r["reward"] is not None]
     judged = [r["judge"] for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
+    off = [r["look"] - r["reward"] for r in records if "look" in r and r["reward"] is not None]
+    look = estimate(off, prompts) if off and len(off) == len(prompts) else None
     return {
         "images": len(records),
         "reward_mean": found.mean if found else None,
@@ -218,6 +239,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
         "reward_calls": counts.reward_calls,
         "seconds": round(counts.seconds, 3),
         "images_per_second": round(len(records) / counts.seconds, 4) if counts.seconds else None,
+        **({} if look is None else {"look_bias": look.mean, "look_bias_sem": look.error}),
     }
 
 
@@ -232,6 +254,7 @@ def records_of(drawn: Drawn, judge: Judge | None = None) -> list[dict]:
             "reward": drawn.reward[i] if drawn.reward is not None else None,
             "rewards": {name: values[i] for name, values in drawn.rewards.items()},
             "judge": scores[i] if scores[i] == scores[i] else None,
+            **({} if drawn.looks is None else {"look": drawn.looks[i]}),
         }
         for i, who in enumerate(drawn.who)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +16,7 @@ from tilting.method import Method, check
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
-from tilting.rewards.weighted_sum import of_latents
+from tilting.rewards.weighted_sum import framed, of_latents
 from tilting.rng import Identity
 from tilting.schedule import Law, Schedule, variance_preserving
 from tilting.types import Denoise, Reward, TiltingError, Time
@@ -28,9 +29,10 @@ class Model(Protocol):
     """What generation asks of a model; `tilting.models.pipeline.Pipeline` is one. States may be of any rank.
 
     A model may have more: ``decoder(prompts)``, (latents (m, ...), rows (m,)) -> pictures, where decoding depends on whose
-    picture it is; ``start(prompts)``, the clean latents that a model which begins from pictures begins around; ``pair(cfg,
-    negative)``, 1 where a request has no correction. The points of a schedule's grid reach the denoiser as they are, so that a
-    model may tell by them which grid they are of (`tilting.models.call.Point`).
+    picture it is; ``looker(prompts)``, the same for estimates alone, or None; ``start(prompts)``, the clean latents that a
+    model which begins from pictures begins around; ``pair(cfg, negative)``, 1 where a request has no correction. The points
+    of a schedule's grid reach the denoiser as they are, so that a model may tell by them which grid they are of
+    (`tilting.models.call.Point`).
     """
 
     name: str
@@ -51,6 +53,12 @@ def decoder_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor
     """(latents (m, ...), rows (m,)) -> pictures in [0, 1] of these prompts' images."""
     decoder = getattr(model, "decoder", None)
     return (lambda latents, rows: model.decode(latents)) if decoder is None else decoder(prompts)
+
+
+def looker_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The same of estimates, by the model's look decoder; None where it has none."""
+    looker = getattr(model, "looker", None)
+    return None if looker is None else looker(prompts)
 
 
 def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
@@ -99,7 +107,7 @@ class Plan:
         return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength", "reward_frames")
 def plan(
     model: Model,
     who: Sequence[Identity],
@@ -114,6 +122,7 @@ def plan(
     negative_prompt: str = "",
     batch_size: int = 16,
     strength: float = STRENGTH,
+    reward_frames: str = "all",
 ) -> Plan:
     """Fill in what is unset and refuse what cannot work, before anything is drawn.
 
@@ -123,8 +132,9 @@ def plan(
         steps, cfg, eta, sde, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's
             eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
+        reward_frames: of a film, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
     """
-    model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
+    model, preset, reward = model_of(model), preset_of(preset), framed(reward_of(reward), reward_frames)
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
@@ -154,9 +164,14 @@ def plan(
             f"{method.name} scales its gradient by the CFG correction, and {model.name!r}, which is told its scale, has one"
             f" with a negative prompt only: give one, or set {method.name}.rule to plain"
         )
+    _check_switches(model, method, batch_size)
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
     check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    many = max((method.particles, *method.counts)) > 1 or method.engine is not None
+    if preset.selects and many and method.choices(made.steps_run) == 0:
+        few = f"{made.steps_run} step{'' if made.steps_run == 1 else 's'}"
+        warnings.warn(f"{method.name} never selects in {few}, and is {method.without_choices}: reno is for few", stacklevel=3)
     tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 
@@ -171,6 +186,23 @@ def grid_of(model: Model, method: Method, steps: int) -> list[Time]:
     if type(grid[0]) is not Time:
         raise TiltingError(f"{model.name!r} is asked at its pipeline's own times alone: leave {method.name}.interpolant at own")
     return variance_preserving(steps)
+
+
+def _check_switches(model: Model, method: Method, batch_size: int) -> None:
+    """Refuse a cache between steps, or a network that waits in main memory, under a method that it would make wrong."""
+    if getattr(model, "anew", None) is not None:
+        moves = bool(method.select or method.correct or method.guides or method.engine or method.begin) or method.repeat > 1
+        if moves:
+            raise TiltingError(
+                f"{method.name} does more than one step after another, which a first-block cache would mix: leave --cache out, "
+                "or use --method base or bon"
+            )
+        if max(method.particles, 1) > batch_size:
+            raise TiltingError(f"a first-block cache is of one batch: give --batch-size {method.particles} at least")
+    if getattr(model, "place", None) is not None and method.needs_reward_gradient:
+        raise TiltingError(
+            f"the gradient of {method.name} needs the whole network at once: use --offload parts, and --recompute"
+        )
 
 
 def _check_reference(reference: Tensor, model: Model, count: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,21 +11,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tilting.config.auto import AUTO
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
-from tilting.config.picture import read_picture
+from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.auto import settled, told
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
+from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
+from tilting.generation.trace import Recorder
 from tilting.models import load
+from tilting.models.attach import attach_all
+from tilting.models.look import find_look
 from tilting.models.lora_file import lora_files, parse_window
-from tilting.models.lora_stack import attach_all
 from tilting.models.lora_targets import check_lora
-from tilting.models.placement import FULL
+from tilting.models.placement import FULL, NEUTRAL, Switches
 from tilting.models.told import asked, files_of
 from tilting.models.words import load_words, read_prompt
 from tilting.presets import METHODS
+from tilting.reports.trace import Trace, write_trace
+from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
@@ -37,13 +40,8 @@ from tilting.runs.owner import RUN, folder_of
 from tilting.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    import PIL.Image
-    from torch import Tensor
-
     from tilting.types import Reward
 
-IMAGE_DESCRIPTION = 0x010E
-"""Of EXIF."""
 Generated = TypeVar("Generated", bound=GenerateConfig)
 
 
@@ -66,7 +64,12 @@ def load_parts(config: GenerateConfig) -> Parts:
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
-    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **inputs}
+    how: dict[str, Any] = {
+        "each": each,
+        "long_prompts": config.long_prompts or "cut",
+        "switches": Switches.of(config),
+        **inputs,
+    }
     model = load(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
@@ -77,13 +80,15 @@ def load_parts(config: GenerateConfig) -> Parts:
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size", "only")  # a picture does not depend on the batch it was drawn in
+    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every", *NEUTRAL)  # none a picture is of
     kind, inside, parts = RUN, "images", METHODS
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)
         self.total = len(config.prompts) * len(config.seeds) * config.images
         again = set(config.wanted())
+        if config.trace and not config.only:  # what was drawn without one is drawn again, and comes out as it was
+            again |= self.records.keys() - set(self.traced)
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
         self.spent = Counts()
@@ -103,7 +108,8 @@ class Folder(RunFolder[Generated]):
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
-        return now | ({"input-sha256": told} if told else {})
+        look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
+        return now | ({"input-sha256": told} if told else {}) | ({"look-decoder-sha256": look} if look else {})
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -136,6 +142,11 @@ class Folder(RunFolder[Generated]):
 
     def write(self) -> None:
         files.write_manifest(self.path, {**self.manifest, "images": files.IMAGES})
+
+    @property
+    def traced(self) -> list[int]:
+        """The numbers of the images that have a trace."""
+        return [number for number in sorted(self.records) if (self.path / files.TRACE_TOLD.format(number)).is_file()]
 
     @property
     def complete(self) -> bool:
@@ -176,13 +187,16 @@ class Folder(RunFolder[Generated]):
             records = [self.records[i] for i in sorted(self.records)]
             write_atomically(path, "".join(self._lines(records)).encode())
 
-    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None) -> None:
-        """Write a finished group: its pictures, then their records at the end of the others'."""
-        records = []
+    def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None, traces: Sequence[Trace] = ()) -> None:
+        """Write a finished group: its traces, its pictures, then their records at the end of the others'."""
+        records, told = [], {}
+        for number, trace in zip(numbers, traces, strict=False):
+            write_trace(self.path, number, trace)
+            told[number] = {"kept": trace.kept, "parents": trace.parents()}
         for number, image, record in zip(numbers, drawn.images, self.records_of(drawn, judge), strict=True):
             name = files.image_name(number, self.config.format)
             write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
-            records.append({"file": name, **record})
+            records.append({"file": name, **record, **told.get(number, {})})
         self.spent += drawn.counts
         self.counts += drawn.counts
         append(self.path / files.IMAGES, "".join(self._lines(records)).encode())
@@ -209,41 +223,6 @@ class Folder(RunFolder[Generated]):
         self.summary = self.summarise([self.records[i] for i in sorted(self.records)], self.counts)
         self.write()
         self.told = True
-
-
-FRAME = 62
-"""Milliseconds of a film's frame: 16 a second."""
-
-
-def frames_of(image: Tensor) -> list[PIL.Image.Image]:
-    """An image (3, h, w), or the frames of a film (frames, 3, h, w), in [0, 1] as pictures of 8 bits."""
-    from PIL import Image
-
-    pixels = (image.reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return [Image.fromarray(frame) for frame in pixels]
-
-
-def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str | None = None) -> bytes:
-    """A file of an image (3, h, w), or a film (frames, 3, h, w), in [0, 1] with what it is: a PNG with text chunks prompt,
-    seed, method and reward, or a JPEG or WEBP (without loss) whose EXIF says so. A film is an animated PNG or WEBP."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    reward = "" if record["reward"] is None else repr(record["reward"])
-    told = {"prompt": record["prompt"], "seed": str(record["seed"]), "method": method, "reward": reward}
-    (picture, *more), buffer = frames_of(image), io.BytesIO()
-    film: dict[str, Any] = {"save_all": True, "append_images": more, "duration": FRAME, "loop": 0} if more else {}
-    if kind in (None, "png"):
-        info = PngInfo()
-        for key, value in told.items():
-            info.add_text(key, value)
-        picture.save(buffer, "png", pnginfo=info, **film)
-        return buffer.getvalue()
-    exif = Image.Exif()
-    exif[IMAGE_DESCRIPTION] = json.dumps(told)
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
-    picture.save(buffer, kind, exif=exif, **options, **film)
-    return buffer.getvalue()
 
 
 def run(
@@ -280,6 +259,8 @@ def run(
             from tilting.reports.grid import write_grid  # draws with PIL
 
             write_grid(place.path, place.manifest)
+        if config.trace and place.traced:
+            write_page(place.path, place.traced, f"How {config.method} drew")
         return {**place.manifest, "call": place.call}
 
 
@@ -305,11 +286,13 @@ def _chosen(
 def plan_missing(place: Folder, parts: Parts) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    if config.format == "jpeg" and len(parts.model.image_shape) > 3:
-        raise TiltingError("a film is written as png or webp, not as jpeg: give --format webp")
+    check_format(config.format, film=len(parts.model.image_shape) > 3)
     who = identities(config.prompts, config.seeds, config.images)
     missing = [who[number] for number in place.missing]
-    reference = read_picture(config.image, *parts.model.image_shape[-2:]) if config.image and config.mask is None else None
+    *frames, _, height, width = parts.model.image_shape
+    reference = None
+    if config.image and config.mask is None:
+        reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
         missing,
@@ -323,6 +306,7 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
         negative_prompt=config.negative_prompt,
         batch_size=config.batch_size,
         strength=1.0 if config.strength is None else config.strength,
+        reward_frames=config.reward_frames,
     )
 
 
@@ -332,10 +316,12 @@ def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
     request = plan_missing(place, parts)
     place.begin()
     try:
+        recorder = Recorder(parts.model, request, config.trace_every) if config.trace else None
         with Progress(request, quiet) as progress:
             for event in draw(parts.model, request):
+                traces = [] if recorder is None else recorder(event)
                 if isinstance(event, Drawn):
-                    place.add(event, [numbers[w] for w in event.who], parts.judge)
+                    place.add(event, [numbers[w] for w in event.who], parts.judge, traces)
                     progress.reward(place.mean)
                 else:
                     progress.step(event.reward)
@@ -377,6 +363,9 @@ def describe(manifest: dict[str, Any]) -> str:
         parts.append(f"reward {summary['reward_mean']:.4f}{sem}")
     if summary["judge_mean"] is not None:
         parts.append(f"judge {summary['judge_mean']:.3f}")
+    if summary.get("look_bias") is not None:
+        error = "" if summary["look_bias_sem"] is None else f" ± {summary['look_bias_sem']:.4f}"
+        parts.append(f"looks see {summary['look_bias']:+.4f}{error} of it")
     whole = f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"
     if had:
         parts += [f"{call['evaluations']} evaluations and {call['seconds']:.1f} s now ({' and '.join(whole)} in all)"]

@@ -6,6 +6,7 @@ A file for each family over one `adapter`; `families` says what is declared of o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,20 @@ from tilting.models.flux import Flux as Flux
 from tilting.models.pixart import PixArtSigma as PixArtSigma
 
 # isort: on
+from tilting.declare import declared
 from tilting.models.adapter import check_long
+from tilting.models.attach import attach_all
 from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
-from tilting.models.families import family_of, has_adapter, kind_of
+from tilting.models.families import family_of, few_of_built, has_adapter, kind_of
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_stack import attach_all
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
 from tilting.models.pipeline import Pipeline
-from tilting.models.placement import ELSEWHERE, device_of, dtype_of
+from tilting.models.placement import ELSEWHERE, SWITCHES, Switches, device_of, dtype_of
 from tilting.models.shapes import shape_of
+from tilting.models.switches import switched
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +48,7 @@ def load(
     model_config: str | Path | None = None,
     long_prompts: str = "cut",
     each: Mapping[str, Mapping[str, Any]] | None = None,
+    switches: Switches | None = None,
     **inputs: Any,
 ) -> Any:
     """Load a model: "pocket", a diffusers folder, a hub id, a .safetensors file of a whole one, or a pipeline of diffusers that
@@ -60,6 +64,8 @@ def load(
             FILE=FOLDER says it in the name.
         long_prompts: "cut" at the tokens that a model reads, or "chunk": read in windows, by models that read by CLIP alone.
         each: prompt -> inputs of its images, over those of all.
+        switches: how it is run (`tilting.models.placement.Switches`); one by one they are keywords too, as the command line has
+            them: ``look_decoder="auto"``, ``precision_vae="bf16"``, ``quantize="4bit"``, ``compile=True``.
         inputs: what the pipeline's own call takes, of every image: height, width, num_frames, image, mask_image, control_image,
             guidance_scale and so on. A pipeline that takes none of a text-to-image model's folder is found by them: of its
             family the one for pictures, masks, or ``controlnet=`` the folder of one, ``ip_adapter=`` the folder of one.
@@ -72,21 +78,30 @@ def load(
     name = name if model_config is None else f"{name}={model_config}"
     wanted = precision if isinstance(precision, str) else ELSEWHERE.get(str(precision).removeprefix("torch."), str(precision))
     where, dtype = device_of(str(device)), dtype_of(wanted)
+    given = {one: inputs.pop(one) for one in SWITCHES if one in inputs}
+    known = declared(Switches)
+    switches = replace(switches or Switches(), **{one: known[one].check(value) for one, value in given.items()})
     if hasattr(name, "components") and hasattr(name, "scheduler"):
-        model: Any = Pipeline(name, inputs=inputs, each=each)
-        model = model if str(device) == "auto" else model.to(where)
+        few = few_of_built(name)
+        scaled = any(scale in inputs for scale in ("guidance_scale", "true_cfg_scale"))
+        model: Any = Pipeline(name, "", few and few[0], None if scaled else few and few[1], inputs, each)
+        where = None if str(device) == "auto" else where
     else:
         source = find_model(name)
         if inputs or each or (not has_adapter(kind := kind_of(source)) and shape_of(kind) is not None):
-            model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {}).to(where)
+            model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {})
         else:
             loader: Any = family_of(source).loader
             check_long(loader, long_prompts, name)
-            model = loader.load(source, name, *defaults(name), dtype=dtype).to(where)
+            model = loader.load(source, name, *defaults(name), dtype=dtype)
     check_long(type(model), long_prompts, str(name))
     if long_prompts != "cut":
         model.read_long(long_prompts)
     if checkpointing:
-        model.checkpoint()
+        switches = replace(switches, recompute=True)
+    if switches != Switches():
+        switched(model, switches, name if isinstance(name, str) else None, where)
+    elif where is not None:
+        model.to(where)
     loras = [parse_lora(str(one)) for one in ([lora] if isinstance(lora, str | Path) else lora)]
     return attach_all(model, loras, model.default_steps) if loras else model

@@ -14,30 +14,15 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tilting.features.linear_head import LinearHead
+from tilting.models.switches import networks
 from tilting.types import Reward, TiltingError
-
-
-def networks(value: Any) -> list[nn.Module]:
-    """The networks in a reward: itself, or in its fields, and in those of its parts."""
-    if isinstance(value, nn.Module):
-        return [value]
-    parts: list[Any] = []
-    if isinstance(value, Mapping):
-        parts = list(value.values())
-    elif isinstance(value, list | tuple):
-        parts = list(value)
-    elif is_dataclass(value):
-        parts = [getattr(value, field.name) for field in fields(value)]
-    inside = [network for part in parts for network in networks(part)]
-    return list({id(network): network for network in inside}.values())
 
 
 def _copied(reward: Reward) -> Reward:

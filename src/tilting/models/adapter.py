@@ -10,15 +10,15 @@ float32, as is the autoencoder, which overflows in half precision in some famili
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.loading import load_pipeline
-from tilting.models.lora import stack
 from tilting.models.lora_file import INPUTS, parse_lora
+from tilting.models.lora_stack import stack
 from tilting.models.lora_targets import is_clip
 from tilting.models.pipeline import Pipeline
 from tilting.models.schedulers import UNKNOWN, first_order, own_sigmas
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from tilting.models.look import Look
     from tilting.models.text import Context
 
 
@@ -57,6 +58,11 @@ class Adapter(ABC):
     """What becomes of a prompt that is longer than its encoders read: "cut", or "chunk", where it is read in windows."""
     unused: tuple[str, ...] = ()
     """Parts of its pipeline that drawing has no use for."""
+
+    look: Look | None = None
+    """What decodes estimates in the place of its own autoencoder; see `tilting.models.look`."""
+    place: torch.device | None = None
+    """Where it computes, where that is not where its network's weights wait."""
 
     vae: Any
     tokenizer: Any
@@ -139,12 +145,12 @@ class Adapter(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
+        return self.place or next(self.backbone.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network."""
-        return next(self.backbone.parameters()).dtype
+        """Of the network; of one with quantized weights, what it computes in."""
+        return next(p.dtype for p in self.backbone.parameters() if p.is_floating_point())
 
     def tunable(self) -> dict[str, Any]:
         """The networks that a LoRA can change, by the component that files call each: what denoises, and CLIP text encoders."""
@@ -155,6 +161,8 @@ class Adapter(ABC):
         """Recompute the activations of network and autoencoder on the way back: a third more time, far less memory."""
         self.backbone.enable_gradient_checkpointing()
         self.vae.enable_gradient_checkpointing()
+        if self.look is not None:
+            self.look.vae.enable_gradient_checkpointing()
 
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Any:
@@ -221,8 +229,16 @@ class Adapter(ABC):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (m, 3, h, w) in [0, 1] of clean latents (m, ...), NaN where they are not finite; differentiable."""
+        return self._decoded(latents, self.vae.decode)
+
+    def looker(self, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """(latents (m, ...), rows (m,)) -> images of estimates, by the look decoder; None where there is none."""
+        look = self.look
+        return None if look is None else lambda latents, rows: self._decoded(latents, look.decode)
+
+    def _decoded(self, latents: Tensor, decode: Callable[..., Any]) -> Tensor:
         scaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        image = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].to(latents.dtype)
+        image = decode(scaled.to(self.vae.dtype), return_dict=False)[0].to(latents.dtype)
         return (image / 2 + 0.5).clamp(0, 1).masked_fill(image.isinf(), torch.nan)  # which clamp would take for white or black
 
     def encode(self, images: Tensor) -> Tensor:

@@ -7,42 +7,31 @@ scheduler would step.
 So text, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. The networks of steps that
 are passed over answer zeros; what encodes prompts and pictures is asked once for each content. This file knows the loop that
 the pipelines of diffusers share (one loop, one ``self.scheduler.step`` in it), and no family of models.
-
-Autoencoders' posteriors answer with their mean: what a picture is encoded as does not depend on a draw.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import inspect
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models.lora import active, lora_parameters
+from tilting.models.door import Door, own_numbers, swapped
+from tilting.models.entry import Entry, Halt, Stepped, rows_of
+from tilting.models.memo import fresh
 from tilting.models.schedulers import Noise, first_order
-from tilting.models.text import is_learning
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-AUTOENCODERS = ("vae", "vqvae", "movq")
-APART = (*AUTOENCODERS, "text_encoder", "image_encoder", "tokenizer", "feature_extractor", "safety_checker")
-"""What the names of a pipeline's parts outside of its loop begin with."""
-SCALES = re.compile(r"(true_cfg|guidance)_scale(_\d+)?")
 GUIDERS = ("guidance_scale", "adaptive_projected_guidance_scale")
 TEXTS = re.compile(r"negative_prompt(_\d+)?|prompt_\d+")
-"""The call's arguments that are scales of a pair; a guider's; the arguments that are a text for each image."""
-REMEMBERED = 2**30
-"""Bytes of encodings that are kept."""
+"""A guider's scales; the call's arguments that are a text for each image."""
 
 
 class Point(Time):
@@ -56,378 +45,6 @@ class Point(Time):
         point = cls(*time)
         point.step, point.steps = step, steps
         return point
-
-
-class Halt(BaseException):
-    """Leaves the call with what ``step`` was given; no Exception, for a pipeline might catch one."""
-
-    def __init__(self, output: Tensor, t: Any, sample: Tensor):
-        self.output, self.t, self.sample = output, t, sample
-
-
-class Stepped(tuple):
-    """What ``step`` returns, with ``return_dict`` or without."""
-
-    prev_sample = property(lambda self: self[0])
-
-
-class Bar:
-    """Stands where a progress bar was; the loop begins where one is asked for."""
-
-    def __init__(self, inside: Iterable[Any] = ()):
-        self.inside = inside
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.inside)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
-
-
-@contextlib.contextmanager
-def swapped(*triples: tuple[Any, str, Any]) -> Iterator[None]:
-    """Attributes of instances, another value for a while."""
-    absent, olds = object(), []
-    for thing, name, value in triples:
-        olds.append((thing, name, thing.__dict__.get(name, absent)))
-        thing.__dict__[name] = value
-    try:
-        yield
-    finally:
-        for thing, name, old in reversed(olds):
-            if old is absent:
-                thing.__dict__.pop(name, None)
-            else:
-                thing.__dict__[name] = old
-
-
-def fresh(value: Any) -> Any:
-    """Lists and mappings copied: some pipelines write into those that they are given."""
-    if isinstance(value, list):
-        return [fresh(v) for v in value]
-    if type(value) is tuple:
-        return tuple(fresh(v) for v in value)
-    return {k: fresh(v) for k, v in value.items()} if type(value) is dict else value
-
-
-class Unknown(Exception):
-    """A value that cannot be told from another by what it holds."""
-
-
-def content(value: Any) -> Any:
-    """What tells a value from others: a key. Raises Unknown."""
-    if isinstance(value, torch.Tensor):
-        held = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        return tuple(value.shape), str(value.dtype), str(value.device), hashlib.blake2b(held).digest()
-    if isinstance(value, list | tuple):
-        return (type(value).__name__, *map(content, value))
-    if isinstance(value, Mapping):
-        return tuple((k, content(v)) for k, v in sorted(value.items()))
-    if value is None or isinstance(value, str | int | float | bool | bytes | torch.dtype | torch.device):
-        return type(value).__name__, value
-    if hasattr(value, "tobytes"):  # pictures of PIL, arrays
-        return type(value).__name__, getattr(value, "size", None), hashlib.blake2b(value.tobytes()).digest()
-    raise Unknown(type(value).__name__)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors in a value."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [t for v in value.values() for t in tensors(v)]
-    return [t for v in value for t in tensors(v)] if isinstance(value, list | tuple) else []
-
-
-class Memo:
-    """Values by key, made once; those that were not asked for longest go where all are more than ``most`` bytes.
-
-    Args:
-        most: bytes of their tensors.
-    """
-
-    def __init__(self, most: int = REMEMBERED):
-        self.most, self.held = most, 0
-        self._values: OrderedDict[Any, tuple[Any, int, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        """The value of a key."""
-        if key in self._values:
-            value, size, version = self._values[key]
-            if version == sum(t._version for t in tensors(value)):
-                self._values.move_to_end(key)
-                return value
-            self.held -= self._values.pop(key)[1]  # a pipeline has written into it
-        value = make()
-        size = sum(t.nbytes for t in tensors(value)) + 64
-        self._values[key], self.held = (value, size, sum(t._version for t in tensors(value))), self.held + size
-        while self.held > self.most and len(self._values) > 1:
-            self.held -= self._values.popitem(last=False)[1][1]
-        return value
-
-    def __contains__(self, key: Any) -> bool:
-        return key in self._values
-
-    def clear(self) -> None:
-        """Forget all: the encoders are not what they were."""
-        self._values.clear()
-        self.held = 0
-
-
-class Mean:
-    """A posterior that answers with its mean, which is what is kept of it."""
-
-    def __init__(self, mean: Tensor):
-        self.mean = mean
-
-    def mode(self) -> Tensor:
-        return self.mean
-
-    def sample(self, generator: Any = None) -> Tensor:
-        return self.mean
-
-
-class Encoded(tuple):
-    """What ``encode`` returns, with ``return_dict`` or without: of a posterior, or of latents."""
-
-    latent_dist = property(lambda self: self[0])
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("latents", "latent"):
-            return self[0]
-        raise AttributeError(name)
-
-
-def own_numbers(image: Tensor) -> Tensor:
-    """NaN where a picture is infinite, which the tail's clamp would take for white or black."""
-    return image.masked_fill(image.isinf(), torch.nan)
-
-
-class Door:
-    """A pipeline that is entered, one entry at a time: what all calls of it share.
-
-    Args:
-        pipe: a pipeline of diffusers.
-    """
-
-    def __init__(self, pipe: Any):
-        self.pipe, self.lock = pipe, threading.RLock()
-        self.call = inspect.unwrap(type(pipe).__call__)  # without its torch.no_grad
-        self.names = inspect.signature(self.call).parameters
-        parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-        self.outside = {name: part for name, part in parts.items() if name.startswith(APART)}
-        self.inside = {name: part for name, part in parts.items() if name not in self.outside}
-        self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
-        self.memo, self.zeros = Memo(), Memo()
-
-    @property
-    def subject(self) -> str:
-        """What the call is told of an image: its prompt, its class, or only how many there are."""
-        return next((name for name in ("prompt", "class_labels", "batch_size") if name in self.names), "")
-
-    def scales(self, told: Mapping[str, Any]) -> dict[str, float]:
-        """The scales of a pair that a call is told, or has of its own."""
-        values = {name: told.get(name, one.default) for name, one in self.names.items() if SCALES.fullmatch(name)}
-        return {name: value for name, value in values.items() if isinstance(value, int | float) and name in self.names}
-
-    def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
-        """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
-        what encodes is trained, anew."""
-
-        @functools.wraps(function)
-        def asked(*given: Any, **more: Any) -> Any:
-            def make() -> Any:
-                with torch.no_grad():
-                    return change(function(*given, **more))
-
-            if is_learning() and torch.is_grad_enabled():
-                return change(function(*given, **more))
-            try:
-                key = name, self.tuned(), content(given), content(more)
-            except Unknown:
-                return make()
-            return fresh(self.memo.get(key, make))
-
-        return asked
-
-    def tuned(self) -> tuple[Any, ...]:
-        """The LoRAs that are on in what encodes: their scales, and which tensors they are."""
-        found: list[Any] = []
-        for network in self.outside.values():
-            on = active(network) if getattr(network, "peft_config", None) else {}
-            weights = [p for name in on for p in lora_parameters(network, name)]
-            found += [*on.items(), *((p.data_ptr(), p._version) for p in weights)]
-        return tuple(found)
-
-    def autoencoder(self) -> list[tuple[Any, str, Any]]:
-        """Its doors: encoding is remembered, by the posterior's mean, and both are in the autoencoder's own precision."""
-        vae = self.vae
-        if vae is None:
-            return []
-        encode, decode = getattr(vae, "encode", None), vae.decode
-
-        def mean(found: Any) -> Encoded:
-            first: Any = found[0]
-            return Encoded((Mean(first.mode()) if callable(getattr(first, "mode", None)) else first,))
-
-        @functools.wraps(decode)
-        def decoded(z: Tensor, *given: Any, **more: Any) -> Any:
-            out = decode(z.to(vae.dtype), *given, **more)
-            if isinstance(out, tuple):
-                return (own_numbers(out[0]), *out[1:])
-            out.sample = own_numbers(out.sample)
-            return out
-
-        doors: list[tuple[Any, str, Any]] = [(vae, "decode", decoded)]
-        if encode is not None:
-            memo = self.remembered("encode", encode, mean)
-
-            @functools.wraps(encode)
-            def encoded(p: Tensor, *given: Any, **more: Any) -> Encoded:
-                made, dtype = memo(p.to(vae.dtype), *given, **more)[0], p.dtype
-                return Encoded((Mean(made.mean.to(dtype)) if isinstance(made, Mean) else made.to(dtype),))
-
-            doors.append((vae, "encode", encoded))
-        return doors
-
-
-class Entry:
-    """One entry into the call.
-
-    Args:
-        call: what is entered.
-        prompts: of its images.
-        stop: the index of the step to leave at; None goes to the end.
-        x: (m, ...) what enters; None where the call's own latents are to be looked at.
-        time: what the loop is to have at the index ``stop``, in place of its own time.
-        replay: answers of the loop's networks at ``stop``, in place of theirs.
-        blind: ask the networks nothing that is known to be a tensor of some shape.
-        noiseless: what the call noises is noised by zeros.
-    """
-
-    def __init__(
-        self,
-        call: Call,
-        prompts: Sequence[Any],
-        stop: int | None,
-        x: Tensor | None = None,
-        time: Time | None = None,
-        replay: list[Any] | None = None,
-        blind: bool = False,
-        noiseless: bool = False,
-    ):
-        self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
-        self.replay, self.blind, self.noiseless = replay, blind, noiseless
-        self.count, self.looping, self.seen, self.noised = 0, False, [], False
-        self.shapes: list[Any] = []
-        self.latents: Tensor | None = None
-        self.times: Tensor | None = None
-        self.sigmas: Tensor | None = None
-
-    def enters(self, sample: Tensor, dtype: Any) -> Tensor:
-        """x in a loop that may hold each image more than once."""
-        assert self.x is not None
-        copies = len(sample) // len(self.prompts)
-        return (self.x if copies == 1 else self.x.repeat(copies, *[1] * (self.x.ndim - 1))).to(dtype)
-
-    def step(self, output: Tensor, t: Any, sample: Tensor) -> Stepped:
-        i, self.count = self.count, self.count + 1
-        if i == self.stop:
-            raise Halt(output, t, sample)
-        if self.x is None or (self.stop is not None and i < self.stop - 1):
-            return Stepped((sample,))
-        wide = torch.promote_types(sample.dtype, torch.float32) if self.stop is None else sample.dtype
-        return Stepped((self.enters(sample, wide),))
-
-    def network(self, name: str, part: Any) -> Callable[..., Any]:
-        """A part of the loop: itself at the index that is asked for, zeros at others; before the loop, remembered."""
-        forward, zeros = part.forward, self.call.door.zeros
-
-        @functools.wraps(forward)
-        def told(*given: Any, **more: Any) -> Any:
-            if not self.looping or self.count == self.call.length:
-                return forward(*given, **more)
-            key = (name, *((tuple(t.shape), t.dtype, t.device) for t in tensors((given, more))))
-            at = self.count == self.stop
-            if at and self.replay is not None:
-                out = self.replay[len(self.seen)][1]
-            elif at and not self.blind:
-                out = forward(*given, **more)
-                if key not in zeros:
-                    zeros.get(key, lambda: nothing(out))
-            else:
-
-                def blank() -> Any:
-                    with torch.no_grad():
-                        return nothing(forward(*given, **more))
-
-                out = zeros.get(key, blank)
-            if at:
-                self.seen.append((name, out))
-                self.shapes.append(key)
-            return out
-
-        return told
-
-    def prepared(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(prepare)
-        def told(*given: Any, **more: Any) -> Any:
-            made = prepare(*given, **more)
-            first = made[0] if isinstance(made, tuple) else made
-            self.latents = first
-            if self.x is None or self.stop != 0 or not isinstance(first, torch.Tensor):
-                return made
-            entered = self.enters(first, first.dtype)
-            return (entered, *made[1:]) if isinstance(made, tuple) else entered
-
-        return told
-
-    def bar(self, iterable: Any = (), total: Any = None) -> Bar:
-        self.looping = True
-        return Bar(iterable if iterable is not None else ())
-
-    def run(self, **over: Any) -> Any:
-        """What the call returns, or the `Halt` that it was left by."""
-        call, door = self.call, self.call.door
-        pipe = door.pipe
-        swaps: list[tuple[Any, str, Any]] = [(pipe, "scheduler", call.probe(self)), (pipe, "progress_bar", self.bar)]
-        swaps += [(part, "forward", self.network(name, part)) for name, part in door.inside.items()]
-        swaps += [(pipe, name, None) for name in ("safety_checker", "watermark") if getattr(pipe, name, None) is not None]
-        for name, part in door.outside.items():
-            if part is not door.vae:
-                swaps.append((part, "forward", door.remembered(name, part.forward)))
-        if hasattr(pipe, "encode_prompt"):
-            swaps.append((pipe, "encode_prompt", door.remembered("encode_prompt", pipe.encode_prompt)))
-        if hasattr(pipe, "prepare_latents"):
-            swaps.append((pipe, "prepare_latents", self.prepared(pipe.prepare_latents)))
-        swaps += [*door.autoencoder(), *call.guider(over)]
-        with door.lock, swapped(*swaps):
-            try:
-                return door.call(pipe, **(call.arguments(self.prompts) | over))
-            except Halt as halt:
-                return halt.with_traceback(None)  # whose frames hold the graph
-
-
-def nothing(out: Any) -> Any:
-    """Zeros of the same shapes, in the same wrapping."""
-    from torch.utils._pytree import tree_map
-
-    return tree_map(lambda v: torch.zeros_like(v) if isinstance(v, torch.Tensor) else v, out)
-
-
-def rows_of(out: Any) -> int:
-    """Of how many images and branches a network's answer is."""
-    first = out[0] if isinstance(out, list | tuple) else getattr(out, "sample", None)
-    return len(out[0] if first is None else first)
 
 
 class Call:
@@ -497,7 +114,8 @@ class Call:
                         probe.sigmas[place] = entry.time.alpha if noise.inverted else entry.time.sigma
                 entry.times, entry.sigmas = probe.timesteps, getattr(probe, "sigmas", None)
 
-            def scale_model_input(probe, sample: Tensor, *_: Any, **__: Any) -> Tensor:
+            @staticmethod
+            def scale_model_input(sample: Tensor, *_: Any, **__: Any) -> Tensor:
                 return sample
 
             @functools.wraps(base.step)
@@ -646,15 +264,16 @@ class Call:
         out = out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
         return -out if self.noise.inverted else out
 
-    def decode(self, x: Tensor, prompts: Sequence[Any]) -> Tensor:
-        """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable."""
+    def decode(self, x: Tensor, prompts: Sequence[Any], look: Callable[..., Any] | None = None) -> Tensor:
+        """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable. ``look`` decodes in
+        the autoencoder's place."""
         door, kept = self.door, []
         if door.vae is None:
             return (own_numbers(x) / 2 + 0.5).clamp(0, 1)  # a model of pixels
         with door.lock:
-            decode = door.vae.decode
+            decode = look or door.vae.decode
 
-            @functools.wraps(decode)
+            @functools.wraps(door.vae.decode)
             def decoded(*given: Any, **more: Any) -> Any:
                 out = decode(*given, **more)
                 kept.append(out[0] if isinstance(out, tuple) else out.sample)

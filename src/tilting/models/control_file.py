@@ -24,7 +24,8 @@ from tilting.foreign import read_tensors
 from tilting.models import control_spec as spec
 from tilting.models.control_spec import ControlInfo, read_control
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
-from tilting.models.lora import activate, active, beside, load_lora, lora_state, read_lora, save_lora
+from tilting.models.lora import activate, active, beside, load_lora, lora_state
+from tilting.models.lora_weights import read_lora, save_lora
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.types import TiltingError
 

@@ -2,44 +2,32 @@
 
 Targets are the paper's: cross-attention (attn2) and feed-forward layers of the UNet (Clark et al. 2024, A.1). Where image and
 text attend jointly (Stable Diffusion 3, FLUX), the one attention stands for both attn1 and attn2. alpha = rank, so that the
-scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Files are diffusers' own format
-(`pipe.load_lora_weights(folder)`). Adapters are kept by name in the network; scales and step windows are context managers.
-Those that are on add, in whatever order they came and whichever layers each of them has: what is asked or changed here is asked
-of all layers.
+scale in every loader is 1; base weights stay in their dtype and frozen, LoRA's are float32. Adapters are kept by name in the
+network; scales and switches are context managers. Those that are on add, in whatever order they came and whichever layers each
+of them has: what is asked or changed here is asked of all layers. `lora_weights` reads and writes them, `lora_stack` stacks.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.errors import TiltingError
-from tilting.foreign import parse_json, read_json, read_metadata, read_tensors
 from tilting.lazy import torch
-from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, KOHYA_FILE, PAPER_TARGETS, LoraForm, LoraSpec, lora_file
 from tilting.models.lora_file import FILE as FILE
-from tilting.models.lora_names import CLIP, DOWN, TEXT, UP, canonical, kohya_names
+from tilting.models.lora_file import PAPER_TARGETS
+from tilting.models.lora_names import CLIP, DOWN, UP
 from tilting.models.lora_targets import check_takes_lora, is_clip, prefix_of, target_names
-from tilting.models.text import remembering
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tilting.types import Denoise, Prediction, Time
 
-METADATA = "lora_adapter_metadata"
-"""Where diffusers notes a LoRA's settings in its file."""
 TRAINED = "tilting"
 """The name of the adapter that is trained."""
-STACKED, TEACHER = "stacked", "teacher"
-"""What the names of stacked adapters begin with: those that draw, and those that are distilled."""
 
 
 def add_lora(
@@ -117,125 +105,6 @@ def lora_state(target: Any, name: str = TRAINED) -> dict[str, Tensor]:
                     value = side[name].weight.detach().float() * scale
                     found[f"{component}.{clip}{layer}{end}"] = value.cpu().contiguous()
     return found
-
-
-def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
-    """Write weights as a diffusers LoRA folder, atomically. All layers of a component get one rank, the missing ones of it 0:
-    some readers take a layer of another rank at another scale."""
-    make_folder(folder)
-    write_tensors(folder / FILE, {_filed(key): value for key, value in padded(state).items()}, {"format": "pt"})
-    return folder / FILE
-
-
-def export_lora(state: Mapping[str, Tensor], folder: Path, form: LoraForm) -> Path:
-    """Write weights as other programs read them, atomically, of one rank.
-
-    Args:
-        state: by canonical names.
-        folder: to write.
-        form: diffusers (`save_lora`), which ComfyUI reads too; kohya, which A1111 reads; peft, an adapter of one network.
-
-    Raises:
-        TiltingError: for what a format cannot hold.
-    """
-    if form == "diffusers":
-        return save_lora(state, folder)
-    components, state = dict.fromkeys(map(_component, state)), padded(state)
-    if form == "kohya" and "transformer" in components:
-        raise TiltingError("kohya's names are of UNets: give --format diffusers, which ComfyUI reads of a transformer too")
-    if form == "peft" and len(components) > 1:
-        raise TiltingError(f"an adapter of peft is of one network, and this LoRA changes {' and '.join(components)}")
-    make_folder(folder)
-    if form == "kohya":
-        two = "text_encoder_2" in components
-        write_tensors(folder / KOHYA_FILE, dict(kohya_names(state, two)), {"format": "pt"})
-        return folder / KOHYA_FILE
-    from peft import LoraConfig
-
-    ends = {DOWN: ".lora_A.weight", UP: ".lora_B.weight"}
-    layers = {key: key.partition(".")[2].removesuffix(end) for key in state for end in ends if key.endswith(end)}
-    rank = rank_of(state)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(set(layers.values()))).to_dict()
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    named = {f"base_model.model.{layers[key]}{ends[DOWN if key.endswith(DOWN) else UP]}": v for key, v in state.items()}
-    write_atomically(folder / ADAPTER_CONFIG, json.dumps(plain, indent=1).encode())
-    write_tensors(folder / ADAPTER_FILE, named, {"format": "pt"})
-    return folder / ADAPTER_FILE
-
-
-def _filed(key: str) -> str:
-    """A weight under its name in a file: a transformer's are under peft's, a text encoder's under those of its own."""
-    if key.startswith("transformer."):
-        return key.replace("lora.down", "lora_A").replace("lora.up", "lora_B")
-    return key.replace(".lora.", ".lora_linear_layer.") if key.startswith(TEXT) else key
-
-
-def padded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights, of one rank in each component: B A is what it was."""
-    ranks: dict[str, int] = {}
-    for key, value in state.items():
-        if key.endswith(DOWN):
-            ranks[_component(key)] = max(ranks.get(_component(key), 0), len(value))
-
-    def wide(key: str, value: Tensor) -> Tensor:
-        side = 0 if key.endswith(DOWN) else 1
-        missing = ranks[_component(key)] - value.shape[side]
-        shape = [missing if i == side else size for i, size in enumerate(value.shape)]
-        return torch.cat([value, value.new_zeros(shape)], side) if missing else value
-
-    return {key: wide(key, value) for key, value in state.items()}
-
-
-def _component(key: str) -> str:
-    return key.partition(".")[0]
-
-
-def read_lora(source: str | Path, layers_per_block: int = 2) -> dict[str, Tensor]:
-    """The weights in a LoRA folder or file of any naming (`tilting.models.lora_names`), alpha / rank taken into B: a file says
-    it in its metadata, in an adapter's config or beside each layer, and one that does not say means 1.
-
-    Args:
-        source: a folder or a file.
-        layers_per_block: of the UNet it is for; it matters for files in the names of Stability's own code.
-
-    Raises:
-        TiltingError: for what is none, or is of a format that is not read, naming it.
-    """
-    path = lora_file(source)
-    try:
-        held = read_tensors(path, "it")
-        said = read_metadata(path, "it").get(METADATA, "{}")
-    except TiltingError as error:
-        raise TiltingError(f"{str(path)!r} is not a LoRA file: {error}") from error
-    try:
-        config = path.with_name(ADAPTER_CONFIG)
-        adapter = path.name == ADAPTER_FILE and config.is_file()
-        settings = read_json(config) if adapter else parse_json(said, "its metadata")
-        state = canonical(held, settings, layers_per_block)
-    except TiltingError as error:
-        raise TiltingError(f"{str(path)!r} cannot be read as a LoRA: {error}") from error
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, ZeroDivisionError, RuntimeError, re.error) as error:
-        raise TiltingError(f"{str(path)!r} is a LoRA file whose layers or metadata cannot be read: {error!r}") from error
-    if not state:
-        raise TiltingError(f"{str(path)!r} holds no LoRA weights")
-    return state
-
-
-def rank_of(state: Mapping[str, Tensor]) -> int:
-    """The largest rank in a LoRA."""
-    return max(value.shape[0] for key, value in state.items() if key.endswith("lora.down.weight"))
-
-
-def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """One LoRA that is Σ w_i B_i A_i: ranks are concatenated, since A and B must never be averaged apart."""
-    out: dict[str, Tensor] = {}
-    downs = dict.fromkeys(key for state in states for key in state if key.endswith("lora.down.weight"))
-    for down in downs:
-        up = down.replace("lora.down", "lora.up")
-        present = [(state, w) for state, w in zip(states, weights, strict=True) if down in state]
-        out[down] = torch.cat([state[down] for state, _ in present])
-        out[up] = torch.cat([w * state[up] for state, w in present], 1)
-    return out
 
 
 def load_lora(target: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
@@ -364,38 +233,19 @@ def activate(target: Any, names: Sequence[str]) -> None:
 @contextmanager
 def beside(target: Any, name: str) -> Iterator[None]:
     """An adapter on beside those that are, inside the block."""
-    with _switched(target, lambda names: [*(n for n in names if n != name), name]):
+    with switched(target, lambda names: [*(n for n in names if n != name), name]):
         yield
 
 
 @contextmanager
 def without(target: Any, names: Sequence[str]) -> Iterator[None]:
     """These adapters off inside the block, and all others as they are."""
-    with _switched(target, lambda before: [n for n in before if n not in names]):
+    with switched(target, lambda before: [n for n in before if n not in names]):
         yield
 
 
-def in_place_of(model: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
-    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Those stacked
-    so before are removed. Raises TiltingError, naming it, for one that does not fit or is of a text encoder too."""
-    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
-    remove(model, [name for name in held if re.fullmatch(TEACHER + r"\d+", name)])
-    names: list[str] = []
-    for spec in specs:
-        names.append(stack(model, spec, TEACHER))
-        if tells(model, names):
-            remove(model, names)
-            raise TiltingError(f"{spec.text!r} changes a text encoder, and words are read once, by the student's own")
-    activate(model, [name for name in active(model) if name not in names])
-
-    def block() -> AbstractContextManager[None]:
-        return _switched(model, lambda before: [*(n for n in before if n not in off), *names])
-
-    return block
-
-
 @contextmanager
-def _switched(target: Any, change: Callable[[list[str]], list[str]]) -> Iterator[None]:
+def switched(target: Any, change: Callable[[list[str]], list[str]]) -> Iterator[None]:
     """Other adapters active inside the block: what ``change`` makes of those that are."""
     layers = _tuned(target)
     before = [layer._active_adapter for layer in layers]
@@ -424,56 +274,3 @@ def scaled(target: Any, scales: Mapping[str, float]) -> Iterator[None]:
     finally:
         for layer, scaling in zip(layers, before, strict=True):
             layer.scaling.update({name: scale for name, scale in scaling.items() if name in layer.scaling})
-
-
-class Windowed:
-    """A model whose LoRAs are on only in some steps of a grid (Clark et al. 2024, Figs 10, 24-27); all else is the model's own.
-    A control that is attached to it is on in all of them.
-
-    Args:
-        model: with LoRAs attached.
-        steps: of the grid.
-        first, last: the LoRAs are on in the steps first <= i < last.
-        names: of the adapters; default those that are active now.
-    """
-
-    def __init__(self, model: Any, steps: int, first: int = 0, last: int | None = None, names: Sequence[str] | None = None):
-        grid = list(model.schedule.grid(steps))
-        self._model, self._on = model, {t.t for t in grid[first : steps if last is None else last]}
-        self._names = tuple(active(model) if names is None else names)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_model"], name)
-
-    def _at(self, t: Time) -> AbstractContextManager[None]:
-        return nullcontext() if t.t in self._on else without(self._model, self._names)
-
-    def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
-        """See `Adapter.network`: what controls ask."""
-        with self._at(t):
-            return self._model.network(x, t, context)
-
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        """See `Adapter.denoiser`."""
-        denoise = off = self._model.denoiser(prompts, cfg, negative)
-        if tells(self._model, self._names):
-            with without(self._model, self._names), remembering({}):
-                off = self._model.denoiser(prompts, cfg, negative)
-
-        def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            with self._at(t):
-                return (denoise if t.t in self._on else off)(x, t, rows)
-
-        return inside
-
-
-def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
-    """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
-    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
-    name = next(name for i in range(len(held) + 1) if (name := f"{kind}{i}") not in held)
-    per_block = getattr(getattr(getattr(model, "backbone", model), "config", None), "layers_per_block", 2)
-    try:
-        load_lora(model, read_lora(spec.file, per_block if isinstance(per_block, int) else 2), name, spec.scale)
-    except TiltingError as error:
-        raise TiltingError(f"{spec.text!r}: {error}") from error
-    return name

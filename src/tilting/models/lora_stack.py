@@ -1,32 +1,94 @@
-"""Several LoRAs on a model, in place of those before, with the inputs of the sampler that were learned with one of them."""
+"""LoRAs on a model: stacked, in place of others, in a window of steps."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.models.lora import STACKED, Windowed, parts, remove, stack
+from tilting.models.lora import activate, active, load_lora, parts, remove, switched, tells, without
 from tilting.models.lora_file import LoraSpec
+from tilting.models.lora_weights import read_lora
+from tilting.models.text import remembering
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.types import Denoise, Prediction, Time
+
+STACKED, TEACHER = "stacked", "teacher"
+"""What the names of stacked adapters begin with: those that draw, and those that are distilled."""
 
 
-def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[int, int | None] | None = None) -> Any:
-    """Stack LoRAs on a model, each by its scale, in place of those stacked before; within a window of steps if there is one.
-    Sampler inputs that were learned with one come along, as much of them as of it.
-
-    Raises:
-        TiltingError: if one does not fit the model, naming it, or if two bring sampler inputs.
-    """
-    from tilting.models.sampler_inputs import read_inputs  # which imports torch
-
-    learned = [(spec, inputs) for spec in loras if (inputs := read_inputs(spec.file.parent)) is not None]
-    if len(learned) > 1:
-        both = " and ".join(repr(spec.text) for spec, _ in learned[:2])
-        raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
+def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
+    """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
     held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
-    remove(model, [name for name in held if re.fullmatch(STACKED + r"\d+", name)])
-    names = [stack(model, spec) for spec in loras]
-    if learned:
-        model = learned[0][1].on(model, learned[0][0].scale)
-    return model if window is None else Windowed(model, steps, *window, names=names)
+    name = next(name for i in range(len(held) + 1) if (name := f"{kind}{i}") not in held)
+    per_block = getattr(getattr(getattr(model, "backbone", model), "config", None), "layers_per_block", 2)
+    try:
+        load_lora(model, read_lora(spec.file, per_block if isinstance(per_block, int) else 2), name, spec.scale)
+    except TiltingError as error:
+        raise TiltingError(f"{spec.text!r}: {error}") from error
+    return name
+
+
+def in_place_of(model: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
+    """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Those stacked
+    so before are removed. Raises TiltingError, naming it, for one that does not fit or is of a text encoder too."""
+    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
+    remove(model, [name for name in held if re.fullmatch(TEACHER + r"\d+", name)])
+    names: list[str] = []
+    for spec in specs:
+        names.append(stack(model, spec, TEACHER))
+        if tells(model, names):
+            remove(model, names)
+            raise TiltingError(f"{spec.text!r} changes a text encoder, and words are read once, by the student's own")
+    activate(model, [name for name in active(model) if name not in names])
+
+    def block() -> AbstractContextManager[None]:
+        return switched(model, lambda before: [*(n for n in before if n not in off), *names])
+
+    return block
+
+
+class Windowed:
+    """A model whose LoRAs are on only in some steps of a grid (Clark et al. 2024, Figs 10, 24-27); all else is the model's own.
+    A control that is attached to it is on in all of them.
+
+    Args:
+        model: with LoRAs attached.
+        steps: of the grid.
+        first, last: the LoRAs are on in the steps first <= i < last.
+        names: of the adapters; default those that are active now.
+    """
+
+    def __init__(self, model: Any, steps: int, first: int = 0, last: int | None = None, names: Sequence[str] | None = None):
+        grid = list(model.schedule.grid(steps))
+        self._model, self._on = model, {t.t for t in grid[first : steps if last is None else last]}
+        self._names = tuple(active(model) if names is None else names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_model"], name)
+
+    def _at(self, t: Time) -> AbstractContextManager[None]:
+        return nullcontext() if t.t in self._on else without(self._model, self._names)
+
+    def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
+        """See `Adapter.network`: what controls ask."""
+        with self._at(t):
+            return self._model.network(x, t, context)
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+        """See `Adapter.denoiser`."""
+        denoise = off = self._model.denoiser(prompts, cfg, negative)
+        if tells(self._model, self._names):
+            with without(self._model, self._names), remembering({}):
+                off = self._model.denoiser(prompts, cfg, negative)
+
+        def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with self._at(t):
+                return (denoise if t.t in self._on else off)(x, t, rows)
+
+        return inside

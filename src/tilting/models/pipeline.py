@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tilting.errors import TiltingError, nearest
 from tilting.lazy import torch
-from tilting.models.call import Call, Door, Memo, Point, Unknown, content, has_momentum
-from tilting.models.lora import stack
+from tilting.models.call import Call, Point, has_momentum
+from tilting.models.door import Door
 from tilting.models.lora_file import parse_lora
+from tilting.models.lora_stack import stack
 from tilting.models.lora_targets import is_clip
+from tilting.models.memo import Memo, Unknown, content
 from tilting.models.shapes import check_inputs
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+
+    from tilting.models.look import Look
 
 Decode = Callable[["Tensor", "Tensor"], "Tensor"]
 """(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1]."""
@@ -70,6 +74,10 @@ class Pipeline:
     Raises:
         TiltingError: for a call that cannot be entered, or does not take these.
     """
+
+    look: Look | None = None
+    place: torch.device | None = None
+    """See `Adapter`."""
 
     def __init__(
         self,
@@ -212,6 +220,11 @@ class Pipeline:
         plain = self.told("", cfg, negative)
         return [self.told(p, cfg, negative) if p in self.each else plain for p in prompts], [self.subject(p) for p in prompts]
 
+    @property
+    def apart(self) -> bool:
+        """Whether images of different prompts are evaluated in calls of their own."""
+        return self._alone or self._apart or bool(self.each)
+
     # -- what a model does
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
@@ -236,11 +249,18 @@ class Pipeline:
 
     def decoder(self, prompts: Sequence[str]) -> Decode:
         """The tail of the call for these prompts' images; differentiable, NaN where it is not finite."""
+        return self._decoder(prompts, None)
+
+    def looker(self, prompts: Sequence[str]) -> Decode | None:
+        """The same for estimates, by the look decoder; None where there is none."""
+        return None if self.look is None else self._decoder(prompts, self.look.decode)
+
+    def _decoder(self, prompts: Sequence[str], look: Callable[..., Any] | None) -> Decode:
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
         def decode(x: Tensor, rows: Tensor) -> Tensor:
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-                return self._tail(told).decode(x[places], subjects)
+                return self._tail(told).decode(x[places], subjects, look)
 
             return self._rows(told, subjects, rows, ask)
 
@@ -249,6 +269,12 @@ class Pipeline:
     def _tail(self, told: Mapping[str, Any]) -> Call:
         """A short call, of which only the end matters."""
         return self.call(self.default_steps if "strength" in self.door.names else min(2, self.default_steps), told)
+
+    def before_decoder(self, latents: Tensor) -> Tensor:
+        """What the autoencoder is given of clean latents (m, ...)."""
+        call = self._tail(self.told(self.some, self.default_cfg, ""))
+        with torch.no_grad():
+            return call.before_decoder(latents, [call.a_prompt] * len(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `decoder`, of images that are told what all are."""
@@ -327,12 +353,12 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
+        return self.place or next(self.backbone.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network."""
-        return next(self.backbone.parameters()).dtype
+        """See `Adapter.dtype`."""
+        return next(p.dtype for p in self.backbone.parameters() if p.is_floating_point())
 
     def to(self, where: torch.device | torch.dtype | str) -> Self:
         """The model, its networks moved to a device, or in another precision."""
@@ -359,6 +385,7 @@ class Pipeline:
 
     def checkpoint(self) -> None:
         """Recompute the activations of network and autoencoder on the way back, where diffusers can."""
-        for part in (self.backbone, self.vae):
+        parts: list[Any] = [self.backbone, self.vae, getattr(self.look, "vae", None)]
+        for part in parts:
             if getattr(part, "_supports_gradient_checkpointing", False):
                 part.enable_gradient_checkpointing()

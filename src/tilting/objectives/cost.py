@@ -29,29 +29,32 @@ class Cost(NamedTuple):
             back included; a CFG pair counts as one.
         reward_calls: images scored.
         drawn: whether these differ from one training step to the next.
+        slopes, steep: of the evaluations, and of the reward calls, those with a gradient.
     """
 
     evaluations: float
     reward_calls: float
     drawn: bool = False
+    slopes: float = 0.0
+    steep: float = 0.0
 
 
 def cost_of(objective: BaseObjective, steps: int = STEPS) -> Cost:
     """The cost of an objective on a chain of so many steps."""
     first = [_step(objective, steps, k) for k in range(3)]
-    drawn = len(set(first)) > 1
+    drawn = len({(a + b, c + d) for a, b, c, d in first}) > 1
     each = first + [_step(objective, steps, k) for k in range(3, DRAWS)] if drawn else first
-    evaluations, calls = (sum(column) / len(each) for column in zip(*each, strict=True))
-    return Cost(evaluations, calls, drawn)
+    plain, slopes, looks, steep = (sum(column) / len(each) for column in zip(*each, strict=True))
+    return Cost(plain + slopes, looks + steep, drawn, slopes, steep)
 
 
-def _step(objective: BaseObjective, steps: int, number: int) -> tuple[float, float]:
-    """(evaluations, reward calls) of an image in a training step."""
-    paid, count = [0, 0], 2 * objective.group_size
+def _step(objective: BaseObjective, steps: int, number: int) -> tuple[float, ...]:
+    """(evaluations without, with gradient, reward calls without, with) of an image in a training step."""
+    paid, count = [0, 0, 0, 0], 2 * objective.group_size
     theta = torch.zeros(2, requires_grad=True)
 
     def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-        paid[0] += len(x)
+        paid[torch.is_grad_enabled()] += len(x)
         x0 = t.alpha * x + t.sigma * theta
         return Prediction((x - t.alpha * x0) / t.sigma, x0, torch.zeros_like(x))
 
@@ -59,7 +62,7 @@ def _step(objective: BaseObjective, steps: int, number: int) -> tuple[float, flo
         return Prediction(*(part if x.requires_grad else part.detach() for part in denoise(x, t, rows)))
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
-        paid[1] += len(x0)
+        paid[2 + (torch.is_grad_enabled() and x0.requires_grad)] += len(x0)
         return x0.sum(1)
 
     who = [Identity(0, f"prompt {i // objective.group_size}", i) for i in range(count)]
@@ -71,4 +74,4 @@ def _step(objective: BaseObjective, steps: int, number: int) -> tuple[float, flo
         for loss in objective(batch):
             if loss.value.requires_grad:
                 loss.value.backward()
-    return paid[0] / count, paid[1] / count
+    return tuple(each / count for each in paid)

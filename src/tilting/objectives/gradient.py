@@ -50,11 +50,16 @@ def dropped(value: Tensor, share: float, batch: TrainBatch) -> Tensor:
     return value * batch.mine(keep).to(value) / (1 - share)
 
 
-def eps_distance(batch: TrainBatch, point: Point) -> Tensor:
-    """(eps_θ - eps_base)² at the state a step started from, under CFG: its mean over images and latent dimensions."""
+def eps_penalty(weight: float, batch: TrainBatch, point: Point, numbers: dict[str, float]) -> Tensor | float:
+    """weight times the mean (eps_θ - eps_base)² over images and latent dimensions, under CFG, at the state a step started
+    from, which ``numbers`` is told; nothing is evaluated for a weight of 0."""
+    if not weight:
+        return 0.0
     with torch.no_grad():
         base = batch.base(point.x, point.t, batch.rows).eps
-    return (batch.denoise(point.x, point.t, batch.rows).eps - base).square().mean()
+    far = (batch.denoise(point.x, point.t, batch.rows).eps - base).square().mean()
+    numbers["eps_kl"] = far.item()
+    return weight * far
 
 
 class ThroughChain(BaseObjective):
@@ -92,11 +97,7 @@ class ThroughChain(BaseObjective):
         if path.kl is not None:
             loss = loss + self.kl * path.kl.mean()
             numbers["kl" if truncation.rule == "all" else "kl_open"] = path.kl.mean().item()
-        if self.eps_kl:
-            far = eps_distance(batch, path.points[-1])
-            loss = loss + self.eps_kl * far
-            numbers["eps_kl"] = far.item()
-        yield Loss(loss, numbers)
+        yield Loss(loss + eps_penalty(self.eps_kl, batch, path.points[-1], numbers), numbers)
 
 
 @OBJECTIVES.register
@@ -200,11 +201,7 @@ class DraftLv(BaseObjective):
                 loss = loss - (slope.detach() * clean).flatten(1).sum(1).mean()
             else:
                 loss = loss - dropped(batch.value(clean, batch.rows), self.dropout, batch).mean()
-        if self.eps_kl:
-            far = eps_distance(batch, path.points[-1])
-            loss = loss + self.eps_kl * far
-            numbers["eps_kl"] = far.item()
-        yield Loss(loss, numbers)
+        yield Loss(loss + eps_penalty(self.eps_kl, batch, path.points[-1], numbers), numbers)
 
 
 @OBJECTIVES.register

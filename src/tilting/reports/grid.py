@@ -12,6 +12,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from tilting.disk import inner_path, write_atomically
+from tilting.errors import TiltingError
+from tilting.features.film import contact_sheet, open_frames
 from tilting.runs.files import GRID, keys_of, read_manifest
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
@@ -44,9 +46,11 @@ def letters(size: int) -> ImageFont.FreeTypeFont:
 
 
 def read(path: Path) -> Image.Image:
-    """The picture of a file, decoded."""
-    with Image.open(path) as opened:
-        return opened.convert("RGB")
+    """The picture of a file, decoded; of a film its contact sheet. Raises TiltingError, naming it."""
+    try:
+        return contact_sheet(open_frames(path))
+    except TiltingError as error:
+        raise TiltingError(f"{str(path)!r} {error}") from error
 
 
 def picture_of(folder: Path, record: dict[str, Any]) -> Path:

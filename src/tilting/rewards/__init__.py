@@ -17,11 +17,10 @@ from tilting.rewards.pixel_rules import color as color, rotation as rotation, sy
 from tilting.rewards.perceptual import Diversity as Diversity, Gram as Gram, diversity as diversity, gram as gram
 from tilting.rewards.classifiers import Classify as Classify, Likelihood as Likelihood
 from tilting.rewards.classifiers import classify as classify, likelihood as likelihood
-from tilting.rewards.preferences import Aesthetic as Aesthetic, ImageReward as ImageReward
+from tilting.rewards.preferences import Aesthetic as Aesthetic, Learned as Learned
 from tilting.rewards.preferences import aesthetic as aesthetic, hpsv2 as hpsv2
 from tilting.rewards.preferences import imagereward as imagereward, pickscore as pickscore
-from tilting.rewards.preferences import Mps as Mps, aesthetic_v2_5 as aesthetic_v2_5, mps as mps
-from tilting.rewards.vision_language import Hpsv3 as Hpsv3, UnifiedReward as UnifiedReward, VqaScore as VqaScore
+from tilting.rewards.preferences import aesthetic_v2_5 as aesthetic_v2_5, mps as mps
 from tilting.rewards.vision_language import hpsv3 as hpsv3, unifiedreward as unifiedreward, vqascore as vqascore
 from tilting.rewards.detector import Detect as Detect, detect as detect
 from tilting.rewards.geneval import GenEval as GenEval, geneval as geneval

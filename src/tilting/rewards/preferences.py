@@ -44,6 +44,7 @@ file ``ImageReward.pt``, with keys ``blip.visual_encoder.*``, ``blip.text_encode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,8 @@ from tilting.rewards.declaration import REWARDS, Argument, Reads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.features.blip import BlipScorer
     from tilting.features.clip import ClipEmbedder
     from tilting.features.linear_head import LinearHead
-    from tilting.features.mps import MpsScorer
     from tilting.features.siglip import SiglipEmbedder
 
 FOLDER = Argument("FOLDER")
@@ -102,6 +101,24 @@ def laion(reward: str) -> Source:
 def hps(version: str) -> Source:
     """Where the checkpoint of HPS v2 comes from."""
     return Source("hpsv2", "xswu/HPSv2", (HPS_FILES[version],), size="2 GB", licence="Apache-2.0")
+
+
+@dataclass(frozen=True)
+class Learned(Scorer):
+    """r(x, c) = h(x, what is asked about c).
+
+    Attributes:
+        embedder: h, frozen: images (b, 3, h, w) in [0, 1] and b texts -> (b,).
+        ask: the text that h reads, from a prompt.
+    """
+
+    embedder: Callable[[Tensor, list[str]], Tensor]
+    name: str
+    ask: Callable[[str], str] = str
+    differentiable: bool = True
+
+    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return self.embedder(images, [self.ask(prompt) for prompt in prompts])
 
 
 def named(reward: str, place: str | Path | None) -> str:
@@ -262,22 +279,6 @@ def hpsv2(place: str | Path | None = None, processor: str | Path | None = None, 
     return Clip(embedder, named("hpsv2", place))
 
 
-@dataclass(frozen=True)
-class ImageReward(Scorer):
-    """r(x, c) = (s(h(x, c)) - mean) / std.
-
-    Attributes:
-        embedder: the frozen network.
-    """
-
-    embedder: BlipScorer
-    name: str = "imagereward"
-    differentiable: bool = True
-
-    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return self.embedder(images, prompts)
-
-
 @REWARDS.declare(
     "imagereward",
     "how people rate it (ImageReward)",
@@ -287,7 +288,7 @@ class ImageReward(Scorer):
     weights=True,
     sources=(BLIP, BERT),
 )
-def imagereward(place: str | Path | None = None, words: str | Path | None = None) -> ImageReward:
+def imagereward(place: str | Path | None = None, words: str | Path | None = None) -> Learned:
     """ImageReward v1.0.
 
     Args:
@@ -305,23 +306,7 @@ def imagereward(place: str | Path | None = None, words: str | Path | None = None
     source = find_folder(BERT, words, ("vocab.txt", "tokenizer.json"), path.parent)
     with explained(BERT, source):
         tokenizer = read_words(source)
-    return ImageReward(BlipScorer(*parts, tokenizer), named("imagereward", place))
-
-
-@dataclass(frozen=True)
-class Mps(Scorer):
-    """r(x, c) = cos(h(x, c), text(c)).
-
-    Attributes:
-        embedder: the frozen network.
-    """
-
-    embedder: MpsScorer
-    name: str = "mps"
-    differentiable: bool = True
-
-    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return self.embedder(images, prompts)
+    return Learned(BlipScorer(*parts, tokenizer), named("imagereward", place))
 
 
 @REWARDS.declare(
@@ -333,7 +318,7 @@ class Mps(Scorer):
     weights=True,
     sources=(MPS, laion("mps")),
 )
-def mps(place: str | Path | None = None, processor: str | Path | None = None) -> Mps:
+def mps(place: str | Path | None = None, processor: str | Path | None = None) -> Learned:
     """MPS of the overall preference, as the raw cosine.
 
     Args:
@@ -350,4 +335,4 @@ def mps(place: str | Path | None = None, processor: str | Path | None = None) ->
     folder = find_folder(words, processor, WORDS, path.parent)
     with explained(words, folder):
         tokenizer = checkpoints.tokenizer_of(folder, "CLIP")
-    return Mps(mps.MpsScorer(eye, cross, tokenizer), named("mps", place))
+    return Learned(mps.MpsScorer(eye, cross, tokenizer), named("mps", place))

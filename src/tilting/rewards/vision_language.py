@@ -21,21 +21,13 @@ with openai/clip-vit-large-patch14-336 (the layer before the last, without [CLS]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tilting.features.packaged import question
 from tilting.features.sources import Source, explained, find_file, find_folder
-from tilting.rewards.check import Scorer
 from tilting.rewards.declaration import REWARDS
-from tilting.rewards.preferences import FOLDER, named
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tilting.features.clip_t5 import ClipT5
-    from tilting.features.qwen import Hpsv3Scorer, RatingScorer
+from tilting.rewards.preferences import FOLDER, Learned, named
 
 HPSV3 = Source("hpsv3", "MizzenAI/HPSv3", ("HPSv3.safetensors",), size="17 GB", licence="MIT")
 QWEN_FILES = ("config.json, tokenizer.json, tokenizer_config.json and preprocessor_config.json",)
@@ -43,24 +35,7 @@ QWEN = Source("hpsv3", "Qwen/Qwen2-VL-7B-Instruct", QWEN_FILES, part="processor"
 UNIFIED = Source("unifiedreward", "CodeGoat24/UnifiedReward-qwen-7b", size="17 GB", licence="MIT")
 FLAN = Source("vqascore", "zhiqiulin/clip-flant5-xl", size="6.3 GB", licence="Apache-2.0")
 TOWER = Source("vqascore", "openai/clip-vit-large-patch14-336", part="CLIP ViT-L/14-336", size="1.7 GB", licence="MIT")
-ANSWER = "Final Score: "
 ASKED = 'Does this figure show "{prompt}"? Please answer yes or no.'
-
-
-@dataclass(frozen=True)
-class Hpsv3(Scorer):
-    """r(x, c) = μ of HPSv3.
-
-    Attributes:
-        embedder: the frozen network.
-    """
-
-    embedder: Hpsv3Scorer
-    name: str = "hpsv3"
-    differentiable: bool = True
-
-    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return self.embedder(images, [question("hpsv3", prompt) for prompt in prompts])
 
 
 @REWARDS.declare(
@@ -72,7 +47,7 @@ class Hpsv3(Scorer):
     weights=True,
     sources=(HPSV3, QWEN),
 )
-def hpsv3(place: str | Path | None = None, processor: str | Path | None = None) -> Hpsv3:
+def hpsv3(place: str | Path | None = None, processor: str | Path | None = None) -> Learned:
     """HPSv3.
 
     Args:
@@ -89,23 +64,7 @@ def hpsv3(place: str | Path | None = None, processor: str | Path | None = None) 
     source = find_folder(QWEN, processor, ("preprocessor_config.json",), path.parent)
     state = checkpoints.read_state(path, "hpsv3")
     with explained(QWEN, source, path.parent):
-        return Hpsv3(qwen.read_hpsv3(state, path, source), named("hpsv3", place))
-
-
-@dataclass(frozen=True)
-class UnifiedReward(Scorer):
-    """r(x, c) = the mean rating of UnifiedReward.
-
-    Attributes:
-        embedder: the frozen network.
-    """
-
-    embedder: RatingScorer
-    name: str = "unifiedreward"
-    differentiable: bool = True
-
-    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return self.embedder(images, [question("unifiedreward", prompt) for prompt in prompts], ANSWER)
+        return Learned(qwen.read_hpsv3(state, path, source), named("hpsv3", place), partial(question, "hpsv3"))
 
 
 @REWARDS.declare(
@@ -117,7 +76,7 @@ class UnifiedReward(Scorer):
     weights=True,
     sources=(UNIFIED,),
 )
-def unifiedreward(folder: str | Path | None = None) -> UnifiedReward:
+def unifiedreward(folder: str | Path | None = None) -> Learned:
     """UnifiedReward, of a picture alone.
 
     Args:
@@ -130,23 +89,7 @@ def unifiedreward(folder: str | Path | None = None) -> UnifiedReward:
 
     source = find_folder(UNIFIED, folder)
     with explained(UNIFIED, source):
-        return UnifiedReward(RatingScorer(source), named("unifiedreward", folder))
-
-
-@dataclass(frozen=True)
-class VqaScore(Scorer):
-    """r(x, c) = p(Yes | x, "Does this figure show c?").
-
-    Attributes:
-        embedder: the frozen network.
-    """
-
-    embedder: ClipT5
-    name: str = "vqascore"
-    differentiable: bool = True
-
-    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return self.embedder(images, [ASKED.replace("{prompt}", prompt) for prompt in prompts])
+        return Learned(RatingScorer(source), named("unifiedreward", folder), partial(question, "unifiedreward"))
 
 
 @REWARDS.declare(
@@ -158,7 +101,7 @@ class VqaScore(Scorer):
     weights=True,
     sources=(FLAN, TOWER),
 )
-def vqascore(folder: str | Path | None = None, tower: str | Path | None = None) -> VqaScore:
+def vqascore(folder: str | Path | None = None, tower: str | Path | None = None) -> Learned:
     """VQAScore of CLIP-FlanT5.
 
     Args:
@@ -176,4 +119,4 @@ def vqascore(folder: str | Path | None = None, tower: str | Path | None = None) 
         reader = ClipT5(source)
     eye = find_folder(TOWER, tower, beside=beside)
     with explained(TOWER, eye, beside):
-        return VqaScore(reader.look_through(eye), named("vqascore", folder))
+        return Learned(reader.look_through(eye), named("vqascore", folder), lambda prompt: ASKED.replace("{prompt}", prompt))

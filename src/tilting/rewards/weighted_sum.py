@@ -89,11 +89,13 @@ class Combined:
         parts: the rewards and their weights.
         keys: the name of each part in reports, unique; the spec that asked for it when there was one.
         scales: None, the default, for the plain sum.
+        frames: of films, those that parts which score pictures see; see `tilting.rewards.check.chosen`.
     """
 
     parts: tuple[tuple[Reward, float], ...]
     keys: tuple[str, ...]
     scales: Scales | None = None
+    frames: str = "all"
     films = True  # which are given to each part as it takes them
 
     def __post_init__(self):
@@ -125,7 +127,7 @@ class Combined:
 
     def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """The raw (unweighted, unscaled) values (b,) of every part by key, each `checked`: a RewardError names its part."""
-        return {key: checked(r, images, prompts) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
+        return {key: checked(r, images, prompts, self.frames) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum (b,) of what `each` gave, for those who need both and pay once."""
@@ -172,3 +174,8 @@ def of_latents(reward: Any) -> Any:
     if found and len(parts) > 1:
         raise TiltingError(f"reward {found[0].name!r} scores latents, not pictures: it stands alone, so leave the others out")
     return found[0] if found else None
+
+
+def framed(reward: Reward | None, frames: str) -> Reward | None:
+    """A reward that scores these frames of films (`tilting.rewards.check.chosen`); one of all frames stays as it is."""
+    return reward if reward is None or frames == "all" else replace(as_sum(reward), frames=frames)

@@ -28,13 +28,15 @@ where older ones hold the records themselves."""
 SPENT = "spent"
 """In the last line of what was drawn at once: what the run had cost until then, which its summary tells at the end."""
 GRID = "grid.png"
+TRACE, TRACE_TOLD, TRACE_SHEET = "trace", "trace/{:05d}.json", "trace/{:05d}.webp"
+"""Of images drawn with --trace: the folder, and by number what is told of one, and its pictures."""
 SWEEP = "sweep.json"
 """Of a folder of runs at several strengths of a control."""
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-"""Of pictures, by format."""
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
+"""Of pictures and films, by format."""
 
 
 def image_name(number: int, kind: str | None = None) -> str:
@@ -241,10 +243,13 @@ def whole(path: Path) -> bool:
     was written, so that one with a flipped bit is not either."""
     try:
         data = path.read_bytes()
+        if path.suffix == ".mp4":
+            return _has_boxes(data)
         open_rgb(path)
         if path.suffix != ".png":
             riff = data[:4] == b"RIFF" and len(data) == 8 + int.from_bytes(data[4:8], "little")
-            return riff or (data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9")
+            gif = data[:4] == b"GIF8" and data[-1:] == b";"
+            return riff or gif or (data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9")
         if not data.startswith(PNG_HEAD):
             return False
         at, kind = len(PNG_HEAD), b""
@@ -257,6 +262,16 @@ def whole(path: Path) -> bool:
     except (OSError, TiltingError):
         return False
     return kind == b"IEND"
+
+
+def _has_boxes(data: bytes) -> bool:
+    """Whether an mp4 ends where its last box does, and holds its pictures and where they are."""
+    at, kinds = 0, set()
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kinds.add(data[at + 4 : at + 8])
+        at += max(size, 8)
+    return at == len(data) and {b"ftyp", b"mdat", b"moov"} <= kinds
 
 
 def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict]:

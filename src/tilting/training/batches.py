@@ -22,12 +22,12 @@ from tilting.config.picture import read_picture
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
-from tilting.generation.plan import Model, decoder_of
+from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.models.lora import TRAINED, without
 from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
-from tilting.rewards.check import check_values, checked
+from tilting.rewards.check import check_values, checked, framewise
 from tilting.rewards.weighted_sum import as_sum
 from tilting.schedule import Law
 from tilting.training.diversity import Diversity, to_reverse
@@ -256,19 +256,24 @@ class Batches:
 
     def _prefers(self, prompts: list[str]) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
         """The reward's own comparison of pictures, where it has one: ``prefers(images a, images b, prompts) -> (m,)``."""
-        parts = as_sum(self.reward).parts if self.reward is not None else ()
-        compare = getattr(parts[0][0], "prefers", None) if len(parts) == 1 and parts[0][1] > 0 else None
+        if self.reward is None:
+            return None
+        total = as_sum(self.reward)
+        compare = getattr(total.parts[0][0], "prefers", None) if len(total.parts) == 1 and total.parts[0][1] > 0 else None
         if compare is None:
             return None
         decode = self._decoder(prompts)
 
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
-            words = [prompts[int(i)] for i in rows]
+            words, name = [prompts[int(i)] for i in rows], getattr(self.reward, "name", "reward")
+            both = torch.cat([decode(a, rows), decode(b, rows)], -3)  # pictures, or films frame by frame
+
+            def ask(both: Tensor, words: list[str]) -> Tensor:
+                return check_values(name, compare(both[:, :3], both[:, 3:], words), len(both))
+
             try:
-                return check_values(
-                    getattr(self.reward, "name", "reward"), compare(decode(a, rows), decode(b, rows), words), len(a)
-                )
+                return ask(both, words) if both.ndim == 4 else framewise(ask, both, words, total.frames)
             except RewardError as error:
                 self.trouble = str(error)
                 return a.flatten(1).sum(1) * float("nan")
@@ -276,8 +281,8 @@ class Batches:
         return prefers
 
     def _decoder(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
-        """Images of latents, in parts where a batch is asked for in parts."""
-        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, decoder_of(self.model, prompts)
+        """Images of latents, by the look decoder where the model has one; in parts where a batch is asked for in parts."""
+        size, decode = self.config.batch_size // self.engine.count // self.config.accumulate, self._decode(prompts)
 
         def images(x0: Tensor, rows: Tensor) -> Tensor:
             if self.config.accumulate == 1 or torch.is_grad_enabled():
@@ -286,8 +291,11 @@ class Batches:
 
         return images
 
+    def _decode(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        return looker_of(self.model, prompts) or decoder_of(self.model, prompts)
+
     def _critic(self, prompts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
-        decode = decoder_of(self.model, prompts)
+        decode = self._decode(prompts)
 
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
             assert self.critic is not None

@@ -19,7 +19,9 @@ from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.models.look import find_look
 from tilting.models.lora_file import lora_files, parse_lora
+from tilting.models.placement import NEUTRAL
 from tilting.models.told import asked, files_of
 from tilting.objectives import OBJECTIVES
 from tilting.runs import files
@@ -33,7 +35,7 @@ METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 class TrainingFolder(RunFolder[Config]):
     """The folder of a training run; see `RunFolder`."""
 
-    free = ("out", "tracker", "unused", "device")
+    free = ("out", "tracker", "unused", "device", *NEUTRAL)
     kind, inside = TRAINING, "samples"
     longer = "choose another --out"
     """What to do about a run that is wanted longer."""
@@ -119,6 +121,8 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
         told = [files.digest(file) for file in files_of(*asked(config))]
         table = [Path(config.pairs), *(file for pair in read_pairs(config.pairs) for file in pair[1:])] if config.pairs else []
         now |= {"pairs-sha256": files.digest_of(table)} if table else {}
+        look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
+        now |= {"look-decoder-sha256": look} if look else {}
         return now | ({"teacher-sha256": taught} if taught else {}) | ({"input-sha256": told} if told else {})
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

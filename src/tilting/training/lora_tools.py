@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.models.lora import export_lora, mix, rank_of, read_lora, save_lora
 from tilting.models.lora_file import INPUTS, LoraForm, LoraSpec, lora_file, lora_files
 from tilting.models.lora_targets import target_modules_of
+from tilting.models.lora_weights import export_lora, mix, rank_of, read_lora, save_lora
 from tilting.runs.alone import alone
 from tilting.runs.files import digest
 from tilting.runs.owner import LORA, folder_of

@@ -15,14 +15,15 @@ from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.generate import Judge, judge_of
 from tilting.models import load
-from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
 from tilting.models.lora_targets import check_lora
-from tilting.models.placement import device_of
+from tilting.models.lora_weights import read_lora
+from tilting.models.placement import Switches, device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
+from tilting.rewards.weighted_sum import framed
 from tilting.runs.alone import alone
 from tilting.training.batches import Batches
 from tilting.training.driver import Observer, enter, kl_of, train_in_folder
@@ -54,6 +55,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     if config.pairs:
         check_pictures(read_pairs(config.pairs))
     reward = informed(build(config.specs()), config.prompts, config.metadata) if config.reward else None
+    reward = framed(reward, config.reward_frames)
     if reward is not None and config.made_objective.needs_gradient and not reward.differentiable:
         raise black_box(config.objective, reward.name)
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
@@ -62,7 +64,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     if config.init_lora:
         start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
     told, each = asked(config)
-    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", **told}
+    how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", "switches": Switches.of(config), **told}
     return Parts(load(config.model, precision=config.precision, **how), reward, judge, start, inputs)
 
 

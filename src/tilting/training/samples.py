@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from tilting.features.film import contact_sheet, frames_of
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.generation.plan import Model, identities
 from tilting.reports.grid import Cell, short, write_rows
@@ -117,11 +117,10 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
 def write_look(seen: Look, path: Path, title: str) -> None:
     """A captioned grid: a row per prompt, under each image its reward and judge."""
     means = seen.numbers()
-    shown = seen.images[:, 0] if seen.images.ndim == 5 else seen.images  # of a film its first frame
-    pictures = shown.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    pictures = [contact_sheet(frames_of(image)) for image in seen.images]
     rows: dict[str, list[Cell]] = {}
     for i, prompt in enumerate(seen.prompts):
         values = [v for v in (seen.rewards[i], seen.judged[i]) if v == v]
-        rows.setdefault(prompt, []).append((" / ".join(map(short, values)), Image.fromarray(pictures[i])))
+        rows.setdefault(prompt, []).append((" / ".join(map(short, values)), pictures[i]))
     totals = f"reward {short(means['sample_reward'])}, judge {short(means['judge'])}"
     write_rows(list(rows.items()), title, totals, path)

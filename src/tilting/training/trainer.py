@@ -23,24 +23,15 @@ from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
 from tilting.models.adapt import adapted, with_dropout
 from tilting.models.lora import TRAINED as NAME
-from tilting.models.lora import (
-    add_lora,
-    in_place_of,
-    load_lora,
-    lora_parameters,
-    lora_state,
-    parts,
-    rank_of,
-    read_lora,
-    remove,
-    save_lora,
-    tells,
-)
+from tilting.models.lora import add_lora, load_lora, lora_parameters, lora_state, parts, remove, tells
 from tilting.models.lora_file import lora_file, parse_lora
+from tilting.models.lora_stack import in_place_of
 from tilting.models.lora_targets import is_clip
+from tilting.models.lora_weights import rank_of, read_lora, save_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
 from tilting.rewards.metadata import informed
+from tilting.rewards.weighted_sum import framed
 from tilting.training.average import EMA, Average
 from tilting.training.batches import Batches, Counts, in_parts
 from tilting.training.checkpoint import Saved
@@ -267,7 +258,7 @@ def trainer_of(
             p.requires_grad_(name.partition(".")[0] in config.learn)
             parameters |= {name: p} if p.requires_grad else {}
     thin = with_dropout(reward, config.reward_dropout) if config.reward_dropout and reward is not None else None
-    reward = thin or reward
+    reward = framed(thin or reward, config.reward_frames)
     critic = adapted(reward, config.rank or 8, config.seed) if objective.needs_critic and reward is not None else None
     if critic is not None:
         parameters |= {f"critic.{name}": p for name, p in critic[1].items()}
@@ -354,7 +345,7 @@ class Tuned:
     """What `finetune` returns.
 
     Attributes:
-        lora: the weights under diffusers' names; `tilting.models.lora.save_lora` writes them. They are active in the model too.
+        lora: the weights under diffusers' names, for `tilting.models.lora_weights.save_lora`. They are active in the model too.
         history: a mapping of numbers per training step.
         inputs: what was learned of the sampler; ``inputs.on(model)`` draws with it, `save` writes it beside the LoRA.
         ema: the same of the averaged weights, where ``ema`` asked for them.

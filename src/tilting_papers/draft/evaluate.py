@@ -21,8 +21,10 @@ from tilting.disk import write_atomically
 from tilting.metrics.diversity import mean_pairwise
 from tilting.metrics.extract import judge_features
 from tilting.metrics.judge import PocketJudge
-from tilting.models.lora import Windowed, load_lora, mix, read_lora
+from tilting.models.lora import load_lora
 from tilting.models.lora_file import lora_files
+from tilting.models.lora_stack import Windowed
+from tilting.models.lora_weights import mix, read_lora
 from tilting.runs.files import digest_of
 from tilting.training.samples import look, scores
 from tilting.training.trainer import NAME

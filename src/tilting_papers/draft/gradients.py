@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
+from tilting.models.lora_weights import read_lora
 from tilting.objectives import draft_k
 from tilting.runs.files import digest
 from tilting.training.batches import Batches

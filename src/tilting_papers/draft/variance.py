@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from tilting.metrics.statistics import jackknife
-from tilting.models.lora import read_lora
 from tilting.models.lora_file import lora_file
+from tilting.models.lora_weights import read_lora
 from tilting.objectives.batch import TrainBatch
 from tilting.objectives.rollout import rollout
 from tilting.runs.files import digest

@@ -1,0 +1,456 @@
+"""The documentation as a site: what it is built from, and in which order it stands.
+
+    python docs/site.py build/docs                  pages and their order; `make docs` builds them with zensical, links checked
+    python docs/site.py --choose > docs/choose.md   how to choose, from the rows of docs/*/table.md
+
+Pages of docs/ go in as they are. A page for each method, objective and reward is made of its declaration, with the rows that
+recipes measured of it; papers.md and api.md are made of what is there. A page that nobody put into the order is a guide.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import tilting
+from tilting.cli import reference
+from tilting.cli.lists import evaluations_of
+from tilting.config.about import STEPS, about_method
+from tilting.objectives import OBJECTIVES
+from tilting.objectives.about import about_objective
+from tilting.presets import METHODS
+from tilting.reports.charts import MINUS
+from tilting.reports.text import listed, markdown
+from tilting.rewards.declaration import REWARDS
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+FIRST = ("reward.md", "models.md", "gpu.md", "processes.md", "over-optimisation.md", "control.md", "evaluate.md")
+"""Guides, in their order; others come after them."""
+NUMBERS = ("found.md", "mixture-bias.md", "ctrl-theory.md")
+PLACED = {
+    "start.md",
+    "choose.md",
+    "README.md",
+    "methods.md",
+    "objectives.md",
+    "rewards.md",
+    "troubleshooting.md",
+    "glossary.md",
+}
+BESIDE = {
+    "src/tilting/assets/pocket/README.md": "pocket.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "docs/README.md": "numbers.md",
+    "docs/start.md": "index.md",
+    **{f"docs/{kind}.md": f"{kind}/index.md" for kind in ("methods", "objectives", "rewards")},
+}
+"""Where pages stand on the site that stand elsewhere in the repository."""
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+CONFIG = """[project]
+site_name = "tilting"
+site_description = "Steer diffusion models with rewards"
+docs_dir = "docs"
+site_dir = "site"
+nav = {nav}
+
+[project.validation]
+invalid_links = true
+invalid_link_anchors = true
+
+[project.theme]
+font = false
+language = "en"
+features = ["navigation.tabs", "navigation.sections", "navigation.top", "content.code.copy", "search.highlight", "toc.follow"]
+
+[[project.theme.palette]]
+media = "(prefers-color-scheme: light)"
+scheme = "default"
+
+[[project.theme.palette]]
+media = "(prefers-color-scheme: dark)"
+scheme = "slate"
+
+[project.markdown_extensions]
+admonition = {{}}
+attr_list = {{}}
+tables = {{}}
+toc.permalink = true
+pymdownx.highlight = {{}}
+pymdownx.superfences = {{}}
+
+[project.plugins.mkdocstrings.handlers.python]
+paths = ["{source}"]
+
+[project.plugins.mkdocstrings.handlers.python.options]
+docstring_style = "google"
+show_source = false
+show_root_heading = true
+heading_level = 3
+"""
+
+
+def rows_of(page: Path) -> list[dict[str, str]]:
+    """The first table of a page: a mapping of its heads for every row."""
+    lines = [line.strip("| ") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    heads = lines[0].split(" | ")
+    body = []
+    for line in lines[2:]:
+        cells = line.split(" | ")
+        if len(cells) != len(heads) or cells[0] == heads[0]:
+            break
+        body.append(dict(zip(heads, (cell.strip() for cell in cells), strict=True)))
+    return body
+
+
+def value(cell: str) -> float | None:
+    """The number that a cell begins with."""
+    found = re.match(rf"[+{MINUS}-]?[\d.]+(?:e[+-]?\d+)?", cell)
+    return float(found[0].replace(MINUS, "-")) if found else None
+
+
+def part_of(row: str) -> str | None:
+    """The method or objective that a row of a recipe is of."""
+    words = row.split(" ")[0].split("-")
+    heads = ["-".join(words[: k + 1]) for k in range(len(words))]
+    return next((head for head in reversed(heads) if head in METHODS or head in OBJECTIVES), None)
+
+
+def pages() -> list[Path]:
+    """The pages of recipes."""
+    return sorted(DOCS.glob("*/table.md"))
+
+
+def measured(name: str) -> list[str]:
+    """The rows that recipes have of a part, as lines of a table."""
+    found = []
+    for page in pages():
+        for row in rows_of(page):
+            if part_of(row.get("row", "")) == name:
+                score = next((key for key in list(row)[1:] if value(row[key]) is not None), None)
+                judge = next((key for key in row if key.startswith("judge")), None)
+                cost = next((key for key in row if key.startswith("evaluations")), None)
+                said = f"{score.split(' (')[0]} {row[score]}" if score else ""
+                told = (row[judge] if judge else "", row[cost] if cost else "")
+                found.append((f"[{page.parent.name}](../{page.parent.name}/table.md)", f"`{row['row']}`", said, *told))
+    if not found:
+        return []
+    heads = ("page", "row", "what came out", "judge", "evaluations")
+    told = "Rows of the recipes' pages on `pocket`; each page names the command that makes it."
+    return ["## Measured here", "", told, "", *markdown(heads, found), ""]
+
+
+def method(name: str) -> str:
+    """The page of a method."""
+    row = about_method(name)
+    needs = "the reward's gradient, or zero-order probes of any reward" if row["zero_order"] else "the reward's gradient"
+    eta = "above 0" if row["stochastic"] else "any"
+    told = f"It needs {needs if row['gradient'] else 'no gradient'}; eta {eta}."
+    cost = f"An image costs {evaluations_of(row)} evaluations at {STEPS} steps (`tilting methods {name}`)."
+    return "\n".join([*reference.method(name, row, level=1), "", "## Cost", "", f"{told} {cost}", "", *measured(name)])
+
+
+def objective(name: str) -> str:
+    """The page of an objective."""
+    row = about_objective(name)
+    paid = f"{'~' if row['drawn'] else ''}{row['evaluations']:g} evaluations and {row['reward_calls']:g} reward calls"
+    cost = f"An image and training step costs {paid} at {row['counted_at']} steps (`tilting objectives {name}`)."
+    through = f"Gradient through: {row['gradient']}; eta {row['eta']:g}."
+    return "\n".join([*reference.objective(name, row, level=1), "", "## Cost", "", f"{through} {cost}", "", *measured(name)])
+
+
+def reward(name: str) -> str:
+    """The page of a reward."""
+    one = REWARDS[name]
+    lines = [f"# {name}", "", f"{one.about[0].upper()}{one.about[1:]}. Units: {one.units}; higher is better.", ""]
+    lines += ["```sh", f"tilting generate \"a fox\" --reward '{one.usage}' --method code --out run", "```", ""]
+    lines += [f"It has {'a' if one.differentiable else 'no'} gradient with respect to the picture.", ""]
+    lines += [line for part in one.told for line in (part.replace("|", "\\|"), "")]
+    if one.sources or one.extra:
+        lines += ["## What it needs", "", *(f"- {source.told.split(' (')[0]}" for source in one.sources)]
+        lines += [f"- `pip install 'tilting[{one.extra[0]}]'`"] if one.extra else []
+    return "\n".join(lines) + "\n"
+
+
+def papers() -> str:
+    """Paper -> its names here -> where it was measured."""
+    known: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for kind, registry in (("methods", METHODS), ("objectives", OBJECTIVES)):
+        for name, part in registry.items():
+            for paper in part.paper.split("; "):
+                known[re.split(r", (?:App|Alg|Sec|Eq|Fig|ch)\b", paper)[0]].append((kind, name))
+    where: dict[str, list[str]] = defaultdict(list)
+    for page in pages():
+        for name in {part_of(row.get("row", "")) for row in rows_of(page)} - {None}:
+            where[str(name)].append(f"[{page.parent.name}]({page.parent.name}/table.md)")
+    table = []
+    for paper in sorted(known, key=str.lower):
+        names = dict.fromkeys(known[paper])
+        here = ", ".join(f"[`{name}`]({kind}/{name}.md)" for kind, name in names)
+        seen = dict.fromkeys(link for _, name in names for link in where.get(name, ()))
+        table.append((paper, here, ", ".join(seen)))
+    head = [
+        "# Paper index",
+        "",
+        "Every method and objective names its paper. The last column are pages on which it was measured;",
+        "[the index](numbers.md) counts which claims hold there.",
+        "",
+    ]
+    return "\n".join([*head, *markdown(("paper", "here", "measured"), table)]) + "\n"
+
+
+def api() -> str:
+    """What `import tilting as tl` has."""
+    lines = ["# API", "", "`import tilting as tl`; names load what they need when they are first asked for.", ""]
+    homes = {name: f"tilting.{home}.{name}" for home, names in tilting._HOMES.items() for name in names}
+    parts = {
+        "Commands": [name for name in sorted(homes) if name not in ("TiltingError", "RewardError")],
+        "Errors": ["TiltingError", "RewardError"],
+    }
+    for title, names in parts.items():
+        lines += [f"## {title}", ""]
+        for name in names:
+            lines += [f"::: {homes[name]}", ""]
+    lines += ["## Parts", ""]
+    for path in (
+        *("method.Method", "method.Every", "presets.common.Preset", "objectives.batch.BaseObjective"),
+        *("sample.sample", "state.State", "state.Info", "select.Select", "generation.trace.Recorder"),
+    ):
+        lines += [f"::: tilting.{path}", ""]
+    return "\n".join(lines)
+
+
+# How to choose
+
+CHOICES: tuple[dict[str, Any], ...] = (
+    {
+        "asked": "The reward has a gradient, and a picture may cost eight times a plain one",
+        "page": "codex-table3",
+        "score": "clip (raw cosine)",
+        "most": 160,
+    },
+    {
+        "asked": "The reward has a gradient, and no more than a plain picture's evaluations can be paid",
+        "page": "codex-table3",
+        "score": "clip (raw cosine)",
+        "most": 20,
+    },
+    {"asked": "The reward is a black box", "page": "codex-table6", "score": "jpeg (-kB)", "most": 260},
+    {"asked": "A picture is there to start from", "page": "codex-table5", "score": "clip (raw cosine)", "most": 80},
+    {
+        "asked": "Draws shall follow p(x) exp(r/β) itself, not its peak (a mixture that is known exactly)",
+        "page": "mixture-bias",
+        "score": "D²",
+        "most": 80,
+        "least": True,
+    },
+    {
+        "asked": "The same prompts will be drawn often: pay once, in training",
+        "page": "draft-fig3",
+        "score": "style - base, train",
+        "most": 6000,
+    },
+    {"asked": "A label set, and pictures shall obey a label", "page": "ctrl-table2", "score": "accuracy, size", "most": 12},
+)
+"""What people have, the page that measured it, the column that decides, and the most evaluations that a row may have cost."""
+
+
+CHOOSE = """# How to choose
+
+Each line is a row of a page that a recipe made on `pocket`: of those that cost no more evaluations than the line says, the
+best by the column named. `python docs/site.py --choose` derives this page from those rows, and a test holds it to them. Numbers
+are of a small model.
+
+{table}
+
+What decides, in words:
+
+- **Has the reward a gradient?** `tilting rewards` says so. With one, gradient methods reach further for each evaluation;
+  without one, select among particles (`code`, `bon`, `svdd`, `rbf`). Gradient methods take probes too; on small files they
+  cost more than they gave ([codex-table6](codex-table6/table.md)).
+- **What may a picture cost?** `tilting methods` counts evaluations: `mpgd` and `dps` cost those of a plain picture, `code`
+  those of its particles, `codex` a third more.
+- **Will it be drawn often?** A LoRA ([objectives](objectives.md)) pays once; then a picture costs what it always did.
+- **Is it a label rather than a score?** Learn a control from labelled pictures: [a control from 600 labels](control.md).
+- **Does it have to be a fair draw?** `das`, `tds` and `smc` weigh particles: [mixture-bias](mixture-bias.md) says how near they
+  come.
+- Whatever it is, look at a judge that the reward does not read: [evaluate honestly](evaluate.md).
+"""
+
+
+def chosen(choice: dict[str, Any]) -> dict[str, str]:
+    """The row of the page that decides: of the highest score (or the least error) among those that cost no more."""
+    page = DOCS / choice["page"]
+    rows = [row for row in rows_of(page / "table.md" if page.is_dir() else page.with_suffix(".md")) if _counts(row, choice)]
+    sign = -1 if choice.get("least") else 1
+    return max(rows, key=lambda row: sign * (value(row[choice["score"]]) or 0.0))
+
+
+def _counts(row: dict[str, str], choice: dict[str, Any]) -> bool:
+    cost = next(value(row[key]) for key in row if key.startswith("evaluations"))
+    known = value(row[choice["score"]]) is not None and cost is not None and cost <= choice["most"]
+    return known and not _name(row).startswith(("floor", "base", "exact"))
+
+
+def _name(row: dict[str, str]) -> str:
+    return row.get("row") or f"{row['method']} {row['setting']}"
+
+
+def untold(choice: dict[str, Any], name: str) -> list[str]:
+    """Rows from which the page cannot tell the one that was chosen."""
+    page = DOCS / choice["page"] / "table.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    part = text.split("## Claim", 1)[-1].split("\n## ", 1)[0]
+    against = re.findall(r"^- undecided against ([\w.-]+):", part, re.MULTILINE)
+    rows = rows_of(page) if page.is_file() else []
+    best = next((value(row[choice["score"]]) for row in rows if _name(row) == name), None)
+    ties = [_name(row) for row in rows if _counts(row, choice) and value(row[choice["score"]]) == best and _name(row) != name]
+    return [*ties, *(against if f"reward - {name}" in text else [])]
+
+
+def choose() -> str:
+    """The page of how to choose."""
+    table = []
+    for choice in CHOICES:
+        row = chosen(choice)
+        name, score = _name(row), choice["score"]
+        part = part_of(name)
+        kind = "objectives" if part in OBJECTIVES else "methods"
+        take = f"[`{part}`]({kind}.md#{part})" if part else "[`condition train`](control.md)"
+        same = untold(choice, name)
+        page = f"{choice['page']}/table.md" if (DOCS / choice["page"]).is_dir() else f"{choice['page']}.md"
+        cost = next(key for key in row if key.startswith("evaluations"))
+        judge = next((row[key] for key in row if key.startswith("judge")), "")
+        told = f"{score}: {row[score]}" + (f"; not told from {listed([f'`{one}`' for one in same])}" if same else "")
+        told += f"; judge {judge}" if judge else ""
+        table.append((choice["asked"], take, told, row[cost], f"`{name}` of [{choice['page']}]({page})"))
+    heads = ("what you have", "take", "what it gave", "evaluations", "row")
+    return CHOOSE.format(table="\n".join(markdown(heads, table)))
+
+
+# The site
+
+
+def moved(text: str, source: Path, target: str) -> str:
+    """A page's text with its links as they are on the site.
+
+    Args:
+        text: of the page.
+        source: where it stands in the repository.
+        target: where on the site, from its root.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        mark, words, path, anchor = found[1], found[2], found[3], found[4] or ""
+        if not path and anchor and target.endswith("/index.md"):  # the page's parts are pages
+            return f"[{words}]({anchor[1:]}.md)"
+        if not path or "://" in path:
+            return found[0]
+        name = (source.parent / path).resolve().relative_to(ROOT).as_posix()
+        part = re.fullmatch(r"docs/(methods|objectives|rewards)\.md", name)
+        if part and anchor:
+            place, anchor = f"{part[1]}/{anchor[1:]}.md", ""
+        elif name in BESIDE:
+            place = BESIDE[name]
+        elif name.startswith("docs/"):
+            place = name.removeprefix("docs/")
+        else:
+            return words  # a file of the repository that is no page
+        up = "../" * target.count("/")
+        return f"{mark}[{words}]({up}{place}{anchor})"
+
+    return "".join(
+        block if fence else LINK.sub(link, block)
+        for fence, block in ((k % 2, block) for k, block in enumerate(re.split(r"(^```.*?^```)", text, flags=re.M | re.S)))
+    )
+
+
+def notebook(path: Path) -> str:
+    """A notebook as a page: its words and its code."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    parts = [
+        "".join(one["source"]) if one["cell_type"] == "markdown" else f"```python\n{''.join(one['source'])}\n```"
+        for one in cells
+    ]
+    return "\n\n".join([*parts, f"This page is `examples/{path.name}`.", ""])
+
+
+def contents() -> dict[str, str]:
+    """Every page of the site, by its place."""
+    made: dict[str, str] = {}
+    for page in sorted(DOCS.rglob("*.md")):
+        place = BESIDE.get(page.relative_to(ROOT).as_posix(), page.relative_to(DOCS).as_posix())
+        text = page.read_text(encoding="utf-8")
+        if page.stem in ("methods", "objectives", "rewards"):
+            text = text.split("\n## ", 1)[0]
+        made[place] = moved(text, page, place)
+    for name in ("src/tilting/assets/pocket/README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        made[BESIDE[name]] = moved((ROOT / name).read_text(encoding="utf-8"), ROOT / name, BESIDE[name])
+    made |= {f"methods/{name}.md": method(name) for name in METHODS}
+    made |= {f"objectives/{name}.md": objective(name) for name in OBJECTIVES}
+    made |= {f"rewards/{name}.md": reward(name) for name in REWARDS}
+    made |= {f"notebooks/{one.stem}.md": notebook(one) for one in sorted((ROOT / "examples").glob("*.ipynb"))}
+    return made | {"papers.md": papers(), "api.md": api()}
+
+
+def order(made: dict[str, str]) -> list[dict[str, Any]]:
+    """The navigation: every page once, in the order in which people need them."""
+    top = [name for name in made if "/" not in name]
+    taken = {*NUMBERS, *BESIDE.values(), "papers.md", "api.md", *PLACED}
+    guides = [*(name for name in FIRST if name in made), *(name for name in top if name not in taken and name not in FIRST)]
+    inner = {
+        kind: [{"All": f"{kind}/index.md"}, *(f"{kind}/{name}.md" for name in registry)]
+        for kind, registry in (("methods", METHODS), ("objectives", OBJECTIVES), ("rewards", REWARDS))
+    }
+    tables = [name for name in made if name.endswith("/table.md")]
+    notebooks = [name for name in made if name.startswith("notebooks/")]
+    return [
+        {"Start": "index.md"},
+        {"How to choose": "choose.md"},
+        {"Guides": [*guides, {"Notebooks": notebooks}]},
+        {"Methods": inner["methods"]},
+        {"Objectives": inner["objectives"]},
+        {"Rewards": inner["rewards"]},
+        {"Paper index": "papers.md"},
+        {"API": "api.md"},
+        {"Troubleshooting": "troubleshooting.md"},
+        {"Numbers": ["numbers.md", *NUMBERS, *tables]},
+        {"More": ["glossary.md", "pocket.md", "contributing.md", "changelog.md"]},
+    ]
+
+
+def toml(value: Any) -> str:
+    """A value of the navigation as TOML."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
+def write(out: Path) -> None:
+    """All that zensical builds the site from, in a folder that is made anew."""
+    shutil.rmtree(out / "docs", ignore_errors=True)
+    made = contents()
+    for place, text in made.items():
+        (out / "docs" / place).parent.mkdir(parents=True, exist_ok=True)
+        (out / "docs" / place).write_text(text, encoding="utf-8")
+    for picture in (*DOCS.rglob("*.png"), *DOCS.rglob("*.webp")):
+        place = out / "docs" / picture.relative_to(DOCS)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, place)
+    config = CONFIG.format(nav=toml(order(made)), source=(ROOT / "src").as_posix())
+    (out / "zensical.toml").write_text(config, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--choose"]:
+        sys.stdout.write(choose())
+    else:
+        write(Path(sys.argv[1]))

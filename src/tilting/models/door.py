@@ -1,0 +1,162 @@
+"""A pipeline whose parts stand behind doors: what encodes prompts and pictures is asked once for each content.
+
+Autoencoders' posteriors answer with their mean: what a picture is encoded as does not depend on a draw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tilting.lazy import torch
+from tilting.models.lora import active, lora_parameters
+from tilting.models.memo import Memo, Unknown, content, fresh
+from tilting.models.text import is_learning
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUTOENCODERS = ("vae", "vqvae", "movq")
+APART = (*AUTOENCODERS, "text_encoder", "image_encoder", "tokenizer", "feature_extractor", "safety_checker")
+"""What the names of a pipeline's parts outside of its loop begin with."""
+SCALES = re.compile(r"(true_cfg|guidance)_scale(_\d+)?")
+"""The call's arguments that are scales of a pair."""
+
+
+@contextlib.contextmanager
+def swapped(*triples: tuple[Any, str, Any]) -> Iterator[None]:
+    """Attributes of instances, another value for a while."""
+    absent, olds = object(), []
+    for thing, name, value in triples:
+        olds.append((thing, name, thing.__dict__.get(name, absent)))
+        thing.__dict__[name] = value
+    try:
+        yield
+    finally:
+        for thing, name, old in reversed(olds):
+            if old is absent:
+                thing.__dict__.pop(name, None)
+            else:
+                thing.__dict__[name] = old
+
+
+class Mean:
+    """A posterior that answers with its mean, which is what is kept of it."""
+
+    def __init__(self, mean: Tensor):
+        self.mean = mean
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: Any = None) -> Tensor:
+        return self.mean
+
+
+class Encoded(tuple):
+    """What ``encode`` returns, with ``return_dict`` or without: of a posterior, or of latents."""
+
+    latent_dist = property(lambda self: self[0])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("latents", "latent"):
+            return self[0]
+        raise AttributeError(name)
+
+
+def own_numbers(image: Tensor) -> Tensor:
+    """NaN where a picture is infinite, which the tail's clamp would take for white or black."""
+    return image.masked_fill(image.isinf(), torch.nan)
+
+
+class Door:
+    """A pipeline that is entered, one entry at a time: what all calls of it share.
+
+    Args:
+        pipe: a pipeline of diffusers.
+    """
+
+    def __init__(self, pipe: Any):
+        self.pipe, self.lock = pipe, threading.RLock()
+        self.call = inspect.unwrap(type(pipe).__call__)  # without its torch.no_grad
+        self.names = inspect.signature(self.call).parameters
+        parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+        self.outside = {name: part for name, part in parts.items() if name.startswith(APART)}
+        self.inside = {name: part for name, part in parts.items() if name not in self.outside}
+        self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
+        self.memo, self.zeros = Memo(), Memo()
+
+    @property
+    def subject(self) -> str:
+        """What the call is told of an image: its prompt, its class, or only how many there are."""
+        return next((name for name in ("prompt", "class_labels", "batch_size") if name in self.names), "")
+
+    def scales(self, told: Mapping[str, Any]) -> dict[str, float]:
+        """The scales of a pair that a call is told, or has of its own."""
+        values = {name: told.get(name, one.default) for name, one in self.names.items() if SCALES.fullmatch(name)}
+        return {name: value for name, value in values.items() if isinstance(value, int | float) and name in self.names}
+
+    def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
+        """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
+        what encodes is trained, anew."""
+
+        @functools.wraps(function)
+        def asked(*given: Any, **more: Any) -> Any:
+            def make() -> Any:
+                with torch.no_grad():
+                    return change(function(*given, **more))
+
+            if is_learning() and torch.is_grad_enabled():
+                return change(function(*given, **more))
+            try:
+                key = name, self.tuned(), content(given), content(more)
+            except Unknown:
+                return make()
+            return fresh(self.memo.get(key, make))
+
+        return asked
+
+    def tuned(self) -> tuple[Any, ...]:
+        """The LoRAs that are on in what encodes: their scales, and which tensors they are."""
+        found: list[Any] = []
+        for network in self.outside.values():
+            on = active(network) if getattr(network, "peft_config", None) else {}
+            weights = [p for name in on for p in lora_parameters(network, name)]
+            found += [*on.items(), *((p.data_ptr(), p._version) for p in weights)]
+        return tuple(found)
+
+    def autoencoder(self) -> list[tuple[Any, str, Any]]:
+        """Its doors: encoding is remembered, by the posterior's mean, and both are in the autoencoder's own precision."""
+        vae = self.vae
+        if vae is None:
+            return []
+        encode, decode = getattr(vae, "encode", None), vae.decode
+
+        def mean(found: Any) -> Encoded:
+            first: Any = found[0]
+            return Encoded((Mean(first.mode()) if callable(getattr(first, "mode", None)) else first,))
+
+        @functools.wraps(decode)
+        def decoded(z: Tensor, *given: Any, **more: Any) -> Any:
+            out = decode(z.to(vae.dtype), *given, **more)
+            if isinstance(out, tuple):
+                return (own_numbers(out[0]), *out[1:])
+            out.sample = own_numbers(out.sample)
+            return out
+
+        doors: list[tuple[Any, str, Any]] = [(vae, "decode", decoded)]
+        if encode is not None:
+            memo = self.remembered("encode", encode, mean)
+
+            @functools.wraps(encode)
+            def encoded(p: Tensor, *given: Any, **more: Any) -> Encoded:
+                made, dtype = memo(p.to(vae.dtype), *given, **more)[0], p.dtype
+                return Encoded((Mean(made.mean.to(dtype)) if isinstance(made, Mean) else made.to(dtype),))
+
+            doors.append((vae, "encode", encoded))
+        return doors

@@ -1,0 +1,179 @@
+"""One entry into a pipeline's call: latents put in where its loop would have them, and what its step is given taken out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tilting.lazy import torch
+from tilting.models.door import swapped
+from tilting.models.memo import tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.models.call import Call
+    from tilting.types import Time
+
+
+class Halt(BaseException):
+    """Leaves the call with what ``step`` was given; no Exception, for a pipeline might catch one."""
+
+    def __init__(self, output: Tensor, t: Any, sample: Tensor):
+        self.output, self.t, self.sample = output, t, sample
+
+
+class Stepped(tuple):
+    """What ``step`` returns, with ``return_dict`` or without."""
+
+    prev_sample = property(lambda self: self[0])
+
+
+class Bar:
+    """Stands where a progress bar was; the loop begins where one is asked for."""
+
+    def __init__(self, inside: Iterable[Any] = ()):
+        self.inside = inside
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.inside)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class Entry:
+    """One entry into the call.
+
+    Args:
+        call: what is entered.
+        prompts: of its images.
+        stop: the index of the step to leave at; None goes to the end.
+        x: (m, ...) what enters; None where the call's own latents are to be looked at.
+        time: what the loop is to have at the index ``stop``, in place of its own time.
+        replay: answers of the loop's networks at ``stop``, in place of theirs.
+        blind: ask the networks nothing that is known to be a tensor of some shape.
+        noiseless: what the call noises is noised by zeros.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        prompts: Sequence[Any],
+        stop: int | None,
+        x: Tensor | None = None,
+        time: Time | None = None,
+        replay: list[Any] | None = None,
+        blind: bool = False,
+        noiseless: bool = False,
+    ):
+        self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
+        self.replay, self.blind, self.noiseless = replay, blind, noiseless
+        self.count, self.looping, self.seen, self.noised = 0, False, [], False
+        self.shapes: list[Any] = []
+        self.latents: Tensor | None = None
+        self.times: Tensor | None = None
+        self.sigmas: Tensor | None = None
+
+    def enters(self, sample: Tensor, dtype: Any) -> Tensor:
+        """x in a loop that may hold each image more than once."""
+        assert self.x is not None
+        copies = len(sample) // len(self.prompts)
+        return (self.x if copies == 1 else self.x.repeat(copies, *[1] * (self.x.ndim - 1))).to(dtype)
+
+    def step(self, output: Tensor, t: Any, sample: Tensor) -> Stepped:
+        i, self.count = self.count, self.count + 1
+        if i == self.stop:
+            raise Halt(output, t, sample)
+        if self.x is None or (self.stop is not None and i < self.stop - 1):
+            return Stepped((sample,))
+        wide = torch.promote_types(sample.dtype, torch.float32) if self.stop is None else sample.dtype
+        return Stepped((self.enters(sample, wide),))
+
+    def network(self, name: str, part: Any) -> Callable[..., Any]:
+        """A part of the loop: itself at the index that is asked for, zeros at others; before the loop, remembered."""
+        forward, zeros = part.forward, self.call.door.zeros
+
+        @functools.wraps(forward)
+        def told(*given: Any, **more: Any) -> Any:
+            if not self.looping or self.count == self.call.length:
+                return forward(*given, **more)
+            key = (name, *((tuple(t.shape), t.dtype, t.device) for t in tensors((given, more))))
+            at = self.count == self.stop
+            if at and self.replay is not None:
+                out = self.replay[len(self.seen)][1]
+            elif at and not self.blind:
+                out = forward(*given, **more)
+                if key not in zeros:
+                    zeros.get(key, lambda: nothing(out))
+            else:
+
+                def blank() -> Any:
+                    with torch.no_grad():
+                        return nothing(forward(*given, **more))
+
+                out = zeros.get(key, blank)
+            if at:
+                self.seen.append((name, out))
+                self.shapes.append(key)
+            return out
+
+        return told
+
+    def prepared(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(prepare)
+        def told(*given: Any, **more: Any) -> Any:
+            made = prepare(*given, **more)
+            first = made[0] if isinstance(made, tuple) else made
+            self.latents = first
+            if self.x is None or self.stop != 0 or not isinstance(first, torch.Tensor):
+                return made
+            entered = self.enters(first, first.dtype)
+            return (entered, *made[1:]) if isinstance(made, tuple) else entered
+
+        return told
+
+    def bar(self, iterable: Any = (), total: Any = None) -> Bar:
+        self.looping = True
+        return Bar(iterable if iterable is not None else ())
+
+    def run(self, **over: Any) -> Any:
+        """What the call returns, or the `Halt` that it was left by."""
+        call, door = self.call, self.call.door
+        pipe = door.pipe
+        swaps: list[tuple[Any, str, Any]] = [(pipe, "scheduler", call.probe(self)), (pipe, "progress_bar", self.bar)]
+        swaps += [(part, "forward", self.network(name, part)) for name, part in door.inside.items()]
+        swaps += [(pipe, name, None) for name in ("safety_checker", "watermark") if getattr(pipe, name, None) is not None]
+        for name, part in door.outside.items():
+            if part is not door.vae:
+                swaps.append((part, "forward", door.remembered(name, part.forward)))
+        if hasattr(pipe, "encode_prompt"):
+            swaps.append((pipe, "encode_prompt", door.remembered("encode_prompt", pipe.encode_prompt)))
+        if hasattr(pipe, "prepare_latents"):
+            swaps.append((pipe, "prepare_latents", self.prepared(pipe.prepare_latents)))
+        swaps += [*door.autoencoder(), *call.guider(over)]
+        with door.lock, swapped(*swaps):
+            try:
+                return door.call(pipe, **(call.arguments(self.prompts) | over))
+            except Halt as halt:
+                return halt.with_traceback(None)  # whose frames hold the graph
+
+
+def nothing(out: Any) -> Any:
+    """Zeros of the same shapes, in the same wrapping."""
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda v: torch.zeros_like(v) if isinstance(v, torch.Tensor) else v, out)
+
+
+def rows_of(out: Any) -> int:
+    """Of how many images and branches a network's answer is."""
+    first = out[0] if isinstance(out, list | tuple) else getattr(out, "sample", None)
+    return len(out[0] if first is None else first)
