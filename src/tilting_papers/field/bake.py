@@ -20,6 +20,8 @@ from tilting_papers.recipe import Report, Run
 TRAIN = (*ANIMALS, *OBJECTS)
 """Forty prompts that are steered and learnt from; those of the page are others."""
 REWARD = "style"
+STEPS = 12
+"""Training steps, of eight steered images each."""
 WANTED = 0.6
 """Of CoDeX's gain, that is hoped for."""
 
@@ -33,19 +35,19 @@ def requests(run: Run) -> dict[str, Any]:
             "prompts": list(TRAIN[:4] if small else TRAIN),
             "reward": [REWARD],
             "objective": "opd",
-            "set": {"opd.method": "codex", "opd.epochs": 4, "opd.timesteps": 2},
-            "train-steps": 2 if small else 20,
+            "set": {"opd.method": "codex", "opd.epochs": 2 if small else 8, "opd.timesteps": 2},
+            "train-steps": 2 if small else STEPS,
             "steps": steps,
             "batch-size": 2 if small else 8,
             "sample-every": 0,
-            "checkpoint-every": 1 if small else 5,
+            "checkpoint-every": 1 if small else 4,
             "seed": run.seed,
             "out": str(run.out / "runs" / "bake"),
         }
     )
     drawn: dict[str, Any] = {}
     for name, more in {"base": {}, "codex": {"method": "codex"}, "baked": {"lora": [str(run.out / "runs" / "bake")]}}.items():
-        asked = {"prompts": list(prompts), "reward": [REWARD], "steps": steps, "images": 1 if small else 2, "seed": run.seed}
+        asked = {"prompts": list(prompts), "reward": [REWARD], "steps": steps, "images": 1, "seed": run.seed}
         drawn[name] = asked | more | {"out": str(run.out / "runs" / name)}
     return {"bake": bake, **drawn}
 
@@ -85,7 +87,8 @@ def measure(run: Run) -> Report:
         "train_steps": bake.train_steps,
         "batch": bake.batch_size,
         "trained": {key: trained["summary"][key] for key in ("seconds", "stopped") if key in trained["summary"]},
-        "command": "tilting finetune PROMPTS.txt --objective opd --set opd.method=codex --reward style --out DIR",
+        "command": "tilting finetune PROMPTS.txt --objective opd --set opd.method=codex --set opd.epochs=8"
+        f" --set opd.timesteps=2 --reward {REWARD} --train-steps {STEPS} --steps 20 --batch-size 8 --out DIR",
         "rows": rows,
         "share": share(rewards),
         "missing": [],

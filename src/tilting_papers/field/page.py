@@ -8,7 +8,7 @@ from typing import Any
 from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import NONE, number, page, shown, table, tried
 
-HEADS = ("method", "its number", "reward", "reward - base", "judge - base", "evaluations", "values", "s/image")
+HEADS = ("row", "its number", "reward", "reward - base", "judge - base", "evaluations", "values", "s/image")
 
 
 def markdown(report: Mapping[str, Any]) -> str:
