@@ -73,6 +73,7 @@ class Engine(Protocol):
         needs_reward_gradient: whether it needs the reward's own gradient.
         stochastic: whether it lives on the noise of the steps, and so needs eta > 0.
         may_cost_less: whether what it spends depends on the values it sees; a cost is then the most it can be.
+        parallel: whether processes may share its rows; True unless it says otherwise.
     """
 
     @property

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import rng, weights
 from tilting.guidance.clusters import cluster
+from tilting.guidance.corrector import Corrected
 from tilting.guidance.kernel import Kernel
 from tilting.guidance.value_and_grad import GradientContext, ValueAndGrad
 from tilting.lazy import torch
@@ -30,6 +31,7 @@ from tilting.method import Method as Method
 from tilting.method import check as check
 from tilting.select import Resampling, SelectionInput
 from tilting.state import Info as Info
+from tilting.state import Over as Over
 from tilting.state import Problem as Problem
 from tilting.state import State as State
 from tilting.state import Tally, evaluate, evaluate_noisy, evaluate_value, flat, in_chunks, rms_of, to_float64, value_of
@@ -50,7 +52,7 @@ def gradient_context(
         keys = [(problem.who[p // n], p % n) for p in place.tolist()]
         shape = (count, *problem.shape)
         made = [torch.randn(shape, generator=rng.generator(w, j, step, purpose + suffix), device="cpu") for w, j in keys]
-        return torch.stack(made).to(x.device)
+        return rng.beside(torch.stack(made), x)
 
     return GradientContext(x, t, rows, problem.denoise, value_of(problem), problem.cfg, noise, problem.chunk)
 
@@ -67,7 +69,7 @@ def _correct(problem: Problem, method: Method, x: Tensor, t: Time, step: int) ->
     def move(a: Tensor, r: Tensor, place: Tensor) -> tuple[Tensor]:
         return (correct(gradient_context(problem, t, step, asked.shape[1], "", a, r, place))[0].detach(),)
 
-    (moved,) = in_chunks(move, size, *flat(asked))
+    (moved,) = in_chunks(move, size, *flat(asked), over=problem.over)
     moved = moved.reshape(asked.shape)
     if label is None:
         return moved
@@ -86,7 +88,7 @@ def _look(problem: Problem, method: Method, state: State, t: Time, with_grad: bo
         found = method.estimator(gradient_context(problem, t, state.step, x.shape[1], suffix, a, r, place))
         return (found.value, found.gradient.detach(), *found.prediction)
 
-    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.estimator.samples), *flat(x))
+    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.estimator.samples), *flat(x), over=problem.over)
     prediction = Prediction(*(p.reshape(x.shape) for p in parts))
     value = to_float64(value.reshape(x.shape[:2]))
     return replace(state, prediction=prediction, value=value, gradient=gradient.reshape(x.shape))
@@ -114,12 +116,10 @@ def _kernel(problem: Problem, method: Method, state: State, t: Time, s: Time, gu
         gradient = state.gradient
         scale = None if method.select is None else method.select.twist_scale(state.memory, state.step)
         if scale is not None:
-            gradient = gradient * scale.to(gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
-        columns += [gradient.flatten(0, 1), state.value.flatten().to(gradient)]
-    std = plain.std
+            gradient = gradient * rng.beside(scale, gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
+        columns += [gradient.flatten(0, 1), rng.beside(state.value.flatten(), gradient)]
 
     def guide(a: Tensor, r: Tensor, place: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        nonlocal std
         (eps, x0, correction, own), seen = rest[:4], rest[4:]
         prediction = Prediction(eps, x0, correction)
         kernel = Kernel(prediction, t, s, problem.eta, law=problem.law)
@@ -127,13 +127,13 @@ def _kernel(problem: Problem, method: Method, state: State, t: Time, s: Time, gu
         context = gradient_context(problem, t, state.step, n, suffix, a, r, place)
         for part in method.guides:
             kernel = part(kernel, found, context)
-        std = kernel.std
-        gained = torch.zeros(len(a), dtype=torch.float64, device="cpu") + kernel.log_weight
+        gained = kernel.log_weight if isinstance(kernel.log_weight, torch.Tensor) else torch.zeros(len(a), device=a.device)
         return kernel.mean.detach(), own if kernel.base is None else kernel.base.detach(), gained
 
     samples = max((g.estimator.samples for g in method.guides if g.estimator is not None), default=1)
-    mean, base, gained = in_chunks(guide, max(1, problem.chunk // samples), *columns)
-    return Step(base.reshape(shape), mean.reshape(shape), std, gained.reshape(shape[:2]))
+    mean, base, gained = in_chunks(guide, max(1, problem.chunk // samples), *columns, over=problem.over)
+    spread = math.prod(part.spread(t) for part in method.guides if isinstance(part, Corrected))
+    return Step(base.reshape(shape), mean.reshape(shape), spread * plain.std, to_float64(gained).reshape(shape[:2]))
 
 
 def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Resampling]:
@@ -199,14 +199,15 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
                 pushed = rms_of(mean - base)
             x, log_w = mean, state.log_w
             if std > 0:
-                x = mean + std * rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix).to(mean)
+                noise = rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix)
+                x = mean + std * rng.beside(noise, mean)
                 if guided and method.importance_weighted:
                     log_w = log_w + _log_ratio(x, base, mean, std) + gained
             state = replace(state.moved(x), log_w=log_w)
             if k < rounds - 1:
                 a = t.alpha / s.alpha
-                noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}").to(x)
-                state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * noise)
+                noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}")
+                state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * rng.beside(noise, x))
         state = replace(state, step=i + 1)
         parents, by = (None, None) if chosen is None else (chosen.parents, chosen.drawn_by)
         yield state, Info(i + 1, *tally.take(), value, parents, std, x0, by, moved, pushed)
@@ -222,7 +223,8 @@ def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: 
 
 def _log_ratio(x: Tensor, base: Tensor, mean: Tensor, std: float) -> Tensor:
     """log N(x; base, std²) - log N(x; mean, std²), (b, n) in float64: what a guided draw's weight owes."""
-    toward, away = (to_float64(x) - to_float64(mean)) / std, (to_float64(x) - to_float64(base)) / std
+    x, base, mean = to_float64(torch.stack([x, base, mean]))  # one wait
+    toward, away = (x - mean) / std, (x - base) / std
     return 0.5 * (toward.flatten(2).square().sum(2) - away.flatten(2).square().sum(2))
 
 

@@ -100,21 +100,26 @@ def forked(words: list[str], stop: int = 0, largest: int | None = None) -> int:
     more than ``largest`` bytes, which a write is told as on a full disk."""
     pid = os.fork()
     if pid == 0:
-        os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
-        if largest is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        seen = _kill_at(stop, os.path.abspath(words[words.index("--out") + 1]))
-        from tilting.cli import main
-
-        code = main(words)
-        if largest is not None:
-            os._exit(code)
-        Path("points.txt").write_text(str(len(seen)))
-        Path("modules.txt").write_text("\n".join(sys.modules))
-        os._exit(code)
+        child(words, stop, largest)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def child(words: list[str], stop: int = 0, largest: int | None = None, told: bool = True) -> None:
+    """The end of a forked process, which is a command; ``told`` is whether it writes what its points and modules are."""
+    os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    if largest is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    seen = _kill_at(stop, os.path.abspath(words[words.index("--out") + 1]))
+    from tilting.cli import main
+
+    code = main(words)
+    if largest is not None or not told:
+        os._exit(code)
+    Path("points.txt").write_text(str(len(seen)))
+    Path("modules.txt").write_text("\n".join(sys.modules))
+    os._exit(code)
 
 
 def _kill_at(stop: int, root: str) -> list[str]:

@@ -25,8 +25,9 @@ from tilting.cli.generate import generate
 from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
-from tilting.errors import TiltingError, nearest, refusal_of
+from tilting.errors import TiltingError, ToldElsewhere, nearest, refusal_of
 from tilting.lazy import hush
+from tilting.runs.processes import part
 from tilting.runs.stopping import exit_code, heeded
 from tilting.version import __version__
 
@@ -119,6 +120,8 @@ def _main(words: list[str]) -> int:
         result = app()(words, prog_name="tilting", standalone_mode=False, obj=words)
         # typer turns Ctrl-C into an exit of 130 by itself, or into Abort, by version.
         return _interrupted(words) if result == 130 else result if isinstance(result, int) else 0
+    except ToldElsewhere:
+        return 2
     except TiltingError as error:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -149,6 +152,7 @@ def run() -> None:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):  # closed, by a user's code or by who has read it
         sys.stdout = None
+    part()
     sys.exit(code)
 
 

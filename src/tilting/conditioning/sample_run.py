@@ -27,11 +27,13 @@ from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
 from tilting.presets.guided import WatchedDps
 from tilting.reports.grid import comparison_grid
+from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
 from tilting.runs.alone import alone
 from tilting.runs.files import SWEEP, write_json
 from tilting.runs.owner import SWEEP_OF_RUNS, folder_of
+from tilting.runs.processes import meet
 
 if TYPE_CHECKING:
     from tilting.generation.generate import Counts, Drawn
@@ -75,7 +77,8 @@ class Loaded:
             self.rewards[config.reward] = self.parts.reward
         if config.reward not in self.rewards:
             self.rewards[config.reward] = build(config.specs()) if config.reward else None
-        return self.parts._replace(reward=informed(self.rewards[config.reward], config.prompts, config.metadata))
+        reward = informed(self.rewards[config.reward], config.prompts, config.metadata)
+        return self.parts._replace(reward=reward and elsewhere(reward, config.reward_device))
 
     def load(self, config: SampleConfig) -> Parts:
         """What a run needs: in the model's place the controlled or guided one."""
@@ -100,6 +103,8 @@ class Loaded:
 
 class SampleFolder(generating.Folder[SampleConfig]):
     """A run's folder; see `tilting.generation.run.Folder`."""
+
+    follows = True  # the path KL of a group stands in the watcher until the next
 
     def __init__(self, config: SampleConfig, argv: Sequence[str] = (), loaded: Loaded | None = None):
         self.loaded = loaded or Loaded()
@@ -138,8 +143,8 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     Raises:
         TiltingError: for a request or a folder that cannot work.
     """
-    loaded = Loaded()
-    if not quiet:
+    loaded, together = Loaded(), meet(config.device)
+    if not quiet and together.main:
         infos = config.infos()
         for line in (line for folder, labels in config.asked().items() for line in infos[folder].doubts(labels)):
             print(f"tilting: {line}", file=sys.stderr)
@@ -152,8 +157,10 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
             name = f"strength-{strength:g}"
             manifest = sample_into(config.at(strength, str(out / name)), loaded, argv, quiet)
             rows.append({"strength": strength, "folder": name, "summary": manifest["summary"]})
-            write_json(out / SWEEP, {"sweep": rows}, allow_nan=True)
-        comparison_grid([(f"strength {row['strength']:g}", out / row["folder"]) for row in rows], out / "sweep.png")
+            if together.main:
+                write_json(out / SWEEP, {"sweep": rows}, allow_nan=True)
+        if together.main:
+            comparison_grid([(f"strength {row['strength']:g}", out / row["folder"]) for row in rows], out / "sweep.png")
         return {"sweep": rows}
 
 

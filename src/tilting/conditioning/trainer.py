@@ -40,7 +40,7 @@ from tilting.schedule import step_std
 from tilting.training.batches import in_parts
 from tilting.training.loop import Group
 from tilting.training.processes import Engine
-from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, state_of
+from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, sharded, state_of
 from tilting.types import TiltingError
 
 EMBEDDING = "embedding."
@@ -136,6 +136,7 @@ def control_trainer_of(
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
     parameters = attach(model.unet, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
+    sharded(model, engine, parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         kinds = {schema.label: len(schema.classes) or None for schema in schemas}

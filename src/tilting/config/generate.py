@@ -35,11 +35,13 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    RewardDevice,
     RewardFrames,
     Sde,
     Seeds,
     Settings,
     Side,
+    Split,
     Steps,
     Strength,
     Trace,
@@ -109,6 +111,8 @@ class GenerateConfig(Switches, BaseConfig):
     lora: Lora = ()
     lora_steps: LoraSteps = None
     device: Device = "auto"
+    reward_device: RewardDevice = None
+    split: Split = "images"
     precision: Precision | None = None
     long_prompts: LongPrompts = None
     metadata: Metadata = ()

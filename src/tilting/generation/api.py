@@ -36,6 +36,7 @@ from tilting.rewards.spec import Spec, parse_specs
 from tilting.rewards.weighted_sum import as_sum
 from tilting.runs.alone import alone
 from tilting.runs.files import IMAGES, image_name
+from tilting.runs.owner import processes
 from tilting.types import Reward
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class Result:
             TiltingError: if it cannot be written, or something is there already.
         """
         folder = Path(out)
+        if processes() > 1:
+            raise TiltingError(f"a result is saved by one process, and {processes()} were launched: use `tilting generate`")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TiltingError(f"{str(out)!r} is there already: choose another folder, or remove it")
         with alone(str(out)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,6 +101,25 @@ class Plan:
         ``strength``."""
         whole = self.length or self.steps
         return whole if self.reference is None else max(1, round(whole * self.strength))
+
+    @property
+    def rows(self) -> int:
+        """Most particles of an image."""
+        return max(self.method.particles, *self.method.counts, 1)
+
+    @property
+    def group(self) -> int:
+        """Images that are drawn at once."""
+        return max(1, self.batch_size // self.rows)
+
+    def share(self, index: int, count: int) -> Plan:
+        """What process ``index`` of ``count`` draws: every count-th group, the groups as large as those of one process where
+        there is one for each."""
+        images = len(self.who)
+        rounds = max(1, math.ceil(images / (count * self.group)))
+        size = max(1, math.ceil(images / (count * rounds)))
+        mine = [one for first in range(index * size, images, count * size) for one in self.who[first : first + size]]
+        return replace(self, who=tuple(mine), batch_size=size * self.rows if size < self.group else self.batch_size)
 
     @property
     def ticks(self) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
-from tilting.config.auto import AUTO
+from tilting.config.auto import AUTO, Budget
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
@@ -32,11 +33,14 @@ from tilting.presets import METHODS
 from tilting.reports.trace import Trace, write_trace
 from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
+from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
 from tilting.runs import files
+from tilting.runs.ahead import Ahead
 from tilting.runs.alone import alone
 from tilting.runs.owner import RUN, folder_of
+from tilting.runs.processes import Processes, meet
 from tilting.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -60,7 +64,7 @@ def load_parts(config: GenerateConfig) -> Parts:
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = informed(build(specs), config.prompts, config.metadata) if specs else None
+    reward = elsewhere(informed(build(specs), config.prompts, config.metadata), config.reward_device) if specs else None
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name)
     inputs, each = asked(config)
@@ -77,11 +81,31 @@ def load_parts(config: GenerateConfig) -> Parts:
     return Parts(model, reward, judge_of(config.model))
 
 
+def counts_of(summary: Mapping[str, Any]) -> Counts:
+    """What a manifest's summary, empty at first, says was paid."""
+    return Counts(*(summary.get(key, 0) for key in ("evaluations", "decodes", "reward_calls", "seconds")))
+
+
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every", *NEUTRAL)  # none a picture is of
+    # none a picture is of
+    free = (
+        "out",
+        "unused",
+        "image",
+        "device",
+        "batch-size",
+        "only",
+        "trace",
+        "trace-every",
+        "split",
+        "reward-device",
+        *NEUTRAL,
+    )
     kind, inside, parts = RUN, "images", METHODS
+    follows: ClassVar[bool] = False
+    """Whether a group's records are read off what drew it, and so before the next one begins."""
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)
@@ -91,7 +115,7 @@ class Folder(RunFolder[Generated]):
             again |= self.records.keys() - set(self.traced)
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
-        self.spent = Counts()
+        self.counts = self.before = Counts()
         if config.auto:
             self.head["auto"] = dict(zip(("budget", "why"), config.auto, strict=True))
 
@@ -163,12 +187,20 @@ class Folder(RunFolder[Generated]):
     def call(self) -> dict[str, Any]:
         """What this call found and did: images that were there, of how many, and what was paid for the others."""
         drawn = {"already": self.had, "total": self.total, "drawn": len(self.records) - self.had}
-        return {**drawn, **asdict(replace(self.spent, seconds=round(self.spent.seconds, 3)))}
+        paid = {key: value - getattr(self.before, key) for key, value in asdict(self.counts).items()}
+        return {**drawn, **paid, "seconds": round(paid["seconds"], 3)}
 
-    def begin(self) -> None:
-        """Make the folder and its first manifest; of one that is there, keep the records of the images that are whole."""
+    def begin(self, index: int = 0) -> None:
+        """Make the folder and its first manifest; of one that is there, keep the records of the images that are whole.
+
+        Args:
+            index: of the process; all but the first only add, to a file of records of their own.
+        """
+        self._rewards, self._scored, self.lines = 0.0, 0, self.path / files.part_of(index)
+        if index:
+            return
+        self.counts = self.before = counts_of(self.summary)
         s = self.summary
-        self.counts = Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
         known = [r["reward"] for r in self.records.values() if r["reward"] is not None]
         self._rewards, self._scored = sum(known), len(known)
         if not s:
@@ -180,12 +212,29 @@ class Folder(RunFolder[Generated]):
             self.sum_up()
 
     def _keep_records(self) -> None:
-        """Write the records anew where some are torn, or of images that are not whole, or stand in an older manifest."""
+        """Write the records anew where some are torn, or of images that are not whole, or stand in an older manifest, or in
+        files of other processes, which end then."""
         path = self.path / files.IMAGES
         lines = files.read_lines(path)
         if len(lines) != len(self.records) or (lines and path.read_bytes() != "".join(map(files.line, lines)).encode()):
             records = [self.records[i] for i in sorted(self.records)]
             write_atomically(path, "".join(self._lines(records)).encode())
+        for part in files.parts(self.path):
+            with suppress(OSError):
+                part.unlink()
+
+    def collect(self, joined: bool = True) -> None:
+        """Read back the records that were added, which are not held while images are drawn.
+
+        Args:
+            joined: all processes have ended; what they have written becomes one file.
+        """
+        manifest = files.read_manifest(self.path)
+        assert manifest is not None
+        self.records = {int(Path(record["file"]).stem): record for record in manifest["images"]}
+        self.counts = counts_of(manifest["summary"])
+        if joined:
+            self._keep_records()
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None, traces: Sequence[Trace] = ()) -> None:
         """Write a finished group: its traces, its pictures, then their records at the end of the others'."""
@@ -197,10 +246,8 @@ class Folder(RunFolder[Generated]):
             name = files.image_name(number, self.config.format)
             write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
             records.append({"file": name, **record, **told.get(number, {})})
-        self.spent += drawn.counts
         self.counts += drawn.counts
-        append(self.path / files.IMAGES, "".join(self._lines(records)).encode())
-        self.records |= zip(numbers, records, strict=True)
+        append(self.lines, "".join(self._lines(records)).encode())
         known = [record["reward"] for record in records if record["reward"] is not None]
         self._rewards, self._scored = self._rewards + sum(known), self._scored + len(known)
 
@@ -217,6 +264,11 @@ class Folder(RunFolder[Generated]):
     def mean(self) -> float | None:
         """Of the rewards so far."""
         return self._rewards / self._scored if self._scored else None
+
+    def see(self) -> None:
+        """Read what the main process has written of all."""
+        self.collect(joined=False)
+        self.summary = (files.read_manifest(self.path) or {})["summary"]
 
     def sum_up(self) -> None:
         """Tell in the manifest what all images come to."""
@@ -245,22 +297,33 @@ def run(
         TiltingError: before anything is written, for a request or a folder that cannot work.
         RewardError: if the reward fails; images finished before stay, and the run resumes.
     """
+    together = meet(config.device)
     with alone(config.out):
+        if together.count > 1 and config.method == AUTO and config.budget and Budget.read(config.budget).timed:
+            raise TiltingError("a budget of seconds is measured by one process: give evaluations, such as --budget 100")
         config, parts = _chosen(config, parts, quiet)
-        place = folder(config, argv)
-        if place.missing:
-            _warn_unknown(config)
+        place = together.agree(lambda: folder(config, argv))
+        missing = together.tell(place.missing)[0]
+        if missing:
+            quiet = quiet or not together.main
+            if together.main:
+                _warn_unknown(config)
             announce(f"loading {config.model}", quiet)
-            _draw_missing(place, parts(config), quiet)
-        elif not place.told:
+            _draw_missing(place, missing, together.agree(lambda: parts(config)), quiet, together)
+        elif not place.told and together.main:
             place.begin()
-        _warn_constant(place)
-        if place.complete:
-            from tilting.reports.grid import write_grid  # draws with PIL
+        if together.main:
+            _warn_constant(place)
+            if place.complete:
+                from tilting.reports.grid import write_grid  # draws with PIL
 
-            write_grid(place.path, place.manifest)
-        if config.trace and place.traced:
-            write_page(place.path, place.traced, f"How {config.method} drew")
+                write_grid(place.path, place.manifest)
+            if config.trace and place.traced:
+                write_page(place.path, place.traced, f"How {config.method} drew")
+        if together.count > 1:  # the others wait until all is written
+            together.tell(None)
+            if not together.main:
+                place.see()
         return {**place.manifest, "call": place.call}
 
 
@@ -283,19 +346,19 @@ def _chosen(
     return found, lambda _: loaded
 
 
-def plan_missing(place: Folder, parts: Parts) -> Plan:
+def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = None) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
     check_format(config.format, film=len(parts.model.image_shape) > 3)
     who = identities(config.prompts, config.seeds, config.images)
-    missing = [who[number] for number in place.missing]
+    drawn = [who[number] for number in (place.missing if missing is None else missing)]
     *frames, _, height, width = parts.model.image_shape
     reference = None
     if config.image and config.mask is None:
         reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
-        missing,
+        drawn,
         config.preset(),
         parts.reward,
         reference=reference,
@@ -310,26 +373,42 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
     )
 
 
-def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
-    config = place.config
+def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bool, together: Processes) -> None:
+    config, over = place.config, None
     numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seeds, config.images))}
-    request = plan_missing(place, parts)
-    place.begin()
+    request = together.agree(lambda: plan_missing(place, parts, missing))
+    if together.count > 1 and config.split == "particles":
+        over = together
+        if place.follows or not getattr(request.method.engine, "parallel", True):
+            raise TiltingError(f"{request.method.name} has no particles that processes could share here: leave --split out")
+    elif together.count > 1:
+        request = request.share(together.index, together.count)
+    together.agree(lambda: place.begin(together.index))
+    ahead = Ahead()
     try:
         recorder = Recorder(parts.model, request, config.trace_every) if config.trace else None
         with Progress(request, quiet) as progress:
-            for event in draw(parts.model, request):
+            for event in draw(parts.model, request, over=over, later=recorder is None and not place.follows):
                 traces = [] if recorder is None else recorder(event)
-                if isinstance(event, Drawn):
-                    place.add(event, [numbers[w] for w in event.who], parts.judge, traces)
-                    progress.reward(place.mean)
-                else:
+                if not isinstance(event, Drawn):
                     progress.step(event.reward)
+                elif together.main or over is None:
+                    add = partial(place.add, event, [numbers[w] for w in event.who], parts.judge, traces)
+                    add() if place.follows else ahead.do(add)
+                    progress.reward(place.mean)
+        ahead.finish()
+        together.tell(None)
     except BaseException:
         with suppress(TiltingError):  # of a full disk, which is told already
-            place.sum_up()
+            with suppress(TiltingError):
+                ahead.finish()
+            if together.main:
+                place.collect(together.count == 1)
+                place.sum_up()
         raise
-    place.sum_up()
+    if together.main:
+        place.collect()
+        place.sum_up()
 
 
 def _warn_constant(place: Folder) -> None:

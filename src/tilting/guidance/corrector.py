@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tilting.lazy import torch
 from tilting.schedule import step_std
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from tilting.guidance.kernel import Kernel
     from tilting.guidance.value_and_grad import GradientContext, Rule, ValueAndGrad
+    from tilting.types import Time
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,27 @@ class Corrected:
     def rule(self) -> Rule:
         return "plain"
 
+    def spread(self, t: Time) -> float:
+        """What the std of a step from t is multiplied by."""
+        return 1 / math.sqrt(self.power) if t.alpha == 0 else 1.0
+
     def __call__(self, kernel: Kernel, seen: ValueAndGrad | None, context: GradientContext) -> Kernel:
         t, s, (eps, _, correction) = kernel.t, kernel.s, kernel.prediction
         w, a = context.cfg, self.power
         if kernel.std == 0:
             return replace(kernel, base=kernel.mean)
         if t.alpha == 0:
-            kernel = replace(kernel, spread=kernel.spread / math.sqrt(a))
-            return replace(kernel, base=kernel.mean)
+            return replace(kernel, spread=kernel.spread * self.spread(t), base=kernel.mean)
         noise = t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2
 
+        wide = torch.promote_types(eps.dtype, torch.float32)
+
         def square(difference: Tensor) -> Tensor:
-            return (difference / t.sigma).double().flatten(1).square().sum(1)
+            return (difference / t.sigma).to(wide).flatten(1).square().sum(1)
 
         gained = 0.5 * noise * a * w * (w - 1) * square(correction)
         if a != 1:
             gained = gained + 0.5 * noise * a * (a - 1) * square(eps)
             drift = 0.5 * (step_std(t, s, 1.0) ** 2 + kernel.std**2)
             kernel = replace(kernel, shift=kernel.shift - (a - 1) * drift / t.sigma * eps)
-        return replace(kernel, base=kernel.mean, log_weight=kernel.log_weight + gained.cpu())
+        return replace(kernel, base=kernel.mean, log_weight=kernel.log_weight + gained)

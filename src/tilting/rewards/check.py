@@ -34,6 +34,11 @@ class Scorer:
         return self.values(images, prompts)
 
 
+def waits(reward: object) -> bool:
+    """Whether a reward, or a part of one, is waited for while this device could go on: by a server, or another device."""
+    return getattr(reward, "waits", False) is True
+
+
 def precise(images: Tensor) -> Tensor:
     """In float64 as they are, else in float32."""
     return images if images.dtype == torch.float64 else images.float()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.rewards.check import checked
+from tilting.rewards.check import checked, waits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,6 +124,11 @@ class Combined:
     def batch_dependent(self) -> bool:
         """Whether the value of an image depends on those beside it, for any part."""
         return any(getattr(reward, "batch_dependent", False) for reward, _ in self.parts)
+
+    @property
+    def waits(self) -> bool:
+        """Whether any part is waited for; see `tilting.rewards.check.waits`."""
+        return any(waits(reward) for reward, _ in self.parts)
 
     def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """The raw (unweighted, unscaled) values (b,) of every part by key, each `checked`: a RewardError names its part."""

@@ -155,7 +155,7 @@ class Sampled(Observer[FinetuneConfig]):
         config, engine, step, begun = self.config, self.trainer.engine, self.trainer.state.step, time.perf_counter()
         numbers: dict[str, Any] | None = None
         seen = None
-        if engine.main:
+        if engine.main or engine.shard is not None:  # all call a network in shards
             seen = look(
                 self.trainer.model,
                 config.prompts,
@@ -178,7 +178,7 @@ class Sampled(Observer[FinetuneConfig]):
                 f"early-stop has nothing to go by: the judge {config.judge or 'of pocket'} says nothing of any sample of these "
                 "prompts; give another --judge, or leave --early-stop out"
             )
-        if seen is not None:
+        if seen is not None and engine.main:
             title = f"{config.objective}, {' + '.join(config.reward) or 'pairs'}, step {step} of {config.train_steps}"
             self.folder.make()
             write_look(seen, self.folder.path / "samples" / f"{step:06d}.png", title)

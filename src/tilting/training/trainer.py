@@ -104,7 +104,7 @@ class Trainer(Generic[Maker]):
         begun = time.perf_counter()
         half = self.engine.half or self.model.dtype == torch.float16
         parts = (self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half)
-        for info in train(*parts, trouble=lambda: self.batches.trouble):
+        for info in train(*parts, trouble=lambda: self.batches.trouble, lockstep=self.engine.shard is not None):
             paid = self.engine.total(self.batches.counts.numbers())
             self.costs = {key: self.before[key] + paid[key] for key in COSTS}
             if info.skipped is None:
@@ -205,10 +205,19 @@ def trainable(model: Any) -> Trainable:
 
 
 def on_device(model: Any, engine: Engine) -> Trainable:
-    """A model on the process's device. Raises TiltingError for one that a LoRA cannot train."""
-    if str(engine.device) != "cpu":
+    """A model on the process's device, unless its network is to be sharded first. Raises TiltingError for one that a LoRA
+    cannot train."""
+    if str(engine.device) != "cpu" and engine.shard is None:
         model.to(engine.device)
     return trainable(model)
+
+
+def sharded(model: Any, engine: Engine, trained: Mapping[str, nn.Parameter]) -> None:
+    """Shard a model's network, where the process is asked to, and bring what is left of the model to the process's device."""
+    if engine.shard is not None:
+        engine.shard(model.backbone, trained.values())
+        if str(engine.device) != "cpu":
+            model.to(engine.device)
 
 
 def trainer_of(
@@ -244,6 +253,7 @@ def trainer_of(
     text = config.train_text_encoder and "lora" in config.learn
     how = config.rank, config.target_modules or (), config.seed, start, config.lora_alpha, text
     parameters = attach(model, *how)
+    sharded(model, engine, parameters)
     told = tells(model, None if asked else (NAME,))
     if "lora" not in config.learn:
         for p in parameters.values():
