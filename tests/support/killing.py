@@ -31,7 +31,7 @@ COMMANDS = {
     "compare": f"compare a-fox --methods base,bon --particles 2 --images 1 --reward r.py:bright {MODEL}",
     "evaluate": "evaluate drawn again --quiet",
     "finetune": f"finetune a-fox --reward r.py:bright --judge r.py:dark {SAMPLED} {TRAINED}",
-    "condition fit": "condition fit --data labels.csv --epochs 1 --quiet",
+    "condition fit": "condition fit --kind cnn --data labels.csv --epochs 1 --quiet",
     "condition train": f"condition train a-fox --classifier fit {TRAINED}",
     "condition sample": f"condition sample a-fox --control control --label bright=yes --strength 0,1 --images 1 {MODEL}",
     "recipe": "recipe tiny --small --quiet",
@@ -39,9 +39,9 @@ COMMANDS = {
 """Each without --out, of two steps or fewer."""
 BEFORE = {
     "evaluate": [f"generate a-fox --images 2 {MODEL} --out drawn", f"generate a-fox --images 2 --seed 1 {MODEL} --out again"],
-    "condition train": ["condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit"],
+    "condition train": ["condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit"],
     "condition sample": [
-        "condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit",
+        "condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit",
         f"condition train a-fox --classifier fit {TRAINED} --out control",
     ],
 }

@@ -182,7 +182,9 @@ def rewards(
             row["notes"] += [line for part in (*entry.told, *entry.needs) for line in columns([[part]])] if name else []
         rows[entry.name] = row
     if not as_json and name is None:
-        rows["FILE.py:FUNCTION"] = {"about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); black-box unless it says"}
+        rows["FILE.py:FUNCTION"] = {
+            "about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); tried for a gradient unless it says"
+        }
     _show(rows, as_json)
 
 

@@ -12,6 +12,7 @@ from typing_extensions import Doc
 
 from tilting.config import options, training
 from tilting.config.diversity import parse_diversity
+from tilting.config.generate import tried
 from tilting.config.objectives import settings_of
 from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, check_batch, once
@@ -227,9 +228,10 @@ class FinetuneConfig(Switches, TrainingConfig):
         return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 
 
-def black_box(objective: str, reward: str) -> TiltingError:
-    """The refusal of a reward without gradient."""
-    return TiltingError(f"{objective} needs a differentiable reward and {reward!r} is black-box: use --objective ddpo with it")
+def black_box(objective: str, reward: str, why: str = "") -> TiltingError:
+    """The refusal of a reward without gradient, for a reason that was found by trying it."""
+    what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
+    return TiltingError(f"{objective} needs {what}: use --objective ddpo with it")
 
 
 OPTIONS = tuple(FinetuneConfig.options())

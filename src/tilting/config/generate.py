@@ -82,7 +82,7 @@ class GenerateConfig(Switches, BaseConfig):
     prompts: Prompts
     model: Model = "pocket"
     reward: Reward = ()
-    method: Annotated[str, Doc("See `tilting methods`; auto takes the best that is known for --budget.")] = "base"
+    method: Annotated[str, Doc("See `tilting methods`; or file.py:function; or auto, the best for --budget.")] = "base"
     budget: Annotated[
         str | None, Metavar("N|Ns"), Check(_budget), Doc("Of method auto: evaluations per image, or seconds such as 30s.")
     ] = None
@@ -298,12 +298,16 @@ def _with_rewards(config: Config) -> Config:
     return replace(config, reward=wanted)
 
 
-def black_box(method: str, reward: str) -> TiltingError:
-    """The refusal of a reward without gradient."""
+def tried(why: str) -> str:
+    """A reason in brackets."""
+    return f" (tried on a picture: {why})" if why else ""
+
+
+def black_box(method: str, reward: str, why: str = "") -> TiltingError:
+    """The refusal of a reward without gradient, for a reason that was found by trying it."""
     probes = f", or zero-order gradients by --set {method}.probes=10" if "probes" in _preset_fields(method) else ""
-    return TiltingError(
-        f"{method} needs a differentiable reward and {reward!r} is black-box: use --method code or bon with it{probes}"
-    )
+    what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
+    return TiltingError(f"{method} needs {what}: use --method code or bon with it{probes}")
 
 
 def _check_method(config: GenerateConfig) -> None:

@@ -224,8 +224,8 @@ def generate(
         model: from `tilting.load`.
         prompts: one or several; {"prompt": "a fox", ...} for one with metadata, for rewards that take it.
         reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
-            -> (b,), or (images, prompts, metadata) -> (b,); black-box unless ``function.differentiable`` is True; only
-            ``base`` needs none.
+            -> (b,), or (images, prompts, metadata) -> (b,), which is tried for a gradient where one is needed, unless
+            ``function.differentiable`` says; only ``base`` needs none.
         method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
             one that a preset built with a part replaced; default ``base``; "auto" takes the best that is known for ``budget``.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.

@@ -187,7 +187,8 @@ def plan(
     _check_switches(model, method, batch_size)
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
-    check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    has_gradient = None if reward is None else not method.needs_reward_gradient or reward.differentiable  # who asks, tries it
+    check(method, made.steps_run, eta, cfg, has_gradient)
     many = max((method.particles, *method.counts)) > 1 or method.engine is not None
     if preset.selects and many and method.choices(made.steps_run) == 0:
         few = f"{made.steps_run} step{'' if made.steps_run == 1 else 's'}"

@@ -35,7 +35,9 @@ from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
 from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
-from tilting.rewards.spec import build
+from tilting.rewards.spec import Spec, build
+from tilting.rewards.user_file import why_blind
+from tilting.rng import Identity
 from tilting.runs import files
 from tilting.runs.ahead import Ahead
 from tilting.runs.alone import alone
@@ -57,16 +59,30 @@ class Parts(NamedTuple):
     judge: Judge | None
 
 
-def load_parts(config: GenerateConfig) -> Parts:
+def load_parts(
+    config: GenerateConfig,
+    model_of: Callable[..., Any] | None = None,
+    reward_of: Callable[[Sequence[Spec]], Reward] | None = None,
+) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
-    is read."""
+    is read.
+
+    Args:
+        config: from `tilting.config.generate.resolve`.
+        model_of, reward_of: what loads a model, as `tilting.models.load` does, and the reward of specs; a process that stays
+            gives such as remember.
+    """
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = elsewhere(informed(build(specs), config.prompts, config.metadata), config.reward_device) if specs else None
+    reward = (
+        elsewhere(informed((reward_of or build)(specs), config.prompts, config.metadata), config.reward_device)
+        if specs
+        else None
+    )
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
-        raise black_box(config.method, reward.name)
+        raise black_box(config.method, reward.name, why_blind(reward))
     inputs, each = asked(config)
     how: dict[str, Any] = {
         "each": each,
@@ -74,7 +90,7 @@ def load_parts(config: GenerateConfig) -> Parts:
         "switches": Switches.of(config),
         **inputs,
     }
-    model = load(config.model, config.device, config.precision or FULL, **how)
+    model = (model_of or load)(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)
@@ -132,8 +148,10 @@ class Folder(RunFolder[Generated]):
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
+        own = files.digest_of_code(Path(config.method.rpartition(":")[0])) if ".py:" in config.method else None
         look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
-        return now | ({"input-sha256": told} if told else {}) | ({"look-decoder-sha256": look} if look else {})
+        beside = {"input-sha256": told, "method-code": own, "look-decoder-sha256": look}
+        return now | {key: value for key, value in beside.items() if value}
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -141,7 +159,12 @@ class Folder(RunFolder[Generated]):
         self.told = before is None or not files.stale(before)
         return before
 
+    def binds(self, before: Mapping[str, Any]) -> bool:
+        return bool(self.records)
+
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        if key == "method-code" and before.get("method") == now.get("method"):
+            return "whose method had other code: choose another --out"
         if key == "lora-sha256":
             return "whose LoRA had other weights: choose another --out"
         if key == "input-sha256" and before.get("input") == now.get("input"):
@@ -349,16 +372,20 @@ def _chosen(
 def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = None) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    check_format(config.format, film=len(parts.model.image_shape) > 3)
     who = identities(config.prompts, config.seeds, config.images)
-    drawn = [who[number] for number in (place.missing if missing is None else missing)]
+    return plan_of(config, [who[number] for number in (place.missing if missing is None else missing)], parts)
+
+
+def plan_of(config: GenerateConfig, who: Sequence[Identity], parts: Parts) -> Plan:
+    """The request of some images of a config, checked against what was loaded; its picture is read. Raises TiltingError."""
+    check_format(config.format, film=len(parts.model.image_shape) > 3)
     *frames, _, height, width = parts.model.image_shape
     reference = None
     if config.image and config.mask is None:
         reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
-        drawn,
+        who,
         config.preset(),
         parts.reward,
         reference=reference,
