@@ -52,7 +52,7 @@ from tilting.config.settings import setting
 from tilting.declare import Check, Metavar, Option, declared, plain
 from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.presets import METHODS, Preset
@@ -181,7 +181,7 @@ class GenerateConfig(Switches, BaseConfig):
         fields = _preset_fields(method)
         asked(cls, given, model)
         if any((parse_lora(one).file.parent / INPUTS).is_file() for one in given.get("lora", ())):
-            check_plain(model, "learned sampler inputs")
+            check_pipeline(model, "learned sampler inputs")
         steps, cfg = defaults(model)
         of_model = {"steps": steps, "cfg": cfg, "eta": METHODS[method].default_eta}
         of_run = {name: cls.options()[name].check(paper[name]) for name in ("steps", "cfg") if name in paper}

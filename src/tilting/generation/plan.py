@@ -39,9 +39,11 @@ class Model(Protocol):
     name: str
     schedule: Schedule
     latent_shape: tuple[int, ...]
-    image_shape: tuple[int, ...]
     default_steps: int
     default_cfg: float
+
+    @property
+    def image_shape(self) -> tuple[int, ...]: ...
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise: ...
 
