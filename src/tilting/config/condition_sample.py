@@ -27,7 +27,7 @@ from tilting.runs.files import digest, digest_of
 
 GUIDED = "dps.strength"
 FIRST = ("control", "classifier", "label", "strength")
-OTHERS = ("image", "lora", "lora-steps", "published")
+OTHERS = ("image", "lora", "lora-steps", "published", "budget")
 """Options of `tilting generate` that it does not have."""
 
 

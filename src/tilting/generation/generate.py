@@ -18,8 +18,8 @@ from tilting import sample as loop
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
+from tilting.generation.plan import grid_of, looker_of
 from tilting.generation.plan import identities as identities
-from tilting.generation.plan import looker_of
 from tilting.generation.plan import plan as plan
 from tilting.generation.score import Counts as Counts
 from tilting.generation.score import Scorer, finish
@@ -229,7 +229,7 @@ def _group(
     if scorer is not None:
         scorer.idle = wait
     with torch.no_grad():
-        grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+        grid = grid_of(model, plan.method, plan.steps)[-plan.steps_run - 1 :]
         denoise = model.denoiser(worded, plan.cfg, plan.negative)
         problem = loop.Problem(
             denoise if wait is None else wait.before(denoise),
@@ -244,6 +244,7 @@ def _group(
             per_particle=len(worded) > len(prompts),
             law=plan.sde,
             over=over,
+            noisy=None if scorer is None else scorer.noisy,
         )
         begin = getattr(model, "start", None) if clean is None and given is None else None
         clean = clean if begin is None else begin(prompts)
@@ -258,7 +259,8 @@ def _group(
         if drawn is None:
             break
         state, info = drawn
-        counts += Counts(info.evaluations, info.values, info.values)
+        decoded = 0 if problem.noisy is not None else info.values
+        counts += Counts(info.evaluations, decoded, info.values)
         mean = None if info.value is None else info.value.mean().item()
         yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():

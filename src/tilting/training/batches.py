@@ -310,9 +310,8 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class Accumulated:
-    """An objective over parts of a batch, one after the other: the same gradient in less memory, where the loss is a mean
-    over images.
+class Split:
+    """An objective whose batch is seen in parts.
 
     Attributes:
         inner: the objective.
@@ -329,6 +328,12 @@ class Accumulated:
     @property
     def updates_several(self) -> bool:
         return self.inner.updates_several
+
+
+@dataclass(frozen=True)
+class Accumulated(Split):
+    """An objective over parts of a batch, one after the other: the same gradient in less memory, where the loss is a mean
+    over images."""
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         size = len(batch.who) // self.parts
@@ -354,26 +359,10 @@ class Accumulated:
 
 
 @dataclass(frozen=True)
-class InParts:
+class InParts(Split):
     """An objective of the whole batch, such as advantages make it, whose networks see parts of it, one after the other: the
     same gradient in less memory. What a part's way back needs is made again for it, which costs a call more of each step that
-    has a gradient.
-
-    Attributes:
-        inner: the objective.
-        parts: how many.
-    """
-
-    inner: Losses
-    parts: int
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def updates_several(self) -> bool:
-        return self.inner.updates_several
+    has a gradient."""
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         names = ["denoise", "base", "plain", "base_plain"] + ["teacher"] * (batch.teacher is not None)
