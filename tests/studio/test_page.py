@@ -239,6 +239,21 @@ def test_contrast_and_labels(driven, tab):
     assert not said, json.dumps(said, indent=1)
 
 
+def test_a_narrow_window_by_night(driven):
+    from axe_playwright_python.sync_playwright import Axe
+
+    driven.page.set_viewport_size({"width": 400, "height": 900})
+    driven.page.emulate_media(color_scheme="dark")
+    driven.tab("Draw")
+    driven.page.wait_for_timeout(300)
+    found = Axe().run(driven.page, options={"runOnly": ["wcag2a", "wcag2aa"]})
+    wide = driven.page.evaluate("document.documentElement.scrollWidth")
+    driven.page.emulate_media(color_scheme="light")
+    driven.page.set_viewport_size({"width": 1280, "height": 1000})
+    assert wide == 400
+    assert not [one["id"] for one in found.response["violations"]]
+
+
 def test_the_keyboard_reaches_everything(driven):
     driven.tab("Runs")
     driven.page.get_by_role("tab", name="Runs", exact=True).focus()

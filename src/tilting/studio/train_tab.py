@@ -132,9 +132,8 @@ def train_tab(studio: Studio) -> None:
         with gr.Column(scale=2, min_width=320):
             findings = gr.HTML("", elem_id="train-findings")
             samples = gr.HTML("", render=False, elem_id="train-samples")
-            watched, status = follow(
-                studio, "train", "training run", lambda: trained(studio), partial(live, studio.workspace.root), [samples]
-            )
+            shown = partial(live, studio.workspace.root)
+            watched, status = follow(studio, "train", "training run", lambda: trained(studio), shown, [samples])
             samples.render()
             with gr.Accordion("The same as a command or YAML", open=False):
                 command = forms.copied("command")
