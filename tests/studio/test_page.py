@@ -147,7 +147,7 @@ def test_compare_three(driven, workspace):
 
 def test_train_and_stop_and_go_on(driven, workspace):
     driven.tab("Train")
-    for name, value in (("train-steps", 40), ("steps", 3), ("sample-every", 5)):
+    for name, value in (("train-steps", 40), ("steps", 3), ("batch-size", 2), ("sample-every", 5)):
         driven.fill(f"train-{name}", value)
     driven.click("train-go")
     assert "reward gradient" in driven.has("train-findings", "reward gradient")
