@@ -1,8 +1,9 @@
-"""Seconds before the studio's first picture, and before the next: `python benchmarks/studio.py`, on a quiet machine with chromium.
+"""Seconds before the studio's first picture, and before the next, on a quiet machine with chromium.
 
-Printed are seconds from the start of the process until its address, until the page can be used, until the first picture of
-Draw's own defaults at the model's own steps is there; then, warm, from a press of the button until the first estimates, and until
-the picture.
+    python benchmarks/studio.py
+
+Printed are seconds from the start of the process until its address, until the page can be used, and until the picture of
+Draw's own defaults is there; then, warm, from a press of the button until the first estimates, and until the picture.
 """
 
 from __future__ import annotations
