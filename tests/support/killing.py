@@ -31,7 +31,7 @@ COMMANDS = {
     "compare": f"compare a-fox --methods base,bon --particles 2 --images 1 --reward r.py:bright {MODEL}",
     "evaluate": "evaluate drawn again --quiet",
     "finetune": f"finetune a-fox --reward r.py:bright --judge r.py:dark {SAMPLED} {TRAINED}",
-    "condition fit": "condition fit --data labels.csv --epochs 1 --quiet",
+    "condition fit": "condition fit --kind cnn --data labels.csv --epochs 1 --quiet",
     "condition train": f"condition train a-fox --classifier fit {TRAINED}",
     "condition sample": f"condition sample a-fox --control control --label bright=yes --strength 0,1 --images 1 {MODEL}",
     "recipe": "recipe tiny --small --quiet",
@@ -39,9 +39,9 @@ COMMANDS = {
 """Each without --out, of two steps or fewer."""
 BEFORE = {
     "evaluate": [f"generate a-fox --images 2 {MODEL} --out drawn", f"generate a-fox --images 2 --seed 1 {MODEL} --out again"],
-    "condition train": ["condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit"],
+    "condition train": ["condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit"],
     "condition sample": [
-        "condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit",
+        "condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit",
         f"condition train a-fox --classifier fit {TRAINED} --out control",
     ],
 }
@@ -184,10 +184,15 @@ def uninterrupted(command: str, whole: Path) -> dict[str, object]:
         if not Path(before.split()[-1]).exists():
             assert forked(before.split()) == 0, Path("log.txt").read_text()
     assert forked([*COMMANDS[command].split(), "--out", str(whole)]) == 0, Path("log.txt").read_text()
+    imported()
+    return held(whole)
+
+
+def imported() -> None:
+    """Import what the last command has, so that the next one forked has it."""
     for module in Path("modules.txt").read_text().split():
         with suppress(Exception):  # one that a package makes by itself
             __import__(module)
-    return held(whole)
 
 
 def tried(command: str) -> tuple[int, int]:

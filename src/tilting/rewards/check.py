@@ -30,7 +30,7 @@ class Scorer:
         """images (b, 3, h, w) float in [0, 1] and b prompts -> (b,). Raises what `check_images` raises."""
         _check(self, images, prompts)
         if not len(images):
-            return (images if self.differentiable else images.detach()).flatten(1).sum(1)
+            return images.flatten(1).sum(1)
         return self.values(images, prompts)
 
 

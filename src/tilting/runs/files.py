@@ -17,7 +17,7 @@ from typing import Any
 from tilting import foreign
 from tilting.disk import unique_beside, write_atomically
 from tilting.errors import TiltingError
-from tilting.features.digest import DIGITS, digest
+from tilting.features.digest import DIGITS, digest, digest_of_code
 from tilting.features.picture import open_rgb
 from tilting.rewards.spec import Spec
 
@@ -45,8 +45,14 @@ def image_name(number: int, kind: str | None = None) -> str:
 
 
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
-    """Of each reward its name, and a digest of the files that its values stand on (None where there are none to know)."""
-    return [{"name": spec.text, "sha256": digest_of(spec.reads.files)} for spec in specs]
+    """Of each reward its name and what its values stand on; see `named_digest`."""
+    return [named_digest(spec.text, spec.reads.files) for spec in specs]
+
+
+def named_digest(name: str, paths: Sequence[Path]) -> dict[str, Any]:
+    """A name, a digest of the files that stand behind it (None where there are none to know), and of Python its code's."""
+    code = digest_of_code(paths[0]) if len(paths) == 1 and paths[0].suffix == ".py" else None
+    return {"name": name, "sha256": digest_of(paths)} | ({"code": code} if code else {})
 
 
 def digest_of(paths: Iterable[Path]) -> str | None:
