@@ -25,6 +25,7 @@ from tilting.cli.generate import generate
 from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
+from tilting.cli.studio import studio
 from tilting.errors import TiltingError, ToldElsewhere, nearest, refusal_of
 from tilting.lazy import hush
 from tilting.runs.processes import part
@@ -40,6 +41,7 @@ for _command in (
     Command("lora", lora),
     Command("condition", condition, resumes=True),
     Command("recipe", recipe, resumes=True),
+    Command("studio", studio),
     Command("methods", methods),
     Command("objectives", objectives),
     Command("rewards", rewards),

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
@@ -165,15 +165,10 @@ def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
     """Refuse an option of one value that is given twice, for the first would be dropped in silence. Raises TiltingError."""
     words = context.obj[: context.obj.index("--")] if "--" in context.obj else context.obj
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    single = [(one.option, *one.aliases) for one in options.values() if not repeats(one)]
+    single = [(one.option, *one.aliases) for one in options.values() if not one.repeats]
     for names in (*single, ("prompts",), *((name.replace("_", "-"),) for name in ("config", "print_config"))):
         if sum(given.count(f"--{name}") for name in names) > 1:
             raise TiltingError(f"--{names[0]} is given twice: give it once")
-
-
-def repeats(one: Field) -> bool:
-    """Whether an option may be given several times."""
-    return bool(one.given.positional) or _given_as(one.hint) == list[str]
 
 
 def _parameters(one: Field) -> list[inspect.Parameter]:
@@ -197,7 +192,7 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
             f"--{name}",
             *short,
             metavar=one.metavar or None,
-            help=help_of(one),
+            help=one.help,
             show_default=False,
             hidden=former,
             autocompletion=_completing(one),
@@ -217,13 +212,6 @@ def _completing(one: Field) -> Callable[[str], list[str]] | None:
     """What a shell offers for an option's value: its choices, or names of parts; None where anything goes."""
     known = one.choices or NAMES.get(one.option, ())
     return (lambda incomplete: [str(name) for name in known if str(name).startswith(incomplete)]) if known else None
-
-
-def help_of(one: Field) -> str:
-    """What is said of an option, with its default."""
-    simple = isinstance(one.default, str | int | float) and not isinstance(one.default, bool) and one.default != ""
-    default = one.given.default or (f"{one.default}" if simple and one.default is not MISSING else "")
-    return f"{one.about} [{default}]" if default else one.about
 
 
 def _given_as(hint: Any) -> Any:

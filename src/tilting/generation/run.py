@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from tilting.config.auto import AUTO, Budget
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.generation.auto import settled, told
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
@@ -33,12 +35,13 @@ from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
 from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
-from tilting.rewards.spec import build
+from tilting.rewards.spec import Spec, build
 from tilting.rewards.user_file import why_blind
+from tilting.rng import Identity
 from tilting.runs import files
 from tilting.runs.ahead import Ahead
 from tilting.runs.alone import alone
-from tilting.runs.owner import RUN
+from tilting.runs.owner import RUN, folder_of
 from tilting.runs.processes import Processes, meet
 from tilting.runs.run_folder import RunFolder
 
@@ -56,14 +59,28 @@ class Parts(NamedTuple):
     judge: Judge | None
 
 
-def load_parts(config: GenerateConfig) -> Parts:
+def load_parts(
+    config: GenerateConfig,
+    model_of: Callable[..., Any] | None = None,
+    reward_of: Callable[[Sequence[Spec]], Reward] | None = None,
+) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
-    is read."""
+    is read.
+
+    Args:
+        config: from `tilting.config.generate.resolve`.
+        model_of, reward_of: what loads a model, as `tilting.models.load` does, and the reward of specs; a process that stays
+            gives such as remember.
+    """
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = elsewhere(informed(build(specs), config.prompts, config.metadata), config.reward_device) if specs else None
+    reward = (
+        elsewhere(informed((reward_of or build)(specs), config.prompts, config.metadata), config.reward_device)
+        if specs
+        else None
+    )
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name, why_blind(reward))
     inputs, each = asked(config)
@@ -73,7 +90,7 @@ def load_parts(config: GenerateConfig) -> Parts:
         "switches": Switches.of(config),
         **inputs,
     }
-    model = load(config.model, config.device, config.precision or FULL, **how)
+    model = (model_of or load)(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)
@@ -115,6 +132,8 @@ class Folder(RunFolder[Generated]):
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
         self.counts = self.before = Counts()
+        if config.auto:
+            self.head["auto"] = dict(zip(("budget", "why"), config.auto, strict=True))
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
@@ -303,6 +322,9 @@ def run(
     """
     together = meet(config.device)
     with alone(config.out):
+        if together.count > 1 and config.method == AUTO and config.budget and Budget.read(config.budget).timed:
+            raise TiltingError("a budget of seconds is measured by one process: give evaluations, such as --budget 100")
+        config, parts = _chosen(config, parts, quiet)
         place = together.agree(lambda: folder(config, argv))
         missing = together.tell(place.missing)[0]
         if missing:
@@ -328,19 +350,42 @@ def run(
         return {**place.manifest, "call": place.call}
 
 
+def _chosen(
+    config: Generated, parts: Callable[[Generated], Parts], quiet: bool
+) -> tuple[Generated, Callable[[Generated], Parts]]:
+    """The request with the method that auto takes, or took when the folder was begun; what was loaded for it is used again."""
+    if config.method != AUTO:
+        return config, parts
+    before = files.read_manifest(folder_of(config.out, RUN))
+    if before and (before.get("auto") or {}).get("budget") == config.budget:
+        was, why = before["config"], before["auto"]["why"]
+        options = {key: was[key] for key in ("method", "set", "particles", "steps") if key in was}
+        return told(config, options, why), parts
+    announce(f"loading {config.model}", quiet)
+    loaded = parts(config)
+    found = settled(config, loaded.model, loaded.reward)
+    if not quiet:
+        print(found.auto[1], file=sys.stderr)
+    return found, lambda _: loaded
+
+
 def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = None) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    check_format(config.format, film=len(parts.model.image_shape) > 3)
     who = identities(config.prompts, config.seeds, config.images)
-    drawn = [who[number] for number in (place.missing if missing is None else missing)]
+    return plan_of(config, [who[number] for number in (place.missing if missing is None else missing)], parts)
+
+
+def plan_of(config: GenerateConfig, who: Sequence[Identity], parts: Parts) -> Plan:
+    """The request of some images of a config, checked against what was loaded; its picture is read. Raises TiltingError."""
+    check_format(config.format, film=len(parts.model.image_shape) > 3)
     *frames, _, height, width = parts.model.image_shape
     reference = None
     if config.image and config.mask is None:
         reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
-        drawn,
+        who,
         config.preset(),
         parts.reward,
         reference=reference,
