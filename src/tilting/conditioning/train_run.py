@@ -103,14 +103,12 @@ def condition_train(
             judge = judge_of(config.model) if config.sample_every else None
             train_in_folder(Obedience(folder, trainer, judge), saved, quiet)
             trainer.control()
-            if engine.main and (picture := course_png(courses(folder))):
-                write_atomically(folder.path / CURVE, picture)
         return folder.manifest
 
 
-def courses(folder: ControlFolder) -> list[Course]:
+def courses(folder: TrainingFolder[TrainConfig], looks: Sequence[Mapping[str, Any]]) -> list[Course]:
     """How probable labels became, at which price, and what the judge says of the pictures, over training."""
-    rows, looks = read_lines(folder.path / METRICS), folder.summary.get("samples") or []
+    rows = read_lines(folder.path / METRICS)
     kl = next((key for key in ("kl", "kl_open", "kl_step") if any(key in row for row in rows)), "kl")
     return [
         Course("Obedience", "log p of the labels asked for, nats", points_of(rows, "log_prob")),
@@ -166,6 +164,11 @@ class Obedience(Observer[TrainConfig]):
     def seconds(self) -> dict[str, float]:
         seconds, self.sampling = self.sampling, 0.0
         return {"sampling": seconds}
+
+    def save(self, finished: bool = False) -> None:
+        if finished and self.trainer.engine.main and (picture := course_png(courses(self.folder, self.samples))):
+            write_atomically(self.folder.path / CURVE, picture)  # before the run is over for those who come later
+        super().save(finished)
 
     def _sample(self) -> None:
         engine, step, begun = self.trainer.engine, self.trainer.state.step, time.perf_counter()
