@@ -15,6 +15,7 @@ from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.generation.fit import fitted
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
@@ -284,6 +285,12 @@ def run(
     """
     with alone(config.out):
         place = folder(config, argv)
+        if config.memory is not None and place.missing:
+            config, chosen = fitted(config)
+            place.config = config
+            place.head = {**place.head, "config": place.config_now()}
+            if not quiet:
+                print(f"tilting: {chosen}", file=sys.stderr)
         if place.missing:
             _warn_unknown(config)
             announce(f"loading {config.model}", quiet)
