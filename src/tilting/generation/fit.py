@@ -93,11 +93,9 @@ class Choice(NamedTuple):
 
     def __str__(self) -> str:
         s = self.switches
-        told = [f"--precision-vae {s.precision_vae}"] if s.precision_vae else []
-        told += [f"--quantize {s.quantize}"] if s.quantize else []
-        told += ["--recompute"] if s.recompute else []
+        told = ["--recompute"] if s.recompute else []
         told += [f"--offload {s.offload}"] if s.offload else []
-        return f"{self.rows} at once{', ' if told else ''}{' '.join(told)}: {(self.peak.total + RESERVE) / 1e9:.1f} GB"
+        return f"{self.rows} at once{', ' if told else ''}{' '.join(told)}: {(self.peak.total + RESERVE) / 1e9:.2f} GB"
 
 
 def choose(room: int, need: Need, switches: Switches, of: Callable[[bool], Sizes]) -> tuple[Choice, bool]:
@@ -154,7 +152,8 @@ class Fit:
         """The sizes under a config's precisions."""
         key = (config.precision or FULL, config.precision_vae or FULL, recompute)
         if key not in self._found:
-            self._found[key] = sizes(config, self.reward, recompute, count=False)
+            back = self.need.slopes or self.need.steep
+            self._found[key] = sizes(config, self.reward, recompute, count=False, back=back)
         return self._found[key]
 
     def known(self, config: Any, recompute: bool, found: Sizes) -> None:
@@ -186,6 +185,7 @@ def need_of(config: Any) -> tuple[Need, Bill]:
     steps, preset = config.steps, config.preset()
     method = preset.build(steps)
     paid = bill(method, steps)
+    paid = paid._replace(finals=max(1, paid.finals))  # what is kept is decoded, whether or not it was chosen by its reward
     rows = min(config.batch_size, max(method.particles, *method.counts, 1) * config.images * len(config.prompts))
     return Need(rows, paid.slopes > 0, paid.steep > 0, paid.looks + paid.steep > 0), paid
 
@@ -208,11 +208,8 @@ def fitted(config: Config) -> tuple[Config, str]:
     if words or not fits:
         least, _ = choose(0, need, Switches.of(config), lambda recompute: fit.of(config, recompute))
         took = (least.peak.total + RESERVE) / 1e9
-        way = f"give {words}, {choice}" if fits else f"the least there is takes {choice}{', with ' + words if words else ''}"
-        raise TiltingError(
-            f"{config.model!r} with {config.method} takes {took:.1f} GB at the least, not {config.memory}: {way}"
-        )
-    s = choice.switches
-    return replace(
-        config, batch_size=choice.rows, offload=s.offload, recompute=s.recompute
-    ), f"memory {config.memory}: {choice}"
+        way = f"give {words}" if fits else f"the least there is comes with {words or 'nothing more'}"
+        what = f"{config.model!r} with {config.method} takes {took:.2f} GB at the least, not {config.memory}"
+        raise TiltingError(f"{what}: {way}, {choice}")
+    now = {"batch_size": choice.rows, "offload": choice.switches.offload, "recompute": choice.switches.recompute}
+    return replace(config, **now), f"memory {config.memory}: {choice}"

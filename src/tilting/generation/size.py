@@ -139,7 +139,7 @@ def measured(call: Callable[[Tensor], Tensor], x: Tensor, weights: Any = (), bac
     return Unit(float(flop.get_total_flops()) if count else 0.0, living.peak)
 
 
-def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count: bool = True) -> Sizes:
+def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count: bool = True, back: bool = True) -> Sizes:
     """What the model of a config, and a reward that is loaded, take. No weight of the model is read.
 
     Args:
@@ -147,6 +147,7 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
         reward: what scores; None where nothing does.
         recompute: make activations again on the way back; default as the config says.
         count: FLOP too, which takes longer than bytes alone.
+        back: the ways back too; units of those are nothing otherwise.
 
     Raises:
         TiltingError: for a model whose call is not known (`tilting.models.skeleton`).
@@ -168,16 +169,15 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
         with torch.no_grad():
             denoise = model.denoiser([PICTURE], config.cfg, config.negative_prompt)
         seen = (lambda z: model.looker([""])(z, row)) if small else model.decode
-        there: dict[str, Callable[[Tensor], Tensor]] = {
-            "evaluation": lambda z: denoise(z, t, row).x0,
-            "decode": model.decode,
-            "look": seen,
-        }
-        back = {"slope": there["evaluation"], "steep": seen, "round": lambda z: seen(denoise(z, t, row).x0)}
-        units |= {key: measured(call, x, weights=everything, count=count) for key, call in there.items()}
-        units |= {key: measured(call, x, weights=everything, back=True, count=count) for key, call in back.items()}
+        there = {"evaluation": lambda z: denoise(z, t, row).x0, "decode": model.decode} | ({"look": seen} if small else {})
+        steep = {"slope": there["evaluation"], "steep": seen, "round": lambda z: seen(denoise(z, t, row).x0)}
+        for key, call in there.items():
+            units[key] = measured(call, x, weights=everything, count=count)
+        units.setdefault("look", units["decode"])
+        for key, call in steep.items():
+            units[key] = measured(call, x, weights=everything, back=True, count=count) if back else Unit(0, 0)
     scoring = networks(reward)
-    units |= _scored(reward, scoring, tuple(model.image_shape), count)
+    units |= _scored(reward, scoring, tuple(model.image_shape), count, back)
     text = {key: part for key, part in parts.items() if key.startswith("text_encoder")}
     lists = [part for part in model.backbone.modules() if isinstance(part, torch.nn.ModuleList)]
     blocks = [block for one in lists for block in one] or [model.backbone]
@@ -211,7 +211,7 @@ def _bytes(parts: Any, each: float | None = None) -> int:
     return round(sum(seen.values()))
 
 
-def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool) -> dict[str, Unit]:
+def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool, steep: bool) -> dict[str, Unit]:
     """A reward's units for one picture, or a film's frames, of random pixels."""
     if not scoring:
         return {"reward": Unit(0, 0), "reward back": Unit(0, 0)}
@@ -223,7 +223,7 @@ def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool
         pixels = torch.rand(1, *shape)
         score(pixels)  # what it keeps of a prompt is kept
         there = back = measured(score, pixels, weights=scoring, count=count)
-        if reward.differentiable:
+        if steep and reward.differentiable:
             back = measured(score, pixels, weights=scoring, back=True, count=count)
     return {"reward": there, "reward back": back}
 

@@ -39,7 +39,7 @@ def counted(config: GenerateConfig | FinetuneConfig) -> dict[str, Any]:
     else:
         need, bill = need_of(config)
         paid = dict(bill._asdict())
-    found = sizes(config, reward)
+    found = sizes(config, reward, back=need.slopes or need.steep)
     fit = Fit(config, need, reward)
     fit.known(config, Switches.of(config).recompute, found)
     parts = {key: value / 1e12 for key, value in flop(found, paid).items()}
