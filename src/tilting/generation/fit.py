@@ -32,7 +32,7 @@ class Need(NamedTuple):
     Attributes:
         rows: images at once, at most.
         slopes, steep, looks: whether gradients go through the network; through looks; whether estimates are looked at at all.
-        graphs: rounds that live at once.
+        graphs: rounds that wait at once for their ways back.
         trains: whether a LoRA is trained.
     """
 
@@ -78,8 +78,9 @@ def peak(found: Sizes, need: Need, rows: int, switches: Switches) -> Peak:
     if need.steep:
         moments.append((whole, rows * (unit["steep"].peak + unit["reward back"].peak)))
     if need.slopes:
-        back = unit["round"].peak + unit["reward back"].peak if need.steep else unit["slope"].peak
-        moments.append((whole, rows * need.graphs * back))
+        parts = ("round", "reward back") if need.steep else ("slope",)
+        waiting = (need.graphs - 1) * sum(unit[key].held for key in parts)  # whose ways back come one after the other
+        moments.append((whole, rows * (waiting + sum(unit[key].peak for key in parts))))
     weights, living = max(moments, key=sum)
     return Peak(weights + living, weights, living)
 

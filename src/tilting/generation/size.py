@@ -37,10 +37,12 @@ class Unit(NamedTuple):
     Attributes:
         flop: floating-point operations, two a multiply-add.
         peak: bytes that live at once beside weights.
+        held: of them, what waits for the way back.
     """
 
     flop: float
     peak: int
+    held: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,10 @@ def measured(call: Callable[[Tensor], Tensor], x: Tensor, weights: Any = (), bac
             living.see(tensor, counts=False)
     with torch.set_grad_enabled(back), flop if count else nullcontext(), living:
         made = call(first)
+        held = living.now
         if back:
             torch.autograd.grad(made.float().sum(), first)
-    return Unit(float(flop.get_total_flops()) if count else 0.0, living.peak)
+    return Unit(float(flop.get_total_flops()) if count else 0.0, living.peak, held)
 
 
 def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count: bool = True, back: bool = True) -> Sizes:
