@@ -17,15 +17,17 @@ test: $(STAMP) lint
 test-fast: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
 
-# Files that others read and write, by the newest versions that constraints.txt has and by the lowest that pyproject.toml allows.
+# Files that others read and write, and their pipelines, by the newest versions that constraints.txt has and by the lowest that
+# pyproject.toml allows.
+INTERCHANGED := tests/models/test_lora_formats.py tests/models/test_any_pipeline.py
 test-interchange: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_lora_formats.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(INTERCHANGED)
 	$(BIN)/python -m pip install -q --upgrade --target build/lowest --no-deps -r constraints-lowest.txt
-	PYTHONPATH=build/lowest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_lora_formats.py
+	PYTHONPATH=build/lowest OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(INTERCHANGED)
 
 # A kill at every point where any command writes, not at a tenth of them.
 crash: $(STAMP)
-	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP -n 2 --dist load tests/runs/test_kill_points.py
+	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP -n 2 --dist load tests/runs/test_kill_points.py tests/runs/test_processes.py
 
 # Ten minutes of bad input to every reader of what others wrote.
 fuzz: $(STAMP)

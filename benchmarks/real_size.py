@@ -32,11 +32,12 @@ from shapes import SHAPES, Aesthetic, write, write_tiny_decoder
 import tilting as tl
 from tilting.config.generate import resolve
 from tilting.cost import bill
+from tilting.declare import declared
 from tilting.generation.fit import need_of
 from tilting.generation.generate import Scorer
 from tilting.generation.size import flop, sizes
 from tilting.guidance.value_and_grad import value_and_grad
-from tilting.models.placement import Switches
+from tilting.models.placement import NEUTRAL, Switches
 from tilting.models.skeleton import skeleton
 from tilting.models.switches import switched
 
@@ -226,7 +227,33 @@ def page(found: dict[str, Any]) -> str:
             "torch's own switches, and tested on a CPU and on fake tensors. `sh benchmarks/gpu.sh` measures it, in about eight",
             "minutes by its own plan, and writes this page anew; what it shows wrong is to be mended first.",
         ]
-    lines += ["", "## What a run takes", "", "CoDeX with a gradient and a selection at every other step, random weights.", ""]
+    lines += [
+        "",
+        "## What may be asked for",
+        "",
+        "Each is an option of `generate`, `compare`, `condition sample` and `finetune`, and a keyword of `tl.load`.",
+        f"{', '.join(f'`--{name}`' for name in NEUTRAL)} change a picture by rounding at most, and a run goes on with others.",
+        "",
+        "| option | what |",
+        "| --- | --- |",
+        *(f"| `--{one.option}` | {one.about} |" for one in declared(Switches).values()),
+        "",
+        "`generate --memory 12GB` takes, in this order and as far as it must: fewer images at once, text encoders in main memory,",
+        "activations made again, all parts in main memory while idle, and without a gradient the network by blocks. What changes",
+        "a picture (precision, 8 and 4 bits) it names and does not take. `tilting doctor --model X --method codex`, or",
+        "`--objective draft-lv --size`, counts TFLOP and bytes by part, and says what fits into 8 to 80 GB, of the families that",
+        "have an adapter.",
+        "",
+        "Tiles are off unless asked for: an autoencoder's norms then see a tile alone, and pictures differ.",
+        "4- and 8-bit weights under a LoRA train by every objective, and the LoRA loads on the full weights.",
+        "A first-block cache is for `base` and `bon`, which make one step after another; a manifest names it.",
+        "",
+        "## What a run takes",
+        "",
+        "CoDeX with gradients and selections, random weights. Of `tiny`, whose networks cost next to nothing, times are the",
+        "loop's own, on a machine that does other things: they show that each line runs, no more.",
+        "",
+    ]
     lines += ["| shape | pixels | T, N | precision | TFLOP | run s | bare calls s | overhead | peak GB |", "|" + "---|" * 9]
     for name, one in found["shapes"].items():
         tflop = sum(one["tflop"].values())

@@ -72,6 +72,7 @@ class Engine(Protocol):
         needs_reward_gradient: whether it needs the reward's own gradient.
         stochastic: whether it lives on the noise of the steps, and so needs eta > 0.
         may_cost_less: whether what it spends depends on the values it sees; a cost is then the most it can be.
+        parallel: whether processes may share its rows; True unless it says otherwise.
     """
 
     @property
@@ -171,6 +172,18 @@ class Method:
     def particles_at(self, draws: int, steps: int) -> int:
         """n after a selection made when ``draws`` of ``steps`` are done."""
         return self.counts[min(draws * len(self.counts) // steps, len(self.counts) - 1)] if self.counts else self.particles
+
+    def choices(self, steps: int) -> int:
+        """How often a run of that many steps chooses among what noise has made differ: never after its last step, as an engine
+        that draws children chooses after every other."""
+        if self.engine is not None:
+            return steps - 1 if self.engine.stochastic else 0
+        return 0 if self.select is None else self.select_when.count(steps)
+
+    @property
+    def without_choices(self) -> str:
+        """What it comes to in a run in which it never chooses."""
+        return "best-of-N" if self.particles > 1 and self.final in ("reward", "weight") else "base"
 
     def groups(self, n: int) -> int:
         """How many particles of n find a gradient of their own in a correction."""

@@ -30,6 +30,7 @@ from tilting.method import check as check
 from tilting.schedule import step_std
 from tilting.select import Resampling, SelectionInput
 from tilting.state import Info as Info
+from tilting.state import Over as Over
 from tilting.state import Problem as Problem
 from tilting.state import State as State
 from tilting.state import Tally, evaluate, evaluate_value, flat, in_chunks, rms_of, to_float64, value_of
@@ -50,7 +51,7 @@ def gradient_context(
         keys = [(problem.who[p // n], p % n) for p in place.tolist()]
         shape = (count, *problem.shape)
         made = [torch.randn(shape, generator=rng.generator(w, j, step, purpose + suffix), device="cpu") for w, j in keys]
-        return torch.stack(made).to(x.device)
+        return rng.beside(torch.stack(made), x)
 
     return GradientContext(x, t, rows, problem.denoise, value_of(problem), problem.cfg, noise, problem.chunk)
 
@@ -67,7 +68,7 @@ def _correct(problem: Problem, method: Method, x: Tensor, t: Time, step: int) ->
     def move(a: Tensor, r: Tensor, place: Tensor) -> tuple[Tensor]:
         return (correct(gradient_context(problem, t, step, asked.shape[1], "", a, r, place))[0].detach(),)
 
-    (moved,) = in_chunks(move, size, *flat(asked))
+    (moved,) = in_chunks(move, size, *flat(asked), over=problem.over)
     moved = moved.reshape(asked.shape)
     if label is None:
         return moved
@@ -84,7 +85,7 @@ def _look(problem: Problem, method: Method, state: State, t: Time, with_grad: bo
         found = method.estimator(gradient_context(problem, t, state.step, x.shape[1], suffix, a, r, place))
         return (found.value, found.gradient.detach(), *found.prediction)
 
-    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.estimator.samples), *flat(x))
+    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.estimator.samples), *flat(x), over=problem.over)
     prediction = Prediction(*(p.reshape(x.shape) for p in parts))
     value = to_float64(value.reshape(x.shape[:2]))
     return replace(state, prediction=prediction, value=value, gradient=gradient.reshape(x.shape))
@@ -104,8 +105,8 @@ def _kernel(
         gradient = state.gradient
         scale = None if method.select is None else method.select.twist_scale(state.memory, state.step)
         if scale is not None:
-            gradient = gradient * scale.to(gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
-        columns += [gradient.flatten(0, 1), state.value.flatten().to(gradient)]
+            gradient = gradient * rng.beside(scale, gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
+        columns += [gradient.flatten(0, 1), rng.beside(state.value.flatten(), gradient)]
 
     def guide(a: Tensor, r: Tensor, place: Tensor, eps: Tensor, x0: Tensor, correction: Tensor, *seen: Tensor) -> tuple[Tensor]:
         prediction = Prediction(eps, x0, correction)
@@ -117,7 +118,7 @@ def _kernel(
         return (kernel.mean.detach(),)
 
     samples = max((g.estimator.samples for g in method.guides if g.estimator is not None), default=1)
-    (mean,) = in_chunks(guide, max(1, problem.chunk // samples), *columns)
+    (mean,) = in_chunks(guide, max(1, problem.chunk // samples), *columns, over=problem.over)
     return base, mean.reshape(shape)
 
 
@@ -173,14 +174,15 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
             std = step_std(t, s, problem.eta, problem.law)
             x, log_w = mean, state.log_w
             if std > 0:
-                x = mean + std * rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix).to(mean)
+                noise = rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix)
+                x = mean + std * rng.beside(noise, mean)
                 if guided and method.importance_weighted:
                     log_w = log_w + _log_ratio(x, base, mean, std)
             state = replace(state.moved(x), log_w=log_w)
             if k < rounds - 1:
                 a = t.alpha / s.alpha
-                noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}").to(x)
-                state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * noise)
+                noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}")
+                state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * rng.beside(noise, x))
         state = replace(state, step=i + 1)
         parents, by = (None, None) if chosen is None else (chosen.parents, chosen.drawn_by)
         yield state, Info(i + 1, *tally.take(), value, parents, std, x0, by, moved, pushed)
@@ -196,7 +198,8 @@ def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: 
 
 def _log_ratio(x: Tensor, base: Tensor, mean: Tensor, std: float) -> Tensor:
     """log N(x; base, std²) - log N(x; mean, std²), (b, n) in float64: what a guided draw's weight owes."""
-    toward, away = (to_float64(x) - to_float64(mean)) / std, (to_float64(x) - to_float64(base)) / std
+    x, base, mean = to_float64(torch.stack([x, base, mean]))  # one wait
+    toward, away = (x - mean) / std, (x - base) / std
     return 0.5 * (toward.flatten(2).square().sum(2) - away.flatten(2).square().sum(2))
 
 

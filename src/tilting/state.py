@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilting import rng
 from tilting.lazy import torch
@@ -32,6 +32,7 @@ class Problem:
         chunk: most rows in one call of ``denoise`` or ``value``.
         per_particle: ``denoise`` is told the particle (image · n + its place) instead of the image, so that prompts may differ.
         law: of the noise of a step.
+        over: processes that share the rows of every call; what is decided is decided alike by all.
     """
 
     denoise: Denoise
@@ -46,6 +47,7 @@ class Problem:
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     per_particle: bool = False
     law: Law = "posterior"
+    over: Over | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class State:
         """The state of particles ``index`` (b, m), for every field at once."""
 
         def take(v: Tensor) -> Tensor:
-            return torch.stack([row[i] for row, i in zip(v, index, strict=True)])
+            mine = torch.arange(len(v), device=v.device)[:, None]
+            return v[mine, index.to(v.device, non_blocking=v.is_cuda)]
 
         return replace(
             self,
@@ -174,8 +177,22 @@ def start_from(problem: Problem, method: Method, clean: Tensor) -> State:
     return replace(noise, x=(around[:, None] + first.sigma * noise.x).to(problem.dtype), around=around)
 
 
-def in_chunks(function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor) -> tuple[Tensor, ...]:
-    """Apply a function of parallel columns in chunks of rows and put its outputs together."""
+class Over(Protocol):
+    """Processes that share rows, such as `tilting.runs.processes.Processes`: each does some, and all have what comes of all."""
+
+    def rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]: ...
+
+    def tensors(self, mine: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
+
+    def tell(self, value: Any) -> list[Any]: ...
+
+
+def in_chunks(
+    function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor, over: Over | None = None
+) -> tuple[Tensor, ...]:
+    """Apply a function of parallel columns in chunks of rows, which processes may share, and put its outputs together."""
+    if over is not None:
+        return over.rows(lambda *mine: in_chunks(function, chunk, *mine), *columns)
     if len(columns[0]) <= chunk:
         return function(*columns)
     parts = [function(*part) for part in zip(*(c.split(chunk) for c in columns), strict=True)]
@@ -200,15 +217,25 @@ def flat(x: Tensor) -> Rows:
 def evaluate(problem: Problem, x: Tensor, t: Time) -> Prediction:
     """The denoiser at x (b, n, ...), in chunks."""
     x_, rows, place = flat(x)
-    parts = in_chunks(lambda a, r: tuple(problem.denoise(a, t, r)), problem.chunk, x_, place if problem.per_particle else rows)
+    parts = in_chunks(
+        lambda a, r: tuple(problem.denoise(a, t, r)),
+        problem.chunk,
+        x_,
+        place if problem.per_particle else rows,
+        over=problem.over,
+    )
     return Prediction(*(p.reshape(x.shape) for p in parts))
 
 
 def evaluate_value(problem: Problem, x0: Tensor) -> Tensor:
     """The reward (b, n) of clean latents or estimates x0 (b, n, ...), in chunks."""
-    value = value_of(problem)
-    (scores,) = in_chunks(lambda a, r: (value(a, r).detach(),), problem.chunk, *flat(x0)[:2])
-    return to_float64(scores.reshape(x0.shape[:2]))
+    inner = problem.value
+    if inner is None:
+        raise TiltingError(NO_REWARD)
+    (scores,) = in_chunks(lambda a, r: (inner(a, r).detach(),), problem.chunk, *flat(x0)[:2], over=problem.over)
+    value = to_float64(scores.reshape(x0.shape[:2]))
+    _check_finite(value.flatten(), torch.arange(value.numel(), device="cpu") // value.shape[1])
+    return value
 
 
 def rms_of(x: Tensor) -> Tensor:
@@ -225,14 +252,21 @@ def value_of(problem: Problem) -> ValueFn:
     """The problem's value function; what it says is finite, or refused with the image it said it of."""
     inner = problem.value
     if inner is None:
-        raise TiltingError("this method needs a reward")
+        raise TiltingError(NO_REWARD)
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
         scores = inner(x0, rows)
-        bad = (~scores.detach().isfinite()).nonzero()
-        if len(bad):
-            first = int(bad[0, 0])
-            raise RewardError(f"the reward of an estimate is {scores[first].item()}, not a finite number", int(rows[first]))
+        _check_finite(scores.detach(), rows)
         return scores
 
     return value
+
+
+NO_REWARD = "this method needs a reward"
+
+
+def _check_finite(scores: Tensor, rows: Tensor) -> None:
+    """Refuse a value that is no number, with its image. Raises RewardError."""
+    if not scores.isfinite().all():
+        first = int((~scores.isfinite()).nonzero()[0, 0])
+        raise RewardError(f"the reward of an estimate is {scores[first].item()}, not a finite number", int(rows[first]))

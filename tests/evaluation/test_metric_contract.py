@@ -10,6 +10,8 @@ import torch
 from support.outside import installed
 from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
+from tilting.features.lpips import Lpips
+from tilting.features.vgg import Vgg16
 from tilting.metrics import METRICS, Metric, PocketJudge
 from tilting.metrics.declaration import INPUTS
 
@@ -28,8 +30,10 @@ def inputs(judge, seed: int = 0, near: float = 0.0) -> dict:
     target = torch.ones(8)
     vectors = torch.nn.functional.normalize((1 - near) * vectors + near * target, dim=1)
     named = {"clip": vectors, "gram": vectors, "spread": vectors, "fid": vectors, "captions": target.expand(4, 8)}
-    named |= {"clip_reference": target, "gram_reference": target, "judge": judge, "lpips": None, "prompts": PROMPTS}
-    return named | {"images": torch.rand(4, 3, 64, 64, generator=draw)}
+    named |= {"clip_reference": target.expand(4, 8), "gram_reference": target.expand(4, 8), "judge": judge, "lpips": None}
+    flat = torch.full((4, 3, 64, 64), 0.5)
+    images = (1 - near) * torch.rand(4, 3, 64, 64, generator=draw) + near * flat
+    return named | {"images": images, "reference": flat, "prompts": PROMPTS}
 
 
 def hold_to_the_contract(metric: Metric, judge) -> None:
@@ -50,10 +54,12 @@ def hold_to_the_contract(metric: Metric, judge) -> None:
         with pytest.raises(TiltingError):
             metric({key: value[:1] if key in ("spread", "images") else value for key, value in mine.items()})
     else:
-        values = metric(mine)
+        torch.manual_seed(0)
+        more = {"lpips": Lpips(Vgg16((4, 4, 6, 6, 8)))}
+        values = metric(mine | more)
         assert values.shape == (4,) and values.is_floating_point() and math.isfinite(values[0])
         if "reference" in metric.takes[-1]:
-            assert (metric(inputs(judge, 0, 0.9)) > values).all()
+            assert ((metric(inputs(judge, 0, 0.9) | more) > values) == (metric.better == "higher")).all()
 
 
 @pytest.mark.parametrize("name", METRICS)

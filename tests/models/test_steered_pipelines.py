@@ -12,11 +12,13 @@ from support.tiny_pipelines import make
 from tilting.errors import TiltingError
 from tilting.models.lora import lora_off
 from tilting.models.pipeline import Pipeline
+from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
 
 PROMPTS = ["a fox on a blue background", "an owl"]
 KINDS = ("sd15_controlnet", "sdxl_inpaint", "sd15_ip", "kontext", "qwen", "z_image", "sana", "dit")
-TUNED = ("sd15_controlnet", "kontext", "qwen", "z_image", "sana")
+TUNED = ("wan", "sd15_controlnet", "kontext", "z_image", "sd15_inpaint4")
+"""A film, a ControlNet, an edit, a flow and an inpainting."""
 
 
 class Red:
@@ -56,7 +58,7 @@ def test_selection_and_gradients_steer_any_pipeline(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "wan"])
 def test_every_method_runs_on_any_pipeline(name):
     made, negative = model(name)
     negative = negative or "a bad owl"  # kontext has a pair with one only
@@ -67,8 +69,10 @@ def test_every_method_runs_on_any_pipeline(name):
         assert drawn.images.isfinite().all(), method
 
 
-@pytest.mark.parametrize("objective", ["draft-lv", "ddpo"])
-@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [*((name, "draft-lv") for name in (*TUNED, "qwen", "sana")), ("wan", "ddpo"), ("sd15_controlnet", "ddpo")],
+)
 def test_a_lora_of_any_pipeline_is_trained_and_loads_in_plain_diffusers(name, objective, tmp_path):
     made, negative = model(name)
     base = tl.generate(made, PROMPTS[:1], Red(), steps=3, eta=0.0, seed=2, negative_prompt=negative)
@@ -103,3 +107,62 @@ def test_a_pipeline_that_begins_from_pictures_is_drawn_around_them_and_not_train
     assert (kept[0] - picture).abs().mean() < (kept[1] - picture).abs().mean()  # the less noise, the nearer
     with pytest.raises(TiltingError, match="begins from pictures"):
         tl.finetune(made, PROMPTS, Red(), train_steps=1, steps=10)
+
+
+@pytest.mark.parametrize("name", ["sd15_inpaint4", "sd15_inpaint9"])
+def test_a_gradient_moves_only_what_a_mask_lets_move(name):
+    """With 4 channels the loop puts the picture back outside the mask, so that no gradient reaches it; with 9 it does not. The
+    reward is of the whole picture either way."""
+    made, _ = model(name)
+    t, rows = made.schedule.grid(3)[1], torch.zeros(1, dtype=torch.long)
+    x = torch.randn(1, *made.latent_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    clean = made.denoiser(PROMPTS[:1], 4.0)(x, t, rows).x0
+    (slope,) = torch.autograd.grad(Red()(made.decoder(PROMPTS[:1])(clean, rows), PROMPTS[:1]).sum(), x)
+    left, right = slope[..., :4].abs().max(), slope[..., 4:].abs().max()  # white in the mask is the right half
+    assert right > 0 and (left == 0) == (name == "sd15_inpaint4")
+    with torch.no_grad():
+        tail = made._tail(made.told("a", 4.0, ""))
+        moved = (tail.before_decoder(x + 1, ["a"]) - tail.before_decoder(x, ["a"])).abs()
+    assert moved[..., 4:].min() > 0 and (moved[..., :4].max() == 0) == (name == "sd15_inpaint4")
+    guided = tl.generate(made, PROMPTS[:1], Red(), tl.presets.dps(strength=5.0), steps=3, seed=1, eta=0.0)
+    assert guided.manifest["images"][0]["reward"] == pytest.approx(Red()(guided.images, PROMPTS[:1]).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("sd15_lcm", 1), ("sd15_lcm", 4), ("schnell", 1), ("schnell", 4)])
+def test_models_of_few_steps_are_at_home_with_reno(name, steps):
+    """Their defaults are few steps without guidance; ReNO climbs at 1 and 4; what selects between steps says what it is."""
+    pipe, told = make(name)
+    told.pop("guidance_scale")
+    pipe.register_to_config(_name_or_path="someone/FLUX.1-schnell" if name == "schnell" else "someone/dreams")
+    made = tl.load(pipe, **told)
+    assert (made.default_steps, made.default_cfg) == (4, 1.0)
+    base = tl.generate(made, PROMPTS[:1], Red(), "base", steps=steps, eta=0.0)
+    climbed = tl.generate(made, PROMPTS[:1], Red(), tl.presets.reno(iterations=4), steps=steps)
+    assert climbed.manifest["images"][0]["reward"] > base.manifest["images"][0]["reward"] + 1e-5
+    if steps == 1:
+        with pytest.warns(UserWarning, match="code never selects in 1 step, and is best-of-N"):
+            drawn = tl.generate(made, PROMPTS[:1], Red(), "code", steps=1)
+        bon = tl.generate(made, PROMPTS[:1], Red(), "bon", steps=1)
+        assert drawn.images.equal(bon.images)
+
+
+def test_a_controlnets_maps_are_no_second_branch():
+    """One image without guidance is asked once, however many maps its ControlNet gives."""
+    made, _ = model("sd15_controlnet")
+    x = torch.randn(1, *made.latent_shape, generator=torch.Generator().manual_seed(0))
+    seen = made.denoiser(PROMPTS[:1], 1.0)(x, made.schedule.grid(3)[1], torch.zeros(1, dtype=torch.long))
+    assert seen.x0.isfinite().all() and not seen.correction.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TUNED)
+def test_every_objective_trains_any_pipeline(name):
+    """A training step of each moves the LoRA."""
+    made, negative = model(name)
+    for objective in OBJECTIVES:
+        given = {"method": "bon"} if objective == "opd" else {}
+        its = OBJECTIVES[objective](**given)
+        asked = {"train_steps": 1, "steps": 2, "batch_size": max(2, its.group_size), "rank": 2, "lr": 0.01}
+        tuned = tl.finetune(made, PROMPTS[:1], Red(), its, negative_prompt=negative, **asked)
+        assert tuned.history[0]["gradient_norm"] is not None, (objective, tuned.history[0])
+        assert all(value.isfinite().all() for value in tuned.lora.values()), objective  # none moved is refused

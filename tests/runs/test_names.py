@@ -173,7 +173,7 @@ def test_weights_and_json_have_the_rights_of_the_umask(mask, tmp_path):
 
 
 def test_any_flipped_bit_of_a_picture_is_seen(tmp_path):
-    from tilting.generation.run import picture_file as png
+    from tilting.generation.pictures import picture_file as png
     from tilting.lazy import torch
 
     (tmp_path / "images").mkdir()

@@ -17,10 +17,12 @@ from PIL import Image
 import tilting as tl
 from support.chains import problem
 from support.commands import manifest, refused
+from support.tiny_pipelines import make
 from tilting.cli import main
 from tilting.generation.generate import Drawn, Step
 from tilting.generation.score import Counts
 from tilting.generation.trace import MOST_PIXELS, Recorder
+from tilting.models.pipeline import Pipeline
 from tilting.presets import METHODS
 from tilting.reports.trace import Look, Trace, read_trace
 from tilting.reports.trace_page import figure, page
@@ -248,6 +250,32 @@ def test_a_trace_that_does_not_fit_together_is_refused_by_its_name(runs, tmp_pat
     file.write_text(json.dumps(told))
     words = [*WORDS, "--images", "2", "--batch-size", "3", "--quiet", "--out", str(tmp_path / "run"), "--trace"]
     assert "00001.json" in refused(capsys, *words)
+
+
+def darkness(images, prompts):
+    return -images.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("name", ["sd15_inpaint9", "flux", "wan"])
+def test_a_pipeline_that_is_entered_draws_what_it_draws_without_a_trace(name):
+    """Its call is left and entered again: a decode between two changes nothing; of a film its middle is shown."""
+    pipe, told = make(name)
+    told.pop("negative_prompt", "")
+    model, drawn = Pipeline(pipe, name, 2, inputs=told), []
+    for listen in (False, True):
+        plan = tl.plan(model, tl.identities(["a fox"], 0, 1), tl.presets.code(particles=2, block=1), darkness, steps=2)
+        recorder, traces = Recorder(model, plan), []
+        for event in tl.draw(model, plan):
+            traces += recorder(event) if listen else []
+            drawn += [event.images] if isinstance(event, Drawn) else []
+    assert torch.equal(*drawn)
+    end = drawn[0][0, drawn[0].shape[1] // 2] if drawn[0].dim() == 5 else drawn[0][0]
+    with Image.open(io.BytesIO(traces[0].sheet)) as sheet:
+        k, (w, h) = traces[0].looks[-1].first + traces[0].kept, traces[0].side
+        assert (w, h) == (end.shape[2], end.shape[1])
+        cell = sheet.convert("RGB").crop((k % traces[0].columns * w, 0, k % traces[0].columns * w + w, h))
+    shown = torch.frombuffer(bytearray(cell.tobytes()), dtype=torch.uint8).reshape(h, w, 3).permute(2, 0, 1) / 255
+    assert (shown - end).abs().mean() < 0.1  # a picture of noise loses that much in a WEBP
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ COMMANDS = {
     "compare": f"compare a-fox --methods base,bon --particles 2 --images 1 --reward r.py:bright {MODEL}",
     "evaluate": "evaluate drawn again --quiet",
     "finetune": f"finetune a-fox --reward r.py:bright --judge r.py:dark {SAMPLED} {TRAINED}",
-    "condition fit": "condition fit --data labels.csv --epochs 1 --quiet",
+    "condition fit": "condition fit --kind cnn --data labels.csv --epochs 1 --quiet",
     "condition train": f"condition train a-fox --classifier fit {TRAINED}",
     "condition sample": f"condition sample a-fox --control control --label bright=yes --strength 0,1 --images 1 {MODEL}",
     "recipe": "recipe tiny --small --quiet",
@@ -39,9 +39,9 @@ COMMANDS = {
 """Each without --out, of two steps or fewer."""
 BEFORE = {
     "evaluate": [f"generate a-fox --images 2 {MODEL} --out drawn", f"generate a-fox --images 2 --seed 1 {MODEL} --out again"],
-    "condition train": ["condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit"],
+    "condition train": ["condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit"],
     "condition sample": [
-        "condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit",
+        "condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit",
         f"condition train a-fox --classifier fit {TRAINED} --out control",
     ],
 }
@@ -100,21 +100,26 @@ def forked(words: list[str], stop: int = 0, largest: int | None = None) -> int:
     more than ``largest`` bytes, which a write is told as on a full disk."""
     pid = os.fork()
     if pid == 0:
-        os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
-        if largest is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        seen = _kill_at(stop, os.path.abspath(words[words.index("--out") + 1]))
-        from tilting.cli import main
-
-        code = main(words)
-        if largest is not None:
-            os._exit(code)
-        Path("points.txt").write_text(str(len(seen)))
-        Path("modules.txt").write_text("\n".join(sys.modules))
-        os._exit(code)
+        child(words, stop, largest)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def child(words: list[str], stop: int = 0, largest: int | None = None, told: bool = True) -> None:
+    """The end of a forked process, which is a command; ``told`` is whether it writes what its points and modules are."""
+    os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    if largest is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    seen = _kill_at(stop, os.path.abspath(words[words.index("--out") + 1]))
+    from tilting.cli import main
+
+    code = main(words)
+    if largest is not None or not told:
+        os._exit(code)
+    Path("points.txt").write_text(str(len(seen)))
+    Path("modules.txt").write_text("\n".join(sys.modules))
+    os._exit(code)
 
 
 def _kill_at(stop: int, root: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilting.config.about import LEGEND, STEPS, about_method
+from tilting.config.about import LEGEND, STEPS, about_method, of_few
 from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
 from tilting.models.shapes import OURS, REQUIRED, enterable, shapes
@@ -85,6 +85,7 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
     paid = f"{evaluations_of(row)} at {STEPS} steps"
     told = [["paper", row["paper"]], ["needs", "; ".join(needs)], ["evaluations per image", paid]]
     runs = {"published": row["published_run"], **{_case(case): used for case, used in row["published_for"].items()}}
+    told += [["few steps", of_few(row)]] if row["few"] else []
     told += [[case, ", ".join(f"{key} {shown(value)}" for key, value in used.items())] for case, used in runs.items() if used]
     lines = columns([[f"{name}: {row['about']}"]])
     for text in row["more"]:
@@ -181,7 +182,9 @@ def rewards(
             row["notes"] += [line for part in (*entry.told, *entry.needs) for line in columns([[part]])] if name else []
         rows[entry.name] = row
     if not as_json and name is None:
-        rows["FILE.py:FUNCTION"] = {"about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); black-box unless it says"}
+        rows["FILE.py:FUNCTION"] = {
+            "about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); tried for a gradient unless it says"
+        }
     _show(rows, as_json)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.cli.lists import evaluations_of, shown
-from tilting.config.about import STEPS, about_method
+from tilting.config.about import STEPS, about_method, of_few
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.about import about_objective
 from tilting.objectives.cost import STEPS as TRAINING_STEPS
@@ -56,7 +56,9 @@ def method(name: str, row: dict[str, Any], level: int = 2) -> list[str]:
     """Lines of what there is to know of a method, under a heading of a level."""
     runs = {"by itself": row["published_run"], **{f"with {case}": used for case, used in row["published_for"].items()}}
     said = [f"{case}: {_listed(used)}" for case, used in runs.items() if used]
-    return [*_opening(name, row, level), *([f"Published runs, {'; '.join(said)}.", ""] if said else []), *_settings(name, row)]
+    more = [of_few(row)] if row["few"] else []
+    more += [f"Published runs, {'; '.join(said)}."] if said else []
+    return [*_opening(name, row, level), *(line for one in more for line in (one, "")), *_settings(name, row)]
 
 
 def objective(name: str, row: dict[str, Any], level: int = 2) -> list[str]:
@@ -107,8 +109,9 @@ def rewards() -> str:
         "Scores of a picture and its prompt, higher is better. `--reward NAME[:ARGUMENT][=WEIGHT]`, repeatable: parts are",
         "summed by their weights, and each is recorded beside the sum. `--reward my.py:score` is your own function,",
         "images (b, 3, h, w) in [0, 1] and prompts in, (b,) out; with a third parameter `metadata` it is given what a prompts",
-        "file's further columns say of each prompt, as `geneval` and `ocr` are. `tilting rewards NAME` says more: what to",
-        "download or install, too.",
+        "file's further columns say of each prompt, as `geneval` and `ocr` are. Written in torch it has a gradient: where one",
+        "is needed it is tried once on a small picture, unless `score.differentiable = False` (or True) says so. `tilting",
+        "rewards NAME` says more: what to download or install, too.",
         "",
         *markdown(heads, table),
     ]

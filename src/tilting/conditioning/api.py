@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tilting.conditioning.dataset import is_held_out
-from tilting.conditioning.fit_label import FittedLabel, fit_label
+from tilting.conditioning.fit_label import FittedLabel, by_likelihood, fit_label
 from tilting.conditioning.guided import Obeying, check_noise, controlled, guided_by
 from tilting.conditioning.networks import inputs_of
 from tilting.conditioning.noisy import NoisyClassifier
@@ -87,7 +87,8 @@ def condition_fit(
     pictures, column = InMemory(images), Column(label, "classes" if names else "gaussian", names)
     if model is not None:
         return fit_label(config, column, y, learn, held_out, encode(model, pictures), model.device)
-    return fit_label(config, column, y, learn, held_out, lambda net: inputs_of(net, pictures))
+    whole = column, y, learn, held_out, lambda net: inputs_of(net, pictures)
+    return by_likelihood(config, lambda config: fit_label(config, *whole))
 
 
 def compose(controls: Control | Sequence[Control], labels: Mapping[str, str | float], strength: float = 1.0) -> Controlled:

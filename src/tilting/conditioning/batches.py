@@ -30,7 +30,7 @@ class ControlBatches(Batches):
     Attributes:
         augmented: what is trained, of the same model.
         classifiers: by label.
-        gamma: γ.
+        gamma: γ, to begin with.
         seen: label -> mean log p of this process's images of the step, over all parts of the batch that were scored.
     """
 
@@ -49,11 +49,12 @@ class ControlBatches(Batches):
         kinds = {name: c.schema for name, c in self.classifiers.items()}
         self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
         self._codes: dict[str, Tensor] = {}
-        self._scored = 0
+        self._scored, self._gamma = 0, self.gamma
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         batch = super().__call__(step, memory)
         self.seen, self._scored = {}, 0
+        self._gamma = float(memory.get("gamma", self.gamma))  # which follows a KL that is aimed at
         here = slice(batch.first, batch.first + len(batch.who))
         labels = draw_labels(self._ranges, self.config.batch_size, self.config.seed, step)
         self._codes = {n: y[here].to(self.engine.device) for n, y in labels.items()}
@@ -79,7 +80,7 @@ class ControlBatches(Batches):
     def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
         codes = {name: y[rows] for name, y in self._codes.items()}
         part: dict[str, float] = {}
-        found = checked(Obedience(self.classifiers, codes, self.gamma, part), images, prompts)
+        found = checked(Obedience(self.classifiers, codes, self._gamma, part), images, prompts)
         self._scored += len(images)
         for name, value in part.items():
             before = self.seen.get(name, 0.0)

@@ -9,7 +9,8 @@ The same LoRA and embedding are trained on triplets by classifier-free fine-tuni
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,13 +38,17 @@ from tilting.models.lora import remove, without
 from tilting.models.stable_diffusion import StableDiffusion
 from tilting.objectives.batch import Losses
 from tilting.schedule import step_std
+from tilting.training.bar import watched
 from tilting.training.batches import in_parts
-from tilting.training.loop import Group
+from tilting.training.loop import Group, Info
 from tilting.training.processes import Engine
-from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, state_of
+from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, sharded, state_of
 from tilting.types import TiltingError
 
-EMBEDDING = "embedding."
+EMBEDDING, GAMMA = "embedding.", "gamma"
+FOLLOWS, FASTEST = 0.1, 1.0
+"""Share of log(target / KL) by which log γ moves in a step, and the most that this may be: Adam's steps are of one size, so
+that the KL follows γ by some tens of them."""
 TOLD = """place gamma kl planner truncation rank target_modules lora_lr embedding_lr weight_decay clip steps cfg eta
 negative_prompt batch_size accumulate seed objective label_dropout""".split()  # noqa: SIM905
 """What a control's folder says of its training."""
@@ -65,16 +70,31 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
     config: TrainConfig
     identity: Mapping[str, Any] | None = None
 
+    def steps(self, until: int) -> Iterator[Info]:
+        """See `Trainer.steps`; where a KL is aimed at, γ follows it after every step."""
+        for info in super().steps(until):
+            kl = info.numbers.get("kl")
+            if self.config.kl_target is not None and kl is not None:
+                short = math.log(self.config.kl_target / kl) if kl > 0 else FASTEST
+                self.state.memory[GAMMA] = self.gamma * math.exp(FOLLOWS * min(max(short, -FASTEST), FASTEST))
+            yield info
+
+    @property
+    def gamma(self) -> float:
+        """γ as it is."""
+        return float(self.state.memory.get(GAMMA, self.config.gamma))
+
     def more_numbers(self) -> dict[str, float]:
-        """Of CTRL the mean log p of the labels asked for, of all of them and of each."""
+        """Of CTRL the mean log p of the labels asked for, of all of them and of each; γ, where it is found."""
         each = self.engine.mean({f"log_prob.{name}": value for name, value in self.batches.seen.items()})
-        return {"log_prob": sum(each.values()), **each} if each else {}
+        aimed = {} if self.config.kl_target is None else {GAMMA: self.gamma}
+        return ({"log_prob": sum(each.values()), **each} if each else {}) | aimed
 
     @property
     def info(self) -> ControlInfo:
         """The description of the control as it is."""
         config = self.config
-        gamma, kl = (1.0, 1.0) if config.free else (config.gamma, config.kl)  # p(x | c, y) is γ = 1
+        gamma, kl = (1.0, 1.0) if config.free else (self.gamma, config.kl)  # p(x | c, y) is γ = 1
         training = {FILED.get(name, name): plain(getattr(config, name)) for name in TOLD}
         return ControlInfo(
             labels=tuple(self.batches.schemas),
@@ -136,6 +156,7 @@ def control_trainer_of(
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
     parameters = attach(model.unet, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
+    sharded(model, engine, parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         kinds = {schema.label: len(schema.classes) or None for schema in schemas}
@@ -237,6 +258,7 @@ def condition_train(
     *,
     data: Data | None = None,
     labels: Sequence[str] = (),
+    progress: bool = True,
     **options: Any,
 ) -> TrainedControl:
     """Train a control of a model, in this process.
@@ -247,6 +269,7 @@ def condition_train(
         prompts: to draw from; default everything that pocket draws.
         data: tables of labelled pictures, with prompts or without, for classifier-free fine-tuning.
         labels: NAME[=KIND] of the columns to learn; default all.
+        progress: show a bar on stderr.
         options: those of `tilting condition train`, with underscores (`tilting.config.condition_train.TrainConfig`):
             objective, train_steps, steps, gamma, kl, place, planner and so on; unset ones have the same defaults.
 
@@ -254,7 +277,8 @@ def condition_train(
         TiltingError: for settings that cannot work, and after ten skipped steps in a row.
     """
     trainer = make_control_trainer(model, classifiers, prompts, data=data, labels=labels, **options)
-    history = [row.numbers for row in trainer.steps(trainer.config.train_steps)]
+    until = trainer.config.train_steps
+    history = watched("control", trainer.steps(until), until, progress, "log_prob", "error")
     averaged = trainer.averaged()
     with averaged or nullcontext():
         lora, embedding = trainer.lora(), trainer.embedding()

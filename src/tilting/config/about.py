@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any
 
@@ -21,6 +22,12 @@ LEGEND = (
     "`tilting methods NAME` shows the settings of one, with what its paper used.",
 )
 """How to read the table of methods, a line each."""
+
+
+def of_few(row: Mapping[str, Any]) -> str:
+    """What the few steps of a distilled model leave of a method that selects, a sentence."""
+    never = "" if 0 not in row["few"] else f"; where it never does it is {row['without']}"
+    return f"At T = 1, 2, 3 and 4 it selects {', '.join(map(str, row['few'][:-1]))} and {row['few'][-1]} times{never}."
 
 
 def documented(kind: type | str) -> tuple[str, list[str], dict[str, str]]:
@@ -53,8 +60,9 @@ def about_method(name: str) -> dict[str, Any]:
         about, more: the docstring's first paragraph and the others, pseudo-code among them; paper; gradient: whether the reward
         must be differentiable; zero_order: whether probes can stand in for that; stochastic: whether eta must be above 0;
         density: whether its proposal has a tractable one; evaluations: per image, at `STEPS` steps with default settings;
-        at_most: whether it may take fewer; settings: per field its default, ``about``, ``choices`` (empty where any value goes)
-        and, where the paper or its code states it, ``published``; published_run: what else it used, such as steps;
+        at_most: whether it may take fewer; few: of one that needs eta above 0, how often it chooses in runs of 1, 2, 3 and 4
+        steps; without: what it is where it never does; settings: per field its default, ``about``, ``choices`` (empty where any
+        value goes) and, where the paper or its code states it, ``published``; published_run: what else it used, such as steps;
         published_for: what it used instead, by the reward's name or "image".
     """
     kind = METHODS[name]
@@ -82,6 +90,8 @@ def about_method(name: str) -> dict[str, Any]:
         "density": kind.density,
         "evaluations": cost(method, steps).evaluations,
         "at_most": method.engine is not None and method.engine.may_cost_less,
+        "few": [preset.build(few).choices(few) for few in range(1, 5)] if preset.selects else [],
+        "without": method.without_choices,
         "settings": settings,
         "published_run": {key: plain(value) for key, value in kind.published.items() if key not in settings},
         "published_for": plain(kind.published_for),

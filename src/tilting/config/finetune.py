@@ -12,6 +12,7 @@ from typing_extensions import Doc
 
 from tilting.config import options, training
 from tilting.config.diversity import parse_diversity
+from tilting.config.generate import tried
 from tilting.config.objectives import settings_of
 from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, check_batch, once
@@ -28,7 +29,8 @@ from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
 IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
-weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout seed""".split()  # noqa: SIM905
+weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout reward_frames
+seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -69,6 +71,7 @@ class FinetuneConfig(Switches, TrainingConfig):
     height: options.Side = None
     width: options.Side = None
     frames: options.Frames = None
+    reward_frames: options.RewardFrames = "all"
     controlnet: options.Controlnet = None
     ip_adapter: options.IpAdapter = None
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
@@ -174,6 +177,9 @@ class FinetuneConfig(Switches, TrainingConfig):
     def check(self, objective: BaseObjective, count: int) -> None:
         """Refuse what does not go together, for so many processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
+        if self.memory is not None:
+            way = "`tilting doctor --size` says what fits, and --accumulate, --recompute and --offload text make it less"
+            raise TiltingError(f"nothing is chosen for a training by --memory: {way}")
         if self.cache is not None:
             raise TiltingError("a first-block cache has no gradient of its own, which training needs: leave --cache out")
         if self.offload not in (None, "text") or (self.offload and self.train_text_encoder):
@@ -225,9 +231,10 @@ class FinetuneConfig(Switches, TrainingConfig):
         return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 
 
-def black_box(objective: str, reward: str) -> TiltingError:
-    """The refusal of a reward without gradient."""
-    return TiltingError(f"{objective} needs a differentiable reward and {reward!r} is black-box: use --objective ddpo with it")
+def black_box(objective: str, reward: str, why: str = "") -> TiltingError:
+    """The refusal of a reward without gradient, for a reason that was found by trying it."""
+    what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
+    return TiltingError(f"{objective} needs {what}: use --objective ddpo with it")
 
 
 OPTIONS = tuple(FinetuneConfig.options())

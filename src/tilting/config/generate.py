@@ -34,10 +34,13 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    RewardDevice,
+    RewardFrames,
     Sde,
     Seeds,
     Settings,
     Side,
+    Split,
     Steps,
     Strength,
     Trace,
@@ -71,7 +74,7 @@ class GenerateConfig(Switches, BaseConfig):
     prompts: Prompts
     model: Model = "pocket"
     reward: Reward = ()
-    method: Annotated[str, Doc("See `tilting methods`.")] = "base"
+    method: Annotated[str, Doc("See `tilting methods`; or file.py:function.")] = "base"
     particles: Particles = None
     steps: Steps = 50
     eta: Eta = 1.0
@@ -90,12 +93,15 @@ class GenerateConfig(Switches, BaseConfig):
     height: Side = None
     width: Side = None
     frames: Frames = None
+    reward_frames: RewardFrames = "all"
     controlnet: Controlnet = None
     ip_adapter: IpAdapter = None
     mask: Mask = None
     lora: Lora = ()
     lora_steps: LoraSteps = None
     device: Device = "auto"
+    reward_device: RewardDevice = None
+    split: Split = "images"
     precision: Precision | None = None
     long_prompts: LongPrompts = None
     metadata: Metadata = ()
@@ -256,12 +262,16 @@ def _with_rewards(config: Config) -> Config:
     return replace(config, reward=wanted)
 
 
-def black_box(method: str, reward: str) -> TiltingError:
-    """The refusal of a reward without gradient."""
+def tried(why: str) -> str:
+    """A reason in brackets."""
+    return f" (tried on a picture: {why})" if why else ""
+
+
+def black_box(method: str, reward: str, why: str = "") -> TiltingError:
+    """The refusal of a reward without gradient, for a reason that was found by trying it."""
     probes = f", or zero-order gradients by --set {method}.probes=10" if "probes" in _preset_fields(method) else ""
-    return TiltingError(
-        f"{method} needs a differentiable reward and {reward!r} is black-box: use --method code or bon with it{probes}"
-    )
+    what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
+    return TiltingError(f"{method} needs {what}: use --method code or bon with it{probes}")
 
 
 def _check_method(config: GenerateConfig) -> None:

@@ -15,6 +15,7 @@ from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option, number
 from tilting.errors import TiltingError, nearest
+from tilting.features.film import check_video
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
@@ -88,6 +89,18 @@ def _only(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _reward_frames(name: str, value: str) -> str:
+    if value in ("all", "first", "middle") or (value.isdecimal() and 1 <= int(value) <= FRAMES):
+        return value
+    raise TiltingError(f"{name} must be all, first, middle, or a number of frames from 1 to {FRAMES}, not {value!r}")
+
+
+def _format(name: str, value: str) -> str:
+    if value == "mp4":
+        check_video("--format mp4")
+    return value
+
+
 def _window(name: str, value: str) -> str:
     parse_window(value)
     return value
@@ -134,6 +147,12 @@ Inputs = Annotated[
 ]
 Side = Annotated[int | None, Ge(8), Option(default="the model's"), Doc("Pixels of a picture's side.")]
 Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a film.")]
+RewardFrames = Annotated[
+    str,
+    Metavar("all|first|middle|N"),
+    Check(_reward_frames),
+    Doc("Frames of a film that rewards of pictures score: N evenly spaced."),
+]
 Controlnet = Annotated[str | None, Metavar("DIR"), Doc("A ControlNet; its picture is --input control_image=FILE.")]
 IpAdapter = Annotated[str | None, Metavar("DIR"), Doc("An IP-Adapter; its picture is --input ip_adapter_image=FILE.")]
 Mask = Annotated[str | None, Metavar("FILE"), Doc("White where --image is drawn anew.")]
@@ -142,6 +161,14 @@ LoraSteps = Annotated[
     str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are on.")
 ]
 Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(value)), Doc("auto, cpu, cuda, cuda:N or mps.")]
+RewardDevice = Annotated[
+    str | None,
+    Metavar("NAME"),
+    Check(lambda name, value: check_device(value)),
+    Option(default="the model's"),
+    Doc("Where rewards compute; final scores are then had amid the next group."),
+]
+Split = Annotated[Literal["images", "particles"], Doc("What several processes share: images, or the particles of every image.")]
 Precision = Annotated[str, Check(lambda name, value: check_precision(value)), Doc("Of the network: fp32, fp16 or bf16.")]
 Out = Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write, or to go on with.")]
 Seed = Annotated[int, Doc("Seed of the run.")]
@@ -157,7 +184,10 @@ Only = Annotated[
 Trace = Annotated[bool, Doc("Write how the steering happened: trace.html, trace.png.")]
 TraceEvery = Annotated[int, Ge(1), Doc("Steps from one picture of --trace to the next.")]
 Format = Annotated[
-    Literal["png", "jpeg", "webp"] | None, Option(default="png"), Doc("Of the pictures; jpeg loses a little, webp nothing.")
+    Literal["png", "jpeg", "webp", "gif", "mp4"] | None,
+    Check(_format),
+    Option(default="png"),
+    Doc("Of the pictures; jpeg loses a little, webp nothing. Of films: png, webp, gif or mp4."),
 ]
 Settings = Annotated[
     tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")

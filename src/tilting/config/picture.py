@@ -6,11 +6,14 @@ have the model's own size: the largest centred part of its shape is resized to i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tilting.errors import TiltingError
+from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb, tensor_of, upright
+from tilting.lazy import torch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,9 +21,14 @@ if TYPE_CHECKING:
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture as RGB, upright and wholly decoded. Raises TiltingError: what `tilting.features.picture.open_rgb` refuses."""
+    """A picture as RGB, upright and wholly decoded, the first of a film. Raises TiltingError: what
+    `tilting.features.film.open_frames` refuses."""
+    return _open(path, 1)[0]
+
+
+def _open(path: str | Path, most: int) -> list[Image.Image]:
     try:
-        return open_rgb(path)
+        return open_frames(path, most)
     except TiltingError as error:
         raise TiltingError(f"the picture {str(path)!r} of --image {error}") from error
 
@@ -49,6 +57,20 @@ def read_picture(picture: str | Path | bytes | BinaryIO | Image.Image, height: i
         box = (left, top, left + width * scale, top + height * scale)
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     return tensor_of(np.array(image))[None]
+
+
+def read_film(path: str | Path, frames: int, height: int, width: int) -> Tensor:
+    """The first frames of a film as `read_picture` gives a picture: (1, frames, 3, height, width). Raises TiltingError."""
+    return film_of([read_picture(one, height, width) for one in _open(path, frames)], frames)
+
+
+def film_of(pictures: Sequence[Tensor], frames: int) -> Tensor:
+    """Pictures (1, 3, h, w) as a film (1, frames, 3, h, w), of which a lone one is every frame. Raises TiltingError."""
+    if 1 < len(pictures) < frames:
+        raise TiltingError(
+            f"the film of --image has {len(pictures)} frames, and {frames} are drawn: give --frames, or a longer one"
+        )
+    return torch.stack([one[0] for one in pictures[:frames]])[None].expand(1, frames, -1, -1, -1)
 
 
 def _given(picture: bytes | BinaryIO | Image.Image) -> Image.Image:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tilting.config.about import about_method
 from tilting.config.variants import swept
 from tilting.disk import sweep, write_atomically
+from tilting.models.told import input_pictures
 from tilting.reports.charts import Bar, bars, curve, number, on_paper, scatter
 from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined
@@ -29,11 +28,15 @@ ROOM = 1100
 BEST = (24, 120, 78)
 
 
-def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """``compare.png``: a column per method under its numbers, a row per prompt and index, the best reward of a row in green."""
-    shown, methods = metrics["images"][:MOST_ROWS], metrics["methods"]
-    sheet = Sheet(len(shown), len(methods), header=5)
-    for j, row in enumerate(methods):
+def write_sheet(folder: Path, metrics: Mapping[str, Any], name: str = SHEET) -> Path:
+    """The sheet: a column per method under its numbers, a row per prompt and index, the best reward of a row in green; first
+    what the images were made of, where they were made of pictures."""
+    shown, methods, inputs = metrics["images"][:MOST_ROWS], metrics["methods"], input_pictures(metrics["config"])
+    first = bool(inputs)
+    sheet = Sheet(len(shown), first + len(methods), header=5)
+    if inputs:
+        sheet.head(0, "input", [])
+    for j, row in enumerate(methods, first):
         lines = [
             "no reward" if row["reward"] is None else f"reward {spread(row['reward']['mean'], row['reward']['sem'])}",
             "no judge" if row["judge"] is None else f"judge {row['judge']['mean']:.2f}",
@@ -44,11 +47,13 @@ def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
     for i, entry in enumerate(shown):
         sheet.row(i, f"{entry['prompt']}, {entry['index']}" if several else entry["prompt"])
         best = best_of(entry)
-        for j, row in enumerate(methods):
+        if entry["prompt"] in inputs:
+            sheet.cell(i, 0, read(inputs[entry["prompt"]]), inputs[entry["prompt"]].name)
+        for j, row in enumerate(methods, first):
             cell = entry["methods"][row["method"]]
             sheet.cell(i, j, read(folder / cell["file"]), short(cell["reward"]), BEST if row["method"] in best else FAINT)
-    sheet.save(folder / SHEET)
-    return folder / SHEET
+    sheet.save(folder / name)
+    return folder / name
 
 
 def best_of(entry: Mapping[str, Any]) -> set[str]:
@@ -156,12 +161,14 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def render(folder: Path, metrics: Mapping[str, Any]) -> str:
+def render(folder: Path, metrics: Mapping[str, Any], **more: Any) -> str:
     """The page.
 
     Args:
         folder: of the comparison, where the pictures are.
         metrics: what metrics.json holds.
+        more: what the page says otherwise than a comparison of methods does: its ``name``, ``question``, ``papers`` by column's
+            preset, further ``charts``, ``note``.
     """
     names = [row["method"] for row in metrics["methods"]]
     colour = colours(names, [name for name in names if name != "base"])
@@ -172,9 +179,9 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
             cells = [{"method": m, "uri": data_uri(folder / c["file"]), **c} for m, c in entry["methods"].items()]
             theirs = next(cell["uri"] for cell in cells if cell["method"] == metrics["reference"])
             shown[entry["prompt"]].append({"index": entry["index"], "cells": cells, "best": best_of(entry), "theirs": theirs})
-    with Image.open(folder / metrics["images"][0]["methods"][names[0]]["file"]) as first:
-        side = max(first.size)
-    room = max(128, min(256, ROOM // len(names)))
+    inputs = input_pictures(metrics["config"])
+    side = max(read(folder / metrics["images"][0]["methods"][names[0]]["file"]).size)
+    room = max(128, min(256, ROOM // (len(names) + bool(inputs))))
     settings: dict[str, list[str]] = {}
     for key, value in metrics["config"]["set"].items():
         if value is not None:
@@ -187,13 +194,16 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
         filters,
         m=metrics,
         methods=metrics["methods"],
-        about={row["preset"]: about_method(row["preset"]) for row in metrics["methods"]},
+        page=more.get("name", "compare"),
+        note=more.get("note", ""),
+        papers=more.get("papers") or {row["preset"]: about_method(row["preset"])["paper"] for row in metrics["methods"]},
         has={key: any(row[key] for row in metrics["methods"]) for key in ("reward", "gain", "judge", "judge_gain")},
-        question=_question(metrics),
+        question=more.get("question") or _question(metrics),
         words=legend({"reward", "judge", "gain", "interval", "wins", "evaluations", "decodes", "too few to say", *met}),
         colour=colour,
-        charts=_charts(metrics, colour),
+        charts=[*more.get("charts", ()), *_charts(metrics, colour)],
         prompts=shown,
+        inputs={prompt: data_uri(file) for prompt, file in inputs.items() if prompt in shown},
         count=len(prompts),
         over="prompts" if len(prompts) > 1 else "the images of the one prompt",
         settings=settings,

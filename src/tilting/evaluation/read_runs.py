@@ -6,13 +6,15 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tilting.config.evaluate import EvaluateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
-from tilting.features.picture import SUFFIXES
+from tilting.features.film import PICTURES
+from tilting.models.told import input_pictures
 from tilting.rewards.spec import split_weight
 from tilting.runs.files import MANIFEST, keys_of, read_manifest, seeds_of, stale
 
@@ -111,12 +113,19 @@ class Setup:
     notes: tuple[str, ...]
     pictures: tuple[Path, ...] = ()
 
+    @cached_property
+    def inputs(self) -> dict[str, Path]:
+        """Prompt -> the picture that the steered runs' images of it were made of (all runs', where none is steered), if it is
+        one, and still there."""
+        of = [run for run in self.runs if run.name in self.bases] or self.runs
+        found = [set(input_pictures(run.config).items()) for run in of]
+        return dict(sorted(set.intersection(*found)))
+
     @property
     def picture(self) -> str | None:
-        """The reference picture that every steered run was drawn from, if there is one and it is still there."""
-        pictures = {run.config.get("image") for run in self.runs if run.name in self.bases} or {None}
-        one = pictures.pop() if len(pictures) == 1 else None
-        return one if isinstance(one, str) and Path(one).is_file() else None
+        """The one picture that all of them were made of, if there is one."""
+        pictures = set(self.inputs.values()) if len(self.inputs) == len(set(self.runs[0].prompts)) else set()
+        return str(pictures.pop()) if len(pictures) == 1 else None
 
     def run(self, name: str) -> Run:
         """The run of a name."""
@@ -166,12 +175,12 @@ def plain_pictures(path: str) -> tuple[Path, ...]:
         raise TiltingError(f"there is no folder {path!r}")
     if (folder / MANIFEST).exists() or any(folder.glob("runs/*/manifest.json")):
         return ()
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
     if len(files) < 2:
         raise TiltingError(
             f"the reference {path!r} is not a run, and holds {'one picture' if files else 'no picture'}: give a base run, or a "
-            f"folder of 2 pictures or more ({', '.join(SUFFIXES[:4])})"
+            f"folder of 2 pictures or more ({', '.join(PICTURES[:4])})"
         )
     return tuple(files)
 

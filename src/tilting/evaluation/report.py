@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tilting.errors import TiltingError
 from tilting.evaluation.measure import brief_metrics, heads, metrics_of, says
 from tilting.metrics import Metric
 from tilting.reports.charts import Bar, bars, matrix, number, scatter
@@ -38,11 +37,7 @@ def count(value: float) -> str:
 
 def thumbnail(path: Path) -> str:
     """A picture as a data URI, at most `THUMB` pixels wide or high."""
-    try:
-        image = read(path)
-    except OSError as error:
-        raise TiltingError(f"{str(path)!r} does not decode: {str(error).splitlines()[0]}") from None
-    return inlined(image, THUMB)
+    return inlined(read(path), THUMB)
 
 
 def rewards_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -187,6 +182,7 @@ def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
         rewards=rewards_of(runs),
         distances=[(metric.name, metric.title) for metric in metrics_of("sets")],
         prompts=prompts,
+        inputs={e["prompt"]: thumbnail(Path(e["input"])) for e in metrics["per_prompt"][:MOST_PROMPTS] if e.get("input")},
         brief=heads(),
         overview=prompts[:MOST_OVERVIEW],
         most=MOST_PROMPTS,

@@ -170,7 +170,8 @@ def per_prompt(
     """Prompt by prompt: every run's numbers and images."""
     entries, far = [], [metric.name for metric in brief_metrics("sets")]
     for prompt in dict.fromkeys(parts.runs[0].prompts):
-        entry: dict[str, Any] = {"prompt": prompt, "floor": None, "runs": {}}
+        made_of = parts.inputs.get(prompt)
+        entry: dict[str, Any] = {"prompt": prompt, "input": made_of and str(made_of), "floor": None, "runs": {}}
         if floor:
             entry["floor"] = {name: floor[name]["each"].get(prompt) for name in far}
         for run in parts.runs:

@@ -34,13 +34,14 @@ from tilting.evaluation.measure import (
 from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render, too_few
 from tilting.evaluation.rows import brief, per_prompt, row_of
-from tilting.features.picture import read_image
+from tilting.features.film import read_frames
 from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
 from tilting.runs.alone import alone
-from tilting.runs.files import IMAGES, MANIFEST, digest_of, read_json, write_json
+from tilting.runs.files import MANIFEST, digest_of, read_json, records_of, write_json
 from tilting.runs.owner import EVALUATION, folder_of
+from tilting.runs.processes import Processes, meet
 from tilting.version import __version__
 
 NEVER = {name for name, entry in REWARDS.items() if entry.together or entry.remote}
@@ -61,6 +62,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written then. The same evaluation, finished before, is given back.
     """
+    together = meet()
+    quiet = quiet or not together.main
     with alone(config.out, beside=True):
         folder = folder_of(config.out, EVALUATION)
         there = folder.exists() and any(folder.iterdir())
@@ -71,8 +74,9 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
             config = replace(config, reference_image=parts.picture)
         asked = {
             "config": config.mapping(),
-            "read": [digest_of((run.folder / MANIFEST, run.folder / IMAGES)) for run in parts.runs]
-            + ([digest_of(parts.pictures)] if parts.pictures else []),
+            "read": [digest_of((run.folder / MANIFEST, *records_of(run.folder))) for run in parts.runs]
+            + ([digest_of(parts.pictures)] if parts.pictures else [])
+            + ([digest_of(sorted(set(parts.inputs.values())))] if parts.inputs and parts.picture is None else []),
         }
         if there:
             before = read_json(folder / EVALUATION.file)
@@ -83,8 +87,9 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
             if not quiet:
                 print(f"tilting: {config.out!r} holds this evaluation already: nothing is measured again", file=sys.stderr)
             return before
-        metrics = {"version": __version__, "argv": list(argv), **asked, **_metrics(config, parts, quiet)}
-        _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
+        metrics = {"version": __version__, "argv": list(argv), **asked, **_metrics(config, parts, quiet, together)}
+        if together.main:
+            _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
         return metrics
 
 
@@ -123,14 +128,16 @@ def _write(folder: Path, metrics: Mapping[str, Any], page: str) -> None:
         raise TiltingError(f"cannot write {str(folder)!r}: {error.strerror}") from error
 
 
-def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any]:
-    tools = load_instruments(config)
+def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool, together: Processes) -> dict[str, Any]:
+    one = config.reference_image
+    references = dict.fromkeys(parts.runs[0].prompts, Path(one)) if one else parts.inputs
+    tools = together.agree(lambda: load_instruments(config, references))
     measured = {}
     for run in tqdm(parts.runs, desc="evaluate", unit="run", file=sys.stderr, disable=quiet, leave=False):
-        measured[run.name] = measure(run, tools)
+        measured[run.name] = measure(run, tools, together)
     if parts.reference and parts.pictures:
-        measured[parts.reference] = Measured(features_of(parts.pictures, tools), {}, {}, {}, {}, {})
-    notes = [*parts.notes, *_complete_rewards(parts, measured), *_lacking(config, parts)]
+        measured[parts.reference] = Measured(features_of(parts.pictures, tools, together), {}, {}, {}, {}, {})
+    notes = [*parts.notes, *_complete_rewards(parts, measured, together), *_lacking(config, parts)]
     far, floor = distances(config, parts, measured, notes)
     rows = [row_of(run, parts, measured, far.get(run.name), tools) for run in parts.runs]
     return {
@@ -145,7 +152,7 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any
     }
 
 
-def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
+def _complete_rewards(parts: Setup, measured: dict[str, Measured], together: Processes) -> list[str]:
     """Score from its pictures what a manifest does not hold; sentences for what was, and what cannot be."""
     notes = []
     for bare in dict.fromkeys(key for run in parts.runs for key in run.weights):
@@ -157,7 +164,7 @@ def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
             continue
         try:
             for run in parts.runs:
-                measured[run.name].pictured[bare] = score_images(run, bare)
+                measured[run.name].pictured[bare] = score_images(run, bare, together)
                 measured[run.name].rewards.setdefault(bare, measured[run.name].pictured[bare])
             names = ", ".join(lacking)
             notes.append(f"The reward {bare} of {names} was computed from the pictures (8 bits): no manifest there records it.")
@@ -169,15 +176,18 @@ def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
 def _lacking(config: EvaluateConfig, parts: Setup) -> list[str]:
     """Sentences for metrics that need something that was not given."""
     notes = []
-    if config.reference_image is None:
+    if config.reference_image is None and not parts.inputs:
         notes.append("I-Gram compares with one reference picture: give --reference-image FILE.")
     elif config.vgg is None:
         notes.append("I-Gram in its VGG sense needs weights: give --vgg FILE; the CLIP sense is reported.")
+    if parts.inputs and config.lpips is None:
+        notes.append("LPIPS to the input needs weights: give --vgg FILE and --lpips FILE.")
     if all(run.kl is None for run in parts.runs):
         notes.append("KL to the base is not recorded in these manifests.")
     if parts.pictures and config.inception is None:
         sizes = [
-            read_image(file).shape for file in (parts.runs[0].folder / parts.runs[0].records[0]["file"], parts.pictures[0])
+            read_frames(file).shape[-2:]
+            for file in (parts.runs[0].folder / parts.runs[0].records[0]["file"], parts.pictures[0])
         ]
         if sizes[0] != sizes[1]:
             notes.append(

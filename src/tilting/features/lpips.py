@@ -38,7 +38,11 @@ class Lpips(nn.Module):
             self.register_buffer(f"weight{i}", torch.ones(width) if weights is None else weights[i].clone())
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Per layer, (b, n) vectors of images (b, 3, h, w) in [0, 1], differentiable; equal sizes give equal n."""
+        """Per layer, (b, n) vectors of images (b, 3, h, w) in [0, 1], differentiable; equal sizes give equal n. Those of films
+        (b, frames, 3, h, w) are of their frames together, so that d is the mean over frames."""
+        if images.ndim == 5:
+            each = self.maps(images.flatten(0, 1))
+            return [m.unflatten(0, images.shape[:2]).flatten(1) / images.shape[1] ** 0.5 for m in each]
         check_images(images)
         out = []
         for i, x in enumerate(self.vgg(images, LAYERS)):

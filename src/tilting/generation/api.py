@@ -16,11 +16,13 @@ from tilting.config.prompts import prompts_of
 from tilting.declare import declared
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.features.film import contact_sheet, frames_of
 from tilting.generation.coerce import picture_of, reward_of
 from tilting.generation.generate import Counts, Drawn, draw, judge_of, records_of, summarise
+from tilting.generation.pictures import picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress
-from tilting.generation.run import Folder, frames_of, picture_file
+from tilting.generation.run import Folder
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.models.lora import active
@@ -31,6 +33,7 @@ from tilting.rewards.spec import Spec, parse_specs
 from tilting.rewards.weighted_sum import as_sum
 from tilting.runs.alone import alone
 from tilting.runs.files import IMAGES, image_name
+from tilting.runs.owner import processes
 from tilting.types import Reward
 
 if TYPE_CHECKING:
@@ -78,7 +81,8 @@ class Result:
 
     def grid(self) -> Image.Image:
         """One picture of all: a row per prompt, the reward under each, totals on top."""
-        at = {id(record): picture for record, picture in zip(self.manifest["images"], self.pil, strict=True)}
+        shown = map(contact_sheet, map(frames_of, self.images))
+        at = {id(record): picture for record, picture in zip(self.manifest["images"], shown, strict=True)}
         return run_sheet({**self.manifest, "config": self.config.mapping()}, lambda record: at[id(record)]).image
 
     def save(self, out: str | Path) -> Path:
@@ -88,6 +92,8 @@ class Result:
             TiltingError: if it cannot be written, or something is there already.
         """
         folder = Path(out)
+        if processes() > 1:
+            raise TiltingError(f"a result is saved by one process, and {processes()} were launched: use `tilting generate`")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TiltingError(f"{str(out)!r} is there already: choose another folder, or remove it")
         with alone(str(out)):
@@ -167,6 +173,7 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
         steps=request.steps,
         eta=request.eta,
         sde=request.sde,
+        reward_frames="all" if total is None else total.frames,
         cfg=request.cfg,
         negative_prompt=request.negative,
         batch_size=request.batch_size,
@@ -179,7 +186,9 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
     return config, tuple(beyond)
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength")
+@keywords(
+    GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength", "reward_frames"
+)
 def generate(
     model: Model,
     prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
@@ -199,24 +208,26 @@ def generate(
         model: from `tilting.load`.
         prompts: one or several; {"prompt": "a fox", ...} for one with metadata, for rewards that take it.
         reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
-            -> (b,), or (images, prompts, metadata) -> (b,); black-box unless ``function.differentiable`` is True; only
-            ``base`` needs none.
+            -> (b,), or (images, prompts, metadata) -> (b,), which is tried for a gradient where one is needed, unless
+            ``function.differentiable`` says; only ``base`` needs none.
         method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
             one that a preset built with a part replaced; default ``base``.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
-        image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit).
+        image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit);
+            of films (frames, 3, h, w), a file of one or its frames in a list, of which the first are taken, or a still.
         seed: of the run, or several, each of which draws every prompt; images are keyed by (seed, prompt, index).
         images: per prompt and seed.
         progress: show a bar on stderr.
-        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength`` as the command has them; default the model's
-            own steps and cfg, the method's eta.
+        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength, reward_frames`` as the command has them; default
+            the model's own steps and cfg, the method's eta.
 
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
     """
     given = prompts_of(prompts)
     who = identities(given.texts, seed, images)
-    reference = picture_of(image, *model.image_shape[-2:]) if image is not None else None
+    *frames, _, height, width = model.image_shape
+    reference = picture_of(image, height, width, *frames) if image is not None else None
     request = plan(model, who, method, informed(reward_of(reward), *given), reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import getattr_static
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tilting.config.picture import read_picture
+from tilting.config.picture import film_of, read_film, read_picture
 from tilting.errors import TiltingError
 from tilting.lazy import np, torch
 from tilting.method import Method
@@ -31,13 +33,13 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
 
     Args:
         reward: a `Reward`; a spec as ``--reward`` takes it, such as ``"jpeg"``, or several in a list; or a function
-            (images (b, 3, h, w) in [0, 1], prompts) -> (b,), which is black-box unless ``function.differentiable`` is True; or
-            None.
+            (images (b, 3, h, w) in [0, 1], prompts) -> (b,), which is tried for a gradient where one is needed, unless
+            ``function.differentiable`` says; or None.
 
     Raises:
         TiltingError: a spec that cannot be read or does not load, or what is none of these.
     """
-    if reward is None or (hasattr(reward, "name") and hasattr(reward, "differentiable") and callable(reward)):
+    if reward is None or (_has(reward, "name") and _has(reward, "differentiable") and callable(reward)):
         return cast("Reward | None", reward)
     if isinstance(reward, str) or (isinstance(reward, list | tuple) and all(isinstance(spec, str) for spec in reward)):
         return build(parse_specs([reward] if isinstance(reward, str) else list(reward)))
@@ -47,6 +49,11 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
         name = getattr(reward, "__name__", "clip")
         raise TiltingError(f"tilting.rewards.{name} makes a reward and is none: call it, tilting.rewards.{name}()")
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
+
+
+def _has(thing: object, name: str) -> bool:
+    """Whether it has an attribute, whose value is not asked for: a function is tried by that."""
+    return getattr_static(thing, name, thing) is not thing or hasattr(thing, name)
 
 
 class Composed(Preset):
@@ -76,17 +83,27 @@ def preset_of(method: Preset | Method | str | None) -> Preset:
     return METHODS["base"]() if method is None else method
 
 
-def picture_of(image: Any, height: int, width: int) -> Tensor:
-    """Pictures (n, 3, height, width) in [0, 1].
+def picture_of(image: Any, height: int, width: int, frames: int | None = None) -> Tensor:
+    """Pictures (n, 3, height, width) in [0, 1], or with ``frames`` films (n, frames, 3, height, width).
 
     Args:
         image: a tensor (n, 3, h, w) or (3, h, w), which stays as it is; an array (n, h, w, 3) or (h, w, 3), of bytes or of
             floats in [0, 1]; a picture of PIL, a file or its bytes; or a list of any of these.
         height, width: what files, pictures of PIL and arrays are cut to.
+        frames: of a film, whose first are taken, of its file, or of a list, an array or a tensor of them; a still is them all.
 
     Raises:
         TiltingError: for what is none of these.
     """
+    if frames is not None:
+        if isinstance(image, torch.Tensor):
+            return image if image.ndim == 5 else film_of(list((image if image.ndim == 4 else image[None])[:, None]), frames)
+        film = isinstance(image, str | Path)
+        return (
+            read_film(image, frames, height, width)
+            if film
+            else film_of(list(picture_of(image, height, width)[:, None]), frames)
+        )
     if isinstance(image, torch.Tensor):
         return image[None] if image.ndim == 3 else image
     several = isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +17,7 @@ from tilting.method import Method, check
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
+from tilting.rewards.weighted_sum import framed
 from tilting.rng import Identity
 from tilting.schedule import Law, Schedule
 from tilting.types import Denoise, Reward, TiltingError
@@ -100,12 +103,31 @@ class Plan:
         return whole if self.reference is None else max(1, round(whole * self.strength))
 
     @property
+    def rows(self) -> int:
+        """Most particles of an image."""
+        return max(self.method.particles, *self.method.counts, 1)
+
+    @property
+    def group(self) -> int:
+        """Images that are drawn at once."""
+        return max(1, self.batch_size // self.rows)
+
+    def share(self, index: int, count: int) -> Plan:
+        """What process ``index`` of ``count`` draws: every count-th group, the groups as large as those of one process where
+        there is one for each."""
+        images = len(self.who)
+        rounds = max(1, math.ceil(images / (count * self.group)))
+        size = max(1, math.ceil(images / (count * rounds)))
+        mine = [one for first in range(index * size, images, count * size) for one in self.who[first : first + size]]
+        return replace(self, who=tuple(mine), batch_size=size * self.rows if size < self.group else self.batch_size)
+
+    @property
     def ticks(self) -> int:
         """Step events per group."""
         return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
 
 
-@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength")
+@keywords(GenerateConfig, "steps", "cfg", "eta", "sde", "negative_prompt", "batch_size", "strength", "reward_frames")
 def plan(
     model: Model,
     who: Sequence[Identity],
@@ -120,6 +142,7 @@ def plan(
     negative_prompt: str = "",
     batch_size: int = 16,
     strength: float = STRENGTH,
+    reward_frames: str = "all",
 ) -> Plan:
     """Fill in what is unset and refuse what cannot work, before anything is drawn.
 
@@ -129,8 +152,9 @@ def plan(
         steps, cfg, eta, sde, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's
             eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
+        reward_frames: of a film, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
     """
-    model, preset, reward = model_of(model), preset_of(preset), reward_of(reward)
+    model, preset, reward = model_of(model), preset_of(preset), framed(reward_of(reward), reward_frames)
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
@@ -160,7 +184,12 @@ def plan(
     _check_switches(model, method, batch_size)
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
-    check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    has_gradient = None if reward is None else not method.needs_reward_gradient or reward.differentiable  # who asks, tries it
+    check(method, made.steps_run, eta, cfg, has_gradient)
+    many = max((method.particles, *method.counts)) > 1 or method.engine is not None
+    if preset.selects and many and method.choices(made.steps_run) == 0:
+        few = f"{made.steps_run} step{'' if made.steps_run == 1 else 's'}"
+        warnings.warn(f"{method.name} never selects in {few}, and is {method.without_choices}: reno is for few", stacklevel=3)
     tell_of_cuts(model, [*(one.prompt for one in who), *([] if cfg == 1 else [negative_prompt])])
     return replace(made, method=method)
 

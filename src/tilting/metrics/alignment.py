@@ -2,8 +2,9 @@
 
 T-CLIP is CLIPScore (Hessel et al. 2021): w max(cos(image, "A photo depicts " + prompt), 0), w = 2.5.
 
-I-Gram has two published senses. As written (CoDe, CoDeX; Gatys et al. 2016): the cosine of VGG Gram features of the picture
-and of the reference, style and texture. As computed by CoDeX's code: the cosine of CLIP image embeddings (of an RN50), content
+I-Gram compares with one picture (--reference-image), or each image with the picture that it was made of. It has two published
+senses. As written (CoDe, CoDeX; Gatys et al. 2016): the cosine of VGG Gram features of the picture and of the reference, style
+and texture. As computed by CoDeX's code: the cosine of CLIP image embeddings (of an RN50), content
 too. They are reported under different names, ``igram_vgg`` and ``igram_clip``, and never mixed.
 """
 
@@ -35,17 +36,17 @@ def t_clip(images: Tensor, texts: Tensor) -> Tensor:
 @METRICS.declare(
     "igram_vgg",
     "I-Gram (VGG Gram features)",
-    "cosine with the reference picture",
+    "cosine with the reference or input picture",
     ("gram", "gram_reference"),
     needs=("reference-image", "vgg"),
 )
 @METRICS.declare(
     "igram_clip",
     "I-Gram (CLIP cosine)",
-    "cosine with the reference picture",
+    "cosine with the reference or input picture",
     ("clip", "clip_reference"),
     needs=("reference-image",),
 )
 def i_gram(features: Tensor, reference: Tensor) -> Tensor:
-    """Cosine of features (b, d) with those of one reference picture (d,), in either sense -> (b,) in [-1, 1]."""
+    """Cosine of features (b, d) with those of a picture (d,) or of one each (b, d), in either sense -> (b,) in [-1, 1]."""
     return torch.nn.functional.cosine_similarity(features.double(), reference.double().expand_as(features), dim=-1)

@@ -16,15 +16,16 @@ from typing import Any, Literal
 from tilting.declare import Registry
 
 INPUTS = {
-    "images": "(b, 3, h, w) float in [0, 1]",
+    "images": "(b, 3, h, w) float in [0, 1], or films (b, frames, 3, h, w)",
     "prompts": "b strings",
     "judge": "pocket-judge, a `tilting.metrics.judge.PocketJudge`",
     "clip": "(b, d) CLIP embeddings of the images",
     "captions": "(b, d) CLIP embeddings of `tilting.metrics.alignment.caption` of their prompts",
-    "clip_reference": "(d,) CLIP embedding of the reference picture",
+    "clip_reference": "(b, d) those of the pictures that the images are compared with",
     "gram": "(b, d) VGG Gram features of the images",
-    "gram_reference": "(d,) those of the reference picture",
+    "gram_reference": "(b, d) those of the pictures that the images are compared with",
     "spread": "(b, d) features that diversity is measured in",
+    "reference": "the pictures that the images are compared with, in their shape; where there is LPIPS",
     "lpips": "LPIPS, a `tilting.features.lpips.Lpips`, or None",
     "fid": "(n, d) features that FID is measured in",
 }

@@ -1,4 +1,5 @@
-"""Diversity: the mean distance between two images of one prompt. It falls when a method collapses to few pictures."""
+"""Diversity: the mean distance between two images of one prompt, which falls when a method collapses to few pictures. And the
+distance to the picture that an image was made of."""
 
 from __future__ import annotations
 
@@ -45,6 +46,20 @@ def mean_distance(images: Tensor, table: Callable[[Tensor, Tensor | None], Tenso
             total += table(block, None).cpu().double().triu(1).sum().item()
             total += sum(table(block, other).cpu().double().sum().item() for other in blocks[i + 1 :])
     return total / (n * (n - 1) / 2)
+
+
+@METRICS.declare(
+    "lpips_input",
+    "LPIPS to the input",
+    "distance to the reference or input picture",
+    ("lpips", "images", "reference"),
+    better="lower",
+    needs=("reference-image", "lpips"),
+)
+def lpips_input(lpips: Lpips, images: Tensor, reference: Tensor) -> Tensor:
+    """LPIPS of images (b, 3, h, w), or of films (b, frames, 3, h, w), with as many others -> (b,), at least 0."""
+    with torch.no_grad():
+        return lpips(images, reference)
 
 
 @METRICS.declare(

@@ -30,7 +30,10 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """images (b, 3, h, w) float in [0, 1] -> (b, d) float64 on the CPU. Raises what `check_images` raises."""
+        """images (b, 3, h, w) float in [0, 1] -> (b, d) float64 on the CPU, of films (b, frames, 3, h, w) the mean over their
+        frames. Raises what `check_images` raises."""
+        if images.ndim == 5:
+            return self(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
         check_images(images)
         return self.call(images).double().cpu()
 
@@ -53,11 +56,19 @@ def clip_features(name: str, embedder: ClipEmbedder) -> Extractor:
     return Extractor(f"{name} ({embedder.dim} features)", embedder.image)
 
 
-def read_batches(paths: Iterable[str | Path], size: int = 32) -> Iterable[Tensor]:
-    """Batches (b, 3, h, w) of pictures in order; a picture of another size than the one before begins a new batch."""
+def read_batches(
+    paths: Iterable[str | Path], size: int = 32, read: Callable[[str | Path], Tensor] = read_image
+) -> Iterable[Tensor]:
+    """Batches (b, 3, h, w) of pictures in order; a picture of another size than the one before begins a new batch.
+
+    Args:
+        paths: of their files.
+        size: the most of a batch.
+        read: `tilting.features.film.read_frames` for films whole, (b, frames, 3, h, w).
+    """
     batch: list[Tensor] = []
     for path in paths:
-        image = read_image(path)
+        image = read(path)
         if batch and (len(batch) == size or image.shape != batch[0].shape):
             yield torch.stack(batch)
             batch = []

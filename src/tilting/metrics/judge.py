@@ -50,11 +50,15 @@ class PocketJudge:
         """Log-probabilities of every class: "concept", "style" and "background", each (b, classes) on the images' device.
 
         Args:
-            images: (b, 3, h, w) float in [0, 1]; other sizes than 64 x 64 are resized.
+            images: (b, 3, h, w) float in [0, 1]; other sizes than 64 x 64 are resized. Of films (b, frames, 3, h, w) the mean
+                over frames is given.
 
         Raises:
             TiltingError: what `check_images` refuses.
         """
+        if images.ndim == 5:
+            each = self.log_probabilities(images.flatten(0, 1))
+            return {name: logs.unflatten(0, images.shape[:2]).mean(1) for name, logs in each.items()}
         check_images(images)
         if not len(images):
             return {name: images.new_zeros(0, size, dtype=torch.float32) for name, size in self.net.config["sizes"].items()}
@@ -70,7 +74,7 @@ class PocketJudge:
         """The log-probability of what each prompt asks.
 
         Args:
-            images: (b, 3, h, w) float in [0, 1].
+            images: (b, 3, h, w) float in [0, 1], or films (b, frames, 3, h, w), of which it is the mean over frames.
             prompts: b strings.
 
         Returns:
@@ -79,7 +83,7 @@ class PocketJudge:
         Raises:
             TiltingError: what `check_images` refuses.
         """
-        check_images(images, prompts)
+        check_images(images[:, 0] if images.ndim == 5 else images, prompts)
         logs = self.log_probabilities(images)
         score = images.new_full((len(images),), float("nan"), dtype=torch.float32)
         for i, prompt in enumerate(prompts):

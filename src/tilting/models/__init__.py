@@ -24,7 +24,7 @@ from tilting.models.adapter import check_long
 from tilting.models.attach import attach_all
 from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
-from tilting.models.families import family_of, has_adapter, kind_of
+from tilting.models.families import family_of, few_of_built, has_adapter, kind_of
 from tilting.models.lora_file import parse_lora
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
@@ -82,7 +82,9 @@ def load(
     known = declared(Switches)
     switches = replace(switches or Switches(), **{one: known[one].check(value) for one, value in given.items()})
     if hasattr(name, "components") and hasattr(name, "scheduler"):
-        model: Any = Pipeline(name, inputs=inputs, each=each)
+        few = few_of_built(name)
+        scaled = any(scale in inputs for scale in ("guidance_scale", "true_cfg_scale"))
+        model: Any = Pipeline(name, "", few and few[0], None if scaled else few and few[1], inputs, each)
         where = None if str(device) == "auto" else where
     else:
         source = find_model(name)

@@ -81,18 +81,11 @@ class Call:
         made = entry.latents
         self.direct = made is not None and made.shape == halt.sample.shape and torch.equal(made, halt.sample)
         self.from_picture = entry.noised
-        self.pair = self._pair(entry)
+        self.pair = asked_twice(entry.seen, len(entry.prompts))
         times, sigmas = entry.times[self.begin :].tolist(), entry.sigmas
         points = self.noise.points(times, None if sigmas is None else sigmas[self.begin :].tolist())
         self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
         self._longer: Call | None = None
-
-    def _pair(self, entry: Entry) -> bool:
-        most: dict[str, int] = {}
-        for name, out in entry.seen:
-            most[name] = most.get(name, 0) + rows_of(out)
-        asked = [rows for name, rows in most.items() if name.startswith(("unet", "transformer", "prior"))]
-        return max(asked or most.values(), default=0) > len(entry.prompts)
 
     def _probing(self) -> type:
         base, noise = self.noise.kind_of_scheduler, self.noise
@@ -246,17 +239,11 @@ class Call:
         else:  # what the loop rounded is x; what it blended in (a mask) is its own
             seen_x = torch.where(state == x.to(state.dtype), x, state.to(x.dtype))
         eps, x0 = self.noise.predict(out, seen_x, t)
-        if not self._asked_twice(seen, len(x)):
+        if not asked_twice(seen, len(x)):
             return Prediction(eps, x0, torch.zeros_like(x))
         more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
         again = self.guided(self.halted(x, t, prompts, seen, **more)[0], x)
         return Prediction(eps, x0, correction(kind, again - out, t))
-
-    def _asked_twice(self, seen: list[Any], m: int) -> bool:
-        rows: dict[str, int] = {}
-        for name, out in seen:
-            rows[name] = rows.get(name, 0) + rows_of(out)
-        return max(rows.values(), default=0) > m
 
     def guided(self, halt: Halt, x: Tensor) -> Tensor:
         """The guided output (m, ...), without a learnt variance."""
@@ -346,6 +333,16 @@ class Call:
                 )
         off = z.to(b) - b.detach()
         return back(torch.where(squared == 0, 0.0, off / squared.masked_fill(squared == 0, 1)))
+
+
+def asked_twice(seen: Sequence[tuple[str, Any]], m: int) -> bool:
+    """Whether networks that answered were asked more than once for each of m images: those that denoise, where their names say
+    which they are, for a ControlNet answers with a list of maps."""
+    rows: dict[str, int] = {}
+    for name, out in seen:
+        rows[name] = rows.get(name, 0) + rows_of(out)
+    denoising = [count for name, count in rows.items() if name.startswith(("unet", "transformer", "prior"))]
+    return max(denoising or rows.values(), default=0) > m
 
 
 def has_momentum(guider: Any) -> bool:

@@ -180,15 +180,29 @@ def defaults_of(source: str) -> tuple[int, float]:
 
 FEW = {r"turbo|lightning|hyper|dmd|distill": (4, 1.0), r"schnell": (4, 1.0), r"lcm|tcd": (4, 1.0), r"z-image-turbo": (8, 1.0)}
 """What the names of few-step models hold -> steps and scale; of several the last."""
+DISTILLED = (4, 1.0)
+"""Steps and scale of a pipeline that says itself that it was distilled."""
 
 
 def few_steps(source: str) -> tuple[int, float] | None:
     """The defaults of a model that was distilled to few steps, by its name or its scheduler's; None of another."""
     alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file()
     kind = "" if alone else str((read_json(source).get("scheduler") or ["", ""])[1])
-    name = f"{weights_of(source).name} {kind.removesuffix('Scheduler')}".lower()
-    found = [value for words, value in FEW.items() if re.search(rf"\b({words})|({words})\b", name)]
+    return few_of(weights_of(source).name, kind)
+
+
+def few_of(name: str, scheduler: str) -> tuple[int, float] | None:
+    """Steps and scale of a model by what it and its scheduler are called, if that says few steps."""
+    said = f"{name} {scheduler.removesuffix('Scheduler')}".lower()
+    found = [value for words, value in FEW.items() if re.search(rf"\b({words})|({words})\b", said)]
     return found[-1] if found else None
+
+
+def few_of_built(pipe: Any) -> tuple[int, float] | None:
+    """`few_of` a pipeline that someone has built."""
+    if getattr(pipe.config, "is_distilled", False):
+        return DISTILLED
+    return few_of(Path(str(getattr(pipe, "name_or_path", "") or "")).name, type(pipe.scheduler).__name__)
 
 
 def usual(source: str, kind: str) -> tuple[int, float]:
@@ -199,7 +213,7 @@ def usual(source: str, kind: str) -> tuple[int, float]:
     """
     takes, index = enterable(kind).takes, read_json(source)
     if index.get("is_distilled"):
-        return 4, 1.0
+        return DISTILLED
     steps, true = takes.get("num_inference_steps"), takes.get("true_cfg_scale")
     scale = true if isinstance(true, int | float) and true > 1 else takes.get("guidance_scale")
     own = (steps if isinstance(steps, int) else 50, float(scale) if isinstance(scale, int | float) and scale > 0 else 1.0)

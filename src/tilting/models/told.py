@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
+from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb
 from tilting.models.families import CONFIG, kind_of, read_json
 from tilting.models.names import find_model
@@ -25,7 +26,7 @@ LOADED = ("controlnet", "ip_adapter", "ip_adapter_scale")
 """Inputs that are parts of the pipeline, not of its call."""
 OTHERS = ("", "Img2Img", "Inpaint", "Inpainting", "ImageToVideo", "VideoToVideo")
 """What follows a family's name in those of its other pipelines."""
-NEEDS = (("Inpaint", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
+NEEDS = (("Inpaint|Fill", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
 """What pipelines need whose names hold these words."""
 PICTURE = re.compile(r"image|mask|video|frame")
 CALLED = {
@@ -118,11 +119,47 @@ def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = ""
     each = each_of(kind, given.get("prompts") or (), metadata)
     if told or each:
         for mine in each.values() or [{}]:
+            check_scale(kind, {**told, **mine}, bool(given.get("negative_prompt")))
             check_told(source, {**told, **mine})
     return told, each
 
 
-ASKED = ("input", "image", "prompts", "metadata", *OPTIONS)
+def check_scale(kind: str, told: Mapping[str, Any], negative: bool) -> None:
+    """Refuse the input that --cfg is, which would go unheard (`tilting.models.pipeline.Pipeline.told`). Raises TiltingError."""
+    shape = shape_of(kind)
+    true = None if shape is None else shape.takes.get("true_cfg_scale")
+    own = true is not None and (negative or "true_cfg_scale" in told or (isinstance(true, int | float) and true > 1))
+    name = "true_cfg_scale" if own else "guidance_scale"
+    if name in told:
+        raise TiltingError(f"the input {name!r} of a {kind} is cfg here: give --cfg {told[name]}")
+
+
+ASKED = ("input", "image", "prompts", "metadata", "negative_prompt", *OPTIONS)
+
+
+SHOWN = ("image", "control_image", "ip_adapter_image", "video")
+"""The inputs that are shown as what an image was made of: the first that there is."""
+
+
+def input_pictures(config: Mapping[str, Any]) -> dict[str, Path]:
+    """Prompt -> the file of the picture that its images were made of, where it is still there.
+
+    Args:
+        config: the options of a run by name, as its manifest has them.
+    """
+    given = {name.replace("-", "_"): value for name, value in config.items()}
+    try:
+        told, each = asked(None, given, str(given.get("model")))
+    except TiltingError:  # a model, or a picture, that is gone
+        told, each = {}, {}
+    told = {"image": given.get("image"), **told}
+    found = {}
+    for prompt in given.get("prompts") or ():
+        mine = {**told, **each.get(prompt, {})}
+        files = [mine[name] for name in SHOWN if isinstance(mine.get(name), str)]
+        if files and Path(files[0]).is_file():
+            found[prompt] = Path(files[0])
+    return found
 
 
 def files_of(told: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> list[Path]:
@@ -245,6 +282,8 @@ def picture_of(name: str, value: Any) -> Any:
     if not Path(value).is_file():
         raise TiltingError(f"there is no file {str(value)!r}, which the input {name!r} names")
     try:
+        if name.endswith("video"):
+            return open_frames(value)
         picture = open_rgb(value)
     except TiltingError as error:
         raise TiltingError(f"the file {str(value)!r} of the input {name!r} {error}") from error

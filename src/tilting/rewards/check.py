@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import RewardError, TiltingError, outlived
+from tilting.features.film import evenly
 from tilting.features.images import check_images
 from tilting.lazy import torch
 
@@ -29,8 +30,13 @@ class Scorer:
         """images (b, 3, h, w) float in [0, 1] and b prompts -> (b,). Raises what `check_images` raises."""
         _check(self, images, prompts)
         if not len(images):
-            return (images if self.differentiable else images.detach()).flatten(1).sum(1)
+            return images.flatten(1).sum(1)
         return self.values(images, prompts)
+
+
+def waits(reward: object) -> bool:
+    """Whether a reward, or a part of one, is waited for while this device could go on: by a server, or another device."""
+    return getattr(reward, "waits", False) is True
 
 
 def precise(images: Tensor) -> Tensor:
@@ -38,14 +44,15 @@ def precise(images: Tensor) -> Tensor:
     return images if images.dtype == torch.float64 else images.float()
 
 
-def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
+def checked(reward: Reward, images: Tensor, prompts: list[str], frames: str = "all") -> Tensor:
     """Call a reward and verify its answer; gradients pass unchanged.
 
     Args:
         reward: any reward.
-        images: (b, 3, h, w) float in [0, 1]; or films (b, frames, 3, h, w), of which a reward scores every frame, and has the
+        images: (b, 3, h, w) float in [0, 1]; or films (b, frames, 3, h, w), of which a reward scores frames, and has their
             mean, unless its ``films`` is True: then it is given them whole.
         prompts: b strings.
+        frames: which, see `chosen`.
 
     Returns:
         (b,) finite floats.
@@ -56,7 +63,7 @@ def checked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
         TiltingError: the images or prompts themselves are wrong.
     """
     if images.ndim == 5 and not getattr(reward, "films", False):
-        return framewise(partial(checked, reward), images, prompts)
+        return framewise(partial(checked, reward), images, prompts, frames)
     _check(reward, images, prompts)
     try:
         values = reward(images, prompts)
@@ -75,14 +82,22 @@ def _check(reward: Reward, images: Tensor, prompts: list[str]) -> None:
         check_images(images, prompts)
 
 
-def framewise(score: Callable[[Tensor, list[str]], Tensor], films: Tensor, prompts: list[str]) -> Tensor:
-    """The mean over its frames (b,) of what a score of pictures says of films (b, frames, 3, h, w)."""
-    frames = films.shape[1]
+def chosen(frames: str, count: int) -> list[int]:
+    """Which of a film's frames are scored: "all", the "first", the "middle" one, or a number of them, evenly spaced."""
+    named = {"all": count, "first": 0, "middle": 1}
+    wanted = named[frames] if frames in named else int(frames)
+    return evenly(count, wanted) if wanted else [0]
+
+
+def framewise(score: Callable[[Tensor, list[str]], Tensor], films: Tensor, prompts: list[str], frames: str = "all") -> Tensor:
+    """The mean over frames (b,) of what a score of pictures says of films (b, frames, 3, h, w)."""
+    films = films if frames == "all" else films[:, chosen(frames, films.shape[1])]
+    count = films.shape[1]
     try:
-        each = score(films.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
+        each = score(films.flatten(0, 1), [prompt for prompt in prompts for _ in range(count)])
     except RewardError as error:
-        raise RewardError(str(error), None if error.row is None else error.row // frames) from error
-    return each.unflatten(0, (-1, frames)).mean(1)
+        raise RewardError(str(error), None if error.row is None else error.row // count) from error
+    return each.unflatten(0, (-1, count)).mean(1)
 
 
 def check_values(name: str, values: object, count: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.rewards.check import checked
+from tilting.rewards.check import checked, waits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,11 +89,13 @@ class Combined:
         parts: the rewards and their weights.
         keys: the name of each part in reports, unique; the spec that asked for it when there was one.
         scales: None, the default, for the plain sum.
+        frames: of films, those that parts which score pictures see; see `tilting.rewards.check.chosen`.
     """
 
     parts: tuple[tuple[Reward, float], ...]
     keys: tuple[str, ...]
     scales: Scales | None = None
+    frames: str = "all"
     films = True  # which are given to each part as it takes them
 
     def __post_init__(self):
@@ -123,9 +125,14 @@ class Combined:
         """Whether the value of an image depends on those beside it, for any part."""
         return any(getattr(reward, "batch_dependent", False) for reward, _ in self.parts)
 
+    @property
+    def waits(self) -> bool:
+        """Whether any part is waited for; see `tilting.rewards.check.waits`."""
+        return any(waits(reward) for reward, _ in self.parts)
+
     def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """The raw (unweighted, unscaled) values (b,) of every part by key, each `checked`: a RewardError names its part."""
-        return {key: checked(r, images, prompts) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
+        return {key: checked(r, images, prompts, self.frames) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum (b,) of what `each` gave, for those who need both and pay once."""
@@ -163,3 +170,8 @@ def combine(
 def as_sum(reward: Reward) -> Combined:
     """The reward as a sum of parts: one that is none is its only part."""
     return reward if isinstance(reward, Combined) else combine([reward])
+
+
+def framed(reward: Reward | None, frames: str) -> Reward | None:
+    """A reward that scores these frames of films (`tilting.rewards.check.chosen`); one of all frames stays as it is."""
+    return reward if reward is None or frames == "all" else replace(as_sum(reward), frames=frames)

@@ -27,7 +27,7 @@ from tilting.models.lora import TRAINED, without
 from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
-from tilting.rewards.check import check_values, checked
+from tilting.rewards.check import check_values, checked, framewise
 from tilting.rewards.weighted_sum import as_sum
 from tilting.schedule import Law
 from tilting.training.diversity import Diversity, to_reverse
@@ -256,19 +256,24 @@ class Batches:
 
     def _prefers(self, prompts: list[str]) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
         """The reward's own comparison of pictures, where it has one: ``prefers(images a, images b, prompts) -> (m,)``."""
-        parts = as_sum(self.reward).parts if self.reward is not None else ()
-        compare = getattr(parts[0][0], "prefers", None) if len(parts) == 1 and parts[0][1] > 0 else None
+        if self.reward is None:
+            return None
+        total = as_sum(self.reward)
+        compare = getattr(total.parts[0][0], "prefers", None) if len(total.parts) == 1 and total.parts[0][1] > 0 else None
         if compare is None:
             return None
         decode = self._decoder(prompts)
 
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
-            words = [prompts[int(i)] for i in rows]
+            words, name = [prompts[int(i)] for i in rows], getattr(self.reward, "name", "reward")
+            both = torch.cat([decode(a, rows), decode(b, rows)], -3)  # pictures, or films frame by frame
+
+            def ask(both: Tensor, words: list[str]) -> Tensor:
+                return check_values(name, compare(both[:, :3], both[:, 3:], words), len(both))
+
             try:
-                return check_values(
-                    getattr(self.reward, "name", "reward"), compare(decode(a, rows), decode(b, rows), words), len(a)
-                )
+                return ask(both, words) if both.ndim == 4 else framewise(ask, both, words, total.frames)
             except RewardError as error:
                 self.trouble = str(error)
                 return a.flatten(1).sum(1) * float("nan")

@@ -41,7 +41,16 @@ class Diversity:
 def diversity(text: str) -> Diversity:
     """The term that a spec asks for. Raises TiltingError."""
     name, argument, weight = parse_diversity(text)
-    return Diversity(weight, _measure(name, argument), name if argument is None else f"{name}:{argument}")
+    return Diversity(weight, _of_frames(_measure(name, argument)), name if argument is None else f"{name}:{argument}")
+
+
+def _of_frames(measure: Measure) -> Measure:
+    """The same of films (m, frames, 3, h, w), the mean over their frames."""
+
+    def measured(a: Tensor, b: Tensor) -> Tensor:
+        return measure(a, b) if a.ndim == 4 else measure(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2]).mean(1)
+
+    return measured
 
 
 def _measure(name: str, argument: str | None) -> Measure:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from tilting_papers.numbers import Finding, Values, mean
 from tilting_papers.prompts import ANIMALS
@@ -197,6 +197,7 @@ class Study(Recipe):
         own: scores by name that ``scored`` may ask for besides rewards.
         published: its key in published.yaml, and the unit of what stands there.
         claims: what is to be tested.
+        tiny: of ``--small``.
     """
 
     measure: Callable[[Run], Report] = MEASURE
@@ -217,6 +218,12 @@ class Study(Recipe):
     own: Callable[[], Mapping[str, Any]] = lambda: {}
     published: tuple[str, str] | None = None
     claims: tuple[Claim, ...] = ()
+    tiny: Size = SMALL
+    asks: ClassVar = ("steps",)
+
+    def otherwise(self, asked: Mapping[str, Any]) -> Self:
+        """The same runs and claims on chains of so many steps."""
+        return replace(self, **{key: replace(getattr(self, key), steps=asked["steps"]) for key in ("size", "tiny")})
 
 
 @dataclass
