@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilting import rng
@@ -11,7 +12,7 @@ from tilting.lazy import torch
 from tilting.method import Method
 from tilting.schedule import Law
 from tilting.select import Memory
-from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, ValueFn
+from tilting.types import Denoise, NoisyValueFn, Prediction, RewardError, TiltingError, Time, ValueFn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ class Problem:
         who: identity of each of the b images.
         shape: of one latent.
         value: reward of an estimate; None if the method needs none.
+        noisy: reward of latents at their own time, which selections see in place of the estimate's.
         eta: 0 deterministic ... 1 ancestral.
         cfg: guidance scale, which corrections scale with.
         chunk: most rows in one call of ``denoise`` or ``value``.
@@ -48,6 +50,7 @@ class Problem:
     per_particle: bool = False
     law: Law = "posterior"
     over: Over | None = None
+    noisy: NoisyValueFn | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,13 @@ class Tally:
             self.values += len(x0)
             return problem.value(x0, rows)
 
-        return replace(problem, denoise=denoise, value=None if problem.value is None else value)
+        def noisy(x: Tensor, t: Time, rows: Tensor) -> Tensor:
+            assert problem.noisy is not None
+            self.values += len(x)
+            return problem.noisy(x, t, rows)
+
+        counted = {"value": None if problem.value is None else value, "noisy": None if problem.noisy is None else noisy}
+        return replace(problem, denoise=denoise, **counted)
 
     def take(self) -> tuple[int, int]:
         """Both, and begin again."""
@@ -153,7 +162,7 @@ class Tally:
 def start(problem: Problem, method: Method, latents: Tensor | None = None) -> State:
     """x_T for every particle. ``latents`` (b, ...) or (b, n, ...) replaces the noise (of particle 0, or of all)."""
     b, n = len(problem.who), method.particles_at(0, len(problem.grid) - 1)
-    x = rng.normal(problem.who, n, problem.shape, step=0)
+    x = method.spread * rng.normal(problem.who, n, problem.shape, step=0)
     if latents is not None:
         given = latents.detach().to(x)
         if given.shape == (b, *problem.shape):
@@ -238,6 +247,16 @@ def evaluate_value(problem: Problem, x0: Tensor) -> Tensor:
     return value
 
 
+def evaluate_noisy(problem: Problem, x: Tensor, t: Time) -> Tensor:
+    """The reward (b, n) of latents x (b, n, ...) at their own time, in chunks."""
+    assert problem.noisy is not None
+    return evaluate_value(replace(problem, value=partial(_at, problem.noisy, t)), x)
+
+
+def _at(noisy: NoisyValueFn, t: Time, x: Tensor, rows: Tensor) -> Tensor:
+    return noisy(x, t, rows)
+
+
 def rms_of(x: Tensor) -> Tensor:
     """Root mean square of each particle's (b, n, ...), (b, n)."""
     return x.flatten(2).float().square().mean(2).sqrt()
@@ -249,12 +268,13 @@ def to_float64(values: Tensor) -> Tensor:
 
 
 def value_of(problem: Problem) -> ValueFn:
-    """The problem's value function; what it says is finite, or refused with the image it said it of."""
+    """The problem's value function; what it says is finite, or refused with the image it said it of. Without a reward, to ask
+    it is an error."""
     inner = problem.value
-    if inner is None:
-        raise TiltingError(NO_REWARD)
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
+        if inner is None:
+            raise TiltingError(NO_REWARD)
         scores = inner(x0, rows)
         _check_finite(scores.detach(), rows)
         return scores

@@ -28,6 +28,7 @@ from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
 from tilting.models.labels import PLACES
+from tilting.models.reading import NEGATIVE, PROMPT
 from tilting.reports.grid import caption
 from tilting.runs.files import digest
 from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of
@@ -98,7 +99,7 @@ def test_two_controls_add_as_appendix_b_says_each_with_its_own_lora(small, contr
         tables.append(load_file(place / "embedding.safetensors")[f"tables.{name}"])
     t = small.schedule.grid(4)[1]
     x = torch.randn(2, *small.latent_shape, generator=torch.Generator().manual_seed(0))
-    text, none = small.encode_prompts(PROMPTS), small.encode_prompts(["", ""])
+    text, none = (torch.cat([one[name] for one in small.texts(PROMPTS, 2.0)]) for name in (PROMPT, NEGATIVE))
 
     def net(pipe, x, context):
         with torch.no_grad():

@@ -57,10 +57,11 @@ FIT = {  # settings that fit a reward of this size: defaults are pocket's
     "lgd": presets.lgd(strength=0.3),
     "tds": presets.tds(4, beta=0.3),
     "das": presets.das(4, beta=0.3),
+    "psi": presets.psi(4, beta=0.3, moves=2),
 }
 
 
-@pytest.mark.parametrize("name", [n for n in PER_IMAGE if n not in ("base", "sdedit", "prompt", "reno")])
+@pytest.mark.parametrize("name", [n for n in PER_IMAGE if n not in ("base", "sdedit", "prompt", "reno", "fkc-alone")])
 def test_every_method_raises_the_reward(mixture, name):
     """By more than four standard errors of the paired difference to the base model, over 200 images."""
     preset = FIT.get(name, PER_IMAGE[name][0])

@@ -55,7 +55,8 @@ def test_flop_by_part_are_those_of_the_whole_run():
     found = sizes(config, reward)
     paid = bill(method.build(3), 3)
     parts = flop(found, paid._replace(finals=max(1, paid.finals))._asdict())
-    assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    words = parts.pop("text encoders")  # which the run before has read
+    assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=1e-3) and words > 0
     assert found.weights["network"] == sum(p.nbytes for p in model.unet.parameters())
 
 
@@ -108,23 +109,16 @@ def test_codex_and_draft_lv_of_512_pixels_fit_into_8_gb_in_half_precision(sd15):
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
-def test_every_family_with_an_adapter_is_counted_without_its_weights(name, tmp_path):
+def test_a_pipeline_is_counted_without_its_weights(name, tmp_path):
     folder = today.write(name, tmp_path / name)
     pipe = today.MAKERS[name]()
     for file in folder.rglob("*.safetensors"):
         file.unlink()
-    found = sizes(resolve({"prompts": ["a fox"], "model": str(folder), "cfg": 2.0}), count=False)
+    found = sizes(resolve({"prompts": ["a fox"], "model": str(folder), "cfg": 2.0, "height": 16, "width": 16}), count=False)
     held = sum(p.nbytes for part in pipe.components.values() if isinstance(part, torch.nn.Module) for p in part.parameters())
     assert sum(found.weights.values()) == held and found.weights["reward"] == 0
     four, eight, plain = (found.packed[bits][0] for bits in ("4bit", "8bit", None))
     assert four < eight < plain and found.units["round"].peak >= found.units["evaluation"].peak
-
-
-def test_a_model_whose_call_is_its_own_is_refused(tmp_path, capsys):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
-    assert main(["doctor", "--model", str(tmp_path), "--method", "base"]) == 2
-    error = capsys.readouterr().err
-    assert "is not counted, which is a WanPipeline: counted are StableDiffusionPipeline" in error and error.count("\n") == 1
 
 
 def test_what_fits_is_chosen_in_the_stated_order():

@@ -184,10 +184,15 @@ def uninterrupted(command: str, whole: Path) -> dict[str, object]:
         if not Path(before.split()[-1]).exists():
             assert forked(before.split()) == 0, Path("log.txt").read_text()
     assert forked([*COMMANDS[command].split(), "--out", str(whole)]) == 0, Path("log.txt").read_text()
+    imported()
+    return held(whole)
+
+
+def imported() -> None:
+    """Import what the last command has, so that the next one forked has it."""
     for module in Path("modules.txt").read_text().split():
         with suppress(Exception):  # one that a package makes by itself
             __import__(module)
-    return held(whole)
 
 
 def tried(command: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from support.killing import BEFORE, MODEL, child, forked, held, part, warm
+from support.killing import BEFORE, MODEL, child, forked, held, imported, part, warm
 
 WORDS = f"generate a-fox an-owl a-cat a-dog a-hen --images 1 --batch-size 1 --reward r.py:bright {MODEL}"
 """Five images for two processes: uneven."""
@@ -114,6 +114,7 @@ def same(name: str) -> None:
     shutil.rmtree("out", ignore_errors=True)
     words = SAME[name].split()
     assert forked([*words, "--out", "out/one"]) == 0, Path("log.txt").read_text()
+    imported()
     assert several([*words, "--out", "out/two"]) == [0, 0], Path("log.txt").read_text()
     one, two = (plain(held(Path("out", folder))) for folder in ("one", "two"))
     odd = [name for name in {*one, *two} if not alike(one.get(name, 0), two.get(name, 0))]

@@ -466,11 +466,11 @@ def test_the_base_model_stays_the_base_model_when_steps_are_made_again(pocket):
     guided = pocket.denoiser(["a fox"], run.batches.config.cfg)
 
     def base(x, t, rows):
-        mine, pocket.unet = pocket.unet, alone
+        mine, pocket.pipe.unet = pocket.pipe.unet, alone
         try:
             return guided(x, t, torch.zeros_like(rows))
         finally:
-            pocket.unet = mine
+            pocket.pipe.unet = mine
 
     apart = gradients(run, replace(world, base=base, checkpointed=False))
     assert torch.allclose(again, apart, rtol=1e-3, atol=1e-6 * held.abs().max().item())

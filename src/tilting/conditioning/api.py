@@ -32,7 +32,7 @@ from tilting.models.control_file import Control, warn_of
 from tilting.models.control_kl import PathKl
 from tilting.models.control_spec import ControlInfo, parse_labels
 from tilting.models.labels import Controlled
-from tilting.models.stable_diffusion import StableDiffusion
+from tilting.models.pipeline import Pipeline
 from tilting.presets import Preset
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rewards import Likelihood, combine
@@ -48,7 +48,7 @@ def condition_fit(
     labels: Sequence[str | float],
     label: str = "label",
     classes: Sequence[str] | None = None,
-    model: StableDiffusion | None = None,
+    model: Pipeline | None = None,
     **options: Any,
 ) -> FittedLabel:
     """Fit and calibrate p(y | x) on images in memory; a fifth is held out, by seed.
@@ -134,7 +134,7 @@ def _guided(
 
 @keywords(SampleConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size")
 def condition_sample(
-    controls: Control | Sequence[Control] | StableDiffusion,
+    controls: Control | Sequence[Control] | Pipeline,
     prompts: str | Sequence[str],
     labels: Mapping[str, str | float],
     strength: float = 1.0,

@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tilting.conditioning.classifiers import Classifier, Obedience
 from tilting.conditioning.objective import draw_labels
 from tilting.features.schema import SPREAD, Schema
 from tilting.models.labels import Augmented, Term, guided
-from tilting.models.text import KEPT, remembering
 from tilting.objectives.batch import TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.batches import Batches
@@ -58,11 +56,9 @@ class ControlBatches(Batches):
         here = slice(batch.first, batch.first + len(batch.who))
         labels = draw_labels(self._ranges, self.config.batch_size, self.config.seed, step)
         self._codes = {n: y[here].to(self.engine.device) for n, y in labels.items()}
-        model, terms = self.augmented.model, [Term(self.augmented, self._codes)]
-        with torch.no_grad(), remembering(self._texts, KEPT):
-            context = model.encode_prompts([w.prompt for w in batch.who])
-            empty = model.encode_prompts([self.config.negative_prompt])
-        controlled, pretrained = guided(terms, context, empty, self.config.cfg, count=self._count)
+        terms = [Term(self.augmented, self._codes)]
+        words, config = [w.prompt for w in batch.who], self.config
+        controlled, pretrained = guided(terms, words, config.cfg, config.negative_prompt, count=self._count)
         return replace(batch, denoise=self._whole(controlled), base=self._whole(pretrained))
 
     def _count(self, latents: int) -> None:

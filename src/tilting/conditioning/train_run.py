@@ -25,6 +25,7 @@ from tilting.disk import write_atomically
 from tilting.generation.generate import Judge, judge_of
 from tilting.models import control_spec, load
 from tilting.models.placement import device_of
+from tilting.models.told import asked
 from tilting.reports.course import CURVE, Course, course_png, points_of
 from tilting.runs.alone import alone
 from tilting.training.bar import kl_of
@@ -71,7 +72,8 @@ def load_parts(config: TrainConfig) -> Parts:
     classifiers = [read_classifier(name) for name in config.classifier]
     if not config.free:
         check_gradient(config.planner, by_label(classifiers))
-    return Parts(load(config.model, precision=config.precision), classifiers)
+    told, each = asked(config)
+    return Parts(load(config.model, precision=config.precision, each=each, **told), classifiers)
 
 
 def condition_train(

@@ -35,7 +35,7 @@ from tilting.models.control_file import Control, attach_control, save_control
 from tilting.models.control_spec import ControlInfo
 from tilting.models.labels import Augmented, LabelEmbedding, width_of
 from tilting.models.lora import remove, without
-from tilting.models.stable_diffusion import StableDiffusion
+from tilting.models.pipeline import Pipeline
 from tilting.objectives.batch import Losses
 from tilting.schedule import step_std
 from tilting.training.bar import watched
@@ -125,7 +125,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
         """The control, its LoRA under a name of its own; the model, of that identity, is the pre-trained one again. Ends the
         run."""
         self.identity = identity or self.identity
-        lora, unet = self.lora(), self.augmented.model.unet
+        lora, unet = self.lora(), self.augmented.model.backbone
         unet.requires_grad_(False)
         remove(unet, [NAME])
         with torch.no_grad():
@@ -134,7 +134,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
 
 def control_trainer_of(
     config: TrainConfig,
-    model: StableDiffusion,
+    model: Pipeline,
     classifiers: Sequence[Classifier],
     engine: Engine,
     data: Labelled | None = None,
@@ -155,13 +155,13 @@ def control_trainer_of(
     """
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
-    parameters = attach(model.unet, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
+    parameters = attach(model.backbone, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
     sharded(model, engine, parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         kinds = {schema.label: len(schema.classes) or None for schema in schemas}
         embedding = LabelEmbedding(kinds, width_of(model, config.place)).to(engine.device)
-    augmented = Augmented(model, embedding, config.place, partial(without, model.unet, (NAME,)))
+    augmented = Augmented(model, embedding, config.place, partial(without, model.backbone, (NAME,)))
     parameters |= {EMBEDDING + name: p for name, p in embedding.named().items()}
     groups = (Group(EMBEDDING, config.embedding_lr / config.lora_lr),)
     optimiser = optimiser_of(config, config.lora_lr, config.weight_decay, config.clip, groups)
@@ -185,7 +185,9 @@ def _labels(
         grid = model.schedule.grid(config.steps)
         augmented.off = max((t.t for t, to in pairwise(grid) if step_std(t, to, 1.0) == 0), default=-1.0)
     drawn = replace(config, prompts=tuple(config.all_prompts()))
-    batches = ControlBatches(model, model.unet, drawn, engine, augmented=augmented, classifiers=classifiers, gamma=config.gamma)
+    batches = ControlBatches(
+        model, model.backbone, drawn, engine, augmented=augmented, classifiers=classifiers, gamma=config.gamma
+    )
     return CtrlPpo(config.kl) if config.planner == "ppo" else Ctrl(config.truncation, config.kl), batches
 
 
@@ -207,7 +209,7 @@ def check_gradient(planner: str, classifiers: Mapping[str, Classifier]) -> None:
 
 @keywords(TrainConfig, *IN_PYTHON)
 def make_control_trainer(
-    model: StableDiffusion,
+    model: Pipeline,
     classifiers: Classifier | Sequence[Classifier] = (),
     prompts: str | Sequence[str] | None = None,
     *,
@@ -252,7 +254,7 @@ class TrainedControl:
 
 @keywords(TrainConfig, *IN_PYTHON)
 def condition_train(
-    model: StableDiffusion,
+    model: Pipeline,
     classifiers: Classifier | Sequence[Classifier] = (),
     prompts: str | Sequence[str] | None = None,
     *,

@@ -17,8 +17,9 @@ from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import FREE
 from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL
+from tilting.models.told import asked
 from tilting.models.words import load_words, write_prompt
 from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import named_digest
@@ -98,6 +99,10 @@ class TrainConfig(TrainingConfig):
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
+    input: options.Inputs = ()
+    height: options.Side = None
+    width: options.Side = None
+    frames: options.Frames = None
     metadata: options.Metadata = ()
 
     @property
@@ -136,7 +141,8 @@ class TrainConfig(TrainingConfig):
             raise TiltingError(f"--objective {FREE} learns from labelled pictures: give --data labels.csv")
         if not free and "prompts" not in given:
             usual_prompts(model)
-        check_plain(model, "controls")
+        check_pipeline(model, "controls")
+        asked(cls, given, model)
         given["classifier"] = _classifiers(given.get("classifier", ()), free)
         config = cls(**cls.completed(given, model, defaults(model)[1]))
         config.check("truncation" in given, processes())

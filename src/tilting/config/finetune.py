@@ -19,7 +19,7 @@ from tilting.config.training import TrainingConfig, check_batch, once
 from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
@@ -74,6 +74,7 @@ class FinetuneConfig(Switches, TrainingConfig):
     reward_frames: options.RewardFrames = "all"
     controlnet: options.Controlnet = None
     ip_adapter: options.IpAdapter = None
+    mask: options.Mask = None
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
     checkpoint_every: training.CheckpointEvery = 50
     keep_every: training.KeepEvery = 0
@@ -160,7 +161,7 @@ class FinetuneConfig(Switches, TrainingConfig):
                 raise TiltingError("alpha is that of --init-lora: leave --lora-alpha out")
         asked(cls, given, given.get("model", cls.model))
         if {"guidance", "negative"} & set(given.get("learn", ())):
-            check_plain(given.get("model", cls.model), "learned sampler inputs")
+            check_pipeline(given.get("model", cls.model), "learned sampler inputs")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
         check_switches(config.model, Switches.of(config))

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
+from tilting.generation.plan import grid_of, looker_of
 from tilting.generation.plan import identities as identities
-from tilting.generation.plan import looker_of
 from tilting.generation.plan import plan as plan
 from tilting.generation.score import Counts as Counts
 from tilting.generation.score import Scorer, finish
@@ -27,7 +27,6 @@ from tilting.lazy import torch
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
 from tilting.models.switches import idle
-from tilting.models.text import remembering
 from tilting.rewards.check import waits
 from tilting.rng import Identity
 from tilting.runs.ahead import Ahead
@@ -117,7 +116,7 @@ def draw(
     if latents is not None:
         _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
-    clean, texts = _clean(model, plan, place), {}
+    clean = _clean(model, plan, place)
     ahead, waiting = Ahead(), None
 
     def collected() -> Drawn:
@@ -136,7 +135,7 @@ def draw(
 
             def group(model: Model, clean: Tensor | None, over=over, who=who, mine=mine, given=given, g=g):
                 own = clean if clean is None or len(clean) == 1 else clean[mine]
-                return _group(model, plan, who, given, own, texts, place, (g, len(groups)), over)
+                return _group(model, plan, who, given, own, place, (g, len(groups)), over)
 
             blaming, events = partial(_blaming, model, plan, place, who, group), group(model, clean)
             while True:
@@ -214,7 +213,6 @@ def _group(
     who: Sequence[Identity],
     given: Tensor | None,
     clean: Tensor | None,
-    texts: dict[str, Any],
     place: torch.device | str,
     counted: tuple[int, int],
     over: loop.Over | None,
@@ -224,14 +222,14 @@ def _group(
     prompts = [i.prompt for i in who]
     worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
-    counts, wait = Counts(), idle(model, plan.reward, place)
+    counts, wait = Counts(), idle(model, None if waits(plan.reward) else plan.reward, place)
     anew: Callable[[], None] | None = getattr(model, "anew", None)
     if anew is not None:
         anew()
     if scorer is not None:
         scorer.idle = wait
-    with torch.no_grad(), remembering(texts):
-        grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+    with torch.no_grad():
+        grid = grid_of(model, plan.method, plan.steps)[-plan.steps_run - 1 :]
         denoise = model.denoiser(worded, plan.cfg, plan.negative)
         problem = loop.Problem(
             denoise if wait is None else wait.before(denoise),
@@ -246,6 +244,7 @@ def _group(
             per_particle=len(worded) > len(prompts),
             law=plan.sde,
             over=over,
+            noisy=None if scorer is None else scorer.noisy,
         )
         begin = getattr(model, "start", None) if clean is None and given is None else None
         clean = clean if begin is None else begin(prompts)
@@ -260,7 +259,8 @@ def _group(
         if drawn is None:
             break
         state, info = drawn
-        counts += Counts(info.evaluations, info.values, info.values)
+        decoded = 0 if problem.noisy is not None else info.values
+        counts += Counts(info.evaluations, decoded, info.values)
         mean = None if info.value is None else info.value.mean().item()
         yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from tilting.config.auto import AUTO, Budget
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.generation.auto import settled, told
 from tilting.generation.fit import fitted
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.pictures import check_format, picture_file
@@ -40,7 +42,7 @@ from tilting.rng import Identity
 from tilting.runs import files
 from tilting.runs.ahead import Ahead
 from tilting.runs.alone import alone
-from tilting.runs.owner import RUN
+from tilting.runs.owner import RUN, folder_of
 from tilting.runs.processes import Processes, meet
 from tilting.runs.run_folder import RunFolder
 
@@ -131,6 +133,8 @@ class Folder(RunFolder[Generated]):
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
         self.counts = self.before = Counts()
+        if config.auto:
+            self.head["auto"] = dict(zip(("budget", "why"), config.auto, strict=True))
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
@@ -319,6 +323,9 @@ def run(
     """
     together = meet(config.device)
     with alone(config.out):
+        if together.count > 1 and config.method == AUTO and config.budget and Budget.read(config.budget).timed:
+            raise TiltingError("a budget of seconds is measured by one process: give evaluations, such as --budget 100")
+        config, parts = _chosen(config, parts, quiet)
         place = together.agree(lambda: folder(config, argv))
         missing = together.tell(place.missing)[0]
         if missing and config.memory is not None:
@@ -347,6 +354,25 @@ def run(
             if not together.main:
                 place.see()
         return {**place.manifest, "call": place.call}
+
+
+def _chosen(
+    config: Generated, parts: Callable[[Generated], Parts], quiet: bool
+) -> tuple[Generated, Callable[[Generated], Parts]]:
+    """The request with the method that auto takes, or took when the folder was begun; what was loaded for it is used again."""
+    if config.method != AUTO:
+        return config, parts
+    before = files.read_manifest(folder_of(config.out, RUN))
+    if before and (before.get("auto") or {}).get("budget") == config.budget:
+        was, why = before["config"], before["auto"]["why"]
+        options = {key: was[key] for key in ("method", "set", "particles", "steps") if key in was}
+        return told(config, options, why), parts
+    announce(f"loading {config.model}", quiet)
+    loaded = parts(config)
+    found = settled(config, loaded.model, loaded.reward)
+    if not quiet:
+        print(found.auto[1], file=sys.stderr)
+    return found, lambda _: loaded
 
 
 def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = None) -> Plan:

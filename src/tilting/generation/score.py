@@ -13,9 +13,9 @@ from tilting.generation.finite import NotFinite
 from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.lazy import torch
 from tilting.method import Method
-from tilting.rewards.weighted_sum import as_sum
+from tilting.rewards.weighted_sum import as_sum, of_latents
 from tilting.state import Over, evaluate_value, flat, in_chunks
-from tilting.types import Reward, RewardError, TiltingError
+from tilting.types import Reward, RewardError, TiltingError, Time
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,13 +41,15 @@ class Counts:
         )
 
 
+CLEAN = Time(0.0, 1.0, 0.0)
 _asked = threading.RLock()
 """A reward is asked by one thread at a time: it may remember what it has said."""
 
 
 class Scorer:
     """The value function of a group: reward of the decoded estimate. It can keep what it saw, so that nothing is paid twice.
-    Estimates are decoded by the model's look decoder, where it has one; what is kept by its own.
+    Estimates are decoded by the model's look decoder, where it has one; what is kept by its own. A reward of latents is given
+    them as they are, and nothing is decoded for it.
 
     Args:
         model: what decodes.
@@ -61,11 +63,22 @@ class Scorer:
         self.idle: Idle | None = None
         self.kept: list[tuple[Tensor, dict[str, Tensor]]] | None = None
         self.decoded: deque[Tensor] = deque()
+        self.noisy = None if of_latents(self.reward) is None else self.of_latents
+
+    def of_latents(self, x: Tensor, t: Time, rows: Tensor) -> Tensor:
+        """(m,) of latents x (m, ...) at their own time, by a reward that scores such."""
+        prompts, weight = [self.prompts[int(i)] for i in rows], self.reward.parts[0][1]
+        try:
+            return weight * of_latents(self.reward).of_latents(x, t, prompts)
+        except RewardError as error:
+            raise RewardError(str(error), None if error.row is None else int(rows[error.row])) from error
 
     def __call__(self, x0: Tensor, rows: Tensor) -> Tensor:
         """(m,) of estimates x0 (m, ...), or where what is seen is kept, of clean latents; rows (m,) say whose."""
         if self.idle is not None:
             self.idle.fetch()
+        if self.noisy is not None:
+            return self.noisy(x0, CLEAN, rows)
         decode = self.decode if self.kept is not None or self.look is None else self.look
         images = self.decoded.popleft() if self.decoded else decode(x0, rows)
         prompts = [self.prompts[int(i)] for i in rows.tolist()]
@@ -129,6 +142,9 @@ def finish(
         (images,) = in_chunks(lambda a, r: (decode(a, r).float().cpu(),), b, final.x[:, 0], rows, over=over)
         done = Finished(images, None, {}, Counts(decodes=b), _kept(final, b))
         return lambda: done
+    if scorer.noisy is not None:
+        latent = _of_latents(loop.finish(problem, method, state), scorer, b)
+        return lambda: latent
     scorer.kept = []
     several = method.scores_finals or method.final == "all"
     alone = None if several else loop.finish(problem, method, state)
@@ -159,3 +175,13 @@ def finish(
 def _kept(final: loop.Final, images: int) -> Tensor:
     """Which particle each image is."""
     return torch.zeros(images, dtype=torch.long, device="cpu") if final.kept is None else final.kept.cpu()
+
+
+def _of_latents(final: loop.Final, scorer: Scorer, images: int) -> Finished:
+    """The same where latents are scored: the kept image alone is decoded."""
+    rows = torch.arange(images, device="cpu")
+    value = scorer(final.x[:, 0], rows).detach().cpu().double()
+    name, (_, weight) = scorer.reward.keys[0], scorer.reward.parts[0]
+    paid = images + (0 if final.value is None else final.value.numel())
+    drawn, each = scorer.decode(final.x[:, 0], rows).float().cpu(), {name: (value / weight).tolist()}
+    return Finished(drawn, value.tolist(), each, Counts(0, images, paid), _kept(final, images), final.value)

@@ -22,6 +22,7 @@ from tilting.models.lora_targets import target_names
 from tilting.models.placement import FULL, Switches, dtype_of
 from tilting.models.skeleton import skeleton
 from tilting.models.switches import networks, parts_of
+from tilting.models.told import asked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,27 +159,32 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     switches = Switches.of(config)
     dtype, vae = dtype_of(config.precision or FULL), dtype_of(switches.precision_vae or FULL)
     look = find_look(config.model, switches.look_decoder) if switches.look_decoder else None
-    model, mode = skeleton(config.model, dtype, vae, look)
+    told = {name: value for name, value in asked(config)[0].items() if isinstance(value, int | float)}
+    model, _ = skeleton(config.model, dtype, vae, look, told)
     if switches.recompute if recompute is None else recompute:
         model.checkpoint()
     parts = parts_of(model)
     small = [] if model.look is None else [model.look.vae]
     everything = [*parts.values(), *small]
-    t = model.schedule.grid(4)[1]
-    units: dict[str, Unit] = {}
-    with mode:
-        row, x = torch.zeros(1, dtype=torch.long), torch.randn(1, *model.latent_shape)
-        units["text"] = measured(lambda _: _context(model.encode_prompts([PICTURE, ""])), x, weights=everything, count=count)
-        with torch.no_grad():
-            denoise = model.denoiser([PICTURE], config.cfg, config.negative_prompt)
-        seen = (lambda z: model.looker([""])(z, row)) if small else model.decode
-        there = {"evaluation": lambda z: denoise(z, t, row).x0, "decode": model.decode} | ({"look": seen} if small else {})
-        steep = {"slope": there["evaluation"], "steep": seen, "round": lambda z: seen(denoise(z, t, row).x0)}
-        for key, call in there.items():
-            units[key] = measured(call, x, weights=everything, count=count)
-        units.setdefault("look", units["decode"])
-        for key, call in steep.items():
-            units[key] = measured(call, x, weights=everything, back=True, count=count) if back else Unit(0, 0)
+    t, row = model.schedule.grid(4)[1], torch.zeros(1, dtype=torch.long)
+    x = torch.zeros(1, *model.latent_shape)
+    request = ([PICTURE], config.cfg, config.negative_prompt)
+    denoise, decode = model.denoiser(*request), model.decoder([PICTURE])
+    seen = model.looker([PICTURE]) or decode
+    there: dict[str, Callable[[Tensor], Tensor]] = {
+        "evaluation": lambda z: denoise(z, t, row).x0,
+        "decode": lambda z: decode(z, row),
+        "look": lambda z: seen(z, row),
+    }
+    steep = {"slope": there["evaluation"], "steep": there["look"], "round": lambda z: seen(denoise(z, t, row).x0, row)}
+    with torch.no_grad():
+        there["decode"](there["evaluation"](x))  # what is found out once is found out
+    model.door.memo.clear()
+    units = {"text": measured(lambda z: (model.texts(*request), z)[1], x, weights=everything, count=count)}
+    for key, call in there.items():
+        units[key] = measured(call, x, weights=everything, count=count) if key != "look" or small else units["decode"]
+    for key, call in steep.items():
+        units[key] = measured(call, x, weights=everything, back=True, count=count) if back else Unit(0, 0)
     scoring = networks(reward)
     units |= _scored(reward, scoring, tuple(model.image_shape), count, back)
     text = {key: part for key, part in parts.items() if key.startswith("text_encoder")}
@@ -197,10 +203,6 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     layers = [model.backbone.get_submodule(name) for name in names]
     lora = sum((config.rank or 8) * (layer.in_features + layer.out_features) for layer in layers)
     return Sizes(held, units, packed, largest, 4 * 4 * lora)
-
-
-def _context(context: Any) -> Tensor:
-    return context if isinstance(context, torch.Tensor) else context.sequence
 
 
 def _bytes(parts: Any, each: float | None = None) -> int:

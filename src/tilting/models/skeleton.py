@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models import defaults
-from tilting.models.adapter import unread
-from tilting.models.families import CONFIG, FAMILIES, family_of, has_adapter, kind_of, missing_components, read_json
+from tilting.models.call import Call
+from tilting.models.families import CONFIG, kind_of, missing_components, read_json
 from tilting.models.loading import OF_NO_USE, loading
 from tilting.models.look import Look
-from tilting.models.names import find_model
+from tilting.models.names import defaults, find_model
+from tilting.models.pipeline import Pipeline
+from tilting.models.shapes import enterable
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+class Untold(dict):
+    """Stands where a call keeps how guidance mixes its branches, which shapes do not tell: guidance is then replayed."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: Any) -> None:
+        return None
+
+
+class Shapes(Pipeline):
+    """A pipeline whose networks answer with shapes alone."""
+
+    def call(self, steps: int, told: Mapping[str, Any]) -> Call:
+        """See `Pipeline.call`."""
+        call = super().call(steps, told)
+        call._mixes = Untold()
+        return call
 
 
 @contextmanager
@@ -30,7 +50,9 @@ def _of(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def skeleton(name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None = None) -> tuple[Any, FakeTensorMode]:
+def skeleton(
+    name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None = None, told: Mapping[str, Any] | None = None
+) -> tuple[Any, FakeTensorMode]:
     """A model of a family with an adapter, and the mode in which it is to be called.
 
     Args:
@@ -47,14 +69,10 @@ def skeleton(name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None =
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     source = find_model(name)
-    kind, family, index = kind_of(source), None, read_json(source)
-    if has_adapter(kind):
-        family = family_of(source)
-    if family is None:
-        known = ", ".join(one.classes[0] for one in FAMILIES.values())
-        raise TiltingError(f"what {name!r} takes is not counted, which is a {kind}: counted are {known}")
+    kind, index = kind_of(source), read_json(source)
+    enterable(kind)
     without = {*missing_components(source), *OF_NO_USE, "feature_extractor", "image_encoder"}
-    mode, parts = FakeTensorMode(), dict.fromkeys(missing_components(source))
+    mode, parts = FakeTensorMode(allow_non_fake_inputs=True), dict.fromkeys(missing_components(source))
     with loading(source):
         for part, said in index.items():
             if not isinstance(said, list) or part in without:
@@ -66,12 +84,8 @@ def skeleton(name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None =
                 continue
             with mode, _of(vae if part == "vae" else dtype):
                 parts[part] = network(maker, read_json(source, f"{part}/{CONFIG}"))
-        maker = getattr(diffusers, kind)
-        pipe = maker(**parts, **({"requires_safety_checker": False} if "safety_checker" in index else {}))
-    if odd := unread(pipe):
-        raise TiltingError(f"what {name!r} takes is not counted, whose own call reads {odd}")
-    made: Any = family.loader
-    model = made(pipe, name, *defaults(name))
+        pipe = getattr(diffusers, kind)(**parts, **({"requires_safety_checker": False} if "safety_checker" in index else {}))
+    model = Shapes(pipe, name, *defaults(name), inputs=told)
     if look is not None:
         config = read_json(look, CONFIG)
         with mode, _of(vae):

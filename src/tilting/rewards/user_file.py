@@ -11,13 +11,15 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilting.errors import RewardError, outlived
+from tilting.errors import RewardError, TiltingError, outlived
 from tilting.lazy import torch
 from tilting.own import Ran, asked_of, function_of
 from tilting.rewards.check import Scorer, check_values
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tilting.types import Time
 
 TRIED, PROMPT = 64, "a fox"
 """Pixels of the picture that a function is tried on, and its prompt."""
@@ -27,7 +29,9 @@ TRIED, PROMPT = 64, "a fox"
 class UserReward(Scorer):
     """A user's function as a reward. Where a gradient is needed and ``function.differentiable`` does not say whether there is
     one, it is tried once on a small picture; False is a black box. Of a film it is given the frames, or all of it,
-    (b, frames, 3, h, w), if ``function.films`` is True.
+    (b, frames, 3, h, w), if ``function.films`` is True. If ``function.latents`` is True it sees no picture but latents as they
+    are, (latents (b, ...), time, prompts) -> (b,): time.alpha and time.sigma say how noisy, time.t what the network is told. To
+    select by it nothing is decoded; `tilting generate` alone asks such a one.
 
     Attributes:
         function: (images (b, 3, h, w) float in [0, 1], prompts) -> (b,), a tensor or what `torch.as_tensor` reads; or with a
@@ -48,10 +52,10 @@ class UserReward(Scorer):
             outlived(error)
             return False
 
-    def _ask(self, images: Tensor, prompts: list[str]) -> object:
+    def _ask(self, images: Tensor, prompts: list[str], *time: Time) -> object:
         """The function's answer; it gets copies."""
         more = {"metadata": [dict(self.metadata.get(prompt, {})) for prompt in prompts]} if self.asks else {}
-        return self.function(images.clone(), list(prompts), **more)
+        return self.function(images.clone(), *time, list(prompts), **more)
 
     @property
     def says(self) -> bool | None:
@@ -68,6 +72,8 @@ class UserReward(Scorer):
     @cached_property
     def blind(self) -> str:
         """Why no gradient arrives at a small picture; "" where one does."""
+        if self.latents:
+            return "it scores latents"
         wedge = torch.linspace(0.1, 0.9, TRIED)
         plane = torch.stack(
             [wedge.expand(TRIED, TRIED), wedge[:, None].expand(TRIED, TRIED), wedge.flip(0).expand(TRIED, TRIED)]
@@ -88,7 +94,21 @@ class UserReward(Scorer):
         """Whether the function takes films whole."""
         return asked_of(self.function, "films", f"the reward {self.name!r}") is True
 
-    def values(self, images: Tensor, prompts: list[str]) -> Tensor:
+    @property
+    def latents(self) -> bool:
+        """Whether the function scores latents."""
+        return asked_of(self.function, "latents", f"the reward {self.name!r}") is True
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        if self.latents:
+            raise TiltingError(f"reward {self.name!r} scores latents, and here are pictures: it is for `tilting generate`")
+        return super().__call__(images, prompts)
+
+    def of_latents(self, latents: Tensor, time: Time, prompts: list[str]) -> Tensor:
+        """(b,) of latents (b, ...) at their time. Raises RewardError."""
+        return self.values(latents, prompts, time)
+
+    def values(self, images: Tensor, prompts: list[str], *time: Time) -> Tensor:
         """(b,) finite floats on the device of the images; the function gets copies, without gradients if it is black-box.
 
         Raises:
@@ -102,10 +122,10 @@ class UserReward(Scorer):
             images = images.detach()
         with contextlib.nullcontext() if connected else torch.no_grad():
             try:
-                values = self._ask(images, prompts)
+                values = self._ask(images, prompts, *time)
             except BaseException as error:
                 kind, _, said = outlived(error).partition(":")
-                row = self._culprit(images, prompts)
+                row = self._culprit(images, prompts, *time)
                 where = "" if row is None else f" on image {row} of {len(images)}"
                 raise RewardError(f"reward {self.name!r} raised {kind}{where}:{said}{_line(error)}", row) from error
             if not isinstance(values, torch.Tensor):
@@ -120,12 +140,12 @@ class UserReward(Scorer):
                 values = values.float()
             return check_values(self.name, values.to(images.device), len(images))
 
-    def _culprit(self, images: Tensor, prompts: list[str]) -> int | None:
+    def _culprit(self, images: Tensor, prompts: list[str], *time: Time) -> int | None:
         """The first image the function raises on when asked about it alone."""
         with torch.no_grad():
             for row in range(len(images)):
                 try:
-                    self._ask(images[row : row + 1].detach(), [prompts[row]])
+                    self._ask(images[row : row + 1].detach(), [prompts[row]], *time)
                 except BaseException as error:
                     outlived(error)
                     return row

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
@@ -170,6 +170,15 @@ def combine(
 def as_sum(reward: Reward) -> Combined:
     """The reward as a sum of parts: one that is none is its only part."""
     return reward if isinstance(reward, Combined) else combine([reward])
+
+
+def of_latents(reward: Any) -> Any:
+    """The reward of latents that this is, or None. Raises TiltingError for a sum of one with others."""
+    parts = [part for part, _ in as_sum(reward).parts]
+    found = [part for part in parts if getattr(part, "latents", False)]
+    if found and len(parts) > 1:
+        raise TiltingError(f"reward {found[0].name!r} scores latents, not pictures: it stands alone, so leave the others out")
+    return found[0] if found else None
 
 
 def framed(reward: Reward | None, frames: str) -> Reward | None:

@@ -76,7 +76,7 @@ class Training:
         k: K of the paper's 50 steps, scaled to T and given to draft-k; None leaves the settings alone.
         reward: instead of the recipe's.
         lr, clip: of the optimiser.
-        batch: instead of the size's, in the full run.
+        batch, train_steps: instead of the size's, in the full run.
         options: more options of `tilting finetune`.
         published: the paper's row to print beside it.
         seeds: of training, instead of the study's.
@@ -91,6 +91,7 @@ class Training:
     lr: float = 4e-4
     clip: float = 1.0
     batch: int | None = None
+    train_steps: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     published: str | None = None
     seeds: int | None = None
