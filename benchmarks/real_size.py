@@ -99,6 +99,7 @@ def filled(folder: Path, dtype: torch.dtype, switches: Switches = Switches()) ->
                 if b is not None:
                     made = torch.arange(b.numel(), device=place).reshape(b.shape)  # places of tokens
                     module._buffers[name] = made.to(b.dtype)
+    model.forget()  # what shapes answered
     return switched(model, plain, None, place) if plain != Switches() else model
 
 
