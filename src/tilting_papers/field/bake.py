@@ -140,8 +140,10 @@ def markdown(report: Report) -> str:
     else:
         seen = report["train_steps"] * report["batch"]
         each = seen // report["prompts"][0]
-        said += f", less than the {WANTED:.0%} that was hoped for; it has seen {seen} steered samples, {each} of a prompt, and"
-        said += " learns by the error of pre-training, which a choice among samples moves little."
+        said += (
+            f", less than the {WANTED:.0%} that was hoped for. Why was not measured: it has seen {seen} steered samples, about"
+        )
+        said += f" {each} of a prompt, and longer training has not been tried."
     trained, held = report["prompts"]
     made = f"{report['train_steps']} steps of {report['batch']} images, {trained} prompts"
     ours = f"Ours: pocket, T = {report['steps']}, {made}; {held} held-out prompts x {report['images']} images, "

@@ -66,7 +66,7 @@ def _taken(report: Mapping[str, Any]) -> list[str]:
         kind = "with a gradient" if cell["gradient"] else "black-box"
         best = next((one for one in cell["ranked"] if one["method"] == cell["method"]), None)
         others = [
-            f"{one['method']} {number(one['gain'], 3)}{'' if one['usable'] else ' (judge falls)'}"
+            f"{one['method']} {number(one['gain'], 3)}{'' if one['usable'] or one['gain'] <= 0 else ' (judge falls)'}"
             for one in cell["ranked"]
             if one["method"] != cell["method"]
         ]
