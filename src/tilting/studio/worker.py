@@ -178,6 +178,7 @@ class Worker:
             for event, rows, traces in kept:
                 place.records_of = lambda drawn, judge, rows=rows: rows  # they are read already
                 place.add(event, [numbers[who] for who in event.who], None, traces if config.trace else ())
+            place.collect()
             place.sum_up()
             write_grid(place.path, place.manifest)
             if config.trace:
