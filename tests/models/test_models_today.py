@@ -449,3 +449,10 @@ def test_a_device_or_precision_that_is_not_there_is_refused(folders):
         tl.load(folders("sdxl"), device="cuda:99")
     with pytest.raises(TiltingError, match="precision cannot be 'fp8'; there is: bf16, fp16, fp32"):
         tl.load(folders("sdxl"), precision="fp8")
+
+
+def test_steps_that_a_scheduler_does_not_make_are_one_sentence(models):
+    with pytest.raises(TiltingError, match=r"a StableDiffusionXLPipeline does not take this: .*1001 cannot be larger"):
+        tl.generate(models("sdxl"), "a fox", steps=1001)
+    with pytest.raises(TiltingError, match="steps must be at least 1"):
+        models("sdxl").schedule.grid(0)

@@ -147,7 +147,7 @@ def test_compare_three(driven, workspace):
 
 def test_train_and_stop_and_go_on(driven, workspace):
     driven.tab("Train")
-    for name, value in (("train-steps", 40), ("steps", 3), ("sample-every", 5)):
+    for name, value in (("train-steps", 40), ("steps", 3), ("batch-size", 2), ("sample-every", 5)):
         driven.fill(f"train-{name}", value)
     driven.click("train-go")
     assert "reward gradient" in driven.has("train-findings", "reward gradient")
@@ -237,6 +237,21 @@ def test_contrast_and_labels(driven, tab):
     found = Axe().run(driven.page, options={"runOnly": ["wcag2a", "wcag2aa"]})
     said = {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in found.response["violations"]}
     assert not said, json.dumps(said, indent=1)
+
+
+def test_a_narrow_window_by_night(driven):
+    from axe_playwright_python.sync_playwright import Axe
+
+    driven.page.set_viewport_size({"width": 400, "height": 900})
+    driven.page.emulate_media(color_scheme="dark")
+    driven.tab("Draw")
+    driven.page.wait_for_timeout(300)
+    found = Axe().run(driven.page, options={"runOnly": ["wcag2a", "wcag2aa"]})
+    wide = driven.page.evaluate("document.documentElement.scrollWidth")
+    driven.page.emulate_media(color_scheme="light")
+    driven.page.set_viewport_size({"width": 1280, "height": 1000})
+    assert wide == 400
+    assert not [one["id"] for one in found.response["violations"]]
 
 
 def test_the_keyboard_reaches_everything(driven):

@@ -77,7 +77,7 @@ def warm() -> None:
     from tqdm import tqdm
 
     from tilting.config.recipe import RECIPES
-    from tilting.models import adapter, load
+    from tilting.models import build, load
     from tilting_papers.codex import draw
     from tilting_papers.codex.table import Row, Size, Table
 
@@ -85,7 +85,9 @@ def warm() -> None:
     tqdm.set_lock(
         threading.RLock()
     )  # its own is shared by all children: one that is killed within a bar would hold it for ever
-    adapter.load_pipeline = cache(adapter.load_pipeline)
+    inner = build.load_pipeline
+    read = cache(lambda source, dtype: inner(source, dtype, ("safety_checker",)))
+    build.load_pipeline = lambda source, dtype, *more: read(source, dtype)
     load("small")
     draw.SMALL = Size(prompts=1, images=2, steps=2, references=0)
     rows = (Row("base", "base"), Row("bon", "bon", 2))

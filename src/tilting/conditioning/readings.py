@@ -87,7 +87,7 @@ def obedience(summary: Mapping[str, Any]) -> str:
         summary: ``images``, their count, what `mean_readings` gives, and where there is a judge ``base``, what it says of the
             same number of the pre-trained model's ({"judge", "own"}).
     """
-    base, said = summary.get("base"), obeyed(summary, summary["images"])
+    base, said = summary.get("base"), obeyed(summary, summary.get("images"))
     if summary["kl_mean"] is not None:
         said.append(f"KL {summary['kl_mean']:.4g} nats an image")
     shares = [read["obeys"] for read in summary["labels"].values() if "obeys" in read]

@@ -96,14 +96,8 @@ class Pipeline(Parts):
         self._alone, self._apart = self._manners()
 
     def _first(self) -> Call:
-        """The call at its own defaults. Raises TiltingError, naming what it does not take."""
-        try:
-            return self.call(self.default_steps, self.told(self.some, self.default_cfg, ""))
-        except TiltingError:
-            raise
-        except Exception as error:  # of many kinds: what the pipeline says of its inputs
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
+        """The call at its own defaults."""
+        return self.call(self.default_steps, self.told(self.some, self.default_cfg, ""))
 
     def _manners(self) -> tuple[bool, bool]:
         """Whether a call takes one image only, as some do that take a picture; whether other prompts are kept apart from each
@@ -155,7 +149,7 @@ class Pipeline(Parts):
         return "true_cfg_scale" if negative and "true_cfg_scale" in self.door.names else self.scale
 
     def call(self, steps: int, told: Mapping[str, Any]) -> Call:
-        """The call at a number of steps, told these."""
+        """The call at a number of steps, told these. Raises TiltingError, naming what it does not take."""
 
         def key(value: Any) -> Any:
             try:
@@ -165,7 +159,17 @@ class Pipeline(Parts):
 
         named = (steps, *sorted((name, key(value)) for name, value in told.items()))
         sample = 0 if self.door.subject == "class_labels" else "a"
-        return self._calls.get(named, lambda: Call(self.door, steps, told, sample))
+
+        def made() -> Call:
+            try:
+                return Call(self.door, steps, told, sample)
+            except TiltingError:
+                raise
+            except Exception as error:  # of many kinds: what the pipeline says of its inputs
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
+
+        return self._calls.get(named, made)
 
     def _grid(self, steps: int) -> list[Point]:
         return self.call(steps, self.told(self.some, self.default_cfg, "")).grid

@@ -76,12 +76,14 @@ def caption(record: Mapping[str, Any]) -> str:
     return ", ".join(said) or short(record["reward"])
 
 
-def obeyed(summary: Mapping[str, Any], images: int) -> list[str]:
-    """How far labels were obeyed, of a run's summary: a text for each label; none of a run without."""
+def obeyed(summary: Mapping[str, Any], images: int | None) -> list[str]:
+    """How far labels were obeyed, of a run's summary: a text for each label; none of a run without. An old run does not say of
+    how many images."""
     found = []
     for name, read in (summary.get("labels") or {}).items():
         if "obeys" in read:
-            found.append(f"{name}={read['asked']} obeyed {round(read['obeys'] * images)} of {images}")
+            share = f"{round(read['obeys'] * images)} of {images}" if images else f"{read['obeys']:.0%}"
+            found.append(f"{name}={read['asked']} obeyed {share}")
         else:
             found.append(f"{name} {read['mean']:.4g} for {float(read['asked']):.4g}")
     return found

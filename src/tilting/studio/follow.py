@@ -88,7 +88,7 @@ def follow(
             shown = live(studio.workspace.file(name))
         except TiltingError as error:
             shown = (show.note(str(error)), *(None for _ in more))
-        fresh = repr((name, told, shown[0]))
+        fresh = repr((name, told, shown))
         if fresh == seen:
             return tuple(gr.skip() for _ in range(3 + len(more)))
         return (told, fresh, *shown)

@@ -73,6 +73,17 @@ def picture(source: str, alt: str, caption: str = "", kind: str = "") -> str:
     return f'<figure class="{kind}"><img src="{escape(source)}" alt="{escape(alt)}" loading="lazy">{below}</figure>'
 
 
+def before_after(before: str, after: str, what: str) -> str:
+    """Two pictures of one size on each other; a slider shows how much of each."""
+    first, last = escape(before), escape(after)
+    moved = "this.parentElement.style.setProperty('--at', this.value + '%')"
+    slider = f'<input type="range" value="50" aria-label="{what}: share of the first" oninput="{moved}">'
+    pictures = f'<img src="{first}" alt="the first {what}"><img src="{last}" alt="the last {what}">'
+    return (
+        f'<figure class="slide">{slider}<div>{pictures}</div><figcaption>{what}: the first, and the last</figcaption></figure>'
+    )
+
+
 def particles(seen: Sequence[Sequence[str]], answer: Mapping[str, Any]) -> str:
     """The estimates of a step, a row for each image: rewards, and which of them are copied when the method selects.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +54,10 @@ def curves_of(folder: Path) -> str:
     return show.note(f"{last} training steps.") + show.curves(CURVES, rows)
 
 
-def live(folder: Path) -> tuple[Any, ...]:
+def live(root: Path, folder: Path) -> tuple[str, str]:
     """Curves, and the first and the last samples."""
-    samples = sorted((folder / "samples").glob("*.png"))
-    pair = (str(samples[0]), str(samples[-1])) if samples else None
-    return curves_of(folder), gr.ImageSlider(pair, visible=pair is not None)
+    samples = [show.link(path.relative_to(root).as_posix()) for path in sorted((folder / "samples").glob("*.png"))]
+    return curves_of(folder), show.before_after(samples[0], samples[-1], "samples") if samples else ""
 
 
 def examined(studio: Studio, words: Sequence[str]) -> list[str]:
@@ -131,15 +131,9 @@ def train_tab(studio: Studio) -> None:
 
         with gr.Column(scale=2, min_width=320):
             findings = gr.HTML("", elem_id="train-findings")
-            samples = gr.ImageSlider(
-                label="samples before and after",
-                type="filepath",
-                interactive=False,
-                height=360,
-                render=False,
-                elem_id="train-samples",
-            )
-            watched, status = follow(studio, "train", "training run", lambda: trained(studio), live, [samples])
+            samples = gr.HTML("", render=False, elem_id="train-samples")
+            shown = partial(live, studio.workspace.root)
+            watched, status = follow(studio, "train", "training run", lambda: trained(studio), shown, [samples])
             samples.render()
             with gr.Accordion("The same as a command or YAML", open=False):
                 command = forms.copied("command")
