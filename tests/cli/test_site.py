@@ -175,6 +175,15 @@ def test_a_notebook_runs(name, monkeypatch, capsys):
     assert len(shown) >= 3 and any("<" in one for one in shown)
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_config_of_the_examples_is_taken(file, capsys):
+    words = shlex.split(file.read_text().splitlines()[0].removeprefix("# tilting"))
+    words[words.index("--config") + 1] = str(file)
+    assert main([*words, "--print-config"]) == 0
+    told, asked = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(file.read_text())
+    assert all(told[key] == value for key, value in asked.items() if key not in ("set", "methods"))
+
+
 def test_the_citation_names_what_is_there():
     told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert told["version"] == tilting.__version__ and told["license"] == "Apache-2.0" and told["cff-version"] == "1.2.0"
