@@ -27,7 +27,7 @@ test-interchange: $(STAMP)
 
 # A kill at every point where any command writes, not at a tenth of them.
 crash: $(STAMP)
-	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP -n 2 --dist load tests/runs/test_kill_points.py
+	KILL_PART=0/1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP -n 2 --dist load tests/runs/test_kill_points.py tests/runs/test_processes.py
 
 # Ten minutes of bad input to every reader of what others wrote.
 fuzz: $(STAMP)

@@ -29,7 +29,8 @@ Pages that `tilting recipe NAME --out DIR` made on `pocket`, as they came out. A
 `python benchmarks/claims.py` counts them. An undecided claim says how many prompts would decide it four times out of five, if
 mean and spread are as they were found, with as many training seeds.
 """
-PAPERS = {"codex": f"T{THESIS[1:]}", "draft": DRAFT, "ctrl": CTRL, "": "On a mixture that is known exactly"}
+PAPERS = {"codex": f"T{THESIS[1:]}", "draft": DRAFT, "ctrl": CTRL, "mixture": "On a mixture that is known exactly"}
+PAPERS |= {"": "The field's methods and objectives, at equal cost"}
 OPEN = (
     "Pages that say so have percentile bootstraps, which are too narrow: at 8 prompts such an interval covers .89, not .95. "
     "By a t interval over the same prompts, {} of the claims that they decide are undecided:"

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
@@ -65,11 +64,11 @@ def network(small: bool):
 
 def model(small: bool):
     """A Stable Diffusion of random weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel
 
     import tilting as tl
-    from tilting.models.stable_diffusion import StableDiffusion
+    from tilting.models.pipeline import Pipeline
 
     width = (SMALL if small else SHAPE)["cross_attention_dim"]
     tokenizer = tl.load("pocket").tokenizer
@@ -95,8 +94,9 @@ def model(small: bool):
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1
     )  # without it the last step stays where it is and has no gradient
-    parts = SimpleNamespace(tokenizer=tokenizer, text_encoder=text, unet=unet, vae=vae, scheduler=scheduler)
-    return StableDiffusion(parts, "random", 50, 7.5)
+    parts = {"tokenizer": tokenizer, "text_encoder": text, "unet": unet, "vae": vae, "scheduler": scheduler}
+    more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return Pipeline(StableDiffusionPipeline(**parts, **more), "random", 50, 7.5)
 
 
 def memory(key: str) -> int:

@@ -125,6 +125,20 @@ class Field:
         inner = get_args(plain)[0] if get_origin(plain) is tuple and get_args(plain) else plain
         return get_args(inner) if get_origin(inner) is Literal else ()
 
+    @property
+    def repeats(self) -> bool:
+        """Whether its option may be given several times."""
+        plain = _without_none(self.hint)
+        first = get_args(plain)[0] if get_origin(plain) is tuple else None
+        return bool(self.given.positional) or first is str or get_origin(first) is tuple
+
+    @property
+    def help(self) -> str:
+        """What is said of its option, with the default."""
+        simple = isinstance(self.default, str | int | float) and not isinstance(self.default, bool) and self.default != ""
+        default = self.given.default or (f"{self.default}" if simple and self.default is not MISSING else "")
+        return f"{self.about} [{default}]" if default else self.about
+
     def check(self, value: Any, name: str = "") -> Any:
         """The value as the field holds it.
 

@@ -12,6 +12,10 @@ class TiltingError(ValueError):
     """A wrong input, in one sentence that names the thing and the nearest right one."""
 
 
+class ToldElsewhere(TiltingError):
+    """What another process of this run refuses, and says."""
+
+
 class RewardError(TiltingError):
     """A reward that raised, gave NaN or the wrong shape.
 

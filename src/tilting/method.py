@@ -6,6 +6,7 @@ A `Method` is a value: `tilting.presets` names the published ones, and anyone ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -72,6 +73,7 @@ class Engine(Protocol):
         needs_reward_gradient: whether it needs the reward's own gradient.
         stochastic: whether it lives on the noise of the steps, and so needs eta > 0.
         may_cost_less: whether what it spends depends on the values it sees; a cost is then the most it can be.
+        parallel: whether processes may share its rows; True unless it says otherwise.
     """
 
     @property
@@ -88,6 +90,21 @@ class Engine(Protocol):
         ...
 
     def __call__(self, problem: Any, method: Method, state: Any) -> Any: ...
+
+
+class Begin(Protocol):
+    """A move of the particles at x_T, before the first step."""
+
+    def __call__(self, problem: Any, select: Select | None, state: Any, look: Callable[[Any, int], Any]) -> Any:
+        """The state to go on from.
+
+        Args:
+            problem: the chain's `tilting.state.Problem`.
+            select: the method's selection, whose weights what is drawn here may owe.
+            state: of x_T.
+            look: (state, which look) -> the state with prediction, value and gradient at its x.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,9 @@ class Method:
         final: "reward" keeps the particle of the highest reward of its real image, "weight" the heaviest, "sample" one drawn
             by weight, "first" the first (no reward is needed), "all" keeps every particle.
         engine: what drives the chain, None for the loop itself.
+        spread: std of x_T; 1 but where the law that is aimed at is another there.
+        begin: a move of the particles at x_T.
+        interpolant: whose times a flow model's grid has: its "own", or the variance-preserving process' ("vp").
     """
 
     name: str
@@ -129,6 +149,9 @@ class Method:
     repeat_when: Every = ALWAYS
     final: Literal["reward", "weight", "sample", "first", "all"] = "first"
     engine: Engine | None = None
+    spread: float = 1.0
+    begin: Begin | None = None
+    interpolant: Literal["own", "vp"] = "own"
 
     def begun_at(self, begin: float) -> Method:
         """The same for a run that begins at t/T = begin (SDEdit): windows stay where they are in the noise of the whole run."""
@@ -143,13 +166,15 @@ class Method:
 
     @property
     def needs_reward(self) -> bool:
-        return bool(self.correct or self.select or self.guides or self.engine or self.final == "reward")
+        chosen = self.select is not None and self.select.needs_reward
+        guided = any(getattr(guide, "needs_reward", True) for guide in self.guides)
+        return bool(self.correct or chosen or guided or self.engine or self.begin or self.final == "reward")
 
     @property
     def needs_reward_gradient(self) -> bool:
         """Whether the reward itself must be differentiable."""
         estimators = [self.correct.estimator] if self.correct else []
-        estimators += [self.estimator] if self.needs_value_and_grad else []
+        estimators += [self.estimator] if self.needs_value_and_grad or self.begin is not None else []
         estimators += [guide.estimator for guide in self.guides if guide.estimator is not None]
         return not all(e.black_box for e in estimators) or (self.engine is not None and self.engine.needs_reward_gradient)
 
@@ -166,7 +191,8 @@ class Method:
     @property
     def scores_finals(self) -> bool:
         """Whether the finished particles are decoded and scored to choose or weigh them."""
-        return self.final == "reward" or self.importance_weighted
+        weighed = self.select is not None and self.select.importance_weighted and self.select.needs_reward
+        return self.final == "reward" or weighed
 
     def particles_at(self, draws: int, steps: int) -> int:
         """n after a selection made when ``draws`` of ``steps`` are done."""

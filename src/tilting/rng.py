@@ -36,6 +36,11 @@ def normal(who: Sequence[Identity], particles: int, shape: Sequence[int], step: 
     return torch.stack(rows).reshape(len(who), particles, *shape)
 
 
+def beside(host: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What was drawn on the CPU where x is and in its precision; CUDA is not waited for, which would idle it at every step."""
+    return host.to(x.device, x.dtype, non_blocking=x.is_cuda)
+
+
 def uniform(who: Sequence[Identity], count: int, step: int, purpose: str = "select") -> torch.Tensor:
     """Uniforms (b, count) in [0, 1) in float64, keyed by image and step."""
     keys = [generator(i, 0, step, purpose) for i in who]

@@ -1,5 +1,6 @@
 """The one loop. A generator that draws x_T ... x_0 step by step and yields (State, Info) after every draw.
 
+    begin                         at x_T only, e.g. the Ψ-sampler's Markov chain
     for each step, for k in 1..K:
         correct x (gated)         e.g. CoDeX's block gradient
         look                      eps, x0 and, where a guide needs them, value and gradient: one round
@@ -21,18 +22,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import rng, weights
 from tilting.guidance.clusters import cluster
+from tilting.guidance.corrector import Corrected
 from tilting.guidance.kernel import Kernel
 from tilting.guidance.value_and_grad import GradientContext, ValueAndGrad
 from tilting.lazy import torch
 from tilting.method import Every as Every
 from tilting.method import Method as Method
 from tilting.method import check as check
-from tilting.schedule import step_std
 from tilting.select import SelectionInput
 from tilting.state import Info as Info
+from tilting.state import Over as Over
 from tilting.state import Problem as Problem
 from tilting.state import State as State
-from tilting.state import Tally, evaluate, evaluate_value, flat, in_chunks, rms_of, to_float64, value_of
+from tilting.state import Tally, evaluate, evaluate_noisy, evaluate_value, flat, in_chunks, rms_of, to_float64, value_of
 from tilting.state import start as start
 from tilting.state import start_from as start_from
 from tilting.types import Prediction, Time
@@ -50,7 +52,7 @@ def gradient_context(
         keys = [(problem.who[p // n], p % n) for p in place.tolist()]
         shape = (count, *problem.shape)
         made = [torch.randn(shape, generator=rng.generator(w, j, step, purpose + suffix), device="cpu") for w, j in keys]
-        return torch.stack(made).to(x.device)
+        return rng.beside(torch.stack(made), x)
 
     return GradientContext(x, t, rows, problem.denoise, value_of(problem), problem.cfg, noise, problem.chunk)
 
@@ -67,7 +69,7 @@ def _correct(problem: Problem, method: Method, x: Tensor, t: Time, step: int) ->
     def move(a: Tensor, r: Tensor, place: Tensor) -> tuple[Tensor]:
         return (correct(gradient_context(problem, t, step, asked.shape[1], "", a, r, place))[0].detach(),)
 
-    (moved,) = in_chunks(move, size, *flat(asked))
+    (moved,) = in_chunks(move, size, *flat(asked), over=problem.over)
     moved = moved.reshape(asked.shape)
     if label is None:
         return moved
@@ -76,6 +78,8 @@ def _correct(problem: Problem, method: Method, x: Tensor, t: Time, step: int) ->
 
 def _look(problem: Problem, method: Method, state: State, t: Time, with_grad: bool, suffix: str) -> State:
     """Fill the cache at (x, t): the prediction, and with it value and gradient where a guide needs them."""
+    if state.prediction is not None and (state.gradient is not None or not with_grad):
+        return state
     x = state.x
     if not with_grad:
         return replace(state, prediction=evaluate(problem, x, t))
@@ -84,41 +88,52 @@ def _look(problem: Problem, method: Method, state: State, t: Time, with_grad: bo
         found = method.estimator(gradient_context(problem, t, state.step, x.shape[1], suffix, a, r, place))
         return (found.value, found.gradient.detach(), *found.prediction)
 
-    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.estimator.samples), *flat(x))
+    value, gradient, *parts = in_chunks(look, max(1, problem.chunk // method.estimator.samples), *flat(x), over=problem.over)
     prediction = Prediction(*(p.reshape(x.shape) for p in parts))
     value = to_float64(value.reshape(x.shape[:2]))
     return replace(state, prediction=prediction, value=value, gradient=gradient.reshape(x.shape))
 
 
-def _kernel(
-    problem: Problem, method: Method, state: State, t: Time, s: Time, guided: bool, suffix: str
-) -> tuple[Tensor, Tensor]:
-    """The means of the base kernel and of the guided one, (b, n, ...) each."""
+class Step(NamedTuple):
+    """A step's kernel for all particles: the mean that weights hold it against, its own, its std, and what log-weights gain."""
+
+    base: Tensor
+    mean: Tensor
+    std: float
+    log_weight: Tensor | float
+
+
+def _kernel(problem: Problem, method: Method, state: State, t: Time, s: Time, guided: bool, suffix: str) -> Step:
+    """The kernel as guides leave it, means (b, n, ...) each."""
     assert state.prediction is not None
-    base = Kernel(state.prediction, t, s, problem.eta, law=problem.law).mean
+    plain = Kernel(state.prediction, t, s, problem.eta, law=problem.law)
+    base = plain.mean
     if not guided:
-        return base, base
+        return Step(base, base, plain.std, 0.0)
     shape, n, columns = state.x.shape, state.x.shape[1], list(flat(state.x))
-    columns += [p.flatten(0, 1) for p in state.prediction]
+    columns += [p.flatten(0, 1) for p in (*state.prediction, base)]
     if state.gradient is not None and state.value is not None:
         gradient = state.gradient
         scale = None if method.select is None else method.select.twist_scale(state.memory, state.step)
         if scale is not None:
-            gradient = gradient * scale.to(gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
-        columns += [gradient.flatten(0, 1), state.value.flatten().to(gradient)]
+            gradient = gradient * rng.beside(scale, gradient).reshape(*shape[:2], *[1] * len(shape[2:]))
+        columns += [gradient.flatten(0, 1), rng.beside(state.value.flatten(), gradient)]
 
-    def guide(a: Tensor, r: Tensor, place: Tensor, eps: Tensor, x0: Tensor, correction: Tensor, *seen: Tensor) -> tuple[Tensor]:
+    def guide(a: Tensor, r: Tensor, place: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        (eps, x0, correction, own), seen = rest[:4], rest[4:]
         prediction = Prediction(eps, x0, correction)
         kernel = Kernel(prediction, t, s, problem.eta, law=problem.law)
         found = ValueAndGrad(seen[1], seen[0], prediction) if seen else None
         context = gradient_context(problem, t, state.step, n, suffix, a, r, place)
         for part in method.guides:
             kernel = part(kernel, found, context)
-        return (kernel.mean.detach(),)
+        gained = kernel.log_weight if isinstance(kernel.log_weight, torch.Tensor) else torch.zeros(len(a), device=a.device)
+        return kernel.mean.detach(), own if kernel.base is None else kernel.base.detach(), gained
 
     samples = max((g.estimator.samples for g in method.guides if g.estimator is not None), default=1)
-    (mean,) = in_chunks(guide, max(1, problem.chunk // samples), *columns)
-    return base, mean.reshape(shape)
+    mean, base, gained = in_chunks(guide, max(1, problem.chunk // samples), *columns, over=problem.over)
+    spread = math.prod(part.spread(t) for part in method.guides if isinstance(part, Corrected))
+    return Step(base.reshape(shape), mean.reshape(shape), spread * plain.std, to_float64(gained).reshape(shape[:2]))
 
 
 Selected = tuple["Tensor | None", "Tensor | None"]
@@ -128,7 +143,13 @@ Selected = tuple["Tensor | None", "Tensor | None"]
 def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Selected]:
     """(selected state, values seen, what was selected)."""
     assert state.prediction is not None and method.select is not None
-    value = evaluate_value(problem, state.prediction.x0) if state.value is None else state.value
+    value = state.value
+    if not method.select.needs_reward:
+        value = torch.zeros_like(state.log_w)
+    elif problem.noisy is not None:
+        value = evaluate_noisy(problem, state.x, problem.grid[i])
+    elif value is None:
+        value = evaluate_value(problem, state.prediction.x0)
     uniforms = rng.uniform(problem.who, method.particles_at(i, steps), i).to(value.device)
     seen = SelectionInput(value, state.log_w, state.memory, uniforms, i / steps, i)
     parents, log_w, memory = method.select(seen)
@@ -152,6 +173,12 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
         return
     tally = Tally()
     problem, steps = tally.counting(problem), len(problem.grid) - 1
+    if method.begin is not None and state.step == 0:
+        first = problem.grid[0]
+        begun: State = method.begin(
+            problem, method.select, state, lambda one, k: _look(problem, method, one, first, True, f"/begin{k}")
+        )
+        state = begun
     winner = method.correct is not None and method.correct_on == "winner"
     for i in range(state.step, steps):
         t, s = problem.grid[i], problem.grid[i + 1]
@@ -173,20 +200,20 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
                     if winner and method.correct_when(i, steps):
                         x, state = state.x, _move_winner(problem, method, state, t, i)
                         pushed = rms_of(state.x - x)
-            base, mean = _kernel(problem, method, state, t, s, guided, suffix)
+            base, mean, std, gained = _kernel(problem, method, state, t, s, guided, suffix)
             if guided and k == 0:
                 pushed = rms_of(mean - base)
-            std = step_std(t, s, problem.eta, problem.law)
             x, log_w = mean, state.log_w
             if std > 0:
-                x = mean + std * rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix).to(mean)
+                noise = rng.normal(problem.who, mean.shape[1], problem.shape, i + 1, "noise" + suffix)
+                x = mean + std * rng.beside(noise, mean)
                 if guided and method.importance_weighted:
-                    log_w = log_w + _log_ratio(x, base, mean, std)
+                    log_w = log_w + _log_ratio(x, base, mean, std) + gained
             state = replace(state.moved(x), log_w=log_w)
             if k < rounds - 1:
                 a = t.alpha / s.alpha
-                noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}").to(x)
-                state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * noise)
+                noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}")
+                state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * rng.beside(noise, x))
         state = replace(state, step=i + 1)
         yield state, Info(i + 1, *tally.take(), value, selected[0], std, x0, selected[1], moved, pushed)
 
@@ -201,7 +228,8 @@ def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: 
 
 def _log_ratio(x: Tensor, base: Tensor, mean: Tensor, std: float) -> Tensor:
     """log N(x; base, std²) - log N(x; mean, std²), (b, n) in float64: what a guided draw's weight owes."""
-    toward, away = (to_float64(x) - to_float64(mean)) / std, (to_float64(x) - to_float64(base)) / std
+    x, base, mean = to_float64(torch.stack([x, base, mean]))  # one wait
+    toward, away = (x - mean) / std, (x - base) / std
     return 0.5 * (toward.flatten(2).square().sum(2) - away.flatten(2).square().sum(2))
 
 

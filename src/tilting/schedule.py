@@ -82,6 +82,19 @@ class Schedule:
         return [*points, Time(0.0, math.sqrt(self.final), math.sqrt(1 - self.final))]
 
 
+def variance_preserving(steps: int) -> list[Time]:
+    """The steps + 1 points of a flow where the variance-preserving process of Song et al. 2021 has as much signal to noise, its
+    own times (β from .1 to 20) evenly spaced; x is the flow's.
+
+    A flow model sampled there is Kim et al.'s (2025, arXiv 2503.19385) with its interpolant converted, x / sqrt(α² + σ²) being
+    theirs: under the laws "posterior" and "cps" a step depends on signal to noise alone. Their first point has α = .0066; it is
+    pure noise here.
+    """
+    spent = [0.5 * (1 - i / steps) ** 2 * 19.9 + (1 - i / steps) * 0.1 for i in range(1, steps + 1)]
+    pairs = [(math.exp(-b / 2), math.sqrt(-math.expm1(-b))) for b in spent]
+    return [Time(1000.0, 0.0, 1.0), *(Time(1000 * s / (a + s), a / (a + s), s / (a + s)) for a, s in pairs)]
+
+
 def predict(kind: Kind, output: torch.Tensor, x: torch.Tensor, t: Time) -> tuple[torch.Tensor, torch.Tensor]:
     """(eps, x0) from a network's output; the inverse relations of x = α x0 + σ eps.
 

@@ -12,6 +12,7 @@ far as well). Greedy and multinomial *add up* tilts with every block; their τ i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
@@ -87,6 +88,11 @@ class Select(Protocol):
     """
 
     importance_weighted: ClassVar[bool] = False
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether it sees values; one that does not is shown zeros, and no reward is asked."""
+        return True
 
     @property
     def one_winner(self) -> bool:
@@ -180,7 +186,7 @@ class Smc(Select):
     """Importance weights towards exp(reward / beta), and resampling when they degenerate.
 
     Attributes:
-        beta: temperature of the tilt p* ∝ p exp(r / beta).
+        beta: temperature of the tilt p* ∝ p exp(r / beta); inf has no reward, and weighs what guides owe alone.
         ess_threshold: resample an image when its effective sample size falls below this fraction of n.
         potential: "difference" of values, or their "max" or "sum" so far (FK steering).
         temper: γ of λ_i = min((1 + γ)^i - 1, 1) (DAS); None weighs at λ = 1 throughout.
@@ -209,6 +215,10 @@ class Smc(Select):
             raise TiltingError(f"a scheme is systematic, ssp or multinomial, not {self.scheme!r}")
         if (self.adaptive or self.temper is not None) and self.potential != "difference":
             raise TiltingError("only the difference potential can be tempered")
+
+    @property
+    def needs_reward(self) -> bool:
+        return math.isfinite(self.beta)
 
     def level(self, draws: int) -> float:
         """λ after so many draws, where it is not adaptive."""

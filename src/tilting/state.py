@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilting import rng
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.schedule import Law
 from tilting.select import Memory
-from tilting.types import Denoise, Prediction, RewardError, TiltingError, Time, ValueFn
+from tilting.types import Denoise, NoisyValueFn, Prediction, RewardError, TiltingError, Time, ValueFn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,11 +28,13 @@ class Problem:
         who: identity of each of the b images.
         shape: of one latent.
         value: reward of an estimate; None if the method needs none.
+        noisy: reward of latents at their own time, which selections see in place of the estimate's.
         eta: 0 deterministic ... 1 ancestral.
         cfg: guidance scale, which corrections scale with.
         chunk: most rows in one call of ``denoise`` or ``value``.
         per_particle: ``denoise`` is told the particle (image · n + its place) instead of the image, so that prompts may differ.
         law: of the noise of a step.
+        over: processes that share the rows of every call; what is decided is decided alike by all.
     """
 
     denoise: Denoise
@@ -46,6 +49,8 @@ class Problem:
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     per_particle: bool = False
     law: Law = "posterior"
+    over: Over | None = None
+    noisy: NoisyValueFn | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class State:
         """The state of particles ``index`` (b, m), for every field at once."""
 
         def take(v: Tensor) -> Tensor:
-            return torch.stack([row[i] for row, i in zip(v, index, strict=True)])
+            mine = torch.arange(len(v), device=v.device)[:, None]
+            return v[mine, index.to(v.device, non_blocking=v.is_cuda)]
 
         return replace(
             self,
@@ -139,7 +145,13 @@ class Tally:
             self.values += len(x0)
             return problem.value(x0, rows)
 
-        return replace(problem, denoise=denoise, value=None if problem.value is None else value)
+        def noisy(x: Tensor, t: Time, rows: Tensor) -> Tensor:
+            assert problem.noisy is not None
+            self.values += len(x)
+            return problem.noisy(x, t, rows)
+
+        counted = {"value": None if problem.value is None else value, "noisy": None if problem.noisy is None else noisy}
+        return replace(problem, denoise=denoise, **counted)
 
     def take(self) -> tuple[int, int]:
         """Both, and begin again."""
@@ -150,7 +162,7 @@ class Tally:
 def start(problem: Problem, method: Method, latents: Tensor | None = None) -> State:
     """x_T for every particle. ``latents`` (b, ...) or (b, n, ...) replaces the noise (of particle 0, or of all)."""
     b, n = len(problem.who), method.particles_at(0, len(problem.grid) - 1)
-    x = rng.normal(problem.who, n, problem.shape, step=0)
+    x = method.spread * rng.normal(problem.who, n, problem.shape, step=0)
     if latents is not None:
         given = latents.detach().to(x)
         if given.shape == (b, *problem.shape):
@@ -174,8 +186,22 @@ def start_from(problem: Problem, method: Method, clean: Tensor) -> State:
     return replace(noise, x=(around[:, None] + first.sigma * noise.x).to(problem.dtype), around=around)
 
 
-def in_chunks(function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor) -> tuple[Tensor, ...]:
-    """Apply a function of parallel columns in chunks of rows and put its outputs together."""
+class Over(Protocol):
+    """Processes that share rows, such as `tilting.runs.processes.Processes`: each does some, and all have what comes of all."""
+
+    def rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]: ...
+
+    def tensors(self, mine: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
+
+    def tell(self, value: Any) -> list[Any]: ...
+
+
+def in_chunks(
+    function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor, over: Over | None = None
+) -> tuple[Tensor, ...]:
+    """Apply a function of parallel columns in chunks of rows, which processes may share, and put its outputs together."""
+    if over is not None:
+        return over.rows(lambda *mine: in_chunks(function, chunk, *mine), *columns)
     if len(columns[0]) <= chunk:
         return function(*columns)
     parts = [function(*part) for part in zip(*(c.split(chunk) for c in columns), strict=True)]
@@ -200,15 +226,35 @@ def flat(x: Tensor) -> Rows:
 def evaluate(problem: Problem, x: Tensor, t: Time) -> Prediction:
     """The denoiser at x (b, n, ...), in chunks."""
     x_, rows, place = flat(x)
-    parts = in_chunks(lambda a, r: tuple(problem.denoise(a, t, r)), problem.chunk, x_, place if problem.per_particle else rows)
+    parts = in_chunks(
+        lambda a, r: tuple(problem.denoise(a, t, r)),
+        problem.chunk,
+        x_,
+        place if problem.per_particle else rows,
+        over=problem.over,
+    )
     return Prediction(*(p.reshape(x.shape) for p in parts))
 
 
 def evaluate_value(problem: Problem, x0: Tensor) -> Tensor:
     """The reward (b, n) of clean latents or estimates x0 (b, n, ...), in chunks."""
-    value = value_of(problem)
-    (scores,) = in_chunks(lambda a, r: (value(a, r).detach(),), problem.chunk, *flat(x0)[:2])
-    return to_float64(scores.reshape(x0.shape[:2]))
+    inner = problem.value
+    if inner is None:
+        raise TiltingError(NO_REWARD)
+    (scores,) = in_chunks(lambda a, r: (inner(a, r).detach(),), problem.chunk, *flat(x0)[:2], over=problem.over)
+    value = to_float64(scores.reshape(x0.shape[:2]))
+    _check_finite(value.flatten(), torch.arange(value.numel(), device="cpu") // value.shape[1])
+    return value
+
+
+def evaluate_noisy(problem: Problem, x: Tensor, t: Time) -> Tensor:
+    """The reward (b, n) of latents x (b, n, ...) at their own time, in chunks."""
+    assert problem.noisy is not None
+    return evaluate_value(replace(problem, value=partial(_at, problem.noisy, t)), x)
+
+
+def _at(noisy: NoisyValueFn, t: Time, x: Tensor, rows: Tensor) -> Tensor:
+    return noisy(x, t, rows)
 
 
 def rms_of(x: Tensor) -> Tensor:
@@ -222,17 +268,25 @@ def to_float64(values: Tensor) -> Tensor:
 
 
 def value_of(problem: Problem) -> ValueFn:
-    """The problem's value function; what it says is finite, or refused with the image it said it of."""
+    """The problem's value function; what it says is finite, or refused with the image it said it of. Without a reward, to ask
+    it is an error."""
     inner = problem.value
-    if inner is None:
-        raise TiltingError("this method needs a reward")
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
+        if inner is None:
+            raise TiltingError(NO_REWARD)
         scores = inner(x0, rows)
-        bad = (~scores.detach().isfinite()).nonzero()
-        if len(bad):
-            first = int(bad[0, 0])
-            raise RewardError(f"the reward of an estimate is {scores[first].item()}, not a finite number", int(rows[first]))
+        _check_finite(scores.detach(), rows)
         return scores
 
     return value
+
+
+NO_REWARD = "this method needs a reward"
+
+
+def _check_finite(scores: Tensor, rows: Tensor) -> None:
+    """Refuse a value that is no number, with its image. Raises RewardError."""
+    if not scores.isfinite().all():
+        first = int((~scores.isfinite()).nonzero()[0, 0])
+        raise RewardError(f"the reward of an estimate is {scores[first].item()}, not a finite number", int(rows[first]))

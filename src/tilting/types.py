@@ -64,6 +64,9 @@ Denoise = Callable[["Tensor", Time, "Tensor"], Prediction]
 ValueFn = Callable[["Tensor", "Tensor"], "Tensor"]
 """(x0 (m, ...), rows (m,)) -> (m,) the reward of the decoded estimate; higher is better."""
 
+NoisyValueFn = Callable[["Tensor", Time, "Tensor"], "Tensor"]
+"""(x_t (m, ...), time, rows (m,)) -> (m,) the reward of noisy latents themselves."""
+
 Watch = Callable[[Prediction, Prediction, Time, "Tensor"], None]
 """(controlled, pre-trained prediction of m latents, time, rows (m,))."""
 

@@ -12,6 +12,8 @@ from tilting_papers.ctrl import data, table2, table3, table5, theory
 from tilting_papers.ctrl.study import CTRL
 from tilting_papers.draft import fig3, fig4, fig7, fig8, fig10, fig13, fig28, fig29, fig30, fig33, fig34
 from tilting_papers.draft.study import DRAFT
+from tilting_papers.field import RECIPES as FIELD
+from tilting_papers.field import objectives
 from tilting_papers.mixture import BIAS
 from tilting_papers.recipe import Recipe
 
@@ -49,5 +51,7 @@ RECIPES: dict[str, Recipe] = {
         table5.STUDY,
         data.STUDY,
         BIAS,
+        *FIELD,
+        objectives.STUDY,
     )
 }

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from tilting import __version__
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
+from tilting.metrics.verdict import TOO_FEW
 from tilting.runs.alone import alone
 from tilting.runs.files import write_json
 from tilting.runs.owner import RECIPE, folder_of
@@ -52,6 +53,7 @@ class Run:
         seed: of what is drawn and trained; a recipe with seeds of its own leaves it alone.
         quiet: no bars within a part.
         shard: (i, k), the i-th of k parts of the work, from 1; None is all of it.
+        asked: what the recipe was asked to have otherwise, of plain values by option.
     """
 
     recipe: Any
@@ -61,6 +63,7 @@ class Run:
     seed: int = 0
     quiet: bool = True
     shard: tuple[int, int] | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def argv(self) -> list[str]:
@@ -73,7 +76,8 @@ class Run:
         """What every report opens with."""
         recipe, seed = self.recipe, self.seed if self.recipe.seeded else None
         about = {"recipe": recipe.name, "version": __version__, "title": recipe.heading}
-        return {**about, "paper": recipe.after or recipe.paper, "small": self.small, "seed": seed, "notes": list(recipe.notes)}
+        about |= {"paper": recipe.after or recipe.paper, "small": self.small, "seed": seed, "notes": list(recipe.notes)}
+        return about | ({"asked": dict(self.asked)} if self.asked else {})
 
     def share(self, minutes: Mapping[str, float]) -> list[str]:
         """Which parts of the work this run makes, by what each takes: the longest first, each to the shard with least to do.
@@ -97,8 +101,10 @@ class Run:
         """
         file = folder_of(str(self.out), RECIPE) / "table.json"
         before = json.loads(file.read_bytes()) if file.exists() else {}
-        for key in ("recipe", "small", "seed"):
-            now = self.opening[key]
+        for key in ("recipe", "small", "seed", "asked"):
+            now = self.opening.get(key)
+            if before and before.get(key) != now and key == "asked":
+                raise TiltingError(f"{str(self.out)!r} holds a recipe of another setting: choose another --out")
             if before and before.get(key) != now:
                 was = f"({before.get(key)} there, {now} now)"
                 raise TiltingError(f"{str(self.out)!r} holds a recipe with another {key} {was}: choose another --out")
@@ -117,6 +123,7 @@ class Recipe:
         seeded: whether a seed may be asked for.
         sharded: whether it can be made in parts (`Run.share`).
         notes: sentences for the reader.
+        asks: which of model, reward, prompts, seeds and steps it can be asked to have otherwise.
     """
 
     name: str
@@ -129,14 +136,26 @@ class Recipe:
     seeded: bool = True
     sharded: bool = False
     notes: tuple[str, ...] = ()
+    asks: ClassVar[tuple[str, ...]] = ()
 
     @property
     def heading(self) -> str:
         """The page's title."""
         return self.title or self.about
 
+    def otherwise(self, asked: Mapping[str, Any]) -> Self:
+        """The recipe in another setting, of those that it ``asks``."""
+        raise NotImplementedError
+
     def run(
-        self, out: Path, small: bool, say: Say, seed: int = 0, quiet: bool = True, shard: tuple[int, int] | None = None
+        self,
+        out: Path,
+        small: bool,
+        say: Say,
+        seed: int = 0,
+        quiet: bool = True,
+        shard: tuple[int, int] | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> Report:
         """Make the recipe, or what is missing of it, as `Run` has it, and return what table.json holds; of a shard, the table
         of what there is so far.
@@ -144,10 +163,21 @@ class Recipe:
         Raises:
             TiltingError: a folder that cannot be written, or holds something else.
         """
-        run = Run(self, out, small, say, seed, quiet, shard)
+        run = Run(self.otherwise(asked) if asked else self, out, small, say, seed, quiet, shard, asked or {})
         with alone(str(out)):
             run.check()
             report = {**run.opening, **self.measure(run)}
-            write_atomically(out / "table.md", (self.page(report) + "\n").encode())
+            page = self.page(undecided(report) if small else report)
+            write_atomically(out / "table.md", (page + "\n").encode())
             write_json(out / "table.json", report)
             return report
+
+
+def undecided(report: Any) -> Any:
+    """A report of a small run for its page: its numbers mean nothing, and what they would decide is not said."""
+    if isinstance(report, list):
+        return [undecided(one) for one in report]
+    if not isinstance(report, Mapping):
+        return report
+    said = {"verdict": TOO_FEW, "judge_falls": None}
+    return {key: said[key] if key in said and value is not None else undecided(value) for key, value in report.items()}

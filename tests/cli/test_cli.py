@@ -368,7 +368,7 @@ def test_pictures_of_others_are_not_overwritten(capsys, tmp_path, no_model):
 
 def test_user_reward_black_box_is_refused_before_the_model_loads(capsys, tmp_path, no_model):
     file = tmp_path / "r.py"
-    file.write_text(REWARD)
+    file.write_text(REWARD + "bright.differentiable = False\n")
     said = refused(capsys, "generate", "a fox", "--method", "codex", "--reward", f"{file}:bright", "--out", str(tmp_path / "o"))
     assert "code or bon" in said
     assert not (tmp_path / "o").exists()

@@ -197,7 +197,8 @@ def test_help_lists_and_refusals_import_no_network_library():
         "assert main(['compare', 'a fox', '--methods', 'base,codex', '--reward', 'jpeg', '--out', 'o']) == 2\n"
         "assert main(['generate', 'a fox', '--print-config']) == main(['compare', 'a fox', '--print-config']) == 0\n"
         "import tilting\nassert {'generate', 'presets', 'rewards'} <= set(dir(tilting))\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL'} & set(sys.modules)\nassert not heavy, heavy\n"
+        "assert main(['studio', '--help']) == 0 and main(['studio', '--host', '0.0.0.0']) == 2\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'gradio'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,13 @@ LEFT = {
         "sweep/figures/gain-codex.strength.svg",
         "judged/report.html",
     ),
+    "scientist": (
+        "fit/reliability.png",
+        "guided/sweep.png",
+        "control/samples/000002.png",
+        "control/curve.png",
+        "drawn/sweep.json",
+    ),
 }
 
 

@@ -39,8 +39,11 @@ def test_a_plain_function_is_a_reward(pipe):
     who = tl.identities(["a fox"], 0, 1)
     drawn: Any = list(tl.draw(pipe, tl.plan(pipe, who, "bon", warm, steps=3)))[-1]
     assert drawn.rewards["warm"] == drawn.reward
+    assert (
+        tl.generate(pipe, "a fox", warm, "dps", steps=2).manifest["images"][0]["reward"] is not None
+    )  # it is tried, and has one
     with pytest.raises(tl.TiltingError, match="differentiable"):
-        tl.generate(pipe, "a fox", warm, "dps", steps=2)
+        tl.generate(pipe, "a fox", lambda images, prompts: warm(images, prompts).tolist(), "dps", steps=2)
 
 
 def test_a_preset_is_taken_apart_and_drawn_with(pipe):
@@ -74,7 +77,7 @@ def test_fine_tuning_takes_names_and_plain_functions(pipe):
     seen = tl.finetune(pipe, "a fox", warm, "ddpo", **two).history[0]["reward"]
     assert seen == pytest.approx(tl.finetune(pipe, "a fox", reward_of(warm), ddpo(), **two).history[0]["reward"])
     for reward, objective, said in (
-        (warm, "draft", "'warm' is black-box"),
+        (lambda images, prompts: warm(images, prompts).tolist(), "draft", "is black-box \\(tried on a picture"),
         ("clp", None, "did you mean 'clip'"),
         (None, None, "needs a reward"),
         ("clip", "drft", "did you mean 'draft'"),

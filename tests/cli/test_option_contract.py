@@ -17,7 +17,7 @@ from typing_extensions import Doc
 
 from support.outside import write_package
 from tilting.cli import app
-from tilting.cli.command import COMMANDS, help_of
+from tilting.cli.command import COMMANDS
 from tilting.config.base import BaseConfig
 from tilting.declare import declared
 from tilting.errors import TiltingError
@@ -100,8 +100,8 @@ def test_options_are_documented_and_stand_everywhere(words):
     shown = {p.name: p for p in command.params if not getattr(p, "hidden", False)}
     said = {name: one for name, one in config.options().items() if not one.given.file}
     for name, one in said.items():
-        assert shown[one.name].help == (one.about if one.given.positional else help_of(one)), name
-    beside = {"config", "print_config", "quiet", "as_json", "prompts_file"}
+        assert shown[one.name].help == (one.about if one.given.positional else one.help), name
+    beside = {"config", "print_config", "quiet", "as_json", "prompts_file", "overwrite"}
     assert set(shown) - beside == {one.name for one in said.values()}
 
 

@@ -8,7 +8,6 @@ import pytest
 import typer
 
 from tilting.cli import app, main
-from tilting.cli.command import repeats
 from tilting.config.prompts import read_prompts
 
 BREAKS = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
@@ -23,7 +22,7 @@ def single() -> list[tuple[str, str]]:
             walk(f"{words} {name}".strip(), inner)
         config = getattr(command.callback, "config", None)
         for name, one in config.options().items() if config else ():
-            if name == "prompts" or not (one.given.file or repeats(one)):
+            if name == "prompts" or not (one.given.file or one.repeats):
                 found.append((words, f"--{name}"))
         found.extend([(words, "--config")] if config else [])
 

@@ -82,7 +82,7 @@ def fits(table, folder, small, tmp_path_factory):
         patch.setattr("tilting.conditioning.fit_run.load", lambda name, *more, **options: small)
         places = {kind: tmp_path_factory.mktemp("fits") / kind for kind in ("clean", "noisy")}
         data = ["condition", "fit", "--data", str(table), "--label", "bright=no,yes", "--quiet"]
-        clean = ["--size", "16", "--widths", "4,4,8", "--epochs", "12", "--batch-size", "16", "--lr", "0.02"]
+        clean = ["--kind", "cnn", "--size", "16", "--widths", "4,4,8", "--epochs", "12", "--batch-size", "16", "--lr", "0.02"]
         assert main([*data, *clean, "--out", str(places["clean"])]) == 0
         assert main([*data, *NOISY, "--epochs", "25", "--model", str(folder), "--out", str(places["noisy"])]) == 0
     return places
@@ -468,6 +468,8 @@ def train(out, table, fits, folder, *more):
     return [
         "condition",
         "train",
+        "--sample-every",
+        "0",
         "--objective",
         "classifier-free",
         "--data",

@@ -375,3 +375,45 @@ def test_a_fit_goes_where_it_is_told(rendered, tmp_path, monkeypatch, capsys):
     for device in ("mps", "auto"):
         assert main([*words(rendered, tmp_path / "out", "--label", "colour"), "--device", device]) == 2
     assert seen == ["the mps one", "the auto one"]
+
+
+def test_bins_of_few_are_put_together():
+    """Of 3, 2, 6, 1 records at least 4 each: (3 and 2), (6 and 1), each the mean over its records."""
+    diagram = [(0.1, 1.0, 3), (0.3, 0.0, 2), (0.6, 0.5, 6), (0.9, 1.0, 1)]
+    assert calibrate.pooled(diagram, 4) == [
+        pytest.approx(((0.3 + 0.6) / 5, 3 / 5, 5)),
+        pytest.approx(((3.6 + 0.9) / 7, 4 / 7, 7)),
+    ]
+    assert (
+        calibrate.pooled(diagram, 1) == diagram and calibrate.pooled(diagram, 100)[0][2] == 12 and calibrate.pooled([], 3) == []
+    )
+    assert "more sure than right; softened" in calibrate.of_temperature(2.0)
+    assert "less sure than right; sharpened" in calibrate.of_temperature(0.5)
+    assert "as sure as it is right" in calibrate.of_temperature(1.01)
+
+
+def test_auto_takes_the_network_under_which_held_out_pictures_are_likelier(rendered, tmp_path, capsys):
+    """Frozen features come first and say what else there is; a fit that is there goes on as the kind that it is."""
+    data = [
+        "condition",
+        "fit",
+        "--data",
+        str(rendered / "labels.csv"),
+        "--label",
+        "colour",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "16",
+    ]
+    assert main([*data, "--lr", "0.02", "--kind", "auto", "--out", str(tmp_path / "auto")]) == 0
+    told = capsys.readouterr().out
+    metrics = json.loads((tmp_path / "auto" / "metrics.json").read_text())
+    assert set(metrics["tried"]) == {"mlp", "cnn"} and metrics["nll"]["after"] == min(metrics["tried"].values())
+    assert metrics["network"] == min(metrics["tried"], key=metrics["tried"].get) and f"{metrics['network']} it is" in told
+    assert not (tmp_path / "auto" / "checkpoints").exists()
+    assert main([*data, "--out", str(tmp_path / "plain")]) == 0
+    assert "--kind auto takes the better" in capsys.readouterr().out
+    assert json.loads((tmp_path / "plain" / "manifest.json").read_text())["config"]["kind"] == "mlp"
+    assert main([*data, "--out", str(tmp_path / "auto"), "--lr", "0.02"]) == 0
+    assert "two: leave them out" in refused(capsys, *data, "--kind", "auto", "--widths", "4", "--out", str(tmp_path / "no"))

@@ -20,12 +20,17 @@ from support.commands import manifest as manifest_of
 from support.small import bright_fit, random_control
 from tilting.cli import main
 from tilting.conditioning.api import compose
-from tilting.conditioning.sample_run import describe
+from tilting.conditioning.readings import obedience
+from tilting.conditioning.sample_run import condition_sample, describe
+from tilting.config.condition_sample import SampleConfig
 from tilting.errors import TiltingError
 from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
 from tilting.models.labels import PLACES
+from tilting.models.reading import NEGATIVE, PROMPT
+from tilting.reports.grid import caption
+from tilting.runs.files import digest
 from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of
 
 PROMPTS = ["a fox", "a cat"]
@@ -40,7 +45,6 @@ def fits(small):
 @pytest.fixture(scope="module")
 def controls(small, fits, tmp_path_factory, folder):
     """Two controls of random weights, and their folders, which say which model they are of."""
-    from tilting.runs.files import digest
 
     made = [random_control(small, [fit], seed=i) for i, fit in enumerate(fits)]
     places = [tmp_path_factory.mktemp("controls") / name for name in ("one", "two")]
@@ -95,7 +99,7 @@ def test_two_controls_add_as_appendix_b_says_each_with_its_own_lora(small, contr
         tables.append(load_file(place / "embedding.safetensors")[f"tables.{name}"])
     t = small.schedule.grid(4)[1]
     x = torch.randn(2, *small.latent_shape, generator=torch.Generator().manual_seed(0))
-    text, none = small.encode_prompts(PROMPTS), small.encode_prompts(["", ""])
+    text, none = (torch.cat([one[name] for one in small.texts(PROMPTS, 2.0)]) for name in (PROMPT, NEGATIVE))
 
     def net(pipe, x, context):
         with torch.no_grad():
@@ -146,7 +150,6 @@ def test_a_label_may_have_any_name(small, fits, name, tmp_path):
 
 
 def test_a_control_that_is_asked_for_some_of_its_labels_says_that_it_was_not_trained_so(here, small, fits, folder, capsys):
-    from tilting.runs.files import digest
 
     control = random_control(small, fits, seed=9)
     with pytest.warns(UserWarning, match="bright, light was trained with all of these given, not with bright alone"):
@@ -308,3 +311,41 @@ def test_two_controls_of_one_label_are_refused(small, controls):
         compose([made[0], made[0]], {"bright": "yes"})
     with pytest.raises(TiltingError, match="did you mean 'bright'"):
         made[0].at(brigth="yes")
+
+
+SAID = [
+    (0.9, None, "y=a obeyed 9 of 10, KL 3 nats an image"),
+    (0.9, (-0.3, -0.26), "y=a obeyed 9 of 10, KL 3 nats an image; pictures are near the model's own (judge -0.30, base -0.26)"),
+    (0.9, (-1.28, -0.26), "far from the model's own (judge -1.28, base -0.26): try a smaller --strength"),
+    (0.4, (-0.3, -0.26), "near the model's own (judge -0.30, base -0.26): try a larger --strength, or train longer"),
+    (0.4, (-1.28, -0.26), "far from the model's own (judge -1.28, base -0.26): train longer"),
+]
+
+
+@pytest.mark.parametrize(("share", "judged", "said"), SAID)
+def test_obedience_and_quality_stand_side_by_side(share, judged, said):
+    base = {} if judged is None else {"base": {"own": judged[0], "judge": judged[1]}}
+    labels = {"y": {"asked": "a", "log_prob": -0.1, "obeys": share}}
+    assert said in obedience({"images": 10, "kl_mean": 3.0, "labels": labels, **base})
+
+
+def test_captions_say_what_was_read():
+    read = {"log_prob": math.log(0.25), "read": "b", "obeys": False, "asked": "a"}
+    assert caption({"reward": 1.0, "labels": {"y": read}}) == "a 0.25 ✗ b"
+    assert caption({"reward": 1.0, "labels": {"y": {**read, "obeys": True}}}) == "a 0.25 ✓"
+    assert caption({"reward": None, "labels": {"n": {"log_prob": 0.4, "mean": 1.234, "asked": "2"}}}) == "n 1.23 for 2"
+    assert caption({"reward": 0.5}) == caption({"reward": 0.5, "labels": {}}) == "0.500"
+
+
+@pytest.mark.slow
+def test_the_base_that_pictures_are_compared_with_is_the_models_own(pocket, tmp_path, monkeypatch):
+    """Drawn with the same prompts and noise, no control in the model."""
+    fitted = bright_fit(pocket).classifier
+    random_control(pocket, {"bright": fitted}).save(tmp_path / "control")
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
+    asked = {"prompts": ["a fox", "a cat"], "control": [str(tmp_path / "control")], "label": ["bright=yes"], "steps": 3}
+    config = SampleConfig.resolve({**asked, "images": 2, "out": str(tmp_path / "run")})
+    found = condition_sample(config, quiet=True)["summary"]
+    plain = tl.generate(pocket, ["a fox", "a cat"], steps=3, images=2, progress=False).manifest["summary"]
+    assert found["base"] == {"judge": pytest.approx(plain["judge_mean"], abs=1e-4), "own": found["judge_mean"], "images": 4}
+    assert found["judge_mean"] != plain["judge_mean"] and found["evaluations"] == plain["evaluations"]

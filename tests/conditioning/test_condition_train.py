@@ -22,6 +22,7 @@ from support.small import bright_fit, random_control
 from tilting import rng
 from tilting.cli import main
 from tilting.conditioning.objective import draw_labels
+from tilting.conditioning.readings import read_images
 from tilting.conditioning.train_run import describe
 from tilting.conditioning.trainer import make_control_trainer
 from tilting.config.condition_train import resolve_train
@@ -91,6 +92,7 @@ def words(folder, out, *more, classifier="FIT", steps=3):
         "--checkpoint-every",
         "1",
         "--quiet",
+        *([] if "--sample-every" in more else ["--sample-every", "0"]),
         *([] if "ppo" in more else ["--truncation", "all"]),
         "--out",
         str(out),
@@ -420,3 +422,38 @@ def test_ppo_pays_for_no_evaluation_twice(small, fitted):
     run = make_control_trainer(small, [fitted], PROMPTS, planner="ppo", rank=2, steps=3, cfg=2.0, batch_size=2)
     assert next(iter(run.steps(1))).numbers["evaluations"] == 2 * (3 + 2)
     run.control()
+
+
+def test_samples_show_what_a_control_draws_while_it_is_trained(here, folder, small, fitted, capsys):
+    """Before training they are the pre-trained model's; what they come to is told beside that."""
+    asked = words(folder, "out", "--sample-every", "2", steps=2)
+    asked.remove("--quiet")
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    summary = json.loads((here / "out" / "manifest.json").read_text())["summary"]
+    first, last = summary["samples"]
+    assert (first["step"], first["kl"], last["step"]) == (0, 0.0, 2) and last["kl"] > 0
+    assert [path.name for path in sorted((here / "out" / "samples").iterdir())] == ["000000.png", "000002.png"]
+    obeyed = round(last["labels"]["bright"]["obeys"] * last["images"])
+    assert f"samples: bright=any obeyed {obeyed} of {last['images']}, KL" in told and (here / "out" / "curve.png").is_file()
+    plain = tl.generate(small, PROMPTS, steps=2, cfg=2.0, eta=1.0, progress=False).images  # index 0 of each prompt
+    read = read_images(fitted, "no", plain) + read_images(fitted, "yes", plain)
+    assert first["labels"]["bright"]["obeys"] == pytest.approx(sum(one["obeys"] for one in read) / len(read))
+
+
+def test_gamma_follows_a_kl_that_is_aimed_at(here, folder, small, fitted, capsys):
+    """At a KL above the target γ falls by what the rule says, and is what the next step's reward is multiplied by."""
+    trainer = make_control_trainer(
+        small, fitted, PROMPTS, kl_target=1e-3, gamma=50.0, train_steps=3, steps=2, batch_size=4, rank=2, cfg=2.0
+    )
+    rows = [row.numbers for row in trainer.steps(3)]
+    assert trainer.config.truncation == "all"
+    gammas = [row["gamma"] for row in rows]
+    for before, after, row in zip(gammas, gammas[1:], rows, strict=False):
+        wanted = 1.0 if row["kl"] == 0 else max(-1.0, min(1.0, math.log(1e-3 / row["kl"])))
+        assert after == pytest.approx(before * math.exp(0.1 * wanted))
+    assert gammas[0] == 50 and trainer.info.gamma == trainer.gamma < gammas[1] == pytest.approx(50 * math.exp(0.1))
+    assert rows[1]["reward"] == pytest.approx(gammas[1] * rows[1]["log_prob"], rel=1e-4)
+    for more, said in ((("--planner", "ppo"), "planner backprop"), (("--kl", "0"), "leave --kl out")):
+        assert main(words(folder, "no", "--kl-target", "1", *more)) == 2
+        assert said in capsys.readouterr().err

@@ -20,6 +20,7 @@ from tilting.conditioning.triplets import TripletBatches
 from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.schema import Schema
+from tilting.models.branches import Outputs
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
 from tilting.oracle.control import Chain, lemma, log_classifier
 from tilting.oracle.mixture import ZERO_SNR
@@ -238,7 +239,7 @@ def test_dropped_labels():
 
 
 class Little(nn.Module):
-    """A v-network of vectors with the interface of an adapter."""
+    """A v-network of vectors with the interface of a pipeline."""
 
     device = torch.device("cpu")
 
@@ -249,6 +250,19 @@ class Little(nn.Module):
 
     def encode_prompts(self, prompts):
         return torch.zeros(len(prompts), 1, 1)
+
+    def branches(self, prompts, cfg, negative="", **how):
+        text = self.encode_prompts(prompts)
+
+        def free(x, t, rows):
+            out = self.network(x, t, text[rows])
+            return Outputs(out, torch.zeros_like(out), out)
+
+        free.alone = text
+        return free
+
+    def predict(self, output, x, t):
+        return predict(self.schedule.kind, output, x, t)
 
     def network(self, x, t, context):
         return self.inner(torch.cat([x, x.new_full((len(x), 1), t.alpha)], 1))
@@ -292,7 +306,7 @@ def test_strength_leads_away_from_no_label_where_that_was_learnt_and_from_the_mo
     x, t, y, text = torch.randn(2, 2), ZERO_SNR.grid(4)[2], {"y": torch.tensor([1.0, 0.0])}, torch.zeros(2, 1, 1)
     for strength in (0.0, 1.0, 3.0):
         calls.clear()
-        mine = guided([Term(augmented, y, strength)], text, text[:1], 1.0)[0](x, t, torch.arange(2))
+        mine = guided([Term(augmented, y, strength)], ["a", "b"], 1.0)[0](x, t, torch.arange(2))
         trained = {0.0: 1, 1.0: 1, 3.0: 2}[strength] if unlabelled else int(strength != 0)
         assert calls == [False] + [True] * trained
         e, base = 1.5 * inner(x + embedding(y), t, text), inner(x, t, text)

@@ -268,7 +268,7 @@ class Forgetful(Delegate):
     """It resamples, and lets the survivors keep the weights that they were drawn by."""
 
     def __call__(self, seen: SelectionInput) -> Resampling:
-        parents, _, memory = self.inner(seen)
+        parents, _, memory, *_ = self.inner(seen)
         log_w = self.inner.weigh(seen)[0]
         return Resampling(parents, log_w if parents is None else log_w.gather(1, parents), memory)
 

@@ -11,8 +11,11 @@ import torch
 from support.chains import AIM, Counter, linear, per_prompt, problem, run
 from support.counts import PER_IMAGE, STEPS
 from tilting import presets
+from tilting.config.generate import GenerateConfig
+from tilting.config.variants import parse_variant
 from tilting.cost import cost
 from tilting.errors import TiltingError
+from tilting.generation.run import Folder
 from tilting.guidance.kernel import Clean, Mean
 from tilting.guidance.value_and_grad import Estimator
 from tilting.method import Every, Method, check
@@ -54,10 +57,11 @@ FIT = {  # settings that fit a reward of this size: defaults are pocket's
     "lgd": presets.lgd(strength=0.3),
     "tds": presets.tds(4, beta=0.3),
     "das": presets.das(4, beta=0.3),
+    "psi": presets.psi(4, beta=0.3, moves=2),
 }
 
 
-@pytest.mark.parametrize("name", [n for n in PER_IMAGE if n not in ("base", "sdedit", "prompt", "reno")])
+@pytest.mark.parametrize("name", [n for n in PER_IMAGE if n not in ("base", "sdedit", "prompt", "reno", "fkc-alone")])
 def test_every_method_raises_the_reward(mixture, name):
     """By more than four standard errors of the paired difference to the base model, over 200 images."""
     preset = FIT.get(name, PER_IMAGE[name][0])
@@ -278,3 +282,46 @@ def test_the_cosine_of_a_zero_order_gradient(probes, dims):
         cosine = torch.nn.functional.cosine_similarity(g, aim[None], dim=1).mean().item()
         assert cosine == pytest.approx((probes / (dims + probes + 1)) ** 0.5, rel=0.25)
         assert torch.allclose(g.mean(0) @ aim / aim.square().sum(), torch.ones((), dtype=torch.float64), atol=error)
+
+
+OF_FILES = """
+from dataclasses import replace
+import tilting as tl
+
+class Mine(tl.presets.codex):
+    pass
+
+def built(steps):
+    return replace(tl.presets.codex(particles=2).build(steps), repeat=2)
+
+def preset():
+    return tl.presets.das(particles=3)
+
+def other(steps):
+    return "codex"
+
+def broken(steps):
+    raise KeyError("never mind")
+"""
+
+
+def test_a_method_of_ones_own_file(tmp_path):
+    """It is what its function composes, found by every command that takes a method's name, and not listed."""
+    file = tmp_path / "m.py"
+    file.write_text(OF_FILES)
+    built = METHODS[f"{file}:built"]()
+    assert built.build(10) == replace(presets.codex(particles=2).build(10), repeat=2) and built.needs_reward_gradient
+    assert METHODS[f"{file}:preset"]().build(10) == presets.das(particles=3).build(10)
+    assert METHODS[f"{file}:Mine"]().build(10) == presets.codex().build(10)
+    assert f"{file}:built" not in list(METHODS)
+    for name, said in (
+        ("other", "must give a tilting.method.Method"),
+        ("broken", "raised KeyError"),
+        ("build", "mean 'built'"),
+    ):
+        with pytest.raises(TiltingError, match=said):
+            METHODS.find(f"{file}:{name}")
+    variant = parse_variant(f"{file}:built")
+    assert (variant.method, variant.options) == (f"{file}:built", {})
+    config = GenerateConfig.resolve({"prompts": ["a fox"], "method": f"{file}:built", "reward": ["clip"], "out": str(tmp_path)})
+    assert config.preset() == built and Folder(config).config_now()["method-code"]

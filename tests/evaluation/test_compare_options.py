@@ -50,7 +50,7 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(words, said, capsy
 
 
 def test_a_black_box_function_is_refused_by_the_method_that_climbs(capsys, tmp_path, no_model):
-    (tmp_path / "r.py").write_text(BRIGHT)
+    (tmp_path / "r.py").write_text(BRIGHT + "bright.differentiable = False\n")
     words = ("compare", "a fox", *USUAL, "--reward", f"{tmp_path / 'r.py'}:bright", "--out", str(tmp_path / "out"), "--methods")
     assert "das needs a differentiable reward" in refused(capsys, *words, "base,code,das")
     assert not (tmp_path / "out").exists()

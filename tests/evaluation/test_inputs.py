@@ -49,6 +49,7 @@ def shown(page):
     return {words: Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data, words in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [INPAINT, CONTROL])
 def test_inputs_stand_beside_outputs_and_are_measured(folder, tmp_path, monkeypatch, how):
     monkeypatch.chdir(folder)

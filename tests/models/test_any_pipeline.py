@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from support.tiny_pipelines import MAKERS, hunyuan_image, make
 from tilting.models import call as entered
+from tilting.models.loop import alone
 from tilting.models.pipeline import Pipeline
+from tilting.models.shapes import shape_of
 from tilting.objectives.recompute import recomputed
 from tilting.schedule import transition
 
@@ -253,3 +255,26 @@ def test_a_guiders_momentum_is_off_and_said_so():
         seen = [m.denoiser(PROMPTS, 3.5)(x, m.schedule.grid(STEPS)[3], ROWS[:1]).x0 for m in (model, other)]
     assert seen[0].equal(seen[1])
     assert pipe.guider.adaptive_projected_guidance_momentum == -0.5  # the pipeline's own stays
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "says"),
+    [
+        ("StableDiffusionPipeline", {}, True),
+        ("StableDiffusionXLPipeline", {}, True),
+        ("StableDiffusionXLPipeline", {"denoising_end": 0.8}, False),  # which cuts the list of times
+        ("StableDiffusion3Pipeline", {}, True),
+        ("StableDiffusion3Pipeline", {"skip_guidance_layers": [1]}, False),  # in a part of the steps
+        ("FluxPipeline", {}, True),
+        ("LTXPipeline", {}, True),
+        ("StableDiffusionControlNetPipeline", {}, False),  # whose scale follows the number of the step
+        ("WanPipeline", {}, False),  # which hands it to its networks
+        ("CogVideoXPipeline", {}, False),  # which keeps its last estimate
+        ("ZImagePipeline", {}, False),
+        ("NoPipeline", {}, False),
+    ],
+)
+def test_a_step_is_made_alone_where_a_pass_depends_on_no_other(name, told, says):
+    shape = shape_of(name)
+    values = {**(dict(shape.takes) if shape else {}), **told}
+    assert alone(name, frozenset(key for key, value in values.items() if value is None)) == says

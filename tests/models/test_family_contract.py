@@ -33,17 +33,11 @@ def hold_to_the_contract(family: Family, tmp_path) -> None:
             assert defaults(str(folder)) == (family.steps, family.cfg)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family(name, tmp_path, capsys):
-    hold_to_the_contract(FAMILIES[name], tmp_path)
-    assert main(["models"]) == 0
-    listed = " ".join(capsys.readouterr().out.split())
-    assert FAMILIES[name].about in listed
+def test_a_class_that_nothing_loads_is_refused_by_name(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / INDEX).write_text(json.dumps({"_class_name": "OtherPipeline"}))
-    with pytest.raises(TiltingError, match="there is no adapter for a OtherPipeline") as caught:
+    with pytest.raises(TiltingError, match="the installed diffusers has no OtherPipeline"):
         tl.load(tmp_path / "other")
-    assert FAMILIES[name].classes[0] in str(caught.value)
 
 
 class Bare:
@@ -52,15 +46,7 @@ class Bare:
     load = classmethod(lambda cls, *args, **more: None)
 
 
-@pytest.mark.parametrize(
-    ("facts", "says"),
-    [
-        ({"classes": ("FluxPipeline",)}, "takes what another takes"),
-        ({"about": ""}, "is not documented"),
-        ({"classes": ()}, ""),
-        ({"steps": 0}, ""),
-    ],
-)
+@pytest.mark.parametrize(("facts", "says"), [({"about": ""}, "is not documented"), ({"classes": ()}, ""), ({"steps": 0}, "")])
 def test_a_broken_family_is_found(facts, says, tmp_path):
     family = Family(**{"name": "bare", "loader": Bare, "about": "bare", "classes": ("B",), "steps": 1, "cfg": 1.0, **facts})
     with pytest.raises(AssertionError, match=says):

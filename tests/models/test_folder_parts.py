@@ -15,8 +15,6 @@ import tilting as tl
 from support import today
 from support.tiny_pipelines import BLOCKS, CROSS, picture, scrambled, sd, unet
 from tilting.errors import TiltingError
-from tilting.models.adapter import Adapter
-from tilting.models.pipeline import Pipeline
 
 PROMPTS = ["a fox on a blue background", "an owl"]
 STEPS = 4
@@ -96,11 +94,6 @@ def test_what_a_folders_parts_say_is_done(made, told, tmp_path):
     far, model = differ(written(made(), tmp_path), **told)
     assert far < 2e-5
     assert model.image_shape == (3, *(2 * side for side in model.latent_shape[1:]))
-
-
-def test_plain_folders_stay_with_their_adapters_and_others_go_through_their_own_call(tmp_path):
-    assert isinstance(tl.load(written(sd(), tmp_path / "plain"), device="cpu"), Adapter)
-    assert isinstance(tl.load(written(sd(vae=tiny_vae()), tmp_path / "tiny"), device="cpu"), Pipeline)
 
 
 def test_a_picture_to_start_from_is_encoded_by_any_autoencoder(tmp_path):

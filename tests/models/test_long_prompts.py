@@ -47,7 +47,8 @@ def test_the_words_that_are_lost_are_those_that_diffusers_names(pocket):
     assert f"reads {most} tokens of a prompt: it does not see {lost!r} of {LONG[:57]!r}"[:-1] in line and lost.endswith("moon")
     assert told(pocket, ["a fox", ""]) == [] and told(pocket, []) == [] and told(object(), [LONG]) == []
     cut = tokenizer.decode(whole[1 : most - 1])
-    assert torch.equal(pocket.encode_prompts([LONG]), pocket.encode_prompts([f"{cut} and anything at all"]))
+    first, second = (one["prompt_embeds"] for one in pocket.texts([LONG, f"{cut} and anything at all"], 4.0))
+    assert torch.equal(first, second)
 
 
 def test_prompts_that_are_one_to_the_model_are_named(pocket):
@@ -153,8 +154,10 @@ def test_prompts_of_several_lengths_are_each_as_alone(chunked):
             assert (whole[i] - alone[0]).abs().max() < 1e-4
         cut = tl.load(folder).denoiser([SHORT], 3.0)(x[:1], t, torch.zeros(1, dtype=torch.long)).x0
         assert (whole[0] - cut[0]).abs().max() < 1e-4  # a prompt that fits is read as ever
-    assert told(model, [MOON, SUN]) == [] and model.encode_prompts([MOON]).mask.all()
-    assert not torch.equal(*(model.encode_prompts([f"{LONG} {end}"]).sequence for end in ("a fox", "an owl")))
+    assert told(model, [MOON, SUN]) == []
+    assert not torch.equal(
+        *(one["prompt_embeds"] for one in model.texts([f"{LONG} {end}" for end in ("a fox", "an owl")], 3.0))
+    )
 
 
 def test_chunks_are_an_option_of_models_that_read_by_clip_alone(chunked, tmp_path, capsys):

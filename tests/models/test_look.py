@@ -108,7 +108,10 @@ def test_training_goes_through_it_and_samples_do_not(tiny):
     batch = trainer.batches(0, {})
     x = torch.randn(1, *model.latent_shape)
     with torch.no_grad():
-        assert torch.allclose(batch.value(x, torch.zeros(1, dtype=torch.long)), bright(model.looker(["a fox"])(x, None), []))
+        assert torch.allclose(
+            batch.value(x, torch.zeros(1, dtype=torch.long)),
+            bright(model.looker(["a fox"])(x, torch.zeros(1, dtype=torch.long)), []),
+        )
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,13 @@ def controlled(plain, control, stack, x, t):
     embedding = control.augmented.embedding({"bright": torch.tensor([float(control.info.code("bright", "yes"))])}).reshape(
         x.shape
     )
-    context, empty = (control.augmented.model.encode_prompts([text]) for text in (PROMPT[0], ""))
+    pipe = control.augmented.model.pipe
+
+    def read(text):
+        ids = pipe.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return pipe.text_encoder(ids)[0]
+
+    context, empty = read(PROMPT[0]), read("")
 
     def network(x, context, *more):
         names = [*stack, *more]

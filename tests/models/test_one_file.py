@@ -100,7 +100,7 @@ def test_a_model_in_one_file_draws_what_its_folder_draws(both):
     folder, file, config = both
     want = drawn(tl.load(folder, device="cpu"))
     for model in (tl.load(f"{file}={config}", device="cpu"), tl.load(file, device="cpu", model_config=config)):
-        assert type(model).__name__ == "StableDiffusion"
+        assert type(model.pipe).__name__ == "StableDiffusionPipeline"
         assert (drawn(model) - want).abs().max() < 1e-5
     assert want.std() > 0.03
     told = tl.load(f"{file}={config}", device="cpu", guidance_rescale=0.0)

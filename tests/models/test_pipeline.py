@@ -76,11 +76,11 @@ def test_an_image_depends_on_seed_prompt_and_index_alone(model, method):
 def test_evaluations_are_exactly_those_promised(model, preset, expected):
     rows = 0
 
-    def count(module, args, kwargs):
+    def count(module, args):
         nonlocal rows
         rows += len(args[0]) // 2  # a CFG pair is one evaluation
 
-    hook = model.unet.register_forward_pre_hook(count, with_kwargs=True)
+    hook = model.unet.conv_in.register_forward_pre_hook(count)
     try:
         out = tl.generate(model, "a fox", tl.rewards.clip(), preset, steps=8)
     finally:

@@ -9,7 +9,7 @@ import torch
 
 import tilting as tl
 from support.finetuning import Bright
-from support.today import write
+from support.today import TOLD, write
 from tilting import rewards
 from tilting.objectives import OBJECTIVES
 
@@ -63,7 +63,11 @@ def models(tmp_path_factory):
 
     def get(name):
         if name not in held:
-            held[name] = tl.load("pocket") if name == "pocket" else tl.load(write(name, tmp_path_factory.mktemp("tiny") / name))
+            held[name] = (
+                tl.load("pocket")
+                if name == "pocket"
+                else tl.load(write(name, tmp_path_factory.mktemp("tiny") / name), **TOLD.get(name, {}))
+            )
         return held[name]
 
     return get

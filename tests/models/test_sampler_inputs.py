@@ -56,6 +56,12 @@ def spread(module, scale=0.3):
     return module
 
 
+def read(model, texts):
+    ids = model.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return model.text_encoder(ids)[0]
+
+
 def drawn(model, seed=0, **options):
     noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(seed))
     return tl.generate(model, WORDS, latents=noise, **{"steps": 2, "cfg": 3.0, "eta": 0.0, **options}).images
@@ -87,7 +93,7 @@ def test_inputs_begin_as_the_model_and_follow_the_formula(pocket):
     assert torch.equal(drawn(inputs.on(pocket, 0.0), steps=3), base)
     assert (drawn(inputs.on(pocket), steps=3) - base).abs().max() > 0.01
     x, t = torch.randn(2, *pocket.latent_shape, generator=torch.Generator().manual_seed(0)), grid[1]
-    text, empty, width = pocket.encode_prompts(WORDS), pocket.encode_prompts(["blue"]), inputs.negative.width
+    text, empty, width = read(pocket, WORDS), read(pocket, ["blue"]), inputs.negative.width
     attention = nn.MultiheadAttention(width, inputs.negative.heads, batch_first=True)
     attention.load_state_dict(
         {
@@ -100,7 +106,8 @@ def test_inputs_begin_as_the_model_and_follow_the_formula(pocket):
     seen = attention(text, text, text)[0]
     push = inputs.negative.last(nn.functional.gelu(inputs.negative.inner(seen)))
     with torch.no_grad():
-        without, conditional = pocket.network(x, t, empty + 0.5 * push), pocket.network(x, t, text)
+        time = torch.full((2,), int(t.t))
+        without, conditional = (pocket.unet(x, time, one, return_dict=False)[0] for one in (empty + 0.5 * push, text))
         w = 3.0 + 0.5 * (inputs.guidance.weight.flip(0)[1] - 3.0)
         wanted = predict(pocket.schedule.kind, without + w * (conditional - without), x, t)[0]
         found = inputs.on(pocket, 0.5).denoiser(WORDS, 3.0, "blue")(x, t, torch.arange(2)).eps

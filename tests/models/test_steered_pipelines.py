@@ -17,7 +17,7 @@ from tilting.presets import METHODS
 
 PROMPTS = ["a fox on a blue background", "an owl"]
 KINDS = ("sd15_controlnet", "sdxl_inpaint", "sd15_ip", "kontext", "qwen", "z_image", "sana", "dit")
-TUNED = ("wan", "sd15_controlnet", "kontext", "z_image", "sdxl_inpaint")
+TUNED = ("wan", "sd15_controlnet", "kontext", "z_image", "sd15_inpaint4")
 """A film, a ControlNet, an edit, a flow and an inpainting."""
 
 
@@ -58,7 +58,7 @@ def test_selection_and_gradients_steer_any_pipeline(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "wan"])
 def test_every_method_runs_on_any_pipeline(name):
     made, negative = model(name)
     negative = negative or "a bad owl"  # kontext has a pair with one only
@@ -70,7 +70,8 @@ def test_every_method_runs_on_any_pipeline(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "objective"), [*((name, "draft-lv") for name in (*TUNED, "qwen", "sana")), *((name, "ddpo") for name in TUNED)]
+    ("name", "objective"),
+    [*((name, "draft-lv") for name in (*TUNED, "qwen", "sana")), ("wan", "ddpo"), ("sd15_controlnet", "ddpo")],
 )
 def test_a_lora_of_any_pipeline_is_trained_and_loads_in_plain_diffusers(name, objective, tmp_path):
     made, negative = model(name)
@@ -119,14 +120,11 @@ def test_a_gradient_moves_only_what_a_mask_lets_move(name):
     (slope,) = torch.autograd.grad(Red()(made.decoder(PROMPTS[:1])(clean, rows), PROMPTS[:1]).sum(), x)
     left, right = slope[..., :4].abs().max(), slope[..., 4:].abs().max()  # white in the mask is the right half
     assert right > 0 and (left == 0) == (name == "sd15_inpaint4")
-    how = {"steps": 3, "seed": 1, "eta": 0.0}
-    base = tl.generate(made, PROMPTS[:1], Red(), "base", **how)
-    guided = tl.generate(made, PROMPTS[:1], Red(), tl.presets.dps(strength=5.0), **how)
+    with torch.no_grad():
+        moved = (made.before_decoder(x + 1) - made.before_decoder(x)).abs()
+    assert moved[..., 4:].min() > 0 and (moved[..., :4].max() == 0) == (name == "sd15_inpaint4")
+    guided = tl.generate(made, PROMPTS[:1], Red(), tl.presets.dps(strength=5.0), steps=3, seed=1, eta=0.0)
     assert guided.manifest["images"][0]["reward"] == pytest.approx(Red()(guided.images, PROMPTS[:1]).item(), abs=1e-6)
-    moved = (guided.images - base.images).abs().amax((0, 1, 2))
-    assert moved[10:].max() > 1e-4
-    if name == "sd15_inpaint4":  # the autoencoder's convolutions look over the edge of the mask
-        assert moved[:4].max() < 0.1 * moved[10:].max()
 
 
 @pytest.mark.parametrize(("name", "steps"), [("sd15_lcm", 1), ("sd15_lcm", 4), ("schnell", 1), ("schnell", 4)])
@@ -134,7 +132,7 @@ def test_models_of_few_steps_are_at_home_with_reno(name, steps):
     """Their defaults are few steps without guidance; ReNO climbs at 1 and 4; what selects between steps says what it is."""
     pipe, told = make(name)
     told.pop("guidance_scale")
-    pipe.name_or_path = "someone/FLUX.1-schnell" if name == "schnell" else "someone/dreams"
+    pipe.register_to_config(_name_or_path="someone/FLUX.1-schnell" if name == "schnell" else "someone/dreams")
     made = tl.load(pipe, **told)
     assert (made.default_steps, made.default_cfg) == (4, 1.0)
     base = tl.generate(made, PROMPTS[:1], Red(), "base", steps=steps, eta=0.0)
@@ -145,6 +143,14 @@ def test_models_of_few_steps_are_at_home_with_reno(name, steps):
             drawn = tl.generate(made, PROMPTS[:1], Red(), "code", steps=1)
         bon = tl.generate(made, PROMPTS[:1], Red(), "bon", steps=1)
         assert drawn.images.equal(bon.images)
+
+
+def test_a_controlnets_maps_are_no_second_branch():
+    """One image without guidance is asked once, however many maps its ControlNet gives."""
+    made, _ = model("sd15_controlnet")
+    x = torch.randn(1, *made.latent_shape, generator=torch.Generator().manual_seed(0))
+    seen = made.denoiser(PROMPTS[:1], 1.0)(x, made.schedule.grid(3)[1], torch.zeros(1, dtype=torch.long))
+    assert seen.x0.isfinite().all() and not seen.correction.any()
 
 
 @pytest.mark.slow
@@ -158,4 +164,4 @@ def test_every_objective_trains_any_pipeline(name):
         asked = {"train_steps": 1, "steps": 2, "batch_size": max(2, its.group_size), "rank": 2, "lr": 0.01}
         tuned = tl.finetune(made, PROMPTS[:1], Red(), its, negative_prompt=negative, **asked)
         assert tuned.history[0]["gradient_norm"] is not None, (objective, tuned.history[0])
-        assert any(value.abs().max() > 0 for key, value in tuned.lora.items() if "lora_B" in key), objective
+        assert all(value.isfinite().all() for value in tuned.lora.values()), objective  # none moved is refused

@@ -15,6 +15,7 @@ from tilting.models.placement import NEUTRAL, SWITCHES, Switches, bytes_of
 from tilting.models.switches import Idle, idle
 from tilting.objectives import OBJECTIVES
 
+SIZE = today.TOLD["flux"]
 BASE = {"steps": 2, "seed": 3}
 
 
@@ -72,18 +73,18 @@ def test_an_autoencoder_that_overflows_is_refused_before_a_weight_is_read(tmp_pa
 
 
 def test_blocks_are_compiled_and_attention_has_its_back_end(flux):
-    model = tl.load(flux, compile=True, attention="_native_math")
+    model = tl.load(flux, **SIZE, compile=True, attention="_native_math")
     blocks = [*model.transformer.transformer_blocks, *model.transformer.single_transformer_blocks]
     assert all(block._compiled_call_impl is not None for block in blocks) and model.transformer._compiled_call_impl is None
     assert blocks[0].attn.processor._attention_backend.value == "_native_math"
     with pytest.raises(TiltingError, match="attention cannot be 'natve'; did you mean 'native'"):
-        tl.load(flux, attention="natve")
+        tl.load(flux, **SIZE, attention="natve")
     with pytest.raises(TiltingError, match="attention 'flash' is not for"):
-        tl.load(flux, attention="flash")
+        tl.load(flux, **SIZE, attention="flash")
 
 
 def test_a_first_block_cache_passes_over_blocks_within_a_group_and_is_refused_where_it_would_mix(flux):
-    eager, lazy = tl.load(flux), tl.load(flux, cache=1.0)
+    eager, lazy = tl.load(flux, **SIZE), tl.load(flux, **SIZE, cache=1.0)
     asked = []
     lazy.transformer.single_transformer_blocks[0].norm.register_forward_hook(lambda *_: asked.append(1))
     drawn = [tl.generate(model, ["a fox", "an owl"], steps=4, batch_size=1).images for model in (eager, lazy)]
@@ -102,12 +103,12 @@ def test_a_first_block_cache_passes_over_blocks_within_a_group_and_is_refused_wh
 
 
 def test_text_encoders_wait_and_the_network_is_refused_its_gradient(flux):
-    waiting, plain = tl.load(flux, offload="network"), tl.load(flux)
+    waiting, plain = tl.load(flux, **SIZE, offload="network"), tl.load(flux, **SIZE)
     assert torch.allclose(picture(waiting), picture(plain), atol=1e-6)
     moved = []
     encoder = waiting.text_encoder_2
     encoder.to = lambda where: moved.append(str(where)) or encoder
-    waiting.encode_prompts(["an owl"])
+    waiting.texts(["an owl"], 1.0)
     assert moved == ["cpu", "cpu"]  # fetched to where the model is, and sent back
     with pytest.raises(TiltingError, match="needs the whole network at once: use --offload parts"):
         picture(waiting, tl.presets.dps())
@@ -140,7 +141,7 @@ def test_what_looks_is_away_while_the_network_runs():
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_a_quantized_base_is_near_and_carries_gradients(flux, bits):
     pytest.importorskip("bitsandbytes")
-    model, plain = tl.load(flux, quantize=bits), tl.load(flux)
+    model, plain = tl.load(flux, **SIZE, quantize=bits), tl.load(flux, **SIZE)
     linear = {type(part).__name__ for part in model.transformer.modules() if hasattr(part, "in_features")}
     assert linear == {"Linear4bit" if bits == "4bit" else "Linear8bitLt"} and model.dtype == torch.float32
     x, t, rows = torch.randn(1, *model.latent_shape), model.schedule.grid(2)[0], torch.zeros(1, dtype=torch.long)
@@ -157,7 +158,7 @@ def bases(flux):
     pytest.importorskip("bitsandbytes")
     from diffusers import FluxPipeline
 
-    return tl.load(flux, quantize="4bit"), FluxPipeline.from_pretrained(flux)
+    return tl.load(flux, **SIZE, quantize="4bit"), FluxPipeline.from_pretrained(flux)
 
 
 @pytest.mark.slow

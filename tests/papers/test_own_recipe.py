@@ -13,6 +13,7 @@ from support.outside import installed
 from tilting.cli import main
 from tilting.config.recipe import RECIPES as KNOWN
 from tilting_papers import RECIPES
+from tilting_papers.codex.draw import Requests
 
 FILE = """
 from tilting_papers.page import claimed
@@ -65,3 +66,52 @@ def test_declarations_load_neither_torch_nor_matplotlib():
 
 def test_every_recipe_is_called_by_its_own_name():
     assert all(recipe.name == name and recipe.about and recipe.paper for name, recipe in RECIPES.items())
+
+
+def test_a_small_run_says_no_verdict_and_what_is_not_asked_is_refused(outside, capsys):
+    out = str(outside / "small")
+    assert main(["recipe", "mine", "--out", out, "--small", "--quiet"]) == 0
+    page = (outside / "small" / "table.md").read_text()
+    assert "**too few to say**: squares add up" in page and "holds" not in page
+    assert main(["recipe", "mine", "--out", out, "--small", "--steps", "3"]) == 2
+    assert "the recipe mine has no use for --steps: it is as it is" in capsys.readouterr().err
+
+
+def test_a_table_on_ones_own_setting(tmp_path, capsys):
+    """Rows are requested with it, the published column stays; another setting is another folder."""
+    (tmp_path / "p.txt").write_text("a fox\n\na cat\n")
+    words = ["--prompts", str(tmp_path / "p.txt"), "--reward", "style:noto", "--seeds", "4,5", "--steps", "7"]
+    assert main(["recipe", "codex-table3", "--out", "X", *words, "--print-config"]) == 0
+    asked = yaml.safe_load(capsys.readouterr().out)
+    assert asked == {
+        **{"recipe": "codex-table3", "out": "X", "small": False, "seed": 0, "shard": None},
+        **{"reward": ["style:noto"], "prompts": ["a fox", "a cat"], "seeds": [4, 5], "steps": 7},
+    }
+    given = {key: asked[key] for key in ("reward", "prompts", "seeds", "steps")}
+    table = RECIPES["codex-table3"].otherwise(given)
+    assert table.published == RECIPES["codex-table3"].published and [r.name for r in table.rows] == [
+        r.name for r in RECIPES["codex-table3"].rows
+    ]
+    tuned = next(one for one in RECIPES.values() if getattr(one, "tuned", None))
+    again = tuned.otherwise({"steps": 7, "prompts": ["a fox"]})
+    assert (again.size.steps, again.tuned.size.steps, again.prompts) == (
+        7,
+        7,
+        ("a fox",),
+    ) and again.tuned.prompts == tuned.tuned.prompts
+    requests = Requests(table, tmp_path, small=False, seed=0)
+    row = requests.row(table.rows[1], [])[0]
+    assert (row.prompts, row.reward, row.seed, row.steps) == (("a fox", "a cat"), ("style:noto",), (4, 5), 7)
+    assert requests.reference().seed == (6, 7) and list(table.units) == ["style:noto"]
+    for name, more, said in (
+        ("codex-fig5", ["--reward", "clip"], "rewards of their own"),
+        ("draft-fig4", ["--model", "pocket"], "it takes --steps"),
+        ("codex-table3", ["--seed", "1"], "by --seed and by --seeds"),
+    ):
+        assert main(["recipe", name, "--out", str(tmp_path / "no"), *([] if name != "codex-table3" else words), *more]) == 2
+        assert said in capsys.readouterr().err
+    before = {"recipe": "codex-table3", "small": True, "seed": 0, "asked": given}
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "table.json").write_text(json.dumps(before))
+    assert main(["recipe", "codex-table3", "--out", str(tmp_path / "made"), "--small"]) == 2
+    assert "of another setting" in capsys.readouterr().err

@@ -47,6 +47,23 @@ def text(images, prompts):
 
 def leaves(images, prompts):
     raise SystemExit(3)
+
+def tried(images, prompts, metadata):
+    return images[:, 0].mean((1, 2))
+
+def whole(images, prompts):
+    return images.mean((1, 2, 3, 4))
+whole.films = True
+
+def shut(images, prompts):
+    return images.mean((1, 2, 3))
+shut.differentiable = False
+
+def steps(images, prompts):
+    return (images > 0.5).float().mean((1, 2, 3))
+
+def away(images, prompts):
+    return [float(x.numpy().mean()) for x in images]
 number = 3
 """
 
@@ -68,7 +85,7 @@ def test_user_rewards(file):
     x = images()
     torch.testing.assert_close(user(f"{file}:bright")(x, PROMPTS), x.mean((1, 2, 3)))
     assert user(f"{file}:listed")(x, PROMPTS).tolist() == [float(len(p)) for p in PROMPTS]
-    assert user(f"{file}:grey").differentiable and not user(f"{file}:bright").differentiable
+    assert user(f"{file}:grey").says and user(f"{file}:bright").says is None
     before = x.clone()
     user(f"{file}:spoils")(x, PROMPTS)
     assert torch.equal(x, before)
@@ -117,3 +134,30 @@ def test_a_file_runs_once_for_all_the_functions_of_a_request(tmp_path):
     assert count.read_text() == "x"
     build(parse_specs([f"{file}:a"]))  # another request is another beginning
     assert count.read_text() == "xx"
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        ("bright", ""),
+        ("grey", ""),
+        ("tried", ""),
+        ("whole", ""),
+        ("shut", None),
+        ("listed", "by torch alone"),
+        ("steps", "by torch alone"),
+        ("away", "raised RuntimeError"),
+        ("leaves", "raised SystemExit"),
+    ],
+)
+def test_a_gradient_is_found_by_trying_where_the_function_does_not_say(function, why, file):
+    """Nobody who needs none tries it: what is asked of it then has no gradient."""
+    images = torch.rand(2, *((2, 3) if function == "whole" else (3,)), 8, 8, requires_grad=True)
+    reward = user(f"{file}:{function}")
+    if why == "" and reward.says is None:
+        assert not reward(images, PROMPTS[:2]).requires_grad
+    assert reward.differentiable is (why == "")
+    if why:
+        assert why in reward.blind
+    elif why == "":
+        assert reward(images, PROMPTS[:2]).requires_grad

@@ -94,7 +94,7 @@ def test_one_step_is_the_formula(tmp_path, picture, loaded):
         clean = loaded.vae.encode(ref).latent_dist.mean * scale
         noise = normal([Identity(5, "a fox", i) for i in range(2)], 1, loaded.latent_shape, 0)[:, 0]
         x = alpha * clean + sigma * noise
-        fox, empty = loaded.encode_prompts(["a fox", ""]).split(1)
+        fox, empty = (one["prompt_embeds"] for one in loaded.texts(["a fox", ""], 1.0))
         with_text, without = (
             loaded.unet(x, torch.full((2,), t), encoder_hidden_states=c.expand(2, -1, -1)).sample for c in (fox, empty)
         )

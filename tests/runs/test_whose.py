@@ -56,12 +56,18 @@ def test_a_sweep_is_known_from_its_first_strength_on(capsys, tmp_path, no_model)
     assert "holds a sweep of strengths" in refused(capsys, "generate", "a fox", "--out", str(tmp_path))
 
 
-@pytest.mark.parametrize("mine", ["a run of pictures", "a comparison", "a recipe"])
-def test_a_launcher_of_several_processes_is_for_training_alone(mine, capsys, tmp_path, no_model, monkeypatch):
+def test_what_one_process_makes_is_not_for_a_launcher_of_several(capsys, tmp_path, no_model, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    said = refused(capsys, *COMMANDS[mine], "--out", str(tmp_path / "new"))
-    assert f"{mine} is made by one process and 2 were launched" in said and not (tmp_path / "new").exists()
-    assert folder_of(str(tmp_path / "new"), whose.TRAINING)
+    said = refused(capsys, *COMMANDS["a recipe"], "--out", str(tmp_path / "new"))
+    assert "a recipe is made by one process and 2 were launched" in said and not (tmp_path / "new").exists()
+    assert all(folder_of(str(tmp_path / "new"), kind) for kind in KINDS if kind.shared)
+
+
+@pytest.mark.parametrize("mine", ["a run of pictures", "a comparison"])
+def test_processes_that_do_not_find_each_other_write_nothing(mine, capsys, tmp_path, no_model, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "accelerate cannot begin" in refused(capsys, *COMMANDS[mine], "--out", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("held", ["{", "[]", '{"mine": 1}'])

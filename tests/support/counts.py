@@ -44,11 +44,16 @@ PER_IMAGE = {
     "tds": (presets.tds(3), 3 * STEPS, 3 * STEPS + 3),
     "das": (presets.das(3), 3 * STEPS, 3 * STEPS + 3),
     "das-probes": (presets.das(3, probes=2), 3 * STEPS * 5, 3 * STEPS * 5 + 3),
+    # the chain's last look is the one that the first step is made from
+    "psi": (presets.psi(3, moves=2), 3 * (2 + STEPS), 3 * (2 + STEPS) + 3),
+    "fkc": (presets.fkc(3), 3 * STEPS, 3 * (STEPS - 1) + 3),
+    "fkc-alone": (presets.fkc(3, None), 3 * STEPS, 0),
     "reno": (presets.reno(iterations=2), (2 * 2 - 1) * STEPS, 2),
     "doodl": (presets.doodl(iterations=3), (2 * 3 - 1) * STEPS, 3),
     "doodl-probes": (presets.doodl(iterations=3, probes=4), (2 * 3 - 1) * STEPS, 3 + 2 * 2 * 4),
     "zo": (presets.zo(3, iterations=2), (1 + 2 * 3) * STEPS, 1 + 2 * 3),
     # drawn to step 2; rounds from 1 to 4, 3 to 6, 5 to 8, 7 to 10 and 9 to 12
     "paths": (presets.paths(2, branches=3, forward=1, backward=3), 2 * 2 + 5 * 6 * 3, 5 * 6 + 2),
+    "lidar": (presets.lidar(2, samples=5, lookahead=4), 5 * 4 + 2 * STEPS, 5 + 2),
     "prompt": (presets.prompt("{};{}, {}"), 2 * STEPS, 2),
 }

@@ -15,6 +15,9 @@ bright.differentiable = True
 def dark(images, prompts):
     return -images.mean((1, 2, 3))
 
+def raises(images, prompts):
+    raise ValueError("never mind")
+
 def broken(images, prompts):
     CALLS["n"] += 1
     return images.mean((1, 2, 3)) * (float("nan") if CALLS["n"] == 2 else 1.0)

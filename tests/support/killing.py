@@ -31,7 +31,7 @@ COMMANDS = {
     "compare": f"compare a-fox --methods base,bon --particles 2 --images 1 --reward r.py:bright {MODEL}",
     "evaluate": "evaluate drawn again --quiet",
     "finetune": f"finetune a-fox --reward r.py:bright --judge r.py:dark {SAMPLED} {TRAINED}",
-    "condition fit": "condition fit --data labels.csv --epochs 1 --quiet",
+    "condition fit": "condition fit --kind cnn --data labels.csv --epochs 1 --quiet",
     "condition train": f"condition train a-fox --classifier fit {TRAINED}",
     "condition sample": f"condition sample a-fox --control control --label bright=yes --strength 0,1 --images 1 {MODEL}",
     "recipe": "recipe tiny --small --quiet",
@@ -39,9 +39,9 @@ COMMANDS = {
 """Each without --out, of two steps or fewer."""
 BEFORE = {
     "evaluate": [f"generate a-fox --images 2 {MODEL} --out drawn", f"generate a-fox --images 2 --seed 1 {MODEL} --out again"],
-    "condition train": ["condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit"],
+    "condition train": ["condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit"],
     "condition sample": [
-        "condition fit --data labels.csv --label bright --epochs 1 --quiet --out fit",
+        "condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit",
         f"condition train a-fox --classifier fit {TRAINED} --out control",
     ],
 }
@@ -77,7 +77,7 @@ def warm() -> None:
     from tqdm import tqdm
 
     from tilting.config.recipe import RECIPES
-    from tilting.models import adapter, load
+    from tilting.models import build, load
     from tilting_papers.codex import draw
     from tilting_papers.codex.table import Row, Size, Table
 
@@ -85,7 +85,9 @@ def warm() -> None:
     tqdm.set_lock(
         threading.RLock()
     )  # its own is shared by all children: one that is killed within a bar would hold it for ever
-    adapter.load_pipeline = cache(adapter.load_pipeline)
+    inner = build.load_pipeline
+    read = cache(lambda source, dtype: inner(source, dtype, ("safety_checker",)))
+    build.load_pipeline = lambda source, dtype, *more: read(source, dtype)
     load("small")
     draw.SMALL = Size(prompts=1, images=2, steps=2, references=0)
     rows = (Row("base", "base"), Row("bon", "bon", 2))
@@ -100,21 +102,26 @@ def forked(words: list[str], stop: int = 0, largest: int | None = None) -> int:
     more than ``largest`` bytes, which a write is told as on a full disk."""
     pid = os.fork()
     if pid == 0:
-        os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
-        if largest is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        seen = _kill_at(stop, os.path.abspath(words[words.index("--out") + 1]))
-        from tilting.cli import main
-
-        code = main(words)
-        if largest is not None:
-            os._exit(code)
-        Path("points.txt").write_text(str(len(seen)))
-        Path("modules.txt").write_text("\n".join(sys.modules))
-        os._exit(code)
+        child(words, stop, largest)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def child(words: list[str], stop: int = 0, largest: int | None = None, told: bool = True) -> None:
+    """The end of a forked process, which is a command; ``told`` is whether it writes what its points and modules are."""
+    os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    if largest is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    seen = _kill_at(stop, os.path.abspath(words[words.index("--out") + 1]))
+    from tilting.cli import main
+
+    code = main(words)
+    if largest is not None or not told:
+        os._exit(code)
+    Path("points.txt").write_text(str(len(seen)))
+    Path("modules.txt").write_text("\n".join(sys.modules))
+    os._exit(code)
 
 
 def _kill_at(stop: int, root: str) -> list[str]:
@@ -179,10 +186,15 @@ def uninterrupted(command: str, whole: Path) -> dict[str, object]:
         if not Path(before.split()[-1]).exists():
             assert forked(before.split()) == 0, Path("log.txt").read_text()
     assert forked([*COMMANDS[command].split(), "--out", str(whole)]) == 0, Path("log.txt").read_text()
+    imported()
+    return held(whole)
+
+
+def imported() -> None:
+    """Import what the last command has, so that the next one forked has it."""
     for module in Path("modules.txt").read_text().split():
         with suppress(Exception):  # one that a package makes by itself
             __import__(module)
-    return held(whole)
 
 
 def tried(command: str) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def bright_fit(model, label="bright", seed=0, channels=(0, 1, 2)):
     words = ["yes" if value > 0 else "no" for value in shift.flatten()]
     shift = shift * torch.tensor([c in channels for c in range(3)])[:, None, None]
     options = {"epochs": 12, "batch_size": 16, "lr": 0.02, "seed": seed}
-    return tl.condition_fit((images + shift).clamp(0, 1), words, label, widths=(4, 4, 8), **options)
+    return tl.condition_fit((images + shift).clamp(0, 1), words, label, kind="cnn", widths=(4, 4, 8), **options)
 
 
 def random_control(model, classifiers, place="latent", seed=0, size=0.05):

@@ -191,3 +191,11 @@ def write(name: str, folder: Path) -> Path:
     if not folder.exists():
         MAKERS[name]().save_pretrained(folder)
     return folder
+
+
+TOLD = {
+    "flux": {"height": 16, "width": 16},
+    "schnell": {"height": 16, "width": 16, "max_sequence_length": 256},
+    "pixart": {"use_resolution_binning": False, "clean_caption": False},
+}
+"""What the calls of these tiny ones are told beside: sizes that their folders do not say."""

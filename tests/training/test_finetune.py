@@ -20,8 +20,8 @@ from tilting.objectives.supervised import denoising_error, draw
 from tilting.objectives.truncate import Truncation
 from tilting.rng import Identity
 from tilting.schedule import Schedule, predict, scaled_linear
+from tilting.training.bar import kl_of
 from tilting.training.checkpoint import read, states, write
-from tilting.training.driver import kl_of
 from tilting.training.loop import Group, Optimiser, TrainState, train
 from tilting.types import Prediction
 

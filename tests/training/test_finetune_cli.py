@@ -245,8 +245,8 @@ def test_a_finished_run_does_nothing_and_another_one_is_refused(here, capsys, mo
         capsys.readouterr()
         assert train("run", "--sample-every", "0", *words, steps=1) == 2
         assert said in capsys.readouterr().err
-    assert train("run", "--sample-every", "0", steps=2) == 2
-    assert "--init-lora" in capsys.readouterr().err
+    assert train("run", "--sample-every", "0", "--schedule", "linear", steps=1) == 2
+    capsys.readouterr()
     manifest = here / "run" / "manifest.json"
     older = json.loads(manifest.read_text())
     del older["config"]["set"]["draft-lv.eps_kl"]  # of a version without the setting, which is unset here
@@ -257,9 +257,58 @@ def test_a_finished_run_does_nothing_and_another_one_is_refused(here, capsys, mo
     assert "draft-lv.copies" in capsys.readouterr().err
     assert train("run", "--sample-every", "0", "--set", "draft-lv.eps_kl=1", steps=1) == 2
     assert "draft-lv.eps_kl" in capsys.readouterr().err
-    (here / "r.py").write_text(REWARDS + "\n# other code\n")
+    (here / "r.py").write_text(REWARDS.replace("def dark", "\n# a comment is no code\ndef  dark"))
+    assert train("run", "--sample-every", "0", steps=1) == 0
+    (here / "r.py").write_text(REWARDS.replace("-images", "-2 * images"))
+    capsys.readouterr()
     assert train("run", "--sample-every", "0", steps=1) == 2
     assert "reward had other weights or code" in capsys.readouterr().err
+
+
+def test_a_finished_run_goes_on_where_it_is_wanted_longer(here, capsys):
+    """And is the run that was as long from the beginning; where the rate depends on the end it is not, and that is refused."""
+    assert train("longer", "--sample-every", "0", steps=1) == train("longer", "--sample-every", "0", steps=2) == 0
+    assert train("whole", "--sample-every", "0", steps=2) == 0
+    assert numbers(here / "longer") == numbers(here / "whole")
+    capsys.readouterr()
+    assert train("longer", "--sample-every", "0", steps=1) == 2
+    assert "other train-steps (2 there, 1 now): choose another --out" in capsys.readouterr().err
+    falling = ("falling", "--sample-every", "0", "--schedule", "cosine")
+    assert train(*falling, steps=1) == 0 and train(*falling, steps=2) == 2
+    assert "--init-lora" in capsys.readouterr().err
+
+
+def test_what_there_is_to_look_at(here):
+    """The page shows the first and the last look, each picture beside its own; the curve is there without looks, too."""
+    assert train("run", "--sample-every", "1", steps=2) == 0
+    page = (here / "run" / "finetune.html").read_text()
+    assert (
+        page.count("data:image/webp") == 6 and "2 training steps by draft-lv" in page
+    )  # two prompts, before also behind after
+    assert all(f">{word}</" in page for word in ("before", "after", "reward")) and "KL to the model" not in page
+    look = [json.loads((here / "run" / name / "look.json").read_text()) for name in ("before", "after")]
+    rows = json.loads((here / "run" / "manifest.json").read_text())["summary"]["samples"]
+    for one, row in zip(look, (rows[0], rows[-1]), strict=True):
+        assert one["step"] == row["step"]
+        assert sum(record["judge"] for record in one["images"]) / 2 == pytest.approx(row["judge"])
+    assert all((here / "run" / name).stat().st_size > 5000 for name in ("before-after.png", "curve.png"))
+    (here / "run" / "finetune.html").unlink()
+    (here / "run" / "curve.png").unlink()  # a kill came before them
+    assert train("run", "--sample-every", "1", steps=2) == 0
+    assert (here / "run" / "finetune.html").read_text() == page
+
+
+def test_a_run_that_failed_at_first_blocks_nothing(here, capsys, pocket, monkeypatch):
+    monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
+    words = ("--sample-every", "0", "--objective", "ddpo")
+    assert train("run", *words, reward="r.py:raises", steps=1) == 2
+    assert train("run", *words, "--lr", "1e-3", reward="r.py:dark", steps=1) == 0
+    drawn = ["generate", "a fox", "--steps", "2", "--out", "drawn", "--quiet", "--reward"]
+    assert main([*drawn, "r.py:raises"]) == 2
+    assert (here / "drawn" / "manifest.json").exists()
+    assert main([*drawn, "r.py:dark"]) == 0
+    assert json.loads((here / "drawn" / "manifest.json").read_text())["config"]["reward"] == ["r.py:dark"]
+    assert main([*drawn, "r.py:bright"]) == 2  # there are pictures now
 
 
 def test_a_broken_reward_skips_the_step_and_is_counted(here):
@@ -417,11 +466,11 @@ def test_the_base_model_stays_the_base_model_when_steps_are_made_again(pocket):
     guided = pocket.denoiser(["a fox"], run.batches.config.cfg)
 
     def base(x, t, rows):
-        mine, pocket.unet = pocket.unet, alone
+        mine, pocket.pipe.unet = pocket.pipe.unet, alone
         try:
             return guided(x, t, torch.zeros_like(rows))
         finally:
-            pocket.unet = mine
+            pocket.pipe.unet = mine
 
     apart = gradients(run, replace(world, base=base, checkpointed=False))
     assert torch.allclose(again, apart, rtol=1e-3, atol=1e-6 * held.abs().max().item())

@@ -25,8 +25,10 @@ from tilting.cli.generate import generate
 from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
-from tilting.errors import TiltingError, nearest, refusal_of
+from tilting.cli.studio import studio
+from tilting.errors import TiltingError, ToldElsewhere, nearest, refusal_of
 from tilting.lazy import hush
+from tilting.runs.processes import part
 from tilting.runs.stopping import exit_code, heeded
 from tilting.version import __version__
 
@@ -39,6 +41,7 @@ for _command in (
     Command("lora", lora),
     Command("condition", condition, resumes=True),
     Command("recipe", recipe, resumes=True),
+    Command("studio", studio),
     Command("methods", methods),
     Command("objectives", objectives),
     Command("rewards", rewards),
@@ -119,6 +122,8 @@ def _main(words: list[str]) -> int:
         result = app()(words, prog_name="tilting", standalone_mode=False, obj=words)
         # typer turns Ctrl-C into an exit of 130 by itself, or into Abort, by version.
         return _interrupted(words) if result == 130 else result if isinstance(result, int) else 0
+    except ToldElsewhere:
+        return 2
     except TiltingError as error:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -149,6 +154,7 @@ def run() -> None:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):  # closed, by a user's code or by who has read it
         sys.stdout = None
+    part()
     sys.exit(code)
 
 
@@ -164,6 +170,8 @@ def _interrupted(words: list[str]) -> int:
 
 
 def _refuse(message: str) -> int:
+    if re.search(r" holds (a|an|training) .*: choose another --out$", message, re.DOTALL):
+        message += ", or --overwrite"
     words = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
     if len(words) > LONGEST:
         words = f"{words[: LONGEST - 100]} ... {words[-95:]}"

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
@@ -30,6 +30,7 @@ from tilting.models.names import MODELS
 from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
 from tilting.rewards.declaration import REWARDS
+from tilting.runs.replacing import replaced
 
 Config = TypeVar("Config", bound=BaseConfig)
 
@@ -87,12 +88,15 @@ class Call:
             print("tilting: warning: the run is whole; its code has closed the standard output", file=sys.stderr)
 
 
-def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Config, Call], None]], Any]:
+def takes(
+    config: type[Config], writes: bool = True, overwrites: bool | None = None
+) -> Callable[[Callable[[Config, Call], None]], Any]:
     """Make a typer command of a function of a config and of a `Call`.
 
     Args:
         config: the class whose declared fields are the options.
         writes: whether the command writes into ``--out``, which must then be given.
+        overwrites: whether it may replace what is there; default as it writes.
     """
 
     def decorate(body: Callable[[Config, Call], None]) -> Callable[..., None]:
@@ -113,6 +117,9 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
             if writes and getattr(resolved, "out", None) is None:
                 raise TiltingError("say where to write: --out DIR")
             call.warn(getattr(resolved, "unused", ()))
+            if given.get("overwrite") and getattr(resolved, "out", None):
+                with replaced(str(resolved.out), lambda asked: not sys.stdin.isatty() or typer.confirm(asked, err=True)):  # type: ignore[attr-defined]
+                    return body(resolved, call)
             return body(resolved, call)
 
         parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
@@ -120,7 +127,10 @@ def takes(config: type[Config], writes: bool = True) -> Callable[[Callable[[Conf
             parameters += _parameters(one)
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for name, annotation in SWITCHES.items()
+            for name, annotation in {
+                **SWITCHES,
+                **(OVERWRITE if (writes if overwrites is None else overwrites) else {}),
+            }.items()
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -143,21 +153,22 @@ SWITCHES: dict[str, Any] = {
     "as_json": Annotated[bool | None, typer.Option("--json", help="Print the summary as JSON.", show_default=False)],
 }
 """What every command takes beside its own options."""
+OVERWRITE: dict[str, Any] = {
+    "overwrite": Annotated[
+        bool | None, typer.Option("--overwrite", help="Replace what --out holds; asked on a terminal.", show_default=False)
+    ]
+}
+"""And those that write into a folder."""
 
 
 def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
     """Refuse an option of one value that is given twice, for the first would be dropped in silence. Raises TiltingError."""
     words = context.obj[: context.obj.index("--")] if "--" in context.obj else context.obj
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    single = [(one.option, *one.aliases) for one in options.values() if not repeats(one)]
+    single = [(one.option, *one.aliases) for one in options.values() if not one.repeats]
     for names in (*single, ("prompts",), *((name.replace("_", "-"),) for name in ("config", "print_config"))):
         if sum(given.count(f"--{name}") for name in names) > 1:
             raise TiltingError(f"--{names[0]} is given twice: give it once")
-
-
-def repeats(one: Field) -> bool:
-    """Whether an option may be given several times."""
-    return bool(one.given.positional) or _given_as(one.hint) == list[str]
 
 
 def _parameters(one: Field) -> list[inspect.Parameter]:
@@ -181,7 +192,7 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
             f"--{name}",
             *short,
             metavar=one.metavar or None,
-            help=help_of(one),
+            help=one.help,
             show_default=False,
             hidden=former,
             autocompletion=_completing(one),
@@ -201,13 +212,6 @@ def _completing(one: Field) -> Callable[[str], list[str]] | None:
     """What a shell offers for an option's value: its choices, or names of parts; None where anything goes."""
     known = one.choices or NAMES.get(one.option, ())
     return (lambda incomplete: [str(name) for name in known if str(name).startswith(incomplete)]) if known else None
-
-
-def help_of(one: Field) -> str:
-    """What is said of an option, with its default."""
-    simple = isinstance(one.default, str | int | float) and not isinstance(one.default, bool) and one.default != ""
-    default = one.given.default or (f"{one.default}" if simple and one.default is not MISSING else "")
-    return f"{one.about} [{default}]" if default else one.about
 
 
 def _given_as(hint: Any) -> Any:

@@ -8,8 +8,8 @@ from tilting.config.finetune import FinetuneConfig
 
 @takes(FinetuneConfig)
 def finetune(config: FinetuneConfig, call: Call) -> None:
-    """Train a LoRA on a reward. DIR gets lora/, checkpoints/, samples/, metrics.jsonl, manifest.json."""
-    from tilting.training.run import describe, run
+    """Train a LoRA on a reward. DIR gets lora/, finetune.html, curve.png, samples/, checkpoints/, manifest.json."""
+    from tilting.evaluation import tuned_page as room
 
-    manifest = run(config, call.words, call.quiet)
-    call.answer(manifest["summary"], describe(manifest))
+    manifest, told = room.finetune(config, call.words, call.quiet)
+    call.answer(manifest["summary"], *told)

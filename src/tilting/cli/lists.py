@@ -182,7 +182,9 @@ def rewards(
             row["notes"] += [line for part in (*entry.told, *entry.needs) for line in columns([[part]])] if name else []
         rows[entry.name] = row
     if not as_json and name is None:
-        rows["FILE.py:FUNCTION"] = {"about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); black-box unless it says"}
+        rows["FILE.py:FUNCTION"] = {
+            "about": "your own: (images [b,3,h,w] in [0,1], prompts) -> (b,); tried for a gradient unless it says"
+        }
     _show(rows, as_json)
 
 
@@ -213,8 +215,8 @@ def models(
         return typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines))
     rows: dict[str, dict[str, Any]] = {name: {"about": about} for name, about in MODELS.items()}
     if not as_json:
-        rows["FOLDER"] = {"about": "a diffusers folder of safetensors: " + "; ".join(f.about for f in FAMILIES.values())}
-        rows["FOLDER"]["notes"] = ["and any other pipeline of diffusers that can be entered: see `tilting models diffusers`"]
+        rows["FOLDER"] = {"about": "; ".join(["a diffusers folder of safetensors", *(f.about for f in FAMILIES.values())])}
+        rows["FOLDER"]["notes"] = ["of any pipeline whose call can be entered: see `tilting models diffusers`"]
         rows["OWNER/NAME"] = {"about": "the same from a hub, where there is network"}
     _show(rows, as_json)
 

@@ -12,7 +12,7 @@ from tilting.config.recipe import RECIPES, RecipeConfig
 from tilting.runs.owner import RECIPE, folder_of
 
 
-@takes(RecipeConfig, writes=False)
+@takes(RecipeConfig, writes=False, overwrites=True)
 def recipe(config: RecipeConfig, call: Call) -> None:
     """Repeat an experiment of a paper on pocket. Our numbers beside the published ones: table.md, table.json, figures."""
     if config.recipe is None:
@@ -23,7 +23,8 @@ def recipe(config: RecipeConfig, call: Call) -> None:
         if not call.quiet:
             print(f"{config.recipe}: {line}", file=sys.stderr)
 
-    RECIPES[config.recipe].run(folder, config.small, say, config.seed, call.quiet, config.part)
+    asked = {"asked": config.asked} if config.asked else {}
+    RECIPES[config.recipe].run(folder, config.small, say, config.seed, call.quiet, config.part, **asked)
     page = (folder / "table.md").read_text(encoding="utf-8")
     return call.answer(json.loads((folder / "table.json").read_bytes()), page, f"table: {folder / 'table.md'}")
 

@@ -109,8 +109,9 @@ def rewards() -> str:
         "Scores of a picture and its prompt, higher is better. `--reward NAME[:ARGUMENT][=WEIGHT]`, repeatable: parts are",
         "summed by their weights, and each is recorded beside the sum. `--reward my.py:score` is your own function,",
         "images (b, 3, h, w) in [0, 1] and prompts in, (b,) out; with a third parameter `metadata` it is given what a prompts",
-        "file's further columns say of each prompt, as `geneval` and `ocr` are. `tilting rewards NAME` says more: what to",
-        "download or install, too.",
+        "file's further columns say of each prompt, as `geneval` and `ocr` are. Written in torch it has a gradient: where one",
+        "is needed it is tried once on a small picture, unless `score.differentiable = False` (or True) says so. `tilting",
+        "rewards NAME` says more: what to download or install, too.",
         "",
         *markdown(heads, table),
     ]

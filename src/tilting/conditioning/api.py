@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tilting.conditioning.dataset import is_held_out
-from tilting.conditioning.fit_label import FittedLabel, fit_label
+from tilting.conditioning.fit_label import FittedLabel, by_likelihood, fit_label
 from tilting.conditioning.guided import Obeying, check_noise, controlled, guided_by
 from tilting.conditioning.networks import inputs_of
 from tilting.conditioning.noisy import NoisyClassifier
@@ -32,7 +32,7 @@ from tilting.models.control_file import Control, warn_of
 from tilting.models.control_kl import PathKl
 from tilting.models.control_spec import ControlInfo, parse_labels
 from tilting.models.labels import Controlled
-from tilting.models.stable_diffusion import StableDiffusion
+from tilting.models.pipeline import Pipeline
 from tilting.presets import Preset
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rewards import Likelihood, combine
@@ -48,7 +48,7 @@ def condition_fit(
     labels: Sequence[str | float],
     label: str = "label",
     classes: Sequence[str] | None = None,
-    model: StableDiffusion | None = None,
+    model: Pipeline | None = None,
     **options: Any,
 ) -> FittedLabel:
     """Fit and calibrate p(y | x) on images in memory; a fifth is held out, by seed.
@@ -87,7 +87,8 @@ def condition_fit(
     pictures, column = InMemory(images), Column(label, "classes" if names else "gaussian", names)
     if model is not None:
         return fit_label(config, column, y, learn, held_out, encode(model, pictures), model.device)
-    return fit_label(config, column, y, learn, held_out, lambda net: inputs_of(net, pictures))
+    whole = column, y, learn, held_out, lambda net: inputs_of(net, pictures)
+    return by_likelihood(config, lambda config: fit_label(config, *whole))
 
 
 def compose(controls: Control | Sequence[Control], labels: Mapping[str, str | float], strength: float = 1.0) -> Controlled:
@@ -133,7 +134,7 @@ def _guided(
 
 @keywords(SampleConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size")
 def condition_sample(
-    controls: Control | Sequence[Control] | StableDiffusion,
+    controls: Control | Sequence[Control] | Pipeline,
     prompts: str | Sequence[str],
     labels: Mapping[str, str | float],
     strength: float = 1.0,

@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tilting.conditioning.classifiers import Classifier, Obedience
 from tilting.conditioning.objective import draw_labels
 from tilting.features.schema import SPREAD, Schema
 from tilting.models.labels import Augmented, Term, guided
-from tilting.models.text import KEPT, remembering
 from tilting.objectives.batch import TrainBatch
 from tilting.rewards.check import checked
 from tilting.training.batches import Batches
@@ -30,7 +28,7 @@ class ControlBatches(Batches):
     Attributes:
         augmented: what is trained, of the same model.
         classifiers: by label.
-        gamma: γ.
+        gamma: γ, to begin with.
         seen: label -> mean log p of this process's images of the step, over all parts of the batch that were scored.
     """
 
@@ -49,19 +47,18 @@ class ControlBatches(Batches):
         kinds = {name: c.schema for name, c in self.classifiers.items()}
         self._ranges = {n: (len(s.classes) or None, (-SPREAD, SPREAD)) for n, s in kinds.items()}
         self._codes: dict[str, Tensor] = {}
-        self._scored = 0
+        self._scored, self._gamma = 0, self.gamma
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
         batch = super().__call__(step, memory)
         self.seen, self._scored = {}, 0
+        self._gamma = float(memory.get("gamma", self.gamma))  # which follows a KL that is aimed at
         here = slice(batch.first, batch.first + len(batch.who))
         labels = draw_labels(self._ranges, self.config.batch_size, self.config.seed, step)
         self._codes = {n: y[here].to(self.engine.device) for n, y in labels.items()}
-        model, terms = self.augmented.model, [Term(self.augmented, self._codes)]
-        with torch.no_grad(), remembering(self._texts, KEPT):
-            context = model.encode_prompts([w.prompt for w in batch.who])
-            empty = model.encode_prompts([self.config.negative_prompt])
-        controlled, pretrained = guided(terms, context, empty, self.config.cfg, count=self._count)
+        terms = [Term(self.augmented, self._codes)]
+        words, config = [w.prompt for w in batch.who], self.config
+        controlled, pretrained = guided(terms, words, config.cfg, config.negative_prompt, count=self._count)
         return replace(batch, denoise=self._whole(controlled), base=self._whole(pretrained))
 
     def _count(self, latents: int) -> None:
@@ -79,7 +76,7 @@ class ControlBatches(Batches):
     def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
         codes = {name: y[rows] for name, y in self._codes.items()}
         part: dict[str, float] = {}
-        found = checked(Obedience(self.classifiers, codes, self.gamma, part), images, prompts)
+        found = checked(Obedience(self.classifiers, codes, self._gamma, part), images, prompts)
         self._scored += len(images)
         for name, value in part.items():
             before = self.seen.get(name, 0.0)

@@ -11,6 +11,7 @@ tensors, in float64 on the CPU: some devices have none.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,37 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Reli
     right = (guess == labels).double()
     means = [torch.bincount(bin_of, weights=v, minlength=bins) / count for v in (confidence, right)]
     return Reliability(means[0], means[1], count)
+
+
+def pooled(diagram: Sequence[tuple[float, float, int]], least: int) -> list[tuple[float, float, int]]:
+    """Neighbouring bins put together until each holds at least so many, what is left over into the last one: two records say
+    nothing of an accuracy.
+
+    Args:
+        diagram: (confidence, accuracy, items) of the bins that are not empty, in order.
+        least: items.
+    """
+    groups: list[list[tuple[float, float, int]]] = []
+    for one in diagram:
+        if groups and sum(n for _, _, n in groups[-1]) < least:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    if len(groups) > 1 and sum(n for _, _, n in groups[-1]) < least:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    counts = [sum(n for _, _, n in group) for group in groups]
+    return [
+        (sum(c * n for c, _, n in group) / count, sum(a * n for _, a, n in group) / count, count)
+        for group, count in zip(groups, counts, strict=True)
+    ]
+
+
+def of_temperature(value: float) -> str:
+    """T in words."""
+    if abs(value - 1) < 0.05:
+        return f"T = {value:.3g} (as sure as it is right)"
+    less = "more" if value > 1 else "less"
+    return f"T = {value:.3g} (it was {less} sure than right; {'softened' if value > 1 else 'sharpened'} by that)"
 
 
 def ece(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from tilting import rng
 from tilting.models.labels import Augmented
 from tilting.objectives.batch import Loss, TrainBatch
 from tilting.objectives.denoising import training_error
-from tilting.schedule import Kind, add_noise, predict
+from tilting.schedule import Kind, Schedule, add_noise, predict
 from tilting.types import Prediction, TiltingError, Time
 
 
@@ -101,9 +101,11 @@ def drop_labels(labels: Mapping[str, Tensor], share: float, seed: int, step: int
 
 
 def times_of(augmented: Augmented) -> list[Time]:
-    """The training times, noisiest first, and clean data."""
-    schedule = replace(augmented.model.schedule, spacing="trailing")
-    return schedule.grid(len(schedule.alpha_bar) or 1000)
+    """The training times, noisiest first, and clean data; of a flow those of a grid of 1000 steps."""
+    schedule = augmented.model.schedule
+    if not schedule.alpha_bar:
+        return [Time(*t) for t in schedule.grid(1000)]
+    return Schedule(schedule.kind, schedule.alpha_bar, schedule.final).grid(len(schedule.alpha_bar))
 
 
 def batch_of(
@@ -136,8 +138,7 @@ def batch_of(
     labels = {k: y[here].to(model.device) for k, y in labels.items()}
     everyone = [data.prompts[int(i)] for i in drawn]
     prompts = everyone[here]
-    with torch.no_grad():
-        text = model.encode_prompts(prompts)
+    text = model.encode_prompts(prompts)
 
     def plain(x: Tensor, t: Time, which: Tensor) -> Prediction:
         with context():

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from scipy.stats import binomtest, norm
+
+from tilting.conditioning import calibrate
 from tilting.conditioning.fit_label import FittedLabel, guessed
 from tilting.conditioning.table import Column
+from tilting.lazy import np
 from tilting.reports.charts import BLUE, GREY, ORANGE, axes, confusion, png
+
+FEWEST, PARTS = 10, 8
+"""Records that a point is of, and points, at most."""
 
 
 def charts(column: Column, fitted: FittedLabel) -> dict[str, bytes]:
@@ -18,16 +25,33 @@ def charts(column: Column, fitted: FittedLabel) -> dict[str, bytes]:
 
 
 def _reliability(column: Column, metrics: dict[str, Any]) -> bytes:
-    """Claimed against true, before and after; the size of a point is the share of the records in its bin."""
-    axis = axes()
+    """Claimed against true, with 95 % intervals: of classes Wilson's, each point with how many records it is of, bins of few
+    put together; of a number the band in which shares lie by chance."""
+    axis, n = axes(), metrics["records"]["held_out"]
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
-    for when, t, colour in (("before", "1", ORANGE), ("after", f"{metrics['temperature']:.3g}", BLUE)):
-        bins = [row for row in zip(*metrics["reliability"][when].values(), strict=True) if row[2]]
-        confidence, accuracy, items = zip(*bins, strict=True)
-        axis.plot(confidence, accuracy, color=colour, linewidth=1.2, label=f"T = {t}, ECE {metrics['ece'][when]:.3f}")
-        axis.scatter(confidence, accuracy, s=[14 + 160 * n / sum(items) for n in items], color=colour)
+    rows = {
+        when: [row for row in zip(*table.values(), strict=True) if row[2]] for when, table in metrics["reliability"].items()
+    }
+    if column.kind == "classes":
+        least = max(FEWEST, -(-sum(row[2] for row in rows["after"]) // PARTS))
+        before, after = calibrate.pooled(rows["before"], least), calibrate.pooled(rows["after"], least)
+        for confidence, accuracy, items in after:
+            low, high = binomtest(round(accuracy * items), items).proportion_ci(method="wilson")
+            axis.vlines(confidence, low, high, color=BLUE, linewidth=1.2)
+            axis.annotate(str(items), (confidence, accuracy), (6, -12), textcoords="offset points", color=BLUE, size=9)
+    else:
+        before, after = rows["before"], rows["after"]
+        levels = np.linspace(0, 1, 101)
+        off = norm.ppf(0.975) * np.sqrt(levels * (1 - levels) / n)
+        axis.fill_between(levels, levels - off, levels + off, color=GREY, alpha=0.15, linewidth=0)
+    for when, points, colour in (("before", before, ORANGE), ("after", after, BLUE)):
+        t = 1 if when == "before" else metrics["temperature"]
+        x, y = [row[0] for row in points], [row[1] for row in points]
+        label = f"T = {t:.3g}, ECE {metrics['ece'][when]:.3f}"
+        axis.plot(x, y, "o-", color=colour, linewidth=1.2, markersize=5, alpha=0.5 if when == "before" else 1, label=label)
     is_classes = column.kind == "classes"
-    axis.set(xlim=(0, 1.02), ylim=(0, 1.02), title=f"{column.name}, held out")
+    axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axis.set_title(f"{column.name}, {n} held out\n{calibrate.of_temperature(metrics['temperature'])}", size=10)
     axis.set_xlabel("confidence" if is_classes else "level of the predicted distribution")
     axis.set_ylabel("accuracy" if is_classes else "share below it")
     axis.legend(frameon=False)

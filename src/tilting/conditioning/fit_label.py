@@ -15,7 +15,7 @@ from tilting.conditioning.networks import Inputs, build_network
 from tilting.conditioning.noisy import NoisyClassifier, feed
 from tilting.conditioning.pictures import Encoded
 from tilting.conditioning.table import Column
-from tilting.config.condition_fit import FitConfig
+from tilting.config.condition_fit import AUTO, TRIED, FitConfig
 from tilting.features.fitted import FittedClassifier, log_prob
 from tilting.features.schema import Schema
 
@@ -78,7 +78,12 @@ def fit_label(
     schema, outputs = ended(fit, inputs, tested)
     y = y[tested]
     schema, metrics = measured(schema, outputs, y, column)
-    metrics |= {"records": {"learn": len(learn), "held_out": len(held_out)}, "epochs": fit.epoch, "best_epoch": fit.best_epoch}
+    metrics |= {
+        "network": config.kind,
+        "records": {"learn": len(learn), "held_out": len(held_out)},
+        "epochs": fit.epoch,
+        "best_epoch": fit.best_epoch,
+    }
     metrics["history"] = [{"epoch": e.epoch, "loss": e.loss, "held_out": e.held_out} for e in fit.history]
     if isinstance(source, Encoded):
         metrics["by_noise"] = by_noise(schema, outputs, y, inputs.copies.sigma.cpu())  # type: ignore[union-attr]
@@ -86,6 +91,17 @@ def fit_label(
     else:
         made = FittedClassifier(net, schema)
     return FittedLabel(made.eval().requires_grad_(False), metrics, outputs, y)
+
+
+def by_likelihood(config: FitConfig, fitted: Callable[[FitConfig], FittedLabel]) -> FittedLabel:
+    """The fit of a config; of kind "auto" that of the network under which what is held out is likeliest, with what each came
+    to. All of them have seen it (`calibrate`), the one that is taken by so much more."""
+    if config.kind != AUTO:
+        return fitted(config)
+    found = {kind: fitted(replace(config, kind=kind)) for kind in TRIED}
+    tried = {kind: one.metrics["nll"]["after"] for kind, one in found.items()}
+    best = found[min(tried, key=lambda kind: tried[kind])]
+    return replace(best, metrics={**best.metrics, "tried": tried})
 
 
 def of_rows(source: Source, rows: Sequence[int]) -> Source:

@@ -12,7 +12,7 @@ optimism. Those of a classifier of noisy latents (``--kind noisy``) are of every
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,14 +20,15 @@ from typing import Any, ClassVar
 import torch
 
 from tilting.conditioning import fit_charts
+from tilting.conditioning.calibrate import of_temperature
 from tilting.conditioning.dataset import bar, read_data
 from tilting.conditioning.fit import Epoch, Fit
-from tilting.conditioning.fit_label import FittedLabel, Source, fit_label, of_rows
+from tilting.conditioning.fit_label import FittedLabel, Source, by_likelihood, fit_label, of_rows
 from tilting.conditioning.networks import Inputs, inputs_of, size_of
 from tilting.conditioning.noisy import NoisyClassifier, save_noisy
 from tilting.conditioning.pictures import Pictures, encode_files
 from tilting.conditioning.table import Column
-from tilting.config.condition_fit import FitConfig
+from tilting.config.condition_fit import AUTO, TRIED, FitConfig
 from tilting.disk import inner_path, make_folder, write_atomically
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
@@ -65,7 +66,12 @@ class FitFolder(RunFolder[FitConfig]):
         self.data = read_data(config, self.quiet)
         self.learn, self.held_out = self.data.split(config.seed)
         counts = {"records": len(self.data.records), "learn": len(self.learn), "held_out": len(self.held_out)}
-        networks = {"cnn": None, "mlp": config.embedder, NOISY: config.model and find_model(config.model)}
+        networks = {
+            "cnn": None,
+            "mlp": config.embedder,
+            AUTO: config.embedder,
+            NOISY: config.model and find_model(config.model),
+        }
         network = networks.get(config.kind, config.kind)
         return {
             "data": {**counts, "sha256": self.data.digest(), "bad": list(self.data.bad)},
@@ -74,12 +80,15 @@ class FitFolder(RunFolder[FitConfig]):
         }
 
     def read(self) -> dict[str, Any] | None:
-        before = super().read()  # a fit of which nothing is kept binds nobody
+        before = super().read()
         if before is None and any((self.of(column) / CHECKPOINTS).exists() for column in self.data.columns):
             raise TiltingError(
                 f"{str(self.path)!r} holds checkpoints and there is no {MANIFEST} beside them: choose another --out"
             )
-        return before if before and (before["summary"] or any(self.path.rglob(CHECKPOINTS))) else None
+        return before
+
+    def binds(self, before: Mapping[str, Any]) -> bool:
+        return bool(before["summary"]) or any(self.path.rglob(CHECKPOINTS))
 
     def of(self, column: Column) -> Path:
         """The folder of a label."""
@@ -102,7 +111,14 @@ class FitFolder(RunFolder[FitConfig]):
         if folder != self.path:
             write_json(self.path / METRICS, {name: self.summary.get(name) for name in self.head["labels"]})
         self.write()
-        checkpoint.clear(folder / CHECKPOINTS)
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the checkpoints of a label."""
+    for kind in TRIED:
+        checkpoint.clear(folder / CHECKPOINTS / kind)
+    checkpoint.clear(folder / CHECKPOINTS)
 
 
 def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
@@ -125,7 +141,7 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
             print(f"tilting: {line}", file=sys.stderr)
         for column in folder.data.columns:
             if column not in folder.missing:
-                checkpoint.clear(folder.of(column) / CHECKPOINTS)  # a kill may have left them
+                _clear(folder.of(column))  # a kill may have left them
         if folder.missing:
             device = str(device_of(config.device))
             folder.make()
@@ -138,43 +154,49 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
 
 def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> FittedLabel:
     """One label, of the records that have it, from its newest checkpoint on."""
-    config, checkpoints = folder.config, folder.of(column) / CHECKPOINTS
     known = folder.data.known(column)
     at = {row: i for i, row in enumerate(known)}
     learn, held_out = ([at[row] for row in side if row in at] for side in (folder.learn, folder.held_out))
     values = [folder.data.records[row].labels[column.name] for row in known]
     y = torch.tensor([column.classes.index(v) if column.classes else v for v in values], dtype=torch.float64)
     source = source if len(known) == len(folder.data.records) else of_rows(source, known)
-    asked: list[Callable[[], bool]] = []
-    with ExitStack() as stack, bar(config.epochs, column.name, folder.quiet) as progress:
 
-        def restore(fit: Fit) -> None:
-            asked.append(stack.enter_context(patient("epoch")))  # what is made before any epoch need not be saved
-            saved = checkpoint.read(checkpoints)
-            if saved is not None:
-                fit.restore(saved)
-                progress.update(fit.epoch)
+    def fitted(config: FitConfig) -> FittedLabel:
+        checkpoints = folder.of(column) / CHECKPOINTS / (config.kind if folder.config.kind == AUTO else "")
+        name = f"{column.name}, {config.kind}" if config.kind in TRIED else column.name
+        asked: list[Callable[[], bool]] = []
+        with ExitStack() as stack, bar(config.epochs, name, folder.quiet) as progress:
 
-        def report(fit: Fit, epoch: Epoch) -> None:
-            checkpoint.write(checkpoints, fit.saved())
-            if asked[0]():
-                raise KeyboardInterrupt
-            progress.update(1)
-            progress.set_postfix_str(f"held out {epoch.held_out:.4g}, best {epoch.best:.4g} nats", refresh=False)
+            def restore(fit: Fit) -> None:
+                asked.append(stack.enter_context(patient("epoch")))  # what is made before any epoch need not be saved
+                saved = checkpoint.read(checkpoints)
+                if saved is not None:
+                    fit.restore(saved)
+                    progress.update(fit.epoch)
 
-        return fit_label(config, column, y, learn, held_out, source, device, restore, report)
+            def report(fit: Fit, epoch: Epoch) -> None:
+                checkpoint.write(checkpoints, fit.saved())
+                if asked[0]():
+                    raise KeyboardInterrupt
+                progress.update(1)
+                progress.set_postfix_str(f"held out {epoch.held_out:.4g}, best {epoch.best:.4g} nats", refresh=False)
+
+            return fit_label(config, column, y, learn, held_out, source, device, restore, report)
+
+    return by_likelihood(folder.config, fitted)
 
 
 def _clean_inputs(folder: FitFolder, device: str) -> Callable[[Any], Inputs]:
     """Pictures, or their vectors, as the learnt part of a network is fed; made for the first of all labels."""
-    config, made = folder.config, []
+    config, made = folder.config, {}
 
     def of(net: Any) -> Inputs:
-        if not made:
+        embeds = hasattr(net, "embedder")
+        if embeds not in made:
             pictures = Pictures([record.path for record in folder.data.records], config.size or size_of(net))
-            with bar(len(pictures), "embeddings", folder.quiet or config.kind == "cnn") as progress:
-                made.append(inputs_of(net, pictures, device, progress.update))
-        return made[0]
+            with bar(len(pictures), "embeddings", folder.quiet or not embeds) as progress:
+                made[embeds] = inputs_of(net, pictures, device, progress.update)
+        return made[embeds]
 
     return of
 
@@ -204,8 +226,15 @@ def describe(manifest: dict[str, Any]) -> str:
             parts.append(f"macro F1 {row['macro_f1']:.3f}")
         else:
             parts = [f"R² {row['r2']:.3f}", f"RMSE {row['rmse']:.4g}"]
-        parts.append(f"ECE {row['ece']['before']:.3f} -> {row['ece']['after']:.3f} at T = {row['temperature']:.3g}")
+        parts.append(f"ECE {row['ece']['before']:.3f} -> {row['ece']['after']:.3f} at {of_temperature(row['temperature'])}")
         parts.append(f"epoch {row['best_epoch']} of {row['epochs']}")
         noisy = " at eight noise levels each" if "by_noise" in row else ""
         lines.append(f"{name}: {', '.join(parts)}, on {row['records']['held_out']} held out{noisy}")
+        if "tried" in row:
+            tried = ", ".join(f"{kind} {nll:.3f}" for kind, nll in row["tried"].items())
+            lines.append(f"  {row['network']} it is: held-out nats of each network, less is better: {tried}")
+        elif row.get("network") == TRIED[0]:
+            lines.append(
+                "  on frozen CLIP features; --kind cnn learns features of its own (minutes), --kind auto takes the better"
+            )
     return "\n".join(lines)

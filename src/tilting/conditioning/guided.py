@@ -61,7 +61,7 @@ class ClassifierGuided:
     """A model under classifier guidance, as a model: every sampler and method takes it in the pre-trained model's place.
 
     Attributes:
-        model: a `tilting.models.stable_diffusion.StableDiffusion`, or anything that has its ``denoiser``.
+        model: a `tilting.models.pipeline.Pipeline`, or anything that has its ``denoiser``.
         classifiers: of noisy latents, by label.
         targets: label -> the index of a class or the number that every image is asked for.
         gamma: γ.

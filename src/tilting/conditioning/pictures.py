@@ -21,7 +21,7 @@ from tilting.schedule import Schedule
 from tilting.types import TiltingError
 
 if TYPE_CHECKING:
-    from tilting.models.stable_diffusion import StableDiffusion
+    from tilting.models.pipeline import Pipeline
 
 KEPT_BYTES = 2**30
 """Of decoded pictures; the rest is decoded again in every epoch."""
@@ -112,7 +112,7 @@ class Encoded(NamedTuple):
     model: dict[str, Any]
 
 
-def encode(model: StableDiffusion, pictures: PictureSource, tick: Callable[[int], object] = lambda n: None) -> Encoded:
+def encode(model: Pipeline, pictures: PictureSource, tick: Callable[[int], object] = lambda n: None) -> Encoded:
     """Encode pictures by a model's autoencoder; ``tick`` is called with how many were.
 
     Raises:
@@ -137,8 +137,6 @@ def encode(model: StableDiffusion, pictures: PictureSource, tick: Callable[[int]
     return Encoded(latents, model.schedule, {"name": model.name, "sha256": sha})
 
 
-def encode_files(
-    model: StableDiffusion, paths: Sequence[Path | Inside], tick: Callable[[int], object] = lambda n: None
-) -> Encoded:
+def encode_files(model: Pipeline, paths: Sequence[Path | Inside], tick: Callable[[int], object] = lambda n: None) -> Encoded:
     """Encode picture files, each cut to a centred square of the model's size. Raises what `encode` raises."""
     return encode(model, Pictures(paths, model.image_shape[-1]), tick)

@@ -12,12 +12,17 @@ from torch import Tensor
 from tilting.conditioning.noisy import OfPictures
 from tilting.features.fitted import FittedClassifier, log_prob
 from tilting.models.control_kl import PathKl
+from tilting.reports.grid import obeyed
 from tilting.types import Prediction, Time
 
 Test = FittedClassifier | OfPictures
 Tests = Mapping[str, tuple[Test, str | float]]
 """Label -> (classifier, what is asked)."""
 MEANS = ("log_prob", "obeys", "mean")
+FAR = 0.5
+"""Nats of the judge by which pictures may fall: at more the model's own are recognised 1.6 times as surely."""
+OBEYED = 0.7
+"""The share of pictures below which a label is not obeyed."""
 
 
 @dataclass
@@ -73,3 +78,24 @@ def mean_readings(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         means = {key: sum(float(m[key]) for m in mine) / len(mine) for key in MEANS if key in mine[0]}
         labels[name] = {"asked": mine[0]["asked"], **means}
     return {"kl_mean": sum(kls) / len(kls) if kls else None, "labels": labels}
+
+
+def obedience(summary: Mapping[str, Any]) -> str:
+    """What became of images, in a sentence: how far they obey, what that did to the pictures, and what to do about it.
+
+    Args:
+        summary: ``images``, their count, what `mean_readings` gives, and where there is a judge ``base``, what it says of the
+            same number of the pre-trained model's ({"judge", "own"}).
+    """
+    base, said = summary.get("base"), obeyed(summary, summary.get("images"))
+    if summary["kl_mean"] is not None:
+        said.append(f"KL {summary['kl_mean']:.4g} nats an image")
+    shares = [read["obeys"] for read in summary["labels"].values() if "obeys" in read]
+    weak, far = bool(shares) and min(shares) < OBEYED, base is not None and base["judge"] - base["own"] > FAR
+    told = ", ".join(said) or "no classifier is there to say whether it was obeyed"
+    if base is not None:
+        where = f"{'far from' if far else 'near'} the model's own"
+        told += f"; pictures are {where} (judge {base['own']:.2f}, base {base['judge']:.2f})"
+    if far:
+        return f"{told}: " + ("train longer" if weak else "try a smaller --strength, or train with a smaller --kl-target")
+    return f"{told}: try a larger --strength, or train longer" if weak else told

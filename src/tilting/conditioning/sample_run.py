@@ -8,33 +8,40 @@ strengths is a folder of such folders, sweep.json and sweep.png.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tilting.conditioning.guided import Obeying, check_noise, controlled, guided_by
 from tilting.conditioning.noisy import load_noisy
-from tilting.conditioning.readings import Tests, Watcher, mean_readings, with_readings
+from tilting.conditioning.readings import Tests, Watcher, mean_readings, obedience, with_readings
 from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.declare import Option
 from tilting.features.fitted import load_classifier
 from tilting.generation import run as generating
+from tilting.generation.generate import Drawn, draw, identities, plan
 from tilting.models.control_file import load_control
 from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
 from tilting.presets.guided import WatchedDps
 from tilting.reports.grid import comparison_grid
+from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
 from tilting.runs.alone import alone
 from tilting.runs.files import SWEEP, write_json
 from tilting.runs.owner import SWEEP_OF_RUNS, folder_of
+from tilting.runs.processes import meet
+
+COMPARED = 16
+"""Pictures of the pre-trained model that a run is compared with."""
 
 if TYPE_CHECKING:
-    from tilting.generation.generate import Counts, Drawn
+    from tilting.generation.generate import Counts
     from tilting.generation.run import Judge, Parts
     from tilting.models.control_file import Control
 
@@ -60,6 +67,8 @@ class Loaded:
         controls: by folder.
         watcher: has the path KL of the run.
         tests: label -> (classifier, what was asked), of labels whose classifier is there.
+        bases: what the judge says of the pre-trained model's pictures, by what they are of; None where there is no judge.
+        base: the same of the run that is on.
     """
 
     parts: Parts | None = None
@@ -67,6 +76,8 @@ class Loaded:
     controls: dict[str, Control] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
     tests: Tests = field(default_factory=dict)
+    bases: dict[Any, float | None] = field(default_factory=dict)
+    base: Callable[[], float | None] = lambda: None
 
     def plain(self, config: GenerateConfig) -> Parts:
         """Model and judge, loaded once, and the reward of a config."""
@@ -75,11 +86,16 @@ class Loaded:
             self.rewards[config.reward] = self.parts.reward
         if config.reward not in self.rewards:
             self.rewards[config.reward] = build(config.specs()) if config.reward else None
-        return self.parts._replace(reward=informed(self.rewards[config.reward], config.prompts, config.metadata))
+        reward = informed(self.rewards[config.reward], config.prompts, config.metadata)
+        return self.parts._replace(reward=reward and elsewhere(reward, config.reward_device))
 
     def load(self, config: SampleConfig) -> Parts:
         """What a run needs: in the model's place the controlled or guided one."""
         parts = self.plain(config)
+        drawn = config.prompts, config.seeds, config.images, config.steps, config.cfg, config.eta, config.negative_prompt
+        self.base = lambda: (
+            self.bases[drawn] if drawn in self.bases else self.bases.setdefault(drawn, base_judge(config, parts))
+        )
         self.watcher.kl = PathKl(parts.model.schedule.grid(config.steps), config.eta)
         obeying = self._obeying(config, parts.model)
         self.tests = obeying.tests
@@ -101,6 +117,8 @@ class Loaded:
 class SampleFolder(generating.Folder[SampleConfig]):
     """A run's folder; see `tilting.generation.run.Folder`."""
 
+    follows = True  # the path KL of a group stands in the watcher until the next
+
     def __init__(self, config: SampleConfig, argv: Sequence[str] = (), loaded: Loaded | None = None):
         self.loaded = loaded or Loaded()
         super().__init__(config, argv)
@@ -114,7 +132,12 @@ class SampleFolder(generating.Folder[SampleConfig]):
         return with_readings(super().records_of(drawn, judge), drawn.images, self.loaded.watcher.kl, self.loaded.tests)
 
     def summarise(self, records: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
-        return {**super().summarise(records, counts), **mean_readings(records)}
+        found = {**super().summarise(records, counts), **mean_readings(records)}
+        if records and len(records) == self.total and found["judge_mean"] is not None:
+            judged = [record["judge"] for record in records[:COMPARED] if record["judge"] is not None]
+            base = self.loaded.base()
+            found |= {} if base is None or not judged else {"base": {"judge": base, "own": mean(judged), "images": len(judged)}}
+        return found
 
 
 def sample_into(config: SampleConfig, loaded: Loaded, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
@@ -122,6 +145,18 @@ def sample_into(config: SampleConfig, loaded: Loaded, argv: Sequence[str] = (), 
     if config.clean:
         config = _Watched(**{f.name: getattr(config, f.name) for f in fields(SampleConfig)}, watch=loaded.watcher)
     return generating.run(config, argv, quiet, loaded.load, partial(SampleFolder, loaded=loaded))
+
+
+def base_judge(config: SampleConfig, parts: Parts) -> float | None:
+    """What the judge says of the pre-trained model's pictures of the run's own prompts and noise, of the first `COMPARED`."""
+    if parts.judge is None:
+        return None
+    who = identities(config.prompts, config.seeds, config.images)[:COMPARED]
+    plain = {"steps": config.steps, "cfg": config.cfg, "eta": config.eta, "sde": config.sde}
+    request = plan(parts.model, who, negative_prompt=config.negative_prompt, batch_size=config.batch_size, **plain)
+    drawn = [one for one in draw(parts.model, request) if isinstance(one, Drawn)]
+    values = [v for one in drawn for v in parts.judge(one.images, [w.prompt for w in one.who]).tolist() if v == v]
+    return sum(values) / len(values) if values else None
 
 
 def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
@@ -138,8 +173,8 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     Raises:
         TiltingError: for a request or a folder that cannot work.
     """
-    loaded = Loaded()
-    if not quiet:
+    loaded, together = Loaded(), meet(config.device)
+    if not quiet and together.main:
         infos = config.infos()
         for line in (line for folder, labels in config.asked().items() for line in infos[folder].doubts(labels)):
             print(f"tilting: {line}", file=sys.stderr)
@@ -152,23 +187,18 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
             name = f"strength-{strength:g}"
             manifest = sample_into(config.at(strength, str(out / name)), loaded, argv, quiet)
             rows.append({"strength": strength, "folder": name, "summary": manifest["summary"]})
-            write_json(out / SWEEP, {"sweep": rows}, allow_nan=True)
-        comparison_grid([(f"strength {row['strength']:g}", out / row["folder"]) for row in rows], out / "sweep.png")
+            if together.main:
+                write_json(out / SWEEP, {"sweep": rows}, allow_nan=True)
+        if together.main:
+            columns = [(f"strength {row['strength']:g}", out / row["folder"]) for row in rows]
+            comparison_grid(columns, out / "sweep.png", per_prompt=config.images * len(config.seeds))
         return {"sweep": rows}
-
-
-def _obedience(summary: dict[str, Any]) -> str:
-    parts = ["KL -" if summary["kl_mean"] is None else f"KL {summary['kl_mean']:.4g}"]
-    for name, read in summary["labels"].items():
-        seen = f"{read['obeys']:.0%} obey" if "obeys" in read else f"mean {read['mean']:.4g}"
-        parts.append(f"{name}={read['asked']}: {seen}, log p {read['log_prob']:.3f}")
-    return ", ".join(parts)
 
 
 def describe(manifest: dict[str, Any], out: Path | None = None) -> str:
     """Lines for people; ``out`` is the folder of a sweep, whose strengths do not name it."""
     if "sweep" in manifest:
-        lines = [f"strength {row['strength']:g}: {_obedience(row['summary'])}" for row in manifest["sweep"]]
+        lines = [f"strength {row['strength']:g}: {obedience(row['summary'])}" for row in manifest["sweep"]]
         return "\n".join(lines + ([f"pictures: {out / 'sweep.png'}"] if out else []))
     grid = Path(manifest["config"]["out"]) / "grid.png"
-    return f"{generating.describe(manifest)}\n{_obedience(manifest['summary'])}\ngrid: {grid}"
+    return f"{generating.describe(manifest)}\n{obedience(manifest['summary'])}\ngrid: {grid}"

@@ -2,6 +2,7 @@
 
     CTL/control.json, lora/, embedding.safetensors, classifiers/    the control (`tilting.models.control_spec`) at the last save
     CTL/metrics.jsonl, timing.jsonl, checkpoints/, manifest.json    the run, as of `tilting finetune`
+    CTL/samples/NNNNNN.png, curve.png                               what it draws, and how that went
 
 A run goes on from its newest checkpoint, bit for bit; lines after it are cut and made again.
 """
@@ -9,19 +10,27 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tilting.conditioning.classifiers import Classifier, by_label, read_classifier
 from tilting.conditioning.dataset import Dataset, bar, read_tables
+from tilting.conditioning.looks import look_at, write_control_look
+from tilting.conditioning.readings import obedience
 from tilting.conditioning.trainer import ControlTrainer, check_gradient, control_trainer_of
 from tilting.conditioning.triplets import labelled
 from tilting.config.condition_train import FREE, TrainConfig
+from tilting.disk import write_atomically
+from tilting.generation.generate import Judge, judge_of
 from tilting.models import control_spec, load
 from tilting.models.placement import device_of
+from tilting.models.told import asked
+from tilting.reports.course import CURVE, Course, course_png, points_of
 from tilting.runs.alone import alone
-from tilting.training.driver import Observer, enter, kl_of, train_in_folder
-from tilting.training.folder import TrainingFolder
+from tilting.training.bar import kl_of
+from tilting.training.driver import Observer, enter, train_in_folder
+from tilting.training.folder import METRICS, TrainingFolder, read_lines
 from tilting.training.loop import Info
 from tilting.training.processes import Engine
 from tilting.training.trainer import on_device
@@ -63,7 +72,8 @@ def load_parts(config: TrainConfig) -> Parts:
     classifiers = [read_classifier(name) for name in config.classifier]
     if not config.free:
         check_gradient(config.planner, by_label(classifiers))
-    return Parts(load(config.model, precision=config.precision), classifiers)
+    told, each = asked(config)
+    return Parts(load(config.model, precision=config.precision, each=each, **told), classifiers)
 
 
 def condition_train(
@@ -90,9 +100,23 @@ def condition_train(
             loaded = parts(config)
             engine, saved = enter(folder)
             trainer = _trainer(folder, loaded, engine, quiet or not engine.main)
-            train_in_folder(Obedience(folder, trainer), saved, quiet)
+            judge = judge_of(config.model) if config.sample_every else None
+            train_in_folder(Obedience(folder, trainer, judge), saved, quiet)
             trainer.control()
+            if engine.main and (picture := course_png(courses(folder))):
+                write_atomically(folder.path / CURVE, picture)
         return folder.manifest
+
+
+def courses(folder: ControlFolder) -> list[Course]:
+    """How probable labels became, at which price, and what the judge says of the pictures, over training."""
+    rows, looks = read_lines(folder.path / METRICS), folder.summary.get("samples") or []
+    kl = next((key for key in ("kl", "kl_open", "kl_step") if any(key in row for row in rows)), "kl")
+    return [
+        Course("log p of the labels asked for", points_of(rows, "log_prob")),
+        Course("KL to the model, nats per image" + (", of the open steps" if kl == "kl_open" else ""), points_of(rows, kl)),
+        Course("judge of the samples", (), points_of(looks, "judge")),
+    ]
 
 
 def _trainer(folder: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -> ControlTrainer:
@@ -106,28 +130,61 @@ def _trainer(folder: ControlFolder, parts: Parts, engine: Engine, quiet: bool) -
 
 
 class Obedience(Observer[TrainConfig]):
-    """How probable the labels asked for are, as training sees it: the last step's numbers go into the summary."""
+    """How probable the labels asked for are, as training sees it, and what a few pictures are like now and then.
+
+    Args:
+        folder, trainer: of the run.
+        judge: of the model's pictures.
+    """
 
     name, weights = "control", "."
     trainer: ControlTrainer
 
-    def __init__(self, folder: ControlFolder, trainer: ControlTrainer):
+    def __init__(self, folder: ControlFolder, trainer: ControlTrainer, judge: Judge | None = None):
         super().__init__(folder, trainer)
         self.last: Mapping[str, Any] | None = None
+        self.judge, self.samples = judge, []
+        self.sampling = 0.0
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        self.last = state.get("last")  # which an older checkpoint has not
+        self.last, self.samples = state.get("last"), state.get("samples", [])  # which older checkpoints have not
 
     def state(self) -> dict[str, Any]:
-        return {"last": self.last and dict(self.last)}
+        return {"last": self.last and dict(self.last), "samples": self.samples}
+
+    def first(self) -> None:
+        if self.config.sample_every:
+            self._sample()
 
     def look(self, row: Info) -> dict[str, Any]:
         self.last = row.numbers if row.skipped is None else self.last
+        every, last = self.config.sample_every, row.step == self.config.train_steps
+        if every and (last or row.step % every == 0):
+            self._sample()
         return {}
 
+    def seconds(self) -> dict[str, float]:
+        seconds, self.sampling = self.sampling, 0.0
+        return {"sampling": seconds}
+
+    def _sample(self) -> None:
+        engine, step, begun = self.trainer.engine, self.trainer.state.step, time.perf_counter()
+        numbers: dict[str, Any] | None = None
+        if engine.main:
+            seen = look_at(self.trainer, self.judge)
+            numbers = {"step": step, **seen.numbers(), "evaluations": seen.evaluations}
+            title = f"control, step {step} of {self.config.train_steps}"
+            self.folder.make()
+            path = self.folder.path / self.folder.inside / f"{step:06d}.png"
+            write_control_look(seen, path, title, self.samples[0] if self.samples else numbers)
+        self.samples.append(dict(engine.broadcast(numbers)))
+        self.sampling += time.perf_counter() - begun
+
     def shown(self, row: Info) -> dict[str, float | None]:
-        numbers = row.numbers
-        return {"log p": numbers.get("log_prob"), "error": numbers.get("error"), **kl_of(numbers), "s": row.seconds}
+        numbers, seen = row.numbers, self.samples[-1] if self.samples else {}
+        share = [one["obeys"] for one in seen.get("labels", {}).values() if "obeys" in one]
+        now = {"obeyed": min(share) if share else None, "judge": seen.get("judge")}
+        return {"log p": numbers.get("log_prob"), "error": numbers.get("error"), **kl_of(numbers), **now}
 
     def summary(self, finished: bool) -> dict[str, Any]:
         info, numbers = self.trainer.info, self.last or self.folder.summary.get("last") or {}
@@ -136,6 +193,8 @@ class Obedience(Observer[TrainConfig]):
             "labels": {s.label: list(s.classes) or s.kind for s in info.labels},
             "effective_gamma": info.effective_gamma,
             "prompts": len(self.trainer.batches.prompts),
+            "samples": self.samples,
+            "sampling_evaluations": sum(one["evaluations"] for one in self.samples),
         }
 
 
@@ -150,4 +209,11 @@ def describe(manifest: dict[str, Any]) -> str:
     if summary["skipped"]:
         parts.append(f"{summary['skipped']} steps skipped")
     parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
-    return f"{', '.join(parts)}\ncontrol: {out} ({', '.join(summary['labels'])})"
+    lines, samples = [", ".join(parts)], summary.get("samples") or []
+    if samples:
+        before, now = samples[0], samples[-1]
+        known = before["step"] == 0 and None not in (before["judge"], now["judge"])  # an older run was not looked at then
+        base = {"base": {"judge": before["judge"], "own": now["judge"]}} if known else {}
+        labels = {name: {**one, "asked": "any"} for name, one in now["labels"].items() if "obeys" in one}
+        lines.append(f"samples: {obedience({'images': now['images'], 'kl_mean': now['kl'], 'labels': labels, **base})}")
+    return "\n".join([*lines, f"control: {out} ({', '.join(summary['labels'])})"])

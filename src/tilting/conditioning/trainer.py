@@ -9,7 +9,8 @@ The same LoRA and embedding are trained on triplets by classifier-free fine-tuni
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,16 +35,20 @@ from tilting.models.control_file import Control, attach_control, save_control
 from tilting.models.control_spec import ControlInfo
 from tilting.models.labels import Augmented, LabelEmbedding, width_of
 from tilting.models.lora import remove, without
-from tilting.models.stable_diffusion import StableDiffusion
+from tilting.models.pipeline import Pipeline
 from tilting.objectives.batch import Losses
 from tilting.schedule import step_std
+from tilting.training.bar import watched
 from tilting.training.batches import in_parts
-from tilting.training.loop import Group
+from tilting.training.loop import Group, Info
 from tilting.training.processes import Engine
-from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, state_of
+from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, sharded, state_of
 from tilting.types import TiltingError
 
-EMBEDDING = "embedding."
+EMBEDDING, GAMMA = "embedding.", "gamma"
+FOLLOWS, FASTEST = 0.1, 1.0
+"""Share of log(target / KL) by which log γ moves in a step, and the most that this may be: Adam's steps are of one size, so
+that the KL follows γ by some tens of them."""
 TOLD = """place gamma kl planner truncation rank target_modules lora_lr embedding_lr weight_decay clip steps cfg eta
 negative_prompt batch_size accumulate seed objective label_dropout""".split()  # noqa: SIM905
 """What a control's folder says of its training."""
@@ -65,16 +70,31 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
     config: TrainConfig
     identity: Mapping[str, Any] | None = None
 
+    def steps(self, until: int) -> Iterator[Info]:
+        """See `Trainer.steps`; where a KL is aimed at, γ follows it after every step."""
+        for info in super().steps(until):
+            kl = info.numbers.get("kl")
+            if self.config.kl_target is not None and kl is not None:
+                short = math.log(self.config.kl_target / kl) if kl > 0 else FASTEST
+                self.state.memory[GAMMA] = self.gamma * math.exp(FOLLOWS * min(max(short, -FASTEST), FASTEST))
+            yield info
+
+    @property
+    def gamma(self) -> float:
+        """γ as it is."""
+        return float(self.state.memory.get(GAMMA, self.config.gamma))
+
     def more_numbers(self) -> dict[str, float]:
-        """Of CTRL the mean log p of the labels asked for, of all of them and of each."""
+        """Of CTRL the mean log p of the labels asked for, of all of them and of each; γ, where it is found."""
         each = self.engine.mean({f"log_prob.{name}": value for name, value in self.batches.seen.items()})
-        return {"log_prob": sum(each.values()), **each} if each else {}
+        aimed = {} if self.config.kl_target is None else {GAMMA: self.gamma}
+        return ({"log_prob": sum(each.values()), **each} if each else {}) | aimed
 
     @property
     def info(self) -> ControlInfo:
         """The description of the control as it is."""
         config = self.config
-        gamma, kl = (1.0, 1.0) if config.free else (config.gamma, config.kl)  # p(x | c, y) is γ = 1
+        gamma, kl = (1.0, 1.0) if config.free else (self.gamma, config.kl)  # p(x | c, y) is γ = 1
         training = {FILED.get(name, name): plain(getattr(config, name)) for name in TOLD}
         return ControlInfo(
             labels=tuple(self.batches.schemas),
@@ -105,7 +125,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
         """The control, its LoRA under a name of its own; the model, of that identity, is the pre-trained one again. Ends the
         run."""
         self.identity = identity or self.identity
-        lora, unet = self.lora(), self.augmented.model.unet
+        lora, unet = self.lora(), self.augmented.model.backbone
         unet.requires_grad_(False)
         remove(unet, [NAME])
         with torch.no_grad():
@@ -114,7 +134,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
 
 def control_trainer_of(
     config: TrainConfig,
-    model: StableDiffusion,
+    model: Pipeline,
     classifiers: Sequence[Classifier],
     engine: Engine,
     data: Labelled | None = None,
@@ -135,12 +155,13 @@ def control_trainer_of(
     """
     named = {c.schema.label: c for c in classifiers} if config.free else by_label(classifiers)
     schemas = [c.schema for c in named.values()] if data is None else data.schemas
-    parameters = attach(model.unet, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
+    parameters = attach(model.backbone, config.rank, config.target_modules, config.seed, alpha=config.lora_alpha)
+    sharded(model, engine, parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         kinds = {schema.label: len(schema.classes) or None for schema in schemas}
         embedding = LabelEmbedding(kinds, width_of(model, config.place)).to(engine.device)
-    augmented = Augmented(model, embedding, config.place, partial(without, model.unet, (NAME,)))
+    augmented = Augmented(model, embedding, config.place, partial(without, model.backbone, (NAME,)))
     parameters |= {EMBEDDING + name: p for name, p in embedding.named().items()}
     groups = (Group(EMBEDDING, config.embedding_lr / config.lora_lr),)
     optimiser = optimiser_of(config, config.lora_lr, config.weight_decay, config.clip, groups)
@@ -164,7 +185,9 @@ def _labels(
         grid = model.schedule.grid(config.steps)
         augmented.off = max((t.t for t, to in pairwise(grid) if step_std(t, to, 1.0) == 0), default=-1.0)
     drawn = replace(config, prompts=tuple(config.all_prompts()))
-    batches = ControlBatches(model, model.unet, drawn, engine, augmented=augmented, classifiers=classifiers, gamma=config.gamma)
+    batches = ControlBatches(
+        model, model.backbone, drawn, engine, augmented=augmented, classifiers=classifiers, gamma=config.gamma
+    )
     return CtrlPpo(config.kl) if config.planner == "ppo" else Ctrl(config.truncation, config.kl), batches
 
 
@@ -186,7 +209,7 @@ def check_gradient(planner: str, classifiers: Mapping[str, Classifier]) -> None:
 
 @keywords(TrainConfig, *IN_PYTHON)
 def make_control_trainer(
-    model: StableDiffusion,
+    model: Pipeline,
     classifiers: Classifier | Sequence[Classifier] = (),
     prompts: str | Sequence[str] | None = None,
     *,
@@ -231,12 +254,13 @@ class TrainedControl:
 
 @keywords(TrainConfig, *IN_PYTHON)
 def condition_train(
-    model: StableDiffusion,
+    model: Pipeline,
     classifiers: Classifier | Sequence[Classifier] = (),
     prompts: str | Sequence[str] | None = None,
     *,
     data: Data | None = None,
     labels: Sequence[str] = (),
+    progress: bool = True,
     **options: Any,
 ) -> TrainedControl:
     """Train a control of a model, in this process.
@@ -247,6 +271,7 @@ def condition_train(
         prompts: to draw from; default everything that pocket draws.
         data: tables of labelled pictures, with prompts or without, for classifier-free fine-tuning.
         labels: NAME[=KIND] of the columns to learn; default all.
+        progress: show a bar on stderr.
         options: those of `tilting condition train`, with underscores (`tilting.config.condition_train.TrainConfig`):
             objective, train_steps, steps, gamma, kl, place, planner and so on; unset ones have the same defaults.
 
@@ -254,7 +279,8 @@ def condition_train(
         TiltingError: for settings that cannot work, and after ten skipped steps in a row.
     """
     trainer = make_control_trainer(model, classifiers, prompts, data=data, labels=labels, **options)
-    history = [row.numbers for row in trainer.steps(trainer.config.train_steps)]
+    until = trainer.config.train_steps
+    history = watched("control", trainer.steps(until), until, progress, "log_prob", "error")
     averaged = trainer.averaged()
     with averaged or nullcontext():
         lora, embedding = trainer.lora(), trainer.embedding()

@@ -27,7 +27,7 @@ from tilting.types import Prediction, TiltingError, Time
 
 if TYPE_CHECKING:
     from tilting.conditioning.dataset import Dataset
-    from tilting.models.stable_diffusion import StableDiffusion
+    from tilting.models.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ Data = str | Path | Sequence[str | Path] | Labelled
 """Tables of labelled pictures, or what was read of them."""
 
 
-def read_labelled(
-    model: StableDiffusion, data: Data, labels: Sequence[str] = (), classifiers: Sequence[Classifier] = ()
-) -> Labelled:
+def read_labelled(model: Pipeline, data: Data, labels: Sequence[str] = (), classifiers: Sequence[Classifier] = ()) -> Labelled:
     """Tables, or what was read of them, as labelled latents of a model. Raises TiltingError."""
     if isinstance(data, Labelled):
         return data
@@ -57,7 +55,7 @@ def read_labelled(
     return labelled(model, read_tables(places, labels), [c.schema for c in classifiers])
 
 
-def labelled(model: StableDiffusion, tables: Sequence[Dataset], known: Sequence[Schema] = (), tick: Any = None) -> Labelled:
+def labelled(model: Pipeline, tables: Sequence[Dataset], known: Sequence[Schema] = (), tick: Any = None) -> Labelled:
     """Encode the pictures of tables.
 
     Args:

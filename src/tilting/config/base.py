@@ -20,7 +20,7 @@ from tilting.declare import FORMER, Field, declared, plain, renamed
 from tilting.errors import TiltingError, nearest
 from tilting.models.placement import SWITCHES as OF_MODELS
 
-UNTOLD = ("metadata", *OF_MODELS)
+UNTOLD = ("metadata", "budget", *OF_MODELS)
 """Fields that a config says nothing of where they are unset."""
 
 

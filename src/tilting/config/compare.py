@@ -54,7 +54,7 @@ class CompareConfig(GenerateConfig):
 
     @classmethod
     def options(cls) -> dict[str, Field]:
-        return {name: one for name, one in super().options().items() if name not in ("method", "published")}
+        return {name: one for name, one in super().options().items() if name not in ("method", "published", "budget")}
 
     @classmethod
     def resolve(cls, options: Mapping[str, Any]) -> Self:

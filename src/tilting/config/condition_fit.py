@@ -15,11 +15,16 @@ from tilting.config.options import Device, Out, check_model
 from tilting.declare import Check, Each, Metavar, Option
 from tilting.errors import TiltingError, nearest
 from tilting.features.schema import NOISY
+from tilting.foreign import read_json
 from tilting.models.names import check_plain
 from tilting.rewards.spec import REWARDS, Spec, parse_spec
+from tilting.runs.files import MANIFEST
 
-KINDS = ("cnn", "mlp", NOISY)
+AUTO = "auto"
+KINDS = ("mlp", "cnn", AUTO, NOISY)
 """Of networks, beside the folder of an image classifier."""
+TRIED = ("mlp", "cnn")
+"""What auto takes the better of: the one of the higher likelihood on what is held out."""
 WORDS = ("classes", "gaussian")
 """Kinds of labels."""
 
@@ -77,7 +82,7 @@ def _labeller(name: str, value: str) -> str:
 
 def _kind(name: str, value: str) -> str:
     if value not in KINDS and not Path(value).is_dir():
-        raise TiltingError(f"--kind is cnn, mlp, noisy or the folder of an image classifier, and {value!r} is none of them")
+        raise TiltingError(f"--kind is {', '.join(KINDS)} or the folder of an image classifier, and {value!r} is none of them")
     return value
 
 
@@ -100,8 +105,11 @@ class FitConfig(BaseConfig):
     ] = None
     bins: Annotated[int | None, Ge(2), Doc("Cut a number into so many classes at its quantiles.")] = None
     kind: Annotated[
-        str, Metavar("cnn|mlp|noisy|FOLDER"), Check(_kind), Doc("Network; noisy: of latents; FOLDER: a transformers one.")
-    ] = "cnn"
+        str,
+        Metavar("mlp|cnn|auto|noisy|FOLDER"),
+        Check(_kind),
+        Doc("On frozen CLIP features (seconds), a CNN (minutes), the better of both, of noisy latents, or a transformers one."),
+    ] = "mlp"
     widths: Annotated[
         tuple[int, ...], Metavar("N,N,..."), Each(Ge(1)), Option(default="the paper's"), Doc("Channels or hidden layers.")
     ] = ()
@@ -126,6 +134,8 @@ class FitConfig(BaseConfig):
         values = cls.checked({key: value for key, value in options.items() if value not in ((), [])})
         if "data" not in values:
             raise TiltingError("no data are given: --data labels.csv, or a folder of class folders")
+        if "kind" not in values and values.get("out"):
+            values["kind"] = _kind_there(Path(values["out"])) or cls.kind
         if values.get("kind") == NOISY:
             values.setdefault("model", check_model("model", "pocket"))
             check_plain(values["model"], "classifiers of noisy latents")
@@ -154,6 +164,15 @@ class FitConfig(BaseConfig):
         return {key: value for key, value in super().mapping().items() if key not in ("model", "group") or value}
 
 
+def _kind_there(folder: Path) -> str | None:
+    """The kind of network of the fit in a folder, which goes on as it is where none is asked for."""
+    try:
+        manifest = read_json(folder / MANIFEST, "it")
+        return str(manifest["config"]["kind"]) if "labels" in manifest else None
+    except (TiltingError, OSError, KeyError, TypeError):
+        return None
+
+
 def _check_kind(config: FitConfig) -> None:
     if config.kind == NOISY:
         if config.size is not None:
@@ -162,9 +181,11 @@ def _check_kind(config: FitConfig) -> None:
             raise TiltingError(f"--widths of --kind noisy is one multiple of 8, not {','.join(map(str, config.widths))}")
     elif config.model is not None:
         raise TiltingError(f"--model is whose latents --kind noisy learns from, which --kind {config.kind} does not")
-    if config.embedder is not None and config.kind != "mlp":
+    if config.embedder is not None and config.kind not in ("mlp", AUTO):
         raise TiltingError(f"--embedder is the CLIP of --kind mlp, which --kind {config.kind} does not have")
     if config.embedder is not None and not Path(config.embedder).is_dir() and config.embedder.count("/") != 1:
         raise TiltingError(f"there is no folder {config.embedder!r} for --embedder")
+    if config.widths and config.kind == AUTO:
+        raise TiltingError("--widths are of one network, and --kind auto fits two: leave them out, or name a kind")
     if config.widths and config.kind not in KINDS:
         raise TiltingError("--widths are of a cnn or an mlp; a classifier's head is one linear layer")

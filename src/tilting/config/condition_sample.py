@@ -21,13 +21,13 @@ from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
 from tilting.models.families import weights_of
-from tilting.models.names import check_plain, find_model
+from tilting.models.names import check_pipeline, check_plain, find_model
 from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import digest, digest_of
 
 GUIDED = "dps.strength"
 FIRST = ("control", "classifier", "label", "strength")
-OTHERS = ("image", "lora", "lora-steps", "published")
+OTHERS = ("image", "lora", "lora-steps", "published", "budget")
 """Options of `tilting generate` that it does not have."""
 
 
@@ -99,7 +99,7 @@ class SampleConfig(GenerateConfig):
         asked = parse_labels(given.get("label", ()), infos, "control" if control else "classifier")
         model = given.get("model", next(iter(infos.values())).model.get("name", "pocket"))
         if control or any(info.model for info in infos.values()):
-            check_plain(model, "controls" if control else "classifiers of noisy latents")
+            (check_pipeline if control else check_plain)(model, "controls" if control else "classifiers of noisy latents")
             _check_model(model, infos)
             return super().resolve({**options, "model": model})
         return super().resolve({**options, "model": model, **_reconstructing(given, asked)})

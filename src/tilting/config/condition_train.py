@@ -17,18 +17,20 @@ from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import FREE
 from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL
+from tilting.models.told import asked
 from tilting.models.words import load_words, write_prompt
 from tilting.rewards.classifiers import files_of_classifier
-from tilting.runs.files import digest_of
+from tilting.runs.files import named_digest
 from tilting.runs.owner import processes
 
-OF_CTRL = ("prompts", "steps", "gamma", "kl", "planner", "truncation", "cfg", "eta", "negative-prompt")
+OF_CTRL = ("prompts", "steps", "gamma", "kl", "kl-target", "planner", "truncation", "cfg", "eta", "negative-prompt")
 OF_FREE = ("data", "label", "label-dropout", "skip-bad")
 """Options that one objective alone has a use for."""
-IN_PYTHON = """objective label_dropout train_steps steps batch_size accumulate gamma kl place planner truncation cfg eta
-negative_prompt lora_lr embedding_lr rank lora_alpha target_modules weight_decay clip schedule warmup ema seed""".split()  # noqa: SIM905
+IN_PYTHON = """objective label_dropout train_steps steps batch_size accumulate gamma kl kl_target place planner truncation
+cfg eta negative_prompt lora_lr embedding_lr rank lora_alpha target_modules weight_decay clip schedule warmup
+ema seed""".split()  # noqa: SIM905
 """Fields that `tilting.condition_train` takes: others are objects there, or of a run in a folder alone."""
 OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680.0, "place": "time", "lora_lr": 4e-3, "embedding_lr": 4e-2}}
 """Of models of ours, where unset and the planner is backprop. The paper's γ = 10 stands beside a KL that its code averages over
@@ -63,6 +65,9 @@ class TrainConfig(TrainingConfig):
         10.0
     )
     kl: Annotated[float, Ge(0), Option(default="1"), Doc("β of the exact path KL to the model.")] = 1.0
+    kl_target: Annotated[
+        float | None, Gt(0), Option(default="none"), Doc("Nats of KL that a picture may cost; γ is found while it trains.")
+    ] = None
     place: Annotated[
         Literal["latent", "score", "time"],
         Metavar("latent|score|time"),
@@ -90,9 +95,14 @@ class TrainConfig(TrainingConfig):
     precision: training.TrainPrecision = FULL
     checkpoint_every: training.CheckpointEvery = 25
     keep_every: training.KeepEvery = 0
+    sample_every: Annotated[int, Ge(0), Doc("Steps between sheets of samples; 0 for none.")] = 50
     tracker: training.Tracker = ()
     out: options.Out = None
     seed: options.Seed = 0
+    input: options.Inputs = ()
+    height: options.Side = None
+    width: options.Side = None
+    frames: options.Frames = None
     metadata: options.Metadata = ()
 
     @property
@@ -106,7 +116,7 @@ class TrainConfig(TrainingConfig):
 
     def digests(self) -> list[dict[str, Any]]:
         """Of each classifier its name and the digest of what it stands on (or of a user's file)."""
-        return [{"name": name, "sha256": digest_of(files_of_classifier(name))} for name in self.classifier]
+        return [named_digest(name, files_of_classifier(name)) for name in self.classifier]
 
     def mapping(self) -> dict[str, Any]:
         other = OF_CTRL if self.free else (*OF_FREE, "objective")
@@ -131,7 +141,8 @@ class TrainConfig(TrainingConfig):
             raise TiltingError(f"--objective {FREE} learns from labelled pictures: give --data labels.csv")
         if not free and "prompts" not in given:
             usual_prompts(model)
-        check_plain(model, "controls")
+        check_pipeline(model, "controls")
+        asked(cls, given, model)
         given["classifier"] = _classifiers(given.get("classifier", ()), free)
         config = cls(**cls.completed(given, model, defaults(model)[1]))
         config.check("truncation" in given, processes())
@@ -142,7 +153,8 @@ class TrainConfig(TrainingConfig):
         """Fields with those defaults that depend on model and objective."""
         free = given.get("objective") == FREE
         own = OWN.get(model, {}) if not free and given.get("planner", "backprop") == "backprop" else {}
-        return {"cfg": cfg, "batch_size": 32 if free else cls.batch_size, **own, **given}
+        aimed = {"truncation": "all"} if given.get("kl_target") else {}  # whose KL is of the whole path at every step
+        return {"cfg": cfg, "batch_size": 32 if free else cls.batch_size, **own, **aimed, **given}
 
     def check(self, truncated: bool, count: int) -> None:
         """Refuse what does not go together.
@@ -158,6 +170,11 @@ class TrainConfig(TrainingConfig):
             raise TiltingError(
                 "truncation says where --planner backprop has a gradient; ppo has one of every step: leave it out"
             )
+        if self.kl_target is not None:
+            if self.planner == "ppo" or self.truncation != "all":
+                raise TiltingError("kl-target is of the whole path: use --planner backprop and --truncation all with it")
+            if not self.kl:
+                raise TiltingError("kl-target is reached by γ beside a KL, and kl 0 has none: leave --kl out")
         self.check_batch(count)
 
     def check_batch(self, count: int) -> None:

@@ -12,13 +12,14 @@ from typing_extensions import Doc
 
 from tilting.config import options, training
 from tilting.config.diversity import parse_diversity
+from tilting.config.generate import tried
 from tilting.config.objectives import settings_of
 from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, check_batch, once
 from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.models.lora_file import PAPER_TARGETS
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
@@ -73,6 +74,7 @@ class FinetuneConfig(Switches, TrainingConfig):
     reward_frames: options.RewardFrames = "all"
     controlnet: options.Controlnet = None
     ip_adapter: options.IpAdapter = None
+    mask: options.Mask = None
     settings: Annotated[options.Settings, Metavar("OBJECTIVE.FIELD=VALUE"), Doc("An objective's own setting, repeatable.")] = ()
     checkpoint_every: training.CheckpointEvery = 50
     keep_every: training.KeepEvery = 0
@@ -159,7 +161,7 @@ class FinetuneConfig(Switches, TrainingConfig):
                 raise TiltingError("alpha is that of --init-lora: leave --lora-alpha out")
         asked(cls, given, given.get("model", cls.model))
         if {"guidance", "negative"} & set(given.get("learn", ())):
-            check_plain(given.get("model", cls.model), "learned sampler inputs")
+            check_pipeline(given.get("model", cls.model), "learned sampler inputs")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))
         config.check(objective, processes())
         check_switches(config.model, Switches.of(config))
@@ -227,9 +229,10 @@ class FinetuneConfig(Switches, TrainingConfig):
         return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 
 
-def black_box(objective: str, reward: str) -> TiltingError:
-    """The refusal of a reward without gradient."""
-    return TiltingError(f"{objective} needs a differentiable reward and {reward!r} is black-box: use --objective ddpo with it")
+def black_box(objective: str, reward: str, why: str = "") -> TiltingError:
+    """The refusal of a reward without gradient, for a reason that was found by trying it."""
+    what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
+    return TiltingError(f"{objective} needs {what}: use --objective ddpo with it")
 
 
 OPTIONS = tuple(FinetuneConfig.options())

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from typing_extensions import Doc
 
+from tilting.config.auto import AUTO, STEPS, Budget
 from tilting.config.base import BaseConfig
 from tilting.config.options import (
     BatchSize,
@@ -34,11 +35,13 @@ from tilting.config.options import (
     Precision,
     Prompts,
     Reward,
+    RewardDevice,
     RewardFrames,
     Sde,
     Seeds,
     Settings,
     Side,
+    Split,
     Steps,
     Strength,
     Trace,
@@ -46,10 +49,10 @@ from tilting.config.options import (
     Unused,
 )
 from tilting.config.settings import setting
-from tilting.declare import declared, plain
+from tilting.declare import Check, Metavar, Option, declared, plain
 from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
-from tilting.models.names import check_plain, defaults
+from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.presets import METHODS, Preset
@@ -57,6 +60,13 @@ from tilting.rewards.declaration import of_a_batch
 from tilting.rewards.spec import Spec, parse_specs
 
 Config = TypeVar("Config", bound="GenerateConfig")
+
+
+def _budget(name: str, value: str) -> str:
+    Budget.read(value)
+    return value
+
+
 STRENGTH = 0.6
 """The share of the steps that is drawn from a reference picture, where it is unset (the CoDeX thesis, (T+I)2I)."""
 
@@ -72,7 +82,10 @@ class GenerateConfig(Switches, BaseConfig):
     prompts: Prompts
     model: Model = "pocket"
     reward: Reward = ()
-    method: Annotated[str, Doc("See `tilting methods`.")] = "base"
+    method: Annotated[str, Doc("See `tilting methods`; or file.py:function; or auto, the best for --budget.")] = "base"
+    budget: Annotated[
+        str | None, Metavar("N|Ns"), Check(_budget), Doc("Of method auto: evaluations per image, or seconds such as 30s.")
+    ] = None
     particles: Particles = None
     steps: Steps = 50
     eta: Eta = 1.0
@@ -98,6 +111,8 @@ class GenerateConfig(Switches, BaseConfig):
     lora: Lora = ()
     lora_steps: LoraSteps = None
     device: Device = "auto"
+    reward_device: RewardDevice = None
+    split: Split = "images"
     precision: Precision | None = None
     long_prompts: LongPrompts = None
     metadata: Metadata = ()
@@ -106,6 +121,7 @@ class GenerateConfig(Switches, BaseConfig):
     trace: Trace = False
     trace_every: TraceEvery = 1
     unused: Unused = ()
+    auto: Annotated[tuple[str, ...], Option(internal=True), Doc("Budget and reason of what method auto took.")] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -134,9 +150,9 @@ class GenerateConfig(Switches, BaseConfig):
     def preset(self) -> Preset:
         """The preset this asks for."""
         given = {key.partition(".")[2]: value for key, value in self.settings}
-        if "particles" in _preset_fields(self.method):
+        if self.method != AUTO and "particles" in _preset_fields(self.method):
             given["particles"] = self.particles
-        return METHODS[self.method](**given)
+        return METHODS["base" if self.method == AUTO else self.method](**given)
 
     def specs(self) -> list[Spec]:
         """The parsed rewards."""
@@ -153,13 +169,19 @@ class GenerateConfig(Switches, BaseConfig):
             TiltingError: one sentence that names the option.
         """
         given = cls.checked({"prompts": (), **options})
+        if given.get("method") == AUTO:
+            return cls._for_auto(given)
+        if given.get("budget") is not None:
+            raise TiltingError(
+                f"budget is what method auto spends, and the method is {given.get('method', 'base')}: leave it out"
+            )
         method, model = given.get("method", "base"), given.get("model", "pocket")
         METHODS.find(method)
         paper = _paper(method, given) if given.pop("published", False) else {}
         fields = _preset_fields(method)
         asked(cls, given, model)
         if any((parse_lora(one).file.parent / INPUTS).is_file() for one in given.get("lora", ())):
-            check_plain(model, "learned sampler inputs")
+            check_pipeline(model, "learned sampler inputs")
         steps, cfg = defaults(model)
         of_model = {"steps": steps, "cfg": cfg, "eta": METHODS[method].default_eta}
         of_run = {name: cls.options()[name].check(paper[name]) for name in ("steps", "cfg") if name in paper}
@@ -176,6 +198,24 @@ class GenerateConfig(Switches, BaseConfig):
         check_switches(config.model, Switches.of(config))
         config.wanted()
         return config
+
+    @classmethod
+    def _for_auto(cls, given: dict[str, Any]) -> Self:
+        """A request whose method is chosen when model and reward are at hand; what it is given for is checked as for base."""
+        if given.get("budget") is None:
+            raise TiltingError(
+                "method auto spends a budget: give --budget 100, evaluations per image, or seconds, --budget 30s"
+            )
+        for what in ("published", "image", "eta"):
+            if given.get(what) not in (None, False):
+                raise TiltingError(f"method auto chooses its own settings, for images drawn from noise: leave {what} out")
+        useless = [*given.pop("settings", {}), *(["particles"] if given.pop("particles", None) is not None else [])]
+        budget, steps = given.pop("budget"), given.pop("steps", None)
+        steps = min(STEPS, defaults(given.get("model", "pocket"))[0]) if steps is None else steps
+        config = cls.resolve({**given, "method": "base", "steps": steps})
+        if not config.reward:
+            raise TiltingError("method auto needs a reward: give one by --reward")
+        return replace(config, method=AUTO, budget=budget, unused=(*config.unused, *useless))
 
 
 def usual_settings(method: str) -> dict[str, Any]:
@@ -246,7 +286,7 @@ def _with_rewards(config: Config) -> Config:
     """The rewards asked for; ``clip`` for pocket where none is."""
     wanted = config.reward or (("clip",) if config.model == "pocket" else ())
     specs = parse_specs(wanted)
-    if not specs and config.method != "base":
+    if not specs and config.method != "base" and config.preset().build(config.steps).needs_reward:
         raise TiltingError(f"method {config.method} needs a reward: give one by --reward")
     for spec in specs:
         if spec.entry and spec.entry.together:
@@ -258,12 +298,16 @@ def _with_rewards(config: Config) -> Config:
     return replace(config, reward=wanted)
 
 
-def black_box(method: str, reward: str) -> TiltingError:
-    """The refusal of a reward without gradient."""
+def tried(why: str) -> str:
+    """A reason in brackets."""
+    return f" (tried on a picture: {why})" if why else ""
+
+
+def black_box(method: str, reward: str, why: str = "") -> TiltingError:
+    """The refusal of a reward without gradient, for a reason that was found by trying it."""
     probes = f", or zero-order gradients by --set {method}.probes=10" if "probes" in _preset_fields(method) else ""
-    return TiltingError(
-        f"{method} needs a differentiable reward and {reward!r} is black-box: use --method code or bon with it{probes}"
-    )
+    what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
+    return TiltingError(f"{method} needs {what}: use --method code or bon with it{probes}")
 
 
 def _check_method(config: GenerateConfig) -> None:

@@ -161,6 +161,14 @@ LoraSteps = Annotated[
     str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are on.")
 ]
 Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(value)), Doc("auto, cpu, cuda, cuda:N or mps.")]
+RewardDevice = Annotated[
+    str | None,
+    Metavar("NAME"),
+    Check(lambda name, value: check_device(value)),
+    Option(default="the model's"),
+    Doc("Where rewards compute; final scores are then had amid the next group."),
+]
+Split = Annotated[Literal["images", "particles"], Doc("What several processes share: images, or the particles of every image.")]
 Precision = Annotated[str, Check(lambda name, value: check_precision(value)), Doc("Of the network: fp32, fp16 or bf16.")]
 Out = Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write, or to go on with.")]
 Seed = Annotated[int, Doc("Seed of the run.")]

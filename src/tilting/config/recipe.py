@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from typing_extensions import Doc
 
 from tilting.config.base import BaseConfig
-from tilting.config.options import Out, Seed
-from tilting.declare import Check, Metavar, Option, Registry
+from tilting.config.options import Out, Seed, check_model
+from tilting.config.prompts import KINDS
+from tilting.declare import Check, Metavar, Option, Registry, plain
 from tilting.errors import TiltingError
+from tilting.rewards.spec import parse_specs
 
 RECIPES: Registry[Any] = Registry("recipe", "tilting.recipes")
+OTHERWISE = ("model", "reward", "prompts", "seeds", "steps")
+"""What a recipe may be asked to have otherwise, if it says so in its ``asks``."""
 
 
 def _numbers(shard: str) -> tuple[int, int]:
@@ -40,6 +44,15 @@ class RecipeConfig(BaseConfig):
     out: Out = None
     small: Annotated[bool, Doc("As little of it as makes a table: a minute, to try it.")] = False
     seed: Annotated[Seed, Ge(0)] = 0
+    model: Annotated[str | None, Check(check_model), Option(default="pocket"), Doc("Draw the table's rows by another.")] = None
+    reward: Annotated[
+        tuple[str, ...], Metavar("SPEC"), Option(default="the table's"), Doc("Steer by and score by others, repeatable.")
+    ] = ()
+    prompts: Annotated[
+        tuple[str, ...], Metavar("FILE"), Option(default="the table's"), Doc("Of a file, or one, repeatable.")
+    ] = ()
+    seeds: Annotated[tuple[int, ...], Metavar("A,B,..."), Doc("Draw every prompt with each, instead of --seed.")] = ()
+    steps: Annotated[int | None, Ge(1), Le(10_000), Option(default="the table's"), Doc("T, denoising steps.")] = None
     shard: Annotated[
         str | None,
         Metavar("I/K"),
@@ -52,6 +65,18 @@ class RecipeConfig(BaseConfig):
         """The shard as two numbers."""
         return None if self.shard is None else _numbers(self.shard)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is to be otherwise than the recipe has it, of plain values."""
+        return {name: plain(value) for name in OTHERWISE if (value := getattr(self, name)) not in (None, ())}
+
+    @classmethod
+    def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        prompts = options.get("prompts")
+        if isinstance(prompts, list | tuple) and len(prompts) == 1 and str(prompts[0]).lower().endswith(KINDS):
+            options = {**options, "prompts": prompts[0]}
+        return {name: value for name, value in super().checked(options).items() if name != "metadata"}
+
     @classmethod
     def resolve(cls, options: Mapping[str, Any]) -> Self:
         config, given = super().resolve(options), cls.checked(options)
@@ -59,8 +84,18 @@ class RecipeConfig(BaseConfig):
             raise TiltingError(f"the recipe {config.recipe} has seeds of its own: leave --seed out")
         if config.recipe is not None and config.shard is not None and not RECIPES.find(config.recipe).sharded:
             raise TiltingError(f"the recipe {config.recipe} is not made in parts: leave --shard out")
+        if config.seeds and "seed" in given:
+            raise TiltingError("seeds are given both by --seed and by --seeds: give one of them")
+        if config.recipe is not None and config.asked:
+            able = getattr(RECIPES.find(config.recipe), "asks", ())
+            other = next((name for name in config.asked if name not in able), None)
+            if other is not None:
+                takes = f"it takes {', '.join(f'--{name}' for name in able)}" if able else "it is as it is"
+                raise TiltingError(f"the recipe {config.recipe} has no use for --{other}: {takes}")
+        parse_specs(config.reward)
         return config
 
     def mapping(self) -> dict[str, Any]:
         seeded = self.recipe is None or RECIPES[self.recipe].seeded
-        return {key: value for key, value in super().mapping().items() if seeded or key != "seed"}
+        known = super().mapping()
+        return {k: v for k, v in known.items() if (seeded or k != "seed") and (k not in OTHERWISE or k in self.asked)}

@@ -1,6 +1,6 @@
 """The columns of a comparison: a method, with settings of its own, with a LoRA, or a control. Torch-free.
 
-codex                     a method as it is
+codex                     a method as it is, or one of a file of your own, file.py:function
 codex:strength=0.4        with settings of its own, or other steps, cfg, eta, particles (N) or lora; several are joined by +
 lora:DIR[=SCALE]          the base model with a LoRA
 control:DIR:LABEL=VALUE   the base model with a control
@@ -47,6 +47,9 @@ class Variant:
 def parse_variant(text: str) -> Variant:
     """Read a column. Raises TiltingError, with the nearest right name."""
     name, colon, rest = text.strip().partition(":")
+    if name.endswith(".py"):
+        function, colon, rest = rest.partition(":")
+        name = f"{name}:{function}"
     if name == "lora" and rest:
         return Variant(text, "base", {"lora": [rest]})
     if name == "control" and rest:

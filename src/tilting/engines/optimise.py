@@ -53,6 +53,7 @@ class Optimise:
     sigma: float = 0.1
     stochastic = False
     may_cost_less = False
+    parallel = False
 
     def __post_init__(self) -> None:
         if self.iterations < 2:

@@ -62,7 +62,7 @@ class NoiseSearch:
                     clean = rollout(problem, begin.at(a, r), r)
                     return to_float64(value(clean, r).detach()), clean
 
-            scores, clean = in_chunks(look, problem.chunk, x, rows)
+            scores, clean = in_chunks(look, problem.chunk, x, rows, over=problem.over)
             scores, clean = scores.reshape(tried.shape[:2]), clean.reshape(tried.shape)
             top = scores.argmax(1)
             mine = torch.arange(len(top), device="cpu")

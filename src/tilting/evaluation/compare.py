@@ -27,6 +27,7 @@ from tilting.reports.words import TERMS
 from tilting.runs.alone import alone
 from tilting.runs.files import keys_of, write_json
 from tilting.runs.owner import COMPARISON, folder_of
+from tilting.runs.processes import meet
 from tilting.version import __version__
 
 
@@ -48,6 +49,8 @@ def compare(
         TiltingError: before anything is drawn or written, for a folder or a method that cannot work.
         RewardError: if the reward fails; images finished before stay, and the comparison resumes.
     """
+    together = meet(config.device)
+    quiet = quiet or not together.main
     with alone(config.out):
         path = folder_of(config.out, COMPARISON)
         labels = dict(zip(config.methods, config.runs, strict=True))
@@ -55,22 +58,16 @@ def compare(
         missing = [(label, folder) for label, one in labels.items() if not (folder := pool.folder(one, argv)).complete]
         if missing:
             announce(f"loading {config.model}", quiet)
-        climbing = [folder.config for _, folder in missing if folder.config.preset().needs_reward_gradient]
-        for one in (*climbing, *(folder.config for _, folder in missing)):
-            pool.parts(one)
-        for label, folder in missing:
-            try:
-                plan_missing(folder, pool.parts(folder.config))
-            except TiltingError as error:
-                raise named(label, error) from None
+        together.agree(lambda: pool.check(missing))
         manifests = {label: pool.run(one, argv, quiet) for label, one in labels.items()}
         places = {label: Path(one.out or "").name for label, one in labels.items()}
         metrics = {"version": __version__, "argv": list(argv), "config": config.mapping(), **measure(manifests, places)}
         metrics["unused"] = list(config.unused)
-        write_sheet(path, metrics)
-        write_tables(path, metrics)
-        write_atomically(path / PAGE, render(path, metrics).encode())
-        write_json(path / COMPARISON.file, metrics)
+        if together.main:
+            write_sheet(path, metrics)
+            write_tables(path, metrics)
+            write_atomically(path / PAGE, render(path, metrics).encode())
+            write_json(path / COMPARISON.file, metrics)
         return metrics
 
 
@@ -97,6 +94,17 @@ class _Pool:
         if key not in self.known:
             self.known[key] = self.load(config)
         return self.known[key]
+
+    def check(self, missing: Sequence[tuple[str, Folder]]) -> None:
+        """Load what runs need, and refuse what cannot be drawn of them. Raises what loading raises, and TiltingError."""
+        climbing = [folder.config for _, folder in missing if folder.config.preset().needs_reward_gradient]
+        for one in (*climbing, *(folder.config for _, folder in missing)):
+            self.parts(one)
+        for label, folder in missing:
+            try:
+                plan_missing(folder, self.parts(folder.config))
+            except TiltingError as error:
+                raise named(label, error) from None
 
     def run(self, config: GenerateConfig, argv: Sequence[str], quiet: bool) -> dict[str, Any]:
         """Draw what is missing; the manifest."""

@@ -28,9 +28,9 @@ ROOM = 1100
 BEST = (24, 120, 78)
 
 
-def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """``compare.png``: a column per method under its numbers, a row per prompt and index, the best reward of a row in green;
-    first what the images were made of, where they were made of pictures."""
+def write_sheet(folder: Path, metrics: Mapping[str, Any], name: str = SHEET) -> Path:
+    """The sheet: a column per method under its numbers, a row per prompt and index, the best reward of a row in green; first
+    what the images were made of, where they were made of pictures."""
     shown, methods, inputs = metrics["images"][:MOST_ROWS], metrics["methods"], input_pictures(metrics["config"])
     first = bool(inputs)
     sheet = Sheet(len(shown), first + len(methods), header=5)
@@ -52,8 +52,8 @@ def write_sheet(folder: Path, metrics: Mapping[str, Any]) -> Path:
         for j, row in enumerate(methods, first):
             cell = entry["methods"][row["method"]]
             sheet.cell(i, j, read(folder / cell["file"]), short(cell["reward"]), BEST if row["method"] in best else FAINT)
-    sheet.save(folder / SHEET)
-    return folder / SHEET
+    sheet.save(folder / name)
+    return folder / name
 
 
 def best_of(entry: Mapping[str, Any]) -> set[str]:
@@ -161,12 +161,14 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def render(folder: Path, metrics: Mapping[str, Any]) -> str:
+def render(folder: Path, metrics: Mapping[str, Any], **more: Any) -> str:
     """The page.
 
     Args:
         folder: of the comparison, where the pictures are.
         metrics: what metrics.json holds.
+        more: what the page says otherwise than a comparison of methods does: its ``name``, ``question``, ``papers`` by column's
+            preset, further ``charts``, ``note``.
     """
     names = [row["method"] for row in metrics["methods"]]
     colour = colours(names, [name for name in names if name != "base"])
@@ -192,12 +194,14 @@ def render(folder: Path, metrics: Mapping[str, Any]) -> str:
         filters,
         m=metrics,
         methods=metrics["methods"],
-        about={row["preset"]: about_method(row["preset"]) for row in metrics["methods"]},
+        page=more.get("name", "compare"),
+        note=more.get("note", ""),
+        papers=more.get("papers") or {row["preset"]: about_method(row["preset"])["paper"] for row in metrics["methods"]},
         has={key: any(row[key] for row in metrics["methods"]) for key in ("reward", "gain", "judge", "judge_gain")},
-        question=_question(metrics),
+        question=more.get("question") or _question(metrics),
         words=legend({"reward", "judge", "gain", "interval", "wins", "evaluations", "decodes", "too few to say", *met}),
         colour=colour,
-        charts=_charts(metrics, colour),
+        charts=[*more.get("charts", ()), *_charts(metrics, colour)],
         prompts=shown,
         inputs={prompt: data_uri(file) for prompt, file in inputs.items() if prompt in shown},
         count=len(prompts),

@@ -27,6 +27,7 @@ from tilting.models.words import read_prompt
 from tilting.rewards.check import checked
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build_one, parse_spec, split_weight
+from tilting.runs.processes import Processes
 
 KINDS = ("concept", "style", "background")
 VARIANTS = ("cmmd_unbiased",)
@@ -176,66 +177,87 @@ class Measured:
     pictured: dict[str, list[float]] = field(default_factory=dict)
 
 
-def measure(run: Run, tools: Instruments) -> Measured:
-    """Look at every picture of a run once (and once more for LPIPS). Raises TiltingError naming a corrupt picture."""
+BATCH = 32
+"""Pictures that are looked at at once."""
+
+
+def batches(count: int) -> list[slice]:
+    """So many pictures in batches, each of which one process looks at."""
+    return [slice(first, first + BATCH) for first in range(0, count, BATCH)]
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Named columns of batches as whole ones."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def measure(run: Run, tools: Instruments, together: Processes) -> Measured:
+    """Look at every picture of a run once (and once more for LPIPS), each process at some. Raises TiltingError naming a corrupt
+    picture."""
     files = [run.folder / record["file"] for record in run.records]
     prompts, words = run.prompts, tools.judge.words
     names = {"concept": words.concepts, "style": words.styles, "background": tuple(words.colours)}
-    read: dict[str, list[str]] = {kind: [] for kind in KINDS}
     recorded = {"judge": [record["judge"] for record in run.records]}
     scores = {name: values for name, values in recorded.items() if None not in values}
     kept = {name for kind in ("prompt", "sets") for metric in metrics_of(kind) for name in metric.takes}
-    parts: dict[str, list[Tensor]] = {}
-    done = 0
-    for images in read_batches(files, read=read_frames):
-        mine = prompts[done : done + len(images)]
-        inputs = {**tools.references(images, mine), **tools.inputs(images, mine)}
-        done += len(images)
-        for name in kept - {"images", "reference"}:
-            if isinstance(inputs.get(name), Tensor):
-                parts.setdefault(name, []).append(inputs[name])
+    kept -= {"images", "reference"}
+
+    def look(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        inputs = {**tools.references(images, prompts), **tools.inputs(images, prompts)}
+        found = {name: inputs[name] for name in kept if isinstance(inputs.get(name), Tensor)}
         for metric in metrics_of("image"):
             if metric.name not in scores and all(name in inputs for name in metric.takes):
-                parts.setdefault(f"score {metric.name}", []).append(metric(inputs))
+                found[f"score {metric.name}"] = metric(inputs)
         logs = tools.judge.log_probabilities(images)
-        for kind in KINDS:
-            read[kind] += [names[kind][int(i)] for i in logs[kind].argmax(-1)]
-    whole = {key: torch.cat(values) for key, values in parts.items()}
+        return found | {f"read {kind}": logs[kind].argmax(-1) for kind in KINDS}
+
+    def work(rows: slice) -> dict[str, Tensor]:
+        done, parts = rows.start, []
+        for images in read_batches(files[rows], read=read_frames):
+            parts.append(look(images, prompts[done : done + len(images)]))
+            done += len(images)
+        return joined(parts)
+
+    whole = joined(together.shared(batches(len(files)), work))
+    read = {kind: [names[kind][i] for i in whole.pop(f"read {kind}").tolist()] for kind in KINDS}
     scores |= {key.removeprefix("score "): values.tolist() for key, values in whole.items() if key.startswith("score ")}
     words_of = [read_prompt(words, prompt) for prompt in prompts]
     wanted = {kind: [None if (i := getattr(s, kind)) is None else names[kind][i] for s in words_of] for kind in KINDS}
     rewards = {key: values for key in run.weights if (values := recorded_rewards(run, key)) is not None}
-    return Measured(whole, scores, _of_prompts(prompts, files, whole, tools), rewards, wanted, read)
+    return Measured(whole, scores, _of_prompts(prompts, files, whole, tools, together), rewards, wanted, read)
 
 
-def features_of(files: Sequence[Path], tools: Instruments) -> dict[str, Tensor]:
+def features_of(files: Sequence[Path], tools: Instruments, together: Processes) -> dict[str, Tensor]:
     """What distances of sets take of pictures without prompts. Raises TiltingError naming one that cannot be read."""
     taken = {name for metric in metrics_of("sets") for name in metric.takes}
-    parts: dict[str, list[Tensor]] = {name: [] for name in taken}
-    for images in read_batches(files, read=read_frames):
-        inputs = tools.inputs(images, [""] * len(images))
-        for name in taken:
-            parts[name].append(inputs[name])
-    return {name: torch.cat(values) for name, values in parts.items()}
+
+    def work(rows: slice) -> dict[str, Tensor]:
+        looked = [tools.inputs(images, [""] * len(images)) for images in read_batches(files[rows], read=read_frames)]
+        return joined([{name: inputs[name] for name in taken} for inputs in looked])
+
+    return joined(together.shared(batches(len(files)), work))
 
 
 def _of_prompts(
-    prompts: Sequence[str], files: Sequence[Path], features: Mapping[str, Tensor], tools: Instruments
+    prompts: Sequence[str], files: Sequence[Path], features: Mapping[str, Tensor], tools: Instruments, together: Processes
 ) -> dict[str, dict[str, float]]:
     """The metrics of a prompt, where it has two images."""
+    several = [(prompt, rows) for prompt, rows in rows_by_prompt(prompts).items() if len(rows) > 1]
     values: dict[str, dict[str, float]] = {}
     for metric in metrics_of("prompt"):
-        values[metric.name] = {}
         pictured = "images" in metric.takes and (tools.lpips is not None or "lpips" not in metric.takes)
-        for prompt, rows in rows_by_prompt(prompts).items():
-            if len(rows) < 2:
-                continue
+
+        def work(one: tuple[str, list[int]], metric: Metric = metric, pictured: bool = pictured) -> dict[str, Tensor]:
+            prompt, rows = one
             inputs: dict[str, Any] = {name: features[name][rows] for name in metric.takes if name in features}
             pictures = [read_frames(files[i]) for i in rows] if pictured else []
             if len({picture.shape for picture in pictures}) > 1:
                 raise TiltingError(f"LPIPS needs pictures of one size, and those of {prompt!r} differ")
             inputs |= {"images": torch.stack(pictures) if pictures else None, "lpips": tools.lpips}
-            values[metric.name][prompt] = metric(inputs)
+            return {"value": torch.tensor(metric(inputs), dtype=torch.float64)}
+
+        found = together.shared(several, work)
+        values[metric.name] = {prompt: one["value"].item() for (prompt, _), one in zip(several, found, strict=True)}
     return values
 
 
@@ -248,15 +270,22 @@ def recorded_rewards(run: Run, bare: str) -> list[float] | None:
     return [float(value) for value in values] if whole else None
 
 
-def score_images(run: Run, bare: str) -> list[float]:
+def score_images(run: Run, bare: str, together: Processes) -> list[float]:
     """A reward of every image from its picture file. Raises TiltingError when the reward does not load or fails."""
     known = run.config.get("prompts", ()), run.config.get("metadata", ())
-    reward, frames = informed(build_one(parse_spec(bare)), *known), run.config.get("reward-frames") or "all"
-    values: list[float] = []
-    for images in read_batches([run.folder / record["file"] for record in run.records], read=read_frames):
-        with torch.no_grad():
-            values += checked(reward, images, run.prompts[len(values) : len(values) + len(images)], frames).tolist()
-    return values
+    reward = together.agree(lambda: informed(build_one(parse_spec(bare)), *known))
+    files, prompts = [run.folder / record["file"] for record in run.records], run.prompts
+    frames = run.config.get("reward-frames") or "all"
+
+    def work(rows: slice) -> dict[str, Tensor]:
+        done, parts = rows.start, []
+        for images in read_batches(files[rows], read=read_frames):
+            with torch.no_grad():
+                parts.append({"value": checked(reward, images, prompts[done : done + len(images)], frames)})
+            done += len(images)
+        return joined(parts)
+
+    return joined(together.shared(batches(len(files)), work))["value"].tolist()
 
 
 def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:

@@ -39,8 +39,9 @@ from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
 from tilting.runs.alone import alone
-from tilting.runs.files import IMAGES, MANIFEST, digest_of, read_json, write_json
+from tilting.runs.files import MANIFEST, digest_of, read_json, records_of, write_json
 from tilting.runs.owner import EVALUATION, folder_of
+from tilting.runs.processes import Processes, meet
 from tilting.version import __version__
 
 NEVER = {name for name, entry in REWARDS.items() if entry.together or entry.remote}
@@ -61,6 +62,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written then. The same evaluation, finished before, is given back.
     """
+    together = meet()
+    quiet = quiet or not together.main
     with alone(config.out, beside=True):
         folder = folder_of(config.out, EVALUATION)
         there = folder.exists() and any(folder.iterdir())
@@ -71,7 +74,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
             config = replace(config, reference_image=parts.picture)
         asked = {
             "config": config.mapping(),
-            "read": [digest_of((run.folder / MANIFEST, run.folder / IMAGES)) for run in parts.runs]
+            "read": [digest_of((run.folder / MANIFEST, *records_of(run.folder))) for run in parts.runs]
             + ([digest_of(parts.pictures)] if parts.pictures else [])
             + ([digest_of(sorted(set(parts.inputs.values())))] if parts.inputs and parts.picture is None else []),
         }
@@ -84,8 +87,9 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
             if not quiet:
                 print(f"tilting: {config.out!r} holds this evaluation already: nothing is measured again", file=sys.stderr)
             return before
-        metrics = {"version": __version__, "argv": list(argv), **asked, **_metrics(config, parts, quiet)}
-        _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
+        metrics = {"version": __version__, "argv": list(argv), **asked, **_metrics(config, parts, quiet, together)}
+        if together.main:
+            _write(folder, metrics, render(metrics, {run.name: run.folder for run in parts.runs}))
         return metrics
 
 
@@ -124,15 +128,16 @@ def _write(folder: Path, metrics: Mapping[str, Any], page: str) -> None:
         raise TiltingError(f"cannot write {str(folder)!r}: {error.strerror}") from error
 
 
-def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any]:
+def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool, together: Processes) -> dict[str, Any]:
     one = config.reference_image
-    tools = load_instruments(config, dict.fromkeys(parts.runs[0].prompts, Path(one)) if one else parts.inputs)
+    references = dict.fromkeys(parts.runs[0].prompts, Path(one)) if one else parts.inputs
+    tools = together.agree(lambda: load_instruments(config, references))
     measured = {}
     for run in tqdm(parts.runs, desc="evaluate", unit="run", file=sys.stderr, disable=quiet, leave=False):
-        measured[run.name] = measure(run, tools)
+        measured[run.name] = measure(run, tools, together)
     if parts.reference and parts.pictures:
-        measured[parts.reference] = Measured(features_of(parts.pictures, tools), {}, {}, {}, {}, {})
-    notes = [*parts.notes, *_complete_rewards(parts, measured), *_lacking(config, parts)]
+        measured[parts.reference] = Measured(features_of(parts.pictures, tools, together), {}, {}, {}, {}, {})
+    notes = [*parts.notes, *_complete_rewards(parts, measured, together), *_lacking(config, parts)]
     far, floor = distances(config, parts, measured, notes)
     rows = [row_of(run, parts, measured, far.get(run.name), tools) for run in parts.runs]
     return {
@@ -147,7 +152,7 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool) -> dict[str, Any
     }
 
 
-def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
+def _complete_rewards(parts: Setup, measured: dict[str, Measured], together: Processes) -> list[str]:
     """Score from its pictures what a manifest does not hold; sentences for what was, and what cannot be."""
     notes = []
     for bare in dict.fromkeys(key for run in parts.runs for key in run.weights):
@@ -159,7 +164,7 @@ def _complete_rewards(parts: Setup, measured: dict[str, Measured]) -> list[str]:
             continue
         try:
             for run in parts.runs:
-                measured[run.name].pictured[bare] = score_images(run, bare)
+                measured[run.name].pictured[bare] = score_images(run, bare, together)
                 measured[run.name].rewards.setdefault(bare, measured[run.name].pictured[bare])
             names = ", ".join(lacking)
             notes.append(f"The reward {bare} of {names} was computed from the pictures (8 bits): no manifest there records it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,15 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
             while part := file.read(1 << 24):
                 sha.update(part)
     return sha.hexdigest()[:DIGITS]
+
+
+def digest_of_code(file: Path) -> str | None:
+    """Of what a Python file says: comments, blank lines and layout have no part in it. None for one that is no Python."""
+    try:
+        said = ast.unparse(ast.parse(file.read_bytes()))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
 
 
 def weights_in(source: str | Path) -> tuple[Path, ...]:

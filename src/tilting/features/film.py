@@ -6,7 +6,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
-from math import ceil
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,15 +113,16 @@ def frames_of(image: Tensor) -> list[Image]:
 
 
 def contact_sheet(frames: list[Image]) -> Image:
-    """Frames of a film, at most `SHEET`², evenly spaced, in rows from the first to the last; a still is itself."""
+    """Frames of a film, evenly spaced from the first to the last, in full rows, at most `SHEET`; a still is itself."""
     from PIL.Image import new
 
     if len(frames) == 1:
         return frames[0]
-    columns = min(SHEET, ceil(len(frames) ** 0.5))
-    shown = [frames[i] for i in evenly(len(frames), columns * columns)]
+    rows = min(SHEET, isqrt(len(frames)))
+    columns = len(frames) if rows == 1 else rows
+    shown = [frames[i] for i in evenly(len(frames), rows * columns)]
     width, height = frames[0].size
-    sheet = new("RGB", (columns * width, ceil(len(shown) / columns) * height), "white")
+    sheet = new("RGB", (columns * width, rows * height))
     for i, frame in enumerate(shown):
         sheet.paste(frame, (i % columns * width, i // columns * height))
     return sheet

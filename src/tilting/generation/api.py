@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilting.config.auto import AUTO, STEPS
 from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
 from tilting.config.prompts import prompts_of
@@ -17,7 +19,8 @@ from tilting.declare import declared
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.features.film import contact_sheet, frames_of
-from tilting.generation.coerce import picture_of, reward_of
+from tilting.generation.auto import take
+from tilting.generation.coerce import model_of, picture_of, reward_of
 from tilting.generation.generate import Counts, Drawn, draw, judge_of, records_of, summarise
 from tilting.generation.pictures import picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
@@ -33,6 +36,7 @@ from tilting.rewards.spec import Spec, parse_specs
 from tilting.rewards.weighted_sum import as_sum
 from tilting.runs.alone import alone
 from tilting.runs.files import IMAGES, image_name
+from tilting.runs.owner import processes
 from tilting.types import Reward
 
 if TYPE_CHECKING:
@@ -91,6 +95,8 @@ class Result:
             TiltingError: if it cannot be written, or something is there already.
         """
         folder = Path(out)
+        if processes() > 1:
+            raise TiltingError(f"a result is saved by one process, and {processes()} were launched: use `tilting generate`")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TiltingError(f"{str(out)!r} is there already: choose another folder, or remove it")
         with alone(str(out)):
@@ -183,6 +189,18 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
     return config, tuple(beyond)
 
 
+def _auto(
+    model: Model, reward: Reward | None, method: Any, budget: Any, prompts: Sequence[str], options: dict[str, Any]
+) -> tuple[Preset, dict[str, Any]]:
+    """The preset that auto takes, and the other options with its steps. Raises TiltingError."""
+    if method != AUTO or budget is None:
+        raise TiltingError("method auto spends a budget, and no other does: give both, such as method='auto', budget=100")
+    steps = options.get("steps") or min(STEPS, model.default_steps)
+    choice = take(model, reward, str(budget), steps, options.get("cfg") or model.default_cfg, prompts)
+    print(choice.why, file=sys.stderr)
+    return METHODS[choice.method](**choice.settings), {**options, "steps": steps}
+
+
 @keywords(
     GenerateConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "strength", "reward_frames"
 )
@@ -197,6 +215,7 @@ def generate(
     seed: int | Sequence[int] = 0,
     images: int = 1,
     progress: bool = True,
+    budget: str | int | None = None,
     **options: Any,
 ) -> Result:
     """Draw images of prompts with a method and a reward.
@@ -205,16 +224,17 @@ def generate(
         model: from `tilting.load`.
         prompts: one or several; {"prompt": "a fox", ...} for one with metadata, for rewards that take it.
         reward: such as ``tilting.rewards.clip()``, its spec ``"clip"``, or a function (images (b, 3, h, w) in [0, 1], prompts)
-            -> (b,), or (images, prompts, metadata) -> (b,); black-box unless ``function.differentiable`` is True; only
-            ``base`` needs none.
+            -> (b,), or (images, prompts, metadata) -> (b,), which is tried for a gradient where one is needed, unless
+            ``function.differentiable`` says; only ``base`` needs none.
         method: a preset such as ``tilting.presets.codex(particles=4)``, its name, or a `tilting.method.Method` of your own, as
-            one that a preset built with a part replaced; default ``base``.
+            one that a preset built with a part replaced; default ``base``; "auto" takes the best that is known for ``budget``.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
         image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit);
             of films (frames, 3, h, w), a file of one or its frames in a list, of which the first are taken, or a still.
         seed: of the run, or several, each of which draws every prompt; images are keyed by (seed, prompt, index).
         images: per prompt and seed.
         progress: show a bar on stderr.
+        budget: of method "auto": evaluations per image, such as 100, or seconds, such as "30s".
         options: ``steps, cfg, eta, sde, negative_prompt, batch_size, strength, reward_frames`` as the command has them; default
             the model's own steps and cfg, the method's eta.
 
@@ -225,7 +245,10 @@ def generate(
     who = identities(given.texts, seed, images)
     *frames, _, height, width = model.image_shape
     reference = picture_of(image, height, width, *frames) if image is not None else None
-    request = plan(model, who, method, informed(reward_of(reward), *given), reference=reference, **options)
+    scored = informed(reward_of(reward), *given)
+    if method == AUTO or budget is not None:
+        method, options = _auto(model_of(model), scored, method, budget, given.texts, options)
+    request = plan(model, who, method, scored, reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()
     with Progress(request, quiet=not progress) as bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import getattr_static
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,13 +33,13 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
 
     Args:
         reward: a `Reward`; a spec as ``--reward`` takes it, such as ``"jpeg"``, or several in a list; or a function
-            (images (b, 3, h, w) in [0, 1], prompts) -> (b,), which is black-box unless ``function.differentiable`` is True; or
-            None.
+            (images (b, 3, h, w) in [0, 1], prompts) -> (b,), which is tried for a gradient where one is needed, unless
+            ``function.differentiable`` says; or None.
 
     Raises:
         TiltingError: a spec that cannot be read or does not load, or what is none of these.
     """
-    if reward is None or (hasattr(reward, "name") and hasattr(reward, "differentiable") and callable(reward)):
+    if reward is None or (_has(reward, "name") and _has(reward, "differentiable") and callable(reward)):
         return cast("Reward | None", reward)
     if isinstance(reward, str) or (isinstance(reward, list | tuple) and all(isinstance(spec, str) for spec in reward)):
         return build(parse_specs([reward] if isinstance(reward, str) else list(reward)))
@@ -48,6 +49,11 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
         name = getattr(reward, "__name__", "clip")
         raise TiltingError(f"tilting.rewards.{name} makes a reward and is none: call it, tilting.rewards.{name}()")
     return UserReward(reward, getattr(reward, "__name__", type(reward).__name__))
+
+
+def _has(thing: object, name: str) -> bool:
+    """Whether it has an attribute, whose value is not asked for: a function is tried by that."""
+    return getattr_static(thing, name, thing) is not thing or hasattr(thing, name)
 
 
 class Composed(Preset):

@@ -65,8 +65,8 @@ class Watched:
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """See `tilting.generation.plan.Model`."""
-        encode: Callable[[list[str]], Any] | None = getattr(self._model, "encode_prompts", None)
-        if encode is not None and not finite(encode([*prompts, negative])):
+        texts: Callable[..., list[dict[str, Any]]] | None = getattr(self._model, "texts", None)
+        if texts is not None and not finite([list(one.values()) for one in texts(prompts, cfg, negative)]):
             raise NotFinite(TEXT)
         denoise = self._model.denoiser(prompts, cfg, negative)
 
@@ -151,7 +151,8 @@ def _networks(model: Any, part: str) -> list[Any]:
     """The networks of a part, as far as a model has them by diffusers' names."""
     model = model if hasattr(model, "backbone") else getattr(model, "model", model)
     if part == TEXT:
-        names = [f"text_encoder{end}" for end in getattr(model, "encoders", ())]
+        held = getattr(getattr(model, "pipe", None), "components", {})
+        names = [name for name in held if name.startswith("text_encoder")]
     elif part == VAE:
         names = ["vae"]
     elif part == LOOK:

@@ -6,16 +6,19 @@ alone, so groups are a matter of memory and never of results.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
+from tilting.generation.plan import grid_of, looker_of
 from tilting.generation.plan import identities as identities
 from tilting.generation.plan import plan as plan
 from tilting.generation.score import Counts as Counts
@@ -24,8 +27,9 @@ from tilting.lazy import torch
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.statistics import estimate
 from tilting.models.switches import idle
-from tilting.models.text import remembering
+from tilting.rewards.check import waits
 from tilting.rng import Identity
+from tilting.runs.ahead import Ahead
 from tilting.state import Info, State
 from tilting.types import RewardError, TiltingError
 
@@ -85,15 +89,22 @@ class Drawn:
 
 
 def draw(
-    model: Model, plan: Plan, latents: Tensor | None = None, device: torch.device | str | None = None
+    model: Model,
+    plan: Plan,
+    latents: Tensor | None = None,
+    device: torch.device | str | None = None,
+    over: loop.Over | None = None,
+    later: bool = True,
 ) -> Iterator[Step | Drawn]:
-    """Run a plan. Yields a Step after every draw and a Drawn after every group.
+    """Run a plan. Yields a Step after every draw and a Drawn after every group; where its reward is waited for, amid the next.
 
     Args:
         model: what draws.
         plan: from `plan`.
         latents: x_T of every image (len(plan.who), ...), instead of keyed noise; not beside a reference.
         device: where the latents live; the model's own by default.
+        over: processes that share the particles of every image; all yield the same.
+        later: whether a group may be scored amid the next, by another thread.
 
     Raises:
         TiltingError: latents of another shape, or beside a reference.
@@ -101,44 +112,91 @@ def draw(
         TiltingError: if a finished image is not finite, naming the part that made the first such number.
     """
     place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
-    most = max(plan.method.particles, *plan.method.counts, 1)
-    size = max(1, plan.batch_size // most)
+    size = plan.group
     if latents is not None:
         _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
-    clean, texts = _clean(model, plan, place), {}
-    for g, who in enumerate(groups):
-        mine = slice(g * size, g * size + len(who))
-        given = None if latents is None else latents[mine]
+    clean = _clean(model, plan, place)
+    ahead, waiting = Ahead(), None
 
-        def group(model: Model, clean: Tensor | None, who=who, mine=mine, given=given, g=g) -> Iterator[Step | Drawn]:
-            own = clean if clean is None or len(clean) == 1 else clean[mine]
-            return _group(model, plan, who, given, own, texts, place, (g, len(groups)))
+    def collected() -> Drawn:
+        """The group that is scored by another thread."""
+        nonlocal waiting
+        assert waiting is not None
+        (done, blaming), waiting, begun = waiting, None, time.perf_counter()
+        with blaming():
+            drawn = _finite(done.result())
+        return replace(drawn, counts=drawn.counts + Counts(seconds=time.perf_counter() - begun))
 
-        try:
-            for event in group(model, clean):
-                if isinstance(event, Drawn) and not event.images.isfinite().all():
-                    bad = (~event.images.isfinite()).flatten(1).any(1).nonzero()
-                    raise NotFinite(row=int(bad[0, 0]))
-                yield event
-        except NotFinite as error:
-            again = partial(_again, group, plan, place)
-            raise blame(model, _which(who[error.row]), again) from error
-        except RewardError as error:
-            bad = who[min(error.row or 0, len(who) - 1)]
-            also = f", or one of the {len(who) - 1} drawn with it" if error.row is None and len(who) > 1 else ""
-            raise RewardError(f"{error} ({_which(bad)}{also})", error.row) from error
+    try:
+        for g, who in enumerate(groups):
+            mine = slice(g * size, g * size + len(who))
+            given = None if latents is None else latents[mine]
+
+            def group(model: Model, clean: Tensor | None, over=over, who=who, mine=mine, given=given, g=g):
+                own = clean if clean is None or len(clean) == 1 else clean[mine]
+                return _group(model, plan, who, given, own, place, (g, len(groups)), over)
+
+            blaming, events = partial(_blaming, model, plan, place, who, group), group(model, clean)
+            while True:
+                with blaming():
+                    event = next(events, None)
+                if event is None:
+                    break
+                if isinstance(event, Step):
+                    yield event
+                    if waiting and waiting[0].done():
+                        yield collected()
+                    continue
+                if waiting:
+                    yield collected()
+                if later and over is None and g < len(groups) - 1 and deferrable(model, plan):
+                    waiting = ahead.do(event), blaming
+                    continue
+                with blaming():
+                    drawn = _finite(event())
+                yield drawn
+        if waiting:
+            yield collected()
+    finally:
+        ahead.drop()
+
+
+def _finite(drawn: Drawn) -> Drawn:
+    """A group whose images are finite. Raises NotFinite."""
+    if not drawn.images.isfinite().all():
+        bad = (~drawn.images.isfinite()).flatten(1).any(1).nonzero()
+        raise NotFinite(row=int(bad[0, 0]))
+    return drawn
+
+
+@contextmanager
+def _blaming(
+    model: Model,
+    plan: Plan,
+    place: torch.device | str,
+    who: Sequence[Identity],
+    group: Callable[[Model, Tensor | None, None], Iterable[object]],
+) -> Iterator[None]:
+    """What goes wrong with a group, told with the image that it is of."""
+    try:
+        yield
+    except NotFinite as error:
+
+        def again(model: Model) -> Iterator[object]:
+            """The group from the beginning, its reference encoded again, by this process alone."""
+            for event in group(model, _clean(model, plan, place), None):
+                yield event if isinstance(event, Step) else _finite(event())  # type: ignore[operator]
+
+        raise blame(model, _which(who[error.row]), again) from error
+    except RewardError as error:
+        bad = who[min(error.row or 0, len(who) - 1)]
+        also = f", or one of the {len(who) - 1} drawn with it" if error.row is None and len(who) > 1 else ""
+        raise RewardError(f"{error} ({_which(bad)}{also})", error.row) from error
 
 
 def _which(who: Identity) -> str:
     return f"image {who.index} of {who.prompt!r}, seed {who.seed}"
-
-
-def _again(
-    group: Callable[[Model, Tensor | None], Iterator[Step | Drawn]], plan: Plan, place: torch.device | str, model: Model
-) -> Iterator[Step | Drawn]:
-    """A group from the beginning, its reference encoded again."""
-    return group(model, _clean(model, plan, place))
 
 
 def _clean(model: Model, plan: Plan, place: torch.device | str) -> Tensor | None:
@@ -155,23 +213,23 @@ def _group(
     who: Sequence[Identity],
     given: Tensor | None,
     clean: Tensor | None,
-    texts: dict[str, Any],
     place: torch.device | str,
     counted: tuple[int, int],
-) -> Iterator[Step | Drawn]:
-    """Draw one group; ``counted`` is which, of how many."""
+    over: loop.Over | None,
+) -> Iterator[Step | Callable[[], Drawn]]:
+    """Draw one group; ``counted`` is which, of how many. What comes last scores it, in this thread or another."""
     begun = time.perf_counter()
     prompts = [i.prompt for i in who]
     worded = [text for prompt in prompts for text in plan.preset.variants(prompt)]
     scorer = None if plan.reward is None else Scorer(model, plan.reward, prompts)
-    counts, wait = Counts(), idle(model, plan.reward, place)
+    counts, wait = Counts(), idle(model, None if waits(plan.reward) else plan.reward, place)
     anew: Callable[[], None] | None = getattr(model, "anew", None)
     if anew is not None:
         anew()
     if scorer is not None:
         scorer.idle = wait
-    with torch.no_grad(), remembering(texts):
-        grid = model.schedule.grid(plan.steps)[-plan.steps_run - 1 :]
+    with torch.no_grad():
+        grid = grid_of(model, plan.method, plan.steps)[-plan.steps_run - 1 :]
         denoise = model.denoiser(worded, plan.cfg, plan.negative)
         problem = loop.Problem(
             denoise if wait is None else wait.before(denoise),
@@ -185,6 +243,8 @@ def _group(
             place,
             per_particle=len(worded) > len(prompts),
             law=plan.sde,
+            over=over,
+            noisy=None if scorer is None else scorer.noisy,
         )
         begin = getattr(model, "start", None) if clean is None and given is None else None
         clean = clean if begin is None else begin(prompts)
@@ -199,15 +259,41 @@ def _group(
         if drawn is None:
             break
         state, info = drawn
-        counts += Counts(info.evaluations, info.values, info.values)
+        decoded = 0 if problem.noisy is not None else info.values
+        counts += Counts(info.evaluations, decoded, info.values)
         mean = None if info.value is None else info.value.mean().item()
         yield Step(*counted, info.step, plan.ticks, mean, state, info, who)
     with torch.no_grad():
         if wait is not None:
             wait.fetch()
-        done = finish(model, problem, plan.method, state, scorer)
-    paid = counts + done.counts + Counts(seconds=time.perf_counter() - begun)
-    yield Drawn(tuple(who), done.images, done.reward, done.rewards, paid, done.kept, done.values, done.looks)
+        finished = finish(model, problem, plan.method, state, scorer, ahead=deferrable(model, plan))
+    counts += Counts(seconds=time.perf_counter() - begun)
+
+    def scored() -> Drawn:
+        begun = time.perf_counter()
+        with torch.no_grad():
+            done = finished()
+        drawn = Drawn(tuple(who), done.images, done.reward, done.rewards, done.counts, done.kept, done.values, done.looks)
+        now = 0.0 if over is None and deferrable(model, plan) else time.perf_counter() - begun
+        return replace(drawn, counts=done.counts + _of_all(over, drawn, counts + Counts(seconds=now)))
+
+    yield scored
+
+
+def deferrable(model: Model, plan: Plan) -> bool:
+    """Whether the scores of a finished group may be waited for by another thread: only its pictures are needed for them."""
+    return waits(plan.reward) and not getattr(model, "waits", False) and looker_of(model, []) is None
+
+
+def _of_all(over: loop.Over | None, drawn: Drawn, counts: Counts) -> Counts:
+    """What the processes that share an image's particles have paid together. Raises TiltingError where their images differ."""
+    if over is None:
+        return counts
+    seen = hashlib.sha256(drawn.images.contiguous().numpy().tobytes()).hexdigest()
+    told = over.tell([seen, asdict(counts)])
+    if len({one for one, _ in told}) > 1:
+        raise TiltingError("the processes came to different particles, as devices of different kinds do: use --split images")
+    return sum((Counts(**paid) for _, paid in told), Counts())
 
 
 def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:

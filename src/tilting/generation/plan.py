@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,10 @@ from tilting.method import Method, check
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
-from tilting.rewards.weighted_sum import framed
+from tilting.rewards.weighted_sum import framed, of_latents
 from tilting.rng import Identity
-from tilting.schedule import Law, Schedule
-from tilting.types import Denoise, Reward, TiltingError
+from tilting.schedule import Law, Schedule, variance_preserving
+from tilting.types import Denoise, Reward, TiltingError, Time
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +39,11 @@ class Model(Protocol):
     name: str
     schedule: Schedule
     latent_shape: tuple[int, ...]
-    image_shape: tuple[int, ...]
     default_steps: int
     default_cfg: float
+
+    @property
+    def image_shape(self) -> tuple[int, ...]: ...
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise: ...
 
@@ -102,6 +105,25 @@ class Plan:
         return whole if self.reference is None else max(1, round(whole * self.strength))
 
     @property
+    def rows(self) -> int:
+        """Most particles of an image."""
+        return max(self.method.particles, *self.method.counts, 1)
+
+    @property
+    def group(self) -> int:
+        """Images that are drawn at once."""
+        return max(1, self.batch_size // self.rows)
+
+    def share(self, index: int, count: int) -> Plan:
+        """What process ``index`` of ``count`` draws: every count-th group, the groups as large as those of one process where
+        there is one for each."""
+        images = len(self.who)
+        rounds = max(1, math.ceil(images / (count * self.group)))
+        size = max(1, math.ceil(images / (count * rounds)))
+        mine = [one for first in range(index * size, images, count * size) for one in self.who[first : first + size]]
+        return replace(self, who=tuple(mine), batch_size=size * self.rows if size < self.group else self.batch_size)
+
+    @property
     def ticks(self) -> int:
         """Step events per group."""
         return self.steps_run if self.method.engine is None else self.method.engine.ticks(self.steps_run)
@@ -138,6 +160,8 @@ def plan(
     check_settings(preset)
     if getattr(reward, "batch_dependent", False):
         raise of_a_batch(getattr(reward, "name", "reward"))
+    if reward is not None:
+        of_latents(reward)
     steps = model.default_steps if steps is None else steps
     cfg = model.default_cfg if cfg is None else cfg
     eta = preset.default_eta if eta is None else eta
@@ -145,7 +169,8 @@ def plan(
         raise TiltingError(f"{preset.name} starts from a picture: give an image")
     if reference is not None:
         _check_reference(reference, model, len(who))
-    grid = model.schedule.grid(steps)
+    method = preset.build(steps)
+    grid = grid_of(model, method, steps)
     if preset.default_eta == 0 and eta == 1 and reference is None and grid[0].alpha == 0:
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
@@ -164,7 +189,8 @@ def plan(
     _check_switches(model, method, batch_size)
     if method.final == "all":
         raise TiltingError("a picture is of one particle: final 'all' is for `tilting.sample`, by hand")
-    check(method, made.steps_run, eta, cfg, None if reward is None else reward.differentiable)
+    has_gradient = None if reward is None else not method.needs_reward_gradient or reward.differentiable  # who asks, tries it
+    check(method, made.steps_run, eta, cfg, has_gradient)
     many = max((method.particles, *method.counts)) > 1 or method.engine is not None
     if preset.selects and many and method.choices(made.steps_run) == 0:
         few = f"{made.steps_run} step{'' if made.steps_run == 1 else 's'}"
@@ -173,10 +199,22 @@ def plan(
     return replace(made, method=method)
 
 
+def grid_of(model: Model, method: Method, steps: int) -> list[Time]:
+    """The points that a run has. Raises TiltingError for another process' times of a model that has none but its own."""
+    grid = model.schedule.grid(steps)
+    if method.interpolant == "own":
+        return grid
+    if model.schedule.kind != "flow" or model.schedule.alpha_bar:
+        raise TiltingError(f"{method.name}.interpolant=vp is of flow models, and {model.name!r} is none: leave it at own")
+    if type(grid[0]) is not Time:
+        raise TiltingError(f"{model.name!r} is asked at its pipeline's own times alone: leave {method.name}.interpolant at own")
+    return variance_preserving(steps)
+
+
 def _check_switches(model: Model, method: Method, batch_size: int) -> None:
     """Refuse a cache between steps, or a network that waits in main memory, under a method that it would make wrong."""
     if getattr(model, "anew", None) is not None:
-        moves = bool(method.select or method.correct or method.guides or method.engine) or method.repeat > 1
+        moves = bool(method.select or method.correct or method.guides or method.engine or method.begin) or method.repeat > 1
         if moves:
             raise TiltingError(
                 f"{method.name} does more than one step after another, which a first-block cache would mix: leave --cache out, "

@@ -18,8 +18,7 @@ class Progress:
     """
 
     def __init__(self, request: Plan, quiet: bool):
-        most = max(request.method.particles, *request.method.counts, 1)
-        groups = -(-len(request.who) // max(1, request.batch_size // most))
+        groups = -(-len(request.who) // request.group)
         self.bar = tqdm(
             total=groups * request.ticks,
             desc=request.preset.name,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from tilting.config.auto import AUTO, Budget
 from tilting.config.generate import GenerateConfig, black_box, usual_settings
 from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.generation.auto import settled, told
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
@@ -30,11 +33,16 @@ from tilting.presets import METHODS
 from tilting.reports.trace import Trace, write_trace
 from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
+from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
-from tilting.rewards.spec import build
+from tilting.rewards.spec import Spec, build
+from tilting.rewards.user_file import why_blind
+from tilting.rng import Identity
 from tilting.runs import files
+from tilting.runs.ahead import Ahead
 from tilting.runs.alone import alone
-from tilting.runs.owner import RUN
+from tilting.runs.owner import RUN, folder_of
+from tilting.runs.processes import Processes, meet
 from tilting.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -51,16 +59,30 @@ class Parts(NamedTuple):
     judge: Judge | None
 
 
-def load_parts(config: GenerateConfig) -> Parts:
+def load_parts(
+    config: GenerateConfig,
+    model_of: Callable[..., Any] | None = None,
+    reward_of: Callable[[Sequence[Spec]], Reward] | None = None,
+) -> Parts:
     """Load what a config asks for; settings that contradict each other, and then a wrong reward, are refused before the model
-    is read."""
+    is read.
+
+    Args:
+        config: from `tilting.config.generate.resolve`.
+        model_of, reward_of: what loads a model, as `tilting.models.load` does, and the reward of specs; a process that stays
+            gives such as remember.
+    """
     specs, preset = config.specs(), config.preset()
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
-    reward = informed(build(specs), config.prompts, config.metadata) if specs else None
+    reward = (
+        elsewhere(informed((reward_of or build)(specs), config.prompts, config.metadata), config.reward_device)
+        if specs
+        else None
+    )
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
-        raise black_box(config.method, reward.name)
+        raise black_box(config.method, reward.name, why_blind(reward))
     inputs, each = asked(config)
     how: dict[str, Any] = {
         "each": each,
@@ -68,18 +90,38 @@ def load_parts(config: GenerateConfig) -> Parts:
         "switches": Switches.of(config),
         **inputs,
     }
-    model = load(config.model, config.device, config.precision or FULL, **how)
+    model = (model_of or load)(config.model, config.device, config.precision or FULL, **how)
     if config.lora:
         window = parse_window(config.lora_steps) if config.lora_steps else None
         model = attach_all(model, config.loras(), config.steps, window)
     return Parts(model, reward, judge_of(config.model))
 
 
+def counts_of(summary: Mapping[str, Any]) -> Counts:
+    """What a manifest's summary, empty at first, says was paid."""
+    return Counts(*(summary.get(key, 0) for key in ("evaluations", "decodes", "reward_calls", "seconds")))
+
+
 class Folder(RunFolder[Generated]):
     """The folder of a `generate` run; see `RunFolder`. A reference picture may lie elsewhere when a run goes on."""
 
-    free = ("out", "unused", "image", "device", "batch-size", "only", "trace", "trace-every", *NEUTRAL)  # none a picture is of
+    # none a picture is of
+    free = (
+        "out",
+        "unused",
+        "image",
+        "device",
+        "batch-size",
+        "only",
+        "trace",
+        "trace-every",
+        "split",
+        "reward-device",
+        *NEUTRAL,
+    )
     kind, inside, parts = RUN, "images", METHODS
+    follows: ClassVar[bool] = False
+    """Whether a group's records are read off what drew it, and so before the next one begins."""
 
     def __init__(self, config: Generated, argv: Sequence[str] = ()):
         super().__init__(config, argv)
@@ -89,7 +131,9 @@ class Folder(RunFolder[Generated]):
             again |= self.records.keys() - set(self.traced)
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
-        self.spent = Counts()
+        self.counts = self.before = Counts()
+        if config.auto:
+            self.head["auto"] = dict(zip(("budget", "why"), config.auto, strict=True))
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())
@@ -104,8 +148,10 @@ class Folder(RunFolder[Generated]):
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
         told = [files.digest(file) for file in files_of(*asked(config))]
+        own = files.digest_of_code(Path(config.method.rpartition(":")[0])) if ".py:" in config.method else None
         look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
-        return now | ({"input-sha256": told} if told else {}) | ({"look-decoder-sha256": look} if look else {})
+        beside = {"input-sha256": told, "method-code": own, "look-decoder-sha256": look}
+        return now | {key: value for key, value in beside.items() if value}
 
     def read(self) -> dict[str, Any] | None:
         before = files.read_manifest(self.path)
@@ -113,7 +159,12 @@ class Folder(RunFolder[Generated]):
         self.told = before is None or not files.stale(before)
         return before
 
+    def binds(self, before: Mapping[str, Any]) -> bool:
+        return bool(self.records)
+
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        if key == "method-code" and before.get("method") == now.get("method"):
+            return "whose method had other code: choose another --out"
         if key == "lora-sha256":
             return "whose LoRA had other weights: choose another --out"
         if key == "input-sha256" and before.get("input") == now.get("input"):
@@ -159,12 +210,20 @@ class Folder(RunFolder[Generated]):
     def call(self) -> dict[str, Any]:
         """What this call found and did: images that were there, of how many, and what was paid for the others."""
         drawn = {"already": self.had, "total": self.total, "drawn": len(self.records) - self.had}
-        return {**drawn, **asdict(replace(self.spent, seconds=round(self.spent.seconds, 3)))}
+        paid = {key: value - getattr(self.before, key) for key, value in asdict(self.counts).items()}
+        return {**drawn, **paid, "seconds": round(paid["seconds"], 3)}
 
-    def begin(self) -> None:
-        """Make the folder and its first manifest; of one that is there, keep the records of the images that are whole."""
+    def begin(self, index: int = 0) -> None:
+        """Make the folder and its first manifest; of one that is there, keep the records of the images that are whole.
+
+        Args:
+            index: of the process; all but the first only add, to a file of records of their own.
+        """
+        self._rewards, self._scored, self.lines = 0.0, 0, self.path / files.part_of(index)
+        if index:
+            return
+        self.counts = self.before = counts_of(self.summary)
         s = self.summary
-        self.counts = Counts(s["evaluations"], s["decodes"], s["reward_calls"], s["seconds"]) if s else Counts()
         known = [r["reward"] for r in self.records.values() if r["reward"] is not None]
         self._rewards, self._scored = sum(known), len(known)
         if not s:
@@ -176,12 +235,29 @@ class Folder(RunFolder[Generated]):
             self.sum_up()
 
     def _keep_records(self) -> None:
-        """Write the records anew where some are torn, or of images that are not whole, or stand in an older manifest."""
+        """Write the records anew where some are torn, or of images that are not whole, or stand in an older manifest, or in
+        files of other processes, which end then."""
         path = self.path / files.IMAGES
         lines = files.read_lines(path)
         if len(lines) != len(self.records) or (lines and path.read_bytes() != "".join(map(files.line, lines)).encode()):
             records = [self.records[i] for i in sorted(self.records)]
             write_atomically(path, "".join(self._lines(records)).encode())
+        for part in files.parts(self.path):
+            with suppress(OSError):
+                part.unlink()
+
+    def collect(self, joined: bool = True) -> None:
+        """Read back the records that were added, which are not held while images are drawn.
+
+        Args:
+            joined: all processes have ended; what they have written becomes one file.
+        """
+        manifest = files.read_manifest(self.path)
+        assert manifest is not None
+        self.records = {int(Path(record["file"]).stem): record for record in manifest["images"]}
+        self.counts = counts_of(manifest["summary"])
+        if joined:
+            self._keep_records()
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None, traces: Sequence[Trace] = ()) -> None:
         """Write a finished group: its traces, its pictures, then their records at the end of the others'."""
@@ -193,10 +269,8 @@ class Folder(RunFolder[Generated]):
             name = files.image_name(number, self.config.format)
             write_atomically(self.path / name, picture_file(image, record, self.config.method, self.config.format))
             records.append({"file": name, **record, **told.get(number, {})})
-        self.spent += drawn.counts
         self.counts += drawn.counts
-        append(self.path / files.IMAGES, "".join(self._lines(records)).encode())
-        self.records |= zip(numbers, records, strict=True)
+        append(self.lines, "".join(self._lines(records)).encode())
         known = [record["reward"] for record in records if record["reward"] is not None]
         self._rewards, self._scored = self._rewards + sum(known), self._scored + len(known)
 
@@ -213,6 +287,11 @@ class Folder(RunFolder[Generated]):
     def mean(self) -> float | None:
         """Of the rewards so far."""
         return self._rewards / self._scored if self._scored else None
+
+    def see(self) -> None:
+        """Read what the main process has written of all."""
+        self.collect(joined=False)
+        self.summary = (files.read_manifest(self.path) or {})["summary"]
 
     def sum_up(self) -> None:
         """Tell in the manifest what all images come to."""
@@ -241,37 +320,72 @@ def run(
         TiltingError: before anything is written, for a request or a folder that cannot work.
         RewardError: if the reward fails; images finished before stay, and the run resumes.
     """
+    together = meet(config.device)
     with alone(config.out):
-        place = folder(config, argv)
-        if place.missing:
-            _warn_unknown(config)
+        if together.count > 1 and config.method == AUTO and config.budget and Budget.read(config.budget).timed:
+            raise TiltingError("a budget of seconds is measured by one process: give evaluations, such as --budget 100")
+        config, parts = _chosen(config, parts, quiet)
+        place = together.agree(lambda: folder(config, argv))
+        missing = together.tell(place.missing)[0]
+        if missing:
+            quiet = quiet or not together.main
+            if together.main:
+                _warn_unknown(config)
             announce(f"loading {config.model}", quiet)
-            _draw_missing(place, parts(config), quiet)
-        elif not place.told:
+            _draw_missing(place, missing, together.agree(lambda: parts(config)), quiet, together)
+        elif not place.told and together.main:
             place.begin()
-        _warn_constant(place)
-        if place.complete:
-            from tilting.reports.grid import write_grid  # draws with PIL
+        if together.main:
+            _warn_constant(place)
+            if place.complete:
+                from tilting.reports.grid import write_grid  # draws with PIL
 
-            write_grid(place.path, place.manifest)
-        if config.trace and place.traced:
-            write_page(place.path, place.traced, f"How {config.method} drew")
+                write_grid(place.path, place.manifest)
+            if config.trace and place.traced:
+                write_page(place.path, place.traced, f"How {config.method} drew")
+        if together.count > 1:  # the others wait until all is written
+            together.tell(None)
+            if not together.main:
+                place.see()
         return {**place.manifest, "call": place.call}
 
 
-def plan_missing(place: Folder, parts: Parts) -> Plan:
+def _chosen(
+    config: Generated, parts: Callable[[Generated], Parts], quiet: bool
+) -> tuple[Generated, Callable[[Generated], Parts]]:
+    """The request with the method that auto takes, or took when the folder was begun; what was loaded for it is used again."""
+    if config.method != AUTO:
+        return config, parts
+    before = files.read_manifest(folder_of(config.out, RUN))
+    if before and (before.get("auto") or {}).get("budget") == config.budget:
+        was, why = before["config"], before["auto"]["why"]
+        options = {key: was[key] for key in ("method", "set", "particles", "steps") if key in was}
+        return told(config, options, why), parts
+    announce(f"loading {config.model}", quiet)
+    loaded = parts(config)
+    found = settled(config, loaded.model, loaded.reward)
+    if not quiet:
+        print(found.auto[1], file=sys.stderr)
+    return found, lambda _: loaded
+
+
+def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = None) -> Plan:
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
-    check_format(config.format, film=len(parts.model.image_shape) > 3)
     who = identities(config.prompts, config.seeds, config.images)
-    missing = [who[number] for number in place.missing]
+    return plan_of(config, [who[number] for number in (place.missing if missing is None else missing)], parts)
+
+
+def plan_of(config: GenerateConfig, who: Sequence[Identity], parts: Parts) -> Plan:
+    """The request of some images of a config, checked against what was loaded; its picture is read. Raises TiltingError."""
+    check_format(config.format, film=len(parts.model.image_shape) > 3)
     *frames, _, height, width = parts.model.image_shape
     reference = None
     if config.image and config.mask is None:
         reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
-        missing,
+        who,
         config.preset(),
         parts.reward,
         reference=reference,
@@ -286,26 +400,42 @@ def plan_missing(place: Folder, parts: Parts) -> Plan:
     )
 
 
-def _draw_missing(place: Folder, parts: Parts, quiet: bool) -> None:
-    config = place.config
+def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bool, together: Processes) -> None:
+    config, over = place.config, None
     numbers = {w: i for i, w in enumerate(identities(config.prompts, config.seeds, config.images))}
-    request = plan_missing(place, parts)
-    place.begin()
+    request = together.agree(lambda: plan_missing(place, parts, missing))
+    if together.count > 1 and config.split == "particles":
+        over = together
+        if place.follows or not getattr(request.method.engine, "parallel", True):
+            raise TiltingError(f"{request.method.name} has no particles that processes could share here: leave --split out")
+    elif together.count > 1:
+        request = request.share(together.index, together.count)
+    together.agree(lambda: place.begin(together.index))
+    ahead = Ahead()
     try:
         recorder = Recorder(parts.model, request, config.trace_every) if config.trace else None
         with Progress(request, quiet) as progress:
-            for event in draw(parts.model, request):
+            for event in draw(parts.model, request, over=over, later=recorder is None and not place.follows):
                 traces = [] if recorder is None else recorder(event)
-                if isinstance(event, Drawn):
-                    place.add(event, [numbers[w] for w in event.who], parts.judge, traces)
-                    progress.reward(place.mean)
-                else:
+                if not isinstance(event, Drawn):
                     progress.step(event.reward)
+                elif together.main or over is None:
+                    add = partial(place.add, event, [numbers[w] for w in event.who], parts.judge, traces)
+                    add() if place.follows else ahead.do(add)
+                    progress.reward(place.mean)
+        ahead.finish()
+        together.tell(None)
     except BaseException:
         with suppress(TiltingError):  # of a full disk, which is told already
-            place.sum_up()
+            with suppress(TiltingError):
+                ahead.finish()
+            if together.main:
+                place.collect(together.count == 1)
+                place.sum_up()
         raise
-    place.sum_up()
+    if together.main:
+        place.collect()
+        place.sum_up()
 
 
 def _warn_constant(place: Folder) -> None:

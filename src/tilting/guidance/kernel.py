@@ -8,9 +8,10 @@ Score is exact for a Gaussian base and a linear reward, w = 1/β (Dhariwal & Nic
 sized by the CFG norm or plain (FreeDoM, LGD), ρ α_s / α_t (TFG), or std² / β (TDS: the proposal that its weights make exact).
 Clean keeps eps (MPGD, TFG), or x_t (MPGD's code, Universal Guidance): eps' = (x_t - α_t x0') / σ_t, or eps -= α_t / σ_t · Δ.
 
-Each is a frozen value, (kernel, value and gradient at x_t, context) -> kernel; none changes the kernel's std, and since none
-depends on the drawn point, every guided kernel is Gaussian and its density is known. Several guides compose in order; all see
-the same gradient, that of the unguided prediction.
+Each is a frozen value, (kernel, value and gradient at x_t, context) -> kernel; since none depends on the drawn point, every
+guided kernel is Gaussian and its density is known. Several guides compose in order; all see the same gradient, that of the
+unguided prediction. What a draw's weight owes is the unguided density over the guided one, unless a guide says otherwise
+(`tilting.guidance.corrector`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Kernel:
         t, s: current and next time.
         eta: of the step.
         law: of its noise.
+        spread: what its std is multiplied by.
+        base: (m, ...) the mean that weights hold the draw against, or None for the unguided one.
+        log_weight: (m,) what log-weights gain beside the ratio of the two densities, or 0.
     """
 
     prediction: Prediction
@@ -44,11 +48,14 @@ class Kernel:
     eta: float
     shift: Tensor | float = 0.0
     law: Law = "posterior"
+    spread: float = 1.0
+    base: Tensor | None = None
+    log_weight: Tensor | float = 0.0
 
     @property
     def std(self) -> float:
-        """Of the draw; no guide changes it."""
-        return step_std(self.t, self.s, self.eta, self.law)
+        """Of the draw."""
+        return self.spread * step_std(self.t, self.s, self.eta, self.law)
 
     @property
     def mean(self) -> Tensor:

@@ -1,6 +1,6 @@
 """Models: what draws. `load` gives one by name, folder or hub id; importing this room imports neither torch nor diffusers.
 
-A file for each family over one `adapter`; `families` says what is declared of one.
+Pipelines of diffusers are entered by their own calls (`call`); `families` says how another model is declared.
 """
 
 from __future__ import annotations
@@ -10,28 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# In the order in which they are listed.
-# isort: off
-from tilting.models.stable_diffusion import StableDiffusion as StableDiffusion
-from tilting.models.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
-from tilting.models.stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
-from tilting.models.flux import Flux as Flux
-from tilting.models.pixart import PixArtSigma as PixArtSigma
-
-# isort: on
 from tilting.declare import declared
-from tilting.models.adapter import check_long
 from tilting.models.attach import attach_all
 from tilting.models.build import load_told
 from tilting.models.families import FAMILIES as FAMILIES
-from tilting.models.families import family_of, few_of_built, has_adapter, kind_of
+from tilting.models.families import family_of, few_of_built, has_loader, kind_of
 from tilting.models.lora_file import parse_lora
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
-from tilting.models.pipeline import Pipeline
+from tilting.models.parts import check_long
+from tilting.models.pipeline import Pipeline as Pipeline
 from tilting.models.placement import ELSEWHERE, SWITCHES, Switches, device_of, dtype_of
-from tilting.models.shapes import shape_of
 from tilting.models.switches import switched
 
 if TYPE_CHECKING:
@@ -88,15 +78,14 @@ def load(
         where = None if str(device) == "auto" else where
     else:
         source = find_model(name)
-        if inputs or each or (not has_adapter(kind := kind_of(source)) and shape_of(kind) is not None):
+        if inputs or each or not has_loader(kind_of(source)):
             model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {})
         else:
-            loader: Any = family_of(source).loader
-            check_long(loader, long_prompts, name)
-            model = loader.load(source, name, *defaults(name), dtype=dtype)
-    check_long(type(model), long_prompts, str(name))
-    if long_prompts != "cut":
+            model = family_of(source).loader.load(source, name, *defaults(name), dtype=dtype)
+    if isinstance(model, Pipeline):
         model.read_long(long_prompts)
+    else:
+        check_long(long_prompts, False, str(name))
     if checkpointing:
         switches = replace(switches, recompute=True)
     if switches != Switches():

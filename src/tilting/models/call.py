@@ -2,7 +2,7 @@
 scheduler would step.
 
     output  = the call up to step i      x enters as what step i - 1 returned (at step 0: as what the call's latents are)
-    picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it
+    picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it (`tail`)
 
 So text, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. The networks of steps that
 are passed over answer zeros; what encodes prompts and pictures is asked once for each content. This file knows the loop that
@@ -15,13 +15,15 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models.door import Door, own_numbers, swapped
+from tilting.models.door import Door
 from tilting.models.entry import Entry, Halt, Stepped, rows_of
-from tilting.models.memo import fresh
+from tilting.models.loop import alone
+from tilting.models.memo import Memo, content, fresh, tensors
 from tilting.models.schedulers import Noise, first_order
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
@@ -47,6 +49,36 @@ class Point(Time):
         return point
 
 
+@dataclass(frozen=True)
+class Mix:
+    """Guidance as a line through two branches: first + scale (second - first).
+
+    Attributes:
+        scale: of the pair.
+        reverse: whether the network answers with the second branch first.
+    """
+
+    scale: float
+    reverse: bool
+
+    def branches(self, seen: Sequence[tuple[str, Any]], m: int) -> tuple[Tensor, ...]:
+        """The first and the second of m images, of one answer of 2 m rows or two of m; none of others."""
+        held = [one for _, out in seen for one in tensors(out)]
+        parts = held[0].split(m) if len(held) == 1 else tuple(held)
+        if len(parts) != 2 or any(len(part) != m for part in parts):
+            return ()
+        return parts[::-1] if self.reverse else parts
+
+    def guided(self, first: Tensor, second: Tensor) -> Tensor:
+        """The guided output."""
+        return first + self.scale * (second - first)
+
+    def gives(self, branches: tuple[Tensor, ...], output: Tensor) -> bool:
+        """Whether these branches' guided output is that of a call, which may have left some of it out."""
+        found = self.guided(*branches)
+        return found.shape[0] == len(output) and torch.equal(found[:, : output.shape[1]], output)
+
+
 class Call:
     """The call of a pipeline at a number of steps, told the same of all images but their prompts.
 
@@ -61,12 +93,14 @@ class Call:
         grid: the points of its own schedule, steps + 1 of them or fewer where it begins from a picture.
         pair: whether its networks are asked more than once for an image.
         length: of its loop.
+        alone: whether a step is made without those before it.
     """
 
     def __init__(self, door: Door, steps: int, told: Mapping[str, Any], sample: Any):
         self.door, self.steps, self.told = door, steps, dict(told)
         self.noise: Noise = first_order(door.pipe.scheduler)
-        self.begin, self.length, self.dtype = 0, -1, None
+        self.begin, self.length, self.dtype, self.direct = 0, -1, None, False
+        self.prepared, self._placed = Memo(2**26), Memo(2**24)
         self._probe = self._probing()
         entry = Entry(self, [sample], 0, blind=True)
         halt = entry.run()
@@ -81,18 +115,16 @@ class Call:
         made = entry.latents
         self.direct = made is not None and made.shape == halt.sample.shape and torch.equal(made, halt.sample)
         self.from_picture = entry.noised
-        self.pair = self._pair(entry)
+        self.pair = asked_twice(entry.seen, len(entry.prompts))
         times, sigmas = entry.times[self.begin :].tolist(), entry.sigmas
         points = self.noise.points(times, None if sigmas is None else sigmas[self.begin :].tolist())
         self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
         self._longer: Call | None = None
-
-    def _pair(self, entry: Entry) -> bool:
-        most: dict[str, int] = {}
-        for name, out in entry.seen:
-            most[name] = most.get(name, 0) + rows_of(out)
-        asked = [rows for name, rows in most.items() if name.startswith(("unet", "transformer", "prior"))]
-        return max(asked or most.values(), default=0) > len(entry.prompts)
+        values = {name: one.default for name, one in door.names.items()} | self.arguments([sample])
+        none = frozenset(name for name, value in values.items() if value is None)
+        kind = type(door.pipe)
+        self.alone = self.begin == 0 and kind.__module__.startswith("diffusers.") and alone(kind.__name__, none)
+        self._mixes: dict[tuple[int, float], Mix | None] = {}
 
     def _probing(self) -> type:
         base, noise = self.noise.kind_of_scheduler, self.noise
@@ -103,10 +135,20 @@ class Call:
 
             @functools.wraps(base.set_timesteps)
             def set_timesteps(probe, *given: Any, **more: Any) -> None:
-                noise.place(probe, base, *given, **more)
-                entry = probe.entry
+                entry, placed = probe.entry, self._placed
+
+                def made() -> dict[str, Any]:
+                    noise.place(probe, base, *given, **more)
+                    return {name: value for name, value in probe.__dict__.items() if name != "entry"}
+
+                probe.__dict__.update(placed.get((content(given), content(more)), made))
+                if entry.places is not None:
+                    where = list(entry.places)
+                    probe.timesteps = probe.timesteps[where]
+                    if getattr(probe, "sigmas", None) is not None:
+                        probe.sigmas = probe.sigmas[[*where, where[-1] + 1]]
                 if entry.time is not None and entry.stop is not None:
-                    place = entry.call.begin + entry.stop
+                    place = (entry.call.begin if entry.places is None else 0) + entry.stop
                     probe.timesteps = probe.timesteps.clone()
                     probe.timesteps[place] = entry.time.t
                     if noise.flow:
@@ -121,6 +163,10 @@ class Call:
             @functools.wraps(base.step)
             def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **__: Any) -> Stepped:
                 return probe.entry.step(output, t, sample)
+
+        for name in ("step", "set_timesteps"):
+            own: Any = getattr(Probe, name)
+            own.__signature__ = inspect.signature(getattr(base, name))  # pipelines ask for it at every turn
 
         def noised(name: str) -> Callable[..., Tensor]:
             inner = getattr(base, name)
@@ -191,15 +237,24 @@ class Call:
         return 0 if self.door.subject == "class_labels" else "a"
 
     def halted(
-        self, x: Tensor, t: Time, prompts: Sequence[Any], replay: list[Any] | None = None, **over: Any
+        self,
+        x: Tensor,
+        t: Time,
+        prompts: Sequence[Any],
+        replay: list[Any] | None = None,
+        apart: bool = False,
+        over: Mapping[str, Any] | None = None,
     ) -> tuple[Halt, list[Any]]:
         """What the step at a time is given for latents x (m, ...), and what the networks said."""
         i, time = self.at(t)
-        call = self
-        if i == 0 and not self.direct:
+        call, places = self, None
+        if self.alone:
+            places = (i,) if self.direct else (i, i)
+            i = len(places) - 1
+        elif i == 0 and not self.direct:
             call, i, time = self.longer, 1, t
-        entry = Entry(call, prompts, i, x, time, replay)
-        halt = entry.run(**over)
+        entry = Entry(call, prompts, i, x, time, replay, places=places, apart=apart)
+        halt = entry.run(**(over or {}))
         return halt, entry.seen
 
     def several(self, prompts: Sequence[Any]) -> bool:
@@ -238,114 +293,65 @@ class Call:
         The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
         The networks' answers are replayed for it, so that it costs no evaluation.
         """
-        halt, seen = self.halted(x, t, prompts)
-        out, kind = self.guided(halt, x), self.noise.kind
+        out, difference, _, halt = self.outputs(x, t, prompts)
         state = halt.sample[: len(x)]
         if state.dtype == x.dtype:
             seen_x = state
         else:  # what the loop rounded is x; what it blended in (a mask) is its own
             seen_x = torch.where(state == x.to(state.dtype), x, state.to(x.dtype))
         eps, x0 = self.noise.predict(out, seen_x, t)
-        if not self._asked_twice(seen, len(x)):
+        if difference is None:
             return Prediction(eps, x0, torch.zeros_like(x))
+        return Prediction(eps, x0, correction(self.noise.kind, difference, t))
+
+    def outputs(
+        self, x: Tensor, t: Time, prompts: Sequence[Any], apart: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Halt]:
+        """(the guided output (m, ...); what a scale larger by 1 adds to it, or None where there is no pair; the branch of the
+        prompt, where guidance is a line between two; how the step was left), in the precision of x.
+
+        Args:
+            x, t, prompts: see `denoise`.
+            apart: each branch in a network call of its own.
+        """
+        halt, seen = self.halted(x, t, prompts, apart=apart)
+        out = self._read(halt.output, x)
+        if not asked_twice(seen, len(x)):
+            return out, None, out, halt
+        mix = self._mix(seen, halt.output, len(x), t.t)
+        if mix is not None:
+            wide = halt.output.shape[1]  # a call may leave their variance out, or the tokens of a picture
+            first, second = (self._read(one[:, :wide], x) for one in mix.branches(seen, len(x)))
+            return mix.guided(first, second), second - first, second, halt
         more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
-        again = self.guided(self.halted(x, t, prompts, seen, **more)[0], x)
-        return Prediction(eps, x0, correction(kind, again - out, t))
+        return out, self._read(self.halted(x, t, prompts, seen, over=more)[0].output, x) - out, None, halt
 
-    def _asked_twice(self, seen: list[Any], m: int) -> bool:
-        rows: dict[str, int] = {}
-        for name, out in seen:
-            rows[name] = rows.get(name, 0) + rows_of(out)
-        return max(rows.values(), default=0) > m
+    def _mix(self, seen: list[Any], output: Tensor, m: int, t: float) -> Mix | None:
+        """How guidance mixes the answers of m images at a time; None where it is no line, or these do not tell."""
+        if (m, t) in self._mixes:
+            return self._mixes[m, t]
+        mixes = [Mix(scale, reverse) for scale in set(self.door.scales(self.told).values()) for reverse in (False, True)]
+        pairs = [(mix, mix.branches(seen, m)) for mix in mixes]
+        fitting = [mix for mix, branches in pairs if branches and mix.gives(branches, output[:m])]
+        if len(fitting) < 2:
+            self._mixes[m, t] = next(iter(fitting), None)
+        return fitting[0] if len(fitting) == 1 else None
 
-    def guided(self, halt: Halt, x: Tensor) -> Tensor:
-        """The guided output (m, ...), without a learnt variance."""
-        out = halt.output[: len(x)].to(x.dtype)
+    def _read(self, output: Tensor, x: Tensor) -> Tensor:
+        """An output of x (m, ...), without a learnt variance."""
+        out = output[: len(x)].to(x.dtype)
         out = out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
         return -out if self.noise.inverted else out
 
-    def decode(self, x: Tensor, prompts: Sequence[Any], look: Callable[..., Any] | None = None) -> Tensor:
-        """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable. ``look`` decodes in
-        the autoencoder's place."""
-        door, kept = self.door, []
-        if door.vae is None:
-            return (own_numbers(x) / 2 + 0.5).clamp(0, 1)  # a model of pixels
-        with door.lock:
-            decode = look or door.vae.decode
 
-            @functools.wraps(door.vae.decode)
-            def decoded(*given: Any, **more: Any) -> Any:
-                out = decode(*given, **more)
-                kept.append(out[0] if isinstance(out, tuple) else out.sample)
-                return out
-
-            with swapped((door.vae, "decode", decoded)):
-                try:
-                    made = Entry(self, prompts, None, x).run()[0]
-                except (RuntimeError, TypeError):  # a tail of numpy, which takes no gradient
-                    if not kept:
-                        raise
-                    made = None
-        if not isinstance(made, torch.Tensor):
-            image = (own_numbers(kept[0]) / 2 + 0.5).clamp(0, 1)
-            image = image.transpose(1, 2) if image.ndim == 5 else image
-            self._same(image, made)
-            made = image
-        return made.to(x.dtype)
-
-    def _same(self, image: Tensor, made: Any) -> None:
-        """Refuse a tail that does more to a picture than to bring it into [0, 1]."""
-        if made is None or not hasattr(made, "shape"):
-            return
-        theirs = torch.as_tensor(made).to(image).movedim(-1, -3)
-        if theirs.shape != image.shape or not theirs.allclose(image.detach(), atol=1e-3, equal_nan=True):
-            raise TiltingError(f"what a {type(self.door.pipe).__name__} makes of its autoencoder's picture is not known")
-
-    def clean(self, prompts: Sequence[Any]) -> Tensor:
-        """The clean latents (m, ...) that a call from pictures begins around."""
-        halt = Entry(self, prompts, 0, blind=True, noiseless=True).run()
-        return halt.sample[: len(prompts)].float() / self.grid[0].alpha
-
-    def before_decoder(self, x: Tensor, prompts: Sequence[Any]) -> Tensor:
-        """What the autoencoder is to decode of latents x, as the tail hands it over."""
-
-        def stop(z: Tensor, *_: Any, **__: Any) -> None:
-            raise Halt(z, None, z)
-
-        door = self.door
-        with door.lock, swapped((door.vae, "decode", stop)):
-            return Entry(self, prompts, None, x).run().output
-
-    def encode(self, images: Tensor, prompts: Sequence[Any]) -> Tensor:
-        """Latents (m, ...) of pictures (m, 3, h, w) or films (m, frames, 3, h, w) in [0, 1]: the tail backwards.
-
-        Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
-        x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product. Where d = 0 the picture is not x's (outside an
-        inpainting's mask), and x is 0.
-        """
-        vae, m = self.door.vae, len(images)
-        if vae is None:
-            return images * 2 - 1
-        x = torch.zeros(m, *self.shape, device=images.device).requires_grad_()
-        with torch.enable_grad():
-            b = self.before_decoder(x, prompts)
-
-            def back(z: Tensor) -> Tensor:
-                return torch.autograd.grad(b, x, z.to(b), retain_graph=True)[0]
-
-            ones = back(torch.ones_like(b))
-        with torch.no_grad():
-            squared = self.before_decoder(ones, prompts) - b
-            pixels = images * 2 - 1
-            pixels = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels[:, :, None] if b.ndim == 5 else pixels
-            made = vae.encode(pixels.to(vae.dtype))
-            z = made.latent_dist.mode() if hasattr(made, "latent_dist") else made[0]
-            if z.shape != b.shape:
-                raise TiltingError(
-                    f"pictures {tuple(images.shape[1:])} have latents {tuple(z.shape[1:])}, not {tuple(b.shape[1:])}"
-                )
-        off = z.to(b) - b.detach()
-        return back(torch.where(squared == 0, 0.0, off / squared.masked_fill(squared == 0, 1)))
+def asked_twice(seen: Sequence[tuple[str, Any]], m: int) -> bool:
+    """Whether networks that answered were asked more than once for each of m images: those that denoise, where their names say
+    which they are, for a ControlNet answers with a list of maps."""
+    rows: dict[str, int] = {}
+    for name, out in seen:
+        rows[name] = rows.get(name, 0) + rows_of(out)
+    denoising = [count for name, count in rows.items() if name.startswith(("unet", "transformer", "prior"))]
+    return max(denoising or rows.values(), default=0) > m
 
 
 def has_momentum(guider: Any) -> bool:

@@ -1,7 +1,7 @@
 """A control as one folder: a LoRA, a label embedding, its classifiers, a description; safetensors and json only.
 
 It loads on plain diffusers and this package: `load_control` for the whole, ``pipe.load_lora_weights(CTL + "/lora")`` for the
-LoRA alone. In a model's UNet a control is an adapter of its own that is on in its own term alone, so that the model with
+LoRA alone. In a model's network a control is an adapter of its own that is on in its own term alone, so that the model with
 controls attached still is the pre-trained model everywhere else.
 """
 
@@ -26,7 +26,7 @@ from tilting.models.control_spec import ControlInfo, read_control
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
 from tilting.models.lora import activate, active, beside, load_lora, lora_state
 from tilting.models.lora_weights import read_lora, save_lora
-from tilting.models.stable_diffusion import StableDiffusion
+from tilting.models.pipeline import Pipeline
 from tilting.types import TiltingError
 
 
@@ -37,7 +37,7 @@ class Control:
         augmented: the model with its labels.
         info: labels and training.
         classifiers: those it was trained by, by label, which say whether images obey; a black-box one is not kept.
-        adapter: the name of its LoRA in the model's UNet.
+        adapter: the name of its LoRA in the model's network.
     """
 
     def __init__(self, augmented: Augmented, info: ControlInfo, classifiers: Mapping[str, FittedClassifier], adapter: str):
@@ -71,7 +71,7 @@ class Control:
 
     def lora(self) -> dict[str, Tensor]:
         """Its LoRA under diffusers' names."""
-        return lora_state(self.augmented.model.unet, self.adapter)
+        return lora_state(self.augmented.model.backbone, self.adapter)
 
     def save(self, folder: str | Path) -> Path:
         """Write the control's folder; see `save_control`."""
@@ -85,7 +85,7 @@ def warn_of(info: ControlInfo, labels: Mapping[str, str | float]) -> None:
 
 
 def attach_control(
-    model: StableDiffusion,
+    model: Pipeline,
     info: ControlInfo,
     lora: Mapping[str, Tensor],
     embedding: Mapping[str, Tensor],
@@ -98,7 +98,7 @@ def attach_control(
     except RuntimeError:
         raise TiltingError(f"this control is of another model than {model.name!r}: its embedding has another width") from None
     labels.to(model.device).eval().requires_grad_(False)
-    unet = model.unet
+    unet = model.backbone
     before = list(active(unet))
     name = next(f"control{i}" for i in count() if f"control{i}" not in getattr(unet, "peft_config", {}))
     load_lora(unet, lora, name)
@@ -134,7 +134,7 @@ def save_control(
     return folder
 
 
-def load_control(folder: str | Path, model: StableDiffusion) -> Control:
+def load_control(folder: str | Path, model: Pipeline) -> Control:
     """Attach the control in a folder to a model.
 
     Raises:

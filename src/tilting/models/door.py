@@ -10,16 +10,18 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
 from tilting.models.lora import active, lora_parameters
-from tilting.models.memo import Memo, Unknown, content, fresh
+from tilting.models.memo import Memo, Unknown, content, fresh, tensors, trees
 from tilting.models.text import is_learning
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tilting.models.reading import Change
 
 AUTOENCODERS = ("vae", "vqvae", "movq")
 APART = (*AUTOENCODERS, "text_encoder", "image_encoder", "tokenizer", "feature_extractor", "safety_checker")
@@ -88,8 +90,13 @@ class Door:
         parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
         self.outside = {name: part for name, part in parts.items() if name.startswith(APART)}
         self.inside = {name: part for name, part in parts.items() if name not in self.outside}
+        self._weights = [p for part in self.outside.values() for p in part.parameters()]
         self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
         self.memo, self.zeros = Memo(), Memo()
+        self.state: tuple[Any, ...] = ()
+        self.singly = False
+        self.changes: list[Change] = []
+        self._place: tuple[Any, Any] | None = None
 
     @property
     def subject(self) -> str:
@@ -114,16 +121,79 @@ class Door:
             if is_learning() and torch.is_grad_enabled():
                 return change(function(*given, **more))
             try:
-                key = name, self.tuned(), content(given), content(more)
+                key = name, self.state, content(given), content(more)
             except Unknown:
                 return make()
             return fresh(self.memo.get(key, make))
 
         return asked
 
+    @contextlib.contextmanager
+    def open(self, swaps: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+        """The pipeline entered, with parts swapped. Where it computes is asked of its parts once, and not at every turn."""
+        with self.lock, swapped(*swaps):
+            kind, here = type(self.pipe), next(next(iter(self.inside.values())).parameters()).device
+            if self._place is None or self._place[0] != (kind, here):
+                place = getattr(self.pipe, "_execution_device", here)
+                own = {"_execution_device": place, "__module__": kind.__module__}
+                self._place = (kind, here), type(kind.__name__, (kind,), own)
+            before, self.state = self.state, self.tuned()
+            self.pipe.__class__ = self._place[1]
+            try:
+                yield
+            finally:
+                self.pipe.__class__, self.state = kind, before
+
+    def encoder(self, name: str, forward: Callable[..., Any]) -> Any:
+        """A text encoder that is asked of each text once: of those that are new together, or, where `singly` says so, of each
+        by itself, so that what a text becomes does not depend on what else is drawn, or was forgotten. Of what is no rows of
+        texts it is asked as a whole."""
+        memo, tree = self.remembered(name, forward), trees()
+
+        def of(value: Any, rows: Any) -> Any:
+            return tree.tree_map(lambda v: v[rows] if isinstance(v, torch.Tensor) else v, value)
+
+        def together(asked: Any, keys: Sequence[Any]) -> None:
+            new = list(dict.fromkeys(key for key in keys if key not in self.memo))
+            if len(new) > 1 and not self.singly:
+                given, more = of(asked, [keys.index(key) for key in new])
+                with torch.no_grad():
+                    leaves, form = tree.tree_flatten(forward(*given, **more))
+                if all(isinstance(one, torch.Tensor) and one.ndim and len(one) == len(new) for one in leaves):
+                    for i, key in enumerate(new):
+                        self.memo.get(key, lambda i=i: tree.tree_unflatten([one[i : i + 1].clone() for one in leaves], form))
+
+        @functools.wraps(forward)
+        def asked(*given: Any, **more: Any) -> Any:
+            sizes = {len(t) if t.ndim else 0 for t in tensors((given, more))}
+            if len(sizes) != 1 or sizes <= {0, 1} or (is_learning() and torch.is_grad_enabled()):
+                return memo(*given, **more)
+            rows = [of((given, more), slice(i, i + 1)) for i in range(sizes.pop())]
+            try:
+                together((given, more), [(name, self.state, content(mine), content(own)) for mine, own in rows])
+            except Unknown:
+                return memo(*given, **more)
+            each = [tree.tree_flatten(memo(*mine, **own)) for mine, own in rows]
+            leaves = list(zip(*(parts for parts, _ in each), strict=True))
+            if all(isinstance(one, torch.Tensor) and one.ndim and len(one) == 1 for parts in leaves for one in parts):
+                return tree.tree_unflatten([torch.cat(parts) for parts in leaves], each[0][1])
+            return memo(*given, **more)
+
+        return asked
+
+    @contextlib.contextmanager
+    def changing(self, *changes: Change) -> Iterator[None]:
+        """Within it what the call reads of prompts is changed, beside what is already."""
+        with self.lock:
+            self.changes.extend(changes)
+            try:
+                yield
+            finally:
+                del self.changes[len(self.changes) - len(changes) :]
+
     def tuned(self) -> tuple[Any, ...]:
-        """The LoRAs that are on in what encodes: their scales, and which tensors they are."""
-        found: list[Any] = []
+        """What encodes as it is: its LoRAs, their scales and which tensors they are; how often weights were written over."""
+        found: list[Any] = [sum(p._version for p in self._weights)]
         for network in self.outside.values():
             on = active(network) if getattr(network, "peft_config", None) else {}
             weights = [p for name in on for p in lora_parameters(network, name)]

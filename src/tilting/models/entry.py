@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
-from tilting.models.door import swapped
-from tilting.models.memo import tensors
+from tilting.models.memo import tensors, trees
+from tilting.models.reading import changed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +63,8 @@ class Entry:
         replay: answers of the loop's networks at ``stop``, in place of theirs.
         blind: ask the networks nothing that is known to be a tensor of some shape.
         noiseless: what the call noises is noised by zeros.
+        places: of the steps that the loop is to make, in its list of times; None for all of them.
+        apart: a network that is asked of both branches at once is asked of each.
     """
 
     def __init__(
@@ -73,11 +77,17 @@ class Entry:
         replay: list[Any] | None = None,
         blind: bool = False,
         noiseless: bool = False,
+        places: Sequence[int] | None = None,
+        apart: bool = False,
     ):
         self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
-        self.replay, self.blind, self.noiseless = replay, blind, noiseless
+        self.replay, self.blind, self.noiseless, self.places = replay, blind, noiseless, places
+        self.length = call.length if places is None else len(places)
         self.count, self.looping, self.seen, self.noised = 0, False, [], False
         self.shapes: list[Any] = []
+        self.texts: dict[str, Any] = {}
+        self.masks: tuple[Tensor, Tensor] | None = None
+        self.apart, self.reads = apart, 0
         self.latents: Tensor | None = None
         self.times: Tensor | None = None
         self.sigmas: Tensor | None = None
@@ -103,14 +113,18 @@ class Entry:
 
         @functools.wraps(forward)
         def told(*given: Any, **more: Any) -> Any:
-            if not self.looping or self.count == self.call.length:
+            if not self.looping or self.count == self.length:
                 return forward(*given, **more)
-            key = (name, *((tuple(t.shape), t.dtype, t.device) for t in tensors((given, more))))
+            if self.masks is not None and name == "unet":
+                rows = len(tensors((given, more))[0]) // len(self.prompts)
+                more["encoder_attention_mask"] = torch.cat(self.masks[-rows:])
+            key = (name, *((tuple(t.shape), t.device) for t in tensors((given, more))))  # of any precision, as a tail is
             at = self.count == self.stop
             if at and self.replay is not None:
                 out = self.replay[len(self.seen)][1]
             elif at and not self.blind:
-                out = forward(*given, **more)
+                ask = in_halves if self.apart else whole
+                out = ask(forward, given, more, 2 * len(self.prompts))
                 if key not in zeros:
                     zeros.get(key, lambda: nothing(out))
             else:
@@ -128,15 +142,35 @@ class Entry:
         return told
 
     def prepared(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        entering = self.x is not None and self.stop == 0
+
         @functools.wraps(prepare)
         def told(*given: Any, **more: Any) -> Any:
-            made = prepare(*given, **more)
+            if entering and self.call.direct:  # x takes the place of what is drawn, and the rest follows the number of rows
+                made = self.call.prepared.get(len(self.prompts), lambda: prepare(*given, **more))
+            else:
+                made = prepare(*given, **more)
             first = made[0] if isinstance(made, tuple) else made
             self.latents = first
-            if self.x is None or self.stop != 0 or not isinstance(first, torch.Tensor):
+            if not entering or not isinstance(first, torch.Tensor):
                 return made
             entered = self.enters(first, first.dtype)
             return (entered, *made[1:]) if isinstance(made, tuple) else entered
+
+        return told
+
+    def encoding(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        """``encode_prompt``, remembered, and what is changed of it."""
+        door = self.call.door
+        memo = door.remembered("encode_prompt", encode)
+        if not door.changes:
+            return memo
+
+        @functools.wraps(encode)
+        def told(*given: Any, **more: Any) -> Any:
+            place, self.reads = self.reads, self.reads + 1
+            asked = inspect.signature(encode).bind(*given, **more).arguments
+            return changed(self, memo(*given, **more), asked, place, door.changes)
 
         return told
 
@@ -153,24 +187,46 @@ class Entry:
         swaps += [(pipe, name, None) for name in ("safety_checker", "watermark") if getattr(pipe, name, None) is not None]
         for name, part in door.outside.items():
             if part is not door.vae:
-                swaps.append((part, "forward", door.remembered(name, part.forward)))
+                remembers = door.encoder if name.startswith("text") else door.remembered
+                swaps.append((part, "forward", remembers(name, part.forward)))
         if hasattr(pipe, "encode_prompt"):
-            swaps.append((pipe, "encode_prompt", door.remembered("encode_prompt", pipe.encode_prompt)))
+            swaps.append((pipe, "encode_prompt", self.encoding(pipe.encode_prompt)))
         if hasattr(pipe, "prepare_latents"):
             swaps.append((pipe, "prepare_latents", self.prepared(pipe.prepare_latents)))
         swaps += [*door.autoencoder(), *call.guider(over)]
-        with door.lock, swapped(*swaps):
+        elsewhere = torch.get_default_device().type != "cpu"  # a pipeline makes some of its tensors where nothing is said
+        with door.open(swaps), torch.device("cpu") if elsewhere else nullcontext():
             try:
                 return door.call(pipe, **(call.arguments(self.prompts) | over))
             except Halt as halt:
                 return halt.with_traceback(None)  # whose frames hold the graph
 
 
+def whole(forward: Callable[..., Any], given: Any, more: Any, rows: int) -> Any:
+    """A network asked as it is."""
+    return forward(*given, **more)
+
+
+def in_halves(forward: Callable[..., Any], given: Any, more: Any, rows: int) -> Any:
+    """A network asked of the two halves of so many rows, one after the other; of others as it is."""
+    tree = trees()
+    if len(tensors((given, more))[0]) != rows:
+        return forward(*given, **more)
+
+    def half(value: Any, part: slice) -> Any:
+        return value[part] if isinstance(value, torch.Tensor) and value.ndim and len(value) == rows else value
+
+    found = []
+    for part in (slice(rows // 2), slice(rows // 2, rows)):
+        mine, own = tree.tree_map(lambda v: half(v, part), (given, more))
+        found.append(tree.tree_flatten(forward(*mine, **own)))
+    (first, form), (second, _) = found
+    return tree.tree_unflatten([torch.cat(both) for both in zip(first, second, strict=True)], form)
+
+
 def nothing(out: Any) -> Any:
     """Zeros of the same shapes, in the same wrapping."""
-    from torch.utils._pytree import tree_map
-
-    return tree_map(lambda v: torch.zeros_like(v) if isinstance(v, torch.Tensor) else v, out)
+    return trees().tree_map(lambda v: torch.zeros_like(v) if isinstance(v, torch.Tensor) else v, out)
 
 
 def rows_of(out: Any) -> int:

@@ -1,9 +1,11 @@
-"""Which models there are loaders for. A family is declared beside its loader, in one file:
+"""What a folder says of the model in it: its class, its defaults, what it is without. Torch-free, of its own json alone.
 
-    @FAMILIES.declare("stable-diffusion", "Stable Diffusion 1.x and 2.x", ("StableDiffusionPipeline",), steps=50, cfg=7.5)
-    class StableDiffusion(Adapter): ...
+A pipeline of diffusers needs no loader of its own. A model that is none is declared beside its loader, in one file,
 
-Another package's is named by an entry point of the group ``tilting.models``. Torch-free: a folder's own json says what it is.
+    @FAMILIES.declare("toy", "a plain PyTorch toy", ("ToyNet",), steps=6, cfg=1.5)
+    class Toy: ...
+
+and named by an entry point of the group ``tilting.models``.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tilting.declare import Registry
-from tilting.errors import TiltingError
+from tilting.errors import TiltingError, nearest
 from tilting.features.hub import online
 from tilting.foreign import Malformed, parse_json, read_text
-from tilting.models.shapes import enterable, shape_of
+from tilting.models.shapes import enterable
 
 if TYPE_CHECKING:
     import torch
@@ -135,9 +137,7 @@ def family_of(source: str) -> Family:
         return known[kind]
     if alone:
         raise TiltingError(f"{source} is not a diffusers pipeline: it has no {INDEX}")
-    raise TiltingError(
-        f"there is no adapter for a {kind}, which the installed diffusers has not either: known are {', '.join(known)}"
-    )
+    raise TiltingError(f"there is no loader for a {kind}{nearest(kind, known)}")
 
 
 def kind_of(source: str) -> str:
@@ -147,7 +147,7 @@ def kind_of(source: str) -> str:
     return str(read_json(source, CONFIG if alone else INDEX).get("_class_name"))
 
 
-def has_adapter(kind: str) -> bool:
+def has_loader(kind: str) -> bool:
     """Whether a family takes this class."""
     return any(kind in family.classes for family in FAMILIES.values())
 
@@ -172,7 +172,7 @@ def missing_components(source: str) -> list[str]:
 def defaults_of(source: str) -> tuple[int, float]:
     """Steps and guidance scale of a model where they are unset."""
     kind = kind_of(source)
-    if not has_adapter(kind) and shape_of(kind) is not None:
+    if not has_loader(kind):
         return usual(source, kind)
     family = family_of(source)
     return few_steps(source) or family.varying(source) or (family.steps, family.cfg)
@@ -206,13 +206,15 @@ def few_of_built(pipe: Any) -> tuple[int, float] | None:
 
 
 def usual(source: str, kind: str) -> tuple[int, float]:
-    """Steps and scale of a pipeline without an adapter: of its call's own signature, but for models of few steps.
+    """Steps and scale of a pipeline: of its call's own signature, but for models of few steps.
 
     Raises:
         TiltingError: for a pipeline that cannot be steered.
     """
     takes, index = enterable(kind).takes, read_json(source)
-    if index.get("is_distilled"):
+    if index.get("is_distilled") or (
+        kind == "FluxPipeline" and not read_json(source, f"transformer/{CONFIG}").get("guidance_embeds", False)
+    ):  # which is told no scale: schnell
         return DISTILLED
     steps, true = takes.get("num_inference_steps"), takes.get("true_cfg_scale")
     scale = true if isinstance(true, int | float) and true > 1 else takes.get("guidance_scale")

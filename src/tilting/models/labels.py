@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 
 from tilting.errors import nearest
-from tilting.models.stable_diffusion import StableDiffusion, plain_only
-from tilting.schedule import Kind, correction, predict
+from tilting.models.branches import Outputs, Said
+from tilting.models.pipeline import Pipeline
+from tilting.schedule import Kind, correction
 from tilting.types import Denoise, Prediction, TiltingError, Time, Watch
 
 Place = Literal["latent", "score", "time"]
@@ -141,14 +142,14 @@ class Strength:
 
 
 class Augmented:
-    """A Stable Diffusion with labels: what `LabelEmbedding` and a LoRA make of it. The model's own weights are never changed.
+    """A pipeline with labels: what `LabelEmbedding` and a LoRA make of it. The model's own weights are never changed.
 
     Args:
-        model: the pre-trained model; its UNet may carry the control's LoRA.
+        model: the pre-trained model; its network may carry the control's LoRA.
         embedding: E_y.
         place: where it enters.
         base: a context in which the model is the pre-trained one (`tilting.models.lora.without` what is trained).
-        own: a context in which its UNet carries this control's LoRA too (`tilting.models.lora.beside`).
+        own: a context in which its network carries this control's LoRA too (`tilting.models.lora.beside`).
         off: the time at and below which the control is silent: where its training chain had no density, so that nothing priced
             leaving the pre-trained model.
         unlabelled: whether "no label" was learnt too, with the LoRA on: what γ2 then leads away from.
@@ -156,7 +157,7 @@ class Augmented:
 
     def __init__(
         self,
-        model: StableDiffusion,
+        model: Pipeline,
         embedding: LabelEmbedding,
         place: Place = "latent",
         base: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -169,8 +170,9 @@ class Augmented:
         self.model, self.embedding, self.place, self.base, self.own = model, embedding, place, base, own
         self.off, self.unlabelled = off, unlabelled
 
-    def conditioned(self, x: Tensor, t: Time, context: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """The network's output for (c, y), (m, ...), gradients reaching LoRA and embedding."""
+    def conditioned(self, x: Tensor, t: Time, context: Said, labels: Mapping[str, Tensor]) -> Tensor:
+        """The network's output for (c, y), (m, ...), gradients reaching LoRA and embedding; of a prompt alone, without a
+        pair."""
         e = self.embedding(labels).to(x)
         with self.own():
             if self.place == "latent":
@@ -179,18 +181,18 @@ class Augmented:
                 output = self.model.network(x, t, context)
                 kind = self.model.schedule.kind
                 return output + _score_shift(kind, t) * e.reshape(x.shape)
-            handle = self.model.unet.time_embedding.register_forward_hook(lambda module, inputs, out: out + e.to(out))
+            handles = [one.register_forward_hook(lambda _, __, out: out + e.to(out)) for one in time_embeddings(self.model)]
             try:
                 return self.model.network(x, t, context)
             finally:
-                handle.remove()
+                for handle in handles:
+                    handle.remove()
 
     def denoisers(
         self, prompts: Sequence[str], labels: Mapping[str, Tensor], strength: Strength, negative: str = ""
     ) -> tuple[Denoise, Denoise]:
         """(the controlled denoiser, the pre-trained one under CFG), of images with these prompts and labels (b,) each."""
-        context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative or ""])
-        return guided([Term(self, labels, strength.label)], context, empty, strength.prompt)
+        return guided([Term(self, labels, strength.label)], list(prompts), strength.prompt, negative)
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class Term:
     labels: Mapping[str, Tensor]
     strength: float = 1.0
 
-    def added(self, x: Tensor, t: Time, text: Tensor, rows: Tensor, plain: Tensor) -> Tensor | float:
+    def added(self, x: Tensor, t: Time, text: Said, rows: Tensor, plain: Tensor) -> Tensor | float:
         """What it adds to the network's output; ``plain`` is the pre-trained model's for the same prompts."""
         control, strength = self.augmented, self.strength
         if t.t <= control.off:
@@ -223,9 +225,9 @@ class Term:
 
 def guided(
     terms: Sequence[Term],
-    context: Tensor,
-    empty: Tensor,
+    prompts: list[str],
     prompt_strength: float,
+    negative: str = "",
     watch: Watch | None = None,
     count: Callable[[int], object] = lambda latents: None,
 ) -> tuple[Denoise, Denoise]:
@@ -235,45 +237,43 @@ def guided(
 
     Args:
         terms: controls of one and the same model.
-        context: (b, tokens, width) text embeddings of the images.
-        empty: (1, tokens, width) those of the unconditional branch.
-        prompt_strength: γ1; at 1 the unconditional branch is not evaluated.
+        prompts: of the images (b,).
+        prompt_strength: γ1; of a model that is told its scale, that.
+        negative: the text of the unconditional branch.
         watch: called with both predictions at every evaluation of the first.
         count: called with the latents of every evaluation that is made; all terms of one count as one, as CFG does.
     """
     first = terms[0].augmented
     model, kind = first.model, first.model.schedule.kind
+    branches = model.branches(prompts, prompt_strength, negative, apart=True)
     if any(term.augmented.model is not model for term in terms):
         raise TiltingError("controls that are used together must be of one and the same model")
-    shared: list[tuple[Tensor, Time, tuple[Tensor, Tensor]]] = []
+    shared: list[tuple[Tensor, Time, Outputs]] = []
 
-    def free(x: Tensor, t: Time, text: Tensor) -> tuple[Tensor, Tensor]:
+    def free(x: Tensor, t: Time, rows: Tensor) -> Outputs:
         count(len(x))
         with first.base():
-            with_text = model.network(x, t, text)
-            return with_text if prompt_strength == 1 else model.network(x, t, empty.expand_as(text)), with_text
+            return branches(x, t, rows)
 
     def prediction(output: Tensor, difference: Tensor, x: Tensor, t: Time) -> Prediction:
-        eps, x0 = predict(kind, output, x, t)
+        eps, x0 = model.predict(output, x, t)
         return Prediction(eps, x0, correction(kind, difference, t))
 
     def pretrained(x: Tensor, t: Time, rows: Tensor) -> Prediction:
         known = shared and shared[0][0] is x and shared[0][1] is t
-        without, with_text = shared.pop()[2] if known else free(x, t, context[rows])
-        return prediction(without + prompt_strength * (with_text - without), with_text - without, x, t)
+        found = shared.pop()[2] if known else free(x, t, rows)
+        return prediction(found.guided, found.difference, x, t)
 
     def controlled(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-        text = context[rows]
-        without, with_text = free(x, t, text)
-        shared[:] = [(x, t, (without, with_text))]
-        output = without + prompt_strength * (with_text - without)
+        output, difference, alone = found = free(x, t, rows)
+        shared[:] = [(x, t, found)]
         added = torch.zeros_like(x)
         for term in terms:
-            added = added + term.added(x, t, text, rows, with_text)
-        steered = prediction(output + added, with_text - without, x, t)
+            added = added + term.added(x, t, branches.alone[rows], rows, alone)
+        steered = prediction(output + added, difference, x, t)
         if watch is not None:
             with torch.no_grad():
-                watch(steered, prediction(output, with_text - without, x, t), t, rows)
+                watch(steered, prediction(output, difference, x, t), t, rows)
         return steered
 
     return controlled, pretrained
@@ -294,7 +294,10 @@ class Controlled:
         self.name, self.schedule = model.name, model.schedule
         self.latent_shape, self.image_shape = model.latent_shape, model.image_shape
         self.default_steps, self.default_cfg = model.default_steps, model.default_cfg
-        self.decode, self.encode, self.encode_prompts = model.decode, model.encode, model.encode_prompts
+        self.decode, self.encode = model.decode, model.encode
+        for name in ("decoder", "pair", "start", "tokenizers"):
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
         self.watch: Watch | None = None
 
     @property
@@ -302,12 +305,11 @@ class Controlled:
         return self.model.device
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        """The controlled denoiser of these prompts; see `StableDiffusion.denoiser`."""
+        """The controlled denoiser of these prompts; see `Pipeline.denoiser`."""
         n = len(prompts)
         same = partial(torch.full, (n,), device="cpu")
         terms = [Term(a, {k: same(float(y)) for k, y in labels.items()}, s) for a, labels, s in self.parts]
-        context, empty = self.model.encode_prompts(list(prompts)), self.model.encode_prompts([negative or ""])
-        return guided(terms, context, empty, cfg, self.watch)[0]
+        return guided(terms, list(prompts), cfg, negative, self.watch)[0]
 
 
 def together(*controlled: Controlled) -> Controlled:
@@ -317,9 +319,24 @@ def together(*controlled: Controlled) -> Controlled:
     return whole
 
 
-def width_of(model: StableDiffusion, place: Place) -> int:
+def time_embeddings(model: Pipeline) -> list[Any]:
+    """What the networks that denoise make of a time, a layer each. Raises TiltingError where there is none."""
+    found = []
+    for network in model.denoisers():
+        named = [(name, one) for name, one in network.named_modules() if type(one).__name__ == "TimestepEmbedding"]
+        mine = [one for name, one in named if "time" in name.rpartition(".")[2]]
+        if not mine:
+            raise TiltingError(f"the network of {model.name!r} has no time embedding to add labels to: place latent or score")
+        found.append(mine[0])
+    return found
+
+
+def width_of(model: Any, place: Place) -> int:
     """Numbers of an embedding at a place. Raises TiltingError for a model that cannot have one."""
-    plain_only(model, "controls")
+    if not hasattr(model, "branches"):
+        raise TiltingError(f"controls are of diffusers' pipelines, which {getattr(model, 'name', model)!r} is not")
+    if getattr(model, "from_picture", False):
+        raise TiltingError(f"{model.name!r} begins from pictures, and a control is of one that draws from noise")
     if place == "time":
-        return model.unet.time_embedding.linear_2.out_features
+        return time_embeddings(model)[0].linear_2.out_features
     return math.prod(model.latent_shape)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.models.lora import activate, active, load_lora, parts, remove, switched, tells, without
 from tilting.models.lora_file import LoraSpec
 from tilting.models.lora_weights import read_lora
-from tilting.models.text import remembering
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,19 +76,20 @@ class Windowed:
         return nullcontext() if t.t in self._on else without(self._model, self._names)
 
     def network(self, x: Tensor, t: Time, context: Any) -> Tensor:
-        """See `Adapter.network`: what controls ask."""
+        """See `Pipeline.network`: what controls ask."""
         with self._at(t):
             return self._model.network(x, t, context)
 
+    def branches(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Any:
+        """See `Pipeline.branches`."""
+        return replace(self._model.branches(prompts, cfg, negative, **how), within=self._at)
+
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        """See `Adapter.denoiser`."""
-        denoise = off = self._model.denoiser(prompts, cfg, negative)
-        if tells(self._model, self._names):
-            with without(self._model, self._names), remembering({}):
-                off = self._model.denoiser(prompts, cfg, negative)
+        """See `Pipeline.denoiser`: what is told of a prompt is read where the LoRAs are on, or off."""
+        denoise = self._model.denoiser(prompts, cfg, negative)
 
         def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with self._at(t):
-                return (denoise if t.t in self._on else off)(x, t, rows)
+                return denoise(x, t, rows)
 
         return inside

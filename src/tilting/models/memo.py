@@ -12,7 +12,7 @@ from tilting.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-REMEMBERED = 2**30
+REMEMBERED = 2**29
 """Bytes that are kept."""
 
 
@@ -43,6 +43,13 @@ def content(value: Any) -> Any:
     if hasattr(value, "tobytes"):  # pictures of PIL, arrays
         return type(value).__name__, getattr(value, "size", None), hashlib.blake2b(value.tobytes()).digest()
     raise Unknown(type(value).__name__)
+
+
+def trees() -> Any:
+    """torch's own functions of values within values."""
+    from torch.utils import _pytree
+
+    return _pytree
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tilting.errors import TiltingError
 from tilting.features.packaged import POCKET
-from tilting.models.families import INDEX, defaults_of, family_of, in_one_file
+from tilting.models.families import INDEX, defaults_of, family_of, has_loader, in_one_file, kind_of
 from tilting.models.one_file import check_one_file
+from tilting.models.shapes import enterable
 
 MODELS = {"pocket": "a small Stable Diffusion of 64x64 drawings, in the package: 444 concepts, 3 styles, 12 backgrounds"}
 DEFAULTS = {"pocket": (50, 4.0)}
@@ -48,12 +49,24 @@ def find_model(name: str) -> str:
 
 
 def check_plain(name: str, what: str) -> None:
-    """Refuse a model of another family than Stable Diffusion 1.x and 2.x by its index, before a weight is read. Raises
-    TiltingError.
+    """Refuse another model than Stable Diffusion 1.x and 2.x by its index, before a weight is read. Raises TiltingError.
 
     Args:
         name: of the model.
-        what: is for that family alone, in the plural.
+        what: is for those alone, in the plural.
     """
-    if name not in MODELS and family_of(find_model(name)).name != "stable-diffusion":
+    if name not in MODELS and kind_of(find_model(name)) != "StableDiffusionPipeline":
         raise TiltingError(f"{what} are for Stable Diffusion 1.x and 2.x, which {name!r} is not")
+
+
+def check_pipeline(name: str, what: str) -> None:
+    """Refuse a model that is no pipeline of diffusers, or one that cannot be steered, by its index. Raises TiltingError.
+
+    Args:
+        name: of the model.
+        what: is of pipelines alone, in the plural.
+    """
+    kind = kind_of(find_model(name))
+    if has_loader(kind):
+        raise TiltingError(f"{what} are of diffusers' pipelines, which {name!r} is not")
+    enterable(kind)

@@ -11,36 +11,28 @@ a step is our one transition. Rows that are told the same are one call; others a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError, nearest
 from tilting.lazy import torch
+from tilting.models import tail
+from tilting.models.branches import Branches, Said
 from tilting.models.call import Call, Point, has_momentum
-from tilting.models.door import Door
-from tilting.models.lora_file import parse_lora
-from tilting.models.lora_stack import stack
-from tilting.models.lora_targets import is_clip
+from tilting.models.entry import Entry
 from tilting.models.memo import Memo, Unknown, content
+from tilting.models.parts import Parts
 from tilting.models.shapes import check_inputs
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor, nn
-
-    from tilting.models.look import Look
+    from torch import Tensor
 
 Decode = Callable[["Tensor", "Tensor"], "Tensor"]
 """(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1]."""
-NETWORKS = ("unet", "transformer", "prior", "decoder")
-UNBOUNDED = 10**6
-"""From here on what a tokenizer says of its most is that it has none."""
-CALLS = 16
+CALLS = 64
 """Calls that are kept, of different steps and inputs."""
 
 
@@ -61,7 +53,7 @@ class OwnGrid(Schedule):
         return list(self.of(steps))
 
 
-class Pipeline:
+class Pipeline(Parts):
     """A pipeline of diffusers as a model.
 
     Args:
@@ -75,10 +67,6 @@ class Pipeline:
         TiltingError: for a call that cannot be entered, or does not take these.
     """
 
-    look: Look | None = None
-    place: torch.device | None = None
-    """See `Adapter`."""
-
     def __init__(
         self,
         pipe: Any,
@@ -88,18 +76,12 @@ class Pipeline:
         inputs: Mapping[str, Any] | None = None,
         each: Mapping[str, Mapping[str, Any]] | None = None,
     ):
-        self.pipe, self.name = pipe, name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
-        self.door = Door(pipe)
-        self.inputs, self.each = dict(inputs or {}), {prompt: dict(told) for prompt, told in (each or {}).items()}
+        super().__init__(pipe, name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__), inputs or {})
+        self.each = {prompt: dict(told) for prompt, told in (each or {}).items()}
         for told in (self.inputs, *self.each.values()):
             check_inputs(type(pipe).__name__, self.door.names, told)
         self._calls = Memo()
         self._calls.most = 64 * CALLS
-        self.component = next((n for n in NETWORKS if n in self.door.inside), next(iter(self.door.inside), ""))
-        if not self.component:
-            raise TiltingError(f"a {type(pipe).__name__} has no network that denoises")
-        for network in self.networks():
-            network.eval().requires_grad_(False)
         usual = self.door.names["num_inference_steps"].default if "num_inference_steps" in self.door.names else 50
         self.default_steps = steps or int(usual or 50)
         self.scale = self._scale()
@@ -107,21 +89,15 @@ class Pipeline:
         if any(has_momentum(getattr(pipe, one, None)) for one in ("guider", "ocr_guider")):
             kind = type(pipe).__name__
             warnings.warn(f"a guider of {kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3)
-        self._alone = self._apart = False
+        self._alone, self._apart, self._image_shape = False, False, ()
         first = self._first()
         self.latent_shape: tuple[int, ...] = first.shape
         self.schedule: Schedule = OwnGrid(first.noise.kind, first.noise.alpha_bar, first.noise.last, of=self._grid)
         self._alone, self._apart = self._manners()
 
     def _first(self) -> Call:
-        """The call at its own defaults. Raises TiltingError, naming what it does not take."""
-        try:
-            return self.call(self.default_steps, self.told(self.some, self.default_cfg, ""))
-        except TiltingError:
-            raise
-        except Exception as error:  # of many kinds: what the pipeline says of its inputs
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
+        """The call at its own defaults."""
+        return self.call(self.default_steps, self.told(self.some, self.default_cfg, ""))
 
     def _manners(self) -> tuple[bool, bool]:
         """Whether a call takes one image only, as some do that take a picture; whether other prompts are kept apart from each
@@ -138,10 +114,11 @@ class Pipeline:
             return True, False
 
     def _scale(self) -> str:
-        """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one."""
+        """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one, or the
+        network is told none."""
         names = self.door.names
-        true = names.get("true_cfg_scale")
-        if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1):
+        true, told = names.get("true_cfg_scale"), getattr(getattr(self.backbone, "config", None), "guidance_embeds", None)
+        if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1 or told is False):
             return "true_cfg_scale"
         return "guidance_scale" if "guidance_scale" in names else "guider_scale" if hasattr(self.pipe, "guider") else ""
 
@@ -157,9 +134,7 @@ class Pipeline:
     def told(self, prompt: str, cfg: float, negative: str) -> dict[str, Any]:
         """The arguments of the call for an image of a prompt."""
         told = self.inputs | self.each.get(prompt, {})
-        names, scale = self.door.names, self.scale
-        if negative and scale == "guidance_scale" and "true_cfg_scale" in names:
-            scale = "true_cfg_scale"  # a model that is told its scale: with a negative prompt it is that of a true pair
+        names, scale = self.door.names, self._scale_of(negative)
         if scale:
             told[scale] = cfg
         if "negative_prompt" in names:
@@ -169,8 +144,12 @@ class Pipeline:
             told |= {"negative_prompt": said} if said else {}
         return told
 
+    def _scale_of(self, negative: str) -> str:
+        """The argument that a scale is: of a model that is told it, with a negative prompt, that of a true pair."""
+        return "true_cfg_scale" if negative and "true_cfg_scale" in self.door.names else self.scale
+
     def call(self, steps: int, told: Mapping[str, Any]) -> Call:
-        """The call at a number of steps, told these."""
+        """The call at a number of steps, told these. Raises TiltingError, naming what it does not take."""
 
         def key(value: Any) -> Any:
             try:
@@ -180,7 +159,17 @@ class Pipeline:
 
         named = (steps, *sorted((name, key(value)) for name, value in told.items()))
         sample = 0 if self.door.subject == "class_labels" else "a"
-        return self._calls.get(named, lambda: Call(self.door, steps, told, sample))
+
+        def made() -> Call:
+            try:
+                return Call(self.door, steps, told, sample)
+            except TiltingError:
+                raise
+            except Exception as error:  # of many kinds: what the pipeline says of its inputs
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
+
+        return self._calls.get(named, made)
 
     def _grid(self, steps: int) -> list[Point]:
         return self.call(steps, self.told(self.some, self.default_cfg, "")).grid
@@ -196,11 +185,11 @@ class Pipeline:
             return labels[prompt]
         raise TiltingError(f"a {type(self.pipe).__name__} draws classes by number, not {prompt!r}{nearest(prompt, labels)}")
 
-    def _rows(
+    def by_rows(
         self, told: Sequence[Mapping[str, Any]], subjects: Sequence[Any], rows: Tensor | Sequence[int], ask: Callable[..., Any]
     ) -> Any:
         """What ``ask(told, subjects, places)`` says of groups of rows that are told the same, put back in place."""
-        index = [int(r) for r in rows]
+        index = rows.tolist() if isinstance(rows, torch.Tensor) else list(rows)
         groups: dict[Any, list[int]] = {}
         for place, r in enumerate(index):
             same = (id(told[r]), subjects[r] if self._apart else None)
@@ -208,12 +197,12 @@ class Pipeline:
         if len(groups) == 1:
             return ask(told[index[0]], [subjects[r] for r in index], slice(None))
         parts = [ask(told[index[at[0]]], [subjects[index[p]] for p in at], at) for at in groups.values()]
-        order = torch.tensor([p for at in groups.values() for p in at]).argsort()
+        order = torch.tensor([p for at in groups.values() for p in at], device="cpu").argsort()
 
         def together(*tensors: Tensor) -> Tensor:
             return torch.cat(tensors)[order.to(tensors[0].device)]
 
-        return Prediction(*map(together, *parts)) if isinstance(parts[0], Prediction) else together(*parts)
+        return type(parts[0])(*map(together, *parts)) if isinstance(parts[0], tuple) else together(*parts)
 
     def _asked(self, prompts: Sequence[str], cfg: float, negative: str) -> tuple[list[dict[str, Any]], list[Any]]:
         """(what is told of each image, one value for those that are told the same; its prompt or class)."""
@@ -238,14 +227,64 @@ class Pipeline:
         told, subjects = self._asked(prompts, cfg, negative)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            steps = t.steps if isinstance(t, Point) else self.default_steps
-
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Prediction:
-                return self.call(steps, told).denoise(x[places], t, subjects)
+                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects)
 
-            return self._rows(told, subjects, rows, ask)
+            return self.by_rows(told, subjects, rows, ask)
 
         return denoise
+
+    def branches(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: Any) -> Branches:
+        """The network's outputs for these prompts, before and after guidance; see `Branches`, also for how."""
+        told, subjects = self._asked(prompts, cfg, negative)
+        return Branches(self, Said(tuple(told), tuple(subjects)), self.encode_prompts(prompts, cfg, negative), **how)
+
+    def encode_prompts(self, prompts: Sequence[str], cfg: float = 1.0, negative: str = "") -> Said:
+        """What the call is told for the branch of the prompts alone, of a request with such a pair; a model that is told its
+        scale is told it."""
+        told, subjects = self._asked(prompts, cfg, negative)
+        alone = {id(one): self._alone_of(one, cfg, negative) for one in told}
+        return Said(tuple(alone[id(one)] for one in told), tuple(subjects))
+
+    def _alone_of(self, told: Mapping[str, Any], cfg: float, negative: str) -> Mapping[str, Any]:
+        """What is told of an image, without its pair."""
+        if not self.call(self.default_steps, told).pair:
+            return told
+        scale = self._scale_of(negative)
+        for value in (1.0, 0.0):
+            other = {name: one for name, one in told.items() if name != "negative_prompt"} | {scale: value}
+            if not self.call(self.default_steps, other).pair:
+                return other
+        raise TiltingError(f"a {type(self.pipe).__name__} cannot be asked for its prompt's branch alone")
+
+    def network(self, x: Tensor, t: Time, said: Said) -> Tensor:
+        """The network's output (m, ...), in the terms of the schedule's kind, of what is said of each row."""
+
+        def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
+            return self.call(self.steps_at(t), told).outputs(x[places], t, subjects)[0]
+
+        return self.by_rows(said.told, said.subjects, range(len(x)), ask)
+
+    def predict(self, output: Tensor, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """(eps, x0) of an output, as `schedule.predict`; x0 as the model's scheduler clips it."""
+        return self._first().noise.predict(output, x, t)
+
+    def steps_at(self, t: Time) -> int:
+        return t.steps if isinstance(t, Point) else self.default_steps
+
+    def texts(self, prompts: Sequence[str], cfg: float, negative: str = "") -> list[dict[str, Any]]:
+        """What the call reads of each prompt: the values of its ``encode_prompt``, by the names that it has for them."""
+        found: list[dict[str, Any]] = []
+
+        def look(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+            found[-1] |= values
+            return values
+
+        with torch.no_grad(), self.door.changing(look):
+            for told, subject in zip(*self._asked(prompts, cfg, negative), strict=True):
+                found.append({})
+                Entry(self.call(self.default_steps, told), [subject], 0, blind=True).run()
+        return found
 
     def decoder(self, prompts: Sequence[str]) -> Decode:
         """The tail of the call for these prompts' images; differentiable, NaN where it is not finite."""
@@ -260,9 +299,9 @@ class Pipeline:
 
         def decode(x: Tensor, rows: Tensor) -> Tensor:
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-                return self._tail(told).decode(x[places], subjects, look)
+                return tail.decode(self._tail(told), x[places], subjects, look)
 
-            return self._rows(told, subjects, rows, ask)
+            return self.by_rows(told, subjects, rows, ask)
 
         return decode
 
@@ -274,7 +313,7 @@ class Pipeline:
         """What the autoencoder is given of clean latents (m, ...)."""
         call = self._tail(self.told(self.some, self.default_cfg, ""))
         with torch.no_grad():
-            return call.before_decoder(latents, [call.a_prompt] * len(latents))
+            return tail.before_decoder(call, latents, [call.a_prompt] * len(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `decoder`, of images that are told what all are."""
@@ -288,7 +327,7 @@ class Pipeline:
     def encode(self, images: Tensor) -> Tensor:
         """Latents (the posterior's mean, as the loop has it) of pictures in [0, 1]."""
         call = self._tail(self.told(self.some, self.default_cfg, ""))
-        return call.encode(images.to(self.device), [call.a_prompt] * len(images))
+        return tail.encode(call, images.to(self.device), [call.a_prompt] * len(images))
 
     @property
     def from_picture(self) -> bool:
@@ -302,90 +341,23 @@ class Pipeline:
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
         def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-            return self.call(self.default_steps, told).clean(subjects)
+            return tail.clean(self.call(self.default_steps, told), subjects)
 
-        return self._rows(told, subjects, range(len(prompts)), ask)
+        return self.by_rows(told, subjects, range(len(prompts)), ask)
 
     def pair(self, cfg: float, negative: str = "") -> float:
         """The scale of the pair that a request makes; 1 where there is none, and so no correction."""
         return cfg if self.call(self.default_steps, self.told(self.some, cfg, negative)).pair else 1.0
 
-    @cached_property
-    def image_shape(self) -> tuple[int, ...]:
-        """(3, h, w), or (frames, 3, h, w) of a film."""
-        with torch.no_grad():
-            return tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
-
-    # -- its networks
-
-    def tokenizers(self) -> list[tuple[Any, int | None]]:
-        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others what the call is told."""
-        names = self.door.names
-        usual = names["max_sequence_length"].default if "max_sequence_length" in names else None
-        length = self.inputs.get("max_sequence_length", usual)
-        parts = [part for name, part in self.pipe.components.items() if name.startswith("tokenizer")]
-        read = [
-            (part, None if "CLIP" in type(part).__name__ else length) for part in parts if hasattr(part, "model_max_length")
-        ]
-        return [(part, most) for part, most in read if isinstance(most, int) or part.model_max_length < UNBOUNDED]
-
-    def networks(self) -> Iterator[nn.Module]:
-        """Its networks."""
-        return (part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module))
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Of its networks."""
-        return (p for network in self.networks() for p in network.parameters())
-
-    @property
-    def backbone(self) -> Any:
-        """The network that denoises, which is what fine-tuning changes."""
-        return getattr(self.pipe, self.component)
-
-    def tunable(self) -> dict[str, Any]:
-        """See `Adapter.tunable`."""
-        clips = {name: part for name, part in self.door.outside.items() if is_clip(part)}
-        return {self.component: self.backbone, **clips}
-
-    @property
-    def vae(self) -> Any:
-        return self.door.vae
-
-    @property
-    def device(self) -> torch.device:
-        return self.place or next(self.backbone.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """See `Adapter.dtype`."""
-        return next(p.dtype for p in self.backbone.parameters() if p.is_floating_point())
-
-    def to(self, where: torch.device | torch.dtype | str) -> Self:
-        """The model, its networks moved to a device, or in another precision."""
-        for network in self.networks():
-            network.to(where)
-        self.forget()
-        return self
-
-    def load_lora(self, source: str | Path, scale: float = 1.0) -> Self:
-        """The model, a LoRA stacked on it beside those that are there: a folder, a run's, or a file. Raises TiltingError."""
-        spec = parse_lora(str(source))
-        stack(self, spec._replace(scale=spec.scale * scale))
-        return self
-
-    def double(self) -> Self:
-        """The model in float64."""
-        return self.to(torch.float64)
-
     def forget(self) -> None:
-        """What was encoded before is encoded anew: the networks are not what they were."""
-        self.door.memo.clear()
-        self.door.zeros.clear()
+        """See `Parts.forget`."""
+        super().forget()
         self._calls.clear()
 
-    def checkpoint(self) -> None:
-        """Recompute the activations of network and autoencoder on the way back, where diffusers can."""
-        parts: list[Any] = [self.backbone, self.vae, getattr(self.look, "vae", None)]
-        for part in parts:
-            if getattr(part, "_supports_gradient_checkpointing", False):
-                part.enable_gradient_checkpointing()
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(3, h, w), or (frames, 3, h, w) of a film."""
+        if not self._image_shape:
+            with torch.no_grad():
+                self._image_shape = tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
+        return self._image_shape

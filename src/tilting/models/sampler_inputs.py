@@ -25,10 +25,15 @@ from torch import Tensor, nn
 from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.foreign import read_json, read_tensors
 from tilting.models.lora_file import INPUTS as WEIGHTS
-from tilting.models.stable_diffusion import StableDiffusion, plain_only
-from tilting.types import Denoise, TiltingError, Time
+from tilting.models.pipeline import Pipeline
+from tilting.models.reading import NEGATIVE, PROMPT, negatives
+from tilting.schedule import correction
+from tilting.types import Denoise, Prediction, TiltingError, Time
 
 SHAPE = "sampler_inputs.json"
+PAIR = 2.0
+"""A scale at which any pipeline that can make a pair makes one."""
+NEEDED = ": one that is told its scale needs a negative prompt"
 
 
 class Guidance(nn.Module):
@@ -91,10 +96,10 @@ class SamplerInputs(nn.Module):
 
     def on(self, model: Any, strength: float = 1.0) -> Learned:
         """The model with these inputs. Raises TiltingError for a model that they do not fit."""
-        plain_only(model, "learned sampler inputs")
-        if getattr(model, "long_prompts", "cut") != "cut":
+        check_learns(model)
+        if model.long_prompts != "cut":
             raise TiltingError("learned sampler inputs read prompts as they are cut: leave long-prompts out")
-        if self.negative is not None and self.negative.width != (width := model.unet.config.cross_attention_dim):
+        if self.negative is not None and self.negative.width != (width := text_width(model)):
             raise TiltingError(f"this negative prompt is of another model: its width is {self.negative.width}, not {width}")
         return Learned(model, self, strength)
 
@@ -116,26 +121,45 @@ class Learned:
         strength: how much of it.
     """
 
-    def __init__(self, model: StableDiffusion, inputs: SamplerInputs, strength: float = 1.0):
+    def __init__(self, model: Pipeline, inputs: SamplerInputs, strength: float = 1.0):
         self.bare, self.inputs, self.strength = model, inputs, strength
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["bare"], name)
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        """See `StableDiffusion.denoiser`; a pair is evaluated whatever the scale."""
-        context, empty = self.bare.encode_prompts(prompts), self.bare.encode_prompts([negative or ""])
-        guidance, other = self.inputs.guidance, self.inputs.negative
+        """See `Pipeline.denoiser`; a pair is evaluated whatever the scale. Raises TiltingError where there is none."""
+        model, (guidance, other) = self.bare, (self.inputs.guidance, self.inputs.negative)
+        asked = cfg if cfg > 1 else PAIR
+        if model.pair(asked, negative) == 1:
+            raise TiltingError(f"{model.name!r} makes no pair of this request, which learned sampler inputs are of{NEEDED}")
+        branches, kind = model.branches(prompts, asked, negative, line=True), model.schedule.kind
+        changes = [] if other is None else [negatives(lambda text, move=other: self.strength * move(text))]
 
-        def without(rows: Tensor) -> Tensor:
-            text = context[rows]
-            base = empty.expand_as(text)
-            return base if other is None else base + self.strength * other(text).to(base.dtype)
+        def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+            with model.door.changing(*changes):
+                output, difference, _ = branches(x, t, rows)
+            scale = cfg if guidance is None else cfg + self.strength * (guidance(t.t) - cfg)
+            eps, x0 = model.predict(output + (scale - asked) * difference, x, t)
+            return Prediction(eps, x0, correction(kind, difference, t))
 
-        def scale(t: Time) -> Tensor | float:
-            return cfg if guidance is None else cfg + self.strength * (guidance(t.t) - cfg)
+        return denoise
 
-        return self.bare.guided(context, without, scale)
+
+def check_learns(model: Any) -> None:
+    """Refuse a model that learns no inputs of its sampler. Raises TiltingError."""
+    if not hasattr(model, "branches"):
+        raise TiltingError(
+            f"learned sampler inputs are of diffusers' pipelines, which {getattr(model, 'name', model)!r} is not"
+        )
+
+
+def text_width(model: Pipeline) -> int:
+    """Numbers of an embedding of a text. Raises TiltingError for a model that does not say which of its texts is which."""
+    found = model.texts([model.some], PAIR, " ")[0]
+    if not all(isinstance(found.get(name), Tensor) for name in (PROMPT, NEGATIVE)):
+        raise TiltingError(f"{model.name!r} does not read a negative prompt beside a prompt: there is none to learn")
+    return found[PROMPT].shape[-1]
 
 
 def begin(
@@ -144,7 +168,7 @@ def begin(
     """What training starts from: fresh inputs for those to be learned, those of ``start`` where it has them.
 
     Args:
-        model: a Stable Diffusion.
+        model: whose they are.
         learn: of "lora", "guidance", "negative".
         grid: T + 1 points of the sampler; w gets a knot at the first T.
         cfg: w at first.
@@ -157,8 +181,8 @@ def begin(
             times = [t.t for t in grid[:-1]]
             guidance = Guidance(times, [cfg if guidance is None else guidance(t).item() for t in times])
     if negative is None and "negative" in learn:
-        plain_only(model, "learned sampler inputs")
-        negative = Negative(model.unet.config.cross_attention_dim, seed=seed)
+        check_learns(model)
+        negative = Negative(text_width(model), seed=seed)
     return None if guidance is None and negative is None else SamplerInputs(guidance, negative)
 
 

@@ -1,9 +1,4 @@
-"""Our schedules of diffusers' schedulers: only how a model was trained, and where its steps fall, is read of them.
-
-Flow matching spaces T steps evenly in t and shifts them, t -> shift t / (1 + (shift - 1) t): by a constant (Esser et al. 2024),
-or by exp(mu), mu linear in the tokens of an image. Stable Diffusion 3's pipeline spaces from 1 to the last time of the shifted
-training schedule (and shifts that again), FLUX's from 1 to 1 / T.
-"""
+"""What a pipeline's scheduler says of noise and times, for steps of ours."""
 
 from __future__ import annotations
 
@@ -14,31 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from tilting.errors import nearest
-from tilting.schedule import Kind, Schedule, predict
+from tilting.schedule import Kind, predict
 from tilting.types import TiltingError, Time
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-DISTILLED = ("LCMScheduler", "TCDScheduler")
-UNKNOWN = ("invert_sigmas", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
-
-
-def schedule_of(scheduler: Any) -> Schedule:
-    """Our schedule of a diffusers scheduler (DDIM, DDPM, PNDM, Euler, ...: only its training schedule is read)."""
-    config, name = scheduler.config, type(scheduler).__name__
-    if not hasattr(scheduler, "alphas_cumprod"):
-        raise TiltingError(f"a {name} does not say with which noise this model was trained")
-    if name in DISTILLED:
-        raise TiltingError(f"a model distilled for {name} cannot be steered: its few steps are not those of a diffusion")
-    options = inspect.signature(type(scheduler).__init__).parameters  # diffusers keeps what another scheduler left in a config
-    if config.get("thresholding") and "thresholding" in options:
-        raise TiltingError(f"a {name} with thresholding, which clips every estimate, is not known")
-    kind = meant_by(config)
-    alpha_bar = tuple(scheduler.alphas_cumprod.double().tolist())
-    one = config.get("set_alpha_to_one", True) or "set_alpha_to_one" not in options
-    final = 1.0 if one else alpha_bar[0]
-    return Schedule(kind, alpha_bar, final, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0))
 
 
 def meant_by(config: Mapping[str, Any]) -> Kind:
@@ -47,36 +22,6 @@ def meant_by(config: Mapping[str, Any]) -> Kind:
     if kind not in get_args(Kind):
         raise TiltingError(f"a model whose prediction_type is {kind!r} is not known{nearest(str(kind), get_args(Kind))}")
     return kind
-
-
-def flow_schedule(scheduler: Any, tokens: int, even: bool, most: float = 1.15) -> Schedule:
-    """Our schedule of a FlowMatchEulerDiscreteScheduler.
-
-    Args:
-        scheduler: of the pipeline.
-        tokens: of an image, which a dynamic shift depends on.
-        even: whether steps fall evenly from 1 to the last training time, rather than to 1 / T.
-        most: the largest mu where the configuration has none.
-
-    Raises:
-        TiltingError: for one that places its steps in another way.
-    """
-    config = scheduler.config
-    if "base_shift" not in config:
-        raise TiltingError(f"a {type(scheduler).__name__} is not the flow matching that this model was trained by")
-    for option in UNKNOWN:
-        if config.get(option):
-            raise TiltingError(f"a flow matching schedule with {option} is not known")
-    last = 1 / config["num_train_timesteps"]
-    if config.get("use_dynamic_shifting"):
-        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        first, largest = config.get("base_shift", 0.5), config.get("max_shift", most)
-        mu = first + (largest - first) * (tokens - low) / (high - low)
-        shift = mu if config.get("time_shift_type", "exponential") == "linear" else math.exp(mu)
-    else:
-        shift = config.get("shift", 1.0)
-        last = shift * last / (1 + (shift - 1) * last)
-    return Schedule("flow", spacing="linspace" if even else "trailing", shift=shift, last=last)
 
 
 FIRST_ORDER = {"CogVideoXDPMScheduler": "CogVideoXDDIMScheduler"}
@@ -160,18 +105,6 @@ class Noise:
             x0 = out * x0 + skip * x
             eps = (x - t.alpha * x0) / t.sigma
         return eps, x0
-
-
-def own_sigmas(scheduler: Any) -> bool:
-    """Whether a scheduler of sigmas (Euler, LMS) has others than those of its training times: Karras', interpolated in another
-    way, or with a last one that is not 0."""
-    noise = first_order(scheduler)
-    if not noise.variance_exploding:
-        return False
-    other = type(scheduler).from_config(scheduler.config)
-    other.set_timesteps(10)
-    own = noise.points(other.timesteps.tolist(), other.sigmas.tolist())
-    return max(abs(a.sigma - b.sigma) for a, b in zip(own, schedule_of(scheduler).grid(10), strict=True)) > 1e-3
 
 
 def first_order(scheduler: Any) -> Noise:

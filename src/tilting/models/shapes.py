@@ -81,7 +81,7 @@ def _class(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 @cache
-def _method(name: str, method: str) -> ast.FunctionDef | None:
+def method_of(name: str, method: str) -> ast.FunctionDef | None:
     """A method of a class, or of what it derives from."""
     if name not in _files():
         return None
@@ -97,7 +97,7 @@ def _method(name: str, method: str) -> ast.FunctionDef | None:
         node = next((part for part in inside.body if isinstance(part, ast.FunctionDef) and part.name == method), None)
     if isinstance(node, ast.FunctionDef):
         return node
-    return next((own for base in bases if (own := _method(base, method))), None)
+    return next((own for base in bases if (own := method_of(base, method))), None)
 
 
 def _defaults(function: ast.FunctionDef) -> dict[str, Any]:
@@ -127,14 +127,14 @@ def _within(node: ast.AST, loops: int = 0) -> Iterator[tuple[str, int]]:
         if isinstance(child, ast.FunctionDef | ast.Lambda):
             continue
         if isinstance(child, ast.Call):
-            yield _said(child.func), loops
+            yield dotted(child.func), loops
         yield from _within(child, loops + isinstance(child, ast.For | ast.While))
 
 
-def _said(node: ast.AST) -> str:
+def dotted(node: ast.AST) -> str:
     """``self.scheduler.step`` of a chain of names."""
     if isinstance(node, ast.Attribute):
-        return f"{_said(node.value)}.{node.attr}"
+        return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
 
 
@@ -146,13 +146,13 @@ def _most(node: ast.AST, said: str) -> int:
         return max(sum(_most(one, said) for one in part) for part in parts)
     if isinstance(node, ast.FunctionDef | ast.Lambda):
         return 0
-    own = isinstance(node, ast.Call) and _said(node.func) == said
+    own = isinstance(node, ast.Call) and dotted(node.func) == said
     return own + sum(_most(child, said) for child in ast.iter_child_nodes(node))
 
 
 def _why(name: str) -> str:
     """Why the call of a class cannot be entered, or nothing."""
-    function = _method(name, "__call__")
+    function = method_of(name, "__call__")
     if function is None:
         return "it has no call of its own"
     calls = list(_within(function))
@@ -179,7 +179,7 @@ def shape_of(name: str) -> Shape | None:
     """What the source says of a class; None of one that the installed diffusers does not have."""
     if name not in _files():
         return None
-    call, init = _method(name, "__call__"), _method(name, "__init__")
+    call, init = method_of(name, "__call__"), method_of(name, "__init__")
     parts = {}
     if init is not None:
         parts = {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in init.args.args if one.arg != "self"}

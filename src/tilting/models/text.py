@@ -1,13 +1,12 @@
-"""What a network is told of its prompts, as one value that indexes and batches, and how texts become tokens."""
+"""How texts become tokens: what is cut of them and told, windows of long ones, and whether encoders are trained."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tilting.features.tokens import warn_of_cuts
 from tilting.lazy import torch
@@ -16,80 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Text:
-    """Embeddings of n prompts; any part but the first may be missing.
-
-    Attributes:
-        sequence: (n, tokens, width), what attention reads.
-        pooled: (n, width), one vector each.
-        mask: (n, tokens), 1 at the tokens of the prompt, 0 at padding; contexts that have one may be of several lengths.
-        guidance: (n,) the scale that a network distilled on its guidance is told.
-    """
-
-    sequence: Tensor
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
-    guidance: Tensor | None = None
-
-    def _each(self, change: Callable[..., Tensor], *others: Text) -> Text:
-        changed = {}
-        for field in fields(self):
-            values = [getattr(text, field.name) for text in (self, *others)]
-            changed[field.name] = None if values[0] is None else change(*values)
-        return replace(self, **changed)
-
-    def __len__(self) -> int:
-        return len(self.sequence)
-
-    def __getitem__(self, rows: Tensor) -> Text:
-        """The prompts ``rows`` (m,)."""
-        return self._each(lambda part: part[rows])
-
-    def expand_as(self, other: Text) -> Text:
-        """One prompt's embeddings, as often as ``other`` has prompts."""
-        return self._each(lambda part: part.expand(len(other), *part.shape[1:]))
-
-
-if TYPE_CHECKING:
-    Context = Tensor | Text
-    """(n, tokens, width) where that is all a network reads; either indexes by rows and expands."""
-    C = TypeVar("C", Tensor, Text)
-
-
-def beside(first: Context, *others: Context) -> Context:
-    """Contexts of a kind as one batch."""
-    if isinstance(first, torch.Tensor):
-        tensors = [other for other in others if isinstance(other, torch.Tensor)]
-        if len(tensors) == len(others):
-            return torch.cat([first, *tensors])
-    else:
-        texts = [other for other in others if isinstance(other, Text)]
-        if len(texts) == len(others):
-            first, *texts = _alike([first, *texts])
-            return first._each(lambda *parts: torch.cat(parts), *texts)
-    raise TypeError("these contexts are of different models")
-
-
-def _alike(texts: list[Text]) -> list[Text]:
-    """Contexts of one length, the shorter padded with what their masks leave out."""
-    longest = max(text.sequence.shape[1] for text in texts)
-    more = [longest - text.sequence.shape[1] for text in texts]
-    if not any(more) or any(text.mask is None for text in texts):
-        return texts
-    pad = torch.nn.functional.pad
-    return [
-        replace(text, sequence=pad(text.sequence, (0, 0, 0, n)), mask=pad(text.mask, (0, n)))  # type: ignore[arg-type]
-        for text, n in zip(texts, more, strict=True)
-    ]
-
-
 _learning: ContextVar[bool] = ContextVar("whether encoders are trained", default=False)
 
 
 @contextmanager
 def learning() -> Iterator[None]:
-    """Within it `distinct` encodes with gradient, where gradients are on: for training what encodes."""
+    """Within it texts are encoded with gradient, where gradients are on: for training what encodes."""
     token = _learning.set(True)
     try:
         yield
@@ -97,71 +28,9 @@ def learning() -> Iterator[None]:
         _learning.reset(token)
 
 
-KEPT = 2**28
-"""Bytes of encoded texts that a training run keeps."""
-
-
-def bytes_of(context: Context) -> int:
-    """What a context takes."""
-    parts = [context] if isinstance(context, torch.Tensor) else [getattr(context, one.name) for one in fields(context)]
-    return sum(part.nbytes for part in parts if part is not None)
-
-
-class Remembered(NamedTuple):
-    """What `distinct` knows: contexts of texts, those asked for within, and whether each is to be encoded by itself."""
-
-    known: dict[str, Any]
-    asked: dict[str, None]
-    alone: bool
-
-
 def is_learning() -> bool:
     """Whether this is within `learning`."""
     return _learning.get()
-
-
-_memory: ContextVar[Remembered | None] = ContextVar("remembered texts", default=None)
-
-
-@contextmanager
-def remembering(known: dict[str, Any], keep: int | None = None) -> Iterator[None]:
-    """Within it `distinct` encodes no text that is ``known``; on leaving, ``known`` holds those asked for within alone.
-
-    It reaches a model through whatever is wrapped around it. It is for a run, whose groups of images share prompts: whoever
-    keeps ``known`` for longer answers for the encoders staying as they were.
-
-    Args:
-        known: contexts by text, changed in place.
-        keep: bytes of it to keep beside, the texts asked for last first. Each text is then encoded by itself, so that what it
-            becomes does not depend on what else is forgotten, to the last digit.
-    """
-    memory = Remembered(known, {}, keep is not None)
-    token = _memory.set(memory)
-    try:
-        yield
-    finally:
-        _memory.reset(token)
-        for text in memory.asked:
-            known[text] = known.pop(text)  # to the end
-        left = sum(map(bytes_of, known.values())) - (keep or 0)
-        for text in [text for text in known if text not in memory.asked]:
-            if keep is None or left > 0:
-                left -= bytes_of(known.pop(text))
-
-
-def distinct(prompts: Sequence[str], encode: Callable[[list[str]], C], device: torch.device) -> C:
-    """``encode`` of the different prompts among these, once each, back in place, without gradient but for `learning`; see
-    `remembering`."""
-    unique = list(dict.fromkeys(prompts))
-    known, asked, alone = _memory.get() or Remembered({}, {}, False)
-    new = [text for text in unique if text not in known]
-    for some in [[text] for text in new] if alone else [new] if new else []:
-        with nullcontext() if is_learning() else torch.no_grad():
-            encoded = encode(some)
-        known.update({text: encoded[torch.tensor([i], device=device)] for i, text in enumerate(some)})
-    asked.update(dict.fromkeys(unique))
-    every: Any = beside(*(known[text] for text in unique))
-    return every[torch.tensor([unique.index(p) for p in prompts], device=device)]
 
 
 def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
@@ -193,27 +62,16 @@ def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
             )
 
 
-def token_ids(tokenizer: Any, texts: list[str], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """(ids, mask), (len(texts), length) each, padded and cut to a length, the tokenizer's own by default."""
-    words = tokenizer(texts, padding="max_length", max_length=length or tokenizer.model_max_length, truncation=True)
-    return torch.tensor(words["input_ids"], device=device), torch.tensor(words["attention_mask"], device=device)
-
-
-def clip_hidden(encoder: Any, tokenizer: Any, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder; the latter is its projected pooled
-    vector (n, width) where it has a projection."""
-    return clip_states(encoder, token_ids(tokenizer, texts, device)[0])
-
-
 def clip_states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What `clip_hidden` gives, of token ids (n, tokens)."""
+    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder, of token ids (n, tokens); the
+    latter is its projected pooled vector (n, width) where it has a projection."""
     out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0]
 
 
 def windows(tokenizer: Any, texts: list[str]) -> list[list[list[int]]]:
     """Each text as rows of token ids that an encoder reads one by one: as many tokens of it in a row as fit between those of
-    the beginning and the end (AUTOMATIC1111's reading of long prompts). Of a text that fits, the one row of `token_ids`."""
+    the beginning and the end (AUTOMATIC1111's reading of long prompts). Of a text that fits, its one row."""
     most = tokenizer.model_max_length
     rows = []
     for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
@@ -223,7 +81,9 @@ def windows(tokenizer: Any, texts: list[str]) -> list[list[list[int]]]:
     return rows
 
 
-def in_windows(read: Callable[[Tensor], tuple[Tensor, Tensor | None]], tokenizer: Any, texts: list[str], device: Any) -> Text:
+def in_windows(
+    read: Callable[[Tensor], tuple[Tensor, Tensor | None]], tokenizer: Any, texts: list[str], device: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Texts of any length: what an encoder says of each window, one after the other; the pooled vector of the first.
 
     Args:
@@ -231,13 +91,15 @@ def in_windows(read: Callable[[Tensor], tuple[Tensor, Tensor | None]], tokenizer
         tokenizer: of the encoder, which has a token of the beginning and one of the end.
         texts: n of them.
         device: of the encoder.
+
+    Returns:
+        (n, tokens, width), the shorter padded with zeros; (n, tokens) 1 where a text is, 0 at padding; (n, width) or None.
     """
     rows = windows(tokenizer, texts)
     hidden, pooled = read(torch.tensor([row for text in rows for row in text], device=device))
-    found, at = [], 0
-    for text in rows:
-        mine = hidden[at : at + len(text)].flatten(0, 1)[None]
-        first = None if pooled is None else pooled[at : at + 1]
-        found.append(Text(mine, first, mask=torch.ones(mine.shape[:2], device=device, dtype=torch.long)))
-        at += len(text)
-    return beside(*found)  # type: ignore[return-value]
+    counts = [len(text) for text in rows]
+    found = [one.flatten(0, 1) for one in hidden.split(counts)]
+    firsts = [sum(counts[:i]) for i in range(len(counts))]
+    pad = torch.nn.utils.rnn.pad_sequence
+    mask = pad([torch.ones(len(one), device=hidden.device, dtype=torch.long) for one in found], True)
+    return pad(found, True), mask, None if pooled is None else pooled[firsts]

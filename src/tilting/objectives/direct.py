@@ -42,10 +42,11 @@ class Srpo(BaseObjective):
         θ <- AdamW(∇_θ loss)
 
     Were eps_θ = ε, x_0' would be x_0: an image close to a finished one is scored at every t, not a blurred estimate, and early
-    steps are aligned too; its slope in the output is as small as a step. λ_t = discount^(steps left). Of wordings neither of
-    which is given, the reward itself is climbed. The authors' code scores FLUX.1-dev's samples after 50 steps, with words such
-    as "Realistic photo" before the prompt, and penalises the negative wording at an inverted step x_t+1; here both are of the
-    same image.
+    steps are aligned too; its slope in the output is as small as a step. Of wordings neither of which is given, the reward
+    itself is climbed. The authors' code scores FLUX.1-dev's samples after 50 steps, with words such as "Realistic photo" before
+    the prompt, and penalises the negative wording at an inverted step x_t+1; here both are of the same image. Its x_s lies
+    several steps on, and its λ(t) is a straight line over the steps between two given ends, one pair for the wording that is
+    climbed and one for the other; here λ_t = discount^(steps left), and x_s is the next point.
     """
 
     name, paper, through = "srpo", "Shen et al. 2025, arXiv 2509.06942", "through 1 step"

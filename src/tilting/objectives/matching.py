@@ -142,8 +142,9 @@ class Nft(Matching):
             loss += 5 mean (r e(f+) + (1 - r) e(f-)) / (β J) + distance mean (f_θ - f_base)²
         θ <- AdamW(∇_θ loss);  old <- d old + (1 - d) θ,   d = min(ramp · training step, most)
 
-    Its optimum is f_old + (2/β) Δ with Δ = E[r (f - f_old) | x_t] (Theorem 3.2), where r is a probability and not an exponent:
-    r comes from the group ("group"), or is the reward itself, which must then lie in [0, 1] ("given"). The theorem is of
+    Its optimum is f_old + (2/β) Δ, Δ = E[r (f - f_old) | x_t], which is the paper's α(x_t) (f⁺ - f_old) with α = E[r | x_t] and
+    f⁺ the positive samples' (its theorem of policy optimisation), where r is a probability and not an exponent: r
+    comes from the group ("group"), or is the reward itself, which must then lie in [0, 1] ("given"). The theorem is of
     errors of the network's own output (``weighting`` "own"); the code's are of x0, each divided by its own mean size
     ("adaptive"). Samples are drawn under the run's cfg, matched without; at cfg 1 the two are one policy, as in the paper.
     """

@@ -208,6 +208,7 @@ Kl = Annotated[float, Ge(0), Doc("β of the KL of each step to the frozen model,
 LogProb = Annotated[
     Reduction, Doc('of log p, and of the KL, over latent dimensions: "mean", as in the code of DDPO and Flow-GRPO, or "sum"')
 ]
+GroupSize = Annotated[int, Ge(2), Doc("images of a prompt that a batch must hold together, which are compared")]
 Epochs = Annotated[int, Ge(1), Doc("passes over the sampled steps, each an optimiser step per minibatch")]
 Minibatches = Annotated[int, Ge(1), Alias("chunks"), Doc("parts that the steps are split into, one optimiser step each")]
 
@@ -264,9 +265,23 @@ class Dpok(PolicyGradient):
     reduction: LogProb = "sum"
 
 
+@dataclass(frozen=True)
+class Grouped(PolicyGradient):
+    """What those have that weigh the K images of a prompt against each other."""
+
+    advantage = "group"
+
+    group_size: GroupSize = 4
+    epochs: Epochs = 1
+    minibatches: Minibatches = 1
+    kl: Kl = 0.0
+    reduction: LogProb = "mean"
+    rewards: Rewards = "sum"
+
+
 @OBJECTIVES.register
 @dataclass(frozen=True)
-class Grpo(PolicyGradient):
+class Grpo(Grouped):
     """GRPO: advantages within the K images of a prompt.
 
         for each prompt of the batch: K chains x_T .. x_0 of θ, without gradients;  r_k = r(decode(x_0))
@@ -283,14 +298,6 @@ class Grpo(PolicyGradient):
     """
 
     name, paper = "grpo", "Liu et al. 2025, Flow-GRPO; Xue et al. 2025, DanceGRPO"
-    advantage = "group"
 
-    group_size: Annotated[
-        int, Ge(2), Alias("size"), Doc("images of a prompt that a batch must hold together, which are compared")
-    ] = 4
+    group_size: Annotated[GroupSize, Alias("size")] = 4
     clip: Clip = 1e-4
-    epochs: Epochs = 1
-    minibatches: Minibatches = 1
-    kl: Kl = 0.0
-    reduction: LogProb = "mean"
-    rewards: Rewards = "sum"

@@ -20,22 +20,21 @@ from annotated_types import Ge, Gt, Le
 from typing_extensions import Doc
 
 from tilting.lazy import torch
-from tilting.objectives.advantages import Rewards, Scored, group_advantage, leaders, preferred_rates, win_rates
+from tilting.objectives.advantages import Scored, group_advantage, leaders, preferred_rates, win_rates
 from tilting.objectives.batch import OBJECTIVES, TrainBatch, closed
-from tilting.objectives.policy import Clip, Epochs, Kl, LogProb, Minibatches, PolicyGradient, Taken
+from tilting.objectives.policy import Clip, Epochs, Grouped, GroupSize, Kl, LogProb, Minibatches, PolicyGradient, Taken
 from tilting.objectives.rollout import Path, Point, density_steps, rollout
 from tilting.types import Prediction, Time
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-GroupSize = Annotated[int, Ge(2), Doc("images of a prompt that a batch must hold together, which are compared")]
 Branch = Annotated[
     bool, Doc("the images of a group are one up to the window, which is drawn once for all of them; else each has its own x_T")
 ]
 
 
-class Windowed(PolicyGradient):
+class Windowed(Grouped):
     """GRPO whose chain is random, and is learned from, in a window of steps alone. One of its own says where that is.
 
     Attributes:
@@ -43,7 +42,6 @@ class Windowed(PolicyGradient):
         branch: whether a group shares what comes before it.
     """
 
-    advantage = "group"
     window: int = 4
     branch: bool = True
 
@@ -102,17 +100,11 @@ class MixGrpo(Windowed):
 
     name, paper = "mixgrpo", "Li et al. 2025, arXiv 2507.21802"
 
-    group_size: GroupSize = 4
     window: Annotated[int, Ge(1), Doc("w, steps of the chain that are random and learned from; 4 in the paper")] = 4
     interval: Annotated[int, Ge(1), Doc("training steps before the window moves; 25 in the paper")] = 25
     stride: Annotated[int, Ge(1), Doc("steps of the chain that it moves by; 1 in the paper")] = 1
     branch: Branch = True
     clip: Clip = 1e-4
-    epochs: Epochs = 1
-    minibatches: Minibatches = 1
-    kl: Kl = 0.0
-    reduction: LogProb = "mean"
-    rewards: Rewards = "sum"
 
     def begin(self, batch: TrainBatch, places: int) -> int:
         return batch.step // self.interval * self.stride % places
@@ -135,16 +127,10 @@ class GrpoFast(Windowed):
 
     name, paper = "grpo-fast", "Liu et al. 2025, arXiv 2505.05470; Flow-GRPO-Fast of its code"
 
-    group_size: GroupSize = 4
     window: Annotated[int, Ge(1), Doc("w, steps of the chain that are random and learned from; 1 or 2 in the code")] = 2
     within: Annotated[float, Gt(0), Le(1), Doc("share of the chain, from its noisy end, that the window begins in")] = 0.5
     branch: Branch = True
     clip: Clip = 1e-4
-    epochs: Epochs = 1
-    minibatches: Minibatches = 1
-    kl: Kl = 0.0
-    reduction: LogProb = "mean"
-    rewards: Rewards = "sum"
 
     def begin(self, batch: TrainBatch, places: int) -> int:
         among = max(1, min(places, round(self.within * batch.steps)))
@@ -153,7 +139,7 @@ class GrpoFast(Windowed):
 
 @OBJECTIVES.register
 @dataclass(frozen=True)
-class GrpoGuard(PolicyGradient):
+class GrpoGuard(Grouped):
     """GRPO-Guard: importance ratios that are centred and of one spread at all times, and gradients of one size.
 
         for each prompt of the batch: K chains x_T .. x_0 of θ, without gradients;  A_k as in GRPO
@@ -168,17 +154,11 @@ class GrpoGuard(PolicyGradient):
     """
 
     name, paper = "grpo-guard", "Wang et al. 2025, arXiv 2510.22319"
-    advantage, needs_means = "group", True
+    needs_means = True
 
-    group_size: GroupSize = 4
     clip: Annotated[float, Gt(0), Doc("half-width of the normalised ratio's clip; 2e-6 to 1e-4 in the code of Flow-GRPO")] = (
         1e-4
     )
-    epochs: Epochs = 1
-    minibatches: Minibatches = 1
-    kl: Kl = 0.0
-    reduction: LogProb = "mean"
-    rewards: Rewards = "sum"
 
     def surrogate(self, taken: Taken) -> tuple[Tensor, dict[str, float]]:
         assert taken.far is not None
@@ -188,7 +168,7 @@ class GrpoGuard(PolicyGradient):
 
 @OBJECTIVES.register
 @dataclass(frozen=True)
-class FlowDppo(PolicyGradient):
+class FlowDppo(Grouped):
     """Flow-DPPO: a trust region by the exact KL of each step in place of a clipped ratio.
 
         for each prompt of the batch: K chains x_T .. x_0 of θ, without gradients;  A_k as in GRPO
@@ -203,17 +183,11 @@ class FlowDppo(PolicyGradient):
     """
 
     name, paper = "flow-dppo", "Ping et al. 2026, arXiv 2606.11025"
-    advantage, needs_means = "group", True
+    needs_means = True
 
-    group_size: GroupSize = 4
     threshold: Annotated[float, Gt(0), Doc("δ, the KL of a step to the one that drew, reduced as log p; 1e-6 in the code")] = (
         1e-6
     )
-    epochs: Epochs = 1
-    minibatches: Minibatches = 1
-    kl: Kl = 0.0
-    reduction: LogProb = "mean"
-    rewards: Rewards = "sum"
 
     def surrogate(self, taken: Taken) -> tuple[Tensor, dict[str, float]]:
         assert taken.far is not None

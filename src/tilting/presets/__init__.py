@@ -12,13 +12,14 @@ from tilting.presets.common import GradientPreset as GradientPreset
 from tilting.presets.common import Preset as Preset
 from tilting.presets.guided import Dps, FreeDoM, Lgd, Mpgd, Tfg, Universal
 from tilting.presets.selecting import Base, BestOfN, CoDe, FkSteering, Prompting, Rollover, SDEdit, SmcTilt, Svdd
-from tilting.presets.starting import Doodl, Reno, SearchOverPaths, ZeroOrderSearch
-from tilting.presets.weighted import Das, Tds
+from tilting.presets.starting import Doodl, Lidar, Reno, SearchOverPaths, ZeroOrderSearch
+from tilting.presets.weighted import Das, Fkc, Psi, Tds
 
 base, sdedit, bon, prompt = Base, SDEdit, BestOfN, Prompting
 code, svdd, smc, fk, rbf, codex = CoDe, Svdd, SmcTilt, FkSteering, Rollover, CoDeX
 dps, mpgd, freedom, ug, lgd, tfg = Dps, Mpgd, FreeDoM, Universal, Lgd, Tfg
-tds, das, reno, doodl, zo, paths = Tds, Das, Reno, Doodl, ZeroOrderSearch, SearchOverPaths
+tds, das, psi, fkc, reno, doodl = Tds, Das, Psi, Fkc, Reno, Doodl
+zo, paths, lidar = ZeroOrderSearch, SearchOverPaths, Lidar
 
 
 def __getattr__(name: str) -> type[Preset]:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from tilting.declare import Alias, Doc, Registry
-from tilting.errors import TiltingError
+from tilting.errors import TiltingError, outlived
 from tilting.guidance.value_and_grad import Estimator
 from tilting.method import Method
+from tilting.own import function_of
 
-METHODS: Registry[type[Preset]] = Registry("method", "tilting.methods")
+
+class Methods(Registry["type[Preset]"]):
+    """Methods by name, and by ``file.py:function`` those of people's own files, which are not listed."""
+
+    def __getitem__(self, name: str) -> type[Preset]:
+        return method_of_file(name) if isinstance(name, str) and ".py:" in name else super().__getitem__(name)
+
+
+METHODS = Methods("method", "tilting.methods")
 """Every method by its name; another package's is there by ``@METHODS.register`` or an entry point."""
 
 Particles = Annotated[int, Ge(1), Doc("N.")]
@@ -110,3 +121,48 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a word that is not one of the choices."""
     if value not in choices:
         raise TiltingError(f"{name} is {' or '.join(choices)}, not {value!r}")
+
+
+@cache
+def method_of_file(spec: str) -> type[Preset]:
+    """The method that ``file.py:function`` composes, as a preset without settings; the file runs now, as Python.
+
+    Args:
+        spec: its function gives a `tilting.method.Method` or a preset, and is called with the number of steps where it takes
+            an argument.
+
+    Raises:
+        TiltingError: no such file or function, or it gives something else.
+    """
+    call = function_of(spec, "method")
+
+    def made(steps: int) -> Any:
+        try:
+            return call(steps) if inspect.signature(call).parameters and not isinstance(call, type) else call()
+        except TiltingError:
+            raise
+        except BaseException as error:
+            raise TiltingError(f"the method {spec!r} raised {outlived(error)}") from error
+
+    first = made(50)
+    if not isinstance(first, Method | Preset):
+        raise TiltingError(f"the method {spec!r} must give a tilting.method.Method or a preset, not {first!r}")
+    preset = first if isinstance(first, Preset) else None
+    built = first if isinstance(first, Method) else first.build(50)
+    about = {
+        "name": spec,
+        "paper": "your own",
+        "__doc__": inspect.getdoc(call) or "A method of your own file.",
+        "selects": built.select is not None,
+        "density": False if preset is None else preset.density,
+        "default_eta": Preset.default_eta if preset is None else preset.default_eta,
+        "needs_picture": preset is not None and preset.needs_picture,
+        "needs_reward_gradient": property(lambda self: built.needs_reward_gradient),
+        "variants": Preset.variants if preset is None else lambda self, prompt: preset.variants(prompt),
+    }
+
+    def build(self: Preset, steps: int) -> Method:
+        again = made(steps)
+        return again.build(steps) if isinstance(again, Preset) else again
+
+    return dataclass(frozen=True)(type("OfFile", (Preset,), {**about, "build": build}))

@@ -233,17 +233,21 @@ class Rollover(Preset):
             x, v <- the best child and its value
         return x_0 ~ N(mean(x, x0(x)), std²)
 
-    Kim et al. 2025 (arXiv 2503.19385). One particle; the cost is the most that it can be.
+    Kim et al. 2025 (arXiv 2503.19385). One particle; the cost is the most that it can be. The paper samples a flow model on the
+    variance-preserving interpolant, whose steps at eta 1 are the flow's own at other times (``interpolant``).
     """
 
     particles: Annotated[int, Ge(1), Doc("N, the mean number of children per step.")] = 4
+    interpolant: Annotated[
+        Literal["own", "vp"], Doc('times of a flow model: its "own", or those of the variance-preserving process.')
+    ] = "own"
     name = "rbf"
     paper = "Kim et al. 2025b"
     selects, density = True, False
-    published: ClassVar = {"particles": 50, "steps": 10}
+    published: ClassVar = {"particles": 50, "interpolant": "vp", "steps": 10}
 
     def build(self, steps: int) -> Method:
-        return Method("rbf", 1, engine=Budget(self.particles))
+        return Method("rbf", 1, engine=Budget(self.particles), interpolant=self.interpolant)
 
 
 TEMPLATES = "{};{}, highly detailed;{}, simple flat drawing;a beautiful {};{} on a white background"

@@ -1,4 +1,4 @@
-"""Presets that look for a better start, or a better way on, through the whole chain: reno, doodl, zo, paths."""
+"""Presets that look for a better start, or a better way on, through the whole chain: reno, doodl, zo, paths, lidar."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Le, Lt
 
 from tilting.declare import Doc
+from tilting.engines.lookahead import Lookahead
 from tilting.engines.optimise import Optimise
 from tilting.engines.search import NoiseSearch, PathSearch
 from tilting.method import Method
-from tilting.presets.common import METHODS, GradientPreset, Particles, Preset
+from tilting.presets.common import METHODS, Beta, GradientPreset, Particles, Preset
 
 Rate = Annotated[float, Gt(0), Doc("learning rate.")]
 
@@ -136,3 +137,36 @@ class SearchOverPaths(Preset):
     def build(self, steps: int) -> Method:
         engine = PathSearch(self.branches, self.forward, self.backward, self.start)
         return Method("paths", self.particles, engine=engine, final="reward")
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Lidar(Preset):
+    """LiDAR: a few cheap samples are looked ahead at, and guide the chain towards the rewarded of them, without any gradient.
+
+        x_0^j ~ the model in ``lookahead`` steps;  r^j = r(D(x_0^j)),  j = 1 ... samples
+        x_T ~ N(0, I)
+        for t = T ... 1:
+            w = softmax_j(-|x_t - α_t x_0^j|² / (2 σ_t²)),   w* = softmax_j(-|x_t - α_t x_0^j|² / (2 σ_t²) + r^j / beta)
+            x0* = x0(x_t) + strength Σ_j (w*^j - w^j) x_0^j
+            x_{t-1} ~ N(mean(x_t, x0*), std²)
+        return x_0 (of several particles, that of the highest r(D(x_0)))
+
+    Kim et al. 2026 (arXiv 2602.03211): the expected future reward from samples of the marginal. Exact for the tilt as samples
+    and both chains' steps grow. Theirs draw their samples by a distilled or few-step solver, 3 to 100 of them, and add the
+    guidance to the score; here it is the same in x0.
+    """
+
+    particles: Annotated[int, Ge(1), Doc("N whole guided runs, the best kept.")] = 1
+    samples: Annotated[int, Ge(2), Doc("M, looked ahead at.")] = 8
+    lookahead: Annotated[int, Ge(1), Doc("steps of each of them.")] = 3
+    beta: Beta = 0.05
+    strength: Annotated[float, Ge(0), Doc("s, of the guidance; 1 is the tilt's own.")] = 1.0
+    name = "lidar"
+    paper = "Kim et al. 2026"
+    density = False
+    published: ClassVar = {"samples": 50, "lookahead": 8}
+
+    def build(self, steps: int) -> Method:
+        engine = Lookahead(self.samples, self.lookahead, self.beta, self.strength)
+        return Method("lidar", self.particles, engine=engine, final="reward" if self.particles > 1 else "first")

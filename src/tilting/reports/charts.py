@@ -134,7 +134,7 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else f"{name[:17]}…"
 
 
-def _in_page(draw: Callable[..., Any]) -> Callable[..., str]:
+def in_page(draw: Callable[..., Any]) -> Callable[..., str]:
     """A function of a title and more that draws axes, or None where there is nothing, as one that gives a page's SVG."""
 
     @wraps(draw)
@@ -206,7 +206,7 @@ def _svg(axis: Any, title: str) -> str:
     return " ".join(text.split())
 
 
-@_in_page
+@in_page
 def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> Any:
     """SVG: horizontal bars from 0 with whiskers, values on the right, and a dashed line at the floor of a distance."""
     axis = axes(4.6, 0.5 + 0.34 * len(rows) + (0.2 if floor is not None else 0))
@@ -231,7 +231,7 @@ def bars(title: str, rows: Sequence[Bar], floor: float | None = None) -> Any:
     return axis
 
 
-@_in_page
+@in_page
 def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str) -> Any:
     """SVG: means with whiskers over what they cost per image (logarithmic)."""
     points = [(row, cost) for row, cost in zip(rows, costs, strict=True) if row.mean is not None and cost > 0]
@@ -255,7 +255,7 @@ def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str
     return axis
 
 
-@_in_page
+@in_page
 def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> Any:
     """SVG: means with whiskers over a setting, joined, and a line at 0."""
     axis = axes(4.6, 2.8)
@@ -275,7 +275,7 @@ def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> Any:
     return axis
 
 
-@_in_page
+@in_page
 def matrix(title: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> Any:
     """SVG of a confusion matrix: rows asked, columns read."""
     axis = axes(1.6 + 0.36 * len(columns), 1.2 + 0.36 * len(rows))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +62,31 @@ def picture_of(folder: Path, record: dict[str, Any]) -> Path:
 def short(value: float | None) -> str:
     """A number for the line under a picture; a hyphen for none."""
     return "-" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def caption(record: Mapping[str, Any]) -> str:
+    """The line under a picture of a run: of labels that were asked for what a classifier reads, else the reward."""
+    said = []
+    for name, read in (record.get("labels") or {}).items():
+        if "obeys" in read:
+            seen = f"{read['asked']} {math.exp(min(read['log_prob'], 0.0)):.2f}"
+            said.append(f"{seen} \N{CHECK MARK}" if read["obeys"] else f"{seen} \N{BALLOT X} {read['read']}")
+        else:
+            said.append(f"{name} {read['mean']:.3g} for {float(read['asked']):.3g}")
+    return ", ".join(said) or short(record["reward"])
+
+
+def obeyed(summary: Mapping[str, Any], images: int | None) -> list[str]:
+    """How far labels were obeyed, of a run's summary: a text for each label; none of a run without. An old run does not say of
+    how many images."""
+    found = []
+    for name, read in (summary.get("labels") or {}).items():
+        if "obeys" in read:
+            share = f"{round(read['obeys'] * images)} of {images}" if images else f"{read['obeys']:.0%}"
+            found.append(f"{name}={read['asked']} obeyed {share}")
+        else:
+            found.append(f"{name} {read['mean']:.4g} for {float(read['asked']):.4g}")
+    return found
 
 
 def spread(mean: float, sem: float | None) -> str:
@@ -165,7 +191,8 @@ def run_sheet(manifest: dict[str, Any], picture: Callable[[dict[str, Any]], Imag
     shown = [(prompt, records[:MOST_COLUMNS]) for prompt, records in rows.items()][:MOST_ROWS]
     if sum(len(records) for _, records in shown) < len(manifest["images"]):
         totals += f" (part of {len(manifest['images'])} images)"
-    cells = [(prompt, [(short(r["reward"]), picture(r)) for r in records]) for prompt, records in shown]
+    totals = ", ".join([*obeyed(summary, len(manifest["images"])), totals])
+    cells = [(prompt, [(caption(r), picture(r)) for r in records]) for prompt, records in shown]
     return sheet_of(cells, title, totals)
 
 
@@ -182,11 +209,12 @@ def comparison_grid(runs: Sequence[tuple[str, str | Path]], path: str | Path, pe
     sheet = Sheet(len(keys), len(runs), header=4)
     for j, (title, folder, manifest) in enumerate(manifests):
         summary = manifest["summary"]
-        sheet.head(j, title, [_mean(summary), f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"])
+        said = obeyed(summary, len(manifest["images"]))[:1] or [_mean(summary)]
+        sheet.head(j, title, [*said, f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"])
         by_key = dict(zip(keys_of(manifest["images"]), manifest["images"], strict=True))
         for i, key in enumerate(keys):
             if key in by_key:
-                sheet.cell(i, j, read(picture_of(folder, by_key[key])), short(by_key[key]["reward"]))
+                sheet.cell(i, j, read(picture_of(folder, by_key[key])), caption(by_key[key]))
     for i, (prompt, _) in enumerate(keys):
         sheet.row(i, prompt)
     sheet.save(Path(path))

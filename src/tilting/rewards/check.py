@@ -30,8 +30,13 @@ class Scorer:
         """images (b, 3, h, w) float in [0, 1] and b prompts -> (b,). Raises what `check_images` raises."""
         _check(self, images, prompts)
         if not len(images):
-            return (images if self.differentiable else images.detach()).flatten(1).sum(1)
+            return images.flatten(1).sum(1)
         return self.values(images, prompts)
+
+
+def waits(reward: object) -> bool:
+    """Whether a reward, or a part of one, is waited for while this device could go on: by a server, or another device."""
+    return getattr(reward, "waits", False) is True
 
 
 def precise(images: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ class Http(Scorer):
     attempts: int = ATTEMPTS
     pause: float = PAUSE
     differentiable: bool = False
+    waits = True
 
     @property
     def name(self) -> str:

@@ -140,6 +140,7 @@ class Vlm(Scorer):
     name: str = "vlm"
     differentiable: bool = False
     kept: OrderedDict[str, str | float] = field(default_factory=OrderedDict, repr=False, compare=False)
+    waits = True
 
     @property
     def batch_dependent(self) -> bool:

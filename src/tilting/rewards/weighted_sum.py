@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.rewards.check import checked
+from tilting.rewards.check import checked, waits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,6 +125,11 @@ class Combined:
         """Whether the value of an image depends on those beside it, for any part."""
         return any(getattr(reward, "batch_dependent", False) for reward, _ in self.parts)
 
+    @property
+    def waits(self) -> bool:
+        """Whether any part is waited for; see `tilting.rewards.check.waits`."""
+        return any(waits(reward) for reward, _ in self.parts)
+
     def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """The raw (unweighted, unscaled) values (b,) of every part by key, each `checked`: a RewardError names its part."""
         return {key: checked(r, images, prompts, self.frames) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
@@ -165,6 +170,15 @@ def combine(
 def as_sum(reward: Reward) -> Combined:
     """The reward as a sum of parts: one that is none is its only part."""
     return reward if isinstance(reward, Combined) else combine([reward])
+
+
+def of_latents(reward: Any) -> Any:
+    """The reward of latents that this is, or None. Raises TiltingError for a sum of one with others."""
+    parts = [part for part, _ in as_sum(reward).parts]
+    found = [part for part in parts if getattr(part, "latents", False)]
+    if found and len(parts) > 1:
+        raise TiltingError(f"reward {found[0].name!r} scores latents, not pictures: it stands alone, so leave the others out")
+    return found[0] if found else None
 
 
 def framed(reward: Reward | None, frames: str) -> Reward | None:

@@ -22,6 +22,19 @@ _held: dict[Path, int] = {}
 """The folders that this process holds, and the thread that does."""
 
 
+def busy(folder: Path) -> bool:
+    """Whether another process holds a folder at this moment."""
+    try:
+        if (folder / LOCK).exists():
+            with FileLock(folder / LOCK, timeout=0, thread_local=False):
+                pass
+    except Timeout:
+        return True
+    except OSError:  # it is gone, or nobody may write there
+        pass
+    return False
+
+
 @contextmanager
 def alone(out: str | None, beside: bool = False) -> Iterator[None]:
     """Hold the folder that ``--out`` names while a command reads and writes it.

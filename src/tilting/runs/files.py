@@ -17,7 +17,7 @@ from typing import Any
 from tilting import foreign
 from tilting.disk import unique_beside, write_atomically
 from tilting.errors import TiltingError
-from tilting.features.digest import DIGITS, digest
+from tilting.features.digest import DIGITS, digest, digest_of_code
 from tilting.features.picture import open_rgb
 from tilting.rewards.spec import Spec
 
@@ -45,8 +45,14 @@ def image_name(number: int, kind: str | None = None) -> str:
 
 
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
-    """Of each reward its name, and a digest of the files that its values stand on (None where there are none to know)."""
-    return [{"name": spec.text, "sha256": digest_of(spec.reads.files)} for spec in specs]
+    """Of each reward its name and what its values stand on; see `named_digest`."""
+    return [named_digest(spec.text, spec.reads.files) for spec in specs]
+
+
+def named_digest(name: str, paths: Sequence[Path]) -> dict[str, Any]:
+    """A name, a digest of the files that stand behind it (None where there are none to know), and of Python its code's."""
+    code = digest_of_code(paths[0]) if len(paths) == 1 and paths[0].suffix == ".py" else None
+    return {"name": name, "sha256": digest_of(paths)} | ({"code": code} if code else {})
 
 
 def digest_of(paths: Iterable[Path]) -> str | None:
@@ -124,13 +130,46 @@ def with_records(folder: Path, manifest: Any) -> Any:
     """
     if not isinstance(manifest, dict) or manifest.get("images") != IMAGES:
         return manifest
+    records, spent = _records(folder / IMAGES)
+    summary = manifest.get("summary")
+    known: Any = {**summary, **spent} if isinstance(summary, dict) and isinstance(spent, dict) else summary
+    whole = {str(record.get("file")) for record in records}
+    for part in parts(folder):
+        more, paid = _records(part)
+        if any(str(record.get("file")) in whole for record in more):  # taken in, and a kill came before its end
+            continue
+        records += more
+        if isinstance(known, dict) and isinstance(paid, dict):
+            known |= {key: _sum(known.get(key), value) for key, value in paid.items()}
+    return {**manifest, "images": sorted(records, key=_place), "summary": known}
+
+
+def _records(path: Path) -> tuple[list[dict[str, Any]], Any]:
+    """The records of a file, and what was paid for them according to the last that says."""
     records, spent = [], {}
-    for line in read_lines(folder / IMAGES):
+    for line in read_lines(path):
         spent = line.pop(SPENT, spent)
         records.append(line)
-    summary = manifest.get("summary")
-    known = {**summary, **spent} if isinstance(summary, dict) and isinstance(spent, dict) else summary
-    return {**manifest, "images": sorted(records, key=_place), "summary": known}
+    return records, spent
+
+
+def _sum(a: Any, b: Any) -> Any:
+    return a + b if isinstance(a, int | float) and isinstance(b, int | float) else b
+
+
+def part_of(index: int) -> str:
+    """Where a process writes the records of what it draws; those of others than the first are taken in by it at the end."""
+    return f"images.{index}.jsonl" if index else IMAGES
+
+
+def parts(folder: Path) -> list[Path]:
+    """The records that other processes than the first have left in a folder."""
+    return sorted(path for path in folder.glob("images.*.jsonl") if path.name.split(".")[1].isdigit())
+
+
+def records_of(folder: Path) -> list[Path]:
+    """All files of a folder that hold records of images."""
+    return [folder / IMAGES, *parts(folder)]
 
 
 def _place(record: Mapping[str, Any]) -> tuple[int, str]:

@@ -19,22 +19,24 @@ class Kind:
         what: for people.
         file: a glob pattern of what tells it, in the folder.
         keys: that JSON file has all of these (none: to be there is enough).
+        shared: whether several processes can make it together.
     """
 
     what: str
     file: str
     keys: tuple[str, ...] = ()
+    shared: bool = True
 
 
 RUN = Kind("a run of pictures", MANIFEST, ("config", "images"))
-FIT = Kind("a fit of classifiers", MANIFEST, ("config", "data", "labels"))
+FIT = Kind("a fit of classifiers", MANIFEST, ("config", "data", "labels"), shared=False)
 TRAINING = Kind("training", MANIFEST, ("config", "summary", "reward"))
 SWEEP_OF_RUNS = Kind("a sweep of strengths", SWEEP, ("sweep",))
 SWEEP_BEGUN = Kind("a sweep of strengths", f"strength-*/{MANIFEST}")
 COMPARISON = Kind("a comparison", "metrics.json", ("methods",))
 EVALUATION = Kind("an evaluation", "metrics.json", ("extractors",))
-RECIPE = Kind("a recipe", "table.json", ("recipe",))
-LORA = Kind("a mix of LoRAs", LORA_FILE)
+RECIPE = Kind("a recipe", "table.json", ("recipe",), shared=False)
+LORA = Kind("a mix of LoRAs", LORA_FILE, shared=False)
 KINDS = (RUN, FIT, TRAINING, SWEEP_OF_RUNS, SWEEP_BEGUN, RECIPE, COMPARISON, EVALUATION)
 """What other commands are kept out of; the first that fits is it. A LoRA's folder is open to all."""
 
@@ -68,11 +70,11 @@ def folder_of(out: str | None, kind: Kind) -> Path:
 
     Raises:
         TiltingError: no folder is named, it cannot be written, it holds another kind, or a file of other people's stands
-            where this kind's would; or several processes would write what is no training.
+            where this kind's would; or several processes would write what one makes.
     """
     if not out:
         raise TiltingError("say where to write: --out DIR")
-    if kind is not TRAINING and processes() > 1:
+    if not kind.shared and processes() > 1:
         raise TiltingError(f"{kind.what} is made by one process and {processes()} were launched: run it without a launcher")
     folder = check_writable(out)
     there = kind_of(folder)

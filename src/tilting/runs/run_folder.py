@@ -65,8 +65,11 @@ class RunFolder(Generic[Asked]):
         self.config, self.path = config, folder_of(config.out, self.kind)
         identities, now = self.identities(), self.config_now()
         before = self.read()
+        if before is not None and not self.binds(before):
+            before = None
         if before is not None:
             self._check_same(before, now, identities)
+        self.before = before
         self.head = {"version": __version__, "argv": list(argv), "config": now, **identities}
         self.summary: dict[str, Any] = before["summary"] if before else {}
 
@@ -92,6 +95,14 @@ class RunFolder(Generic[Asked]):
         path = self.path / files.MANIFEST
         return files.parsed(path, lambda manifest: files.lacks(manifest, self.holds)) if path.exists() else None
 
+    def binds(self, before: Mapping[str, Any]) -> bool:
+        """Whether anything is kept of the run that is there: one that failed before its first picture binds nobody."""
+        return True
+
+    def may_differ(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        """Whether a run that differs in an option goes on."""
+        return key in self.free
+
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         """What to say of a run that differs in an option, and what to do about it."""
         old, new = before.get(key), now.get(key)
@@ -112,7 +123,7 @@ class RunFolder(Generic[Asked]):
             (self.path / self.inside).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TiltingError(f"cannot write into --out {self.config.out!r}: {error.strerror}") from error
-        if not (self.path / files.MANIFEST).exists():
+        if self.before is None or not (self.path / files.MANIFEST).exists():
             self.write()
 
     def write(self) -> None:
@@ -121,11 +132,14 @@ class RunFolder(Generic[Asked]):
 
     @staticmethod
     def same_identity(key: str, before: Any, now: Any) -> bool:
-        """Whether it is of the same files; rewards, as far as the older of the two knows its own."""
+        """Whether it is of the same files; rewards, as far as the older of the two knows its own, and of a user's file its
+        code alone: a comment in it is no other reward."""
         if key != "reward" or len(before) != len(now):
             return before == now
-        pairs = zip(before, now, strict=True)
-        return all(b["name"] == n["name"] and b["sha256"] in (None, n["sha256"]) for b, n in pairs)
+        return all(
+            b["name"] == n["name"] and (b["sha256"] in (None, n["sha256"]) or b.get("code", "") == n.get("code"))
+            for b, n in zip(before, now, strict=True)
+        )
 
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
         """Refuse to go on in a folder of another run; an option newer than it may be as it is by itself, and so may a setting.
@@ -145,7 +159,7 @@ class RunFolder(Generic[Asked]):
                 continue
             if key == "metadata" and key not in before:  # a run from before prompts had some
                 continue
-            if key not in self.free and before.get(key) != new and (before.get(key) or new):
+            if before.get(key) != new and (before.get(key) or new) and not self.may_differ(key, before, now):
                 raise TiltingError(f"{path!r} holds a {self.noun} {self.difference(key, before, now)}")
         for key, value in identities.items():
             if not self.same_identity(key, manifest.get(key), value):

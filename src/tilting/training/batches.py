@@ -24,7 +24,7 @@ from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
 from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.models.lora import TRAINED, without
-from tilting.models.text import KEPT, bytes_of, learning, remembering, tell_of_cuts
+from tilting.models.text import learning, tell_of_cuts
 from tilting.objectives.batch import Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import check_values, checked, framewise
@@ -73,7 +73,7 @@ class Batches:
         model: what is trained, its LoRA attached and active.
         backbone: its network, or the model with its text encoders, whose trained LoRA the frozen model is without.
         config: of the sampler and the batch; a prompt that stands in it several times is drawn so much more often. Prompts are
-            encoded when they are drawn, and as many are remembered as `KEPT` bytes hold.
+            encoded when they are drawn.
         engine: this process, which has a slice of every batch.
         reward: of images in [0, 1], None where `_score` is another. One that fails gives NaN, so that all processes skip the
             step together.
@@ -108,27 +108,28 @@ class Batches:
 
     def __post_init__(self) -> None:
         self.prompts = list(dict.fromkeys(self.config.prompts))
-        self._texts: dict[str, Any] = {}
         tell_of_cuts(self.model, [*self.prompts, self.config.negative_prompt])
         self._grid = self.model.schedule.grid(self.config.steps)
+        if (door := getattr(self.model, "door", None)) is not None:
+            door.singly = True  # so that a resumed run is the same run
 
     @property
     def text_bytes(self) -> int:
-        """What encoded prompts take at most, judged by the longest of those that are there."""
-        each = max(map(bytes_of, self._texts.values()), default=0)
-        here = self.config.batch_size // self.engine.count // self.group_size + 1
-        return min(each * (len(self.prompts) + 1), max(KEPT, each * here))
+        """What encoded prompts take at most, judged by those of the batches that were drawn."""
+        memo = getattr(getattr(self.model, "door", None), "memo", None)
+        here = max(1, self.config.batch_size // self.engine.count // self.group_size)
+        return 0 if memo is None else min(memo.held * -(-len(self.prompts) // here), memo.most)
 
     def _denoisers(self, words: list[str]) -> tuple[Denoise, Denoise, Denoise, Denoise]:
-        """(guided, of the base model, without guidance, the base model's) of these prompts, those encoded that are not
-        remembered; those of the base model alone are, where text encoders are trained."""
+        """(guided, of the base model, without guidance, the base model's) of these prompts; with gradient to text encoders
+        where they are trained."""
         asked, bare = (words, self.config.cfg, self.config.negative_prompt), self.bare or self.model
-        with torch.no_grad(), remembering(self._texts, KEPT), self._frozen() if self.told else nullcontext():
+        with torch.no_grad():
             guided = self.model.denoiser(*asked)
             base = guided if self.bare is None else bare.denoiser(*asked)
             plain = base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
         if self.told:
-            return self._living(self.model, *asked), base, self._living(bare, words, 1.0, ""), plain
+            return self._living(guided), base, self._living(plain), plain
         return guided, base, plain, plain
 
     def __call__(self, step: int, memory: dict[str, Any]) -> TrainBatch:
@@ -193,13 +194,12 @@ class Batches:
 
         return latents
 
-    def _living(self, model: Model, words: list[str], cfg: float, negative: str) -> Denoise:
-        """The denoiser whose text encoders are trained: prompts are encoded whenever it is called."""
+    def _living(self, network: Denoise) -> Denoise:
+        """A denoiser whose text encoders are trained: prompts are encoded whenever it is called."""
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with learning():
-                network = model.denoiser([words[int(i)] for i in rows], cfg, negative)
-                return network(x, t, torch.arange(len(x), device=x.device))
+                return network(x, t, rows)
 
         return denoise
 
@@ -310,9 +310,8 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class Accumulated:
-    """An objective over parts of a batch, one after the other: the same gradient in less memory, where the loss is a mean
-    over images.
+class Split:
+    """An objective whose batch is seen in parts.
 
     Attributes:
         inner: the objective.
@@ -329,6 +328,12 @@ class Accumulated:
     @property
     def updates_several(self) -> bool:
         return self.inner.updates_several
+
+
+@dataclass(frozen=True)
+class Accumulated(Split):
+    """An objective over parts of a batch, one after the other: the same gradient in less memory, where the loss is a mean
+    over images."""
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         size = len(batch.who) // self.parts
@@ -354,26 +359,10 @@ class Accumulated:
 
 
 @dataclass(frozen=True)
-class InParts:
+class InParts(Split):
     """An objective of the whole batch, such as advantages make it, whose networks see parts of it, one after the other: the
     same gradient in less memory. What a part's way back needs is made again for it, which costs a call more of each step that
-    has a gradient.
-
-    Attributes:
-        inner: the objective.
-        parts: how many.
-    """
-
-    inner: Losses
-    parts: int
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def updates_several(self) -> bool:
-        return self.inner.updates_several
+    has a gradient."""
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         names = ["denoise", "base", "plain", "base_plain"] + ["teacher"] * (batch.teacher is not None)

@@ -5,18 +5,16 @@ Lines after that checkpoint are cut, and made again bit for bit, for everything 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-
-from tqdm import tqdm
 
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
 from tilting.runs.stopping import patient
 from tilting.training import checkpoint
 from tilting.training.average import EMA
+from tilting.training.bar import Bar, kl_of
 from tilting.training.checkpoint import Saved
 from tilting.training.folder import METRICS, TIMING, TrainingFolder
 from tilting.training.loop import Info, check_moved
@@ -104,8 +102,11 @@ class Observer(Generic[Config]):
 
 def enter(folder: TrainingFolder[Any]) -> tuple[Engine, Saved | None]:
     """This process of a run, its trackers not begun yet, and the newest checkpoint of the folder, if there is one."""
-    config, saved = folder.config, checkpoint.read(folder.checkpoints)
-    return launch(config.device, config.tracker, str(folder.path), config.mapping(), saved.step if saved else 0), saved
+    config, saved = folder.config, None if folder.before is None else checkpoint.read(folder.checkpoints)
+    engine = launch(config.device, config.tracker, str(folder.path), config.mapping(), saved.step if saved else 0)
+    if folder.before is None and engine.main:
+        checkpoint.clear(folder.checkpoints)  # of a run that learnt nothing
+    return engine, saved
 
 
 def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: bool = True) -> None:
@@ -155,37 +156,3 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
             raise
         return
     engine.close()
-
-
-def kl_of(numbers: Mapping[str, Any]) -> dict[str, float]:
-    """The KL of a line of numbers under the name that says what it is of: the path, its open steps, or a step."""
-    return next(({name: numbers[name]} for name in ("kl", "kl_open", "kl_step") if name in numbers), {})
-
-
-class Bar:
-    """A bar on stderr, of training steps, with a few numbers and the time left.
-
-    Args:
-        name: of the run.
-        total, step: training steps in all, and made before.
-        quiet: no bar, and no line about skipped steps.
-    """
-
-    def __init__(self, name: str, total: int, step: int, quiet: bool):
-        self.quiet = quiet
-        about: dict[str, Any] = {"desc": name, "unit": "step", "file": sys.stderr, "dynamic_ncols": True}
-        self.bar = tqdm(total=total, initial=step, disable=quiet, **about)
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def show(self, step: int, skipped: str | None, **numbers: float | None) -> None:
-        """A step is made: why it was skipped, or None, and what to show of it."""
-        if skipped is not None and not self.quiet:
-            self.bar.write(f"tilting: step {step} is skipped: {skipped}", file=sys.stderr)
-        shown = (f"{key} {value:.4g}" for key, value in numbers.items() if value is not None)
-        self.bar.set_postfix_str(", ".join(shown), refresh=False)
-        self.bar.update(1)

@@ -1,6 +1,7 @@
 """The folder of a fine-tuning run: its manifest, and lines of numbers that are cut back to where a run goes on. Torch-free.
 
-    lora/  ema/  best/  kept/  checkpoints/  samples/  tensorboard/  metrics.jsonl  timing.jsonl  manifest.json
+    lora/  ema/  best/  kept/  checkpoints/  samples/  before/  after/  tensorboard/  metrics.jsonl  timing.jsonl
+    manifest.json; and beside them finetune.html, before-after.png and curve.png, which `tilting.evaluation.tuned_page` makes
 
 metrics.jsonl holds what a run is determined to give, a line per training step; seconds stand in timing.jsonl.
 """
@@ -8,7 +9,7 @@ metrics.jsonl holds what a run is determined to give, a line per training step; 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +39,21 @@ class TrainingFolder(RunFolder[Config]):
     free = ("out", "tracker", "unused", "device", *NEUTRAL)
     kind, inside = TRAINING, "samples"
     longer = "choose another --out"
-    """What to do about a run that is wanted longer."""
+    """What to do about a run that is wanted longer, where it cannot go on by itself."""
+
+    def __init__(self, config: Config, argv: Sequence[str] = ()):
+        super().__init__(config, argv)
+        if self.before and self.before["config"].get("train-steps", 0) < config.train_steps:  # it is to go on
+            self.summary = {**self.summary, "finished": False}
+
+    def binds(self, before: Mapping[str, Any]) -> bool:
+        steps = before["summary"].get("steps")
+        return any(self.checkpoints.glob("*")) if steps is None else steps > before["summary"].get("skipped", 0)
+
+    def may_differ(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        steady = now.get("schedule") in ("constant", "sqrt")  # the others' rates depend on where a run is to end
+        raised = key == "train-steps" and isinstance(before.get(key), int) and before[key] < now[key]
+        return super().may_differ(key, before, now) or (raised and steady)
 
     def read(self) -> dict[str, Any] | None:
         path = self.path / files.MANIFEST
@@ -65,7 +80,8 @@ class TrainingFolder(RunFolder[Config]):
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         said = super().difference(key, before, now)
-        return said.replace("choose another --out", self.longer) if key == "train-steps" else said
+        longer = key == "train-steps" and now[key] > before.get(key, 0)
+        return said.replace("choose another --out", self.longer) if longer else said
 
     @property
     def finished(self) -> bool:

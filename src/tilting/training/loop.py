@@ -24,6 +24,7 @@ from tilting.objectives.batch import Losses, TrainBatch
 from tilting.training.average import Average
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
 from tilting.training.half import ranged
+from tilting.training.sharding import Agreed, Elsewhere, in_step, same
 from tilting.types import RewardError, TiltingError, ValueFn
 
 PATIENCE = 10
@@ -179,6 +180,7 @@ def train(
     reduce: Reduce | None = None,
     half: bool = False,
     trouble: Callable[[], str | None] = lambda: None,
+    lockstep: bool = False,
 ) -> Iterator[Info]:
     """Make training steps up to ``steps``, yielding what each did.
 
@@ -191,6 +193,7 @@ def train(
         reduce: mean over processes of a gradient, and of a flag.
         half: whether networks compute in fp16, which gradients must then be kept in the range of.
         trouble: what went wrong in the batch, where that says more than the loss.
+        lockstep: whether processes make every call of the network together; see `tilting.training.sharding`.
 
     Raises:
         TiltingError: after `PATIENCE` skipped steps in a row, or as many at the beginning without a gradient.
@@ -205,7 +208,9 @@ def train(
         batch = replace(batch_of(state.step, state.memory), trained=parameters, averages=averages)
         batch = ranged(batch) if half else batch
         batch = replace(batch, value=attached(batch.value)) if _told(objective) else batch
-        numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce)
+        if lockstep and reduce is not None:
+            batch = in_step(batch, reduce)
+        numbers, reason = _step(state, parameters, objective, batch, optimiser, reduce, lockstep)
         if reason is not None:
             if before is not None:
                 state.restore(before)  # nothing of a broken step remains, not even what earlier updates of it did
@@ -259,10 +264,6 @@ def attached(value: ValueFn) -> ValueFn:
     return asked
 
 
-class _Elsewhere(Exception):
-    """Another process could not make this step."""
-
-
 def _step(
     state: TrainState,
     parameters: list[nn.Parameter],
@@ -270,6 +271,7 @@ def _step(
     batch: TrainBatch,
     optimiser: Optimiser,
     reduce: Reduce | None,
+    lockstep: bool,
 ) -> tuple[dict[str, float], str | None]:
     """One training step: (numbers, why it must be skipped or None)."""
     sums: dict[str, list[float]] = {}
@@ -278,8 +280,11 @@ def _step(
     try:
         with torch.enable_grad():
             for loss in objective(batch):
-                if not loss.value.isfinite().all():
-                    raise FloatingPointError(f"the loss is {loss.value.item()}")
+                bad = None if loss.value.isfinite().all() else FloatingPointError(f"the loss is {loss.value.item()}")
+                if lockstep and reduce is not None:
+                    same(bad, reduce)
+                elif bad is not None:
+                    raise bad
                 if loss.value.requires_grad:
                     loss.value.backward()
                 total += loss.value.item()
@@ -291,11 +296,11 @@ def _step(
                         raise TypeError(f"{objective.name} says that it makes one update a step and makes more")
                     norm = _update(state, parameters, optimiser, reduce)
                     sums.setdefault("gradient_norm", []).append(norm)
-    except _Elsewhere as error:
+    except Elsewhere as error:
         reason = str(error)
     except (FloatingPointError, RewardError) as error:
         reason = str(error)
-        if reduce is not None:
+        if reduce is not None and not isinstance(error, Agreed):
             reduce(torch.tensor(1.0, device="cpu"))  # the others wait at their next update
     numbers = {name: sum(values) / len(values) for name, values in sums.items()}
     return {"loss": total if math.isfinite(total) else 0.0, **numbers, "rate": optimiser.at(state.step)}, reason
@@ -304,7 +309,7 @@ def _step(
 def _update(state: TrainState, parameters: list[nn.Parameter], optimiser: Optimiser, reduce: Reduce | None) -> float:
     """Average, clip, step; the gradient's norm before clipping."""
     if reduce is not None and reduce(torch.tensor(0.0, device="cpu")).item() > 0:
-        raise _Elsewhere("another process skipped it")
+        raise Elsewhere("another process skipped it")
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)

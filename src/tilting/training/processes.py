@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilting.models.placement import check_device, device_of, dtype_of
+from tilting.models.placement import dtype_of
 from tilting.runs.owner import processes
+from tilting.runs.processes import LIMIT, on_cpu, place_of
+from tilting.training.sharding import Shard, asked_for
 from tilting.types import TiltingError
 
 Reduce = Callable[[Tensor], Tensor]
@@ -38,6 +40,7 @@ class Engine:
         track: begin the trackers.
         log: (numbers, step) to the trackers.
         close: at the end.
+        shard: what shards a network, by which processes then call it in step; None where each has the whole.
     """
 
     index: int = 0
@@ -51,6 +54,7 @@ class Engine:
     track: Callable[[], None] = lambda: None
     log: Callable[[Mapping[str, float], int], None] = lambda numbers, step: None
     close: Callable[[], None] = lambda: None
+    shard: Shard | None = None
 
     @property
     def main(self) -> bool:
@@ -79,7 +83,7 @@ def over(engine: Any, device: str = "auto") -> Engine:
     Raises:
         TiltingError: a device that is not here, or one device for several processes.
     """
-    many, place = engine.num_processes > 1, _place(engine, device)
+    many, place = engine.num_processes > 1, place_of(device, engine.device, engine.num_processes)
     mixed = engine.mixed_precision
     if mixed not in ("no", "fp16", "bf16"):
         raise TiltingError(f"the launcher's mixed precision is {mixed}: a LoRA is trained under fp16, bf16 or no")
@@ -106,23 +110,8 @@ def over(engine: Any, device: str = "auto") -> Engine:
         nullcontext if mixed == "no" else autocast,
         mixed == "fp16",
         broadcast,
+        shard=asked_for(engine.num_processes),
     )
-
-
-def _place(engine: Any, device: str) -> torch.device:
-    if check_device(device) == "auto":
-        return engine.device
-    wanted = device_of(device)
-    if engine.num_processes == 1:
-        return wanted
-    if wanted.type != engine.device.type or wanted.index is not None:
-        raise TiltingError(f"the launcher gives {engine.num_processes} processes their devices: leave --device {device} out")
-    return engine.device
-
-
-LIMIT = timedelta(days=1)
-"""How long a process waits for the others: what the main one does alone (samples, a slow judge, writing) lies between two
-collectives, and a launcher ends all of them when one is lost."""
 
 
 def accelerator(device: str = "auto", limit: timedelta = LIMIT, **options: Any) -> Any:
@@ -135,10 +124,8 @@ def accelerator(device: str = "auto", limit: timedelta = LIMIT, **options: Any) 
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
 
-    backends = (torch.cuda, torch.xpu, torch.backends.mps)
-    cpu = not any(backend.is_available() for backend in backends) or (device == "cpu" and processes() > 1)
     try:
-        found = Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)], **options)
+        found = Accelerator(cpu=on_cpu(device), kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)], **options)
     except ValueError as error:
         raise TiltingError(f"accelerate cannot begin: {str(error).splitlines()[0].rstrip('.')}") from error
     if found.num_processes != processes():

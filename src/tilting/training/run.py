@@ -23,14 +23,16 @@ from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
+from tilting.rewards.user_file import why_blind
 from tilting.rewards.weighted_sum import framed
 from tilting.runs.alone import alone
+from tilting.training.bar import kl_of
 from tilting.training.batches import Batches
-from tilting.training.driver import Observer, enter, kl_of, train_in_folder
+from tilting.training.driver import Observer, enter, train_in_folder
 from tilting.training.folder import FinetuneFolder
 from tilting.training.loop import Info
 from tilting.training.processes import Engine
-from tilting.training.samples import look, write_look
+from tilting.training.samples import AFTER, BEFORE, keep_look, look, write_look
 from tilting.training.trainer import Trainer, on_device
 from tilting.training.trainer import trainer_of as make
 from tilting.types import Reward
@@ -57,7 +59,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     reward = informed(build(config.specs()), config.prompts, config.metadata) if config.reward else None
     reward = framed(reward, config.reward_frames)
     if reward is not None and config.made_objective.needs_gradient and not reward.differentiable:
-        raise black_box(config.objective, reward.name)
+        raise black_box(config.objective, reward.name, why_blind(reward))
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
     judge = informed(judge, config.prompts, config.metadata)
     start = inputs = None
@@ -155,7 +157,7 @@ class Sampled(Observer[FinetuneConfig]):
         config, engine, step, begun = self.config, self.trainer.engine, self.trainer.state.step, time.perf_counter()
         numbers: dict[str, Any] | None = None
         seen = None
-        if engine.main:
+        if engine.main or engine.shard is not None:  # all call a network in shards
             seen = look(
                 self.trainer.model,
                 config.prompts,
@@ -178,10 +180,11 @@ class Sampled(Observer[FinetuneConfig]):
                 f"early-stop has nothing to go by: the judge {config.judge or 'of pocket'} says nothing of any sample of these "
                 "prompts; give another --judge, or leave --early-stop out"
             )
-        if seen is not None:
+        if seen is not None and engine.main:
             title = f"{config.objective}, {' + '.join(config.reward) or 'pairs'}, step {step} of {config.train_steps}"
             self.folder.make()
             write_look(seen, self.folder.path / "samples" / f"{step:06d}.png", title)
+            keep_look(seen, self.folder.path, AFTER if self.samples else BEFORE, step)
         self.paid += numbers.pop("evaluations")
         self.samples.append({"step": step, **numbers})
         judged = [row["judge"] for row in self.samples if row["judge"] is not None]

@@ -6,21 +6,27 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from tilting.disk import make_folder, write_atomically
 from tilting.features.film import contact_sheet, frames_of
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.generation.plan import Model, identities
 from tilting.reports.grid import Cell, short, write_rows
 from tilting.rewards.check import framewise
+from tilting.runs.files import write_json
 from tilting.schedule import Law
 from tilting.types import Denoise, Prediction, Reward, RewardError, Time
 
 MOST_PROMPTS = 8
+BEFORE, AFTER, LOOK = "before", "after", "look.json"
+"""Folders of the first and the last look of a run, and the file in them that says what they hold."""
 Judge = Callable[[Tensor, list[str]], Tensor]
 
 
@@ -114,10 +120,28 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
         return [float("nan")] * len(images)
 
 
+def pictures_of(seen: Look) -> list[Image.Image]:
+    """Of 8 bits; of a film several frames side by side."""
+    return [contact_sheet(frames_of(image)) for image in seen.images]
+
+
+def keep_look(seen: Look, folder: Path, place: str, step: int) -> None:
+    """The pictures as files of a folder's ``place``, and at last look.json: what each is, as a run's records have it."""
+    make_folder(folder / place)
+    records: list[dict[str, Any]] = []
+    for i, picture in enumerate(pictures_of(seen)):
+        buffer = BytesIO()
+        picture.save(buffer, "png")
+        write_atomically(folder / place / f"{i:02d}.png", buffer.getvalue())
+        prompt, (reward, judge) = seen.prompts[i], (v if v == v else None for v in (seen.rewards[i], seen.judged[i]))
+        index = seen.prompts[:i].count(prompt)
+        records.append({"file": f"{place}/{i:02d}.png", "prompt": prompt, "index": index, "reward": reward, "judge": judge})
+    write_json(folder / place / LOOK, {"step": step, "evaluations": seen.evaluations, "images": records})
+
+
 def write_look(seen: Look, path: Path, title: str) -> None:
     """A captioned grid: a row per prompt, under each image its reward and judge."""
-    means = seen.numbers()
-    pictures = [contact_sheet(frames_of(image)) for image in seen.images]
+    means, pictures = seen.numbers(), pictures_of(seen)
     rows: dict[str, list[Cell]] = {}
     for i, prompt in enumerate(seen.prompts):
         values = [v for v in (seen.rewards[i], seen.judged[i]) if v == v]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tilting.config.base import keywords
-from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig
+from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig, black_box
 from tilting.config.pairs import read_pairs
 from tilting.config.prompts import prompts_of
 from tilting.config.training import TrainingConfig
@@ -31,8 +31,10 @@ from tilting.models.lora_weights import rank_of, read_lora, save_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
 from tilting.rewards.metadata import informed
+from tilting.rewards.user_file import why_blind
 from tilting.rewards.weighted_sum import framed
 from tilting.training.average import EMA, Average
+from tilting.training.bar import watched
 from tilting.training.batches import Batches, Counts, in_parts
 from tilting.training.checkpoint import Saved
 from tilting.training.diversity import diversity
@@ -104,7 +106,7 @@ class Trainer(Generic[Maker]):
         begun = time.perf_counter()
         half = self.engine.half or self.model.dtype == torch.float16
         parts = (self.state, self.objective, self.batches, self.optimiser, until, self.engine.reduce, half)
-        for info in train(*parts, trouble=lambda: self.batches.trouble):
+        for info in train(*parts, trouble=lambda: self.batches.trouble, lockstep=self.engine.shard is not None):
             paid = self.engine.total(self.batches.counts.numbers())
             self.costs = {key: self.before[key] + paid[key] for key in COSTS}
             if info.skipped is None:
@@ -205,10 +207,19 @@ def trainable(model: Any) -> Trainable:
 
 
 def on_device(model: Any, engine: Engine) -> Trainable:
-    """A model on the process's device. Raises TiltingError for one that a LoRA cannot train."""
-    if str(engine.device) != "cpu":
+    """A model on the process's device, unless its network is to be sharded first. Raises TiltingError for one that a LoRA
+    cannot train."""
+    if str(engine.device) != "cpu" and engine.shard is None:
         model.to(engine.device)
     return trainable(model)
+
+
+def sharded(model: Any, engine: Engine, trained: Mapping[str, nn.Parameter]) -> None:
+    """Shard a model's network, where the process is asked to, and bring what is left of the model to the process's device."""
+    if engine.shard is not None:
+        engine.shard(model.backbone, trained.values())
+        if str(engine.device) != "cpu":
+            model.to(engine.device)
 
 
 def trainer_of(
@@ -236,7 +247,7 @@ def trainer_of(
     if pairs and len(model.image_shape) != 3:
         raise TiltingError(f"pairs are of pictures, and {model.name!r} draws films")
     if reward is not None and objective.needs_gradient and not reward.differentiable:
-        raise TiltingError(f"{objective.name} needs a differentiable reward and {reward.name!r} is black-box: use ddpo with it")
+        raise black_box(objective.name, reward.name, why_blind(reward))
     if not config.learn or set(config.learn) - set(LEARN):
         raise TiltingError(f"what is learned is some of {', '.join(LEARN)}, not {', '.join(config.learn) or 'nothing'}")
     asked = [parse_lora(one) for one in config.teacher] if objective.takes_teacher else []
@@ -244,6 +255,7 @@ def trainer_of(
     text = config.train_text_encoder and "lora" in config.learn
     how = config.rank, config.target_modules or (), config.seed, start, config.lora_alpha, text
     parameters = attach(model, *how)
+    sharded(model, engine, parameters)
     told = tells(model, None if asked else (NAME,))
     if "lora" not in config.learn:
         for p in parameters.values():
@@ -377,6 +389,7 @@ def finetune(
     *,
     start: Mapping[str, Tensor] | None = None,
     inputs: SamplerInputs | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> Tuned:
     """Train a LoRA of a model on a reward, in this process.
@@ -389,6 +402,7 @@ def finetune(
         objective: such as ``tilting.objectives.ddpo()``, or its name; default draft-lv.
         start: weights to train further; or ``init_lora``, the folder of a LoRA.
         inputs: of the sampler, learned before; those of ``learn`` are trained further.
+        progress: show a bar on stderr.
         options: those of `tilting finetune`, with underscores (`tilting.config.finetune.FinetuneConfig`): train_steps, steps,
             batch_size, lr, rank, target_modules, learn, diversity, seed and so on; unset ones have the same defaults.
 
@@ -396,7 +410,8 @@ def finetune(
         TiltingError: for settings that cannot work, after ten skipped steps in a row, and where nothing is learnt.
     """
     trainer = make_trainer(model, prompts, reward, objective, start=start, inputs=inputs, **options)
-    history = [row.numbers for row in trainer.steps(options.get("train_steps", FinetuneConfig.train_steps))]
+    until = options.get("train_steps", FinetuneConfig.train_steps)
+    history = watched("finetune", trainer.steps(until), until, progress, "reward")
     check_moved(trainer.state, trainer.objective)
     ema = None
     if averaged := trainer.averaged():

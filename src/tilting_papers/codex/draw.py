@@ -12,7 +12,7 @@ from tilting.cost import Cost, cost
 from tilting.errors import TiltingError
 from tilting.generation import run as generating
 from tilting_papers.cache import PartsCache
-from tilting_papers.codex.table import SMALL, Row, Size, Table, shrink
+from tilting_papers.codex.table import Row, Size, Table, shrink
 from tilting_papers.recipe import Run
 
 REFERENCE, SOURCES = "reference", "references"
@@ -63,19 +63,22 @@ class Requests:
 
     def __init__(self, table: Table, out: Path, small: bool, seed: int):
         self.table, self.out, self.small, self.seed = table, out, small, seed
-        self.size: Size = SMALL if small else table.size
+        self.size: Size = table.tiny if small else table.size
+        self.seeds: tuple[int, ...] = table.seeds or (seed,)
         self.rows = [row for row in table.rows if row.small or not small]
         self.prompts = table.prompts[: self.size.prompts]
 
     def request(self, name: str, method: str, **options: Any) -> GenerateConfig:
         """A run of the table's prompts, size and seed in DIR/runs/NAME; ``options`` win."""
         own = {"prompts": list(self.prompts), "reward": list(self.table.reward), "images": self.size.images}
-        own |= {"steps": self.size.steps, "seed": self.seed, "out": str(self.out / "runs" / name), "method": method}
-        return resolve(own | options)
+        seed = self.seeds if len(self.seeds) > 1 else min(self.seeds)
+        own |= {"steps": self.size.steps, "seed": seed, "out": str(self.out / "runs" / name), "method": method}
+        return resolve(own | {"model": self.table.model} | options)
 
     def reference(self) -> GenerateConfig:
-        """The base run that distances are taken to, of another seed."""
-        return self.request(REFERENCE, "base", seed=self.seed + 1)
+        """The base run that distances are taken to, of other seeds."""
+        others = tuple(max(self.seeds) + 1 + i for i in range(len(self.seeds)))
+        return self.request(REFERENCE, "base", seed=others if len(others) > 1 else min(others))
 
     def sources(self) -> GenerateConfig | None:
         """The run that draws the reference pictures, if any row starts from one."""
@@ -117,7 +120,7 @@ class Requests:
 
 def _units(config: GenerateConfig, strength: float | None) -> float:
     cost = cost_of(config, strength)
-    return len(config.prompts) * config.images * (cost.evaluations + VALUE_SECONDS * cost.values)
+    return len(config.prompts) * config.images * len(config.seeds) * (cost.evaluations + VALUE_SECONDS * cost.values)
 
 
 def draw_rows(table: Table, run: Run) -> DrawnTable:

@@ -16,6 +16,7 @@ from tilting.disk import remove
 from tilting.evaluation.run import FILES, evaluate
 from tilting.features.picture import read_image
 from tilting.rewards.spec import split_weight
+from tilting.runs.files import keys_of
 from tilting_papers.codex.draw import DrawnTable, draw_rows
 from tilting_papers.codex.figures import write_figures
 from tilting_papers.codex.strengths import NEAR, settings
@@ -71,12 +72,12 @@ def values_of(manifests: Sequence[Mapping[str, Any]], what: str, total: str = ""
     ``total``, the weighted sum of them."""
     values: Values = {}
     for k, manifest in enumerate(manifests):
-        for record in manifest["images"]:
+        for record, key in zip(manifest["images"], keys_of(manifest["images"]), strict=True):
             rewards = {split_weight(spec)[0]: value for spec, value in record["rewards"].items()}
             rewards |= {total: record["reward"]} if total else {}
             value = record["judge"] if what == "judge" else rewards.get(what)
             if value is not None:
-                values[k, record["prompt"], record["index"]] = value
+                values[k, *key] = value
     return values
 
 

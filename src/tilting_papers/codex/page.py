@@ -63,16 +63,17 @@ def _claim(claim: Mapping[str, Any]) -> list[str]:
             f"{shown(rival['judge'], sign=True)} ({ours:.0f} evaluations against {theirs:.0f}){rival.get('needs', '')}"
         )
     if claim["judge_over_base"] is not None:
-        fell = "falls below" if claim["judge_falls"] else "does not fall below"
-        lines.append(f"- the held-out judge {fell} that of base: {shown(claim['judge_over_base'], sign=True)}")
+        fell = {True: "falls below that of base", False: "does not fall below that of base", None: "less that of base"}
+        lines.append(f"- the held-out judge {fell[claim['judge_falls']]}: {shown(claim['judge_over_base'], sign=True)}")
     return lines
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The page."""
+    seeds = ", ".join(map(str, report.get("asked", {}).get("seeds") or [report["seed"]]))
     ours = (
         f"Ours: {report['model']}, T = {report['steps']}, eta {report['eta']:g}, CFG {report['cfg']:g}, "
-        f"{len(report['prompts'])} prompts x {report['images']} images, seed {report['seed']}{tried(report)}."
+        f"{len(report['prompts'])} prompts x {report['images']} images, seed {seeds}{tried(report)}."
     )
     if report["references"]:
         ours += f" Reference pictures: {len(report['references'])}, the model's own."

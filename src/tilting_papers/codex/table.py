@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
 
+from tilting.errors import TiltingError
+from tilting.rewards.spec import parse_specs, split_weight
 from tilting_papers.recipe import Recipe, Report, Run, later
 
 THESIS = "the CoDeX thesis"
@@ -96,6 +98,9 @@ class Table(Recipe):
         total: what the weighted sum of the rewards is called, where that is what claims are about; its unit is in ``units``.
         tuned: a table of strengths that is made first, in DIR/tuning, on prompts of its own: rows have what it chooses.
         near: of such a table, the share of the most usable gain that the weakest strength must have; None is the usual one.
+        model: whose pictures they are.
+        tiny: of ``--small``.
+        seeds: of what is drawn; none is that of the run.
         facts: from the finished rows, further figures to print beside published ones: (what, ours, theirs).
     """
 
@@ -115,4 +120,32 @@ class Table(Recipe):
     tuned: Table | None = None
     near: float | None = None
     sharded: bool = True
+    model: str = "pocket"
+    tiny: Size = SMALL
+    seeds: tuple[int, ...] = ()
+    asks: ClassVar = ("model", "reward", "prompts", "seeds", "steps")
     facts: Callable[[Report], list[dict[str, Any]]] = lambda report: []
+
+    def otherwise(self, asked: Mapping[str, Any]) -> Self:
+        """The same rows and claims, the published column beside them, on another model, reward, prompts, seeds or steps.
+
+        Raises:
+            TiltingError: for another reward where rows have rewards of their own.
+        """
+        changed: dict[str, Any] = {key: tuple(asked[key]) for key in ("prompts", "seeds") if key in asked}
+        changed |= {"model": asked["model"]} if "model" in asked else {}
+        if "prompts" in asked:
+            changed["size"] = replace(self.size, prompts=len(asked["prompts"]))
+        if "steps" in asked:
+            changed["size"] = replace(changed.get("size", self.size), steps=asked["steps"])
+            changed["tiny"] = replace(self.tiny, steps=asked["steps"])
+        if "reward" in asked:
+            if self.total or any(row.reward for row in self.rows):
+                raise TiltingError(f"rows of {self.name} have rewards of their own: leave --reward out")
+            units = {
+                split_weight(spec.text)[0]: spec.entry.units if spec.entry else "" for spec in parse_specs(asked["reward"])
+            }
+            changed |= {"reward": tuple(asked["reward"]), "units": units}
+        if self.tuned is not None:  # on prompts and a seed of its own
+            changed["tuned"] = self.tuned.otherwise({key: asked[key] for key in asked if key in ("model", "reward", "steps")})
+        return replace(self, **changed)

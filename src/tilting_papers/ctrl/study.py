@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
 
 from tilting.config.condition_train import OWN
 from tilting_papers.prompts import ANIMALS
@@ -161,3 +161,11 @@ class Study(Recipe):
     worst: float | None = 0.75
     claims: Callable[[Report, Cells], list[dict[str, Any]]] = lambda report, cells: []
     published: Mapping[str, str] = field(default_factory=dict)
+    asks: ClassVar = ("prompts", "steps")
+
+    def otherwise(self, asked: Mapping[str, Any]) -> Self:
+        """The same rows on other prompts, or chains of so many steps."""
+        changed: dict[str, Any] = {"prompts": tuple(asked["prompts"])} if "prompts" in asked else {}
+        if "steps" in asked:
+            changed |= {key: replace(getattr(self, key), steps=asked["steps"]) for key in ("size", "tiny")}
+        return replace(self, **changed)

@@ -13,7 +13,7 @@ from tilting.training.folder import FinetuneFolder
 from tilting.training.run import load_parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft.evaluate import evaluate_variant
-from tilting_papers.draft.study import BASE, SEED, SMALL, SMALL_PROMPTS, Protocol, Results, Study, seeded, values_of
+from tilting_papers.draft.study import BASE, SEED, SMALL_PROMPTS, Protocol, Results, Study, seeded, values_of
 from tilting_papers.draft.training import config_of, seconds_of, train
 from tilting_papers.numbers import interval
 from tilting_papers.page import claimed
@@ -69,7 +69,7 @@ def measure(run: Run) -> Report:
 
 def size_of(run: Run) -> Any:
     """How much is trained and evaluated."""
-    return SMALL if run.small else run.recipe.size
+    return run.recipe.tiny if run.small else run.recipe.size
 
 
 def protocol_of(run: Run) -> Protocol:

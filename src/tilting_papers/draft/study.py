@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from tilting_papers.numbers import Finding, Values, mean
 from tilting_papers.prompts import ANIMALS
@@ -76,7 +76,7 @@ class Training:
         k: K of the paper's 50 steps, scaled to T and given to draft-k; None leaves the settings alone.
         reward: instead of the recipe's.
         lr, clip: of the optimiser.
-        batch: instead of the size's, in the full run.
+        batch, train_steps: instead of the size's, in the full run.
         options: more options of `tilting finetune`.
         published: the paper's row to print beside it.
         seeds: of training, instead of the study's.
@@ -91,6 +91,7 @@ class Training:
     lr: float = 4e-4
     clip: float = 1.0
     batch: int | None = None
+    train_steps: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     published: str | None = None
     seeds: int | None = None
@@ -197,6 +198,7 @@ class Study(Recipe):
         own: scores by name that ``scored`` may ask for besides rewards.
         published: its key in published.yaml, and the unit of what stands there.
         claims: what is to be tested.
+        tiny: of ``--small``.
     """
 
     measure: Callable[[Run], Report] = MEASURE
@@ -217,6 +219,12 @@ class Study(Recipe):
     own: Callable[[], Mapping[str, Any]] = lambda: {}
     published: tuple[str, str] | None = None
     claims: tuple[Claim, ...] = ()
+    tiny: Size = SMALL
+    asks: ClassVar = ("steps",)
+
+    def otherwise(self, asked: Mapping[str, Any]) -> Self:
+        """The same runs and claims on chains of so many steps."""
+        return replace(self, **{key: replace(getattr(self, key), steps=asked["steps"]) for key in ("size", "tiny")})
 
 
 @dataclass

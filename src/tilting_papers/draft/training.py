@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from tilting.config.finetune import FinetuneConfig, resolve_finetune
 from tilting.errors import TiltingError
+from tilting.objectives.cost import cost_of as counted
 from tilting.runs.alone import alone
 from tilting.training.batches import Batches
 from tilting.training.checkpoint import read
@@ -43,17 +44,20 @@ def config_of(
 ) -> FinetuneConfig:
     """A training run as a checked request. Raises TiltingError for one that cannot work."""
     settings = dict(run.settings) | ({} if run.k is None else {"k": of_fifty(run.k, size.steps)})
+    train_steps = size.train_steps if small else run.train_steps or size.train_steps
+    if small and "group_size" in settings:
+        settings["group_size"] = min(settings["group_size"], size.batch)
     options: dict[str, Any] = {
         "prompts": list(prompts),
         "reward": list(run.reward or reward),
         "objective": run.objective,
-        "train-steps": size.train_steps,
+        "train-steps": train_steps,
         "steps": size.steps,
         "batch-size": size.batch if small else run.batch or size.batch,
         "lr": run.lr,
         "clip": run.clip,
         "sample-every": 0,
-        "checkpoint-every": max(1, size.train_steps // size.evaluations),
+        "checkpoint-every": max(1, train_steps // size.evaluations),
         "seed": seed,
         "out": str(out / "runs" / run.name),
         "set": {f"{run.objective}.{name}": value for name, value in settings.items()},
@@ -69,8 +73,8 @@ class Cost(NamedTuple):
     rewards: float
 
 
-def cost_of(config: FinetuneConfig) -> Cost | None:
-    """What an image costs, on average; None for an objective that is not counted here."""
+def cost_of(config: FinetuneConfig) -> Cost:
+    """What an image costs, on average."""
     s: dict[str, Any] = {key.partition(".")[2]: value for key, value in config.settings}
     t, extra = config.steps, 1 if s.get("eps_kl") else 0  # a step more, with and without the LoRA
     match config.objective:
@@ -91,12 +95,13 @@ def cost_of(config: FinetuneConfig) -> Cost | None:
         case "ddpo":
             dense = t - 1
             return Cost(t + dense * s["epochs"] + (dense if s["kl"] else 0), dense * s["epochs"], 1)
-    return None
+    paid = counted(config.made_objective, t)  # what is not of the sampler's T is learnt from, at most
+    return Cost(paid.evaluations, max(1.0, paid.evaluations - t), paid.reward_calls)
 
 
 def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
     """Seconds that a run takes on two idle cores with its evaluations, by counted evaluations of the denoiser."""
-    cost = cost_of(config) or Cost(2.0 * config.steps, config.steps / 2, 2)
+    cost = cost_of(config)
     images = config.train_steps * config.batch_size
     looks, whole = -(-config.train_steps // config.checkpoint_every), protocol.sets.values()
     drawn = [sum(len(dict.fromkeys(p)) for p in sets) * protocol.images for sets in (whole, protocol.along().sets.values())]

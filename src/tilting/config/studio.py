@@ -1,0 +1,74 @@
+"""The options of `tilting studio`, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from annotated_types import Ge, Le
+from typing_extensions import Doc
+
+from tilting.config.base import BaseConfig
+from tilting.declare import Check, Metavar
+from tilting.errors import TiltingError
+
+
+def _folders(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        _folder(name, one)
+    return value
+
+
+def _folder(name: str, value: str) -> str:
+    if not Path(value).is_dir():
+        raise TiltingError(f"there is no folder {value!r} for --{name}")
+    return value
+
+
+def _host(name: str, value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        if value != "localhost":
+            raise TiltingError(f"--{name} is an address of this machine such as 127.0.0.1 or 0.0.0.0, not {value!r}") from None
+    return value
+
+
+def _token(name: str, value: str) -> str:
+    if len(value) < 8 or not value.isalnum() or not value.isascii():
+        raise TiltingError(f"--{name} must be at least 8 letters and digits")
+    return value
+
+
+@dataclass(frozen=True)
+class StudioConfig(BaseConfig):
+    """A checked request for a page."""
+
+    workspace: Annotated[
+        str, Metavar("DIR"), Check(_folder), Doc("Folder of runs; the page reads and writes nothing outside of it.")
+    ] = "."
+    read: Annotated[
+        tuple[str, ...], Metavar("DIR"), Check(_folders), Doc("Another folder it may read, such as models, repeatable.")
+    ] = ()
+    host: Annotated[str, Metavar("ADDRESS"), Check(_host), Doc("To listen at; one others can reach needs --token.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Ge(0), Le(65535), Doc("To listen at; 0 takes any that is free.")] = 7860
+    token: Annotated[str | None, Metavar("WORD"), Check(_token), Doc("Opens the page, by ADDRESS/?token=WORD.")] = None
+    upload: Annotated[int, Ge(1), Le(4096), Doc("MB of all files given at once, at most.")] = 64
+
+    @classmethod
+    def resolve(cls, options: Mapping[str, Any]) -> Self:
+        """Check options by name. Raises TiltingError; a page that others can reach has a token."""
+        config = super().resolve(options)
+        if not config.loopback and config.token is None:
+            raise TiltingError(f"at {config.host} others can reach the page, and run what it runs: give it a --token")
+        return config
+
+    @property
+    def loopback(self) -> bool:
+        """Whether this machine alone can reach it."""
+        return self.host == "localhost" or ip_address(self.host).is_loopback

@@ -1,0 +1,95 @@
+"""What `--method auto` takes, found with the model and the reward at hand: their gradient, their speed, whether they vary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from tilting.config.auto import Budget, Choice, choose, measured
+from tilting.config.generate import GenerateConfig
+from tilting.cost import bill
+from tilting.generation.generate import Drawn, draw
+from tilting.generation.plan import Model, identities, plan
+from tilting.presets import METHODS
+from tilting.types import Reward, TiltingError
+
+Asked = TypeVar("Asked", bound=GenerateConfig)
+LOOKS = 4
+"""Pictures that a reward is looked at by, two steps each."""
+BACKWARD = 3.0
+"""What an evaluation, or a score, with its gradient takes, relative to one without."""
+
+
+def take(model: Model, reward: Reward | None, budget: str, steps: int, cfg: float, prompts: Sequence[str]) -> Choice:
+    """The method for a budget, for a model and a reward.
+
+    Args:
+        model: what draws.
+        reward: what is to be climbed.
+        budget: evaluations per image, or seconds, such as "30s".
+        steps, cfg: of the run.
+        prompts: of which the first are looked at.
+
+    Raises:
+        TiltingError: no reward, a constant one, a budget below one image.
+    """
+    asked = Budget.read(budget)
+    if reward is None:
+        raise TiltingError("method auto needs a reward: give one by --reward")
+    gradient = bool(reward.differentiable)
+    choice = None if asked.timed else choose(int(asked.amount), steps, gradient)  # what cannot be is said before a look
+    evaluation, value = _look(model, reward, cfg, prompts)
+    if choice is not None:
+        return choice
+    for cell in sorted(
+        {round(c["budget"] / c["steps"] * steps) for c in measured() if c["gradient"] == gradient}, reverse=True
+    ):
+        choice = choose(max(cell, steps), steps, gradient)
+        each = bill(METHODS[choice.method](**choice.settings).build(steps), steps)
+        paid = (each.evaluations + BACKWARD * each.slopes) * evaluation
+        paid += (each.looks + each.finals + BACKWARD * each.steep) * value
+        if paid <= asked.amount:
+            return replace(choice, why=f"{choice.why}; about {paid:.2g} s an image here")
+    least = steps * evaluation
+    if least > asked.amount:
+        raise TiltingError(
+            f"a budget of {budget} is below the {least:.2g} s that one image of {steps} steps takes here: give more"
+        )
+    return choose(steps, steps, gradient)
+
+
+def _look(model: Model, reward: Reward, cfg: float, prompts: Sequence[str]) -> tuple[float, float]:
+    """Seconds of an evaluation and of a decode with its score; a reward that is the same of all pictures is refused."""
+    who = identities([prompts[k % len(prompts)] for k in range(LOOKS)], 0, 1)
+    seconds, values, counts = [], [], None
+    for steps in (2, 4):
+        begun = time.perf_counter()
+        for event in draw(model, plan(model, who, "base", reward, steps=steps, cfg=cfg)):
+            if isinstance(event, Drawn):
+                values += event.reward or []
+                counts = event.counts
+        seconds.append(time.perf_counter() - begun)
+    assert counts is not None
+    if max(values) == min(values):
+        name = getattr(reward, "name", "the reward")
+        raise TiltingError(
+            f"reward {name!r} is {values[0]:g} on all of {len(values)} pictures that were looked at: auto has nothing to climb,"
+            " so name a method"
+        )
+    evaluation = max((seconds[1] - seconds[0]) / (2 * LOOKS), 1e-6)
+    return evaluation, max(seconds[0] / LOOKS - 2 * evaluation, 0.0)
+
+
+def settled(config: Asked, model: Model, reward: Reward | None) -> Asked:
+    """The request with the method that auto takes."""
+    assert config.budget is not None
+    choice = take(model, reward, config.budget, config.steps, config.cfg, config.prompts)
+    return told(config, choice.options, choice.why)
+
+
+def told(config: Asked, options: dict[str, Any], why: str) -> Asked:
+    """A request for auto, as one for the method that was chosen."""
+    own = {key: value for key, value in config.mapping().items() if key not in ("method", "set", "budget", "particles", "eta")}
+    return replace(type(config).resolve({**own, **options}), auto=(config.budget or "", why), unused=config.unused)

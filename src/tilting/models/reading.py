@@ -1,0 +1,110 @@
+"""What a pipeline's call reads of prompts: the values of its ``encode_prompt``, by the names that the call gives them, changed.
+
+long prompts    read in windows (AUTOMATIC1111), by pipelines whose text encoders are CLIP's alone
+a negative      replaced by what is learned of it (`tilting.models.sampler_inputs`)
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.models.lora_targets import is_clip
+from tilting.models.shapes import dotted, method_of
+from tilting.models.text import clip_states, in_windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.models.entry import Entry
+
+PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
+POOLED, NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
+Change = Callable[["Entry", dict[str, Any], Mapping[str, Any]], dict[str, Any]]
+"""(an entry, values by name, what was asked) -> other values."""
+
+
+@cache
+def encoded_names(kind: str) -> tuple[tuple[str, ...], ...]:
+    """The names of what ``encode_prompt`` returns, of each place where the call of a class asks it, as its source has them."""
+    call = method_of(kind, "__call__")
+    found = []
+    for node in ast.walk(call) if call is not None else ():
+        if isinstance(node, ast.Assign) and dotted(getattr(node.value, "func", node)) == "self.encode_prompt":
+            target = node.targets[0]
+            found.append((node.lineno, tuple(map(dotted, target.elts if isinstance(target, ast.Tuple) else [target]))))
+    return tuple(names for _, names in sorted(found))
+
+
+def changed(entry: Entry, made: Any, asked: Mapping[str, Any], place: int, changes: Sequence[Change]) -> Any:
+    """What ``encode_prompt`` returned at a place, changed; by number where the call gives no names."""
+    names, held = encoded_names(type(entry.call.door.pipe).__name__), made if isinstance(made, tuple | list) else (made,)
+    mine = names[min(place, len(names) - 1)] if names else ()
+    mine = mine if len(mine) == len(held) else tuple(f"{place}.{i}" for i in range(len(held)))
+    values = dict(zip(mine, held, strict=True))
+    for change in changes:
+        values = change(entry, values, asked)
+    entry.texts |= values
+    found = [values[name] for name in mine]
+    return type(made)(found) if isinstance(made, tuple | list) else found[0]
+
+
+def reads_windows(pipe: Any) -> bool:
+    """Whether a pipeline reads by one or two CLIPs alone, into a UNet, so that long prompts can be read in windows."""
+    encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+    return hasattr(pipe, "unet") and 0 < len(encoders) <= 2 and all(map(is_clip, encoders))
+
+
+def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompts and negative prompts of any length; the shorter is padded with what the network's mask leaves out."""
+    pipe, m = entry.call.door.pipe, len(entry.prompts)
+    own = values[PROMPT]
+    ends = ("", "_2") if hasattr(pipe, "text_encoder_2") else ("",)
+
+    def read(texts: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        def states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+            return clip_states(encoder, ids) if len(ends) > 1 else (encoder(ids)[0], None)
+
+        parts = [(getattr(pipe, f"text_encoder{end}"), getattr(pipe, f"tokenizer{end}")) for end in ends]
+        found = [in_windows(partial(states, encoder), words, texts, own.device) for encoder, words in parts]
+        return torch.cat([sequence for sequence, _, _ in found], -1).to(own.dtype), *found[-1][1:]
+
+    def texts_of(said: Any) -> list[str]:
+        return [said or ""] * m if isinstance(said, str) or said is None else list(said)
+
+    sequence, mask, pooled = read(texts_of(asked.get("prompt")))
+    values = values | {PROMPT: sequence} | ({POOLED: pooled.to(own.dtype)} if pooled is not None and POOLED in values else {})
+    if values.get(NEGATIVE) is None:
+        entry.masks = (mask, mask)
+        return values
+    zero = not values[NEGATIVE].any()  # an empty one is zeros in some
+    other, its_mask, its_pooled = read(texts_of(asked.get("negative_prompt")))
+    longest = max(sequence.shape[1], other.shape[1])
+
+    def wide(value: Tensor, dims: int) -> Tensor:
+        return torch.nn.functional.pad(value, [0] * 2 * (dims - 2) + [0, longest - value.shape[1]])
+
+    entry.masks = (wide(its_mask, 2), wide(mask, 2))
+    values |= {PROMPT: wide(sequence, 3), NEGATIVE: wide(torch.zeros_like(other) if zero else other, 3)}
+    if its_pooled is not None and NEGATIVE_POOLED in values:
+        values[NEGATIVE_POOLED] = (torch.zeros_like(its_pooled) if zero else its_pooled).to(own.dtype)
+    return values
+
+
+def negatives(change: Callable[[Tensor], Tensor]) -> Change:
+    """The negative prompt's embeddings moved by a function of the prompt's. Raises TiltingError where there are no such two."""
+
+    def moved(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        negative, text = values.get(NEGATIVE), values.get(PROMPT, entry.texts.get(PROMPT))
+        if negative is None:
+            return values
+        if not isinstance(text, torch.Tensor) or text.shape != negative.shape:
+            kind = type(entry.call.door.pipe).__name__
+            raise TiltingError(f"a {kind} reads its negative prompt in another form than its prompt: there is none to learn")
+        return values | {NEGATIVE: negative + change(text).to(negative)}
+
+    return moved

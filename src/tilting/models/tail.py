@@ -1,0 +1,105 @@
+"""The tail of a pipeline's call, from the last step's latents to pictures, and that way backwards."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.models.door import own_numbers, swapped
+from tilting.models.entry import Entry, Halt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilting.models.call import Call
+
+
+def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., Any] | None = None) -> Tensor:
+    """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable. ``look`` decodes in
+    the autoencoder's place."""
+    door, kept = call.door, []
+    if door.vae is None:
+        return (own_numbers(x) / 2 + 0.5).clamp(0, 1)  # a model of pixels
+    with door.lock:
+        decode = look or door.vae.decode
+
+        @functools.wraps(door.vae.decode)
+        def decoded(*given: Any, **more: Any) -> Any:
+            out = decode(*given, **more)
+            kept.append(out[0] if isinstance(out, tuple) else out.sample)
+            return out
+
+        with swapped((door.vae, "decode", decoded)):
+            try:
+                made = Entry(call, prompts, None, x).run()[0]
+            except (RuntimeError, TypeError):  # a tail of numpy, which takes no gradient
+                if not kept:
+                    raise
+                made = None
+    if not isinstance(made, torch.Tensor):
+        image = (own_numbers(kept[0]) / 2 + 0.5).clamp(0, 1)
+        image = image.transpose(1, 2) if image.ndim == 5 else image
+        _same(call, image, made)
+        made = image
+    return made.to(x.dtype)
+
+
+def _same(call: Call, image: Tensor, made: Any) -> None:
+    """Refuse a tail that does more to a picture than to bring it into [0, 1]."""
+    if made is None or not hasattr(made, "shape"):
+        return
+    theirs = torch.as_tensor(made).to(image).movedim(-1, -3)
+    if theirs.shape != image.shape or not theirs.allclose(image.detach(), atol=1e-3, equal_nan=True):
+        raise TiltingError(f"what a {type(call.door.pipe).__name__} makes of its autoencoder's picture is not known")
+
+
+def clean(call: Call, prompts: Sequence[Any]) -> Tensor:
+    """The clean latents (m, ...) that a call from pictures begins around."""
+    halt = Entry(call, prompts, 0, blind=True, noiseless=True).run()
+    return halt.sample[: len(prompts)].float() / call.grid[0].alpha
+
+
+def before_decoder(call: Call, x: Tensor, prompts: Sequence[Any]) -> Tensor:
+    """What the autoencoder is to decode of latents x, as the tail hands it over."""
+
+    def stop(z: Tensor, *_: Any, **__: Any) -> None:
+        raise Halt(z, None, z)
+
+    door = call.door
+    with door.lock, swapped((door.vae, "decode", stop)):
+        return Entry(call, prompts, None, x).run().output
+
+
+def encode(call: Call, images: Tensor, prompts: Sequence[Any]) -> Tensor:
+    """Latents (m, ...) of pictures (m, 3, h, w) or films (m, frames, 3, h, w) in [0, 1]: the tail backwards.
+
+    Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
+    x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product. Where d = 0 the picture is not x's (outside an
+    inpainting's mask), and x is 0.
+    """
+    vae, m = call.door.vae, len(images)
+    if vae is None:
+        return images * 2 - 1
+    x = torch.zeros(m, *call.shape, device=images.device).requires_grad_()
+    with torch.enable_grad():
+        b = before_decoder(call, x, prompts)
+
+        def back(z: Tensor) -> Tensor:
+            return torch.autograd.grad(b, x, z.to(b), retain_graph=True)[0]
+
+        ones = back(torch.ones_like(b))
+    with torch.no_grad():
+        squared = before_decoder(call, ones, prompts) - b
+        pixels = images * 2 - 1
+        pixels = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels[:, :, None] if b.ndim == 5 else pixels
+        made = vae.encode(pixels.to(vae.dtype))
+        z = made.latent_dist.mode() if hasattr(made, "latent_dist") else made[0]
+        if z.shape != b.shape:
+            raise TiltingError(
+                f"pictures {tuple(images.shape[1:])} have latents {tuple(z.shape[1:])}, not {tuple(b.shape[1:])}"
+            )
+    off = z.to(b) - b.detach()
+    return back(torch.where(squared == 0, 0.0, off / squared.masked_fill(squared == 0, 1)))

@@ -1,0 +1,115 @@
+"""The page: its tabs, over one workspace, one worker that draws, and one queue of commands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+from gradio.themes import Default
+
+from tilting.config.base import BaseConfig
+from tilting.errors import TiltingError
+from tilting.studio import show
+from tilting.studio.compare_tab import compare_tab
+from tilting.studio.control_tab import control_tab
+from tilting.studio.draw_tab import draw_tab
+from tilting.studio.jobs import Jobs
+from tilting.studio.resident import Resident
+from tilting.studio.runs_tab import runs_tab
+from tilting.studio.same import command_line, words_of, yaml_of
+from tilting.studio.train_tab import train_tab
+from tilting.studio.workspace import Workspace
+
+TABS = {"Draw": draw_tab, "Compare": compare_tab, "Train": train_tab, "Control": control_tab, "Runs": runs_tab}
+
+
+@dataclass
+class Studio:
+    """What the tabs share.
+
+    Attributes:
+        workspace: what may be read.
+        resident: the worker that draws.
+        jobs: the queue of commands.
+        blocks: the page itself.
+    """
+
+    workspace: Workspace
+    resident: Resident
+    jobs: Jobs
+    blocks: Any = field(default=None)
+
+    def cost(self, command: str, wanted: Mapping[str, Any]) -> str:
+        """What a request will pay, in a line; nothing while the worker is at work. Raises TiltingError."""
+        if self.resident.busy.locked():
+            return ""
+        found = self.resident.last("cost", command=command, asked=wanted)
+        seconds = "" if found["seconds"] is None else f", about {_rounded(found['seconds'])} s here"
+        return show.note(f"{found['evaluations']} evaluations of the network, {found['values']} of the reward{seconds}.")
+
+    def save(self, folder: str, command: str, config: type[BaseConfig], wanted: dict[str, Any], stem: str) -> str:
+        """Write what was drawn last as a run's folder; a line that says where. Raises TiltingError."""
+        if not wanted:
+            raise TiltingError("nothing is drawn yet: draw first")
+        out = folder.strip() or self.workspace.fresh(stem)
+        self.workspace.check({"out": out})
+        words = ["tilting", *words_of(command, config, {**wanted, "out": out})]
+        self.resident.last("save", out=out, words=words)
+        return show.note(f"Saved to {out}; the same command finds it finished.")
+
+    def queue(
+        self, command: str, config: type[BaseConfig], wanted: dict[str, Any], folder: str, stem: str
+    ) -> tuple[Any, str, str, str]:
+        """Put a command into the queue.
+
+        Returns:
+            The list of watched folders with its own chosen, a line about it, and the request as a command and as YAML.
+
+        Raises:
+            TiltingError: what is asked for cannot be, or a command that is not over writes there.
+        """
+        out = (folder or "").strip() or self.workspace.fresh(stem)
+        wanted = {**wanted, "out": out}
+        self.workspace.check(wanted)
+        config.resolve(wanted)
+        words = words_of(command, config, wanted)
+        job = self.jobs.add(words, out, str(wanted.get("device", "auto")))
+        line = show.note(f"Job {job.number} {self.jobs.state(job)}.")
+        return gr.Dropdown([out], value=out), line, command_line(words), yaml_of(wanted)
+
+
+def _rounded(seconds: float) -> str:
+    digits = max(0, -math.floor(math.log10(seconds))) if seconds > 0 else 0
+    return f"{seconds:.{digits}f}"
+
+
+def build(studio: Studio) -> Any:
+    """The page of a studio."""
+    with gr.Blocks(title="tilting studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as blocks:
+        studio.blocks = blocks
+        gr.Markdown("# tilting studio")
+        with gr.Tabs():
+            for name, tab in TABS.items():
+                with gr.Tab(name, id=name):
+                    tab(studio)
+    blocks.queue(default_concurrency_limit=8)
+    return blocks
+
+
+def theme() -> Any:
+    """Fonts of the system alone, and text dark enough to read."""
+    fonts = ["system-ui", "sans-serif"]
+    made = Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
+    return made.set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+    )

@@ -1,0 +1,152 @@
+"""The field's methods and objectives at equal cost on pocket, and what `--method auto` takes for a budget. Torch-free.
+
+Cells are data: a reward, a budget of evaluations per image, and the methods that compete for it, each with the number of its
+own that is raised until the budget is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilting_papers.codex.strengths import PLAIN
+from tilting_papers.codex.strengths import SCENES as NAMED
+from tilting_papers.recipe import Recipe, Report, Run, later
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A method that competes for a budget.
+
+    Attributes:
+        method: a preset.
+        knob: its field that is raised until the budget is spent.
+        settings: its other fields, as they are here.
+        least: of the knob; where that is too dear, the method is not in the cell.
+        gradient: whether it needs the reward's.
+        chosen: whether ``auto`` may take it.
+    """
+
+    method: str
+    knob: str = "particles"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    least: int = 1
+    gradient: bool = False
+    chosen: bool = False
+
+
+RIVALS = (
+    Rival("bon", least=2, chosen=True),
+    Rival("code", least=2, chosen=True),
+    Rival("svdd", least=2),
+    Rival("smc", least=2),
+    Rival("fk", least=2, chosen=True),
+    Rival("fkc", least=2),
+    Rival("rbf", least=2, chosen=True),
+    Rival("zo", "iterations", {"particles": 1}, chosen=True),
+    Rival("paths", "branches", least=2),
+    Rival("lidar", "samples", least=2, chosen=True),
+    Rival("codex", gradient=True, chosen=True),
+    Rival("dps", gradient=True, chosen=True),
+    Rival("mpgd", gradient=True),
+    Rival("freedom", gradient=True),
+    Rival("ug", gradient=True),
+    Rival("lgd", gradient=True),
+    Rival("tfg", gradient=True, chosen=True),
+    Rival("tds", least=2, gradient=True),
+    Rival("das", least=2, gradient=True, chosen=True),
+    Rival("psi", least=2, gradient=True),
+    Rival("reno", "iterations", least=2, gradient=True),
+    Rival("doodl", "iterations", least=2, gradient=True),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A reward that cells are measured on.
+
+    Attributes:
+        unit: of its values.
+        gradient: whether it has one.
+        prompts: what is drawn.
+    """
+
+    unit: str
+    gradient: bool
+    prompts: tuple[str, ...]
+
+
+REWARDS = {
+    "clip": Asked("raw cosine", True, NAMED),
+    "style": Asked("log p of noto, nats", True, PLAIN),
+    "jpeg": Asked("- kilobytes", False, PLAIN),
+}
+
+
+MEASURE, PAGE = later("field.cells:measure"), later("field.page:markdown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells(Recipe):
+    """Methods at equal evaluations; beside the fields of every recipe:
+
+    Attributes:
+        budgets: evaluations per image, and T of each.
+        rivals: who competes.
+        images: per prompt.
+        count: how many of the prompts.
+        auto: whether auto.json is made of it, and black-box methods compete on black-box rewards alone.
+    """
+
+    measure: Any = MEASURE
+    page: Any = PAGE
+    sharded: bool = True
+    budgets: Mapping[int, int]
+    rivals: tuple[Rival, ...]
+    images: int = 1
+    count: int = 8
+    auto: bool = False
+
+
+METHODS = Cells(
+    name="field-methods",
+    about="every inference method at equal evaluations, on rewards with and without a gradient",
+    paper="our own",
+    title="every inference method at 100 evaluations an image",
+    after="no table: methods of 24 papers at their defaults here",
+    budgets={100: 25},
+    rivals=RIVALS,
+    notes=(
+        "Settings are the presets' own, which are pocket's (codex-strengths-*); what buys a method more evaluations is raised "
+        "until the budget is spent, never beyond it.",
+        "Methods that need a gradient are not run on jpeg, which has none.",
+    ),
+)
+AUTO = Cells(
+    name="auto-table",
+    about="what --method auto takes for a budget: methods at 20 to 400 evaluations an image",
+    paper="our own",
+    title="which method for which budget",
+    after="no table: our own tuning, on prompts that no other recipe has",
+    budgets={20: 10, 50: 25, 100: 25, 200: 25, 400: 25},
+    rivals=tuple(rival for rival in RIVALS if rival.chosen),
+    auto=True,
+    notes=(
+        "A method is usable where the held-out judge's paired difference to base reaches 0 for every reward of the kind; taken "
+        "is the usable one of the most gain over base, in standard deviations of base's reward, averaged over the rewards of "
+        "the kind. Where no method is usable, base is taken.",
+        "A cell is measured when every method of it has been run. Budgets are of evaluations per image; 20 is at T = 10.",
+    ),
+)
+BAKE = Recipe(
+    name="bake",
+    about="steer, then bake: CoDeX distilled into a LoRA, on prompts that it never saw",
+    paper="our own",
+    title="steer, then bake",
+    after="no table: CoDeX's samples as a teacher, objective opd",
+    measure=later("field.bake:measure"),
+    page=later("field.bake:markdown"),
+)
+RECIPES = (METHODS, AUTO, BAKE)
+__all__ = ["AUTO", "BAKE", "METHODS", "RECIPES", "REWARDS", "RIVALS", "Asked", "Cells", "Report", "Rival", "Run"]

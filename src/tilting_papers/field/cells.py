@@ -1,0 +1,205 @@
+"""Cells of methods at equal evaluations: rows as resumable runs of `tilting generate`, gains over base, and what auto takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import pstdev
+from typing import Any
+
+from tilting.config.auto import most
+from tilting.config.generate import GenerateConfig, resolve
+from tilting.cost import cost
+from tilting.disk import write_atomically
+from tilting.generation import run as generating
+from tilting.presets import METHODS as PRESETS
+from tilting_papers.cache import PartsCache
+from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
+from tilting_papers.codex.measure import values_of
+from tilting_papers.field import REWARDS, Cells, Rival
+from tilting_papers.numbers import interval, mean
+from tilting_papers.recipe import Report, Run
+
+GRADIENT = 3.0
+"""What a value with a gradient takes, relative to one without; for what is said beforehand only."""
+
+
+class Row:
+    """A line of a cell.
+
+    Args:
+        run: the recipe's.
+        reward, budget: of the cell.
+        rival: who, or None for base.
+        number: its knob.
+    """
+
+    def __init__(self, run: Run, reward: str, budget: int, rival: Rival | None, number: int = 1):
+        self.reward, self.budget, self.rival = reward, budget, rival
+        self.method = "base" if rival is None else rival.method
+        steps = steps_of(run, budget)
+        self.name = f"{reward}-{steps}-base" if rival is None else f"{reward}-{budget}-{self.method}"
+        settings = {} if rival is None else {f"{self.method}.{k}": v for k, v in {**rival.settings, rival.knob: number}.items()}
+        recipe: Cells = run.recipe
+        asked = REWARDS[reward]
+        self.config: GenerateConfig = resolve(
+            {
+                "prompts": list(asked.prompts[: 2 if run.small else recipe.count]),
+                "reward": [reward],
+                "images": recipe.images,
+                "steps": steps,
+                "seed": run.seed,
+                "method": self.method,
+                "set": settings,
+                "out": str(run.out / "runs" / self.name),
+            }
+        )
+        paid = cost_of(self.config)
+        weight = GRADIENT if rival is not None and rival.gradient else VALUE_SECONDS
+        self.evaluations = paid.evaluations
+        self.minutes = len(self.config.prompts) * recipe.images * (paid.evaluations + weight * paid.values) * SECONDS / 60
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.out or "")
+
+
+def steps_of(run: Run, budget: int) -> int:
+    """T of a budget; ``--small`` has so few that every budget buys two images."""
+    return 4 if run.small else run.recipe.budgets[budget]
+
+
+def spent(rival: Rival, budget: int, steps: int) -> int | None:
+    """The most of its knob that a budget of evaluations buys, or None where it buys too little."""
+
+    def evaluations(number: int) -> int:
+        preset = PRESETS[rival.method](**{**rival.settings, rival.knob: number})
+        return cost(preset.build(steps), steps).evaluations
+
+    return most(lambda number: evaluations(number) <= budget, rival.least) if evaluations(rival.least) <= budget else None
+
+
+def rows_of(run: Run) -> list[Row]:
+    """All lines of all cells, the cheapest budget first."""
+    recipe: Cells = run.recipe
+    budgets = [8] if run.small else sorted(recipe.budgets)
+    rows: dict[str, Row] = {}
+    for budget in budgets:
+        steps = steps_of(run, budget)
+        bought = [(rival, spent(rival, budget, steps)) for rival in recipe.rivals]
+        for reward, asked in REWARDS.items():
+            base = Row(run, reward, budget, None)
+            rows.setdefault(base.name, base)
+            for rival, number in bought:
+                apart = recipe.auto and rival.gradient != asked.gradient
+                if number is not None and not apart and (asked.gradient or not rival.gradient):
+                    row = Row(run, reward, budget, rival, number)
+                    rows[row.name] = row
+    return list(rows.values())
+
+
+def mine(run: Run, rows: list[Row]) -> list[Row]:
+    """Those of this shard: a stretch of them, so that the first shards make the cheapest budgets whole."""
+    i, k = run.shard or (1, 1)
+    total, before, found = sum(row.minutes for row in rows), 0.0, []
+    for row in rows:
+        if min(k, int(before / total * k) + 1) == i:
+            found.append(row)
+        before += row.minutes
+    run.say(f"{len(rows)} rows, about {total:.0f} min if idle, {k} shard(s); {len(found)} here")
+    return found
+
+
+def measure(run: Run) -> Report:
+    """Draw what is missing and measure what is there: what table.json holds; auto.json, where the recipe makes it."""
+    rows, cache = rows_of(run), PartsCache(generating.load_parts)
+    wanted = {row.name for row in mine(run, rows)}
+    manifests: dict[str, dict[str, Any]] = {}
+    for n, row in enumerate(rows):
+        if row.name in wanted or generating.Folder(row.config, run.argv).complete:
+            run.say(f"row {n + 1} of {len(rows)}: {row.name}")
+            manifests[row.name] = generating.run(row.config, run.argv, quiet=run.quiet, parts=cache.parts)
+    told = [line for row in rows if (line := _line(run, row, manifests))]
+    cells = [cell for budget in sorted({r.budget for r in rows}) for cell in _cells(run, budget, rows, told)]
+    held: Report = {
+        "prompts": {reward: len(rows[0].config.prompts) for reward in REWARDS},
+        "units": {reward: asked.unit for reward, asked in REWARDS.items()},
+        "images": run.recipe.images,
+        "missing": [row.name for row in rows if row.name not in manifests],
+        "rows": told,
+        "cells": cells,
+    }
+    if run.recipe.auto:
+        table = {"recipe": run.recipe.name, "small": run.small, "cells": cells}
+        write_atomically(run.out / "auto.json", (json.dumps(table, indent=1) + "\n").encode())
+    return held
+
+
+def _line(run: Run, row: Row, manifests: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A line of the page, where its run and base's are there."""
+    base = f"{row.reward}-{steps_of(run, row.budget)}-base"
+    if row.name not in manifests or base not in manifests:
+        return None
+    found = {what: values_of([manifests[row.name]], what) for what in (row.reward, "judge")}
+    theirs = {what: values_of([manifests[base]], what) for what in found}
+    spread = pstdev(theirs[row.reward].values())
+    gain = interval(found[row.reward], theirs[row.reward])
+    assert gain is not None
+    summary, config = manifests[row.name]["summary"], manifests[row.name]["config"]
+    count = len(manifests[row.name]["images"])
+    return {
+        "name": row.name,
+        "reward": row.reward,
+        "budget": row.budget,
+        "steps": config["steps"],
+        "method": row.method,
+        "number": None if row.rival is None else {row.rival.knob: _number(row)},
+        "value": interval(found[row.reward]),
+        "gain": gain if row.rival is not None else None,
+        "relative": gain["mean"] / spread if spread else 0.0,
+        "judge": interval(found["judge"]),
+        "judge_gain": interval(found["judge"], theirs["judge"]) if row.rival is not None else None,
+        "evaluations": summary["evaluations"] / count,
+        "values": summary["reward_calls"] / count,
+        "seconds": summary["seconds"] / count,
+    }
+
+
+def _number(row: Row) -> Any:
+    assert row.rival is not None
+    if row.rival.knob == "particles":
+        return row.config.particles
+    return dict(row.config.settings)[f"{row.method}.{row.rival.knob}"]
+
+
+def _cells(run: Run, budget: int, rows: list[Row], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is known of a budget, of rewards with a gradient and without."""
+    cells = []
+    for gradient in (True, False):
+        rewards = [reward for reward, asked in REWARDS.items() if asked.gradient == gradient]
+        asked = [row for row in rows if row.budget == budget and row.reward in rewards and row.rival is not None]
+        there = {(line["reward"], line["method"]): line for line in told if line["budget"] == budget}
+        methods = list(dict.fromkeys(row.method for row in asked))
+        measured = bool(asked) and all((row.reward, row.method) in there for row in asked)
+        ranked = []
+        for method in methods:
+            lines = [there[reward, method] for reward in rewards if (reward, method) in there]
+            if len(lines) < len(rewards):
+                continue
+            falls = any(line["judge_gain"] is not None and (line["judge_gain"]["high"] or 0) < 0 for line in lines)
+            gain = mean([line["relative"] for line in lines])
+            ranked.append({"method": method, "gain": gain, "usable": not falls and gain > 0, "number": lines[0]["number"]})
+        ranked.sort(key=lambda one: -one["gain"])
+        best = next((one for one in ranked if one["usable"]), None)
+        rival = {row.method: row.rival for row in asked}
+        cell = {"budget": budget, "steps": steps_of(run, budget), "gradient": gradient, "measured": measured}
+        cell |= {"rewards": rewards, "ranked": ranked, "method": None, "settings": {}, "knob": None}
+        if measured:
+            cell["method"] = "base" if best is None else best["method"]
+            if best is not None:
+                one = rival[best["method"]]
+                assert one is not None
+                cell |= {"settings": dict(one.settings), "knob": one.knob}
+        cells.append(cell)
+    return cells

@@ -1,0 +1,82 @@
+"""Commands in the queue: one at a time on a device; they are stopped, go on, and are found again by another studio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tilting.errors import TiltingError
+from tilting.studio.jobs import Jobs
+
+SLOW = "import time\ntime.sleep({seconds})\ndef score(images, prompts):\n    return images.mean((1, 2, 3))\n"
+
+
+def wait(jobs: Jobs, until: Callable[[], bool], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        jobs.tick()
+        assert time.monotonic() < end, {job.number: (jobs.state(job), jobs.said(job)) for job in jobs.all.values()}
+        time.sleep(0.05)
+
+
+def states(jobs: Jobs) -> dict[int, str]:
+    return {job.number: jobs.state(job) for job in jobs.all.values()}
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "slow.py").write_text(SLOW.format(seconds=120))
+    return tmp_path
+
+
+def slow(out: str) -> tuple[list[str], str]:
+    return ["generate", "a fox", "--reward", "slow.py:score", "--steps", "2", "--out", out], out
+
+
+@pytest.mark.slow
+def test_one_at_a_time_and_a_studio_that_is_started_again(root):
+    jobs = Jobs(root, root / "jobs")
+    first, second = jobs.add(*slow("a")), jobs.add(["methods", "codx"], "b")
+    third = jobs.add(["rewards"], "c", device="cuda:1")
+    assert states(jobs) == {first.number: "runs", second.number: "waits", third.number: "runs"}
+    with pytest.raises(TiltingError, match="job 1 runs and writes into 'a'"):
+        jobs.add(*slow("a"))
+    wait(jobs, lambda: states(jobs)[3] == "is done")
+
+    later = Jobs(root, root / "jobs")  # the studio was killed; its commands were not
+    later.tick()
+    assert states(later) == {1: "runs", 2: "waits", 3: "is done"}
+    later.stop(1)
+    wait(later, lambda: states(later)[1] != "runs")
+    wait(later, lambda: states(later)[2] == "failed")
+    assert later.said(later.find(2)).startswith("tilting: there is no method 'codx'")
+
+    jobs = Jobs(root, root / "jobs")
+    (root / "slow.py").write_text(SLOW.format(seconds=0))
+    again = jobs.again(1)
+    assert again.words == first.words
+    assert jobs.of("a") == again
+    wait(jobs, lambda: states(jobs)[again.number] != "runs")
+    assert states(jobs)[again.number] == "is done", jobs.said(again)
+    assert (root / "a" / "grid.png").is_file()
+
+
+def test_a_job_that_waits_is_taken_out(root):
+    jobs = Jobs(root, root / "jobs")
+    jobs.add(["rewards"], "a")
+    waiting = jobs.add(["rewards"], "b")
+    jobs.stop(waiting.number)
+    assert states(jobs)[waiting.number] == "was stopped"
+    wait(jobs, lambda: states(jobs)[1] == "is done")
+    assert states(jobs)[waiting.number] == "was stopped"
+    with pytest.raises(TiltingError, match="there is no job 9"):
+        jobs.stop(9)
+
+
+def test_a_file_that_is_no_job_is_left_alone(root):
+    (root / "jobs").mkdir()
+    (root / "jobs" / "7.json").write_text('{"number": "x"}')
+    assert Jobs(root, root / "jobs").all == {}

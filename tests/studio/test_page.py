@@ -1,0 +1,294 @@
+"""The page as people use it, by a browser: every tab from its first button to what comes out, on pocket. One server for all."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from support.studio import CHROMIUM, Served, asked, browser, studio, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")]
+BOX = "input[type=number], input[type=text], input:not([type]), textarea"
+ABOVE = "[...(function*(e){while(e){if(e.id)yield e.id;e=e.parentElement}})(document.activeElement)]"
+"""The ids of what has the focus, and of what is around it."""
+TABS = ("Draw", "Compare", "Train", "Control", "Runs")
+
+
+class Driven:
+    """A page in a browser, and its server.
+
+    Attributes:
+        outside: addresses that the page has asked for elsewhere.
+    """
+
+    def __init__(self, served: Served, page: Any):
+        self.served, self.page, self.outside = served, page, []
+        page.set_default_timeout(240_000)
+        page.on("request", self._seen)
+        page.goto(served.address)
+        page.wait_for_selector("#draw-go")
+
+    def _seen(self, request: Any) -> None:
+        if not request.url.startswith((self.served.address, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def fill(self, where: str, value: Any) -> None:
+        """Write into the box of an element."""
+        self.page.locator(f"#{where}").locator(BOX).first.fill(str(value))
+
+    def click(self, where: str) -> None:
+        self.page.locator(f"#{where}").click()
+
+    def text(self, where: str) -> str:
+        box = self.page.locator(f"#{where}")
+        field = box.locator("textarea")
+        return field.first.input_value() if field.count() else box.inner_text()
+
+    def has(self, where: str, words: str, seconds: float = 400) -> str:
+        """The text of an element, once it holds these words."""
+        until(self.page, lambda: words in self.text(where), seconds)
+        return self.text(where)
+
+    def refused(self) -> str:
+        """The sentence of a refusal, which is closed."""
+        toast = self.page.locator(".toast-body").first
+        toast.wait_for()
+        said = toast.inner_text()
+        self.page.locator(".toast-close").first.click()
+        toast.wait_for(state="detached")
+        return said
+
+    def choose(self, where: str, name: str) -> None:
+        """Choose an entry of a list."""
+        box = self.page.locator(f"#{where} input").first
+        box.click()
+        self.page.get_by_role("option", name=name, exact=True).first.click()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def driven(workspace) -> Iterator[Driven]:
+    with studio(workspace) as served, browser() as chromium:
+        yield Driven(served, chromium.new_page(viewport={"width": 1280, "height": 1000}))
+
+
+def test_draw_with_codex(driven, workspace):
+    driven.fill("draw-steps", "6")
+    assert "--steps 6" in driven.has("draw-command", "--steps 6")
+    cost = driven.has("draw-cost", "evaluations")
+    driven.click("draw-go")
+    driven.page.wait_for_selector("#draw-live .particles img")
+    assert len(driven.page.query_selector_all("#draw-live .particles img")) == 4
+    assert driven.has("draw-status", "1 of 1 pictures drawn")
+    paid = int(driven.text("draw-status").split(" drawn, ")[1].split()[0])
+    assert cost.startswith(f"{paid} evaluations")
+    assert "reward" in driven.text("draw-pictures") and "judge" in driven.text("draw-pictures")
+    assert "go on" in driven.text("draw-live")
+    assert driven.page.frame_locator("#draw-trace iframe").locator(".film").count() == 1
+    driven.click("draw-save")
+    driven.has("draw-saved", "Saved to draw-1")
+    told = json.loads((workspace / "draw-1" / "manifest.json").read_text())
+    assert told["config"]["method"] == "codex"
+    assert told["summary"]["evaluations"] == paid
+    assert driven.outside == []
+
+
+def test_what_cannot_be_is_a_sentence(driven):
+    driven.fill("draw-steps", "0")
+    assert driven.has("draw-cost", "must be at least 1")
+    driven.click("draw-go")
+    assert "must be at least 1" in driven.refused()
+    driven.fill("draw-steps", "6")
+    driven.has("draw-cost", "evaluations")
+
+
+def test_a_worker_that_is_killed_is_started_again(driven):
+    import psutil
+
+    server = psutil.Process(driven.served.process.pid)
+    (worker,) = [one for one in server.children() if "tilting.studio.worker" in one.cmdline()]
+    driven.fill("draw-steps", "50")
+    driven.click("draw-go")
+    driven.page.wait_for_selector("#draw-live .particles img")
+    worker.send_signal(signal.SIGKILL)
+    assert "was ended by SIGKILL: it is started again" in driven.refused()
+    driven.fill("draw-steps", "2")
+    driven.click("draw-go")
+    driven.has("draw-status", "1 of 1 pictures drawn")
+
+
+def test_compare_three(driven, workspace):
+    driven.tab("Compare")
+    driven.page.locator("#compare-methods [aria-label*=Remove], #compare-methods .token-remove").nth(1).click()
+    driven.fill("compare-steps", "3")
+    driven.click("compare-go")
+    driven.has("compare-status", "Job 1 is done")
+    frame = driven.page.frame_locator("#compare-live iframe")
+    frame.locator("h1").first.wait_for()
+    metrics = json.loads((workspace / "compare-1" / "metrics.json").read_text())
+    assert [row["method"] for row in metrics["methods"]] == ["base", "code", "codex"]
+    assert driven.outside == []
+
+
+def test_train_and_stop_and_go_on(driven, workspace):
+    driven.tab("Train")
+    for name, value in (("train-steps", 40), ("steps", 3), ("batch-size", 2), ("sample-every", 5)):
+        driven.fill(f"train-{name}", value)
+    driven.click("train-go")
+    assert "reward gradient" in driven.has("train-findings", "reward gradient")
+    until(driven.page, lambda: made(driven.text("train-live")) >= 5, 400)
+    driven.click("train-stop")
+    driven.has("train-status", "was stopped")
+    lines = (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()
+    assert 5 <= len(lines) < 40
+    assert "norm of the gradient" in driven.text("train-live") and "judge of the samples" in driven.text("train-live")
+    assert driven.page.locator("#train-samples img").count() >= 2
+    driven.click("train-on")
+    driven.has("train-status", "is done")
+    after = (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()
+    assert len(after) == 40 and after[: len(lines)] == lines
+    driven.choose("mix-first", "train-1")
+    driven.page.get_by_label("steps", exact=True).last.fill("3")
+    driven.click("mix-go")
+    driven.has("mix-status", "4 of 4 pictures drawn")
+
+
+def made(said: str) -> int:
+    """The training steps that a page tells."""
+    found = re.match(r"(\d+) training steps", said)
+    return int(found[1]) if found else 0
+
+
+def labelled(path: Path) -> Path:
+    """A zip of a table and its pictures, bright and dark ones."""
+    with zipfile.ZipFile(path, "w") as archive:
+        rows = ["file,bright"]
+        for i in range(24):
+            file = path.with_suffix(".png")
+            Image.new("RGB", (64, 64), (60 + 120 * (i % 2) + i,) * 3).save(file)
+            archive.write(file, f"{i}.png")
+            rows.append(f"{i}.png,{'yes' if i % 2 else 'no'}")
+        archive.writestr("labels.csv", "\n".join(rows))
+    return path
+
+
+def test_from_a_table_to_a_drawn_control(driven, workspace, tmp_path):
+    driven.tab("Control")
+    driven.page.locator("input[type=file]").last.set_input_files(labelled(tmp_path / "labels.zip"))
+    assert "no: 12, yes: 12" in driven.has("control-seen", "no: 12")
+    driven.fill("fit-epochs", 2)
+    driven.click("control-fit")
+    driven.has("fit-status", "is done")
+    driven.has("fit-live", "reliability.png")
+    for name, value in (("train-steps", 2), ("steps", 2), ("batch-size", 2)):
+        driven.fill(f"control-{name}", value)
+    driven.fill("control-prompts", "a cat")
+    driven.click("control-train")
+    driven.has("control-status", "is done")
+    driven.click("label-show")
+    driven.page.wait_for_selector("#label-go")
+    driven.fill("label-images", 1)
+    driven.fill("label-steps", 2)
+    driven.click("label-go")
+    driven.has("label-status", "1 of 1 pictures drawn")
+    assert "asked yes" in driven.text("label-pictures")
+    assert (workspace / "control-1" / "control.json").is_file()
+
+
+def test_runs_are_opened_and_judged(driven, workspace):
+    driven.tab("Runs")
+    driven.click("runs-again")
+    listed = driven.has("runs-list", "draw-1")
+    assert all(name in listed for name in ("compare-1", "train-1", "fit-1", "control-1", "compare-1/runs/base"))
+    driven.choose("runs-open", "draw-1")
+    assert "tilting generate" in driven.has("runs-command", "--out draw-1")
+    image = driven.page.locator("#runs-page img").first
+    image.wait_for()
+    assert until(driven.page, lambda: image.evaluate("one => one.naturalWidth")) > 0
+    driven.choose("runs-first", "compare-1/runs/base")
+    driven.choose("runs-second", "compare-1/runs/codex")
+    driven.click("runs-evaluate")
+    driven.has("runs-jobs", "evaluate")
+    until(driven.page, lambda: (workspace / "base-vs-codex-1" / "report.html").is_file(), 400)
+    assert driven.outside == []
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_contrast_and_labels(driven, tab):
+    from axe_playwright_python.sync_playwright import Axe
+
+    driven.tab(tab)
+    driven.page.wait_for_timeout(300)
+    found = Axe().run(driven.page, options={"runOnly": ["wcag2a", "wcag2aa"]})
+    said = {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in found.response["violations"]}
+    assert not said, json.dumps(said, indent=1)
+
+
+def test_a_narrow_window_by_night(driven):
+    from axe_playwright_python.sync_playwright import Axe
+
+    driven.page.set_viewport_size({"width": 400, "height": 900})
+    driven.page.emulate_media(color_scheme="dark")
+    driven.tab("Draw")
+    driven.page.wait_for_timeout(300)
+    found = Axe().run(driven.page, options={"runOnly": ["wcag2a", "wcag2aa"]})
+    wide = driven.page.evaluate("document.documentElement.scrollWidth")
+    driven.page.emulate_media(color_scheme="light")
+    driven.page.set_viewport_size({"width": 1280, "height": 1000})
+    assert wide == 400
+    assert not [one["id"] for one in found.response["violations"]]
+
+
+def test_the_keyboard_reaches_everything(driven):
+    driven.tab("Runs")
+    driven.page.get_by_role("tab", name="Runs", exact=True).focus()
+    wanted = {"runs-again", "runs-open", "runs-first", "runs-second", "runs-evaluate"}
+    reached = set()
+    for _ in range(60):
+        driven.page.keyboard.press("Tab")
+        reached |= set(driven.page.evaluate(ABOVE))
+        if wanted <= reached:
+            break
+    assert wanted <= reached, wanted - reached
+
+
+def test_nothing_outside_is_read_and_nobody_else_asks(driven, workspace):
+    at = driven.served.address
+    assert asked(f"{at}runs/draw-1/grid.png")[0] == 200
+    assert asked(f"{at}runs/../../etc/passwd")[0] == asked(f"{at}runs/..%2f..%2fetc/passwd")[0] == 404
+    assert asked(f"{at}runs/.studio/worker.log")[0] == 404
+    assert asked(f"{at}gradio_api/file=/etc/passwd")[0] in (403, 404)
+    assert asked(f"{at}gradio_api/file={workspace}/draw-1/manifest.json")[0] in (403, 404)
+    assert asked(at, Host="evil.example")[0] == 400
+    assert asked(at, Origin="http://evil.example")[0] == 403
+
+
+def test_a_killed_studio_loses_no_run(driven, workspace):
+    from tilting.studio.jobs import Jobs
+
+    jobs = Jobs(workspace, workspace / ".studio" / "jobs")
+    before = {job.number: jobs.state(job) for job in jobs.all.values()}
+    driven.served.end(kill=True)
+    with studio(workspace, "--token", "opensesame") as served:
+        at = served.address.split("?")[0]
+        assert asked(at)[0] == 401
+        assert asked(f"{at}?token=opensesamE")[0] == 401
+        assert asked(f"{at}config", Cookie="tilting-token=opensesame")[0] == 200
+    jobs = Jobs(workspace, workspace / ".studio" / "jobs")
+    assert {job.number: jobs.state(job) for job in jobs.all.values()} == before
+    assert len(before) >= 6
