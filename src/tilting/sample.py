@@ -133,7 +133,8 @@ def _kernel(problem: Problem, method: Method, state: State, t: Time, s: Time, gu
     samples = max((g.estimator.samples for g in method.guides if g.estimator is not None), default=1)
     mean, base, gained = in_chunks(guide, max(1, problem.chunk // samples), *columns, over=problem.over)
     spread = math.prod(part.spread(t) for part in method.guides if isinstance(part, Corrected))
-    return Step(base.reshape(shape), mean.reshape(shape), spread * plain.std, to_float64(gained).reshape(shape[:2]))
+    weight = to_float64(gained).reshape(shape[:2]) if method.importance_weighted else 0.0  # which waits for the device
+    return Step(base.reshape(shape), mean.reshape(shape), spread * plain.std, weight)
 
 
 Selected = tuple["Tensor | None", "Tensor | None"]

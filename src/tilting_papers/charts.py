@@ -79,9 +79,12 @@ def save(figure: Figure, path: Path, dpi: int = 130) -> str:
 
 
 def chart(panels: Sequence[Panel], path: Path) -> str:
-    """Panels side by side, at most four in a row, one colour for a label throughout; the file's name."""
+    """Panels side by side, at most four in a row, one colour for a label throughout; the file's name. Of several curves of many
+    points the intervals are those of the last ones, beside them."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series))
     colours = {label: GREY if label == "base" else COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    from matplotlib.ticker import LogLocator
+
     rows = ceil(len(panels) / 4)
     figure, axes = side_by_side(ceil(len(panels) / rows), rows=rows)
     for empty in axes[len(panels) :]:
@@ -93,15 +96,20 @@ def chart(panels: Sequence[Panel], path: Path) -> str:
             style = "--" if labels.index(label) >= len(COLOURS) else "-"
             look: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.3, "label": label}
             axis.plot([x for x, _ in known], ys, style, color=colours[label], **look)
-            for x, y in known:
+            crowded = len(panel.series) > 2 and len(known) > 3  # intervals of all would hide what they are of
+            aside = (list(panel.series).index(label) + 1) / len(panel.series) if crowded else 0.0
+            for x, y in known[-1:] if crowded else known:
                 if isinstance(y, Mapping) and y["low"] is not None:
-                    axis.plot([x, x], [y["low"], y["high"]], color=colours[label], linewidth=0.7, alpha=0.45)
+                    place = x * 1.25**aside if "x" in panel.log else x + 0.06 * aside * (known[-1][0] - known[0][0])
+                    axis.plot([place, place], [y["low"], y["high"]], color=colours[label], linewidth=1, alpha=0.6)
         if panel.line is not None:
             axis.axhline(panel.line[0], color=GREY, linestyle="--", linewidth=1)
             at = (0.99, panel.line[0])
             note(axis, panel.line[1], at, (0, 3), xycoords=("axes fraction", "data"), color=GREY, ha="right")
         if "x" in panel.log:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:,.4g}")
             axis.tick_params(axis="x", which="minor", labelbottom=False)
         if "y" in panel.log:
             axis.set_yscale("log")

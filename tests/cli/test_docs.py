@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib.util
 import re
 
@@ -96,9 +95,3 @@ def test_the_page_of_switches_names_what_there_is():
             assert all(found[1] in declared(OBJECTIVES[name]) for name in names), line
         if found := re.search(r"--set (\w+)\.(\w+)=", line):
             assert found[1] == "OBJECTIVE" or found[2] in declared(OBJECTIVES[found[1]])
-
-
-@pytest.mark.slow
-def test_the_page_on_composing_runs_as_it_stands(no_bars):
-    found = doctest.testfile(str(ROOT / "docs" / "composing.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert found.attempted > 10 and not found.failed

@@ -230,7 +230,9 @@ def test_the_folder_is_that_of_generate_with_kl_and_obedience(here, small, contr
     assert [t["log_prob"] for t in told] == pytest.approx((logits / fits[0].schema.temperature).log_softmax(1)[:, 1].tolist())
     assert manifest["summary"]["kl_mean"] == pytest.approx(drawn.manifest["summary"]["kl_mean"], rel=1e-5)
     assert (here / "out" / "grid.png").is_file()
-    assert f"KL {manifest['summary']['kl_mean']:.4g}, bright=yes:" in describe(manifest)
+    share = round(manifest["summary"]["labels"]["bright"]["obeys"] * len(manifest["images"]))
+    said = f"bright=yes obeyed {share} of {len(manifest['images'])}, KL {manifest['summary']['kl_mean']:.4g} nats an image"
+    assert said in describe(manifest)
     # a killed run goes on: what is missing is drawn again, the same
     kept = np.array(Image.open(here / "out" / "images" / "00003.png")).astype(int)
     (here / "out" / "images" / "00003.png").unlink()

@@ -113,9 +113,9 @@ def courses(folder: ControlFolder) -> list[Course]:
     rows, looks = read_lines(folder.path / METRICS), folder.summary.get("samples") or []
     kl = next((key for key in ("kl", "kl_open", "kl_step") if any(key in row for row in rows)), "kl")
     return [
-        Course("log p of the labels asked for", points_of(rows, "log_prob")),
-        Course("KL to the model, nats per image" + (", of the open steps" if kl == "kl_open" else ""), points_of(rows, kl)),
-        Course("judge of the samples", (), points_of(looks, "judge")),
+        Course("Obedience", "log p of the labels asked for, nats", points_of(rows, "log_prob")),
+        Course("KL to the model", "nats per image" + (", of the open steps" if kl == "kl_open" else ""), points_of(rows, kl)),
+        Course("Judge", "of the samples", (), points_of(looks, "judge")),
     ]
 
 

@@ -181,7 +181,7 @@ def render(folder: Path, metrics: Mapping[str, Any], **more: Any) -> str:
             shown[entry["prompt"]].append({"index": entry["index"], "cells": cells, "best": best_of(entry), "theirs": theirs})
     inputs = input_pictures(metrics["config"])
     side = max(read(folder / metrics["images"][0]["methods"][names[0]]["file"]).size)
-    room = max(128, min(256, ROOM // (len(names) + bool(inputs))))
+    room = max(128, min(384, ROOM // (len(names) + bool(inputs))))
     settings: dict[str, list[str]] = {}
     for key, value in metrics["config"]["set"].items():
         if value is not None:
@@ -197,7 +197,10 @@ def render(folder: Path, metrics: Mapping[str, Any], **more: Any) -> str:
         page=more.get("name", "compare"),
         note=more.get("note", ""),
         papers=more.get("papers") or {row["preset"]: about_method(row["preset"])["paper"] for row in metrics["methods"]},
-        has={key: any(row[key] for row in metrics["methods"]) for key in ("reward", "gain", "judge", "judge_gain")},
+        has={
+            key: any(row[key] for row in metrics["methods"])
+            for key in ("reward", "gain", "judge", "judge_gain", "seconds_per_image")
+        },
         question=more.get("question") or _question(metrics),
         words=legend({"reward", "judge", "gain", "interval", "wins", "evaluations", "decodes", "too few to say", *met}),
         colour=colour,

@@ -31,12 +31,11 @@ def courses(folder: Path, summary: Mapping[str, Any]) -> list[Course]:
     """Reward, judge and KL over training, as far as the run has them."""
     rows, looks = read_lines(folder / METRICS), summary.get("samples") or []
     kl = next((key for key in KL if any(key in row for row in rows)), KL[0])
+    of_training = points_of(rows, "reward")
     return [
-        Course(
-            "reward: of training (line), of the samples (points)", points_of(rows, "reward"), points_of(looks, "sample_reward")
-        ),
-        Course("judge of the samples", (), points_of(looks, "judge")),
-        Course("KL to the model before, nats per image", points_of(rows, kl)),
+        Course("Reward", "line: of training; points: of the samples", of_training, points_of(looks, "sample_reward")),
+        Course("Judge", "of the samples", (), points_of(looks, "judge")),
+        Course("KL to the model before", "nats per image", points_of(rows, kl)),
     ]
 
 
@@ -96,7 +95,7 @@ def _write_page(folder: Path, manifest: Mapping[str, Any], found: Mapping[str, A
             cell["file"] = cell["file"].removeprefix(f"runs/{name}/")
     write_sheet(folder, metrics, SHEET)
     steps = f"{summary['steps']} training steps by {config['objective']}"
-    charts = [{"title": one.title, "note": "", "svg": course(one.title, one), "kind": ""} for one in shown]
+    charts = [{"title": one.title, "note": one.note, "svg": course(one.title, one), "kind": ""} for one in shown]
     page = render(
         folder,
         metrics,

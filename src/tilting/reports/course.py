@@ -19,12 +19,14 @@ class Course(NamedTuple):
     """A number over training.
 
     Attributes:
-        title: what it asks or is.
+        title: what it is.
+        note: how to read it.
         every: (training step, value) of each training step: drawn thin, with a running mean over it.
         looks: the same of samples that were looked at now and then: drawn as points that are joined.
     """
 
     title: str
+    note: str = ""
     every: Points = ()
     looks: Points = ()
 
@@ -73,6 +75,6 @@ def course_png(courses: Sequence[Course]) -> bytes | None:
     figure.clear()
     for axis, one in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
         _into(axis, one, GREY, BLUE, ORANGE)
-        axis.set_title(one.title, size=11)
+        axis.set_title(f"{one.title}\n{one.note}" if one.note else one.title, size=10)
         axis.spines[["top", "right"]].set_visible(False)
     return png(figure.axes[0])

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from tilting.reports.grid import short, write_rows
+from tilting.lazy import np
+from tilting.reports.grid import Cell, short, write_rows
+from tilting.reports.text import listed
 from tilting_papers.charts import JUDGE, Dot, Panel
 from tilting_papers.draft.study import Results
 from tilting_papers.numbers import interval
 
 NOUNS = {"step": "training steps", "images": "generated images", "reward_calls": "reward queries", "seconds": "seconds"}
 NOUNS |= {"evaluations": "denoiser evaluations"}
+ALIKE = 8.0
+"""Of 255: a mean difference of pixels below which two pictures are one to the eye."""
 
 
 def tile(path: Path, row: int, column: int, columns: int) -> Image.Image:
@@ -59,7 +63,24 @@ def progress(results: Results, path: Path) -> str:
             cells.append((f"step {point['step']}: {short(value)}", picture))
         rows.append((run, cells))
     title = f"{results.study.heading}: {results.protocol.sets[where][prompt]!r} as training goes on"
-    return write_rows(rows, title, f"{results.spec} under each picture", path).name
+    return write_rows(told_apart(rows), title, f"{results.spec} under each picture", path).name
+
+
+def told_apart(rows: Sequence[tuple[str, list[Cell]]]) -> list[tuple[str, list[Cell]]]:
+    """Rows that the eye can tell apart: one whose last picture is an earlier row's is named there, with what it comes to."""
+    kept: list[tuple[list[str], list[Cell]]] = []
+    for name, cells in rows:
+        like = next((names for names, before in kept if apart(before[-1][1], cells[-1][1]) < ALIKE), None)
+        if like is None:
+            kept.append(([name], cells))
+        else:
+            like.append(f"{name} ({cells[-1][0].rpartition(': ')[2]} at the end)")
+    return [(names[0] + (f", and hardly to be told from it {listed(names[1:])}" if names[1:] else ""), c) for names, c in kept]
+
+
+def apart(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of pixels, of 255."""
+    return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
 
 
 def columns(results: Results, names: Sequence[tuple[str, str]], path: Path, where: str | None = None, title: str = "") -> str:
