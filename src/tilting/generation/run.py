@@ -17,6 +17,7 @@ from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.auto import settled, told
+from tilting.generation.fit import fitted
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
@@ -336,6 +337,11 @@ def run(
         config, parts = _chosen(config, parts, quiet)
         place = together.agree(lambda: folder(config, argv))
         missing = together.tell(place.missing)[0]
+        if missing and config.memory is not None:
+            config, chosen = together.agree(partial(fitted, config))
+            place.config = config
+            place.head = {**place.head, "config": place.config_now()}
+            announce(chosen, quiet or not together.main)
         if missing:
             if together.main:
                 _warn_unknown(config)
