@@ -54,7 +54,7 @@ STUDY = Study(
     title="every objective within six minutes of a core",
     after="no table: the objectives at one learning rate here",
     runs=tuple(
-        Training(name, name, settings, batch=batch, train_steps=steps, small=name in ("draft-k", "grpo", "nft"))
+        Training(name, name, settings, batch=batch, train_steps=steps, small=name in ("draft-k", "nft"))
         for name, (steps, batch, settings) in ARMS.items()
     ),
     size=Size(images=2, evaluations=3, prompts=6),
