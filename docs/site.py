@@ -2,6 +2,7 @@
 
     python docs/site.py build/docs                  pages and their order; `make docs` builds them with zensical, links checked
     python docs/site.py --choose > docs/choose.md   how to choose, from the rows of docs/*/table.md
+    python docs/site.py --pictures DIR              a picture of every method, drawn into DIR: docs/pictures, docs/methods.json
 
 Pages of docs/ go in as they are. A page for each method, objective and reward is made of its declaration, with the rows that
 recipes measured of it; papers.md and api.md are made of what is there. A page that nobody put into the order is a guide.
@@ -17,8 +18,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import tilting
-from tilting.cli import reference
+from tilting.cli import main, reference
 from tilting.cli.lists import evaluations_of
 from tilting.config.about import STEPS, about_method
 from tilting.objectives import OBJECTIVES
@@ -146,6 +149,48 @@ def measured(name: str) -> list[str]:
     return ["## Measured here", "", told, "", *markdown(heads, found), ""]
 
 
+SAME = "Of the same noise, with reward `clip` at 12 steps and default settings (`python docs/site.py --pictures DIR`):"
+DRAWN = ("a fox", "a castle", "a sunflower")
+"""What the pictures of methods show, an image of each."""
+
+
+def pictures(out: Path) -> None:
+    """Draw ``DRAWN`` by every method from the same noise: a strip of each in docs/pictures, what it gave in methods.json."""
+    names = [name for name in METHODS if not METHODS[name].needs_picture]
+    words = [*DRAWN, "--reward", "clip", "--steps", "12", "--methods", ",".join(names), "--out", str(out)]
+    assert main(["compare", *words]) == 0
+    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    told = {}
+    for row in found["methods"]:
+        files = [entry["methods"][row["method"]]["file"] for entry in found["images"]]
+        cells = [Image.open(out / file).convert("RGB") for file in files]
+        strip = Image.new("RGB", (sum(cell.width + 4 for cell in cells) - 4, cells[0].height), "white")
+        for k, cell in enumerate(cells):
+            strip.paste(cell, (k * (cell.width + 4), 0))
+        strip.save(DOCS / "pictures" / f"{row['method']}.png", optimize=True)
+        told[row["method"]] = {
+            "reward": row["reward"]["mean"],
+            "judge": row["judge"]["mean"],
+            "evaluations": row["evaluations_per_image"],
+        }
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in told.items())
+    (DOCS / "methods.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
+def shown(name: str) -> list[str]:
+    """The picture of a method beside the base model's, with what each gave."""
+    known = json.loads((DOCS / "methods.json").read_text(encoding="utf-8"))
+    if name not in known:
+        return []
+    lines = ["## Pictures", "", SAME, ""]
+    cells = []
+    for one in dict.fromkeys(("base", name)):
+        row = known[one]
+        picture = f"![{listed(DRAWN)}, by {one}](../pictures/{one}.png)"
+        cells.append((f"`{one}`", picture, f"{row['reward']:.3f}", f"{row['judge']:.2f}", f"{row['evaluations']:g}"))
+    return [*lines, *markdown(("method", "pictures", "reward", "judge", "evaluations"), cells), ""]
+
+
 def method(name: str) -> str:
     """The page of a method."""
     row = about_method(name)
@@ -153,7 +198,8 @@ def method(name: str) -> str:
     eta = "above 0" if row["stochastic"] else "any"
     told = f"It needs {needs if row['gradient'] else 'no gradient'}; eta {eta}."
     cost = f"An image costs {evaluations_of(row)} evaluations at {STEPS} steps (`tilting methods {name}`)."
-    return "\n".join([*reference.method(name, row, level=1), "", "## Cost", "", f"{told} {cost}", "", *measured(name)])
+    body = ["", "## Cost", "", f"{told} {cost}", "", *shown(name), *measured(name)]
+    return "\n".join([*reference.method(name, row, level=1), *body])
 
 
 def objective(name: str) -> str:
@@ -454,5 +500,7 @@ def write(out: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--choose"]:
         sys.stdout.write(choose())
+    elif sys.argv[1] == "--pictures":
+        pictures(Path(sys.argv[2]))
     else:
         write(Path(sys.argv[1]))

@@ -29,7 +29,7 @@ from tilting.lazy import torch
 from tilting.method import Every as Every
 from tilting.method import Method as Method
 from tilting.method import check as check
-from tilting.select import Resampling, SelectionInput
+from tilting.select import SelectionInput
 from tilting.state import Info as Info
 from tilting.state import Over as Over
 from tilting.state import Problem as Problem
@@ -133,11 +133,16 @@ def _kernel(problem: Problem, method: Method, state: State, t: Time, s: Time, gu
     samples = max((g.estimator.samples for g in method.guides if g.estimator is not None), default=1)
     mean, base, gained = in_chunks(guide, max(1, problem.chunk // samples), *columns, over=problem.over)
     spread = math.prod(part.spread(t) for part in method.guides if isinstance(part, Corrected))
-    return Step(base.reshape(shape), mean.reshape(shape), spread * plain.std, to_float64(gained).reshape(shape[:2]))
+    weight = to_float64(gained).reshape(shape[:2]) if method.importance_weighted else 0.0  # which waits for the device
+    return Step(base.reshape(shape), mean.reshape(shape), spread * plain.std, weight)
 
 
-def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Resampling]:
-    """(selected state, values seen, what was decided)."""
+Selected = tuple["Tensor | None", "Tensor | None"]
+"""(parents, log-weights that they were drawn by)."""
+
+
+def _select(problem: Problem, method: Method, state: State, i: int, steps: int) -> tuple[State, Tensor, Selected]:
+    """(selected state, values seen, what was selected)."""
     assert state.prediction is not None and method.select is not None
     value = state.value
     if not method.select.needs_reward:
@@ -147,11 +152,12 @@ def _select(problem: Problem, method: Method, state: State, i: int, steps: int) 
     elif value is None:
         value = evaluate_value(problem, state.prediction.x0)
     uniforms = rng.uniform(problem.who, method.particles_at(i, steps), i).to(value.device)
-    chosen = method.select(SelectionInput(value, state.log_w, state.memory, uniforms, i / steps, i))
-    state = replace(state, memory=chosen.memory, value=value)
-    if chosen.parents is not None:
-        state = state.gather(chosen.parents)
-    return replace(state, log_w=chosen.log_w), value, chosen
+    seen = SelectionInput(value, state.log_w, state.memory, uniforms, i / steps, i)
+    parents, log_w, memory = method.select(seen)
+    state = replace(state, memory=memory, value=value)
+    if parents is not None:
+        state = state.gather(parents)
+    return replace(state, log_w=log_w), value, (parents, method.select.drawn_by(seen, memory))
 
 
 def sample(problem: Problem, method: Method, state: State | None = None) -> Iterator[tuple[State, Info]]:
@@ -179,7 +185,8 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
         t, s = problem.grid[i], problem.grid[i + 1]
         rounds = method.repeat if method.repeat_when(i, steps) else 1
         guided = bool(method.guides) and method.guide_when(i, steps)
-        x0, value, chosen, std, moved, pushed = None, None, None, 0.0, None, None
+        x0, value, std, moved, pushed = None, None, 0.0, None, None
+        selected: Selected = (None, None)
         if method.correct and not winner and method.correct_when(i, steps):
             x = _correct(problem, method, state.x, t, i)
             moved, state = rms_of(x - state.x), state.moved(x)
@@ -190,7 +197,7 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
                 assert state.prediction is not None
                 x0, value = state.prediction.x0, state.value
                 if method.select is not None and method.select_when(i, steps):
-                    state, value, chosen = _select(problem, method, state, i, steps)
+                    state, value, selected = _select(problem, method, state, i, steps)
                     if winner and method.correct_when(i, steps):
                         x, state = state.x, _move_winner(problem, method, state, t, i)
                         pushed = rms_of(state.x - x)
@@ -209,8 +216,7 @@ def sample(problem: Problem, method: Method, state: State | None = None) -> Iter
                 noise = rng.normal(problem.who, x.shape[1], problem.shape, i + 1, f"renoise/{k}")
                 state = state.moved(a * x + math.sqrt(max(t.sigma**2 - (a * s.sigma) ** 2, 0.0)) * rng.beside(noise, x))
         state = replace(state, step=i + 1)
-        parents, by = (None, None) if chosen is None else (chosen.parents, chosen.drawn_by)
-        yield state, Info(i + 1, *tally.take(), value, parents, std, x0, by, moved, pushed)
+        yield state, Info(i + 1, *tally.take(), value, selected[0], std, x0, selected[1], moved, pushed)
 
 
 def _move_winner(problem: Problem, method: Method, state: State, t: Time, step: int) -> State:

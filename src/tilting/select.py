@@ -72,13 +72,11 @@ class Resampling(NamedTuple):
         parents: (b, m) the parent of each new particle, or None if all stay as they are.
         log_w: (b, m) the new log-weights.
         memory: (b, n) of the *old* particles, to be gathered with them.
-        drawn_by: (b, n) log-weights of the old ones that they were drawn by, or would have been; for reports.
     """
 
     parents: Tensor | None
     log_w: Tensor
     memory: Memory
-    drawn_by: Tensor | None = None
 
 
 class Select(Protocol):
@@ -107,6 +105,11 @@ class Select(Protocol):
         """The log-weights (b, n) and memory after the estimates took these values; at the end (done 1), of real images."""
         return seen.log_w, seen.memory
 
+    def drawn_by(self, seen: SelectionInput, memory: Memory) -> Tensor | None:
+        """For reports: the log-weights (b, n) that the particles seen were drawn by, or would have been; None where it is not
+        known. ``memory`` is what the selection left of them."""
+        return None
+
     def twist_scale(self, memory: Memory, draws: int) -> Tensor | None:
         """What the gradient of a proposal made after ``draws`` draws is multiplied by, (b, n); None leaves it as it is."""
         return None
@@ -134,8 +137,12 @@ class Greedy(Select):
         m, kept = seen.uniforms.shape[1], min(self.beams, seen.value.shape[1])
         best = seen.value.sort(dim=1, descending=True, stable=True).indices[:, :kept]  # of equal ones the first
         place = torch.arange(m, device=best.device) % kept
-        by = torch.full_like(seen.value, -torch.inf).scatter(1, best, 0.0)
-        return Resampling(best[:, place], torch.zeros_like(seen.uniforms), seen.memory, by)
+        return Resampling(best[:, place], torch.zeros_like(seen.uniforms), seen.memory)
+
+    def drawn_by(self, seen: SelectionInput, memory: Memory) -> Tensor:
+        kept = min(self.beams, seen.value.shape[1])
+        best = seen.value.sort(dim=1, descending=True, stable=True).indices[:, :kept]
+        return torch.full_like(seen.value, -torch.inf).scatter(1, best, 0.0)
 
 
 @dataclass(frozen=True)
@@ -166,10 +173,12 @@ class Multinomial(Select):
         return self.tau if self.tau_end is None else self.tau * (self.tau_end / self.tau) ** done
 
     def __call__(self, seen: SelectionInput) -> Resampling:
-        by = seen.value.double() / self.temperature(seen.done)
-        probability = torch.softmax(by, 1)
+        probability = torch.softmax(self.drawn_by(seen, seen.memory), 1)
         uniforms = seen.uniforms[:, :1].expand_as(seen.uniforms) if self.shared else seen.uniforms
-        return Resampling(weights.multinomial(probability, uniforms), torch.zeros_like(seen.uniforms), seen.memory, by)
+        return Resampling(weights.multinomial(probability, uniforms), torch.zeros_like(seen.uniforms), seen.memory)
+
+    def drawn_by(self, seen: SelectionInput, memory: Memory) -> Tensor:
+        return seen.value.double() / self.temperature(seen.done)
 
 
 @dataclass(frozen=True)
@@ -227,15 +236,17 @@ class Smc(Select):
         room = 1.01 if self.adaptive else 1.0  # the level just found sits on the bound
         low = weights.ess(log_w) < self.ess_threshold * n * room
         if not low.any():
-            return Resampling(None, log_w, memory, log_w)
+            return Resampling(None, log_w, memory)
         p = weights.normalise(log_w.double())
         draw = {"systematic": weights.systematic, "ssp": weights.ssp, "multinomial": weights.multinomial}[self.scheme]
         drawn = draw(p, seen.uniforms[:, 0] if self.scheme == "systematic" else seen.uniforms)
         stay = torch.arange(n, device=seen.value.device).expand_as(drawn)
         # A resampled image keeps the mean weight, so that the product of means estimates the normalising constant.
         mean = weights.log_mean(log_w)[:, None].expand_as(log_w)
-        parents, new = torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w)
-        return Resampling(parents, new, memory, log_w)
+        return Resampling(torch.where(low[:, None], drawn, stay), torch.where(low[:, None], mean, log_w), memory)
+
+    def drawn_by(self, seen: SelectionInput, memory: Memory) -> Tensor:
+        return seen.log_w + memory.potential - seen.memory.potential
 
     def weigh(self, seen: SelectionInput) -> tuple[Tensor, Memory]:
         """See `Select`; at the end (done 1) the potential is r / β itself."""

@@ -23,7 +23,7 @@ REWARD = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n"
 class Tiny:
     """Exact denoiser of N(m(prompt), I) latents; pictures of 64 x 64."""
 
-    name, default_steps, default_cfg, latent_shape = "tiny", 50, 4.0, (3, 8, 8)
+    name, default_steps, default_cfg, latent_shape, image_shape = "tiny", 50, 4.0, (3, 8, 8), (3, 64, 64)
 
     def __init__(self):
         import torch

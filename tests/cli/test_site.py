@@ -148,7 +148,7 @@ def test_a_refusal_of_the_page_is_what_its_command_says(said, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in sorted(DOCS.glob("*.md")) if ">>>" in page.read_text()], ids=lambda page: page.stem
+    "page", [page for page in sorted(DOCS.glob("*.md")) if "```pycon" in page.read_text()], ids=lambda page: page.stem
 )
 def test_examples_of_a_page_give_what_it_says(page):
     parts = re.findall(r"^```pycon\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
@@ -173,6 +173,15 @@ def test_a_notebook_runs(name, monkeypatch, capsys):
             value = None if last is None else eval(compile(last, name, "eval"), space)
             shown += [] if value is None else [value._repr_html_() if hasattr(value, "_repr_html_") else repr(value)]
     assert len(shown) >= 3 and any("<" in one for one in shown)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_config_of_the_examples_is_taken(file, capsys):
+    words = shlex.split(file.read_text().splitlines()[0].removeprefix("# tilting"))
+    words[words.index("--config") + 1] = str(file)
+    assert main([*words, "--print-config"]) == 0
+    told, asked = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(file.read_text())
+    assert all(told[key] == value for key, value in asked.items() if key not in ("set", "methods"))
 
 
 def test_the_citation_names_what_is_there():

@@ -303,8 +303,13 @@ def test_a_classifier_of_clean_pictures_is_dps_with_its_log_likelihood(fits, sma
 
 def test_classifier_guidance_climbs_what_it_is_guided_by(fits, small, monkeypatch):
     """log p(y | x_t, t) of the latents that are drawn, at the least noise of the chain."""
-    fit, seen, decode = load_noisy(fits["noisy"]), [], small.decode
-    monkeypatch.setattr(small, "decode", lambda x: seen.append(x) or decode(x))
+    fit, seen, decoder = load_noisy(fits["noisy"]), [], small.decoder
+
+    def looked(prompts):
+        decode = decoder(prompts)
+        return lambda x, rows: seen.append(x) or decode(x, rows)
+
+    monkeypatch.setattr(small, "decoder", looked)
     for strength in (0.0, 1.0, 3.0):
         tl.condition_sample(small, PROMPTS, {"bright": "yes"}, strength, classifiers=fit, **ASKED | {"steps": 8})
     t = small.schedule.grid(40)[-2]

@@ -88,7 +88,7 @@ WAITS = {
     "code": (presets.code(particles=4, block=2), 3),  # the values of a selection, once each
     # the value of a gradient, the gradient twice, the value that is kept
     "dps": (presets.dps(), 4 * 8),
-    "tds": (presets.tds(particles=2), 4 * 8 + 7),  # and the drawn weight
+    "tds": (presets.tds(particles=2), 4 * 8 + 8 + 7),  # and the weights of guides and draws
     "codex": (presets.codex(particles=2, block=2), 3 * 2 + 3),  # two gradients, and three selections
     "svdd": (presets.svdd(particles=4), 7),
     "smc": (presets.smc(particles=4), 2),

@@ -37,7 +37,7 @@ from tilting.evaluation.read_runs import read_run
 from tilting.features.fitted import EmbeddingMlp, FittedClassifier, ResidualCnn, load_classifier, save_classifier
 from tilting.features.schema import Schema
 from tilting.models.control_spec import read_control
-from tilting.models.families import family_of
+from tilting.models.families import defaults_of
 from tilting.models.lora_weights import read_lora, save_lora
 from tilting.models.sampler_inputs import read_inputs
 from tilting.rewards.remote import Http
@@ -224,7 +224,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "lines": ("metrics.jsonl", lambda place: read_lines(place / "metrics.jsonl")),
     "checkpoint": ("checkpoints/00000001/state.json", lambda place: read(place / "checkpoints")),
     "checkpoint weights": ("checkpoints/00000001/weights.safetensors", lambda place: read(place / "checkpoints")),
-    "model": ("model/model_index.json", lambda place: family_of(str(place / "model"))),
+    "model": ("model/model_index.json", lambda place: defaults_of(str(place / "model"))),
     "http answer": ("answer.json", answered),
 }
 

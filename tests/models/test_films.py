@@ -89,9 +89,10 @@ def test_the_film_of_a_bad_frame_is_named():
 
 @pytest.mark.parametrize(("method", "reward"), [("code", darkness), ("bon", motion), ("codex", motion)])
 def test_films_are_steered(wan, method, reward):
-    out = tl.generate(wan, "a fox", steps=3, reward=reward, method=method, images=1)
+    frames = "first" if method == "code" else "all"
+    out = tl.generate(wan, "a fox", steps=3, reward=reward, method=method, images=1, reward_frames=frames)
     assert out.images.shape == (1, *wan.image_shape) == (1, 5, 3, 16, 16) and len(out.pil) == 1
-    value = checked(UserReward(reward, "mine"), out.images, ["a fox"]).item()
+    value = checked(UserReward(reward, "mine"), out.images, ["a fox"], frames).item()
     assert out.manifest["images"][0]["reward"] == pytest.approx(value, abs=1e-5)
 
 
@@ -275,7 +276,7 @@ def test_films_are_compared_and_evaluated(folder, tmp_path):
 
 
 def test_a_film_model_is_fine_tuned(folder, tmp_path):
-    words = ["finetune", "a fox", "--model", folder, *SIZE, "--reward", "jpeg", "--objective", "ddpo"]
+    words = ["finetune", "a fox", "--model", folder, *SIZE, "--reward", "jpeg", "--objective", "ddpo", "--reward-frames", "2"]
     words += ["--batch-size", "2", "--train-steps", "1", "--sample-every", "1", "--quiet", "--out", str(tmp_path / "run")]
     assert main(words) == 0
-    assert (tmp_path / "run" / "lora").exists()
+    assert (tmp_path / "run" / "lora").exists() and manifest(tmp_path / "run")["config"]["reward-frames"] == "2"

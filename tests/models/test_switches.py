@@ -114,6 +114,8 @@ def test_text_encoders_wait_and_the_network_is_refused_its_gradient(flux):
         picture(waiting, tl.presets.dps())
     with pytest.raises(TiltingError, match="use --offload text"):
         resolve_finetune({"prompts": ["a fox"], "offload": "network"})
+    with pytest.raises(TiltingError, match="doctor --size` says what fits"):
+        resolve_finetune({"prompts": ["a fox"], "memory": "12GB"})
 
 
 def test_what_looks_is_away_while_the_network_runs():

@@ -100,5 +100,5 @@ def test_a_small_run(name, tmp_path):
         assert rows["baked"]["evaluations"] == rows["base"]["evaluations"] < rows["codex"]["evaluations"]
         assert "of CoDeX's gain" in (tmp_path / name / "table.md").read_text()
     else:
-        assert {row["name"] for row in report["rows"]} == {"base", "draft-k", "grpo", "nft"}
+        assert {row["name"] for row in report["rows"]} == {"base", "draft-k", "nft"}
         assert all(row["evaluations"] and row["reward_calls"] for row in report["rows"][1:])

@@ -98,7 +98,7 @@ KEEPING = [name for name in METHODS if engine_of(name) in ("Optimise", "NoiseSea
 
 
 def traced(mixture, method, eta=1.0):
-    """(the trace of a run in the plane, its last x): a third coordinate that model and reward leave alone marks particles."""
+    """(the trace of a run in the plane, its last x): coordinates that model and reward leave alone mark particles."""
     p = problem(mixture, STEPS, schedule=Schedule("v_prediction", scaled_linear()), eta=eta)
     plain, value = p.denoise, p.value
 
@@ -107,12 +107,12 @@ def traced(mixture, method, eta=1.0):
         parts = zip(plain(x[:, :2], t, rows), (0 * mark, mark / t.alpha, 0 * mark), strict=True)
         return Prediction(*(torch.cat(part, 1) for part in parts))
 
-    p = replace(p, denoise=denoise, value=lambda x0, rows: value(x0[:, :2], rows), shape=(3,))
+    p = replace(p, denoise=denoise, value=lambda x0, rows: value(x0[:, :2], rows), shape=(2 + method.particles_at(0, STEPS),))
     state = start(p, method)
     x = state.x.clone()
-    x[..., 2] = p.grid[0].alpha * 1000 * torch.arange(x.shape[1])
+    x[..., 2:] = p.grid[0].alpha * 1000 * torch.eye(x.shape[1])
     state = replace(state, x=x)
-    model = SimpleNamespace(decode=lambda x: x[:, :, None, None].sigmoid().expand(-1, 3, 4, 4))
+    model = SimpleNamespace(decode=lambda x: x[:, :2, None, None].sigmoid()[:, [0, 1, 1]].expand(-1, 3, 4, 4))
     plan = SimpleNamespace(batch_size=64, reward=None, ticks=STEPS, method=method, preset=SimpleNamespace(name=method.name))
     recorder = Recorder(model, plan)
     for state, info in sample(p, method, state):  # noqa: B020
@@ -126,14 +126,14 @@ def traced(mixture, method, eta=1.0):
 
 
 def hold_to_the_marks(trace, x):
-    mark = round(x[0, trace.kept, 2].item() / 1000)
+    mark = int(x[0, trace.kept, 2:].argmax())
     assert [j for at, j in trace.ancestry() if at == 0] == [mark]
     assert len(trace.ancestry()) == len(trace.looks)
 
 
 @pytest.mark.parametrize("name", MARKED)
 def test_ancestors_of_every_method_are_those_whose_mark_the_picture_carries(mixture, name):
-    """Marks are 1000 apart: they tell of which x_T a picture is."""
+    """A mark is 1000 in a coordinate of its own: it tells of which x_T a picture is."""
     trace, x = traced(mixture, METHODS[name]().build(STEPS))
     hold_to_the_marks(trace, x)
     if METHODS[name]().build(STEPS).select is not None:

@@ -178,6 +178,9 @@ class FinetuneConfig(Switches, TrainingConfig):
     def check(self, objective: BaseObjective, count: int) -> None:
         """Refuse what does not go together, for so many processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
+        if self.memory is not None:
+            way = "`tilting doctor --size` says what fits, and --accumulate, --recompute and --offload text make it less"
+            raise TiltingError(f"nothing is chosen for a training by --memory: {way}")
         if self.cache is not None:
             raise TiltingError("a first-block cache has no gradient of its own, which training needs: leave --cache out")
         if self.offload not in (None, "text") or (self.offload and self.train_text_encoder):

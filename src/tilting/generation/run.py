@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from tilting.config.picture import read_film, read_picture
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.auto import settled, told
+from tilting.generation.fit import fitted
 from tilting.generation.generate import Counts, Drawn, Judge, draw, judge_of, records_of, summarise
 from tilting.generation.pictures import check_format, picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
@@ -41,7 +43,7 @@ from tilting.rng import Identity
 from tilting.runs import files
 from tilting.runs.ahead import Ahead
 from tilting.runs.alone import alone
-from tilting.runs.owner import RUN, folder_of
+from tilting.runs.owner import RUN, folder_of, processes
 from tilting.runs.processes import Processes, meet
 from tilting.runs.run_folder import RunFolder
 
@@ -219,7 +221,7 @@ class Folder(RunFolder[Generated]):
         Args:
             index: of the process; all but the first only add, to a file of records of their own.
         """
-        self._rewards, self._scored, self.lines = 0.0, 0, self.path / files.part_of(index)
+        self._rewards, self._scored, self.added, self.lines = 0.0, 0, 0, self.path / files.part_of(index)
         if index:
             return
         self.counts = self.before = counts_of(self.summary)
@@ -246,17 +248,28 @@ class Folder(RunFolder[Generated]):
             with suppress(OSError):
                 part.unlink()
 
-    def collect(self, joined: bool = True) -> None:
+    def collect(self, added: int | None = None) -> None:
         """Read back the records that were added, which are not held while images are drawn.
 
         Args:
-            joined: all processes have ended; what they have written becomes one file.
+            added: so many, by all processes, which have ended; what they have written becomes one file. None where some may
+                still write.
+
+        Raises:
+            TiltingError: a file system of several machines does not show them within a minute.
         """
-        manifest = files.read_manifest(self.path)
-        assert manifest is not None
-        self.records = {int(Path(record["file"]).stem): record for record in manifest["images"]}
+        before = len(self.records)
+        for pause in (0, 1, 2, 4, 8, 16, 32):
+            time.sleep(pause)
+            manifest = files.read_manifest(self.path)
+            assert manifest is not None
+            self.records = {int(Path(record["file"]).stem): record for record in manifest["images"]}
+            if len(self.records) >= before + (added or 0):
+                break
+        else:
+            raise TiltingError(f"{str(self.path)!r} does not show what other machines have written: give the command again")
         self.counts = counts_of(manifest["summary"])
-        if joined:
+        if added is not None:
             self._keep_records()
 
     def add(self, drawn: Drawn, numbers: Sequence[int], judge: Judge | None, traces: Sequence[Trace] = ()) -> None:
@@ -271,6 +284,7 @@ class Folder(RunFolder[Generated]):
             records.append({"file": name, **record, **told.get(number, {})})
         self.counts += drawn.counts
         append(self.lines, "".join(self._lines(records)).encode())
+        self.added += len(records)
         known = [record["reward"] for record in records if record["reward"] is not None]
         self._rewards, self._scored = self._rewards + sum(known), self._scored + len(known)
 
@@ -287,11 +301,6 @@ class Folder(RunFolder[Generated]):
     def mean(self) -> float | None:
         """Of the rewards so far."""
         return self._rewards / self._scored if self._scored else None
-
-    def see(self) -> None:
-        """Read what the main process has written of all."""
-        self.collect(joined=False)
-        self.summary = (files.read_manifest(self.path) or {})["summary"]
 
     def sum_up(self) -> None:
         """Tell in the manifest what all images come to."""
@@ -321,14 +330,19 @@ def run(
         RewardError: if the reward fails; images finished before stay, and the run resumes.
     """
     together = meet(config.device)
+    quiet = quiet or not together.main
     with alone(config.out):
         if together.count > 1 and config.method == AUTO and config.budget and Budget.read(config.budget).timed:
             raise TiltingError("a budget of seconds is measured by one process: give evaluations, such as --budget 100")
         config, parts = _chosen(config, parts, quiet)
         place = together.agree(lambda: folder(config, argv))
         missing = together.tell(place.missing)[0]
+        if missing and config.memory is not None:
+            config, chosen = together.agree(partial(fitted, config))
+            place.config = config
+            place.head = {**place.head, "config": place.config_now()}
+            announce(chosen, quiet or not together.main)
         if missing:
-            quiet = quiet or not together.main
             if together.main:
                 _warn_unknown(config)
             announce(f"loading {config.model}", quiet)
@@ -343,11 +357,7 @@ def run(
                 write_grid(place.path, place.manifest)
             if config.trace and place.traced:
                 write_page(place.path, place.traced, f"How {config.method} drew")
-        if together.count > 1:  # the others wait until all is written
-            together.tell(None)
-            if not together.main:
-                place.see()
-        return {**place.manifest, "call": place.call}
+        return together.tell({**place.manifest, "call": place.call} if together.main else {})[0]
 
 
 def _chosen(
@@ -373,7 +383,10 @@ def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = No
     """The request of what a folder lacks, checked against what was loaded; its picture is read. Raises TiltingError."""
     config = place.config
     who = identities(config.prompts, config.seeds, config.images)
-    return plan_of(config, [who[number] for number in (place.missing if missing is None else missing)], parts)
+    made = plan_of(config, [who[number] for number in (place.missing if missing is None else missing)], parts)
+    if processes() > 1 and config.split == "particles" and (place.follows or not getattr(made.method.engine, "parallel", True)):
+        raise TiltingError(f"{made.method.name} has no particles that processes could share here: leave --split out")
+    return made
 
 
 def plan_of(config: GenerateConfig, who: Sequence[Identity], parts: Parts) -> Plan:
@@ -406,8 +419,6 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
     request = together.agree(lambda: plan_missing(place, parts, missing))
     if together.count > 1 and config.split == "particles":
         over = together
-        if place.follows or not getattr(request.method.engine, "parallel", True):
-            raise TiltingError(f"{request.method.name} has no particles that processes could share here: leave --split out")
     elif together.count > 1:
         request = request.share(together.index, together.count)
     together.agree(lambda: place.begin(together.index))
@@ -424,17 +435,17 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
                     add() if place.follows else ahead.do(add)
                     progress.reward(place.mean)
         ahead.finish()
-        together.tell(None)
+        added = sum(together.tell(place.added))
     except BaseException:
         with suppress(TiltingError):  # of a full disk, which is told already
             with suppress(TiltingError):
                 ahead.finish()
             if together.main:
-                place.collect(together.count == 1)
+                place.collect(place.added if together.count == 1 else None)
                 place.sum_up()
         raise
     if together.main:
-        place.collect()
+        place.collect(added)
         place.sum_up()
 
 

@@ -115,7 +115,7 @@ class Door:
         @functools.wraps(function)
         def asked(*given: Any, **more: Any) -> Any:
             def make() -> Any:
-                with torch.no_grad():
+                with self.frozen():
                     return change(function(*given, **more))
 
             if is_learning() and torch.is_grad_enabled():
@@ -127,6 +127,14 @@ class Door:
             return fresh(self.memo.get(key, make))
 
         return asked
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Without gradient, and in the precision of the weights: what is remembered is the same whoever asks."""
+        kind = next((p.device.type for p in self._weights), "cpu")
+        mixed = kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind)
+        with torch.no_grad(), torch.autocast(kind, enabled=False) if mixed else contextlib.nullcontext():
+            yield
 
     @contextlib.contextmanager
     def open(self, swaps: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
@@ -157,7 +165,7 @@ class Door:
             new = list(dict.fromkeys(key for key in keys if key not in self.memo))
             if len(new) > 1 and not self.singly:
                 given, more = of(asked, [keys.index(key) for key in new])
-                with torch.no_grad():
+                with self.frozen():
                     leaves, form = tree.tree_flatten(forward(*given, **more))
                 if all(isinstance(one, torch.Tensor) and one.ndim and len(one) == len(new) for one in leaves):
                     for i, key in enumerate(new):

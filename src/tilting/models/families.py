@@ -187,8 +187,8 @@ DISTILLED = (4, 1.0)
 def few_steps(source: str) -> tuple[int, float] | None:
     """The defaults of a model that was distilled to few steps, by its name or its scheduler's; None of another."""
     alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file()
-    kind = "" if alone else str((read_json(source).get("scheduler") or ["", ""])[1])
-    return few_of(weights_of(source).name, kind)
+    held = None if alone else read_json(source).get("scheduler")
+    return few_of(weights_of(source).name, str(held[1]) if isinstance(held, list) and len(held) == 2 else "")
 
 
 def few_of(name: str, scheduler: str) -> tuple[int, float] | None:

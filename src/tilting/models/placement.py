@@ -119,7 +119,7 @@ class Switches:
         str | None,
         Metavar("12GB"),
         Check(_memory),
-        Doc("What may be used: batch size, recompute, slicing, offload are chosen for it."),
+        Doc("What may be used: batch size, recompute and offload are chosen for it."),
     ] = None
 
     @classmethod

@@ -162,7 +162,7 @@ def _serve(config: StudioConfig, workspace: Workspace, made: socket.socket, quie
         jobs = Jobs(workspace.root, workspace.own / "jobs")
         jobs.watch()
         app = app_of(config, Studio(workspace, resident, jobs))
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="on", ws="none")
+        settings = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, lifespan="on", ws="none")
         if not quiet:
             host, port = made.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host

@@ -133,7 +133,7 @@ class Worker:
         recorder = Recorder(parts.model, request, every)
         kept: list[tuple[Drawn, list[Answer], list[Trace]]] = []
         shown, seen = time.monotonic(), None
-        for event in draw(parts.model, request):
+        for event in draw(parts.model, request, later=False):
             traces = recorder(event)
             if self.stopping.is_set():
                 yield {"stopped": True}
@@ -178,6 +178,7 @@ class Worker:
             for event, rows, traces in kept:
                 place.records_of = lambda drawn, judge, rows=rows: rows  # they are read already
                 place.add(event, [numbers[who] for who in event.who], None, traces if config.trace else ())
+            place.collect(place.added)
             place.sum_up()
             write_grid(place.path, place.manifest)
             if config.trace:

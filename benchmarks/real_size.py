@@ -1,0 +1,309 @@
+"""The shapes of real models with random weights: what a run takes over its bare network, decodes and rewards, the peak of
+memory, what each switch gains, training steps. One json, and docs/gpu.md from it.
+
+    python benchmarks/real_size.py --tiny                  every line of it on networks of a few thousand weights, in a minute
+    python benchmarks/real_size.py --shapes sd15           Stable Diffusion 1.5 at 256 x 256 on two CPU cores, in ten minutes
+    python benchmarks/real_size.py                         all shapes on a GPU (benchmarks/gpu.sh)
+    python benchmarks/real_size.py --page FILE.json        docs/gpu.md again from a json
+
+Loop overhead is the time of a whole run over that of as many bare calls of network, decoder and reward, with their ways back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import torch
+from shapes import SHAPES, Aesthetic, write, write_tiny_decoder
+
+import tilting as tl
+from tilting.config.generate import resolve
+from tilting.cost import bill
+from tilting.declare import declared
+from tilting.generation.fit import need_of
+from tilting.generation.generate import Scorer
+from tilting.generation.size import flop, sizes
+from tilting.guidance.value_and_grad import value_and_grad
+from tilting.models.placement import NEUTRAL, Switches
+from tilting.models.skeleton import skeleton
+from tilting.models.switches import switched
+
+PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
+SIDES = {"sd15": 512, "sdxl": 1024, "sd35": 1024, "flux": 1024}
+SMALL = {
+    "unet": {"block_out_channels": [32, 64], "norm_num_groups": 8, "layers_per_block": 1, "attention_head_dim": 4},
+    "vae": {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1},
+}
+SWITCHES: dict[str, dict[str, Any]] = {
+    "look decoder": {"look_decoder": "tiny"},
+    "recompute": {"recompute": True},
+    "channels last": {"channels_last": True},
+    "vae slicing": {"vae_slicing": True},
+    "vae in half": {"precision_vae": "bf16"},
+    "compile": {"compile": True},
+    "tf32": {"tf32": True},
+}
+"""What is measured one by one, over a run of CoDeX without."""
+
+
+def cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def write_small(folder: Path) -> Path:
+    """Stable Diffusion 1.5's folder, its networks cut down to a few thousand weights, at 32 x 32."""
+    write("sd15", folder, 32)
+    for part, more in SMALL.items():
+        file = folder / part / "config.json"
+        config = json.loads(file.read_text()) | more | ({"sample_size": 16} if part == "unet" else {"sample_size": 32})
+        if part == "unet":
+            config |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "cross_attention_dim": 32}
+            config |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
+        else:
+            config |= {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+        file.write_text(json.dumps(config))
+    text = folder / "text_encoder" / "config.json"
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 32}
+    text.write_text(json.dumps(json.loads(text.read_text()) | size))
+    return folder
+
+
+def filled(folder: Path, dtype: torch.dtype, switches: Switches = Switches()) -> Any:  # noqa: B008
+    """A model of random weights by its folder of configurations, where there is room for it, switches on."""
+    plain = replace(switches, look_decoder=None)
+    model, _ = skeleton(str(folder), dtype, torch.float32, switches.look_decoder)
+    place = torch.device("cuda" if cuda() else "cpu")
+    generator = torch.Generator(place).manual_seed(0)
+    parts = [*model.networks(), *([model.look.vae] if model.look else [])]
+    for network in parts:
+        for module in network.modules():
+            for name, p in list(module._parameters.items()):
+                if p is not None:
+                    scale = 1.0 if "norm" in type(module).__name__.lower() else 0.5 / max(1, p[0].numel()) ** 0.5
+                    drawn = torch.randn(p.shape, generator=generator, device=place, dtype=torch.float32) * scale
+                    module._parameters[name] = torch.nn.Parameter(drawn.to(p.dtype), requires_grad=False)
+            for name, b in list(module._buffers.items()):
+                if b is not None:
+                    made = torch.arange(b.numel(), device=place).reshape(b.shape)  # places of tokens
+                    module._buffers[name] = made.to(b.dtype)
+    model.forget()  # what shapes answered
+    return switched(model, plain, None, place) if plain != Switches() else model
+
+
+class Peak:
+    """Of memory: a GPU's own count, else the growth of the process, which never shrinks."""
+
+    def __enter__(self) -> Peak:
+        gc.collect()
+        if cuda():
+            torch.cuda.reset_peak_memory_stats()
+        self.before = 0 if cuda() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now = torch.cuda.max_memory_allocated() if cuda() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.bytes = now - self.before
+
+
+def timed(call: Callable[[], object], rounds: int) -> float:
+    """Seconds of a call, the least of some rounds; one goes before."""
+    call()
+    found = []
+    for _ in range(rounds):
+        if cuda():
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        call()
+        if cuda():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - begun)
+    return min(found)
+
+
+def codex(steps: int, particles: int) -> Any:
+    """CoDeX with a gradient and a selection at every step: the most of everything in few steps."""
+    return tl.presets.codex(particles=particles, block=1, gradient_block=1, window=(1, 0.5))
+
+
+def measure(name: str, folder: Path, tiny: Path, steps: int, particles: int, rounds: int, half: bool) -> dict[str, Any]:
+    """A shape: counted and measured."""
+    place, dtype = torch.device("cuda" if cuda() else "cpu"), torch.bfloat16 if half else torch.float32
+    method, reward = codex(steps, particles), Aesthetic(small=name == "tiny").to(place)
+    options = {"prompts": ["a fox"], "model": str(folder), "method": "codex", "particles": particles, "steps": steps}
+    config = resolve({**options, "reward": ["clip"], "cfg": 3.0, **({"precision": "bf16"} if half else {})})
+    found = sizes(config, reward)
+    paid = need_of(config)[1]
+    model = filled(folder, dtype)
+    batch = particles
+
+    def run(model: Any) -> Any:
+        return tl.generate(model, ["a fox"], reward, method, steps=steps, batch_size=batch, cfg=3.0, progress=False)
+
+    def bare(model: Any) -> None:
+        costs, grid = bill(method.build(steps), steps), model.schedule.grid(steps)
+        denoise, value = model.denoiser(["a fox"], 3.0), Scorer(model, reward, ["a fox"])
+        x, rows = torch.randn(particles, *model.latent_shape).to(place), torch.zeros(particles, dtype=torch.long)
+        for _ in range(costs.slopes // particles):
+            value_and_grad(x, grid[0], rows, denoise, value)
+        with torch.no_grad():
+            for _ in range(costs.evaluations // particles):
+                denoise(x, grid[0], rows)
+            for _ in range((costs.looks + costs.finals) // particles):
+                value(x, rows)
+
+    with Peak() as peak:
+        run(model)
+    whole, calls = timed(partial(run, model), rounds), timed(partial(bare, model), rounds)
+    out: dict[str, Any] = {
+        "pixels": model.image_shape[-1],
+        "steps": steps,
+        "particles": particles,
+        "precision": "bf16" if half else "fp32",
+        "run_s": whole,
+        "bare_s": calls,
+        "overhead": whole / calls,
+        "peak_gb": peak.bytes / 1e9,
+        "parameters": sum(p.numel() for p in model.backbone.parameters()),
+        "tflop": {key: value / 1e12 for key, value in flop(found, paid._asdict()).items()},
+        "switches": {},
+    }
+    del model
+    for words, switches in SWITCHES.items():
+        if words in ("compile", "tf32") and not cuda():
+            continue  # which on a CPU tell nothing, and take minutes to compile
+        told = {key: str(tiny) if value == "tiny" else value for key, value in switches.items()}
+        try:
+            other = filled(folder, dtype, Switches(**told))
+            with Peak() as peak:
+                run(other)
+            seconds = timed(partial(run, other), rounds)
+            out["switches"][words] = {"run_s": seconds, "times": seconds / whole, "peak_gb": peak.bytes / 1e9}
+        except Exception as error:  # of many kinds: what a device has not; it stands in the page
+            out["switches"][words] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
+        gc.collect()
+    out["training"] = {}
+    for objective in ("draft-k", "draft-lv", "grpo", "nft"):
+        model = filled(folder, dtype)
+        model.checkpoint()
+        with Peak() as peak:
+            begun = time.perf_counter()
+            try:
+                size = tl.objectives.OBJECTIVES[objective]().group_size
+                tl.finetune(model, ["a fox"], reward, objective, train_steps=1, steps=2, batch_size=size, rank=4)
+                out["training"][objective] = {"step_s": time.perf_counter() - begun, "images": size}
+            except tl.TiltingError as error:
+                out["training"][objective] = {"failed": str(error)}
+        out["training"][objective]["peak_gb"] = peak.bytes / 1e9
+        del model
+        gc.collect()
+    return out
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/gpu.md of what was measured."""
+    machine = found["machine"]
+    where = machine["gpu"] or "no GPU: the CPU alone, so that what a GPU gains is not known"
+    lines = [
+        "# On a GPU",
+        "",
+        f"Made by `python benchmarks/real_size.py --page`. Measured on: {where} (torch {machine['torch']}).",
+    ]
+    if not machine["gpu"]:
+        lines += [
+            "",
+            "**No line of tilting has run on a GPU yet.** Its code is written for one through diffusers', accelerate's and",
+            "torch's own switches, and tested on a CPU and on fake tensors. `sh benchmarks/gpu.sh` measures it, in about eight",
+            "minutes by its own plan, and writes this page anew; what it shows wrong is to be mended first.",
+        ]
+    lines += [
+        "",
+        "## What may be asked for",
+        "",
+        "Each is an option of `generate`, `compare`, `condition sample` and `finetune`, and a keyword of `tl.load`.",
+        f"{', '.join(f'`--{name}`' for name in NEUTRAL)} change a picture by rounding at most, and a run goes on with others.",
+        "",
+        "| option | what |",
+        "| --- | --- |",
+        *(f"| `--{one.option}` | {one.about} |" for one in declared(Switches).values()),
+        "",
+        "`generate --memory 12GB` takes, in this order and as far as it must: fewer images at once, text encoders in main",
+        "memory, activations made again, all parts in main memory while idle, and without a gradient the network by blocks.",
+        "What changes a picture (precision, 8 and 4 bits) it names and does not take. `tilting doctor --model X --method",
+        "codex`, or `--objective draft-lv --size`, counts TFLOP and bytes by part, and says what fits into 8 to 80 GB.",
+        "",
+        "Tiles are off unless asked for: an autoencoder's norms then see a tile alone, and pictures differ.",
+        "4- and 8-bit weights under a LoRA train by every objective, and the LoRA loads on the full weights.",
+        "A first-block cache is for `base` and `bon`, which make one step after another; a manifest names it.",
+        "",
+        "## What a run takes",
+        "",
+        "CoDeX with gradients and selections, random weights. Of `tiny`, whose networks cost next to nothing, times are the",
+        "loop's own, on a machine that does other things: they show that each line runs, no more.",
+        "",
+    ]
+    lines += ["| shape | pixels | T, N | precision | TFLOP | run s | bare calls s | overhead | peak GB |", "|" + "---|" * 9]
+    for name, one in found["shapes"].items():
+        tflop = sum(one["tflop"].values())
+        run = f"{one['run_s']:.3g} | {one['bare_s']:.3g} | {one['overhead']:.3f} | {one['peak_gb']:.3g}"
+        size = f"{one['pixels']} | {one['steps']}, {one['particles']} | {one['precision']} | {tflop:.3g}"
+        lines.append(f"| {name} | {size} | {run} |")
+    for name, one in found["shapes"].items():
+        lines += ["", f"## Switches on {name}", "", "| switch | run s | times | peak GB |", "|---|---|---|---|"]
+        for words, of in one["switches"].items():
+            cells = of.get("failed") or f"{of['run_s']:.3g} | {of['times']:.2f} | {of['peak_gb']:.3g}"
+            lines.append(f"| {words} | {cells} |" if "failed" not in of else f"| {words} | {cells} | | |")
+        lines += ["", "| training step of 2 | s | images | peak GB |", "|---|---|---|---|"]
+        for objective, of in one["training"].items():
+            cells = of.get("failed") or f"{of['step_s']:.3g} | {of['images']} | {of['peak_gb']:.3g}"
+            lines.append(f"| {objective} | {cells} |" if "failed" not in of else f"| {objective} | {cells} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--pixels", type=int)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("real_size.json"))
+    parser.add_argument("--page", type=Path)
+    options = parser.parse_args()
+    if options.page:
+        PAGE.write_text(page(json.loads(options.page.read_text())))
+        return
+    gpu = torch.cuda.get_device_name() if cuda() else None
+    found: dict[str, Any] = {"machine": {"gpu": gpu, "cpu": platform.machine(), "torch": torch.__version__}, "shapes": {}}
+    with tempfile.TemporaryDirectory() as place:
+        for name in ["tiny"] if options.tiny else options.shapes.split(","):
+            folder = Path(place) / name
+            pixels = options.pixels or (SIDES.get(name) if cuda() else 256)
+            write_small(folder) if options.tiny else write(name, folder, pixels)
+            channels = json.loads((folder / "vae" / "config.json").read_text())["latent_channels"]
+            tiny = write_tiny_decoder(folder / "look_decoder", channels)
+            if options.tiny:
+                small = {"num_decoder_blocks": [1, 1], "num_encoder_blocks": [1, 1]}
+                small |= {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8]}
+                file = tiny / "config.json"
+                file.write_text(json.dumps(json.loads(file.read_text()) | small))
+            particles = 4 if cuda() or options.tiny else 2
+            found["shapes"][name] = measure(name, folder, tiny, options.steps, particles, options.rounds, cuda())
+            print(json.dumps({name: found["shapes"][name]}), flush=True)
+            options.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

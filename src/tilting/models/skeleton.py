@@ -1,0 +1,99 @@
+"""A model without its weights: the networks of its configurations as fake tensors, which know shapes and hold nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tilting.lazy import torch
+from tilting.models.call import Call
+from tilting.models.families import CONFIG, kind_of, missing_components, read_json
+from tilting.models.loading import OF_NO_USE, loading
+from tilting.models.look import Look
+from tilting.models.names import defaults, find_model
+from tilting.models.pipeline import Pipeline
+from tilting.models.shapes import enterable
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+class Untold(dict):
+    """Stands where a call keeps how guidance mixes its branches, which shapes do not tell: guidance is then replayed."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: Any) -> None:
+        return None
+
+
+class Shapes(Pipeline):
+    """A pipeline whose networks answer with shapes alone."""
+
+    def call(self, steps: int, told: Mapping[str, Any]) -> Call:
+        """See `Pipeline.call`."""
+        call = super().call(steps, told)
+        call._mixes = Untold()
+        return call
+
+
+@contextmanager
+def _of(dtype: torch.dtype) -> Iterator[None]:
+    """A block in which networks are made in a dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def skeleton(
+    name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None = None, told: Mapping[str, Any] | None = None
+) -> tuple[Any, FakeTensorMode]:
+    """A model of a family with an adapter, and the mode in which it is to be called.
+
+    Args:
+        name: of the model, a folder or hub id; its configurations and tokenizers are read.
+        dtype: of network and text encoders.
+        vae: of autoencoders.
+        look: the folder or hub id of a look decoder.
+
+    Raises:
+        TiltingError: for a model of another kind, or one that cannot be read.
+    """
+    import diffusers
+    import transformers
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    source = find_model(name)
+    kind, index = kind_of(source), read_json(source)
+    enterable(kind)
+    without = {*missing_components(source), *OF_NO_USE, "feature_extractor", "image_encoder"}
+    mode, parts = FakeTensorMode(allow_non_fake_inputs=True), dict.fromkeys(missing_components(source))
+    with loading(source):
+        for part, said in index.items():
+            if not isinstance(said, list) or part in without:
+                parts |= {part: None} if isinstance(said, list) else {}
+                continue
+            maker = getattr(diffusers if said[0] == "diffusers" else transformers, said[1])
+            if not issubclass(maker, torch.nn.Module):
+                parts[part] = maker.from_pretrained(source, subfolder=part)
+                continue
+            with mode, _of(vae if part == "vae" else dtype):
+                parts[part] = network(maker, read_json(source, f"{part}/{CONFIG}"))
+        pipe = getattr(diffusers, kind)(**parts, **({"requires_safety_checker": False} if "safety_checker" in index else {}))
+    model = Shapes(pipe, name, *defaults(name), inputs=told)
+    if look is not None:
+        config = read_json(look, CONFIG)
+        with mode, _of(vae):
+            small = network(getattr(diffusers, config["_class_name"]), config)
+        model.look = Look(small.eval().requires_grad_(False), model.vae.config)
+    return model, mode
+
+
+def network(kind: Any, config: dict[str, Any]) -> Any:
+    """A network of a class by its configuration."""
+    return kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class.from_dict(config))
