@@ -15,7 +15,7 @@ from tilting.config.generate import GenerateConfig
 from tilting.config.variants import parse_variant
 from tilting.cost import cost
 from tilting.errors import TiltingError
-from tilting.generation.run import Folder
+from tilting.generation.folder import Folder
 from tilting.guidance.kernel import Clean, Mean
 from tilting.guidance.value_and_grad import Estimator
 from tilting.method import Every, Method, check

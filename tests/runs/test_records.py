@@ -11,8 +11,8 @@ from support.commands import manifest, refused
 from tilting.cli import main
 from tilting.config.generate import GenerateConfig
 from tilting.errors import TiltingError
+from tilting.generation.folder import Folder
 from tilting.generation.generate import Counts, Drawn
-from tilting.generation.run import Folder
 from tilting.lazy import torch
 from tilting.rng import Identity
 from tilting.runs import files

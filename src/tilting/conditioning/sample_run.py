@@ -23,6 +23,7 @@ from tilting.config.generate import GenerateConfig
 from tilting.declare import Option
 from tilting.features.fitted import load_classifier
 from tilting.generation import run as generating
+from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, identities, plan
 from tilting.models.control_file import load_control
 from tilting.models.control_kl import PathKl
@@ -114,8 +115,8 @@ class Loaded:
         return Obeying(model, {name: (load_classifier(Path(p)), labels[name]) for p, mine in asked.items() for name in mine})
 
 
-class SampleFolder(generating.Folder[SampleConfig]):
-    """A run's folder; see `tilting.generation.run.Folder`."""
+class SampleFolder(Folder[SampleConfig]):
+    """A run's folder; see `tilting.generation.folder.Folder`."""
 
     follows = True  # the path KL of a group stands in the watcher until the next
 

@@ -18,8 +18,9 @@ from tilting.config.generate import GenerateConfig
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.evaluation.compare_page import PAGE, render, write_sheet, write_tables
+from tilting.generation.folder import Folder
 from tilting.generation.progress import announce
-from tilting.generation.run import Folder, Parts, load_parts, plan_missing, run
+from tilting.generation.run import Parts, load_parts, plan_missing, run
 from tilting.metrics.statistics import Estimate, estimate, interval
 from tilting.metrics.verdict import TOO_FEW, decide, too_few
 from tilting.reports.text import table

@@ -21,11 +21,11 @@ from tilting.errors import TiltingError
 from tilting.features.film import contact_sheet, frames_of
 from tilting.generation.auto import take
 from tilting.generation.coerce import model_of, picture_of, reward_of
+from tilting.generation.folder import Folder
 from tilting.generation.generate import Counts, Drawn, draw, judge_of, records_of, summarise
 from tilting.generation.pictures import picture_file
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress
-from tilting.generation.run import Folder
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.models.lora import active

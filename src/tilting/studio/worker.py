@@ -31,9 +31,10 @@ from tilting.config.generate import GenerateConfig
 from tilting.cost import cost
 from tilting.errors import TiltingError, refusal_of
 from tilting.features.film import frames_of
+from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, records_of, summarise
 from tilting.generation.plan import identities
-from tilting.generation.run import Folder, Parts, load_parts, plan_of
+from tilting.generation.run import Parts, load_parts, plan_of
 from tilting.generation.score import Counts
 from tilting.generation.trace import Recorder
 from tilting.lazy import hush

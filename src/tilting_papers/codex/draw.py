@@ -11,6 +11,7 @@ from tilting.config.generate import GenerateConfig, resolve
 from tilting.cost import Cost, cost
 from tilting.errors import TiltingError
 from tilting.generation import run as generating
+from tilting.generation.folder import Folder
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.table import Row, Size, Table, shrink
 from tilting_papers.recipe import Run
@@ -146,7 +147,7 @@ def draw_rows(table: Table, run: Run) -> DrawnTable:
     todo = [(REFERENCE, reference, _units(reference, None))]
     todo += [(row.name, config, _units(config, row.strength)) for row in asked.rows for config in rows[row.name]]
     mine = run.share({str(config.out): price * SECONDS / 60 for _, config, price in todo})
-    complete = [generating.Folder(config, run.argv).complete for _, config, _ in todo]
+    complete = [Folder(config, run.argv).complete for _, config, _ in todo]
     mine += [str(config.out) for name, config, _ in todo if name in (REFERENCE, "base")]  # of every shard: all is beside them
     kept = [(*one, done) for one, done in zip(todo, complete, strict=True) if done or str(one[1].out) in mine]
     units = seconds = 0.0

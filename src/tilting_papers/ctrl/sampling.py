@@ -16,6 +16,7 @@ from tilting.conditioning.sample_run import Loaded, sample_into
 from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import resolve
 from tilting.generation import run as generating
+from tilting.generation.folder import Folder
 from tilting_papers.ctrl.study import SMALL_PROMPTS, Row, Size, Study
 from tilting_papers.recipe import Run
 
@@ -33,7 +34,7 @@ def name_of(asked: Asked) -> str:
     return "-".join(f"{k}{y}" for k, y in asked.items())
 
 
-class BaseFolder(generating.Folder):
+class BaseFolder(Folder):
     """A run of the base model, whose path KL to itself is 0."""
 
     def records_of(self, drawn: Any, judge: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from tilting.config.generate import GenerateConfig, resolve
 from tilting.cost import cost
 from tilting.disk import write_atomically
 from tilting.generation import run as generating
+from tilting.generation.folder import Folder
 from tilting.presets import METHODS as PRESETS
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
@@ -117,7 +118,7 @@ def measure(run: Run) -> Report:
     wanted = {row.name for row in mine(run, rows)}
     manifests: dict[str, dict[str, Any]] = {}
     for n, row in enumerate(rows):
-        if row.name in wanted or generating.Folder(row.config, run.argv).complete:
+        if row.name in wanted or Folder(row.config, run.argv).complete:
             run.say(f"row {n + 1} of {len(rows)}: {row.name}")
             manifests[row.name] = generating.run(row.config, run.argv, quiet=run.quiet, parts=cache.parts)
     told = [line for row in rows if (line := _line(run, row, manifests))]
