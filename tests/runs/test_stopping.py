@@ -93,7 +93,7 @@ def test_a_fit_saves_the_epoch_that_has_begun(name, code, tmp_path):
         Image.fromarray(draw.integers(0, 200, (16, 16, 3)).astype(np.uint8)).save(tmp_path / f"{i}.png")
         rows.append(f"{i}.png,{'yes' if i % 2 else 'no'}")
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
-    words = "condition fit --data labels.csv --epochs 9999 --patience 9999 --quiet --out fit".split()  # noqa: SIM905
+    words = "condition fit --data labels.csv --kind cnn --epochs 9999 --patience 9999 --quiet --out fit".split()  # noqa: SIM905
     process = begun(tmp_path, *words)
     awaited(tmp_path / "fit" / "checkpoints" / "00000002", process)
     process.send_signal(getattr(signal, name))
