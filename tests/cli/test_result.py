@@ -114,7 +114,7 @@ def test_what_seeds_and_single_images_can_be(capsys, tmp_path):
         (("--only", "fox"), "only takes PROMPT:INDEX"),
         (("--only", "a fix:0"), "did you mean 'a fox'"),
         (("--only", "2:0"), "names no image of this run, which has prompts 0 to 1 and images 0 to 0 of each"),
-        (("--format", "gif"), "format cannot be 'gif'"),
+        (("--format", "bmp"), "format cannot be 'bmp'"),
     ):
         assert said in refused(capsys, *fox, *words)
     assert not (tmp_path / "out").exists()

@@ -130,7 +130,7 @@ def test_columns_and_sources_are_refused_by_name(tmp_path, capsys):
         (["--label-by", f"diversity:{vgg}"], "cannot label pictures one by one"),
         (["--label-by", "http://here/score"], "cannot label pictures one by one"),
         (["--label", "bright", "--label", "bright"], "'bright' is given twice"),
-        (["--embedder", "nowhere"], "--embedder is the CLIP of --kind mlp"),
+        (["--kind", "cnn", "--embedder", "nowhere"], "--embedder is the CLIP of --kind mlp"),
     ):
         assert part in refused(capsys, table(tmp_path, []), *words)
 

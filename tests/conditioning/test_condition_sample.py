@@ -263,7 +263,8 @@ def test_a_sweep_begins_at_the_pretrained_model(here, small, controls, capsys):
     for command in (words("out", places[:1], "--label", "bright=yes"), side):
         assert main(command) == 2
         assert "holds a sweep of strengths, not a " in capsys.readouterr().err
-    assert describe({"sweep": rows}).startswith("strength 0: KL 0, ")
+    first = describe({"sweep": rows}).splitlines()[0]
+    assert first.startswith("strength 0: bright=yes obeyed ") and ", KL 0 nats an image" in first
 
 
 @pytest.mark.parametrize("method", ["bon", "code"])
@@ -343,7 +344,7 @@ def test_captions_say_what_was_read():
 def test_the_base_that_pictures_are_compared_with_is_the_models_own(pocket, tmp_path, monkeypatch):
     """Drawn with the same prompts and noise, no control in the model."""
     fitted = bright_fit(pocket).classifier
-    random_control(pocket, {"bright": fitted}).save(tmp_path / "control")
+    random_control(pocket, [fitted]).save(tmp_path / "control")
     monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
     asked = {"prompts": ["a fox", "a cat"], "control": [str(tmp_path / "control")], "label": ["bright=yes"], "steps": 3}
     config = SampleConfig.resolve({**asked, "images": 2, "out": str(tmp_path / "run")})

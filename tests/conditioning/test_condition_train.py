@@ -44,7 +44,7 @@ import torch
 def dark(images, prompts):
     p = torch.sigmoid(60 * (0.535 - images.mean((1, 2, 3)))).clamp(1e-6, 1 - 1e-6)
     return torch.stack([1 - p, p], 1).log()
-dark.classes = ("no", "yes")
+dark.classes, dark.differentiable = ("no", "yes"), False
 
 def unnamed(images, prompts):
     return images.mean((1, 2, 3))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from accelerate.state import PartialState
 
 from support.commands import refused
 from tilting.runs import owner as whose
@@ -66,6 +67,7 @@ def test_what_one_process_makes_is_not_for_a_launcher_of_several(capsys, tmp_pat
 @pytest.mark.parametrize("mine", ["a run of pictures", "a comparison"])
 def test_processes_that_do_not_find_each_other_write_nothing(mine, capsys, tmp_path, no_model, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(PartialState, "_shared_state", {})  # as in a process that has launched nothing
     assert "accelerate cannot begin" in refused(capsys, *COMMANDS[mine], "--out", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 

@@ -26,6 +26,7 @@ ASKED = {
             "seed": [3, 4],
             "eta": 0.123456789012,
             "negative-prompt": "-",
+            "out": "o",
             "set": {"codex.window": [0.5, 0.25], "codex.particles": 2, "codex.tau": 1e-5, "codex.start": "copy"},
         },
     ),
@@ -63,7 +64,8 @@ def test_the_command_and_the_yaml_ask_for_the_same(case, tmp_path, capsys):
     wanted = config.resolve(asked).yaml()
     words = words_of(command, config, asked)
     assert shlex.split(command_line(words)) == ["tilting", *words]
-    assert main([*words, "--print-config"]) == 0
+    named = len(command.split())  # a prompt may begin with dashes: what stands behind "--" is one
+    assert main([*words[:named], "--print-config", *words[named:]]) == 0
     assert capsys.readouterr().out == wanted
     (tmp_path / "run.yaml").write_text(yaml_of(asked))
     assert main([*command.split(), "--config", str(tmp_path / "run.yaml"), "--print-config"]) == 0

@@ -192,7 +192,7 @@ class GenerateConfig(Switches, BaseConfig):
         config = _with_picture(config, given)
         config = _with_rewards(config)
         config = _with_loras(config)
-        if "trace_every" in given and not config.trace:
+        if config.trace_every > 1 and not config.trace:
             config = replace(config, unused=(*config.unused, "trace-every"))
         _check_method(config)
         check_switches(config.model, Switches.of(config))

@@ -241,13 +241,13 @@ def generate(
     Raises:
         TiltingError: for settings that cannot work, in one sentence.
     """
-    given = prompts_of(prompts)
+    given, model = prompts_of(prompts), model_of(model)
     who = identities(given.texts, seed, images)
     *frames, _, height, width = model.image_shape
     reference = picture_of(image, height, width, *frames) if image is not None else None
     scored = informed(reward_of(reward), *given)
     if method == AUTO or budget is not None:
-        method, options = _auto(model_of(model), scored, method, budget, given.texts, options)
+        method, options = _auto(model, scored, method, budget, given.texts, options)
     request = plan(model, who, method, scored, reference=reference, **options)
     judge = judge_of(model.name)
     pictures, records, counts = [], [], Counts()

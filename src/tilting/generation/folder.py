@@ -61,7 +61,7 @@ class Folder(RunFolder[Generated]):
             again |= self.records.keys() - set(self.traced)
         self.had = len(self.records.keys() - again)
         self.records = {number: record for number, record in self.records.items() if number not in again}
-        self.counts = self.before = Counts()
+        self.counts = self.began = Counts()
         if config.auto:
             self.head["auto"] = dict(zip(("budget", "why"), config.auto, strict=True))
 
@@ -90,7 +90,7 @@ class Folder(RunFolder[Generated]):
         return before
 
     def binds(self, before: Mapping[str, Any]) -> bool:
-        return bool(self.records)
+        return bool(self.records or before["summary"].get("images"))
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if key == "method-code" and before.get("method") == now.get("method"):
@@ -140,7 +140,7 @@ class Folder(RunFolder[Generated]):
     def call(self) -> dict[str, Any]:
         """What this call found and did: images that were there, of how many, and what was paid for the others."""
         drawn = {"already": self.had, "total": self.total, "drawn": len(self.records) - self.had}
-        paid = {key: value - getattr(self.before, key) for key, value in asdict(self.counts).items()}
+        paid = {key: value - getattr(self.began, key) for key, value in asdict(self.counts).items()}
         return {**drawn, **paid, "seconds": round(paid["seconds"], 3)}
 
     def begin(self, index: int = 0) -> None:
@@ -152,7 +152,7 @@ class Folder(RunFolder[Generated]):
         self._rewards, self._scored, self.added, self.lines = 0.0, 0, 0, self.path / files.part_of(index)
         if index:
             return
-        self.counts = self.before = counts_of(self.summary)
+        self.counts = self.began = counts_of(self.summary)
         s = self.summary
         known = [r["reward"] for r in self.records.values() if r["reward"] is not None]
         self._rewards, self._scored = sum(known), len(known)
@@ -165,12 +165,13 @@ class Folder(RunFolder[Generated]):
             self.sum_up()
 
     def _keep_records(self) -> None:
-        """Write the records anew where some are torn, or of images that are not whole, or stand in an older manifest, or in
-        files of other processes, which end then."""
+        """Write the records anew, in order, where some are torn, or of images that are not whole, or stand in an older
+        manifest, or in files of other processes, which end then."""
         path = self.path / files.IMAGES
         lines = files.read_lines(path)
-        if len(lines) != len(self.records) or (lines and path.read_bytes() != "".join(map(files.line, lines)).encode()):
-            records = [self.records[i] for i in sorted(self.records)]
+        records = [self.records[i] for i in sorted(self.records)]
+        ordered = [line.get("file") for line in lines] == [record["file"] for record in records]
+        if not ordered or (lines and path.read_bytes() != "".join(map(files.line, lines)).encode()):
             write_atomically(path, "".join(self._lines(records)).encode())
         for part in files.parts(self.path):
             with suppress(OSError):

@@ -92,6 +92,9 @@ class Door:
         self.inside = {name: part for name, part in parts.items() if name not in self.outside}
         self._weights = [p for part in self.outside.values() for p in part.parameters()]
         self.vae: Any = next((parts[name] for name in AUTOENCODERS if name in parts), None)
+        for name, part in pipe.components.items():
+            if name.startswith("tokenizer") and hasattr(part, "deprecation_warnings"):  # `text.tell_of_cuts` says what is cut
+                part.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self.memo, self.zeros = Memo(), Memo()
         self.state: tuple[Any, ...] = ()
         self.singly = False
@@ -174,6 +177,8 @@ class Door:
         @functools.wraps(forward)
         def asked(*given: Any, **more: Any) -> Any:
             sizes = {len(t) if t.ndim else 0 for t in tensors((given, more))}
+            if getattr(more.get("position_ids"), "ndim", 0) > 2:  # (axes, rows, tokens), as multimodal RoPE has them
+                return memo(*given, **more)
             if len(sizes) != 1 or sizes <= {0, 1} or (is_learning() and torch.is_grad_enabled()):
                 return memo(*given, **more)
             rows = [of((given, more), slice(i, i + 1)) for i in range(sizes.pop())]
