@@ -27,7 +27,9 @@ from tilting.errors import TiltingError
 from tilting.features.fitted import FittedClassifier
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
+from tilting.models.families import weights_of
 from tilting.models.labels import PLACES
+from tilting.models.names import find_model
 from tilting.models.reading import NEGATIVE, PROMPT
 from tilting.reports.grid import caption
 from tilting.runs.files import digest
@@ -344,7 +346,7 @@ def test_captions_say_what_was_read():
 def test_the_base_that_pictures_are_compared_with_is_the_models_own(pocket, tmp_path, monkeypatch):
     """Drawn with the same prompts and noise, no control in the model."""
     fitted = bright_fit(pocket).classifier
-    random_control(pocket, [fitted]).save(tmp_path / "control")
+    random_control(pocket, [fitted], sha256=digest(weights_of(find_model("pocket")))).save(tmp_path / "control")
     monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
     asked = {"prompts": ["a fox", "a cat"], "control": [str(tmp_path / "control")], "label": ["bright=yes"], "steps": 3}
     config = SampleConfig.resolve({**asked, "images": 2, "out": str(tmp_path / "run")})

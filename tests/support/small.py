@@ -59,7 +59,7 @@ def bright_fit(model, label="bright", seed=0, channels=(0, 1, 2)):
     return tl.condition_fit((images + shift).clamp(0, 1), words, label, kind="cnn", widths=(4, 4, 8), **options)
 
 
-def random_control(model, classifiers, place="latent", seed=0, size=0.05):
+def random_control(model, classifiers, place="latent", seed=0, size=0.05, sha256=None):
     """A control that was never trained: random LoRA and embedding."""
     from tilting.conditioning.trainer import make_control_trainer
 
@@ -68,4 +68,4 @@ def random_control(model, classifiers, place="latent", seed=0, size=0.05):
     with torch.no_grad():
         for p in run.state.parameters.values():
             p.copy_(size * torch.randn_like(p))
-    return run.control({"name": model.name, "sha256": None})
+    return run.control({"name": model.name, "sha256": sha256})
