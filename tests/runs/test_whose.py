@@ -4,9 +4,11 @@ tests of their commands."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
-from accelerate.state import PartialState
 
 from support.commands import refused
 from tilting.runs import owner as whose
@@ -65,11 +67,10 @@ def test_what_one_process_makes_is_not_for_a_launcher_of_several(capsys, tmp_pat
 
 
 @pytest.mark.parametrize("mine", ["a run of pictures", "a comparison"])
-def test_processes_that_do_not_find_each_other_write_nothing(mine, capsys, tmp_path, no_model, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(PartialState, "_shared_state", {})  # as in a process that has launched nothing
-    assert "accelerate cannot begin" in refused(capsys, *COMMANDS[mine], "--out", str(tmp_path / "new"))
-    assert not (tmp_path / "new").exists()
+def test_processes_that_do_not_find_each_other_write_nothing(mine, tmp_path):
+    command = [sys.executable, "-m", "tilting", *COMMANDS[mine], "--out", str(tmp_path / "new")]
+    done = subprocess.run(command, env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "accelerate cannot begin" in done.stderr and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("held", ["{", "[]", '{"mine": 1}'])

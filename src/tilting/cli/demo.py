@@ -10,20 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from tilting.config.generate import GenerateConfig, resolve
-from tilting.disk import write_atomically
+from tilting.disk import make_folder, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.run import Parts, load_parts, run
 from tilting.lazy import hush
 from tilting.metrics.statistics import interval
 from tilting.reports.grid import comparison_grid
+from tilting.reports.words import TERMS
 from tilting.rewards.spec import build
 from tilting.runs.alone import alone
 from tilting.runs.stopping import exit_code, heeded
 
 PROMPTS = ("a fox, noto style", "a sunflower on a blue background", "a castle, twemoji style", "a banana on a pink background")
 IMAGES, STEPS, PARTICLES, SHOWN = 4, 25, 4, 2
-RUNS = (("base", "clip"), ("bon", "clip"), ("code", "clip"), ("codex", "clip"), ("base", "jpeg"), ("code", "jpeg"))
-PAIRS = (("bon", "base"), ("code", "base"), ("codex", "base"), ("codex", "code"))
+RUNS = (
+    *(("base", "clip"), ("bon", "clip"), ("code", "clip"), ("codex", "clip")),
+    *(("base", "jpeg"), ("code", "jpeg")),
+    *(("base", "warm"), ("codex", "warm")),
+)
+PAIRS = (
+    *(("clip", "bon", "base"), ("clip", "code", "base"), ("clip", "codex", "base"), ("clip", "codex", "code")),
+    *(("jpeg", "code", "base"), ("warm", "codex", "base")),
+)
+WARM = '''def warm(images, prompts):
+    """How much more red than blue a picture has, from -1 to 1: a reward of one's own, whose gradient torch finds."""
+    return (images[:, 0] - images[:, 2]).mean((1, 2))
+'''
+GLOSS = (
+    "clip: how well picture and prompt match, a cosine; jpeg: minus the kB of its file; warm: red minus blue, -1 to 1",
+    f"base: the model by itself; judge: {TERMS['judge'].short}",
+)
 
 
 def requests(out: Path, prompts: Sequence[str], images: int, steps: int) -> dict[tuple[str, str], GenerateConfig]:
@@ -33,7 +49,7 @@ def requests(out: Path, prompts: Sequence[str], images: int, steps: int) -> dict
             {
                 "prompts": list(prompts),
                 "method": method,
-                "reward": [reward],
+                "reward": [f"{out / 'warm.py'}:warm" if reward == "warm" else reward],
                 "images": images,
                 "steps": steps,
                 "seed": 0,
@@ -56,15 +72,15 @@ def table(manifests: dict[tuple[str, str], dict[str, Any]]) -> str:
     over = "prompts" if len({r["prompt"] for m in manifests.values() for r in m["images"]}) > 1 else "images of the one prompt"
     lines += [f"sem: the standard error over {over}"]
     lines += ["", f"paired differences of the reward, same seeds: mean [95 % t interval over {over}]"]
-    for reward, a, b in [("clip", *pair) for pair in PAIRS] + [("jpeg", "code", "base")]:
+    for reward, a, b in PAIRS:
         ours, theirs = ([r["reward"] for r in manifests[name, reward]["images"]] for name in (a, b))
         mean, low, high = interval(ours, theirs, [r["prompt"] for r in manifests[a, reward]["images"]])
         lines.append(f"{reward:8}{a + ' - ' + b:16}{mean:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if low is not None else ""))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *GLOSS])
 
 
 def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, steps: int = STEPS, quiet: bool = False) -> str:
-    """Run what is missing, write ``grid.png``, ``grid-jpeg.png`` and ``table.txt``, and return the table."""
+    """Run what is missing, write ``grid.png``, ``grid-jpeg.png``, ``grid-warm.png`` and ``table.txt``, and return the table."""
 
     @cache
     def model_and_judge() -> Parts:
@@ -74,13 +90,15 @@ def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, step
         shared = model_and_judge()
         return shared._replace(reward=build(config.specs())) if config.reward != ("clip",) else shared
 
+    make_folder(out)
+    write_atomically(out / "warm.py", WARM.encode())
     configs = requests(out, prompts, images, steps)
     manifests = {}
     for key, config in configs.items():
         argv = ["python", "-m", "tilting.cli.demo", "--out", str(out)]
         manifests[key] = run(config, argv, quiet=quiet, parts=parts)
     text = table(manifests)
-    for name, reward in (("grid.png", "clip"), ("grid-jpeg.png", "jpeg")):
+    for name, reward in (("grid.png", "clip"), ("grid-jpeg.png", "jpeg"), ("grid-warm.png", "warm")):
         columns = [(method, config.out or "") for (method, r), config in configs.items() if r == reward]
         comparison_grid(columns, out / name, per_prompt=min(SHOWN, images))
     write_atomically(out / "table.txt", (text + "\n").encode())
