@@ -20,6 +20,7 @@ from tilting.generation.pictures import check_format
 from tilting.generation.plan import Model, Plan, identities, plan
 from tilting.generation.progress import Progress, announce
 from tilting.generation.trace import Recorder
+from tilting.lazy import torch
 from tilting.models import load
 from tilting.models.attach import attach_all
 from tilting.models.lora_file import parse_window
@@ -204,6 +205,9 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
         request = request.share(together.index, together.count)
     together.agree(lambda: place.begin(together.index))
     ahead = Ahead()
+    own_cores = (
+        torch.device(getattr(parts.model, "device", "cpu")).type != "cpu"
+    )  # else a judge's threads would slow the network
     try:
         recorder = Recorder(parts.model, request, config.trace_every) if config.trace else None
         with Progress(request, quiet) as progress:
@@ -213,7 +217,7 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
                     progress.step(event.reward)
                 elif together.main or over is None:
                     add = partial(place.add, event, [numbers[w] for w in event.who], parts.judge, traces)
-                    add() if place.follows else ahead.do(add)
+                    ahead.do(add) if own_cores and not place.follows else add()
                     progress.reward(place.mean)
         ahead.finish()
         added = sum(together.tell(place.added))
