@@ -27,6 +27,7 @@ class Rival:
         least: of the knob; where that is too dear, the method is not in the cell.
         gradient: whether it needs the reward's.
         chosen: whether ``auto`` may take it.
+        small: whether ``--small`` has it.
     """
 
     method: str
@@ -35,26 +36,27 @@ class Rival:
     least: int = 1
     gradient: bool = False
     chosen: bool = False
+    small: bool = False
 
 
 RIVALS = (
-    Rival("bon", least=2, chosen=True),
+    Rival("bon", least=2, chosen=True, small=True),
     Rival("code", least=2, chosen=True),
     Rival("svdd", least=2),
     Rival("smc", least=2),
     Rival("fk", least=2, chosen=True),
     Rival("fkc", least=2),
-    Rival("rbf", least=2, chosen=True),
+    Rival("rbf", least=2, chosen=True, small=True),
     Rival("zo", "iterations", {"particles": 1}, chosen=True),
     Rival("paths", "branches", least=2),
     Rival("lidar", "samples", least=2, chosen=True),
     Rival("codex", gradient=True, chosen=True),
-    Rival("dps", gradient=True, chosen=True),
+    Rival("dps", gradient=True, chosen=True, small=True),
     Rival("mpgd", gradient=True),
     Rival("freedom", gradient=True),
     Rival("ug", gradient=True),
     Rival("lgd", gradient=True),
-    Rival("tfg", gradient=True, chosen=True),
+    Rival("tfg", gradient=True, chosen=True, small=True),
     Rival("tds", least=2, gradient=True),
     Rival("das", least=2, gradient=True, chosen=True),
     Rival("psi", least=2, gradient=True),

@@ -100,7 +100,7 @@ def rows_of(run: Run) -> list[Row]:
     rows: dict[str, Row] = {}
     for budget in budgets:
         steps = steps_of(run, budget)
-        bought = [(rival, spent(rival, budget, steps)) for rival in recipe.rivals]
+        bought = [(one, spent(one, budget, steps)) for one in recipe.rivals if one.small or not run.small]
         for reward, asked in rewards_of(run).items():
             base = Row(run, reward, budget, None)
             rows.setdefault(base.name, base)
