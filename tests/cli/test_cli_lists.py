@@ -11,7 +11,7 @@ import pytest
 
 from support.paths import ROOT
 from tilting.cli import main
-from tilting.config.about import about_method, documented
+from tilting.config.about import about_method
 from tilting.config.objectives import defaults
 from tilting.cost import cost
 from tilting.objectives import OBJECTIVES
@@ -180,32 +180,6 @@ def test_an_unknown_method_is_named_with_the_nearest(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "tilting: there is no method 'codx'; did you mean 'codex'?\n"
-
-
-def test_a_docstring_is_taken_apart():
-    class Kind:
-        """First sentence that
-        goes on.
-
-        Second paragraph: with a colon.
-
-        Third.
-
-        Attributes:
-            one: what it is,
-                at length: yes.
-            two, three: ``both`` of these.
-        """
-
-    first, more, said = documented(Kind)
-    assert first == "First sentence that goes on."
-    assert more == ["Second paragraph: with a colon.", "Third."]
-    assert said == {"one": "what it is, at length: yes", "two": "both of these", "three": "both of these"}
-
-    class Bare:
-        pass
-
-    assert documented(Bare) == ("", [], {})
 
 
 def test_help_lists_and_refusals_import_no_network_library():

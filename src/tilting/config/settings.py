@@ -4,48 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from tilting import declare
 from tilting.declare import Field, current_name, declared, renamed, text
-from tilting.declare import integer as integer
-from tilting.declare import typed as typed
 from tilting.errors import TiltingError, nearest
 from tilting.foreign import Malformed, parse_yaml
 from tilting.presets import METHODS, Preset
 
 Word = TypeVar("Word", bound=str)
-
-
-def number(name: str, value: object, least: float | None = None, above: float | None = None) -> float:
-    """A finite number; see `tilting.declare.number`. Raises TiltingError."""
-    result = declare.number(name, value)
-    if least is not None and result < least:
-        raise TiltingError(f"{name} must be at least {least:g}, not {result:g}")
-    if above is not None and result <= above:
-        raise TiltingError(f"{name} must be above {above:g}, not {result:g}")
-    return result
-
-
-def scale_of(value: object) -> float:
-    """The CFG scale. Raises TiltingError for one that would drop the prompt, or turn away from it."""
-    scale = number("cfg", value)
-    if scale <= 0:
-        raise TiltingError(f"cfg must be above 0, not {scale:g}: 1 is the prompt without guidance")
-    return scale
-
-
-def boolean(name: str, value: object) -> bool:
-    """True or false. Raises TiltingError."""
-    if not isinstance(value, bool):
-        raise TiltingError(f"{name} must be true or false, not {value!r}")
-    return value
-
-
-def texts(name: str, value: object) -> list[str]:
-    """A list of strings; one alone counts as such. Raises TiltingError."""
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple):
-        raise TiltingError(f"{name} must be a list of texts, not {value!r}")
-    return [text(f"each of {name}", v) for v in values]
 
 
 def one_of(name: str, value: object, choices: tuple[Word, ...]) -> Word:
@@ -55,12 +19,6 @@ def one_of(name: str, value: object, choices: tuple[Word, ...]) -> Word:
         if found == choice:
             return choice
     raise TiltingError(f"{name} cannot be {found!r}{nearest(found, choices)}")
-
-
-def some_of(name: str, value: object, choices: tuple[Word, ...]) -> tuple[Word, ...]:
-    """Some of several words, as a list or as text with commas; each once, in the order given. Raises TiltingError."""
-    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts(name, value)
-    return tuple(dict.fromkeys(one_of(name, part, choices) for part in found))
 
 
 def fields_of(method: str) -> dict[str, Field]:
