@@ -62,12 +62,12 @@ def load_parts(config: FinetuneConfig) -> Parts:
         raise black_box(config.objective, reward.name, why_blind(reward))
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
     judge = informed(judge, config.prompts, config.metadata)
-    start = inputs = None
-    if config.init_lora:
-        start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
     told, each = asked(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", "switches": Switches.of(config), **told}
-    return Parts(load(config.model, precision=config.precision, **how), reward, judge, start, inputs)
+    model, start, inputs = load(config.model, precision=config.precision, **how), None, None
+    if config.init_lora:
+        start, inputs = read_lora(config.init_lora, model), read_inputs(lora_file(config.init_lora).parent)
+    return Parts(model, reward, judge, start, inputs)
 
 
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:
