@@ -102,25 +102,19 @@ def of_pipeline(state: Mapping[str, Tensor], settings: Mapping[str, Any], kind: 
         kind: the pipeline's class, whose `lora_state_dict` reads them.
 
     Raises:
-        TiltingError: for weights that it leaves out, which it does in silence.
-        ValueError, KeyError and the like: for those that it fails at.
+        TiltingError: for weights that it fails at, or leaves out, which it does in silence.
+        ValueError and the like: for a file that is broken.
     """
     read: Any = kind.lora_state_dict  # type: ignore[attr-defined]
     state = {ADAPTER.sub(r"\1.weight", key): value for key, value in state.items()}
-    ranks = {
-        key.removesuffix(end): len(v)
-        for key, v in state.items()
-        for end, side in ENDS.items()
-        if side == DOWN and key.endswith(end)
-    }
+    downs = [end for end, side in ENDS.items() if side == DOWN]
+    ranks = {f"{key.removesuffix(end)}.alpha": len(v) for key, v in state.items() for end in downs if key.endswith(end)}
     numbers = {key: float(i) for i, key in enumerate(state, 1) if not key.endswith(".alpha")}
-    marked = {
-        key: torch.full(v.shape, numbers[key])
-        if key in numbers
-        else torch.tensor(float(ranks.get(key.removesuffix(".alpha"), 1)))
-        for key, v in state.items()
-    }  # at an alpha of the rank a converter only moves numbers: where each of these comes out, nothing was left out
-    there = {number for value in read(marked).values() for number in value.unique().tolist()}
+    marked = {key: torch.full(v.shape, numbers.get(key, float(ranks.get(key, 1)))) for key, v in state.items()}
+    try:  # at an alpha of the rank a converter only moves numbers: where each of these comes out, nothing was left out
+        there = {number for value in read(marked).values() for number in value.unique().tolist()}
+    except (ValueError, KeyError, IndexError) as error:
+        raise TiltingError(f"it is no LoRA that diffusers has names for in a {kind.__name__}: {error}") from error
     lost = next((key for key, number in numbers.items() if number not in there), None)
     if lost is not None:
         raise TiltingError(f"it has a weight {lost!r}, which diffusers has no name for in a {kind.__name__}")
