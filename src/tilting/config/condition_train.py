@@ -238,5 +238,4 @@ def usual_prompts(model: str) -> list[str]:
     return [write_prompt(words, i) for i in range(len(words.concepts))]
 
 
-OPTIONS = tuple(TrainConfig.options())
 resolve_train = TrainConfig.resolve

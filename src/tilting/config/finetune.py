@@ -240,5 +240,4 @@ def black_box(objective: str, reward: str, why: str = "") -> TiltingError:
     return TiltingError(f"{objective} needs {what}: use --objective ddpo with it")
 
 
-OPTIONS = tuple(FinetuneConfig.options())
 resolve_finetune = FinetuneConfig.resolve
