@@ -100,7 +100,7 @@ class TrainConfig(TrainingConfig):
     target_modules: training.TargetModules = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
-    optimizer: training.Optimizer = training.ADAMW
+    optimizer: training.Optimizer = "adamw"
     schedule: training.Schedule = "constant"
     warmup: training.Warmup = 0
     ema: training.Ema = 0.0

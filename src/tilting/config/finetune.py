@@ -62,7 +62,7 @@ class FinetuneConfig(Switches, TrainingConfig):
     target_modules: training.TargetModules | None = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
-    optimizer: training.Optimizer = training.ADAMW
+    optimizer: training.Optimizer = "adamw"
     schedule: training.Schedule = "constant"
     warmup: training.Warmup = 0
     ema: training.Ema = 0.0

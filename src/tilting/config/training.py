@@ -38,7 +38,8 @@ class TrainingConfig(BaseConfig):
     batch_size: int
     accumulate: int
     seed: int
-    optimizer: str
+    optimizer: Literal["adamw", "adamw8bit"]
+    reward_device: str | None
     out: str | None
     device: str
     tracker: tuple[str, ...]
