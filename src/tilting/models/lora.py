@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from tilting.errors import TiltingError
@@ -198,6 +198,11 @@ def remove(target: Any, names: Sequence[str]) -> None:
     activate(target, kept)
 
 
+def adapters(target: Any) -> set[str]:
+    """The names of all adapters, on or off."""
+    return {name for network in parts(target).values() for name in getattr(network, "peft_config", {})}
+
+
 def _tuned(target: Any) -> list[Any]:
     """peft's layers in a network, or in all that LoRAs change of a model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -244,18 +249,14 @@ def activate(target: Any, names: Sequence[str]) -> None:
         layer._active_adapter = list(names)
 
 
-@contextmanager
-def beside(target: Any, name: str) -> Iterator[None]:
+def beside(target: Any, name: str) -> AbstractContextManager[None]:
     """An adapter on beside those that are, inside the block."""
-    with switched(target, lambda names: [*(n for n in names if n != name), name]):
-        yield
+    return switched(target, lambda names: [*(n for n in names if n != name), name])
 
 
-@contextmanager
-def without(target: Any, names: Sequence[str]) -> Iterator[None]:
+def without(target: Any, names: Sequence[str]) -> AbstractContextManager[None]:
     """These adapters off inside the block, and all others as they are."""
-    with switched(target, lambda before: [n for n in before if n not in names]):
-        yield
+    return switched(target, lambda before: [n for n in before if n not in names])
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tilting.models.lora_weights import read_lora
 from tilting.models.placement import Switches, device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
+from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.rewards.user_file import why_blind
@@ -57,7 +58,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     if config.pairs:
         check_pictures(read_pairs(config.pairs))
     reward = informed(build(config.specs()), config.prompts, config.metadata) if config.reward else None
-    reward = framed(reward, config.reward_frames)
+    reward = framed(reward and elsewhere(reward, config.reward_device), config.reward_frames)
     if reward is not None and config.made_objective.needs_gradient and not reward.differentiable:
         raise black_box(config.objective, reward.name, why_blind(reward))
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
