@@ -411,5 +411,5 @@ def test_a_file_in_the_names_of_a_models_original_code_adds_what_diffusers_adds(
     assert all((found[n] - want[n]).abs().max() < 1e-5 * want[n].abs().max() for n in want)
     strange = {re.sub(r"\d", "77", k, count=1): v.clone() for k, v in list(file.items())[:3]}
     save_file({**{k: v.contiguous() for k, v in file.items()}, **strange}, tmp_path / FILE)
-    with pytest.raises(TiltingError, match="77|names for in a WanPipeline"):
+    with pytest.raises(TiltingError, match=r"77|names for in a WanPipeline"):
         attach_all(tl.load(pipe, **told), [parse_lora(str(tmp_path))], STEPS)
