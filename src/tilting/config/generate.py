@@ -325,5 +325,4 @@ def _check_method(config: GenerateConfig) -> None:
         )
 
 
-OPTIONS = tuple(GenerateConfig.options())
 resolve = GenerateConfig.resolve

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tilting.declare import Field, current_name, declared, renamed, text
+from tilting.declare import Field, Registry, current_name, declared, renamed, text
 from tilting.errors import TiltingError, nearest
 from tilting.foreign import Malformed, parse_yaml
 from tilting.presets import METHODS, Preset
@@ -26,27 +26,39 @@ def fields_of(method: str) -> dict[str, Field]:
     return declared(METHODS[method])
 
 
-def setting(key: str, value: object) -> tuple[str, str, object]:
-    """Check one ``method.field`` and its value.
+def setting(key: str, value: object) -> tuple[str, str, Any]:
+    """`setting_of` a method."""
+    near = next((f"{name}.{key}" for name in ("codex", *METHODS) if key in fields_of(name)), "codex.tau")
+    return setting_of(METHODS, near, key, value)
+
+
+def setting_of(parts: Registry[Any], near: str, key: str, value: object) -> tuple[str, str, Any]:
+    """Check one ``part.field`` and its value.
+
+    Args:
+        parts: those that declare fields.
+        near: a key as it should be, for the refusal of one without a part.
+        key: part and field.
+        value: as it was given.
 
     Returns:
-        The method, the field by its present name, and the value as the field declares it.
+        The part, the field by its present name, and the value as the field declares it.
 
     Raises:
         TiltingError: with the nearest right name.
     """
-    method, dot, given = key.partition(".")
+    part, dot, given = key.partition(".")
     if not dot:
-        near = next((f"{name}.{key}" for name in ("codex", *METHODS) if key in fields_of(name)), "codex.tau")
-        raise TiltingError(f"{key!r} must be METHOD.FIELD, such as {near}")
-    field, known = current_name(METHODS.find(method), given), fields_of(method)
+        raise TiltingError(f"{key!r} must be {parts.what.upper()}.FIELD, such as {near}")
+    kind = parts.find(part)
+    field, known = current_name(kind, given), declared(kind)
+    if not known:
+        raise TiltingError(f"{parts.what} {part!r} has no settings")
     if field not in known:
-        if not known:
-            raise TiltingError(f"method {method!r} has no settings")
-        raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{method}.{name}' for name in known])}")
+        raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{part}.{name}' for name in known])}")
     if field != given:
-        renamed(key, f"{method}.{field}")
-    return method, field, known[field].check(value.strip() if isinstance(value, str) else value, f"{method}.{field}")
+        renamed(key, f"{part}.{field}")
+    return part, field, known[field].check(value.strip() if isinstance(value, str) else value, f"{part}.{field}")
 
 
 def check_settings(preset: Preset) -> None:

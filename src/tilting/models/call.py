@@ -138,7 +138,7 @@ class Call:
                 entry, placed = probe.entry, self._placed
 
                 def made() -> dict[str, Any]:
-                    noise.place(probe, base, *given, **more)
+                    base.set_timesteps(probe, *given, **more)
                     return {name: value for name, value in probe.__dict__.items() if name != "entry"}
 
                 probe.__dict__.update(placed.get((content(given), content(more)), made))
