@@ -29,8 +29,8 @@ from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
 IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
-weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout reward_frames
-seed""".split()  # noqa: SIM905
+weight_decay teacher clip optimizer schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout
+reward_frames seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -62,10 +62,12 @@ class FinetuneConfig(Switches, TrainingConfig):
     target_modules: training.TargetModules | None = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
+    optimizer: training.Optimizer = "adamw"
     schedule: training.Schedule = "constant"
     warmup: training.Warmup = 0
     ema: training.Ema = 0.0
     device: options.Device = "auto"
+    reward_device: options.RewardDevice = None
     precision: training.TrainPrecision = FULL
     input: options.Inputs = ()
     height: options.Side = None

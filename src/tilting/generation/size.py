@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from tilting.config.training import bytes_trained
 from tilting.lazy import torch
 from tilting.models.look import find_look
 from tilting.models.lora_targets import target_names
@@ -201,8 +202,9 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     largest = max((_bytes([one]) for one in text.values()), default=0)
     names = target_names(model.backbone, config.target_modules) if getattr(config, "target_modules", None) else []
     layers = [model.backbone.get_submodule(name) for name in names]
-    lora = sum((config.rank or 8) * (layer.in_features + layer.out_features) for layer in layers)
-    return Sizes(held, units, packed, largest, 4 * 4 * lora)
+    widths = [width for layer in layers for width in (layer.in_features, layer.out_features)]
+    trained = sum(bytes_trained((config.rank or 8) * width, config.optimizer) for width in widths)
+    return Sizes(held, units, packed, largest, trained)
 
 
 def _bytes(parts: Any, each: float | None = None) -> int:

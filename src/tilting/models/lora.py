@@ -110,12 +110,7 @@ def lora_state(target: Any, name: str = TRAINED) -> dict[str, Tensor]:
 def load_lora(target: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
     """Attach saved weights to a network, or to a model with its text encoders, under a name, and make it active beside those
     that are. Raises TiltingError if they do not fit."""
-    held = parts(target)
-    layers: dict[str, dict[str, dict[str, Tensor]]] = {}
-    for key, value in state.items():
-        component, _, rest = key.partition(".")
-        layer, _, side = rest.partition(".lora.")
-        layers.setdefault(component, {}).setdefault(layer, {})[side] = value
+    held, layers = parts(target), _layers(state)
     modules = {component: _modules(held.get(component), names) for component, names in layers.items()}
     for component in layers:
         check_takes_lora(held[component])
@@ -134,6 +129,25 @@ def load_lora(target: Any, state: Mapping[str, Tensor], name: str, scale: float 
     activate(target, [*before, name])
     for layer in _tuned(target):
         layer.set_scale(name, scale)
+
+
+def fits(target: Any, state: Mapping[str, Tensor]) -> bool:
+    """Whether a model has all layers of these weights."""
+    held = parts(target)
+    try:
+        return all(_modules(held.get(component), names) for component, names in _layers(state).items())
+    except TiltingError:
+        return False
+
+
+def _layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Weights by component, layer and side."""
+    layers: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, value in state.items():
+        component, _, rest = key.partition(".")
+        layer, _, side = rest.partition(".lora.")
+        layers.setdefault(component, {}).setdefault(layer, {})[side] = value
+    return layers
 
 
 def _modules(network: Any, layers: Mapping[str, Any]) -> dict[str, str]:

@@ -28,6 +28,8 @@ class Elsewhere:
     waits = True
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # which a copy that is being made is asked for
+            raise AttributeError(name)
         return getattr(self.__dict__["reward"], name)
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:

@@ -36,7 +36,7 @@ METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 class TrainingFolder(RunFolder[Config]):
     """The folder of a training run; see `RunFolder`."""
 
-    free = ("out", "tracker", "unused", "device", *NEUTRAL)
+    free = ("out", "tracker", "unused", "device", "reward-device", *NEUTRAL)
     kind, inside = TRAINING, "samples"
     longer = "choose another --out"
     """What to do about a run that is wanted longer, where it cannot go on by itself."""

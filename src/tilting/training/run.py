@@ -20,6 +20,7 @@ from tilting.models.lora_weights import read_lora
 from tilting.models.placement import Switches, device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
+from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.rewards.user_file import why_blind
@@ -56,17 +57,17 @@ def load_parts(config: FinetuneConfig) -> Parts:
     if config.pairs:
         check_pictures(read_pairs(config.pairs))
     reward = informed(build(config.specs()), config.prompts, config.metadata) if config.reward else None
-    reward = framed(reward, config.reward_frames)
+    reward = framed(reward and elsewhere(reward, config.reward_device), config.reward_frames)
     if reward is not None and config.made_objective.needs_gradient and not reward.differentiable:
         raise black_box(config.objective, reward.name, why_blind(reward))
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
     judge = informed(judge, config.prompts, config.metadata)
-    start = inputs = None
-    if config.init_lora:
-        start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
     told, each = asked(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", "switches": Switches.of(config), **told}
-    return Parts(load(config.model, precision=config.precision, **how), reward, judge, start, inputs)
+    model, start, inputs = load(config.model, precision=config.precision, **how), None, None
+    if config.init_lora:
+        start, inputs = read_lora(config.init_lora, model), read_inputs(lora_file(config.init_lora).parent)
+    return Parts(model, reward, judge, start, inputs)
 
 
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:
