@@ -29,6 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
+from overhead import inside
 from shapes import SHAPES, Aesthetic, write, write_tiny_decoder
 
 import tilting as tl
@@ -210,9 +211,12 @@ def measure(
             for _ in range((costs.looks + costs.finals) // particles):
                 value(x, rows)
 
-    with Peak(before) as peak:
+    with Peak(before) as peak, inside(model, time.perf_counter) as spent:
+        begun = time.perf_counter()
         run(model)
-    whole, calls = timed(partial(run, model), rounds), timed(partial(bare, model), rounds)
+        whole, calls = time.perf_counter() - begun, spent()
+    if not brief:
+        whole, calls = timed(partial(run, model), rounds), timed(partial(bare, model), rounds)
     out: dict[str, Any] = {
         "pixels": model.image_shape[-1],
         "steps": steps,
@@ -235,8 +239,10 @@ def measure(
         try:
             other = filled(folder, dtype, Switches(**given), told)
             with Peak(before) as peak:
+                begun = time.perf_counter()
                 run(other)
-            seconds = timed(partial(run, other), rounds)
+                seconds = time.perf_counter() - begun
+            seconds = seconds if brief else timed(partial(run, other), rounds)
             out["switches"][words] = {"run_s": seconds, "times": seconds / whole, "peak_gb": peak.bytes / 1e9}
         except Exception as error:  # of many kinds: what a device has not; it stands in the page
             out["switches"][words] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
@@ -331,7 +337,9 @@ def page(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--brief", action="store_true", help="no switch but the look decoder, no training")
+    parser.add_argument(
+        "--brief", action="store_true", help="one run each, without switches but the look decoder, and no training"
+    )
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--pixels", type=int)
     parser.add_argument("--steps", type=int, default=4)
