@@ -216,3 +216,38 @@ def test_the_model_of_the_page_is_steered():
     names["Prediction"] = Prediction
     exec(code, names)
     assert names["out"].images.shape == (1, 3, 8, 8)
+
+
+LEFT = """
+def left(images, prompts):
+    return images[..., :6].mean((1, 2, 3))
+"""
+
+
+def test_fine_tuning_takes_a_mask_and_goes_on_with_it_alone(here, capsys):
+    """The left of what it draws and scores is the picture's own, whatever the seed."""
+    (here / "left.py").write_text(LEFT)
+    words = ["finetune", "a fox", "--model", "sd15", "--reward", f"{here / 'left.py'}:left", "--objective", "ddpo"]
+    words += ["--steps", "3", "--batch-size", "4", "--rank", "2", "--sample-every", "0", "--quiet", "--train-steps", "1"]
+    masked = ["--input", "image=picture.png", "--mask", "mask.png"]
+    assert main([*words, "--out", str(here / "free")]) == 0
+    assert main([*words, *masked, "--out", str(here / "masked")]) == 0
+    drawn = ["--image", "picture.png", "--mask", "mask.png", "--reward", f"{here / 'left.py'}:left", "--images", "2"]
+    assert draw(here / "drawn", "--model", "sd15", *drawn) == 0
+    free, learnt = (json.loads((here / name / "metrics.jsonl").read_text())["reward"] for name in ("free", "masked"))
+    of_picture = [one["reward"] for one in manifest(here / "drawn")["images"]]
+    assert max(abs(learnt - one) for one in of_picture) < 0.2 * abs(free - learnt)
+    assert (here / "masked" / "lora").is_dir()
+    more = [word if word != "1" else "2" for word in words]
+    assert main([*more, *masked[:2], "--mask", "large.png", "--out", str(here / "masked")]) == 2
+    assert main([*more, "--out", str(here / "masked")]) == 2
+    capsys.readouterr()
+    assert main([*more, *masked, "--out", str(here / "masked")]) == 0
+
+
+def test_a_control_is_trained_and_drawn_in_the_size_that_is_asked_for(here):
+    bright_fit(tl.load("sd15")).save(here / "fit")
+    words = ["--model", "sd15", "--height", "8", "--width", "24", "--steps", "2", "--quiet"]
+    train = ["--classifier", str(here / "fit"), "--train-steps", "1", "--batch-size", "2", "--rank", "2", "--sample-every", "0"]
+    assert main(["condition", "train", "a fox", *words, *train, "--out", str(here / "ctl")]) == 0
+    assert load_file(here / "ctl" / "embedding.safetensors")
