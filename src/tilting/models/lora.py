@@ -230,19 +230,6 @@ def active(target: Any) -> dict[str, float]:
     return {n: found[n] for n in order if n in found}
 
 
-@contextmanager
-def lora_off(target: Any) -> Iterator[None]:
-    """The base model: every adapter off inside the block."""
-    layers = [layer for layer in _tuned(target) if not layer.disable_adapters]
-    for layer in layers:
-        layer._disable_adapters = True  # their own switch also touches requires_grad, which a training step must not
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
-
-
 def activate(target: Any, names: Sequence[str]) -> None:
     """Make these adapters the active ones, at the scales they have; with none the model is the base model."""
     for layer in _tuned(target):
@@ -271,21 +258,3 @@ def switched(target: Any, change: Callable[[list[str]], list[str]]) -> Iterator[
     finally:
         for layer, active_before in zip(layers, before, strict=True):
             layer._active_adapter = active_before
-
-
-@contextmanager
-def scaled(target: Any, scales: Mapping[str, float]) -> Iterator[None]:
-    """Other scales for named adapters inside the block; 0 is the base model."""
-    unset = set(scales) - set(active(target))
-    if unset:
-        raise TiltingError(f"there is no active LoRA {sorted(unset)[0]!r}")
-    layers = _tuned(target)
-    before = [dict(layer.scaling) for layer in layers]
-    for layer in layers:
-        for name, scale in scales.items():
-            layer.set_scale(name, scale)
-    try:
-        yield
-    finally:
-        for layer, scaling in zip(layers, before, strict=True):
-            layer.scaling.update({name: scale for name, scale in scaling.items() if name in layer.scaling})
