@@ -170,7 +170,7 @@ def measured(name: str) -> list[str]:
     found = [
         (
             *(f"[{one['page']}](../{one['page']}/table.md)", f"`{one['row']}`", f"{one['what'].split(' (')[0]} {one['value']}"),
-            *(one["base"], one["judge"], one["evaluations"]),
+            *(one["base"], one["judge"] + (" over base" if "- base" in one["judged"] else ""), one["evaluations"]),
         )
         for one in quoted()
         if one["part"] == name
@@ -179,7 +179,7 @@ def measured(name: str) -> list[str]:
         return []
     heads = ("page", "row", "what came out", "base", "judge", "evaluations")
     told = "Rows of the recipes' pages on `pocket`; each page names the command that makes it."
-    return ["## Measured here", "", told, "", *markdown(heads, found), ""]
+    return ["## Measured here", "", told, "", *markdown(heads, list({row[2:]: row for row in found}.values())), ""]
 
 
 SAME = "Of the same noise, with reward `clip` at 12 steps and default settings (`python docs/site.py --pictures DIR`):"
@@ -356,7 +356,8 @@ What decides, in words:
 - **What may a picture cost?** `tilting methods` counts evaluations: `mpgd` and `dps` cost those of a plain picture, `code`
   those of its particles, `codex` a third more.
 - **Is there a budget?** `--method auto --budget 100` (evaluations per image) or `--budget 30s` takes the method that gained
-  most for as much by the table of `tilting recipe auto-table`, and says which and why; it takes nothing that was not measured.
+  most for as much by the table of `tilting recipe auto-table`, and says which and why; it takes nothing that was not measured,
+  and passes over what cannot steer this model or does not fit into `--memory` ([auto-table](auto-table/table.md)).
 - **Will it be drawn often?** A LoRA ([objectives](objectives.md)) pays once; then a picture costs what it always did.
 - **Is it a label rather than a score?** Learn a control from labelled pictures: [a control from 600 labels](control.md).
 - **Does it have to be a fair draw?** `das`, `tds` and `smc` weigh particles: [mixture-bias](mixture-bias.md) says how near they

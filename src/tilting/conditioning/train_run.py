@@ -10,7 +10,6 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -142,8 +141,7 @@ class Obedience(Observer[TrainConfig]):
     def __init__(self, folder: ControlFolder, trainer: ControlTrainer, judge: Judge | None = None):
         super().__init__(folder, trainer)
         self.last: Mapping[str, Any] | None = None
-        self.judge, self.samples = judge, []
-        self.sampling = 0.0
+        self.judge = judge
 
     def resume(self, state: Mapping[str, Any]) -> None:
         self.last, self.samples = state.get("last"), state.get("samples", [])  # which older checkpoints have not
@@ -151,28 +149,17 @@ class Obedience(Observer[TrainConfig]):
     def state(self) -> dict[str, Any]:
         return {"last": self.last and dict(self.last), "samples": self.samples}
 
-    def first(self) -> None:
-        if self.config.sample_every:
-            self._sample()
-
     def look(self, row: Info) -> dict[str, Any]:
         self.last = row.numbers if row.skipped is None else self.last
-        every, last = self.config.sample_every, row.step == self.config.train_steps
-        if every and (last or row.step % every == 0):
-            self._sample()
-        return {}
-
-    def seconds(self) -> dict[str, float]:
-        seconds, self.sampling = self.sampling, 0.0
-        return {"sampling": seconds}
+        return super().look(row)
 
     def save(self, finished: bool = False) -> None:
         if finished and self.trainer.engine.main and (picture := course_png(courses(self.folder, self.samples))):
             write_atomically(self.folder.path / CURVE, picture)  # before the run is over for those who come later
         super().save(finished)
 
-    def _sample(self) -> None:
-        engine, step, begun = self.trainer.engine, self.trainer.state.step, time.perf_counter()
+    def sample(self) -> dict[str, Any]:
+        engine, step = self.trainer.engine, self.trainer.state.step
         numbers: dict[str, Any] | None = None
         if engine.main:
             seen = look_at(self.trainer, self.judge)
@@ -182,7 +169,7 @@ class Obedience(Observer[TrainConfig]):
             path = self.folder.path / self.folder.inside / f"{step:06d}.png"
             write_control_look(seen, path, title, self.samples[0] if self.samples else numbers)
         self.samples.append(dict(engine.broadcast(numbers)))
-        self.sampling += time.perf_counter() - begun
+        return {}
 
     def shown(self, row: Info) -> dict[str, float | None]:
         numbers, seen = row.numbers, self.samples[-1] if self.samples else {}

@@ -46,6 +46,7 @@ class TrainingConfig(BaseConfig):
     train_steps: int
     checkpoint_every: int
     keep_every: int
+    sample_every: int
     ema: float
     schedule: Literal["constant", "cosine", "linear", "sqrt"]
     warmup: int

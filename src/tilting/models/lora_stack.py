@@ -26,9 +26,8 @@ def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
     """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
     held = adapters(model)
     name = next(name for i in range(len(held) + 1) if (name := f"{kind}{i}") not in held)
-    per_block = getattr(getattr(getattr(model, "backbone", model), "config", None), "layers_per_block", 2)
     try:
-        load_lora(model, read_lora(spec.file, per_block if isinstance(per_block, int) else 2), name, spec.scale)
+        load_lora(model, read_lora(spec.file, model), name, spec.scale)
     except TiltingError as error:
         raise TiltingError(f"{spec.text!r}: {error}") from error
     return name

@@ -332,7 +332,7 @@ def make_trainer(
                 "weights to start from have a rank, an alpha and parts: leave rank, lora_alpha, target_modules out"
             )
         if start is None:
-            start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
+            start, inputs = read_lora(options["init_lora"], model), read_inputs(lora_file(options["init_lora"]).parent)
         options |= {"rank": None, "target_modules": None}
     words = prompts_of(prompts)
     scored = informed(scored, *words)

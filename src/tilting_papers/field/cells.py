@@ -206,26 +206,20 @@ def _cells(run: Run, budget: int, rows: list[Row], told: list[dict[str, Any]]) -
         rewards = [reward for reward, asked in rewards_of(run).items() if asked.gradient == gradient]
         asked = [row for row in rows if row.budget == budget and row.reward in rewards and row.rival is not None]
         there = {(line["reward"], line["method"]): line for line in told if line["budget"] == budget}
-        methods = list(dict.fromkeys(row.method for row in asked))
+        rival = {row.method: row.rival for row in asked if row.rival is not None}
         measured = bool(asked) and all((row.reward, row.method) in there for row in asked)
         ranked = []
-        for method in methods:
+        for method in rival:
             lines = [there[reward, method] for reward in rewards if (reward, method) in there]
             if len(lines) < len(rewards):
                 continue
             falls = any(line["judge_gain"] is not None and (line["judge_gain"]["high"] or 0) < 0 for line in lines)
             gain = mean([line["relative"] for line in lines])
-            ranked.append({"method": method, "gain": gain, "usable": not falls and gain > 0, "number": lines[0]["number"]})
+            one = {"method": method, "gain": gain, "usable": not falls and gain > 0, "number": lines[0]["number"]}
+            ranked.append({**one, "settings": dict(rival[method].settings)})
         ranked.sort(key=lambda one: -one["gain"])
         best = next((one for one in ranked if one["usable"]), None)
-        rival = {row.method: row.rival for row in asked}
         cell = {"budget": budget, "steps": steps_of(run, budget), "gradient": gradient, "measured": measured}
-        cell |= {"rewards": rewards, "ranked": ranked, "method": None, "settings": {}, "knob": None}
-        if measured:
-            cell["method"] = "base" if best is None else best["method"]
-            if best is not None:
-                one = rival[best["method"]]
-                assert one is not None
-                cell |= {"settings": dict(one.settings), "knob": one.knob}
-        cells.append(cell)
+        taken = None if not measured else "base" if best is None else best["method"]
+        cells.append(cell | {"rewards": rewards, "ranked": ranked, "method": taken})
     return cells
