@@ -170,7 +170,7 @@ def measured(name: str) -> list[str]:
     found = [
         (
             *(f"[{one['page']}](../{one['page']}/table.md)", f"`{one['row']}`", f"{one['what'].split(' (')[0]} {one['value']}"),
-            *(one["base"], one["judge"], one["evaluations"]),
+            *(one["base"], one["judge"] + (" over base" if "- base" in one["judged"] else ""), one["evaluations"]),
         )
         for one in quoted()
         if one["part"] == name
@@ -179,7 +179,7 @@ def measured(name: str) -> list[str]:
         return []
     heads = ("page", "row", "what came out", "base", "judge", "evaluations")
     told = "Rows of the recipes' pages on `pocket`; each page names the command that makes it."
-    return ["## Measured here", "", told, "", *markdown(heads, found), ""]
+    return ["## Measured here", "", told, "", *markdown(heads, list({row[2:]: row for row in found}.values())), ""]
 
 
 SAME = "Of the same noise, with reward `clip` at 12 steps and default settings (`python docs/site.py --pictures DIR`):"

@@ -99,13 +99,18 @@ def test_a_run_says_what_it_took_and_goes_on_with_it(table, tmp_path, capsys):
     assert [r["reward"] for r in again["images"]] == pytest.approx([r["reward"] for r in first["images"]], abs=1e-5)
 
 
-def test_seconds_are_measured(table):
+def test_seconds_are_measured(table, monkeypatch):
     table(cell(8, 4, True, "bon"), cell(40, 4, True, "code"))
     model, reward = tl.load("pocket"), tl.rewards.clip()
     dear = take(model, reward, "1000s", 4, 4.0, ["a fox"])
     assert dear.method == "code" and "s an image here" in dear.why
     with pytest.raises(TiltingError, match=r"a budget of 0.001s is below the .* s that one image of 4 steps takes here"):
         take(model, reward, "0.001s", 4, 4.0, ["a fox"])
+    monkeypatch.setattr("tilting.generation.auto._look", lambda *_: (1.0, 100.0))  # as of a big decoder
+    table(cell(8, 4, True, "dps"), cell(8, 4, False, "bon"), cell(16, 4, False, "bon"))
+    without = take(model, reward, "300s", 4, 4.0, ["a fox"])
+    assert (without.method, without.settings) == ("bon", {"particles": 2}) and without.why.endswith("a gradient takes longer")
+    assert take(model, reward, "9000s", 4, 4.0, ["a fox"]).method == "dps"
 
 
 def test_what_cannot_steer_the_model_is_passed_over_and_named(table):

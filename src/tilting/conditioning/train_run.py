@@ -68,6 +68,7 @@ def load_parts(config: TrainConfig) -> Parts:
     """Load what a config asks for, on the CPU: the classifiers first, so that a wrong one is refused before the model is read,
     and before them a device that is not here."""
     device_of(config.device)
+    device_of(config.reward_device or "auto", "reward-device")
     classifiers = [read_classifier(name) for name in config.classifier]
     if not config.free:
         check_gradient(config.planner, by_label(classifiers))

@@ -60,15 +60,15 @@ def take(
     evaluation, value = _look(model, reward, cfg, prompts)
     if choice is not None:
         return _named(choice, model)
-    for cell in sorted(
-        {round(c["budget"] / c["steps"] * steps) for c in measured() if c["gradient"] == gradient}, reverse=True
-    ):
-        choice = choose(max(cell, steps), steps, gradient, unfit)
+    cells = {(c["gradient"], round(c["budget"] / c["steps"] * steps)) for c in measured() if gradient or not c["gradient"]}
+    for kind, cell in sorted(cells, reverse=True):  # gradients first; where the decoder makes them too dear, those without
+        choice = choose(max(cell, steps), steps, kind, unfit)
         each = bill(METHODS[choice.method](**choice.settings).build(steps), steps)
         paid = (each.evaluations + BACKWARD * each.slopes) * evaluation
         paid += (each.looks + each.finals + BACKWARD * each.steep) * value
         if paid <= asked.amount:
-            return _named(replace(choice, why=f"{choice.why}; about {paid:.2g} s an image here"), model)
+            dear = "; a gradient takes longer" if gradient and not kind else ""
+            return _named(replace(choice, why=f"{choice.why}; about {paid:.2g} s an image here{dear}"), model)
     least = steps * evaluation
     if least > asked.amount:
         raise TiltingError(
