@@ -1,4 +1,4 @@
-"""Does steering work? The order that the mission promises, on 20 known prompts with 4 images each and paired seeds."""
+"""Does steering work? The order that the mission promises, on 20 known prompts with 2 images each and paired seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = 12
 def test_codex_beats_code_beats_base(name):
     reward = getattr(tl.rewards, name)()
     presets = [tl.presets.base(), tl.presets.code(), tl.presets.codex()]
-    out = ordering.compare(tl.load("pocket"), reward, presets, STEPS, ordering.PROMPTS, images=4)
+    out = ordering.compare(tl.load("pocket"), reward, presets, STEPS, ordering.PROMPTS, images=2)
     for pair in ("code - base", "codex - code"):
         mean, low, _ = out["differences"][pair]
         assert low > 0, f"{pair}: {out['differences'][pair]}"
@@ -30,5 +30,5 @@ def test_codex_beats_code_beats_base(name):
 
 def test_code_with_jpeg_cuts_bytes():
     presets = [tl.presets.base(), tl.presets.code()]
-    out = ordering.compare(tl.load("pocket"), tl.rewards.jpeg(), presets, STEPS, ordering.PROMPTS, images=4)
+    out = ordering.compare(tl.load("pocket"), tl.rewards.jpeg(), presets, STEPS, ordering.PROMPTS, images=2)
     assert out["differences"]["code - base"][1] > 0
