@@ -89,7 +89,7 @@ CONTROL = ("condition", "train", "--objective", "classifier-free", "--data", "x.
     [
         (("--optimizer", "adamw8bit"), "pip install 'tilting[quantize]'"),
         (("--optimizer", "adam8bit"), "did you mean 'adamw8bit'?"),
-        (("--reward-device", "gpu"), "did you mean 'cuda'?"),
+        (("--reward-device", "gpu"), "reward-device cannot be 'gpu'; did you mean 'cuda'?"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_writes_nothing(here, monkeypatch, capsys, command, words, said):

@@ -230,6 +230,7 @@ class FinetuneConfig(Switches, TrainingConfig):
         idle = ["negative-prompt"] if self.cfg == 1 and not {"guidance", "negative"} & set(self.learn) else []
         idle += ["sample-images", "judge"] if not self.sample_every else []
         idle += [] if OBJECTIVES[self.objective].takes_teacher else ["teacher"]
+        idle += [] if self.reward else ["reward-device"]
         idle += ["rank", "lora-alpha", "target-modules", "train-text-encoder"] if "lora" not in self.learn else []
         return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 

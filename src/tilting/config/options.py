@@ -159,7 +159,7 @@ Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(
 RewardDevice = Annotated[
     str | None,
     Metavar("NAME"),
-    Check(lambda name, value: check_device(value)),
+    Check(lambda name, value: check_device(value, name)),
     Option(default="the model's"),
     Doc("Where rewards compute; final scores are then had amid the next group."),
 ]

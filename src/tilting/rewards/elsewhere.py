@@ -44,4 +44,4 @@ def elsewhere(reward: Reward, device: str | None) -> Reward:
         return reward
     if isinstance(reward, Combined):
         return cast(Any, replace(reward, parts=tuple((elsewhere(part, device), weight) for part, weight in reward.parts)))
-    return reward if isinstance(reward, Elsewhere) else cast(Any, Elsewhere(reward, str(device_of(device))))
+    return reward if isinstance(reward, Elsewhere) else cast(Any, Elsewhere(reward, str(device_of(device, "reward-device"))))

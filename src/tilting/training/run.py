@@ -53,6 +53,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
     device_of(config.device)
+    device_of(config.reward_device or "auto", "reward-device")
     check_lora(config.model)
     if config.pairs:
         check_pictures(read_pairs(config.pairs))
