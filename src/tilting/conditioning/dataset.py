@@ -288,10 +288,11 @@ def _record(row: Row, folder: Path, labels: dict[str, Any], bad: Bad, group: str
         bad.add(where, "the cell of the file is empty")
         return None
     name = PurePath(file).as_posix()
+    path = row.picture or folder / name
     try:
-        if "\\" in name and row.picture is None and not (folder / name).is_file():
+        if not isinstance(path, Inside) and "\\" in name and not path.is_file():
             name = PureWindowsPath(file).as_posix()
-        path = row.picture or folder / name
+            path = folder / name
         there = isinstance(path, Inside) or path.is_file()
     except (OSError, ValueError):
         there = False
