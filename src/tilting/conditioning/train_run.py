@@ -27,7 +27,7 @@ from tilting.models.placement import device_of
 from tilting.models.told import asked
 from tilting.reports.course import CURVE, Course, course_png, points_of
 from tilting.runs.alone import alone
-from tilting.training.bar import kl_of
+from tilting.training.bar import kl_name, kl_of
 from tilting.training.driver import Observer, enter, train_in_folder
 from tilting.training.folder import METRICS, TrainingFolder, read_lines
 from tilting.training.loop import Info
@@ -109,7 +109,7 @@ def condition_train(
 def courses(folder: TrainingFolder[TrainConfig], looks: Sequence[Mapping[str, Any]]) -> list[Course]:
     """How probable labels became, at which price, and what the judge says of the pictures, over training."""
     rows = read_lines(folder.path / METRICS)
-    kl = next((key for key in ("kl", "kl_open", "kl_step") if any(key in row for row in rows)), "kl")
+    kl = kl_name(rows)
     return [
         Course("Obedience", "log p of the labels asked for, nats", points_of(rows, "log_prob")),
         Course("KL to the model", "nats per image" + (", of the open steps" if kl == "kl_open" else ""), points_of(rows, kl)),
