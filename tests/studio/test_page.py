@@ -8,72 +8,15 @@ import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from support.studio import CHROMIUM, Served, asked, browser, studio, until
+from support.commands import manifest
+from support.studio import CHROMIUM, REACHABLE, Driven, asked, browser, studio, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")]
-BOX = "input[type=number], input[type=text], input:not([type]), textarea"
-ABOVE = "[...(function*(e){while(e){if(e.id)yield e.id;e=e.parentElement}})(document.activeElement)]"
-"""The ids of what has the focus, and of what is around it."""
 TABS = ("Draw", "Compare", "Train", "Control", "Runs")
-
-
-class Driven:
-    """A page in a browser, and its server.
-
-    Attributes:
-        outside: addresses that the page has asked for elsewhere.
-    """
-
-    def __init__(self, served: Served, page: Any):
-        self.served, self.page, self.outside = served, page, []
-        page.set_default_timeout(240_000)
-        page.on("request", self._seen)
-        page.goto(served.address)
-        page.wait_for_selector("#draw-go")
-
-    def _seen(self, request: Any) -> None:
-        if not request.url.startswith((self.served.address, "data:", "blob:")):
-            self.outside.append(request.url)
-
-    def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name, exact=True).click()
-
-    def fill(self, where: str, value: Any) -> None:
-        """Write into the box of an element."""
-        self.page.locator(f"#{where}").locator(BOX).first.fill(str(value))
-
-    def click(self, where: str) -> None:
-        self.page.locator(f"#{where}").click()
-
-    def text(self, where: str) -> str:
-        box = self.page.locator(f"#{where}")
-        field = box.locator("textarea")
-        return field.first.input_value() if field.count() else box.inner_text()
-
-    def has(self, where: str, words: str, seconds: float = 400) -> str:
-        """The text of an element, once it holds these words."""
-        until(self.page, lambda: words in self.text(where), seconds)
-        return self.text(where)
-
-    def refused(self) -> str:
-        """The sentence of a refusal, which is closed."""
-        toast = self.page.locator(".toast-body").first
-        toast.wait_for()
-        said = toast.inner_text()
-        self.page.locator(".toast-close").first.click()
-        toast.wait_for(state="detached")
-        return said
-
-    def choose(self, where: str, name: str) -> None:
-        """Choose an entry of a list."""
-        box = self.page.locator(f"#{where} input").first
-        box.click()
-        self.page.get_by_role("option", name=name, exact=True).first.click()
 
 
 @pytest.fixture(scope="module")
@@ -254,17 +197,81 @@ def test_a_narrow_window_by_night(driven):
     assert not [one["id"] for one in found.response["violations"]]
 
 
-def test_the_keyboard_reaches_everything(driven):
-    driven.tab("Runs")
-    driven.page.get_by_role("tab", name="Runs", exact=True).focus()
-    wanted = {"runs-again", "runs-open", "runs-first", "runs-second", "runs-evaluate"}
-    reached = set()
-    for _ in range(60):
-        driven.page.keyboard.press("Tab")
-        reached |= set(driven.page.evaluate(ABOVE))
-        if wanted <= reached:
+def write(text):
+    def do(driven):
+        driven.page.keyboard.press("ControlOrMeta+a")
+        driven.page.keyboard.type(text(driven) if callable(text) else text)
+
+    return do
+
+
+def enter(then):
+    def do(driven):
+        driven.page.keyboard.press("Enter")
+        assert then(driven)
+
+    return do
+
+
+def as_told(driven):
+    """Drawn at the cost that was told before, by what auto was told to take."""
+    cost = driven.has("draw-cost", "8 evaluations")
+    return driven.has("draw-status", f"1 of 1 pictures drawn, {cost.split()[0]} evaluations")
+
+
+def saved(driven):
+    folder = driven.has("draw-saved", "Saved to draw-2").split()[2].rstrip(";")
+    return manifest(driven.served.workspace / folder)["auto"]["budget"] == "8"
+
+
+def labels(driven):
+    return next(driven.served.workspace.glob("uploads/*/labels.csv")).relative_to(driven.served.workspace).as_posix()
+
+
+def first(driven):
+    """The first of a list."""
+    driven.page.keyboard.press("ArrowDown")
+    driven.page.keyboard.press("Enter")
+
+
+BY_KEYS = {
+    "Draw": {
+        "draw-method": lambda driven: [write("auto")(driven), first(driven), driven.has("draw-cost", "auto: ")],
+        "draw-steps": write("2"),
+        "draw-budget": write("8"),
+        "draw-go": enter(as_told),
+        "draw-save": enter(saved),
+    },
+    "Compare": {
+        "compare-go": enter(lambda driven: driven.has("compare-status", " runs")),
+        "compare-stop": enter(lambda driven: driven.has("compare-status", "was stopped")),
+    },
+    "Train": {"train-train-steps": write("0"), "train-go": enter(lambda driven: "must be at least 1" in driven.refused())},
+    "Control": {
+        "control-data": write(labels),
+        "control-fit": enter(lambda driven: driven.has("fit-status", " runs")),
+        "fit-stop": enter(lambda driven: driven.has("fit-status", "was stopped")),
+    },
+    "Runs": {"runs-open": first, "runs-evaluate": enter(lambda driven: "choose two different runs" in driven.refused())},
+}
+"""What is done on a tab where the focus comes by, by the id of what it comes to: the main things that the tab is for."""
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_the_keyboard_reaches_everything_and_does_it(driven, tab):
+    driven.page.get_by_role("tab", name=tab, exact=True).focus()
+    driven.page.keyboard.press("Enter")
+    doing, reached = list(BY_KEYS[tab].items()), set()
+    for _ in range(300):
+        mark, ids = driven.next()
+        if mark in reached and not doing:
             break
-    assert wanted <= reached, wanted - reached
+        reached.add(mark)
+        if doing and doing[0][0] in ids:
+            doing.pop(0)[1](driven)
+    assert not doing
+    missed = [html for mark, html in driven.page.evaluate(REACHABLE) if mark not in reached]
+    assert not missed, missed
 
 
 def test_nothing_outside_is_read_and_nobody_else_asks(driven, workspace):
