@@ -213,6 +213,15 @@ def enter(then):
     return do
 
 
+def refusal(words):
+    def said(driven):
+        found = driven.refused()
+        assert words in found, found
+        return found
+
+    return enter(said)
+
+
 def as_told(driven):
     """Drawn at the cost that was told before, by what auto was told to take."""
     cost = driven.has("draw-cost", "8 evaluations")
@@ -246,13 +255,13 @@ BY_KEYS = {
         "compare-go": enter(lambda driven: driven.has("compare-status", " runs")),
         "compare-stop": enter(lambda driven: driven.has("compare-status", "was stopped")),
     },
-    "Train": {"train-train-steps": write("0"), "train-go": enter(lambda driven: "must be at least 1" in driven.refused())},
+    "Train": {"train-train-steps": write("0"), "train-go": refusal("must be at least 1")},
     "Control": {
         "control-data": write(labels),
         "control-fit": enter(lambda driven: driven.has("fit-status", " runs")),
         "fit-stop": enter(lambda driven: driven.has("fit-status", "was stopped")),
     },
-    "Runs": {"runs-open": first, "runs-evaluate": enter(lambda driven: "choose two different runs" in driven.refused())},
+    "Runs": {"runs-open": first, "runs-evaluate": refusal("choose two different runs")},
 }
 """What is done on a tab where the focus comes by, by the id of what it comes to: the main things that the tab is for."""
 
