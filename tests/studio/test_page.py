@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from support.commands import manifest
 from support.studio import CHROMIUM, REACHABLE, Driven, asked, browser, studio, until
+from tilting.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")]
 TABS = ("Draw", "Compare", "Train", "Control", "Runs")
@@ -270,16 +272,16 @@ BY_KEYS = {
 def test_the_keyboard_reaches_everything_and_does_it(driven, tab):
     driven.page.get_by_role("tab", name=tab, exact=True).focus()
     driven.page.keyboard.press("Enter")
-    doing, reached = list(BY_KEYS[tab].items()), set()
+    doing, reached, missed = list(BY_KEYS[tab].items()), set(), [""]
     for _ in range(300):
         mark, ids = driven.next()
-        if mark in reached and not doing:
+        missed = [html for at, html in driven.page.evaluate(REACHABLE) if at not in reached] if mark in reached else missed
+        if not missed and not doing:
             break
         reached.add(mark)
         if doing and doing[0][0] in ids:
             doing.pop(0)[1](driven)
     assert not doing
-    missed = [html for mark, html in driven.page.evaluate(REACHABLE) if mark not in reached]
     assert not missed, missed
 
 
@@ -292,6 +294,44 @@ def test_nothing_outside_is_read_and_nobody_else_asks(driven, workspace):
     assert asked(f"{at}gradio_api/file={workspace}/draw-1/manifest.json")[0] in (403, 404)
     assert asked(at, Host="evil.example")[0] == 400
     assert asked(at, Origin="http://evil.example")[0] == 403
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system sets a limit of a process that runs")
+def test_a_full_disk_is_a_sentence_and_with_room_it_goes_on(driven, workspace):
+    """By the system's limit of a file's size, which every write of the server and of its worker meets."""
+    import psutil
+
+    server = psutil.Process(driven.served.process.pid)
+    several = [server, *(one for one in server.children() if "tilting.studio.worker" in one.cmdline())]
+    driven.tab("Draw")
+    driven.click("draw-go")
+    driven.has("draw-status", "1 of 1 pictures drawn")
+    before = sorted(path.name for path in workspace.iterdir())
+    for one in several:
+        one.rlimit(psutil.RLIMIT_FSIZE, (10, -1))
+    try:
+        driven.click("draw-save")
+        assert "File too large" in driven.refused()
+        driven.tab("Compare")
+        driven.click("compare-go")
+        assert "File too large" in driven.refused()
+    finally:
+        for one in several:
+            one.rlimit(psutil.RLIMIT_FSIZE, (-1, -1))
+    driven.tab("Draw")
+    driven.click("draw-save")
+    folder = driven.has("draw-saved", "Saved to draw-3").split()[2].rstrip(";")
+    assert sorted(path.name for path in workspace.iterdir()) == sorted({*before, folder})
+    assert (workspace / folder / "grid.png").is_file()
+
+
+def test_a_port_that_is_taken_and_a_workspace_that_is_open_are_sentences(driven, workspace, tmp_path, capsys):
+    port = driven.served.address.rsplit(":", 1)[1].strip("/")
+    assert main(["studio", "--workspace", str(tmp_path), "--port", port]) == 2
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use): give another --port" in capsys.readouterr().err
+    assert main(["studio", "--workspace", str(workspace), "--port", "0"]) == 2
+    assert "a studio is open already for" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_a_killed_studio_loses_no_run(driven, workspace):

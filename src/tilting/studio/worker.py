@@ -10,6 +10,7 @@ import json
 import math
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -183,18 +184,24 @@ class Worker:
         if self.last is None:
             raise TiltingError("nothing is drawn yet: draw first")
         config, kind, kept = self.last
-        with alone(out):
-            place = kind(replace(config, out=out), words)
-            numbers = {who: i for i, who in enumerate(identities(config.prompts, config.seeds, config.images))}
-            place.begin()
-            for event, rows, traces in kept:
-                place.records_of = lambda drawn, judge, rows=rows: rows  # they are read already
-                place.add(event, [numbers[who] for who in event.who], None, traces if config.trace else ())
-            place.collect(place.added)
-            place.sum_up()
-            write_grid(place.path, place.manifest)
-            if config.trace:
-                write_page(place.path, place.traced, f"How {config.method} drew")
+        new = not os.path.exists(out)
+        try:
+            with alone(out):
+                place = kind(replace(config, out=out), words)
+                numbers = {who: i for i, who in enumerate(identities(config.prompts, config.seeds, config.images))}
+                place.begin()
+                for event, rows, traces in kept:
+                    place.records_of = lambda drawn, judge, rows=rows: rows  # they are read already
+                    place.add(event, [numbers[who] for who in event.who], None, traces if config.trace else ())
+                place.collect(place.added)
+                place.sum_up()
+                write_grid(place.path, place.manifest)
+                if config.trace:
+                    write_page(place.path, place.traced, f"How {config.method} drew")
+        except BaseException:
+            if new:  # what was drawn is still here, to be saved elsewhere or later
+                shutil.rmtree(out, ignore_errors=True)
+            raise
         yield {"saved": out}
 
     def look(self, asked: Mapping[str, Any]) -> Iterator[Answer]:
