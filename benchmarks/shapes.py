@@ -1,6 +1,6 @@
 """Folders of the shapes of real models, configurations and tokenizers without weights, and what scores their pictures.
 
-    folder = write("sd15", Path("shapes/sd15"))        sd15, sdxl, sd35, flux
+    folder = write("sd15", Path("shapes/sd15"))        sd15, sdxl, sd35, flux, wan
 
 Tokenizers are pocket's, of fewer words than the real ones: text is what they are told apart by, and costs next to nothing.
 """
@@ -114,6 +114,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "text_encoder_2": ("T5EncoderModel", T5_XXL),
         "scheduler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}),
     },
+    "wan": {
+        "class": "WanPipeline",
+        "transformer": ("WanTransformer3DModel", {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+        "vae": ("AutoencoderKLWan", {}),
+        "text_encoder": ("UMT5EncoderModel", T5_XXL),
+        "scheduler": (
+            "UniPCMultistepScheduler",
+            {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+        ),
+    },
 }
 
 
@@ -144,13 +154,17 @@ def write(name: str, folder: Path, pixels: int | None = None) -> Path:
         elif library == "diffusers":
             (place / "config.json").write_text(json.dumps({"_class_name": kind, **config}))
         else:
-            config |= {"vocab_size": 49408, "max_position_embeddings": 77} if "CLIP" in kind else {"vocab_size": 32128}
+            config |= (
+                {"vocab_size": 49408, "max_position_embeddings": 77}
+                if "CLIP" in kind
+                else {"vocab_size": 256384 if kind.startswith("U") else 32128}
+            )
             config |= {"projection_dim": config["hidden_size"]} if "CLIP" in kind else {}
             config |= {"bos_token_id": 1769, "eos_token_id": 1770, "pad_token_id": 1770} if "CLIP" in kind else {}
             getattr(transformers, kind).config_class(**config).save_pretrained(place)
             words = f"tokenizer{part.removeprefix('text_encoder')}"
             tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(POCKET / "tokenizer", model_max_length=77)
-            if kind == "T5EncoderModel":
+            if "T5" in kind:
                 vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0), *((c, -3.0) for c in LETTERS)]
                 tokenizer = transformers.T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)
             tokenizer.save_pretrained(folder / words)

@@ -2,6 +2,7 @@
 
     python docs/site.py build/docs                  pages and their order; `make docs` builds them with zensical, links checked
     python docs/site.py --choose > docs/choose.md   how to choose, from the rows of docs/*/table.md
+    python docs/site.py --rows                      rows that `tilting methods NAME` quotes: src/tilting/assets/measured.json
     python docs/site.py --pictures DIR              a picture of every method, drawn into DIR: docs/pictures, docs/methods.json
 
 Pages of docs/ go in as they are. A page for each method, objective and reward is made of its declaration, with the rows that
@@ -99,17 +100,23 @@ heading_level = 3
 """
 
 
+def tables_of(page: Path) -> list[tuple[str, list[dict[str, str]]]]:
+    """The tables of a page, each with the heading above it: a mapping of its heads for every row."""
+    title, found, heads = "", [], None
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")] if line.startswith("|") else None
+        title = line.removeprefix("## ") if line.startswith("## ") else title
+        if cells and heads is None:
+            found.append((title, []))
+        elif cells and heads and len(cells) == len(heads) and set(cells) != {"---"}:
+            found[-1][1].append(dict(zip(heads, cells, strict=True)))
+        heads = None if cells is None else heads or cells
+    return found
+
+
 def rows_of(page: Path) -> list[dict[str, str]]:
-    """The first table of a page: a mapping of its heads for every row."""
-    lines = [line.strip("| ") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    heads = lines[0].split(" | ")
-    body = []
-    for line in lines[2:]:
-        cells = line.split(" | ")
-        if len(cells) != len(heads) or cells[0] == heads[0]:
-            break
-        body.append(dict(zip(heads, (cell.strip() for cell in cells), strict=True)))
-    return body
+    """The first table of a page."""
+    return tables_of(page)[0][1]
 
 
 def value(cell: str) -> float | None:
@@ -130,23 +137,49 @@ def pages() -> list[Path]:
     return sorted(DOCS.glob("*/table.md"))
 
 
-def measured(name: str) -> list[str]:
-    """The rows that recipes have of a part, as lines of a table."""
+def quoted() -> list[dict[str, str]]:
+    """Every row that recipes have of a part, as its page says it: page, row, part, what it is a value of, value and base's,
+    judge, evaluations."""
     found = []
     for page in pages():
-        for row in rows_of(page):
-            if part_of(row.get("row", "")) == name:
-                score = next((key for key in list(row)[1:] if value(row[key]) is not None), None)
-                judge = next((key for key in row if key.startswith("judge")), None)
+        for title, rows in tables_of(page):
+            base = next((row for row in rows if row.get("row") == "base"), {})
+            for row in rows:
+                part = part_of(row.get("row", ""))
                 cost = next((key for key in row if key.startswith("evaluations")), None)
-                said = f"{score.split(' (')[0]} {row[score]}" if score else ""
-                told = (row[judge] if judge else "", row[cost] if cost else "")
-                found.append((f"[{page.parent.name}](../{page.parent.name}/table.md)", f"`{row['row']}`", said, *told))
+                if part is None or cost is None:
+                    continue
+                score = next((key for key in list(row)[1:] if value(row[key]) is not None), "")
+                judge = next((key for key in row if key.startswith("judge")), "")
+                told = {"page": page.parent.name, "row": row["row"], "part": part, "number": row.get("its number", "")}
+                told |= {"what": title.split("), ")[0] + ")" if score == "reward" and title else score}
+                told |= {"value": row.get(score, ""), "base": base.get(score, "")}
+                told |= {"judged": judge.split(" (")[0], "judge": row.get(judge, ""), "evaluations": row[cost]}
+                found.append(told)
+    return found
+
+
+def rows() -> str:
+    """Those of parts as they are by themselves, but for the pages of auto, whose budgets are many: measured.json."""
+    own = [one for one in quoted() if one["row"] == one["part"] != "base" and not one["page"].startswith("auto-")]
+    return "[\n" + ",\n".join(f" {json.dumps(one, ensure_ascii=False)}" for one in own) + "\n]\n"
+
+
+def measured(name: str) -> list[str]:
+    """The rows that recipes have of a part, as lines of a table."""
+    found = [
+        (
+            *(f"[{one['page']}](../{one['page']}/table.md)", f"`{one['row']}`", f"{one['what'].split(' (')[0]} {one['value']}"),
+            *(one["base"], one["judge"] + (" over base" if "- base" in one["judged"] else ""), one["evaluations"]),
+        )
+        for one in quoted()
+        if one["part"] == name
+    ]
     if not found:
         return []
-    heads = ("page", "row", "what came out", "judge", "evaluations")
+    heads = ("page", "row", "what came out", "base", "judge", "evaluations")
     told = "Rows of the recipes' pages on `pocket`; each page names the command that makes it."
-    return ["## Measured here", "", told, "", *markdown(heads, found), ""]
+    return ["## Measured here", "", told, "", *markdown(heads, list({row[2:]: row for row in found}.values())), ""]
 
 
 SAME = "Of the same noise, with reward `clip` at 12 steps and default settings (`python docs/site.py --pictures DIR`):"
@@ -340,7 +373,8 @@ What decides, in words:
 - **What may a picture cost?** `tilting methods` counts evaluations: `mpgd` and `dps` cost those of a plain picture, `code`
   those of its particles, `codex` a third more.
 - **Is there a budget?** `--method auto --budget 100` (evaluations per image) or `--budget 30s` takes the method that gained
-  most for as much by the table of `tilting recipe auto-table`, and says which and why; it takes nothing that was not measured.
+  most for as much by the table of `tilting recipe auto-table`, and says which and why; it takes nothing that was not measured,
+  and passes over what cannot steer this model or does not fit into `--memory` ([auto-table](auto-table/table.md)).
 - **Will it be drawn often?** A LoRA ([objectives](objectives.md)) pays once; then a picture costs what it always did.
 - **Is it a label rather than a score?** Learn a control from labelled pictures: [a control from 600 labels](control.md).
 - **Does it have to be a fair draw?** `das`, `tds` and `smc` weigh particles: [mixture-bias](mixture-bias.md) says how near they
@@ -517,6 +551,8 @@ def write(out: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--choose"]:
         sys.stdout.write(choose())
+    elif sys.argv[1:] == ["--rows"]:
+        (ROOT / "src/tilting/assets/measured.json").write_text(rows(), encoding="utf-8")
     elif sys.argv[1] == "--pictures":
         pictures(Path(sys.argv[2]))
     else:

@@ -84,7 +84,6 @@ class Check:
 
 
 WHOLE = re.compile(r"\s*-?[0-9]+\s*")
-Fraction = Annotated[float, Ge(0), Le(1)]
 Window = Annotated[tuple[float, float], Each(Ge(0)), Each(Le(1)), Falling()]
 """(high, low) bounds of t/T."""
 

@@ -167,13 +167,6 @@ def _direction(t: Time, s: Time, std: float, law: Law) -> float:
     return math.sqrt(max(s.sigma**2 - std**2, 0.0))
 
 
-def mean_shift(t: Time, s: Time, eta: float, law: Law = "posterior") -> float:
-    """Δmean / Δeps of two models at the same x_t: the factor of eps in the mean, less α_s σ_t / α_t."""
-    if t.alpha == 0:
-        raise TiltingError("at pure noise (alpha 0) eps says nothing of x0, so a difference of eps has no shift")
-    return _direction(t, s, step_std(t, s, eta, law), law) - s.alpha * t.sigma / t.alpha
-
-
 def add_noise(x0: torch.Tensor, noise: torch.Tensor, t: Time) -> torch.Tensor:
     """x_t = α x0 + σ noise: the forward process in one jump."""
     return t.alpha * x0 + t.sigma * noise

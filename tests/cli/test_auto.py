@@ -7,6 +7,7 @@ import json
 import pytest
 
 import tilting as tl
+from support import tiny_pipelines
 from support.commands import manifest
 from tilting.cli import main
 from tilting.config import auto
@@ -18,9 +19,10 @@ pytestmark = pytest.mark.usefixtures("no_bars")
 
 
 def cell(budget, steps, gradient, method, knob="particles", measured=True, **settings):
-    ranked = [{"method": method, "gain": 1.5, "usable": True, "number": {knob: 2}}] if method != "base" else []
+    one = {"gain": 1.5, "usable": True, "number": {knob: 2}, "settings": settings}
+    ranked = [] if method == "base" else [{"method": name, **one} for name in method.split()]
     about = {"budget": budget, "steps": steps, "gradient": gradient, "measured": measured, "ranked": ranked}
-    return {**about, "method": method, "knob": knob, "settings": settings}
+    return {**about, "method": method.split()[0]}
 
 
 @pytest.fixture
@@ -97,13 +99,48 @@ def test_a_run_says_what_it_took_and_goes_on_with_it(table, tmp_path, capsys):
     assert [r["reward"] for r in again["images"]] == pytest.approx([r["reward"] for r in first["images"]], abs=1e-5)
 
 
-def test_seconds_are_measured(table):
+def test_seconds_are_measured(table, monkeypatch):
     table(cell(8, 4, True, "bon"), cell(40, 4, True, "code"))
     model, reward = tl.load("pocket"), tl.rewards.clip()
     dear = take(model, reward, "1000s", 4, 4.0, ["a fox"])
     assert dear.method == "code" and "s an image here" in dear.why
     with pytest.raises(TiltingError, match=r"a budget of 0.001s is below the .* s that one image of 4 steps takes here"):
         take(model, reward, "0.001s", 4, 4.0, ["a fox"])
+    monkeypatch.setattr("tilting.generation.auto._look", lambda *_: (1.0, 100.0))  # as of a big decoder
+    table(cell(8, 4, True, "dps"), cell(8, 4, False, "bon"), cell(16, 4, False, "bon"))
+    without = take(model, reward, "300s", 4, 4.0, ["a fox"])
+    assert (without.method, without.settings) == ("bon", {"particles": 2}) and without.why.endswith("a gradient takes longer")
+    assert take(model, reward, "9000s", 4, 4.0, ["a fox"]).method == "dps"
+
+
+def test_what_cannot_steer_the_model_is_passed_over_and_named(table):
+    """A scale that is no correction, a step that leaves nothing to select, gradients that do not fit."""
+    table(cell(8, 4, True, "codex dps"), cell(8, 4, False, "rbf bon"))
+    model, clip = tl.load("pocket"), tl.rewards.clip()
+    plain = take(model, clip, "8", 4, 1.0, ["a fox"])
+    assert plain.method == "dps" and "; not codex, for codex scales" in plain.why
+    few = take(model, tl.rewards.jpeg(), "2", 1, 4.0, ["a fox"])
+    assert few.method == "bon" and few.why.endswith("; not rbf, for it never selects in 1 step")
+
+    def fits(method, settings):
+        return f"{method} takes 9 GB: give more" if METHODS[method](**settings).needs_reward_gradient else None
+
+    narrow = take(model, clip, "8", 4, 4.0, ["a fox"], fits)
+    assert narrow.method == "rbf" and narrow.why.endswith("; not codex, for codex takes 9 GB; not dps, for dps takes 9 GB")
+    nothing = take(model, clip, "8", 4, 4.0, ["a fox"], lambda method, settings: "no")
+    assert nothing.method == "base" and "no method of the table can be used here; not codex, for no; not dps" in nothing.why
+    flow = take(tl.load(tiny_pipelines.sd3()[0]), tl.rewards.jpeg(), "8", 4, 1.0, ["a fox"])
+    assert flow.method == "rbf" and flow.why.endswith("the table is of pocket, this is a flow model")
+
+
+@pytest.mark.slow
+def test_of_a_memory_what_fits_is_taken_and_loaded_as_it_was_fitted(table, tmp_path, capsys):
+    table(cell(8, 4, True, "dps"), cell(8, 4, False, "bon"))
+    words = ["--reward", "clip", "--method", "auto", "--budget", "8", "--steps", "4", "--memory", "1055MB"]
+    assert main(["generate", "a fox", *words, "--out", str(tmp_path / "o")]) == 0
+    told = capsys.readouterr().err
+    assert "auto: bon with particles 2" in told and "not dps, for 'pocket' with dps takes 1.06 GB" in told
+    assert manifest(tmp_path / "o")["config"]["offload"] == "network"
 
 
 def test_the_shipped_table_is_the_recipes_and_every_cell_of_it_can_be_taken():

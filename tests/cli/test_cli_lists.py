@@ -9,8 +9,9 @@ from dataclasses import fields
 
 import pytest
 
+from support.paths import ROOT
 from tilting.cli import main
-from tilting.config.about import about_method, documented
+from tilting.config.about import about_method
 from tilting.config.objectives import defaults
 from tilting.cost import cost
 from tilting.objectives import OBJECTIVES
@@ -91,12 +92,34 @@ def test_one_method_shows_every_setting(name, capsys):
     assert told == [f"{name}.{field}" for field in (*own, *shared)]
     assert main(["methods", name, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
-    assert row == json.loads(json.dumps(about_method(name)))
+    assert {**row, "measured": 0} == json.loads(json.dumps({**about_method(name), "measured": 0}))
     for field in fields(METHODS[name]):
         known = row["settings"][field.name]
         assert known["about"], f"{name}.{field.name} is not explained in its docstring"
         default = known["default"]
         assert (tuple(default) if isinstance(default, list) else default) == field.default
+
+
+@pytest.mark.parametrize(
+    ("words", "page", "parts"),
+    [
+        (
+            ("methods", "dps"),
+            "field-methods",
+            ("clip (raw cosine) ", ", base ", "judge - base ", " 100 evaluations an image, part"),
+        ),
+        (("objectives", "draft-lv"), "draft-fig3", ("style, train (log p of noto, nats) ", "5520 evaluations of training")),
+    ],
+)
+def test_one_part_quotes_what_was_measured_of_it(words, page, parts, capsys):
+    """With unit, budget and base's value, as the page has them."""
+    assert main([*words]) == 0
+    told = " ".join(capsys.readouterr().out.split()).partition("measured on pocket")[2]
+    row = next(one for one in (ROOT / "docs" / page / "table.md").read_text().splitlines() if one.startswith(f"| {words[1]} "))
+    assert all(part in told for part in (page, *parts)) and any(cell in told for cell in row.split(" | ") if " [" in cell)
+    assert main([*words, "--json"]) == 0
+    assert {one["part"] for one in json.loads(capsys.readouterr().out)["measured"]} == {words[1]}
+    assert main(["methods", "base"]) == 0 and "measured on pocket" not in capsys.readouterr().out
 
 
 def test_values_are_shown_as_set_takes_them(capsys):
@@ -157,32 +180,6 @@ def test_an_unknown_method_is_named_with_the_nearest(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "tilting: there is no method 'codx'; did you mean 'codex'?\n"
-
-
-def test_a_docstring_is_taken_apart():
-    class Kind:
-        """First sentence that
-        goes on.
-
-        Second paragraph: with a colon.
-
-        Third.
-
-        Attributes:
-            one: what it is,
-                at length: yes.
-            two, three: ``both`` of these.
-        """
-
-    first, more, said = documented(Kind)
-    assert first == "First sentence that goes on."
-    assert more == ["Second paragraph: with a colon.", "Third."]
-    assert said == {"one": "what it is, at length: yes", "two": "both of these", "three": "both of these"}
-
-    class Bare:
-        pass
-
-    assert documented(Bare) == ("", [], {})
 
 
 def test_help_lists_and_refusals_import_no_network_library():

@@ -13,39 +13,30 @@ from tilting.config.prompts import read_prompts
 BREAKS = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
 
 
-def single() -> list[tuple[str, str]]:
-    """Every command that takes a config, and each of its options of one value."""
+def single() -> list[tuple[str, Any]]:
+    """Every command, and each of its options of one value."""
     found = []
 
     def walk(words, command):
         for name, inner in getattr(command, "commands", {}).items():
             walk(f"{words} {name}".strip(), inner)
-        config = getattr(command.callback, "config", None)
-        for name, one in config.options().items() if config else ():
-            if name == "prompts" or not (one.given.file or one.repeats):
-                found.append((words, f"--{name}"))
-        found.extend([(words, "--config")] if config else [])
+            if not hasattr(inner, "commands"):
+                options = [p for p in inner.params if p.param_type_name == "option" and not p.multiple]
+                found.extend((f"{words} {name}".strip(), option) for option in options)
 
     walk("", typer.main.get_command(app()))
     return found
 
 
-def click_of(words: str) -> Any:
-    """The command itself."""
-    command: Any = typer.main.get_command(app())
-    for word in words.split():
-        command = command.commands[word]
-    return command
-
-
-@pytest.mark.parametrize(("words", "option"), single())
+@pytest.mark.parametrize(("words", "option"), [pytest.param(words, p, id=f"{words}{p.opts[0]}") for words, p in single()])
 def test_what_is_wanted_is_not_said_twice(words, option, capsys):
-    (flag,) = (p.is_flag for p in click_of(words).params if option in p.opts)
-    assert main([*words.split(), *([option, option] if flag else [option, "1", f"{option}=2"])]) == 2
-    assert f"{option} is given twice" in capsys.readouterr().err
+    for name in option.opts:
+        first, value = option.opts[0], [] if option.is_flag else ["1"]
+        assert main([*words.split(), first, *value, name, *value]) == 2
+        assert f"{first} is given twice: give it once" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("odd", BREAKS)
 def test_lines_of_prompts_end_at_newlines_alone(tmp_path, odd, ending):
     file = tmp_path / "prompts.txt"
@@ -58,6 +49,10 @@ def test_what_is_told_by_two_names_or_two_ways_is_told_twice(capsys):
         ["generate", "a fox", "--negative", "x", "--negative-prompt", "y"],
         ["finetune", "a fox", "--learn", "lora", "--learn=negative"],
         ["condition", "fit", "--skip-bad", "--skip-bad"],
+        ["generate", "a fox", "-o", "a", "--out=b"],
+        ["generate", "a fox", "-oa", "-ob"],
+        ["generate", "a fox", "--method", "codex", "--set", "codex.tau=1", "--set", "codex.tau=2"],
+        ["lora", "scale", "x", "-1", "--out", "a", "-o", "b"],
     ):
         assert main(words) == 2
         assert "is given twice: give it once" in capsys.readouterr().err

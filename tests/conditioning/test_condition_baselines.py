@@ -18,6 +18,7 @@ from PIL import Image
 import tilting as tl
 from support.commands import manifest as manifest_of
 from support.commands import over
+from support.loras import lora_off
 from tilting.cli import main
 from tilting.conditioning.cfree import ClassifierFree, batch_of
 from tilting.conditioning.dataset import read_tables
@@ -28,7 +29,6 @@ from tilting.conditioning.triplets import labelled
 from tilting.errors import TiltingError
 from tilting.features.fitted import load_classifier
 from tilting.features.schema import FILE, Schema
-from tilting.models.lora import lora_off
 from tilting.oracle.mixture import ZERO_SNR
 from tilting.rewards import likelihood
 from tilting.runs.files import digest, digest_of

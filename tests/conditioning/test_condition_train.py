@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import tilting as tl
 from support.commands import over
+from support.loras import lora_off
 from support.small import bright_fit, random_control
 from tilting import rng
 from tilting.cli import main
@@ -29,7 +30,6 @@ from tilting.config.condition_train import resolve_train
 from tilting.features.fitted import save_classifier
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.models.control_spec import read_control
-from tilting.models.lora import lora_off
 from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
 from tilting.types import TiltingError

@@ -13,12 +13,13 @@ from support.control import independent_log_prob, normaliser
 from tilting.conditioning.cfree import ClassifierFree, Triplets, draw_rows, drop_labels, training_error
 from tilting.conditioning.fit_label import fit_label
 from tilting.conditioning.guided import classifier_guided
-from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, load_noisy, noised, save_noisy
+from tilting.conditioning.noisy import NoisyClassifier, NoisyNet, OfPictures, load_noisy, noised
 from tilting.conditioning.pictures import Encoded
 from tilting.conditioning.table import Column
 from tilting.conditioning.triplets import TripletBatches
 from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
+from tilting.features.fitted import save_classifier
 from tilting.features.schema import Schema
 from tilting.models.branches import Outputs
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
@@ -102,7 +103,7 @@ def test_a_noisy_classifier_is_saved_with_its_schema(tmp_path, shape):
     torch.manual_seed(0)
     schema = Schema("size", "gaussian", shift=3.0, scale=2.0, std=0.5, temperature=1.5)
     made = NoisyClassifier(NoisyNet(1, shape, 16), schema).eval()
-    save_noisy(made, tmp_path / "c")
+    save_classifier(made, tmp_path / "c")
     again = load_noisy(tmp_path / "c")
     x, t, y = torch.randn(3, *shape), ZERO_SNR.grid(4)[2], torch.tensor([1.0, 2.0, 3.0])
     assert torch.equal(made.log_prob(x, t, y), again.log_prob(x, t, y))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tilting import schedule as sch
@@ -214,16 +214,3 @@ def test_a_step_without_noise_has_no_density():
         assert step.std == 0
         with pytest.raises(TiltingError, match="no density"):
             sch.log_prob(x, step)
-
-
-@settings(max_examples=60, deadline=None)
-@given(i=st.integers(1, 19), eta=st.floats(0, 1), delta=st.floats(-3, 3).filter(lambda d: abs(d) > 0.01))
-def test_mean_shift_is_the_difference_of_two_means(i, eta, delta):
-    grid = Schedule("epsilon", scaled_linear()).grid(20)
-    t, s = grid[i], grid[i + 1]
-    x, eps, _ = draws(2)
-    means = [
-        sch.transition(Prediction(*sch.predict("epsilon", e, x, t), torch.zeros_like(x)), t, s, eta).mean
-        for e in (eps, eps + delta)
-    ]
-    assert torch.allclose((means[1] - means[0]) / delta, torch.full_like(x, sch.mean_shift(t, s, eta)), rtol=1e-8, atol=1e-10)

@@ -12,10 +12,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 import tilting as tl
+from support.loras import lora_off, scaled
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.models.attach import attach_all
-from tilting.models.lora import activate, active, add_lora, load_lora, lora_off, lora_state, scaled
+from tilting.models.lora import activate, active, add_lora, load_lora, lora_state
 from tilting.models.lora_file import FILE, parse_lora, parse_window
 from tilting.models.lora_weights import mix, read_lora, save_lora
 from tilting.models.words import POCKET

@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 import tilting as tl
+from support import tiny_pipelines
 from support.small import write_small
 from support.today import write
 from tilting.cli import main
@@ -354,3 +355,61 @@ def test_an_export_for_peft_is_an_adapter_and_what_a_format_cannot_hold_is_refus
         assert main(["lora", "export", str(tmp_path / place), "--format", form, "--out", str(tmp_path / "no")]) == 2
         assert said in capsys.readouterr().err and not (tmp_path / "no").exists()
     assert main(["lora", "export", str(tmp_path / "unet"), "--format", "a1111", "--out", str(tmp_path / "no")]) == 2
+
+
+# Files in the names of a model's original code, which its own pipeline converts
+
+
+def original(names, begins="diffusion_model.", flat=False):
+    """A layer's name -> that of its original code; in kohya's way with underscores, and an alpha of half the rank."""
+
+    def write(state):
+        out = {}
+        for _, layer, side, v in sides(state):
+            for ours_, its in names:
+                layer = re.sub(ours_, its, layer)
+            layer = begins + (layer.replace(".", "_") if flat else layer)
+            out[f"{layer}.lora_{side}.weight" if flat else f"{layer}.lora_{'A' if side == 'down' else 'B'}.weight"] = v
+            out |= {f"{layer}.alpha": torch.tensor(ALPHA)} if flat else {}
+        return out
+
+    return write
+
+
+WAN = [(r"attn1\.", "self_attn."), (r"attn2\.", "cross_attn."), (r"to_out\.0", "o"), (r"to_(q|k|v)", r"\1")]
+WAN += [(r"ffn\.net\.0\.proj", "ffn.0"), (r"ffn\.net\.2", "ffn.2")]
+ORIGINAL = {
+    "wan": ("wan", original(WAN)),
+    "wan-kohya": ("wan", original(WAN, "lora_unet_", True)),
+    "qwen-kohya": ("qwen", original([], "lora_unet_", True)),
+    "z-image-kohya": ("z_image", original([], "lora_unet_", True)),
+    "z-image-comfy": ("z_image", original([])),
+    "ltx-comfy": ("ltx", original([])),
+    "hidream-comfy": ("hidream", original([])),
+}
+
+
+@pytest.mark.parametrize("naming", ORIGINAL)
+def test_a_file_in_the_names_of_a_models_original_code_adds_what_diffusers_adds(tmp_path, naming):
+    name, written = ORIGINAL[naming]
+    pipe, told = tiny_pipelines.make(name)
+    add_lora(pipe.transformer, 2, ("attn2", "ff", "attn1"), "made")
+    state = {k: torch.randn(v.shape) for k, v in lora_state(pipe.transformer, "made").items()}
+    pipe.transformer.delete_adapters("made")
+    file = written(state)
+    save_file({k: v.contiguous() for k, v in file.items()}, tmp_path / FILE)
+
+    def added(adapter):
+        layers = [(n, m) for n, m in pipe.transformer.named_modules() if adapter in getattr(m, "lora_A", {})]
+        return {n: m.scaling[adapter] * m.lora_B[adapter].weight @ m.lora_A[adapter].weight for n, m in layers}
+
+    attach_all(tl.load(pipe, **told), [parse_lora(str(tmp_path))], STEPS)
+    found = added("stacked0")
+    pipe.load_lora_weights(str(tmp_path), adapter_name="theirs")
+    want = added("theirs")
+    assert len(found) == len(state) / 2 and found.keys() == want.keys()
+    assert all((found[n] - want[n]).abs().max() < 1e-5 * want[n].abs().max() for n in want)
+    strange = {re.sub(r"\d", "77", k, count=1): v.clone() for k, v in list(file.items())[:3]}
+    save_file({**{k: v.contiguous() for k, v in file.items()}, **strange}, tmp_path / FILE)
+    with pytest.raises(TiltingError, match=r"77|names for in a WanPipeline"):
+        attach_all(tl.load(pipe, **told), [parse_lora(str(tmp_path))], STEPS)

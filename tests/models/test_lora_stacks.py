@@ -9,9 +9,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import tilting as tl
+from support.loras import lora_off, scaled
 from support.small import bright_fit, random_control, write_small
 from tilting.models.attach import attach_all
-from tilting.models.lora import active, add_lora, load_lora, lora_off, lora_state, remove, scaled
+from tilting.models.lora import active, add_lora, load_lora, lora_state, remove
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_weights import save_lora
 from tilting.objectives import draft_lv

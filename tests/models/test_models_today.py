@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import tilting as tl
+from support.loras import lora_off
 from support.today import MAKERS, TOLD, write
 from tilting import objectives
 from tilting.cli import main
 from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.models.attach import attach_all
-from tilting.models.lora import lora_off, lora_state
+from tilting.models.lora import lora_state
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_targets import target_modules_of, target_names
 

@@ -10,10 +10,11 @@ from torch import nn
 
 import tilting as tl
 from support.finetuning import REWARDS, Bright, numbers, train
+from support.loras import lora_off
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.models.attach import attach_all
-from tilting.models.lora import load_lora, lora_off
+from tilting.models.lora import load_lora
 from tilting.models.lora_file import parse_lora
 from tilting.models.lora_weights import read_lora
 from tilting.models.sampler_inputs import Guidance, Negative, SamplerInputs, begin, read_inputs, save_inputs

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import tilting as tl
+from support.loras import lora_off
 from support.tiny_pipelines import make
 from tilting.declare import declared
 from tilting.errors import TiltingError
-from tilting.models.lora import lora_off
 from tilting.models.pipeline import Pipeline
 from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS

@@ -10,6 +10,8 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 import tilting as tl
 from support.commands import manifest
@@ -17,6 +19,7 @@ from support.paths import ROOT
 from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, mask, picture
 from tilting.cli import main
 from tilting.errors import TiltingError
+from tilting.features.fitted import save_classifier
 from tilting.models.shapes import enterable, shape_of, shapes
 from tilting.models.told import chosen, parse_inputs
 from tilting.schedule import Schedule, predict, scaled_linear
@@ -73,8 +76,6 @@ def draw(out, *words):
 def test_the_command_line_tells_a_pipeline(here, words):
     assert draw(here / "run", *words) == 0
     assert len(manifest(here / "run")["images"]) == 1
-    from PIL import Image
-
     size = Image.open(here / "run" / "images" / "00000.png").size
     assert size == ((24, 8) if "24" in words else (16, 16))
     first = (here / "run" / "images" / "00000.png").read_bytes()
@@ -216,3 +217,47 @@ def test_the_model_of_the_page_is_steered():
     names["Prediction"] = Prediction
     exec(code, names)
     assert names["out"].images.shape == (1, 3, 8, 8)
+
+
+LEFT = """
+def left(images, prompts):
+    return images[..., :3].mean((1, 2, 3))
+"""
+
+
+def test_fine_tuning_takes_a_mask_and_goes_on_with_it_alone(here, capsys):
+    """The left of what it draws and scores is the picture's own, whatever the seed."""
+    (here / "left.py").write_text(LEFT)
+    words = ["finetune", "a fox", "--model", "sd15", "--reward", f"{here / 'left.py'}:left", "--objective", "ddpo"]
+    words += ["--steps", "3", "--batch-size", "4", "--rank", "2", "--sample-every", "0", "--quiet", "--train-steps", "1"]
+    masked = ["--input", "image=picture.png", "--mask", "mask.png"]
+    assert main([*words, "--out", str(here / "free")]) == 0
+    assert main([*words, *masked, "--out", str(here / "masked")]) == 0
+    drawn = ["--image", "picture.png", "--mask", "mask.png", "--reward", f"{here / 'left.py'}:left", "--images", "2"]
+    assert draw(here / "drawn", "--model", "sd15", *drawn) == 0
+    free, learnt = (json.loads((here / name / "metrics.jsonl").read_text())["reward"] for name in ("free", "masked"))
+    of_picture = [one["reward"] for one in manifest(here / "drawn")["images"]]
+    assert max(abs(learnt - one) for one in of_picture) < 0.5 * abs(free - learnt)
+    assert (here / "masked" / "lora").is_dir()
+    more = [word if word != "1" else "2" for word in words]
+    assert main([*more, *masked[:2], "--mask", "large.png", "--out", str(here / "masked")]) == 2
+    assert main([*more, "--out", str(here / "masked")]) == 2
+    capsys.readouterr()
+    assert main([*more, *masked, "--out", str(here / "masked")]) == 0
+
+
+def test_a_control_is_trained_and_drawn_in_the_size_that_is_asked_for(here, capsys):
+    images, words = torch.rand(20, 3, 8, 24), ["yes", "no"] * 10
+    save_classifier(tl.condition_fit(images, words, "bright", kind="cnn", widths=(4, 4, 8), epochs=1).classifier, here / "fit")
+    words, size = ["a fox", "--model", "sd15", "--steps", "2", "--quiet"], ["--height", "8", "--width", "24"]
+    train = ["--classifier", str(here / "fit"), "--train-steps", "1", "--batch-size", "2", "--rank", "2", "--sample-every", "0"]
+    control = str(here / "ctl")
+    assert main(["condition", "train", *words, *size, *train, "--out", control]) == 0
+    assert load_file(here / "ctl" / "embedding.safetensors")["tables.bright"].shape == (2, 4 * 4 * 12)
+    sample = ["condition", "sample", *words, "--control", control, "--label", "bright=yes"]
+    assert main([*sample, *size, "--out", str(here / "drawn")]) == 0
+    assert Image.open(here / "drawn" / "images" / "00000.png").size == (24, 8)
+    assert main([*sample, "--out", str(here / "other")]) == 2  # a control of latents is one of their size
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["condition", "train", *words, *train, "--height", "16", "--width", "24", "--out", control]) == 2
+    assert "with another height" in capsys.readouterr().err

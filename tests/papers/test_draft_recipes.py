@@ -19,6 +19,7 @@ from support.commands import manifest
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.objectives import draft_lv
+from tilting.objectives.cost import cost_of
 from tilting.training.folder import read_lines
 from tilting.training.processes import Engine
 from tilting.training.run import Parts, load_parts, trainer_of
@@ -29,7 +30,7 @@ from tilting_papers.draft.charts import tile
 from tilting_papers.draft.evaluate import evaluate_variant
 from tilting_papers.draft.measure import protocol_of, requests_of
 from tilting_papers.draft.study import Protocol, Size, Training, Variant, of_fifty
-from tilting_papers.draft.training import config_of, cost_of, seconds_of, train
+from tilting_papers.draft.training import config_of, seconds_of, train
 from tilting_papers.recipe import Run
 
 STUDIES = [name for name in RECIPES if name.startswith("draft-")]
@@ -140,17 +141,11 @@ def test_what_an_image_costs_is_what_training_counts(kind, cache):
     config = asked(COSTED[kind])
     tuning = trainer_of(config, cache.parts(config), Engine())
     rows = list(tuning.steps(1))
-    cost = cost_of(config)
-    assert rows[-1].skipped is None and cost is not None
-    assert tuning.costs["evaluations"] == cost.forward * tuning.costs["images"] == cost.forward * 2
+    cost = cost_of(config.made_objective, config.steps)
+    assert rows[-1].skipped is None
+    assert tuning.costs["evaluations"] == cost.evaluations * tuning.costs["images"] == cost.evaluations * 2
     if kind != "dpg":  # a critic's calls are not reward queries
-        assert tuning.costs["reward_calls"] == cost.rewards * 2
-
-
-def test_refls_cost_is_the_mean_over_its_steps():
-    config = asked(Training("a", "refl", {"last": 3}), size=replace(TINY, steps=7))
-    cost = cost_of(config)
-    assert cost is not None and cost.forward == np.mean([i + 1 for i in (4, 5, 6)])  # i steps, and the one that is looked at
+        assert tuning.costs["reward_calls"] == cost.reward_calls * 2
 
 
 @pytest.fixture(scope="module")

@@ -119,5 +119,5 @@ def test_a_reward_elsewhere_is_itself():
     assert torch.autograd.grad(one(images, ["a", "b"]).sum(), images)[0].abs().sum() > 0
     both = elsewhere(combine([(inner, 2.0)], keys=["x"]), "cpu")
     assert both.waits and both.parts[0][0].reward is inner and both.parts[0][1] == 2.0 and elsewhere(inner, None) is inner
-    with pytest.raises(TiltingError, match="there is no device 'cuda:7' here"):
+    with pytest.raises(TiltingError, match="there is no device 'cuda:7' here: use --reward-device auto or cpu"):
         elsewhere(inner, "cuda:7")

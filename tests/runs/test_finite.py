@@ -3,12 +3,16 @@ taken for finished."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from PIL import Image
 
 import tilting as tl
 from support.commands import manifest
 from support.small import write_small
+from support.tiny_pipelines import make
 from tilting.cli import main
 from tilting.errors import TiltingError
 
@@ -36,6 +40,9 @@ def spoil(part, value=NAN):
                 model.unet.conv_out.bias.fill_(value)
             elif part == "autoencoder":
                 model.vae.decoder.conv_out.bias.fill_(value)
+            elif part == "black":
+                model.vae.decoder.conv_out.weight.zero_()
+                model.vae.decoder.conv_out.bias.fill_(-2.0)
             elif part == "overflow":
                 model.unet.conv_in.weight.mul_(1e5)
             elif part == "text overflow":
@@ -109,8 +116,51 @@ def test_a_reward_and_its_gradient_are_named(small):
         tl.generate(model, "a fox", Slope(), "dps", steps=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "said"),
+    [
+        ("sdxl", "text_encoder_2", "the text encoder made"),
+        ("sd15_controlnet", "controlnet", "the weights of its controlnet hold NaN"),
+        ("sd15_ip", "image_encoder", "the weights of its image_encoder hold NaN"),
+        ("sd15_img2img", "vae", "the autoencoder made"),
+        ("kontext", "vae", "the weights of its vae hold NaN"),
+        ("wan22", "transformer_2", "the network made"),
+    ],
+)
+def test_a_part_beside_the_usual_ones_is_named_too(name, part, said):
+    pipe, told = make(name)
+    network = pipe.components[part]
+    next((network.encoder if part == "vae" else network).parameters()).data.fill_(NAN)
+    with pytest.raises(TiltingError, match=f"image 0 of 'a fox', seed 0 is not finite: .*{said}"):
+        tl.generate(tl.load(pipe, **told), "a fox", steps=2)
+
+
 def test_what_is_finite_is_drawn_once(small):
     model, calls = tl.load(str(small)), []
     model.unet.conv_in.register_forward_hook(lambda *_: calls.append(1))
     assert tl.generate(model, "a fox", steps=2).images.isfinite().all()
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("part", ["black", "autoencoder"])
+def test_a_black_picture_of_an_earlier_version_is_drawn_again_once(small, tmp_path, monkeypatch, capsys, part):
+    """Which wrote NaN as black, and its records into the manifest."""
+    from tilting.models import load
+
+    out = tmp_path / "out"
+    words = ["generate", "a fox", "--model", str(small), "--images", "2", "--steps", "2", "--quiet", "--out", str(out)]
+    assert main(words) == 0
+    told, first = manifest(out), out / "images" / "00000.png"
+    (out / "manifest.json").write_text(json.dumps(told))  # the records are in it
+    (out / "images.jsonl").unlink()
+    Image.new("RGB", Image.open(first).size).save(first)
+    kept = (out / "images" / "00001.png").stat().st_mtime_ns
+    monkeypatch.setattr("tilting.generation.run.load", lambda *given, **how: spoil(part)(load(*given, **how)))
+    assert main(words) == (0 if part == "black" else 2)
+    assert ("image 0 of 'a fox', seed 0 is not finite" in capsys.readouterr().err) == (part != "black")
+    whole = ["images/00000.png", "images/00001.png"]
+    assert [one["file"] for one in manifest(out)["images"]] == (whole if part == "black" else whole[1:])
+    assert (out / "images" / "00001.png").stat().st_mtime_ns == kept
+    drawn = first.stat().st_mtime_ns
+    assert main(words) == (0 if part == "black" else 2)  # a picture that is black by itself is finished now
+    assert first.stat().st_mtime_ns == drawn

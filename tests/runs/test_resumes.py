@@ -11,6 +11,7 @@ import pytest
 
 from support.digits import closeness, differences, one_thread, read_digits
 from support.paths import ROOT
+from support.today import write
 from tilting.cli import main
 
 HERE = ROOT / "tests" / "fixtures"
@@ -64,3 +65,21 @@ def test_what_is_written_whole_is_known_and_not_written_over(name, place, capsys
     assert main(FIXTURES[name]["argv"]) == 2
     assert f"runs/{name}" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in place.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_of_flux_from_before_its_latents_were_packed_is_refused(tmp_path, capsys):
+    """Such a folder's config has no option mask; a finished one is left as it is."""
+    out = tmp_path / "run"
+    words = ["finetune", "a fox", "--model", str(write("flux", tmp_path / "flux")), "--reward", "color:red", "--quiet"]
+    words += ["--steps", "2", "--batch-size", "1", "--rank", "2", "--sample-every", "0", "--out", str(out)]
+    words += ["--height", "16", "--width", "16"]
+    assert main([*words, "--train-steps", "1"]) == 0
+    told = json.loads((out / "manifest.json").read_text())
+    del told["config"]["mask"]
+    (out / "manifest.json").write_text(json.dumps(told))
+    assert main([*words, "--train-steps", "1"]) == 0
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    capsys.readouterr()
+    assert main([*words, "--train-steps", "2"]) == 2
+    assert "before its latents were packed" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}

@@ -82,6 +82,9 @@ def test_a_tiny_decoder_makes_codex_on_sd15_a_third_cheaper(sd15):
     config, found = sd15
     paid = need_of(config)[1]
     assert paid.slopes + paid.evaluations > 400 and found.units["evaluation"].flop == pytest.approx(1.6e12, rel=0.02)
+    assert [found.units[key].flop for key in ("decode", "reward")] == pytest.approx(
+        [2.514e12, 0.162e12], rel=0.01
+    )  # docs/gpu.md
     with FakeTensorMode():
         tiny, x = AutoencoderTiny().eval().requires_grad_(False), torch.zeros(1, 4, 64, 64)
         tiny.enable_gradient_checkpointing()
@@ -106,6 +109,18 @@ def test_codex_and_draft_lv_of_512_pixels_fit_into_8_gb_in_half_precision(sd15):
         choice, fits = choose(room * 10**9, need, Switches.of(config), lambda recompute: found)
         assert fits and choice.peak.total + RESERVE <= room * 1e9
         assert (choice.rows == need.rows == 4) == (room == 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("sd15", 859.5e6), ("sdxl", 2567.5e6), ("sd35", 2470e6), ("flux", 11901e6), ("wan", 1419e6)]
+)
+def test_a_shape_has_as_many_weights_as_the_real_network(name, weights):
+    import diffusers
+
+    kind, config = shapes.SHAPES[name].get("unet") or shapes.SHAPES[name]["transformer"]
+    with torch.device("meta"):
+        network = getattr(diffusers, kind).from_config(config)
+    assert sum(p.numel() for p in (*network.parameters(), *network.buffers())) == pytest.approx(weights, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux"])

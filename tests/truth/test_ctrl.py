@@ -169,7 +169,7 @@ def test_where_the_kl_is_asked_for_the_last_step_is_the_frozen_models():
     for kl in (True, False):
         path = rollout(world, torch.ones(5, dtype=torch.bool), kl=kl)
         t, s = world.grid[-2], world.grid[-1]
-        frozen = transition(world.base(path.before_last, t, world.rows), t, s, 1.0).mean
+        frozen = transition(world.base(path.points[-1].x, t, world.rows), t, s, 1.0).mean
         assert torch.equal(path.clean, frozen) == kl
     quiet = rollout(replace(world, denoise=world.base), torch.ones(5, dtype=torch.bool), kl=True)
     assert quiet.kl.abs().max() == 0

@@ -13,9 +13,9 @@ from functools import cache
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from tilting.cli.command import COMMANDS, Command
+from tilting.cli.command import COMMANDS, Command, Once
 from tilting.cli.compare import compare
 from tilting.cli.condition import condition
 from tilting.cli.doctor import doctor
@@ -77,7 +77,17 @@ def app() -> typer.Typer:
             made.add_typer(command.run, name=command.name)
         else:
             made.command(command.name)(command.run)
+    _once(made)
     return made
+
+
+def _once(app: typer.Typer) -> None:
+    """Make every command of an app, and of those in it, one of `Once`, whoever has written it."""
+    for command in app.registered_commands:
+        command.cls = Once if command.cls in (None, TyperCommand) else command.cls
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _once(group.typer_instance)
 
 
 def tilting(

@@ -14,11 +14,13 @@ import inspect
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from tilting.config.base import BaseConfig
 from tilting.config.prompts import KINDS
@@ -106,7 +108,6 @@ def takes(
             context = given.pop("context")
             call = Call(["tilting", *context.obj], bool(given["quiet"]), bool(given["as_json"]))
             FORMER.clear()
-            _once(context, options)
             asked, call = _asked(options, given, call)
             resolved = config.resolve(asked)
             if not call.quiet:
@@ -161,14 +162,16 @@ OVERWRITE: dict[str, Any] = {
 """And those that write into a folder."""
 
 
-def _once(context: typer.Context, options: Mapping[str, Field]) -> None:
-    """Refuse an option of one value that is given twice, for the first would be dropped in silence. Raises TiltingError."""
-    words = context.obj[: context.obj.index("--")] if "--" in context.obj else context.obj
-    given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    single = [(one.option, *one.aliases) for one in options.values() if not one.repeats]
-    for names in (*single, ("prompts",), *((name.replace("_", "-"),) for name in ("config", "print_config"))):
-        if sum(given.count(f"--{name}") for name in names) > 1:
-            raise TiltingError(f"--{names[0]} is given twice: give it once")
+class Once(TyperCommand):
+    """A command each of whose options of one value is given once, for the first of two would be dropped in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:  # of a shell that completes
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for name, count in Counter(p.opts[0] for p in order if p.param_type_name == "option" and not p.multiple).items():
+                if count > 1:
+                    raise TiltingError(f"{name} is given twice: give it once")
+        return super().parse_args(ctx, args)
 
 
 def _parameters(one: Field) -> list[inspect.Parameter]:
@@ -235,11 +238,17 @@ def _asked(options: Mapping[str, Field], given: Mapping[str, Any], call: Call) -
                 raise TiltingError("prompts are given both as words and by --prompts: give one of them")
             value = file if file is not None else value
         if name == "set":
-            asked["set"] = {**(asked.get("set") or {}), **dict(map(parse_setting, value or ()))}
+            settings = list(map(parse_setting, value or ()))
+            twice = next((key for i, (key, _) in enumerate(settings) if key in dict(settings[:i])), None)
+            if twice is not None:
+                raise TiltingError(f"--set {twice} is given twice: give it once")
+            asked["set"] = {**(asked.get("set") or {}), **dict(settings)}
         elif value not in (None, (), []):
             asked[name] = value
         for alias in one.aliases:
             if given[alias.replace("-", "_")] not in (None, (), []):
+                if value not in (None, (), []) and not one.repeats:
+                    raise TiltingError(f"--{name} is given twice: give it once")
                 asked[alias] = given[alias.replace("-", "_")]
     quiet, json_ = call.quiet or bool(asked.pop("quiet", False)), call.json or bool(asked.pop("json", False))
     return asked, Call(call.words, quiet, json_)

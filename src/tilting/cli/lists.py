@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,8 @@ LONG = 24
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
+ROWS = Path(__file__).parent.parent / "assets" / "measured.json"
+"""What recipes measured of methods and objectives, which `python docs/site.py --rows` takes from their pages."""
 SAID = 'Say "a fox", "a fox on a blue background", "a fox, noto style" or "a fox on a blue background, noto style".'
 """How pocket's words make a prompt."""
 
@@ -48,6 +51,22 @@ def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
             typer.echo(f"{'':{width}}{line}")
 
 
+def _measured(name: str) -> list[dict[str, str]]:
+    """The rows of a part."""
+    return [row for row in json.loads(ROWS.read_bytes()) if row["part"] == name]
+
+
+def _quoted(rows: list[dict[str, str]], paid: str) -> list[str]:
+    """Rows as lines, by page; what is paid is said of their evaluations."""
+    cells = []
+    for row in rows:
+        number = f", {row['number']}" if row["number"] else ""
+        judge = f"; {row['judged']} {row['judge']}" if row["judge"] else ""
+        said = f"{row['what']} {row['value']}, base {row['base']}{judge}; {row['evaluations']} evaluations {paid}{number}"
+        cells.append([row["page"], said])
+    return ["", "measured on pocket (tilting recipe NAME)", *columns(cells, indent="  ")] if cells else []
+
+
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One method, with all its settings.")] = None,
     as_json: Json = False,
@@ -55,7 +74,7 @@ def methods(
     """List the methods, or the settings of one. Paper, what each needs, its cost; with NAME, what --set changes."""
     if name is not None:
         METHODS.find(name)
-    rows = {key: about_method(key) for key in ([name] if name else METHODS)}
+    rows = {key: about_method(key) | {"measured": _measured(key)} for key in ([name] if name else METHODS)}
     if as_json:
         return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
     for line in _one(name, rows[name]) if name else _table(rows):
@@ -90,7 +109,7 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
     lines = columns([[f"{name}: {row['about']}"]])
     for text in row["more"]:
         lines += ["", *text.splitlines(), ""] if text.startswith("    ") else columns([[text]])
-    lines += ["", *columns(told)]
+    lines += ["", *columns(told), *_quoted(row["measured"], "an image")]
     if not row["settings"]:
         return [*lines, "", f"{name} has no settings."]
     cells = [["setting", "default", "published", "what it is"]]
@@ -120,7 +139,7 @@ def objectives(
     """List the objectives of fine-tuning, or the settings of one. Paper, gradient, cost; with NAME, what --set changes."""
     if name is not None:
         OBJECTIVES.find(name)
-    rows = {key: about_objective(key) for key in ([name] if name else OBJECTIVES)}
+    rows = {key: about_objective(key) | {"measured": _measured(key)} for key in ([name] if name else OBJECTIVES)}
     if as_json:
         return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
     for line in _one_objective(name, rows[name]) if name else _objectives(rows):
@@ -156,7 +175,7 @@ def _one_objective(name: str, row: dict[str, Any]) -> list[str]:
     head = columns([[f"{name}: {row['about']}"]])
     for part in row["more"]:  # pseudo-code keeps its lines
         head += ["", *part.splitlines()] if part.startswith("    ") else ["", *columns([[part]])]
-    return [*head, "", *columns(told), "", *columns(cells)]
+    return [*head, "", *columns(told), *_quoted(row["measured"], "of training"), "", *columns(cells)]
 
 
 def shown(value: Any) -> str:

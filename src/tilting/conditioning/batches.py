@@ -17,6 +17,7 @@ from tilting.features.schema import SPREAD, Schema
 from tilting.models.labels import Augmented, Term, guided
 from tilting.objectives.batch import TrainBatch
 from tilting.rewards.check import checked
+from tilting.rewards.elsewhere import elsewhere
 from tilting.training.batches import Batches
 from tilting.types import Denoise, Prediction, Time
 
@@ -76,7 +77,8 @@ class ControlBatches(Batches):
     def _score(self, images: Tensor, prompts: list[str], rows: Tensor) -> Tensor:
         codes = {name: y[rows] for name, y in self._codes.items()}
         part: dict[str, float] = {}
-        found = checked(Obedience(self.classifiers, codes, self._gamma, part), images, prompts)
+        obedience = elsewhere(Obedience(self.classifiers, codes, self._gamma, part), self.config.reward_device)
+        found = checked(obedience, images, prompts)
         self._scored += len(images)
         for name, value in part.items():
             before = self.seen.get(name, 0.0)

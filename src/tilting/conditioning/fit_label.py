@@ -28,8 +28,7 @@ class FittedLabel:
     """What `tilting.condition_fit` returns.
 
     Attributes:
-        classifier: calibrated, frozen; `tilting.features.fitted.save_classifier` writes it (one of noisy latents:
-            `tilting.conditioning.noisy.save_noisy`).
+        classifier: calibrated, frozen; `tilting.features.fitted.save_classifier` writes it.
         metrics: what metrics.json of `tilting condition fit` holds: accuracy, macro F1, confusion, ECE before and after.
         outputs: (n, outputs) of the held-out records.
         y: (n,) indices of their classes, or their numbers.
@@ -195,7 +194,7 @@ def by_noise(schema: Schema, outputs: Tensor, y: Tensor, sigma: Tensor, parts: i
         if schema.kind == "classes":
             row["accuracy"] = float((mine.argmax(1) == answers).double().mean())
         else:
-            row["rmse"] = float((answers - schema.shift - schema.scale * mine[:, 0]).square().mean().sqrt())
+            row["rmse"] = float((answers - guessed(schema, mine)).square().mean().sqrt())
         rows.append(row)
     return rows
 

@@ -25,7 +25,6 @@ from tilting.conditioning.dataset import bar, read_data
 from tilting.conditioning.fit import Epoch, Fit
 from tilting.conditioning.fit_label import FittedLabel, Source, by_likelihood, epoch_told, fit_label, of_rows
 from tilting.conditioning.networks import Inputs, inputs_of, size_of
-from tilting.conditioning.noisy import NoisyClassifier, save_noisy
 from tilting.conditioning.pictures import Pictures, encode_files
 from tilting.conditioning.table import Column
 from tilting.config.condition_fit import AUTO, TRIED, FitConfig
@@ -106,7 +105,7 @@ class FitFolder(RunFolder[FitConfig]):
         for name, picture in fit_charts.charts(column, fitted).items():
             write_atomically(folder / name, picture)
         write_json(folder / METRICS, fitted.metrics)
-        _save(fitted.classifier, folder)
+        save_classifier(fitted.classifier, folder)  # whose description comes last: there is a classifier once it is there
         self.summary[column.name] = fitted.metrics
         if folder != self.path:
             write_json(self.path / METRICS, {name: self.summary.get(name) for name in self.head["labels"]})
@@ -206,14 +205,6 @@ def _latents(folder: FitFolder, device: str) -> Source:
     paths = [record.path for record in folder.data.records]
     with bar(len(paths), "latents", folder.quiet) as progress:
         return encode_files(model if device == "cpu" else model.to(device), paths, progress.update)
-
-
-def _save(classifier: Any, folder: Path) -> None:
-    """Both files, the description last: there is a classifier once it is there."""
-    if isinstance(classifier, NoisyClassifier):
-        save_noisy(classifier, folder)
-    else:
-        save_classifier(classifier, folder)
 
 
 def describe(manifest: dict[str, Any]) -> str:

@@ -9,9 +9,8 @@ calibrated on the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +20,8 @@ from torch import Tensor, nn
 
 from tilting import rng
 from tilting.conditioning.networks import keyed
-from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.features.fitted import UNFIT, log_prob
-from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, noisy_model, read_config, read_schema
+from tilting.features.schema import NOISY, WEIGHTS, Schema, noisy_model, read_config, read_schema
 from tilting.foreign import read_tensors
 from tilting.schedule import Schedule
 from tilting.types import TiltingError, Time
@@ -194,16 +192,8 @@ class OfPictures:
         return self.classifier.net(Noised(alpha * x, x.new_full((len(x),), alpha), x.new_full((len(x),), sigma)))
 
 
-def save_noisy(classifier: NoisyClassifier, folder: Path) -> None:
-    """Write classifier.safetensors, then classifier.json, into a folder of its own."""
-    make_folder(folder)
-    config = {"schema": asdict(classifier.schema), "network": classifier.net.config, "model": classifier.model}
-    write_tensors(folder / WEIGHTS, {k: v.cpu().contiguous() for k, v in classifier.net.state_dict().items()})
-    write_atomically(folder / FILE, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
-
-
 def load_noisy(folder: Path) -> NoisyClassifier:
-    """Read what `save_noisy` wrote, frozen. Raises TiltingError: none there, or a classifier of clean pictures."""
+    """Read what `save_classifier` wrote, frozen. Raises TiltingError: none there, or a classifier of clean pictures."""
     network, schema, model = read_config(folder)["network"], read_schema(folder), noisy_model(folder)
     if model is None:
         raise TiltingError(

@@ -10,7 +10,6 @@ A run goes on from its newest checkpoint, bit for bit; lines after it are cut an
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from tilting.models.placement import device_of
 from tilting.models.told import asked
 from tilting.reports.course import CURVE, Course, course_png, points_of
 from tilting.runs.alone import alone
-from tilting.training.bar import kl_of
+from tilting.training.bar import kl_name, kl_of
 from tilting.training.driver import Observer, enter, train_in_folder
 from tilting.training.folder import METRICS, TrainingFolder, read_lines
 from tilting.training.loop import Info
@@ -69,6 +68,7 @@ def load_parts(config: TrainConfig) -> Parts:
     """Load what a config asks for, on the CPU: the classifiers first, so that a wrong one is refused before the model is read,
     and before them a device that is not here."""
     device_of(config.device)
+    device_of(config.reward_device or "auto", "reward-device")
     classifiers = [read_classifier(name) for name in config.classifier]
     if not config.free:
         check_gradient(config.planner, by_label(classifiers))
@@ -109,7 +109,7 @@ def condition_train(
 def courses(folder: TrainingFolder[TrainConfig], looks: Sequence[Mapping[str, Any]]) -> list[Course]:
     """How probable labels became, at which price, and what the judge says of the pictures, over training."""
     rows = read_lines(folder.path / METRICS)
-    kl = next((key for key in ("kl", "kl_open", "kl_step") if any(key in row for row in rows)), "kl")
+    kl = kl_name(rows)
     return [
         Course("Obedience", "log p of the labels asked for, nats", points_of(rows, "log_prob")),
         Course("KL to the model", "nats per image" + (", of the open steps" if kl == "kl_open" else ""), points_of(rows, kl)),
@@ -141,8 +141,7 @@ class Obedience(Observer[TrainConfig]):
     def __init__(self, folder: ControlFolder, trainer: ControlTrainer, judge: Judge | None = None):
         super().__init__(folder, trainer)
         self.last: Mapping[str, Any] | None = None
-        self.judge, self.samples = judge, []
-        self.sampling = 0.0
+        self.judge = judge
 
     def resume(self, state: Mapping[str, Any]) -> None:
         self.last, self.samples = state.get("last"), state.get("samples", [])  # which older checkpoints have not
@@ -150,28 +149,17 @@ class Obedience(Observer[TrainConfig]):
     def state(self) -> dict[str, Any]:
         return {"last": self.last and dict(self.last), "samples": self.samples}
 
-    def first(self) -> None:
-        if self.config.sample_every:
-            self._sample()
-
     def look(self, row: Info) -> dict[str, Any]:
         self.last = row.numbers if row.skipped is None else self.last
-        every, last = self.config.sample_every, row.step == self.config.train_steps
-        if every and (last or row.step % every == 0):
-            self._sample()
-        return {}
-
-    def seconds(self) -> dict[str, float]:
-        seconds, self.sampling = self.sampling, 0.0
-        return {"sampling": seconds}
+        return super().look(row)
 
     def save(self, finished: bool = False) -> None:
         if finished and self.trainer.engine.main and (picture := course_png(courses(self.folder, self.samples))):
             write_atomically(self.folder.path / CURVE, picture)  # before the run is over for those who come later
         super().save(finished)
 
-    def _sample(self) -> None:
-        engine, step, begun = self.trainer.engine, self.trainer.state.step, time.perf_counter()
+    def sample(self) -> dict[str, Any]:
+        engine, step = self.trainer.engine, self.trainer.state.step
         numbers: dict[str, Any] | None = None
         if engine.main:
             seen = look_at(self.trainer, self.judge)
@@ -181,7 +169,7 @@ class Obedience(Observer[TrainConfig]):
             path = self.folder.path / self.folder.inside / f"{step:06d}.png"
             write_control_look(seen, path, title, self.samples[0] if self.samples else numbers)
         self.samples.append(dict(engine.broadcast(numbers)))
-        self.sampling += time.perf_counter() - begun
+        return {}
 
     def shown(self, row: Info) -> dict[str, float | None]:
         numbers, seen = row.numbers, self.samples[-1] if self.samples else {}

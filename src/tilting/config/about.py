@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any
@@ -28,26 +26,6 @@ def of_few(row: Mapping[str, Any]) -> str:
     """What the few steps of a distilled model leave of a method that selects, a sentence."""
     never = "" if 0 not in row["few"] else f"; where it never does it is {row['without']}"
     return f"At T = 1, 2, 3 and 4 it selects {', '.join(map(str, row['few'][:-1]))} and {row['few'][-1]} times{never}."
-
-
-def documented(kind: type | str) -> tuple[str, list[str], dict[str, str]]:
-    """A docstring taken apart.
-
-    Args:
-        kind: a class, or its docstring, which has a first sentence, more paragraphs, and ``Attributes:`` ("name: text" or
-            "a, b: text").
-
-    Returns:
-        The first paragraph, the others, and what is said of each attribute; line breaks of the source are gone.
-    """
-    head, _, listed = inspect.cleandoc(kind if isinstance(kind, str) else kind.__doc__ or "").partition("\nAttributes:\n")
-    first, *more = (" ".join(part.split()) for part in re.split(r"\n\s*\n", head.strip()))
-    said: dict[str, str] = {}
-    for entry in re.split(r"\n(?=    \S)", "\n" + inspect.cleandoc(listed).replace("\n", "\n    ").rstrip()):
-        names, colon, text = entry.strip().partition(": ")
-        if colon:
-            said |= dict.fromkeys(names.split(", "), " ".join(text.split()).replace("``", "").removesuffix("."))
-    return first, [part for part in more if part], said
 
 
 def about_method(name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,19 @@ def measured() -> tuple[dict[str, Any], ...]:
     return cells
 
 
-def choose(budget: int, steps: int, gradient: bool) -> Choice:
+Unfit = Callable[[str, Mapping[str, Any]], str | None]
+"""(method, settings) -> why it cannot be used here, or None."""
+
+
+def choose(budget: int, steps: int, gradient: bool, unfit: Unfit = lambda method, settings: None) -> Choice:
     """The method for a budget of evaluations per image.
 
     Args:
         budget: of evaluations.
         steps: T of the run.
         gradient: whether the reward has one.
+        unfit: asked of the usable methods of a cell in the order of their gains; those of black-box rewards come after those
+            that need a gradient, where none of these can be used.
 
     Raises:
         TiltingError: a budget below one image, and one of less than any cell that was measured.
@@ -91,31 +97,42 @@ def choose(budget: int, steps: int, gradient: bool) -> Choice:
         raise TiltingError(
             f"a budget of {budget} evaluations is below the {steps} steps of one image: give more, or --steps {max(1, budget)}"
         )
+    passed: dict[str, str] = {}
+    choice = None
+    for kind in (True, False) if gradient else (False,):
+        choice = choice or _best(budget, steps, kind, unfit, passed)
+    choice = choice or _base(steps, "auto: base, for no method of the table can be used here")
+    told = "; ".join(f"not {method}, for {why.partition(': ')[0]}" for method, why in passed.items())
+    return replace(choice, why=f"{choice.why}; {told}") if told else choice
+
+
+def _best(budget: int, steps: int, gradient: bool, unfit: Unfit, passed: dict[str, str]) -> Choice | None:
+    """Of the nearest cell of a kind of rewards, what gained most and can be used; None where all were passed over."""
     kind = [cell for cell in measured() if cell["gradient"] == gradient]
+    if not kind:
+        return _base(steps, f"auto: base, for no cell of {_kind(gradient)} has been measured")
+    least = min(cell["budget"] / cell["steps"] for cell in kind)
     kind = [cell for cell in kind if cell["budget"] / cell["steps"] <= budget / steps + 1e-9]
     if not kind:
-        least = min((c["budget"] / c["steps"] for c in measured() if c["gradient"] == gradient), default=None)
-        if least is None:
-            return _base(steps, f"auto: base, for no cell of {_kind(gradient)} has been measured")
         return _base(
             steps, f"auto: base, for {budget} evaluations buy less than {least:g} images of {steps} steps, the least measured"
         )
     cell = max(kind, key=lambda one: (one["budget"] / one["steps"], -abs(one["steps"] - steps)))
     about = f"at {cell['budget']} evaluations of T = {cell['steps']}"
-    if cell["method"] == "base":
+    usable = [one for one in cell["ranked"] if one["usable"]]
+    if not usable:
         return _base(steps, f"auto: base, for no method gained {about} without the judge's falling, {_kind(gradient)}")
-    settings, paid = _spent(cell, budget, steps)
-    best = next(one for one in cell["ranked"] if one["method"] == cell["method"])
-    number = f"{cell['knob']} {settings[cell['knob']]}"
     nearest = "" if cell["budget"] / cell["steps"] == budget / steps else ", the nearest measured below"
-    return Choice(
-        cell["method"],
-        settings,
-        steps,
-        paid,
-        f"auto: {cell['method']} with {number} at T = {steps}, {paid.evaluations} evaluations an image: of"
-        f" {len(cell['ranked'])} methods on {_kind(gradient)} it gained most {about} ({best['gain']:.2g} sd of base{nearest})",
-    )
+    for one in usable:
+        settings, paid = _spent(one, budget, steps)
+        why = unfit(one["method"], settings)
+        if why is None:
+            (knob,) = one["number"]
+            told = f"auto: {one['method']} with {knob} {settings[knob]} at T = {steps}, {paid.evaluations} evaluations an image"
+            told += f": of {len(cell['ranked'])} methods on {_kind(gradient)} it gained most {about}"
+            return Choice(one["method"], settings, steps, paid, f"{told} ({one['gain']:.2g} sd of base{nearest})")
+        passed[one["method"]] = why
+    return None
 
 
 def _base(steps: int, why: str) -> Choice:
@@ -126,11 +143,12 @@ def _kind(gradient: bool) -> str:
     return "rewards with a gradient" if gradient else "black-box rewards"
 
 
-def _spent(cell: Mapping[str, Any], budget: int, steps: int) -> tuple[dict[str, Any], Cost]:
-    """The cell's settings with its number raised as far as the budget goes, and what an image costs then."""
+def _spent(one: Mapping[str, Any], budget: int, steps: int) -> tuple[dict[str, Any], Cost]:
+    """A method's settings with its number raised as far as the budget goes, and what an image costs then."""
+    (knob,) = one["number"]
 
     def paid(number: int) -> Cost:
-        return cost(METHODS[cell["method"]](**{**cell["settings"], cell["knob"]: number}).build(steps), steps)
+        return cost(METHODS[one["method"]](**{**one["settings"], knob: number}).build(steps), steps)
 
     def fits(number: int) -> bool:
         try:
@@ -139,7 +157,7 @@ def _spent(cell: Mapping[str, Any], budget: int, steps: int) -> tuple[dict[str, 
             return True
 
     number = most(fits)
-    return {**cell["settings"], cell["knob"]: number}, paid(number)
+    return {**one["settings"], knob: number}, paid(number)
 
 
 def most(fits: Callable[[int], bool], least: int = 1) -> int:

@@ -25,11 +25,23 @@ from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import named_digest
 from tilting.runs.owner import processes
 
-OF_CTRL = ("prompts", "steps", "gamma", "kl", "kl-target", "planner", "truncation", "cfg", "eta", "negative-prompt")
+OF_CTRL = (
+    "prompts",
+    "steps",
+    "gamma",
+    "kl",
+    "kl-target",
+    "planner",
+    "truncation",
+    "cfg",
+    "eta",
+    "negative-prompt",
+    "reward-device",
+)
 OF_FREE = ("data", "label", "label-dropout", "skip-bad")
 """Options that one objective alone has a use for."""
 IN_PYTHON = """objective label_dropout train_steps steps batch_size accumulate gamma kl kl_target place planner truncation
-cfg eta negative_prompt lora_lr embedding_lr rank lora_alpha target_modules weight_decay clip schedule warmup
+cfg eta negative_prompt lora_lr embedding_lr rank lora_alpha target_modules weight_decay clip optimizer schedule warmup
 ema seed""".split()  # noqa: SIM905
 """Fields that `tilting.condition_train` takes: others are objects there, or of a run in a folder alone."""
 OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680.0, "place": "time", "lora_lr": 4e-3, "embedding_lr": 4e-2}}
@@ -88,10 +100,12 @@ class TrainConfig(TrainingConfig):
     target_modules: training.TargetModules = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
+    optimizer: training.Optimizer = "adamw"
     schedule: training.Schedule = "constant"
     warmup: training.Warmup = 0
     ema: training.Ema = 0.0
     device: options.Device = "auto"
+    reward_device: options.RewardDevice = None
     precision: training.TrainPrecision = FULL
     checkpoint_every: training.CheckpointEvery = 25
     keep_every: training.KeepEvery = 0
@@ -224,5 +238,4 @@ def usual_prompts(model: str) -> list[str]:
     return [write_prompt(words, i) for i in range(len(words.concepts))]
 
 
-OPTIONS = tuple(TrainConfig.options())
 resolve_train = TrainConfig.resolve

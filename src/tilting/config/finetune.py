@@ -29,8 +29,8 @@ from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
 IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
-weight_decay teacher clip schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout reward_frames
-seed""".split()  # noqa: SIM905
+weight_decay teacher clip optimizer schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout
+reward_frames seed""".split()  # noqa: SIM905
 """Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
 
 
@@ -62,10 +62,12 @@ class FinetuneConfig(Switches, TrainingConfig):
     target_modules: training.TargetModules | None = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1
     clip: training.Clip = 1.0
+    optimizer: training.Optimizer = "adamw"
     schedule: training.Schedule = "constant"
     warmup: training.Warmup = 0
     ema: training.Ema = 0.0
     device: options.Device = "auto"
+    reward_device: options.RewardDevice = None
     precision: training.TrainPrecision = FULL
     input: options.Inputs = ()
     height: options.Side = None
@@ -228,6 +230,7 @@ class FinetuneConfig(Switches, TrainingConfig):
         idle = ["negative-prompt"] if self.cfg == 1 and not {"guidance", "negative"} & set(self.learn) else []
         idle += ["sample-images", "judge"] if not self.sample_every else []
         idle += [] if OBJECTIVES[self.objective].takes_teacher else ["teacher"]
+        idle += [] if self.reward else ["reward-device"]
         idle += ["rank", "lora-alpha", "target-modules", "train-text-encoder"] if "lora" not in self.learn else []
         return [option for option in idle if given.get(option.replace("-", "_")) not in (None, "", ())]
 
@@ -238,5 +241,4 @@ def black_box(objective: str, reward: str, why: str = "") -> TiltingError:
     return TiltingError(f"{objective} needs {what}: use --objective ddpo with it")
 
 
-OPTIONS = tuple(FinetuneConfig.options())
 resolve_finetune = FinetuneConfig.resolve

@@ -295,7 +295,8 @@ def _with_rewards(config: Config) -> Config:
         for spec in specs:
             if spec.entry and not spec.entry.differentiable:
                 raise black_box(config.method, spec.text)
-    return replace(config, reward=wanted)
+    idle = ("reward-device",) if config.reward_device and not specs else ()
+    return replace(config, reward=wanted, unused=(*config.unused, *idle))
 
 
 def tried(why: str) -> str:
@@ -325,5 +326,4 @@ def _check_method(config: GenerateConfig) -> None:
         )
 
 
-OPTIONS = tuple(GenerateConfig.options())
 resolve = GenerateConfig.resolve

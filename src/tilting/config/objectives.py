@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tilting.config.settings import setting_of
 from tilting.config.yaml_file import flat
-from tilting.declare import declared, renamed
-from tilting.errors import TiltingError, nearest
+from tilting.declare import declared
 from tilting.objectives import OBJECTIVES
 
 
@@ -17,18 +17,8 @@ def defaults(objective: str) -> dict[str, Any]:
 
 
 def setting(key: str, value: object) -> tuple[str, str, Any]:
-    """Check one ``objective.field`` and its value: (objective, field, value). Raises TiltingError with the nearest right
-    name."""
-    objective, dot, _ = key.partition(".")
-    if not dot:
-        raise TiltingError(f"{key!r} must be OBJECTIVE.FIELD, such as draft.kl")
-    known, current = declared(OBJECTIVES.find(objective)), OBJECTIVES.current_key(key)
-    field = current.partition(".")[2]
-    if field not in known:
-        raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{objective}.{name}' for name in known])}")
-    if current != key:
-        renamed(key, current)
-    return objective, field, known[field].check(value.strip() if isinstance(value, str) else value, current)
+    """`setting_of` an objective."""
+    return setting_of(OBJECTIVES, "draft.kl", key, value)
 
 
 def settings_of(objective: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing_extensions import Doc
 
 from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts, metadata_of
-from tilting.declare import Alias, Check, Metavar, Option, number
+from tilting.declare import Alias, Check, Metavar, Option
 from tilting.errors import TiltingError, nearest
 from tilting.features.film import check_video
 from tilting.models.lora_file import parse_lora, parse_window
@@ -39,11 +39,6 @@ def check_cfg(name: str, value: float) -> float:
     if value <= 0:
         raise TiltingError(f"{name} must be above 0, not {value:g}: 1 is the prompt without guidance")
     return value
-
-
-def scale_of(value: object) -> float:
-    """The CFG scale that a number is. Raises TiltingError."""
-    return check_cfg("cfg", number("cfg", value))
 
 
 def check_eta(name: str, value: float) -> float:
@@ -164,7 +159,7 @@ Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(
 RewardDevice = Annotated[
     str | None,
     Metavar("NAME"),
-    Check(lambda name, value: check_device(value)),
+    Check(lambda name, value: check_device(value, name)),
     Option(default="the model's"),
     Doc("Where rewards compute; final scores are then had amid the next group."),
 ]

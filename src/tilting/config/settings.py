@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tilting import declare
-from tilting.declare import Field, current_name, declared, renamed, text
-from tilting.declare import integer as integer
-from tilting.declare import typed as typed
+from tilting.declare import Field, Registry, current_name, declared, renamed, text
 from tilting.errors import TiltingError, nearest
 from tilting.foreign import Malformed, parse_yaml
 from tilting.presets import METHODS, Preset
 
 Word = TypeVar("Word", bound=str)
-
-
-def number(name: str, value: object, least: float | None = None, above: float | None = None) -> float:
-    """A finite number; see `tilting.declare.number`. Raises TiltingError."""
-    result = declare.number(name, value)
-    if least is not None and result < least:
-        raise TiltingError(f"{name} must be at least {least:g}, not {result:g}")
-    if above is not None and result <= above:
-        raise TiltingError(f"{name} must be above {above:g}, not {result:g}")
-    return result
-
-
-def scale_of(value: object) -> float:
-    """The CFG scale. Raises TiltingError for one that would drop the prompt, or turn away from it."""
-    scale = number("cfg", value)
-    if scale <= 0:
-        raise TiltingError(f"cfg must be above 0, not {scale:g}: 1 is the prompt without guidance")
-    return scale
-
-
-def boolean(name: str, value: object) -> bool:
-    """True or false. Raises TiltingError."""
-    if not isinstance(value, bool):
-        raise TiltingError(f"{name} must be true or false, not {value!r}")
-    return value
-
-
-def texts(name: str, value: object) -> list[str]:
-    """A list of strings; one alone counts as such. Raises TiltingError."""
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple):
-        raise TiltingError(f"{name} must be a list of texts, not {value!r}")
-    return [text(f"each of {name}", v) for v in values]
 
 
 def one_of(name: str, value: object, choices: tuple[Word, ...]) -> Word:
@@ -57,38 +21,44 @@ def one_of(name: str, value: object, choices: tuple[Word, ...]) -> Word:
     raise TiltingError(f"{name} cannot be {found!r}{nearest(found, choices)}")
 
 
-def some_of(name: str, value: object, choices: tuple[Word, ...]) -> tuple[Word, ...]:
-    """Some of several words, as a list or as text with commas; each once, in the order given. Raises TiltingError."""
-    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else texts(name, value)
-    return tuple(dict.fromkeys(one_of(name, part, choices) for part in found))
-
-
 def fields_of(method: str) -> dict[str, Field]:
     """What a method declares, field by field."""
     return declared(METHODS[method])
 
 
-def setting(key: str, value: object) -> tuple[str, str, object]:
-    """Check one ``method.field`` and its value.
+def setting(key: str, value: object) -> tuple[str, str, Any]:
+    """`setting_of` a method."""
+    near = next((f"{name}.{key}" for name in ("codex", *METHODS) if key in fields_of(name)), "codex.tau")
+    return setting_of(METHODS, near, key, value)
+
+
+def setting_of(parts: Registry[Any], near: str, key: str, value: object) -> tuple[str, str, Any]:
+    """Check one ``part.field`` and its value.
+
+    Args:
+        parts: those that declare fields.
+        near: a key as it should be, for the refusal of one without a part.
+        key: part and field.
+        value: as it was given.
 
     Returns:
-        The method, the field by its present name, and the value as the field declares it.
+        The part, the field by its present name, and the value as the field declares it.
 
     Raises:
         TiltingError: with the nearest right name.
     """
-    method, dot, given = key.partition(".")
+    part, dot, given = key.partition(".")
     if not dot:
-        near = next((f"{name}.{key}" for name in ("codex", *METHODS) if key in fields_of(name)), "codex.tau")
-        raise TiltingError(f"{key!r} must be METHOD.FIELD, such as {near}")
-    field, known = current_name(METHODS.find(method), given), fields_of(method)
+        raise TiltingError(f"{key!r} must be {parts.what.upper()}.FIELD, such as {near}")
+    kind = parts.find(part)
+    field, known = current_name(kind, given), declared(kind)
+    if not known:
+        raise TiltingError(f"{parts.what} {part!r} has no settings")
     if field not in known:
-        if not known:
-            raise TiltingError(f"method {method!r} has no settings")
-        raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{method}.{name}' for name in known])}")
+        raise TiltingError(f"there is no setting {key!r}{nearest(key, [f'{part}.{name}' for name in known])}")
     if field != given:
-        renamed(key, f"{method}.{field}")
-    return method, field, known[field].check(value.strip() if isinstance(value, str) else value, f"{method}.{field}")
+        renamed(key, f"{part}.{field}")
+    return part, field, known[field].check(value.strip() if isinstance(value, str) else value, f"{part}.{field}")
 
 
 def check_settings(preset: Preset) -> None:

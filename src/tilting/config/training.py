@@ -22,6 +22,7 @@ from tilting.errors import TiltingError
 from tilting.models.placement import FULL
 
 TRACKERS = ("wandb", "trackio")
+ADAMW, EIGHT = "adamw", "adamw8bit"
 
 
 class TrainingConfig(BaseConfig):
@@ -37,12 +38,15 @@ class TrainingConfig(BaseConfig):
     batch_size: int
     accumulate: int
     seed: int
+    optimizer: Literal["adamw", "adamw8bit"]
+    reward_device: str | None
     out: str | None
     device: str
     tracker: tuple[str, ...]
     train_steps: int
     checkpoint_every: int
     keep_every: int
+    sample_every: int
     ema: float
     schedule: Literal["constant", "cosine", "linear", "sqrt"]
     warmup: int
@@ -89,6 +93,18 @@ def check_mixed(name: str, value: str) -> str:
     return value
 
 
+def check_optimizer(name: str, value: str) -> str:
+    """An optimiser that is installed. Raises TiltingError."""
+    if value == EIGHT and importlib.util.find_spec("bitsandbytes") is None:
+        raise TiltingError(f"{EIGHT} is by bitsandbytes, which is not installed: pip install 'tilting[quantize]'")
+    return value
+
+
+def bytes_trained(weights: int, optimizer: str) -> int:
+    """Bytes of a trained tensor of so many weights, float32, of its gradient and its optimiser's two moments."""
+    return weights * (8 + (2 if optimizer == EIGHT and weights >= 4096 else 8))
+
+
 def check_batch(size: int, units: Sequence[tuple[int, str]], whole: bool = False) -> None:
     """Refuse a batch that does not divide into groups, processes and parts.
 
@@ -122,6 +138,11 @@ TargetModules = Annotated[
 ]
 WeightDecay = Annotated[float, Ge(0), Doc("Decoupled, of the LoRA.")]
 Clip = Annotated[float, Gt(0), Option(default="1"), Doc("Largest norm of the gradient.")]
+Optimizer = Annotated[
+    Literal["adamw", "adamw8bit"],
+    Check(check_optimizer),
+    Doc("adamw, or adamw8bit, by bitsandbytes: moments of tensors of 4096 weights or more in 8 bits."),
+]
 LoraAlpha = Annotated[
     float | None, Gt(0), Option(default="the rank"), Doc("Of the LoRA: what it adds is multiplied by alpha / rank.")
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,25 @@ def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def looked_at(
+    files: Sequence[Path],
+    prompts: Sequence[str],
+    look: Callable[[Tensor, list[str]], Mapping[str, Tensor]],
+    together: Processes,
+) -> dict[str, Tensor]:
+    """What ``look(images, prompts)`` gives of pictures in order, each process looking at some. Raises TiltingError naming one
+    that cannot be read."""
+
+    def work(rows: slice) -> dict[str, Tensor]:
+        done, parts = rows.start, []
+        for images in read_batches(files[rows], read=read_frames):
+            parts.append(look(images, list(prompts[done : done + len(images)])))
+            done += len(images)
+        return joined(parts)
+
+    return joined(together.shared(batches(len(files)), work))
+
+
 def measure(run: Run, tools: Instruments, together: Processes) -> Measured:
     """Look at every picture of a run once (and once more for LPIPS), each process at some. Raises TiltingError naming a corrupt
     picture."""
@@ -211,14 +230,7 @@ def measure(run: Run, tools: Instruments, together: Processes) -> Measured:
         logs = tools.judge.log_probabilities(images)
         return found | {f"read {kind}": logs[kind].argmax(-1) for kind in KINDS}
 
-    def work(rows: slice) -> dict[str, Tensor]:
-        done, parts = rows.start, []
-        for images in read_batches(files[rows], read=read_frames):
-            parts.append(look(images, prompts[done : done + len(images)]))
-            done += len(images)
-        return joined(parts)
-
-    whole = joined(together.shared(batches(len(files)), work))
+    whole = looked_at(files, prompts, look, together)
     read = {kind: [names[kind][i] for i in whole.pop(f"read {kind}").tolist()] for kind in KINDS}
     scores |= {key.removeprefix("score "): values.tolist() for key, values in whole.items() if key.startswith("score ")}
     words_of = [read_prompt(words, prompt) for prompt in prompts]
@@ -231,11 +243,11 @@ def features_of(files: Sequence[Path], tools: Instruments, together: Processes) 
     """What distances of sets take of pictures without prompts. Raises TiltingError naming one that cannot be read."""
     taken = {name for metric in metrics_of("sets") for name in metric.takes}
 
-    def work(rows: slice) -> dict[str, Tensor]:
-        looked = [tools.inputs(images, [""] * len(images)) for images in read_batches(files[rows], read=read_frames)]
-        return joined([{name: inputs[name] for name in taken} for inputs in looked])
+    def look(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        inputs = tools.inputs(images, prompts)
+        return {name: inputs[name] for name in taken}
 
-    return joined(together.shared(batches(len(files)), work))
+    return looked_at(files, [""] * len(files), look, together)
 
 
 def _of_prompts(
@@ -277,15 +289,11 @@ def score_images(run: Run, bare: str, together: Processes) -> list[float]:
     files, prompts = [run.folder / record["file"] for record in run.records], run.prompts
     frames = run.config.get("reward-frames") or "all"
 
-    def work(rows: slice) -> dict[str, Tensor]:
-        done, parts = rows.start, []
-        for images in read_batches(files[rows], read=read_frames):
-            with torch.no_grad():
-                parts.append({"value": checked(reward, images, prompts[done : done + len(images)], frames)})
-            done += len(images)
-        return joined(parts)
+    def look(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"value": checked(reward, images, prompts, frames)}
 
-    return joined(together.shared(batches(len(files)), work))["value"].tolist()
+    return looked_at(files, prompts, look, together)["value"].tolist()
 
 
 def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:

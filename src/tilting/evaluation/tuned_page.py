@@ -19,23 +19,22 @@ from tilting.objectives import OBJECTIVES
 from tilting.reports.course import CURVE, Course, course, course_png, points_of
 from tilting.runs.alone import alone
 from tilting.runs.files import MANIFEST, read_json
+from tilting.training.bar import kl_name
 from tilting.training.folder import METRICS, read_lines
 from tilting.training.run import describe, run
 from tilting.training.samples import AFTER, BEFORE, LOOK
 
 PAGE, SHEET = "finetune.html", "before-after.png"
-KL = ("kl", "kl_open", "kl_step")
 
 
 def courses(folder: Path, summary: Mapping[str, Any]) -> list[Course]:
     """Reward, judge and KL over training, as far as the run has them."""
     rows, looks = read_lines(folder / METRICS), summary.get("samples") or []
-    kl = next((key for key in KL if any(key in row for row in rows)), KL[0])
     of_training = points_of(rows, "reward")
     return [
         Course("Reward", "line: of training; points: of the samples", of_training, points_of(looks, "sample_reward")),
         Course("Judge", "of the samples", (), points_of(looks, "judge")),
-        Course("KL to the model before", "nats per image", points_of(rows, kl)),
+        Course("KL to the model before", "nats per image", points_of(rows, kl_name(rows))),
     ]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tilting.errors import TiltingError
-from tilting.features.checkpoints import Frozen, Take, fill, layers, read_state, shape_of
+from tilting.features.checkpoints import Frozen, Take, fill, layers, read_state, refused, shape_of
 from tilting.features.images import check_images
 from tilting.features.linear_head import LinearHead, read_head
 from tilting.features.pixels import Pixels
@@ -90,12 +90,10 @@ def read_words(folder: str | Path) -> BertTokenizer:
     """bert-base-uncased's tokenizer with BLIP's [DEC] and [ENC] behind its tokens; raises TiltingError when there is none."""
     from transformers import BertTokenizer
 
-    try:
+    with refused(f"{str(folder)!r} holds no BERT tokenizer (vocab.txt)", (OSError, ValueError)):
         source, local = here(folder)
         # of the model that the user names; a tokenizer's words alone, no code of it
         tokenizer = BertTokenizer.from_pretrained(source, local_files_only=local)  # nosec B615
-    except (OSError, ValueError) as error:
-        raise TiltingError(f"{str(folder)!r} holds no BERT tokenizer (vocab.txt): {str(error).splitlines()[0]}") from error
     tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
     return tokenizer
 

@@ -42,28 +42,34 @@ class Frozen(nn.Module):
             self.to(x.device)
 
 
+@contextmanager
+def refused(says: str, errors: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Errors of these kinds inside become a sentence: what it says, and the first line of why."""
+    try:
+        yield
+    except errors as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise TiltingError(f"{says}: {reason[0]}") from error
+
+
 def tokenizer_of(folder: str | Path, name: str) -> Any:
     """The tokenizer in a transformers folder. Raises TiltingError naming both."""
     from transformers import AutoTokenizer
 
-    try:
+    with refused(f"{str(folder)!r} holds no {name} that loads", (OSError, ValueError)):
         source, local = here(folder)
         # of the model that the user names; without trust_remote_code nothing of it runs
         return AutoTokenizer.from_pretrained(source, local_files_only=local)  # nosec B615
-    except (OSError, ValueError) as error:
-        raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {str(error).splitlines()[0]}") from error
 
 
 def pixels_in(folder: str | Path) -> Pixels:
     """What the image processor in a transformers folder does. Raises TiltingError: none that loads, or one not `followed`."""
     from transformers import AutoImageProcessor
 
-    try:
+    with refused(f"{str(folder)!r} has no image processor that loads"):
         source, local = here(folder)
         # of the model that the user names; without trust_remote_code nothing of it runs
         processor = AutoImageProcessor.from_pretrained(source, local_files_only=local)  # nosec B615
-    except Exception as error:
-        raise TiltingError(f"{str(folder)!r} has no image processor that loads: {str(error).splitlines()[0]}") from error
     return followed(processor, str(folder))
 
 
@@ -71,12 +77,9 @@ def preprocessor_of(folder: str | Path, name: str) -> dict[str, Any]:
     """The preprocessor_config.json of a transformers folder. Raises TiltingError naming both."""
     from transformers.utils.hub import cached_file
 
-    try:
+    with refused(f"{str(folder)!r} holds no preprocessor_config.json of a {name}", (OSError, ValueError)):
         source, local = here(folder)
         path = cached_file(source, "preprocessor_config.json", local_files_only=local)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise TiltingError(f"{str(folder)!r} holds no preprocessor_config.json of a {name}: {reason}") from error
     return read_json(Path(str(path)))
 
 
@@ -97,31 +100,21 @@ def quiet() -> Iterator[None]:
 
 
 def loaded(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
-    """`kind.from_pretrained` of a transformers folder, of what has no weights. Raises TiltingError naming both."""
-    try:
-        source, local = here(folder)
-        with quiet():
-            return kind.from_pretrained(source, local_files_only=local, **options)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {reason[0]}") from error
+    """`kind.from_pretrained` of a transformers folder; with a ``state_dict`` and a ``config`` these are read, and the folder is
+    named in refusals alone. Raises TiltingError naming both."""
+    with refused(f"{str(folder)!r} holds no {name} that loads"), quiet():
+        source, local = (None, True) if "state_dict" in options else here(folder)
+        return kind.from_pretrained(source, local_files_only=local, **options)
 
 
 def pretrained(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
-    """`kind.from_pretrained` frozen and in eval mode, in float32 where no ``dtype`` is given, refusing a folder whose weights
-    are not all there. With a ``state_dict`` and a ``config`` these are read, and the folder is named in refusals alone.
+    """What `loaded` gives, frozen and in eval mode, in float32 where no ``dtype`` is given, refusing a folder whose weights are
+    not all there.
 
     Raises:
         TiltingError: it does not load, or weights of it are missing or of another shape.
     """
-    try:
-        options = {"dtype": torch.float32, "output_loading_info": True} | options
-        source, local = (None, True) if "state_dict" in options else here(folder)
-        with quiet():
-            model, told = kind.from_pretrained(source, local_files_only=local, **options)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TiltingError(f"{str(folder)!r} holds no {name} that loads: {reason[0]}") from error
+    model, told = loaded(kind, folder, name, **({"dtype": torch.float32, "output_loading_info": True} | options))
     missing, other = sorted(told["missing_keys"]), sorted(str(k) for k in told["mismatched_keys"])
     extra = sorted(told["unexpected_keys"])
     if missing or other or (extra and "state_dict" in options):

@@ -153,10 +153,16 @@ class FittedClassifier(nn.Module):
         return log_prob(self.schema, self(images), y)
 
 
-def save_classifier(classifier: FittedClassifier, folder: Path) -> None:
-    """Write float32 classifier.safetensors, then classifier.json; the weights of a frozen embedder are not written."""
+def save_classifier(classifier: Any, folder: Path) -> None:
+    """Write float32 classifier.safetensors, then classifier.json; the weights of a frozen embedder are not written.
+
+    Args:
+        classifier: a `FittedClassifier`, or one of noisy latents (`tilting.conditioning.noisy`).
+        folder: of its own.
+    """
     make_folder(folder)
     config = {"schema": asdict(classifier.schema), "network": classifier.net.config}
+    config |= {"model": classifier.model} if hasattr(classifier, "model") else {}
     state = {k: v.contiguous() for k, v in classifier.net.state_dict().items() if not k.startswith("embedder.")}
     write_tensors(folder / WEIGHTS, {k: v.cpu().float() if v.is_floating_point() else v.cpu() for k, v in state.items()})
     write_atomically(folder / FILE, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())

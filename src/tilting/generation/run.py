@@ -154,11 +154,11 @@ def _chosen(
         options = {key: was[key] for key in ("method", "set", "particles", "steps") if key in was}
         return told(config, options, why), parts
     announce(f"loading {config.model}", quiet)
-    loaded = parts(config)
+    loaded = parts(config if config.memory is None else fitted(config)[0])
     found = settled(config, loaded.model, loaded.reward)
     if not quiet:
         print(found.auto[1], file=sys.stderr)
-    return found, lambda _: loaded
+    return found, parts if config.memory is not None else lambda _: loaded  # another method may be fitted otherwise
 
 
 def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = None) -> Plan:

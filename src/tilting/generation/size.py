@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from tilting.config.training import bytes_trained
 from tilting.lazy import torch
 from tilting.models.look import find_look
 from tilting.models.lora_targets import target_names
@@ -23,6 +24,7 @@ from tilting.models.placement import FULL, Switches, dtype_of
 from tilting.models.skeleton import skeleton
 from tilting.models.switches import networks, parts_of
 from tilting.models.told import asked
+from tilting.rewards.weighted_sum import as_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,8 +203,9 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     largest = max((_bytes([one]) for one in text.values()), default=0)
     names = target_names(model.backbone, config.target_modules) if getattr(config, "target_modules", None) else []
     layers = [model.backbone.get_submodule(name) for name in names]
-    lora = sum((config.rank or 8) * (layer.in_features + layer.out_features) for layer in layers)
-    return Sizes(held, units, packed, largest, 4 * 4 * lora)
+    widths = [width for layer in layers for width in (layer.in_features, layer.out_features)]
+    trained = sum(bytes_trained((config.rank or 8) * width, config.optimizer) for width in widths)
+    return Sizes(held, units, packed, largest, trained)
 
 
 def _bytes(parts: Any, each: float | None = None) -> int:
@@ -222,7 +225,7 @@ def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool
         return {"reward": Unit(0, 0), "reward back": Unit(0, 0)}
 
     def score(images: Tensor) -> Tensor:
-        return reward(images, [PICTURE])
+        return as_sum(reward)(images, [PICTURE])  # which knows what of a film is scored
 
     with getattr(next(scoring[0].parameters()), "fake_mode", nullcontext()):  # of a reward without weights
         pixels = torch.rand(1, *shape)

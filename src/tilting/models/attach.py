@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.models.lora import parts, remove
+from tilting.models.lora import adapters, remove
 from tilting.models.lora_file import LoraSpec
 from tilting.models.lora_stack import STACKED, Windowed, stack
 
@@ -25,8 +25,7 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
     if len(learned) > 1:
         both = " and ".join(repr(spec.text) for spec, _ in learned[:2])
         raise TiltingError(f"{both} both learned the sampler's inputs: draw with one of them")
-    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
-    remove(model, [name for name in held if re.fullmatch(STACKED + r"\d+", name)])
+    remove(model, [name for name in adapters(model) if re.fullmatch(STACKED + r"\d+", name)])
     names = [stack(model, spec) for spec in loras]
     if learned:
         model = learned[0][1].on(model, learned[0][0].scale)

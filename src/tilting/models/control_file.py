@@ -24,7 +24,7 @@ from tilting.foreign import read_tensors
 from tilting.models import control_spec as spec
 from tilting.models.control_spec import ControlInfo, read_control
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
-from tilting.models.lora import activate, active, beside, load_lora, lora_state
+from tilting.models.lora import activate, active, adapters, beside, load_lora, lora_state
 from tilting.models.lora_weights import read_lora, save_lora
 from tilting.models.pipeline import Pipeline
 from tilting.types import TiltingError
@@ -100,7 +100,7 @@ def attach_control(
     labels.to(model.device).eval().requires_grad_(False)
     unet = model.backbone
     before = list(active(unet))
-    name = next(f"control{i}" for i in count() if f"control{i}" not in getattr(unet, "peft_config", {}))
+    name = next(f"control{i}" for i in count() if f"control{i}" not in adapters(unet))
     load_lora(unet, lora, name)
     activate(unet, before)
     own = partial(beside, unet, name)

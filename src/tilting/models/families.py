@@ -128,14 +128,18 @@ def read_json(source: str, file: str = INDEX) -> dict[str, Any]:
     return content
 
 
+def without_index(source: str) -> bool:
+    """Whether it is a folder that is no pipeline: of a network alone, or of something else."""
+    return Path(source).is_dir() and not (Path(source) / INDEX).is_file()
+
+
 def family_of(source: str) -> Family:
     """The family of the pipeline, or of a network alone, in a folder or behind a hub id. Raises TiltingError for another."""
-    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file()
     kind = kind_of(source)
     known = {name: family for family in FAMILIES.values() for name in family.classes}
     if kind in known:
         return known[kind]
-    if alone:
+    if without_index(source):
         raise TiltingError(f"{source} is not a diffusers pipeline: it has no {INDEX}")
     raise TiltingError(f"there is no loader for a {kind}{nearest(kind, known)}")
 
@@ -143,7 +147,7 @@ def family_of(source: str) -> Family:
 def kind_of(source: str) -> str:
     """The class of a pipeline, or of a network alone."""
     source = config_of(source)
-    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file() and (Path(source) / CONFIG).is_file()
+    alone = without_index(source) and (Path(source) / CONFIG).is_file()
     return str(read_json(source, CONFIG if alone else INDEX).get("_class_name"))
 
 
@@ -186,8 +190,7 @@ DISTILLED = (4, 1.0)
 
 def few_steps(source: str) -> tuple[int, float] | None:
     """The defaults of a model that was distilled to few steps, by its name or its scheduler's; None of another."""
-    alone = Path(source).is_dir() and not (Path(source) / INDEX).is_file()
-    held = None if alone else read_json(source).get("scheduler")
+    held = None if without_index(source) else read_json(source).get("scheduler")
     return few_of(weights_of(source).name, str(held[1]) if isinstance(held, list) and len(held) == 2 else "")
 
 

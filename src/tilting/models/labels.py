@@ -133,14 +133,6 @@ def _score_shift(kind: Kind, t: Time) -> float:
     return t.sigma**2 / t.alpha if kind == "sample" else -t.sigma / t.alpha
 
 
-@dataclass(frozen=True)
-class Strength:
-    """γ1 of the prompt and γ2 of the label at inference."""
-
-    prompt: float
-    label: float = 1.0
-
-
 class Augmented:
     """A pipeline with labels: what `LabelEmbedding` and a LoRA make of it. The model's own weights are never changed.
 
@@ -187,12 +179,6 @@ class Augmented:
             finally:
                 for handle in handles:
                     handle.remove()
-
-    def denoisers(
-        self, prompts: Sequence[str], labels: Mapping[str, Tensor], strength: Strength, negative: str = ""
-    ) -> tuple[Denoise, Denoise]:
-        """(the controlled denoiser, the pre-trained one under CFG), of images with these prompts and labels (b,) each."""
-        return guided([Term(self, labels, strength.label)], list(prompts), strength.prompt, negative)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def load_pipeline(
     import diffusers
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+    without: dict[str, Any] = dict.fromkeys((*missing_components(source), *unused))
     if (alone := in_one_file(source)) is not None:
-        without = dict.fromkeys((*missing_components(source), *unused))
         with loading(source):
             pipe = open_file(*alone, kind or kind_of(source), {**without, **(parts or {})})
         check_fits(pipe, source)
@@ -52,7 +52,6 @@ def load_pipeline(
             if isinstance(part, torch.nn.Module) and name != "vae":
                 part.to(dtype)
         return placed(pipe, dtype)
-    without: dict[str, Any] = dict.fromkeys((*missing_components(source), *unused))
     without |= {f"requires_{part}": False for part in unused}
     loader = getattr(diffusers, kind) if kind else DiffusionPipeline
     dtypes: Any = {"default": dtype, "vae": torch.float32}

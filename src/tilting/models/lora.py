@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from tilting.errors import TiltingError
@@ -110,12 +110,7 @@ def lora_state(target: Any, name: str = TRAINED) -> dict[str, Tensor]:
 def load_lora(target: Any, state: Mapping[str, Tensor], name: str, scale: float = 1.0) -> None:
     """Attach saved weights to a network, or to a model with its text encoders, under a name, and make it active beside those
     that are. Raises TiltingError if they do not fit."""
-    held = parts(target)
-    layers: dict[str, dict[str, dict[str, Tensor]]] = {}
-    for key, value in state.items():
-        component, _, rest = key.partition(".")
-        layer, _, side = rest.partition(".lora.")
-        layers.setdefault(component, {}).setdefault(layer, {})[side] = value
+    held, layers = parts(target), _layers(state)
     modules = {component: _modules(held.get(component), names) for component, names in layers.items()}
     for component in layers:
         check_takes_lora(held[component])
@@ -134,6 +129,25 @@ def load_lora(target: Any, state: Mapping[str, Tensor], name: str, scale: float 
     activate(target, [*before, name])
     for layer in _tuned(target):
         layer.set_scale(name, scale)
+
+
+def fits(target: Any, state: Mapping[str, Tensor]) -> bool:
+    """Whether a model has all layers of these weights."""
+    held = parts(target)
+    try:
+        return all(_modules(held.get(component), names) for component, names in _layers(state).items())
+    except TiltingError:
+        return False
+
+
+def _layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Weights by component, layer and side."""
+    layers: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, value in state.items():
+        component, _, rest = key.partition(".")
+        layer, _, side = rest.partition(".lora.")
+        layers.setdefault(component, {}).setdefault(layer, {})[side] = value
+    return layers
 
 
 def _modules(network: Any, layers: Mapping[str, Any]) -> dict[str, str]:
@@ -184,6 +198,11 @@ def remove(target: Any, names: Sequence[str]) -> None:
     activate(target, kept)
 
 
+def adapters(target: Any) -> set[str]:
+    """The names of all adapters, on or off."""
+    return {name for network in parts(target).values() for name in getattr(network, "peft_config", {})}
+
+
 def _tuned(target: Any) -> list[Any]:
     """peft's layers in a network, or in all that LoRAs change of a model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -211,37 +230,20 @@ def active(target: Any) -> dict[str, float]:
     return {n: found[n] for n in order if n in found}
 
 
-@contextmanager
-def lora_off(target: Any) -> Iterator[None]:
-    """The base model: every adapter off inside the block."""
-    layers = [layer for layer in _tuned(target) if not layer.disable_adapters]
-    for layer in layers:
-        layer._disable_adapters = True  # their own switch also touches requires_grad, which a training step must not
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
-
-
 def activate(target: Any, names: Sequence[str]) -> None:
     """Make these adapters the active ones, at the scales they have; with none the model is the base model."""
     for layer in _tuned(target):
         layer._active_adapter = list(names)
 
 
-@contextmanager
-def beside(target: Any, name: str) -> Iterator[None]:
+def beside(target: Any, name: str) -> AbstractContextManager[None]:
     """An adapter on beside those that are, inside the block."""
-    with switched(target, lambda names: [*(n for n in names if n != name), name]):
-        yield
+    return switched(target, lambda names: [*(n for n in names if n != name), name])
 
 
-@contextmanager
-def without(target: Any, names: Sequence[str]) -> Iterator[None]:
+def without(target: Any, names: Sequence[str]) -> AbstractContextManager[None]:
     """These adapters off inside the block, and all others as they are."""
-    with switched(target, lambda before: [n for n in before if n not in names]):
-        yield
+    return switched(target, lambda before: [n for n in before if n not in names])
 
 
 @contextmanager
@@ -256,21 +258,3 @@ def switched(target: Any, change: Callable[[list[str]], list[str]]) -> Iterator[
     finally:
         for layer, active_before in zip(layers, before, strict=True):
             layer._active_adapter = active_before
-
-
-@contextmanager
-def scaled(target: Any, scales: Mapping[str, float]) -> Iterator[None]:
-    """Other scales for named adapters inside the block; 0 is the base model."""
-    unset = set(scales) - set(active(target))
-    if unset:
-        raise TiltingError(f"there is no active LoRA {sorted(unset)[0]!r}")
-    layers = _tuned(target)
-    before = [dict(layer.scaling) for layer in layers]
-    for layer in layers:
-        for name, scale in scales.items():
-            layer.set_scale(name, scale)
-    try:
-        yield
-    finally:
-        for layer, scaling in zip(layers, before, strict=True):
-            layer.scaling.update({name: scale for name, scale in scaling.items() if name in layer.scaling})

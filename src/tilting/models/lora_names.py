@@ -7,6 +7,7 @@
     ComfyUI            diffusion_model. before any of these
     PEFT               base_model.model. before, and the adapter's name (default_0) inside
     diffusers          unet., transformer., text_encoder.; older: attn.processor.to_q_lora, lora_linear_layer, and no component
+    a pipeline's own   what `lora_state_dict` of its class converts: Wan's, Qwen-Image's, Z-Image's, FLUX.2's, ... original code
 
 alpha / rank is taken into B: what is read has the scale 1.
 """
@@ -65,6 +66,13 @@ OF_UNET = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_em
 OF_CLIP = re.compile(rf"({re.escape(CLIP)})?(encoder\.layers|text_projection)")
 
 
+def check_format(state: Mapping[str, Tensor]) -> None:
+    """Refuse a format that is not read, naming it. Raises TiltingError."""
+    for part, what in OTHERS.items():
+        if any(part in key for key in state):
+            raise TiltingError(f"it is {what}: what is read are plain LoRAs, a down, an up and an alpha for each layer")
+
+
 def canonical(state: Mapping[str, Tensor], settings: Mapping[str, Any], layers_per_block: int = 2) -> dict[str, Tensor]:
     """The weights of a LoRA by their canonical names, alpha / rank taken into B.
 
@@ -74,19 +82,43 @@ def canonical(state: Mapping[str, Tensor], settings: Mapping[str, Any], layers_p
         layers_per_block: of the UNet, for names in Stability's numbering; 2 in all of theirs.
 
     Raises:
-        TiltingError: for a format that is not read, naming it; "" where no weight is a LoRA's.
+        TiltingError: for layers that no converter knows.
         ValueError, KeyError and the like: for a file that is broken.
     """
     state = {ADAPTER.sub(r"\1.weight", key): value for key, value in state.items()}
-    for part, what in OTHERS.items():
-        if any(part in key for key in state):
-            raise TiltingError(f"it is {what}: what is read are plain LoRAs, a down, an up and an alpha for each layer")
     state = {key.removeprefix("base_model.model.").replace(".base_model.model.", "."): v for key, v in state.items()}
     if any(FLUX.search(key) for key in state):
         state = _flux(state)
     elif any(key.startswith("lora_") or STABILITY.search(key) for key in state):
         state = _kohya(state, layers_per_block)
     return _whole(_named(state), settings)
+
+
+def of_pipeline(state: Mapping[str, Tensor], settings: Mapping[str, Any], kind: type) -> dict[str, Tensor]:
+    """The same of a file in the names of a model's original code, which its pipeline converts.
+
+    Args:
+        state, settings: see `canonical`.
+        kind: the pipeline's class, whose `lora_state_dict` reads them.
+
+    Raises:
+        TiltingError: for weights that it fails at, or leaves out, which it does in silence.
+        ValueError and the like: for a file that is broken.
+    """
+    read: Any = kind.lora_state_dict  # type: ignore[attr-defined]
+    state = {ADAPTER.sub(r"\1.weight", key): value for key, value in state.items()}
+    downs = [end for end, side in ENDS.items() if side == DOWN]
+    ranks = {f"{key.removesuffix(end)}.alpha": len(v) for key, v in state.items() for end in downs if key.endswith(end)}
+    numbers = {key: float(i) for i, key in enumerate(state, 1) if not key.endswith(".alpha")}
+    marked = {key: torch.full(v.shape, numbers.get(key, float(ranks.get(key, 1)))) for key, v in state.items()}
+    try:  # at an alpha of the rank a converter only moves numbers: where each of these comes out, nothing was left out
+        there = {number for value in read(marked).values() for number in value.unique().tolist()}
+    except (ValueError, KeyError, IndexError) as error:
+        raise TiltingError(f"it is no LoRA that diffusers has names for in a {kind.__name__}: {error}") from error
+    lost = next((key for key, number in numbers.items() if number not in there), None)
+    if lost is not None:
+        raise TiltingError(f"it has a weight {lost!r}, which diffusers has no name for in a {kind.__name__}")
+    return _whole(_named(read(dict(state))), settings)
 
 
 def _kohya_name(key: str) -> str:

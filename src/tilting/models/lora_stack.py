@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.models.lora import activate, active, load_lora, parts, remove, switched, tells, without
+from tilting.models.lora import activate, active, adapters, load_lora, remove, switched, tells, without
 from tilting.models.lora_file import LoraSpec
 from tilting.models.lora_weights import read_lora
 
@@ -24,11 +24,10 @@ STACKED, TEACHER = "stacked", "teacher"
 
 def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
     """Put a LoRA beside those stacked before; the name of its adapter. Raises TiltingError, naming it, if it does not fit."""
-    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
+    held = adapters(model)
     name = next(name for i in range(len(held) + 1) if (name := f"{kind}{i}") not in held)
-    per_block = getattr(getattr(getattr(model, "backbone", model), "config", None), "layers_per_block", 2)
     try:
-        load_lora(model, read_lora(spec.file, per_block if isinstance(per_block, int) else 2), name, spec.scale)
+        load_lora(model, read_lora(spec.file, model), name, spec.scale)
     except TiltingError as error:
         raise TiltingError(f"{spec.text!r}: {error}") from error
     return name
@@ -37,8 +36,7 @@ def stack(model: Any, spec: LoraSpec, kind: str = STACKED) -> str:
 def in_place_of(model: Any, off: Sequence[str], specs: Sequence[LoraSpec]) -> Callable[[], AbstractContextManager[None]]:
     """Stack LoRAs that stay off, and give a block in which they are on, all of them at once, in place of others. Those stacked
     so before are removed. Raises TiltingError, naming it, for one that does not fit or is of a text encoder too."""
-    held = {name for network in parts(model).values() for name in getattr(network, "peft_config", {})}
-    remove(model, [name for name in held if re.fullmatch(TEACHER + r"\d+", name)])
+    remove(model, [name for name in adapters(model) if re.fullmatch(TEACHER + r"\d+", name)])
     names: list[str] = []
     for spec in specs:
         names.append(stack(model, spec, TEACHER))

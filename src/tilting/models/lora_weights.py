@@ -9,20 +9,23 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.errors import TiltingError
 from tilting.foreign import parse_json, read_json, read_metadata, read_tensors
 from tilting.lazy import torch
+from tilting.models.lora import fits, parts
 from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, FILE, KOHYA_FILE, LoraForm, lora_file
-from tilting.models.lora_names import DOWN, TEXT, UP, canonical, kohya_names
+from tilting.models.lora_names import DOWN, TEXT, UP, canonical, check_format, kohya_names, of_pipeline
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA = "lora_adapter_metadata"
 """Where diffusers notes a LoRA's settings in its file."""
+FAILS = (ValueError, TypeError, AttributeError, KeyError, IndexError, ZeroDivisionError, RuntimeError, re.error)
+"""What reading the names of a file that is broken, or of another model, ends in."""
 
 
 def save_lora(state: Mapping[str, Tensor], folder: Path) -> Path:
@@ -96,13 +99,13 @@ def _component(key: str) -> str:
     return key.partition(".")[0]
 
 
-def read_lora(source: str | Path, layers_per_block: int = 2) -> dict[str, Tensor]:
+def read_lora(source: str | Path, model: Any = None) -> dict[str, Tensor]:
     """The weights in a LoRA folder or file of any naming (`tilting.models.lora_names`), alpha / rank taken into B: a file says
     it in its metadata, in an adapter's config or beside each layer, and one that does not say means 1.
 
     Args:
         source: a folder or a file.
-        layers_per_block: of the UNet it is for; it matters for files in the names of Stability's own code.
+        model: what it is for, or its network; files in the names of a model's original code are read by its pipeline.
 
     Raises:
         TiltingError: for what is none, or is of a format that is not read, naming it.
@@ -117,14 +120,38 @@ def read_lora(source: str | Path, layers_per_block: int = 2) -> dict[str, Tensor
         config = path.with_name(ADAPTER_CONFIG)
         adapter = path.name == ADAPTER_FILE and config.is_file()
         settings = read_json(config) if adapter else parse_json(said, "its metadata")
-        state = canonical(held, settings, layers_per_block)
+        state = _named_for(model, held, settings)
     except TiltingError as error:
         raise TiltingError(f"{str(path)!r} cannot be read as a LoRA: {error}") from error
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, ZeroDivisionError, RuntimeError, re.error) as error:
+    except FAILS as error:
         raise TiltingError(f"{str(path)!r} is a LoRA file whose layers or metadata cannot be read: {error!r}") from error
     if not state:
         raise TiltingError(f"{str(path)!r} holds no LoRA weights")
     return state
+
+
+def _named_for(model: Any, held: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a file by canonical names; where these are none of the model's, as its pipeline reads them."""
+    check_format(held)
+    per_block = getattr(getattr(getattr(model, "backbone", model), "config", None), "layers_per_block", 2)
+    kind, state = type(getattr(model, "pipe", None)), {}
+    own = hasattr(kind, "lora_state_dict") and "transformer" in parts(model)
+    try:
+        state = canonical(held, settings, per_block if isinstance(per_block, int) else 2)
+    except FAILS:
+        if not own:
+            raise
+    if not own or (state and fits(model, state)):
+        return state
+    if any(key.startswith("lora_") for key in held):  # whose dots were guessed by the layers of a UNet
+        state = {}
+    try:
+        found = of_pipeline(held, settings, kind)
+    except FAILS:
+        if not state:
+            raise
+        return state
+    return found if not state or fits(model, found) else state
 
 
 def rank_of(state: Mapping[str, Tensor]) -> int:

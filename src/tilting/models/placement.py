@@ -36,21 +36,22 @@ ELSEWHERE = {
 """What other tools call them."""
 
 
-def check_device(text: str) -> str:
-    """The name of a device, as it is. Raises TiltingError for what is not one."""
+def check_device(text: str, option: str = "device") -> str:
+    """The name of a device, as it is. Raises TiltingError for what is not one, naming the option that it was given for."""
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text) is None:
-        raise TiltingError(f"device cannot be {text!r}{nearest(ELSEWHERE.get(text, text), (*DEVICES, 'cuda:0'))}")
+        raise TiltingError(f"{option} cannot be {text!r}{nearest(ELSEWHERE.get(text, text), (*DEVICES, 'cuda:0'))}")
     return text
 
 
-def device_of(text: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where there is one, else MPS, else the CPU. Raises TiltingError for one not here."""
-    kind, _, number = check_device(text).partition(":")
+def device_of(text: str, option: str = "device") -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one, else MPS, else the CPU. Raises TiltingError for one not here,
+    naming the option that it was given for."""
+    kind, _, number = check_device(text, option).partition(":")
     here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if kind == "auto":
         return torch.device(next(name for name, count in here.items() if count))
     if int(number or 0) >= here[kind]:
-        raise TiltingError(f"there is no device {text!r} here: use --device auto or cpu")
+        raise TiltingError(f"there is no device {text!r} here: use --{option} auto or cpu")
     return torch.device(text)
 
 

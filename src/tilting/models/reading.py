@@ -15,7 +15,7 @@ from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.lora_targets import is_clip
 from tilting.models.shapes import dotted, method_of
-from tilting.models.text import clip_states, in_windows
+from tilting.models.text import in_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,8 @@ def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> d
 
     def read(texts: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         def states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-            return clip_states(encoder, ids) if len(ends) > 1 else (encoder(ids)[0], None)
+            out = encoder(ids, output_hidden_states=len(ends) > 1)  # of two the last but one, and what the second projects
+            return (out.hidden_states[-2], out[0]) if len(ends) > 1 else (out[0], None)
 
         parts = [(getattr(pipe, f"text_encoder{end}"), getattr(pipe, f"tokenizer{end}")) for end in ends]
         found = [in_windows(partial(states, encoder), words, texts, own.device) for encoder, words in parts]

@@ -60,10 +60,6 @@ class Noise:
     last: float = 1.0
     alpha_bar: tuple[float, ...] = ()
 
-    def place(self, probe: Any, base: Any, *given: Any, **more: Any) -> None:
-        """Set the times of a probe as the scheduler would."""
-        base.set_timesteps(probe, *given, **more)
-
     @property
     def variance_exploding(self) -> bool:
         """Whether what the scheduler noises is x_0 + σ noise, which the loop's x_t is not."""

@@ -62,13 +62,6 @@ def tell_of_cuts(model: Any, texts: Sequence[str]) -> None:
             )
 
 
-def clip_states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(last but one hidden states (n, tokens, width), first output) of a CLIP text encoder, of token ids (n, tokens); the
-    latter is its projected pooled vector (n, width) where it has a projection."""
-    out = encoder(ids, output_hidden_states=True)
-    return out.hidden_states[-2], out[0]
-
-
 def windows(tokenizer: Any, texts: list[str]) -> list[list[list[int]]]:
     """Each text as rows of token ids that an encoder reads one by one: as many tokens of it in a row as fit between those of
     the beginning and the end (AUTOMATIC1111's reading of long prompts). Of a text that fits, its one row."""

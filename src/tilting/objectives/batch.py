@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from tilting.types import Denoise, Prediction, Time, Transition, ValueFn
 
 
+NETWORKS = ("denoise", "base", "plain", "base_plain", "teacher")
+"""Fields of a batch that are denoisers; the last is None where nothing is distilled."""
+
+
 @dataclass(frozen=True)
 class TrainBatch:
     """One training batch.

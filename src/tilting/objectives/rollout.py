@@ -51,7 +51,6 @@ class Path:
         points: every step, detached.
         kl: (b,) path KL over the open steps, in the graph, or None if it was not asked for.
         densities: by step, log of the density of what was drawn (b,), of closed steps that have one; empty if not asked for.
-        before_last: (b, ...) the state that the last step started from, detached.
         frozen: by step, the frozen model's mean (b, ...) of closed steps that have a density; empty if not asked for.
         paid: by step of ``frozen``, its KL (b,) to the frozen model's.
         means: by step, the mean (b, ...) that was drawn around, of closed steps that have a density; empty if not asked for.
@@ -64,10 +63,6 @@ class Path:
     frozen: dict[int, Tensor] = field(default_factory=dict)
     paid: dict[int, Tensor] = field(default_factory=dict)
     means: dict[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def before_last(self) -> Tensor:
-        return self.points[-1].x
 
 
 def freeze_eps(prediction: Prediction, x: Tensor, t: Time) -> Prediction:

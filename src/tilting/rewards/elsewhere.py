@@ -28,6 +28,8 @@ class Elsewhere:
     waits = True
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # which a copy that is being made is asked for
+            raise AttributeError(name)
         return getattr(self.__dict__["reward"], name)
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
@@ -42,4 +44,4 @@ def elsewhere(reward: Reward, device: str | None) -> Reward:
         return reward
     if isinstance(reward, Combined):
         return cast(Any, replace(reward, parts=tuple((elsewhere(part, device), weight) for part, weight in reward.parts)))
-    return reward if isinstance(reward, Elsewhere) else cast(Any, Elsewhere(reward, str(device_of(device))))
+    return reward if isinstance(reward, Elsewhere) else cast(Any, Elsewhere(reward, str(device_of(device, "reward-device"))))

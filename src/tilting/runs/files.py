@@ -314,14 +314,12 @@ def _has_boxes(data: bytes) -> bool:
 
 
 def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict]:
-    """The records of images that are there, by number."""
-    done = {}
+    """The records of images that are there, by number. Of a run from before `IMAGES`, which wrote what was not finite as black,
+    a black picture is to be drawn again: what it is then is known."""
+    done, unknown = {}, not (folder / IMAGES).exists()
     for record in (manifest or {}).get("images", []):
-        stem = Path(record["file"]).stem
-        if (
-            stem.isdigit()
-            and record["file"] in {image_name(int(stem), kind) for kind in SUFFIXES}
-            and whole(folder / record["file"])
-        ):
+        stem, path = Path(record["file"]).stem, folder / record["file"]
+        ours = stem.isdigit() and record["file"] in {image_name(int(stem), kind) for kind in SUFFIXES}
+        if ours and whole(path) and not (unknown and open_rgb(path).getbbox() is None):
             done[int(stem)] = record
     return done

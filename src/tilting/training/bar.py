@@ -10,10 +10,19 @@ from tqdm import tqdm
 
 from tilting.training.loop import Info
 
+KL = ("kl", "kl_open", "kl_step")
+"""Names of the KL in a line of numbers: of the path, of its open steps, of a step."""
+
 
 def kl_of(numbers: Mapping[str, Any]) -> dict[str, float]:
     """The KL of a line of numbers under the name that says what it is of: the path, its open steps, or a step."""
-    return next(({name: numbers[name]} for name in ("kl", "kl_open", "kl_step") if name in numbers), {})
+    return next(({name: numbers[name]} for name in KL if name in numbers), {})
+
+
+def kl_name(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What lines of numbers call their KL."""
+    names = {name for row in rows for name in row}
+    return next((name for name in KL if name in names), KL[0])
 
 
 class Bar:

@@ -25,7 +25,7 @@ from tilting.features.picture import open_rgb
 from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.models.lora import TRAINED, without
 from tilting.models.text import learning, tell_of_cuts
-from tilting.objectives.batch import Loss, Losses, TrainBatch
+from tilting.objectives.batch import NETWORKS, Loss, Losses, TrainBatch
 from tilting.objectives.recompute import recomputed
 from tilting.rewards.check import check_values, checked, framewise
 from tilting.rewards.weighted_sum import as_sum
@@ -340,21 +340,11 @@ class Accumulated(Split):
         everyone = batch.everyone or batch.who
         for part in range(self.parts):
             begin = part * size
-            mine = replace(
-                batch,
-                who=batch.who[begin : begin + size],
-                everyone=everyone,
-                first=batch.first + begin,
-                denoise=_shifted(batch.denoise, begin),
-                base=_shifted(batch.base, begin),
-                plain=_shifted(batch.plain, begin),
-                base_plain=_shifted(batch.base_plain, begin),
-                value=_shifted_value(batch.value, begin),
-                critic=_shifted_value(batch.critic, begin) if batch.critic else None,
-                worded=_shifted_words(batch.worded, begin) if batch.worded else None,
-                teacher=_shifted(batch.teacher, begin) if batch.teacher else None,
-            )
-            for loss in self.inner(mine):
+            own: dict[str, Any] = {name: getattr(batch, name) for name in (*NETWORKS, "value", "critic")}
+            own = {name: _shifted(function, begin) for name, function in own.items() if function}
+            own |= {"worded": _shifted_words(batch.worded, begin)} if batch.worded else {}
+            who = batch.who[begin : begin + size]
+            for loss in self.inner(replace(batch, who=who, everyone=everyone, first=batch.first + begin, **own)):
                 yield Loss(loss.value / self.parts, loss.numbers, loss.update and part == self.parts - 1)
 
 
@@ -365,9 +355,8 @@ class InParts(Split):
     has a gradient."""
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
-        names = ["denoise", "base", "plain", "base_plain"] + ["teacher"] * (batch.teacher is not None)
         size = -(-len(batch.who) // self.parts)
-        parted = {name: _parted(getattr(batch, name), size, batch.trained) for name in names}
+        parted = {name: _parted(one, size, batch.trained) for name in NETWORKS if (one := getattr(batch, name))}
         yield from self.inner(replace(batch, **parted))
 
 
@@ -396,13 +385,10 @@ def _parted(denoise: Denoise, size: int, trained: Sequence[Tensor]) -> Denoise:
     return parted
 
 
-def _shifted(denoise: Denoise, begin: int) -> Denoise:
-    return lambda x, t, rows: denoise(x, t, rows + begin)
+def _shifted(function: Callable[..., Any], begin: int) -> Callable[..., Any]:
+    """A denoiser or a value of latents, whose last argument are rows."""
+    return lambda *given: function(*given[:-1], given[-1] + begin)
 
 
 def _shifted_words(worded: Callable[[Callable[[str], str]], ValueFn], begin: int) -> Callable[[Callable[[str], str]], ValueFn]:
-    return lambda change: _shifted_value(worded(change), begin)
-
-
-def _shifted_value(value: Callable[[Tensor, Tensor], Tensor], begin: int) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda x0, rows: value(x0, rows + begin)
+    return lambda change: _shifted(worded(change), begin)

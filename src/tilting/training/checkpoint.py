@@ -57,7 +57,8 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as named tensors."""
     found = {}
     for index, fields in optimiser.state_dict()["state"].items():
-        for name, value in fields.items():
+        inside = [value for value in fields.values() if isinstance(value, dict)]  # bitsandbytes has its moments in one
+        for name, value in {k: v for one in (fields, *inside) for k, v in one.items() if not isinstance(v, dict)}.items():
             if value is not None:
                 found[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
     return found
@@ -65,10 +66,12 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put named tensors back."""
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
+    if type(optimiser).__module__.startswith("bitsandbytes"):  # which hands its step to C as it is
+        state = {index: {k: int(v) if k == "step" else v for k, v in one.items()} for index, one in state.items()}
     held = optimiser.state_dict()
     optimiser.load_state_dict({"state": state, "param_groups": held["param_groups"]})
 

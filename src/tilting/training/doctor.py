@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tilting.config.finetune import FinetuneConfig
+from tilting.config.training import bytes_trained
 from tilting.errors import TiltingError
 from tilting.objectives import ddpo
 from tilting.objectives.batch import BaseObjective, TrainBatch, closed
@@ -163,7 +164,7 @@ def _memory(trainer: Trainer[Batches], batch: TrainBatch, config: FinetuneConfig
     whole, objective = cast(Any, trainer.model), config.made_objective
     mine = {id(p) for p in trainer.state.parameters.values()}
     weights = sum(p.numel() * p.element_size() for p in whole.parameters() if id(p) not in mine)
-    lora = sum(p.numel() * p.element_size() for p in trainer.state.parameters.values())
+    lora = sum(bytes_trained(p.numel(), config.optimizer) for p in trainer.state.parameters.values())
     x, row = batch.noise(0)[:1], batch.rows[:1]
     with torch.enable_grad():
         network = _held(lambda: batch.denoise(x, batch.grid[0], row).eps)
@@ -178,7 +179,7 @@ def _memory(trainer: Trainer[Batches], batch: TrainBatch, config: FinetuneConfig
     )
     activations = at_once * objective.graphs_at_once * (network + scored)
     texts = trainer.batches.text_bytes
-    found = {"model": weights, "lora_and_optimiser": 4 * lora, "activations": activations, "path": path, "texts": texts}
+    found = {"model": weights, "lora_and_optimiser": lora, "activations": activations, "path": path, "texts": texts}
     return {**found, "peak": sum(found.values())}
 
 

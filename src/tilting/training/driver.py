@@ -5,6 +5,7 @@ Lines after that checkpoint are cut, and made again bit for bit, for everything 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,16 +39,31 @@ class Observer(Generic[Config]):
 
     def __init__(self, folder: TrainingFolder[Config], trainer: Trainer[Any]):
         self.config, self.folder, self.trainer = folder.config, folder, trainer
+        self.samples: list[dict[str, Any]] = []
+        self.sampling = 0.0
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave to a checkpoint."""
 
+    def sample(self) -> dict[str, Any]:
+        """Draw with what is trained as it is, note it in ``samples``; what a line of metrics has of it. On every process."""
+        return {}
+
     def first(self) -> None:
         """Look at what has not been trained, before anything is written: it may be refused."""
+        if self.config.sample_every:
+            self._sampled()
 
     def look(self, row: Info) -> dict[str, Any]:
         """See a training step, and what more its line of metrics has; on every process."""
-        return {}
+        every, last = self.config.sample_every, row.step == self.config.train_steps
+        return self._sampled() if every and (last or row.step % every == 0) else {}
+
+    def _sampled(self) -> dict[str, Any]:
+        begun = time.perf_counter()
+        numbers = self.sample()
+        self.sampling += time.perf_counter() - begun
+        return numbers
 
     def shown(self, row: Info) -> dict[str, float | None]:
         """What the bar shows of a step."""
@@ -55,7 +71,8 @@ class Observer(Generic[Config]):
 
     def seconds(self) -> dict[str, float]:
         """What a step's line of timing has beside its own seconds."""
-        return {}
+        seconds, self.sampling = self.sampling, 0.0
+        return {"sampling": seconds}
 
     @property
     def over(self) -> bool:

@@ -20,8 +20,10 @@ from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
+from tilting.models.families import kind_of
 from tilting.models.look import find_look
 from tilting.models.lora_file import lora_files, parse_lora
+from tilting.models.names import find_model
 from tilting.models.placement import NEUTRAL
 from tilting.models.told import asked, files_of
 from tilting.objectives import OBJECTIVES
@@ -36,7 +38,7 @@ METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 class TrainingFolder(RunFolder[Config]):
     """The folder of a training run; see `RunFolder`."""
 
-    free = ("out", "tracker", "unused", "device", *NEUTRAL)
+    free = ("out", "tracker", "unused", "device", "reward-device", *NEUTRAL)
     kind, inside = TRAINING, "samples"
     longer = "choose another --out"
     """What to do about a run that is wanted longer, where it cannot go on by itself."""
@@ -60,7 +62,7 @@ class TrainingFolder(RunFolder[Config]):
         if path.exists():
             kinds = {"config": dict, "summary": dict, "model": dict, "reward": list}
             manifest = files.parsed(path, lambda manifest: files.lacks(manifest, kinds))
-            return {**manifest, "config": self.by_todays_names(manifest["config"])}
+            return {**manifest, "config": self.by_todays_names(manifest["config"]), "written": manifest["config"]}
         if any((self.path / name).exists() for name in ("lora", "checkpoints", METRICS)):
             raise TiltingError(
                 f"{str(self.path)!r} holds training and there is no {files.MANIFEST} beside it: choose another --out"
@@ -118,6 +120,15 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
     """The folder of a fine-tuning run."""
 
     longer = "train it further by --init-lora into another --out"
+
+    def __init__(self, config: FinetuneConfig, argv: Sequence[str] = ()):
+        super().__init__(config, argv)
+        packed = self.before is None or "mask" in self.before["written"]  # that option came with the order of today
+        if not packed and not self.finished and kind_of(find_model(config.model)) == "FluxPipeline":
+            raise TiltingError(
+                f"{str(self.path)!r} holds a run of FLUX that was begun before its latents were packed, whose noise lies in "
+                f"another order: choose another --out, and go on from its weights by --init-lora"
+            )
 
     def rewards(self) -> list[dict[str, Any]]:
         return files.digests_of(self.config.specs())

@@ -18,7 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
-from tilting.objectives.batch import TrainBatch
+from tilting.objectives.batch import NETWORKS, TrainBatch
 from tilting.objectives.recompute import Pure, slopes_of
 from tilting.types import Prediction
 
@@ -37,9 +37,7 @@ def ranged(batch: TrainBatch) -> TrainBatch:
 
         return denoise
 
-    return replace(
-        batch, denoise=near(batch.denoise), base=near(batch.base), plain=near(batch.plain), base_plain=near(batch.base_plain)
-    )
+    return replace(batch, **{name: near(getattr(batch, name)) for name in NETWORKS[:-1]})
 
 
 def in_range(function: Pure, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:

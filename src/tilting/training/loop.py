@@ -15,11 +15,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tilting.config.training import ADAMW
 from tilting.objectives.batch import Losses, TrainBatch
 from tilting.training.average import Average
 from tilting.training.checkpoint import Saved, optimiser_tensors, restore_optimiser
@@ -61,6 +63,7 @@ class Optimiser:
         warmup: steps in which the rate rises from 1/warmup of it to all of it.
         steps: of the whole run.
         groups: parameters that are stepped, and clipped, apart from the others.
+        kind: "adamw"; or "adamw8bit", bitsandbytes', whose moments are of 8 bits in tensors of 4096 weights or more.
     """
 
     rate: float = 4e-4
@@ -71,8 +74,9 @@ class Optimiser:
     warmup: int = 0
     steps: int = 0
     groups: tuple[Group, ...] = ()
+    kind: str = ADAMW
 
-    def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+    def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW over parameters; by name, where there are groups."""
         named = parameters if isinstance(parameters, Mapping) else {str(i): p for i, p in enumerate(parameters)}
         rest = Group("")
@@ -86,7 +90,8 @@ class Optimiser:
             for group in (rest, *self.groups)
         ]
         held: Any = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(held, lr=self.rate, weight_decay=self.weight_decay, betas=self.betas)
+        kind = torch.optim.AdamW if self.kind == ADAMW else import_module("bitsandbytes").optim.AdamW8bit
+        return kind(held, lr=self.rate, weight_decay=self.weight_decay, betas=self.betas)
 
     def at(self, step: int) -> float:
         """The learning rate of a training step, counted from 0."""

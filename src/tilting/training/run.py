@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from tilting.models.lora_weights import read_lora
 from tilting.models.placement import Switches, device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
 from tilting.models.told import asked
+from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.rewards.user_file import why_blind
@@ -53,21 +53,22 @@ def load_parts(config: FinetuneConfig) -> Parts:
     """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
     device_of(config.device)
+    device_of(config.reward_device or "auto", "reward-device")
     check_lora(config.model)
     if config.pairs:
         check_pictures(read_pairs(config.pairs))
     reward = informed(build(config.specs()), config.prompts, config.metadata) if config.reward else None
-    reward = framed(reward, config.reward_frames)
+    reward = framed(reward and elsewhere(reward, config.reward_device), config.reward_frames)
     if reward is not None and config.made_objective.needs_gradient and not reward.differentiable:
         raise black_box(config.objective, reward.name, why_blind(reward))
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
     judge = informed(judge, config.prompts, config.metadata)
-    start = inputs = None
-    if config.init_lora:
-        start, inputs = read_lora(config.init_lora), read_inputs(lora_file(config.init_lora).parent)
     told, each = asked(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", "switches": Switches.of(config), **told}
-    return Parts(load(config.model, precision=config.precision, **how), reward, judge, start, inputs)
+    model, start, inputs = load(config.model, precision=config.precision, **how), None, None
+    if config.init_lora:
+        start, inputs = read_lora(config.init_lora, model), read_inputs(lora_file(config.init_lora).parent)
+    return Parts(model, reward, judge, start, inputs)
 
 
 def trainer_of(config: FinetuneConfig, parts: Parts, engine: Engine) -> Trainer[Batches]:
@@ -119,8 +120,7 @@ class Sampled(Observer[FinetuneConfig]):
     def __init__(self, folder: FinetuneFolder, trainer: Trainer[Batches], parts: Parts):
         super().__init__(folder, trainer)
         self.parts, self.name = parts, self.config.objective
-        self.samples: list[dict[str, Any]] = []
-        self.paid, self.sampling = 0, 0.0
+        self.paid = 0
 
     def resume(self, state: Mapping[str, Any]) -> None:
         self.samples, self.paid = state["samples"], state["sampling_evaluations"]
@@ -128,33 +128,21 @@ class Sampled(Observer[FinetuneConfig]):
     def state(self) -> dict[str, Any]:
         return {"samples": self.samples, "sampling_evaluations": self.paid}
 
-    def first(self) -> None:
-        if self.config.sample_every:
-            self._sample()
-
-    def look(self, row: Info) -> dict[str, Any]:
-        every, last = self.config.sample_every, row.step == self.config.train_steps
-        return self._sample() if every and (last or row.step % every == 0) else {}
-
     def shown(self, row: Info) -> dict[str, float | None]:
         judge = self.samples[-1]["judge"] if self.samples else None
         return {"reward": row.numbers.get("reward"), "judge": judge, **kl_of(row.numbers)}
-
-    def seconds(self) -> dict[str, float]:
-        seconds, self.sampling = self.sampling, 0.0
-        return {"sampling": seconds}
 
     @property
     def over(self) -> bool:
         return stopped(self.samples, self.config.early_stop)
 
-    def _sample(self) -> dict[str, Any]:
+    def sample(self) -> dict[str, Any]:
         """Sample, judge, keep the best; the means, on every process.
 
         Raises:
             TiltingError: where the first look gives early stopping nothing to go by; nothing is written of it.
         """
-        config, engine, step, begun = self.config, self.trainer.engine, self.trainer.state.step, time.perf_counter()
+        config, engine, step = self.config, self.trainer.engine, self.trainer.state.step
         numbers: dict[str, Any] | None = None
         seen = None
         if engine.main or engine.shard is not None:  # all call a network in shards
@@ -191,7 +179,6 @@ class Sampled(Observer[FinetuneConfig]):
         best = judged and judged[-1] == numbers["judge"] and judged.index(max(judged)) == len(judged) - 1
         if config.early_stop and best and engine.main:
             self.trainer.save_weights(self.folder.path / "best")
-        self.sampling += time.perf_counter() - begun
         return numbers
 
     def summary(self, finished: bool) -> dict[str, Any]:

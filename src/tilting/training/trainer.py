@@ -300,7 +300,7 @@ def trainer_of(
 def optimiser_of(config: TrainingConfig, rate: float, weight_decay: float, clip: float, groups: tuple[Group, ...]) -> Optimiser:
     """The optimiser of a run, on the schedule that its config asks for."""
     about = {"schedule": config.schedule, "warmup": config.warmup, "steps": config.train_steps}
-    return Optimiser(rate, weight_decay, clip=clip, groups=groups, **about)
+    return Optimiser(rate, weight_decay, clip=clip, groups=groups, kind=config.optimizer, **about)
 
 
 def state_of(config: TrainingConfig, parameters: dict[str, nn.Parameter], optimiser: Optimiser) -> TrainState:
@@ -332,7 +332,7 @@ def make_trainer(
                 "weights to start from have a rank, an alpha and parts: leave rank, lora_alpha, target_modules out"
             )
         if start is None:
-            start, inputs = read_lora(options["init_lora"]), read_inputs(lora_file(options["init_lora"]).parent)
+            start, inputs = read_lora(options["init_lora"], model), read_inputs(lora_file(options["init_lora"]).parent)
         options |= {"rank": None, "target_modules": None}
     words = prompts_of(prompts)
     scored = informed(scored, *words)

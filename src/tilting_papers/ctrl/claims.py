@@ -24,6 +24,12 @@ def hits(cells: Sequence[Mapping[str, Any]], label: str | None = None) -> Values
     return values
 
 
+def known(cells: Sequence[Mapping[str, Any]], key: str) -> Values:
+    """A number of every picture that has it: "judge" or "kl"."""
+    columns = [(k, zip(cell["prompts"], cell["index"], cell[key], strict=True)) for k, cell in enumerate(cells)]
+    return {(k, p, i): v for k, column in columns for p, i, v in column if v is not None}
+
+
 def at_least(text: str, value: float, line: float, published: str = "not told", words: str = "") -> dict[str, Any]:
     """The claim that a number reaches a line."""
     finding = {"verdict": "holds" if value >= line else "fails", "found": f"{number(value, 3)}{words}"}

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tilting_papers.ctrl.claims import hits
+from tilting_papers.ctrl.claims import hits, known
 from tilting_papers.ctrl.study import CTRL, FULL, SIZE, Cells, Row, Study
 from tilting_papers.numbers import Finding, Values, difference, interval, mean
 from tilting_papers.page import claimed, number, shown
@@ -39,8 +39,7 @@ def halves(cells: Cells) -> tuple[set[str], set[str]]:
 
 def judged(cells: Sequence[Any], prompts: Collection[str]) -> Values:
     """The judge's numbers of pictures of these prompts."""
-    columns = [(k, zip(cell["prompts"], cell["index"], cell["judge"], strict=True)) for k, cell in enumerate(cells)]
-    return {(k, p, i): v for k, column in columns for p, i, v in column if p in prompts and v is not None}
+    return {key: value for key, value in known(cells, "judge").items() if key[1] in prompts}
 
 
 def right(cells: Sequence[Any], prompts: Collection[str]) -> Values:

@@ -16,11 +16,11 @@ import torch
 
 from tilting.conditioning.calibrate import macro_f1
 from tilting_papers.ctrl.artifacts import Artifacts
-from tilting_papers.ctrl.claims import RIVALS, claims_of, hits
+from tilting_papers.ctrl.claims import RIVALS, claims_of, hits, known
 from tilting_papers.ctrl.figures import write_figures
 from tilting_papers.ctrl.labels import Labelled, classes_of, read_scores
 from tilting_papers.ctrl.sampling import Asked, Sampler
-from tilting_papers.ctrl.study import Label, Row, Study, best_name
+from tilting_papers.ctrl.study import Label, Study, best_name
 from tilting_papers.numbers import Interval, Values, interval, mean
 from tilting_papers.recipe import Report, Run
 
@@ -33,7 +33,8 @@ def measure(run: Run) -> Report:
     sampler, labels, size = Sampler(run), study.labels, study.tiny if run.small else study.size
     rows = [row for row in study.rows if row.small or not run.small]
     work = {part: [row for row in rows if row.part in ("", part)] for part in study.counts}
-    mine = run.share({part: sum(map(_minutes, of)) for part, of in work.items()})
+    taken = {part: sum(10.0 if row.family == "ctrl" else 1.0 for row in of) for part, of in work.items()}
+    mine = run.share(taken)  # about the minutes on an idle core, a control's training included
     rows = [row for row in rows if row.part in ("", *mine) or sampler.drawn(row)]
     parts = {
         part: Artifacts(sampler, part, count).learn(
@@ -69,11 +70,6 @@ def measure(run: Run) -> Report:
     report |= {"costs": {part: made.costs for part, made in parts.items()}, "rows": lines, "published": dict(study.published)}
     claims, figures = claims_of(study, report, cells), write_figures(report, cells, labels, run.out)
     return {**report, "claims": claims, "figures": figures, "cells": cells}
-
-
-def _minutes(row: Row) -> float:
-    """About what a row takes on an idle core, its control's training included."""
-    return {"ctrl": 10.0, "free": 1.0}.get(row.family, 1.0)
 
 
 def read(
@@ -119,11 +115,6 @@ def _share(values: Values) -> Interval:
     return share
 
 
-def _known(cells: Sequence[Cell], key: str) -> Interval | None:
-    columns = [(k, zip(cell["prompts"], cell["index"], cell[key], strict=True)) for k, cell in enumerate(cells)]
-    return interval({(k, p, i): v for k, column in columns for p, i, v in column if v is not None})
-
-
 def numbers_of(cells: Sequence[Cell], labels: Sequence[Label]) -> dict[str, Any]:
     """A line of the table, but for what it cost to train."""
     by_label = {}
@@ -139,7 +130,12 @@ def numbers_of(cells: Sequence[Cell], labels: Sequence[Label]) -> dict[str, Any]
         }
     runs = {cell["folder"]: (cell["evaluations"], cell["seconds"], len(cell["prompts"])) for cell in cells}
     evaluations, seconds, images = (sum(column) for column in zip(*runs.values(), strict=True))
-    line = {"labels": by_label, "all": _share(hits(cells)), "judge": _known(cells, "judge"), "kl": _known(cells, "kl")}
+    line = {
+        "labels": by_label,
+        "all": _share(hits(cells)),
+        "judge": interval(known(cells, "judge")),
+        "kl": interval(known(cells, "kl")),
+    }
     return {**line, "evaluations": evaluations / images, "seconds": seconds / images, "images": images}
 
 

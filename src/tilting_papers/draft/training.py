@@ -1,25 +1,19 @@
 """The training runs of the DRaFT recipes: each is trained once, and evaluated every so often on fixed prompts and noise.
 
 A run's folder in DIR/runs/NAME is a fine-tuning run's own (`tilting generate --lora` takes it); a killed one goes on from its
-last evaluation. What it costs is counted before it is trained, in evaluations of the denoiser per image:
-
-    forward   T + K (checkpointed steps are made again)          draft, draft-k
-              T + 1 + n                                          draft-lv
-              T - (m - 1) / 2 on average, less m                 refl (no step after the one it looks at)
-              T + 2 D, D the steps with a density                ddpo
-              3 T - 1                                            dpg
-    backward  K, 1 + n, 1, D, 2 T - 1, at twice a forward each
+last evaluation. What it costs is counted before it is trained (`tilting.objectives.cost`), in evaluations of the denoiser per
+image; a step back is two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tilting.config.finetune import FinetuneConfig, resolve_finetune
 from tilting.errors import TiltingError
-from tilting.objectives.cost import cost_of as counted
+from tilting.objectives.cost import cost_of
 from tilting.runs.alone import alone
 from tilting.training.batches import Batches
 from tilting.training.checkpoint import read
@@ -65,47 +59,13 @@ def config_of(
     return resolve_finetune(options | dict(run.options))
 
 
-class Cost(NamedTuple):
-    """Of one image of a training step: forward and backward evaluations of the denoiser, reward calls."""
-
-    forward: float
-    backward: float
-    rewards: float
-
-
-def cost_of(config: FinetuneConfig) -> Cost:
-    """What an image costs, on average."""
-    s: dict[str, Any] = {key.partition(".")[2]: value for key, value in config.settings}
-    t, extra = config.steps, 1 if s.get("eps_kl") else 0  # a step more, with and without the LoRA
-    match config.objective:
-        case "draft" | "draft-k":
-            k = t if config.objective == "draft" else min(s["k"], t)
-            based = 2 * (k if k < t else t - 1) if s["kl"] else 0
-            return Cost(t + k + based + 2 * extra, k + extra, 1)
-        case "draft-lv":
-            n = s["copies"]
-            return Cost(t + 1 + n + 2 * extra, 1 + n + extra, 1 if s["single"] else 1 + n)
-        case "refl":
-            m = min(s["last"] or max(1, round(0.4 * t)), t)
-            return Cost(t - m + (m - 1) / 2 + 1, 1, 1)
-        case "dpg":  # the state after the last step is what is decoded: nothing to estimate there
-            m = min(s["last"] or t, t)
-            n = min(s["count"] or m, m)
-            return Cost(t + n + n - n / m, n + n - n / m, 1 + 2 * n)
-        case "ddpo":
-            dense = t - 1
-            return Cost(t + dense * s["epochs"] + (dense if s["kl"] else 0), dense * s["epochs"], 1)
-    paid = counted(config.made_objective, t)  # what is not of the sampler's T is learnt from, at most
-    return Cost(paid.evaluations, max(1.0, paid.evaluations - t), paid.reward_calls)
-
-
 def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
     """Seconds that a run takes on two idle cores with its evaluations, by counted evaluations of the denoiser."""
-    cost = cost_of(config)
+    cost = cost_of(config.made_objective, config.steps)
     images = config.train_steps * config.batch_size
     looks, whole = -(-config.train_steps // config.checkpoint_every), protocol.sets.values()
     drawn = [sum(len(dict.fromkeys(p)) for p in sets) * protocol.images for sets in (whole, protocol.along().sets.values())]
-    units = images * (cost.forward + 2 * cost.backward + VALUE * cost.rewards)
+    units = images * (cost.evaluations + 2 * cost.slopes + VALUE * cost.reward_calls)
     units += (2 * drawn[0] + (looks - 1) * drawn[1]) * (config.steps + VALUE / 2)
     return units * ROW_SECONDS * (1 if config.cfg == 1 else 2)
 

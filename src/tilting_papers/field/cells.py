@@ -18,7 +18,7 @@ from tilting.presets import METHODS as PRESETS
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
 from tilting_papers.codex.measure import values_of
-from tilting_papers.field import REWARDS, Cells, Rival
+from tilting_papers.field import Asked, Cells, Rival
 from tilting_papers.numbers import interval, mean
 from tilting_papers.recipe import Report, Run
 
@@ -40,10 +40,10 @@ class Row:
         self.reward, self.budget, self.rival = reward, budget, rival
         self.method = "base" if rival is None else rival.method
         steps = steps_of(run, budget)
-        self.name = f"{reward}-{steps}-base" if rival is None else f"{reward}-{budget}-{self.method}"
+        self.name = name_of(reward, steps if rival is None else budget, self.method)
         settings = {} if rival is None else {f"{self.method}.{k}": v for k, v in {**rival.settings, rival.knob: number}.items()}
         recipe: Cells = run.recipe
-        asked = REWARDS[reward]
+        asked = recipe.rewards[reward]
         self.config: GenerateConfig = resolve(
             {
                 "prompts": list(asked.prompts[: 2 if run.small else recipe.count]),
@@ -64,6 +64,18 @@ class Row:
     @property
     def folder(self) -> Path:
         return Path(self.config.out or "")
+
+
+def name_of(reward: str, number: int, method: str) -> str:
+    """Of a row: a number is a budget, or of base's T."""
+    return f"{reward.replace(':', '-')}-{number}-{method}"
+
+
+def rewards_of(run: Run) -> dict[str, Asked]:
+    """The rewards of a run; of a small one, one with a gradient and one without."""
+    rewards = run.recipe.rewards
+    kinds = {asked.gradient: spec for spec, asked in reversed(rewards.items())}
+    return {spec: asked for spec, asked in rewards.items() if not run.small or spec in kinds.values()}
 
 
 def steps_of(run: Run, budget: int) -> int:
@@ -88,8 +100,8 @@ def rows_of(run: Run) -> list[Row]:
     rows: dict[str, Row] = {}
     for budget in budgets:
         steps = steps_of(run, budget)
-        bought = [(rival, spent(rival, budget, steps)) for rival in recipe.rivals]
-        for reward, asked in REWARDS.items():
+        bought = [(one, spent(one, budget, steps)) for one in recipe.rivals if one.small or not run.small]
+        for reward, asked in rewards_of(run).items():
             base = Row(run, reward, budget, None)
             rows.setdefault(base.name, base)
             for rival, number in bought:
@@ -112,34 +124,47 @@ def mine(run: Run, rows: list[Row]) -> list[Row]:
     return found
 
 
-def measure(run: Run) -> Report:
-    """Draw what is missing and measure what is there: what table.json holds; auto.json, where the recipe makes it."""
+Manifests = dict[str, dict[str, Any]]
+"""Of finished runs, by row."""
+
+
+def drawn(run: Run) -> tuple[list[Row], Manifests, Report]:
+    """Draw what is missing and measure what is there: the rows, their runs, and what table.json holds of them."""
     rows, cache = rows_of(run), PartsCache(generating.load_parts)
     wanted = {row.name for row in mine(run, rows)}
-    manifests: dict[str, dict[str, Any]] = {}
+    manifests: Manifests = {}
     for n, row in enumerate(rows):
         if row.name in wanted or Folder(row.config, run.argv).complete:
             run.say(f"row {n + 1} of {len(rows)}: {row.name}")
             manifests[row.name] = generating.run(row.config, run.argv, quiet=run.quiet, parts=cache.parts)
     told = [line for row in rows if (line := _line(run, row, manifests))]
-    cells = [cell for budget in sorted({r.budget for r in rows}) for cell in _cells(run, budget, rows, told)]
-    held: Report = {
-        "prompts": {reward: len(rows[0].config.prompts) for reward in REWARDS},
-        "units": {reward: asked.unit for reward, asked in REWARDS.items()},
-        "images": run.recipe.images,
-        "missing": [row.name for row in rows if row.name not in manifests],
-        "rows": told,
-        "cells": cells,
-    }
+    rewards = rewards_of(run)
+    return (
+        rows,
+        manifests,
+        {
+            "prompts": {reward: len(rows[0].config.prompts) for reward in rewards},
+            "units": {reward: asked.unit for reward, asked in rewards.items()},
+            "images": run.recipe.images,
+            "missing": [row.name for row in rows if row.name not in manifests],
+            "rows": told,
+        },
+    )
+
+
+def measure(run: Run) -> Report:
+    """`drawn`, and what is known of every cell; auto.json, where the recipe makes it."""
+    rows, _, held = drawn(run)
+    cells = [cell for budget in sorted({r.budget for r in rows}) for cell in _cells(run, budget, rows, held["rows"])]
     if run.recipe.auto:
         table = {"recipe": run.recipe.name, "small": run.small, "cells": cells}
         write_atomically(run.out / "auto.json", (json.dumps(table, indent=1) + "\n").encode())
-    return held
+    return {**held, "cells": cells}
 
 
 def _line(run: Run, row: Row, manifests: Mapping[str, Any]) -> dict[str, Any] | None:
     """A line of the page, where its run and base's are there."""
-    base = f"{row.reward}-{steps_of(run, row.budget)}-base"
+    base = name_of(row.reward, steps_of(run, row.budget), "base")
     if row.name not in manifests or base not in manifests:
         return None
     found = {what: values_of([manifests[row.name]], what) for what in (row.reward, "judge")}
@@ -178,29 +203,23 @@ def _cells(run: Run, budget: int, rows: list[Row], told: list[dict[str, Any]]) -
     """What is known of a budget, of rewards with a gradient and without."""
     cells = []
     for gradient in (True, False):
-        rewards = [reward for reward, asked in REWARDS.items() if asked.gradient == gradient]
+        rewards = [reward for reward, asked in rewards_of(run).items() if asked.gradient == gradient]
         asked = [row for row in rows if row.budget == budget and row.reward in rewards and row.rival is not None]
         there = {(line["reward"], line["method"]): line for line in told if line["budget"] == budget}
-        methods = list(dict.fromkeys(row.method for row in asked))
+        rival = {row.method: row.rival for row in asked if row.rival is not None}
         measured = bool(asked) and all((row.reward, row.method) in there for row in asked)
         ranked = []
-        for method in methods:
+        for method in rival:
             lines = [there[reward, method] for reward in rewards if (reward, method) in there]
             if len(lines) < len(rewards):
                 continue
             falls = any(line["judge_gain"] is not None and (line["judge_gain"]["high"] or 0) < 0 for line in lines)
             gain = mean([line["relative"] for line in lines])
-            ranked.append({"method": method, "gain": gain, "usable": not falls and gain > 0, "number": lines[0]["number"]})
+            one = {"method": method, "gain": gain, "usable": not falls and gain > 0, "number": lines[0]["number"]}
+            ranked.append({**one, "settings": dict(rival[method].settings)})
         ranked.sort(key=lambda one: -one["gain"])
         best = next((one for one in ranked if one["usable"]), None)
-        rival = {row.method: row.rival for row in asked}
         cell = {"budget": budget, "steps": steps_of(run, budget), "gradient": gradient, "measured": measured}
-        cell |= {"rewards": rewards, "ranked": ranked, "method": None, "settings": {}, "knob": None}
-        if measured:
-            cell["method"] = "base" if best is None else best["method"]
-            if best is not None:
-                one = rival[best["method"]]
-                assert one is not None
-                cell |= {"settings": dict(one.settings), "knob": one.knob}
-        cells.append(cell)
+        taken = None if not measured else "base" if best is None else best["method"]
+        cells.append(cell | {"rewards": rewards, "ranked": ranked, "method": taken})
     return cells

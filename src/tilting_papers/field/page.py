@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tilting_papers.numbers import OVER_PROMPTS
@@ -13,12 +13,14 @@ HEADS = ("row", "its number", "reward", "reward - base", "judge - base", "evalua
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The page."""
-    body = [*missing(report)]
-    auto = any("ranked" in cell for cell in report["cells"]) and report["recipe"] == "auto-table"
-    if auto:
-        body += ["## What is taken", "", *_taken(report), ""]
-    else:
-        body += [*_sentences(report), ""]
+    if report["recipe"] == "auto-table":
+        return whole(report, ["## What is taken", "", *_taken(report), ""])
+    return whole(report, [*_sentences(report), ""])
+
+
+def whole(report: Mapping[str, Any], first: Sequence[str]) -> str:
+    """The page: what has not been run, the first lines, and a table for every reward and budget."""
+    body = [*missing(report), *first]
     for reward, unit in report["units"].items():
         budgets = sorted({row["budget"] for row in report["rows"] if row["reward"] == reward and row["method"] != "base"})
         for budget in budgets:
