@@ -374,7 +374,8 @@ What decides, in words:
   those of its particles, `codex` a third more.
 - **Is there a budget?** `--method auto --budget 100` (evaluations per image) or `--budget 30s` takes the method that gained
   most for as much by the table of `tilting recipe auto-table`, and says which and why; it takes nothing that was not measured,
-  and passes over what cannot steer this model or does not fit into `--memory` ([auto-table](auto-table/table.md)).
+  and passes over what cannot steer this model or does not fit into `--memory` ([auto-table](auto-table/table.md);
+  [auto-proof](auto-proof/table.md) holds it against every single method on other rewards).
 - **Will it be drawn often?** A LoRA ([objectives](objectives.md)) pays once; then a picture costs what it always did.
 - **Is it a label rather than a score?** Learn a control from labelled pictures: [a control from 600 labels](control.md).
 - **Does it have to be a fair draw?** `das`, `tds` and `smc` weigh particles: [mixture-bias](mixture-bias.md) says how near they
