@@ -235,13 +235,30 @@ def method(name: str) -> str:
     return "\n".join([*reference.method(name, row, level=1), *body])
 
 
+def grown(name: str) -> list[str]:
+    """The picture of training of the first recipe that measured an objective and has one."""
+    for page in pages():
+        if page.with_name("progress.png").is_file() and any(part_of(row.get("row", "")) == name for row in rows_of(page)):
+            at = page.parent.name
+            return [
+                "## Pictures",
+                "",
+                f"As training goes on, from [{at}](../{at}/table.md):",
+                "",
+                f"![Samples, a row each](../{at}/progress.png)",
+                "",
+            ]
+    return []
+
+
 def objective(name: str) -> str:
     """The page of an objective."""
     row = about_objective(name)
     paid = f"{'~' if row['drawn'] else ''}{row['evaluations']:g} evaluations and {row['reward_calls']:g} reward calls"
     cost = f"An image and training step costs {paid} at {row['counted_at']} steps (`tilting objectives {name}`)."
     through = f"Gradient through: {row['gradient']}; eta {row['eta']:g}."
-    return "\n".join([*reference.objective(name, row, level=1), "", "## Cost", "", f"{through} {cost}", "", *measured(name)])
+    body = ["", "## Cost", "", f"{through} {cost}", "", *grown(name), *measured(name)]
+    return "\n".join([*reference.objective(name, row, level=1), *body])
 
 
 def reward(name: str) -> str:

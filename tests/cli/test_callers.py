@@ -212,3 +212,9 @@ def test_labels_of_numpy_are_numbers_and_not_names():
         assert fitted.classifier.schema.kind == "gaussian"
     classes = tl.condition_fit(images, np.arange(24) % 2, **options).classifier.schema
     assert classes.classes == ("0", "1")
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_fit_has_a_bar_unless_told(progress, capsys):
+    tl.condition_fit(torch.rand(24, 3, 8, 8), ["a", "b"] * 12, epochs=1, widths=(4,), seed=1, kind="cnn", progress=progress)
+    assert ("label, cnn" in capsys.readouterr().err) == progress
