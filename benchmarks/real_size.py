@@ -48,12 +48,14 @@ from tilting.models.told import asked
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 SIDES = {"sd15": 512, "sdxl": 1024, "sd35": 1024, "flux": 1024}
-FILM = {"height": 480, "width": 832, "frames": 17}
+FILM = {"height": 480, "width": 832, "frames": 9}
 """Of Wan, whose own films have 81 frames."""
 SMALL = {
     "unet": {"block_out_channels": [32, 64], "norm_num_groups": 8, "layers_per_block": 1, "attention_head_dim": 4},
     "vae": {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1},
 }
+EVERY = {"codex.block": 1, "codex.gradient_block": 1, "codex.window": [1, 0.5]}
+"""CoDeX with a gradient and a selection at every step: the most of everything in few steps."""
 SWITCHES: dict[str, dict[str, Any]] = {
     "look decoder": {"look_decoder": "tiny"},
     "recompute": {"recompute": True},
@@ -118,7 +120,7 @@ def held(what: str) -> int:
 
 
 class Peak:
-    """Of memory: a GPU's own count, else the process's beyond what it held before model and reward."""
+    """Of memory: a GPU's own count, else the process's beyond what it held before."""
 
     def __init__(self, before: int):
         self.before = before
@@ -150,11 +152,6 @@ def timed(call: Callable[[], object], rounds: int) -> float:
     return min(found)
 
 
-def codex(steps: int, particles: int) -> Any:
-    """CoDeX with a gradient and a selection at every step: the most of everything in few steps."""
-    return tl.presets.codex(particles=particles, block=1, gradient_block=1, window=(1, 0.5))
-
-
 def seams() -> dict[str, float]:
     """What tiles of half a picture's side do to pocket's own pictures, whose weights are trained, and to their reward."""
     model, reward, words = tl.load("pocket"), tl.rewards.clip(), ["a fox", "a cat", "an owl", "a red house"]
@@ -177,22 +174,22 @@ def measure(
     name: str, folder: Path, tiny: Path, steps: int, particles: int, rounds: int, half: bool, brief: bool
 ) -> dict[str, Any]:
     """A shape: counted and measured."""
-    before = held("VmRSS")
     place, dtype = torch.device("cuda" if cuda() else "cpu"), torch.bfloat16 if half else torch.float32
-    method, reward = codex(steps, particles), Aesthetic(small=name == "tiny").to(place)
-    options = {"prompts": ["a fox"], "model": str(folder), "method": "codex", "particles": particles, "steps": steps}
-    config = resolve(
-        {
-            **options,
-            "reward": ["clip"],
-            "cfg": 3.0,
-            **({"precision": "bf16"} if half else {}),
-            **(FILM if name == "wan" else {}),
-        }
-    )
+    reward = Aesthetic(small=name == "tiny").to(place)
+    options: dict[str, Any] = {
+        "prompts": ["a fox"],
+        "model": str(folder),
+        "method": "codex",
+        "particles": particles,
+        "steps": steps,
+    }
+    options |= {"set": EVERY, "reward": ["clip"], "cfg": 3.0, **({"precision": "bf16"} if half else {})}
+    config = resolve(options | (FILM if name == "wan" else {}))
     told = {key: value for key, value in asked(config)[0].items() if isinstance(value, int | float)}
     found = sizes(config, reward)
     need, paid = need_of(config)
+    method = config.preset()
+    before = held("VmRSS") - sum(p.nbytes for p in reward.parameters())  # code has been read by now
     model = filled(folder, dtype, told=told)
     batch = particles
 
@@ -366,7 +363,12 @@ def main() -> None:
                 file = tiny / "config.json"
                 file.write_text(json.dumps(json.loads(file.read_text()) | small))
             particles = 4 if cuda() or options.tiny else 2
-            found["shapes"][name] = measure(name, folder, tiny, options.steps, particles, options.rounds, cuda(), options.brief)
+            how = options.steps, particles, options.rounds, cuda(), options.brief
+            try:
+                found["shapes"][name] = measure(name, folder, tiny, *how)
+            except torch.cuda.OutOfMemoryError as error:  # the others are measured all the same
+                print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
+                continue
             print(json.dumps({name: found["shapes"][name]}), flush=True)
             options.out.write_text(json.dumps(found, indent=1))
 

@@ -235,13 +235,30 @@ def method(name: str) -> str:
     return "\n".join([*reference.method(name, row, level=1), *body])
 
 
+def grown(name: str) -> list[str]:
+    """The picture of training of the first recipe that measured an objective and has one."""
+    for page in pages():
+        if page.with_name("progress.png").is_file() and any(part_of(row.get("row", "")) == name for row in rows_of(page)):
+            at = page.parent.name
+            return [
+                "## Pictures",
+                "",
+                f"As training goes on, from [{at}](../{at}/table.md):",
+                "",
+                f"![Samples, a row each](../{at}/progress.png)",
+                "",
+            ]
+    return []
+
+
 def objective(name: str) -> str:
     """The page of an objective."""
     row = about_objective(name)
     paid = f"{'~' if row['drawn'] else ''}{row['evaluations']:g} evaluations and {row['reward_calls']:g} reward calls"
     cost = f"An image and training step costs {paid} at {row['counted_at']} steps (`tilting objectives {name}`)."
     through = f"Gradient through: {row['gradient']}; eta {row['eta']:g}."
-    return "\n".join([*reference.objective(name, row, level=1), "", "## Cost", "", f"{through} {cost}", "", *measured(name)])
+    body = ["", "## Cost", "", f"{through} {cost}", "", *grown(name), *measured(name)]
+    return "\n".join([*reference.objective(name, row, level=1), *body])
 
 
 def reward(name: str) -> str:
@@ -357,7 +374,8 @@ What decides, in words:
   those of its particles, `codex` a third more.
 - **Is there a budget?** `--method auto --budget 100` (evaluations per image) or `--budget 30s` takes the method that gained
   most for as much by the table of `tilting recipe auto-table`, and says which and why; it takes nothing that was not measured,
-  and passes over what cannot steer this model or does not fit into `--memory` ([auto-table](auto-table/table.md)).
+  and passes over what cannot steer this model or does not fit into `--memory` ([auto-table](auto-table/table.md);
+  [auto-proof](auto-proof/table.md) holds it against every single method on other rewards).
 - **Will it be drawn often?** A LoRA ([objectives](objectives.md)) pays once; then a picture costs what it always did.
 - **Is it a label rather than a score?** Learn a control from labelled pictures: [a control from 600 labels](control.md).
 - **Does it have to be a fair draw?** `das`, `tds` and `smc` weigh particles: [mixture-bias](mixture-bias.md) says how near they

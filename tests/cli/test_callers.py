@@ -191,6 +191,16 @@ def test_what_is_no_picture_is_refused(model, image):
         tl.generate(model, "a fox", image=image, steps=1)
 
 
+def test_latents_may_be_an_array_or_lists(model):
+    noise = torch.randn(1, *model.latent_shape)
+    want = tl.generate(model, "a fox", steps=1, latents=noise).images
+    for latents in (noise.numpy(), noise.double().numpy(), noise.tolist()):
+        assert torch.equal(tl.generate(model, "a fox", steps=1, latents=latents).images, want)
+    for latents in ("x", [[1.0], [1.0, 2.0]], noise[0].numpy(), 3):
+        with pytest.raises(TiltingError, match="latents must be"):
+            tl.generate(model, "a fox", steps=1, latents=latents)
+
+
 def test_labels_of_numpy_are_numbers_and_not_names():
     images, numbers = (
         torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
@@ -202,3 +212,9 @@ def test_labels_of_numpy_are_numbers_and_not_names():
         assert fitted.classifier.schema.kind == "gaussian"
     classes = tl.condition_fit(images, np.arange(24) % 2, **options).classifier.schema
     assert classes.classes == ("0", "1")
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_fit_has_a_bar_unless_told(progress, capsys):
+    tl.condition_fit(torch.rand(24, 3, 8, 8), ["a", "b"] * 12, epochs=1, widths=(4,), seed=1, kind="cnn", progress=progress)
+    assert ("label, cnn" in capsys.readouterr().err) == progress

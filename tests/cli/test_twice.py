@@ -36,7 +36,7 @@ def test_what_is_wanted_is_not_said_twice(words, option, capsys):
         assert f"{first} is given twice: give it once" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("odd", BREAKS)
 def test_lines_of_prompts_end_at_newlines_alone(tmp_path, odd, ending):
     file = tmp_path / "prompts.txt"

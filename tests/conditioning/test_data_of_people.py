@@ -13,7 +13,7 @@ from PIL import Image
 from tilting.cli import main
 from tilting.conditioning.dataset import Dataset, is_held_out, read_data, read_tables
 from tilting.conditioning.pictures import Pictures
-from tilting.conditioning.table import FILES, INSIDE, SPLIT, SPLITS, settle, side_of, single
+from tilting.conditioning.table import FILES, INSIDE, SPLIT, SPLITS, settle, side_of, single, why_empty
 from tilting.config.condition_fit import Ask, FitConfig, parse_label
 from tilting.errors import TiltingError
 from tilting.features.schema import Schema
@@ -191,7 +191,7 @@ def test_a_picture_in_parquet_that_is_none_is_named(tmp_path):
     assert len(read(tmp_path / "l.parquet", **{"skip-bad": True}).records) == COUNT - 1
 
 
-@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__", "id", "index"])
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "level_0", "__index_level_0__", "id", "index"])
 def test_a_column_that_counts_rows_is_no_label(tmp_path, name):
     for i in range(COUNT):
         picture(tmp_path / f"{i}.png", i)
@@ -217,12 +217,24 @@ def test_a_list_of_one_is_its_value(cell):
     assert single(cell) == "dark"
 
 
-@pytest.mark.parametrize("cell", [[0, 1], "[1, 0, 0]", [1.0, 0.0], ["a", "b"], {"dark": 1}])
+@pytest.mark.parametrize("cell", [[0, 1], "[1, 0, 0]", "[0. 1.]", [1.0, 0.0], ["a", "b"], {"dark": 1}, "{'dark': 1}"])
 def test_a_list_of_several_is_no_class(tmp_path, cell):
     for i in range(COUNT):
         picture(tmp_path / f"{i}.png", i)
     told = refused(write(tmp_path / "l.jsonl", [*rows(), {"file": "0.png", "class": cell}]))
     assert "row 17 of 'l.jsonl': the label 'class' is" in told and "give one class or number for each picture" in told
+
+
+@pytest.mark.parametrize("cell", ["n/a", "#N/A", "<NA>", "NULL", "null", " NaN ", float("nan"), "", None])
+def test_what_programs_write_for_no_value_is_no_class(cell):
+    assert why_empty(cell)
+    assert not any(map(why_empty, ["None", "no", "0", 0]))
+
+
+def test_files_are_found_by_the_paths_of_windows(tmp_path):
+    for i in range(COUNT):
+        picture(tmp_path / "a" / f"{i}.png", i)
+    assert said(read(write(tmp_path / "l.csv", [{**row, "file": f".\\a\\{row['file']}"} for row in rows()]))) == WANTED
 
 
 def test_decimal_commas_are_numbers_where_cells_end_at_semicolons(tmp_path):

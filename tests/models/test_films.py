@@ -9,12 +9,14 @@ import re
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 import tilting as tl
 from support import tiny_pipelines
 from support.commands import manifest
 from tilting.cli import main
+from tilting.config.generate import resolve
 from tilting.features import film as films
 from tilting.features.clip import ClipEmbedder
 from tilting.features.film import contact_sheet, frames_of, open_frames, read_frames
@@ -23,6 +25,7 @@ from tilting.features.packaged import POCKET_CLIP
 from tilting.features.vgg import Vgg16
 from tilting.generation.coerce import picture_of
 from tilting.generation.pictures import picture_file
+from tilting.generation.size import sizes
 from tilting.metrics.judge import PocketJudge
 from tilting.rewards.check import checked
 from tilting.rewards.spec import build, parse_specs
@@ -280,3 +283,16 @@ def test_a_film_model_is_fine_tuned(folder, tmp_path):
     words += ["--batch-size", "2", "--train-steps", "1", "--sample-every", "1", "--quiet", "--out", str(tmp_path / "run")]
     assert main(words) == 0
     assert (tmp_path / "run" / "lora").exists() and manifest(tmp_path / "run")["config"]["reward-frames"] == "2"
+
+
+@pytest.mark.slow
+def test_a_look_decoder_of_pictures_is_refused_for_films_and_a_reward_of_pictures_counted(folder, tmp_path):
+    config = {"prompts": ["a fox"], "model": folder, "reward": ["clip"], "height": 16, "width": 16, "frames": 5}
+    found = sizes(resolve(config), tl.rewards.clip(), count=False, back=False)
+    assert found.units["reward"].peak > 0
+    AutoencoderTiny(latent_channels=tiny_pipelines.wan()[0].vae.config.z_dim).save_pretrained(tmp_path / "flat")
+    said = "is a AutoencoderTiny, and .* has a AutoencoderKLWan, one of them of pictures and one of films"
+    with pytest.raises(TiltingError, match=said):
+        tl.load(folder, height=16, width=16, num_frames=5, look_decoder=str(tmp_path / "flat"))
+    with pytest.raises(TiltingError, match=said):
+        sizes(resolve({**config, "look-decoder": str(tmp_path / "flat")}), count=False, back=False)

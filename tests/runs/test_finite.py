@@ -12,6 +12,7 @@ from PIL import Image
 import tilting as tl
 from support.commands import manifest
 from support.small import write_small
+from support.tiny_pipelines import make
 from tilting.cli import main
 from tilting.errors import TiltingError
 
@@ -113,6 +114,25 @@ def test_a_reward_and_its_gradient_are_named(small):
 
     with pytest.raises(TiltingError, match=r"gradient of the reward is not finite"):
         tl.generate(model, "a fox", Slope(), "dps", steps=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "said"),
+    [
+        ("sdxl", "text_encoder_2", "the text encoder made"),
+        ("sd15_controlnet", "controlnet", "the weights of its controlnet hold NaN"),
+        ("sd15_ip", "image_encoder", "the weights of its image_encoder hold NaN"),
+        ("sd15_img2img", "vae", "the autoencoder made"),
+        ("kontext", "vae", "the weights of its vae hold NaN"),
+        ("wan22", "transformer_2", "the network made"),
+    ],
+)
+def test_a_part_beside_the_usual_ones_is_named_too(name, part, said):
+    pipe, told = make(name)
+    network = pipe.components[part]
+    next((network.encoder if part == "vae" else network).parameters()).data.fill_(NAN)
+    with pytest.raises(TiltingError, match=f"image 0 of 'a fox', seed 0 is not finite: .*{said}"):
+        tl.generate(tl.load(pipe, **told), "a fox", steps=2)
 
 
 def test_what_is_finite_is_drawn_once(small):

@@ -5,75 +5,20 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from support.studio import CHROMIUM, Served, asked, browser, studio, until
+from support.commands import manifest
+from support.studio import CHROMIUM, REACHABLE, Driven, asked, browser, studio, until
+from tilting.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")]
-BOX = "input[type=number], input[type=text], input:not([type]), textarea"
-ABOVE = "[...(function*(e){while(e){if(e.id)yield e.id;e=e.parentElement}})(document.activeElement)]"
-"""The ids of what has the focus, and of what is around it."""
 TABS = ("Draw", "Compare", "Train", "Control", "Runs")
-
-
-class Driven:
-    """A page in a browser, and its server.
-
-    Attributes:
-        outside: addresses that the page has asked for elsewhere.
-    """
-
-    def __init__(self, served: Served, page: Any):
-        self.served, self.page, self.outside = served, page, []
-        page.set_default_timeout(240_000)
-        page.on("request", self._seen)
-        page.goto(served.address)
-        page.wait_for_selector("#draw-go")
-
-    def _seen(self, request: Any) -> None:
-        if not request.url.startswith((self.served.address, "data:", "blob:")):
-            self.outside.append(request.url)
-
-    def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name, exact=True).click()
-
-    def fill(self, where: str, value: Any) -> None:
-        """Write into the box of an element."""
-        self.page.locator(f"#{where}").locator(BOX).first.fill(str(value))
-
-    def click(self, where: str) -> None:
-        self.page.locator(f"#{where}").click()
-
-    def text(self, where: str) -> str:
-        box = self.page.locator(f"#{where}")
-        field = box.locator("textarea")
-        return field.first.input_value() if field.count() else box.inner_text()
-
-    def has(self, where: str, words: str, seconds: float = 400) -> str:
-        """The text of an element, once it holds these words."""
-        until(self.page, lambda: words in self.text(where), seconds)
-        return self.text(where)
-
-    def refused(self) -> str:
-        """The sentence of a refusal, which is closed."""
-        toast = self.page.locator(".toast-body").first
-        toast.wait_for()
-        said = toast.inner_text()
-        self.page.locator(".toast-close").first.click()
-        toast.wait_for(state="detached")
-        return said
-
-    def choose(self, where: str, name: str) -> None:
-        """Choose an entry of a list."""
-        box = self.page.locator(f"#{where} input").first
-        box.click()
-        self.page.get_by_role("option", name=name, exact=True).first.click()
 
 
 @pytest.fixture(scope="module")
@@ -254,17 +199,90 @@ def test_a_narrow_window_by_night(driven):
     assert not [one["id"] for one in found.response["violations"]]
 
 
-def test_the_keyboard_reaches_everything(driven):
-    driven.tab("Runs")
-    driven.page.get_by_role("tab", name="Runs", exact=True).focus()
-    wanted = {"runs-again", "runs-open", "runs-first", "runs-second", "runs-evaluate"}
-    reached = set()
-    for _ in range(60):
-        driven.page.keyboard.press("Tab")
-        reached |= set(driven.page.evaluate(ABOVE))
-        if wanted <= reached:
+def write(text):
+    def do(driven):
+        driven.page.keyboard.press("ControlOrMeta+a")
+        driven.page.keyboard.type(text(driven) if callable(text) else text)
+
+    return do
+
+
+def enter(then):
+    def do(driven):
+        driven.page.keyboard.press("Enter")
+        assert then(driven)
+
+    return do
+
+
+def refusal(words):
+    def said(driven):
+        found = driven.refused()
+        assert words in found, found
+        return found
+
+    return enter(said)
+
+
+def as_told(driven):
+    """Drawn at the cost that was told before, by what auto was told to take."""
+    cost = driven.has("draw-cost", "8 evaluations")
+    return driven.has("draw-status", f"1 of 1 pictures drawn, {cost.split()[0]} evaluations")
+
+
+def saved(driven):
+    folder = driven.has("draw-saved", "Saved to draw-2").split()[2].rstrip(";")
+    return manifest(driven.served.workspace / folder)["auto"]["budget"] == "8"
+
+
+def labels(driven):
+    return next(driven.served.workspace.glob("uploads/*/labels.csv")).relative_to(driven.served.workspace).as_posix()
+
+
+def first(driven):
+    """The first of a list."""
+    driven.page.keyboard.press("ArrowDown")
+    driven.page.keyboard.press("Enter")
+
+
+BY_KEYS = {
+    "Draw": {
+        "draw-method": lambda driven: [write("auto")(driven), first(driven), driven.has("draw-cost", "auto: ")],
+        "draw-steps": write("2"),
+        "draw-budget": write("8"),
+        "draw-go": enter(as_told),
+        "draw-save": enter(saved),
+    },
+    "Compare": {
+        "compare-go": enter(lambda driven: driven.has("compare-status", " runs")),
+        "compare-stop": enter(lambda driven: driven.has("compare-status", "was stopped")),
+    },
+    "Train": {"train-train-steps": write("0"), "train-go": refusal("must be at least 1")},
+    "Control": {
+        "control-data": write(labels),
+        "control-fit": enter(lambda driven: driven.has("fit-status", " runs")),
+        "fit-stop": enter(lambda driven: driven.has("fit-status", "was stopped")),
+    },
+    "Runs": {"runs-open": first, "runs-evaluate": refusal("choose two different runs")},
+}
+"""What is done on a tab where the focus comes by, by the id of what it comes to: the main things that the tab is for."""
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_the_keyboard_reaches_everything_and_does_it(driven, tab):
+    driven.page.get_by_role("tab", name=tab, exact=True).focus()
+    driven.page.keyboard.press("Enter")
+    doing, reached, missed = list(BY_KEYS[tab].items()), set(), [""]
+    for _ in range(300):
+        mark, ids = driven.next()
+        missed = [html for at, html in driven.page.evaluate(REACHABLE) if at not in reached] if mark in reached else missed
+        if not missed and not doing:
             break
-    assert wanted <= reached, wanted - reached
+        reached.add(mark)
+        if doing and doing[0][0] in ids:
+            doing.pop(0)[1](driven)
+    assert not doing
+    assert not missed, missed
 
 
 def test_nothing_outside_is_read_and_nobody_else_asks(driven, workspace):
@@ -276,6 +294,44 @@ def test_nothing_outside_is_read_and_nobody_else_asks(driven, workspace):
     assert asked(f"{at}gradio_api/file={workspace}/draw-1/manifest.json")[0] in (403, 404)
     assert asked(at, Host="evil.example")[0] == 400
     assert asked(at, Origin="http://evil.example")[0] == 403
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system sets a limit of a process that runs")
+def test_a_full_disk_is_a_sentence_and_with_room_it_goes_on(driven, workspace):
+    """By the system's limit of a file's size, which every write of the server and of its worker meets."""
+    import psutil
+
+    server = psutil.Process(driven.served.process.pid)
+    several = [server, *(one for one in server.children() if "tilting.studio.worker" in one.cmdline())]
+    driven.tab("Draw")
+    driven.click("draw-go")
+    driven.has("draw-status", "1 of 1 pictures drawn")
+    before = sorted(path.name for path in workspace.iterdir())
+    for one in several:
+        one.rlimit(psutil.RLIMIT_FSIZE, (10, -1))
+    try:
+        driven.click("draw-save")
+        assert "File too large" in driven.refused()
+        driven.tab("Compare")
+        driven.click("compare-go")
+        assert "File too large" in driven.refused()
+    finally:
+        for one in several:
+            one.rlimit(psutil.RLIMIT_FSIZE, (-1, -1))
+    driven.tab("Draw")
+    driven.click("draw-save")
+    folder = driven.has("draw-saved", "Saved to draw-3").split()[2].rstrip(";")
+    assert sorted(path.name for path in workspace.iterdir()) == sorted({*before, folder})
+    assert (workspace / folder / "grid.png").is_file()
+
+
+def test_a_port_that_is_taken_and_a_workspace_that_is_open_are_sentences(driven, workspace, tmp_path, capsys):
+    port = driven.served.address.rsplit(":", 1)[1].strip("/")
+    assert main(["studio", "--workspace", str(tmp_path), "--port", port]) == 2
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use): give another --port" in capsys.readouterr().err
+    assert main(["studio", "--workspace", str(workspace), "--port", "0"]) == 2
+    assert "a studio is open already for" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_a_killed_studio_loses_no_run(driven, workspace):

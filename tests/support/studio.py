@@ -15,6 +15,18 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium")
+REACHABLE = """() => [...document.querySelectorAll('button, input, textarea, select, a[href], summary, [tabindex="0"]')]
+    .filter(one => one.checkVisibility({visibilityProperty: true}) && one.getClientRects().length && !one.disabled
+        && one.tabIndex >= 0 && !one.closest('[role=tablist]') && (one.type !== 'radio' || one.checked))
+    .map(one => [one.dataset.mark ?? '', one.outerHTML.slice(0, 200)])"""
+"""What one can see and use, by the mark that it got when the focus came to it, and its HTML."""
+FOCUS = """() => {
+    const found = document.activeElement, ids = [];
+    for (let one = found; one; one = one.parentElement) if (one.id) ids.push(one.id);
+    const closed = found.matches('.label-wrap:not(.open)');
+    return [found === document.body ? '' : found.dataset.mark ??= String(Math.random()), ids, closed]}"""
+"""A mark of what has the focus, which it gets; the ids of it and of what it stands in; whether it was a part that is closed."""
+BOX = "input[type=number], input[type=text], input:not([type]), textarea"
 
 
 class Served:
@@ -77,3 +89,66 @@ def until(page: Any, found: Callable[[], Any], seconds: float = 240) -> Any:
         assert time.monotonic() < end, page.inner_text("body")[-3000:]
         page.wait_for_timeout(100)
     return result
+
+
+class Driven:
+    """A page in a browser, and its server.
+
+    Attributes:
+        outside: addresses that the page has asked for elsewhere.
+    """
+
+    def __init__(self, served: Served, page: Any):
+        self.served, self.page, self.outside = served, page, []
+        page.set_default_timeout(240_000)
+        page.on("request", self._seen)
+        page.goto(served.address)
+        page.wait_for_selector("#draw-go")
+
+    def _seen(self, request: Any) -> None:
+        if not request.url.startswith((self.served.address, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def fill(self, where: str, value: Any) -> None:
+        """Write into the box of an element."""
+        self.page.locator(f"#{where}").locator(BOX).first.fill(str(value))
+
+    def click(self, where: str) -> None:
+        self.page.locator(f"#{where}").click()
+
+    def text(self, where: str) -> str:
+        box = self.page.locator(f"#{where}")
+        field = box.locator("textarea")
+        return field.first.input_value() if field.count() else box.inner_text()
+
+    def has(self, where: str, words: str, seconds: float = 400) -> str:
+        """The text of an element, once it holds these words."""
+        until(self.page, lambda: words in self.text(where), seconds)
+        return self.text(where)
+
+    def refused(self) -> str:
+        """The sentence of a refusal, which is closed."""
+        toast = self.page.locator(".toast-body").first
+        toast.wait_for()
+        said = toast.inner_text()
+        self.page.locator(".toast-close").first.click()
+        toast.wait_for(state="detached")
+        return said
+
+    def next(self) -> tuple[str, list[str]]:
+        """Press Tab; the mark and the ids of what has the focus then. A part that is closed is opened, by Enter."""
+        self.page.keyboard.press("Tab")
+        mark, ids, closed = self.page.evaluate(FOCUS)
+        if closed:
+            self.page.keyboard.press("Enter")
+            self.page.wait_for_timeout(200)
+        return mark, ids
+
+    def choose(self, where: str, name: str) -> None:
+        """Choose an entry of a list."""
+        box = self.page.locator(f"#{where} input").first
+        box.click()
+        self.page.get_by_role("option", name=name, exact=True).first.click()

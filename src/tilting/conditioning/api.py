@@ -5,13 +5,14 @@ classifiers. (Training: `tilting.conditioning.trainer`.)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tilting.conditioning.dataset import is_held_out
-from tilting.conditioning.fit_label import FittedLabel, by_likelihood, fit_label
+from tilting.conditioning.dataset import bar, is_held_out
+from tilting.conditioning.fit_label import FittedLabel, by_likelihood, epoch_told, fit_label
 from tilting.conditioning.guided import Obeying, check_noise, controlled, guided_by
 from tilting.conditioning.networks import inputs_of
 from tilting.conditioning.noisy import NoisyClassifier
@@ -28,6 +29,7 @@ from tilting.features.images import check_images
 from tilting.features.schema import NOISY
 from tilting.generation.api import Result, config_of
 from tilting.generation.generate import Counts, Drawn, draw, identities, judge_of, plan, records_of, summarise
+from tilting.generation.progress import Progress
 from tilting.models.control_file import Control, warn_of
 from tilting.models.control_kl import PathKl
 from tilting.models.control_spec import ControlInfo, parse_labels
@@ -49,6 +51,7 @@ def condition_fit(
     label: str = "label",
     classes: Sequence[str] | None = None,
     model: Pipeline | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> FittedLabel:
     """Fit and calibrate p(y | x) on images in memory; a fifth is held out, by seed.
@@ -59,6 +62,7 @@ def condition_fit(
         label: its name.
         classes: names in order; default those there are, in order of the alphabet. Without them and of floats y is a number.
         model: whose latents kind "noisy" learns from: p(y | x_t, t), whose one width is a multiple of 8.
+        progress: show a bar on stderr.
         options: those of `tilting.config.condition_fit.FitConfig` named `FIT`.
 
     Raises:
@@ -85,10 +89,15 @@ def condition_fit(
         what = f"none of the class {missing[0]!r} is left to learn from" if missing else "no fifth can be held out"
         raise TiltingError(f"{len(images)} images are too few with seed {config.seed}: {what}")
     pictures, column = InMemory(images), Column(label, "classes" if names else "gaussian", names)
-    if model is not None:
-        return fit_label(config, column, y, learn, held_out, encode(model, pictures), model.device)
-    whole = column, y, learn, held_out, lambda net: inputs_of(net, pictures)
-    return by_likelihood(config, lambda config: fit_label(config, *whole))
+    source = (lambda net: inputs_of(net, pictures)) if model is None else encode(model, pictures)
+    device = "cpu" if model is None else model.device
+
+    def fitted(config: FitConfig) -> FittedLabel:
+        with bar(config.epochs, f"{label}, {config.kind}", not progress) as shown:
+            report = partial(epoch_told, shown)
+            return fit_label(config, column, y, learn, held_out, source, device, report=report)
+
+    return by_likelihood(config, fitted)
 
 
 def compose(controls: Control | Sequence[Control], labels: Mapping[str, str | float], strength: float = 1.0) -> Controlled:
@@ -149,6 +158,7 @@ def condition_sample(
     negative_prompt: str = "",
     batch_size: int = 16,
     classifiers: FittedClassifier | NoisyClassifier | Sequence[FittedClassifier | NoisyClassifier] = (),
+    progress: bool = True,
 ) -> Result:
     """Draw images that obey labels; any method and reward of `tilting.generate` on top.
 
@@ -157,6 +167,7 @@ def condition_sample(
         prompts, reward, method, steps, cfg, eta, seed, images, negative_prompt, batch_size: see `tilting.generate`.
         classifiers: of labels, from `condition_fit`: of clean pictures for reconstruction guidance (the preset dps, with log p
             as its reward), of noisy latents for classifier guidance.
+        progress: show a bar on stderr.
 
     Returns:
         Images and a manifest, whose records and summary also have the path KL and what the classifiers say.
@@ -190,11 +201,14 @@ def condition_sample(
     judge, pictures = judge_of(model.name), []
     records: list[dict[str, Any]] = []
     counts = Counts()
-    for event in draw(model, request):
-        if isinstance(event, Drawn):
-            pictures.append(event.images)
-            records += with_readings(records_of(event, judge), event.images, kl, obeying.tests)
-            counts += event.counts
+    with Progress(request, quiet=not progress) as shown:
+        for event in draw(model, request):
+            if isinstance(event, Drawn):
+                pictures.append(event.images)
+                records += with_readings(records_of(event, judge), event.images, kl, obeying.tests)
+                counts += event.counts
+            else:
+                shown.step(event.reward)
     summary = {**summarise(records, counts), **mean_readings(records)}
     asked = {"prompts": tuple(words), "seed": seed, "images": images}
     config, beyond = config_of(model, request, asked, labels=labels)

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
@@ -290,6 +290,9 @@ def _record(row: Row, folder: Path, labels: dict[str, Any], bad: Bad, group: str
     name = PurePath(file).as_posix()
     path = row.picture or folder / name
     try:
+        if not isinstance(path, Inside) and "\\" in name and not path.is_file():
+            name = PureWindowsPath(file).as_posix()
+            path = folder / name
         there = isinstance(path, Inside) or path.is_file()
     except (OSError, ValueError):
         there = False

@@ -103,6 +103,12 @@ def by_likelihood(config: FitConfig, fitted: Callable[[FitConfig], FittedLabel])
     return replace(best, metrics={**best.metrics, "tried": tried})
 
 
+def epoch_told(shown: Any, fit: Fit, epoch: Epoch) -> None:
+    """An epoch is over: a bar of them, and what it says."""
+    shown.update(1)
+    shown.set_postfix_str(f"held out {epoch.held_out:.4g}, best {epoch.best:.4g} nats", refresh=False)
+
+
 def of_rows(source: Source, rows: Sequence[int]) -> Source:
     """The source of some of its records."""
     if isinstance(source, Encoded):

@@ -23,7 +23,7 @@ from tilting.conditioning import fit_charts
 from tilting.conditioning.calibrate import of_temperature
 from tilting.conditioning.dataset import bar, read_data
 from tilting.conditioning.fit import Epoch, Fit
-from tilting.conditioning.fit_label import FittedLabel, Source, by_likelihood, fit_label, of_rows
+from tilting.conditioning.fit_label import FittedLabel, Source, by_likelihood, epoch_told, fit_label, of_rows
 from tilting.conditioning.networks import Inputs, inputs_of, size_of
 from tilting.conditioning.pictures import Pictures, encode_files
 from tilting.conditioning.table import Column
@@ -177,8 +177,7 @@ def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> Fitt
                 checkpoint.write(checkpoints, fit.saved())
                 if asked[0]():
                     raise KeyboardInterrupt
-                progress.update(1)
-                progress.set_postfix_str(f"held out {epoch.held_out:.4g}, best {epoch.best:.4g} nats", refresh=False)
+                epoch_told(progress, fit, epoch)
 
             return fit_label(config, column, y, learn, held_out, source, device, restore, report)
 

@@ -27,7 +27,10 @@ from tilting.features.picture import SUFFIXES, Inside
 from tilting.lazy import np
 from tilting.runs.files import MANIFEST, read_json, with_records
 
-FILES = ("file", "file_name", "filename", "image", "path", "image_path", "file_path", "filepath", "img")
+FILES = (
+    *("file", "file_name", "filename", "image", "path", "image_path", "file_path", "filepath", "img"),
+    *("image_file", "image_name", "img_path"),
+)
 """What the column of pictures may be called, the first that there is; in any case."""
 INSIDE = ("metadata", "labels")
 """What a table that lies in a folder of pictures is called, beside the names of splits."""
@@ -37,8 +40,10 @@ SPLITS = {"train": "train", "training": "train"} | dict.fromkeys(
 """Names of splits, and the side of each."""
 SPLIT = ("split", "subset", "partition")
 """What a column of splits is called."""
-INDEX = re.compile(r"|unnamed: \d+|__index_level_\d+__", re.IGNORECASE)
+INDEX = re.compile(r"|unnamed: \d+(\.\d+)*|__index_level_\d+__|level_\d+", re.IGNORECASE)
 """The name of a column that pandas writes where it is not told not to."""
+MISSING = ("nan", "<na>", "n/a", "#n/a", "nat", "null")
+"""What programs write into a cell that has no value; in any case. None and NA may be classes."""
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 """How the files of a table in parts end, on the hub."""
 FOLDER_LABEL = "class"
@@ -319,11 +324,13 @@ def single(cell: Any) -> Any:
     Raises:
         TiltingError: a reason alone, for several values or a mapping.
     """
-    if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
+    if isinstance(cell, str) and re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", cell, re.DOTALL):
         try:
             cell = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError):
-            return cell
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            if not re.fullmatch(r"\s*\[[-+.e\d\s]+\]\s*", cell):
+                return cell
+            cell = cell.strip()[1:-1].split()  # as numpy writes an array
     if isinstance(cell, list | tuple):
         if len(cell) > 1:
             hot = len(cell) > 1 and sorted(map(str, cell))[:-1] == ["0"] * (len(cell) - 1)
@@ -338,8 +345,8 @@ def why_empty(cell: Any) -> str | None:
     """Why a cell holds no label: "is empty", "is NaN"; or None when it holds one."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return "is empty"
-    if (isinstance(cell, float) and math.isnan(cell)) or (isinstance(cell, str) and cell.strip().lower() == "nan"):
-        return "is NaN"
+    if (isinstance(cell, float) and math.isnan(cell)) or (isinstance(cell, str) and cell.strip().lower() in MISSING):
+        return "is NaN" if str(cell).strip().lower() == "nan" else f"is {str(cell).strip()}, no value"
     return None
 
 

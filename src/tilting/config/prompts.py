@@ -94,7 +94,8 @@ def read_prompts(path: str | Path) -> Prompts:
     if not file.is_file():
         raise TiltingError(f"there is no file {shown} of prompts")
     if file.suffix.lower() == ".txt":
-        lines = read_text(file).rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
+        text = read_text(file).replace("\r\n", "\n").replace("\r", "\n")
+        lines = text.rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
         texts, told = [line.strip() for line in lines if line.strip()], []
         if len(texts) < len(lines) and lines != [""]:  # as published lists have them, HPSv2's for one
             first = next(i for i, line in enumerate(lines) if not line.strip()) + 1

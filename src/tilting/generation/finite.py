@@ -83,6 +83,14 @@ class Watched:
 
         return watched
 
+    def start(self, prompts: Sequence[str]) -> Tensor | None:
+        """See `tilting.generation.plan.Model`."""
+        begin = getattr(self._model, "start", None)
+        clean = None if begin is None else begin(prompts)
+        if not finite(clean):
+            raise NotFinite(VAE)
+        return clean
+
     def decoder(self, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
         """See `tilting.generation.plan.Model`."""
         return self._watching(decoder_of(self._model, prompts), VAE)
@@ -134,10 +142,13 @@ def _way(model: Any, part: str) -> str:
     if part == LATENTS:
         return ", for they were given so"
     networks = _networks(model, part)
+    broken = "hold NaN ({}), which no precision avoids: the file, or a LoRA, is broken"
     for network in networks:
-        for name, p in network.named_parameters():
-            if p.isnan().any():
-                return f"; its weights hold NaN ({name}), which no precision avoids: the file, or a LoRA, is broken"
+        if name := _nan(network):
+            return f"; its weights {broken.format(name)}"
+    for component, network in _components(model).items():  # a ControlNet's, an image encoder's, what a picture was encoded by
+        if name := _nan(network):
+            return f"; the weights of its {component} {broken.format(name)}"
     found = next((NAMES.get(str(p.dtype), str(p.dtype)) for network in networks for p in network.parameters()), None)
     option = "precision-vae" if part == VAE else "precision"
     if found == "fp16":
@@ -147,13 +158,24 @@ def _way(model: Any, part: str) -> str:
     return f", in {found}, than which no precision is wider: look at its weights, LoRAs and settings" if found else ""
 
 
+def _nan(network: Any) -> str | None:
+    """A parameter that holds NaN."""
+    return next((name for name, p in network.named_parameters() if p.isnan().any()), None)
+
+
+def _components(model: Any) -> dict[str, Any]:
+    """The networks of a pipeline, by diffusers' names."""
+    model = model if hasattr(model, "backbone") else getattr(model, "model", model)
+    held = getattr(getattr(model, "pipe", None), "components", {})
+    return {name: one for name, one in held.items() if isinstance(one, torch.nn.Module)}
+
+
 def _networks(model: Any, part: str) -> list[Any]:
     """The networks of a part, as far as a model has them by diffusers' names."""
     model = model if hasattr(model, "backbone") else getattr(model, "model", model)
     if part == TEXT:
-        held = getattr(getattr(model, "pipe", None), "components", {})
-        names = [name for name in held if name.startswith("text_encoder")]
-    elif part == VAE:
+        return [one for name, one in _components(model).items() if name.startswith("text_encoder")]
+    if part == VAE:
         names = ["vae"]
     elif part == LOOK:
         names, model = ["vae"], getattr(model, "look", None)

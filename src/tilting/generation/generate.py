@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting import sample as loop
 from tilting.generation.finite import NotFinite, blame
@@ -114,7 +114,7 @@ def draw(
     place: torch.device | str = getattr(model, "device", "cpu") if device is None else device
     size = plan.group
     if latents is not None:
-        _check_latents(latents, plan, (len(plan.who), *model.latent_shape))
+        latents = _latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
     clean = _clean(model, plan, place)
     ahead, waiting = Ahead(), None
@@ -296,11 +296,18 @@ def _of_all(over: loop.Over | None, drawn: Drawn, counts: Counts) -> Counts:
     return sum((Counts(**paid) for _, paid in told), Counts())
 
 
-def _check_latents(latents: Tensor, plan: Plan, shape: tuple[int, ...]) -> None:
+def _latents(latents: Any, plan: Plan, shape: tuple[int, ...]) -> Tensor:
+    """Latents of this shape, a tensor as it is, of an array or lists in float32. Raises TiltingError for others."""
     if plan.reference is not None:
         raise TiltingError("give latents or a picture to start from, not both: a picture is noised by keyed noise")
+    if not isinstance(latents, torch.Tensor):
+        try:
+            latents = torch.tensor(latents, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise TiltingError(f"latents must be numbers {shape}, not {latents!r}") from None
     if tuple(latents.shape) != shape:
         raise TiltingError(f"latents must be {shape}, not {tuple(latents.shape)}")
+    return latents
 
 
 def summarise(records: Sequence[dict], counts: Counts) -> dict:

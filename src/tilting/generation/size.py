@@ -24,6 +24,7 @@ from tilting.models.placement import FULL, Switches, dtype_of
 from tilting.models.skeleton import skeleton
 from tilting.models.switches import networks, parts_of
 from tilting.models.told import asked
+from tilting.rewards.weighted_sum import as_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -224,7 +225,7 @@ def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool
         return {"reward": Unit(0, 0), "reward back": Unit(0, 0)}
 
     def score(images: Tensor) -> Tensor:
-        return reward(images, [PICTURE])
+        return as_sum(reward)(images, [PICTURE])  # which knows what of a film is scored
 
     with getattr(next(scoring[0].parameters()), "fake_mode", nullcontext()):  # of a reward without weights
         pixels = torch.rand(1, *shape)

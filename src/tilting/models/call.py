@@ -113,7 +113,9 @@ class Call:
         self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
         self.copies = len(halt.sample)
         made = entry.latents
-        self.direct = made is not None and made.shape == halt.sample.shape and torch.equal(made, halt.sample)
+        self.direct = (
+            made is not None and made.shape == halt.sample.shape and torch.allclose(made, halt.sample, 0.0, 0.0, equal_nan=True)
+        )
         self.from_picture = entry.noised
         self.pair = asked_twice(entry.seen, len(entry.prompts))
         times, sigmas = entry.times[self.begin :].tolist(), entry.sigmas

@@ -10,7 +10,7 @@ from tilting.lazy import torch
 from tilting.models.call import Call
 from tilting.models.families import CONFIG, kind_of, missing_components, read_json
 from tilting.models.loading import OF_NO_USE, loading
-from tilting.models.look import Look
+from tilting.models.look import look_of
 from tilting.models.names import defaults, find_model
 from tilting.models.pipeline import Pipeline
 from tilting.models.shapes import enterable
@@ -90,7 +90,7 @@ def skeleton(
         config = read_json(look, CONFIG)
         with mode, _of(vae):
             small = network(getattr(diffusers, config["_class_name"]), config)
-        model.look = Look(small.eval().requires_grad_(False), model.vae.config)
+        model.look = look_of(small, model.vae, name, look)
     return model, mode
 
 

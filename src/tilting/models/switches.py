@@ -16,7 +16,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, read_json
 from tilting.models.loading import load_part
-from tilting.models.look import Look, check_look, find_look, leaving
+from tilting.models.look import Look, check_look, find_look, leaving, look_of
 from tilting.models.placement import Switches, check_vae, dtype_of, no_cache
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_look(model: Any, folder: str, dtype: torch.dtype) -> Look:
         if back.numel() != x.numel() or not torch.allclose(back.to(x), x.flatten().sort().values, atol=0.05):
             raise TiltingError(f"how {model.name!r} scales its latents for a decoder is not known: leave --look-decoder out")
     small = load_part(folder, str(read_json(folder, CONFIG).get("_class_name")), dtype)
-    return Look(small.eval().requires_grad_(False).to(model.device), model.vae.config)
+    return look_of(small.to(model.device), model.vae, model.name, folder)
 
 
 def attend(network: Any, backend: str, name: str) -> None:

@@ -149,9 +149,8 @@ def control_tab(studio: Studio) -> None:
         return studio.queue("condition train", TrainConfig, wanted | forms.asked(train_entries, values), folder, "control")
 
     how: dict[str, Any] = {"show_progress": "hidden"}
-    given.upload(uploaded, given, data, **how)
-    look_at: dict[str, Any] = {"concurrency_id": "worker", "trigger_mode": "always_last", **how}
-    gr.on([look.click, data.change], looked, data, [seen, labels], **look_at)
+    for asked in (look.click, data.submit, given.upload(uploaded, given, data, **how).success):
+        asked(looked, data, [seen, labels], concurrency_id="worker", **how)
     fit_parts = [data, labels, fit_out, *(entry.component for entry in fit_entries)]
     fit.click(start_fit, fit_parts, [fit_watched, fit_status, command, yaml], **how)
     train_parts = [prompts, fit_watched, train_out, *(entry.component for entry in train_entries)]

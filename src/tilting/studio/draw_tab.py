@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from tilting.config.auto import AUTO
 from tilting.config.generate import GenerateConfig
 from tilting.declare import paragraphs
 from tilting.errors import TiltingError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MAIN = ("steps", "images", "seed")
 MORE = """cfg eta sde negative-prompt batch-size strength input height width frames controlnet ip-adapter mask lora lora-steps
 device precision long-prompts trace""".split()  # noqa: SIM905
+BEST = "The method that gained most for as much, by the table of `tilting recipe auto-table`; it is told before the start."
 LIVE = 0.1
 """Seconds between two pictures of what happens."""
 
@@ -98,7 +100,11 @@ def draw_tab(studio: Studio) -> None:
             model = gr.Dropdown(list(MODELS), value="pocket", allow_custom_value=True, **how)
             rewards = forms.rewards()
             method = gr.Dropdown(
-                list(METHODS), value="codex", label="method", info="How pictures are steered; its own settings are below."
+                [*METHODS, AUTO],
+                value="codex",
+                label="method",
+                info="How pictures are steered; its own settings are below.",
+                elem_id="draw-method",
             )
             main = forms.options(GenerateConfig, MAIN, "draw-")
 
@@ -106,9 +112,9 @@ def draw_tab(studio: Studio) -> None:
             def own(chosen: str, specs: Sequence[str]) -> None:
                 go = gr.Button("Draw", variant="primary", elem_id="draw-go", key="go")
                 with gr.Accordion(f"Settings of {chosen}, and weights", open=True):
-                    gr.Markdown(f"{paragraphs(METHODS[chosen])[0]} — {METHODS[chosen].paper}")
+                    gr.Markdown(BEST if chosen == AUTO else f"{paragraphs(METHODS[chosen])[0]} — {METHODS[chosen].paper}")
                     weighed = forms.weights([spec for spec in specs or [] if "=" not in spec], "draw ")
-                    entries = [*main, *more, *forms.settings(METHODS[chosen], chosen)]
+                    entries = [*main, *more, *own_settings(chosen)]
                 parts: list[Any] = [
                     prompts,
                     model,
@@ -181,6 +187,13 @@ def draw_tab(studio: Studio) -> None:
         return studio.save(folder, "generate", GenerateConfig, wanted, "draw")
 
     save.click(keep, [name, last], saved, concurrency_id="worker", show_progress="hidden")
+
+
+def own_settings(method: str) -> list[Entry]:
+    """Components of what a method is set by: of auto its budget."""
+    if method == AUTO:
+        return forms.options(GenerateConfig, ("budget",), "draw-", budget="100")
+    return forms.settings(METHODS[method], method)
 
 
 def asked_of(

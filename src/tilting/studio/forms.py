@@ -63,7 +63,7 @@ def component(one: Field, key: str, value: Any = None, **how: Any) -> Component:
         if low is not None and high is not None and high <= WIDEST:
             return gr.Slider(minimum=low, maximum=high, step=1 if plain is int else 0.01, **how)
         whole = {"precision": 0} if plain is int else {}
-        return gr.Number(minimum=low, **whole, **how)
+        return gr.Number(**whole, **how)  # of bounds gradio's own sentence would not say whose they are
     if isinstance(how["value"], tuple | list):
         how["value"] = ",".join(map(str, how["value"]))
     return gr.Textbox(lines=2 if one.repeats else 1, placeholder=one.given.default or "as it is by itself", **how)

@@ -47,8 +47,11 @@ class Studio:
         if self.resident.busy.locked():
             return ""
         found = self.resident.last("cost", command=command, asked=wanted)
-        seconds = "" if found["seconds"] is None else f", about {_rounded(found['seconds'])} s here"
-        return show.note(f"{found['evaluations']} evaluations of the network, {found['values']} of the reward{seconds}.")
+        paid = (
+            [f"{found['evaluations']} evaluations of the network, {found['values']} of the reward"] if "values" in found else []
+        )
+        paid += [] if found["seconds"] is None else [f"about {_rounded(found['seconds'])} s here"]
+        return show.note(f"{', '.join(paid)}. {found['why']}".strip())
 
     def save(self, folder: str, command: str, config: type[BaseConfig], wanted: dict[str, Any], stem: str) -> str:
         """Write what was drawn last as a run's folder; a line that says where. Raises TiltingError."""

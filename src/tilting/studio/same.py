@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from tilting.config.auto import AUTO
 from tilting.config.base import BaseConfig
 from tilting.config.generate import GenerateConfig
 from tilting.declare import plain
@@ -66,7 +67,8 @@ def python_of(asked: Mapping[str, Any]) -> str:
     loaded += [f"lora={list(config.lora)!r}"] if config.lora else []
     settings = ", ".join(f"{key.partition('.')[2]}={value!r}" for key, value in (asked.get("set") or {}).items())
     given = [f"reward={list(config.reward)!r}"] if config.reward else []
-    given += [f"method=tl.presets.{config.method}({settings})"] if config.method != "base" else []
+    given += [f"method=tl.presets.{config.method}({settings})"] if config.method not in ("base", AUTO) else []
+    given += [f"method={AUTO!r}, budget={config.budget!r}"] if config.method == AUTO else []
     of_call = ("steps", "cfg", "eta", "sde", "negative-prompt", "batch-size", "seed", "images", "image", "strength")
     given += [f"{name.replace('-', '_')}={asked[name]!r}" for name in of_call if asked.get(name) is not None]
     call = ", ".join(["pipe", repr(list(config.prompts)), *given])

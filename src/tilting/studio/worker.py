@@ -10,6 +10,7 @@ import json
 import math
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -25,12 +26,14 @@ from PIL import Image
 from tilting.conditioning.dataset import read_data
 from tilting.conditioning.readings import with_readings
 from tilting.conditioning.sample_run import Loaded, SampleFolder
+from tilting.config.auto import AUTO, Budget, choose
 from tilting.config.condition_fit import FitConfig
 from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.cost import cost
 from tilting.errors import TiltingError, refusal_of
 from tilting.features.film import frames_of
+from tilting.generation.auto import settled, told
 from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, records_of, summarise
 from tilting.generation.plan import identities
@@ -116,19 +119,28 @@ class Worker:
     def cost(self, command: str, asked: Mapping[str, Any]) -> Iterator[Answer]:
         """What a request will pay, and about how many seconds that takes here, where something like it was drawn before."""
         config = KINDS[command][0].resolve(asked)
-        paid, count = (
-            cost(config.preset().build(config.steps), config.steps),
-            len(config.prompts) * len(config.seeds) * config.images,
-        )
+        count = len(config.prompts) * len(config.seeds) * config.images
+        if config.method == AUTO:
+            budget = Budget.read(config.budget)
+            if budget.timed:
+                yield {"why": "auto: the method is taken at the start", "seconds": budget.amount * count}
+                return
+            gradient = all(one.entry.differentiable if one.entry else build([one]).differentiable for one in config.specs())
+            choice = choose(int(budget.amount), config.steps, gradient)
+            config = told(config, choice.options, choice.why)
+        paid = cost(config.preset().build(config.steps), config.steps)
         rate = self.rates.get((config.model, config.method)) or self.rates.get((config.model, "base"))
         at_most = paid.evaluations * count
-        yield {"evaluations": at_most, "values": paid.values * count, "seconds": None if rate is None else rate * at_most}
+        seconds = None if rate is None else rate * at_most
+        yield {"evaluations": at_most, "values": paid.values * count, "seconds": seconds, "why": "".join(config.auto[1:])}
 
     def draw(self, command: str, asked: Mapping[str, Any]) -> Iterator[Answer]:
         """Draw, telling every step: its reward and, as often as that is cheap, the estimates; then the pictures."""
         kind, folder = KINDS[command]
         config = kind.resolve(asked)
         parts, loaded = self.parts(config)
+        if config.method == AUTO:
+            config = settled(config, parts.model, parts.reward)
         request = plan_of(config, identities(config.prompts, config.seeds, config.images), parts)
         every = config.trace_every if config.trace else math.ceil(request.ticks / LOOKS)
         recorder = Recorder(parts.model, request, every)
@@ -172,18 +184,24 @@ class Worker:
         if self.last is None:
             raise TiltingError("nothing is drawn yet: draw first")
         config, kind, kept = self.last
-        with alone(out):
-            place = kind(replace(config, out=out), words)
-            numbers = {who: i for i, who in enumerate(identities(config.prompts, config.seeds, config.images))}
-            place.begin()
-            for event, rows, traces in kept:
-                place.records_of = lambda drawn, judge, rows=rows: rows  # they are read already
-                place.add(event, [numbers[who] for who in event.who], None, traces if config.trace else ())
-            place.collect(place.added)
-            place.sum_up()
-            write_grid(place.path, place.manifest)
-            if config.trace:
-                write_page(place.path, place.traced, f"How {config.method} drew")
+        new = not os.path.exists(out)
+        try:
+            with alone(out):
+                place = kind(replace(config, out=out), words)
+                numbers = {who: i for i, who in enumerate(identities(config.prompts, config.seeds, config.images))}
+                place.begin()
+                for event, rows, traces in kept:
+                    place.records_of = lambda drawn, judge, rows=rows: rows  # they are read already
+                    place.add(event, [numbers[who] for who in event.who], None, traces if config.trace else ())
+                place.collect(place.added)
+                place.sum_up()
+                write_grid(place.path, place.manifest)
+                if config.trace:
+                    write_page(place.path, place.traced, f"How {config.method} drew")
+        except BaseException:
+            if new:  # what was drawn is still here, to be saved elsewhere or later
+                shutil.rmtree(out, ignore_errors=True)
+            raise
         yield {"saved": out}
 
     def look(self, asked: Mapping[str, Any]) -> Iterator[Answer]:
