@@ -408,10 +408,12 @@ def untold(choice: dict[str, Any], name: str) -> list[str]:
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     part = text.split("## Claim", 1)[-1].split("\n## ", 1)[0]
     against = re.findall(r"^- undecided against ([\w.-]+):", part, re.MULTILINE)
+    pairs = re.findall(r"^- \*\*undecided\*\*:.* of ([\w.-]+) - ([\w.-]+);", text, re.MULTILINE)
+    ends = [one for pair in pairs if name in pair for one in pair if one != name]
     rows = rows_of(page) if page.is_file() else []
     best = next((value(row[choice["score"]]) for row in rows if _name(row) == name), None)
     ties = [_name(row) for row in rows if _counts(row, choice) and value(row[choice["score"]]) == best and _name(row) != name]
-    return [*ties, *(against if f"reward - {name}" in text else [])]
+    return [*ties, *ends, *(against if f"reward - {name}" in text else [])]
 
 
 def choose() -> str:
