@@ -238,7 +238,7 @@ def test_an_objective_from_outside_is_known_everywhere(mine, mixture, tmp_path, 
     # help and listing, and its cost
     assert main(["objectives", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["mine"]
-    assert row == json.loads(json.dumps(about_objective("mine")))
+    assert row == json.loads(json.dumps(about_objective("mine") | {"measured": []}))
     assert (row["evaluations"], row["reward_calls"], row["drawn"]) == (50 - 2 + 1, 1, False)
     assert row["settings"]["k"] == {"default": 2, "about": "steps that are left.", "choices": []}
     assert main(["objectives"]) == 0 and "a note of mine" in capsys.readouterr().out

@@ -224,8 +224,10 @@ def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool
     if not scoring:
         return {"reward": Unit(0, 0), "reward back": Unit(0, 0)}
 
+    scorer = as_sum(reward) if len(shape) > 3 else reward  # a sum knows what of a film is scored
+
     def score(images: Tensor) -> Tensor:
-        return as_sum(reward)(images, [PICTURE])  # which knows what of a film is scored
+        return scorer(images, [PICTURE])
 
     with getattr(next(scoring[0].parameters()), "fake_mode", nullcontext()):  # of a reward without weights
         pixels = torch.rand(1, *shape)
