@@ -270,8 +270,9 @@ BY_KEYS = {
 
 @pytest.mark.parametrize("tab", TABS)
 def test_the_keyboard_reaches_everything_and_does_it(driven, tab):
-    driven.page.reload()  # nothing is chosen that tests before have chosen
-    driven.page.wait_for_selector("#draw-go")
+    if tab == "Runs":  # where tests before have chosen two runs, which would be evaluated
+        driven.page.reload()
+        driven.page.wait_for_selector("#draw-go")
     driven.page.get_by_role("tab", name=tab, exact=True).focus()
     driven.page.keyboard.press("Enter")
     doing, reached, missed = list(BY_KEYS[tab].items()), set(), [""]
