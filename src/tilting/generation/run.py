@@ -205,9 +205,8 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
         request = request.share(together.index, together.count)
     together.agree(lambda: place.begin(together.index))
     ahead = Ahead()
-    own_cores = (
-        torch.device(getattr(parts.model, "device", "cpu")).type != "cpu"
-    )  # else a judge's threads would slow the network
+    # On a CPU a judge's threads would take the network's cores: there nothing is done beside it.
+    beside = not place.follows and torch.device(getattr(parts.model, "device", "cpu")).type != "cpu"
     try:
         recorder = Recorder(parts.model, request, config.trace_every) if config.trace else None
         with Progress(request, quiet) as progress:
@@ -217,7 +216,7 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
                     progress.step(event.reward)
                 elif together.main or over is None:
                     add = partial(place.add, event, [numbers[w] for w in event.who], parts.judge, traces)
-                    ahead.do(add) if own_cores and not place.follows else add()
+                    ahead.do(add) if beside else add()
                     progress.reward(place.mean)
         ahead.finish()
         added = sum(together.tell(place.added))
