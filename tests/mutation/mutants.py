@@ -60,13 +60,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     "calibrate": ("conditioning/calibrate.py", f"tests/conditioning/test_calibrate.py {HAND}"),
     "guidance": (
         "guidance/*.py",
-        f"tests/core/test_guidance.py tests/core/test_value_and_grad.py {HAND} {CORE} tests/truth/test_exact_guidance.py",
+        f"tests/core/test_guidance_by_hand.py tests/core/test_guidance.py tests/core/test_value_and_grad.py {HAND} {CORE}",
     ),
     "engines": ("engines/*.py", f"{HAND} {CORE} tests/core/test_search.py tests/truth/test_field_methods.py"),
-    "presets": (
-        "presets/*.py",
-        f"tests/core/test_presets_by_hand.py {HAND} tests/core/test_edges.py tests/core/test_methods.py",
-    ),
+    "presets": ("presets/*.py", f"tests/core/test_presets_by_hand.py {HAND} tests/core/test_methods.py"),
     "objectives": (
         "objectives/*.py",
         f"{HAND} {TRAINED} tests/truth/test_field_objectives.py tests/training/test_finetune_terms.py",
