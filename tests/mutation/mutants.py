@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "statistics": ("metrics/statistics.py metrics/verdict.py", "tests/evaluation/test_statistics.py"),
     "distances": (
         "metrics/mmd.py metrics/frechet.py metrics/diversity.py evaluation/distances.py",
-        f"tests/evaluation/test_distances.py tests/evaluation/test_metric_contract.py {HAND}",
+        "tests/evaluation/test_distances_by_hand.py tests/evaluation/test_distances.py",
     ),
     "calibrate": ("conditioning/calibrate.py", f"tests/conditioning/test_calibrate.py {HAND}"),
     "guidance": (
