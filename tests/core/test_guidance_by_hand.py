@@ -135,16 +135,16 @@ def test_who_watches_sees_what_was_made_of_the_prediction():
 
 
 def test_correctors_weigh_by_both_squares():
-    """v = .4375, a = 2, cfg 3: v/2 [2 · 3 · 2 |c / .8|² + 2 · 1 |eps / .8|²]; the drift is -(a - 1) std² eps / .8 at eta 1."""
+    """v = .4375, a = 3, cfg 4: v/2 [3 · 4 · 3 |c / .8|² + 3 · 2 |eps / .8|²]; the drift is -(a - 1) std² eps / .8 at eta 1."""
     before = kernel(shift=two(1, 1, 1, 1), log_weight=torch.tensor([0.5, -0.5], dtype=torch.float64))
-    found = Corrected(2.0)(before, None, context())
+    found = Corrected(3.0)(before, None, context(cfg=4.0))
     squares = [(CORRECTION / 0.8).square().sum(1), (EPS / 0.8).square().sum(1)]
-    wanted = 0.4375 / 2 * (12 * squares[0] + 2 * squares[1])
+    wanted = 0.4375 / 2 * (36 * squares[0] + 6 * squares[1])
     assert torch.allclose(found.log_weight, before.log_weight + wanted)
-    assert torch.allclose(found.shift, 1 - step_std(T, S, 1.0) ** 2 / 0.8 * EPS)
+    assert torch.allclose(found.shift, 1 - 2 * step_std(T, S, 1.0) ** 2 / 0.8 * EPS)
     assert torch.allclose(found.base, found.mean) and found.spread == 1.0 and found.prediction is before.prediction
-    half = Corrected(2.0)(kernel(eta=0.5), None, context())  # of a drift half is the posterior's, half the step's own
-    assert torch.allclose(half.shift, -0.5 * step_std(T, S, 1.0) ** 2 * (1 + 0.25) / 0.8 * EPS)
+    half = Corrected(3.0)(kernel(eta=0.5), None, context())  # of a drift half is the posterior's, half the step's own
+    assert torch.allclose(half.shift, -step_std(T, S, 1.0) ** 2 * (1 + 0.25) / 0.8 * EPS)
     plain = Corrected()(kernel(), None, context())
     assert torch.allclose(plain.log_weight, 0.4375 / 2 * 6 * squares[0]) and plain.shift == 0.0
 
@@ -211,13 +211,14 @@ def test_clusters_of_pictures(at):
     assert torch.equal(cluster(x, 2)[0], cluster(x, 2, "medoid")[0])
 
 
-def test_of_particles_that_coincide_a_cluster_may_be_empty():
+@pytest.mark.parametrize("at", ["medoid", "mean"])
+def test_of_particles_that_coincide_a_cluster_may_be_empty(at):
+    """3 and three times 5 in four clusters: two of them have nobody, and stand at the first."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, labels = cluster(torch.tensor([[[3.0], [3.0], [3.0]]]), 2)
-    assert found.tolist() == [[[3.0], [3.0]]] and labels.tolist() == [[0, 0, 0]]
-    moved = cluster(torch.tensor([[[3.0], [3.0], [3.0]]]), 2, "mean")[0]
-    assert moved.tolist() == [[[3.0], [3.0]]]
+        found, labels = cluster(torch.tensor([[[3.0], [5.0], [5.0], [5.0]]]), 4, at)
+    assert found[0, labels[0], 0].tolist() == [3.0, 5.0, 5.0, 5.0]
+    assert sorted(found.flatten().tolist()) == [3.0, 3.0, 3.0, 5.0]
 
 
 # What a gradient is of

@@ -4,8 +4,8 @@
 
 A mutant is one file of a room with one of mutmut's changes to its code (another operator, a constant + 1, a sign, a condition,
 a named argument left out, ...), and it is dead when one of the tests that cover its line fails or takes too long. Changes that
-would crash at once (None in place of a value), of words, annotations, imports, error messages and of what a CPU does not see
-(`device`, `strict`) are left out, and -1 as +1, the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
+would crash at once (None in place of a value), of words, annotations, asserts, imports, error messages and of what a CPU does
+not see (`device`, `strict`) are left out, and -1 as +1, the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
 a sample of so many is tried, that of the smallest hashes, which other changes of a room leave as it is. Each is a fork of a
 process that has in memory all that its tests import but tilting, so that it pays for its tests alone.
 
@@ -46,7 +46,6 @@ LONGEST = 20.0
 
 HAND = "tests/core/test_by_hand.py tests/truth/test_by_hand_formulas.py"
 FIELD = "tests/truth/test_field_objectives.py"
-CORE = "tests/core/test_edges.py tests/core/test_sampler.py tests/core/test_methods.py"
 TRAINED = "tests/training/test_objectives_by_hand.py tests/training/test_objective_contract.py tests/training/test_recompute.py"
 ROOMS: dict[str, tuple[str, str]] = {
     "weights": ("weights.py", f"tests/core/test_weights.py {HAND}"),
@@ -60,9 +59,12 @@ ROOMS: dict[str, tuple[str, str]] = {
     "calibrate": ("conditioning/calibrate.py", f"tests/conditioning/test_calibrate.py {HAND}"),
     "guidance": (
         "guidance/*.py",
-        f"tests/core/test_guidance_by_hand.py tests/core/test_guidance.py tests/core/test_value_and_grad.py {HAND} {CORE}",
+        f"tests/core/test_guidance_by_hand.py tests/core/test_guidance.py tests/core/test_value_and_grad.py {HAND}",
     ),
-    "engines": ("engines/*.py", f"{HAND} {CORE} tests/core/test_search.py tests/truth/test_field_methods.py"),
+    "engines": (
+        "engines/*.py",
+        f"tests/core/test_engines_by_hand.py tests/core/test_search.py {HAND} tests/truth/test_field_methods.py",
+    ),
     "presets": ("presets/*.py", f"tests/core/test_presets_by_hand.py {HAND} tests/core/test_methods.py"),
     "objectives": (
         "objectives/*.py",
@@ -100,7 +102,8 @@ class Mutant(NamedTuple):
 
 UNSEEN = ("device", "strict", "stacklevel", "about")
 """Arguments whose change no test on a CPU can see, or that are words."""
-SKIPPED = m.Annotation() | m.Import() | m.ImportFrom() | m.Raise() | m.Decorator() | m.SimpleString() | m.FormattedString()
+SKIPPED = m.Annotation() | m.Import() | m.ImportFrom() | m.Raise() | m.Assert() | m.Decorator()
+STRINGS = m.SimpleString() | m.FormattedString()
 WORDS = m.Subscript(value=m.Name("Annotated") | m.Name("Literal")) | m.Call(func=m.Name("TiltingError") | m.Name("ValueError"))
 CRASHES = (mutators.operator_string, mutators.operator_assignment, mutators.operator_lambda, mutators.operator_dict_arguments)
 CHANGES = [(kind, change) for kind, change in mutators.mutation_operators if change not in CRASHES]
@@ -118,7 +121,7 @@ class _Finder(cst.CSTVisitor):
         self.bodies = 0
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if m.matches(node, SKIPPED | WORDS) or _typing_only(node) or _said(node):
+        if m.matches(node, SKIPPED | STRINGS | WORDS) or _typing_only(node) or _said(node):
             return False
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
             self.names.append(node.name.value)
