@@ -144,7 +144,7 @@ def test_correctors_weigh_by_both_squares():
     assert torch.allclose(found.shift, 1 - 2 * step_std(T, S, 1.0) ** 2 / 0.8 * EPS)
     assert torch.allclose(found.base, found.mean) and found.spread == 1.0 and found.prediction is before.prediction
     half = Corrected(3.0)(kernel(eta=0.5), None, context())  # of a drift half is the posterior's, half the step's own
-    assert torch.allclose(half.shift, -step_std(T, S, 1.0) ** 2 * (1 + 0.25) / 0.8 * EPS)
+    assert torch.allclose(half.shift, -(step_std(T, S, 1.0) ** 2) * (1 + 0.25) / 0.8 * EPS)
     plain = Corrected()(kernel(), None, context())
     assert torch.allclose(plain.log_weight, 0.4375 / 2 * 6 * squares[0]) and plain.shift == 0.0
 
@@ -243,8 +243,8 @@ def test_through_the_denoiser_and_through_the_decoder():
     assert torch.allclose(decoder.gradient, (1 - 0.5 * x) / 0.6) and torch.allclose(decoder.value, through.value)
     assert torch.allclose(decoder.prediction.x0, 0.5 * x) and torch.equal(decoder.prediction.correction, torch.ones_like(x))
     assert not any(part.requires_grad for part in (*through.prediction, *decoder.prediction, through.value, decoder.value))
-    pure = value_and_grad(x, PURE, ROWS, half, quadratic, "decoder")  # x says nothing of x0 there
-    assert torch.equal(pure.gradient, 0 * x) and torch.allclose(pure.value, through.value)
+    pure = value_and_grad(two(1, 2, 0, 4), PURE, ROWS, half, quadratic, "decoder")  # x says nothing of x0 there
+    assert torch.equal(pure.gradient, 0 * x) and torch.allclose(pure.value, quadratic(two(0.5, 1, 0, 2), ROWS))
 
 
 def test_a_reward_without_a_gradient_has_none():

@@ -390,6 +390,13 @@ def test_what_presets_are_by_nature():
     assert not any(kinds[name](probes=2).needs_reward_gradient for name in needing)
 
 
+def test_a_method_of_a_package_is_an_attribute():
+    assert presets.__getattr__("base") is presets.METHODS["base"]
+    for name in ("no_such", "_base"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+            getattr(presets, name)
+
+
 FILE = """
 import tilting as tl
 

@@ -46,7 +46,7 @@ LONGEST = 20.0
 
 HAND = "tests/core/test_by_hand.py tests/truth/test_by_hand_formulas.py"
 FIELD = "tests/truth/test_field_objectives.py"
-TRAINED = "tests/training/test_objectives_by_hand.py tests/training/test_objective_contract.py tests/training/test_recompute.py"
+TRAINED = " ".join(f"tests/training/test_{name}.py" for name in ("objective_numbers", "objective_losses", "objectives_by_hand"))
 ROOMS: dict[str, tuple[str, str]] = {
     "weights": ("weights.py", f"tests/core/test_weights.py {HAND}"),
     "schedule": ("schedule.py", f"tests/core/test_schedule.py {FIELD} {HAND}"),
@@ -66,10 +66,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         f"tests/core/test_engines_by_hand.py tests/core/test_search.py {HAND} tests/truth/test_field_methods.py",
     ),
     "presets": ("presets/*.py", f"tests/core/test_presets_by_hand.py {HAND} tests/core/test_methods.py"),
-    "objectives": (
-        "objectives/*.py",
-        f"{HAND} {TRAINED} tests/truth/test_field_objectives.py tests/training/test_finetune_terms.py",
-    ),
+    "objectives": ("objectives/*.py", f"{TRAINED} {FIELD} {HAND}"),
 }
 """Files of src/tilting, and the tests among which those that cover a line are looked for: of the room itself and by hand first.
 A test of the whole loop that would see a change too is no excuse."""
@@ -326,11 +323,10 @@ def _digest(path: Path) -> str:
 
 def tests_of(mutant: Mutant, covered: dict[str, Any]) -> tuple[list[str], float]:
     """The tests that come by a mutant's line, the fast ones first, and the seconds they take. What runs when its file is
-    imported is every test's of the file."""
+    imported is every test's."""
     lines, seconds = covered["lines"].get(mutant.file, {}), covered["seconds"]
     names = next((lines[str(line)] for line in mutant.lines if lines.get(str(line))), [])
-    if not mutant.lines:
-        names = sorted({name for who in lines.values() for name in who})
+    names = names if mutant.lines else list(seconds)
     ordered, total, chosen = sorted((n for n in names if n in seconds), key=lambda n: seconds[n]), 0.0, []
     for name in ordered:
         if chosen and total + seconds[name] > LONGEST:
