@@ -323,7 +323,10 @@ def axes(purpose: str, count: int) -> torch.Tensor:
 def test_probes_are_of_a_tenth_of_the_noise_and_never_of_nothing():
     """r = Σ x³: a central difference of step h is 3 x² + h²; h = .1 · .8 · √2, and .1 · .001 · √2 where there is no noise."""
 
+    sizes = []
+
     def cubic(x0, rows):
+        sizes.append(len(x0))
         return x0.pow(3).sum(1)
 
     x = two(1, 2, 3, 4)
@@ -332,6 +335,7 @@ def test_probes_are_of_a_tenth_of_the_noise_and_never_of_nothing():
             here = GradientContext(x, t, ROWS, half, cubic, noise=axes, chunk=chunk)
             found = Estimator(probes=2).clean(here, x)
             assert torch.allclose(found, 3 * x.square() + 2 * h**2, rtol=1e-9)
+            assert max(sizes[-8:]) == min(chunk, 8)
     whole = Estimator(probes=2)(GradientContext(x, T, ROWS, half, cubic, noise=axes))
     assert torch.allclose(whole.gradient, (3 * x.square() + 2 * 0.08**2) / 8) and torch.allclose(
         whole.value, cubic(x / 2, ROWS)

@@ -59,14 +59,11 @@ ROOMS: dict[str, tuple[str, str]] = {
     "calibrate": ("conditioning/calibrate.py", f"tests/conditioning/test_calibrate.py {HAND}"),
     "guidance": (
         "guidance/*.py",
-        f"tests/core/test_guidance_by_hand.py tests/core/test_guidance.py tests/core/test_value_and_grad.py {HAND}",
+        "tests/core/test_guidance_by_hand.py tests/core/test_guidance.py tests/core/test_value_and_grad.py",
     ),
-    "engines": (
-        "engines/*.py",
-        f"tests/core/test_engines_by_hand.py tests/core/test_search.py {HAND} tests/truth/test_field_methods.py",
-    ),
-    "presets": ("presets/*.py", f"tests/core/test_presets_by_hand.py {HAND} tests/core/test_methods.py"),
-    "objectives": ("objectives/*.py", f"{TRAINED} {FIELD} {HAND}"),
+    "engines": ("engines/*.py", "tests/core/test_engines_by_hand.py tests/core/test_search.py"),
+    "presets": ("presets/*.py", "tests/core/test_presets_by_hand.py"),
+    "objectives": ("objectives/*.py", f"{TRAINED} tests/truth/test_by_hand_formulas.py"),
 }
 """Files of src/tilting, and the tests among which those that cover a line are looked for: of the room itself and by hand first.
 A test of the whole loop that would see a change too is no excuse."""

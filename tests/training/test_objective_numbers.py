@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from tilting import rng
+from tilting import objectives, rng
 from tilting.errors import TiltingError
 from tilting.objectives import (
     OBJECTIVES,
@@ -232,6 +232,13 @@ def test_chains_that_cannot_be_learned_from_are_refused():
     ddpo(ratio=False), OBJECTIVES["grpo"](group_size=2)
     with pytest.raises(TiltingError, match="K must be at least 1, not 0"):
         Truncation("last", 0)
+
+
+def test_an_objective_of_a_package_is_an_attribute():
+    assert objectives.__getattr__("draft_k") is OBJECTIVES["draft-k"]
+    for name in ("no_such", "_draft"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+            getattr(objectives, name)
 
 
 # A batch
