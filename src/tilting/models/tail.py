@@ -57,9 +57,9 @@ def _same(call: Call, image: Tensor, made: Any) -> None:
 
 
 def clean(call: Call, prompts: Sequence[Any]) -> Tensor:
-    """The clean latents (m, ...) that a call from pictures begins around."""
+    """The clean latents (m, ...) that a call from pictures begins around; zeros where it begins at pure noise."""
     halt = Entry(call, prompts, 0, blind=True, noiseless=True).run()
-    return halt.sample[: len(prompts)].float() / call.grid[0].alpha
+    return halt.sample[: len(prompts)].float() / (call.grid[0].alpha or 1.0)
 
 
 def before_decoder(call: Call, x: Tensor, prompts: Sequence[Any]) -> Tensor:
