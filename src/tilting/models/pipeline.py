@@ -363,6 +363,7 @@ class Pipeline(Parts):
     def image_shape(self) -> tuple[int, ...]:
         """(3, h, w), or (frames, 3, h, w) of a film."""
         if not self._image_shape:
+            blank, z, rows = tail.blank(self.door.vae), torch.zeros(1, *self.latent_shape, device=self.device), torch.arange(1)
             with torch.no_grad():
-                self._image_shape = tuple(self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[1:])
+                self._image_shape = tuple(self._decoder([self.some], blank)(z, rows).shape[1:])
         return self._image_shape
