@@ -373,6 +373,7 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
     file = HERE / f"{room}.json"
     before = json.loads(file.read_bytes()) if file.exists() else {"files": {}, "mutants": {}}
     digests = {path.relative_to(ROOT).as_posix(): _digest(path) for path in files_of(room)}
+    texts = texts_of(room)
     (chosen, everything), covered = sample_of(room), map_of(room)
     fresh = {name for name, digest in digests.items() if before["files"].get(name) == digest}
     known = {mutant.key: before["mutants"].get(mutant.key) for mutant in chosen if mutant.file in fresh}
@@ -387,9 +388,16 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
         if known[mutant.key] != "killed":
             print(f"  {known[mutant.key]} {mutant.lines[:1]}: {mutant.key}", flush=True)
         if i % 10 == 9 or i + 1 == len(left):
+            if texts != texts_of(room):
+                raise SystemExit(f"{room}: its texts have changed meanwhile, run it again")
             ordered = {mutant.key: known[mutant.key] for mutant in chosen if mutant.key in known}
             held = {"files": digests, "of": everything, "mutants": ordered}
             file.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def texts_of(room: str) -> list[str]:
+    """Digests of a room's files and its tests."""
+    return [_digest(path) for path in [*files_of(room), *(ROOT / test for test in ROOMS[room][1].split())]]
 
 
 def table() -> str:
