@@ -46,7 +46,7 @@ LONGEST = 20.0
 
 HAND = "tests/core/test_by_hand.py tests/truth/test_by_hand_formulas.py"
 FIELD = "tests/truth/test_field_objectives.py"
-TRAINED = " ".join(f"tests/training/test_{name}.py" for name in ("objective_numbers", "objective_losses", "objectives_by_hand"))
+LOSSES = " ".join(f"tests/training/test_losses_{name}.py" for name in ("of_fits", "of_policies", "through_chains"))
 ROOMS: dict[str, tuple[str, str]] = {
     "weights": ("weights.py", f"tests/core/test_weights.py {HAND}"),
     "schedule": ("schedule.py", f"tests/core/test_schedule.py {FIELD} {HAND}"),
@@ -63,7 +63,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "engines": ("engines/*.py", "tests/core/test_engines_by_hand.py tests/core/test_search.py"),
     "presets": ("presets/*.py", "tests/core/test_presets_by_hand.py"),
-    "objectives": ("objectives/*.py", f"{TRAINED} tests/truth/test_by_hand_formulas.py"),
+    "objectives": (
+        "objectives/*.py",
+        f"tests/training/test_objective_numbers.py {LOSSES} tests/training/test_objectives_by_hand.py {HAND.split()[1]}",
+    ),
 }
 """Files of src/tilting, and the tests among which those that cover a line are looked for: of the room itself and by hand first.
 A test of the whole loop that would see a change too is no excuse."""
