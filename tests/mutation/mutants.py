@@ -44,7 +44,8 @@ SAMPLE, SEED = 200, 0
 LONGEST = 20.0
 """Seconds of tests that a mutant is tried by, at most; the fast ones come first."""
 
-HAND = "tests/core/test_by_hand.py tests/truth/test_by_hand_formulas.py"
+FORMULAS = "tests/truth/test_by_hand_formulas.py"
+HAND = f"tests/core/test_by_hand.py {FORMULAS}"
 FIELD = "tests/truth/test_field_objectives.py"
 LOSSES = " ".join(f"tests/training/test_losses_{name}.py" for name in ("of_fits", "of_policies", "through_chains"))
 ROOMS: dict[str, tuple[str, str]] = {
@@ -65,7 +66,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "presets": ("presets/*.py", "tests/core/test_presets_by_hand.py"),
     "objectives": (
         "objectives/*.py",
-        f"tests/training/test_objective_numbers.py {LOSSES} tests/training/test_objectives_by_hand.py {HAND.split()[1]}",
+        f"tests/training/test_objective_numbers.py {LOSSES} tests/training/test_objectives_by_hand.py {FORMULAS}",
     ),
 }
 """Files of src/tilting, and the tests among which those that cover a line are looked for: of the room itself and by hand first.
