@@ -9,13 +9,15 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
 
-# One thread in each of as many workers as there are cores: two programs of two threads on two cores cost far more.
+# One thread in each of as many workers as there are cores: two programs of two threads on two cores cost far more. Files go to
+# workers in the order of tests/conftest.py.
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 # What is asked of every change: all but the slow truths of mathematics and the papers' recipes.
 test-fast: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not slow" --ignore tests/truth --ignore tests/papers
 
 # Files that others read and write, and their pipelines, by the newest versions that constraints.txt has and by the lowest that
 # pyproject.toml allows.

@@ -33,6 +33,8 @@ from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
 from tilting.types import TiltingError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PROMPTS = ["a fox", "a cat"]
 FUNCTION = """
 import torch

@@ -27,6 +27,8 @@ from tilting.training.folder import read_lines
 from tilting.training.run import stopped
 from tilting.training.trainer import make_trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def pocket():
@@ -260,8 +262,9 @@ def test_a_finished_run_goes_on_where_it_is_wanted_longer(here, capsys):
     assert "--init-lora" in capsys.readouterr().err
 
 
-def test_what_there_is_to_look_at(here):
+def test_what_there_is_to_look_at(here, undrawn):
     """The page shows the first and the last look, each picture beside its own; the curve is there without looks, too."""
+    undrawn.undo()
     assert train("run", "--sample-every", "1", steps=2) == 0
     page = (here / "run" / "finetune.html").read_text()
     assert (

@@ -13,6 +13,8 @@ from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.training.loop import DETACHED, PATIENCE
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 REWARDS = """
 import torch
 
