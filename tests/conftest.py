@@ -80,6 +80,14 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
+def undrawn_pages(monkeypatch):
+    """Charts inside of pages are composed and not drawn; those that are PNG are."""
+    from support.charts import undrawn
+
+    undrawn(monkeypatch, ("svg", "pdf"))
+
+
+@pytest.fixture
 def no_model(monkeypatch):
     """Whoever loads a model fails."""
 

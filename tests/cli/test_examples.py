@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -38,7 +39,7 @@ LEFT = {
 @pytest.mark.parametrize("name", LEFT)
 def test_a_walk_leaves_what_it_promises(name, tmp_path):
     tilting = f"{sys.executable} -S {ROOT / 'tests' / 'support' / 'forks.py'} {server()} tilting"
-    environment = {**ENV, "SMALL": "1", "TILTING": tilting}
+    environment = {**os.environ, **ENV, "SMALL": "1", "TILTING": tilting}
     script = str(ROOT / "examples" / f"{name}.sh")
     done = subprocess.run(["sh", script, "out"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ def test_a_kill_anywhere_loses_nothing(commands, tmp_path):
     prepare(tmp_path)
     told = "/".join(map(str, part()))
     process = begun(tmp_path, *commands, module="support.killing", KILL_PART=told)
-    out, err = process.communicate(timeout=3600)
+    out, err = process.communicate(timeout=36_000)
     print(f"KILL_PART={told}\n{out}", end="")
     assert process.returncode == 0, out + err
     assert [line.partition(":")[0] for line in out.splitlines()] == commands

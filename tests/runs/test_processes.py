@@ -22,7 +22,7 @@ from tilting.runs.processes import Processes, place_of
 def pairs(folder, *words) -> list[str]:
     """What `support.pairs` says."""
     process = begun(folder, *words, module="support.pairs", KILL_PART="/".join(map(str, part())))
-    out, err = process.communicate(timeout=3600)
+    out, err = process.communicate(timeout=36_000)
     assert process.returncode == 0, out + err
     return out.splitlines()
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+KINDS = ("png", "svg", "pdf")
+
 
 @cache
-def _empty() -> dict[str, bytes]:
-    """The files of a chart of nothing, by format."""
+def _empty(kind: str) -> bytes:
+    """The file of a chart of nothing."""
     from matplotlib.figure import Figure
 
-    files = {kind: io.BytesIO() for kind in ("png", "svg", "pdf")}
-    for kind, file in files.items():
-        Figure((1, 1)).savefig(file, format=kind)
-    return {kind: file.getvalue() for kind, file in files.items()}
+    file = io.BytesIO()
+    Figure((1, 1)).savefig(file, format=kind)
+    return file.getvalue()
 
 
-def undrawn(patch: Any) -> None:
-    """Until the patch is undone, what is saved of a figure is that of an empty one."""
-    files = _empty()
+def undrawn(patch: Any, kinds: Sequence[str] = KINDS) -> None:
+    """Until the patch is undone, what is saved of a figure in one of these formats is that of an empty one."""
+    from matplotlib.figure import Figure
 
-    def savefig(_: Any, file: Any, *, format: str, **__: Any) -> None:
-        file.write(files[format].decode() if isinstance(file, io.StringIO) else files[format])
+    draw, empty = Figure.savefig, {kind: _empty(kind) for kind in kinds}
 
-    patch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    def savefig(figure: Any, file: Any, *, format: str, **how: Any) -> None:
+        if format not in empty:
+            return draw(figure, file, format=format, **how)
+        file.write(empty[format].decode() if isinstance(file, io.StringIO) else empty[format])
+
+    patch.setattr(Figure, "savefig", savefig)

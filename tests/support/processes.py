@@ -11,7 +11,7 @@ from support.forks import Forked, server
 from support.paths import ROOT
 
 WORDS = "finetune a-fox --reward r.py:slow --train-steps 2 --batch-size 1 --steps 2 --rank 1 --sample-every 0 --quiet".split()  # noqa: SIM905
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
+ENV = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
 
 
 def begun(here, *words, module="tilting", **env):
