@@ -21,6 +21,7 @@ from support.processes import launched
 from support.small import bright_fit, random_control
 from tilting import rng
 from tilting.cli import main
+from tilting.conditioning.classifiers import Obedience
 from tilting.conditioning.objective import draw_labels
 from tilting.conditioning.readings import read_images
 from tilting.conditioning.train_run import describe
@@ -29,6 +30,7 @@ from tilting.config.condition_train import resolve_train
 from tilting.features.fitted import save_classifier
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.models.control_spec import read_control
+from tilting.rewards.elsewhere import Elsewhere
 from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
 from tilting.types import TiltingError
@@ -96,6 +98,29 @@ def words(folder, out, *more, classifier="FIT", steps=3):
         str(out),
         *more,
     ]
+
+
+def test_classifiers_on_a_device_of_their_own_teach_the_same(here, folder, monkeypatch, capsys):
+    asked, call = [], Elsewhere.__call__
+    monkeypatch.setattr(Elsewhere, "__call__", lambda self, *given: asked.append(self.device) or call(self, *given))
+    for device in ((), ("--reward-device", "cpu")):
+        assert main(words(folder, "".join(device[-1:]) or "plain", *device, steps=1)) == 0
+        assert asked == ["cpu"] * bool(device) * len(asked) and bool(asked) == bool(device)
+    assert (here / "plain" / "embedding.safetensors").read_bytes() == (here / "cpu" / "embedding.safetensors").read_bytes()
+    assert main(words(folder, "there", "--reward-device", "cuda:7")) == 2 and not (here / "there").exists()
+    assert "there is no device 'cuda:7' here: use --reward-device auto or cpu" in capsys.readouterr().err
+
+
+def test_labels_go_where_pictures_are(fitted):
+    class Codes(torch.Tensor):
+        def to(self, *given):
+            gone.append(given)
+            return self.as_subclass(torch.Tensor)
+
+    gone: list = []
+    images = torch.rand(2, 3, 16, 16)
+    Obedience({"bright": fitted}, {"bright": torch.tensor([0, 1]).as_subclass(Codes)})(images, PROMPTS)
+    assert gone[0] == (images.device,)
 
 
 @pytest.mark.parametrize("place", ["latent", "score", "time"])
