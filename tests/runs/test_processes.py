@@ -11,6 +11,7 @@ import torch
 
 from support.killing import part, prepare
 from support.pairs import OBJECTIVES, SAME
+from support.paths import ROOT
 from support.processes import begun
 from tilting.errors import TiltingError
 from tilting.generation.plan import Plan, identities
