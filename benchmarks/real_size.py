@@ -109,7 +109,9 @@ def filled(folder: Path, dtype: torch.dtype, switches: Switches = Switches(), to
                     made = torch.arange(b.numel(), device=place).reshape(b.shape)  # places of tokens
                     module._buffers[name] = made.to(b.dtype)
     model.forget()  # what shapes answered
-    return switched(model, plain, None, place) if plain != Switches() else model
+    model = switched(model, plain, None, place) if plain != Switches() else model
+    model.pair(model.default_cfg)  # looks at the loop, by one evaluation, as loading does
+    return model
 
 
 def held(what: str) -> int:

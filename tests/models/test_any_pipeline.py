@@ -6,6 +6,7 @@ same noise. Weights are random; what holds of them holds of any.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 
@@ -136,6 +137,16 @@ def ours(model, prompts, negative, cfg=None, start=None):
     return model.decoder(prompts)(x, rows)
 
 
+@contextmanager
+def decodes(vae):
+    """What a block asks an autoencoder's decoder for."""
+    found = []
+    hook = vae.decoder.register_forward_pre_hook(lambda _, given: found.append(given[0].shape)) if vae is not None else None
+    yield found
+    if hook is not None:
+        hook.remove()
+
+
 @pytest.mark.parametrize("name", [n for n in MAKERS if n not in (*APART, "sd15_lcm")])
 def test_images_are_the_pipelines_own(name, seeded):
     pipe, told, negative, model = built(name)
@@ -143,9 +154,12 @@ def test_images_are_the_pipelines_own(name, seeded):
         want, _ = theirs(pipe, told, negative)
         prompts = prompts_of(pipe)
         start = begun(model, prompts, model.default_cfg)
+        assert not model.from_picture or model.start(prompts).isfinite().all()  # at pure noise too, where no picture is seen
         got = ours(model, prompts, negative, start=start)
         assert got.shape == want.shape and (got - want).abs().max() < 1e-5
         assert want.std() > 0.03  # of pictures, not of a constant
+        with decodes(model.door.vae) as paid:
+            assert model.image_shape == want.shape[1:] and not paid, "a shape is not worth a decode"
         if name == "ddpm":  # which has neither words nor a scale
             return
         assert (ours(model, prompts[::-1], negative, start=start) - want).abs().max() > 1e-5, "prompts do not matter"

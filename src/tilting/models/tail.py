@@ -10,6 +10,7 @@ from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.door import own_numbers, swapped
 from tilting.models.entry import Entry, Halt
+from tilting.models.memo import trees
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,28 @@ def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., An
     return made.to(x.dtype)
 
 
+def blank(vae: Any) -> Callable[..., Any]:
+    """A decoder of zeros in an autoencoder's own shapes, by its configuration: of a large picture a real decode takes as long
+    as a step. One that has no configuration, or asks its weights for values, decodes."""
+    real: Any = getattr(vae, "decode", None)
+
+    def decode(z: Tensor, *given: Any, **more: Any) -> Any:
+        try:
+            with torch.device("meta"):
+                kind: Any = type(vae)
+                shapes = kind.from_config(vae.config).to(vae.dtype)
+            all_given, all_more = trees().tree_map_only(torch.Tensor, lambda one: one.to("meta"), ((z, *given), more))
+            out = shapes.decode(*all_given, **all_more)
+        except (AttributeError, RuntimeError, TypeError):
+            return real(z, *given, **more)
+        if isinstance(out, tuple):
+            return (torch.zeros(out[0].shape, device=z.device), *out[1:])
+        out.sample = torch.zeros(out.sample.shape, device=z.device)
+        return out
+
+    return decode
+
+
 def _same(call: Call, image: Tensor, made: Any) -> None:
     """Refuse a tail that does more to a picture than to bring it into [0, 1]."""
     if made is None or not hasattr(made, "shape"):
@@ -57,9 +80,9 @@ def _same(call: Call, image: Tensor, made: Any) -> None:
 
 
 def clean(call: Call, prompts: Sequence[Any]) -> Tensor:
-    """The clean latents (m, ...) that a call from pictures begins around."""
+    """The clean latents (m, ...) that a call from pictures begins around; zeros where it begins at pure noise."""
     halt = Entry(call, prompts, 0, blind=True, noiseless=True).run()
-    return halt.sample[: len(prompts)].float() / call.grid[0].alpha
+    return halt.sample[: len(prompts)].float() / (call.grid[0].alpha or 1.0)
 
 
 def before_decoder(call: Call, x: Tensor, prompts: Sequence[Any]) -> Tensor:
