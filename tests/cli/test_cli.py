@@ -431,7 +431,7 @@ def test_failing_user_reward_keeps_finished_images_and_resumes(capsys, tmp_path,
 )
 def test_a_device_whose_memory_is_full_is_one_sentence_and_the_run_goes_on(capsys, tmp_path, tiny, error):
     file, out = tmp_path / "r.py", tmp_path / "o"
-    body = f"    if 'owl' in prompts[0] and not Path(__file__ + '.ok').exists():\n        raise {error}\n"
+    body = f"    if 'an owl' in prompts and not Path(__file__ + '.ok').exists():\n        raise {error}\n"
     head = "import torch\nfrom pathlib import Path\ndef bright(images, prompts):\n"
     file.write_text(f"{head}{body}    return images.mean((1, 2, 3))\n")
     words = ["generate", "a fox", "an owl", "--steps", "2", "--reward", f"{file}:bright", "--out", str(out)]

@@ -152,6 +152,8 @@ def scored(name, device):
     """Values and slopes, in half precision's pictures too; a prompt was asked for on the CPU before."""
     reward, draw = reward_of(name), torch.Generator().manual_seed(1)
     pictures = torch.rand(2, 3, 64, 64, generator=draw).to(device)
+    if device != "cpu":
+        reward(pictures, ["a fox", "a bird"])
     found = [reward(pictures, ["a fox", "a cat"]), reward(pictures.half(), ["a fox", "an owl"]).float()]
     if reward.differentiable:
         with torch.enable_grad():

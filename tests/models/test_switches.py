@@ -12,7 +12,7 @@ from tilting.config.finetune import resolve_finetune
 from tilting.config.generate import resolve
 from tilting.errors import TiltingError
 from tilting.models.placement import NEUTRAL, SWITCHES, Switches, bytes_of
-from tilting.models.switches import Idle, idle
+from tilting.models.switches import Idle, idle, switched
 from tilting.objectives import OBJECTIVES
 
 SIZE = today.TOLD["flux"]
@@ -82,7 +82,7 @@ def test_a_network_without_repeated_blocks_is_compiled_once_for_all_evaluations(
 
     model = tl.load(flux, **SIZE)
     monkeypatch.setattr(type(model.backbone), "_repeated_blocks", [])
-    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("tilting.models.switches.torch.compile", compiled)
     model = switched(model, Switches(compile=True), None, None)
     assert made and model.backbone._compiled_call_impl is None
     tl.generate(model, "a fox", steps=2, progress=False)
