@@ -98,7 +98,7 @@ class Optimise:
             if not last:
                 self._update(start, optimiser)
                 pushed = rms_of((start.detach() - before)[:, None])
-            state = replace(state.moved(kept[:, None]), step=steps if last else 0)
+            state = replace(state.moved(kept[:, None].clone()), step=steps if last else 0)  # later rounds write into ``kept``
             looked = torch.cat(scores)[:, None], None, 0.0, torch.cat(seen)[:, None]
             yield state, Info(k + 1, *tally.take(), *looked, guided=pushed)
 
