@@ -29,7 +29,7 @@ from tilting.rewards.weighted_sum import as_sum
 if TYPE_CHECKING:
     from torch import Tensor
 
-BITS = {None: None, "8bit": 1.0, "4bit": 0.5 + 4 / 64}
+BITS = {None: None, "8bit": 1.0, "int8": 1.0, "4bit": 0.5 + 4 / 64}
 """Bytes of a quantized weight, its scales among them; None is as it is."""
 PICTURE = "a photo of a fox"
 
