@@ -1,5 +1,5 @@
-"""Does steering work? The order that the mission promises, on 20 known prompts with paired seeds: one image of each where that is
-plain, two of each for style."""
+"""Does steering work? The order that the mission promises, on 20 known prompts with paired seeds: one image of each where
+that is plain, two of each for style."""
 
 from __future__ import annotations
 
