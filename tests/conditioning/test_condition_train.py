@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -19,9 +17,11 @@ from safetensors.torch import load_file
 import tilting as tl
 from support.commands import over
 from support.loras import lora_off
+from support.processes import launched
 from support.small import bright_fit, random_control
 from tilting import rng
 from tilting.cli import main
+from tilting.conditioning.classifiers import Obedience
 from tilting.conditioning.objective import draw_labels
 from tilting.conditioning.readings import read_images
 from tilting.conditioning.train_run import describe
@@ -30,12 +30,12 @@ from tilting.config.condition_train import resolve_train
 from tilting.features.fitted import save_classifier
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.models.control_spec import read_control
+from tilting.rewards.elsewhere import Elsewhere
 from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
 from tilting.types import TiltingError
 
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-"""Two processes, which find a port of their own."""
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 PROMPTS = ["a fox", "a cat"]
 FUNCTION = """
@@ -98,6 +98,29 @@ def words(folder, out, *more, classifier="FIT", steps=3):
         str(out),
         *more,
     ]
+
+
+def test_classifiers_on_a_device_of_their_own_teach_the_same(here, folder, monkeypatch, capsys):
+    asked, call = [], Elsewhere.__call__
+    monkeypatch.setattr(Elsewhere, "__call__", lambda self, *given: asked.append(self.device) or call(self, *given))
+    for device in ((), ("--reward-device", "cpu")):
+        assert main(words(folder, "".join(device[-1:]) or "plain", *device, steps=1)) == 0
+        assert asked == ["cpu"] * bool(device) * len(asked) and bool(asked) == bool(device)
+    assert (here / "plain" / "embedding.safetensors").read_bytes() == (here / "cpu" / "embedding.safetensors").read_bytes()
+    assert main(words(folder, "there", "--reward-device", "cuda:7")) == 2 and not (here / "there").exists()
+    assert "there is no device 'cuda:7' here: use --reward-device auto or cpu" in capsys.readouterr().err
+
+
+def test_labels_go_where_pictures_are(fitted):
+    class Codes(torch.Tensor):
+        def to(self, *given):
+            gone.append(given)
+            return self.as_subclass(torch.Tensor)
+
+    gone: list = []
+    images = torch.rand(2, 3, 16, 16)
+    Obedience({"bright": fitted}, {"bright": torch.tensor([0, 1]).as_subclass(Codes)})(images, PROMPTS)
+    assert gone[0] == (images.device,)
 
 
 @pytest.mark.parametrize("place", ["latent", "score", "time"])
@@ -354,11 +377,8 @@ def test_without_prompts_pocket_trains_on_all_it_draws_and_other_models_are_aske
 @pytest.mark.slow
 def test_two_processes_are_one(here, folder):
     """The embedding's gradient is averaged: within 1e-4 of one process after three steps, in float32."""
-    code = "import sys; from tilting.cli import main; sys.exit(main())"
-    (here / "run.py").write_text(code)
-    command = [sys.executable, *LAUNCH, "run.py", *words(folder, "two")]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    for process in launched(here, *words(folder, "two")):
+        assert process.wait() == 0, process.said()
     assert main(words(folder, "one")) == 0
     one, two = (load_file(here / name / "embedding.safetensors") for name in ("one", "two"))
     assert torch.allclose(one["tables.bright"], two["tables.bright"], rtol=1e-3, atol=1e-5)

@@ -214,3 +214,104 @@ def test_a_step_without_noise_has_no_density():
         assert step.std == 0
         with pytest.raises(TiltingError, match="no density"):
             sch.log_prob(x, step)
+
+
+# By hand
+
+
+def places(schedule: Schedule, steps: int) -> list[float]:
+    grid = schedule.grid(steps)
+    assert all(point.alpha == pytest.approx(1 - point.sigma, abs=1e-15) for point in grid)
+    assert [point.t for point in grid] == pytest.approx([1000 * point.sigma for point in grid])
+    return pytest.approx([point.sigma for point in grid], abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "times"),
+    [
+        (Schedule("flow"), [1, 0.75, 0.5, 0.25, 0]),
+        (Schedule("flow", shift=3.0), [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]),
+        (Schedule("flow", spacing="linspace", last=0.1), [1, 0.7, 0.4, 0.1, 0]),
+        (Schedule("flow", spacing="linspace", last=0.2), [1, 0.2, 0]),
+        (Schedule("flow", spacing="linspace", last=0.2), [1, 0]),
+        (Schedule("flow", spacing="linspace"), [1, 0.5, 0, 0]),
+        (Schedule("flow", spacing="linspace", last=0.4, shift=0.5), [1, 0.35 / 0.65, 0.2 / 0.8, 0]),
+    ],
+)
+def test_times_of_a_flow(schedule, times):
+    """1 - i/T, or evenly from 1 to the last and then 0; t -> shift t / (1 + (shift - 1) t)."""
+    assert times == places(schedule, len(times) - 1)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "offset", "steps", "times"),
+    [
+        ("trailing", 0, 2, [3, 1]),
+        ("trailing", 0, 4, [3, 2, 1, 0]),
+        ("leading", 0, 2, [2, 0]),
+        ("leading", 1, 2, [3, 1]),
+        ("linspace", 0, 2, [3, 0]),
+        ("linspace", 0, 1, [0]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["epsilon", "flow"])
+def test_times_of_four(kind, spacing, offset, steps, times):
+    """A flow that has ᾱ of its own goes by it; the end is at the final ᾱ."""
+    alpha_bar = (0.81, 0.64, 0.36, 0.19)
+    grid = Schedule(kind, alpha_bar, 0.96, spacing, offset).grid(steps)
+    assert [point.t for point in grid] == [*times, 0]
+    assert [point.alpha**2 for point in grid] == pytest.approx([*(alpha_bar[t] for t in times), 0.96])
+    assert [point.sigma**2 for point in grid] == pytest.approx([*(1 - alpha_bar[t] for t in times), 0.04])
+
+
+def test_a_schedule_ends_clean_and_has_no_offset_unless_told():
+    plain = Schedule("epsilon", (0.9, 0.5), spacing="leading").grid(2)
+    assert [(point.t, point.sigma) for point in plain] == [(1.0, 0.5**0.5), (0.0, pytest.approx(0.1**0.5)), (0.0, 0.0)]
+
+
+def test_as_much_signal_to_noise_as_the_variance_preserving_process():
+    """∫β = .1 τ + 19.9 τ² / 2 at τ = 1/2 is 2.5375; α² = e^-2.5375 = .0791, and x is over α + σ."""
+    grid = sch.variance_preserving(2)
+    alpha, sigma = math.sqrt(math.exp(-2.5375)), math.sqrt(1 - math.exp(-2.5375))
+    wanted = [Time(1000.0, 0.0, 1.0), Time(1000 * sigma / (alpha + sigma), alpha / (alpha + sigma), sigma / (alpha + sigma))]
+    assert [tuple(point) for point in grid] == [pytest.approx(tuple(point)) for point in [*wanted, Time(0.0, 1.0, 0.0)]]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow", "sample"])
+def test_an_output_is_what_its_prediction_was_made_of(kind):
+    output, x, t = torch.tensor([[0.3, -2.0]]), torch.tensor([[1.5, 0.25]]), Time(500.0, 0.4, 0.6)
+    t = t if kind == "flow" else Time(500.0, 0.8, 0.6)
+    eps, x0 = sch.predict(kind, output, x, t)
+    assert torch.allclose(sch.output_of(kind, Prediction(eps, x0, eps), t), output)
+
+
+def test_an_epsilon_model_says_nothing_of_pure_noise():
+    x = torch.ones(1, 1)
+    with pytest.raises(TiltingError, match="pure noise"):
+        sch.predict("epsilon", x, x, Time(1000.0, 0.0, 1.0))
+    assert sch.predict("epsilon", x, 3 * x, Time(0.0, 1.0, 0.5))[1] == 2.5
+
+
+def test_steps_of_the_other_laws():
+    """t = .8, s = .5 of a flow at eta .6: cps .5 sin(.3 π); euler .6 √(.8 / .2 · .3), and (.5 - std² / 1.6) eps + .5 x0."""
+    t, s, pure = Time(800.0, 0.2, 0.8), Time(500.0, 0.5, 0.5), Time(1000.0, 0.0, 1.0)
+    cps, euler = 0.5 * math.sin(0.3 * math.pi), 0.6 * math.sqrt(0.8 / 0.2 * 0.3)
+    one, two = torch.ones(1, 1, dtype=torch.float64), 2 * torch.ones(1, 1, dtype=torch.float64)
+    for law, std, mean in (("cps", cps, 2 * 0.5 + math.sqrt(0.25 - cps**2)), ("euler", euler, 2 * 0.5 + 0.5 - euler**2 / 1.6)):
+        step = sch.transition(Prediction(one, two, one), t, s, 0.6, law)
+        assert (step.std, step.mean.item(), step.x0.item()) == pytest.approx((std, mean, 2.0))
+    assert sch.step_std(pure, s, 0.6, "euler") == pytest.approx(0.6 * math.sqrt(1 / (1 - 0.5) * 0.5))  # s stands for t in 1 - t
+    half = Time(500.0, 1.0, 1.0)  # n = 2, of flow time 1/2, from t = .8: twice the noise
+    assert sch.step_std(t, half, 0.6, "euler") == pytest.approx(2 * euler)
+    for law in ("posterior", "cps", "euler"):
+        assert sch.step_std(t, Time(0.0, 1.0, 0.0), 0.6, law) == 0.0
+
+
+def test_zero_snr_is_the_root_less_its_end_scaled_to_its_beginning():
+    """β = .25, .36 (roots evenly spaced): √ᾱ = .866, .693; less .693, times .866 / (.866 - .693)."""
+    assert sch.scaled_linear(2, 0.25, 0.36) == pytest.approx((0.75, 0.48))
+    assert sch.scaled_linear(2, 0.25, 0.36, zero_snr=True) == pytest.approx((0.75, 0.0))
+    a, b, c = 0.75, 0.75 * (1 - 0.55**2), 0.75 * (1 - 0.55**2) * 0.64
+    middle = (math.sqrt(b) - math.sqrt(c)) * math.sqrt(a) / (math.sqrt(a) - math.sqrt(c))
+    assert sch.scaled_linear(3, 0.25, 0.36, zero_snr=True) == pytest.approx((a, middle**2, 0.0))
+    assert (len(sch.scaled_linear()), sch.scaled_linear()[0]) == (1000, pytest.approx(1 - 0.00085))

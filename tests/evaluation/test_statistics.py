@@ -15,7 +15,7 @@ import scipy.stats
 
 from support.paths import ROOT
 from tilting.metrics.statistics import Estimate, Interval, deciding, estimate, holm, interval, jackknife, reach
-from tilting.metrics.verdict import decide
+from tilting.metrics.verdict import decide, too_few
 
 POCKET = json.loads((ROOT / "tests" / "fixtures" / "differences.json").read_text(encoding="utf-8"))
 """By number, CoDe - base of 240 prompts (tests/fixtures/make_differences.py)."""
@@ -247,8 +247,65 @@ def test_a_verdict_and_its_sentence(reward, judges, word, reason):
     assert found.reward == seen(reward, 0.1).interval() and list(found.judges) == list(judges)
 
 
-def test_a_single_picture_has_no_interval_to_say():
-    assert "+1 [no interval]" in decide(Estimate(1.0, ()), {}).reason
+SURE, NOUGHT, LONE = Estimate(0.3, ((0.0, 7),)), Estimate(0.0, ((0.0, 7),)), Estimate(0.0, ())
+"""All prompts moved alike; none moved at all; a single one, by nothing."""
+
+
+@pytest.mark.parametrize(
+    ("reward", "judges", "word", "reason"),
+    [
+        (Estimate(1.0, ()), {}, "too few to say", r"the reward's difference, \+1 \[no interval\], is of too few pictures .*"),
+        (SURE, {}, "too few to say", r"the reward's difference, \+0\.3 \[no interval\], is of .*"),
+        (LONE, {}, "too few to say", r"the reward's difference, \+0 \[no interval\], is of .*"),
+        (NOUGHT, {}, "no gain", r"the reward did not rise beyond chance: \+0 \[\+0, \+0\]"),
+        (seen(1.0, 0.1), {"a": SURE}, "too few to say", r"the reward rose: .*, and of a there is too little to say"),
+        (seen(1.0, 0.1), {"a": NOUGHT}, "better", r"the reward rose: .*, and no fall of a was found"),
+        (
+            seen(1.0, 0.1),
+            {"a": LONE, "b": seen(0.0, 0.1)},
+            "better",
+            r"the reward rose: .*, and of a there is too little to say",
+        ),
+        (
+            seen(1.0, 0.1),
+            {"diversity": seen(-1.0, 0.1)},
+            "less diverse",
+            r".*, with no held-out judge .*; pictures .* alike: diversity .*",
+        ),
+        (
+            seen(1.0, 0.1),
+            {"a": seen(-1.0, 0.1), "diversity": seen(-1.0, 0.1)},
+            "gamed",
+            r".*, while a .* fell; pictures .* alike: diversity .*",
+        ),
+        (
+            seen(0.0, 0.1),
+            {"a": seen(-1.0, 0.1), "diversity": seen(-1.0, 0.1)},
+            "no gain",
+            r".*, and a -1 .* and diversity -1 .* fell",
+        ),
+        (seen(0.0, 0.1), {"a": Estimate(-0.3, ((0.0, 7),))}, "no gain", r"the reward did not rise beyond chance: [^a-z]*"),
+    ],
+)
+def test_what_is_too_little_to_say(reward, judges, word, reason):
+    found = decide(reward, judges)
+    assert found.word == word and re.fullmatch(reason, found.reason), found.reason
+
+
+@pytest.mark.parametrize(
+    ("prompts", "few"),
+    [
+        (["a"], "1 picture of one prompt"),
+        (["a"] * 3, "3 pictures of one prompt"),
+        (["a"] * 4, None),
+        (["a", "b"] * 9, "2 prompts"),
+        (["a", "b", "c"], "3 prompts"),
+        (["a", "b", "c", "d"], None),
+        (["a", "b", "c", "d", "e"], None),
+    ],
+)
+def test_four_prompts_or_four_pictures_of_one_are_the_fewest(prompts, few):
+    assert too_few(prompts) == (few and f"{few} are too few to tell: take 4 prompts, better 20")
 
 
 def test_holm_asks_less_of_those_that_are_left():

@@ -154,6 +154,7 @@ def test_images_are_the_pipelines_own(name, seeded):
         want, _ = theirs(pipe, told, negative)
         prompts = prompts_of(pipe)
         start = begun(model, prompts, model.default_cfg)
+        assert not model.from_picture or model.start(prompts).isfinite().all()  # at pure noise too, where no picture is seen
         got = ours(model, prompts, negative, start=start)
         assert got.shape == want.shape and (got - want).abs().max() < 1e-5
         assert want.std() > 0.03  # of pictures, not of a constant

@@ -413,3 +413,38 @@ def test_a_file_in_the_names_of_a_models_original_code_adds_what_diffusers_adds(
     save_file({**{k: v.contiguous() for k, v in file.items()}, **strange}, tmp_path / FILE)
     with pytest.raises(TiltingError, match=r"77|names for in a WanPipeline"):
         attach_all(tl.load(pipe, **told), [parse_lora(str(tmp_path))], STEPS)
+
+
+@pytest.mark.parametrize("naming", ORIGINAL)
+def test_tools_convert_a_file_of_original_code_by_the_model_that_it_is_of(tmp_path, capsys, naming):
+    """Without one they say so, where its names are not diffusers' own."""
+    name, written = ORIGINAL[naming]
+    pipe, _ = tiny_pipelines.make(name)
+    add_lora(pipe.transformer, 2, ("attn2", "ff", "attn1"), "made")
+    state = {k: torch.randn(v.shape) for k, v in lora_state(pipe.transformer, "made").items()}
+    pipe.transformer.delete_adapters("made")
+    pipe.save_pretrained(tmp_path / "model")
+    save_file({k: v.contiguous() for k, v in written(state).items()}, tmp_path / FILE)
+    file, of = str(tmp_path / FILE), ("--model", str(tmp_path / "model"))
+    for words in (["info", file], ["mix", file, "--out", "no"], ["export", file, "--format", "diffusers", "--out", "no"]):
+        if not naming.endswith("comfy"):
+            assert main(["lora", *words]) == 2 and "say of what model it is, by --model" in capsys.readouterr().err
+    assert main(["lora", "info", file, *of, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == len(state) // 2
+    assert main(["lora", "export", file, "--format", "diffusers", "--out", str(tmp_path / "out"), *of]) == 0
+    assert main(["lora", "mix", f"{file}=0.5", f"{file}=0.5", "--out", str(tmp_path / "mixed"), *of]) == 0
+    half = 1.0 if "kohya" not in naming else ALPHA / 2
+    for place in ("out", "mixed"):
+        found = read_lora(tmp_path / place)
+        assert found.keys() == state.keys()
+        for down in (k for k in state if k.endswith("down.weight")):
+            up = down.replace("down", "up")
+            want = half * state[up] @ state[down]
+            assert (found[up] @ found[down] - want).abs().max() < 1e-5 * want.abs().max()
+
+
+def test_tools_refuse_a_file_of_another_model(tmp_path, states, places, capsys):
+    save_lora(states("sd3"), tmp_path / "sd3")
+    assert main(["lora", "info", str(tmp_path / "sd3"), "--model", str(places["flux"])]) == 2
+    assert "has not all of its layers" in capsys.readouterr().err
+    assert main(["lora", "info", str(tmp_path / "sd3"), "--model", str(places["sd3"])]) == 0

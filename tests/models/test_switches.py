@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from tilting.config.finetune import resolve_finetune
 from tilting.config.generate import resolve
 from tilting.errors import TiltingError
 from tilting.models.placement import NEUTRAL, SWITCHES, Switches, bytes_of
-from tilting.models.switches import Idle, idle
+from tilting.models.switches import Idle, idle, switched
 from tilting.objectives import OBJECTIVES
 
 SIZE = today.TOLD["flux"]
@@ -70,6 +72,23 @@ def test_an_autoencoder_that_overflows_is_refused_before_a_weight_is_read(tmp_pa
     assert "overflows in fp16, as its force_upcast says: give --precision-vae bf16" in capsys.readouterr().err
     resolve({"prompts": ["a fox"], "model": str(folder), "precision-vae": "bf16"})
     resolve({"prompts": ["a fox"], "precision-vae": "fp16"})  # pocket's says so too, as every autoencoder's does by itself
+
+
+def test_a_network_without_repeated_blocks_is_compiled_once_for_all_evaluations(flux, monkeypatch):
+    """Its forward, and not what an entry puts in the module's place, which differs from call to call."""
+    made, asked = [], []
+
+    def compiled(forward):
+        made.append(forward)
+        return lambda *given, **more: asked.append(1) or forward(*given, **more)
+
+    model = tl.load(flux, **SIZE)
+    monkeypatch.setattr(type(model.backbone), "_repeated_blocks", [])
+    monkeypatch.setattr("tilting.models.switches.torch.compile", compiled)
+    model = switched(model, Switches(compile=True), None, None)
+    assert made and model.backbone._compiled_call_impl is None
+    tl.generate(model, "a fox", steps=2, progress=False)
+    assert len(made) == 1 and len(asked) >= 2
 
 
 def test_blocks_are_compiled_and_attention_has_its_back_end(flux):
@@ -140,33 +159,55 @@ def test_what_looks_is_away_while_the_network_runs():
     assert log == ["cpu", "network", "network", "here"] * 2
 
 
-@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+QUANTIZED = {
+    "4bit": ("bitsandbytes", "Params4bit", 0.5),
+    "8bit": ("bitsandbytes", "Int8Params", 0.5),
+    "int8": ("torchao", "Int8Tensor", 0.05),
+}
+
+
+@pytest.mark.parametrize("bits", QUANTIZED)
 def test_a_quantized_base_is_near_and_carries_gradients(flux, bits):
-    pytest.importorskip("bitsandbytes")
+    library, kind, most = QUANTIZED[bits]
+    pytest.importorskip(library)
     model, plain = tl.load(flux, **SIZE, quantize=bits), tl.load(flux, **SIZE)
-    linear = {type(part).__name__ for part in model.transformer.modules() if hasattr(part, "in_features")}
-    assert linear == {"Linear4bit" if bits == "4bit" else "Linear8bitLt"} and model.dtype == torch.float32
+    linear = {type(part.weight).__name__ for part in model.transformer.modules() if hasattr(part, "in_features")}
+    assert linear == {kind} and model.dtype == torch.float32
     x, t, rows = torch.randn(1, *model.latent_shape), model.schedule.grid(2)[0], torch.zeros(1, dtype=torch.long)
     slopes = []
     for one in (model, plain):
         y = x.clone().requires_grad_()
         slopes.append(torch.autograd.grad(one.denoiser(["a fox"], 3.5)(y, t, rows).x0.square().sum(), y)[0])
-    assert 0 < (slopes[0] - slopes[1]).norm() < 0.5 * slopes[1].norm()
+    assert 0 < (slopes[0] - slopes[1]).norm() < most * slopes[1].norm()
+
+
+@pytest.fixture(scope="module")
+def full(flux):
+    """Plain diffusers' pipeline of the same folder, in float32."""
+    from diffusers import FluxPipeline
+
+    return FluxPipeline.from_pretrained(flux)
 
 
 @pytest.fixture(scope="module")
 def bases(flux):
-    """(the model on a 4-bit base, plain diffusers' pipeline of the same folder, in float32)."""
-    pytest.importorskip("bitsandbytes")
-    from diffusers import FluxPipeline
+    """The model on a base, by its bits."""
 
-    return tl.load(flux, **SIZE, quantize="4bit"), FluxPipeline.from_pretrained(flux)
+    @cache
+    def of(bits):
+        pytest.importorskip(QUANTIZED[bits][0])
+        return tl.load(flux, **SIZE, quantize=bits)
+
+    return of
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if not OBJECTIVES[name].takes_teacher])
-def test_every_objective_trains_a_lora_on_a_4_bit_base_that_the_full_one_loads(bases, name, tmp_path):
-    model, pipe = bases
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [*((name, "4bit") for name in OBJECTIVES if not OBJECTIVES[name].takes_teacher), ("draft-lv", "int8"), ("grpo", "int8")],
+)
+def test_every_objective_trains_a_lora_on_a_base_of_few_bits_that_the_full_one_loads(bases, full, name, bits, tmp_path):
+    model, pipe = bases(bits), full
     tuned = tl.finetune(model, ["a fox"], bright, name, steps=2, train_steps=1, rank=1, lr=1e-2)
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in tuned.lora.values())
     assert any(value.abs().max() > 0 for key, value in tuned.lora.items() if "lora_B" in key or "lora.up" in key)

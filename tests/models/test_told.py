@@ -3,10 +3,13 @@ weight is read."""
 
 from __future__ import annotations
 
+import ast
+import copy
 import json
 import re
 import shlex
 import shutil
+import types
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, 
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
-from tilting.models.shapes import enterable, shape_of, shapes
+from tilting.models.shapes import check_share, enough_for, enterable, method_of, shape_of, shapes, share_of
 from tilting.models.told import chosen, parse_inputs
 from tilting.schedule import Schedule, predict, scaled_linear
 from tilting.types import Prediction
@@ -33,6 +36,9 @@ def folders(tmp_path_factory):
     place = tmp_path_factory.mktemp("told")
     for name in ("sd15", "z_image", "wan", "flux_fill"):
         make(name)[0].save_pretrained(place / name)
+    shutil.copytree(place / "sd15", place / "img2img")
+    index = json.loads((place / "sd15" / "model_index.json").read_text())
+    (place / "img2img" / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionImg2ImgPipeline"}))
     pipe, _ = make("sd15")
     controlnet().save_pretrained(place / "control")
     controlnet(cross_attention_dim=28).save_pretrained(place / "control-of-another")
@@ -118,12 +124,63 @@ def test_a_run_goes_on_only_with_the_same_inputs(here, capsys):
         (["--model", "sd15", "--input", "image=nowhere.png"], "there is no file 'nowhere.png'"),
         (["--model", "sd15", "--input", "image"], "an input is NAME=VALUE"),
         (["--model", "sd15", "--input", "height=16", "--height", "16"], "give it once"),
+        (["--model", "img2img", "--input", "image=picture.png", "--input", "strength=0.3"],
+         "a strength of 0.3 leaves no step of 3: give 0.334 at least, or 4 steps"),
+        (["--model", "sd15", "--image", "picture.png", "--mask", "mask.png", "--strength", "0.01"],
+         "a strength of 0.01 leaves no step of 3: give 0.334 at least, or 100 steps"),
+        (["--model", "sd15", "--image", "picture.png", "--mask", "mask.png", "--input", "strength=1.5"], "at most 1, not 1.5"),
+        (["--model", "flux_fill", "--input", "image=picture.png", "--mask", "mask.png", "--input", "strength=a"], "not 'a'"),
+        (["--model", "sd15", "--image", "picture.png", "--strength", "0.1"], "a strength of 0.1 leaves no step of 3"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_a_weight_is_read(here, capsys, monkeypatch, words, said):
     monkeypatch.setattr("tilting.models.loading.loading", lambda source: pytest.fail("a weight was read"))
     assert draw(here / "run", *words) == 2
     assert said in capsys.readouterr().err and not (here / "run").exists()
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.0999, 0.1, 0.3, 1.0, 1 / 49])
+def test_a_strength_leaves_the_steps_that_a_pipeline_of_pictures_makes(strength):
+    """Of every class that diffusers has: by its own arithmetic, run by itself."""
+    asked = 0
+    for kind, shape in shapes().items():
+        own = method_of(kind, "get_timesteps")
+        if shape.why or "strength" not in shape.takes or own is None:
+            continue
+        for steps in (1, 3, 10, 49):
+            left = steps_left(own, steps, strength)
+            assert (int(share_of(kind, {"strength": strength}) * steps) > 0) == (left > 0), (kind, steps)
+            if left:
+                check_share(kind, {"strength": strength}, steps)
+            else:
+                with pytest.raises(TiltingError, match=f"leaves no step of {steps}"):
+                    check_share(kind, {"strength": strength}, steps)
+            asked += 1
+        assert steps_left(own, enough_for(strength), strength) > 0
+    assert asked > 150
+
+
+def steps_left(own, steps, strength):
+    """What a class's ``get_timesteps`` leaves of its list of times."""
+    plain = copy.deepcopy(own)
+    for one in (*plain.args.args, *plain.args.kwonlyargs):
+        one.annotation = None
+    space = {}
+    exec(compile(ast.unparse(plain), "own", "exec"), space)
+    times = list(range(steps))
+    scheduler = types.SimpleNamespace(timesteps=times, order=1)
+    given = {"num_inference_steps": steps, "strength": strength, "timesteps": times, "sigmas": times, "device": None}
+    given = {name: value for name, value in given.items() if name in [one.arg for one in plain.args.args]}
+    made = space["get_timesteps"](types.SimpleNamespace(scheduler=scheduler), **given)
+    return len(next(one for one in made if isinstance(one, list)))
+
+
+def test_a_picture_with_a_mask_has_the_strength_that_is_asked_for(here):
+    words = ["--model", "sd15", "--image", "picture.png", "--mask", "mask.png"]
+    assert draw(here / "run", *words, "--strength", "0.4") == 0 and draw(here / "other", *words, "--input", "strength=0.4") == 0
+    assert draw(here / "whole", *words) == 0
+    pictures = [(here / run / "images" / "00000.png").read_bytes() for run in ("run", "other", "whole")]
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 def test_columns_of_a_table_of_prompts_are_inputs_of_its_images(here):

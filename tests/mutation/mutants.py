@@ -4,9 +4,10 @@
 
 A mutant is one file of a room with one of mutmut's changes to its code (another operator, a constant + 1, a sign, a condition,
 a named argument left out, ...), and it is dead when one of the tests that cover its line fails or takes too long. Changes that
-would crash at once (None in place of a value), of words, annotations, imports, error messages and of what a CPU does not see
-(`device`, `strict`) are left out, and -1 as +1, the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
-a seeded sample of so many is tried. Each is a fork of a process that has torch in memory, so that it pays for its tests alone.
+would crash at once (None in place of a value), of words, annotations, asserts, imports, error messages and of what a CPU does
+not see (`device`, `strict`) are left out, and -1 as +1, the same axis of a matrix. Where a room has more than `SAMPLE` mutants,
+a sample of so many is tried, that of the smallest hashes, which other changes of a room leave as it is. Each is a fork of a
+process that has in memory all that its tests import but tilting, so that it pays for its tests alone.
 
 What is found stands in ROOM.json beside this file, and is gone on with: a mutant is tried once, unless its file has changed;
 ``--again`` tries those that lived. equivalent.yaml says which of them no test can kill, and why. README.md is the table.
@@ -15,10 +16,13 @@ What is found stands in ROOM.json beside this file, and is gone on with: a mutan
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import hashlib
+import importlib
 import json
 import os
-import random
+import resource
 import signal
 import sys
 import time
@@ -37,13 +41,13 @@ ROOT = HERE.parents[1]
 WORK = ROOT / "out" / "mutants"
 """Maps of coverage; git does not keep them."""
 SAMPLE, SEED = 200, 0
-LONGEST = 120.0
+LONGEST = 20.0
 """Seconds of tests that a mutant is tried by, at most; the fast ones come first."""
 
-HAND = "tests/core/test_by_hand.py tests/truth/test_by_hand_formulas.py"
+FORMULAS = "tests/truth/test_by_hand_formulas.py"
+HAND = f"tests/core/test_by_hand.py {FORMULAS}"
 FIELD = "tests/truth/test_field_objectives.py"
-CORE = "tests/core/test_edges.py tests/core/test_sampler.py tests/core/test_methods.py"
-TRAINED = "tests/training/test_objectives_by_hand.py tests/training/test_objective_contract.py tests/training/test_recompute.py"
+LOSSES = " ".join(f"tests/training/test_losses_{name}.py" for name in ("of_fits", "of_policies", "through_chains"))
 ROOMS: dict[str, tuple[str, str]] = {
     "weights": ("weights.py", f"tests/core/test_weights.py {HAND}"),
     "schedule": ("schedule.py", f"tests/core/test_schedule.py {FIELD} {HAND}"),
@@ -51,18 +55,18 @@ ROOMS: dict[str, tuple[str, str]] = {
     "statistics": ("metrics/statistics.py metrics/verdict.py", "tests/evaluation/test_statistics.py"),
     "distances": (
         "metrics/mmd.py metrics/frechet.py metrics/diversity.py evaluation/distances.py",
-        f"tests/evaluation/test_distances.py tests/evaluation/test_metric_contract.py {HAND}",
+        "tests/evaluation/test_distances_by_hand.py tests/evaluation/test_distances.py",
     ),
     "calibrate": ("conditioning/calibrate.py", f"tests/conditioning/test_calibrate.py {HAND}"),
     "guidance": (
         "guidance/*.py",
-        f"tests/core/test_guidance.py tests/core/test_value_and_grad.py {HAND} {CORE} tests/truth/test_exact_guidance.py",
+        "tests/core/test_guidance_by_hand.py tests/core/test_guidance.py tests/core/test_value_and_grad.py",
     ),
-    "engines": ("engines/*.py", f"{HAND} {CORE} tests/core/test_method_contract.py"),
-    "presets": ("presets/*.py", f"{HAND} {CORE} tests/core/test_method_contract.py"),
+    "engines": ("engines/*.py", "tests/core/test_engines_by_hand.py tests/core/test_search.py"),
+    "presets": ("presets/*.py", "tests/core/test_presets_by_hand.py"),
     "objectives": (
         "objectives/*.py",
-        f"{HAND} {TRAINED} tests/truth/test_field_objectives.py tests/training/test_finetune_terms.py",
+        f"tests/training/test_objective_numbers.py {LOSSES} tests/training/test_objectives_by_hand.py {FORMULAS}",
     ),
 }
 """Files of src/tilting, and the tests among which those that cover a line are looked for: of the room itself and by hand first.
@@ -75,13 +79,13 @@ class Mutant(NamedTuple):
     Attributes:
         key: file, function, what stands there and what instead; of several the same, which one.
         file: from the root.
-        line: where it begins.
+        lines: where to look for what comes by: its own line, else that of its statement; none where an import runs it.
         module, node, other: the file, and in it what is changed to what.
     """
 
     key: str
     file: str
-    line: int
+    lines: tuple[int, ...]
     module: cst.Module
     node: cst.CSTNode
     other: cst.CSTNode
@@ -96,37 +100,51 @@ class Mutant(NamedTuple):
 
 UNSEEN = ("device", "strict", "stacklevel", "about")
 """Arguments whose change no test on a CPU can see, or that are words."""
-SKIPPED = m.Annotation() | m.Import() | m.ImportFrom() | m.Raise() | m.Decorator() | m.SimpleString() | m.FormattedString()
+SKIPPED = m.Annotation() | m.Import() | m.ImportFrom() | m.Raise() | m.Assert() | m.Decorator()
+STRINGS = m.SimpleString() | m.FormattedString()
 WORDS = m.Subscript(value=m.Name("Annotated") | m.Name("Literal")) | m.Call(func=m.Name("TiltingError") | m.Name("ValueError"))
 CRASHES = (mutators.operator_string, mutators.operator_assignment, mutators.operator_lambda, mutators.operator_dict_arguments)
 CHANGES = [(kind, change) for kind, change in mutators.mutation_operators if change not in CRASHES]
 
 
 class _Finder(cst.CSTVisitor):
-    """Gathers (node, its change, function, line) of a file."""
+    """Gathers (node, its change, function, lines) of a file."""
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
     def __init__(self) -> None:
-        self.found: list[tuple[cst.CSTNode, cst.CSTNode, str, int]] = []
+        self.found: list[tuple[cst.CSTNode, cst.CSTNode, str, tuple[int, ...]]] = []
         self.names: list[str] = []
+        self.statements: list[int] = []
+        self.bodies = 0
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if m.matches(node, SKIPPED | WORDS) or _typing_only(node) or _said(node):
+        if m.matches(node, SKIPPED | STRINGS | WORDS) or _typing_only(node) or _said(node):
             return False
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
             self.names.append(node.name.value)
+        line = self.get_metadata(PositionProvider, node).start.line
+        if isinstance(node, cst.BaseStatement | cst.SimpleStatementLine):
+            self.statements.append(line)
         for kind, change in CHANGES:
             if isinstance(node, kind):
                 for other in change(node):
                     if not _unseen(node, other):
-                        line = self.get_metadata(PositionProvider, node).start.line
-                        self.found.append((node, other, ".".join(self.names), line))
+                        lines = (line, self.statements[-1]) if self.bodies else ()
+                        self.found.append((node, other, ".".join(self.names), lines))
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
         if isinstance(original_node, cst.FunctionDef | cst.ClassDef):
             self.names.pop()
+        if isinstance(original_node, cst.BaseStatement | cst.SimpleStatementLine) and self.statements:
+            self.statements.pop()
+
+    def visit_FunctionDef_body(self, node: cst.FunctionDef) -> None:
+        self.bodies += 1
+
+    def leave_FunctionDef_body(self, node: cst.FunctionDef) -> None:
+        self.bodies -= 1
 
 
 def _typing_only(node: cst.CSTNode) -> bool:
@@ -166,11 +184,11 @@ def mutants_of(room: str) -> Iterator[Mutant]:
         finder = _Finder()
         wrapper.visit(finder)
         file, seen = path.relative_to(ROOT).as_posix(), {}
-        for node, other, name, line in finder.found:
+        for node, other, name, lines in finder.found:
             key = f"{path.relative_to(ROOT / 'src' / 'tilting').as_posix()} {name}: {_code(node)} -> {_code(other)}"
             seen[key] = seen.get(key, 0) + 1
             key += f" #{seen[key]}" if seen[key] > 1 else ""
-            yield Mutant(key, file, line, wrapper.module, node, other)
+            yield Mutant(key, file, lines, wrapper.module, node, other)
 
 
 def files_of(room: str) -> list[Path]:
@@ -182,8 +200,9 @@ def files_of(room: str) -> list[Path]:
 def sample_of(room: str) -> tuple[list[Mutant], int]:
     """What is tried of a room, and how many mutants there are."""
     everything = list(mutants_of(room))
-    chosen = sorted(random.Random(SEED).sample(range(len(everything)), min(SAMPLE, len(everything))))
-    return [everything[i] for i in chosen if _compiles(everything[i])], len(everything)
+    ranked = sorted(everything, key=lambda mutant: hashlib.sha256(f"{SEED} {mutant.key}".encode()).digest())
+    keys = {mutant.key for mutant in ranked[:SAMPLE]}
+    return [mutant for mutant in everything if mutant.key in keys and _compiles(mutant)], len(everything)
 
 
 def _compiles(mutant: Mutant) -> bool:
@@ -198,10 +217,13 @@ def _compiles(mutant: Mutant) -> bool:
 
 
 def _forked(work: Any, limit: float) -> int | None:
-    """The exit status of a function in a fork of this process, silent; None if it took longer."""
+    """The exit status of a function in a fork of this process, silent; None if it took longer than ``limit`` seconds of its own
+    or five times that by the clock."""
+    gc.freeze()  # a child's collector need not walk through all that is imported here
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 1))
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
@@ -212,7 +234,7 @@ def _forked(work: Any, limit: float) -> int | None:
             code = 71
         finally:
             os._exit(code)
-    end = time.monotonic() + limit
+    end = time.monotonic() + 5 * limit
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -226,16 +248,17 @@ def _forked(work: Any, limit: float) -> int | None:
 def _pytest(words: list[str], plugins: list[Any]) -> int:
     import pytest
 
-    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--durations=0", *words], plugins=plugins))
+    plain = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception", "threadexception")]
+    return int(pytest.main(["-q", "-x", "--tb=no", "--durations=0", *plain, *words], plugins=plugins))
 
 
 class _Contexts:
     """Tells coverage which test runs, and writes down how long each took and what lines it came by."""
 
-    def __init__(self, sources: list[str], out: Path) -> None:
+    def __init__(self, sources: list[str], out: Path, held: dict[str, Any]) -> None:
         import coverage
 
-        self.sources, self.out, self.seconds = sources, out, {}
+        self.sources, self.out, self.seconds, self.held = sources, out, {}, held
         self.measure = coverage.Coverage(data_file=None, include=sources, config_file=False)
         self.measure.start()
 
@@ -254,27 +277,57 @@ class _Contexts:
             file = str(Path(source).relative_to(ROOT))
             lines[file] = {str(line): [c for c in who if c] for line, who in data.contexts_by_lineno(source).items()}
         seconds = {name: took for name, took in self.seconds.items() if took != float("inf")}
+        modules = [name for name, module in sys.modules.items() if getattr(module, "__file__", None) and not _ours(module)]
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({"seconds": seconds, "lines": lines}))
+        self.out.write_text(json.dumps({**self.held, "seconds": seconds, "lines": lines, "modules": modules}))
+
+
+def _ours(module: Any) -> bool:
+    return str(module.__file__).startswith((str(ROOT / "src"), str(ROOT / "tests"))) or module.__name__ == "__main__"
 
 
 def map_of(room: str) -> dict[str, Any]:
-    """Which tests come by which line of a room's files, and the seconds each takes; measured once for these texts."""
-    tests = ROOMS[room][1].split()
-    text = b"".join(path.read_bytes() for path in [*files_of(room), *(ROOT / test for test in tests)])
-    out = WORK / f"{room}-{hashlib.sha256(text).hexdigest()[:12]}.json"
-    if not out.exists():
-        print(f"{room}: which tests cover which lines", flush=True)
-        sources = [str(path) for path in files_of(room)]
-        _forked(lambda: _pytest(["--maxfail=1000", *tests], [_Contexts(sources, out)]), 3600)
+    """Which tests come by which line of a room's files, and the seconds each takes; imports what they import."""
+    whole: dict[str, Any] = {"seconds": {}, "lines": {}}
+    for test in ROOMS[room][1].split():
+        part = _measured(test, room)
+        whole["seconds"].update(part["seconds"])
+        for path in files_of(room):
+            file = path.relative_to(ROOT).as_posix()
+            lines = whole["lines"].setdefault(file, {})
+            for line, names in part["lines"].get(file, {}).items():
+                lines.setdefault(line, []).extend(names)
+        for name in part["modules"]:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    return whole
+
+
+def _measured(test: str, room: str) -> dict[str, Any]:
+    """What a file of tests comes by of all rooms; measured once for the texts of it and of this room."""
+    sources = {path.relative_to(ROOT).as_posix(): _digest(path) for each in ROOMS for path in files_of(each)}
+    wanted = {path.relative_to(ROOT).as_posix(): sources[path.relative_to(ROOT).as_posix()] for path in files_of(room)}
+    out, held = WORK / f"{test.replace('/', '.')}.json", {"test": _digest(ROOT / test), "sources": sources}
+    before = json.loads(out.read_bytes()) if out.exists() else {"test": ""}
+    if before["test"] == held["test"] and wanted.items() <= before["sources"].items():
+        return before
+    print(f"{test}: which lines it comes by", flush=True)
+    out.unlink(missing_ok=True)
+    found = _Contexts([str(ROOT / source) for source in sources], out, held)
+    _forked(lambda: _pytest(["--maxfail=1000", test], [found]), 3600)
     return json.loads(out.read_bytes())
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def tests_of(mutant: Mutant, covered: dict[str, Any]) -> tuple[list[str], float]:
-    """The tests that come by a mutant's line, the fast ones first, and the seconds they take. A line that runs when its file
-    is imported is every test's of the file."""
+    """The tests that come by a mutant's line, the fast ones first, and the seconds they take. What runs when its file is
+    imported is every test's."""
     lines, seconds = covered["lines"].get(mutant.file, {}), covered["seconds"]
-    names = lines.get(str(mutant.line)) or sorted({name for who in lines.values() for name in who})
+    names = next((lines[str(line)] for line in mutant.lines if lines.get(str(line))), [])
+    names = names if mutant.lines else list(seconds)
     ordered, total, chosen = sorted((n for n in names if n in seconds), key=lambda n: seconds[n]), 0.0, []
     for name in ordered:
         if chosen and total + seconds[name] > LONGEST:
@@ -312,7 +365,7 @@ def tried(mutant: Mutant, covered: dict[str, Any]) -> str:
         _with(mutant)
         return _pytest(names, [])
 
-    status = _forked(work, 30 + 6 * seconds)
+    status = _forked(work, 15 + 3 * seconds)
     return "lived" if status == 0 else "killed"
 
 
@@ -323,7 +376,8 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
     """Try what has not been tried of a room."""
     file = HERE / f"{room}.json"
     before = json.loads(file.read_bytes()) if file.exists() else {"files": {}, "mutants": {}}
-    digests = {p.relative_to(ROOT).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files_of(room)}
+    digests = {path.relative_to(ROOT).as_posix(): _digest(path) for path in files_of(room)}
+    texts = texts_of(room)
     (chosen, everything), covered = sample_of(room), map_of(room)
     fresh = {name for name, digest in digests.items() if before["files"].get(name) == digest}
     known = {mutant.key: before["mutants"].get(mutant.key) for mutant in chosen if mutant.file in fresh}
@@ -336,11 +390,18 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
             raise SystemExit(f"{room}: its tests fail without a mutant")
         known[mutant.key] = tried(mutant, covered)
         if known[mutant.key] != "killed":
-            print(f"  {known[mutant.key]} {mutant.line}: {mutant.key}", flush=True)
+            print(f"  {known[mutant.key]} {mutant.lines[:1]}: {mutant.key}", flush=True)
         if i % 10 == 9 or i + 1 == len(left):
+            if texts != texts_of(room):
+                raise SystemExit(f"{room}: its texts have changed meanwhile, run it again")
             ordered = {mutant.key: known[mutant.key] for mutant in chosen if mutant.key in known}
             held = {"files": digests, "of": everything, "mutants": ordered}
             file.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def texts_of(room: str) -> list[str]:
+    """Digests of a room's files and its tests."""
+    return [_digest(path) for path in [*files_of(room), *(ROOT / test for test in ROOMS[room][1].split())]]
 
 
 def table() -> str:
@@ -377,6 +438,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT / "src"))
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(WORK / "bytecode")  # not a mutant's, which has no time of change
     import diffusers  # noqa: F401  what every test would import, once
     import hypothesis  # noqa: F401
     import numpy  # noqa: F401

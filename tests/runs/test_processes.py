@@ -6,30 +6,27 @@ tenth of the write points is tried, another each day; `make crash` tries all of 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from support.killing import part, prepare
 from support.pairs import OBJECTIVES, SAME
 from support.paths import ROOT
+from support.processes import begun
 from tilting.errors import TiltingError
 from tilting.generation.plan import Plan, identities
 from tilting.method import Method
 from tilting.presets import base
 from tilting.runs.processes import Processes, place_of
+from tilting.training.sharding import asked_for
 
 
 def pairs(folder, *words) -> list[str]:
     """What `support.pairs` says."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    env["KILL_PART"] = "/".join(map(str, part()))
-    done = subprocess.run([sys.executable, "-m", "support.pairs", *words], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    process = begun(folder, *words, module="support.pairs", KILL_PART="/".join(map(str, part())))
+    out, err = process.communicate(timeout=36_000)
+    assert process.returncode == 0, out + err
+    return out.splitlines()
 
 
 @pytest.mark.slow
@@ -78,3 +75,26 @@ def test_a_device_for_several_is_the_launchers():
     assert place_of("auto", torch.device("cuda", 3), 4) == torch.device("cuda", 3) and place_of("cpu", cpu, 4) == cpu
     with pytest.raises(TiltingError, match="the launcher gives 2 processes their devices: leave --device cpu out"):
         place_of("cpu", torch.device("cuda", 0), 2)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_launchers_settings_are_read_by_accelerate(file):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(file))
+    assert found.distributed_type.value == ("FSDP" if file.stem == "fsdp" else "MULTI_GPU") and found.num_processes >= 2
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed: networks are sharded by FSDP 2 here"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP 1: set fsdp_version to 2"),
+    ],
+)
+def test_other_shards_are_refused(monkeypatch, env, said):
+    assert asked_for(2) is None
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TiltingError, match=said):
+        asked_for(2)

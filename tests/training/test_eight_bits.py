@@ -90,6 +90,7 @@ CONTROL = ("condition", "train", "--objective", "classifier-free", "--data", "x.
         (("--optimizer", "adamw8bit"), "pip install 'tilting[quantize]'"),
         (("--optimizer", "adam8bit"), "did you mean 'adamw8bit'?"),
         (("--reward-device", "gpu"), "reward-device cannot be 'gpu'; did you mean 'cuda'?"),
+        (("--reward-device", "meta"), "reward-device cannot be 'meta'; there is: auto, cpu, cuda"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_writes_nothing(here, monkeypatch, capsys, command, words, said):

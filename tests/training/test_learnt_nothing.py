@@ -11,7 +11,10 @@ import tilting as tl
 from support.small import write_small
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.training.loop import DETACHED, PATIENCE
+from tilting.objectives.batch import OBJECTIVES
+from tilting.training.loop import DETACHED, PATIENCE, SAME
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 REWARDS = """
 import torch
@@ -72,7 +75,7 @@ CASES = [
     ),
     *(("flat", objective, DETACHED) for objective in ("draft", "refl")),
     *(("trl", objective, "rewards.py:trl") for objective in ("ddpo", "grpo")),
-    *(("constant", objective, "the same for all images") for objective in ("ddpo", "dpok", "grpo")),
+    *(("constant", objective, SAME) for objective in ("ddpo", "grpo")),
 ]
 
 
@@ -97,9 +100,26 @@ def test_a_run_that_learns_is_finished(words, tmp_path, objective):
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["summary"]["finished"] is True
 
 
-def test_python_is_told_too(small):
-    def constant(images, prompts):
-        return torch.full((len(images),), 0.1)
+def steady(images, prompts):
+    return torch.full((len(images),), 0.1)
 
-    with pytest.raises(TiltingError, match="learnt nothing"):
-        tl.finetune(tl.load(str(small)), "a fox", constant, "ddpo", train_steps=2, steps=2, batch_size=2)
+
+def by_prompt(images, prompts):
+    return torch.tensor([float(len(prompt)) for prompt in prompts])
+
+
+JUDGED = [name for name, made in OBJECTIVES.items() if not made().needs_gradient and not made.takes_teacher]
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_a_reward_that_tells_no_image_from_another_teaches_no_objective_that_compares_them(small, objective):
+    options = {"steps": 2, "batch_size": 4, "rank": 2, "progress": False}
+    with pytest.raises(TiltingError, match=SAME):
+        tl.finetune(tl.load(str(small)), "a fox", steady, objective, train_steps=1, **options)
+
+
+@pytest.mark.parametrize("objective", ["grpo", "raft", "crd"])
+def test_nor_does_one_of_the_prompt_alone_where_images_of_a_prompt_are_compared(small, objective):
+    options = {"steps": 2, "batch_size": 8, "rank": 2, "progress": False}
+    with pytest.raises(TiltingError, match=SAME):
+        tl.finetune(tl.load(str(small)), ["a fox", "a cat of two"], by_prompt, objective, train_steps=1, **options)

@@ -119,7 +119,7 @@ class Obedience:
         check_images(images, prompts)
         total = images.new_zeros(len(images))
         for label, classifier in self.classifiers.items():
-            y = units(classifier.schema, self.codes[label])
+            y = units(classifier.schema, self.codes[label]).to(images.device)
             asked = (images, y) if isinstance(classifier, FittedClassifier) else (images, y, prompts)
             value = classifier.log_prob(*asked)  # type: ignore[arg-type]
             self.seen[label] = value.detach().mean().item()

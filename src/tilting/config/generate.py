@@ -54,6 +54,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
 from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL, Switches, check_switches
+from tilting.models.shapes import check_left
 from tilting.models.told import asked
 from tilting.presets import METHODS, Preset
 from tilting.rewards.declaration import of_a_batch
@@ -262,11 +263,16 @@ def _with_settings(config: Config, given: Mapping[str, Any], paper: Mapping[str,
 
 def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
     """The strength of the reference picture, which has no use without one."""
-    if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own
+    if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own, as is its strength
         if METHODS[config.method].needs_picture:
             raise TiltingError(f"{config.method} starts from a picture: give one by --image")
-        return replace(config, unused=(*config.unused, *(["strength"] if "strength" in given else [])))
-    return replace(config, strength=given.get("strength", STRENGTH))
+        strength = given.get("strength")
+        if config.image is not None or strength is None:
+            return replace(config, strength=strength)
+        return replace(config, unused=(*config.unused, "strength"))
+    config = replace(config, strength=given.get("strength", STRENGTH))
+    check_left(config.strength or 1.0, config.steps, round(config.steps * (config.strength or 1.0)))
+    return config
 
 
 def _with_loras(config: Config) -> Config:

@@ -83,7 +83,7 @@ class Optimise:
             for rows in torch.arange(b, device="cpu").split(problem.chunk):
                 with torch.set_grad_enabled(not last):
                     x = start[rows].detach().requires_grad_(not last)
-                    clean = rollout(problem, begin.at(x, rows), rows.to(start.device))
+                    clean = rollout(problem, begin.at(x, rows), rows)
                     value = value_of(problem)(clean if self.needs_reward_gradient else clean.detach(), rows)
                     if not last:
                         (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)
@@ -98,7 +98,7 @@ class Optimise:
             if not last:
                 self._update(start, optimiser)
                 pushed = rms_of((start.detach() - before)[:, None])
-            state = replace(state.moved(kept[:, None]), step=steps if last else 0)
+            state = replace(state.moved(kept[:, None].clone()), step=steps if last else 0)  # later rounds write into ``kept``
             looked = torch.cat(scores)[:, None], None, 0.0, torch.cat(seen)[:, None]
             yield state, Info(k + 1, *tally.take(), *looked, guided=pushed)
 

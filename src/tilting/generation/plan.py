@@ -14,6 +14,7 @@ from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
+from tilting.models.shapes import check_left
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
@@ -102,7 +103,7 @@ class Plan:
         """Steps that are made: all of the grid (``length``; 0 is ``steps``), or the part left of a reference noised to
         ``strength``."""
         whole = self.length or self.steps
-        return whole if self.reference is None else max(1, round(whole * self.strength))
+        return whole if self.reference is None else round(whole * self.strength)
 
     @property
     def rows(self) -> int:
@@ -177,6 +178,7 @@ def plan(
         )
     whole = {"reference": reference, "strength": strength, "reward": reward, "sde": sde, "length": len(grid) - 1}
     made = Plan(tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, **whole)
+    check_left(strength, made.length, made.steps_run)
     method = preset.build(made.steps_run)
     if reference is not None or made.steps_run < steps:
         method = method.begun_at(made.steps_run / steps)

@@ -29,7 +29,7 @@ from tilting.rewards.weighted_sum import as_sum
 if TYPE_CHECKING:
     from torch import Tensor
 
-BITS = {None: None, "8bit": 1.0, "4bit": 0.5 + 4 / 64}
+BITS = {None: None, "8bit": 1.0, "int8": 1.0, "4bit": 0.5 + 4 / 64}
 """Bytes of a quantized weight, its scales among them; None is as it is."""
 PICTURE = "a photo of a fox"
 
@@ -168,7 +168,7 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     parts = parts_of(model)
     small = [] if model.look is None else [model.look.vae]
     everything = [*parts.values(), *small]
-    t, row = model.schedule.grid(4)[1], torch.zeros(1, dtype=torch.long)
+    t, row = model.schedule.grid(max(4, model.default_steps))[1], torch.zeros(1, dtype=torch.long)
     x = torch.zeros(1, *model.latent_shape)
     request = ([PICTURE], config.cfg, config.negative_prompt)
     denoise, decode = model.denoiser(*request), model.decoder([PICTURE])

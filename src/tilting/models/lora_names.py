@@ -63,6 +63,8 @@ ADAPTER = re.compile(r"(\.lora_[AB])\.[^.]+\.weight$")
 FLUX = re.compile(r"(^|[._])(double|single)_blocks[._]")
 STABILITY = re.compile(r"(^|[._])(input_blocks|middle_block|output_blocks)[._]")
 OF_UNET = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\.")
+ORIGINAL = re.compile(r"((self_attn|cross_attn)\.[qkvo]|(?<!to_)qkv|ffn\.\d+)$")
+"""The ends of layers that original code has, and no transformer of diffusers."""
 OF_CLIP = re.compile(rf"({re.escape(CLIP)})?(encoder\.layers|text_projection)")
 
 
@@ -119,6 +121,14 @@ def of_pipeline(state: Mapping[str, Tensor], settings: Mapping[str, Any], kind: 
     if lost is not None:
         raise TiltingError(f"it has a weight {lost!r}, which diffusers has no name for in a {kind.__name__}")
     return _whole(_named(read(dict(state))), settings)
+
+
+def is_original(state: Mapping[str, Tensor]) -> bool:
+    """Whether weights by canonical names are yet in those of a model's original code: its pipeline alone can convert them."""
+    layers = [key.removesuffix(DOWN).partition(".") for key in state if key.endswith(DOWN)]
+    unet = [layer for component, _, layer in layers if component == "unet"]
+    others = [layer for component, _, layer in layers if component == "transformer"]
+    return (bool(unet) and not any(map(OF_UNET.match, unet))) or any(map(ORIGINAL.search, others))
 
 
 def _kohya_name(key: str) -> str:

@@ -17,7 +17,7 @@ from tilting.foreign import parse_json, read_json, read_metadata, read_tensors
 from tilting.lazy import torch
 from tilting.models.lora import fits, parts
 from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, FILE, KOHYA_FILE, LoraForm, lora_file
-from tilting.models.lora_names import DOWN, TEXT, UP, canonical, check_format, kohya_names, of_pipeline
+from tilting.models.lora_names import DOWN, TEXT, UP, canonical, check_format, is_original, kohya_names, of_pipeline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,9 +138,13 @@ def _named_for(model: Any, held: Mapping[str, Tensor], settings: Mapping[str, An
     own = hasattr(kind, "lora_state_dict") and "transformer" in parts(model)
     try:
         state = canonical(held, settings, per_block if isinstance(per_block, int) else 2)
-    except FAILS:
+    except FAILS as error:
+        if model is None and isinstance(error, TiltingError):
+            raise TiltingError(f"{error}, unless it is told of what model it is, by --model") from error
         if not own:
             raise
+    if model is None and is_original(state):
+        raise TiltingError("it is in the names of a model's original code: say of what model it is, by --model")
     if not own or (state and fits(model, state)):
         return state
     if any(key.startswith("lora_") for key in held):  # whose dots were guessed by the layers of a UNet

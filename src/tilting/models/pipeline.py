@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tilting.errors import TiltingError, nearest
+from tilting.errors import TiltingError, nearest, out_of_memory
 from tilting.lazy import torch
 from tilting.models import tail
 from tilting.models.branches import Branches, Said
@@ -23,7 +23,7 @@ from tilting.models.call import Call, Point, has_momentum
 from tilting.models.entry import Entry
 from tilting.models.memo import Memo, Unknown, content
 from tilting.models.parts import Parts
-from tilting.models.shapes import check_inputs
+from tilting.models.shapes import check_inputs, check_share, enough_for, share_of
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
@@ -59,7 +59,8 @@ class Pipeline(Parts):
     Args:
         pipe: the loaded pipeline; it stays as it is, and can be used beside this.
         name: what manifests call it.
-        steps, cfg: its own defaults, for unset options; default those of its call.
+        steps, cfg: its own defaults, for unset options; default those of its call. As many steps at least as leave one from a
+            picture at the strength that is told.
         inputs: arguments of its call, of every image.
         each: prompt -> arguments of its images.
 
@@ -78,17 +79,20 @@ class Pipeline(Parts):
     ):
         super().__init__(pipe, name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__), inputs or {})
         self.each = {prompt: dict(told) for prompt, told in (each or {}).items()}
+        self.kind = type(pipe).__name__
         for told in (self.inputs, *self.each.values()):
-            check_inputs(type(pipe).__name__, self.door.names, told)
+            check_inputs(self.kind, self.door.names, told)
         self._calls = Memo()
         self._calls.most = 64 * CALLS
         usual = self.door.names["num_inference_steps"].default if "num_inference_steps" in self.door.names else 50
-        self.default_steps = steps or int(usual or 50)
+        least = [enough_for(share_of(self.kind, self.inputs | told)) for told in ({}, *self.each.values())]
+        self.default_steps = max(steps or int(usual or 50), *least)
         self.scale = self._scale()
         self.default_cfg = float(self._told_cfg() if cfg is None else cfg)
         if any(has_momentum(getattr(pipe, one, None)) for one in ("guider", "ocr_guider")):
-            kind = type(pipe).__name__
-            warnings.warn(f"a guider of {kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3)
+            warnings.warn(
+                f"a guider of {self.kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3
+            )
         self._alone, self._apart, self._image_shape = False, False, ()
         first = self._first()
         self.latent_shape: tuple[int, ...] = first.shape
@@ -110,7 +114,9 @@ class Pipeline(Parts):
                 return False, self.door.subject == "prompt" and call.mixes("a", "a long prompt of many words, " * 4)
         except TiltingError:
             raise
-        except Exception:
+        except Exception as error:
+            if out_of_memory(error):
+                raise
             return True, False
 
     def _scale(self) -> str:
@@ -161,13 +167,16 @@ class Pipeline(Parts):
         sample = 0 if self.door.subject == "class_labels" else "a"
 
         def made() -> Call:
+            check_share(self.kind, told, steps)
             try:
                 return Call(self.door, steps, told, sample)
             except TiltingError:
                 raise
             except Exception as error:  # of many kinds: what the pipeline says of its inputs
+                if out_of_memory(error):
+                    raise
                 lines = str(error).strip().splitlines() or [type(error).__name__]
-                raise TiltingError(f"a {type(self.pipe).__name__} does not take this: {lines[0]}") from error
+                raise TiltingError(f"a {self.kind} does not take this: {lines[0]}") from error
 
         return self._calls.get(named, made)
 
@@ -183,7 +192,7 @@ class Pipeline(Parts):
             return int(prompt)
         if prompt in labels:
             return labels[prompt]
-        raise TiltingError(f"a {type(self.pipe).__name__} draws classes by number, not {prompt!r}{nearest(prompt, labels)}")
+        raise TiltingError(f"a {self.kind} draws classes by number, not {prompt!r}{nearest(prompt, labels)}")
 
     def by_rows(
         self, told: Sequence[Mapping[str, Any]], subjects: Sequence[Any], rows: Tensor | Sequence[int], ask: Callable[..., Any]
@@ -255,7 +264,7 @@ class Pipeline(Parts):
             other = {name: one for name, one in told.items() if name != "negative_prompt"} | {scale: value}
             if not self.call(self.default_steps, other).pair:
                 return other
-        raise TiltingError(f"a {type(self.pipe).__name__} cannot be asked for its prompt's branch alone")
+        raise TiltingError(f"a {self.kind} cannot be asked for its prompt's branch alone")
 
     def network(self, x: Tensor, t: Time, said: Said) -> Tensor:
         """The network's output (m, ...), in the terms of the schedule's kind, of what is said of each row."""

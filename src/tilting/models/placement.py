@@ -101,7 +101,9 @@ class Switches:
         Metavar("DIR|auto"),
         Doc("A small autoencoder that decodes estimates; what is kept is decoded by the model's."),
     ] = None
-    quantize: Annotated[Literal["4bit", "8bit"] | None, Doc("Weights of the network, by bitsandbytes: 4bit or 8bit.")] = None
+    quantize: Annotated[
+        Literal["4bit", "8bit", "int8"] | None, Doc("Weights of the network: 4bit or 8bit by bitsandbytes, int8 by torchao.")
+    ] = None
     cache: Annotated[
         float | None, Gt(0), Le(1), Metavar("THRESHOLD"), Doc("First-block cache of a transformer, an approximation: 0.05.")
     ] = None
@@ -136,10 +138,9 @@ NEUTRAL = ("vae-slicing", "recompute", "offload", "attention", "compile", "chann
 
 def check_switches(model: str, given: Switches) -> None:
     """Refuse, by a model's json alone, what its parts have not. Raises TiltingError."""
-    if given.quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
-        raise TiltingError(
-            f"quantize {given.quantize} is by bitsandbytes, which is not installed: pip install 'tilting[quantize]'"
-        )
+    by, extra = ("torchao", "torchao") if given.quantize == "int8" else ("bitsandbytes", "quantize")
+    if given.quantize is not None and importlib.util.find_spec(by) is None:
+        raise TiltingError(f"quantize {given.quantize} is by {by}, which is not installed: pip install 'tilting[{extra}]'")
     source = find_model(model) if {given.precision_vae, given.look_decoder, given.cache} - {None} else ""
     if given.precision_vae is not None:
         check_vae(kind_of(source), read_json(source, f"vae/{CONFIG}"), given.precision_vae, model)

@@ -8,6 +8,7 @@ A call can be entered that has one loop, not inside another, with one ``self.sch
 from __future__ import annotations
 
 import ast
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -216,3 +217,41 @@ def check_inputs(kind: str, names: Any, told: Mapping[str, Any]) -> None:
             raise TiltingError(f"the input {name!r} of a {kind} is {OURS[name]} here")
         if name not in known:
             raise TiltingError(f"a {kind} takes no input {name!r}{nearest(name, known)}")
+
+
+def share_of(kind: str, told: Mapping[str, Any]) -> float:
+    """The share of the steps, rounded down, that a call makes: its strength, of a picture; 1 where one is made always.
+
+    Args:
+        kind: the pipeline's class.
+        told: the inputs.
+
+    Raises:
+        TiltingError: for a strength that is none.
+    """
+    shape, cut = shape_of(kind), method_of(kind, "get_timesteps")
+    own = shape.takes.get("strength") if shape is not None else None
+    strength = told.get("strength", own if isinstance(own, float) else 1.0)
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
+        raise TiltingError(f"strength must be a number above 0 and at most 1, not {strength!r}")
+    rounds = cut is not None and "int(num_inference_steps * strength)" in ast.unparse(cut)
+    return strength if rounds and told.get("denoising_start") is None else 1.0
+
+
+def check_share(kind: str, told: Mapping[str, Any], steps: int) -> None:
+    """Refuse a strength that leaves a call no step. Raises TiltingError."""
+    share = share_of(kind, told)
+    check_left(share, steps, int(share * steps))
+
+
+def enough_for(strength: float) -> int:
+    """The fewest steps of which a strength leaves one."""
+    least = math.ceil(1 / strength)
+    return least if int(least * strength) else least + 1
+
+
+def check_left(strength: float, steps: int, left: int) -> None:
+    """Refuse a strength that leaves no step of so many. Raises TiltingError."""
+    if left < 1:
+        least, more = math.ceil(1000 / steps) / 1000, enough_for(strength)
+        raise TiltingError(f"a strength of {strength:g} leaves no step of {steps}: give {least:g} at least, or {more} steps")

@@ -50,16 +50,13 @@ def _of(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def skeleton(
-    name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None = None, told: Mapping[str, Any] | None = None
-) -> tuple[Any, FakeTensorMode]:
-    """A model of a family with an adapter, and the mode in which it is to be called.
+def hollow(source: str, dtype: torch.dtype, vae: torch.dtype) -> tuple[Any, FakeTensorMode]:
+    """A pipeline of diffusers without its weights, and the mode in which it is to be called.
 
     Args:
-        name: of the model, a folder or hub id; its configurations and tokenizers are read.
+        source: folder or hub id; its configurations and tokenizers are read.
         dtype: of network and text encoders.
         vae: of autoencoders.
-        look: the folder or hub id of a look decoder.
 
     Raises:
         TiltingError: for a model of another kind, or one that cannot be read.
@@ -68,7 +65,6 @@ def skeleton(
     import transformers
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    source = find_model(name)
     kind, index = kind_of(source), read_json(source)
     enterable(kind)
     without = {*missing_components(source), *OF_NO_USE, "feature_extractor", "image_encoder"}
@@ -84,7 +80,27 @@ def skeleton(
                 continue
             with mode, _of(vae if part == "vae" else dtype):
                 parts[part] = network(maker, read_json(source, f"{part}/{CONFIG}"))
-        pipe = getattr(diffusers, kind)(**parts, **({"requires_safety_checker": False} if "safety_checker" in index else {}))
+        more = {"requires_safety_checker": False} if "safety_checker" in index else {}
+        return getattr(diffusers, kind)(**parts, **more), mode
+
+
+def skeleton(
+    name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None = None, told: Mapping[str, Any] | None = None
+) -> tuple[Any, FakeTensorMode]:
+    """A model without its weights, and the mode in which it is to be called.
+
+    Args:
+        name: of the model, a folder or hub id.
+        dtype, vae: see `hollow`.
+        look: the folder or hub id of a look decoder.
+        told: inputs of its call.
+
+    Raises:
+        TiltingError: see `hollow`.
+    """
+    import diffusers
+
+    pipe, mode = hollow(find_model(name), dtype, vae)
     model = Shapes(pipe, name, *defaults(name), inputs=told)
     if look is not None:
         config = read_json(look, CONFIG)

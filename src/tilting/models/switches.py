@@ -79,8 +79,8 @@ def switched(model: Any, given: Switches, source: str | None, where: torch.devic
     if given.compile:
         if getattr(network, "_repeated_blocks", None):
             network.compile_repeated_blocks()
-        else:
-            network.compile()
+        else:  # the forward alone: an entry puts its own in the module's place, which is no graph
+            network.forward = torch.compile(network.forward)
     if given.offload is not None:
         offloaded(model, given.offload, name, place)
     elif where is not None:
@@ -121,10 +121,15 @@ def attend(network: Any, backend: str, name: str) -> None:
 
 
 def quantized(network: nn.Module, bits: str, dtype: torch.dtype, device: torch.device) -> None:
-    """The linear layers of a network by bitsandbytes, in place: NF4, or int8 with a column's outliers apart.
+    """The linear layers of a network in place: by bitsandbytes NF4, or int8 with a column's outliers apart; by torchao int8, a
+    scale for each row.
 
     diffusers' own loader does the same to the same layers, and refuses on a CPU, where bitsandbytes itself has a back end.
     """
+    if bits == "int8":
+        ao: Any = import_module("torchao.quantization")
+        ao.quantize_(network.to(device).requires_grad_(False), ao.Int8WeightOnlyConfig())
+        return
     bnb: Any = import_module("bitsandbytes").nn
 
     for parent in list(network.modules()):

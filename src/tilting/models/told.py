@@ -18,9 +18,9 @@ from typing import Any
 from tilting.errors import TiltingError
 from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb
-from tilting.models.families import CONFIG, kind_of, read_json
+from tilting.models.families import CONFIG, kind_of, read_json, usual
 from tilting.models.names import find_model
-from tilting.models.shapes import OURS, REQUIRED, Shape, check_inputs, enterable, shape_of
+from tilting.models.shapes import OURS, REQUIRED, Shape, check_inputs, check_share, enterable, shape_of
 
 LOADED = ("controlnet", "ip_adapter", "ip_adapter_scale")
 """Inputs that are parts of the pipeline, not of its call."""
@@ -79,7 +79,8 @@ OF_ALL = ("height", "width", "num_frames")
 
 
 def told_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs that options ask for, by the fields' names; a picture beside a mask is the pipeline's. Raises TiltingError."""
+    """The inputs that options ask for, by the fields' names; a picture beside a mask is the pipeline's, with its strength.
+    Raises TiltingError."""
     told = parse_inputs(options.get("input") or ())
     for name, its in OPTIONS.items():
         value = options.get(name)
@@ -89,6 +90,8 @@ def told_of(options: Mapping[str, Any]) -> dict[str, Any]:
             told[its] = value
     if options.get("mask") is not None and options.get("image") is not None:
         told.setdefault("image", options["image"])
+        if options.get("strength") is not None:
+            told.setdefault("strength", options["strength"])
     return told
 
 
@@ -120,7 +123,8 @@ def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = ""
     if told or each:
         for mine in each.values() or [{}]:
             check_scale(kind, {**told, **mine}, bool(given.get("negative_prompt")))
-            check_told(source, {**told, **mine})
+            made = check_told(source, {**told, **mine})
+            check_share(made, {**told, **mine}, given.get("steps") or usual(source, made)[0])
     return told, each
 
 
@@ -134,7 +138,7 @@ def check_scale(kind: str, told: Mapping[str, Any], negative: bool) -> None:
         raise TiltingError(f"the input {name!r} of a {kind} is cfg here: give --cfg {told[name]}")
 
 
-ASKED = ("input", "image", "prompts", "metadata", "negative_prompt", *OPTIONS)
+ASKED = ("input", "image", "prompts", "metadata", "negative_prompt", "steps", "strength", *OPTIONS)
 
 
 SHOWN = ("image", "control_image", "ip_adapter_image", "video")

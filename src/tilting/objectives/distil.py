@@ -68,8 +68,9 @@ class Opd(BaseObjective):
         θ <- AdamW(∇_θ loss)
 
     The optimum of the first is the teacher, at the states that the student comes to; of the second a model whose samples are
-    the sampler's, at the base model's cost. Steered samples are dear: each batch of them is learned from in several epochs of
-    new times and noise, an update each.
+    the sampler's, at the base model's cost. No reward is in either loss: where all are equal it learns its teacher none the
+    less, a sampler's then being the base model. Steered samples are dear: each batch of them is learned from in several epochs
+    of new times and noise, an update each.
     """
 
     name, paper = "opd", "Li et al. 2026, arXiv 2605.15055; DiffusionOPD"

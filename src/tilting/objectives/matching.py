@@ -9,6 +9,8 @@ own output f), of the model θ and of an average of it, "old":
     dgpo    -log σ(-β/K Σ_k A_k (e_θ - e_base)(x_k)) per group                                  Luo et al. 2025
     crd     (β (R_θ - mean R_θ) - (A - mean A))²,  R_θ = e_old - e_θ                            Zhu et al. 2026
 
+A batch in which no image is worth more than another weighs nothing: what is left then is crd's anchor alone.
+
 Where "old" is what drew the samples, nft's least is f_old + (2/β) E[r (f - f_old) | x_t], f the target: a guided model, not
 exp(r/β)'s tilt. f may be any output that is affine in x_0 at given x_t, for mixing outputs mixes all that they mean.
 """
@@ -24,7 +26,7 @@ from typing_extensions import Doc
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.objectives.advantages import Rewards, Scored, group_worth, leaders, rows_of, score
+from tilting.objectives.advantages import Rewards, Scored, group_worth, leaders, rows_of, same, score
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.denoising import distance, mixed, residual, training_error
 from tilting.objectives.rollout import rollout
@@ -90,6 +92,7 @@ class Matching(BaseObjective):
         if not batch.all(scored.value).isfinite().all():
             raise FloatingPointError("the reward is not finite")
         worth, kept = self.worth(batch, scored), [None] * self.timesteps
+        weight = float(not same(batch.all(worth))) / self.timesteps
         mine = slice(batch.first, batch.first + len(batch.who))
         keys = torch.tensor(leaders(batch.prompts, self.group_size)[mine]) if self.shared else None
         for epoch in range(self.epochs):
@@ -98,7 +101,7 @@ class Matching(BaseObjective):
                 loss, numbers, kept[k] = self.loss(batch, point, worth, kept[k])
                 if epoch == k == 0:
                     numbers = {"reward": scored.value.mean().item(), **numbers}
-                yield Loss(loss / self.timesteps, numbers, update=k == self.timesteps - 1)
+                yield Loss(loss * weight, numbers, update=k == self.timesteps - 1)
 
 
 def held(batch: TrainBatch, network: Callable[..., Prediction], point: Noised) -> Prediction:

@@ -21,6 +21,7 @@ from typing_extensions import Doc
 from tilting.declare import Alias
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.objectives.advantages import same
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Loss, TrainBatch, closed
 from tilting.objectives.denoising import training_error
 from tilting.objectives.rollout import rollout
@@ -134,7 +135,7 @@ class RewardWeighted(BaseObjective):
     """Reward-weighted regression on the current model's samples, or the pre-trained one's.
 
         x_i = chains of θ (or of the base model), without gradients
-        w = softmax(r(decode(x)) / β) over the batch
+        w = softmax(r(decode(x)) / β) over the batch, 0 where all r are equal
         for j = 1 .. J:
             t ~ Uniform of the grid, ε ~ N(0, I)
             loss += Σ_i w_i |target_θ(α_t x_i + σ_t ε_i, t) - target_i|² / J
@@ -154,7 +155,8 @@ class RewardWeighted(BaseObjective):
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         clean, value = draw(batch, self.source)
-        weight = batch.mine(torch.softmax(batch.all(value) / self.beta, 0)) * batch.processes
+        everything = batch.all(value)
+        weight = batch.mine(torch.softmax(everything / self.beta, 0)) * batch.processes * (not same(everything))
 
         def loss(k: int) -> tuple[Tensor, dict[str, float]]:
             error = denoising_error(batch.plain, clean, batch.rows, batch, k)
@@ -174,7 +176,8 @@ class Raft(BaseObjective):
             loss += mean |target_θ(α_t x + σ_t ε, t) - target|² / J
         θ <- AdamW(∇_θ loss)
 
-    The paper fits the best over several epochs before it draws again; here every training step draws.
+    The paper fits the best over several epochs before it draws again; here every training step draws. Of images of equal
+    rewards none is the best, and they weigh nothing.
     """
 
     name, paper = "raft", "Dong et al. 2023"
@@ -184,11 +187,13 @@ class Raft(BaseObjective):
 
     def __call__(self, batch: TrainBatch) -> Iterator[Loss]:
         clean, value = draw(batch)
-        best = torch.tensor([rows[-1] for rows in ranked(batch, value, self.group_size)], device="cpu")
+        groups = ranked(batch, value, self.group_size)
+        best, worst = (torch.tensor([rows[k] for rows in groups], device="cpu") for k in (-1, 0))
+        better = (value[best] > value[worst]).to(clean)
 
         def loss(k: int) -> tuple[Tensor, dict[str, float]]:
-            error = denoising_error(batch.plain, clean[best], best.to(clean.device), batch, k)
-            return error.mean(), {"kept": value[best].mean().item()}
+            error = denoising_error(batch.plain, clean[best], best, batch, k)
+            return (better * error).mean(), {"kept": value[best].mean().item()}
 
         yield from fitted(self.timesteps, value, loss)
 
@@ -232,7 +237,7 @@ class PreferencePairs(BaseObjective):
             pairs = [(i, i + 1) for i in range(0, len(batch.who) - 1, 2)]
         if not pairs:
             raise TiltingError("dpo needs two images of a prompt in a batch")
-        win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))
+        win, lose = (torch.tensor(column, device="cpu") for column in zip(*pairs, strict=True))
         both, keys = torch.cat([win, lose]), batch.first + torch.minimum(win, lose).repeat(2)
         preferred = (value[win] > value[lose]).to(clean)
         tied = 1 - preferred.mean().item()

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
+from tilting.lazy import torch
+from tilting.models.lora import fits
 from tilting.models.lora_file import INPUTS, LoraForm, LoraSpec, lora_file, lora_files
 from tilting.models.lora_targets import target_modules_of
 from tilting.models.lora_weights import export_lora, mix, rank_of, read_lora, save_lora
+from tilting.models.names import find_model
+from tilting.models.parts import Parts
+from tilting.models.skeleton import hollow
 from tilting.runs.alone import alone
 from tilting.runs.files import digest
 from tilting.runs.owner import LORA, folder_of
@@ -19,13 +24,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def lora_info(place: str) -> dict[str, Any]:
+def read(place: str | Path, model: str | None = None) -> dict[str, Tensor]:
+    """The weights in a LoRA, by the layers of the model that it is of, where that is said: of that no weight is read. Raises
+    TiltingError."""
+    if model is None:
+        return read_lora(place)
+    shapes = Parts(hollow(find_model(model), torch.float32, torch.float32)[0], model, {})
+    state = read_lora(place, shapes)
+    if not fits(shapes, state):
+        raise TiltingError(f"{str(lora_file(place))!r} is not of {model!r}, which has not all of its layers")
+    return state
+
+
+def lora_info(place: str, model: str | None = None) -> dict[str, Any]:
     """What a LoRA holds: layers, rank, parameters, the parts of the network it changes, the norm of what it adds, a digest,
     and the sampler's inputs that were learned with it."""
     from tilting.models.sampler_inputs import read_inputs  # a network
 
     inputs = read_inputs(lora_file(place).parent)
-    state = read_lora(place)
+    state = read(place, model)
     norms = delta_norms(state)
     return {
         "file": str(lora_file(place)),
@@ -51,19 +68,19 @@ def delta_norms(state: dict[str, Tensor]) -> dict[str, float]:
     return norms
 
 
-def write_export(place: str, out: str, form: LoraForm) -> Path:
-    """A LoRA as other programs read it, in a folder that holds none. Raises TiltingError."""
+def write_export(place: str, out: str, form: LoraForm, model: str | None = None) -> Path:
+    """A LoRA as other programs read it, in a folder that holds none; see `read`. Raises TiltingError."""
     with alone(out):
         if len(lora_files(place)) > 1 and (lora_file(place).parent / INPUTS).is_file():
             raise TiltingError(f"{place!r} learned the sampler's inputs too, which no other program knows")
         folder = folder_of(out, LORA)
         if any(folder.glob("*.safetensors")):
             raise TiltingError(f"--out {out!r} holds weights already: choose another --out")
-        return export_lora(read_lora(place), folder, form)
+        return export_lora(read(place, model), folder, form)
 
 
-def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
-    """One LoRA that adds what these add together, each by its scale; its rank is the sum of theirs.
+def write_mix(loras: Sequence[LoraSpec], out: str, model: str | None = None) -> Path:
+    """One LoRA that adds what these add together, each by its scale; its rank is the sum of theirs. See `read`.
 
     Raises:
         TiltingError: for LoRAs of different models, or a folder that is one of theirs.
@@ -80,7 +97,7 @@ def write_mix(loras: Sequence[LoraSpec], out: str) -> Path:
                     f"{spec.text!r} learned the sampler's inputs too, which a LoRA cannot hold: draw with --lora {spec.text}"
                 )
 
-        states = [read_lora(spec.file) for spec in loras]
+        states = [read(spec.file, model) for spec in loras]
         for spec, state in zip(loras, states, strict=True):
             for key in state.keys() & states[0].keys():
                 rank = 0 if key.endswith("lora.down.weight") else 1
