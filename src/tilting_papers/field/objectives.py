@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilting_papers.charts import chart
+from tilting_papers.charts import chart, forest
 from tilting_papers.draft.charts import curve, progress
-from tilting_papers.draft.study import Results, Size, Study, Training
+from tilting_papers.draft.study import Results, Size, Study, Training, values_of
+from tilting_papers.numbers import interval
 
 MINUTES = 3.0
 """Of one core, that an arm may take, its looks included."""
+MOST = 8
+"""Curves in one chart."""
 ARMS: dict[str, tuple[int, int, dict[str, Any]]] = {
     "draft": (25, 4, {}),
     "draft-k": (65, 4, {}),
@@ -41,10 +44,21 @@ ARMS: dict[str, tuple[int, int, dict[str, Any]]] = {
 
 
 def figures(results: Results) -> list[str]:
-    """Reward over both costs, the held-out judge over evaluations, and samples."""
-    panels = [curve(results, across, results.spec, results.first) for across in ("evaluations", "reward_calls")]
-    judge = curve(results, "evaluations", "judge", "held-out")
-    return [chart([*panels, judge], results.out / "curves.png"), progress(results, results.out / "progress.png")]
+    """Every arm's gain in reward and in the held-out judge; over both costs the reward of those that gain most; samples."""
+
+    def gains(what: str, where: str) -> dict[str, Any]:
+        before = {name: values_of(results.points(name)[0]["sets"][where], what) for name in results.summaries}
+        return {name: interval(results.values(name, what, where), base, seeded=True) for name, base in before.items()}
+
+    rewards, judged = gains(results.spec, results.first), gains("judge", "held-out")
+    order = sorted(rewards, key=lambda name: -rewards[name]["mean"])
+    panels = {
+        f"{results.spec} - before, train prompts": {name: rewards[name] for name in order},
+        "pocket-judge (log p) - before, held-out prompts": {name: judged[name] for name in order},
+    }
+    curves = [curve(results, across, results.spec, results.first, order[:MOST]) for across in ("evaluations", "reward_calls")]
+    drawn = [forest(panels, results.out / "gains.png"), chart(curves, results.out / "curves.png")]
+    return [*drawn, progress(results, results.out / "progress.png")]
 
 
 STUDY = Study(
@@ -62,7 +76,7 @@ STUDY = Study(
     between=1,
     figures=figures,
     notes=(
-        "T = 20. Every arm has as many training steps as three minutes of a core hold, its looks included; three training seeds.",
+        "T = 20. Every arm has as many training steps as three minutes of a core hold, its looks included.",
         "One learning rate and one clip for all: an objective that is tuned for itself would do better. An arm that is not in "
         "the table has not been run yet.",
     ),
