@@ -4,18 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-interchange crash fuzz audit mutants lint bench pocket docs wheel clean
+.PHONY: demo test tests test-fast test-interchange crash fuzz audit mutants lint style types bench pocket docs wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python -m tilting.cli.demo --out demo
 
-# One thread in each of as many workers as there are cores: two programs of two threads on two cores cost far more.
-test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# One thread in each of as many workers as there are cores: two programs of two threads on two cores cost far more. Files go to
+# workers in the order of tests/conftest.py.
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
+test: lint tests
+
+tests: style
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 # What is asked of every change: all but the slow truths of mathematics and the papers' recipes.
 test-fast: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/truth --ignore tests/papers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not slow" --ignore tests/truth --ignore tests/papers
 
 # Files that others read and write, and their pipelines, by the newest versions that constraints.txt has and by the lowest that
 # pyproject.toml allows.
@@ -37,10 +41,14 @@ fuzz: $(STAMP)
 audit: $(STAMP)
 	$(BIN)/bandit -q -r src -c pyproject.toml
 
-lint: $(STAMP)
+lint: style types
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+types: style
 	$(BIN)/pyright
 
 bench: $(STAMP)

@@ -21,6 +21,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -54,8 +55,8 @@ SMALL = {
     "unet": {"block_out_channels": [32, 64], "norm_num_groups": 8, "layers_per_block": 1, "attention_head_dim": 4},
     "vae": {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1},
 }
-EVERY = {"codex.block": 1, "codex.gradient_block": 1, "codex.window": [1, 0.5]}
-"""CoDeX with a gradient and a selection at every step: the most of everything in few steps."""
+EVERY = {"codex.block": 1, "codex.gradient_block": 1, "codex.window": [1, 0.5], "codex.rule": "plain"}
+"""CoDeX with a gradient and a selection at every step: the most of everything in few steps, and of models without a pair."""
 SWITCHES: dict[str, dict[str, Any]] = {
     "look decoder": {"look_decoder": "tiny"},
     "recompute": {"recompute": True},
@@ -112,6 +113,13 @@ def filled(folder: Path, dtype: torch.dtype, switches: Switches = Switches(), to
     model = switched(model, plain, None, place) if plain != Switches() else model
     model.pair(model.default_cfg)  # looks at the loop, by one evaluation, as loading does
     return model
+
+
+def free() -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if cuda():
+        torch.cuda.empty_cache()
 
 
 def held(what: str) -> int:
@@ -172,21 +180,20 @@ def seams() -> dict[str, float]:
     return {"pixels": (seen[1] - seen[0]).abs().mean().item(), "reward": off, "reward_std": values[0].std().item()}
 
 
+def request(name: str, folder: Path, steps: int, particles: int, half: bool) -> Any:
+    """Of CoDeX on a shape, what is measured."""
+    options: dict[str, Any] = {"prompts": ["a fox"], "model": str(folder), "method": "codex", "set": EVERY, "cfg": 3.0}
+    options |= {"particles": particles, "steps": steps, "reward": ["clip"], **({"precision": "bf16"} if half else {})}
+    return resolve(options | (FILM if name == "wan" else {}))
+
+
 def measure(
     name: str, folder: Path, tiny: Path, steps: int, particles: int, rounds: int, half: bool, brief: bool
 ) -> dict[str, Any]:
     """A shape: counted and measured."""
     place, dtype = torch.device("cuda" if cuda() else "cpu"), torch.bfloat16 if half else torch.float32
     reward = Aesthetic(small=name == "tiny").to(place)
-    options: dict[str, Any] = {
-        "prompts": ["a fox"],
-        "model": str(folder),
-        "method": "codex",
-        "particles": particles,
-        "steps": steps,
-    }
-    options |= {"set": EVERY, "reward": ["clip"], "cfg": 3.0, **({"precision": "bf16"} if half else {})}
-    config = resolve(options | (FILM if name == "wan" else {}))
+    config = request(name, folder, steps, particles, half)
     told = {key: value for key, value in asked(config)[0].items() if isinstance(value, int | float)}
     found = sizes(config, reward)
     need, paid = need_of(config)
@@ -245,7 +252,9 @@ def measure(
             out["switches"][words] = {"run_s": seconds, "times": seconds / whole, "peak_gb": peak.bytes / 1e9}
         except Exception as error:  # of many kinds: what a device has not; it stands in the page
             out["switches"][words] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
-        gc.collect()
+        other = None
+        free()
+    torch.set_float32_matmul_precision("highest")  # which the last of them has changed
     out["training"] = {}
     for objective in () if brief else ("draft-k", "draft-lv", "grpo", "nft"):
         model = filled(folder, dtype, told=told)
@@ -256,11 +265,11 @@ def measure(
                 size = tl.objectives.OBJECTIVES[objective]().group_size
                 tl.finetune(model, ["a fox"], reward, objective, train_steps=1, steps=2, batch_size=size, rank=4)
                 out["training"][objective] = {"step_s": time.perf_counter() - begun, "images": size}
-            except tl.TiltingError as error:
-                out["training"][objective] = {"failed": str(error)}
+            except Exception as error:  # of many kinds, a full memory among them
+                out["training"][objective] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
         out["training"][objective]["peak_gb"] = peak.bytes / 1e9
         del model
-        gc.collect()
+        free()
     return out
 
 
@@ -321,6 +330,7 @@ def page(found: dict[str, Any]) -> str:
         run = " | ".join(f"{one[key]:.4g}" for key in ("run_s", "bare_s", "overhead", "peak_gb", "estimate_gb"))
         size = f"{one['pixels']} | {one['steps']}, {one['particles']} | {one['precision']} | {tflop:.3g}"
         lines.append(f"| {name} | {size} | {run} |")
+    lines += ["", *(f"{name} failed: {said}." for name, said in found["failed"].items())] if found.get("failed") else []
     for name, one in found["shapes"].items():
         lines += ["", f"## Switches on {name}", "", "| switch | run s | times | peak GB |", "|---|---|---|---|"]
         for words, of in one["switches"].items():
@@ -350,10 +360,13 @@ def main() -> None:
         PAGE.write_text(page(json.loads(options.page.read_text())))
         return
     gpu = torch.cuda.get_device_name() if cuda() else None
-    found: dict[str, Any] = {"machine": {"gpu": gpu, "cpu": platform.machine(), "torch": torch.__version__}, "shapes": {}}
-    found["seams"] = seams()
+    machine = {"gpu": gpu, "cpu": platform.machine(), "torch": torch.__version__}
+    found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    if found.get("machine") != machine:  # else the shapes that were measured here before stay
+        found = {"machine": machine, "shapes": {}, "seams": seams()}
+    names = ["tiny"] if options.tiny else options.shapes.split(",")
     with tempfile.TemporaryDirectory() as place:
-        for name in ["tiny"] if options.tiny else options.shapes.split(","):
+        for name in names:
             folder = Path(place) / name
             pixels = options.pixels or (SIDES.get(name) if cuda() else 256)
             write_small(folder) if options.tiny else write(name, folder, pixels)
@@ -368,11 +381,16 @@ def main() -> None:
             how = options.steps, particles, options.rounds, cuda(), options.brief
             try:
                 found["shapes"][name] = measure(name, folder, tiny, *how)
-            except torch.cuda.OutOfMemoryError as error:  # the others are measured all the same
-                print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
+            except Exception as error:  # of every kind: the others are measured all the same
+                traceback.print_exc()
+                found.setdefault("failed", {})[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                options.out.write_text(json.dumps(found, indent=1))
+                free()
                 continue
+            found.get("failed", {}).pop(name, None)
             print(json.dumps({name: found["shapes"][name]}), flush=True)
             options.out.write_text(json.dumps(found, indent=1))
+    sys.exit(not set(found.get("failed", {})).isdisjoint(names))
 
 
 if __name__ == "__main__":

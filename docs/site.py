@@ -47,6 +47,7 @@ PLACED = {
     "troubleshooting.md",
     "glossary.md",
 }
+WALKS = ("practitioner", "researcher", "scientist")
 BESIDE = {
     "src/tilting/assets/pocket/README.md": "pocket.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -54,6 +55,7 @@ BESIDE = {
     "docs/README.md": "numbers.md",
     "docs/start.md": "index.md",
     **{f"docs/{kind}.md": f"{kind}/index.md" for kind in ("methods", "objectives", "rewards")},
+    **{f"examples/{name}.sh": f"walks/{name}.md" for name in WALKS},
 }
 """Where pages stand on the site that stand elsewhere in the repository."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
@@ -483,6 +485,22 @@ def notebook(path: Path) -> str:
     return "\n\n".join([*parts, f"This page is `examples/{path.name}`.", ""])
 
 
+def walk(path: Path) -> str:
+    """A walk of examples/ as a page: its words, and the commands that it runs where it is not small."""
+    script = path.read_text(encoding="utf-8")
+    about, header, body = re.fullmatch(r"#!/bin/sh\n# (.*?): sh .*?\n(set -eu\n.*?)\n\n(.*)", script, re.DOTALL).groups()  # type: ignore[union-attr]
+    usual = dict(re.findall(r"(\w+)=(\S+)", re.search(r"else (.*?); fi", header)[1]))  # type: ignore[index]
+    usual |= {"tilting": "tilting", "out": re.search(r"out=\$\{1:-(\S+)\}", header)[1]}  # type: ignore[index]
+    body = re.sub(r'"([^"\s]*\$out[^"\s]*)"', r"\1", body)
+    body = re.sub(r"\$(\w+)", lambda found: usual[found[1]], body)
+    lines = [f"# {path.stem.capitalize()}: {about[0].lower()}{about[1:]}", "", f"`sh examples/{path.name}` runs all of it.", ""]
+    for part in re.split(r"\n\n(?=# )", body.strip()):
+        words = re.match(r"(?:# .*\n)+", part)
+        said = words[0].replace("# ", "").replace("\n", " ") if words else ""
+        lines += [said.strip(), "", "```sh", part[len(words[0]) if words else 0 :], "```", ""]
+    return "\n".join(lines)
+
+
 def contents() -> dict[str, str]:
     """Every page of the site, by its place."""
     made: dict[str, str] = {}
@@ -498,6 +516,7 @@ def contents() -> dict[str, str]:
     made |= {f"objectives/{name}.md": objective(name) for name in OBJECTIVES}
     made |= {f"rewards/{name}.md": reward(name) for name in REWARDS}
     made |= {f"notebooks/{one.stem}.md": notebook(one) for one in sorted((ROOT / "examples").glob("*.ipynb"))}
+    made |= {f"walks/{name}.md": walk(ROOT / "examples" / f"{name}.sh") for name in WALKS}
     return made | {"papers.md": papers(), "api.md": api()}
 
 
@@ -513,7 +532,7 @@ def order(made: dict[str, str]) -> list[dict[str, Any]]:
     tables = [name for name in made if name.endswith("/table.md")]
     notebooks = [name for name in made if name.startswith("notebooks/")]
     return [
-        {"Start": "index.md"},
+        {"Start": ["index.md", *(name for name in made if name.startswith("walks/"))]},
         {"How to choose": "choose.md"},
         {"Guides": [*guides, {"Notebooks": notebooks}]},
         {"Methods": inner["methods"]},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from beartype import BeartypeConf
@@ -13,6 +15,12 @@ beartype_packages(
 )
 pytest.register_assert_rewrite("support")  # asserts of helpers tell as much as those of tests
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few tests come first, which are the long ones: at the end no worker is left alone with one."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: counts[item.path])
 
 
 @pytest.fixture
@@ -59,6 +67,24 @@ def small(folder):
     import tilting as tl
 
     return tl.load(str(folder))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Charts are composed and not drawn, until it is undone."""
+    from support.charts import undrawn
+
+    with monkeypatch.context() as patch:
+        undrawn(patch)
+        yield patch
+
+
+@pytest.fixture
+def undrawn_pages(monkeypatch):
+    """Charts inside of pages are composed and not drawn; those that are PNG are."""
+    from support.charts import undrawn
+
+    undrawn(monkeypatch, ("svg", "pdf"))
 
 
 @pytest.fixture

@@ -40,10 +40,20 @@ def refusal_of(error: OSError) -> str | None:
     return f"cannot go on: {error.strerror}{file}"
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """The sentence about a device, or a machine, whose memory is full; None of another error. Torch's own error is known by its
+    name here, MPS has none."""
+    said = " ".join(str(error).split())
+    full = type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in said or "can't allocate memory" in said
+    if not full and not isinstance(error, MemoryError):
+        return None
+    return f"memory is full: {said[:120].rstrip('. ') or type(error).__name__}"
+
+
 def outlived(error: BaseException) -> str:
     """What a user's code raised, for people: a command outlives all of it, a script that ends by sys.exit too. Ctrl-C, and
-    the signals that are as it, go on up."""
-    if isinstance(error, KeyboardInterrupt):
+    the signals that are as it, go on up; and so does a device whose memory is full."""
+    if isinstance(error, KeyboardInterrupt) or (out_of_memory(error) and not isinstance(error, MemoryError)):
         raise error
     try:
         said = " ".join(str(error).split())

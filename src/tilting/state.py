@@ -209,7 +209,8 @@ def in_chunks(
 
 
 class Rows(NamedTuple):
-    """Latents as flat rows: (b·n, ...), the image of each, and its place."""
+    """Latents as flat rows: (b·n, ...), the image of each, and its place. Who is who stays on the CPU, where prompts and keys
+    are looked up by it: of a device it would be waited for at every call."""
 
     x: Tensor
     rows: Tensor
@@ -219,7 +220,7 @@ class Rows(NamedTuple):
 def flat(x: Tensor) -> Rows:
     """Rows of (b, n, ...)."""
     b, n = x.shape[:2]
-    place = torch.arange(b * n, device=x.device)
+    place = torch.arange(b * n, device="cpu")
     return Rows(x.flatten(0, 1), place // n, place)
 
 

@@ -426,6 +426,24 @@ def test_failing_user_reward_keeps_finished_images_and_resumes(capsys, tmp_path,
     assert len(pixels(out)) == 2
 
 
+@pytest.mark.parametrize(
+    "error", ["torch.OutOfMemoryError('CUDA out of memory. Tried')", "RuntimeError('MPS backend out of memory (MPS)')"]
+)
+def test_a_device_whose_memory_is_full_is_one_sentence_and_the_run_goes_on(capsys, tmp_path, tiny, error):
+    file, out = tmp_path / "r.py", tmp_path / "o"
+    body = f"    if 'an owl' in prompts and not Path(__file__ + '.ok').exists():\n        raise {error}\n"
+    head = "import torch\nfrom pathlib import Path\ndef bright(images, prompts):\n"
+    file.write_text(f"{head}{body}    return images.mean((1, 2, 3))\n")
+    words = ["generate", "a fox", "an owl", "--steps", "2", "--reward", f"{file}:bright", "--out", str(out)]
+    said = refused(capsys, *words, "--batch-size", "2", "--quiet")
+    assert "memory is full: " in said and "--memory 12GB" in said and "--batch-size" in said and "stays" in said
+    said = refused(capsys, *words, "--batch-size", "1", "--quiet")
+    assert list(pixels(out)) == ["00000.png"]
+    (tmp_path / "r.py.ok").write_text("")
+    assert main([*words, "--batch-size", "1", "--quiet"]) == 0
+    assert len(pixels(out)) == 2
+
+
 @pytest.mark.parametrize(("body", "said"), [("[:, None]", "not (2, 1)"), (".new_tensor([])", "not (0,)")])
 def test_a_wrong_shape_names_the_images_that_were_asked_about(capsys, tmp_path, tiny, body, said):
     (tmp_path / "r.py").write_text(f"def odd(images, prompts):\n    return images.mean((1, 2, 3)){body}\n")

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+from support.forks import server
 from support.paths import ROOT
+from support.processes import ENV
 
 LEFT = {
     "practitioner": (
@@ -36,7 +38,8 @@ LEFT = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEFT)
 def test_a_walk_leaves_what_it_promises(name, tmp_path):
-    environment = {**os.environ, "SMALL": "1", "TILTING": f"{sys.executable} -m tilting", "PYTHONPATH": str(ROOT / "src")}
+    tilting = f"{sys.executable} -S {ROOT / 'tests' / 'support' / 'forks.py'} {server()} tilting"
+    environment = {**os.environ, **ENV, "SMALL": "1", "TILTING": tilting}
     script = str(ROOT / "examples" / f"{name}.sh")
     done = subprocess.run(["sh", script, "out"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -114,6 +115,20 @@ def commands(page):
     for block in BLOCK.findall(page.read_text(encoding="utf-8")):
         text = re.sub(r"<<'?(\w+)'?.*?^\1$", "", block, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
         yield [shlex.split(line, comments=True) for line in text.splitlines() if shlex.split(line, comments=True)]
+
+
+@pytest.mark.parametrize("name", site.WALKS)
+def test_the_page_of_a_walk_says_what_its_script_runs(name, tmp_path, made):
+    asked = {**os.environ, "TILTING": "echo tilting"}
+    words = ["sh", str(ROOT / "examples" / f"{name}.sh")]
+    done = subprocess.run(words, cwd=tmp_path, env=asked, capture_output=True, text=True, check=True)
+    page = tmp_path / "page.md"
+    page.write_text(made[f"walks/{name}.md"])
+    told = [words for block in commands(page) for words in block]
+    assert [" ".join(words) for words in told if words[0] == "tilting"] == done.stdout.splitlines()
+    assert [words for words in told if words[0] not in ("tilting", "cat")] == []
+    for file in tmp_path.rglob("*.py"):
+        assert f"cat > {file.relative_to(tmp_path)} <<'END'\n{file.read_text()}END\n" in page.read_text()
 
 
 def known_words(command, words):

@@ -107,3 +107,31 @@ def test_counts_and_scores():
     assert calibrate.r_squared(y, torch.tensor([1.0, 3.0, 5.0])) == pytest.approx(1 - 2 / 14)
     assert calibrate.r_squared(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.25])) == 0.5
     assert calibrate.r_squared(y, torch.full((3,), 3.0)) == 0.0 and math.isnan(calibrate.r_squared(y * 0, y))
+
+
+def test_bins_are_put_together_until_each_has_enough():
+    """Means by items: of 3 at .2 and 1 at .6 it is .3; what is left over joins the last, and a lone group stays."""
+    diagram = [(0.2, 0.0, 3), (0.6, 1.0, 1), (0.7, 0.5, 4), (0.8, 0.25, 2), (0.9, 1.0, 1)]
+    found = calibrate.pooled(diagram, 4)
+    assert found == [pytest.approx((0.3, 0.25, 4)), pytest.approx(((2.8 + 1.6 + 0.9) / 7, (2.0 + 0.5 + 1.0) / 7, 7))]
+    assert calibrate.pooled(diagram[2:], 3) == [pytest.approx((0.7, 0.5, 4)), pytest.approx((2.5 / 3, 0.5, 3))]
+    assert calibrate.pooled(diagram[:1], 100) == [pytest.approx(diagram[0])] and calibrate.pooled([], 3) == []
+    assert calibrate.pooled(diagram[:2], 3) == [pytest.approx((0.3, 0.25, 4))]
+    assert calibrate.pooled(diagram, 1) == [pytest.approx(one) for one in diagram]
+    four = [(0.1, 0.0, 2), (0.2, 0.0, 2), (0.3, 1.0, 2), (0.4, 1.0, 1)]
+    assert calibrate.pooled(four, 2) == [pytest.approx(one) for one in (four[0], four[1], (1.0 / 3, 1.0, 3))]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1.0, "T = 1 (as sure as it is right)"),
+        (1.049, "T = 1.05 (as sure as it is right)"),
+        (0.951, "T = 0.951 (as sure as it is right)"),
+        (0.9, "T = 0.9 (it was less sure than right; sharpened by that)"),
+        (1.0625, "T = 1.06 (it was more sure than right; softened by that)"),
+        (2.0, "T = 2 (it was more sure than right; softened by that)"),
+    ],
+)
+def test_a_temperature_in_words(value, said):
+    assert calibrate.of_temperature(value) == said

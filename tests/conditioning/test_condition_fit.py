@@ -377,20 +377,6 @@ def test_a_fit_goes_where_it_is_told(rendered, tmp_path, monkeypatch, capsys):
     assert seen == ["the mps one", "the auto one"]
 
 
-def test_bins_of_few_are_put_together():
-    """Of 3, 2, 6, 1 records at least 4 each: (3 and 2), (6 and 1), each the mean over its records."""
-    diagram = [(0.1, 1.0, 3), (0.3, 0.0, 2), (0.6, 0.5, 6), (0.9, 1.0, 1)]
-    assert calibrate.pooled(diagram, 4) == [
-        pytest.approx(((0.3 + 0.6) / 5, 3 / 5, 5)),
-        pytest.approx(((3.6 + 0.9) / 7, 4 / 7, 7)),
-    ]
-    assert calibrate.pooled(diagram, 1) == [pytest.approx(one) for one in diagram] and calibrate.pooled([], 3) == []
-    assert calibrate.pooled(diagram, 100)[0][2] == 12
-    assert "more sure than right; softened" in calibrate.of_temperature(2.0)
-    assert "less sure than right; sharpened" in calibrate.of_temperature(0.5)
-    assert "as sure as it is right" in calibrate.of_temperature(1.01)
-
-
 def test_auto_takes_the_network_under_which_held_out_pictures_are_likelier(rendered, tmp_path, capsys):
     """Frozen features come first and say what else there is; a fit that is there goes on as the kind that it is."""
     data = [

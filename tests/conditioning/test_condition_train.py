@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -19,6 +17,7 @@ from safetensors.torch import load_file
 import tilting as tl
 from support.commands import over
 from support.loras import lora_off
+from support.processes import launched
 from support.small import bright_fit, random_control
 from tilting import rng
 from tilting.cli import main
@@ -36,8 +35,7 @@ from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
 from tilting.types import TiltingError
 
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-"""Two processes, which find a port of their own."""
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 PROMPTS = ["a fox", "a cat"]
 FUNCTION = """
@@ -379,11 +377,8 @@ def test_without_prompts_pocket_trains_on_all_it_draws_and_other_models_are_aske
 @pytest.mark.slow
 def test_two_processes_are_one(here, folder):
     """The embedding's gradient is averaged: within 1e-4 of one process after three steps, in float32."""
-    code = "import sys; from tilting.cli import main; sys.exit(main())"
-    (here / "run.py").write_text(code)
-    command = [sys.executable, *LAUNCH, "run.py", *words(folder, "two")]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    for process in launched(here, *words(folder, "two")):
+        assert process.wait() == 0, process.said()
     assert main(words(folder, "one")) == 0
     one, two = (load_file(here / name / "embedding.safetensors") for name in ("one", "two"))
     assert torch.allclose(one["tables.bright"], two["tables.bright"], rtol=1e-3, atol=1e-5)

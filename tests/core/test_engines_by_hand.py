@@ -96,10 +96,11 @@ def rolled(p: Problem, row: int, quota: int):
     return told
 
 
-@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("quota", [1, 2, 4])
-def test_a_rollover(quota, chunk):
-    steps, p = 6, problem(6, 3, chunk=chunk)
+def test_a_rollover(quota, noisy):
+    """Of a grid that ends in noise too: the last step has one child, whatever its noise."""
+    steps, p = 6, problem(6, 3, grid=FLOW.grid(7)[:-1] if noisy else None, chunk=2 if noisy else 100)
     method = Method("rbf", engine=Budget(quota))
     states = list(sample(p, method))
     wanted = [rolled(p, row, quota) for row in range(3)]
@@ -147,11 +148,11 @@ def looking(p: Problem, asked: list):
     return look
 
 
-@pytest.mark.parametrize("pictured", [False, True])
-def test_pcnl_by_the_rule_of_metropolis_and_hastings(pictured):
+@pytest.mark.parametrize(("pictured", "late"), [(False, False), (False, True), (True, True)])
+def test_pcnl_by_the_rule_of_metropolis_and_hastings(pictured, late):
     """π(z) ∝ N(z; 0, I) exp(U(z)); q(z' | z) = N(ρ z + √(1 - ρ²) √ε/2 ∇U, (1 - ρ²) I): accepted by π q over π q, for each."""
     beta, size, moves, n = 0.6, 1.3, 5, 3
-    p = problem(4, 2, grid=FLOW.grid(8)[3:] if pictured else None)
+    p = problem(4, 2, grid=FLOW.grid(8)[3:] if late else None)
     rho, sigma = (1 - size / 4) / (1 + size / 4), p.grid[0].sigma if pictured else 1.0
     method, picture = Method("psi", n), 0.4 * torch.ones(2, *SHAPE, dtype=torch.float64)
     begun, asked = start_from(p, method, picture) if pictured else start(p, method), []
@@ -268,7 +269,7 @@ def chained(x, w, p: Problem):
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 @pytest.mark.parametrize(
     ("rule", "prior", "clip", "renormalise"),
-    [("nesterov", 0.05, 0.4, False), ("nesterov", 0.0, None, False), ("adam", 0.3, None, True)],
+    [("nesterov", 0.05, 0.4, False), ("nesterov", 0.0, 9.0, False), ("nesterov", 0.0, None, False), ("adam", 0.3, None, True)],
 )
 def test_optimised_noise(rule, prior, clip, renormalise, eta, pictured):
     """g of r and of log p(|n|), clipped by image; Nesterov or Adam written out; the best picture of four kept."""
@@ -317,18 +318,45 @@ def test_optimised_noise(rule, prior, clip, renormalise, eta, pictured):
     assert states[-1][0].x.shape == (2, 1, *SHAPE)
 
 
+def test_of_equal_pictures_the_first_is_kept_and_a_single_image_is_on_the_sphere():
+    engine = Optimise(3, 0.1, "nesterov", 0.5, None, renormalise=True)
+    ((one, first), (two, _), (three, last)) = sample(
+        problem(2, 1, value=lambda x0, rows: 0 * x0.sum((1, 2, 3))), Method("x", engine=engine)
+    )
+    assert torch.equal(one.x, two.x) and torch.equal(one.x, three.x) and not torch.allclose(first.x0, last.x0)
+
+
+def test_processes_share_what_is_looked_at():
+    class Over:
+        asked: list[int] = []  # noqa: RUF012
+
+        def rows(self, function, *columns):
+            self.asked.append(len(columns[0]))
+            return function(*columns)
+
+    p = replace(problem(2, 2), over=Over())
+    for engine, rows in ((NoiseSearch(1, 3, 0.5), [2, 6]), (Budget(1), [2, 2])):
+        Over.asked.clear()
+        list(sample(p, Method("x", engine=engine)))
+        assert Over.asked == rows
+
+
 def test_probes_of_optimised_noise_are_keyed_by_image_and_iteration():
     """r of a black box: Σ_j (r(x_0 + .2 z) - r(x_0 - .2 z)) / .4 z / N', pulled back through the chain; two probes of each."""
     asked = []
 
     def blind(x0, rows):
         asked.append(len(x0))
-        return reward(x0.detach(), rows)
+        return reward(x0.detach(), rows) + x0.detach().pow(3).sum((1, 2, 3))
+
+    def worth(x0, row):
+        return blind(x0[None], torch.tensor([row])).item()
 
     p = problem(2, 2, 0.0, value=blind)
     engine = Optimise(2, 0.1, "nesterov", 0.0, None, probes=2, sigma=0.2)
     states = list(sample(p, Method("reno", engine=engine)))
     assert not engine.needs_reward_gradient and Optimise().needs_reward_gradient and sum(asked) == 2 + 2 * 4 + 2
+    assert states[0][1].value.flatten().tolist() == pytest.approx([worth(states[0][1].x0[row, 0], row) for row in range(2)])
     for row, w in enumerate(p.who):
         n = normal(w, 1, 0)[0]
         with torch.enable_grad():

@@ -84,6 +84,11 @@ BUILT = [  # preset, steps, what it composes
         20,
         Method("fk", 2, "copy", select=Smc(0.25, 0.5, "sum", scheme="multinomial"), select_when=Every(3), final="reward"),
     ),
+    (
+        presets.fk(),
+        23,
+        Method("fk", 4, select=Smc(0.05, 1.0, "max", scheme="multinomial"), select_when=Every(4), final="reward"),
+    ),
     (presets.fk(strength=0.5), 4, Method("fk", 4, select=Smc(2.0, 1.0, "max", scheme="multinomial"), final="reward")),
     (presets.rbf(), 20, Method("rbf", 1, engine=Budget(4), interpolant="own")),
     (presets.rbf(7, "vp"), 20, Method("rbf", 1, engine=Budget(7), interpolant="vp")),

@@ -71,9 +71,14 @@ def counted(method, steps=STEPS, images=2) -> Counter:
     request = problem(MIXTURE, steps=steps, images=images)
 
     def value(x0, rows):
+        rows.tolist()  # whose prompts are asked for
         return x0 @ AIM.as_subclass(Far)
 
-    request = request.__class__(**{**vars(request), "value": value})
+    def denoise(x, t, rows, plain=request.denoise):
+        rows.tolist()
+        return plain(x, t, rows)
+
+    request = request.__class__(**{**vars(request), "value": value, "denoise": denoise})
     state = start(request, method)
     state = state.__class__(**{**vars(state), "x": state.x.as_subclass(Far)})
     with Accelerator():

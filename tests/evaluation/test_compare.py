@@ -352,5 +352,7 @@ def test_columns_of_settings_and_of_a_lora(small, folder, tmp_path, monkeypatch)
     assert manifest(kept)["images"][0]["reward"] != manifest(tmp_path / "base")["images"][0]["reward"]
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "How does bon.N change the reward?" in page and 'aria-label="reward over bon.N"' in page
+    for label, own in (("bon:N=2", "particles=2"), (f"lora:{tmp_path / 'tuned'}", f"lora={tmp_path / 'tuned'}")):
+        assert f"</i>{label} <code>{own}</code> </p>" in page
     assert rows["bon"]["verdict"]["word"] == "too few to say"  # of two prompts
     assert main(list(words)) == 0

@@ -2,7 +2,7 @@
 nothing written outside of --out.
 
 Of each kind of file a good one is changed: a value in its json by any other, a piece of its bytes, its whole text. The seconds
-of all kinds together are $FUZZ_SECONDS, 40 unless told; `make fuzz` has ten minutes.
+of all kinds together are $FUZZ_SECONDS, 20 unless told; `make fuzz` has ten minutes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tilting.runs.owner import kind_of
 from tilting.training.checkpoint import Saved, read, write
 from tilting.training.folder import read_lines
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "40"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
 FIRST = int(os.environ.get("FUZZ_SEED", "0")) or (0 if SECONDS <= 40 else date.today().toordinal())
 """Seed of the first examples: always the same in CI, another each day where there is time."""
 SLOW = 10.0

@@ -14,7 +14,7 @@ from tilting.config.finetune import resolve_finetune
 from tilting.config.generate import resolve
 from tilting.errors import TiltingError
 from tilting.models.placement import NEUTRAL, SWITCHES, Switches, bytes_of
-from tilting.models.switches import Idle, idle
+from tilting.models.switches import Idle, idle, switched
 from tilting.objectives import OBJECTIVES
 
 SIZE = today.TOLD["flux"]
@@ -72,6 +72,23 @@ def test_an_autoencoder_that_overflows_is_refused_before_a_weight_is_read(tmp_pa
     assert "overflows in fp16, as its force_upcast says: give --precision-vae bf16" in capsys.readouterr().err
     resolve({"prompts": ["a fox"], "model": str(folder), "precision-vae": "bf16"})
     resolve({"prompts": ["a fox"], "precision-vae": "fp16"})  # pocket's says so too, as every autoencoder's does by itself
+
+
+def test_a_network_without_repeated_blocks_is_compiled_once_for_all_evaluations(flux, monkeypatch):
+    """Its forward, and not what an entry puts in the module's place, which differs from call to call."""
+    made, asked = [], []
+
+    def compiled(forward):
+        made.append(forward)
+        return lambda *given, **more: asked.append(1) or forward(*given, **more)
+
+    model = tl.load(flux, **SIZE)
+    monkeypatch.setattr(type(model.backbone), "_repeated_blocks", [])
+    monkeypatch.setattr("tilting.models.switches.torch.compile", compiled)
+    model = switched(model, Switches(compile=True), None, None)
+    assert made and model.backbone._compiled_call_impl is None
+    tl.generate(model, "a fox", steps=2, progress=False)
+    assert len(made) == 1 and len(asked) >= 2
 
 
 def test_blocks_are_compiled_and_attention_has_its_back_end(flux):

@@ -44,9 +44,10 @@ SAMPLE, SEED = 200, 0
 LONGEST = 20.0
 """Seconds of tests that a mutant is tried by, at most; the fast ones come first."""
 
-HAND = "tests/core/test_by_hand.py tests/truth/test_by_hand_formulas.py"
+FORMULAS = "tests/truth/test_by_hand_formulas.py"
+HAND = f"tests/core/test_by_hand.py {FORMULAS}"
 FIELD = "tests/truth/test_field_objectives.py"
-TRAINED = " ".join(f"tests/training/test_{name}.py" for name in ("objective_numbers", "objective_losses", "objectives_by_hand"))
+LOSSES = " ".join(f"tests/training/test_losses_{name}.py" for name in ("of_fits", "of_policies", "through_chains"))
 ROOMS: dict[str, tuple[str, str]] = {
     "weights": ("weights.py", f"tests/core/test_weights.py {HAND}"),
     "schedule": ("schedule.py", f"tests/core/test_schedule.py {FIELD} {HAND}"),
@@ -63,7 +64,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "engines": ("engines/*.py", "tests/core/test_engines_by_hand.py tests/core/test_search.py"),
     "presets": ("presets/*.py", "tests/core/test_presets_by_hand.py"),
-    "objectives": ("objectives/*.py", f"{TRAINED} tests/truth/test_by_hand_formulas.py"),
+    "objectives": (
+        "objectives/*.py",
+        f"tests/training/test_objective_numbers.py {LOSSES} tests/training/test_objectives_by_hand.py {FORMULAS}",
+    ),
 }
 """Files of src/tilting, and the tests among which those that cover a line are looked for: of the room itself and by hand first.
 A test of the whole loop that would see a change too is no excuse."""
@@ -373,6 +377,7 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
     file = HERE / f"{room}.json"
     before = json.loads(file.read_bytes()) if file.exists() else {"files": {}, "mutants": {}}
     digests = {path.relative_to(ROOT).as_posix(): _digest(path) for path in files_of(room)}
+    texts = texts_of(room)
     (chosen, everything), covered = sample_of(room), map_of(room)
     fresh = {name for name, digest in digests.items() if before["files"].get(name) == digest}
     known = {mutant.key: before["mutants"].get(mutant.key) for mutant in chosen if mutant.file in fresh}
@@ -387,9 +392,16 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
         if known[mutant.key] != "killed":
             print(f"  {known[mutant.key]} {mutant.lines[:1]}: {mutant.key}", flush=True)
         if i % 10 == 9 or i + 1 == len(left):
+            if texts != texts_of(room):
+                raise SystemExit(f"{room}: its texts have changed meanwhile, run it again")
             ordered = {mutant.key: known[mutant.key] for mutant in chosen if mutant.key in known}
             held = {"files": digests, "of": everything, "mutants": ordered}
             file.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def texts_of(room: str) -> list[str]:
+    """Digests of a room's files and its tests."""
+    return [_digest(path) for path in [*files_of(room), *(ROOT / test for test in ROOMS[room][1].split())]]
 
 
 def table() -> str:

@@ -22,7 +22,7 @@ from tilting_papers.field.objectives import ARMS, MINUTES, STUDY
 from tilting_papers.field.proof import Cell, compared
 from tilting_papers.recipe import Run
 
-pytestmark = pytest.mark.usefixtures("no_bars")
+pytestmark = pytest.mark.usefixtures("no_bars", "undrawn_pages")
 
 
 def of(recipe, out, small=True, shard=None):

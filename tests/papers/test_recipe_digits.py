@@ -14,6 +14,8 @@ from support.digits import closeness, differences, one_thread, read_table
 from support.paths import ROOT
 from tilting.cli import main
 
+pytestmark = pytest.mark.usefixtures("undrawn_pages")
+
 HERE = ROOT / "tests" / "fixtures" / "recipes"
 RUN = (
     "mixture-bias",

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from support.killing import COMMANDS, prepare
-from support.paths import ROOT
-from support.processes import ENV, WORDS
+from support.processes import WORDS, begun
 from tilting import disk
 from tilting.cli import main
 from tilting.errors import TiltingError
@@ -21,12 +20,11 @@ from tilting.errors import TiltingError
 def test_every_command_says_so_and_goes_on_with_room(tmp_path):
     """By the system's limit of a file's size, which every write of any library meets."""
     prepare(tmp_path)
-    env = {**ENV, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    command = [sys.executable, "-m", "support.killing", "--full", *COMMANDS]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("File too large") == 3 * len(COMMANDS), done.stdout
-    assert not [line for line in done.stdout.split("tilting: ") if len(line) > 300]
+    process = begun(tmp_path, "--full", *COMMANDS, module="support.killing")
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    assert out.count("File too large") == 3 * len(COMMANDS), out
+    assert not [line for line in out.split("tilting: ") if len(line) > 300]
 
 
 @pytest.mark.slow
@@ -37,23 +35,13 @@ def test_a_disk_that_is_really_full(tmp_path, folder):
         pytest.skip("no file system can be mounted here")
     try:
         (tmp_path / "r.py").write_text("def slow(images, prompts): return images.mean((1, 2, 3))\nslow.differentiable = True\n")
-        words = [
-            sys.executable,
-            "-m",
-            "tilting",
-            *WORDS,
-            "--checkpoint-every",
-            "1",
-            "--model",
-            str(folder),
-            "--out",
-            "small/run",
-        ]
-        full = subprocess.run(words, cwd=tmp_path, env=ENV, capture_output=True, text=True)
-        assert full.returncode == 2 and full.stderr.count("\n") == 1 and "No space left on device" in full.stderr, full.stderr
+        words = [*WORDS, "--checkpoint-every", "1", "--model", str(folder), "--out", "small/run"]
+        full = begun(tmp_path, *words)
+        said = full.communicate()[1]
+        assert full.returncode == 2 and said.count("\n") == 1 and "No space left on device" in said, said
         subprocess.run(["mount", "-o", "remount,size=20m", str(small)], check=True)
-        again = subprocess.run(words, cwd=tmp_path, env=ENV, capture_output=True, text=True)
-        assert again.returncode == 0 and again.stderr == ""
+        again = begun(tmp_path, *words)
+        assert again.communicate()[1] == "" and again.returncode == 0
         assert (small / "run" / "lora").is_dir() and len((small / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)

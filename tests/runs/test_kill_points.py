@@ -5,14 +5,10 @@ A tenth of the points is tried, another each day; `make crash` tries all of them
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from support.killing import COMMANDS, part, prepare
-from support.paths import ROOT
+from support.processes import begun
 
 HALVES = (["generate", "finetune", "condition sample", "evaluate", "condition fit"], ["condition train", "compare", "recipe"])
 """Of about the same time, for two workers."""
@@ -26,11 +22,10 @@ def test_every_command_is_in_a_half():
 @pytest.mark.parametrize("commands", HALVES, ids=" ".join)
 def test_a_kill_anywhere_loses_nothing(commands, tmp_path):
     prepare(tmp_path)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    env["KILL_PART"] = "/".join(map(str, part()))
-    command = [sys.executable, "-m", "support.killing", *commands]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    print(f"KILL_PART={env['KILL_PART']}\n{done.stdout}", end="")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == commands
-    assert all(int(line.partition(":")[2].split()[0]) > 15 for line in done.stdout.splitlines())
+    told = "/".join(map(str, part()))
+    process = begun(tmp_path, *commands, module="support.killing", KILL_PART=told)
+    out, err = process.communicate(timeout=36_000)
+    print(f"KILL_PART={told}\n{out}", end="")
+    assert process.returncode == 0, out + err
+    assert [line.partition(":")[0] for line in out.splitlines()] == commands
+    assert all(int(line.partition(":")[2].split()[0]) > 15 for line in out.splitlines())

@@ -6,16 +6,13 @@ tenth of the write points is tried, another each day; `make crash` tries all of 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from support.killing import part, prepare
 from support.pairs import OBJECTIVES, SAME
 from support.paths import ROOT
+from support.processes import begun
 from tilting.errors import TiltingError
 from tilting.generation.plan import Plan, identities
 from tilting.method import Method
@@ -26,11 +23,10 @@ from tilting.training.sharding import asked_for
 
 def pairs(folder, *words) -> list[str]:
     """What `support.pairs` says."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    env["KILL_PART"] = "/".join(map(str, part()))
-    done = subprocess.run([sys.executable, "-m", "support.pairs", *words], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    process = begun(folder, *words, module="support.pairs", KILL_PART="/".join(map(str, part())))
+    out, err = process.communicate(timeout=36_000)
+    assert process.returncode == 0, out + err
+    return out.splitlines()
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from support.paths import ROOT
 from support.today import write
 from tilting.cli import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HERE = ROOT / "tests" / "fixtures"
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 FIXTURES, REL = EXPECTED["fixtures"], closeness(EXPECTED["made"])

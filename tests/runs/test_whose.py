@@ -4,13 +4,11 @@ tests of their commands."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from support.commands import refused
+from support.processes import begun
 from tilting.runs import owner as whose
 from tilting.runs.owner import KINDS, folder_of
 
@@ -68,9 +66,9 @@ def test_what_one_process_makes_is_not_for_a_launcher_of_several(capsys, tmp_pat
 
 @pytest.mark.parametrize("mine", ["a run of pictures", "a comparison"])
 def test_processes_that_do_not_find_each_other_write_nothing(mine, tmp_path):
-    command = [sys.executable, "-m", "tilting", *COMMANDS[mine], "--out", str(tmp_path / "new")]
-    done = subprocess.run(command, env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True)
-    assert done.returncode == 2 and "accelerate cannot begin" in done.stderr and not (tmp_path / "new").exists()
+    process = begun(tmp_path, *COMMANDS[mine], "--out", str(tmp_path / "new"), WORLD_SIZE="2")
+    said = process.communicate()[1]
+    assert process.returncode == 2 and "accelerate cannot begin" in said and not (tmp_path / "new").exists(), said
 
 
 @pytest.mark.parametrize("held", ["{", "[]", '{"mine": 1}'])

@@ -199,6 +199,40 @@ def test_a_narrow_window_by_night(driven):
     assert not [one["id"] for one in found.response["violations"]]
 
 
+LATE = """const plain = window.fetch;
+window.fetch = async (asked, how) => {
+    const answer = await plain(asked, how);
+    if (!String(asked.url ?? asked).includes('queue/data')) return answer;
+    const wait = async (text, out) => {
+        for (const part of text.split(/(?<=\\n\\n)/)) {
+            if (part.includes('"close_stream"')) await new Promise(done => setTimeout(done, 4000));
+            out.enqueue(part);
+        }
+    };
+    const slow = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(new TransformStream({transform: wait}));
+    return new Response(slow.pipeThrough(new TextEncoderStream()), answer);
+};"""
+"""A browser that hears late that gradio's queue has closed its stream, as on a machine that is busy."""
+
+
+def test_a_late_browser_goes_on_watching(driven, workspace):
+    """Gradio's queue forgets what is asked while its stream closes: a clock that asked by it stood still for ever."""
+    page = driven.page.context.browser.new_page()
+    page.add_init_script(LATE)
+    late = Driven(driven.served, page)
+    late.has("draw-cost", "evaluations", 120)  # and the clock of Draw stands
+    late.tab("Compare")
+    late.page.locator("#compare-watch input").first.fill("later")
+    late.page.keyboard.press("Enter")
+    late.has("compare-live", "there is no 'later' in the workspace", 30)
+    late.page.wait_for_timeout(3000)
+    (workspace / "later" / "runs").mkdir(parents=True)
+    late.has("compare-live", "Nothing is drawn yet.", 20)
+    (workspace / "later" / "runs").rmdir()
+    (workspace / "later").rmdir()
+    page.close()
+
+
 def write(text):
     def do(driven):
         driven.page.keyboard.press("ControlOrMeta+a")

@@ -60,22 +60,25 @@ def prepare(folder: Path) -> None:
     (folder / "r.py").write_text(REWARDS)
     draw, rows = np.random.default_rng(0), ["file,bright,red"]
     for i in range(30):
-        pixels = draw.integers(0, 128, (16, 16, 3)) + 100 * (i % 2)
+        pixels = draw.integers(0, 128, (8, 8, 3)) + 100 * (i % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
         rows.append(f"{i}.png,{'yes' if i % 2 else 'no'},{'a' if i % 3 else 'b'}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
 
 
 def warm() -> None:
-    """Import what commands import, read the models once for all children, and add a recipe that is smaller than --small."""
+    """Import what commands import, read the models once for all children, and add a recipe that is smaller than --small. Charts
+    are compared by their names alone, and not drawn."""
     for module in ("generation.run", "evaluation.run", "evaluation.compare", "training.run", "conditioning.fit_run"):
         __import__(f"tilting.{module}")
     for module in ("tilting.conditioning.train_run", "tilting.conditioning.sample_run", "tilting_papers.codex.measure"):
         __import__(module)
     from functools import cache
 
+    import pytest
     from tqdm import tqdm
 
+    from support.charts import undrawn
     from tilting.config.recipe import RECIPES
     from tilting.models import build, load
     from tilting_papers.codex import draw
@@ -89,6 +92,7 @@ def warm() -> None:
     read = cache(lambda source, dtype: inner(source, dtype, ("safety_checker",)))
     build.load_pipeline = lambda source, dtype, *more: read(source, dtype)
     load("small")
+    undrawn(pytest.MonkeyPatch())
     draw.SMALL = Size(prompts=1, images=2, steps=2, references=0)
     rows = (Row("base", "base"), Row("bon", "bon", 2))
     RECIPES.register(

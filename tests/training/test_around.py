@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from support.finetuning import REWARDS, train
+from support.processes import launched
 from tilting.config.training import check_trackers
 from tilting.errors import TiltingError
 from tilting.training.processes import LIMIT
 
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 WAIT = """
 import sys, time
 from datetime import timedelta
@@ -32,14 +28,14 @@ inner.end_training()  # as a run ends: a process that leaves while another still
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("limit", "waits"), [(3.0, False), (120.0, True)])
-def test_the_others_wait_for_the_main_process_as_long_as_the_limit_says(tmp_path, limit, waits):
-    """Two real processes, the main one busy alone for 8 seconds between two collectives."""
+def test_the_others_wait_for_the_main_process_as_long_as_the_limit_says(tmp_path):
+    """Twice two real processes, the main one busy alone for 8 seconds between two collectives; at once, since they sleep."""
     (tmp_path / "wait.py").write_text(WAIT)
-    command = [sys.executable, *LAUNCH, str(tmp_path / "wait.py"), str(limit), "8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert (done.returncode == 0) == waits, done.stderr[-2000:]
-    assert ("1 {'judge': 0.5}" in done.stdout) == waits
+    several = [(launched(tmp_path, str(limit), "8", module="wait"), waits) for limit, waits in ((3.0, False), (120.0, True))]
+    for processes, waits in several:
+        said = [one.communicate() for one in processes]
+        assert all(one.returncode == 0 for one in processes) == waits, said
+        assert ("1 {'judge': 0.5}" in said[1][0]) == waits, said
 
 
 def test_the_limit_of_a_run_is_longer_than_any_judge():

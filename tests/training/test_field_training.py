@@ -21,6 +21,8 @@ from tilting.training.loop import Optimiser, TrainState
 from tilting.training.loop import train as loop
 from tilting.training.trainer import make_trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = {"train_steps": 2, "steps": 2, "rank": 2, "lr": 1e-2}
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,6 +13,7 @@ import torch
 
 import tilting as tl
 from support.finetuning import REWARDS, SMALL, Bright, bright, numbers, train
+from support.processes import begun
 from tilting.cli import main
 from tilting.config.finetune import resolve_finetune
 from tilting.config.objectives import defaults
@@ -28,6 +26,8 @@ from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
 from tilting.training.run import stopped
 from tilting.training.trainer import make_trainer
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -210,28 +210,12 @@ def test_ctrl_c_saves_the_step_that_has_begun_and_a_second_one_leaves_at_once(he
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_bits(here):
-    code = "import sys, torch; torch.set_num_threads(1); from tilting.cli import main; sys.exit(main())"
-    words = [
-        "finetune",
-        "a fox",
-        "--reward",
-        "r.py:interrupted",
-        "--train-steps",
-        "3",
-        "--batch-size",
-        "1",
-        *SMALL,
-        "--checkpoint-every",
-        "1",
-        "--sample-every",
-        "0",
-        "--out",
-    ]
+    words = ["finetune", "a fox", "--reward", "r.py:interrupted", "--train-steps", "3", "--batch-size", "1", *SMALL]
+    words += ["--checkpoint-every", "1", "--sample-every", "0", "--out"]
     for out, stops in (("cut", ["5", "0"]), ("whole", ["0"])):
         for stop in stops:
-            env = {**os.environ, "STOP_AT": stop, "STOP_BY": "kill"}
-            done = subprocess.run([sys.executable, "-c", code, *words, out], env=env, cwd=here, capture_output=True)
-            assert done.returncode == (-signal.SIGKILL if stop != "0" else 0), done.stderr.decode()
+            process = begun(here, *words, out, STOP_AT=stop, STOP_BY="kill")
+            assert process.wait() == (-signal.SIGKILL if stop != "0" else 0), process.said()
     assert numbers(here / "cut") == numbers(here / "whole")
 
 
@@ -278,8 +262,9 @@ def test_a_finished_run_goes_on_where_it_is_wanted_longer(here, capsys):
     assert "--init-lora" in capsys.readouterr().err
 
 
-def test_what_there_is_to_look_at(here):
+def test_what_there_is_to_look_at(here, undrawn):
     """The page shows the first and the last look, each picture beside its own; the curve is there without looks, too."""
+    undrawn.undo()
     assert train("run", "--sample-every", "1", steps=2) == 0
     page = (here / "run" / "finetune.html").read_text()
     assert (

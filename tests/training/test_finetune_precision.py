@@ -29,6 +29,8 @@ from tilting.training.processes import Engine, over
 from tilting.training.run import Parts
 from tilting.training.trainer import make_trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PROMPTS = ["a fox", "a cat"]
 REWARD = (
     "def red(images, prompts):\n    return images[:, 0].mean((1, 2)) - images[:, 1].mean((1, 2))\nred.differentiable = True\n"

@@ -14,6 +14,8 @@ from tilting.errors import TiltingError
 from tilting.objectives.batch import OBJECTIVES
 from tilting.training.loop import DETACHED, PATIENCE, SAME
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 REWARDS = """
 import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -367,6 +367,7 @@ def test_advantages_among_others():
     assert (
         among_others(batch("a"), tensor(3)).tolist() == [0.0] and among_others(batch("ab"), tensor(3, 3)).tolist() == [0.0] * 2
     )
+    assert among_others(batch("ab"), tensor(1, 2)).tolist() == [-1.0, 1.0]
     pair = replace(batch("ab"), gather=lambda v: torch.cat([v, tensor(9, 0)]))
     assert among_others(pair, tensor(1, 2)).tolist() == pytest.approx([1 - 11 / 3, 2 - 10 / 3])
 
@@ -452,6 +453,7 @@ def test_what_is_made_again_has_the_same_slopes():
     assert found[0].tolist() == [12.0, 30.0] and found[1].item() == 29.0 + 2.0 and found[2] is None and calls == [False, True]
     one, other = recomputed(function, x.detach(), (theta, psi))
     assert torch.autograd.grad(other, theta)[0].item() == 2.0  # a value nobody asks of has no slope to arrive
+    assert torch.autograd.grad(recomputed(function, x, (theta, psi))[1], x, allow_unused=True) == (None,)
     calls.clear()
     (plain, _) = recomputed(function, x)
     assert torch.autograd.grad(plain.sum(), x)[0].tolist() == [12.0, 30.0] and len(calls) == 2
@@ -536,3 +538,24 @@ def test_what_is_told_of_an_objective():
         "sum",
         "mean",
     ]
+
+
+def test_what_is_told_of_an_objective_that_does_not_say_what_its_gradient_goes_through():
+    @OBJECTIVES.register
+    @dataclass(frozen=True)
+    class Mine(BaseObjective):
+        """The reward of noise.
+
+        A note.
+        """
+
+        name, paper, needs_gradient = "mine", "none", True
+
+        def __call__(self, batch):
+            yield Loss(-batch.value(batch.denoise(batch.noise(0), batch.grid[0], batch.rows).x0, batch.rows).mean(), {})
+
+    try:
+        told = about_objective("mine")
+    finally:
+        del OBJECTIVES._parts["mine"]  # type: ignore[attr-defined]
+    assert (told["gradient"], told["evaluations"], told["reward_calls"], told["more"]) == ("of the reward", 1, 1, ["A note."])

@@ -19,6 +19,8 @@ from tilting.errors import TiltingError
 from tilting.objectives import dpo
 from tilting.training.folder import read_lines
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TABLES = {
     "csv": lambda rows: "Caption,winner,loser\n" + "".join(f"{p},{a},{b}\n" for p, a, b in rows),
     "jsonl": lambda rows: "".join(json.dumps({"prompt": p, "chosen": a, "rejected": b}) + "\n" for p, a, b in rows),

@@ -28,6 +28,8 @@ from tilting.training.loop import Optimiser, TrainState
 from tilting.training.loop import train as loop
 from tilting.training.trainer import make_trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):

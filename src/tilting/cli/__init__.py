@@ -26,7 +26,7 @@ from tilting.cli.lists import methods, models, objectives, rewards
 from tilting.cli.lora import lora
 from tilting.cli.recipe import recipe
 from tilting.cli.studio import studio
-from tilting.errors import TiltingError, ToldElsewhere, nearest, refusal_of
+from tilting.errors import TiltingError, ToldElsewhere, nearest, out_of_memory, refusal_of
 from tilting.lazy import hush
 from tilting.runs.processes import part
 from tilting.runs.stopping import exit_code, heeded
@@ -149,6 +149,8 @@ def _main(words: list[str]) -> int:
         # typer's own refusals; it carries a copy of click, or uses click, by version: both format themselves.
         if hasattr(error, "format_message"):
             return _refuse(_grammar(error))
+        if (full := out_of_memory(error)) is not None:
+            return _refuse(f"{full}: {_smaller(words)}")
         traceback.print_exc()
         return 1
 
@@ -177,6 +179,15 @@ def _interrupted(words: list[str]) -> int:
     resumes = bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].resumes
     _say(f"tilting: interrupted{'; the same command goes on where it stopped' if resumes else ''}")
     return exit_code()
+
+
+def _smaller(words: list[str]) -> str:
+    """What takes less memory, of the options of a command."""
+    command, takes = words[0] if words else "", "give --memory 12GB, which chooses how to run, or a smaller --batch-size"
+    takes = "give --accumulate, --recompute or --offload text" if command in ("finetune", "doctor") else takes
+    takes = "give --accumulate, or a smaller --batch-size" if words[:2] == ["condition", "train"] else takes
+    resumes = command in COMMANDS and COMMANDS[command].resumes
+    return f"{takes}{'; what is finished stays' if resumes else ''}"
 
 
 def _refuse(message: str) -> int:

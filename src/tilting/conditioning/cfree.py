@@ -46,8 +46,8 @@ class ClassifierFree:
         clean, noise = self.clean(batch), batch.noise(0, "fit")
         size = len(batch.prompts)
         times = min(self.times, size)
-        at = (torch.arange(times) + torch.rand(times, generator=batch.generator("time"))) / times
-        errors, whole = [], torch.arange(size, device=batch.device) - batch.first
+        at = (torch.arange(times, device="cpu") + torch.rand(times, generator=batch.generator("time"), device="cpu")) / times
+        errors, whole = [], torch.arange(size, device="cpu") - batch.first
         for share, part in zip(at.tolist(), whole.tensor_split(times), strict=True):
             rows = part[(part >= 0) & (part < len(batch.who))]  # of a batch over all processes those that are here
             if len(rows):

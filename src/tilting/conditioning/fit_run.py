@@ -201,10 +201,10 @@ def _clean_inputs(folder: FitFolder, device: str) -> Callable[[Any], Inputs]:
 
 def _latents(folder: FitFolder, device: str) -> Source:
     """Pictures as latents of the model."""
-    model: Any = load(folder.config.model or "pocket")
+    model: Any = load(folder.config.model or "pocket", device)
     paths = [record.path for record in folder.data.records]
     with bar(len(paths), "latents", folder.quiet) as progress:
-        return encode_files(model if device == "cpu" else model.to(device), paths, progress.update)
+        return encode_files(model, paths, progress.update)
 
 
 def describe(manifest: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ def read_images(classifier: Test, asked: str | float, images: Tensor) -> list[di
     """
     schema = classifier.schema
     with torch.no_grad():
-        outputs = classifier(images).double().cpu()
+        outputs = classifier(images).cpu().double()
     y = schema.target(asked)
     values = log_prob(schema, outputs, torch.full((len(images),), y, dtype=torch.float64)).tolist()
     if schema.kind == "classes":

@@ -91,5 +91,5 @@ def _look(problem: Problem, x: Tensor, t: Time, rows: Tensor) -> tuple[Predictio
         prediction = problem.denoise(a, t, r)
         return (to_float64(value(prediction.x0, r).detach()), *prediction)
 
-    scores, *parts = in_chunks(look, problem.chunk, x, rows.to(x.device), over=problem.over)
+    scores, *parts = in_chunks(look, problem.chunk, x, rows, over=problem.over)
     return Prediction(*parts), scores

@@ -83,7 +83,7 @@ class Optimise:
             for rows in torch.arange(b, device="cpu").split(problem.chunk):
                 with torch.set_grad_enabled(not last):
                     x = start[rows].detach().requires_grad_(not last)
-                    clean = rollout(problem, begin.at(x, rows), rows.to(start.device))
+                    clean = rollout(problem, begin.at(x, rows), rows)
                     value = value_of(problem)(clean if self.needs_reward_gradient else clean.detach(), rows)
                     if not last:
                         (down,) = torch.autograd.grad(-self.prior * log_norm(x).sum(), x)

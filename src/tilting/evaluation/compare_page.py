@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.config.about import about_method
-from tilting.config.variants import swept
+from tilting.config.variants import parse_variant, swept
 from tilting.disk import sweep, write_atomically
 from tilting.models.told import input_pictures
 from tilting.reports.charts import Bar, bars, curve, number, on_paper, scatter
@@ -148,6 +148,23 @@ def _question(metrics: Mapping[str, Any]) -> str:
     return f"Better than {metrics['reference']}{asked}, or gamed: {listed(others, 'or')}?"
 
 
+def _settings(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What each column is set by; one whose method has stood there, or stands there plain, has only what is its own."""
+    every: dict[str, dict[str, Any]] = {}
+    for key, value in metrics["config"]["set"].items():
+        method, _, name = key.partition(".")
+        every.setdefault(method, {}).update({name: value} if value is not None else {})
+    told, stands = {}, {row["method"] for row in metrics["methods"]}
+    for label, method in ((row["method"], row["preset"]) for row in metrics["methods"]):
+        options = parse_variant(label).options if label not in every and ":" in label else {}
+        own = {key: value for key, value in options.items() if key != "set"}
+        own |= {key.rpartition(".")[2]: value for key, value in options.get("set", {}).items()}
+        whole = {} if label != method and method in stands else every.get(method, {})
+        told[label] = [f"{key}={', '.join(_flat([value]))}" for key, value in {**whole, **own}.items()]
+        stands.add(method)
+    return {label: chips for label, chips in told.items() if chips}
+
+
 def _flat(values: list[Any]) -> list[str]:
     return [str(one) for value in values for one in (value if isinstance(value, list | tuple) else [value])]
 
@@ -182,11 +199,6 @@ def render(folder: Path, metrics: Mapping[str, Any], **more: Any) -> str:
     inputs = input_pictures(metrics["config"])
     side = max(read(folder / metrics["images"][0]["methods"][names[0]]["file"]).size)
     room = max(128, min(384, ROOM // (len(names) + bool(inputs))))
-    settings: dict[str, list[str]] = {}
-    for key, value in metrics["config"]["set"].items():
-        if value is not None:
-            method, _, name = key.partition(".")
-            settings.setdefault(method, []).append(f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
     met = {row["verdict"]["word"] for row in metrics["methods"] if row["verdict"]}
     filters = {"flat": _flat, "signed": _signed, "count": _count, "seconds": "{:.2f}".format, "shell": shlex.join}
     return fill(
@@ -209,7 +221,7 @@ def render(folder: Path, metrics: Mapping[str, Any], **more: Any) -> str:
         inputs={prompt: data_uri(file) for prompt, file in inputs.items() if prompt in shown},
         count=len(prompts),
         over="prompts" if len(prompts) > 1 else "the images of the one prompt",
-        settings=settings,
+        settings=_settings(metrics),
         width=side * max(1, room // side) if side <= SMALL else room,
         small=side <= SMALL,
     )

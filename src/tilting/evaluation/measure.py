@@ -23,6 +23,7 @@ from tilting.metrics.extract import Extractor, clip_embedder, clip_features, jud
 from tilting.metrics.inception import inception
 from tilting.metrics.judge import PocketJudge
 from tilting.metrics.perceptual import gram_features
+from tilting.models.placement import device_of
 from tilting.models.words import read_prompt
 from tilting.rewards.check import checked
 from tilting.rewards.metadata import informed
@@ -287,11 +288,11 @@ def score_images(run: Run, bare: str, together: Processes) -> list[float]:
     known = run.config.get("prompts", ()), run.config.get("metadata", ())
     reward = together.agree(lambda: informed(build_one(parse_spec(bare)), *known))
     files, prompts = [run.folder / record["file"] for record in run.records], run.prompts
-    frames = run.config.get("reward-frames") or "all"
+    frames, place = run.config.get("reward-frames") or "all", device_of("auto")  # where it was climbed, if it is large
 
     def look(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         with torch.no_grad():
-            return {"value": checked(reward, images, prompts, frames)}
+            return {"value": checked(reward, images.to(place), prompts, frames).cpu()}
 
     return looked_at(files, prompts, look, together)["value"].tolist()
 

@@ -129,7 +129,7 @@ class ClipEmbedder(Frozen):
             self._texts.update(zip(new, vectors, strict=True))
         if not prompts:
             return self.mean.new_zeros(0, self.dim)
-        return torch.stack([self._texts[p] for p in prompts]).to(self.mean)
+        return torch.stack([self._texts[p].to(self.mean) for p in prompts])  # which may be from before a move
 
 
 class StyleHead(Frozen):

@@ -24,9 +24,9 @@ class Finder(Protocol):
 
 def _rows(boxes: Tensor, scores: Tensor, height: int, width: int) -> list[tuple[float, float, float, float, float]]:
     """Of boxes (n, 4), centre and size in [0, 1], and scores (n,)."""
-    x, y, w, h = boxes.double().unbind(-1)
+    x, y, w, h = boxes.cpu().double().unbind(-1)
     corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-    return [tuple(row) for row in torch.stack((*corners, scores.double()), -1).tolist()]  # type: ignore[misc]
+    return [tuple(row) for row in torch.stack((*corners, scores.cpu().double()), -1).tolist()]  # type: ignore[misc]
 
 
 class OwlFinder(Frozen):

@@ -189,9 +189,9 @@ class MpsScorer(Frozen):
                 mask = near / near.amax(-1, keepdim=True) > READ
             kept = self._texts if len(self._texts) + len(new) <= CACHED else {p: self._texts[p] for p in {*prompts} - {*new}}
             self._texts = kept | dict(zip(new, zip(words, mask, whole, strict=True), strict=True))
-        words, mask, whole = zip(*(self._texts[p] for p in prompts), strict=True)
-        mean = self.pixels.mean
-        return torch.stack(words).to(mean), torch.stack(mask).to(mean.device), torch.stack(whole).to(mean)
+        mean, held = self.pixels.mean, [self._texts[p] for p in prompts]  # which may be from before a move
+        words, whole = (torch.stack([one[k].to(mean) for one in held]) for k in (0, 2))
+        return words, torch.stack([mask.to(mean.device) for _, mask, _ in held]), whole
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score images, with gradients where the caller has them on.

@@ -67,7 +67,7 @@ class Scorer:
 
     def of_latents(self, x: Tensor, t: Time, rows: Tensor) -> Tensor:
         """(m,) of latents x (m, ...) at their own time, by a reward that scores such."""
-        prompts, weight = [self.prompts[int(i)] for i in rows], self.reward.parts[0][1]
+        prompts, weight = [self.prompts[int(i)] for i in rows.tolist()], self.reward.parts[0][1]
         try:
             return weight * of_latents(self.reward).of_latents(x, t, prompts)
         except RewardError as error:

@@ -215,8 +215,8 @@ class Estimator:
         n, size, x = self.probes or 1, self.sigma * max(context.t.sigma, 1e-3), context.x
         z = context.draw("probe", n)
         points = torch.stack([x[:, None] + size * z, x[:, None] - size * z], 2).flatten(0, 2)
-        index = torch.arange(len(x), device=x.device).repeat_interleave(2 * n)
-        rows = context.rows[index]
+        index = torch.arange(len(x), device="cpu").repeat_interleave(2 * n)
+        rows = context.rows.cpu()[index]
         most = max(1, context.chunk // self.samples)  # a smoothed score is of so many copies
         pieces = zip(points.split(most), rows.split(most), index.split(most), strict=True)
         scores = torch.cat([score(*piece) for piece in pieces]).reshape(len(x), n, 2).to(x)

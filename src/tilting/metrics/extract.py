@@ -35,7 +35,7 @@ class Extractor:
         if images.ndim == 5:
             return self(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
         check_images(images)
-        return self.call(images).double().cpu()
+        return self.call(images).cpu().double()
 
 
 def judge_features(judge: PocketJudge) -> Extractor:

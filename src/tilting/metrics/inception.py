@@ -167,9 +167,9 @@ def resize(images: Tensor, side: int = SIDE) -> Tensor:
     """TensorFlow 1's bilinear resize to (b, c, side, side): pixel i reads at i h / side, and past the edge the edge."""
     for dim in (2, 3):
         size = images.shape[dim]
-        at = torch.arange(side, dtype=torch.float64, device=images.device) * size / side
-        low = at.floor().long()
-        part = (at - low).to(images.dtype).reshape((-1, 1) if dim == 2 else (-1,))
+        at = torch.arange(side, dtype=torch.float64, device="cpu") * size / side  # MPS has no float64
+        part = (at - at.floor()).to(images).reshape((-1, 1) if dim == 2 else (-1,))
+        low = at.long().to(images.device)
         first, second = images.index_select(dim, low), images.index_select(dim, (low + 1).clamp_max(size - 1))
         images = first + (second - first) * part
     return images

@@ -28,5 +28,5 @@ def attach_all(model: Any, loras: Sequence[LoraSpec], steps: int, window: tuple[
     remove(model, [name for name in adapters(model) if re.fullmatch(STACKED + r"\d+", name)])
     names = [stack(model, spec) for spec in loras]
     if learned:
-        model = learned[0][1].on(model, learned[0][0].scale)
+        model = learned[0][1].to(model.device).on(model, learned[0][0].scale)
     return model if window is None else Windowed(model, steps, *window, names=names)

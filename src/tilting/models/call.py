@@ -146,9 +146,9 @@ class Call:
                 probe.__dict__.update(placed.get((content(given), content(more)), made))
                 if entry.places is not None:
                     where = list(entry.places)
-                    probe.timesteps = probe.timesteps[where]
+                    probe.timesteps = picked(probe.timesteps, where)
                     if getattr(probe, "sigmas", None) is not None:
-                        probe.sigmas = probe.sigmas[[*where, where[-1] + 1]]
+                        probe.sigmas = picked(probe.sigmas, [*where, where[-1] + 1])
                 if entry.time is not None and entry.stop is not None:
                     place = (entry.call.begin if entry.places is None else 0) + entry.stop
                     probe.timesteps = probe.timesteps.clone()
@@ -359,6 +359,11 @@ def asked_twice(seen: Sequence[tuple[str, Any]], m: int) -> bool:
         rows[name] = rows.get(name, 0) + rows_of(out)
     denoising = [count for name, count in rows.items() if name.startswith(("unet", "transformer", "prior"))]
     return max(denoising or rows.values(), default=0) > m
+
+
+def picked(values: Tensor, places: Sequence[int]) -> Tensor:
+    """Some of values, by numbers of the host; a list as an index would be sent to the device and waited for."""
+    return torch.stack([values[place] for place in places])
 
 
 def has_momentum(guider: Any) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tilting.errors import TiltingError, nearest
+from tilting.errors import TiltingError, nearest, out_of_memory
 from tilting.lazy import torch
 from tilting.models import tail
 from tilting.models.branches import Branches, Said
@@ -114,7 +114,9 @@ class Pipeline(Parts):
                 return False, self.door.subject == "prompt" and call.mixes("a", "a long prompt of many words, " * 4)
         except TiltingError:
             raise
-        except Exception:
+        except Exception as error:
+            if out_of_memory(error):
+                raise
             return True, False
 
     def _scale(self) -> str:
@@ -171,6 +173,8 @@ class Pipeline(Parts):
             except TiltingError:
                 raise
             except Exception as error:  # of many kinds: what the pipeline says of its inputs
+                if out_of_memory(error):
+                    raise
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise TiltingError(f"a {self.kind} does not take this: {lines[0]}") from error
 

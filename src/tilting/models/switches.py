@@ -79,8 +79,8 @@ def switched(model: Any, given: Switches, source: str | None, where: torch.devic
     if given.compile:
         if getattr(network, "_repeated_blocks", None):
             network.compile_repeated_blocks()
-        else:
-            network.compile()
+        else:  # the forward alone: an entry puts its own in the module's place, which is no graph
+            network.forward = torch.compile(network.forward)
     if given.offload is not None:
         offloaded(model, given.offload, name, place)
     elif where is not None:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tilting.errors import TiltingError
+from tilting.errors import TiltingError, out_of_memory
 from tilting.lazy import torch
 from tilting.models.door import own_numbers, swapped
 from tilting.models.entry import Entry, Halt
@@ -36,8 +36,8 @@ def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., An
         with swapped((door.vae, "decode", decoded)):
             try:
                 made = Entry(call, prompts, None, x).run()[0]
-            except (RuntimeError, TypeError):  # a tail of numpy, which takes no gradient
-                if not kept:
+            except (RuntimeError, TypeError) as error:  # a tail of numpy, which takes no gradient
+                if not kept or out_of_memory(error):
                     raise
                 made = None
     if not isinstance(made, torch.Tensor):

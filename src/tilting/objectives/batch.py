@@ -107,8 +107,8 @@ class TrainBatch:
 
     @property
     def rows(self) -> Tensor:
-        """(b,) all images."""
-        return torch.arange(len(self.who), device=self.device)
+        """(b,) all images; on the CPU, where their prompts are looked up."""
+        return torch.arange(len(self.who), device="cpu")
 
     @property
     def prompts(self) -> list[str]:

@@ -73,13 +73,13 @@ class Windowed(Grouped):
         everyone = batch.everyone or batch.who
         first = leaders(batch.prompts, self.group_size)[batch.first : batch.first + len(batch.who)]
         groups = list(dict.fromkeys(first))
-        shown = torch.tensor([first.index(g) for g in groups], device=batch.device)
+        shown = torch.tensor([first.index(g) for g in groups], device="cpu")
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             return batch.denoise(x, t, shown[rows])
 
         trunk = replace(batch, who=[everyone[g] for g in groups], everyone=(), first=0, gather=None, denoise=denoise)
-        return trunk, torch.tensor([groups.index(g) for g in first], device=batch.device)
+        return trunk, torch.tensor([groups.index(g) for g in first], device="cpu")
 
 
 @OBJECTIVES.register

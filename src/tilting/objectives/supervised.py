@@ -192,7 +192,7 @@ class Raft(BaseObjective):
         better = (value[best] > value[worst]).to(clean)
 
         def loss(k: int) -> tuple[Tensor, dict[str, float]]:
-            error = denoising_error(batch.plain, clean[best], best.to(clean.device), batch, k)
+            error = denoising_error(batch.plain, clean[best], best, batch, k)
             return (better * error).mean(), {"kept": value[best].mean().item()}
 
         yield from fitted(self.timesteps, value, loss)
@@ -237,7 +237,7 @@ class PreferencePairs(BaseObjective):
             pairs = [(i, i + 1) for i in range(0, len(batch.who) - 1, 2)]
         if not pairs:
             raise TiltingError("dpo needs two images of a prompt in a batch")
-        win, lose = (torch.tensor(column, device=clean.device) for column in zip(*pairs, strict=True))
+        win, lose = (torch.tensor(column, device="cpu") for column in zip(*pairs, strict=True))
         both, keys = torch.cat([win, lose]), batch.first + torch.minimum(win, lose).repeat(2)
         preferred = (value[win] > value[lose]).to(clean)
         tied = 1 - preferred.mean().item()

@@ -102,16 +102,17 @@ class Processes:
         )
 
     def tensors(self, mine: Sequence[Tensor], device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
-        """Columns whose rows are those of all processes, one after another; one that has no rows gives nothing."""
+        """Columns whose rows are those of all processes, one after another; one that has no rows gives nothing. What was on the
+        CPU stays there, on those too; the rest comes to the device."""
         from safetensors.torch import load, save
 
         if self.count == 1:
             return tuple(mine)
-        host = {f"{i:04d}": one.detach().cpu().contiguous() for i, one in enumerate(mine)}
+        host = {f"{i:04d} {one.device.type == 'cpu'}": one.detach().cpu().contiguous() for i, one in enumerate(mine)}
         parts = [load(data) for data in self.exchange(save(host) if host else b"") if data]
         return tuple(
-            torch.cat([part[name] for part in parts]).to(mine[i].device if mine else device)
-            for i, name in enumerate(sorted(parts[0]))
+            torch.cat([part[name] for part in parts]).to("cpu" if name.endswith("True") else device)
+            for name in sorted(parts[0])
         )
 
     def shared(self, items: Iterable[Any], work: Callable[[Any], dict[str, Tensor]]) -> list[dict[str, Tensor]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),  # of a table of all events that nobody reads, by pandas, after each of them
     "GRADIO_SHARE": "False",
     "GRADIO_MCP_SERVER": "False",
     "GRADIO_RUN_HISTORY": "False",

@@ -108,7 +108,7 @@ def draw_tab(studio: Studio) -> None:
             )
             main = forms.options(GenerateConfig, MAIN, "draw-")
 
-            @gr.render(inputs=[method, rewards])
+            @gr.render(inputs=[method, rewards], queue=False)
             def own(chosen: str, specs: Sequence[str]) -> None:
                 go = gr.Button("Draw", variant="primary", elem_id="draw-go", key="go")
                 with gr.Accordion(f"Settings of {chosen}, and weights", open=True):
@@ -149,10 +149,9 @@ def draw_tab(studio: Studio) -> None:
 
                 again = gr.Timer(1)
                 outputs: list[Any] = [estimate, *texts, again]
-                hidden: dict[str, Any] = {"show_progress": "hidden"}
                 for part in parts:
-                    part.change(look, parts, outputs, trigger_mode="always_last", **hidden)
-                again.tick(look, parts, outputs, **hidden)
+                    part.change(look, parts, outputs, trigger_mode="always_last", **forms.ASIDE)
+                again.tick(look, parts, outputs, **forms.ASIDE)
                 go.click(draw, parts, [*pictured, last], concurrency_id="worker", concurrency_limit=1, show_progress="hidden")
 
             with gr.Accordion("A picture to start from, and more options", open=False):
@@ -180,7 +179,7 @@ def draw_tab(studio: Studio) -> None:
     def told(options: dict[str, Any]) -> tuple[str, str, str]:
         return command_line(words_of("generate", GenerateConfig, options)), yaml_of(options), python_of(options)
 
-    stop.click(lambda: studio.resident.stop(), queue=False, show_progress="hidden")
+    stop.click(lambda: studio.resident.stop(), **forms.ASIDE)
 
     @forms.told
     def keep(folder: str, wanted: dict[str, Any]) -> str:

@@ -109,9 +109,9 @@ def follow(
         return doing(studio, name)
 
     outputs = [status, mark, html, *more]
-    gr.Timer(1).tick(now, [chosen, mark], outputs, show_progress="hidden")
-    chosen.change(now, [chosen, mark], outputs, show_progress="hidden")
-    chosen.focus(lambda name: gr.Dropdown(list(names()), value=name), chosen, chosen, show_progress="hidden")
+    gr.Timer(1).tick(now, [chosen, mark], outputs, **forms.ASIDE)
+    chosen.change(now, [chosen, mark], outputs, **forms.ASIDE)
+    chosen.focus(lambda: gr.Dropdown(list(names())), None, chosen, **forms.ASIDE)
     stop.click(ended, chosen, status, show_progress="hidden")
     again.click(resumed, chosen, status, show_progress="hidden")
     return chosen, status

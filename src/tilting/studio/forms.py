@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from gradio.components import Component
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+ASIDE: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+"""How the page asks by itself, by a clock or a change: outside of gradio's queue, whose stream to the browser is closed when
+nothing waits, and then forgets whoever came while it closed; a clock that is forgotten never ticks again."""
 WIDEST = 100
 """Of bounds that make a slider."""
 

@@ -85,15 +85,15 @@ def runs_tab(studio: Studio) -> None:
         stop, resume = gr.Button("Stop the job"), gr.Button("Go on with the job")
 
     outputs = [listed, one, first, second]
-    again.click(rows, None, outputs, show_progress="hidden")
-    studio.blocks.load(rows, None, outputs, show_progress="hidden")
+    again.click(rows, None, outputs, **forms.ASIDE)
+    studio.blocks.load(rows, None, outputs, **forms.ASIDE)
 
     def jobs_now() -> tuple[str, Any]:
         table, numbers = queue()
         return table or show.note("No command was started from here yet."), gr.Dropdown(numbers)
 
     timer = gr.Timer(2)
-    timer.tick(jobs_now, None, [jobs, number], show_progress="hidden")
+    timer.tick(jobs_now, None, [jobs, number], **forms.ASIDE)
 
     @forms.told
     def opened(name: str | None) -> tuple[str, str, str]:

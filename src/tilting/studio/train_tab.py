@@ -91,7 +91,7 @@ def train_tab(studio: Studio) -> None:
                 more = forms.options(FinetuneConfig, MORE, "train-")
             out = gr.Textbox("", interactive=True, label="folder", info="In the workspace; empty takes the next train-N.")
 
-            @gr.render(inputs=[objective, rewards])
+            @gr.render(inputs=[objective, rewards], queue=False)
             def own(chosen: str, specs: Sequence[str]) -> None:
                 doctor = gr.Button("Look first (doctor)", elem_id="train-doctor", key="doctor")
                 go = gr.Button("Train", variant="primary", elem_id="train-go", key="go")
@@ -176,7 +176,7 @@ def mixed(studio: Studio) -> None:
     for slider in scales:
         slider.release(draw, parts, outputs, **how)
     for one in (first, second):
-        one.focus(lambda name: gr.Dropdown(trained(studio), value=name), one, one, show_progress="hidden")
+        one.focus(lambda: gr.Dropdown(trained(studio)), None, one, **forms.ASIDE)
 
 
 def _listed(lines: Sequence[str]) -> str:

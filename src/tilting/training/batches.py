@@ -140,7 +140,7 @@ class Batches:
         who = everyone[first : first + size]
         words = [w.prompt for w in who]
         unique = list(dict.fromkeys(words))
-        texts = torch.tensor([unique.index(word) for word in words], device=engine.device)
+        texts = torch.tensor([unique.index(word) for word in words], device="cpu")
         guided, base, plain, base_plain = self._denoisers(unique)
         self.counts.images += 0 if self.pairs else size
         self.trouble, self.numbers = None, {}
@@ -215,7 +215,7 @@ class Batches:
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.counts.evaluations += len(x)
             with self.engine.context(), under():
-                return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows])))
+                return Prediction(*(part.to(x.dtype) for part in network(x, t, texts[rows.cpu()])))
 
         return denoise
 
@@ -228,7 +228,7 @@ class Batches:
             images, engine = decode(x0, rows), self.engine
             far = None if self.diversity is None else to_reverse(images, self.diversity.measure, engine.gather, engine.index)
             try:
-                scores = score(images, [prompts[int(i)] for i in rows], rows)
+                scores = score(images, [prompts[i] for i in rows.tolist()], rows)
             except RewardError as error:
                 self.trouble = str(error)
                 lost = x0.flatten(1).sum(1) * float("nan")
@@ -266,7 +266,7 @@ class Batches:
 
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
-            words, name = [prompts[int(i)] for i in rows], getattr(self.reward, "name", "reward")
+            words, name = [prompts[i] for i in rows.tolist()], getattr(self.reward, "name", "reward")
             both = torch.cat([decode(a, rows), decode(b, rows)], -3)  # pictures, or films frame by frame
 
             def ask(both: Tensor, words: list[str]) -> Tensor:
@@ -299,7 +299,7 @@ class Batches:
 
         def critic(x0: Tensor, rows: Tensor) -> Tensor:
             assert self.critic is not None
-            return self.critic(decode(x0, rows), [prompts[int(i)] for i in rows])
+            return self.critic(decode(x0, rows), [prompts[i] for i in rows.tolist()])
 
         return critic
 

@@ -29,7 +29,9 @@ from tilting.models.lora_stack import in_place_of
 from tilting.models.lora_targets import is_clip
 from tilting.models.lora_weights import rank_of, read_lora, save_lora
 from tilting.models.sampler_inputs import SamplerInputs, begin, read_inputs, save_inputs
+from tilting.models.switches import networks
 from tilting.objectives.batch import OBJECTIVES, BaseObjective, Losses, TrainBatch
+from tilting.rewards.elsewhere import Elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.user_file import why_blind
 from tilting.rewards.weighted_sum import framed
@@ -273,6 +275,9 @@ def trainer_of(
     reward = framed(thin or reward, config.reward_frames)
     critic = adapted(reward, config.rank or 8, config.seed) if objective.needs_critic and reward is not None else None
     if critic is not None:
+        place = critic[0].device if isinstance(critic[0], Elsewhere) else engine.device
+        for network in networks(critic[0]):  # before what is made of its parameters: averages, and the optimiser's moments
+            network.to(place)
         parameters |= {f"critic.{name}": p for name, p in critic[1].items()}
     batches = Batches(
         model,
