@@ -166,9 +166,9 @@ class Call:
             def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **__: Any) -> Stepped:
                 stepped = probe.entry.step(output, t, sample)
                 if hasattr(base, "_init_step_index"):  # by which a picture that is blended in after a step is noised
-                    if probe._step_index is None:
+                    if probe.__dict__["_step_index"] is None:
                         base._init_step_index(probe, t)
-                    probe._step_index += 1
+                    probe.__dict__["_step_index"] += 1
                 return stepped
 
         for name in ("step", "set_timesteps"):
