@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 GUIDERS = ("guidance_scale", "adaptive_projected_guidance_scale")
 TEXTS = re.compile(r"negative_prompt(_\d+)?|prompt_\d+")
 """A guider's scales; the call's arguments that are a text for each image."""
+INDEX = "_step_index"
+"""Where schedulers keep the number of their step."""
 
 
 class Point(Time):
@@ -165,10 +167,10 @@ class Call:
             @functools.wraps(base.step)
             def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **__: Any) -> Stepped:
                 stepped = probe.entry.step(output, t, sample)
-                if hasattr(base, "_init_step_index"):  # by which a picture that is blended in after a step is noised
-                    if probe.__dict__["_step_index"] is None:
+                if hasattr(base, f"_init{INDEX}"):  # by which a picture that is blended in after a step is noised
+                    if probe.step_index is None:
                         base._init_step_index(probe, t)
-                    probe.__dict__["_step_index"] += 1
+                    setattr(probe, INDEX, getattr(probe, INDEX) + 1)
                 return stepped
 
         for name in ("step", "set_timesteps"):
