@@ -193,9 +193,9 @@ def with_learned_inputs(device):
 
 CASES: dict[str, Any] = {f"method {name}": partial(drawn, name) for name in METHODS}
 CASES |= {f"black box {name}": partial(drawn, name, reward=dark, **more) for name, more in BLACK_BOX.items()}
-CASES |= {f"pipeline {name}": partial(by_pipeline, name) for name in ("base", "codex", "sdedit")}
+CASES |= {f"pipeline {name}": partial(by_pipeline, name) for name in ("codex", "sdedit")}
 CASES |= {f"objective {name}": partial(climbed, name) for name in OBJECTIVES}
-CASES |= {f"training {name}": partial(tuned, name) for name in ("draft-lv", "dpg", "grpo")}
+CASES |= {f"training {name}": partial(tuned, name) for name in ("dpg",)}
 CASES |= {"rows of processes": shared, "learned sampler inputs": with_learned_inputs}
 CASES |= {f"reward {name}": partial(scored, name) for name in REWARDS if name not in OF_FILES}
 
