@@ -55,8 +55,8 @@ SMALL = {
     "unet": {"block_out_channels": [32, 64], "norm_num_groups": 8, "layers_per_block": 1, "attention_head_dim": 4},
     "vae": {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1},
 }
-EVERY = {"codex.block": 1, "codex.gradient_block": 1, "codex.window": [1, 0.5]}
-"""CoDeX with a gradient and a selection at every step: the most of everything in few steps."""
+EVERY = {"codex.block": 1, "codex.gradient_block": 1, "codex.window": [1, 0.5], "codex.rule": "plain"}
+"""CoDeX with a gradient and a selection at every step: the most of everything in few steps, and of models without a pair."""
 SWITCHES: dict[str, dict[str, Any]] = {
     "look decoder": {"look_decoder": "tiny"},
     "recompute": {"recompute": True},
@@ -180,21 +180,20 @@ def seams() -> dict[str, float]:
     return {"pixels": (seen[1] - seen[0]).abs().mean().item(), "reward": off, "reward_std": values[0].std().item()}
 
 
+def request(name: str, folder: Path, steps: int, particles: int, half: bool) -> Any:
+    """Of CoDeX on a shape, what is measured."""
+    options: dict[str, Any] = {"prompts": ["a fox"], "model": str(folder), "method": "codex", "set": EVERY, "cfg": 3.0}
+    options |= {"particles": particles, "steps": steps, "reward": ["clip"], **({"precision": "bf16"} if half else {})}
+    return resolve(options | (FILM if name == "wan" else {}))
+
+
 def measure(
     name: str, folder: Path, tiny: Path, steps: int, particles: int, rounds: int, half: bool, brief: bool
 ) -> dict[str, Any]:
     """A shape: counted and measured."""
     place, dtype = torch.device("cuda" if cuda() else "cpu"), torch.bfloat16 if half else torch.float32
     reward = Aesthetic(small=name == "tiny").to(place)
-    options: dict[str, Any] = {
-        "prompts": ["a fox"],
-        "model": str(folder),
-        "method": "codex",
-        "particles": particles,
-        "steps": steps,
-    }
-    options |= {"set": EVERY, "reward": ["clip"], "cfg": 3.0, **({"precision": "bf16"} if half else {})}
-    config = resolve(options | (FILM if name == "wan" else {}))
+    config = request(name, folder, steps, particles, half)
     told = {key: value for key, value in asked(config)[0].items() if isinstance(value, int | float)}
     found = sizes(config, reward)
     need, paid = need_of(config)

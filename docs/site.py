@@ -3,7 +3,7 @@
     python docs/site.py build/docs                  pages and their order; `make docs` builds them with zensical, links checked
     python docs/site.py --choose > docs/choose.md   how to choose, from the rows of docs/*/table.md
     python docs/site.py --rows                      rows that `tilting methods NAME` quotes: src/tilting/assets/measured.json
-    python docs/site.py --pictures DIR              a picture of every method, drawn into DIR: docs/pictures, docs/methods.json
+    python docs/site.py --pictures DIR              pictures of methods and rewards, drawn into DIR: docs/pictures, docs/*.json
 
 Pages of docs/ go in as they are. A page for each method, objective and reward is made of its declaration, with the rows that
 recipes measured of it; papers.md and api.md are made of what is there. A page that nobody put into the order is a guide.
@@ -187,6 +187,11 @@ def measured(name: str) -> list[str]:
 SAME = "Of the same noise, with reward `clip` at 12 steps and default settings (`python docs/site.py --pictures DIR`):"
 DRAWN = ("a fox", "a castle", "a sunflower")
 """What the pictures of methods show, an image of each."""
+SEEN = {
+    **{name: name for name in ("clip", "jpeg", "jpeg-up", "jpeg-diff", "jpeg-diff-up", "rotation")},
+    **{"style": "style:noto", "symmetry": "symmetry:lr", "color": "color:red"},
+}
+"""Rewards whose pictures are shown, as they are asked for: those that need nothing but what is in the package."""
 
 
 def pictures(out: Path) -> None:
@@ -197,19 +202,42 @@ def pictures(out: Path) -> None:
     found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     told = {}
     for row in found["methods"]:
-        files = [entry["methods"][row["method"]]["file"] for entry in found["images"]]
-        cells = [Image.open(out / file).convert("RGB") for file in files]
-        strip = Image.new("RGB", (sum(cell.width + 4 for cell in cells) - 4, cells[0].height), "white")
-        for k, cell in enumerate(cells):
-            strip.paste(cell, (k * (cell.width + 4), 0))
-        strip.save(DOCS / "pictures" / f"{row['method']}.png", optimize=True)
+        strip(out, found, row["method"], row["method"])
         told[row["method"]] = {
             "reward": row["reward"]["mean"],
             "judge": row["judge"]["mean"],
             "evaluations": row["evaluations_per_image"],
         }
+    _told("methods", told)
+
+
+def pictures_of_rewards(out: Path) -> None:
+    """The same by CoDe for every reward of ``SEEN``, beside the base model's: docs/pictures, what each gave in rewards.json."""
+    told = {}
+    for name, spec in SEEN.items():
+        words = [*DRAWN, "--reward", spec, "--steps", "12", "--methods", "base,code", "--out", str(out / name)]
+        assert main(["compare", *words]) == 0
+        found = json.loads((out / name / "metrics.json").read_text(encoding="utf-8"))
+        strip(out / name, found, "code", f"reward-{name}")
+        told[name] = {
+            row["method"]: {"reward": row["reward"]["mean"], "judge": row["judge"]["mean"]} for row in found["methods"]
+        }
+    _told("rewards", told)
+
+
+def strip(out: Path, found: dict[str, Any], method: str, name: str) -> None:
+    """The images of a comparison's column side by side, as docs/pictures/NAME.png."""
+    files = [entry["methods"][method]["file"] for entry in found["images"]]
+    cells = [Image.open(out / file).convert("RGB") for file in files]
+    made = Image.new("RGB", (sum(cell.width + 4 for cell in cells) - 4, cells[0].height), "white")
+    for k, cell in enumerate(cells):
+        made.paste(cell, (k * (cell.width + 4), 0))
+    made.save(DOCS / "pictures" / f"{name}.png", optimize=True)
+
+
+def _told(kind: str, told: dict[str, Any]) -> None:
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in told.items())
-    (DOCS / "methods.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    (DOCS / f"{kind}.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def shown(name: str) -> list[str]:
@@ -270,10 +298,24 @@ def reward(name: str) -> str:
     lines += ["```sh", f"tilting generate \"a fox\" --reward '{one.usage}' --method code --out run", "```", ""]
     lines += [f"It has {'a' if one.differentiable else 'no'} gradient with respect to the picture.", ""]
     lines += [line for part in one.told for line in (part.replace("|", "\\|"), "")]
+    lines += seen(name)
     if one.sources or one.extra:
         lines += ["## What it needs", "", *(f"- {source.told.split(' (')[0]}" for source in one.sources)]
         lines += [f"- `pip install 'tilting[{one.extra[0]}]'`"] if one.extra else []
     return "\n".join(lines) + "\n"
+
+
+def seen(name: str) -> list[str]:
+    """The picture of a reward beside the base model's; or that there is none, and why."""
+    known = json.loads((DOCS / "rewards.json").read_text(encoding="utf-8"))
+    if name not in known:
+        return ["No picture: it needs what the package does not have (weights, a service, or a file of yours).", ""]
+    said = f"Of the same noise, at 12 steps, CoDe with reward `{SEEN[name]}` (`python docs/site.py --pictures DIR`):"
+    cells = [
+        (f"`{one}`", f"![{listed(DRAWN)}, by {one}](../pictures/{at}.png)", f"{row['reward']:.4g}", f"{row['judge']:.2f}")
+        for (one, row), at in zip(known[name].items(), ("base", f"reward-{name}"), strict=True)
+    ]
+    return ["## Pictures", "", said, "", *markdown(("method", "pictures", "reward", "judge"), cells), ""]
 
 
 def papers() -> str:
@@ -576,6 +618,7 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["--rows"]:
         (ROOT / "src/tilting/assets/measured.json").write_text(rows(), encoding="utf-8")
     elif sys.argv[1] == "--pictures":
-        pictures(Path(sys.argv[2]))
+        pictures(Path(sys.argv[2]) / "methods")
+        pictures_of_rewards(Path(sys.argv[2]) / "rewards")
     else:
         write(Path(sys.argv[1]))

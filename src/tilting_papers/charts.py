@@ -78,6 +78,23 @@ def save(figure: Figure, path: Path, dpi: int = 130) -> str:
     return path.name
 
 
+def forest(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> str:
+    """Means and intervals by name, from above downwards, a panel for each number: {what: {name: interval}}; the file's name."""
+    names = list(next(iter(panels.values())))
+    figure, axes = side_by_side(len(panels), height=1.0 + 0.24 * len(names))
+    for axis, (what, rows) in zip(axes, panels.items(), strict=True):
+        axis.axvline(0, color=GREY, linewidth=1)
+        for place, one in enumerate(rows[name] for name in names):
+            colour = GREY if one["low"] is None or one["low"] <= 0 <= one["high"] else COLOURS[0]
+            if one["low"] is not None:
+                axis.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=1.3)
+            axis.plot([one["mean"]], [place], "o", color=colour, markersize=4)
+        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names), fontsize=8)
+        axis.invert_yaxis()
+        axis.set_xlabel(what)
+    return save(figure, path)
+
+
 def chart(panels: Sequence[Panel], path: Path) -> str:
     """Panels side by side, at most four in a row, one colour for a label throughout; the file's name. Of several curves of many
     points the intervals are those of the last ones, beside them."""

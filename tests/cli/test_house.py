@@ -53,6 +53,25 @@ def test_imports_stand_at_the_top():
     assert 0 < len(within) <= 40, within
 
 
+HEAVY = {"scipy", "peft", "kornia", "sklearn", "matplotlib", "tensorboard"}
+
+
+def test_libraries_that_few_commands_need_come_when_they_are_used():
+    """What a plain `generate` loads of these, diffusers and transformers load themselves."""
+    at_once = {
+        name: words
+        for name, tree in TREES.items()
+        for node, inside in imports(tree)
+        if not inside and (words := {word.split(".")[0] for word in of_whom(node)} & HEAVY)
+    }
+    assert at_once == {}
+
+
+def of_whom(node: ast.ImportFrom | ast.Import) -> list[str]:
+    """The modules that an import names."""
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+
+
 def test_no_circle_of_files():
     edges = {name: {m for node, _ in imports(tree) for m in of_ours(node)} for name, tree in TREES.items()}
     faces = {name for name, path in MODULES.items() if path.name == "__init__.py"}  # a package's face hands names on

@@ -53,6 +53,16 @@ def test_every_page_has_its_place_once_and_every_part_a_page(made):
             assert kind == "rewards" or all(f"`{name}.{field}`" in page for field in declared(part))
 
 
+def test_a_reward_that_needs_nothing_has_its_picture(made):
+    told = json.loads((DOCS / "rewards.json").read_text())
+    assert list(told) == list(site.SEEN)
+    for name, one in REWARDS.items():
+        needs = one.sources or one.extra or one.together or (one.argument and one.argument.required and one.argument.files)
+        assert (name in told) == (not needs and name != "http"), name
+        assert (f"../pictures/reward-{name}.png" in made[f"rewards/{name}.md"]) == (name in told)
+        assert name not in told or (DOCS / "pictures" / f"reward-{name}.png").is_file()
+
+
 def test_a_link_goes_with_its_page(tmp_path):
     text = "[a](methods.md#codex) [b](README.md) [c](../src/tilting/cost.py) [d](models.md#x) [g](#here)\n"
     text += "```\n[f](methods.md)\n```"

@@ -390,6 +390,8 @@ def test_auto_takes_the_network_under_which_held_out_pictures_are_likelier(rende
         "3",
         "--batch-size",
         "16",
+        "--size",
+        "16",
     ]
     assert main([*data, "--lr", "0.02", "--kind", "auto", "--out", str(tmp_path / "auto")]) == 0
     told = capsys.readouterr().out

@@ -334,6 +334,14 @@ def test_obedience_and_quality_stand_side_by_side(share, judged, said):
     assert said in obedience({"images": 10, "kl_mean": 3.0, "labels": labels, **base})
 
 
+def test_a_classifier_that_guides_is_not_trained_longer():
+    summary = {"images": 8, "kl_mean": 75.0, "labels": {"y": {"asked": "a", "log_prob": -1.0, "obeys": 0.4}}}
+    near, far = ({"base": {"own": own, "judge": -0.26}} for own in (-0.3, -1.28))
+    assert obedience({**summary, **near}, trained=False).endswith(": try a larger --strength")
+    assert obedience({**summary, **far}, trained=False).endswith(": train a control (tilting condition train)")
+    assert "train longer" not in obedience(summary, trained=False)
+
+
 def test_captions_say_what_was_read():
     read = {"log_prob": math.log(0.25), "read": "b", "obeys": False, "asked": "a"}
     assert caption({"reward": 1.0, "labels": {"y": read}}) == "a 0.25 ✗ b"

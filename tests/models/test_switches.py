@@ -225,7 +225,12 @@ def test_every_switch_is_an_option_of_generate_and_finetune_and_unset_by_itself(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("12GG", "'12GB'"), ("12", "'12GB'"), ("12mbit", "'12MB'"), ("GB", "such as 12GB"), ("0GB", "such as")]
+    ("text", "said"),
+    [
+        *((one, "did you mean '12GB'?") for one in ("12GG", "12", "12 G", "12TB", "12GBs")),
+        ("12mbit", "'12MB'"),
+        *((one, f"such as 12GB, not {one!r}") for one in ("GB", "0GB", "-1GB", "1e1GB", "12,5GB", "nanGB", "")),
+    ],
 )
 def test_a_mistyped_size_is_one_sentence(text, said, capsys):
     assert main(["generate", "a fox", "--memory", text, "--out", "x"]) == 2

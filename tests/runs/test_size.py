@@ -166,7 +166,10 @@ def test_memory_is_kept_to_told_and_recorded(tmp_path, capsys):
     words[-1] = str(tmp_path / "b")
     assert main([*words, "--memory", "1MB"]) == 2
     error = capsys.readouterr().err
-    assert "GB at the least, not 1MB: the least there is comes with --precision bf16 --precision-vae bf16 --quant" in error
+    assert (
+        "GB as it is asked for, not 1MB: no plan fits, and the smallest is --precision bf16 --precision-vae bf16 --quant"
+        in error
+    )
     assert error.count("\n") == 1 and error.startswith("tilting: 'pocket' with code takes 1.0")
     assert not (tmp_path / "b" / "images.jsonl").exists()
 

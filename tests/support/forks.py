@@ -24,7 +24,8 @@ from functools import cache
 from pathlib import Path
 
 NUMBER = struct.Struct("q")
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a process finds ignored where the one that has started it ignores them."""
 PRELOADED = (
     "tilting.generation.run",
     "tilting.evaluation.run",
@@ -69,7 +70,7 @@ class Forked:
         self.stdout, self.stderr = files or [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         self.link = socket.socket(socket.AF_UNIX)
         self.link.connect(address)
-        ignored = [int(one) for one in HANDLED if signal.getsignal(one) is signal.SIG_IGN and one <= signal.SIGTERM]
+        ignored = [int(one) for one in HANDLED if signal.getsignal(one) is signal.SIG_IGN]
         told = json.dumps([str(cwd), env, ignored, [module, *map(str, words)]]).encode() + b"\n"
         socket.send_fds(self.link, [told], [self.stdout.fileno(), self.stderr.fileno()])
         (self.pid,) = NUMBER.unpack(self.link.recv(NUMBER.size))

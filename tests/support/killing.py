@@ -25,13 +25,14 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 MODEL = "--model small --steps 2 --quiet"
 TRAINED = f"--train-steps 2 --batch-size 1 --rank 1 --checkpoint-every 1 {MODEL}"
+FIT = "condition fit --kind cnn --size 8 --widths 4,4,8 --data labels.csv --epochs 1 --quiet"
 SAMPLED = "--sample-images 1 --sample-every 1 --early-stop 2"
 COMMANDS = {
     "generate": f"generate a-fox an-owl --images 1 --batch-size 1 --reward r.py:bright {MODEL}",
     "compare": f"compare a-fox --methods base,bon --particles 2 --images 1 --reward r.py:bright {MODEL}",
     "evaluate": "evaluate drawn again --quiet",
     "finetune": f"finetune a-fox --reward r.py:bright --judge r.py:dark {SAMPLED} {TRAINED}",
-    "condition fit": "condition fit --kind cnn --data labels.csv --epochs 1 --quiet",
+    "condition fit": FIT,
     "condition train": f"condition train a-fox --classifier fit {TRAINED}",
     "condition sample": f"condition sample a-fox --control control --label bright=yes --strength 0,1 --images 1 {MODEL}",
     "recipe": "recipe tiny --small --quiet",
@@ -39,11 +40,8 @@ COMMANDS = {
 """Each without --out, of two steps or fewer."""
 BEFORE = {
     "evaluate": [f"generate a-fox --images 2 {MODEL} --out drawn", f"generate a-fox --images 2 --seed 1 {MODEL} --out again"],
-    "condition train": ["condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit"],
-    "condition sample": [
-        "condition fit --kind cnn --data labels.csv --label bright --epochs 1 --quiet --out fit",
-        f"condition train a-fox --classifier fit {TRAINED} --out control",
-    ],
+    "condition train": [f"{FIT} --label bright --out fit"],
+    "condition sample": [f"{FIT} --label bright --out fit", f"condition train a-fox --classifier fit {TRAINED} --out control"],
 }
 """What a command reads, by the commands that make it."""
 
@@ -96,7 +94,16 @@ def warm() -> None:
     draw.SMALL = Size(prompts=1, images=2, steps=2, references=0)
     rows = (Row("base", "base"), Row("bon", "bon", 2))
     RECIPES.register(
-        Table(name="tiny", about="one", paper="none", prompts=("a fox",), reward=("jpeg",), units={"jpeg": "bytes"}, rows=rows)
+        Table(
+            name="tiny",
+            about="one",
+            paper="none",
+            prompts=("a fox",),
+            reward=("jpeg",),
+            units={"jpeg": "bytes"},
+            rows=rows,
+            model="small",
+        )
     )
 
 

@@ -186,6 +186,12 @@ def sd15_inpaint4():
     return sd("StableDiffusionInpaintPipeline"), {"guidance_scale": 4.0, "image": picture(), "mask_image": mask(), **SMALL}
 
 
+def sd15_inpaint4_dpm():
+    pipe = sd("StableDiffusionInpaintPipeline")
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    return pipe, sd15_inpaint4()[1]
+
+
 def sd15_controlnet():
     pipe = sd("StableDiffusionControlNetPipeline", controlnet=controlnet())
     told = {"image": picture(), "controlnet_conditioning_scale": 0.8, "control_guidance_end": 0.7}
@@ -312,6 +318,11 @@ def sd3():
     pipe = today.sd3()
     scrambled(pipe.transformer)
     return pipe, {"guidance_scale": 5.0}
+
+
+def sd3_inpaint():
+    kind, (pipe, told) = diffusers.StableDiffusion3InpaintPipeline, sd3()
+    return kind(**pipe.components), {**told, "strength": 0.6, "image": picture(), "mask_image": mask()}
 
 
 def sd3_controlnet():
@@ -764,10 +775,11 @@ MAKERS = {
     made.__name__: made
     for made in (
         *(sd15, sd21, sd15_euler, sd15_euler_karras, sd15_dpm, sd15_unipc, sd15_lcm, sd15_img2img, sd15_img2img_euler),
-        *(sd15_inpaint9, sd15_inpaint4, sd15_controlnet, sd15_ip, sd15_t2i_adapter),
+        *(sd15_inpaint9, sd15_inpaint4, sd15_inpaint4_dpm, sd15_controlnet, sd15_ip, sd15_t2i_adapter),
         *(sdxl, sdxl_euler, sdxl_rescale, sdxl_img2img, sdxl_inpaint, sdxl_controlnet, refiner, kolors),
         *(
             sd3,
+            sd3_inpaint,
             sd3_controlnet,
             flux,
             schnell,

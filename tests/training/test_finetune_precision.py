@@ -26,7 +26,7 @@ from tilting.training.doctor import doctor
 from tilting.training.folder import read_lines
 from tilting.training.half import in_range, ranged
 from tilting.training.processes import Engine, over
-from tilting.training.run import Parts
+from tilting.training.run import Parts, load_parts
 from tilting.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -204,6 +204,17 @@ def test_a_launchers_fp16_keeps_small_gradients_too(models):
     full, half = lines
     assert full["gradient_norm"] > 0 and half["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.02)
     assert half["gradient_norm"] != full["gradient_norm"]
+
+
+@pytest.mark.parametrize(("count", "device", "where"), [("1", "cpu", "cpu"), ("1", "auto", "auto"), ("2", "auto", "cpu")])
+def test_a_model_is_loaded_where_it_trains_or_where_several_processes_take_it_from(monkeypatch, count, device, where):
+    """Not on the first GPU, which was what a plain load takes."""
+    seen = []
+    config = resolve_finetune({"prompts": PROMPTS, "reward": ["jpeg"], "objective": "ddpo", "device": device, "batch-size": 2})
+    monkeypatch.setenv("WORLD_SIZE", count)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, device="auto", *_, **__: seen.append(device))
+    load_parts(config)
+    assert seen == [where]
 
 
 def test_two_precisions_and_one_device_for_two_processes_are_refused(monkeypatch):

@@ -14,4 +14,5 @@ def sample(config: SampleConfig, call: Call) -> None:
     from tilting.conditioning import sample_run as room
 
     manifest = room.condition_sample(config, call.words, call.quiet)
-    call.answer(manifest.get("summary", manifest.get("sweep")), room.describe(manifest, Path(config.out or "")))
+    said = room.describe(manifest, Path(config.out or ""), trained=bool(config.control))
+    call.answer(manifest.get("summary", manifest.get("sweep")), said)

@@ -121,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("tilting: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return exit_code()
     print(f"grid: {options.out / 'grid.png'}")
+    print("a control of one label at three strengths, which takes minutes to train: sh examples/scientist.sh")
     return 0
 
 

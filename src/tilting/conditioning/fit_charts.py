@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from scipy.stats import binomtest, norm
-
 from tilting.conditioning import calibrate
 from tilting.conditioning.fit_label import FittedLabel, guessed
 from tilting.conditioning.table import Column
@@ -27,6 +25,8 @@ def charts(column: Column, fitted: FittedLabel) -> dict[str, bytes]:
 def _reliability(column: Column, metrics: dict[str, Any]) -> bytes:
     """Claimed against true, with 95 % intervals: of classes Wilson's, each point with how many records it is of, bins of few
     put together; of a number the band in which shares lie by chance."""
+    from scipy.stats import binomtest, norm
+
     axis, n = axes(), metrics["records"]["held_out"]
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
     rows = {

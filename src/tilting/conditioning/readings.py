@@ -80,12 +80,13 @@ def mean_readings(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"kl_mean": sum(kls) / len(kls) if kls else None, "labels": labels}
 
 
-def obedience(summary: Mapping[str, Any]) -> str:
+def obedience(summary: Mapping[str, Any], trained: bool = True) -> str:
     """What became of images, in a sentence: how far they obey, what that did to the pictures, and what to do about it.
 
     Args:
         summary: ``images``, their count, what `mean_readings` gives, and where there is a judge ``base``, what it says of the
             same number of the pre-trained model's ({"judge", "own"}).
+        trained: by a control; a classifier that guides is not trained longer.
     """
     base, said = summary.get("base"), obeyed(summary, summary.get("images"))
     if summary["kl_mean"] is not None:
@@ -96,6 +97,10 @@ def obedience(summary: Mapping[str, Any]) -> str:
     if base is not None:
         where = f"{'far from' if far else 'near'} the model's own"
         told += f"; pictures are {where} (judge {base['own']:.2f}, base {base['judge']:.2f})"
-    if far:
-        return f"{told}: " + ("train longer" if weak else "try a smaller --strength, or train with a smaller --kl-target")
-    return f"{told}: try a larger --strength, or train longer" if weak else told
+    if not weak and not far:
+        return told
+    less, more = "try a smaller --strength", "try a larger --strength"
+    if trained:
+        less, more = f"{less}, or train with a smaller --kl-target", f"{more}, or train longer"
+    both = "train longer" if trained else "train a control (tilting condition train)"
+    return f"{told}: {both if weak and far else less if far else more}"

@@ -196,10 +196,10 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
         return {"sweep": rows}
 
 
-def describe(manifest: dict[str, Any], out: Path | None = None) -> str:
-    """Lines for people; ``out`` is the folder of a sweep, whose strengths do not name it."""
+def describe(manifest: dict[str, Any], out: Path | None = None, trained: bool = True) -> str:
+    """Lines for people; ``out`` is the folder of a sweep, whose strengths do not name it; ``trained``: by a control."""
     if "sweep" in manifest:
-        lines = [f"strength {row['strength']:g}: {obedience(row['summary'])}" for row in manifest["sweep"]]
+        lines = [f"strength {row['strength']:g}: {obedience(row['summary'], trained)}" for row in manifest["sweep"]]
         return "\n".join(lines + ([f"pictures: {out / 'sweep.png'}"] if out else []))
     grid = Path(manifest["config"]["out"]) / "grid.png"
-    return f"{generating.describe(manifest)}\n{obedience(manifest['summary'])}\ngrid: {grid}"
+    return f"{generating.describe(manifest)}\n{obedience(manifest['summary'], trained)}\ngrid: {grid}"

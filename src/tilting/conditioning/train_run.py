@@ -31,7 +31,7 @@ from tilting.training.bar import kl_name, kl_of
 from tilting.training.driver import Observer, enter, train_in_folder
 from tilting.training.folder import METRICS, TrainingFolder, read_lines
 from tilting.training.loop import Info
-from tilting.training.processes import Engine
+from tilting.training.processes import Engine, place_before
 from tilting.training.trainer import on_device
 
 
@@ -65,7 +65,7 @@ class ControlFolder(TrainingFolder[TrainConfig]):
 
 
 def load_parts(config: TrainConfig) -> Parts:
-    """Load what a config asks for, on the CPU: the classifiers first, so that a wrong one is refused before the model is read,
+    """Load what a config asks for: the classifiers first, so that a wrong one is refused before the model is read,
     and before them a device that is not here."""
     device_of(config.device)
     device_of(config.reward_device or "auto", "reward-device")
@@ -73,7 +73,7 @@ def load_parts(config: TrainConfig) -> Parts:
     if not config.free:
         check_gradient(config.planner, by_label(classifiers))
     told, each = asked(config)
-    return Parts(load(config.model, precision=config.precision, each=each, **told), classifiers)
+    return Parts(load(config.model, place_before(config.device), config.precision, each=each, **told), classifiers)
 
 
 def condition_train(

@@ -209,8 +209,8 @@ def fitted(config: Config) -> tuple[Config, str]:
     if words or not fits:
         least, _ = choose(0, need, Switches.of(config), lambda recompute: fit.of(config, recompute))
         took = (least.peak.total + RESERVE) / 1e9
-        way = f"give {words}" if fits else f"the least there is comes with {words or 'nothing more'}"
-        what = f"{config.model!r} with {config.method} takes {took:.2f} GB at the least, not {config.memory}"
+        way = f"give {words}" if fits else f"no plan fits, and the smallest is {words or 'this'}"
+        what = f"{config.model!r} with {config.method} takes {took:.2f} GB as it is asked for, not {config.memory}"
         raise TiltingError(f"{what}: {way}, {choice}")
     now = {"batch_size": choice.rows, "offload": choice.switches.offload, "recompute": choice.switches.recompute}
     return replace(config, **now), f"memory {config.memory}: {choice}"

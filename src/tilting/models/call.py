@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 GUIDERS = ("guidance_scale", "adaptive_projected_guidance_scale")
 TEXTS = re.compile(r"negative_prompt(_\d+)?|prompt_\d+")
 """A guider's scales; the call's arguments that are a text for each image."""
+INDEX = "_step_index"
+"""Where schedulers keep the number of their step."""
 
 
 class Point(Time):
@@ -164,7 +166,12 @@ class Call:
 
             @functools.wraps(base.step)
             def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **__: Any) -> Stepped:
-                return probe.entry.step(output, t, sample)
+                stepped = probe.entry.step(output, t, sample)
+                if hasattr(base, f"_init{INDEX}"):  # by which a picture that is blended in after a step is noised
+                    if probe.step_index is None:
+                        base._init_step_index(probe, t)
+                    setattr(probe, INDEX, getattr(probe, INDEX) + 1)
+                return stepped
 
         for name in ("step", "set_timesteps"):
             own: Any = getattr(Probe, name)

@@ -114,6 +114,12 @@ def over(engine: Any, device: str = "auto") -> Engine:
     )
 
 
+def place_before(device: str) -> str:
+    """Where a model is loaded before its process has a device, as of ``--device``: of several processes in main memory, from
+    where each brings it to its own, or its shards; else all of them would fill the first GPU."""
+    return "cpu" if processes() > 1 else device
+
+
 def accelerator(device: str = "auto", limit: timedelta = LIMIT, **options: Any) -> Any:
     """An `accelerate.Accelerator`; over the CPU where there is nothing else, which it would not see itself of processes that a
     launcher has started.

@@ -31,7 +31,7 @@ from tilting.training.batches import Batches
 from tilting.training.driver import Observer, enter, train_in_folder
 from tilting.training.folder import FinetuneFolder
 from tilting.training.loop import Info
-from tilting.training.processes import Engine
+from tilting.training.processes import Engine, place_before
 from tilting.training.samples import AFTER, BEFORE, keep_look, look, write_look
 from tilting.training.trainer import Trainer, on_device
 from tilting.training.trainer import trainer_of as make
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
 
 
 def load_parts(config: FinetuneConfig) -> Parts:
-    """Load what a config asks for, on the CPU: the reward first, so that a wrong one is refused before the model is read, and
+    """Load what a config asks for: the reward first, so that a wrong one is refused before the model is read, and
     before it a device that is not here."""
     device_of(config.device)
     device_of(config.reward_device or "auto", "reward-device")
@@ -65,7 +65,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
     judge = informed(judge, config.prompts, config.metadata)
     told, each = asked(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", "switches": Switches.of(config), **told}
-    model, start, inputs = load(config.model, precision=config.precision, **how), None, None
+    model, start, inputs = load(config.model, place_before(config.device), config.precision, **how), None, None
     if config.init_lora:
         start, inputs = read_lora(config.init_lora, model), read_inputs(lora_file(config.init_lora).parent)
     return Parts(model, reward, judge, start, inputs)

@@ -211,7 +211,7 @@ def trainable(model: Any) -> Trainable:
 def on_device(model: Any, engine: Engine) -> Trainable:
     """A model on the process's device, unless its network is to be sharded first. Raises TiltingError for one that a LoRA
     cannot train."""
-    if str(engine.device) != "cpu" and engine.shard is None:
+    if engine.shard is None and str(getattr(model, "device", "cpu")) != str(engine.device):
         model.to(engine.device)
     return trainable(model)
 

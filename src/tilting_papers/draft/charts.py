@@ -75,7 +75,14 @@ def told_apart(rows: Sequence[tuple[str, list[Cell]]]) -> list[tuple[str, list[C
             kept.append(([name], cells))
         else:
             like.append(f"{name} ({cells[-1][0].rpartition(': ')[2]} at the end)")
-    return [(names[0] + (f", and hardly to be told from it {listed(names[1:])}" if names[1:] else ""), c) for names, c in kept]
+    return [(alike(names), cells) for names, cells in kept]
+
+
+def alike(names: Sequence[str]) -> str:
+    """A row and those that look like it, three of them by name."""
+    first, *others = names
+    few = [*others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])]
+    return f"{first}, and hardly to be told from it {listed(few)}" if few else first
 
 
 def apart(one: Image.Image, other: Image.Image) -> float:

@@ -1,57 +1,71 @@
-"""Every objective on one reward, within six minutes of a core each: reward and judge over both costs."""
+"""Every objective on one reward, within three minutes of a core each: reward and judge over both costs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tilting_papers.charts import chart
+from tilting_papers.charts import chart, forest
 from tilting_papers.draft.charts import curve, progress
-from tilting_papers.draft.study import Results, Size, Study, Training
+from tilting_papers.draft.study import Results, Size, Study, Training, values_of
+from tilting_papers.numbers import interval
 
-MINUTES = 6.0
+MINUTES = 3.0
 """Of one core, that an arm may take, its looks included."""
+MOST = 8
+"""Curves in one chart."""
 ARMS: dict[str, tuple[int, int, dict[str, Any]]] = {
-    "draft": (50, 4, {}),
-    "draft-k": (130, 4, {}),
-    "draft-lv": (110, 4, {}),
-    "refl": (140, 4, {}),
-    "alignprop": (80, 4, {}),
-    "srpo": (120, 4, {}),
-    "drtune": (100, 4, {}),
-    "dpg": (20, 4, {}),
-    "adjoint": (30, 4, {}),
-    "ddpo": (24, 8, {}),
-    "dpok": (16, 8, {}),
-    "grpo": (24, 8, {"group_size": 4}),
-    "mixgrpo": (60, 8, {"group_size": 4}),
-    "grpo-fast": (70, 8, {"group_size": 4}),
-    "grpo-guard": (24, 8, {"group_size": 4}),
-    "flow-dppo": (24, 8, {"group_size": 4}),
-    "pref-grpo": (24, 8, {"group_size": 4}),
-    "rwr": (50, 8, {}),
-    "raft": (60, 8, {"group_size": 4}),
-    "dpo": (40, 8, {"group_size": 4}),
-    "nft": (32, 8, {"group_size": 4}),
-    "awm": (40, 8, {"group_size": 4}),
-    "dgpo": (40, 8, {"group_size": 4}),
-    "crd": (32, 8, {"group_size": 4}),
-    "opd": (9, 4, {}),
+    "draft": (25, 4, {}),
+    "draft-k": (65, 4, {}),
+    "draft-lv": (55, 4, {}),
+    "refl": (70, 4, {}),
+    "alignprop": (40, 4, {}),
+    "srpo": (60, 4, {}),
+    "drtune": (50, 4, {}),
+    "dpg": (10, 4, {}),
+    "adjoint": (15, 4, {}),
+    "ddpo": (12, 8, {}),
+    "dpok": (8, 8, {}),
+    "grpo": (12, 8, {"group_size": 4}),
+    "mixgrpo": (30, 8, {"group_size": 4}),
+    "grpo-fast": (35, 8, {"group_size": 4}),
+    "grpo-guard": (12, 8, {"group_size": 4}),
+    "flow-dppo": (12, 8, {"group_size": 4}),
+    "pref-grpo": (12, 8, {"group_size": 4}),
+    "rwr": (25, 8, {}),
+    "raft": (30, 8, {"group_size": 4}),
+    "dpo": (20, 8, {"group_size": 4}),
+    "nft": (16, 8, {"group_size": 4}),
+    "awm": (20, 8, {"group_size": 4}),
+    "dgpo": (20, 8, {"group_size": 4}),
+    "crd": (16, 8, {"group_size": 4}),
+    "opd": (5, 4, {}),
 }
-"""By objective, training steps, images of one, and settings beside the objective's own: as many steps as six minutes hold."""
+"""By objective, training steps, images of one, and settings beside the objective's own: as many steps as three minutes hold."""
 
 
 def figures(results: Results) -> list[str]:
-    """Reward over both costs, the held-out judge over evaluations, and samples."""
-    panels = [curve(results, across, results.spec, results.first) for across in ("evaluations", "reward_calls")]
-    judge = curve(results, "evaluations", "judge", "held-out")
-    return [chart([*panels, judge], results.out / "curves.png"), progress(results, results.out / "progress.png")]
+    """Every arm's gain in reward and in the held-out judge; over both costs the reward of those that gain most; samples."""
+
+    def gains(what: str, where: str) -> dict[str, Any]:
+        before = {name: values_of(results.points(name)[0]["sets"][where], what) for name in results.summaries}
+        return {name: interval(results.values(name, what, where), base, seeded=True) for name, base in before.items()}
+
+    rewards, judged = gains(results.spec, results.first), gains("judge", "held-out")
+    order = sorted(rewards, key=lambda name: -rewards[name]["mean"])
+    panels = {
+        f"{results.spec} - before, train prompts": {name: rewards[name] for name in order},
+        "pocket-judge (log p) - before, held-out prompts": {name: judged[name] for name in order},
+    }
+    curves = [curve(results, across, results.spec, results.first, order[:MOST]) for across in ("evaluations", "reward_calls")]
+    drawn = [forest(panels, results.out / "gains.png"), chart(curves, results.out / "curves.png")]
+    return [*drawn, progress(results, results.out / "progress.png")]
 
 
 STUDY = Study(
     name="field-objectives",
-    about="every objective on one reward, six minutes of a core each, over both costs",
+    about="every objective on one reward, three minutes of a core each, over both costs",
     paper="our own",
-    title="every objective within six minutes of a core",
+    title="every objective within three minutes of a core",
     after="no table: the objectives at one learning rate here",
     runs=tuple(
         Training(name, name, settings, batch=batch, train_steps=steps, small=name in ("draft-k", "nft"))
@@ -62,7 +76,7 @@ STUDY = Study(
     between=1,
     figures=figures,
     notes=(
-        "T = 20. Every arm has as many training steps as six minutes of a core hold, its looks included; three training seeds.",
+        "T = 20. Every arm has as many training steps as three minutes of a core hold, its looks included.",
         "One learning rate and one clip for all: an objective that is tuned for itself would do better. An arm that is not in "
         "the table has not been run yet.",
     ),
