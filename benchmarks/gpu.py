@@ -125,10 +125,10 @@ def full(device: str) -> dict[str, Any]:
         ]
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 150e6) / total)
         try:
-            first = command([*words, "--images", "256", "--batch-size", "1024"])
+            first = command([*words, "--images", "64", "--batch-size", "1024"])
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
-        then = command([*words, "--images", "256", "--batch-size", "64"]) if first == 2 else None
+        then = command([*words, "--images", "64", "--batch-size", "64"]) if first == 2 else None
     assert first == 2, f"exit code {first}, not that of a refusal"
     assert then == 0, f"and going on with less ends in {then}"
     return {}

@@ -152,3 +152,18 @@ def test_what_makes_no_sense_is_refused(wrong):
         Smc(**wrong)
     Smc(ess_threshold=0.0, beta=1e-9, temper=1e-9)
     Smc(potential="max")
+
+
+def test_what_particles_were_drawn_by():
+    """The best few as sure, the others never; value over τ; a log-weight with what the potential has grown by."""
+    low = -math.inf
+    values = [[1.0, 3.0, 2.0, 3.0], [5.0, -1.0, 0.0, 4.0]]
+    wanted = {1: [[low, 0, low, low], [0, low, low, low]], 2: [[low, 0, low, 0], [0, low, low, 0]], 9: [[0] * 4] * 2}
+    for beams, told in wanted.items():
+        assert Greedy(beams).drawn_by(seen(values), Memory.blank(2, 4)).tolist() == told
+    assert Greedy().drawn_by(seen([[2.0] * 40]), Memory.blank(1, 40)).argmax().item() == 0
+    assert Multinomial(0.5).drawn_by(seen(values), Memory.blank(2, 4)).tolist() == [[2 * v for v in row] for row in values]
+    before, after = (Memory.blank(1, 2)._replace(potential=rows([a, b])) for a, b in ((1.0, 2.0), (4.0, 8.0)))
+    found = Smc(0.3).drawn_by(seen([[0.0, 0.0]], memory=before, log_w=[[10.0, 20.0]]), after)
+    assert found.tolist() == [[13.0, 26.0]]
+    assert Greedy().needs_reward and Multinomial().needs_reward and Smc(1.0).needs_reward and not Smc(math.inf).needs_reward

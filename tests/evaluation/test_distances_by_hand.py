@@ -38,6 +38,11 @@ def test_fid_of_two_numbers_a_side(d):
             fid(x, few)
     with pytest.raises(TiltingError, match=f"features of {d} and 4 numbers"):
         fid(x, rows(1.0, 5.0, d=4))
+    for a, b in ((torch.zeros(2, 3), torch.zeros(2, 2)), (torch.zeros(2, 3), torch.zeros(3, 4))):
+        with pytest.raises(TiltingError, match="cannot be compared"):
+            fid(a, b)
+    parts = [moments(y[:1]), moments(y[1:])]
+    assert frechet(moments(x), parts[0].plus(parts[1])) == pytest.approx(6.0) and parts[0].plus(parts[1]).number == 2
     assert METRICS["fid"].fewest == 50 and METRICS["fid"].better == METRICS["cmmd"].better == "lower"
 
 
@@ -59,7 +64,12 @@ def test_cmmd_of_directions():
     assert unbiased(two, one) == pytest.approx(1000 * (k + 1 - (1 + k)), abs=1e-9)
     three = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # Σ_{i≠j} k = 4 k + 2 of 6 pairs, and 3 with the other's
     assert unbiased(three, two) == pytest.approx(1000 * ((4 * k + 2) / 6 + k - 2 * (3 + 3 * k) / 6), abs=1e-9)
-    assert cmmd(three, two) == pytest.approx(1000 * ((5 + 4 * k) / 9 + (1 + k) / 2 - 2 * (3 + 3 * k) / 6))
+    assert unbiased(two, three) == pytest.approx(unbiased(three, two), abs=1e-9)
+    assert (
+        cmmd(three, two)
+        == mmd(kernel_sums(three, two, three, two))
+        == pytest.approx(1000 * ((5 + 4 * k) / 9 + (1 + k) / 2 - 2 * (3 + 3 * k) / 6))
+    )
     assert kernel_sums(x, y, torch.cat([x, y]), y) == KernelSums(1, 1, *map(pytest.approx, (1 + k, 1.0, k)))
     assert KernelSums(1, 2, 3.0, 4.0, 5.0).plus(KernelSums(10, 20, 30.0, 40.0, 50.0)) == KernelSums(11, 22, 33.0, 44.0, 55.0)
     assert KernelSums() == KernelSums(0, 0, 0.0, 0.0, 0.0)
@@ -171,7 +181,7 @@ def test_halves_are_of_every_prompt_and_its_own():
     assert halves(prompts, 3) == (first, second) != halves(prompts, 4)
 
 
-REFERENCE, OTHER, STEERED = told("p", "p", "p", "p", "q", "q"), told("p", "p", "q", "q", seed=1), told("p", "p", "q", seed=2)
+REFERENCE, OTHER, STEERED = told("p", "p", "p", "q", "q", "p"), told("p", "p", "q", "q", seed=1), told("p", "p", "q", seed=2)
 NAMED = {"reference": REFERENCE, "other": OTHER, "steered": STEERED}
 SEEN = {name: measured(features) for name, (features, _) in NAMED.items()}
 CONFIG = EvaluateConfig(seed=3)
@@ -197,6 +207,7 @@ def test_of_a_lone_reference_the_floor_is_of_its_halves():
     far, floor = distances(CONFIG, parts("steered", "reference"), SEEN, [])
     first, second = halves(REFERENCE[1], 3)
     pair = [({k: v[rows] for k, v in REFERENCE[0].items()}, [REFERENCE[1][i] for i in rows]) for rows in (first, second)]
+    assert pair[0][1] != pair[1][1]  # of the same prompts in another order
     assert list(far) == ["steered"] and floor is not None and floor["kind"] == "halves" and floor["images"] == [3, 3]
     assert floor == {"kind": "halves", "how": floor["how"], **with_means(compare(pair[0], pair[1]))}
     assert floor["how"].startswith("two halves of the reference reference (3 images each")

@@ -191,12 +191,28 @@ def with_learned_inputs(device):
     return [tl.generate(model, ["a fox"], steps=2, cfg=2.0, progress=False).images]
 
 
+@cache
+def classifier():
+    images = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    words = ["yes" if bright else "no" for bright in images.mean((1, 2, 3)) > images.mean()]
+    return tl.condition_fit(
+        images, words, "bright", kind="cnn", widths=(4, 4, 8), epochs=1, batch_size=8, progress=False
+    ).classifier
+
+
+def controlled(device):
+    """A control's pictures after a step of its training."""
+    model, how = tl.load(folder(), device="cpu").to(device), {"train_steps": 1, "steps": 2, "batch_size": 2, "rank": 1}
+    made = tl.condition_train(model, classifier(), ["a fox", "a cat"], progress=False, **how)
+    return [tl.condition_sample(made.control, ["a fox"], {"bright": "yes"}, steps=2, progress=False).images]
+
+
 CASES: dict[str, Any] = {f"method {name}": partial(drawn, name) for name in METHODS}
 CASES |= {f"black box {name}": partial(drawn, name, reward=dark, **more) for name, more in BLACK_BOX.items()}
 CASES |= {f"pipeline {name}": partial(by_pipeline, name) for name in ("codex", "sdedit")}
 CASES |= {f"objective {name}": partial(climbed, name) for name in OBJECTIVES}
 CASES |= {f"training {name}": partial(tuned, name) for name in ("dpg",)}
-CASES |= {"rows of processes": shared, "learned sampler inputs": with_learned_inputs}
+CASES |= {"rows of processes": shared, "learned sampler inputs": with_learned_inputs, "control": controlled}
 CASES |= {f"reward {name}": partial(scored, name) for name in REWARDS if name not in OF_FILES}
 
 

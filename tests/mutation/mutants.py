@@ -9,7 +9,7 @@ not see (`device`, `strict`) are left out, and -1 as +1, the same axis of a matr
 a sample of so many is tried, that of the smallest hashes, which other changes of a room leave as it is. Each is a fork of a
 process that has in memory all that its tests import but tilting, so that it pays for its tests alone.
 
-What is found stands in ROOM.json beside this file, and is gone on with: a mutant is tried once, unless its file has changed;
+What is found stands in ROOM.json beside this file, and is gone on with: a mutant is tried once, unless its function changed;
 ``--again`` tries those that lived. equivalent.yaml says which of them no test can kill, and why. README.md is the table.
 """
 
@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "statistics": ("metrics/statistics.py metrics/verdict.py", "tests/evaluation/test_statistics.py"),
     "distances": (
         "metrics/mmd.py metrics/frechet.py metrics/diversity.py evaluation/distances.py",
-        "tests/evaluation/test_distances_by_hand.py tests/evaluation/test_distances.py",
+        "tests/evaluation/test_distances_by_hand.py",
     ),
     "calibrate": ("conditioning/calibrate.py", f"tests/conditioning/test_calibrate.py {HAND}"),
     "guidance": (
@@ -80,15 +80,22 @@ class Mutant(NamedTuple):
         key: file, function, what stands there and what instead; of several the same, which one.
         file: from the root.
         lines: where to look for what comes by: its own line, else that of its statement; none where an import runs it.
+        text: of its function, else of its statement.
         module, node, other: the file, and in it what is changed to what.
     """
 
     key: str
     file: str
     lines: tuple[int, ...]
+    text: str
     module: cst.Module
     node: cst.CSTNode
     other: cst.CSTNode
+
+    @property
+    def place(self) -> str:
+        """Its file and function."""
+        return self.key.partition(": ")[0]
 
     @property
     def code(self) -> str:
@@ -108,14 +115,14 @@ CHANGES = [(kind, change) for kind, change in mutators.mutation_operators if cha
 
 
 class _Finder(cst.CSTVisitor):
-    """Gathers (node, its change, function, lines) of a file."""
+    """Gathers (node, its change, function, lines, text) of a file."""
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
     def __init__(self) -> None:
-        self.found: list[tuple[cst.CSTNode, cst.CSTNode, str, tuple[int, ...]]] = []
+        self.found: list[tuple[cst.CSTNode, cst.CSTNode, str, tuple[int, ...], str]] = []
         self.names: list[str] = []
-        self.statements: list[int] = []
+        self.statements: list[tuple[int, cst.CSTNode]] = []
         self.bodies = 0
 
     def on_visit(self, node: cst.CSTNode) -> bool:
@@ -125,13 +132,15 @@ class _Finder(cst.CSTVisitor):
             self.names.append(node.name.value)
         line = self.get_metadata(PositionProvider, node).start.line
         if isinstance(node, cst.BaseStatement | cst.SimpleStatementLine):
-            self.statements.append(line)
+            self.statements.append((line, node))
         for kind, change in CHANGES:
             if isinstance(node, kind):
                 for other in change(node):
                     if not _unseen(node, other):
-                        lines = (line, self.statements[-1]) if self.bodies else ()
-                        self.found.append((node, other, ".".join(self.names), lines))
+                        lines = (line, self.statements[-1][0]) if self.bodies else ()
+                        function = next((n for _, n in self.statements if isinstance(n, cst.FunctionDef)), None)
+                        text = _code(function or self.statements[-1][1])
+                        self.found.append((node, other, ".".join(self.names), lines, text))
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
@@ -184,11 +193,11 @@ def mutants_of(room: str) -> Iterator[Mutant]:
         finder = _Finder()
         wrapper.visit(finder)
         file, seen = path.relative_to(ROOT).as_posix(), {}
-        for node, other, name, lines in finder.found:
+        for node, other, name, lines, text in finder.found:
             key = f"{path.relative_to(ROOT / 'src' / 'tilting').as_posix()} {name}: {_code(node)} -> {_code(other)}"
             seen[key] = seen.get(key, 0) + 1
             key += f" #{seen[key]}" if seen[key] > 1 else ""
-            yield Mutant(key, file, lines, wrapper.module, node, other)
+            yield Mutant(key, file, lines, text, wrapper.module, node, other)
 
 
 def files_of(room: str) -> list[Path]:
@@ -197,12 +206,12 @@ def files_of(room: str) -> list[Path]:
     return sorted(path for pattern in ROOMS[room][0].split() for path in base.glob(pattern))
 
 
-def sample_of(room: str) -> tuple[list[Mutant], int]:
-    """What is tried of a room, and how many mutants there are."""
+def sample_of(room: str) -> tuple[list[Mutant], list[Mutant]]:
+    """What is tried of a room, and all of its mutants."""
     everything = list(mutants_of(room))
     ranked = sorted(everything, key=lambda mutant: hashlib.sha256(f"{SEED} {mutant.key}".encode()).digest())
     keys = {mutant.key for mutant in ranked[:SAMPLE]}
-    return [mutant for mutant in everything if mutant.key in keys and _compiles(mutant)], len(everything)
+    return [mutant for mutant in everything if mutant.key in keys and _compiles(mutant)], everything
 
 
 def _compiles(mutant: Mutant) -> bool:
@@ -375,18 +384,18 @@ def tried(mutant: Mutant, covered: dict[str, Any]) -> str:
 def run(room: str, shard: tuple[int, int], again: bool) -> None:
     """Try what has not been tried of a room."""
     file = HERE / f"{room}.json"
-    before = json.loads(file.read_bytes()) if file.exists() else {"files": {}, "mutants": {}}
-    digests = {path.relative_to(ROOT).as_posix(): _digest(path) for path in files_of(room)}
+    before = json.loads(file.read_bytes()) if file.exists() else {"functions": {}, "mutants": {}}
     texts = texts_of(room)
     (chosen, everything), covered = sample_of(room), map_of(room)
-    fresh = {name for name, digest in digests.items() if before["files"].get(name) == digest}
-    known = {mutant.key: before["mutants"].get(mutant.key) for mutant in chosen if mutant.file in fresh}
+    functions = functions_of(everything)
+    fresh = {place for place, digest in functions.items() if before["functions"].get(place) == digest}
+    known = {mutant.key: before["mutants"].get(mutant.key) for mutant in chosen if mutant.place in fresh}
     known = {key: value for key, value in known.items() if value == "killed" or (value and not again)}
     left = [mutant for mutant in chosen if mutant.key not in known][shard[0] - 1 :: shard[1]]
     print(f"{room}: {len(chosen)} mutants, {len(left)} to try", flush=True)
     for i, mutant in enumerate(left):
         names = tests_of(mutant, covered)[0]
-        if i % 20 == 0 and names and _forked(lambda names=names: _pytest(names, []), 3600) != 0:
+        if i % 20 == 0 and names and tried(mutant._replace(other=mutant.node), covered) != "lived":
             raise SystemExit(f"{room}: its tests fail without a mutant")
         known[mutant.key] = tried(mutant, covered)
         if known[mutant.key] != "killed":
@@ -395,8 +404,16 @@ def run(room: str, shard: tuple[int, int], again: bool) -> None:
             if texts != texts_of(room):
                 raise SystemExit(f"{room}: its texts have changed meanwhile, run it again")
             ordered = {mutant.key: known[mutant.key] for mutant in chosen if mutant.key in known}
-            held = {"files": digests, "of": everything, "mutants": ordered}
+            held = {"of": len(everything), "functions": functions, "mutants": ordered}
             file.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def functions_of(mutants: list[Mutant]) -> dict[str, str]:
+    """A digest of each function's text, and of what a class or a file says beside its functions."""
+    texts: dict[str, dict[str, None]] = {}
+    for mutant in mutants:
+        texts.setdefault(mutant.place, {})[mutant.text] = None
+    return {place: hashlib.sha256("\n".join(found).encode()).hexdigest()[:16] for place, found in texts.items()}
 
 
 def texts_of(room: str) -> list[str]:
