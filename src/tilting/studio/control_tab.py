@@ -163,9 +163,9 @@ def by_labels(studio: Studio, watched: Any) -> None:
     gr.Markdown("## 4 · Pictures by its labels")
     refresh = gr.Button("Show the labels of the control above", elem_id="label-show")
     asked = gr.State("")
-    refresh.click(lambda name: name or "", watched, asked, **forms.ASIDE)
+    refresh.click(lambda name: name or "", watched, asked, show_progress="hidden")  # by the queue: else a State tells nobody
 
-    @gr.render(inputs=[asked], queue=False)
+    @gr.render(inputs=[asked])
     def own(name: str) -> None:
         if not name:
             return
