@@ -66,7 +66,7 @@ def here(tmp_path, monkeypatch, small, folder, fitted):
     save_classifier(fitted, tmp_path / "FIT")
     (tmp_path / "f.py").write_text(FUNCTION)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.conditioning.train_run.load", lambda name, **how: small)
+    monkeypatch.setattr("tilting.conditioning.train_run.load", lambda name, *more, **how: small)
     return tmp_path
 
 

@@ -43,7 +43,7 @@ def clean(pocket):
 def here(tmp_path, monkeypatch, pocket):
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, *more, **how: pocket)
     monkeypatch.setattr("tilting.generation.run.load", lambda name, *more, **how: pocket)
     return tmp_path
 

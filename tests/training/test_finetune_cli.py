@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch, pocket):
     """A folder with rewards in it; pocket is loaded once."""
     (tmp_path / "r.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, *more, **how: pocket)
     return tmp_path
 
 

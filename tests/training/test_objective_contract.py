@@ -262,7 +262,7 @@ def test_an_objective_from_outside_is_known_everywhere(mine, mixture, tmp_path, 
     pocket = tl.load("pocket")
     trainer = make_trainer(pocket, "a fox", Bright(), "mine", steps=2, rank=2)
     assert trainer.objective == mine() and trainer.batches.config.eta == config()["eta"]
-    monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, *more, **how: pocket)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.py").write_text(REWARDS)
     assert train("run", "--objective", "mine", "--sample-every", "0", steps=1) == 0

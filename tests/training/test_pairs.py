@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_the_paper(mixture):
 
 
 def test_it_comes_to_prefer_what_was_chosen(here, pocket, monkeypatch):
-    monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, *more, **how: pocket)
     assert train("run", "--sample-every", "8", pairs="pairs.jsonl", steps=8) == 0
     rows = read_lines(here / "run" / "metrics.jsonl")
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)  # of a LoRA that changes nothing yet
@@ -97,7 +97,7 @@ def test_it_comes_to_prefer_what_was_chosen(here, pocket, monkeypatch):
 
 
 def test_a_run_goes_on_to_the_same_bits_and_only_with_its_pictures(here, pocket, monkeypatch, capsys):
-    monkeypatch.setattr("tilting.training.run.load", lambda name, **how: pocket)
+    monkeypatch.setattr("tilting.training.run.load", lambda name, *more, **how: pocket)
     from tilting.training import batches
 
     still = ("--sample-every", "0")
