@@ -140,8 +140,8 @@ def pages() -> list[Path]:
 
 
 def quoted() -> list[dict[str, str]]:
-    """Every row that recipes have of a part, as its page says it: page, row, part, what it is a value of, value and base's,
-    judge, evaluations."""
+    """Every row that recipes have of a part, as its page says it: page, row, part, what it is a value of, value and gain over
+    base, or base's value where a page has no gains, judge, evaluations."""
     found = []
     for page in pages():
         for title, rows in tables_of(page):
@@ -155,7 +155,9 @@ def quoted() -> list[dict[str, str]]:
                 judge = next((key for key in row if key.startswith("judge")), "")
                 told = {"page": page.parent.name, "row": row["row"], "part": part, "number": row.get("its number", "")}
                 told |= {"what": title.split("), ")[0] + ")" if score == "reward" and title else score}
-                told |= {"value": row.get(score, ""), "base": base.get(score, "")}
+                name, where = re.match(r"([^,(]*[^,( ])(, [\w-]+)?", score).groups() if score else ("", "")
+                told |= {"value": row.get(score, ""), "gain": row.get(f"{name} - base{where or ''}", "")}
+                told |= {"base": "" if told["gain"] else base.get(score, "")}  # which may be of another sampler
                 told |= {"judged": judge.split(" (")[0], "judge": row.get(judge, ""), "evaluations": row[cost]}
                 found.append(told)
     return found
@@ -172,7 +174,11 @@ def measured(name: str) -> list[str]:
     found = [
         (
             *(f"[{one['page']}](../{one['page']}/table.md)", f"`{one['row']}`", f"{one['what'].split(' (')[0]} {one['value']}"),
-            *(one["base"], one["judge"] + (" over base" if "- base" in one["judged"] else ""), one["evaluations"]),
+            *(
+                f"{one['gain']} over base" if one["gain"] else one["base"],
+                one["judge"] + (" over base" if "- base" in one["judged"] else ""),
+                one["evaluations"],
+            ),
         )
         for one in quoted()
         if one["part"] == name

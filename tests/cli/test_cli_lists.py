@@ -106,13 +106,13 @@ def test_one_method_shows_every_setting(name, capsys):
         (
             ("methods", "dps"),
             "field-methods",
-            ("clip (raw cosine) ", ", base ", "judge - base ", " 100 evaluations an image, part"),
+            ("clip (raw cosine) ", " over base", "judge - base ", " 100 evaluations an image, part"),
         ),
         (("objectives", "draft-lv"), "draft-fig3", ("style, train (log p of noto, nats) ", "5520 evaluations of training")),
     ],
 )
 def test_one_part_quotes_what_was_measured_of_it(words, page, parts, capsys):
-    """With unit, budget and base's value, as the page has them."""
+    """With unit, budget and the gain over base, as the page has them."""
     assert main([*words]) == 0
     told = " ".join(capsys.readouterr().out.split()).partition("measured on pocket")[2]
     row = next(one for one in (ROOT / "docs" / page / "table.md").read_text().splitlines() if one.startswith(f"| {words[1]} "))

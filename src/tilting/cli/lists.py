@@ -62,7 +62,8 @@ def _quoted(rows: list[dict[str, str]], paid: str) -> list[str]:
     for row in rows:
         number = f", {row['number']}" if row["number"] else ""
         judge = f"; {row['judged']} {row['judge']}" if row["judge"] else ""
-        said = f"{row['what']} {row['value']}, base {row['base']}{judge}; {row['evaluations']} evaluations {paid}{number}"
+        base = f"{row['gain']} over base" if row["gain"] else f"base {row['base']}"
+        said = f"{row['what']} {row['value']}, {base}{judge}; {row['evaluations']} evaluations {paid}{number}"
         cells.append([row["page"], said])
     return ["", "measured on pocket (tilting recipe NAME)", *columns(cells, indent="  ")] if cells else []
 
