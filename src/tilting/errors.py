@@ -40,10 +40,18 @@ def refusal_of(error: OSError) -> str | None:
     return f"cannot go on: {error.strerror}{file}"
 
 
+def _said(error: BaseException) -> str:
+    """What an error says, in one line; nothing where its own __str__ is what is broken."""
+    try:
+        return " ".join(str(error).split())
+    except BaseException:
+        return ""
+
+
 def out_of_memory(error: BaseException) -> str | None:
     """The sentence about a device, or a machine, whose memory is full; None of another error. Torch's own error is known by its
     name here, MPS has none."""
-    said = " ".join(str(error).split())
+    said = _said(error)
     full = type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in said or "can't allocate memory" in said
     if not full and not isinstance(error, MemoryError):
         return None
@@ -55,10 +63,7 @@ def outlived(error: BaseException) -> str:
     the signals that are as it, go on up; and so does a device whose memory is full."""
     if isinstance(error, KeyboardInterrupt) or (out_of_memory(error) and not isinstance(error, MemoryError)):
         raise error
-    try:
-        said = " ".join(str(error).split())
-    except BaseException:  # its own __str__ may be what is broken
-        said = ""
+    said = _said(error)
     return f"{type(error).__name__}: {said if len(said) <= 150 else f'{said[:147]}...'}"
 
 
