@@ -25,7 +25,9 @@ from shapes import Aesthetic, write
 from tilting.models.placement import Switches
 
 STEPS, PARTICLES = 2, 1
-SIZES: dict[str, Any] = {"sdxl": 512, "flux": 512, "wan": {"height": 256, "width": 256, "frames": 5}}
+SIDE = 512
+"""Pixels, of a picture."""
+real_size.TOLD = {"flux": {"height": SIDE, "width": SIDE}, "wan": {"height": 256, "width": 256, "frames": 5}}
 WHOLE = {"sdxl": 10, "flux": 19, "wan": 30}
 
 
@@ -38,7 +40,7 @@ def depth_of(name: str, depth: int) -> dict[str, Any]:
 
 def cut(name: str, depth: int, folder: Path) -> Path:
     """The folder of a shape at a depth, its text encoders of one layer."""
-    write(name, folder, SIZES[name] if isinstance(SIZES[name], int) else None)
+    write(name, folder, SIDE)
     for part in folder.iterdir():
         file = part / "config.json"
         if part.name in ("unet", "transformer"):
@@ -53,9 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shapes", default=",".join(WHOLE))
     parser.add_argument("--depth", type=int, help="measure one, and print it")
+    parser.add_argument("--out", type=Path, help="a json of real_size.py, which it is written into")
     options = parser.parse_args()
     real_size.SWITCHES.clear()
-    real_size.FILM = SIZES["wan"]
     for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as place:
             if options.depth:
@@ -74,7 +76,11 @@ def main() -> None:
         extended = one + (two - one) * (WHOLE[name] - 1)
         of = [found[depth]["estimate_gb"] / found[depth]["peak_gb"] for depth in (1, 2)]
         row = {"peak_gb": [one, two], "estimate_over_peak": of, "extended_gb": extended, "estimate_gb": whole}
-        print(json.dumps({name: row | {"ratio": whole / extended}}), flush=True)
+        row["ratio"] = whole / extended
+        print(json.dumps({name: row}), flush=True)
+        if options.out:
+            told = json.loads(options.out.read_text())
+            options.out.write_text(json.dumps(told | {"depths": told.get("depths", {}) | {name: row}}, indent=1))
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ from tilting.models.told import asked
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 SIDES = {"sd15": 512, "sdxl": 1024, "sd35": 1024, "flux": 1024}
-FILM = {"height": 480, "width": 832, "frames": 9}
-"""Of Wan, whose own films have 81 frames."""
+TOLD: dict[str, dict[str, Any]] = {"wan": {"height": 480, "width": 832, "frames": 9}}
+"""Sizes that a folder does not say: of Wan, whose own films have 81 frames."""
 SMALL = {
     "unet": {"block_out_channels": [32, 64], "norm_num_groups": 8, "layers_per_block": 1, "attention_head_dim": 4},
     "vae": {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1},
@@ -184,7 +184,7 @@ def request(name: str, folder: Path, steps: int, particles: int, half: bool) -> 
     """Of CoDeX on a shape, what is measured."""
     options: dict[str, Any] = {"prompts": ["a fox"], "model": str(folder), "method": "codex", "set": EVERY, "cfg": 3.0}
     options |= {"particles": particles, "steps": steps, "reward": ["clip"], **({"precision": "bf16"} if half else {})}
-    return resolve(options | (FILM if name == "wan" else {}))
+    return resolve(options | TOLD.get(name, {}))
 
 
 def measure(
@@ -331,12 +331,24 @@ def page(found: dict[str, Any]) -> str:
         size = f"{one['pixels']} | {one['steps']}, {one['particles']} | {one['precision']} | {tflop:.3g}"
         lines.append(f"| {name} | {size} | {run} |")
     lines += ["", *(f"{name} failed: {said}." for name, said in found["failed"].items())] if found.get("failed") else []
+    if found.get("depths"):
+        lines += ["", "## Large models, by two depths", ""]
+        lines += [
+            "`python benchmarks/depths.py` measures an image of CoDeX in bf16 at one and two of the repeated blocks, on",
+            "a CPU and in real width, and extends the peak to the model's depth; the estimate is doctor's, of the whole model.",
+            "",
+        ]
+        lines += ["| shape | peak GB at 1, 2 | extended GB | estimate GB | estimate / extended |", "|" + "---|" * 5]
+        for name, one in found["depths"].items():
+            peaks = ", ".join(f"{peak:.4g}" for peak in one["peak_gb"])
+            lines.append(f"| {name} | {peaks} | {one['extended_gb']:.4g} | {one['estimate_gb']:.4g} | {one['ratio']:.3f} |")
     for name, one in found["shapes"].items():
         lines += ["", f"## Switches on {name}", "", "| switch | run s | times | peak GB |", "|---|---|---|---|"]
         for words, of in one["switches"].items():
             cells = of.get("failed") or f"{of['run_s']:.3g} | {of['times']:.2f} | {of['peak_gb']:.3g}"
             lines.append(f"| {words} | {cells} |" if "failed" not in of else f"| {words} | {cells} | | |")
-        lines += ["", "| training step of 2 | s | images | peak GB |", "|---|---|---|---|"]
+        if one["training"]:
+            lines += ["", "| training step of 2 | s | images | peak GB |", "|---|---|---|---|"]
         for objective, of in one["training"].items():
             cells = of.get("failed") or f"{of['step_s']:.3g} | {of['images']} | {of['peak_gb']:.3g}"
             lines.append(f"| {objective} | {cells} |" if "failed" not in of else f"| {objective} | {cells} | | |")
