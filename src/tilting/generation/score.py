@@ -67,7 +67,7 @@ class Scorer:
 
     def of_latents(self, x: Tensor, t: Time, rows: Tensor) -> Tensor:
         """(m,) of latents x (m, ...) at their own time, by a reward that scores such."""
-        prompts, weight = [self.prompts[i] for i in rows.tolist()], self.reward.parts[0][1]
+        prompts, weight = [self.prompts[int(i)] for i in rows.tolist()], self.reward.parts[0][1]
         try:
             return weight * of_latents(self.reward).of_latents(x, t, prompts)
         except RewardError as error:
@@ -81,7 +81,7 @@ class Scorer:
             return self.noisy(x0, CLEAN, rows)
         decode = self.decode if self.kept is not None or self.look is None else self.look
         images = self.decoded.popleft() if self.decoded else decode(x0, rows)
-        prompts = [self.prompts[i] for i in rows.tolist()]
+        prompts = [self.prompts[int(i)] for i in rows.tolist()]
         try:
             with _asked:
                 parts = self.reward.each(images, prompts)
