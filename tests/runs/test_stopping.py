@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from PIL import Image
 
 from support.commands import manifest
-from support.processes import WORDS, awaited, begun
+from support.processes import ENV, WORDS, awaited, begun
 
 REWARD = """
 import os, pathlib, time
@@ -114,3 +117,29 @@ def test_an_ignored_signal_stays_ignored(tmp_path, folder):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert process.returncode == 0 and said == ""
+
+
+SENT_WITHIN = """
+import os, pathlib, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy.version" and not pathlib.Path("sent").exists():
+            pathlib.Path("sent").write_text(str("torch" in sys.modules))
+            os.kill(os.getpid(), getattr(signal, os.environ["SEND"]))
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), BY)
+def test_a_signal_within_an_extension_is_obeyed_after_it(name, code, tmp_path):
+    """Torch's own extension imports numpy and swallows what is raised meanwhile: the command went on without numpy."""
+    (tmp_path / "sitecustomize.py").write_text(SENT_WITHIN)
+    env = {**os.environ, **ENV, "SEND": name, "PYTHONPATH": os.pathsep.join([str(tmp_path), ENV["PYTHONPATH"]])}
+    words = [sys.executable, "-m", "tilting", "generate", "a fox", "--steps", "2", "--method", "base", "--out", "run"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert (tmp_path / "sent").read_text() == "True"
+    assert done.returncode == code and "tilting: interrupted" in done.stderr, done.stderr
+    assert not (tmp_path / "run" / "images").exists()

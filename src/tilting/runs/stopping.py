@@ -1,6 +1,8 @@
 """Signals that end a run: Ctrl-C, and SIGTERM and SIGHUP, by which schedulers and closed terminals do the same.
 
-A command that gets one saves what it can and leaves with 130, 143 or 129; a second one ends it at once. Torch-free.
+A command that gets one saves what it can and leaves with 130, 143 or 129; a second one ends it at once. One that comes while
+an extension module is loaded waits for its end: torch's imports numpy there and swallows what is raised, and the command would
+go on, with a numpy that is broken. Torch-free.
 """
 
 from __future__ import annotations
@@ -10,10 +12,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Any
 
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+USUAL: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(ENDS, signal.SIG_DFL)}
+LATER = 0.02
+"""Seconds after which a signal that cannot be obeyed now comes again."""
 _got: list[int] = []
 
 
@@ -30,7 +36,17 @@ def _note(number: int) -> None:
             signal.signal(other, signal.SIG_DFL)
 
 
+def _extends(frame: FrameType | None) -> bool:
+    """Whether an extension module is being loaded."""
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+        frame = frame.f_back
+    return frame is not None
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
+    if _extends(frame):
+        threading.Timer(LATER, signal.raise_signal, (number,)).start()  # handlers run in the main thread
+        return
     _note(number)
     raise KeyboardInterrupt
 
@@ -40,14 +56,14 @@ def heeded() -> Iterator[None]:
     """Within a command SIGTERM and SIGHUP are as Ctrl-C, unless they are ignored (nohup) or somebody else's."""
     _got.clear()
     mine = threading.current_thread() is threading.main_thread()
-    taken = [number for number in ENDS if mine and signal.getsignal(number) is signal.SIG_DFL]
+    taken = [number for number, usual in USUAL.items() if mine and signal.getsignal(number) is usual]
     for number in taken:
         signal.signal(number, _leave)
     try:
         yield
     finally:
         for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, USUAL[number])
 
 
 @contextmanager
@@ -60,9 +76,9 @@ def patient(unit: str = "step", several: bool = False) -> Iterator[Callable[[], 
         several: there are other processes, each of which would stop elsewhere: nothing is changed then, nor outside the main
             thread, nor for signals that somebody else takes.
     """
-    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(ENDS, _leave)}
     mine = threading.current_thread() is threading.main_thread() and not several
-    taken = [number for number, handler in usual.items() if mine and signal.getsignal(number) is handler]
+    usual = {number: signal.getsignal(number) for number in USUAL}
+    taken = [number for number, handler in usual.items() if mine and handler in (_leave, signal.default_int_handler)]
     pressed: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
