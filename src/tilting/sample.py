@@ -31,8 +31,8 @@ from tilting.method import Method as Method
 from tilting.method import check as check
 from tilting.select import SelectionInput
 from tilting.state import Info as Info
-from tilting.state import Over as Over
 from tilting.state import Problem as Problem
+from tilting.state import ProcessGroup as ProcessGroup
 from tilting.state import State as State
 from tilting.state import Tally, evaluate, evaluate_noisy, evaluate_value, flat, in_chunks, rms_of, to_float64, value_of
 from tilting.state import start as start

@@ -49,7 +49,7 @@ class Problem:
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     per_particle: bool = False
     law: Law = "posterior"
-    over: Over | None = None
+    over: ProcessGroup | None = None
     noisy: NoisyValueFn | None = None
 
 
@@ -186,22 +186,22 @@ def start_from(problem: Problem, method: Method, clean: Tensor) -> State:
     return replace(noise, x=(around[:, None] + first.sigma * noise.x).to(problem.dtype), around=around)
 
 
-class Over(Protocol):
-    """Processes that share rows, such as `tilting.runs.processes.Processes`: each does some, and all have what comes of all."""
+class ProcessGroup(Protocol):
+    """Processes that share the rows of a batch, such as `tilting.runs.processes.Processes`."""
 
-    def rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]: ...
+    def map_rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]: ...
 
-    def tensors(self, mine: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
+    def all_gather_rows(self, mine: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
 
-    def tell(self, value: Any) -> list[Any]: ...
+    def all_gather(self, value: Any) -> list[Any]: ...
 
 
 def in_chunks(
-    function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor, over: Over | None = None
+    function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor, over: ProcessGroup | None = None
 ) -> tuple[Tensor, ...]:
     """Apply a function of parallel columns in chunks of rows, which processes may share, and put its outputs together."""
     if over is not None:
-        return over.rows(lambda *mine: in_chunks(function, chunk, *mine), *columns)
+        return over.map_rows(lambda *mine: in_chunks(function, chunk, *mine), *columns)
     if len(columns[0]) <= chunk:
         return function(*columns)
     parts = [function(*part) for part in zip(*(c.split(chunk) for c in columns), strict=True)]

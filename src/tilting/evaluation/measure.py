@@ -208,7 +208,7 @@ def looked_at(
             done += len(images)
         return joined(parts)
 
-    return joined(together.shared(batches(len(files)), work))
+    return joined(together.map_items(batches(len(files)), work))
 
 
 def measure(run: Run, tools: Instruments, together: Processes) -> Measured:
@@ -269,7 +269,7 @@ def _of_prompts(
             inputs |= {"images": torch.stack(pictures) if pictures else None, "lpips": tools.lpips}
             return {"value": torch.tensor(metric(inputs), dtype=torch.float64)}
 
-        found = together.shared(several, work)
+        found = together.map_items(several, work)
         values[metric.name] = {prompt: one["value"].item() for (prompt, _), one in zip(several, found, strict=True)}
     return values
 

@@ -14,7 +14,7 @@ from typing import Any
 from tilting.config.finetune import FinetuneConfig, resolve_finetune
 from tilting.errors import TiltingError
 from tilting.objectives.cost import cost_of
-from tilting.runs.alone import alone
+from tilting.runs.lock import exclusive
 from tilting.training.batches import Batches
 from tilting.training.checkpoint import read
 from tilting.training.driver import Observer, train_in_folder
@@ -80,7 +80,7 @@ def train(
     Raises:
         TiltingError: a folder that holds another run.
     """
-    with alone(config.out):
+    with exclusive(config.out):
         folder = FinetuneFolder(config, argv)
         if folder.summary and folder.summary.get("looked") != protocol.about:
             raise TiltingError(f"{str(folder.path)!r} was looked at in another way: choose another --out")
