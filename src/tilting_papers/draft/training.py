@@ -65,7 +65,7 @@ def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
     images = config.train_steps * config.batch_size
     looks, whole = -(-config.train_steps // config.checkpoint_every), protocol.sets.values()
     drawn = [sum(len(dict.fromkeys(p)) for p in sets) * protocol.images for sets in (whole, protocol.along().sets.values())]
-    units = images * (cost.evaluations + 2 * cost.slopes + VALUE * cost.reward_calls)
+    units = images * (cost.evaluations + 2 * cost.evaluation_grads + VALUE * cost.reward_calls)
     units += (2 * drawn[0] + (looks - 1) * drawn[1]) * (config.steps + VALUE / 2)
     return units * ROW_SECONDS * (1 if config.cfg == 1 else 2)
 
