@@ -160,7 +160,7 @@ class FitConfig(BaseConfig):
         return None if self.label_by is None else parse_spec(self.label_by)
 
     def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values; model and group only where they have a use."""
+        """See `BaseConfig.mapping`; model and group only if they are used."""
         return {key: value for key, value in super().mapping().items() if key not in ("model", "group") or value}
 
 

@@ -88,7 +88,7 @@ class _Pool:
         return SampleFolder(config, argv, self.controls) if isinstance(config, SampleConfig) else Folder(config, argv)
 
     def parts(self, config: GenerateConfig) -> Parts:
-        """Of a run. Raises what loading raises."""
+        """The loaded parts of a run. Raises what loading raises."""
         if isinstance(config, SampleConfig):
             return self.controls.load(config)
         key = config.lora, config.lora_steps, config.lora and config.steps

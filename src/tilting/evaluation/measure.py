@@ -62,7 +62,7 @@ class Instruments:
     _seen: dict[Path, dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def names(self) -> dict[str, str]:
-        """By metric, the network it is measured in."""
+        """Name of the network that each metric is measured in."""
         names = {
             "fid": self.fid.name,
             "cmmd": self.embed.name,
@@ -183,7 +183,7 @@ BATCH = 32
 
 
 def batches(count: int) -> list[slice]:
-    """So many pictures in batches, each of which one process looks at."""
+    """Slices that split ``count`` pictures into batches, the unit that processes share."""
     return [slice(first, first + BATCH) for first in range(0, count, BATCH)]
 
 

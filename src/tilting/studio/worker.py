@@ -64,7 +64,7 @@ MOST, LOOKS, TRACED = 16, 16, 4
 PAUSE = 1.5
 """Seconds between two traces of a run that goes on."""
 MODELS = 2
-"""That stay loaded."""
+"""Maximum number of models that stay loaded."""
 
 
 class Worker:
