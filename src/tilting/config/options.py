@@ -24,7 +24,7 @@ from tilting.rewards.spec import check_rewards
 
 
 def check_model(name: str, value: str) -> str:
-    """The name of a model that is there, or of a hub. Raises TiltingError, with the nearest one."""
+    """The name of an existing model, or of one on the hub. Raises TiltingError with the nearest name."""
     from pathlib import Path
 
     if value not in MODELS and "/" not in value and not Path(value).is_dir():
@@ -36,7 +36,7 @@ def check_model(name: str, value: str) -> str:
 
 
 def check_cfg(name: str, value: float) -> float:
-    """The CFG scale. Raises TiltingError for one that would drop the prompt, or turn away from it."""
+    """A CFG scale above 0; others would ignore or negate the prompt. Raises TiltingError."""
     if value <= 0:
         raise TiltingError(f"{name} must be above 0, not {value:g}: 1 is the prompt without guidance")
     return value

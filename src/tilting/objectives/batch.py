@@ -112,7 +112,7 @@ class TrainBatch:
 
     @property
     def prompts(self) -> list[str]:
-        """Of the whole batch, over all processes."""
+        """The prompts of the whole batch, over all processes."""
         return [w.prompt for w in (self.everyone or self.who)]
 
     def all(self, value: Tensor) -> Tensor:

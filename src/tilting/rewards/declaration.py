@@ -41,12 +41,12 @@ POCKET = Reads((POCKET_CLIP,), "pocket-clip")
 
 
 def clip_at(folder: str | None) -> Reads:
-    """Of a transformers CLIP in a folder or on the hub; pocket-clip for None."""
+    """What a reward on a transformers CLIP reads: a folder or hub name; pocket-clip for None."""
     return Reads(weights_in(folder), folder) if folder else POCKET
 
 
 def no_more(argument: str | None) -> Reads:
-    """Of a reward that reads nothing but what its argument names."""
+    """A reward that reads no files other than those its argument names."""
     return Reads()
 
 
