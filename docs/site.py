@@ -48,8 +48,9 @@ PLACED = {
     "glossary.md",
 }
 WALKS = ("practitioner", "researcher", "scientist")
+CARDS = {f"src/tilting/assets/{name}/README.md": f"{name}.md" for name in ("pocket", "pocket-bright")}
 BESIDE = {
-    "src/tilting/assets/pocket/README.md": "pocket.md",
+    **CARDS,
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "docs/README.md": "numbers.md",
@@ -558,7 +559,7 @@ def contents() -> dict[str, str]:
         if page.stem in ("methods", "objectives", "rewards"):
             text = text.split("\n## ", 1)[0]
         made[place] = moved(text, page, place)
-    for name in ("src/tilting/assets/pocket/README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in (*CARDS, "CONTRIBUTING.md", "CHANGELOG.md"):
         made[BESIDE[name]] = moved((ROOT / name).read_text(encoding="utf-8"), ROOT / name, BESIDE[name])
     made |= {f"methods/{name}.md": method(name) for name in METHODS}
     made |= {f"objectives/{name}.md": objective(name) for name in OBJECTIVES}
@@ -590,7 +591,7 @@ def order(made: dict[str, str]) -> list[dict[str, Any]]:
         {"API": "api.md"},
         {"Troubleshooting": "troubleshooting.md"},
         {"Numbers": ["numbers.md", *NUMBERS, *tables]},
-        {"More": ["glossary.md", "pocket.md", "contributing.md", "changelog.md"]},
+        {"More": ["glossary.md", "pocket.md", "pocket-bright.md", "contributing.md", "changelog.md"]},
     ]
 
 

@@ -25,6 +25,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
         "pocket/unet/diffusion_pytorch_model.safetensors",
         "pocket-clip/model.safetensors",
         "pocket-judge/model.safetensors",
+        "pocket-bright/control.json",
+        "pocket-bright/lora/pytorch_lora_weights.safetensors",
     ):
         assert f"tilting/assets/{part}" in names
     assert any(n.endswith("licenses/NOTICE") for n in names)

@@ -1,4 +1,4 @@
-"""`python -m tilting.cli.demo --out demo`: what pocket draws by itself, and steered, on one grid. Resumable."""
+"""`python -m tilting.cli.demo --out demo`: what pocket draws by itself, steered, and with a control, on grids. Resumable."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tilting.conditioning.readings import obedience
+from tilting.conditioning.sample_run import Loaded, sample_into
+from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.disk import make_folder, write_atomically
 from tilting.errors import TiltingError
@@ -35,6 +38,12 @@ PAIRS = (
 WARM = '''def warm(images, prompts):
     """How much more red than blue a picture has, from -1 to 1: a reward of one's own, whose gradient torch finds."""
     return (images[:, 0] - images[:, 2]).mean((1, 2))
+'''
+FOX, BRIGHTNESSES = "a fox", (40, 55, 70, 85)
+BRIGHT = '''def bright(images, prompts):
+    """Mean luma (ITU-R BT.601), in per cent: 0 is black, 100 white. pocket-bright learned from pictures that it labelled."""
+    red, green, blue = images.mean((2, 3)).T
+    return 100 * (0.299 * red + 0.587 * green + 0.114 * blue)
 '''
 GLOSS = (
     "clip: how well picture and prompt match, a cosine; jpeg: minus the kB of its file; warm: red minus blue, -1 to 1",
@@ -79,8 +88,27 @@ def table(manifests: dict[tuple[str, str], dict[str, Any]]) -> str:
     return "\n".join([*lines, "", *GLOSS])
 
 
+def fading(out: Path, images: int, steps: int, loaded: Loaded, argv: Sequence[str], quiet: bool) -> str:
+    """Draw the same foxes darker and brighter by a control, as ``foxes.png``, and say in lines what it shows."""
+    write_atomically(out / "bright.py", BRIGHT.encode())
+    of = {"prompts": [FOX], "images": images, "steps": steps, "seed": 0, "reward": [f"{out / 'bright.py'}:bright"]}
+    base = run(resolve({**of, "method": "base", "out": str(out / "runs" / "bright-base")}), argv, quiet, loaded.plain)
+    found = {"base": base}
+    for value in BRIGHTNESSES:
+        asked = {"control": ["pocket-bright"], "label": [f"bright={value}"], "out": str(out / "runs" / f"bright-{value}")}
+        found[f"bright={value}"] = sample_into(SampleConfig.resolve({**of, **asked}), loaded, argv, quiet)
+    shown = sorted(found.items(), key=lambda column: column[1]["summary"]["reward_mean"])
+    comparison_grid([(title, manifest["config"]["out"]) for title, manifest in shown], out / "foxes.png", per_prompt=images)
+    lines = [f"pocket-bright, a control of how bright a picture is (0 black, 100 white): {FOX!r}, the same noise"]
+    for title, manifest in found.items():
+        mean = f"brightness {manifest['summary']['reward_mean']:.1f}"
+        told = f"judge {manifest['summary']['judge_mean']:.2f}" if title == "base" else obedience(manifest["summary"])
+        lines.append(f"{title:12}{mean}, {told}")
+    return "\n".join(lines)
+
+
 def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, steps: int = STEPS, quiet: bool = False) -> str:
-    """Run what is missing, write ``grid.png``, ``grid-jpeg.png``, ``grid-warm.png`` and ``table.txt``, and return the table."""
+    """Run what is missing, write the grids, ``foxes.png`` and ``table.txt``, and return the table."""
 
     @cache
     def model_and_judge() -> Parts:
@@ -93,11 +121,9 @@ def demo(out: Path, prompts: Sequence[str] = PROMPTS, images: int = IMAGES, step
     make_folder(out)
     write_atomically(out / "warm.py", WARM.encode())
     configs = requests(out, prompts, images, steps)
-    manifests = {}
-    for key, config in configs.items():
-        argv = ["python", "-m", "tilting.cli.demo", "--out", str(out)]
-        manifests[key] = run(config, argv, quiet=quiet, parts=parts)
-    text = table(manifests)
+    argv = ["python", "-m", "tilting.cli.demo", "--out", str(out)]
+    manifests = {key: run(config, argv, quiet=quiet, parts=parts) for key, config in configs.items()}
+    text = f"{table(manifests)}\n\n{fading(out, min(SHOWN, images), steps, Loaded(model_and_judge()), argv, quiet)}"
     for name, reward in (("grid.png", "clip"), ("grid-jpeg.png", "jpeg"), ("grid-warm.png", "warm")):
         columns = [(method, config.out or "") for (method, r), config in configs.items() if r == reward]
         comparison_grid(columns, out / name, per_prompt=min(SHOWN, images))
@@ -120,8 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tilting: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return exit_code()
-    print(f"grid: {options.out / 'grid.png'}")
-    print("a control of one label at three strengths, which takes minutes to train: sh examples/scientist.sh")
+    print(f"grids: {options.out / 'grid.png'}, and the foxes, darker and brighter: {options.out / 'foxes.png'}")
+    print("one of them: tilting condition sample 'a fox' --control pocket-bright --label bright=40 --out foxes")
+    print("a control of your own labels takes minutes to train: sh examples/scientist.sh")
     return 0
 
 

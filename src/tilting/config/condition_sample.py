@@ -18,7 +18,7 @@ from tilting.config.options import Model
 from tilting.declare import Check, Field, Metavar, Option
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
-from tilting.models.control_spec import CLASSIFIERS, ControlInfo, parse_labels, read_control
+from tilting.models.control_spec import CLASSIFIERS, CONTROLS, ControlInfo, find_control, parse_labels, read_control
 from tilting.models.control_spec import FILE as CONTROL
 from tilting.models.families import weights_of
 from tilting.models.names import check_pipeline, check_plain, find_model
@@ -51,7 +51,9 @@ class SampleConfig(GenerateConfig):
     """
 
     model: Annotated[Model, Option(default="the control's")] = "pocket"
-    control: Annotated[tuple[str, ...], Metavar("CTL"), Check(_different), Doc("Folder of `condition train`, repeatable.")] = ()
+    control: Annotated[
+        tuple[str, ...], Metavar("CTL"), Check(_different), Doc("Folder of `condition train`, or pocket-bright; repeatable.")
+    ] = ()
     classifier: Annotated[
         tuple[str, ...], Metavar("FIT"), Check(_different), Doc("Guide by a `condition fit` instead of a control, repeatable.")
     ] = ()
@@ -125,8 +127,8 @@ class SampleConfig(GenerateConfig):
     def digests(self) -> dict[str, list[dict[str, Any]]]:
         """Name and digest of each control or classifier."""
         if self.control:  # control.json has the digests of its weights; its classifiers are added
-            read = {folder: [Path(folder, name) for name in (CONTROL, CLASSIFIERS)] for folder in self.control}
-            return {"controls": [{"name": folder, "sha256": digest_of(files)} for folder, files in read.items()]}
+            read = {name: [find_control(name) / file for file in (CONTROL, CLASSIFIERS)] for name in self.control}
+            return {"controls": [{"name": name, "sha256": digest_of(files)} for name, files in read.items()]}
         return {"classifiers": [{"name": one, "sha256": digest_of(files_of_classifier(one))} for one in self.classifier]}
 
     def at(self, strength: float, out: str | None) -> SampleConfig:
@@ -172,5 +174,5 @@ def _check_model(model: str, infos: Mapping[str, ControlInfo]) -> None:
     sha = digest(weights_of(find_model(model)))
     for folder, info in infos.items():
         if sha != info.model.get("sha256"):
-            what = "control" if Path(folder, CONTROL).is_file() else "classifier of noisy latents"
+            what = "control" if folder in CONTROLS or Path(folder, CONTROL).is_file() else "classifier of noisy latents"
             raise TiltingError(f"the {what} {folder!r} was trained on {info.model.get('name')!r}, which is not this {model!r}")

@@ -9,6 +9,8 @@ from pathlib import Path
 _ASSETS = Path(__file__).parent.parent / "assets"
 POCKET = _ASSETS / "pocket"
 """The diffusion model."""
+POCKET_BRIGHT = _ASSETS / "pocket-bright"
+"""A control of pocket's."""
 POCKET_CLIP = _ASSETS / "pocket-clip"
 """The CLIP that the rewards `clip` and `style` read."""
 POCKET_JUDGE = _ASSETS / "pocket-judge"

@@ -22,7 +22,7 @@ from tilting.features.fitted import FittedClassifier, load_classifier, save_clas
 from tilting.features.schema import FILE as CLASSIFIER
 from tilting.foreign import read_tensors
 from tilting.models import control_spec as spec
-from tilting.models.control_spec import ControlInfo, read_control
+from tilting.models.control_spec import ControlInfo, find_control, read_control
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
 from tilting.models.lora import activate, active, adapters, beside, load_lora, lora_state
 from tilting.models.lora_weights import read_lora, save_lora
@@ -134,13 +134,13 @@ def save_control(
     return folder
 
 
-def load_control(folder: str | Path, model: Pipeline) -> Control:
-    """Attach the control in a folder to a model.
+def load_control(name: str | Path, model: Pipeline) -> Control:
+    """Attach the control of a name ("pocket-bright", in the package) or in a folder to a model.
 
     Raises:
         TiltingError: no control there, one that is not whole, or one of another model.
     """
-    folder = Path(folder)
+    folder = find_control(name)
     info, classifiers = read_control(folder), {}
     for schema in info.labels:
         fit = inner_path(folder / spec.CLASSIFIERS, schema.label, "label")

@@ -19,12 +19,15 @@ from typing import Any
 from tilting.declare import made
 from tilting.errors import TiltingError, nearest
 from tilting.features.digest import digest
+from tilting.features.packaged import POCKET_BRIGHT
 from tilting.features.schema import Schema, schema_of
 from tilting.foreign import parse_json, read_text
 from tilting.models.lora_file import FILE as LORA_FILE
 
 FILE, EMBEDDING, CLASSIFIERS, LORA = "control.json", "embedding.safetensors", "classifiers", "lora"
 WEIGHTS = (EMBEDDING, f"{LORA}/{LORA_FILE}")
+CONTROLS = {"pocket-bright": POCKET_BRIGHT}
+"""Controls in the package, all of `pocket`, and where they lie."""
 FREE = "classifier-free"
 """The objective, and the planner's name, of a control trained on labelled pictures."""
 
@@ -101,16 +104,22 @@ def description(info: ControlInfo, folder: Path) -> str:
     return json.dumps({**asdict(info), "files": files}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_control(folder: str | Path) -> ControlInfo:
-    """The description of the control in a folder, its weights compared with what it says of them.
+def find_control(name: str | Path) -> Path:
+    """The folder behind a control's name. Raises TiltingError: it is neither in the package, nor a folder with a control."""
+    folder = CONTROLS.get(str(name), Path(name))
+    if not (folder / FILE).is_file():
+        raise TiltingError(f"there is no control in {str(name)!r}: it needs {FILE}{nearest(name, CONTROLS)}")
+    return folder
+
+
+def read_control(name: str | Path) -> ControlInfo:
+    """The description of the control of a name or in a folder, its weights compared with what it says of them.
 
     Raises:
         TiltingError: no control there, one that is not whole, or a description that cannot be read.
     """
-    folder = Path(folder)
+    folder = find_control(name)
     path = folder / FILE
-    if not path.is_file():
-        raise TiltingError(f"there is no control in {str(folder)!r}: it needs {FILE}")
     what = f"{str(path)!r} is not the description of a control"
     raw = parse_json(read_text(path), repr(str(path)), constant=lambda _: None)  # Infinity was once written for no KL
     if not (isinstance(raw, dict) and isinstance(raw.get("files"), dict) and isinstance(raw.get("labels"), list)):

@@ -44,6 +44,7 @@ from tilting.lazy import hush
 from tilting.models import load
 from tilting.models.attach import attach_all
 from tilting.models.control_spec import FILE as CONTROL
+from tilting.models.control_spec import find_control
 from tilting.reports.grid import write_grid
 from tilting.reports.pages import inlined
 from tilting.reports.trace import Trace
@@ -110,7 +111,7 @@ class Worker:
         loaded = Loaded(parts, {config.reward: parts.reward})
         if not isinstance(config, SampleConfig):
             return parts, loaded
-        now = {folder: os.stat(os.path.join(folder, CONTROL)).st_mtime_ns for folder in config.control}
+        now = {folder: os.stat(find_control(folder) / CONTROL).st_mtime_ns for folder in config.control}
         loaded.controls = {folder: found for folder, (found, then) in self.controls.items() if now.get(folder) == then}
         parts = loaded.load(config)
         self.controls |= {folder: (loaded.controls[folder], when) for folder, when in now.items()}
