@@ -15,7 +15,7 @@ from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option
 from tilting.errors import TiltingError, nearest
-from tilting.features.film import check_video
+from tilting.features.video import check_video
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
@@ -141,12 +141,12 @@ Inputs = Annotated[
     Doc("What the model's own pipeline takes, repeatable; a picture by its file."),
 ]
 Side = Annotated[int | None, Ge(8), Option(default="the model's"), Doc("Pixels of a picture's side.")]
-Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a film.")]
+Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a video.")]
 RewardFrames = Annotated[
     str,
     Metavar("all|first|middle|N"),
     Check(_reward_frames),
-    Doc("Frames of a film that rewards of pictures score: N evenly spaced."),
+    Doc("Frames of a video that rewards of pictures score: N evenly spaced."),
 ]
 Controlnet = Annotated[str | None, Metavar("DIR"), Doc("A ControlNet; its picture is --input control_image=FILE.")]
 IpAdapter = Annotated[str | None, Metavar("DIR"), Doc("An IP-Adapter; its picture is --input ip_adapter_image=FILE.")]
@@ -182,7 +182,7 @@ Format = Annotated[
     Literal["png", "jpeg", "webp", "gif", "mp4"] | None,
     Check(_format),
     Option(default="png"),
-    Doc("Of the pictures; jpeg loses a little, webp nothing. Of films: png, webp, gif or mp4."),
+    Doc("Of the pictures; jpeg loses a little, webp nothing. Of videos: png, webp, gif or mp4."),
 ]
 Settings = Annotated[
     tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")

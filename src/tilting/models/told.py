@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb
+from tilting.features.video import open_frames
 from tilting.models.families import CONFIG, kind_of, read_json, usual
 from tilting.models.names import find_model
 from tilting.models.shapes import OURS, REQUIRED, Shape, check_inputs, check_share, enterable, shape_of
@@ -36,7 +36,7 @@ CALLED = {
 }
 MULTIPLE = 8
 FRAMES = 257
-"""The most frames of a film."""
+"""The most frames of a video."""
 
 
 def parse_inputs(words: Sequence[str]) -> dict[str, Any]:
