@@ -66,7 +66,7 @@ class Run:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the run."""
+        """The seeds of the run."""
         return sorted({record["seed"] for record in self.records})
 
     def setting(self, key: str) -> Any:
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def prompts(self) -> list[str]:
-        """Of every image."""
+        """The prompt of every image."""
         return [record["prompt"] for record in self.records]
 
     @property
