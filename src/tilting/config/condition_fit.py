@@ -17,7 +17,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.features.schema import NOISY
 from tilting.foreign import read_json
 from tilting.models.names import check_plain
-from tilting.rewards.spec import REWARDS, Spec, parse_spec
+from tilting.rewards.spec import REWARDS, Spec, check_rewards, parse_spec
 from tilting.runs.files import MANIFEST
 
 AUTO = "auto"
@@ -71,6 +71,7 @@ def _labels(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _labeller(name: str, value: str) -> str:
+    check_rewards(name, (value,))
     spec = parse_spec(value)
     if spec.weight != 1:
         raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")

@@ -24,7 +24,7 @@ from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import BaseObjective
-from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
+from tilting.rewards.spec import REWARDS, Spec, check_rewards, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
@@ -204,6 +204,7 @@ class FinetuneConfig(Switches, TrainingConfig):
             if objective.needs_gradient and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
                 raise black_box(objective.name, spec.text)
         if self.judge is not None:
+            check_rewards("judge", (self.judge,))
             judge = parse_spec(self.judge)
             if judge.name in REWARDS and REWARDS[judge.name].together:
                 raise TiltingError(f"the judge {self.judge!r} is of a batch: a judge is of each picture by itself")

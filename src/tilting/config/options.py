@@ -20,6 +20,7 @@ from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
 from tilting.models.told import FRAMES, parse_inputs
+from tilting.rewards.spec import check_rewards
 
 
 def check_model(name: str, value: str) -> str:
@@ -112,7 +113,11 @@ Model = Annotated[
     str, Check(check_model), Doc("pocket, a diffusers folder, a hub id, or FILE.safetensors=FOLDER of its config.")
 ]
 Reward = Annotated[
-    tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")
+    tuple[str, ...],
+    Metavar("SPEC"),
+    Check(check_rewards),
+    Option(default="clip for pocket"),
+    Doc("NAME[:ARGUMENT][=WEIGHT], repeatable."),
 ]
 Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N, particles per image.")]
 Steps = Annotated[int, Ge(1), Le(10_000), Option(default="the model's: 50"), Doc("T, denoising steps.")]

@@ -17,7 +17,7 @@ from tilting.config.options import Out, Seed, check_model
 from tilting.config.prompts import KINDS
 from tilting.declare import Check, Metavar, Option, Registry, plain
 from tilting.errors import TiltingError
-from tilting.rewards.spec import parse_specs
+from tilting.rewards.spec import check_rewards
 
 RECIPES: Registry[Any] = Registry("recipe", "tilting.recipes")
 OTHERWISE = ("model", "reward", "prompts", "seeds", "steps")
@@ -92,7 +92,7 @@ class RecipeConfig(BaseConfig):
             if other is not None:
                 takes = f"it takes {', '.join(f'--{name}' for name in able)}" if able else "it is as it is"
                 raise TiltingError(f"the recipe {config.recipe} has no use for --{other}: {takes}")
-        parse_specs(config.reward)
+        check_rewards("reward", config.reward)
         return config
 
     def mapping(self) -> dict[str, Any]:
