@@ -12,7 +12,7 @@ from PIL import Image
 from support.paths import ROOT
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.features.film import mp4, open_frames
+from tilting.features.video import mp4, open_frames
 from tilting.rewards import nsfw, ocr, vlm
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
