@@ -119,7 +119,8 @@ def rewards() -> str:
 
 
 def _opening(name: str, row: dict[str, Any], level: int) -> list[str]:
-    lines = ["", f"{'#' * level} {name}", "", f"{row['about'].removesuffix('.')}. {row['paper']}.", ""]
+    source = "" if row["paper"] in row["about"] else f" {row['paper'][0].upper()}{row['paper'][1:]}."
+    lines = ["", f"{'#' * level} {name}", "", f"{row['about'].removesuffix('.')}.{source}", ""]
     for part in row["more"]:
         lines += (
             ["```", *(line.removeprefix("    ") for line in part.splitlines()), "```", ""]
