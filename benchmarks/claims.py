@@ -33,7 +33,8 @@ PAPERS = {"codex": f"T{THESIS[1:]}", "draft": DRAFT, "ctrl": CTRL, "mixture": "O
 PAPERS |= {"": "The field's methods and objectives, at equal cost"}
 OPEN = (
     "Pages that say so have percentile bootstraps, which are too narrow: at 8 prompts such an interval covers .89, not .95 "
-    "(`tests/evaluation/test_statistics.py`). By a t interval over the same prompts, {} of the claims that they decide are undecided:"
+    "(`tests/evaluation/test_statistics.py`). By a t interval over the same prompts, {} of the claims that they decide "
+    "are undecided:"
 )
 VERDICTS = ("holds", "undecided", "fails")
 VERDICT = re.compile(rf"^- (?:\*\*)?({'|'.join(VERDICTS)})\b", re.MULTILINE)

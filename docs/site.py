@@ -102,7 +102,7 @@ show_root_heading = true
 heading_level = 3
 """
 
-STYLE = """/* Commands break instead of hiding their ends; a picture in a table can be seen; tables fit, or fade where they go on. */
+STYLE = """/* Commands break where they are too long, pictures in tables are large, tables fit, or fade where they go on. */
 .md-typeset .language-sh code { white-space: pre-wrap; overflow-wrap: anywhere; }
 .md-typeset td img { width: min(24rem, 60vw); max-width: none; }
 .md-typeset td code { white-space: nowrap; }

@@ -3,9 +3,9 @@
 Every comparison is a paired t interval over prompts (95 %) of run - base; "up" is an interval above 0, "down" one below 0. A
 judge is held out when no reward of the run reads its network. A fall of diversity is no fall of a judge and is said apart. One
 that has no width though it is not at 0 says nothing: it is of too few, not of a sure difference. Nor is a run better while the
-estimate of a held-out judge lies more than its standard error below 0, though its interval reaches 0: that is too few. Several judges share one error
-by Holm's correction: where a run changes none of them, one is said to have fallen in 2.5 % of cases, however many there are (in
-up to 6 % where the changes are as skewed as those of pocket's judge under CoDe).
+estimate of a held-out judge lies more than its standard error below 0, though its interval reaches 0: that is too few. Several
+judges share one error by Holm's correction: where a run changes none of them, one is said to have fallen in 2.5 % of cases,
+however many there are (in up to 6 % where the changes are as skewed as those of pocket's judge under CoDe).
 """
 
 from __future__ import annotations
