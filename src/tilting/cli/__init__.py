@@ -28,8 +28,8 @@ from tilting.cli.recipe import recipe
 from tilting.cli.studio import studio
 from tilting.errors import TiltingError, ToldElsewhere, nearest, out_of_memory, refusal_of
 from tilting.lazy import hush
-from tilting.runs.processes import part
-from tilting.runs.stopping import exit_code, heeded
+from tilting.runs.processes import leave_processes
+from tilting.runs.signals import exit_code, signals_handled
 from tilting.version import __version__
 
 for _command in (
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     odd = next((i for i, word in enumerate(words) if not _encodes(word)), None)
     if odd is not None:
         return _refuse(f"word {odd + 1} of the command is not valid Unicode text: {words[odd]!a}")
-    with heeded():
+    with signals_handled():
         return _main(words)
 
 
@@ -166,7 +166,7 @@ def run() -> None:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):  # closed, by a user's code or by who has read it
         sys.stdout = None
-    part()
+    leave_processes()
     sys.exit(code)
 
 

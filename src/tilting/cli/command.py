@@ -32,7 +32,7 @@ from tilting.models.names import MODELS
 from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
 from tilting.rewards.declaration import REWARDS
-from tilting.runs.replacing import replaced
+from tilting.runs.overwrite import overwriting
 
 Config = TypeVar("Config", bound=BaseConfig)
 
@@ -119,7 +119,7 @@ def takes(
                 raise TiltingError("say where to write: --out DIR")
             call.warn(getattr(resolved, "unused", ()))
             if given.get("overwrite") and getattr(resolved, "out", None):
-                with replaced(str(resolved.out), lambda asked: not sys.stdin.isatty() or typer.confirm(asked, err=True)):  # type: ignore[attr-defined]
+                with overwriting(str(resolved.out), lambda asked: not sys.stdin.isatty() or typer.confirm(asked, err=True)):  # type: ignore[attr-defined]
                     return body(resolved, call)
             return body(resolved, call)
 

@@ -20,10 +20,11 @@ from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
 from tilting.models.told import FRAMES, parse_inputs
+from tilting.rewards.spec import check_rewards
 
 
 def check_model(name: str, value: str) -> str:
-    """The name of a model that is there, or of a hub. Raises TiltingError, with the nearest one."""
+    """The name of an existing model, or of one on the hub. Raises TiltingError with the nearest name."""
     from pathlib import Path
 
     if value not in MODELS and "/" not in value and not Path(value).is_dir():
@@ -35,7 +36,7 @@ def check_model(name: str, value: str) -> str:
 
 
 def check_cfg(name: str, value: float) -> float:
-    """The CFG scale. Raises TiltingError for one that would drop the prompt, or turn away from it."""
+    """A CFG scale above 0; others would ignore or negate the prompt. Raises TiltingError."""
     if value <= 0:
         raise TiltingError(f"{name} must be above 0, not {value:g}: 1 is the prompt without guidance")
     return value
@@ -112,7 +113,11 @@ Model = Annotated[
     str, Check(check_model), Doc("pocket, a diffusers folder, a hub id, or FILE.safetensors=FOLDER of its config.")
 ]
 Reward = Annotated[
-    tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")
+    tuple[str, ...],
+    Metavar("SPEC"),
+    Check(check_rewards),
+    Option(default="clip for pocket"),
+    Doc("NAME[:ARGUMENT][=WEIGHT], repeatable."),
 ]
 Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N, particles per image.")]
 Steps = Annotated[int, Ge(1), Le(10_000), Option(default="the model's: 50"), Doc("T, denoising steps.")]

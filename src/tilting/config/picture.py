@@ -1,7 +1,7 @@
-"""A reference picture (--image): looked at before torch is imported, then cut to the size a model draws.
+"""A reference picture (--image): validated before torch is imported, then cropped and resized to a model's size.
 
-SDEdit (Meng et al. 2022) noises an encoded picture to the share r of the steps and draws the rest of them, so the picture must
-have the model's own size: the largest centred part of its shape is resized to it, antialiased.
+SDEdit (Meng et al. 2022) noises an encoded picture to a share r of the steps and samples from there, so the picture needs the
+model's own size: the largest centred crop of its aspect ratio is resized to it, antialiased.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ def _open(path: str | Path, most: int) -> list[Image.Image]:
 
 
 def read_picture(picture: str | Path | bytes | BinaryIO | Image.Image, height: int, width: int) -> Tensor:
-    """The picture at a model's size, centred and antialiased; one of that size is as it is.
+    """Read a picture at a model's size, centre-cropped and antialiased; one of that size is unchanged.
 
     Args:
-        picture: a file as `open_picture` takes it, its bytes or what they can be read from, or a picture that PIL has opened.
-        height: rows wanted.
-        width: columns wanted.
+        picture: a path, the bytes of a file, an open binary file, or a PIL image.
+        height, width: the size in pixels.
 
     Returns:
         (1, 3, height, width) float in [0, 1].
 
     Raises:
-        TiltingError: what `open_picture` refuses, or what is no picture.
+        TiltingError: what `open_picture` refuses, or another type.
     """
     import numpy as np
     from PIL import Image

@@ -62,7 +62,7 @@ class Instruments:
     _seen: dict[Path, dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def names(self) -> dict[str, str]:
-        """By metric, the network it is measured in."""
+        """Name of the network that each metric is measured in."""
         names = {
             "fid": self.fid.name,
             "cmmd": self.embed.name,
@@ -183,7 +183,7 @@ BATCH = 32
 
 
 def batches(count: int) -> list[slice]:
-    """So many pictures in batches, each of which one process looks at."""
+    """Slices that split ``count`` pictures into batches, the unit that processes share."""
     return [slice(first, first + BATCH) for first in range(0, count, BATCH)]
 
 
@@ -208,7 +208,7 @@ def looked_at(
             done += len(images)
         return joined(parts)
 
-    return joined(together.shared(batches(len(files)), work))
+    return joined(together.map_items(batches(len(files)), work))
 
 
 def measure(run: Run, tools: Instruments, together: Processes) -> Measured:
@@ -269,7 +269,7 @@ def _of_prompts(
             inputs |= {"images": torch.stack(pictures) if pictures else None, "lpips": tools.lpips}
             return {"value": torch.tensor(metric(inputs), dtype=torch.float64)}
 
-        found = together.shared(several, work)
+        found = together.map_items(several, work)
         values[metric.name] = {prompt: one["value"].item() for (prompt, _), one in zip(several, found, strict=True)}
     return values
 

@@ -17,8 +17,8 @@ from tilting.evaluation.compare import measure
 from tilting.evaluation.compare_page import asked_for, render, write_sheet
 from tilting.objectives import OBJECTIVES
 from tilting.reports.course import CURVE, Course, course, course_png, points_of
-from tilting.runs.alone import alone
 from tilting.runs.files import MANIFEST, read_json
+from tilting.runs.lock import exclusive
 from tilting.training.bar import kl_name
 from tilting.training.folder import METRICS, read_lines
 from tilting.training.run import describe, run
@@ -66,7 +66,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = (), quiet: bool = Fal
     folder = Path(config.out or "")
     files = [name for name in (PAGE, SHEET, CURVE) if (folder / name).is_file()]
     if CURVE not in files or (folder / CURVE).stat().st_mtime_ns < (folder / MANIFEST).stat().st_mtime_ns:
-        with alone(config.out):
+        with exclusive(config.out):
             files = write_tuned(folder, manifest)
     return manifest, [describe(manifest), *(f"to look at: {folder / name}" for name in files)]
 

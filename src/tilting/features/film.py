@@ -46,7 +46,7 @@ def is_video(path: str | Path) -> bool:
 
 
 def evenly(frames: int, wanted: int) -> list[int]:
-    """So many numbers of frames, evenly spaced from the first to the last; one is the middle."""
+    """Indices of ``wanted`` frames, evenly spaced from the first to the last; a single one is the middle."""
     if wanted >= frames:
         return list(range(frames))
     return [frames // 2] if wanted == 1 else [round(i * (frames - 1) / (wanted - 1)) for i in range(wanted)]

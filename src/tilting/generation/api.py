@@ -34,8 +34,8 @@ from tilting.reports.grid import run_sheet, short, spread, write_grid
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import Spec, parse_specs
 from tilting.rewards.weighted_sum import as_sum
-from tilting.runs.alone import alone
 from tilting.runs.files import IMAGES, image_name
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import processes
 from tilting.types import Reward
 
@@ -99,7 +99,7 @@ class Result:
             raise TiltingError(f"a result is saved by one process, and {processes()} were launched: use `tilting generate`")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TiltingError(f"{str(out)!r} is there already: choose another folder, or remove it")
-        with alone(str(out)):
+        with exclusive(str(out)):
             place = _Saved(replace(self.config, out=str(out)), self.beyond)
             place.begin()
             place.fill(self)

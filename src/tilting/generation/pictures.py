@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGE_DESCRIPTION = 0x010E
-"""Of EXIF."""
+"""The EXIF tag."""
 STILL, MOVING = ("png", "jpeg", "webp"), ("png", "webp", "gif", "mp4")
 """The formats of pictures, and of films."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_PIXELS = 4_000_000
-"""Of all pictures of a trace together, which bounds its file; they are made smaller to fit."""
+"""Maximum pixels of all pictures of a trace together, which bounds its file: pictures are shrunk to fit."""
 SIDE, LEAST = 128, 16
 """Pixels of a picture's longer side, at most and at least."""
 WIDE = 8192
@@ -155,7 +155,7 @@ class Recorder:
         return Trace(*told, tuple(looks), kept, self.side, columns, self.every, _sheet(cells, columns))
 
     def _origins(self, i: int, last: _Seen | None) -> Iterator[tuple[Node, ...]]:
-        """Of each look, which particle of which look before each of its particles comes from."""
+        """For each recorded step, the earlier (step, particle) that each of its particles descends from."""
         on: list[Node] = []
         for at, seen in enumerate(self.seen):
             yield tuple(on[j * len(on) // seen.count] for j in range(seen.count)) if on else ()

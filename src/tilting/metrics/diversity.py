@@ -24,7 +24,7 @@ def mean_pairwise(features: Tensor) -> float:
 
 
 AT_ONCE = 16
-"""Images of a block: of two blocks, everything that a distance needs is held at once."""
+"""Images of a block; the features of two blocks are in memory at once."""
 
 
 def mean_distance(images: Tensor, table: Callable[[Tensor, Tensor | None], Tensor]) -> float:

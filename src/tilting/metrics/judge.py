@@ -1,4 +1,4 @@
-"""`pocket-judge`: whether a drawing shows what its prompt asks, by a network that is never a reward."""
+"""`pocket-judge`: scores whether an image shows what its prompt asks, by a network that is never used as a reward."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PocketJudge:
     score(x, c) = log p(concept | x) + [style named] log p(style | x) + [background named] log p(background | x).
 
     Args:
-        folder: what `tilting.features.judge.save_judge` wrote; the packaged judge by default.
-        words: the vocabulary its classes stand for; pocket's by default.
+        folder: written by `tilting.features.judge.save_judge`; the packaged judge by default.
+        words: the vocabulary of its classes; pocket's by default.
 
     Raises:
         TiltingError: no such folder, or its classes are not those of the vocabulary.

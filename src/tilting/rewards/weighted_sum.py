@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the values seen: how many, their mean, and the sum of squared deviations from it."""
+    """Running moments of values: count, mean, and sum of squared deviations from it."""
 
     count: int = 0
     mean: float = 0.0

@@ -121,7 +121,7 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
 
 
 def pictures_of(seen: Look) -> list[Image.Image]:
-    """Of 8 bits; of a film several frames side by side."""
+    """8-bit pictures; of a film several frames side by side."""
     return [contact_sheet(frames_of(image)) for image in seen.images]
 
 

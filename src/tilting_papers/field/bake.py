@@ -56,7 +56,7 @@ def requests(run: Run) -> dict[str, Any]:
             "images": 1 if small else IMAGES,
             "seed": run.seed,
         }
-        drawn[name] = asked | more | {"out": str(run.out / "runs" / name)}
+        drawn[name] = asked | more | {"seed": run.seed, "out": str(run.out / "runs" / name)}
     return {"bake": bake, **drawn}
 
 
