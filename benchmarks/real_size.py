@@ -35,7 +35,7 @@ from shapes import SHAPES, Aesthetic, write, write_tiny_decoder
 
 import tilting as tl
 from tilting.config.generate import resolve
-from tilting.cost import bill
+from tilting.cost import calls_of
 from tilting.declare import declared
 from tilting.generation.fit import need_of
 from tilting.generation.fit import peak as estimate
@@ -50,7 +50,7 @@ from tilting.models.told import asked
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 SIDES = {"sd15": 512, "sdxl": 1024, "sd35": 1024, "flux": 1024}
 TOLD: dict[str, dict[str, Any]] = {"wan": {"height": 480, "width": 832, "frames": 9}}
-"""Sizes that a folder does not say: of Wan, whose own films have 81 frames."""
+"""Sizes that a folder does not say: of Wan, whose own videos have 81 frames."""
 SMALL = {
     "unet": {"block_out_channels": [32, 64], "norm_num_groups": 8, "layers_per_block": 1, "attention_head_dim": 4},
     "vae": {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1},
@@ -206,15 +206,15 @@ def measure(
         return tl.generate(model, ["a fox"], reward, method, steps=steps, batch_size=batch, cfg=3.0, progress=False)
 
     def bare(model: Any) -> None:
-        costs, grid = bill(method.build(steps), steps), model.schedule.grid(steps)
+        costs, grid = calls_of(method.build(steps), steps), model.schedule.grid(steps)
         denoise, value = model.denoiser(["a fox"], 3.0), Scorer(model, reward, ["a fox"])
         x, rows = torch.randn(particles, *model.latent_shape).to(place), torch.zeros(particles, dtype=torch.long)
-        for _ in range(costs.slopes // particles):
+        for _ in range(costs.evaluation_grads // particles):
             value_and_grad(x, grid[0], rows, denoise, value)
         with torch.no_grad():
             for _ in range(costs.evaluations // particles):
                 denoise(x, grid[0], rows)
-            for _ in range((costs.looks + costs.finals) // particles):
+            for _ in range((costs.values + costs.finals) // particles):
                 value(x, rows)
 
     with Peak(before) as peak, inside(model, time.perf_counter) as spent:

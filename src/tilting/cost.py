@@ -1,7 +1,7 @@
-"""What one image of a method costs: the loop itself, run on stubs that count their calls.
+"""What one image of a method costs: the sampling loop itself, run on stubs that count their calls.
 
-No value that the stubs give is above another, so what is spent by the values seen, such as a rollover budget, is spent to the
-last: where `Engine.may_cost_less`, a cost is the most it can be. Estimates are of one number, for counts do not depend on size.
+All values of the stubs are equal, so that a budget which depends on values, such as a rollover budget, is spent in full: where
+`Engine.may_cost_less`, the cost is an upper bound. Latents have one number, since counts do not depend on size.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ class Cost(NamedTuple):
     values: int
 
 
-class Bill(NamedTuple):
-    """What one image costs, by what is to be paid for it.
+class Calls(NamedTuple):
+    """What one image costs, by kind of call.
 
     Attributes:
-        evaluations, slopes: latents through the denoiser without a gradient, and with one.
-        looks, steep: estimates decoded and scored without a gradient, and with one.
+        evaluations, evaluation_grads: latents through the denoiser, without a gradient and with one.
+        values, value_grads: estimates decoded and scored, without a gradient and with one.
         finals: finished particles decoded and scored.
     """
 
     evaluations: int
-    slopes: int
-    looks: int
-    steep: int
+    evaluation_grads: int
+    values: int
+    value_grads: int
     finals: int
 
 
 def cost(method: Method, steps: int) -> Cost:
     """What one image costs in a run of that many steps."""
-    paid = bill(method, steps)
-    return Cost(paid.evaluations + paid.slopes, paid.looks + paid.steep + paid.finals)
+    paid = calls_of(method, steps)
+    return Cost(paid.evaluations + paid.evaluation_grads, paid.values + paid.value_grads + paid.finals)
 
 
-def bill(method: Method, steps: int) -> Bill:
-    """The same, item by item."""
+def calls_of(method: Method, steps: int) -> Calls:
+    """The calls that `cost` sums up."""
     try:
         hash(method)
-    except TypeError:  # a part of someone's own that is not frozen
+    except TypeError:  # a user's part that is not frozen
         return _counted.__wrapped__(method, steps)
     return _counted(method, steps)
 
 
 @lru_cache(maxsize=1024)
-def _counted(method: Method, steps: int) -> Bill:
+def _counted(method: Method, steps: int) -> Calls:
     paid = [0, 0, 0, 0]
 
     def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
         paid[torch.is_grad_enabled() and x.requires_grad] += len(x)
-        seen = torch.sin(x)  # no linear function: its backward pass asks for x, and so for the checkpoints of a chain
+        seen = torch.sin(x)  # not linear: its backward pass needs x, and so the checkpoints of a chain
         return Prediction(seen, seen, seen)
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
@@ -78,4 +78,4 @@ def _counted(method: Method, steps: int) -> Bill:
         pass
     drawn = list(paid)
     finish(stubs, method, state)
-    return Bill(*drawn, finals=sum(paid[2:]) - sum(drawn[2:]))
+    return Calls(*drawn, finals=sum(paid[2:]) - sum(drawn[2:]))

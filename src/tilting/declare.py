@@ -1,11 +1,11 @@
-"""Declarations: one frozen dataclass for each part, whose fields say what they hold.
+"""Declarations: every part (method, objective, config, ...) is a frozen dataclass with annotated fields.
 
     strength: Annotated[float, Ge(0), Doc("γ, relative to the CFG correction.")] = 0.2
 
-The bounds are those of ``annotated_types``, the words those of `typing_extensions.Doc`, the choices those of `Literal`. From
-them come the Python signature, the command's option, the YAML key, the check and its sentence, ``--set``, the lists and pages.
+Bounds are those of ``annotated_types``, descriptions are `typing_extensions.Doc`, choices are `Literal`. The Python signature,
+the command's option, the YAML key, validation with its error message, ``--set``, the lists and the docs all derive from them.
 
-Parts of a kind (methods, objectives, rewards, ...) stand in a `Registry`, others' by an entry point of the registry's group.
+A `Registry` holds the parts of a kind; other packages add theirs by entry points of its group.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Alias:
-    """A field's former name, which is still taken, with a line that says so."""
+    """A former name of a field, still accepted with a warning."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Metavar:
-    """What stands for a field's value in ``--help``, such as DIR."""
+    """Placeholder of a field's value in ``--help``, such as DIR."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a field of a command's config is given, where that is not ``--name VALUE``.
+    """How a field of a command's config becomes an option, if not as ``--name VALUE``.
 
     Attributes:
-        name: of the option and YAML key; default the field's, with hyphens.
-        positional: what the words of a command that need no option's name are called.
-        default: what ``--help`` says of a default that is not one value.
-        internal: it is no option, but what resolving finds out.
-        letter: a short form of it on the command line, as in -o.
-        file: it is given in YAML and in Python alone: the command line has no word for it.
+        name: name of the option and YAML key; default the field's name with hyphens.
+        positional: metavar, if the field takes the positional arguments.
+        default: description of the default in ``--help``, if it is not one value.
+        internal: not an option, but a result of resolving.
+        letter: one-letter form on the command line, as in -o.
+        file: available in YAML and Python only, not on the command line.
     """
 
     name: str = ""
@@ -66,19 +66,19 @@ class Option:
 
 @dataclass(frozen=True)
 class Each:
-    """A bound of every entry of a sequence, or what it is called: Each(Ge(1))."""
+    """A bound on every entry of a sequence: Each(Ge(1))."""
 
     bound: Any
 
 
 @dataclass(frozen=True)
 class Falling:
-    """A pair (high, low) whose first number is not below its second."""
+    """Bound of a pair (high, low): the first number is at least the second."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check of its own: (name of the field as it is told, value) -> the value; raises TiltingError."""
+    """A custom check: (name of the field in messages, value) -> the value to keep; raises TiltingError."""
 
     function: Callable[[str, Any], Any]
 
@@ -90,16 +90,16 @@ Window = Annotated[tuple[float, float], Each(Ge(0)), Each(Le(1)), Falling()]
 
 @dataclass(frozen=True)
 class Field:
-    """What is declared of a field.
+    """The declaration of one field.
 
     Attributes:
-        name: in Python; with hyphens it is the option's.
+        name: its name in Python.
         hint: its type, without annotations.
-        default: `dataclasses.MISSING` where there is none.
-        about: what it is, a sentence or two.
-        bounds: what its value is checked by, beside its type.
+        default: its default; `dataclasses.MISSING` without one.
+        about: its description, a sentence or two.
+        bounds: bounds and checks besides its type.
         aliases: former names.
-        metavar: see `Metavar`; "" where there is none.
+        metavar: see `Metavar`; "" without one.
         given: see `Option`.
     """
 
@@ -119,7 +119,7 @@ class Field:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values that it can take, none where any goes."""
+        """The values of a `Literal`; empty if any value is allowed."""
         plain = _without_none(self.hint)
         inner = get_args(plain)[0] if get_origin(plain) is tuple and get_args(plain) else plain
         return get_args(inner) if get_origin(inner) is Literal else ()
@@ -133,20 +133,20 @@ class Field:
 
     @property
     def help(self) -> str:
-        """What is said of its option, with the default."""
+        """Its help text, with the default in brackets."""
         simple = isinstance(self.default, str | int | float) and not isinstance(self.default, bool) and self.default != ""
         default = self.given.default or (f"{self.default}" if simple and self.default is not MISSING else "")
         return f"{self.about} [{default}]" if default else self.about
 
     def check(self, value: Any, name: str = "") -> Any:
-        """The value as the field holds it.
+        """Validate a value and convert it to the field's type.
 
         Args:
-            value: as written in Python, in YAML, or as text of the command line.
-            name: what the field is called in a refusal; default its option.
+            value: from Python, from YAML, or text from the command line.
+            name: name of the field in error messages; default its option.
 
         Raises:
-            TiltingError: for a value of another type, or out of bounds.
+            TiltingError: the value has another type, or is out of bounds.
         """
         name = name or self.option
         result = typed(name, value, self.hint)
@@ -157,7 +157,7 @@ class Field:
 
 @cache
 def declared(kind: type) -> dict[str, Field]:
-    """What a dataclass declares, field by field, in the order in which it is told: a class's own before what it inherits."""
+    """The declared fields of a dataclass by name, its own before inherited ones."""
     hints = get_type_hints(kind, include_extras=True)
     own = vars(kind).get("__annotations__", {})
     found = {}
@@ -181,12 +181,12 @@ def declared(kind: type) -> dict[str, Field]:
 
 
 def current_name(kind: type, name: str) -> str:
-    """The present name of a field that may be told by a former one."""
+    """The current name of a field, given that or a former one."""
     return next((one.name for one in declared(kind).values() if name in one.aliases), name)
 
 
 def _parted(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A hint without its annotations, and those, inner ones first; ``X | None`` of an annotated X counts as annotated."""
+    """Split a hint into its type and its annotations, inner ones first; ``X | None`` has those of X."""
     if get_origin(hint) is Annotated:
         inner, extras = _parted(hint.__origin__)
         return inner, (*extras, *hint.__metadata__)
@@ -203,7 +203,7 @@ def _without_none(hint: Any) -> Any:
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
-    """The value as an annotation asks for it. Raises TiltingError when it cannot be."""
+    """Convert a value to the type of an annotation. Raises TiltingError if it does not fit."""
     value = scalar(value)
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
@@ -282,12 +282,12 @@ def _bounded(name: str, value: Any, bound: Any) -> Any:
 
 
 def scalar(value: Any) -> Any:
-    """A number of numpy or torch as Python's own; anything else as it is."""
+    """Convert a numpy or torch scalar to a Python number; return anything else unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def integer(name: str, value: object, least: int | None = None) -> int:
-    """A whole number, not a truth value; one of numpy counts. Raises TiltingError."""
+    """An integer of at most 64 bits, of Python or numpy, but no boolean. Raises TiltingError."""
     value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TiltingError(f"{name} must be a whole number, not {value!r}")
@@ -299,7 +299,7 @@ def integer(name: str, value: object, least: int | None = None) -> int:
 
 
 def number(name: str, value: object) -> float:
-    """A finite number; text such as 1e-3, which YAML does not read as one, counts, and numpy's. Raises TiltingError."""
+    """A finite float, of Python or numpy, or text such as 1e-3, which YAML reads as a string. Raises TiltingError."""
     value = scalar(value)
     if isinstance(value, str):
         try:
@@ -325,11 +325,11 @@ def text(name: str, value: object) -> str:
 
 
 FORMER: list[str] = []
-"""Former names that this process was given, as lines for people; a command tells them."""
+"""Warnings about former names used in this process, which a command prints."""
 
 
 def renamed(former: str, name: str) -> str:
-    """The name of today, of what was given by a former one; a command says so."""
+    """Return the current name of what was given by a former one, and record a warning in `FORMER`."""
     line = f"{former} is now {name}"
     if line not in FORMER:
         FORMER.append(line)
@@ -337,21 +337,21 @@ def renamed(former: str, name: str) -> str:
 
 
 def check_fields(part: Any, prefix: str = "") -> None:
-    """Check every field of a value against its declaration; ``prefix`` stands before its name. Raises TiltingError."""
+    """Validate every field of a dataclass instance; ``prefix`` precedes its name in messages. Raises TiltingError."""
     for name, one in declared(type(part)).items():
         one.check(getattr(part, name), f"{prefix}{name}")
 
 
 def made(kind: type[Part], values: Any, what: str) -> Part:
-    """A dataclass of what a file says of it, every field checked against its declaration.
+    """Build a dataclass from the contents of a file, validating every field.
 
     Args:
         kind: the dataclass.
         values: a mapping of its fields, from `tilting.foreign`.
-        what: a refusal begins with, such as "'a.json' is no description".
+        what: the start of error messages, such as "'a.json' is no description".
 
     Raises:
-        TiltingError: no mapping; a field is missing, unknown, of another type, or out of bounds.
+        TiltingError: not a mapping; a field is missing, unknown, of another type, or out of bounds.
     """
     known = declared(kind)
     if not isinstance(values, Mapping):
@@ -368,27 +368,27 @@ def made(kind: type[Part], values: Any, what: str) -> Part:
 
 
 def plain(value: Any) -> Any:
-    """A value as YAML and JSON hold it: lists for tuples."""
+    """A value with lists for tuples, as YAML and JSON have it."""
     if isinstance(value, tuple | list):
         return [plain(one) for one in value]
     return {key: plain(one) for key, one in value.items()} if isinstance(value, Mapping) else value
 
 
 def paragraphs(kind: Any) -> list[str]:
-    """The paragraphs of a docstring before its sections, each in one line; pseudo-code and formulas stay as they are."""
+    """The paragraphs of a docstring before its sections, each joined into one line; indented ones keep their lines."""
     head = re.split(r"\n(?:Attributes|Args|Returns|Raises):\n", inspect.cleandoc(kind.__doc__ or ""))[0]
     parts = re.split(r"\n\s*\n", head.strip())
     return [part if part.startswith("    ") else " ".join(part.split()).replace("``", "") for part in parts if part.strip()]
 
 
 class Registry(Mapping[str, Part]):
-    """The parts of a kind by name: ours, registered where they stand, and other packages'.
+    """The parts of a kind by name: those of this package, and those of other packages by entry points.
 
     Args:
-        what: a part is called in refusals, such as "method".
-        group: of the entry points by which other packages name theirs: a part, what `declare` decorates, a mapping of several,
-            or a module that registers some; the point's own name is not used.
-        kind: of part that `declare` makes, from a name, what it decorates and the other facts.
+        what: what a part is called in error messages, such as "method".
+        group: entry point group of other packages. A point names a part, something that `declare` decorates, a mapping of
+            several, or a module that registers some; the point's own name is not used.
+        kind: constructor for `declare`, called with a name, the decorated object and the remaining arguments.
     """
 
     def __init__(self, what: str, group: str, kind: Callable[..., Part] | None = None):
@@ -399,7 +399,7 @@ class Registry(Mapping[str, Part]):
         self._asked = False
 
     def declare(self, name: str, *facts: Any, **more: Any) -> Callable[[Maker], Maker]:
-        """A decorator of a function or class, which stays what it is: it registers the part that is made of it."""
+        """Decorate a function or class: register the part made of it, and return it unchanged."""
         if self._kind is None:
             raise TypeError(f"a {self.what} registers itself")
         kind = self._kind
@@ -412,8 +412,8 @@ class Registry(Mapping[str, Part]):
         return keep
 
     def register(self, part: Any) -> Any:
-        """Add a part under its ``name``, and its ``aliases`` where it has some: a decorator of a class, or a call. Raises
-        TiltingError for a name that is taken."""
+        """Add a part under its ``name`` and any ``aliases``; usable as a class decorator. Raises TiltingError for a name that
+        is taken."""
         before = self._parts.get(part.name)
         if before is not None and before is not part:
             raise TiltingError(f"there are two {self.what}s named {part.name!r}")
@@ -422,13 +422,13 @@ class Registry(Mapping[str, Part]):
         return part
 
     def find(self, name: object) -> Part:
-        """The part of a name. Raises TiltingError with the nearest one."""
+        """Look up a part. Raises TiltingError with the nearest name."""
         if not isinstance(name, str) or name not in self:
             raise TiltingError(f"there is no {self.what} {name!r}{nearest(str(name), self)}")
         return self[name]
 
     def current_key(self, key: str) -> str:
-        """``part.field`` with the field's present name; what is no such key stays as it is."""
+        """``part.field`` with the field's current name; other keys are returned unchanged."""
         name, dot, field = key.partition(".")
         return f"{name}.{current_name(self[name], field)}" if dot and name in self else key  # type: ignore[arg-type]
 

@@ -1,11 +1,11 @@
-"""The disk: foreign names made paths, files written whole or not at all, leftovers removed. Torch-free.
+"""Safe paths and atomic writes. Torch-free.
 
-    inner_path(folder, name)        what data call something (a label, a class, an entry of a manifest), as a path in a folder
-    write_atomically(path, data)    all of it, or nothing of it
-    write_tensors(path, tensors)    the same, as safetensors
-    append(path, data)              to the end of a file, all of it or nothing of it
+    inner_path(folder, name)        a name from data (a label, a class, an entry of a manifest) as a path in a folder
+    write_atomically(path, data)    write a whole file or nothing
+    write_tensors(path, tensors)    the same for safetensors
+    append(path, data)              append all of the data or nothing
 
-Nothing else makes a path of a name that comes from data, and nothing else writes a file that a run stands on.
+No other module turns names from data into paths, or writes files that a run depends on.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST = 100
-"""Bytes of a foreign name."""
+"""Maximum bytes of a name from data."""
 RESERVED = frozenset(
     """manifest.json metrics.json metrics.jsonl timing.jsonl sweep.json table.json control.json classifier.json
     classifier.safetensors embedding.safetensors reliability.png confusion.png predicted.png grid.png checkpoints
     classifiers""".split()  # noqa: SIM905
 )
-"""What lies in a run's folder by itself, and no label's folder may be called, in small letters or capitals."""
+"""Names that a run folder uses itself, in any case: no label may have one."""
 LEFT = re.compile(r"\..{1,40}\.[0-9a-f]{16}\.tilting")
-"""The names of what is being written."""
+"""Names of temporary files."""
 
 
 def checked_name(name: object, what: str = "name") -> str:
-    """A foreign name that can be a folder's.
+    """Return a name from data if it is safe as the name of a folder.
 
     Args:
-        name: as the data have it.
-        what: it names, for people.
+        name: the name.
+        what: what it names, in error messages.
 
     Raises:
-        TiltingError: in one sentence, for any other.
+        TiltingError: it is not safe.
     """
     reason = _unfit(name) or (
         "is a name that runs use themselves"
@@ -62,16 +62,16 @@ def checked_name(name: object, what: str = "name") -> str:
 
 
 def inner_path(folder: Path, name: object, what: str = "name", nested: bool = False) -> Path:
-    """A foreign name as a path in a folder.
+    """A name from data as a path in a folder.
 
     Args:
-        folder: where it belongs.
-        name: as the data have it.
-        what: it names, for people.
-        nested: it is the path of a file that is there to be read, such as images/00000.png, and may name folders on the way.
+        folder: the folder.
+        name: the name.
+        what: what it names, in error messages.
+        nested: allow a relative path of a file to read, such as images/00000.png.
 
     Raises:
-        TiltingError: in one sentence, for a name that cannot be one or leads out of the folder.
+        TiltingError: the name is not safe, or leads out of the folder.
     """
     if nested:
         parts = name.split("/") if isinstance(name, str) else [name]
@@ -83,7 +83,7 @@ def inner_path(folder: Path, name: object, what: str = "name", nested: bool = Fa
         path = folder / checked_name(name, what)
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a circle of links
+    except (OSError, RuntimeError):  # a loop of links
         inside = False
     if not inside:
         raise TiltingError(f"the {what} {_shown(name)} leads out of {str(folder)!r}")
@@ -91,7 +91,7 @@ def inner_path(folder: Path, name: object, what: str = "name", nested: bool = Fa
 
 
 def _unfit(name: object) -> str | None:
-    """Why a name cannot be one part of a path, if it cannot."""
+    """Why a name is not safe as one component of a path, or None."""
     if not isinstance(name, str):
         return "is no text"
     if not name.strip():
@@ -115,7 +115,7 @@ def _shown(name: object) -> str:
 
 
 def unique_beside(path: Path) -> Path:
-    """A name beside a path that nobody has, for what will be renamed to it; `sweep_beside` knows whose it was."""
+    """A unique temporary path beside ``path``, to be renamed to it; `sweep_beside` recognises leftovers by its name."""
     return path.with_name(f".{path.name[:40]}.{_mark(path)}{secrets.token_hex(4)}.tilting")
 
 
@@ -124,7 +124,7 @@ def _mark(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """All of it, or nothing of it, with the rights that the umask leaves. Raises TiltingError."""
+    """Write a whole file or nothing, with permissions by the umask. Raises TiltingError."""
     temporary = unique_beside(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # exclusive: a link is not followed
     try:
@@ -144,7 +144,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Tensors as safetensors, whole or not at all; contiguous ones on the CPU. Raises TiltingError."""
+    """Write contiguous CPU tensors as safetensors, the whole file or nothing. Raises TiltingError."""
     from safetensors.torch import save
 
     held: dict[str, Any] = dict(tensors)
@@ -152,12 +152,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def append(path: Path, data: bytes, sync: bool = True) -> None:
-    """All of it at the end of a file, or nothing of it; a link is not followed.
+    """Append all of the data to a file or nothing; a symbolic link is not followed.
 
     Args:
-        path: of the file, which is made where there is none.
-        data: to be written.
-        sync: it is on the disk when this returns.
+        path: the file, which is created if missing.
+        data: to append.
+        sync: return only when the data is on the disk.
 
     Raises:
         TiltingError: the disk is full, or the file cannot be written.
@@ -182,7 +182,7 @@ def append(path: Path, data: bytes, sync: bool = True) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it. Raises TiltingError."""
+    """Create a folder and its parents. Raises TiltingError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -190,7 +190,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:
-    """Remove files of these names from a folder of ours, and the folder if nothing else is in it: never what lies deeper."""
+    """Remove files by name from a folder, and the folder if it is empty then; never recursively."""
     if folder.is_symlink():
         return
     for name in names:
@@ -201,13 +201,12 @@ def remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def sweep(folder: Path, deep: bool) -> None:
-    """Remove what a killed process was writing in a folder, by the names that `unique_beside` gives; in those in it too, if
-    ``deep``."""
+    """Remove temporary files (`unique_beside`) that a killed process left in a folder; ``deep``: in subfolders too."""
     _sweep(folder.rglob(".*.tilting") if deep else folder.glob(".*.tilting"))
 
 
 def sweep_beside(path: Path) -> None:
-    """Remove what a killed process was going to rename to a path."""
+    """Remove temporary files that a killed process would have renamed to ``path``."""
     begin, mark = f".{path.name[:40]}.", _mark(path)
     _sweep(
         left for left in path.parent.glob(".*.tilting") if left.name.startswith(begin) and left.name[len(begin) :][:8] == mark

@@ -1,4 +1,4 @@
-"""What goes wrong by the user's hand. Free of torch, so that a wrong word is refused before torch is imported."""
+"""Errors in the user's input. Torch-free, so that a wrong option is refused before torch is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TiltingError(ValueError):
 
 
 class ToldElsewhere(TiltingError):
-    """What another process of this run refuses, and says."""
+    """An error that another process of this run reports."""
 
 
 class RewardError(TiltingError):
@@ -29,11 +29,11 @@ class RewardError(TiltingError):
 
 
 FULL = ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "ELOOP", "ENAMETOOLONG", "EMFILE", "ENFILE", "ENOMEM")
-"""What the machine refuses, by no fault of ours: a disk that is full or broken, rights, names."""
+"""Errors of the machine rather than of this code: a full or broken disk, permissions, names."""
 
 
 def refusal_of(error: OSError) -> str | None:
-    """The sentence about what the machine refuses; None where it is our fault."""
+    """The message for an error of the machine (`FULL`); None for one that is a bug."""
     if errno.errorcode.get(error.errno or 0) not in FULL:
         return None
     file = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
@@ -41,7 +41,7 @@ def refusal_of(error: OSError) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    """What an error says, in one line; nothing where its own __str__ is what is broken."""
+    """An error's message in one line; empty if its __str__ itself raises."""
     try:
         return " ".join(str(error).split())
     except BaseException:
@@ -49,8 +49,8 @@ def _said(error: BaseException) -> str:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """The sentence about a device, or a machine, whose memory is full; None of another error. Torch's own error is known by its
-    name here, MPS has none."""
+    """The message for a device or machine out of memory; None for another error. Torch's error is recognised by its name, since
+    this module does not import torch; MPS raises a plain RuntimeError."""
     said = _said(error)
     full = type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in said or "can't allocate memory" in said
     if not full and not isinstance(error, MemoryError):
@@ -59,18 +59,25 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def outlived(error: BaseException) -> str:
-    """What a user's code raised, for people: a command outlives all of it, a script that ends by sys.exit too. Ctrl-C, and
-    the signals that are as it, go on up; and so does a device whose memory is full."""
+    """Describe what a user's code raised, SystemExit included: none of it ends a command. KeyboardInterrupt and an error of a
+    device that is out of memory are raised again."""
     if isinstance(error, KeyboardInterrupt) or (out_of_memory(error) and not isinstance(error, MemoryError)):
         raise error
     said = _said(error)
     return f"{type(error).__name__}: {said if len(said) <= 150 else f'{said[:147]}...'}"
 
 
+SLIP = 0.85
+"""From this likeness on (`difflib`), a word is a name with a letter wrong."""
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
-    """The end of a refusal: "; did you mean 'clip'?", or "; there is: clip, jpeg" when nothing is near. A word that is read
-    from a file may be no text at all."""
+    """The end of an error message: "; did you mean 'clip'?", or "; there is: clip, jpeg" if nothing is close. Close are, in
+    this order, a name with a letter wrong, one that the word is a part of (--lora of --init-lora), and any that looks alike.
+    ``word`` may come from a file and so be of any type."""
     known, asked = sorted(known), str(word).lower()
-    near = get_close_matches(asked, known)
+    within = [one for one in known if asked.strip("-") and f"-{asked.strip('-')}-" in f"-{one.lower().strip('-')}-"]
+    within.sort(key=lambda one: (not one.lower().endswith(asked.strip("-")), len(one)))
+    near = get_close_matches(asked, known, cutoff=SLIP) or within or get_close_matches(asked, known)
     near.sort(key=lambda one: sorted(one) != sorted(asked))  # letters that changed places are the likeliest slip
     return f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(known)}"

@@ -1,12 +1,12 @@
-"""What others wrote: text, JSON, YAML and tensors, read within limits of size, depth and types. Torch-free to import.
+"""Readers of untrusted files: text, JSON, YAML and tensors, within limits of size, depth and types. Torch-free to import.
 
-    read_text(path)              a plain file of UTF-8: no pipe, no folder, no circle of links, not too large
-    parse_json(text, what)       plain values, whose numbers fit 64 bits and whose texts can be written
-    parse_yaml(text, what)       the same of YAML, whose aliases multiply nothing, and which knows no dates
-    read_json(path)              both of a file
+    read_text(path)              a regular UTF-8 file: no pipe, no folder, no loop of links, not too large
+    parse_json(text, what)       plain values, whose numbers fit 64 bits and whose strings are valid Unicode
+    parse_yaml(text, what)       the same for YAML, without dates, and with a limit on what aliases expand to
+    read_json(path)              read_text, then parse_json
     read_tensors(path, what)     safetensors, finite
 
-Nothing else parses what comes from outside. What values mean is checked by who asks, against a declaration (`declare.made`).
+No other module parses outside data. The caller checks what the values mean, against a declaration (`declare.made`).
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST = 1 << 28
-"""Bytes of a file of text."""
+"""Maximum bytes of a text file."""
 LARGEST_YAML = 1 << 18
-"""Bytes of YAML, which is read at 100 kB a second."""
+"""Maximum bytes of YAML, which is parsed at 100 kB a second."""
 DEEPEST = 50
-"""Lists and mappings in each other."""
+"""Maximum nesting of lists and mappings."""
 MOST_YAML = 100_000
-"""Values of YAML, those that aliases repeat counted each time."""
+"""Maximum number of values in YAML after expanding aliases."""
 PLAIN = (bool, float, type(None))
 FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Malformed(TiltingError):
-    """Text that is no JSON, or no YAML."""
+    """Text that is not valid JSON or YAML."""
 
 
 def read_bytes(path: str | Path, what: str = "", most: int = LARGEST) -> bytes:
-    """All of a plain file.
+    """The bytes of a regular file.
 
     Args:
-        path: of the file.
-        what: it is called in refusals; default its path.
-        most: bytes that it may have.
+        path: the file.
+        what: its name in error messages; default its path.
+        most: maximum size in bytes.
 
     Raises:
-        TiltingError: not there, no plain file (a folder, a pipe, a device: these may wait for ever), or larger.
+        TiltingError: missing, too large, or not a regular file (reading a pipe or a device may block for ever).
     """
     what = what or repr(str(path))
     try:
@@ -73,7 +73,7 @@ def _check_plain(held: os.stat_result, what: str, most: int | None = None) -> No
 
 
 def read_text(path: str | Path, what: str = "", most: int = LARGEST) -> str:
-    """The text of a plain file, without a mark of byte order. Raises TiltingError: as `read_bytes`, or not UTF-8."""
+    """The text of a regular file, without a byte order mark. Raises TiltingError: as `read_bytes`, or not UTF-8."""
     try:
         return read_bytes(path, what, most).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -81,7 +81,7 @@ def read_text(path: str | Path, what: str = "", most: int = LARGEST) -> str:
 
 
 def read_json(path: str | Path, what: str = "") -> Any:
-    """What a JSON file holds. Raises TiltingError: as `read_text` and `parse_json`."""
+    """The value of a JSON file. Raises TiltingError: as `read_text` and `parse_json`."""
     return parse_json(read_text(path, what), what or repr(str(path)))
 
 
@@ -89,14 +89,14 @@ def parse_json(text: str | bytes, what: str, constant: Callable[[str], Any] = fl
     """The value of a JSON text.
 
     Args:
-        text: of a file, a line or an answer.
-        what: it is called in refusals.
-        constant: makes a value of NaN, Infinity and -Infinity.
-        wide: numbers may have more than 64 bits.
+        text: JSON.
+        what: its name in error messages.
+        constant: converts NaN, Infinity and -Infinity.
+        wide: allow integers of more than 64 bits.
 
     Raises:
         Malformed: it is not JSON.
-        TiltingError: it nests too deep, or holds a number or a text that nothing can mean.
+        TiltingError: it is nested too deeply, or has too large a number or a string that is not valid Unicode.
     """
     try:
         value = json.loads(text, parse_constant=constant)
@@ -114,16 +114,16 @@ def _reason(error: ValueError) -> str:
 
 
 def check_plain(value: Any, what: str, most: int | None = None, wide: bool = False) -> Any:
-    """The value, if it is made of mappings, lists, texts, numbers, truth values and nulls alone, and within the limits.
+    """Return the value if it consists of mappings, lists, strings, numbers, booleans and nulls only, within the limits.
 
     Args:
         value: from a parser.
-        what: it is called in refusals.
-        most: how many values it may hold, those that are shared counted each time; default any number.
-        wide: whole numbers may have more than 64 bits.
+        what: its name in error messages.
+        most: maximum number of values, shared ones counted each time; default unlimited.
+        wide: allow integers of more than 64 bits.
 
     Raises:
-        TiltingError: for any other.
+        TiltingError: for any other value.
     """
     level, left, depth = [value], most, 0
     while level:
@@ -161,7 +161,7 @@ def _check_text(text: str, what: str) -> None:
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, and leaves dates as texts."""
+    """SafeLoader that refuses duplicate keys and leaves dates as strings."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
@@ -183,13 +183,13 @@ def parse_yaml(text: str, what: str) -> Any:
     """The value of a YAML text.
 
     Args:
-        text: of a file, or behind ``--set KEY=``.
-        what: it is called in refusals.
+        text: YAML, from a file or after ``--set KEY=``.
+        what: its name in error messages.
 
     Raises:
         Malformed: it is not YAML.
-        TiltingError: a key stands twice in it, it is too large (also by its aliases), nests too deep, or holds a number or a
-            text that nothing can mean.
+        TiltingError: a duplicate key; it is too large (after expanding aliases too) or nested too deeply, or has too large a
+            number or a string that is not valid Unicode.
     """
     if len(text) > LARGEST_YAML:
         raise TiltingError(f"{what} is larger than {LARGEST_YAML >> 10} KiB")
@@ -208,7 +208,7 @@ def parse_yaml(text: str, what: str) -> Any:
 
 
 def check_file(path: str | Path, what: str = "") -> Path:
-    """A path, if a plain file is there, for libraries that open it themselves. Raises TiltingError as `read_bytes`."""
+    """The path, if it is a regular file, for libraries that open it themselves. Raises TiltingError as `read_bytes`."""
     what = what or repr(str(path))
     try:
         _check_plain(os.stat(path), what)
@@ -223,11 +223,11 @@ def read_tensors(path: str | Path, what: str = "") -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, on the CPU.
 
     Args:
-        path: of the file.
-        what: it is called in refusals; default its path.
+        path: the file.
+        what: its name in error messages; default its path.
 
     Raises:
-        TiltingError: no plain file, not safetensors, or a tensor holds NaN or infinity.
+        TiltingError: not a regular file, not safetensors, or a tensor has NaN or infinity.
     """
     what = what or repr(str(path))
     tensors = _opened(path, what, lambda file: {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
@@ -236,7 +236,7 @@ def read_tensors(path: str | Path, what: str = "") -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path, what: str = "") -> dict[str, str]:
-    """The metadata of a safetensors file. Raises TiltingError: no plain file, or not safetensors."""
+    """The metadata of a safetensors file. Raises TiltingError: not a regular file, or not safetensors."""
     return _opened(path, what or repr(str(path)), lambda file: file.metadata() or {})
 
 
@@ -253,11 +253,11 @@ def _opened(path: str | Path, what: str, take: Callable[[Any], Any]) -> Any:
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], what: str) -> None:
-    """Refuse weights with NaN or infinity, which would draw noise in silence.
+    """Refuse weights with NaN or infinity, which would silently generate noise.
 
     Args:
-        tensors: with their names.
-        what: holds them, in refusals.
+        tensors: (name, tensor) pairs.
+        what: the name of their file in error messages.
 
     Raises:
         TiltingError: naming the first tensor.

@@ -1,8 +1,7 @@
-"""torch and numpy, imported when they are first used.
+"""torch and numpy, imported on first use.
 
-What is declared (methods, objectives, rewards) and what runs stand in one file each. Commands read the declarations to help,
-to list and to refuse, and must answer before torch, which takes a second, is there. Modules that define networks import torch
-itself.
+A method, objective or reward is declared in the file that implements it. Commands read the declarations for help, lists and
+checks, and must answer before torch is imported, which takes a second. Modules that define networks import torch directly.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ else:
 
 
 def hush() -> None:
-    """Ask transformers, diffusers, bitsandbytes and the hub for errors alone and no bars, unless the environment asks for more.
-
-    They read it when they are imported, which is later.
+    """Limit transformers, diffusers, bitsandbytes and the hub to errors without progress bars, unless the environment says
+    otherwise. They read these variables when they are imported, which is later.
     """
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")

@@ -1,6 +1,6 @@
-"""What a method is: parts, and the gates that say when each acts.
+"""A method: a composition of parts, and the gates that decide at which steps each part acts.
 
-A `Method` is a value: `tilting.presets` names the published ones, and anyone may compose another from parts.
+A `Method` is a value: `tilting.presets` has the published ones, and users may compose others from the same parts.
 `tilting.cost.cost` counts what a run of it costs.
 """
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Every:
-    """A gate: fires after every ``block`` draws, while the noise left is inside a window.
+    """A gate: fires after every ``block`` steps, while t/T is inside a window.
 
     Attributes:
-        block: draws between two firings; draws are counted from 1, so a gate never fires at x_T, nor at x_0.
-        window: (high, low) bounds of the fraction of steps left, t/T.
+        block: steps between two firings; steps are counted from 1, so that a gate fires neither at x_T nor at x_0.
+        window: (high, low) bounds of t/T, the fraction of steps left.
         at_start: also fire at x_T, as guides do.
-        begin: t/T of the run's first point, below 1 when it starts from a noised picture (SDEdit).
+        begin: t/T of the run's first point, below 1 if it starts from a noised picture (SDEdit).
     """
 
     block: int = 1
@@ -47,7 +47,7 @@ class Every:
         return first <= draws < steps and draws % self.block == 0 and low - 1e-9 <= left <= high + 1e-9
 
     def count(self, steps: int) -> int:
-        """How often it fires in a run of that many steps."""
+        """How often it fires in a run of ``steps`` steps."""
         return sum(self(i, steps) for i in range(steps))
 
 
@@ -55,7 +55,7 @@ ALWAYS = Every(1, at_start=True)
 
 
 class Correct(Protocol):
-    """A move of the latents at their own time, such as `tilting.guidance.gradient.RewardGradient`."""
+    """A move of the latents x_t at time t, such as `tilting.guidance.gradient.RewardGradient`."""
 
     @property
     def estimator(self) -> Estimator: ...
@@ -67,13 +67,13 @@ class Correct(Protocol):
 
 
 class Engine(Protocol):
-    """Another way to drive a chain than `tilting.sample.sample`: it yields (State, Info) too.
+    """An alternative to the loop of `tilting.sample.sample`; yields (State, Info) too.
 
     Attributes:
         needs_reward_gradient: whether it needs the reward's own gradient.
-        stochastic: whether it lives on the noise of the steps, and so needs eta > 0.
-        may_cost_less: whether what it spends depends on the values it sees; a cost is then the most it can be.
-        parallel: whether processes may share its rows; True unless it says otherwise.
+        stochastic: whether it relies on the noise of the steps, and so needs eta > 0.
+        may_cost_less: whether its cost depends on the values it sees; `tilting.cost` then counts an upper bound.
+        parallel: whether processes may share its rows; default True.
     """
 
     @property
@@ -100,9 +100,9 @@ class Begin(Protocol):
 
         Args:
             problem: the chain's `tilting.state.Problem`.
-            select: the method's selection, whose weights what is drawn here may owe.
-            state: of x_T.
-            look: (state, which look) -> the state with prediction, value and gradient at its x.
+            select: the method's selection, whose weights this move may have to correct.
+            state: at x_T.
+            look: (state, number of the evaluation) -> the state with prediction, value and gradient at its x.
         """
         ...
 
@@ -115,21 +115,21 @@ class Method:
         name: the preset it came from.
         particles: n per image.
         start: "independent" draws n x_T per image; "copy" repeats one.
-        counts: n of each of so many equal parts of the run, taken up at the selections; empty keeps ``particles``.
-        correct, correct_when: a move of x, and its gate.
-        correct_on: which particles find a gradient: "all"; "medoid" or "mean" of ``clusters`` k-means clusters, shared by
-            their members; "winner", the particle just selected (the gate is then the selection's, inside the window).
+        counts: schedule of n: the run is cut into as many equal parts, and n changes at selections; empty keeps ``particles``.
+        correct, correct_when: a move of x_t, and its gate.
+        correct_on: which particles have their gradient computed: "all"; "medoid" or "mean" of ``clusters`` k-means clusters,
+            shared by the members; "winner", the particle just selected (at the selection's gate, inside the window).
         clusters: k; 0 takes half the particles.
         select, select_when: a selection rule, and its gate.
-        guides, guide_when: changes of the kernel, in order, and their gate.
-        estimator: how the gradient at x_t is found for guides that need one.
-        repeat, repeat_when: K, how often a step is made (noised back to t in between), and the gate of that.
-        final: "reward" keeps the particle of the highest reward of its real image, "weight" the heaviest, "sample" one drawn
-            by weight, "first" the first (no reward is needed), "all" keeps every particle.
-        engine: what drives the chain, None for the loop itself.
-        spread: std of x_T; 1 but where the law that is aimed at is another there.
+        guides, guide_when: changes of the kernel of a step, applied in order, and their gate.
+        estimator: estimates the gradient at x_t for guides that need one.
+        repeat, repeat_when: K, how often a step is made (renoised to t in between), and its gate.
+        final: which particle is returned: "reward", the highest reward of the decoded image; "weight", the largest weight;
+            "sample", one drawn by weight; "first" (needs no reward); "all" returns every particle.
+        engine: drives the chain instead of the loop, or None.
+        spread: std of x_T; other than 1 if the target distribution has another std there.
         begin: a move of the particles at x_T.
-        interpolant: whose times a flow model's grid has: its "own", or the variance-preserving process' ("vp").
+        interpolant: the time grid of a flow model: its "own", or that of the variance-preserving process ("vp").
     """
 
     name: str
@@ -154,7 +154,7 @@ class Method:
     interpolant: Literal["own", "vp"] = "own"
 
     def begun_at(self, begin: float) -> Method:
-        """The same for a run that begins at t/T = begin (SDEdit): windows stay where they are in the noise of the whole run."""
+        """The method for a run that starts at t/T = begin (SDEdit): windows keep their t/T."""
         gates = {"correct_when": self.correct_when, "select_when": self.select_when}
         gates |= {"guide_when": self.guide_when, "repeat_when": self.repeat_when}
         return replace(self, **{name: replace(gate, begin=begin) for name, gate in gates.items()})
@@ -185,7 +185,7 @@ class Method:
 
     @property
     def importance_weighted(self) -> bool:
-        """Whether particles carry importance weights, which owe what guides change of a step."""
+        """Whether particles carry importance weights, which correct for guided proposals."""
         return self.select is not None and self.select.importance_weighted
 
     @property
@@ -195,28 +195,28 @@ class Method:
         return self.final == "reward" or weighed
 
     def particles_at(self, draws: int, steps: int) -> int:
-        """n after a selection made when ``draws`` of ``steps`` are done."""
+        """n after a selection at step ``draws`` of ``steps``."""
         return self.counts[min(draws * len(self.counts) // steps, len(self.counts) - 1)] if self.counts else self.particles
 
     def choices(self, steps: int) -> int:
-        """How often a run of that many steps chooses among what noise has made differ: never after its last step, as an engine
-        that draws children chooses after every other."""
+        """How many selections a run of ``steps`` steps makes. There is none after the last step; an engine that draws children
+        selects after every other step."""
         if self.engine is not None:
             return steps - 1 if self.engine.stochastic else 0
         return 0 if self.select is None else self.select_when.count(steps)
 
     @property
     def without_choices(self) -> str:
-        """What it comes to in a run in which it never chooses."""
+        """The method that it is equivalent to in a run without a selection."""
         return "best-of-N" if self.particles > 1 and self.final in ("reward", "weight") else "base"
 
     def groups(self, n: int) -> int:
-        """How many particles of n find a gradient of their own in a correction."""
+        """How many of n particles have their own gradient computed in a correction."""
         return n if self.correct_on == "all" else min(n, self.clusters or max(1, n // 2))
 
 
 def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool | None) -> None:
-    """Refuse what cannot work, in one sentence. ``has_gradient``: of the reward; None if there is no reward."""
+    """Refuse combinations that cannot work. ``has_gradient`` is of the reward, None without one. Raises TiltingError."""
     for n in (method.particles, *method.counts):
         if n < 1:
             raise TiltingError(f"particles must be at least 1, not {n}")

@@ -1,4 +1,4 @@
-"""What people's own Python files hold: ``file.py:function``. Torch-free."""
+"""Load a function from a user's Python file, ``file.py:function``. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tilting.errors import TiltingError, nearest, outlived
 
 
 def asked_of(thing: object, name: str, what: str) -> Any:
-    """An attribute of a user's thing, None where it has none. Raises TiltingError: looking for it raises something else."""
+    """An attribute of a user's object, or None. Raises TiltingError if the lookup itself raises anything else."""
     try:
         return getattr(thing, name, None)
     except BaseException as error:
@@ -25,7 +25,7 @@ def asked_of(thing: object, name: str, what: str) -> Any:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[None]:
-    """The folder first on the import path, so that the user's file finds its neighbours."""
+    """Put a folder first on the import path, so that the user's file can import its neighbours."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -35,11 +35,11 @@ def _beside(folder: Path) -> Iterator[None]:
 
 
 Ran = dict[Path, ModuleType]
-"""Files that have run, and what they left."""
+"""Modules of the files that have been executed, by path."""
 
 
 def _run(path: Path, file: str) -> ModuleType:
-    """The module that a file leaves."""
+    """Execute a file as a module."""
     module_name = f"tilting_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     how = importlib.util.spec_from_file_location(module_name, path)
     if how is None or how.loader is None:
@@ -56,12 +56,12 @@ def _run(path: Path, file: str) -> ModuleType:
 
 
 def function_of(spec: str, what: str, ran: Ran | None = None) -> Callable[..., Any]:
-    """What ``file.py:function`` names; the file runs now, as Python, and nothing else of it is looked at.
+    """Execute the file of ``file.py:function`` and return the function.
 
     Args:
         spec: the file and the function.
-        what: it is to be, for people, such as "reward".
-        ran: files that have run for the same request, and need not run again for another of their functions; added to.
+        what: what the function is for, in error messages, such as "reward".
+        ran: files already executed for the same request, which are not executed again; updated in place.
 
     Raises:
         TiltingError: no such file or function, or the file does not run.

@@ -37,7 +37,7 @@ def normal(who: Sequence[Identity], particles: int, shape: Sequence[int], step: 
 
 
 def beside(host: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """What was drawn on the CPU where x is and in its precision; CUDA is not waited for, which would idle it at every step."""
+    """Move a CPU tensor to the device and dtype of x, without a synchronisation on CUDA."""
     return host.to(x.device, x.dtype, non_blocking=x.is_cuda)
 
 

@@ -1,16 +1,16 @@
-"""The one loop. A generator that draws x_T ... x_0 step by step and yields (State, Info) after every draw.
+"""The sampling loop: a generator that draws x_T ... x_0 step by step and yields (State, Info) after every step.
 
     begin                         at x_T only, e.g. the Ψ-sampler's Markov chain
     for each step, for k in 1..K:
         correct x (gated)         e.g. CoDeX's block gradient
-        look                      eps, x0 and, where a guide needs them, value and gradient: one round
+        evaluate                  eps, x0 and, if a guide needs them, value and gradient, in one forward (and backward) pass
         select on value (gated)   e.g. CoDe, SVDD, SMC
         guide the kernel (gated)  e.g. DPS, MPGD, Universal Guidance, TDS
         draw; noise back to t if k < K
 
-The look made to select is the one the draw needs, so selection adds none; a correction costs one round more, in which
-eps, x0, value and gradient come together. What is paid is counted where it is paid (`Info`).
-The loop never decides whether gradients flow into the network: its caller does.
+Selection and draw use the same evaluation, so that selection adds none; a correction costs one more, which gives eps, x0, value
+and gradient together. Calls are counted where they are made (`Info`).
+The caller decides whether gradients flow into the network's weights, never the loop.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tilting.method import Method as Method
 from tilting.method import check as check
 from tilting.select import SelectionInput
 from tilting.state import Info as Info
-from tilting.state import Over as Over
 from tilting.state import Problem as Problem
+from tilting.state import ProcessGroup as ProcessGroup
 from tilting.state import State as State
 from tilting.state import Tally, evaluate, evaluate_noisy, evaluate_value, flat, in_chunks, rms_of, to_float64, value_of
 from tilting.state import start as start
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def gradient_context(
     problem: Problem, t: Time, step: int, n: int, suffix: str, x: Tensor, rows: Tensor, place: Tensor
 ) -> GradientContext:
-    """What guides and corrections see, for some rows of a step with n particles per image."""
+    """The input of guides and corrections, for some rows of a step with n particles per image."""
 
     def noise(purpose: str, count: int) -> Tensor:
         keys = [(problem.who[p // n], p % n) for p in place.tolist()]
@@ -58,7 +58,7 @@ def gradient_context(
 
 
 def _correct(problem: Problem, method: Method, x: Tensor, t: Time, step: int) -> Tensor:
-    """x moved by the correction of its own gradient, or of its cluster's."""
+    """x moved by the correction, along the gradient of each particle or of its cluster."""
     correct = method.correct
     assert correct is not None
     asked, label = x, None
@@ -77,7 +77,7 @@ def _correct(problem: Problem, method: Method, x: Tensor, t: Time, step: int) ->
 
 
 def _look(problem: Problem, method: Method, state: State, t: Time, with_grad: bool, suffix: str) -> State:
-    """Fill the cache at (x, t): the prediction, and with it value and gradient where a guide needs them."""
+    """Fill the cache at (x, t): the prediction, and with ``with_grad`` value and gradient too."""
     if state.prediction is not None and (state.gradient is not None or not with_grad):
         return state
     x = state.x
@@ -95,7 +95,7 @@ def _look(problem: Problem, method: Method, state: State, t: Time, with_grad: bo
 
 
 class Step(NamedTuple):
-    """A step's kernel for all particles: the mean that weights hold it against, its own, its std, and what log-weights gain."""
+    """A step's kernel for all particles: means of the reference and of the proposal, std, and the increment of log-weights."""
 
     base: Tensor
     mean: Tensor

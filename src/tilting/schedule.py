@@ -32,7 +32,7 @@ from tilting.types import Prediction, TiltingError, Time, Transition
 
 Kind = Literal["epsilon", "v_prediction", "flow", "sample"]
 Law = Literal["posterior", "cps", "euler"]
-"""Of a random step; see above."""
+"""Distribution of the noise of a step; see above."""
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Memory(NamedTuple):
-    """What a particle's past left behind, (b, n) each: gathered with it.
+    """The history of each particle that selections need, (b, n) each; it is gathered with the particles.
 
     Attributes:
-        potential: log potential collected so far (0 at the start).
-        best, total: the highest value and the sum of values so far.
-        level: the temperature λ in [0, 1] it was last weighted at.
+        potential: log potential so far (0 at the start).
+        best, total: maximum and sum of the values so far.
+        level: the inverse temperature λ in [0, 1] of the last weighting.
     """
 
     potential: Tensor
@@ -40,21 +40,21 @@ class Memory(NamedTuple):
 
     @classmethod
     def blank(cls, b: int, n: int, device: torch.device | str = "cpu") -> Memory:
-        """Of particles that were never looked at."""
+        """The memory at the start, before any value."""
         zeros = torch.zeros(b, n, dtype=torch.float64, device=device)
         return cls(zeros, zeros - torch.inf, zeros.clone(), zeros.clone())
 
 
 class SelectionInput(NamedTuple):
-    """What a selection sees.
+    """Input of a selection.
 
     Attributes:
         value: (b, n) reward of the estimates.
         log_w: (b, n) log-weights.
         memory: see `Memory`.
-        uniforms: (b, m) in [0, 1): one for each of the m particles wanted.
-        done: draws made, as a fraction of the run; 1 at the end.
-        draws: draws made.
+        uniforms: (b, m) random numbers in [0, 1), one for each of the m particles to select.
+        done: fraction of the steps made; 1 at the end.
+        draws: number of steps made.
     """
 
     value: Tensor
@@ -66,12 +66,12 @@ class SelectionInput(NamedTuple):
 
 
 class Resampling(NamedTuple):
-    """What a selection decides.
+    """Result of a selection.
 
     Attributes:
-        parents: (b, m) the parent of each new particle, or None if all stay as they are.
-        log_w: (b, m) the new log-weights.
-        memory: (b, n) of the *old* particles, to be gathered with them.
+        parents: (b, m) index of the parent of each new particle, or None if all are kept.
+        log_w: (b, m) new log-weights.
+        memory: (b, n) memory of the *old* particles, to be gathered with them.
     """
 
     parents: Tensor | None
@@ -80,38 +80,38 @@ class Resampling(NamedTuple):
 
 
 class Select(Protocol):
-    """A rule from values to parents. One that derives from this class need only define the call.
+    """A rule from values to parents. A subclass need only define the call.
 
     Attributes:
-        importance_weighted: whether ``log_w`` are importance weights, which what guides change of a step is added to, and
-            which a proposal without density has no part in.
+        importance_weighted: whether ``log_w`` are importance weights: the log-ratio of unguided and guided step is then added
+            to them, and proposals without a density are refused.
     """
 
     importance_weighted: ClassVar[bool] = False
 
     @property
     def needs_reward(self) -> bool:
-        """Whether it sees values; one that does not is shown zeros, and no reward is asked."""
+        """Whether it uses values; if not, it gets zeros and no reward is computed."""
         return True
 
     @property
     def one_winner(self) -> bool:
-        """Whether all new particles are copies of one, so that a gradient on the winner is one gradient."""
+        """Whether all new particles are copies of one, so that one gradient serves all."""
         return False
 
     def __call__(self, seen: SelectionInput) -> Resampling: ...
 
     def weigh(self, seen: SelectionInput) -> tuple[Tensor, Memory]:
-        """The log-weights (b, n) and memory after the estimates took these values; at the end (done 1), of real images."""
+        """Log-weights (b, n) and memory updated with the values; at the end (done 1) these are of the decoded images."""
         return seen.log_w, seen.memory
 
     def drawn_by(self, seen: SelectionInput, memory: Memory) -> Tensor | None:
-        """For reports: the log-weights (b, n) that the particles seen were drawn by, or would have been; None where it is not
-        known. ``memory`` is what the selection left of them."""
+        """For reports: the log-weights (b, n) that parents are sampled from; None if unknown. ``memory`` is that of the
+        selection's result."""
         return None
 
     def twist_scale(self, memory: Memory, draws: int) -> Tensor | None:
-        """What the gradient of a proposal made after ``draws`` draws is multiplied by, (b, n); None leaves it as it is."""
+        """Factor (b, n) of the gradient in the proposal of the next step, after ``draws`` steps; None for 1."""
         return None
 
 
@@ -120,7 +120,7 @@ class Greedy(Select):
     """Copy the best particles over all others.
 
     Attributes:
-        beams: how many are kept (at most all), each copied equally often; of equal values the first are.
+        beams: how many are kept, each copied equally often; ties go to the first.
     """
 
     beams: int = 1
@@ -152,7 +152,7 @@ class Multinomial(Select):
     Attributes:
         tau: temperature, in the reward's own units; small is greedy.
         tau_end: temperature at the end of the run, reached geometrically; None keeps tau.
-        shared: draw one parent for all (SVDD) instead of one for each.
+        shared: draw one parent for all particles of an image (SVDD) instead of one for each.
     """
 
     tau: float = 0.001
@@ -169,7 +169,7 @@ class Multinomial(Select):
         return self.shared
 
     def temperature(self, done: float) -> float:
-        """τ when that fraction of the run is done."""
+        """τ at a fraction ``done`` of the run."""
         return self.tau if self.tau_end is None else self.tau * (self.tau_end / self.tau) ** done
 
     def __call__(self, seen: SelectionInput) -> Resampling:
@@ -186,11 +186,11 @@ class Smc(Select):
     """Importance weights towards exp(reward / beta), and resampling when they degenerate.
 
     Attributes:
-        beta: temperature of the tilt p* ∝ p exp(r / beta); inf has no reward, and weighs what guides owe alone.
+        beta: temperature of the tilt p* ∝ p exp(r / beta); inf uses no reward and corrects for guides alone.
         ess_threshold: resample an image when its effective sample size falls below this fraction of n.
         potential: "difference" of values, or their "max" or "sum" so far (FK steering).
-        temper: γ of λ_i = min((1 + γ)^i - 1, 1) (DAS); None weighs at λ = 1 throughout.
-        adaptive: raise λ as far as keeps the effective sample size at the threshold, instead (DAS; per image).
+        temper: γ of λ_i = min((1 + γ)^i - 1, 1) (DAS); None has λ = 1 throughout.
+        adaptive: instead, raise λ per image as far as the effective sample size stays at the threshold (DAS).
         scheme: "systematic", "ssp" (Srinivasan sampling process, DAS) or "multinomial" resampling.
     """
 
@@ -221,11 +221,11 @@ class Smc(Select):
         return math.isfinite(self.beta)
 
     def level(self, draws: int) -> float:
-        """λ after so many draws, where it is not adaptive."""
+        """λ after ``draws`` steps, if it is not adaptive."""
         return 1.0 if self.temper is None else min((1 + self.temper) ** draws - 1, 1.0)
 
     def twist_scale(self, memory: Memory, draws: int) -> Tensor | None:
-        """λ that the proposal is tempered by (DAS): the next level, or the level just found; None where nothing is tempered."""
+        """λ of the next proposal (DAS): the next level of the schedule, or the adaptive one; None without tempering."""
         if self.adaptive:
             return memory.level
         return None if self.temper is None else torch.full_like(memory.level, self.level(draws + 1))
@@ -262,7 +262,7 @@ class Smc(Select):
         return seen.log_w + potential - old.potential, Memory(potential, best, total, level)
 
     def _bisect(self, value: Tensor, seen: SelectionInput) -> Tensor:
-        """The largest λ in [λ before, 1] that keeps ESS at the threshold, (b, n), the same for all of an image."""
+        """The largest λ in [previous λ, 1] that keeps the ESS at the threshold, (b, n), equal within an image."""
         old = seen.memory
         low, high = old.level[:, :1].clone(), torch.ones_like(old.level[:, :1])
         wanted = self.ess_threshold * value.shape[1]

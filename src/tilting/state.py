@@ -1,4 +1,4 @@
-"""What a chain is made of: the problem, the state that evolves, its start, and evaluations in chunks of bounded memory."""
+"""The sampling problem, the state of a chain, its start, and network evaluations in chunks of bounded memory."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be sampled: functions, grid, and who each image is.
+    """What to sample: functions, time grid, and the identity of each image.
 
     Attributes:
-        denoise: one evaluation per row.
-        grid: T + 1 points, from `Schedule.grid`; a later part of it to go on from a noised image.
+        denoise: the denoiser, one evaluation per row.
+        grid: T + 1 points from `Schedule.grid`; the last part of it to start from a noised image.
         who: identity of each of the b images.
-        shape: of one latent.
+        shape: shape of one latent.
         value: reward of an estimate; None if the method needs none.
-        noisy: reward of latents at their own time, which selections see in place of the estimate's.
+        noisy: reward of latents x_t themselves; if given, selections use it instead of ``value``.
         eta: 0 deterministic ... 1 ancestral.
         cfg: guidance scale, which corrections scale with.
-        chunk: most rows in one call of ``denoise`` or ``value``.
-        per_particle: ``denoise`` is told the particle (image · n + its place) instead of the image, so that prompts may differ.
-        law: of the noise of a step.
-        over: processes that share the rows of every call; what is decided is decided alike by all.
+        chunk: maximum number of rows in one call of ``denoise`` or ``value``.
+        per_particle: pass ``denoise`` the index of the particle (image · n + its place) instead of the image's, so that the
+            prompts of an image's particles may differ.
+        law: distribution of the noise of a step.
+        over: processes that share the rows of every call; each of them takes the same decisions.
     """
 
     denoise: Denoise
@@ -49,22 +50,22 @@ class Problem:
     dtype: torch.dtype = field(default_factory=lambda: torch.float32)
     per_particle: bool = False
     law: Law = "posterior"
-    over: Over | None = None
+    over: ProcessGroup | None = None
     noisy: NoisyValueFn | None = None
 
 
 @dataclass(frozen=True)
 class State:
-    """All that evolves. ``gather`` moves all of it.
+    """Everything that evolves along a chain; `gather` permutes all of it.
 
     Attributes:
         x: (b, n, ...) latents, on the problem's device.
-        log_w: (b, n) log-weights; these, like values, memory and indices, are float64 on the CPU wherever latents are.
-        memory: of each particle's values so far.
-        prediction, value, gradient: the cache, valid at (x, step): what the last look saw, or None.
-        step: draws made so far.
-        left: (b,) children that rollover budgets have saved, or None.
-        around: (b, ...) what of the first x is a picture's, α times its latents, where a run began from one; or None.
+        log_w: (b, n) log-weights. They, values, memory and indices are float64 on the CPU whatever the device of x.
+        memory: each particle's values so far.
+        prediction, value, gradient: cache of the last evaluation at (x, step), or None.
+        step: steps made so far.
+        left: (b,) children that a rollover budget has saved, or None.
+        around: (b, ...) α times the latents of the picture that the chain started from (SDEdit), or None.
     """
 
     x: Tensor
@@ -78,7 +79,7 @@ class State:
     around: Tensor | None = None
 
     def gather(self, index: Tensor) -> State:
-        """The state of particles ``index`` (b, m), for every field at once."""
+        """The state of the particles ``index`` (b, m) of each image."""
 
         def take(v: Tensor) -> Tensor:
             mine = torch.arange(len(v), device=v.device)[:, None]
@@ -95,7 +96,7 @@ class State:
         )
 
     def moved(self, x: Tensor) -> State:
-        """Other latents: the cache is stale."""
+        """The state at other latents, without the cache."""
         return replace(self, x=x, prediction=None, value=None, gradient=None)
 
 
@@ -103,15 +104,15 @@ class Info(NamedTuple):
     """What happened in a step, for progress, reports and tests.
 
     Attributes:
-        step: draws made, after this one.
+        step: steps made, including this one.
         evaluations, values: rows that went through the denoiser, and through decoder and reward.
-        value: (b, n) reward estimates of this step, before selection, or None.
-        parents: (b, m) of each particle that goes on, which of those seen it is, or -1 where it stays as it was; None: all do.
-        std: of the draw.
-        x0: (b, n, ...) the estimates that were looked at, before selection; None where nothing new was.
-        log_w: (b, n) log-weights that the selection drew by, or None.
-        moved: (b, n) root mean square of what a correction moved each particle by before it was looked at, or None.
-        guided: (b, m) of what gradients moved each by after that, or None.
+        value: (b, n) reward of the estimates of this step, before selection, or None.
+        parents: (b, m) index of the parent of each particle after selection, -1 for one that is unchanged; None if all are.
+        std: standard deviation of the step's noise.
+        x0: (b, n, ...) estimates of this step, before selection; None if none was computed.
+        log_w: (b, n) log-weights that the selection sampled from, or None.
+        moved: (b, n) root mean square of the correction of each particle before the estimate, or None.
+        guided: (b, m) root mean square of the move by guides after selection, or None.
     """
 
     step: int
@@ -128,13 +129,13 @@ class Info(NamedTuple):
 
 @dataclass
 class Tally:
-    """What was paid since it was last asked: rows that went through the denoiser, and through decoder and reward."""
+    """Counts rows that go through the denoiser, and through decoder and reward."""
 
     evaluations: int = 0
     values: int = 0
 
     def counting(self, problem: Problem) -> Problem:
-        """The same problem, whose calls are counted here."""
+        """The same problem with functions that count their calls here."""
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             self.evaluations += len(x)
@@ -154,13 +155,13 @@ class Tally:
         return replace(problem, denoise=denoise, **counted)
 
     def take(self) -> tuple[int, int]:
-        """Both, and begin again."""
+        """Return both counts and reset them."""
         paid, self.evaluations, self.values = (self.evaluations, self.values), 0, 0
         return paid
 
 
 def start(problem: Problem, method: Method, latents: Tensor | None = None) -> State:
-    """x_T for every particle. ``latents`` (b, ...) or (b, n, ...) replaces the noise (of particle 0, or of all)."""
+    """The state at x_T. ``latents`` (b, ...) replaces the noise of particle 0, (b, n, ...) that of all particles."""
     b, n = len(problem.who), method.particles_at(0, len(problem.grid) - 1)
     x = method.spread * rng.normal(problem.who, n, problem.shape, step=0)
     if latents is not None:
@@ -178,30 +179,29 @@ def start(problem: Problem, method: Method, latents: Tensor | None = None) -> St
 
 
 def start_from(problem: Problem, method: Method, clean: Tensor) -> State:
-    """x at the grid's first point around clean latents (b, ...) (SDEdit, Meng et al. 2022), with every particle's own x_T
-    noise."""
+    """Clean latents (b, ...) noised to the grid's first point (SDEdit, Meng et al. 2022), by each particle's own x_T noise."""
     noise = start(replace(problem, dtype=torch.float32), method)
     first = problem.grid[0]
     around = first.alpha * clean.to(noise.x)
     return replace(noise, x=(around[:, None] + first.sigma * noise.x).to(problem.dtype), around=around)
 
 
-class Over(Protocol):
-    """Processes that share rows, such as `tilting.runs.processes.Processes`: each does some, and all have what comes of all."""
+class ProcessGroup(Protocol):
+    """Processes that share the rows of a batch, such as `tilting.runs.processes.Processes`."""
 
-    def rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]: ...
+    def map_rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]: ...
 
-    def tensors(self, mine: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
+    def all_gather_rows(self, mine: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
 
-    def tell(self, value: Any) -> list[Any]: ...
+    def all_gather(self, value: Any) -> list[Any]: ...
 
 
 def in_chunks(
-    function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor, over: Over | None = None
+    function: Callable[..., tuple[Tensor, ...]], chunk: int, *columns: Tensor, over: ProcessGroup | None = None
 ) -> tuple[Tensor, ...]:
-    """Apply a function of parallel columns in chunks of rows, which processes may share, and put its outputs together."""
+    """Apply a function to parallel columns in chunks of rows, shared among processes if given, and concatenate its outputs."""
     if over is not None:
-        return over.rows(lambda *mine: in_chunks(function, chunk, *mine), *columns)
+        return over.map_rows(lambda *mine: in_chunks(function, chunk, *mine), *columns)
     if len(columns[0]) <= chunk:
         return function(*columns)
     parts = [function(*part) for part in zip(*(c.split(chunk) for c in columns), strict=True)]
@@ -209,8 +209,8 @@ def in_chunks(
 
 
 class Rows(NamedTuple):
-    """Latents as flat rows: (b·n, ...), the image of each, and its place. Who is who stays on the CPU, where prompts and keys
-    are looked up by it: of a device it would be waited for at every call."""
+    """Latents as flat rows: x (b·n, ...), the image index of each row, and its place. The indices stay on the CPU, where they
+    look up prompts and keys: reading them from a device would synchronise at every call."""
 
     x: Tensor
     rows: Tensor
@@ -269,8 +269,7 @@ def to_float64(values: Tensor) -> Tensor:
 
 
 def value_of(problem: Problem) -> ValueFn:
-    """The problem's value function; what it says is finite, or refused with the image it said it of. Without a reward, to ask
-    it is an error."""
+    """The problem's value function, which raises for a value that is not finite, naming the image, and without a reward."""
     inner = problem.value
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
@@ -287,7 +286,7 @@ NO_REWARD = "this method needs a reward"
 
 
 def _check_finite(scores: Tensor, rows: Tensor) -> None:
-    """Refuse a value that is no number, with its image. Raises RewardError."""
+    """Refuse a value that is not finite. Raises RewardError with the image's index."""
     if not scores.isfinite().all():
         first = int((~scores.isfinite()).nonzero()[0, 0])
         raise RewardError(f"the reward of an estimate is {scores[first].item()}, not a finite number", int(rows[first]))

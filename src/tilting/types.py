@@ -1,4 +1,4 @@
-"""The values that travel between rooms, and the protocols of the functions between them.
+"""Values and function protocols that all packages share.
 
 Shapes: b images, n particles of each, latents of any trailing shape. Functions that touch networks take flat rows
 (m = b * n, in chunks of what memory allows) and ``rows`` (m,), the index of the image, and so of the prompt, of each row.
@@ -20,7 +20,7 @@ class Time(NamedTuple):
     """A point of the sampling grid: x_t = alpha x_0 + sigma noise.
 
     Attributes:
-        t: what the network is told (0..999 for Stable Diffusion, sigma * 1000 for flow models).
+        t: timestep passed to the network (0..999 for Stable Diffusion, sigma * 1000 for flow models).
         alpha: signal scale, sqrt(ᾱ) for diffusion, 1 - t for flow.
         sigma: noise scale, sqrt(1 - ᾱ) for diffusion, t for flow.
     """
@@ -31,12 +31,12 @@ class Time(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t.
+    """Output of a denoiser at x_t.
 
     Attributes:
         eps: predicted noise, shape of x.
         x0: the Tweedie estimate E[x_0 | x_t], shape of x.
-        correction: eps(cond) - eps(uncond), shape of x; zeros where there is no guidance scale.
+        correction: eps(cond) - eps(uncond), shape of x; zeros without a guidance scale.
     """
 
     eps: Tensor
@@ -75,7 +75,7 @@ class Reward(Protocol):
     """A score of images and their prompts, higher is better.
 
     Attributes:
-        name: the spec that names it in manifests.
+        name: its spec, which manifests record.
         differentiable: whether a gradient with respect to the images exists.
     """
 

@@ -20,8 +20,8 @@ from tilting import __version__
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.metrics.verdict import TOO_FEW
-from tilting.runs.alone import alone
 from tilting.runs.files import write_json
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import RECIPE, folder_of
 from tilting_papers.page import plain_page
 
@@ -164,7 +164,7 @@ class Recipe:
             TiltingError: a folder that cannot be written, or holds something else.
         """
         run = Run(self.otherwise(asked) if asked else self, out, small, say, seed, quiet, shard, asked or {})
-        with alone(str(out)):
+        with exclusive(str(out)):
             run.check()
             report = {**run.opening, **self.measure(run)}
             page = self.page(undecided(report) if small else report)

@@ -330,7 +330,7 @@ def test_processes_share_what_is_looked_at():
     class Over:
         asked: list[int] = []  # noqa: RUF012
 
-        def rows(self, function, *columns):
+        def map_rows(self, function, *columns):
             self.asked.append(len(columns[0]))
             return function(*columns)
 

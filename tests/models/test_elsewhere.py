@@ -167,13 +167,13 @@ def shared(device):
     sent: list[bytes] = []
 
     class One(Processes):
-        def exchange(self, data):
+        def all_gather_bytes(self, data):
             sent.append(data)
             return sent
 
     scores, latents = torch.arange(2.0, dtype=torch.float64, device="cpu"), torch.ones(2, 3).to(device)
-    One(0, 2).rows(lambda x: (scores, x), latents)
-    found = One(1, 2).tensors((), latents.device)
+    One(0, 2).map_rows(lambda x: (scores, x), latents)
+    found = One(1, 2).all_gather_rows((), latents.device)
     assert [one.device.type for one in found] == ["cpu", torch.device(device).type]
     return list(found)
 

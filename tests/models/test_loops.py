@@ -113,7 +113,7 @@ def test_a_loop_that_holds_frames_as_images_or_scales_by_its_sigmas_is_refused(m
     own = sd()
     parts = {name: own.components[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
     film = diffusers.TextToVideoSDPipeline(**parts, unet=network)
-    with pytest.raises(TiltingError, match="holds the frames of a film as images of their own"):
+    with pytest.raises(TiltingError, match="holds the frames of a video as images of their own"):
         Pipeline(film, "film", 2, inputs={"num_frames": 3, "height": 16, "width": 16})
     monkeypatch.setattr("tilting.models.call.source_of", lambda name: "sigma = self.scheduler.sigmas[i]")
     Pipeline(own, "own", 2)  # DDIM has none

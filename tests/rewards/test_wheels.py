@@ -8,7 +8,7 @@ from nudenet import NudeDetector
 
 from support.closed import written
 from tilting.errors import TiltingError
-from tilting.rewards import declaration, nsfw, ocr, wheels
+from tilting.rewards import nsfw, ocr, wheels
 from tilting.rewards.metadata import informed
 
 
@@ -62,11 +62,3 @@ def test_nsfw_is_the_network_of_nudenet_on_the_pixels_it_reads(tmp_path):
         largest = max(seen[0, 4 + k].max() for k in wheels.EXPOSED.values())
         assert nsfw()(x[None], ["a fox"])[0] == pytest.approx(-largest, abs=1e-6)
         assert (largest >= 0.25) == any(d["class"] in wheels.EXPOSED for d in detector.detect(whole))
-
-
-@pytest.mark.parametrize(("make", "module"), [(ocr, "rapidocr"), (ocr, "onnxruntime"), (nsfw, "nudenet")])
-def test_a_missing_extra_is_one_sentence(make, module, monkeypatch):
-    found = declaration.find_spec
-    monkeypatch.setattr(declaration, "find_spec", lambda name: None if name == module else found(name))
-    with pytest.raises(TiltingError, match=rf"needs {module}: pip install 'tilting\[{make.__name__}\]'"):
-        make()

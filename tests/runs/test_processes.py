@@ -17,7 +17,7 @@ from tilting.errors import TiltingError
 from tilting.generation.plan import Plan, identities
 from tilting.method import Method
 from tilting.presets import base
-from tilting.runs.processes import Processes, place_of
+from tilting.runs.processes import Processes, process_device
 from tilting.training.sharding import asked_for
 
 
@@ -61,10 +61,10 @@ def test_shares_are_even_and_together_all(images, batch, particles, count):
 
 def test_one_process_has_nobody_to_ask():
     alone = Processes()
-    assert alone.main and alone.tell({"a": 1}) == [{"a": 1}] and alone.exchange(b"x") == [b"x"]
+    assert alone.main and alone.all_gather({"a": 1}) == [{"a": 1}] and alone.all_gather_bytes(b"x") == [b"x"]
     x = torch.arange(6.0).reshape(3, 2)
-    assert torch.equal(alone.rows(lambda a: (2 * a,), x)[0], 2 * x)
-    found = alone.shared([1, 2, 3], lambda item: {"value": torch.tensor([item])})
+    assert torch.equal(alone.map_rows(lambda a: (2 * a,), x)[0], 2 * x)
+    found = alone.map_items([1, 2, 3], lambda item: {"value": torch.tensor([item])})
     assert [one["value"].item() for one in found] == [1, 2, 3]
     with pytest.raises(TiltingError, match="no"):
         alone.agree(lambda: (_ for _ in ()).throw(TiltingError("no")))
@@ -72,9 +72,11 @@ def test_one_process_has_nobody_to_ask():
 
 def test_a_device_for_several_is_the_launchers():
     cpu = torch.device("cpu")
-    assert place_of("auto", torch.device("cuda", 3), 4) == torch.device("cuda", 3) and place_of("cpu", cpu, 4) == cpu
+    assert (
+        process_device("auto", torch.device("cuda", 3), 4) == torch.device("cuda", 3) and process_device("cpu", cpu, 4) == cpu
+    )
     with pytest.raises(TiltingError, match="the launcher gives 2 processes their devices: leave --device cpu out"):
-        place_of("cpu", torch.device("cuda", 0), 2)
+        process_device("cpu", torch.device("cuda", 0), 2)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)

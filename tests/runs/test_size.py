@@ -16,7 +16,7 @@ from support.paths import ROOT
 from tilting.cli import main
 from tilting.config.finetune import resolve_finetune
 from tilting.config.generate import resolve
-from tilting.cost import bill
+from tilting.cost import calls_of
 from tilting.generation.fit import RESERVE, choose, need_of, peak
 from tilting.generation.size import _modes, flop, measured, sizes
 from tilting.models.placement import Switches
@@ -53,7 +53,7 @@ def test_flop_by_part_are_those_of_the_whole_run():
     with counter:
         tl.generate(model, ["a fox"], reward, method, steps=3, batch_size=2, progress=False)
     found = sizes(config, reward)
-    paid = bill(method.build(3), 3)
+    paid = calls_of(method.build(3), 3)
     parts = flop(found, paid._replace(finals=max(1, paid.finals))._asdict())
     words = parts.pop("text encoders")  # which the run before has read
     assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=1e-3) and words > 0
@@ -81,7 +81,7 @@ def test_a_tiny_decoder_makes_codex_on_sd15_a_third_cheaper(sd15):
 
     config, found = sd15
     paid = need_of(config)[1]
-    assert paid.slopes + paid.evaluations > 400 and found.units["evaluation"].flop == pytest.approx(1.6e12, rel=0.02)
+    assert paid.evaluation_grads + paid.evaluations > 400 and found.units["evaluation"].flop == pytest.approx(1.6e12, rel=0.02)
     assert [found.units[key].flop for key in ("decode", "reward")] == pytest.approx(
         [2.514e12, 0.162e12], rel=0.01
     )  # docs/gpu.md
@@ -102,7 +102,7 @@ def test_codex_and_draft_lv_of_512_pixels_fit_into_8_gb_in_half_precision(sd15):
     assert found.weights["network"] == pytest.approx(2 * 859.5e6, rel=0.01)
     tuning = resolve_finetune({**HALF, "prompts": ["a fox"], "model": config.model, "reward": ["clip"], "batch-size": 4})
     for need in (need_of(config)[0], need_of_training(tuning)[0]._replace(rows=1)):
-        assert need.slopes and need.steep
+        assert need.network_grad and need.value_grad
         assert peak(found, need, 1, Switches.of(config)).total <= 8e9
     need = need_of(config)[0]
     for room in (8, 80):
@@ -190,7 +190,7 @@ def test_doctor_counts_a_method_or_an_objective(capsys):
 @pytest.mark.parametrize("name", ["draft-lv", "ddpo", "adjoint"])
 def test_what_has_a_gradient_is_told_apart(name):
     paid = cost_of(tl.objectives.OBJECTIVES[name](), 5)
-    assert 0 < paid.slopes <= paid.evaluations and 0 <= paid.steep <= paid.reward_calls
-    assert (paid.steep > 0) == tl.objectives.OBJECTIVES[name]().needs_gradient
+    assert 0 < paid.evaluation_grads <= paid.evaluations and 0 <= paid.value_grads <= paid.reward_calls
+    assert (paid.value_grads > 0) == tl.objectives.OBJECTIVES[name]().needs_gradient
     config = resolve_finetune({"prompts": ["a fox"], "objective": name, "steps": 5})
     assert need_of_training(config)[0].rows == config.batch_size

@@ -683,17 +683,17 @@ def wan_parts(scheduler=None):
     return {"tokenizer": letters(), "text_encoder": t5(), "vae": vae, "scheduler": scheduler or unipc()}
 
 
-FILM = {"guidance_scale": 5.0, "num_frames": 5, "max_sequence_length": 16, **NEGATIVE, **SMALL}
+VIDEO = {"guidance_scale": 5.0, "num_frames": 5, "max_sequence_length": 16, **NEGATIVE, **SMALL}
 
 
 def wan():
-    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts()), FILM
+    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts()), VIDEO
 
 
 def wan22():
     """Two experts, each with its scale."""
     parts = {"transformer": wan_net(), "transformer_2": wan_net(9), "boundary_ratio": 0.875}
-    return diffusers.WanPipeline(**parts, **wan_parts()), {**FILM, "guidance_scale_2": 3.0}
+    return diffusers.WanPipeline(**parts, **wan_parts()), {**VIDEO, "guidance_scale_2": 3.0}
 
 
 def wan_i2v():
@@ -703,7 +703,7 @@ def wan_i2v():
         home.ftfy = types.SimpleNamespace(fix_text=lambda text: text)
     encoder, processor = image_encoder(12)
     parts = {"image_encoder": encoder, "image_processor": processor, "transformer": wan_net(channels=36, image_dim=16)}
-    return diffusers.WanImageToVideoPipeline(**parts, **wan_parts(flow(shift=3.0))), {**FILM, "image": picture()}
+    return diffusers.WanImageToVideoPipeline(**parts, **wan_parts(flow(shift=3.0))), {**VIDEO, "image": picture()}
 
 
 def ltx():
@@ -720,7 +720,7 @@ def ltx():
     vae = diffusers.AutoencoderKLLTXVideo(in_channels=3, out_channels=3, latent_channels=8, **blocks, **more).eval()
     vae.use_framewise_encoding = vae.use_framewise_decoding = False
     parts = {"scheduler": shifted(), "vae": vae, "text_encoder": t5(), "tokenizer": letters()}
-    return diffusers.LTXPipeline(**parts, transformer=network), {**FILM, "guidance_scale": 3.0, "height": 32, "width": 32}
+    return diffusers.LTXPipeline(**parts, transformer=network), {**VIDEO, "guidance_scale": 3.0, "height": 32, "width": 32}
 
 
 def ltx_condition():
@@ -765,7 +765,7 @@ def cogvideox():
         prediction_type="v_prediction", timestep_spacing="trailing", snr_shift_scale=3.0
     )
     parts = {"tokenizer": letters(), "text_encoder": t5(), "vae": vae, "transformer": network, "scheduler": scheduler}
-    return diffusers.CogVideoXPipeline(**parts), {**FILM, "guidance_scale": 6.0, "num_frames": 9}
+    return diffusers.CogVideoXPipeline(**parts), {**VIDEO, "guidance_scale": 6.0, "num_frames": 9}
 
 
 # -- without words

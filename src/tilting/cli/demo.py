@@ -18,8 +18,8 @@ from tilting.metrics.statistics import interval
 from tilting.reports.grid import comparison_grid
 from tilting.reports.words import TERMS
 from tilting.rewards.spec import build
-from tilting.runs.alone import alone
-from tilting.runs.stopping import exit_code, heeded
+from tilting.runs.lock import exclusive
+from tilting.runs.signals import exit_code, signals_handled
 
 PROMPTS = ("a fox, noto style", "a sunflower on a blue background", "a castle, twemoji style", "a banana on a pink background")
 IMAGES, STEPS, PARTICLES, SHOWN = 4, 25, 4, 2
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     try:
-        with heeded(), alone(str(options.out)):
+        with signals_handled(), exclusive(str(options.out)):
             print(demo(options.out, quiet=options.quiet))
     except TiltingError as error:
         print(f"tilting: {error}", file=sys.stderr)

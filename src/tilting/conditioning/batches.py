@@ -40,7 +40,7 @@ class ControlBatches(Batches):
 
     @property
     def schemas(self) -> list[Schema]:
-        """Of the labels."""
+        """The schemas of the labels."""
         return [c.schema for c in self.classifiers.values()]
 
     def __post_init__(self) -> None:

@@ -34,11 +34,11 @@ from tilting.features.fitted import save_classifier
 from tilting.features.schema import FILE, NOISY
 from tilting.models import find_model, load
 from tilting.models.placement import device_of
-from tilting.runs.alone import alone
 from tilting.runs.files import MANIFEST, digest, write_json
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import FIT
 from tilting.runs.run_folder import RunFolder
-from tilting.runs.stopping import patient
+from tilting.runs.signals import deferred_interrupt
 from tilting.training import checkpoint
 
 METRICS, CHECKPOINTS = "metrics.json", "checkpoints"
@@ -131,7 +131,7 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written for data that cannot work.
     """
-    with alone(config.out):
+    with exclusive(config.out):
         folder = FitFolder(config, argv, quiet)
         bad = folder.data.bad
         if bad and not quiet:
@@ -167,7 +167,9 @@ def _fit(folder: FitFolder, column: Column, source: Source, device: str) -> Fitt
         with ExitStack() as stack, bar(config.epochs, name, folder.quiet) as progress:
 
             def restore(fit: Fit) -> None:
-                asked.append(stack.enter_context(patient("epoch")))  # what is made before any epoch need not be saved
+                asked.append(
+                    stack.enter_context(deferred_interrupt("epoch"))
+                )  # what is made before any epoch need not be saved
                 saved = checkpoint.read(checkpoints)
                 if saved is not None:
                     fit.restore(saved)

@@ -22,7 +22,7 @@ from tilting.features.fitted import EmbeddingMlp, ResidualCnn
 Inputs = Callable[[Sequence[int]], Any]
 """Numbers of records -> what the learnt part is given: a tensor (b, ...), or of noisy latents with their levels."""
 DROPOUT = (0.2, 0.2, 0.1)
-"""Of the first hidden layers of an MLP, as in `EmbeddingMlp`; 0 after those that follow."""
+"""Dropout after the first hidden layers of an MLP, as in `EmbeddingMlp`; 0 after later ones."""
 CNN_SIZE = 64
 AT_ONCE = 64
 """Pictures an embedder is given at a time."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tilting.models.pipeline import Pipeline
 
 KEPT_BYTES = 2**30
-"""Of decoded pictures; the rest is decoded again in every epoch."""
+"""Bytes of decoded pictures to cache; the others are decoded again in every epoch."""
 AT_ONCE = 64
 """Pictures that are encoded at a time."""
 

@@ -25,6 +25,7 @@ from tilting.features.fitted import load_classifier
 from tilting.generation import run as generating
 from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, identities, plan
+from tilting.generation.plan import grid_of
 from tilting.models.control_file import load_control
 from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
@@ -33,10 +34,10 @@ from tilting.reports.grid import comparison_grid
 from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build
-from tilting.runs.alone import alone
 from tilting.runs.files import SWEEP, write_json
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import SWEEP_OF_RUNS, folder_of
-from tilting.runs.processes import meet
+from tilting.runs.processes import join_processes
 
 COMPARED = 16
 """Pictures of the pre-trained model that a run is compared with."""
@@ -97,7 +98,8 @@ class Loaded:
         self.base = lambda: (
             self.bases[drawn] if drawn in self.bases else self.bases.setdefault(drawn, base_judge(config, parts))
         )
-        self.watcher.kl = PathKl(parts.model.schedule.grid(config.steps), config.eta)
+        grid = grid_of(parts.model, config.preset().build(config.steps), config.steps)
+        self.watcher.kl = PathKl(grid, config.eta, config.sde)
         obeying = self._obeying(config, parts.model)
         self.tests = obeying.tests
         return parts._replace(model=obeying.model)
@@ -174,14 +176,14 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     Raises:
         TiltingError: for a request or a folder that cannot work.
     """
-    loaded, together = Loaded(), meet(config.device)
+    loaded, together = Loaded(), join_processes(config.device)
     if not quiet and together.main:
         infos = config.infos()
         for line in (line for folder, labels in config.asked().items() for line in infos[folder].doubts(labels)):
             print(f"tilting: {line}", file=sys.stderr)
     if config.out is None or len(config.strengths) == 1:
         return sample_into(config, loaded, argv, quiet)
-    with alone(config.out):
+    with exclusive(config.out):
         out = folder_of(config.out, SWEEP_OF_RUNS)
         rows = []
         for strength in config.strengths:

@@ -26,7 +26,7 @@ from tilting.models import control_spec, load
 from tilting.models.placement import device_of
 from tilting.models.told import asked
 from tilting.reports.course import CURVE, Course, course_png, points_of
-from tilting.runs.alone import alone
+from tilting.runs.lock import exclusive
 from tilting.training.bar import kl_name, kl_of
 from tilting.training.driver import Observer, enter, train_in_folder
 from tilting.training.folder import METRICS, TrainingFolder, read_lines
@@ -91,7 +91,7 @@ def condition_train(
         TiltingError: before anything is written, for a request or a folder that cannot work; and when ten steps in a row were
             skipped, the last good state kept.
     """
-    with alone(config.out):
+    with exclusive(config.out):
         folder = ControlFolder(config, argv, quiet)
         for table in () if quiet else folder.tables:
             for line in table.told(range(len(table.records))):

@@ -85,7 +85,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
         return float(self.state.memory.get(GAMMA, self.config.gamma))
 
     def more_numbers(self) -> dict[str, float]:
-        """Of CTRL the mean log p of the labels asked for, of all of them and of each; γ, where it is found."""
+        """For CTRL the mean log p of the requested labels, in total and for each; γ, if it is adapted."""
         each = self.engine.mean({f"log_prob.{name}": value for name, value in self.batches.seen.items()})
         aimed = {} if self.config.kl_target is None else {GAMMA: self.gamma}
         return ({"log_prob": sum(each.values()), **each} if each else {}) | aimed

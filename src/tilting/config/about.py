@@ -1,4 +1,4 @@
-"""What there is to know of a method without running it: what its preset declares, and what the loop pays for it."""
+"""Description of a method for lists and docs: what its preset declares, and what it costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tilting.declare import declared, paragraphs, plain
 from tilting.presets import METHODS
 
 STEPS = 50
-"""Of the run whose evaluations are told."""
+"""T of the run whose evaluations are listed."""
 LEGEND = (
     "gradient: of the reward. eta > 0: a stochastic kernel is needed. density: particles can be weighed exactly.",
     "or probes: black-box rewards too, by --set METHOD.probes=10, which costs more. An evaluation is one latent through the",
@@ -23,13 +23,13 @@ LEGEND = (
 
 
 def of_few(row: Mapping[str, Any]) -> str:
-    """What the few steps of a distilled model leave of a method that selects, a sentence."""
+    """A sentence on how often a selecting method selects in the few steps of a distilled model."""
     never = "" if 0 not in row["few"] else f"; where it never does it is {row['without']}"
     return f"At T = 1, 2, 3 and 4 it selects {', '.join(map(str, row['few'][:-1]))} and {row['few'][-1]} times{never}."
 
 
 def about_method(name: str) -> dict[str, Any]:
-    """All that is known of a method, of plain JSON values.
+    """Describe a method in plain JSON values.
 
     Args:
         name: one of `tilting.presets.METHODS`.
@@ -38,10 +38,10 @@ def about_method(name: str) -> dict[str, Any]:
         about, more: the docstring's first paragraph and the others, pseudo-code among them; paper; gradient: whether the reward
         must be differentiable; zero_order: whether probes can stand in for that; stochastic: whether eta must be above 0;
         density: whether its proposal has a tractable one; evaluations: per image, at `STEPS` steps with default settings;
-        at_most: whether it may take fewer; few: of one that needs eta above 0, how often it chooses in runs of 1, 2, 3 and 4
-        steps; without: what it is where it never does; settings: per field its default, ``about``, ``choices`` (empty where any
-        value goes) and, where the paper or its code states it, ``published``; published_run: what else it used, such as steps;
-        published_for: what it used instead, by the reward's name or "image".
+        at_most: whether it may take fewer; few: for a method that needs eta above 0, its number of selections in runs of 1, 2,
+        3 and 4 steps; without: the method it is equivalent to without any; settings: per field its default, ``about``,
+        ``choices`` (empty if any value is allowed) and, if the paper or its code states it, ``published``; published_run: what
+        else the paper used, such as steps; published_for: what it used instead, by the reward's name or "image".
     """
     kind = METHODS[name]
     preset, known = kind(), declared(kind)

@@ -1,8 +1,8 @@
-"""`--method auto --budget 100`: the method that gained most for as much, by the table that the recipe auto-table made.
+"""`--method auto --budget 100`: the method with the largest gain for a budget, from the table that the recipe auto-table made.
 
-A cell of the table is a budget in evaluations of pocket's images at its T, for rewards with a gradient or without. It is looked
-up by how many whole images a budget buys, budget / T: the measured cell of the most that is not above. Nothing is taken from a
-cell that has not been measured. Torch-free, but for the counting of costs.
+A cell of the table is a budget in evaluations per image of pocket at some T, for rewards with a gradient or without. A budget
+is looked up by the number of plain images that it buys, budget / T: the measured cell with the largest such number that is not
+above it. Torch-free, except for counting costs.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from tilting.presets import METHODS
 AUTO = "auto"
 TABLE = Path(__file__).parent.parent / "assets" / "auto.json"
 STEPS = 25
-"""T where it is unset, or the model's own where that is fewer: the table's."""
+"""Default T, that of the table; the model's own if that is smaller."""
 MOST = 4096
-"""What the number of a method is raised to at most."""
+"""Upper limit of the setting that a budget raises, such as particles."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What an image may cost: evaluations, or seconds as measured here."""
+    """What an image may cost: a number of evaluations, or seconds on this machine (``timed``)."""
 
     amount: float
     timed: bool
 
     @classmethod
     def read(cls, text: object) -> Budget:
-        """Of "100" or "30s". Raises TiltingError."""
+        """Parse "100" or "30s". Raises TiltingError."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|)", str(text).strip())
         if found is None or float(found[1]) == 0 or (not found[2] and not found[1].isdigit()):
             raise TiltingError(f"budget must be evaluations per image, such as 100, or seconds, such as 30s, not {str(text)!r}")
@@ -45,14 +45,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is taken for a budget.
+    """The method chosen for a budget.
 
     Attributes:
         method: a preset's name.
-        settings: of it, the others at their defaults.
+        settings: its settings that are not at their defaults.
         steps: T.
-        cost: of an image.
-        why: one line for people.
+        cost: cost of an image.
+        why: the reason, one line.
     """
 
     method: str
@@ -63,13 +63,13 @@ class Choice:
 
     @property
     def options(self) -> dict[str, Any]:
-        """As `tilting.config.generate.GenerateConfig` takes them."""
+        """The choice as options of `tilting.config.generate.GenerateConfig`."""
         return {"method": self.method, "steps": self.steps, "set": {f"{self.method}.{k}": v for k, v in self.settings.items()}}
 
 
 @cache
 def measured() -> tuple[dict[str, Any], ...]:
-    """The cells of the table that have been measured. Raises TiltingError where none has."""
+    """The cells of the table that have been measured. Raises TiltingError if there are none."""
     cells = tuple(cell for cell in json.loads(TABLE.read_bytes())["cells"] if cell["measured"])
     if not cells:
         raise TiltingError("no cell of auto's table has been measured: name a method")
@@ -84,14 +84,14 @@ def choose(budget: int, steps: int, gradient: bool, unfit: Unfit = lambda method
     """The method for a budget of evaluations per image.
 
     Args:
-        budget: of evaluations.
+        budget: evaluations per image.
         steps: T of the run.
-        gradient: whether the reward has one.
-        unfit: asked of the usable methods of a cell in the order of their gains; those of black-box rewards come after those
-            that need a gradient, where none of these can be used.
+        gradient: whether the reward is differentiable.
+        unfit: says why a method cannot be used; called for the usable methods of a cell by decreasing gain. If no method that
+            uses a gradient passes, those for black-box rewards are tried.
 
     Raises:
-        TiltingError: a budget below one image, and one of less than any cell that was measured.
+        TiltingError: the budget is less than one image.
     """
     if budget < steps:
         raise TiltingError(
@@ -107,7 +107,8 @@ def choose(budget: int, steps: int, gradient: bool, unfit: Unfit = lambda method
 
 
 def _best(budget: int, steps: int, gradient: bool, unfit: Unfit, passed: dict[str, str]) -> Choice | None:
-    """Of the nearest cell of a kind of rewards, what gained most and can be used; None where all were passed over."""
+    """The best fitting method of the nearest cell for a kind of reward; None if ``unfit`` rejects all. Rejections are added to
+    ``passed``."""
     kind = [cell for cell in measured() if cell["gradient"] == gradient]
     if not kind:
         return _base(steps, f"auto: base, for no cell of {_kind(gradient)} has been measured")
@@ -144,7 +145,7 @@ def _kind(gradient: bool) -> str:
 
 
 def _spent(one: Mapping[str, Any], budget: int, steps: int) -> tuple[dict[str, Any], Cost]:
-    """A method's settings with its number raised as far as the budget goes, and what an image costs then."""
+    """A method's settings with its scalable setting raised as far as the budget allows, and the resulting cost."""
     (knob,) = one["number"]
 
     def paid(number: int) -> Cost:
@@ -161,7 +162,7 @@ def _spent(one: Mapping[str, Any], budget: int, steps: int) -> tuple[dict[str, A
 
 
 def most(fits: Callable[[int], bool], least: int = 1) -> int:
-    """The largest number that fits, from one that does on; of what grows, doubled until it does not."""
+    """The largest number up to `MOST` that fits, by doubling and bisection from ``least``, which fits."""
     low, high = least, 2 * least
     while high <= MOST and fits(high):
         low, high = high, 2 * high

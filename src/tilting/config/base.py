@@ -1,6 +1,6 @@
-"""What the requests of all commands have in common: a frozen dataclass with a declared field for every option.
+"""The base of all commands' configs: a frozen dataclass with a declared field for every option.
 
-From the fields come the command's options and their help, the keys of YAML, the keywords of Python, and the checks.
+The command's options and help, the YAML keys, the Python keywords and the validation derive from the fields.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tilting.errors import TiltingError, nearest
 from tilting.models.placement import SWITCHES as OF_MODELS
 
 UNTOLD = ("metadata", "budget", *OF_MODELS)
-"""Fields that a config says nothing of where they are unset."""
+"""Fields that a config's mapping leaves out if they are unset."""
 
 
 class BaseConfig:
     """A checked request, every default filled in.
 
     Attributes:
-        hidden: options that are taken and not kept: what they change is in the others by then.
+        hidden: options that are not kept: their effect is in the other fields.
     """
 
     hidden: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def options(cls) -> dict[str, Field]:
-        """Its options by name, in order: those of the command line, of YAML and of Python."""
+        """Its options by name, in order."""
         fields = {one.name: one for one in declared(cls).values()}  # type: ignore[arg-type]
         own: Mapping[str, Any] = cls.__dataclass_fields__  # type: ignore[attr-defined]
         order = sorted((name for name in own if name in fields), key=lambda name: own[name].kw_only)  # switches come last
@@ -43,11 +43,11 @@ class BaseConfig:
 
     @classmethod
     def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What is given of the options, by the fields' names, each checked by its declaration.
+        """Validate the given options and return them by field name; defaults are not filled in.
 
         Args:
-            options: by name, with hyphens or underscores, or by a former name; None means unset. ``prompts`` may be the path
-                of a file of them, which may bring ``metadata``; ``set`` is a mapping, which is left as it is.
+            options: by current or former name, with hyphens or underscores; None means unset. ``prompts`` may be the path of a
+                file, which may also provide ``metadata``; the mapping ``set`` is not validated here.
 
         Raises:
             TiltingError: one sentence that names the option.
@@ -92,7 +92,7 @@ class BaseConfig:
         return cls(**values)
 
     def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values; resolving it gives the same config."""
+        """The config as plain YAML and JSON values by option name; resolving them gives the same config."""
         kept = {key: one.name for key, one in self.options().items() if key not in self.hidden}
         kept = {key: name for key, name in kept.items() if name not in UNTOLD or getattr(self, name)}
         values = {key: plain(getattr(self, name)) for key, name in kept.items() if key != "set"}
@@ -107,11 +107,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def keywords(config: type[BaseConfig], *names: str) -> Callable[[Function], Function]:
-    """Give a function's keywords the fields of a config: their names, former ones too, checks, and defaults in its signature.
+    """Decorate a function so that fields of a config are keywords of it: in its signature, validated, former names too.
 
     Args:
-        config: what declares them.
-        names: which, by field; default all.
+        config: declares the fields.
+        names: the fields; default all.
     """
     fields = {one.name: one for one in config.options().values() if not names or one.name in names}
 

@@ -1,6 +1,6 @@
-"""The options of `tilting compare`, checked: those of `tilting generate`, for several methods.
+"""The options of `tilting compare`, validated: those of `tilting generate`, for several methods.
 
-Steps are the same for all, so that runs pair: settings of papers are given by ``--set``.
+All methods have the same number of steps, so that their images pair.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tilting.declare import Check, Field, Metavar, Option
 from tilting.errors import TiltingError
 
 DEFAULT = ("base", "bon", "code", "codex")
-"""Where none are named."""
+"""The methods if none are named."""
 COLUMNS = "See `tilting methods`; codex:strength=0.4 with a setting (+ joins several), lora:DIR, control:DIR:LABEL=VALUE."
 
 
@@ -37,11 +37,11 @@ def _sweep(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class CompareConfig(GenerateConfig):
-    """A checked request: as of the first run, but for particles, eta and settings as they were asked for.
+    """A validated request: the fields of the first run, except particles, eta and settings, which are as given.
 
     Attributes:
-        runs: what each method is to draw, into DIR/runs/METHOD; they differ in method, settings, particles and eta alone.
-        unused: options that no method has a use for.
+        runs: the request of each method, into DIR/runs/METHOD.
+        unused: options that no method uses.
     """
 
     methods: Annotated[
@@ -86,7 +86,7 @@ class CompareConfig(GenerateConfig):
                 raise named(column.label, error) from None
         used: dict[str, Any] = {}
         for column, run in zip(columns, runs, strict=True):
-            if column.label != column.method:  # what is its own stands in its name
+            if column.label != column.method:  # its label has its own settings
                 continue
             used |= dict(run.settings)
             key = f"{run.method}.particles"
@@ -100,5 +100,5 @@ class CompareConfig(GenerateConfig):
 
 
 def named(method: str, error: TiltingError) -> TiltingError:
-    """The refusal, with the method's name in front where it does not say it."""
+    """The error with the method's name in front, unless its message begins with it."""
     return error if str(error).startswith((f"{method} ", f"method {method} ")) else TiltingError(f"{method}: {error}")

@@ -17,25 +17,25 @@ from tilting.errors import TiltingError, nearest
 from tilting.features.schema import NOISY
 from tilting.foreign import read_json
 from tilting.models.names import check_plain
-from tilting.rewards.spec import REWARDS, Spec, parse_spec
+from tilting.rewards.spec import REWARDS, Spec, check_rewards, parse_spec
 from tilting.runs.files import MANIFEST
 
 AUTO = "auto"
 KINDS = ("mlp", "cnn", AUTO, NOISY)
-"""Of networks, beside the folder of an image classifier."""
+"""Kinds of networks; the folder of an image classifier is another."""
 TRIED = ("mlp", "cnn")
-"""What auto takes the better of: the one of the higher likelihood on what is held out."""
+"""Kinds that auto compares by their likelihood on held-out data."""
 WORDS = ("classes", "gaussian")
 """Kinds of labels."""
 
 
 class Ask(NamedTuple):
-    """A label as it is asked for: NAME, NAME=classes, NAME=gaussian or NAME=CLASS,CLASS,...
+    """A parsed ``--label``: NAME, NAME=classes, NAME=gaussian or NAME=CLASS,CLASS,...
 
     Attributes:
         name: the column.
-        kind: "classes", "gaussian", or None to be seen from the values.
-        classes: in the order of the outputs; empty to be seen from the values.
+        kind: "classes", "gaussian", or None to infer it from the values.
+        classes: in the order of the outputs; empty to infer them from the values.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Ask(NamedTuple):
 
 
 def parse_label(text: str) -> Ask:
-    """Read one ``--label``. Raises TiltingError: an empty name, a kind there is not, or a class given twice."""
+    """Parse one ``--label``. Raises TiltingError: an empty name, an unknown kind, or a class given twice."""
     name, equals, rest = (part.strip() for part in text.partition("="))
     if not name or "#" in name or name in ("file", "prompt"):
         raise TiltingError(f"--label takes the name of a column of labels, not {text!r}")
@@ -71,6 +71,7 @@ def _labels(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _labeller(name: str, value: str) -> str:
+    check_rewards(name, (value,))
     spec = parse_spec(value)
     if spec.weight != 1:
         raise TiltingError(f"--label-by {spec.text} has a weight, which a label has no use for")
@@ -88,7 +89,7 @@ def _kind(name: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class FitConfig(BaseConfig):
-    """A checked request; ``label`` may be empty: all there are, and ``model`` is of kind noisy alone."""
+    """A validated request; an empty ``label`` means all columns, and only kind noisy has a ``model``."""
 
     data: Annotated[
         str, Metavar("PATH"), Doc("Table (.csv, .tsv, .jsonl, .json, .parquet), or folder of one or of class folders.")
@@ -160,7 +161,7 @@ class FitConfig(BaseConfig):
         return None if self.label_by is None else parse_spec(self.label_by)
 
     def mapping(self) -> dict[str, Any]:
-        """By option name, of plain YAML and JSON values; model and group only where they have a use."""
+        """See `BaseConfig.mapping`; model and group only if they are used."""
         return {key: value for key, value in super().mapping().items() if key not in ("model", "group") or value}
 
 

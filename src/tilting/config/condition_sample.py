@@ -1,7 +1,7 @@
-"""What a `condition sample` run is asked to do: `tilting generate` with controls in the model, or classifiers that guide it.
+"""The request of a `condition sample` run: `tilting generate` with controls in the model, or guided by classifiers.
 
-What a classifier was fitted to says how it guides: clean pictures, reconstruction guidance (the preset dps as a score, log p
-its reward); noisy latents, classifier guidance under any method.
+A classifier of clean pictures guides by reconstruction guidance (preset dps in score form, with log p as its reward); one of
+noisy latents by classifier guidance, with any method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tilting.runs.files import digest, digest_of
 GUIDED = "dps.strength"
 FIRST = ("control", "classifier", "label", "strength")
 OTHERS = ("image", "lora", "lora-steps", "published", "budget")
-"""Options of `tilting generate` that it does not have."""
+"""Options of `tilting generate` that this command lacks."""
 
 
 def _different(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -46,8 +46,8 @@ def _strengths(name: str, value: tuple[float, ...]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class SampleConfig(GenerateConfig):
-    """A checked request, every default filled in; ``strengths`` are γ2 of all controls, or γ of guidance: several are a sweep.
-    Controls or classifiers are asked for, not both.
+    """A validated request with all defaults, of controls or of classifiers, not both. ``strengths`` are γ2 of all controls, or
+    γ of guidance: several are a sweep.
     """
 
     model: Annotated[Model, Option(default="the control's")] = "pocket"
@@ -115,7 +115,7 @@ class SampleConfig(GenerateConfig):
         return bool(self.classifier) and not self.noisy
 
     def infos(self) -> dict[str, ControlInfo]:
-        """The descriptions of the controls, or what is known of the classifiers, by folder."""
+        """Descriptions of the controls or classifiers by folder."""
         return {folder: read_control(folder) for folder in self.control} or infos_of(self.classifier)
 
     def asked(self) -> dict[str, dict[str, str]]:
@@ -123,8 +123,8 @@ class SampleConfig(GenerateConfig):
         return parse_labels(self.label, self.infos(), "control" if self.control else "classifier")
 
     def digests(self) -> dict[str, list[dict[str, Any]]]:
-        """Of each control, or classifier, its folder's weights."""
-        if self.control:  # whose description holds the digests of its weights, but for its classifiers'
+        """Name and digest of each control or classifier."""
+        if self.control:  # control.json has the digests of its weights; its classifiers are added
             read = {folder: [Path(folder, name) for name in (CONTROL, CLASSIFIERS)] for folder in self.control}
             return {"controls": [{"name": folder, "sha256": digest_of(files)} for folder, files in read.items()]}
         return {"classifiers": [{"name": one, "sha256": digest_of(files_of_classifier(one))} for one in self.classifier]}
@@ -136,10 +136,10 @@ class SampleConfig(GenerateConfig):
 
 
 def infos_of(classifiers: Sequence[str]) -> dict[str, ControlInfo]:
-    """What classifiers know, by folder: a label each, and those of noisy latents their model.
+    """Descriptions of classifiers by folder: the label of each, and for noisy latents the model.
 
     Raises:
-        TiltingError: no classifier there, or some of clean pictures and some of noisy latents.
+        TiltingError: a folder without a classifier, or a mix of classifiers of clean pictures and of noisy latents.
     """
     infos = {}
     for folder in classifiers:
@@ -152,7 +152,7 @@ def infos_of(classifiers: Sequence[str]) -> dict[str, ControlInfo]:
 
 
 def _reconstructing(given: Mapping[str, Any], asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """The options of reconstruction guidance: the preset dps as a score, log p(y | x) its reward."""
+    """Options of reconstruction guidance: the preset dps in score form with the reward log p(y | x)."""
     specs = [f"likelihood:{folder}#{name}={value}" for folder, mine in asked.items() for name, value in mine.items()]
     if given.get("method", "dps") != "dps":
         raise TiltingError(

@@ -39,21 +39,20 @@ OF_CTRL = (
     "reward-device",
 )
 OF_FREE = ("data", "label", "label-dropout", "skip-bad")
-"""Options that one objective alone has a use for."""
+"""Options that only one of the two objectives uses."""
 IN_PYTHON = """objective label_dropout train_steps steps batch_size accumulate gamma kl kl_target place planner truncation
 cfg eta negative_prompt lora_lr embedding_lr rank lora_alpha target_modules weight_decay clip optimizer schedule warmup
 ema seed""".split()  # noqa: SIM905
-"""Fields that `tilting.condition_train` takes: others are objects there, or of a run in a folder alone."""
+"""Fields that are keywords of `tilting.condition_train`; the others are objects there, or only make sense for a run folder."""
 OWN: dict[str, dict[str, Any]] = {"pocket": {"gamma": 7680.0, "place": "time", "lora_lr": 4e-3, "embedding_lr": 4e-2}}
-"""Of models of ours, where unset and the planner is backprop. The paper's γ = 10 stands beside a KL that its code averages over
-latent dimensions; against the exact KL, a sum, that is 10 · 768 here, and γ = 10 itself hardly moves the model."""
+"""Defaults by model, with planner backprop. The paper's γ = 10 goes with a KL that its code averages over latent dimensions;
+with the exact KL, which is a sum, that is 10 · 768 here. γ = 10 itself hardly moves the model."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(TrainingConfig):
-    """A checked request, every default filled in; the defaults are the paper's (Table 4) but for what follows the size of a
-    model. ``prompts`` is empty for all that pocket draws. Classifier-free fine-tuning has no use for what is of a chain or of
-    γ."""
+    """A validated request with all defaults, which are the paper's (Table 4) except where they depend on the model's size.
+    ``prompts`` is empty for all prompts of pocket. Classifier-free fine-tuning ignores the options of chain and γ."""
 
     prompts: options.Prompts = ()
     model: options.Model = "pocket"
@@ -129,7 +128,7 @@ class TrainConfig(TrainingConfig):
         return list(self.prompts) or usual_prompts(self.model)
 
     def digests(self) -> list[dict[str, Any]]:
-        """Of each classifier its name and the digest of what it stands on (or of a user's file)."""
+        """Name of each classifier, and digest of its weights (or of a user's file)."""
         return [named_digest(name, files_of_classifier(name)) for name in self.classifier]
 
     def mapping(self) -> dict[str, Any]:
@@ -164,18 +163,18 @@ class TrainConfig(TrainingConfig):
 
     @classmethod
     def completed(cls, given: Mapping[str, Any], model: str, cfg: float) -> dict[str, Any]:
-        """Fields with those defaults that depend on model and objective."""
+        """The given fields, with the defaults that depend on model and objective."""
         free = given.get("objective") == FREE
         own = OWN.get(model, {}) if not free and given.get("planner", "backprop") == "backprop" else {}
-        aimed = {"truncation": "all"} if given.get("kl_target") else {}  # whose KL is of the whole path at every step
+        aimed = {"truncation": "all"} if given.get("kl_target") else {}  # a target needs the KL of the whole path
         return {"cfg": cfg, "batch_size": 32 if free else cls.batch_size, **own, **aimed, **given}
 
     def check(self, truncated: bool, count: int) -> None:
-        """Refuse what does not go together.
+        """Refuse options that contradict each other.
 
         Args:
-            truncated: whether a truncation is given.
-            count: processes.
+            truncated: whether a truncation was given.
+            count: number of processes.
 
         Raises:
             TiltingError: naming the option.
@@ -198,7 +197,7 @@ class TrainConfig(TrainingConfig):
 
 
 def _check_objective(given: set[str], free: bool) -> None:
-    """Refuse options that the objective has no use for. Raises TiltingError."""
+    """Refuse options that the objective does not use. Raises TiltingError."""
     for key in OF_CTRL if free else OF_FREE:
         if key in given and free:
             raise TiltingError(f"{key} has a use in --objective ctrl alone: {FREE} learns from pictures and their prompts")
@@ -231,7 +230,7 @@ def _classifiers(places: tuple[str, ...], free: bool) -> tuple[str, ...]:
 
 
 def usual_prompts(model: str) -> list[str]:
-    """The prompts of a model where none are given: everything `pocket` draws. Raises TiltingError for another model."""
+    """Default prompts of a model: everything `pocket` draws. Raises TiltingError for another model."""
     if model != "pocket":
         raise TiltingError(f"say which prompts to train on: the model {model!r} brings no list of its own")
     words = load_words()

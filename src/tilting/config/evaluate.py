@@ -23,7 +23,7 @@ def _is_file(name: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class EvaluateConfig(BaseConfig):
-    """A checked request; ``seed`` draws the halves of a reference."""
+    """A validated request; ``seed`` splits a reference into halves."""
 
     runs: Annotated[tuple[str, ...], Option(positional="RUN"), Doc("Folders of `tilting generate`.")] = ()
     out: Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write: metrics.json, report.html.")] = None
@@ -56,7 +56,7 @@ class EvaluateConfig(BaseConfig):
 
     @classmethod
     def resolve(cls, options: Mapping[str, Any]) -> Self:
-        """Check options by name. Raises TiltingError: an unknown option, no run, or a file that is not there."""
+        """Validate options by name. Raises TiltingError: an unknown option, no run, or a missing file."""
         values = cls.checked(options)
         if not values.get("runs"):
             raise TiltingError("no run is given: name at least one folder that `tilting generate` wrote")

@@ -1,4 +1,4 @@
-"""What a `finetune` run is asked to do, fully resolved and checked, without torch."""
+"""The request of a `finetune` run, fully resolved and validated, without torch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tilting.models.placement import FULL, Switches, check_switches
 from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import BaseObjective
-from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, split_weight
+from tilting.rewards.spec import REWARDS, Spec, check_rewards, parse_spec, parse_specs, split_weight
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
 IN_PYTHON = """train_steps steps batch_size accumulate eta sde cfg negative_prompt lr rank lora_alpha target_modules
 weight_decay teacher clip optimizer schedule warmup ema train_text_encoder init_lora learn diversity reward_dropout
 reward_frames seed""".split()  # noqa: SIM905
-"""Fields that `tilting.finetune` takes: others are objects there, or of a run in a folder alone."""
+"""Fields that are keywords of `tilting.finetune`; the others are objects there, or only make sense for a run folder."""
 
 
 def _term(name: str, value: str) -> str:
@@ -41,8 +41,8 @@ def _term(name: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class FinetuneConfig(Switches, TrainingConfig):
-    """A checked request, every default filled in: ``rank`` and ``target_modules`` are None where they are those of
-    ``init_lora``; ``device`` "auto" is what accelerate finds; ``settings`` has every setting of the objective."""
+    """A validated request with all defaults: ``rank`` and ``target_modules`` are None if they are those of ``init_lora``;
+    ``device`` "auto" is accelerate's choice; ``settings`` has every setting of the objective."""
 
     prompts: options.Prompts
     model: options.Model = "pocket"
@@ -114,7 +114,7 @@ class FinetuneConfig(Switches, TrainingConfig):
 
     @property
     def made_objective(self) -> BaseObjective:
-        """The objective this asks for."""
+        """The objective with its settings."""
         return OBJECTIVES[self.objective](**{key.partition(".")[2]: value for key, value in self.settings})
 
     def specs(self) -> list[Spec]:
@@ -171,14 +171,14 @@ class FinetuneConfig(Switches, TrainingConfig):
 
     @classmethod
     def completed(cls, given: Mapping[str, Any], objective: BaseObjective, steps: int, cfg: float) -> dict[str, Any]:
-        """Fields with those defaults that depend on objective and model: eta, steps, cfg, batch size."""
+        """The given fields, with the defaults that depend on objective and model: eta, steps, cfg, batch size."""
         group, parts = objective.group_size, given.get("accumulate", 1)
         unit = processes() * (group * parts if objective.splits else math.lcm(group, parts))
         values = {"steps": steps, "cfg": cfg, "eta": objective.default_eta, "batch_size": -(-4 // unit) * unit}
         return values | dict(given)
 
     def check(self, objective: BaseObjective, count: int) -> None:
-        """Refuse what does not go together, for so many processes. Raises TiltingError."""
+        """Refuse options that contradict each other, for ``count`` processes. Raises TiltingError."""
         objective.check_chain(self.eta, self.steps)
         if self.memory is not None:
             way = "`tilting doctor --size` says what fits, and --accumulate, --recompute and --offload text make it less"
@@ -204,6 +204,7 @@ class FinetuneConfig(Switches, TrainingConfig):
             if objective.needs_gradient and spec.name in REWARDS and not REWARDS[spec.name].differentiable:
                 raise black_box(objective.name, spec.text)
         if self.judge is not None:
+            check_rewards("judge", (self.judge,))
             judge = parse_spec(self.judge)
             if judge.name in REWARDS and REWARDS[judge.name].together:
                 raise TiltingError(f"the judge {self.judge!r} is of a batch: a judge is of each picture by itself")
@@ -226,7 +227,7 @@ class FinetuneConfig(Switches, TrainingConfig):
         )
 
     def _unused(self, given: Mapping[str, Any]) -> list[str]:
-        """Options that were given and that this run has no use for."""
+        """Options that were given and have no effect in this run."""
         idle = ["negative-prompt"] if self.cfg == 1 and not {"guidance", "negative"} & set(self.learn) else []
         idle += ["sample-images", "judge"] if not self.sample_every else []
         idle += [] if OBJECTIVES[self.objective].takes_teacher else ["teacher"]
@@ -236,7 +237,7 @@ class FinetuneConfig(Switches, TrainingConfig):
 
 
 def black_box(objective: str, reward: str, why: str = "") -> TiltingError:
-    """The refusal of a reward without gradient, for a reason that was found by trying it."""
+    """The error for a black-box reward; ``why`` is what trying its gradient gave."""
     what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
     return TiltingError(f"{objective} needs {what}: use --objective ddpo with it")
 

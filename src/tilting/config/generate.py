@@ -1,4 +1,4 @@
-"""What a `generate` run is asked to do, fully resolved and checked, without torch."""
+"""The request of a `generate` run, fully resolved and validated, without torch."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ STRENGTH = 0.6
 
 @dataclass(frozen=True)
 class GenerateConfig(Switches, BaseConfig):
-    """A checked request, every default filled in: ``particles`` is None for a method that has none, ``strength`` without a
-    picture, ``lora_steps`` without a LoRA, ``precision`` where it is fp32; ``settings`` has every other field of the preset.
+    """A validated request with all defaults: ``particles`` is None for a method without any, ``strength`` without a picture,
+    ``lora_steps`` without a LoRA, ``precision`` for fp32; ``settings`` has every other field of the preset.
     """
 
     hidden = ("published",)
@@ -126,11 +126,11 @@ class GenerateConfig(Switches, BaseConfig):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Those of the run."""
+        """The seeds of the run as a tuple."""
         return self.seed if isinstance(self.seed, tuple) else (self.seed,)
 
     def wanted(self) -> list[int]:
-        """The numbers of the images that ``only`` names, in the run's order. Raises TiltingError for one that is not of it."""
+        """The numbers of the images that ``only`` names, sorted. Raises TiltingError for one that is not in the run."""
         each, numbers = self.images * len(self.seeds), []
         for text in self.only:
             prompt, _, index = text.rpartition(":")
@@ -149,7 +149,7 @@ class GenerateConfig(Switches, BaseConfig):
         return [parse_lora(lora) for lora in self.lora]
 
     def preset(self) -> Preset:
-        """The preset this asks for."""
+        """The preset with its settings."""
         given = {key.partition(".")[2]: value for key, value in self.settings}
         if self.method != AUTO and "particles" in _preset_fields(self.method):
             given["particles"] = self.particles
@@ -202,7 +202,7 @@ class GenerateConfig(Switches, BaseConfig):
 
     @classmethod
     def _for_auto(cls, given: dict[str, Any]) -> Self:
-        """A request whose method is chosen when model and reward are at hand; what it is given for is checked as for base."""
+        """A request of method auto, which is chosen once model and reward are loaded; validated as for method base."""
         if given.get("budget") is None:
             raise TiltingError(
                 "method auto spends a budget: give --budget 100, evaluations per image, or seconds, --budget 30s"
@@ -220,7 +220,7 @@ class GenerateConfig(Switches, BaseConfig):
 
 
 def usual_settings(method: str) -> dict[str, Any]:
-    """The settings of a preset as they are unless told, by name, of plain YAML and JSON values."""
+    """Default settings of a preset by ``method.field``, as plain YAML and JSON values."""
     return {f"{method}.{field}": plain(value) for field, value in _preset_fields(method).items()}
 
 
@@ -230,14 +230,14 @@ def _preset_fields(method: str) -> dict[str, Any]:
 
 
 def _paper(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the method's paper used: with the one reward asked for, and from a picture if there is one."""
+    """Settings of the method's paper for the reward of this request, if it is a single one, and for a reference picture."""
     specs = parse_specs(given.get("reward", ()))
     reward = [specs[0].name] if len(specs) == 1 else []
     return METHODS[method].of_paper(*reward, *(["image"] if "image" in given else []))
 
 
 def _with_settings(config: Config, given: Mapping[str, Any], paper: Mapping[str, Any]) -> Config:
-    """Preset defaults or the paper's, ``--set`` over them, ``--particles`` beside them; what has no use goes to ``unused``."""
+    """Merge defaults, the paper's settings, ``--set`` and ``--particles``; settings of other methods go to ``unused``."""
     known, unused = {**_preset_fields(config.method), **paper}, []
     particles = given.get("particles")
     values = dict(known)
@@ -262,7 +262,7 @@ def _with_settings(config: Config, given: Mapping[str, Any], paper: Mapping[str,
 
 
 def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
-    """The strength of the reference picture, which has no use without one."""
+    """Set the strength of the reference picture; without a picture it goes to ``unused``."""
     if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own, as is its strength
         if METHODS[config.method].needs_picture:
             raise TiltingError(f"{config.method} starts from a picture: give one by --image")
@@ -276,7 +276,7 @@ def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
 
 
 def _with_loras(config: Config) -> Config:
-    """The steps that LoRAs are on in, which have no use without one."""
+    """Validate the steps in which LoRAs are active; without a LoRA they go to ``unused``."""
     if config.lora_steps is None:
         return config
     first, _ = parse_window(config.lora_steps)
@@ -289,7 +289,7 @@ def _with_loras(config: Config) -> Config:
 
 
 def _with_rewards(config: Config) -> Config:
-    """The rewards asked for; ``clip`` for pocket where none is."""
+    """Set the rewards, by default ``clip`` for pocket, and validate them for the method."""
     wanted = config.reward or (("clip",) if config.model == "pocket" else ())
     specs = parse_specs(wanted)
     if not specs and config.method != "base" and config.preset().build(config.steps).needs_reward:
@@ -306,12 +306,12 @@ def _with_rewards(config: Config) -> Config:
 
 
 def tried(why: str) -> str:
-    """A reason in brackets."""
+    """A reason in parentheses, or nothing."""
     return f" (tried on a picture: {why})" if why else ""
 
 
 def black_box(method: str, reward: str, why: str = "") -> TiltingError:
-    """The refusal of a reward without gradient, for a reason that was found by trying it."""
+    """The error for a black-box reward; ``why`` is what trying its gradient gave."""
     probes = f", or zero-order gradients by --set {method}.probes=10" if "probes" in _preset_fields(method) else ""
     what = f"a differentiable reward and {reward!r} is black-box{tried(why)}"
     return TiltingError(f"{method} needs {what}: use --method code or bon with it{probes}")

@@ -15,15 +15,16 @@ from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option
 from tilting.errors import TiltingError, nearest
-from tilting.features.film import check_video
+from tilting.features.video import check_video
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
 from tilting.models.told import FRAMES, parse_inputs
+from tilting.rewards.spec import check_rewards
 
 
 def check_model(name: str, value: str) -> str:
-    """The name of a model that is there, or of a hub. Raises TiltingError, with the nearest one."""
+    """The name of an existing model, or of one on the hub. Raises TiltingError with the nearest name."""
     from pathlib import Path
 
     if value not in MODELS and "/" not in value and not Path(value).is_dir():
@@ -35,7 +36,7 @@ def check_model(name: str, value: str) -> str:
 
 
 def check_cfg(name: str, value: float) -> float:
-    """The CFG scale. Raises TiltingError for one that would drop the prompt, or turn away from it."""
+    """A CFG scale above 0; others would ignore or negate the prompt. Raises TiltingError."""
     if value <= 0:
         raise TiltingError(f"{name} must be above 0, not {value:g}: 1 is the prompt without guidance")
     return value
@@ -112,7 +113,11 @@ Model = Annotated[
     str, Check(check_model), Doc("pocket, a diffusers folder, a hub id, or FILE.safetensors=FOLDER of its config.")
 ]
 Reward = Annotated[
-    tuple[str, ...], Metavar("SPEC"), Option(default="clip for pocket"), Doc("NAME[:ARGUMENT][=WEIGHT], repeatable.")
+    tuple[str, ...],
+    Metavar("SPEC"),
+    Check(check_rewards),
+    Option(default="clip for pocket"),
+    Doc("NAME[:ARGUMENT][=WEIGHT], repeatable."),
 ]
 Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N, particles per image.")]
 Steps = Annotated[int, Ge(1), Le(10_000), Option(default="the model's: 50"), Doc("T, denoising steps.")]
@@ -141,12 +146,12 @@ Inputs = Annotated[
     Doc("What the model's own pipeline takes, repeatable; a picture by its file."),
 ]
 Side = Annotated[int | None, Ge(8), Option(default="the model's"), Doc("Pixels of a picture's side.")]
-Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a film.")]
+Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a video.")]
 RewardFrames = Annotated[
     str,
     Metavar("all|first|middle|N"),
     Check(_reward_frames),
-    Doc("Frames of a film that rewards of pictures score: N evenly spaced."),
+    Doc("Frames of a video that rewards of pictures score: N evenly spaced."),
 ]
 Controlnet = Annotated[str | None, Metavar("DIR"), Doc("A ControlNet; its picture is --input control_image=FILE.")]
 IpAdapter = Annotated[str | None, Metavar("DIR"), Doc("An IP-Adapter; its picture is --input ip_adapter_image=FILE.")]
@@ -182,7 +187,7 @@ Format = Annotated[
     Literal["png", "jpeg", "webp", "gif", "mp4"] | None,
     Check(_format),
     Option(default="png"),
-    Doc("Of the pictures; jpeg loses a little, webp nothing. Of films: png, webp, gif or mp4."),
+    Doc("Of the pictures; jpeg loses a little, webp nothing. Of videos: png, webp, gif or mp4."),
 ]
 Settings = Annotated[
     tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")

@@ -15,7 +15,7 @@ from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
 
 COLUMNS = {"prompt": NAMES, "chosen": ("chosen", "preferred", "winner"), "rejected": ("rejected", "dispreferred", "loser")}
-"""What each column may be called, the first that there is; in any case."""
+"""Accepted names of each column, in any case; the first one present is used."""
 
 
 class Pair(NamedTuple):

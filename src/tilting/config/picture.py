@@ -1,7 +1,7 @@
-"""A reference picture (--image): looked at before torch is imported, then cut to the size a model draws.
+"""A reference picture (--image): validated before torch is imported, then cropped and resized to a model's size.
 
-SDEdit (Meng et al. 2022) noises an encoded picture to the share r of the steps and draws the rest of them, so the picture must
-have the model's own size: the largest centred part of its shape is resized to it, antialiased.
+SDEdit (Meng et al. 2022) noises an encoded picture to a share r of the steps and samples from there, so the picture needs the
+model's own size: the largest centred crop of its aspect ratio is resized to it, antialiased.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tilting.errors import TiltingError
-from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb, tensor_of, upright
+from tilting.features.video import open_frames
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture as RGB, upright and wholly decoded, the first of a film. Raises TiltingError: what
-    `tilting.features.film.open_frames` refuses."""
+    """A picture as RGB, upright and wholly decoded, the first of a video. Raises TiltingError: what
+    `tilting.features.video.open_frames` refuses."""
     return _open(path, 1)[0]
 
 
@@ -34,18 +34,17 @@ def _open(path: str | Path, most: int) -> list[Image.Image]:
 
 
 def read_picture(picture: str | Path | bytes | BinaryIO | Image.Image, height: int, width: int) -> Tensor:
-    """The picture at a model's size, centred and antialiased; one of that size is as it is.
+    """Read a picture at a model's size, centre-cropped and antialiased; one of that size is unchanged.
 
     Args:
-        picture: a file as `open_picture` takes it, its bytes or what they can be read from, or a picture that PIL has opened.
-        height: rows wanted.
-        width: columns wanted.
+        picture: a path, the bytes of a file, an open binary file, or a PIL image.
+        height, width: the size in pixels.
 
     Returns:
         (1, 3, height, width) float in [0, 1].
 
     Raises:
-        TiltingError: what `open_picture` refuses, or what is no picture.
+        TiltingError: what `open_picture` refuses, or another type.
     """
     import numpy as np
     from PIL import Image
@@ -59,16 +58,16 @@ def read_picture(picture: str | Path | bytes | BinaryIO | Image.Image, height: i
     return tensor_of(np.array(image))[None]
 
 
-def read_film(path: str | Path, frames: int, height: int, width: int) -> Tensor:
-    """The first frames of a film as `read_picture` gives a picture: (1, frames, 3, height, width). Raises TiltingError."""
-    return film_of([read_picture(one, height, width) for one in _open(path, frames)], frames)
+def read_video(path: str | Path, frames: int, height: int, width: int) -> Tensor:
+    """The first frames of a video as `read_picture` gives a picture: (1, frames, 3, height, width). Raises TiltingError."""
+    return video_of([read_picture(one, height, width) for one in _open(path, frames)], frames)
 
 
-def film_of(pictures: Sequence[Tensor], frames: int) -> Tensor:
-    """Pictures (1, 3, h, w) as a film (1, frames, 3, h, w), of which a lone one is every frame. Raises TiltingError."""
+def video_of(pictures: Sequence[Tensor], frames: int) -> Tensor:
+    """Pictures (1, 3, h, w) as a video (1, frames, 3, h, w), of which a lone one is every frame. Raises TiltingError."""
     if 1 < len(pictures) < frames:
         raise TiltingError(
-            f"the film of --image has {len(pictures)} frames, and {frames} are drawn: give --frames, or a longer one"
+            f"the video of --image has {len(pictures)} frames, and {frames} are drawn: give --frames, or a longer one"
         )
     return torch.stack([one[0] for one in pictures[:frames]])[None].expand(1, frames, -1, -1, -1)
 

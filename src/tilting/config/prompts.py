@@ -1,8 +1,8 @@
 """Prompts from a file: .txt (a line each), or a table (`tilting.config.rows`) with a column of one of `NAMES`.
 
-What else a table says of a prompt is its metadata: plain JSON values by column, which rewards and pipelines may ask for. Beside
-``prompts`` a config (so YAML, and a manifest) has ``metadata``, a mapping for each of them. In YAML and in Python a prompt may
-bring its own: {"prompt": "a fox", "tag": "animal"}.
+The other columns of a table are a prompt's metadata: plain JSON values by column, which rewards and pipelines may use. A config
+(so YAML, and a manifest) has ``metadata`` beside ``prompts``, a mapping for each. In YAML and Python a prompt may also be a
+mapping with its metadata: {"prompt": "a fox", "tag": "animal"}.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tilting.foreign import read_text
 
 KINDS = (".txt", *TABLES)
 LONGEST = 10_000
-"""Characters of a prompt: text encoders read 77 or 512 tokens of it."""
+"""Maximum characters of a prompt: text encoders read 77 or 512 tokens of it."""
 NAMES = ("prompt", "prompts", "caption", "text")
-"""Of the column, the first that there is; in any case."""
+"""Names of the prompt column; the first one present is used, in any case."""
 
 
 class Prompts(NamedTuple):
-    """Prompts and what is known of each.
+    """Prompts and their metadata.
 
     Attributes:
-        texts: in order; a prompt may come again.
-        metadata: of each prompt, plain JSON values by name; empty where nothing is known of any.
+        texts: the prompts in order, with repetitions.
+        metadata: plain JSON values by name for each prompt; empty if no prompt has any.
     """
 
     texts: tuple[str, ...]
@@ -39,7 +39,7 @@ class Prompts(NamedTuple):
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """Refuse none, and any that is blank, names a file of prompts, or is not text that can be written."""
+    """Refuse an empty list, and any prompt that is blank, names a file of prompts, or is not valid Unicode."""
     if not prompts:
         raise TiltingError("no prompt is given: say what to draw, or give --prompts FILE")
     for i, prompt in enumerate(prompts):
@@ -62,13 +62,13 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 def prompts_of(value: Any) -> Prompts:
-    """Prompts as a caller writes them.
+    """Parse prompts from Python or YAML.
 
     Args:
-        value: a text; a mapping with the key "prompt", whose further keys are metadata; or several of these.
+        value: a string; a mapping with the key "prompt", whose other keys are metadata; or a sequence of these.
 
     Raises:
-        TiltingError: what `check_prompts` refuses, or what is none of these.
+        TiltingError: what `check_prompts` refuses, or another type.
     """
     if isinstance(value, Prompts):
         return value
@@ -138,7 +138,7 @@ def metadata_of(value: Sequence[Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _metadata(row: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """What a row says beside its prompt, as JSON has it."""
+    """The other cells of a row as plain JSON values."""
     return {str(key): _plain(value) for key, value in row.items() if key not in (column, "") and value is not None}
 
 

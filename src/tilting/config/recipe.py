@@ -1,6 +1,6 @@
-"""What `tilting recipe` is asked to do. Torch-free.
+"""The options of `tilting recipe`, validated. Torch-free.
 
-Recipes come from other packages, `tilting_papers` among them, by the entry points of ``tilting.recipes``.
+Recipes come from other packages, `tilting_papers` among them, by entry points of the group ``tilting.recipes``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tilting.config.options import Out, Seed, check_model
 from tilting.config.prompts import KINDS
 from tilting.declare import Check, Metavar, Option, Registry, plain
 from tilting.errors import TiltingError
-from tilting.rewards.spec import parse_specs
+from tilting.rewards.spec import check_rewards
 
 RECIPES: Registry[Any] = Registry("recipe", "tilting.recipes")
 OTHERWISE = ("model", "reward", "prompts", "seeds", "steps")
-"""What a recipe may be asked to have otherwise, if it says so in its ``asks``."""
+"""Options that override a recipe's own settings, if its ``asks`` allows them."""
 
 
 def _numbers(shard: str) -> tuple[int, int]:
@@ -38,7 +38,7 @@ def _shard(name: str, shard: str) -> str:
 
 @dataclass(frozen=True)
 class RecipeConfig(BaseConfig):
-    """A checked request; ``recipe`` is None where the recipes are to be listed."""
+    """A validated request; without a ``recipe``, they are listed."""
 
     recipe: Annotated[str | None, Option(positional="NAME"), Doc("Which; without, a list.")] = None
     out: Out = None
@@ -67,7 +67,7 @@ class RecipeConfig(BaseConfig):
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What is to be otherwise than the recipe has it, of plain values."""
+        """The overridden settings, as plain values."""
         return {name: plain(value) for name in OTHERWISE if (value := getattr(self, name)) not in (None, ())}
 
     @classmethod
@@ -92,7 +92,7 @@ class RecipeConfig(BaseConfig):
             if other is not None:
                 takes = f"it takes {', '.join(f'--{name}' for name in able)}" if able else "it is as it is"
                 raise TiltingError(f"the recipe {config.recipe} has no use for --{other}: {takes}")
-        parse_specs(config.reward)
+        check_rewards("reward", config.reward)
         return config
 
     def mapping(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Rows of a file that people have: .csv, .tsv, .jsonl, .json, .parquet. Torch-free.
+"""Rows of a user's table: .csv, .tsv, .jsonl, .json, .parquet. Torch-free.
 
-Columns are found by their usual names, whatever their case. Cells are separated by commas, semicolons or tabs: by what makes a
-column of a usual name, and where that is a semicolon, 0,53 is a number.
+Columns are found by their usual names in any case. Of comma, semicolon and tab, the separator is the one that yields a column
+of a usual name; if it is a semicolon, 0,53 is a number.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tilting.foreign import parse_json, read_text
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 SEPARATORS = (",", ";", "\t")
 COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
-"""A number as spreadsheets write it that separate cells by semicolons."""
+"""A number with a decimal comma, as in spreadsheets that separate cells by semicolons."""
 
 
 class Rows(NamedTuple):
-    """What a file holds.
+    """Contents of a table.
 
     Attributes:
         columns: names, in order.
-        rows: cells by column, or a reason why a row is none, such as "is not JSON".
+        rows: cells by column; for an invalid row the reason, such as "is not JSON".
     """
 
     columns: tuple[str, ...]
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 def named(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The column that has one of some names: the first of them that there is, as written or in another case."""
+    """The column whose name is the first of ``names`` that is present, as written or in another case; None without one."""
     lower = {column.strip().lower(): column for column in reversed(columns)}
     return next((name if name in columns else lower[name] for name in names if name in columns or name in lower), None)
 
@@ -44,11 +44,11 @@ def read_rows(file: Path, names: Sequence[str]) -> Rows:
     """The rows of a file.
 
     Args:
-        file: of one of `TABLES`.
-        names: the usual ones of the column that is wanted; a list of bare texts in a .json is that column.
+        file: a file with one of the suffixes `TABLES`.
+        names: usual names of the wanted column; a .json list of strings is that column.
 
     Raises:
-        TiltingError: naming a file that cannot be read as what it is called.
+        TiltingError: naming a file that cannot be read as its suffix says.
     """
     kind = file.suffix.lower()
     if kind == ".parquet":
@@ -84,7 +84,7 @@ def _csv(text: str, file: Path, names: Sequence[str]) -> Rows:
 
 
 def _cells(text: str, separator: str, quoting: Any) -> list[list[str]]:
-    """Lines that are not empty. Raises csv.Error."""
+    """Cells of the lines that are not empty. Raises csv.Error."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, skipinitialspace=True, strict=True)
     return [cells for cells in lines if cells]
 
@@ -95,7 +95,7 @@ def _jsonl(text: str, file: Path, names: Sequence[str]) -> Rows:
 
 
 def _loaded(line: str) -> Any:
-    """The value of a line, or why it has none."""
+    """The JSON value of a line, or the error."""
     try:
         return parse_json(line, "")
     except TiltingError as error:
@@ -116,7 +116,7 @@ def _mappings(values: Sequence[Any], names: Sequence[str]) -> Rows:
 
 
 def _json(text: str, file: Path, names: Sequence[str]) -> Rows:
-    """A list of mappings or of texts; one that stands in a mapping beside other things; or a mapping of mappings by number."""
+    """A list of mappings or strings, such a list as a value of a mapping, or a mapping of mappings (pandas' index layout)."""
     value = _loaded(text)
     if isinstance(value, dict):
         lists = [one for one in value.values() if isinstance(one, list) and one and isinstance(one[0], dict)]

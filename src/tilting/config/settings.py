@@ -1,4 +1,4 @@
-"""Values checked against what a field is declared to hold: the options themselves, and ``--set method.field=value``."""
+"""Validation of single values and of ``--set method.field=value``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def one_of(name: str, value: object, choices: tuple[Word, ...]) -> Word:
 
 
 def fields_of(method: str) -> dict[str, Field]:
-    """What a method declares, field by field."""
+    """The declared fields of a method."""
     return declared(METHODS[method])
 
 
@@ -33,16 +33,16 @@ def setting(key: str, value: object) -> tuple[str, str, Any]:
 
 
 def setting_of(parts: Registry[Any], near: str, key: str, value: object) -> tuple[str, str, Any]:
-    """Check one ``part.field`` and its value.
+    """Validate one ``part.field`` and its value.
 
     Args:
-        parts: those that declare fields.
-        near: a key as it should be, for the refusal of one without a part.
+        parts: registry of the parts.
+        near: an example of a key, for the error message about one without a part.
         key: part and field.
-        value: as it was given.
+        value: the given value.
 
     Returns:
-        The part, the field by its present name, and the value as the field declares it.
+        The part, the field by its current name, and the converted value.
 
     Raises:
         TiltingError: with the nearest right name.
@@ -62,7 +62,7 @@ def setting_of(parts: Registry[Any], near: str, key: str, value: object) -> tupl
 
 
 def check_settings(preset: Preset) -> None:
-    """What ``--set`` asks of every setting, of a preset made in Python; one that is not registered is left to its parts."""
+    """Validate the settings of a preset made in Python as ``--set`` does; those of an unregistered preset are not checked."""
     if METHODS.get(preset.name) is type(preset):
         for field in fields_of(preset.name):
             setting(f"{preset.name}.{field}", getattr(preset, field))

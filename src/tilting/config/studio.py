@@ -62,7 +62,7 @@ class StudioConfig(BaseConfig):
 
     @classmethod
     def resolve(cls, options: Mapping[str, Any]) -> Self:
-        """Check options by name. Raises TiltingError; a page that others can reach has a token."""
+        """Validate options by name. Raises TiltingError, also for a page that other machines can reach without a token."""
         config = super().resolve(options)
         if not config.loopback and config.token is None:
             raise TiltingError(f"at {config.host} others can reach the page, and run what it runs: give it a --token")
@@ -70,5 +70,5 @@ class StudioConfig(BaseConfig):
 
     @property
     def loopback(self) -> bool:
-        """Whether this machine alone can reach it."""
+        """Whether only this machine can reach the page."""
         return self.host == "localhost" or ip_address(self.host).is_loopback

@@ -1,4 +1,4 @@
-"""The options that trainings share: of a LoRA on a reward, and of a control."""
+"""Options shared by `tilting finetune` and `tilting condition train`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADAMW, EIGHT = "adamw", "adamw8bit"
 
 
 class TrainingConfig(BaseConfig):
-    """A request to train."""
+    """Fields that every training config has."""
 
     prompts: tuple[str, ...]
     metadata: tuple[dict[str, Any], ...]
@@ -53,12 +53,12 @@ class TrainingConfig(BaseConfig):
 
 
 def once(name: str, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Each word once, in the order given."""
+    """Drop repetitions."""
     return None if value is None else tuple(dict.fromkeys(value))
 
 
 def check_trackers(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Trackers that are installed, and that have somebody to track for. Raises TiltingError."""
+    """Refuse trackers that are not installed or not logged in. Raises TiltingError."""
     for one in value:
         if importlib.util.find_spec(one_of(name, one, TRACKERS)) is None:
             raise TiltingError(f"the tracker {one} is not installed: pip install {one}")
@@ -68,7 +68,7 @@ def check_trackers(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _wandb_knows() -> bool:
-    """Whether wandb will not ask who it is for: it is offline, or was told by the environment or at a login."""
+    """Whether wandb has an API key (from the environment or a login) or is offline, so that it will not prompt."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE", "online") != "online":
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
@@ -80,13 +80,13 @@ def _wandb_knows() -> bool:
 
 
 def mixed_precision() -> str | None:
-    """What a launcher says networks are run under besides, None for nothing."""
+    """The launcher's mixed precision, or None."""
     said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     return None if said == "no" else said
 
 
 def check_mixed(name: str, value: str) -> str:
-    """A precision that the launcher's does not contradict. Raises TiltingError."""
+    """Refuse a precision that contradicts the launcher's mixed precision. Raises TiltingError."""
     mixed = mixed_precision()
     if value != FULL and mixed not in (None, value):
         raise TiltingError(f"precision {value} and the launcher's mixed precision {mixed} are two: leave one of them out")
@@ -94,14 +94,14 @@ def check_mixed(name: str, value: str) -> str:
 
 
 def check_optimizer(name: str, value: str) -> str:
-    """An optimiser that is installed. Raises TiltingError."""
+    """Refuse an optimiser that is not installed. Raises TiltingError."""
     if value == EIGHT and importlib.util.find_spec("bitsandbytes") is None:
         raise TiltingError(f"{EIGHT} is by bitsandbytes, which is not installed: pip install 'tilting[quantize]'")
     return value
 
 
 def bytes_trained(weights: int, optimizer: str) -> int:
-    """Bytes of a trained tensor of so many weights, float32, of its gradient and its optimiser's two moments."""
+    """Bytes of a trained float32 tensor of ``weights`` numbers with its gradient and the optimiser's two moments."""
     return weights * (8 + (2 if optimizer == EIGHT and weights >= 4096 else 8))
 
 
@@ -110,11 +110,11 @@ def check_batch(size: int, units: Sequence[tuple[int, str]], whole: bool = False
 
     Args:
         size: images of a training step, over all processes.
-        units: of each what it counts, and how many of it there are, in words: groups, processes and parts.
-        whole: a group may lie in several parts.
+        units: (count, description) of groups, processes and parts.
+        whole: whether a group may be spread over several parts.
 
     Raises:
-        TiltingError: with the nearest number that does.
+        TiltingError: with the nearest batch size that divides.
     """
     counts = [count for count, _ in units]
     unit = counts[1] * math.lcm(counts[0], counts[2]) if whole else math.prod(counts)

@@ -21,17 +21,17 @@ from tilting.errors import TiltingError, nearest
 from tilting.presets import METHODS
 
 OWN = ("steps", "cfg", "eta", "particles", "lora", "lora-steps", "negative-prompt")
-"""Options that a column may have for itself."""
+"""Options that a column may set for itself."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A column.
+    """A column of a comparison.
 
     Attributes:
-        label: as it was written.
-        method: of it.
-        options: what is its own, by option name; settings of the method under ``set``.
+        label: its text, as given.
+        method: its method.
+        options: its own options by name; settings of the method under ``set``.
     """
 
     label: str
@@ -75,7 +75,7 @@ def parse_variant(text: str) -> Variant:
 
 
 def parse_variants(texts: Sequence[str]) -> tuple[Variant, ...]:
-    """Columns of texts with commas; each once, in folders that differ. Raises TiltingError."""
+    """Parse comma-separated columns; labels and folder names must be unique. Raises TiltingError."""
     found: list[Variant] = []
     for text in (one.strip() for part in texts for one in part.split(",") if one.strip()):
         variant = parse_variant(text)

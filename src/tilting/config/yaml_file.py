@@ -1,4 +1,4 @@
-"""The thin strict YAML layer: options by name from a mapping, no key twice, none that is unknown. Torch-free."""
+"""Options from a YAML file: a mapping without duplicate or unknown keys. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SWITCHES = ("quiet", "json")
 
 
 def read_yaml(path: str | Path, options: Sequence[str]) -> dict[str, Any]:
-    """Options from a YAML file, by option name (underscores count as hyphens), of those there are. Raises TiltingError."""
+    """Options of a YAML file by name (underscores count as hyphens); only known ones. Raises TiltingError."""
     known = (*options, *SWITCHES)
     file = Path(path)
     what = f"the config {str(file)!r}"
@@ -48,13 +48,13 @@ def read_yaml(path: str | Path, options: Sequence[str]) -> dict[str, Any]:
 
 
 def _once(file: Path, name: Any, found: Mapping[str, Any]) -> None:
-    """Refuse what was given before under another spelling: negative_prompt, codex.tau beside set."""
+    """Refuse an option given twice by two spellings: negative_prompt and negative-prompt, codex.tau and set."""
     if str(name) in found:
         raise TiltingError(f"{file}: {str(name)!r} is given twice")
 
 
 def flat(values: Mapping) -> dict[str, Any]:
-    """{"codex": {"tau": 1}} and {"codex.tau": 1} alike as the latter."""
+    """Flatten {"codex": {"tau": 1}} to {"codex.tau": 1}."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Rollover budget forcing (Kim et al. 2025, arXiv 2503.19385): as many children as it takes, and no more.
+"""Rollover budget forcing (Kim et al. 2025, arXiv 2503.19385).
 
-At every step children x_s of x_t are drawn one after the other until the value of one beats the parent's; what is left of the
-step's quota N rolls over to later steps. If the budget runs out, the best child is taken. A child's evaluation is the next
-step's.
+At every step, children x_s of x_t are drawn one after another until the value of one exceeds the parent's; the rest of the
+step's quota N rolls over to later steps. If the budget runs out, the best child is kept. A child's evaluation serves the next
+step too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Budget:
             assert state.prediction is not None and state.value is not None
             parent = state.value[:, 0]
             kernel = transition(Prediction(*(p[:, 0] for p in state.prediction)), t, s, problem.eta, problem.law)
-            if kernel.std == 0 or i == steps - 1:  # one child: there is no look at x_0 to choose by
+            if kernel.std == 0 or i == steps - 1:  # one child: identical ones, or x_0 itself, which has no next evaluation
                 drawn = kernel.mean + kernel.std * _noise(problem.who, 0, problem.shape, i + 1).to(kernel.mean)
                 state = replace(state.moved(drawn[:, None]), step=i + 1)
                 yield state, Info(i + 1, *tally.take(), parent[:, None], None, kernel.std)

@@ -5,8 +5,8 @@
     accepted with probability min(1, exp(F(z', z) - F(z, z'))),
     F(z, z') = U(z) - ε/8 |G(z)|² + sqrt(ε)/2 ⟨(z' - ρ z) / sqrt(1 - ρ²), G(z)⟩
 
-The proposal leaves N(0, I) as it is where G is 0, in any dimension, and the acceptance leaves π. For starting noise: the
-Ψ-sampler, Yoon et al. 2025 (arXiv 2506.01320), whose code has these very formulas.
+With G = 0 the proposal leaves N(0, I) invariant in any dimension; with the acceptance step the chain leaves π invariant. On
+starting noise it is the Ψ-sampler of Yoon et al. 2025 (arXiv 2506.01320), whose code has these formulas.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pcnl:
-    """Every particle's chain of its own at x_T, whose last point goes on.
+    """An independent chain at x_T for every particle; sampling starts from its last point.
 
     Attributes:
-        moves: proposals, each an evaluation, a decode and a reward call with a gradient; one more looks at x_T as it is.
+        moves: proposals, each an evaluation, a decode and a reward call with a gradient; one more is for the first x_T.
         beta: β.
         step: ε, below 4.
     """
@@ -44,7 +44,7 @@ class Pcnl:
             raise TiltingError(f"a step of pCNL lies between 0 and 4, not at {self.step}")
 
     def __call__(self, problem: Problem, select: Select | None, state: State, look: Callable[[State, int], State]) -> State:
-        """The particles after their moves, looked at; weights do not owe what they were drawn by."""
+        """The particles after their moves, with predictions and values; weights are not corrected for the moves."""
         now = look(state, 0)
         for k in range(self.moves):
             proposed = self._proposed(problem, now, k)

@@ -1,12 +1,12 @@
-"""Guidance by samples that are looked ahead at (LiDAR; Kim et al. 2026, arXiv 2602.03211): no gradient of anything.
+"""Gradient-free guidance by look-ahead samples (LiDAR; Kim et al. 2026, arXiv 2602.03211).
 
     x_0^i ~ p by a few steps, i = 1 .. M;   r_i = r(D(x_0^i))
     w_i = softmax_i(log N(x_t; α x_0^i, σ² I)),   w*_i = softmax_i(log N(x_t; α x_0^i, σ² I) + r_i / β)
     x0* = x0(x_t) + s Σ_i (w*_i - w_i) x_0^i
 
-The sum is (σ²/α) ∇_{x_t} of the expected future reward log E[exp(r(x_0) / β) | x_t] as M samples tell it, so at s = 1 a step is
-made from the tilt's own E*[x_0 | x_t], exactly as M grows. In many dimensions both softmaxes see one sample where there is
-little noise, and guidance ends there.
+The sum estimates (σ²/α) ∇_{x_t} log E[exp(r(x_0) / β) | x_t] from M samples, so that at s = 1 a step uses the tilted posterior
+mean E*[x_0 | x_t], exactly as M grows. In many dimensions both softmaxes concentrate on one sample at low noise, and guidance
+ends there.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lookahead:
-    """A chain that its look-ahead samples guide.
+    """A chain guided by look-ahead samples.
 
     Attributes:
         samples: M per image, shared by its particles.
-        steps: of their own deterministic chain, at most those of the run, on points of its grid.
+        steps: steps of their deterministic chain on points of the run's grid, at most those of the run.
         beta: β.
         scale: s.
     """
@@ -68,7 +68,7 @@ class Lookahead:
             yield state, Info(i + 1, *tally.take(), None, None, std)
 
     def _ahead(self, problem: Problem, state: State) -> Tensor:
-        """(b, M, ...) samples by a chain of few steps."""
+        """Look-ahead samples (b, M, ...) by a chain of few steps."""
         steps = len(problem.grid) - 1
         few = min(self.steps, steps)
         grid = [problem.grid[round(k * steps / few)] for k in range(few + 1)]

@@ -1,13 +1,13 @@
-"""Optimising the starting noise itself through the whole chain, back-propagated with one checkpoint a step.
+"""Optimisation of the starting noise by back-propagation through the whole chain, with one checkpoint a step.
 
     ReNO    x_T <- x_T + lr ∇[ r(D(x_0(x_T))) + w log p(|x_T|) ],  Nesterov momentum .9, gradient clipped, the best kept
     DOODL   Adam on x_T, which is brought back to norm sqrt(d) after each update
 
 log p(|x|) = (d - 1) log |x| - |x|² / 2 up to a constant: the chi density of a Gaussian's norm (Eyring et al. 2024; DOODL,
 Wallace et al. 2023, as in App. A.3 of Clark et al. 2024). At eta > 0 the chain's own noise is keyed and stays the same in
-every iteration, so x_0 is a function of x_T. Norms are per image: a batch is as its images alone. From a picture (SDEdit) the
-noise n of α c + σ n is what is moved, and c stays. Of a black-box reward ∇_{x_0} r is a zero-order one, and only it: the chain
-has its own gradient.
+every iteration, so x_0 is a function of x_T. Norms are per image, so that images of a batch do not interact. From a picture
+(SDEdit) the noise n of α c + σ n is optimised. For a black-box reward only ∇_{x_0} r is a zero-order estimate: the chain is
+differentiated as usual.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Optimise:
     """Gradient ascent on x_T.
 
     Attributes:
-        iterations: looks at x_0; each but the last is updated from, and the best of them is kept.
+        iterations: evaluations of x_0; each but the last is followed by an update, and the best x_0 is kept.
         rate: learning rate.
         rule: "nesterov" (ReNO) or "adam" (DOODL).
         prior: weight of log p(|x_T|).
-        clip: largest norm of an image's gradient, or None.
+        clip: maximum norm of an image's gradient, or None.
         renormalise: bring x_T back to norm sqrt(d) after each update (DOODL).
         probes: N' antithetic pairs around x_0, for black-box rewards; None back-propagates.
         sigma: size of a probe, in units of x_T's noise.
@@ -135,10 +135,10 @@ class Optimise:
 
 
 class Begin(NamedTuple):
-    """Where the chain begins: at around + sigma · noise.
+    """The start of a chain, around + sigma · noise.
 
     Attributes:
-        noise: (b, ...), what is moved.
+        noise: (b, ...), which is optimised.
         around: (b, ...) α c of latents c of a picture, or None.
         sigma: 1 without a picture.
     """
@@ -149,7 +149,7 @@ class Begin(NamedTuple):
 
     @staticmethod
     def of(problem: Problem, state: State) -> Begin:
-        """Of a run's first state."""
+        """The start of a run, from its first state."""
         x = state.x[:, 0].detach().clone()
         if state.around is None:
             return Begin(x, None, 1.0)
@@ -162,7 +162,7 @@ class Begin(NamedTuple):
 
 
 def rollout(problem: Problem, x: Tensor, rows: Tensor) -> Tensor:
-    """x_0 (m, ...) of x_T (m, ...), differentiable; one step's activations live at a time."""
+    """x_0 (m, ...) of x_T (m, ...), differentiable; activations are recomputed step by step."""
     who = [problem.who[int(r)] for r in rows]
     for i, (t, s) in enumerate(zip(problem.grid, problem.grid[1:], strict=False)):
         noise = rng.normal(who, 1, problem.shape, i + 1)[:, 0].to(x)

@@ -1,10 +1,10 @@
-"""Search without gradients (Ma et al. 2025, arXiv 2501.09732): of the starting noise, and over paths.
+"""Gradient-free search (Ma et al. 2025, arXiv 2501.09732) over starting noise and over paths.
 
-    noise    a pivot n, N neighbours sqrt(1 - λ²) n + λ z of it through the whole chain, the best of all is the next pivot
-    paths    M samples at a noise level; N of each are noised back and drawn on, and the best M of all N M go on
+    noise    N neighbours sqrt(1 - λ²) n + λ z of a pivot n through the whole chain; the best of all is the next pivot
+    paths    M samples at a noise level; each is renoised N times and denoised again, and the best M of all N M continue
 
-A neighbour of a standard normal n is one too, whatever λ; the paper adds a step of length λ and speaks of no norm. At eta > 0
-the noise of a chain is keyed and stays the same in every iteration of the first, so x_0 is a function of x_T.
+A neighbour of a standard normal n is standard normal for any λ; the paper adds a step of length λ without renormalising. At
+eta > 0 the noise of the chain is the same in every iteration of the noise search, so x_0 is a function of x_T.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoiseSearch:
-    """Hill climbing on x_T by its neighbours.
+    """Hill climbing on x_T over random neighbours.
 
     Attributes:
-        iterations: rounds after the look at the first x_T.
+        iterations: rounds after the evaluation of the first x_T.
         neighbours: N of each.
         radius: λ, from 0 (the pivot itself) to 1 (random search).
     """
@@ -84,13 +84,13 @@ class NoiseSearch:
 
 @dataclass(frozen=True)
 class PathSearch:
-    """Beams of a chain that are noised back and drawn on again.
+    """Beam search over a chain, by renoising and denoising again.
 
     Attributes:
-        branches: N of each of the M particles.
-        forward: steps of the grid that a round noises back.
-        backward: steps that it draws then; more than ``forward``.
-        start: the share of the chain that is drawn before the first round.
+        branches: N for each of the M particles.
+        forward: grid steps that a round renoises.
+        backward: grid steps that a round then denoises; more than ``forward``.
+        start: share of the chain before the first round.
     """
 
     branches: int = 2
@@ -106,7 +106,7 @@ class PathSearch:
             raise TiltingError(f"a round must draw more steps than it noises back, not {self.backward} after {self.forward}")
 
     def rounds(self, steps: int) -> list[tuple[int, int]]:
-        """(first, last) grid points that each round draws between; before them the chain is drawn to ``start``."""
+        """The grid points (first, last) between which each round denoises."""
         at, found = self.begin(steps), []
         while at < steps:
             first = max(0, at - self.forward)
@@ -115,7 +115,7 @@ class PathSearch:
         return found
 
     def begin(self, steps: int) -> int:
-        """The grid point that the first round noises back from."""
+        """The grid point from which the first round renoises."""
         return min(max(1, round(self.start * steps)), steps - 1)
 
     def ticks(self, steps: int) -> int:

@@ -25,10 +25,10 @@ from tilting.metrics.statistics import Estimate, estimate, interval
 from tilting.metrics.verdict import TOO_FEW, decide, too_few
 from tilting.reports.text import table
 from tilting.reports.words import TERMS
-from tilting.runs.alone import alone
 from tilting.runs.files import keys_of, write_json
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import COMPARISON, folder_of
-from tilting.runs.processes import meet
+from tilting.runs.processes import join_processes
 from tilting.version import __version__
 
 
@@ -50,9 +50,9 @@ def compare(
         TiltingError: before anything is drawn or written, for a folder or a method that cannot work.
         RewardError: if the reward fails; images finished before stay, and the comparison resumes.
     """
-    together = meet(config.device)
+    together = join_processes(config.device)
     quiet = quiet or not together.main
-    with alone(config.out):
+    with exclusive(config.out):
         path = folder_of(config.out, COMPARISON)
         labels = dict(zip(config.methods, config.runs, strict=True))
         pool = _Pool(parts, Loaded())
@@ -88,7 +88,7 @@ class _Pool:
         return SampleFolder(config, argv, self.controls) if isinstance(config, SampleConfig) else Folder(config, argv)
 
     def parts(self, config: GenerateConfig) -> Parts:
-        """Of a run. Raises what loading raises."""
+        """The loaded parts of a run. Raises what loading raises."""
         if isinstance(config, SampleConfig):
             return self.controls.load(config)
         key = config.lora, config.lora_steps, config.lora and config.steps

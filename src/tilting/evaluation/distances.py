@@ -50,7 +50,7 @@ def halves(prompts: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
 def distances(
     config: EvaluateConfig, parts: Setup, measured: Mapping[str, Measured], notes: list[str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """Of every run to the reference, and the floor with how it was had; (nothing, None) without a reference."""
+    """Distances of every run to the reference, and the floor with how it was measured; (nothing, None) without a reference."""
     if parts.reference is None:
         return {}, None
     if parts.pictures:
@@ -77,7 +77,7 @@ def distances(
 def _to_pictures(
     config: EvaluateConfig, parts: Setup, measured: Mapping[str, Measured]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """Of every run to pictures without prompts, each of which counts as one of its own; the floor is of two halves."""
+    """Distances of every run to pictures without prompts, each treated as a prompt; the floor is between two halves of them."""
     assert parts.reference is not None
     own, features = [str(file) for file in parts.pictures], measured[parts.reference]
     far = {run.name: compare((_features(measured[run.name]), run.prompts), (_features(features), own)) for run in parts.runs}
@@ -90,7 +90,7 @@ def _to_pictures(
 
 
 def with_means(distance: Mapping[str, Any]) -> dict[str, Any]:
-    """By distance: pooled, the mean over prompts with its interval, and each prompt's."""
+    """A distance pooled, its mean over prompts with the interval, and for each prompt."""
     means = {}
     for name in (metric.name for metric in metrics_of("sets")):
         each = distance[name]["each"]

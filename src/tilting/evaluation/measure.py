@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tilting.config.evaluate import EvaluateConfig
-from tilting.config.picture import read_film, read_picture
+from tilting.config.picture import read_picture, read_video
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import Run
 from tilting.features.clip import ClipEmbedder
-from tilting.features.film import read_frames
 from tilting.features.lpips import Lpips, load_lpips
+from tilting.features.video import read_frames
 from tilting.metrics import METRICS, Metric
 from tilting.metrics.alignment import caption
 from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
@@ -62,7 +62,7 @@ class Instruments:
     _seen: dict[Path, dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def names(self) -> dict[str, str]:
-        """By metric, the network it is measured in."""
+        """Name of the network that each metric is measured in."""
         names = {
             "fid": self.fid.name,
             "cmmd": self.embed.name,
@@ -115,9 +115,9 @@ class Instruments:
 
 
 def _in_shape(file: Path, shape: Sequence[int]) -> Tensor:
-    """A picture (3, h, w) or a film (frames, 3, h, w) of a file."""
+    """A picture (3, h, w) or a video (frames, 3, h, w) of a file."""
     *frames, _, height, width = shape
-    return read_film(file, frames[0], height, width)[0] if frames else read_picture(file, height, width)[0]
+    return read_video(file, frames[0], height, width)[0] if frames else read_picture(file, height, width)[0]
 
 
 def load_instruments(config: EvaluateConfig, targets: Mapping[str, Path]) -> Instruments:
@@ -183,7 +183,7 @@ BATCH = 32
 
 
 def batches(count: int) -> list[slice]:
-    """So many pictures in batches, each of which one process looks at."""
+    """Slices that split ``count`` pictures into batches, the unit that processes share."""
     return [slice(first, first + BATCH) for first in range(0, count, BATCH)]
 
 
@@ -208,7 +208,7 @@ def looked_at(
             done += len(images)
         return joined(parts)
 
-    return joined(together.shared(batches(len(files)), work))
+    return joined(together.map_items(batches(len(files)), work))
 
 
 def measure(run: Run, tools: Instruments, together: Processes) -> Measured:
@@ -269,7 +269,7 @@ def _of_prompts(
             inputs |= {"images": torch.stack(pictures) if pictures else None, "lpips": tools.lpips}
             return {"value": torch.tensor(metric(inputs), dtype=torch.float64)}
 
-        found = together.shared(several, work)
+        found = together.map_items(several, work)
         values[metric.name] = {prompt: one["value"].item() for (prompt, _), one in zip(several, found, strict=True)}
     return values
 

@@ -34,14 +34,14 @@ from tilting.evaluation.measure import (
 from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render, too_few
 from tilting.evaluation.rows import brief, per_prompt, row_of
-from tilting.features.film import read_frames
+from tilting.features.video import read_frames
 from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS
-from tilting.runs.alone import alone
 from tilting.runs.files import MANIFEST, digest_of, read_json, records_of, write_json
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import EVALUATION, folder_of
-from tilting.runs.processes import Processes, meet
+from tilting.runs.processes import Processes, join_processes
 from tilting.version import __version__
 
 NEVER = {name for name, entry in REWARDS.items() if entry.together or entry.remote}
@@ -62,9 +62,9 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written then. The same evaluation, finished before, is given back.
     """
-    together = meet()
+    together = join_processes()
     quiet = quiet or not together.main
-    with alone(config.out, beside=True):
+    with exclusive(config.out, beside=True):
         folder = folder_of(config.out, EVALUATION)
         there = folder.exists() and any(folder.iterdir())
         if there and not (folder / EVALUATION.file).exists():

@@ -14,11 +14,11 @@ from tilting.config.finetune import FinetuneConfig
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.evaluation.compare import measure
-from tilting.evaluation.compare_page import render, write_sheet
+from tilting.evaluation.compare_page import asked_for, render, write_sheet
 from tilting.objectives import OBJECTIVES
 from tilting.reports.course import CURVE, Course, course, course_png, points_of
-from tilting.runs.alone import alone
 from tilting.runs.files import MANIFEST, read_json
+from tilting.runs.lock import exclusive
 from tilting.training.bar import kl_name
 from tilting.training.folder import METRICS, read_lines
 from tilting.training.run import describe, run
@@ -66,7 +66,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = (), quiet: bool = Fal
     folder = Path(config.out or "")
     files = [name for name in (PAGE, SHEET, CURVE) if (folder / name).is_file()]
     if CURVE not in files or (folder / CURVE).stat().st_mtime_ns < (folder / MANIFEST).stat().st_mtime_ns:
-        with alone(config.out):
+        with exclusive(config.out):
             files = write_tuned(folder, manifest)
     return manifest, [describe(manifest), *(f"to look at: {folder / name}" for name in files)]
 
@@ -86,7 +86,7 @@ def write_tuned(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 def _write_page(folder: Path, manifest: Mapping[str, Any], found: Mapping[str, Any], shown: Sequence[Course]) -> None:
     config, summary = manifest["config"], manifest["summary"]
-    asked = " + ".join(config["reward"]) or "the pairs"
+    asked = asked_for(config) or "the pairs"
     about = {"version": manifest["version"], "argv": manifest["argv"]}
     metrics = {**about, "config": {**config, "image": None, "strength": None}, **measure(found)}
     for entry in metrics["images"]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer, BlipTextModel, BlipVisionModel
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw scores over the training pictures, as the published code has them."""
+"""Mean and std of raw scores over the training pictures, from the published code."""
 LENGTH = 35
 """Tokens of a prompt, with [CLS] and [SEP]; what exceeds it is cut off."""
 HEAD = 64

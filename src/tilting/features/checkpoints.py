@@ -1,6 +1,6 @@
-"""How files of weights become networks: transformers' own folders, and checkpoints under other names.
+"""Loading of frozen networks from transformers folders and from checkpoints with other names.
 
-Only safetensors and what torch reads with ``weights_only`` are opened: a pickle never runs.
+Only safetensors and what torch reads with ``weights_only`` are opened: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from tilting.foreign import check_file, check_finite, read_json, read_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 Take = Callable[[Tensor], Tensor]
-"""The part of a checkpoint's tensor, in the shape a module of ours has it."""
+"""Selects and reshapes the part of a checkpoint's tensor that a module needs."""
 
 
 class Frozen(nn.Module):
-    """A network that is never trained: its weights take no gradient, it stays in eval mode, and it follows its images."""
+    """A network that is never trained: no gradient for its weights, always in eval mode, moved to the device of its images."""
 
     def freeze(self) -> None:
-        """To be called when its parts are there."""
+        """Call at the end of a subclass's ``__init__``."""
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode whatever a trainer says to the modules around it."""
+        """Stay in eval mode, also when a trainer switches the modules around it."""
         return super().train(False)
 
     def follow(self, x: Tensor) -> None:
@@ -44,7 +44,7 @@ class Frozen(nn.Module):
 
 @contextmanager
 def refused(says: str, errors: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Errors of these kinds inside become a sentence: what it says, and the first line of why."""
+    """Turn errors of these types inside the block into a TiltingError: ``says``, and the first line of the error."""
     try:
         yield
     except errors as error:
@@ -63,7 +63,7 @@ def tokenizer_of(folder: str | Path, name: str) -> Any:
 
 
 def pixels_in(folder: str | Path) -> Pixels:
-    """What the image processor in a transformers folder does. Raises TiltingError: none that loads, or one not `followed`."""
+    """The preprocessing of a transformers folder. Raises TiltingError: it does not load, or is not supported (`followed`)."""
     from transformers import AutoImageProcessor
 
     with refused(f"{str(folder)!r} has no image processor that loads"):
@@ -85,7 +85,7 @@ def preprocessor_of(folder: str | Path, name: str) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it transformers tells nothing: what is wrong of weights is refused by whoever reads them."""
+    """Silence transformers: callers check the loaded weights themselves."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -100,16 +100,15 @@ def quiet() -> Iterator[None]:
 
 
 def loaded(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
-    """`kind.from_pretrained` of a transformers folder; with a ``state_dict`` and a ``config`` these are read, and the folder is
-    named in refusals alone. Raises TiltingError naming both."""
+    """`kind.from_pretrained` of a transformers folder; with a ``state_dict`` and a ``config``, the folder is only named in
+    error messages. Raises TiltingError naming folder and network."""
     with refused(f"{str(folder)!r} holds no {name} that loads"), quiet():
         source, local = (None, True) if "state_dict" in options else here(folder)
         return kind.from_pretrained(source, local_files_only=local, **options)
 
 
 def pretrained(kind: type[Any], folder: str | Path, name: str, **options: Any) -> Any:
-    """What `loaded` gives, frozen and in eval mode, in float32 where no ``dtype`` is given, refusing a folder whose weights are
-    not all there.
+    """`loaded`, frozen and in eval mode, in float32 unless ``dtype`` says otherwise; incomplete weights are refused.
 
     Raises:
         TiltingError: it does not load, or weights of it are missing or of another shape.
@@ -123,10 +122,10 @@ def pretrained(kind: type[Any], folder: str | Path, name: str, **options: Any) -
 
 
 def read_state(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by key, on the CPU, out of a ``state_dict`` or ``model`` they may be wrapped in.
+    """The tensors of a checkpoint by key, on the CPU, unwrapped from a ``state_dict`` or ``model`` entry.
 
     Raises:
-        TiltingError: it is cut off, or holds something else than tensors.
+        TiltingError: it is truncated, or holds anything but tensors.
     """
     what = f"the checkpoint {str(path)!r} of {name!r}"
     try:
@@ -160,13 +159,13 @@ def fill(
     Args:
         make: builds it; called without memory for the weights (on torch's meta device).
         state: the checkpoint.
-        rule: a name of the module's -> the checkpoint's key and what to take of that tensor.
-        path: of the checkpoint, for the refusal.
-        name: of the reward, for the refusal.
-        ignore: a pattern of keys that the checkpoint has and the score does not use.
+        rule: maps a name of the module to the checkpoint's key and the part to take of that tensor.
+        path: the checkpoint's path, for error messages.
+        name: the reward's name, for error messages.
+        ignore: pattern of checkpoint keys that are not needed.
 
     Raises:
-        TiltingError: keys are missing, unexpected or of another shape; counted, with the first of each.
+        TiltingError: keys are missing, unexpected or of another shape; with counts and an example of each.
     """
     with torch.device("meta"):
         module = make()
@@ -194,18 +193,18 @@ def fill(
 
 
 def layers(state: Mapping[str, Tensor], prefix: str, published: int) -> int:
-    """How many numbered blocks there are under a prefix; the published number when there is none at all."""
+    """The number of numbered blocks under a prefix; ``published`` if there are none."""
     numbers = {int(m[1]) for m in (re.match(re.escape(prefix) + r"(\d+)\.", key) for key in state) if m}
     return 1 + max(numbers) if numbers else published
 
 
 def shape_of(state: Mapping[str, Tensor], key: str, *published: int) -> tuple[int, ...]:
-    """The shape of a tensor; the published one when the checkpoint has no such key or one of another rank."""
+    """The shape of a tensor; ``published`` if the key is missing or the tensor has another rank."""
     return tuple(state[key].shape) if key in state and state[key].ndim == len(published) else published
 
 
 def _wrong(path: str, name: str, missing: list[str], unexpected: list[str], other: list[str]) -> str:
-    """The refusal of a checkpoint that is not what it should be."""
+    """The error message for a checkpoint with wrong keys."""
     faults = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
     parts = [f"{len(keys)} {what} (such as {keys[0]})" for what, keys in faults if keys]
     return f"{path!r} is no checkpoint of {name!r}, or a part of one: of its weights {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Which weights were these? A digest of a file, or of all the weights in a folder, computed once a process. Torch-free."""
+"""Digests that identify weights: of a file, or of all weights in a folder, computed once per process. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 DIGITS = 16
-"""Hexadecimal digits of a sha256 that are kept."""
+"""Hexadecimal digits of a digest."""
 
 
 def digest(place: Path) -> str | None:
-    """The first 16 hex digits of the sha256 over a file, or over a folder's safetensors files in order of their paths.
-
-    None where there is neither.
-    """
+    """The first 16 hex digits of the sha256 of a file, or of a folder's safetensors files in order of their paths; None if
+    there is neither."""
     files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
     if not files:
         return None
@@ -25,7 +23,7 @@ def digest(place: Path) -> str | None:
 
 @lru_cache(maxsize=256)
 def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Of files as they were written last; they are read in pieces, for a model's need not fit into memory."""
+    """Digest of (path, modification time, size) tuples, the key of the cache; files are read in blocks to bound memory."""
     sha = hashlib.sha256()
     for path, _, _ in files:
         with Path(path).open("rb") as file:
@@ -35,7 +33,7 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def digest_of_code(file: Path) -> str | None:
-    """Of what a Python file says: comments, blank lines and layout have no part in it. None for one that is no Python."""
+    """Digest of a Python file's syntax tree, independent of comments and layout; None if it does not parse."""
     try:
         said = ast.unparse(ast.parse(file.read_bytes()))
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -44,6 +42,6 @@ def digest_of_code(file: Path) -> str | None:
 
 
 def weights_in(source: str | Path) -> tuple[Path, ...]:
-    """A file, or a folder and the weights in it that are no safetensors, which `digest` of a folder does not cover."""
+    """A file, or a folder with its weights in other formats than safetensors, which `digest` of a folder leaves out."""
     path = Path(source)
     return (path, *sorted(p for p in path.rglob("*") if p.suffix in (".pt", ".pth", ".bin")))

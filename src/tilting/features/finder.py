@@ -1,4 +1,4 @@
-"""Where in a picture objects of given names are, and how surely: OWL-ViT or Grounding-DINO through transformers."""
+"""Open-vocabulary object detection by OWL-ViT or Grounding-DINO of transformers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from tilting.features.owlvit import Detector
 
 
 class Finder(Protocol):
-    """What finds objects."""
+    """A detector of named objects."""
 
     def __call__(self, image: Tensor, names: tuple[str, ...]) -> dict[str, list[tuple[float, float, float, float, float]]]:
-        """Of an image (3, h, w) in [0, 1]: (left, top, right, bottom) in pixels and the score of every box of each name, of
-        all boxes that there are."""
+        """All boxes of each name in an image (3, h, w) in [0, 1], as (left, top, right, bottom, score) in pixels."""
         ...
 
 
 def _rows(boxes: Tensor, scores: Tensor, height: int, width: int) -> list[tuple[float, float, float, float, float]]:
-    """Of boxes (n, 4), centre and size in [0, 1], and scores (n,)."""
+    """Rows (left, top, right, bottom, score) in pixels, from boxes (n, 4) as centre and size in [0, 1] and scores (n,)."""
     x, y, w, h = boxes.cpu().double().unbind(-1)
     corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
     return [tuple(row) for row in torch.stack((*corners, scores.cpu().double()), -1).tolist()]  # type: ignore[misc]
 
 
 class OwlFinder(Frozen):
-    """OWL-ViT: a patch counts for the name that it shows best, as transformers' own reading has it."""
+    """OWL-ViT; each patch is assigned to its best name, as in transformers' own post-processing."""
 
     def __init__(self, folder: str | Path):
         super().__init__()
@@ -46,7 +45,7 @@ class OwlFinder(Frozen):
 
 
 class DinoFinder(Frozen):
-    """Grounding-DINO: a box counts for the name whose tokens it shows best, by the surest of them."""
+    """Grounding-DINO; each box is assigned to the name of its token with the highest score."""
 
     def __init__(self, folder: str | Path):
         from transformers import AutoImageProcessor, AutoTokenizer, GroundingDinoForObjectDetection

@@ -1,15 +1,15 @@
-"""Does the model hub answer? Asked once a process, so that without a network what is not cached is refused in a moment."""
+"""Whether the model hub can be reached, tested once per process: without a network, uncached weights are refused at once."""
 
 from __future__ import annotations
 
 from functools import cache
 
 WAIT = 5
-"""Seconds for the hub to answer at all."""
+"""Seconds to wait for the hub's answer."""
 
 
 def online() -> bool:
-    """Whether the hub may be asked: it is not switched off (``HF_HUB_OFFLINE``) and it answers."""
+    """Whether the hub is not switched off (``HF_HUB_OFFLINE``) and answers."""
     from huggingface_hub import constants
 
     return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
@@ -17,7 +17,7 @@ def online() -> bool:
 
 @cache
 def _answers(endpoint: str) -> bool:
-    """One request, because the hub's own client tries again for half a minute before it says that there is no network."""
+    """One plain request, because the hub's own client retries for half a minute before it reports a missing network."""
     from huggingface_hub import get_session
 
     try:

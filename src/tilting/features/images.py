@@ -1,4 +1,4 @@
-"""The door every image passes: rank, channels, dtype and range."""
+"""Validation of image batches: rank, channels, dtype and range."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SLACK = 1e-3
-"""How far outside [0, 1] a value may lie: rounding of a decoder, never a [-1, 1] image."""
+"""Tolerance outside [0, 1]: allows a decoder's rounding, but not images in [-1, 1]."""
 
 
 def check_images(images: Tensor, prompts: Sequence[str] | None = None) -> None:
-    """Refuse what is not a batch of images in [0, 1]. Looks at values only; gradients are untouched.
+    """Refuse anything but a batch of images in [0, 1]. Gradients are not affected.
 
     Args:
         images: (b, 3, h, w) float in [0, 1], b may be 0; h and w at least 1.

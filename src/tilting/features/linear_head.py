@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tilting.features.checkpoints import Frozen, fill, shape_of
 
 PLACES = (0, 2, 4, 6, 7)
-"""Of the linear layers in the published `nn.Sequential`; dropout stands at 1, 3 and 5."""
+"""Indices of the linear layers in the published `nn.Sequential`; 1, 3 and 5 are dropout."""
 EVEN = (0, 2, 4, 6, 8)
-"""The same where dropout stands behind each of them."""
+"""The same with dropout after each linear layer."""
 WIDTHS = (1024, 128, 64, 16, 1)
 
 

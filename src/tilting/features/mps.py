@@ -26,7 +26,7 @@ CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, texture, "
     "quantity, attributes, position, number, location, word, things."
 )
-"""Of the overall preference."""
+"""The published condition for overall preference."""
 READ = 0.3
 """Words whose similarity to the condition is above this part of the largest are read."""
 HEAD, VISION_HEAD = 64, 80

@@ -21,7 +21,7 @@ MODES = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of the resampling filters torch has too."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the pictures CLIP was trained on, by channel; also open_clip's, BLIP's and OWL-ViT's."""
+"""Mean and std of CLIP's training images by channel; also those of open_clip, BLIP and OWL-ViT."""
 LARGE = 384
 """From this size on, ConvNeXt's processor squashes to the square instead of cropping."""
 Fit = Literal["crop", "squash", "pad"]

@@ -1,4 +1,4 @@
-"""What a fitted classifier says of itself, read without torch: its label, and the values the label takes."""
+"""Description of a fitted classifier, read without torch: its label, and the label's values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOISY = "noisy"
 """The name of a network of noisy latents (`tilting.conditioning.noisy`)."""
 
 SPREAD = 2.0
-"""Standard deviations from its mean within which a number is learnt; a control is trained on numbers drawn uniformly there."""
+"""Range of numeric labels in standard deviations around their mean, in which controls are trained on uniform ones."""
 
 
 @dataclass(frozen=True)

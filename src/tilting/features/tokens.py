@@ -1,4 +1,4 @@
-"""What a tokenizer loses of a text that is longer than what is read of it. Torch-free."""
+"""Warnings about texts that a tokenizer truncates. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 SHOWN = 60
-"""Letters of a text that a warning has."""
+"""Maximum characters of a text in a warning."""
 
 
 def warn_of_cuts(
     name: str, tokenizer: Any, texts: Sequence[str], most: int | None = None
 ) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Warn where texts are cut, with the words that are lost of the first.
+    """Warn if texts are truncated, quoting the lost words of the first.
 
     Args:
-        name: of what reads them, for people.
-        tokenizer: of transformers; the last token it gives, of the end, is kept where a text is cut.
-        texts: different ones.
-        most: tokens that are read, the tokenizer's most by default.
+        name: name of the text encoder, for the warning.
+        tokenizer: a transformers tokenizer; the end token is kept when a text is cut.
+        texts: distinct texts.
+        most: maximum number of tokens; default the tokenizer's.
 
     Returns:
         Of each text the tokens that are read, and whether that is all of it.

@@ -18,14 +18,14 @@ from tilting.errors import TiltingError
 from tilting.features.checkpoints import Frozen, read_state
 
 DEPTHS = (2, 2, 3, 3, 3)
-"""Convolutions per stage; a 2 x 2 max-pool stands between stages."""
+"""Convolutions per stage; a 2 x 2 max-pool follows each but the last."""
 SMALLEST = 16
-"""Sides below it are stretched to it, so that the last stage still has a pixel."""
+"""Minimum side; smaller images are resized to it, so that the last stage has at least one pixel."""
 WANTED = "torchvision's vgg16-397923af.pth, or its keys features.0.weight ... as safetensors"
 
 
 def conv_keys() -> list[tuple[str, int]]:
-    """Of every convolution in order: the name of its activation ("relu1_1") and its number in torchvision's ``features``."""
+    """For every convolution in order, the name of its activation ("relu1_1") and its index in torchvision's ``features``."""
     out, number = [], 0
     for stage, depth in enumerate(DEPTHS, 1):
         out += [(f"relu{stage}_{i + 1}", number + 2 * i) for i in range(depth)]

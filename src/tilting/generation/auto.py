@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tilting.config.auto import Budget, Choice, Unfit, choose, measured
 from tilting.config.generate import GenerateConfig
-from tilting.cost import bill
+from tilting.cost import calls_of
 from tilting.generation.fit import fitted
 from tilting.generation.generate import Drawn, draw
 from tilting.generation.plan import Model, identities, plan
@@ -63,9 +63,9 @@ def take(
     cells = {(c["gradient"], round(c["budget"] / c["steps"] * steps)) for c in measured() if gradient or not c["gradient"]}
     for kind, cell in sorted(cells, reverse=True):  # gradients first; where the decoder makes them too dear, those without
         choice = choose(max(cell, steps), steps, kind, unfit)
-        each = bill(METHODS[choice.method](**choice.settings).build(steps), steps)
-        paid = (each.evaluations + BACKWARD * each.slopes) * evaluation
-        paid += (each.looks + each.finals + BACKWARD * each.steep) * value
+        each = calls_of(METHODS[choice.method](**choice.settings).build(steps), steps)
+        paid = (each.evaluations + BACKWARD * each.evaluation_grads) * evaluation
+        paid += (each.values + each.finals + BACKWARD * each.value_grads) * value
         if paid <= asked.amount:
             dear = "; a gradient takes longer" if gradient and not kind else ""
             return _named(replace(choice, why=f"{choice.why}; about {paid:.2g} s an image here{dear}"), model)

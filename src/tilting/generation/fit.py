@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from tilting.cost import Bill, bill
+from tilting.cost import Calls, calls_of
 from tilting.errors import TiltingError
 from tilting.generation.size import Sizes, sizes
 from tilting.models.placement import FULL, Switches, bytes_of
@@ -31,15 +31,16 @@ class Need(NamedTuple):
 
     Attributes:
         rows: images at once, at most.
-        slopes, steep, looks: whether gradients go through the network; through looks; whether estimates are looked at at all.
+        network_grad, value_grad, values: whether gradients go through the network, and through decoder and reward; whether
+            estimates are scored at all.
         graphs: rounds that wait at once for their ways back.
         trains: whether a LoRA is trained.
     """
 
     rows: int
-    slopes: bool
-    steep: bool
-    looks: bool
+    network_grad: bool
+    value_grad: bool
+    values: bool
     graphs: int = 1
     trains: bool = False
 
@@ -73,12 +74,12 @@ def peak(found: Sizes, need: Need, rows: int, switches: Switches) -> Peak:
         (whole - (eyes if offload in ("parts", "network") else 0), rows * unit["evaluation"].peak),
         (whole, rows * max(unit["decode"].peak, unit["reward"].peak)),
     ]
-    if need.looks:
+    if need.values:
         moments.append((whole, rows * max(unit["look"].peak, unit["reward"].peak)))
-    if need.steep:
+    if need.value_grad:
         moments.append((whole, rows * (unit["steep"].peak + unit["reward back"].peak)))
-    if need.slopes:
-        parts = ("round", "reward back") if need.steep else ("slope",)
+    if need.network_grad:
+        parts = ("round", "reward back") if need.value_grad else ("slope",)
         waiting = (need.graphs - 1) * sum(unit[key].held for key in parts)  # whose ways back come one after the other
         moments.append((whole, rows * (waiting + sum(unit[key].peak for key in parts))))
     weights, living = max(moments, key=sum)
@@ -112,10 +113,10 @@ def choose(room: int, need: Need, switches: Switches, of: Callable[[bool], Sizes
     Returns:
         What fits, or takes least; and whether it fits.
     """
-    levels = [None, "text", *(["parts"] if not need.trains else []), *([] if need.slopes else ["network"])]
+    levels = [None, "text", *(["parts"] if not need.trains else []), *([] if need.network_grad else ["network"])]
     begin = levels.index(switches.offload) if switches.offload in levels else 0
     steps = [(False, level) for level in levels[begin:2]]
-    steps += [(need.slopes or need.steep, level) for level in levels[max(begin, 1) :]]
+    steps += [(need.network_grad or need.value_grad, level) for level in levels[max(begin, 1) :]]
     counts = [need.rows]
     while counts[-1] > 1:
         counts.append(counts[-1] // 2)
@@ -153,7 +154,7 @@ class Fit:
         """The sizes under a config's precisions."""
         key = (config.precision or FULL, config.precision_vae or FULL, recompute)
         if key not in self._found:
-            back = self.need.slopes or self.need.steep
+            back = self.need.network_grad or self.need.value_grad
             self._found[key] = sizes(config, self.reward, recompute, count=False, back=back)
         return self._found[key]
 
@@ -181,14 +182,14 @@ class Fit:
         return *least, False
 
 
-def need_of(config: Any) -> tuple[Need, Bill]:
+def need_of(config: Any) -> tuple[Need, Calls]:
     """What a config of `tilting generate` asks for, and what an image of it costs."""
     steps, preset = config.steps, config.preset()
     method = preset.build(steps)
-    paid = bill(method, steps)
+    paid = calls_of(method, steps)
     paid = paid._replace(finals=max(1, paid.finals))  # what is kept is decoded, whether or not it was chosen by its reward
     rows = min(config.batch_size, max(method.particles, *method.counts, 1) * config.images * len(config.prompts))
-    return Need(rows, paid.slopes > 0, paid.steep > 0, paid.looks + paid.steep > 0), paid
+    return Need(rows, paid.evaluation_grads > 0, paid.value_grads > 0, paid.values + paid.value_grads > 0), paid
 
 
 def reward_of(config: Any) -> Any:

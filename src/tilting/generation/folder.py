@@ -228,7 +228,7 @@ class Folder(RunFolder[Generated]):
 
     @property
     def mean(self) -> float | None:
-        """Of the rewards so far."""
+        """Mean of the rewards so far."""
         return self._rewards / self._scored if self._scored else None
 
     def sum_up(self) -> None:

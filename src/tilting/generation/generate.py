@@ -29,7 +29,7 @@ from tilting.metrics.statistics import estimate
 from tilting.models.switches import idle
 from tilting.rewards.check import waits
 from tilting.rng import Identity
-from tilting.runs.ahead import Ahead
+from tilting.runs.background import Background
 from tilting.state import Info, State
 from tilting.types import RewardError, TiltingError
 
@@ -93,7 +93,7 @@ def draw(
     plan: Plan,
     latents: Tensor | None = None,
     device: torch.device | str | None = None,
-    over: loop.Over | None = None,
+    over: loop.ProcessGroup | None = None,
     later: bool = True,
 ) -> Iterator[Step | Drawn]:
     """Run a plan. Yields a Step after every draw and a Drawn after every group; where its reward is waited for, amid the next.
@@ -117,7 +117,7 @@ def draw(
         latents = _latents(latents, plan, (len(plan.who), *model.latent_shape))
     groups = [plan.who[i : i + size] for i in range(0, len(plan.who), size)]
     clean = _clean(model, plan, place)
-    ahead, waiting = Ahead(), None
+    background, waiting = Background(), None
 
     def collected() -> Drawn:
         """The group that is scored by another thread."""
@@ -151,7 +151,7 @@ def draw(
                 if waiting:
                     yield collected()
                 if later and over is None and g < len(groups) - 1 and deferrable(model, plan):
-                    waiting = ahead.do(event), blaming
+                    waiting = background.submit(event), blaming
                     continue
                 with blaming():
                     drawn = _finite(event())
@@ -159,7 +159,7 @@ def draw(
         if waiting:
             yield collected()
     finally:
-        ahead.drop()
+        background.cancel()
 
 
 def _finite(drawn: Drawn) -> Drawn:
@@ -215,7 +215,7 @@ def _group(
     clean: Tensor | None,
     place: torch.device | str,
     counted: tuple[int, int],
-    over: loop.Over | None,
+    over: loop.ProcessGroup | None,
 ) -> Iterator[Step | Callable[[], Drawn]]:
     """Draw one group; ``counted`` is which, of how many. What comes last scores it, in this thread or another."""
     begun = time.perf_counter()
@@ -285,12 +285,12 @@ def deferrable(model: Model, plan: Plan) -> bool:
     return waits(plan.reward) and not getattr(model, "waits", False) and looker_of(model, []) is None
 
 
-def _of_all(over: loop.Over | None, drawn: Drawn, counts: Counts) -> Counts:
+def _of_all(over: loop.ProcessGroup | None, drawn: Drawn, counts: Counts) -> Counts:
     """What the processes that share an image's particles have paid together. Raises TiltingError where their images differ."""
     if over is None:
         return counts
     seen = hashlib.sha256(drawn.images.contiguous().numpy().tobytes()).hexdigest()
-    told = over.tell([seen, asdict(counts)])
+    told = over.all_gather([seen, asdict(counts)])
     if len({one for one, _ in told}) > 1:
         raise TiltingError("the processes came to different particles, as devices of different kinds do: use --split images")
     return sum((Counts(**paid) for _, paid in told), Counts())

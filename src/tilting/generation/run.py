@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.config.auto import AUTO, Budget
 from tilting.config.generate import GenerateConfig, black_box
-from tilting.config.picture import read_film, read_picture
+from tilting.config.picture import read_picture, read_video
 from tilting.errors import TiltingError
 from tilting.generation.auto import settled, told
 from tilting.generation.fit import fitted
@@ -36,10 +36,10 @@ from tilting.rewards.spec import Spec, build
 from tilting.rewards.user_file import why_blind
 from tilting.rng import Identity
 from tilting.runs import files
-from tilting.runs.ahead import Ahead
-from tilting.runs.alone import alone
+from tilting.runs.background import Background
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import RUN, folder_of, processes
-from tilting.runs.processes import Processes, meet
+from tilting.runs.processes import Processes, join_processes
 
 if TYPE_CHECKING:
     from tilting.types import Reward
@@ -111,14 +111,14 @@ def run(
         TiltingError: before anything is written, for a request or a folder that cannot work.
         RewardError: if the reward fails; images finished before stay, and the run resumes.
     """
-    together = meet(config.device)
+    together = join_processes(config.device)
     quiet = quiet or not together.main
-    with alone(config.out):
+    with exclusive(config.out):
         if together.count > 1 and config.method == AUTO and config.budget and Budget.read(config.budget).timed:
             raise TiltingError("a budget of seconds is measured by one process: give evaluations, such as --budget 100")
         config, parts = _chosen(config, parts, quiet)
         place = together.agree(lambda: folder(config, argv))
-        missing = together.tell(place.missing)[0]
+        missing = together.all_gather(place.missing)[0]
         if missing and config.memory is not None:
             config, chosen = together.agree(partial(fitted, config))
             place.config = config
@@ -139,7 +139,7 @@ def run(
                 write_grid(place.path, place.manifest)
             if config.trace and place.traced:
                 write_page(place.path, place.traced, f"How {config.method} drew")
-        return together.tell({**place.manifest, "call": place.call} if together.main else {})[0]
+        return together.all_gather({**place.manifest, "call": place.call} if together.main else {})[0]
 
 
 def _chosen(
@@ -173,11 +173,11 @@ def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = No
 
 def plan_of(config: GenerateConfig, who: Sequence[Identity], parts: Parts) -> Plan:
     """The request of some images of a config, checked against what was loaded; its picture is read. Raises TiltingError."""
-    check_format(config.format, film=len(parts.model.image_shape) > 3)
+    check_format(config.format, video=len(parts.model.image_shape) > 3)
     *frames, _, height, width = parts.model.image_shape
     reference = None
     if config.image and config.mask is None:
-        reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
+        reference = read_video(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
         who,
@@ -204,7 +204,7 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
     elif together.count > 1:
         request = request.share(together.index, together.count)
     together.agree(lambda: place.begin(together.index))
-    ahead = Ahead()
+    background = Background()
     # On a CPU a judge's threads would take the network's cores: there nothing is done beside it.
     beside = not place.follows and torch.device(getattr(parts.model, "device", "cpu")).type != "cpu"
     try:
@@ -216,14 +216,14 @@ def _draw_missing(place: Folder, missing: Sequence[int], parts: Parts, quiet: bo
                     progress.step(event.reward)
                 elif together.main or over is None:
                     add = partial(place.add, event, [numbers[w] for w in event.who], parts.judge, traces)
-                    ahead.do(add) if beside else add()
+                    background.submit(add) if beside else add()
                     progress.reward(place.mean)
-        ahead.finish()
-        added = sum(together.tell(place.added))
+        background.finish()
+        added = sum(together.all_gather(place.added))
     except BaseException:
         with suppress(TiltingError):  # of a full disk, which is told already
             with suppress(TiltingError):
-                ahead.finish()
+                background.finish()
             if together.main:
                 place.collect(place.added if together.count == 1 else None)
                 place.sum_up()

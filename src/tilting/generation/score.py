@@ -14,7 +14,7 @@ from tilting.generation.plan import Model, decoder_of, looker_of
 from tilting.lazy import torch
 from tilting.method import Method
 from tilting.rewards.weighted_sum import as_sum, of_latents
-from tilting.state import Over, evaluate_value, flat, in_chunks
+from tilting.state import ProcessGroup, evaluate_value, flat, in_chunks
 from tilting.types import Reward, RewardError, TiltingError, Time
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ class Scorer:
             self.kept.append((images.detach().float().cpu(), {k: v.detach().cpu().double() for k, v in parts.items()}))
         return value
 
-    def scored(self, over: Over | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def scored(self, over: ProcessGroup | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """All images and values seen since ``kept`` was set, in order; of all processes that share the rows."""
         names, kept = self.reward.keys, self.kept or []
         columns = [torch.cat([i for i, _ in kept]), *(torch.cat([v[k] for _, v in kept]) for k in names)] if kept else []
-        images, *parts = columns if over is None else over.tensors(columns)
+        images, *parts = columns if over is None else over.all_gather_rows(columns)
         return images, dict(zip(names, parts, strict=True))
 
 

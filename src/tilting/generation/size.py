@@ -220,11 +220,11 @@ def _bytes(parts: Any, each: float | None = None) -> int:
 
 
 def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool, steep: bool) -> dict[str, Unit]:
-    """A reward's units for one picture, or a film's frames, of random pixels."""
+    """A reward's units for one picture, or a video's frames, of random pixels."""
     if not scoring:
         return {"reward": Unit(0, 0), "reward back": Unit(0, 0)}
 
-    scorer = as_sum(reward) if len(shape) > 3 else reward  # a sum knows what of a film is scored
+    scorer = as_sum(reward) if len(shape) > 3 else reward  # a sum knows what of a video is scored
 
     def score(images: Tensor) -> Tensor:
         return scorer(images, [PICTURE])
@@ -243,14 +243,14 @@ def flop(found: Sizes, paid: Mapping[str, float]) -> dict[str, float]:
 
     Args:
         found: of model and reward.
-        paid: how often: evaluations, slopes, looks, steep, finals; see `tilting.cost.Bill`.
+        paid: calls by kind, as of `tilting.cost.Calls`.
     """
     unit = {key: one.flop for key, one in found.units.items()}
     check = 1 if found.weights["look decoder"] and paid["finals"] else 0  # of what the look decoder is off by
     return {
         "text encoders": unit["text"] if paid["finals"] else 0.0,
-        "network": paid["evaluations"] * unit["evaluation"] + paid["slopes"] * unit["slope"],
-        "looks": (paid["looks"] + check) * unit["look"] + paid["steep"] * unit["steep"],
+        "network": paid["evaluations"] * unit["evaluation"] + paid["evaluation_grads"] * unit["slope"],
+        "looks": (paid["values"] + check) * unit["look"] + paid["value_grads"] * unit["steep"],
         "decoder": paid["finals"] * unit["decode"],
-        "reward": (paid["looks"] + paid["finals"] + check) * unit["reward"] + paid["steep"] * unit["reward back"],
+        "reward": (paid["values"] + paid["finals"] + check) * unit["reward"] + paid["value_grads"] * unit["reward back"],
     }

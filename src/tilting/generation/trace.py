@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_PIXELS = 4_000_000
-"""Of all pictures of a trace together, which bounds its file; they are made smaller to fit."""
+"""Maximum pixels of all pictures of a trace together, which bounds its file: pictures are shrunk to fit."""
 SIDE, LEAST = 128, 16
 """Pixels of a picture's longer side, at most and at least."""
 WIDE = 8192
@@ -116,7 +116,7 @@ class Recorder:
         return _Seen(0, None, None, None, None, _listed(value), n, self._thumbs(images, n))
 
     def _thumbs(self, images: Tensor, n: int) -> Any:
-        """Pictures (m, 3, h, w), or films' middle frames, as bytes (m, h, w, 3) of a size that fits."""
+        """Pictures (m, 3, h, w), or videos' middle frames, as bytes (m, h, w, 3) of a size that fits."""
         images = images[:, images.shape[1] // 2] if images.dim() == 5 else images
         h, w = images.shape[-2:]
         cells = n * (1 + math.ceil(self.plan.ticks / self.every))
@@ -155,7 +155,7 @@ class Recorder:
         return Trace(*told, tuple(looks), kept, self.side, columns, self.every, _sheet(cells, columns))
 
     def _origins(self, i: int, last: _Seen | None) -> Iterator[tuple[Node, ...]]:
-        """Of each look, which particle of which look before each of its particles comes from."""
+        """For each recorded step, the earlier (step, particle) that each of its particles descends from."""
         on: list[Node] = []
         for at, seen in enumerate(self.seen):
             yield tuple(on[j * len(on) // seen.count] for j in range(seen.count)) if on else ()

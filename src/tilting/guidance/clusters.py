@@ -1,7 +1,7 @@
-"""One gradient for particles that lie close: k-means over an image's latents (CoDeX, thesis ch. 5).
+"""One gradient per cluster of particles, by k-means over an image's latents (CoDeX, thesis ch. 5).
 
-The published code takes the gradient at each cluster's *mean*, which has less noise than level t asks for; a medoid, the member
-nearest to the mean, does not have that flaw. Members move by their representative's step.
+The published code takes the gradient at each cluster's *mean*, which has less noise than level t; a medoid, the member nearest
+to the mean, does not have that flaw. Members move by their representative's step.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def cluster(x: Tensor, k: int, at: Literal["medoid", "mean"] = "medoid") -> tupl
 
     Args:
         x: (b, n, ...) latents.
-        k: clusters, at most n; scikit-learn's k-means, seeded by a constant, so that an image's clusters are its own.
+        k: clusters, at most n; scikit-learn's k-means with a constant seed, so that images do not affect each other.
         at: what represents a cluster.
 
     Returns:
-        (b, k, ...) representatives and (b, n) the cluster of each particle. Where particles coincide a cluster may be empty;
-        its representative is then the first particle, and nobody follows it.
+        (b, k, ...) representatives and (b, n) the cluster of each particle. If particles coincide, a cluster may be empty; its
+        representative is then the first particle, without members.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

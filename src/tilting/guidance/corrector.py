@@ -1,11 +1,11 @@
-"""Feynman-Kac correctors: weights under which a guided or sharpened chain has the law that its score is of.
+"""Feynman-Kac correctors: weights that make a guided or annealed chain sample the distribution that its score belongs to.
 
-What classifier-free guidance and a lower temperature draw is not q_u^(1-w) q_c^w, nor its power a, though scores are mixed so.
-Skreta et al. 2025 (arXiv 2503.02819) weigh the paths of the reverse process, g² dt being the noise that is taken off:
+Classifier-free guidance and a lower temperature mix scores as of q_u^(1-w) q_c^w or its power a, but do not sample from it.
+Skreta et al. 2025 (arXiv 2503.02819) weight the paths of the reverse process, with g² dt the variance removed in dt:
 
     d log w = g²/2 [ a w (w - 1) |∇log q_c - ∇log q_u|² + a (a - 1) |(1 - w) ∇log q_u + w ∇log q_c|² ] dt
 
-whatever noise the steps draw, for a part that leaves the law at every time as it is owes nothing. A step from t to s has
+for any amount of noise in the steps, since Langevin noise leaves the marginals invariant. A step from t to s has
 v = σ_t² - (α_t / α_s)² σ_s² for g² dt in the weight, and in the drift of a power, (a - 1) (g² + noise²)/2 dt ∇log q, its own
 variance beside the posterior's for g² dt: to first order the same, and with these the weights of one Gaussian have a finite
 mean on every grid that was tried, which they have not with v (α_s / α_t)². The law is right as T grows, not at every T.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Corrected:
-    """The step's weight, and at a power other than 1 its drift.
+    """Adds the step's log-weight and, at a power other than 1, a drift.
 
-    At pure noise (α 0) the correction says nothing of x_0, and a true model says the same of every particle: no weight; a power
-    narrows the noise there, for the step forgets x_T.
+    At pure noise (α = 0) an exact model's correction is the same for every particle, so there is no weight; a power narrows the
+    noise there, since the step forgets x_T.
 
     Attributes:
         power: a.

@@ -1,4 +1,4 @@
-"""CoDeX's gradient: move the latent itself up the reward of its own estimate, scaled by the CFG correction.
+"""CoDeX's correction: move x_t along the gradient of the reward of its estimate, scaled by the CFG correction.
 
     g = ∇_{x_t} r(D(x0(x_t)))                                         through decoder and denoiser (thesis Alg. 2)
     s = rms(eps_cond - eps_uncond) · w_cfg · γ / (rms(g) + 1e-8)      (thesis App. A.1, after FreeDoM, Yu et al. 2023)

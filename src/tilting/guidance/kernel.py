@@ -1,4 +1,4 @@
-"""Guides: what published methods do to one step's kernel N(mean, std²), given the gradient of the reward at x_t or at x0.
+"""Guides: changes of one step's kernel N(mean, std²) by published methods, given the gradient of the reward at x_t or at x0.
 
     Score    eps' = eps - σ_t w g,                g at x_t    classifier and reconstruction guidance, Universal Guidance forward
     Mean     mean' = mean + s g,                  g at x_t    DPS, FreeDoM, LGD, TFG, TDS
@@ -8,9 +8,9 @@ Score is exact for a Gaussian base and a linear reward, w = 1/β (Dhariwal & Nic
 sized by the CFG norm or plain (FreeDoM, LGD), ρ α_s / α_t (TFG), or std² / β (TDS: the proposal that its weights make exact).
 Clean keeps eps (MPGD, TFG), or x_t (MPGD's code, Universal Guidance): eps' = (x_t - α_t x0') / σ_t, or eps -= α_t / σ_t · Δ.
 
-Each is a frozen value, (kernel, value and gradient at x_t, context) -> kernel; since none depends on the drawn point, every
-guided kernel is Gaussian and its density is known. Several guides compose in order; all see the same gradient, that of the
-unguided prediction. What a draw's weight owes is the unguided density over the guided one, unless a guide says otherwise
+Each is a frozen value, (kernel, value and gradient at x_t, context) -> kernel. None depends on the drawn point, so that every
+guided kernel is Gaussian with a known density. Several guides compose in order; all use the same gradient, that of the unguided
+prediction. The importance weight of a draw is the unguided density over the guided one, unless a guide says otherwise
 (`tilting.guidance.corrector`).
 """
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A step from t to s that guides change.
+    """The Gaussian kernel of a step from t to s.
 
     Attributes:
-        prediction: eps and x0 as guided, (m, ...) each.
+        prediction: guided eps and x0, (m, ...) each.
         shift: (m, ...) added to the mean, or 0.
         t, s: current and next time.
-        eta: of the step.
-        law: of its noise.
-        spread: what its std is multiplied by.
-        base: (m, ...) the mean that weights hold the draw against, or None for the unguided one.
-        log_weight: (m,) what log-weights gain beside the ratio of the two densities, or 0.
+        eta: η of the step.
+        law: distribution of its noise.
+        spread: factor of its std.
+        base: (m, ...) mean of the reference kernel of importance weights; None for the unguided one.
+        log_weight: (m,) increment of log-weights besides the ratio of the two densities, or 0.
     """
 
     prediction: Prediction
@@ -54,7 +54,7 @@ class Kernel:
 
     @property
     def std(self) -> float:
-        """Of the draw."""
+        """Standard deviation of the step."""
         return self.spread * step_std(self.t, self.s, self.eta, self.law)
 
     @property
@@ -67,9 +67,9 @@ class Guide(Protocol):
     """A change of a kernel.
 
     Attributes:
-        needs_value_and_grad: whether it needs the gradient at x_t (then value, gradient and prediction come from one round).
-        estimator: how it finds gradients of its own, beyond that one; None if it finds none.
-        rule: how its strength sizes a move; see `tilting.guidance.value_and_grad.step_size`.
+        needs_value_and_grad: whether it needs the gradient at x_t, which is computed together with value and prediction.
+        estimator: estimates further gradients of its own, or None.
+        rule: how its strength sets the step size; see `tilting.guidance.value_and_grad.step_size`.
     """
 
     @property
@@ -176,7 +176,7 @@ class Clean:
 
 @dataclass(frozen=True)
 class Watching:
-    """The last guide of a method: it changes nothing, and shows how far the others moved the prediction."""
+    """A last guide that changes nothing and reports how the others moved the prediction."""
 
     watch: Watch
     needs_value_and_grad = False

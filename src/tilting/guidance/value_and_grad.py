@@ -32,16 +32,16 @@ Noise = Callable[[str, int], "Tensor"]
 
 @dataclass(frozen=True)
 class GradientContext:
-    """Where a gradient is asked for: rows of latents at one time, and the functions that see them.
+    """Input of a gradient estimate: rows of latents at one time, and the functions of them.
 
     Attributes:
         x: (m, ...) latents at t.
-        t: where they are.
+        t: their time.
         rows: (m,) image of each row.
         denoise, value: see `tilting.types`.
         cfg: guidance scale, which some rules scale with.
         noise: keyed noise of these rows; only smoothing and zero-order probes ask for it.
-        chunk: most rows in one call when probes multiply them.
+        chunk: maximum number of rows in one call, when probes multiply them.
     """
 
     x: Tensor
@@ -61,7 +61,7 @@ class GradientContext:
 
 
 class ValueAndGrad(NamedTuple):
-    """A reward and its gradient at x_t, from one round.
+    """A reward and its gradient at x_t, from one forward and backward pass.
 
     Attributes:
         value: (m,) reward of the estimate.

@@ -1,6 +1,6 @@
-"""Measures of finished images. Never imports rewards: what is trained on and what judges share only `features`."""
+"""Metrics of finished images. Never imports rewards: training rewards and judges share only `features`."""
 
-# In the order in which they are reported.
+# In the order of reports.
 # isort: off
 from tilting.metrics.judge import PocketJudge as PocketJudge
 from tilting.metrics.alignment import i_gram as i_gram, t_clip as t_clip

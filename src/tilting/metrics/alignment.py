@@ -23,7 +23,7 @@ WEIGHT = 2.5
 
 
 def caption(prompt: str) -> str:
-    """What CLIP is asked about a prompt."""
+    """The text that CLIP compares an image with."""
     return PREFIX + prompt
 
 

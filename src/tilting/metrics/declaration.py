@@ -1,10 +1,10 @@
-"""What is declared of a metric, beside its function, and where all metrics stand.
+"""Declaration and registry of metrics.
 
     @METRICS.declare("tclip", "T-CLIP", "2.5 max(cos, 0)", takes=("clip", "captions"), judges=True)
     def t_clip(images: Tensor, texts: Tensor) -> Tensor: ...
 
-Who measures (`tilting.evaluation`) has the inputs by name and asks each metric for what it takes. Another package's metric is
-named by an entry point of the group ``tilting.metrics``.
+`tilting.evaluation` computes the inputs by name and passes each metric those that it takes. Other packages register metrics by
+entry points of the group ``tilting.metrics``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tilting.declare import Registry
 
 INPUTS = {
-    "images": "(b, 3, h, w) float in [0, 1], or films (b, frames, 3, h, w)",
+    "images": "(b, 3, h, w) float in [0, 1], or videos (b, frames, 3, h, w)",
     "prompts": "b strings",
     "judge": "pocket-judge, a `tilting.metrics.judge.PocketJudge`",
     "clip": "(b, d) CLIP embeddings of the images",
@@ -29,24 +29,24 @@ INPUTS = {
     "lpips": "LPIPS, a `tilting.features.lpips.Lpips`, or None",
     "fid": "(n, d) features that FID is measured in",
 }
-"""What a metric may take."""
+"""Inputs that a metric may take."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of finished images.
+    """A metric of finished images.
 
     Attributes:
         name: its key in metrics.json.
-        function: the inputs that it takes -> a value per image (b,) float, NaN where there is none, or one number.
-        title: for people.
+        function: from its inputs to a value per image (b,) float, NaN for none, or to one number.
+        title: its title in reports.
         about: what the value is, with its unit or range.
         takes: names of its inputs, keys of `INPUTS`.
-        of: what it measures: every image, the images of a prompt, or a set of images against another's.
-        better: which values are; a distance is nearer when it is lower.
-        needs: the options of `tilting evaluate` that it cannot be measured without.
-        judges: whether its fall says that a reward was gamed, where no reward reads its network.
-        fewest: pictures a side below which its value says nothing.
+        of: what it measures: each image, the images of a prompt, or one set of images against another.
+        better: whether higher or lower values are better.
+        needs: options of `tilting evaluate` without which it cannot be computed.
+        judges: whether a drop indicates reward hacking, if no reward uses its network.
+        fewest: minimum number of images on each side for a meaningful value.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Metric:
     fewest: int = 0
 
     def __call__(self, inputs: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> Any:
-        """The value of inputs by name; of "sets", against those of another set."""
+        """The value for inputs by name; of "sets", against the inputs of another set."""
         theirs = [] if others is None else [others[name] for name in self.takes]
         return self.function(*(inputs[name] for name in self.takes), *theirs)
 

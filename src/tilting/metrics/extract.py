@@ -1,4 +1,4 @@
-"""Images to feature vectors, by networks with a name: every distance says which one it was measured in."""
+"""Feature extractors with names, so that every distance says which network it was measured in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """images (b, 3, h, w) float in [0, 1] -> (b, d) float64 on the CPU, of films (b, frames, 3, h, w) the mean over their
+        """images (b, 3, h, w) float in [0, 1] -> (b, d) float64 on the CPU, of videos (b, frames, 3, h, w) the mean over their
         frames. Raises what `check_images` raises."""
         if images.ndim == 5:
             return self(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
@@ -39,7 +39,7 @@ class Extractor:
 
 
 def judge_features(judge: PocketJudge) -> Extractor:
-    """What pocket-judge's heads see: mean and max over space of its last stage."""
+    """Input of pocket-judge's heads: mean and max over space of its last stage."""
     size = 2 * judge.net.config["widths"][-1]
     return Extractor(f"pocket-judge ({size} features)", judge.net.features)
 
@@ -59,12 +59,12 @@ def clip_features(name: str, embedder: ClipEmbedder) -> Extractor:
 def read_batches(
     paths: Iterable[str | Path], size: int = 32, read: Callable[[str | Path], Tensor] = read_image
 ) -> Iterable[Tensor]:
-    """Batches (b, 3, h, w) of pictures in order; a picture of another size than the one before begins a new batch.
+    """Batches (b, 3, h, w) of pictures in order; a picture of another size begins a new batch.
 
     Args:
-        paths: of their files.
-        size: the most of a batch.
-        read: `tilting.features.film.read_frames` for films whole, (b, frames, 3, h, w).
+        paths: files of the pictures.
+        size: maximum batch size.
+        read: reads a file; `tilting.features.video.read_frames` gives whole videos (b, frames, 3, h, w).
     """
     batch: list[Tensor] = []
     for path in paths:

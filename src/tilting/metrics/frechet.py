@@ -5,8 +5,7 @@
 The statistics (n, Σ f, Σ f fᵀ) add, so shards of any size give what the whole gives. The cross term is a nuclear norm,
 tr (Σ_a Σ_b)^(1/2) = ‖A Bᵀ‖_* for any A, B with AᵀA = Σ_a and BᵀB = Σ_b: centred features over sqrt(n - 1) where images are
 fewer than dimensions (as in one prompt's ten), symmetric square roots otherwise. Nothing is inverted, so singular
-covariances are no special case. FID of few images is far above 0 for one and the same law: read it
-beside a floor.
+covariances are no special case. FID of few images is far above 0 even for samples of one distribution: compare it with a floor.
 """
 
 from __future__ import annotations

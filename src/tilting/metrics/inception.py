@@ -23,7 +23,7 @@ WANTED = "pt_inception-2015-12-05-6726825d.pth of pytorch-fid"
 
 Size = int | tuple[int, int]
 Layer = tuple[str, int, Size, int, Size]
-"""Of a convolution: name, channels out, kernel, stride, padding."""
+"""A convolution: name, output channels, kernel, stride, padding."""
 
 STEM: tuple[Layer, ...] = (
     ("Conv2d_1a_3x3", 32, 3, 2, 0),

@@ -1,4 +1,4 @@
-"""`pocket-judge`: whether a drawing shows what its prompt asks, by a network that is never a reward."""
+"""`pocket-judge`: scores whether an image shows what its prompt asks, by a network that is never used as a reward."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PocketJudge:
     score(x, c) = log p(concept | x) + [style named] log p(style | x) + [background named] log p(background | x).
 
     Args:
-        folder: what `tilting.features.judge.save_judge` wrote; the packaged judge by default.
-        words: the vocabulary its classes stand for; pocket's by default.
+        folder: written by `tilting.features.judge.save_judge`; the packaged judge by default.
+        words: the vocabulary of its classes; pocket's by default.
 
     Raises:
         TiltingError: no such folder, or its classes are not those of the vocabulary.
@@ -50,7 +50,7 @@ class PocketJudge:
         """Log-probabilities of every class: "concept", "style" and "background", each (b, classes) on the images' device.
 
         Args:
-            images: (b, 3, h, w) float in [0, 1]; other sizes than 64 x 64 are resized. Of films (b, frames, 3, h, w) the mean
+            images: (b, 3, h, w) float in [0, 1]; other sizes than 64 x 64 are resized. Of videos (b, frames, 3, h, w) the mean
                 over frames is given.
 
         Raises:
@@ -74,7 +74,7 @@ class PocketJudge:
         """The log-probability of what each prompt asks.
 
         Args:
-            images: (b, 3, h, w) float in [0, 1], or films (b, frames, 3, h, w), of which it is the mean over frames.
+            images: (b, 3, h, w) float in [0, 1], or videos (b, frames, 3, h, w), of which it is the mean over frames.
             prompts: b strings.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Labels: what a prompt asks, against what the judge reads in its picture.
+"""Agreement of the labels that prompts ask for with those that the judge reads in the images.
 
 Accuracy is the share read as asked; macro F1 is the unweighted mean of F1 = 2 TP / (2 TP + FP + FN) over the classes asked for
 (scikit-learn's, with those labels); the confusion matrix counts rows of the asked class and columns of the read one.
@@ -16,7 +16,7 @@ OTHER = "(other)"
 
 @dataclass(frozen=True)
 class Reading:
-    """How one kind of label was met.
+    """Agreement for one kind of label.
 
     Attributes:
         count: images whose prompt asks for such a label.

@@ -19,7 +19,7 @@ from math import ceil, fsum, hypot, sqrt
 from typing import NamedTuple
 
 LEVEL = 0.95
-"""Of every interval, unless it says another."""
+"""Default confidence level of intervals."""
 POWER = 0.8
 """How often an experiment of the size that `deciding` gives would decide."""
 MOST = 10**6
@@ -184,7 +184,8 @@ def holm(estimates: Mapping[str, Estimate], level: float = LEVEL) -> dict[str, I
 
 
 def jackknife(statistic: Callable[[Sequence[int]], float], count: int) -> Estimate | None:
-    """Of what is no mean, its value and the standard error of its pseudo-values, each prompt left out in turn (Tukey 1958).
+    """Jackknife of a statistic that is not a mean: its value, and the standard error of its pseudo-values, each prompt left out
+    in turn (Tukey 1958).
 
     Args:
         statistic: of the rows of some prompts; NaN where it has no value.

@@ -33,12 +33,12 @@ class Said:
         return len(self.subjects)
 
     def __getitem__(self, rows: Tensor | Sequence[int]) -> Said:
-        """Of the images ``rows`` (m,)."""
+        """Select the images ``rows`` (m,)."""
         index = rows.tolist() if isinstance(rows, torch.Tensor) else list(rows)
         return Said(tuple(self.told[r] for r in index), tuple(self.subjects[r] for r in index))
 
     def expand_as(self, other: Said) -> Said:
-        """Of one image, as often as ``other`` has images."""
+        """Repeat a single image as often as ``other`` has images."""
         return self[[0] * len(other)]
 
 

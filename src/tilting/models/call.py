@@ -116,7 +116,7 @@ class Call:
         self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
         self.copies = len(halt.sample)
         if not halt.sample.equal(halt.sample[:1].expand_as(halt.sample)):
-            raise TiltingError(f"the loop of a {type(door.pipe).__name__} holds the frames of a film as images of their own")
+            raise TiltingError(f"the loop of a {type(door.pipe).__name__} holds the frames of a video as images of their own")
         made = entry.latents
         self.direct = (
             made is not None and made.shape == halt.sample.shape and torch.allclose(made, halt.sample, 0.0, 0.0, equal_nan=True)

@@ -244,6 +244,6 @@ def nothing(out: Any) -> Any:
 
 
 def rows_of(out: Any) -> int:
-    """Of how many images and branches a network's answer is."""
+    """The number of images and branches in a network's output."""
     first = out[0] if isinstance(out, list | tuple) else getattr(out, "sample", None)
     return len(out[0] if first is None else first)

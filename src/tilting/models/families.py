@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 INDEX, CONFIG = "model_index.json", "config.json"
-"""Of a pipeline, and of a network alone: their ``_class_name`` says what they are."""
+"""Config files of a pipeline, and of a single network; their ``_class_name`` says what they are."""
 NEEDED = ("vae", "unet", "transformer", "scheduler", "text_encoder", "tokenizer")
 """What a pipeline's parts begin with that drawing needs where its index names them; others may be missing in a folder."""
 

@@ -16,7 +16,7 @@ LoraForm = Literal["diffusers", "kohya", "peft"]
 """What a LoRA can be written as, and the file of one that A1111 reads."""
 TARGET_MODULES = ("attn2", "ff", "attn1")
 PAPER_TARGETS = TARGET_MODULES[:2]
-"""Of a transformer block: what a LoRA may change, and what it changes unless told (Clark et al. 2024, A.1)."""
+"""Parts of a transformer block that a LoRA may change, and those it changes by default (Clark et al. 2024, A.1)."""
 INPUTS = "sampler_inputs.safetensors"
 """What was learned of the sampler with a LoRA, beside it (`tilting.models.sampler_inputs`)."""
 

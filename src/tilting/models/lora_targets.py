@@ -25,7 +25,7 @@ TARGETS = {
 }
 """Ends of the names of layers, by the module of a transformer block they stand in; FLUX's single blocks have theirs bare."""
 ATTENTION, FORWARD = r"(.*\.)?\w*att(n|ention)\w*\..*", r"(.*\.)?(\w+_)?(ffn?|feed_forward|mlp)(_\w+)?\..*"
-"""Of networks that name theirs in another way: layers somewhere in an attention; in a feed-forward part."""
+"""Patterns for networks with other layer names: layers inside an attention, or a feed-forward part."""
 
 
 def target_names(network: nn.Module, target_modules: Sequence[str] = PAPER_TARGETS) -> list[str]:

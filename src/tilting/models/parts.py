@@ -89,7 +89,7 @@ class Parts:
         return (part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module))
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Of its networks."""
+        """The parameters of all its networks."""
         return (p for network in self.networks() for p in network.parameters())
 
     @property
@@ -117,7 +117,7 @@ class Parts:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network; of one with quantized weights, what it computes in."""
+        """The dtype of the network; with quantized weights, the dtype it computes in."""
         return next(p.dtype for p in self.backbone.parameters() if p.is_floating_point())
 
     def to(self, where: torch.device | torch.dtype | str) -> Self:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Decode = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1]."""
+"""(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or videos (m, frames, 3, h, w), in [0, 1]."""
 CALLS = 64
 """Calls that are kept, of different steps and inputs."""
 
@@ -367,7 +367,7 @@ class Pipeline(Parts):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(3, h, w), or (frames, 3, h, w) of a film."""
+        """(3, h, w), or (frames, 3, h, w) of a video."""
         if not self._image_shape:
             blank, z, rows = tail.blank(self.door.vae), torch.zeros(1, *self.latent_shape, device=self.device), torch.arange(1)
             with torch.no_grad():

@@ -203,7 +203,7 @@ def shape_of(name: str) -> Shape | None:
 
 
 def shapes() -> dict[str, Shape]:
-    """Of every class of pipelines in the installed diffusers."""
+    """The shape of every pipeline class in the installed diffusers."""
     found = {name: shape_of(name) for name in sorted(_files())}
     return {name: shape for name, shape in found.items() if shape is not None}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., Any] | None = None) -> Tensor:
-    """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable. ``look`` decodes in
+    """Pictures (m, 3, h, w), or videos (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable. ``look`` decodes in
     the autoencoder's place."""
     door, kept = call.door, []
     if door.vae is None:
@@ -99,7 +99,7 @@ def before_decoder(call: Call, x: Tensor, prompts: Sequence[Any]) -> Tensor:
 
 
 def encode(call: Call, images: Tensor, prompts: Sequence[Any]) -> Tensor:
-    """Latents (m, ...) of pictures (m, 3, h, w) or films (m, frames, 3, h, w) in [0, 1]: the tail backwards.
+    """Latents (m, ...) of pictures (m, 3, h, w) or videos (m, frames, 3, h, w) in [0, 1]: the tail backwards.
 
     Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
     x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product. Where d = 0 the picture is not x's (outside an

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb, upright
+from tilting.features.video import open_frames
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, kind_of, read_json, usual
 from tilting.models.names import find_model
@@ -39,7 +39,7 @@ ORIENTATION = 0x0112
 """Of EXIF."""
 MULTIPLE = 8
 FRAMES = 257
-"""The most frames of a film."""
+"""The most frames of a video."""
 
 
 def parse_inputs(words: Sequence[str]) -> dict[str, Any]:

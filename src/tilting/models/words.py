@@ -37,7 +37,7 @@ class Words:
 
     @cached_property
     def names(self) -> tuple[tuple[re.Pattern[str], int, int], ...]:
-        """Of each concept's name and each alias: what finds it in plain text, its length, the concept's index."""
+        """For each concept's name and each alias: the pattern that finds it in text, its length, the concept's index."""
         named = [*((name, i) for i, name in enumerate(self.concepts)), *self.aliases.items()]
         return tuple((re.compile(rf"\b{re.escape(_plain(name))}s?\b"), len(name), i) for name, i in named)
 

@@ -44,7 +44,7 @@ def rows_of(prompts: Sequence[str]) -> dict[str, list[int]]:
 
 
 def leaders(prompts: Sequence[str], size: int) -> list[int]:
-    """Of each image the first of its group: ``size`` images of a prompt, a prompt that comes again making more groups."""
+    """For each image, the index of the first of its group: ``size`` images of a prompt; a repeated prompt has more groups."""
     first = list(range(len(prompts)))
     for rows in rows_of(prompts).values():
         for n, i in enumerate(rows):

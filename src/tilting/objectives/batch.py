@@ -112,7 +112,7 @@ class TrainBatch:
 
     @property
     def prompts(self) -> list[str]:
-        """Of the whole batch, over all processes."""
+        """The prompts of the whole batch, over all processes."""
         return [w.prompt for w in (self.everyone or self.who)]
 
     def all(self, value: Tensor) -> Tensor:
@@ -232,9 +232,9 @@ class BaseObjective:
 
     @property
     def splits(self) -> bool:
-        """Whether its loss is a mean over images, each by itself: parts of a batch then give it one after the other. Of another
-        the networks alone see parts, and it sees the whole batch."""
-        return self.needs_gradient
+        """Whether its loss is a mean over images, each by itself, and a step makes one update: parts of a batch then give it
+        one after the other. Of another the networks alone see parts, and it sees the whole batch."""
+        return self.needs_gradient and not self.updates_several
 
     @property
     def needs_density(self) -> bool:

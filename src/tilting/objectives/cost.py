@@ -1,4 +1,4 @@
-"""What an objective costs, by running it once: training steps of a denoiser of one parameter, on latents of two numbers."""
+"""What an objective costs, by running training steps of a denoiser with one parameter on latents of two numbers."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
     from tilting.types import Time
 
 STEPS = 50
-"""T of the list."""
+"""T in `tilting objectives`."""
 DRAWS = 24
-"""Training steps that are counted of an objective that draws how much it does."""
+"""Training steps to average over for an objective whose cost is random."""
 
 
 class Cost(NamedTuple):
-    """Of an image and training step, on average.
+    """Mean cost of an image in a training step.
 
     Attributes:
-        evaluations: latents through the denoiser, with gradient or without, trained or frozen, those made again on the way
-            back included; a CFG pair counts as one.
+        evaluations: latents through the denoiser, with gradient or without, trained or frozen, including recomputation in the
+            backward pass; a CFG pair counts as one.
         reward_calls: images scored.
-        drawn: whether these differ from one training step to the next.
-        slopes, steep: of the evaluations, and of the reward calls, those with a gradient.
+        drawn: whether these are random, different from one training step to the next.
+        evaluation_grads, value_grads: how many of the evaluations, and of the reward calls, have a gradient.
     """
 
     evaluations: float
     reward_calls: float
     drawn: bool = False
-    slopes: float = 0.0
-    steep: float = 0.0
+    evaluation_grads: float = 0.0
+    value_grads: float = 0.0
 
 
 def cost_of(objective: BaseObjective, steps: int = STEPS) -> Cost:
-    """The cost of an objective on a chain of so many steps."""
+    """The cost of an objective on a chain of ``steps`` steps."""
     first = [_step(objective, steps, k) for k in range(3)]
     drawn = len({(a + b, c + d) for a, b, c, d in first}) > 1
     each = first + [_step(objective, steps, k) for k in range(3, DRAWS)] if drawn else first
-    plain, slopes, looks, steep = (sum(column) / len(each) for column in zip(*each, strict=True))
-    return Cost(plain + slopes, looks + steep, drawn, slopes, steep)
+    plain, evaluation_grads, values, value_grads = (sum(column) / len(each) for column in zip(*each, strict=True))
+    return Cost(plain + evaluation_grads, values + value_grads, drawn, evaluation_grads, value_grads)
 
 
 def _step(objective: BaseObjective, steps: int, number: int) -> tuple[float, ...]:
-    """(evaluations without, with gradient, reward calls without, with) of an image in a training step."""
+    """Evaluations without and with gradient, reward calls without and with, per image of one training step."""
     paid, count = [0, 0, 0, 0], 2 * objective.group_size
     theta = torch.zeros(2, requires_grad=True)
 

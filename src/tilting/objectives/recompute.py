@@ -64,7 +64,7 @@ def _recomputed() -> Any:
 def slopes_of(
     values: Sequence[Tensor], against: Sequence[Tensor | None], inputs: Sequence[Tensor], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Of each input what the slopes of the values make of it; None where it is not wanted, or nothing depends on it."""
+    """Vector-Jacobian products: the gradient of each input; None if it is not wanted, or no value depends on it."""
     pairs = [(v, slope) for v, slope in zip(values, against, strict=True) if slope is not None and v.requires_grad]
     asked = [v for v, want in zip(inputs, wanted, strict=True) if want]
     if not pairs or not asked:

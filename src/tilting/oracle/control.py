@@ -35,7 +35,7 @@ OFFSET = 0.3
 EDGE = 5.5
 """The grid of the plane goes from -EDGE to EDGE."""
 ROUNDS = 5
-"""Of Newton's steps towards u."""
+"""Number of Newton steps towards u."""
 
 Terminal = Callable[[Tensor], Tensor]
 """x_0 (m, 2) -> (m,): γ log p(y | x_0), or any reward over β."""

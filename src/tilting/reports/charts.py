@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
     "ytick.labelcolor": PAGE["ink"],
     "xtick.labelsize": 9.5,
 }
-"""Of matplotlib, in a page."""
+"""matplotlib settings of charts in a page."""
 
 
 class Bar(NamedTuple):

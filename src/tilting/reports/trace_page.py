@@ -19,7 +19,7 @@ from tilting.reports.trace import Node, Trace, read_trace
 
 PAGE, FIGURE = "trace.html", "trace.png"
 MOST_IMAGES = 24
-"""Of a page; the folder has all."""
+"""Maximum number of images in a page; the folder has all."""
 FIGURE_COLUMNS = 8
 """Looks of the figure, at most: the first and the last, and those between at which particles were selected."""
 

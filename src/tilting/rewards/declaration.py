@@ -41,12 +41,12 @@ POCKET = Reads((POCKET_CLIP,), "pocket-clip")
 
 
 def clip_at(folder: str | None) -> Reads:
-    """Of a transformers CLIP in a folder or on the hub; pocket-clip for None."""
+    """What a reward on a transformers CLIP reads: a folder or hub name; pocket-clip for None."""
     return Reads(weights_in(folder), folder) if folder else POCKET
 
 
 def no_more(argument: str | None) -> Reads:
-    """Of a reward that reads nothing but what its argument names."""
+    """A reward that reads no files other than those its argument names."""
     return Reads()
 
 
@@ -85,7 +85,7 @@ class RewardEntry:
         aliases: other names, which are still taken.
         options: keywords that ``make`` is called with.
         sources: of the weights that this package has not.
-        extra: of this package that it needs, such as "ocr", with the module that is there then.
+        extra: of this package that it needs, such as "ocr", with the modules that are there then.
     """
 
     name: str
@@ -101,7 +101,7 @@ class RewardEntry:
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
-    extra: tuple[str, str] | None = None
+    extra: tuple[str, ...] = ()
 
     @property
     def factory(self) -> Callable[..., Any]:
@@ -127,9 +127,14 @@ class RewardEntry:
         """Lines of what is to be downloaded or installed, and whether it is there."""
         lines = [source.told for source in self.sources]
         if self.extra:
-            there = "installed" if find_spec(self.extra[1]) else "not installed"
+            there = "not installed" if self.missing else "installed"
             lines.append(f"pip install 'tilting[{self.extra[0]}]' ({there})")
         return lines
+
+    @property
+    def missing(self) -> list[str]:
+        """The modules of its extra that are not installed."""
+        return [module for module in self.extra[1:] if find_spec(module) is None]
 
     def stands_on(self, argument: str | None) -> Reads:
         """What the reward of an argument reads. A file that the argument names cannot be forgotten."""
@@ -140,11 +145,11 @@ class RewardEntry:
         return Reads((*(file for path in named for file in weights_in(path)), *files), clip)
 
 
-def installed(reward: str, *modules: str) -> None:
+def installed(entry: RewardEntry) -> None:
     """Refuse a reward whose extra of this package is not installed, in a sentence that says how to get it."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise TiltingError(f"the reward {reward!r} needs {' and '.join(missing)}: pip install 'tilting[{reward}]'")
+    if entry.missing:
+        needs = f"the reward {entry.name!r} needs {' and '.join(entry.missing)}"
+        raise TiltingError(f"{needs}: pip install 'tilting[{entry.extra[0]}]'")
 
 
 REWARDS: Registry[RewardEntry] = Registry("reward", "tilting.rewards", RewardEntry)

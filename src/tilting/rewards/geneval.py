@@ -45,7 +45,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 MOST = 16
 """Objects of a class that are looked at."""
 NEAR = 0.1
-"""Of both sizes: how far centres must be apart."""
+"""Minimum distance of centres, as a share of both sizes, for a relation of position."""
 
 
 class Box(NamedTuple):

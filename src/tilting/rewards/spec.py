@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tilting.errors import TiltingError
 from tilting.rewards.declaration import REWARDS as REWARDS
-from tilting.rewards.declaration import Reads, RewardEntry
+from tilting.rewards.declaration import Reads, RewardEntry, installed
 from tilting.rewards.remote import URL
 from tilting.rewards.user_file import Ran, user
 from tilting.rewards.vlm import OPTIONS
@@ -139,6 +139,14 @@ def parse_specs(texts: Iterable[str]) -> list[Spec]:
         if spec.text in (s.text for s in specs[:i]):
             raise TiltingError(f"the reward {spec.text!r} is given twice; give it once with the sum of the weights")
     return specs
+
+
+def check_rewards(option: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The specs of an option, which can be built here. Raises TiltingError: as `parse_specs`, or an extra is not installed."""
+    for spec in parse_specs(texts):
+        if spec.entry:
+            installed(spec.entry)
+    return texts
 
 
 def build_one(spec: Spec, ran: Ran | None = None) -> Reward:

@@ -315,5 +315,5 @@ def vlm(asked: str, name: str | None = None) -> Vlm:
         TiltingError: another form, no such rubric or option, or the extra is not installed.
     """
     request = read_request(asked)
-    installed("vlm", "openai")
+    installed(REWARDS["vlm"])
     return Vlm(request, name or f"vlm:{asked}")

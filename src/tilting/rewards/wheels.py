@@ -105,7 +105,7 @@ class Ocr(Told):
     "how well asked words can be read",
     "1 - edits per letter",
     argument=Argument("WORDS", files=False),
-    extra=("ocr", "rapidocr"),
+    extra=("ocr", "rapidocr", "onnxruntime", "rapidfuzz"),
 )
 def ocr(words: str | None = None) -> Ocr:
     """How well the words in the prompt's double quotes can be read in the picture.
@@ -116,7 +116,7 @@ def ocr(words: str | None = None) -> Ocr:
     Raises:
         TiltingError: the extra is not installed.
     """
-    installed("ocr", "rapidocr", "onnxruntime", "rapidfuzz")
+    installed(REWARDS["ocr"])
     return Ocr(words, "ocr" if words is None else f"ocr:{words}")
 
 
@@ -159,12 +159,12 @@ class Nsfw(Scorer):
         return torch.tensor(values, dtype=torch.float32, device=images.device)
 
 
-@REWARDS.declare("nsfw", "that nobody is bare (NudeNet)", "-largest score", extra=("nsfw", "nudenet"))
+@REWARDS.declare("nsfw", "that nobody is bare (NudeNet)", "-largest score", extra=("nsfw", "nudenet", "onnxruntime"))
 def nsfw() -> Nsfw:
     """The negative of the largest score of bare skin that NudeNet finds.
 
     Raises:
         TiltingError: the extra is not installed.
     """
-    installed("nsfw", "nudenet", "onnxruntime")
+    installed(REWARDS["nsfw"])
     return Nsfw()

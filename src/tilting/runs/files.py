@@ -1,7 +1,6 @@
-"""Files of runs: the one JSON writer and reader, digests; and the manifest of pictures, checked before it
-is trusted. Torch-free.
+"""Files of a run folder: JSON, digests, and the manifest with its image records, validated before use. Torch-free.
 
-What guards a write belongs into `tilting.disk.write_atomically`; what guards a whole folder, into `tilting.runs.alone.alone`.
+Writes go through `tilting.disk.write_atomically`; `tilting.runs.lock.exclusive` guards a whole folder.
 """
 
 from __future__ import annotations
@@ -23,52 +22,52 @@ from tilting.rewards.spec import Spec
 
 MANIFEST = "manifest.json"
 IMAGES = "images.jsonl"
-"""The records of a run's images, a line each, in the order in which they were drawn; the manifest names it under ``images``,
-where older ones hold the records themselves."""
+"""Records of a run's images, one JSON line each, in the order in which they were drawn. The manifest's ``images`` names this
+file; in older runs it holds the records themselves."""
 SPENT = "spent"
-"""In the last line of what was drawn at once: what the run had cost until then, which its summary tells at the end."""
+"""Key of the last record of a batch: the run's cost so far, which the summary repeats at the end."""
 GRID = "grid.png"
 TRACE, TRACE_TOLD, TRACE_SHEET = "trace", "trace/{:05d}.json", "trace/{:05d}.webp"
-"""Of images drawn with --trace: the folder, and by number what is told of one, and its pictures."""
+"""Files of --trace: the folder, and by image number its data and its sheet of pictures."""
 SWEEP = "sweep.json"
-"""Of a folder of runs at several strengths of a control."""
+"""The file of a folder of runs at several strengths of a control."""
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
-"""Of pictures and films, by format."""
+"""File suffixes by format of images and videos."""
 
 
 def image_name(number: int, kind: str | None = None) -> str:
-    """Where image ``number`` of a run lies in its folder; a PNG unless another format is named."""
+    """Path of image ``number`` within the run folder; a PNG unless another format is named."""
     return f"images/{number:05d}{SUFFIXES[kind or 'png']}"
 
 
 def digests_of(specs: Sequence[Spec]) -> list[dict[str, Any]]:
-    """Of each reward its name and what its values stand on; see `named_digest`."""
+    """Name and digest of each reward; see `named_digest`."""
     return [named_digest(spec.text, spec.reads.files) for spec in specs]
 
 
 def named_digest(name: str, paths: Sequence[Path]) -> dict[str, Any]:
-    """A name, a digest of the files that stand behind it (None where there are none to know), and of Python its code's."""
+    """A name with the digest of its files (None without any), and for a lone Python file the digest of its code."""
     code = digest_of_code(paths[0]) if len(paths) == 1 and paths[0].suffix == ".py" else None
     return {"name": name, "sha256": digest_of(paths)} | ({"code": code} if code else {})
 
 
 def digest_of(paths: Iterable[Path]) -> str | None:
-    """One digest of files and folders, those that are there: of one its own, several are hashed again. None of none."""
+    """One digest of the files and folders that exist: that of a single one, a hash of the digests of several, None of none."""
     known = [one for one in map(digest, paths) if one is not None]
     return known[0] if len(known) == 1 else hashlib.sha256(" ".join(known).encode()).hexdigest()[:DIGITS] if known else None
 
 
 def write_json(path: Path, value: Any, allow_nan: bool = False) -> None:
-    """A value as JSON for people to read, in the order of its keys. Raises ValueError for a NaN unless they are allowed."""
+    """Write a value as indented JSON, keys in their order. Raises ValueError for a NaN unless ``allow_nan``."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=allow_nan)
     write_atomically(path, (text + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises TiltingError, naming it."""
+    """Read a JSON file. Raises TiltingError naming the file."""
     try:
         return foreign.read_json(path, "it")
     except TiltingError as error:
@@ -81,7 +80,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def check_writable(out: str) -> Path:
-    """The folder, if it is or can be made, and can be written into; leaves nothing behind. Raises TiltingError."""
+    """The folder, if it exists or can be created, and is writable; leaves nothing behind. Raises TiltingError."""
     folder = Path(out)
     try:
         if folder.exists() and not folder.is_dir():
@@ -95,7 +94,7 @@ def check_writable(out: str) -> Path:
             raise TiltingError(f"--out {out!r} cannot be made: {str(parent)!r} is a file")
         tried = unique_beside(parent / (folder.absolute().name or "out"))
         tried.mkdir()
-        with suppress(FileNotFoundError):  # another start has swept it
+        with suppress(FileNotFoundError):  # a command that starts now has removed it
             tried.rmdir()
     except (OSError, ValueError) as error:
         if isinstance(error, TiltingError):
@@ -105,10 +104,10 @@ def check_writable(out: str) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder with the records of its images, or None where there is none.
+    """The manifest of a folder with the records of its images, or None without a manifest.
 
     Raises:
-        TiltingError: naming the file, if it is not what `write_manifest` wrote.
+        TiltingError: naming a file that is corrupt, or images without a manifest.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -124,9 +123,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def with_records(folder: Path, manifest: Any) -> Any:
-    """A manifest that holds the records of its images, and in its summary what the run has cost so far.
+    """The manifest with its image records read in, and with the run's cost so far in its summary.
 
-    A line that a power cut has torn is left out. What is no manifest is given back as it is.
+    A line torn by a power cut is left out. What is not a manifest is returned unchanged.
     """
     if not isinstance(manifest, dict) or manifest.get("images") != IMAGES:
         return manifest
@@ -136,7 +135,7 @@ def with_records(folder: Path, manifest: Any) -> Any:
     whole = {str(record.get("file")) for record in records}
     for part in parts(folder):
         more, paid = _records(part)
-        if any(str(record.get("file")) in whole for record in more):  # taken in, and a kill came before its end
+        if any(str(record.get("file")) in whole for record in more):  # merged already; a kill came before it was removed
             continue
         records += more
         if isinstance(known, dict) and isinstance(paid, dict):
@@ -145,7 +144,7 @@ def with_records(folder: Path, manifest: Any) -> Any:
 
 
 def _records(path: Path) -> tuple[list[dict[str, Any]], Any]:
-    """The records of a file, and what was paid for them according to the last that says."""
+    """The records of a file, and the cost so far according to the last record that has one."""
     records, spent = [], {}
     for line in read_lines(path):
         spent = line.pop(SPENT, spent)
@@ -158,32 +157,32 @@ def _sum(a: Any, b: Any) -> Any:
 
 
 def part_of(index: int) -> str:
-    """Where a process writes the records of what it draws; those of others than the first are taken in by it at the end."""
+    """The file in which a process writes its records; rank 0 merges those of the others at the end."""
     return f"images.{index}.jsonl" if index else IMAGES
 
 
 def parts(folder: Path) -> list[Path]:
-    """The records that other processes than the first have left in a folder."""
+    """Record files that processes other than rank 0 have left in a folder."""
     return sorted(path for path in folder.glob("images.*.jsonl") if path.name.split(".")[1].isdigit())
 
 
 def records_of(folder: Path) -> list[Path]:
-    """All files of a folder that hold records of images."""
+    """All files of a folder that hold image records."""
     return [folder / IMAGES, *parts(folder)]
 
 
 def _place(record: Mapping[str, Any]) -> tuple[int, str]:
-    """Where an image stands among those of its run, whenever it was drawn."""
+    """Sort key: an image's place in its run, whenever it was drawn."""
     name = str(record.get("file"))
     return len(name), name
 
 
 def read_lines(path: Path, torn: bool = True) -> list[dict[str, Any]]:
-    """The mappings in a file of JSON lines, none where there is no file.
+    """The mappings in a JSON-lines file; none if it does not exist.
 
     Args:
-        path: of the file.
-        torn: go on after a line that is none; else what follows is left out too.
+        path: the file.
+        torn: skip a broken line; if false, stop at the first one.
     """
     found = []
     for line in foreign.read_text(path).split("\n") if path.is_file() else ():  # not splitlines: JSON may hold U+2028
@@ -199,17 +198,17 @@ def read_lines(path: Path, torn: bool = True) -> list[dict[str, Any]]:
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """A line of a file of JSON lines."""
+    """One line of a JSON-lines file."""
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def stale(manifest: Mapping[str, Any]) -> bool:
-    """Whether a kill came between the last image of a run and its summary."""
+    """Whether the run was killed between its last image and its summary."""
     return manifest["summary"].get("images", len(manifest["images"])) < len(manifest["images"])
 
 
 def parsed(path: Path, wrong: Callable[[Any], str | None]) -> dict[str, Any]:
-    """A manifest that ``wrong`` finds nothing wrong with. Raises TiltingError, naming the file."""
+    """A manifest validated by ``wrong``, which returns a reason or None. Raises TiltingError naming the file."""
     manifest = read_json(path)
     _check(path, wrong(manifest))
     return manifest
@@ -221,7 +220,7 @@ def _check(path: Path, reason: str | None) -> None:
 
 
 def lacks(manifest: Any, kinds: Mapping[str, type]) -> str | None:
-    """What a manifest lacks of keys and their types, if anything."""
+    """The first key that a manifest lacks, or that has another type; None if it has all."""
     if not isinstance(manifest, dict):
         return "not a mapping"
     return next((f"no {key}" for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)), None)
@@ -253,7 +252,7 @@ def _what_is_wrong(manifest: Any) -> str | None:
 
 
 def keys_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """(prompt, which of its images) of every image: its index, where the run has one seed; else they are counted."""
+    """(prompt, number within the prompt) of every image: its index if the run has one seed, else a running count."""
     records = list(records)
     if len({record.get("seed") for record in records}) < 2:
         return [(record["prompt"], record["index"]) for record in records]
@@ -278,8 +277,8 @@ def short(value: object) -> str:
 
 
 def whole(path: Path) -> bool:
-    """Whether a picture is there to its end and decodes: one that a power cut has torn is not; of a PNG every chunk is as it
-    was written, so that one with a flipped bit is not either."""
+    """Whether an image file is complete and decodes. A file torn by a power cut is not; of a PNG every chunk's CRC is checked,
+    so a flipped bit is found too."""
     try:
         data = path.read_bytes()
         if path.suffix == ".mp4":
@@ -304,7 +303,7 @@ def whole(path: Path) -> bool:
 
 
 def _has_boxes(data: bytes) -> bool:
-    """Whether an mp4 ends where its last box does, and holds its pictures and where they are."""
+    """Whether an mp4 ends with its last box and has the boxes ftyp, mdat and moov."""
     at, kinds = 0, set()
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -314,8 +313,8 @@ def _has_boxes(data: bytes) -> bool:
 
 
 def finished(folder: Path, manifest: Mapping[str, Any] | None) -> dict[int, dict]:
-    """The records of images that are there, by number. Of a run from before `IMAGES`, which wrote what was not finite as black,
-    a black picture is to be drawn again: what it is then is known."""
+    """Records of the images that exist and are whole, by number. Runs older than `IMAGES` wrote non-finite images as black: a
+    black image of one is drawn again."""
     done, unknown = {}, not (folder / IMAGES).exists()
     for record in (manifest or {}).get("images", []):
         stem, path = Path(record["file"]).stem, folder / record["file"]

@@ -1,4 +1,4 @@
-"""What a folder holds: each command knows its own by a file that only it writes there. Torch-free."""
+"""Which command wrote a folder: each kind of folder is recognised by a file that only its command writes. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tilting.runs.files import MANIFEST, SWEEP, check_writable, read_json
 
 @dataclass(frozen=True)
 class Kind:
-    """What a folder may hold.
+    """A kind of folder.
 
     Attributes:
-        what: for people.
-        file: a glob pattern of what tells it, in the folder.
-        keys: that JSON file has all of these (none: to be there is enough).
-        shared: whether several processes can make it together.
+        what: its name in messages.
+        file: glob pattern, within the folder, of the file that identifies it.
+        keys: keys that this JSON file must have; without any, the file need only exist.
+        shared: whether several processes can write it together.
     """
 
     what: str
@@ -38,11 +38,11 @@ EVALUATION = Kind("an evaluation", "metrics.json", ("extractors",))
 RECIPE = Kind("a recipe", "table.json", ("recipe",), shared=False)
 LORA = Kind("a mix of LoRAs", LORA_FILE, shared=False)
 KINDS = (RUN, FIT, TRAINING, SWEEP_OF_RUNS, SWEEP_BEGUN, RECIPE, COMPARISON, EVALUATION)
-"""What other commands are kept out of; the first that fits is it. A LoRA's folder is open to all."""
+"""Kinds that other commands may not write into, in the order in which they are tried. Any command may write beside a LoRA."""
 
 
 def kind_of(folder: Path) -> Kind | None:
-    """What a folder holds, by the first kind that fits; None for an empty one, and for what no command of ours wrote."""
+    """The first of `KINDS` that matches a folder; None if it is empty or was not written by a tilting command."""
     return next((kind for kind in KINDS if _is(folder, kind)), None)
 
 
@@ -58,7 +58,7 @@ def _is(folder: Path, kind: Kind) -> bool:
 
 
 def processes() -> int:
-    """How many processes a launcher says there are."""
+    """The number of processes that a launcher started, from WORLD_SIZE; 1 without a launcher."""
     count = os.environ.get("WORLD_SIZE", "1")
     return int(count) if count.isdigit() and int(count) > 0 else 1
 
@@ -66,11 +66,11 @@ def processes() -> int:
 def folder_of(out: str | None, kind: Kind) -> Path:
     """The folder that ``--out`` names, for a command that writes this kind.
 
-    A manifest that is of no kind is left to be read, and to be called corrupt.
+    A manifest of no known kind passes: reading it later reports that it is corrupt.
 
     Raises:
-        TiltingError: no folder is named, it cannot be written, it holds another kind, or a file of other people's stands
-            where this kind's would; or several processes would write what one makes.
+        TiltingError: no folder is named, it cannot be written, it holds another kind, a foreign file has the name of this
+            kind's own, or several processes were launched for a kind that one process writes.
     """
     if not out:
         raise TiltingError("say where to write: --out DIR")

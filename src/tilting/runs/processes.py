@@ -1,7 +1,7 @@
-"""Processes of one launcher that make a folder together: who each is, and what they tell one another.
+"""Several processes of one launcher that write one run folder: all-gathers of bytes, JSON and tensors.
 
-They exchange bytes over gloo, beside GPUs too: what is waited for are files, refusals and small tensors, and a signal ends
-the wait. JSON and safetensors are all that travels. Where a process ends, the waits of the others end in a refusal.
+They communicate over gloo on GPUs too, because what they exchange is small and a wait must react to signals. Only JSON and
+safetensors travel, nothing is pickled. When a process ends, the others stop waiting with a TiltingError.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 Some = TypeVar("Some")
 LIMIT = timedelta(days=1)
-"""How long a process waits for the others: what one does alone (its pictures, a slow judge, writing) lies between two
-exchanges, and a launcher ends all of them when one is lost."""
+"""How long a process waits for the others: long work of one (its images, a slow judge) lies between two all-gathers, and a
+launcher ends all processes when one is lost."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One process of several; the defaults are a single one, which has nobody to wait for.
+    """This process among those of its launcher; the defaults are a single process.
 
     Attributes:
-        index, count: which process, of how many.
-        group: of torch.distributed, over gloo.
+        index, count: rank and world size.
+        group: a gloo group of torch.distributed.
     """
 
     index: int = 0
@@ -43,11 +43,11 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether it is the first, which writes for all."""
+        """Whether this is rank 0, which writes for all."""
         return self.index == 0
 
-    def exchange(self, data: bytes) -> list[bytes]:
-        """The data of all processes, in their order. Raises TiltingError when another one has ended."""
+    def all_gather_bytes(self, data: bytes) -> list[bytes]:
+        """The data of all processes, by rank. Raises TiltingError when another process has ended."""
         if self.count == 1:
             return [data]
         mine = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
@@ -69,12 +69,13 @@ class Processes:
             raise TiltingError(f"another of the {self.count} processes has ended: the same command goes on") from None
         return found
 
-    def tell(self, value: Some) -> list[Some]:
-        """What all processes have for a value of plain JSON, in their order."""
-        return [json.loads(data) for data in self.exchange(json.dumps(value).encode())] if self.count > 1 else [value]
+    def all_gather(self, value: Some) -> list[Some]:
+        """The values of all processes, by rank; each is plain JSON."""
+        return [json.loads(data) for data in self.all_gather_bytes(json.dumps(value).encode())] if self.count > 1 else [value]
 
     def agree(self, act: Callable[[], Some]) -> Some:
-        """What an act gives, when it has gone well on all processes. Raises TiltingError on all: the first refusal."""
+        """Call ``act`` on every process and return its result. If it raises TiltingError on one, the first error is raised on
+        all, so that no process waits for one that has failed."""
         if self.count == 1:
             return act()
         found, said = None, None
@@ -82,44 +83,44 @@ class Processes:
             found = act()
         except TiltingError as error:
             said = str(error)
-        told = self.tell(said)
+        told = self.all_gather(said)
         first = next((index for index, one in enumerate(told) if one is not None), None)
         if first is not None:
             raise (TiltingError if first == self.index else ToldElsewhere)(told[first])
         return found  # type: ignore[return-value]
 
-    def rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]:
-        """A function of parallel columns, whose rows the processes share: what it gives of all, on all, without gradient.
+    def map_rows(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> tuple[Tensor, ...]:
+        """Apply a function to parallel columns, each process to its share of the rows; all get all results, without gradient.
 
         Args:
             function: columns of at least one row -> columns.
-            columns: alike on all processes.
+            columns: the same on all processes.
         """
         count, index = len(columns[0]), self.index
         mine = slice(count * index // self.count, count * (index + 1) // self.count)
-        return self.tensors(
+        return self.all_gather_rows(
             function(*(column[mine] for column in columns)) if mine.stop > mine.start else (), columns[0].device
         )
 
-    def tensors(self, mine: Sequence[Tensor], device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
-        """Columns whose rows are those of all processes, one after another; one that has no rows gives nothing. What was on the
-        CPU stays there, on those too; the rest comes to the device."""
+    def all_gather_rows(self, mine: Sequence[Tensor], device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+        """Concatenate the rows of all processes, column by column; a process without rows passes no columns. Columns that were
+        on the CPU stay there, the others are moved to ``device``."""
         from safetensors.torch import load, save
 
         if self.count == 1:
             return tuple(mine)
         host = {f"{i:04d} {one.device.type == 'cpu'}": one.detach().cpu().contiguous() for i, one in enumerate(mine)}
-        parts = [load(data) for data in self.exchange(save(host) if host else b"") if data]
+        parts = [load(data) for data in self.all_gather_bytes(save(host) if host else b"") if data]
         return tuple(
             torch.cat([part[name] for part in parts]).to("cpu" if name.endswith("True") else device)
             for name in sorted(parts[0])
         )
 
-    def shared(self, items: Iterable[Any], work: Callable[[Any], dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Named tensors of every item, each made by one process, in the items' order and on all.
+    def map_items(self, items: Iterable[Any], work: Callable[[Any], dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Apply ``work`` to every item, each on one process; all get the named tensors of all items, in order.
 
         Raises:
-            TiltingError: on all, what the first said whose work failed.
+            TiltingError: on all processes, the first error of one.
         """
         from safetensors.torch import load, save
 
@@ -129,20 +130,20 @@ class Processes:
             return mine
         told = [{f"{i:08d} {name}": t.detach().cpu().contiguous() for name, t in one.items()} for i, one in enumerate(mine)]
         found: list[dict[str, Tensor]] = [{} for _ in items]
-        for index, data in enumerate(self.exchange(save({k: t for one in told for k, t in one.items()}))):
+        for index, data in enumerate(self.all_gather_bytes(save({k: t for one in told for k, t in one.items()}))):
             for key, tensor in load(data).items():
                 place, _, name = key.partition(" ")
                 found[index + int(place) * self.count][name] = tensor
         return found
 
 
-def place_of(device: str, own: torch.device, count: int) -> torch.device:
-    """Where a process computes. Raises TiltingError: a device that is not here, or one device for several processes.
+def process_device(device: str, own: torch.device, count: int) -> torch.device:
+    """The device of a process. Raises TiltingError for a device that is missing, or one device for several processes.
 
     Args:
-        device: as of ``--device``; "auto" is what the launcher gave.
-        own: what the launcher gave.
-        count: of processes.
+        device: as of ``--device``; "auto" is ``own``.
+        own: the device that the launcher assigned.
+        count: number of processes.
     """
     if check_device(device) == "auto":
         return own
@@ -155,19 +156,19 @@ def place_of(device: str, own: torch.device, count: int) -> torch.device:
 
 
 def on_cpu(device: str) -> bool:
-    """Whether processes compute on the CPU, which accelerate does not see by itself of those that a launcher has started."""
+    """Whether processes compute on the CPU; accelerate has to be told so for launched processes."""
     backends = (torch.cuda, torch.xpu, torch.backends.mps)
     return not any(backend.is_available() for backend in backends) or (device == "cpu" and processes() > 1)
 
 
-def meet(device: str = "auto") -> Processes:
-    """This process of those that a launcher started, when all are there; alone without one, at no cost.
+def join_processes(device: str = "auto") -> Processes:
+    """Wait for all processes of the launcher and return this one; without a launcher, a single process at no cost.
 
     Args:
-        device: as of ``--device``; "auto" and the kind of device are then the launcher's own for this process.
+        device: as of ``--device``; with several processes it may name a kind of device, and the launcher assigns which.
 
     Raises:
-        TiltingError: they do not find each other, or one device is named for several.
+        TiltingError: the processes do not find each other, or one device is named for several.
     """
     if processes() == 1:
         return Processes()
@@ -176,16 +177,16 @@ def meet(device: str = "auto") -> Processes:
     try:
         found = PartialState(cpu=on_cpu(device), timeout=LIMIT)
     except (ValueError, RuntimeError) as error:
-        PartialState._reset_state()  # half of one would be found by the next who asks
+        PartialState._reset_state()  # it is a singleton, and half initialised
         raise TiltingError(f"accelerate cannot begin: {str(error).splitlines()[0].rstrip('.')}") from error
     if found.num_processes != processes():
         raise TiltingError(f"the launcher says {processes()} processes and accelerate finds {found.num_processes}")
-    place_of(device, cast(Any, found.device), found.num_processes)
+    process_device(device, cast(Any, found.device), found.num_processes)
     return Processes(found.process_index, found.num_processes, _gloo())
 
 
 def _gloo() -> Any:
-    """The processes' group over gloo: theirs, or one beside it."""
+    """A gloo group: None (the default group) if that is gloo, else a second group beside it."""
     global _group
     if torch.distributed.get_backend() == "gloo":
         return None
@@ -197,8 +198,8 @@ def _gloo() -> Any:
 _group: Any = None
 
 
-def part() -> None:
-    """Leave the others, when the process is about to end."""
+def leave_processes() -> None:
+    """Destroy the process group at the end of the process."""
     with suppress(Exception):
         if processes() > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -1,9 +1,9 @@
-"""The folder of a run while it is written: what its manifest says of it, and whether a run that is there is the same one.
+"""A run folder being written: its manifest, and the check that a run which is resumed is the same run.
 
     manifest = {version, argv, config, identities..., summary}
 
-A command declares a `RunFolder` of its own: which `kind` of folder, what the manifest ``holds``, which options are ``free`` to
-differ when a run goes on, and the `identities`, digests of everything else that its results stand on. Torch-free.
+A command subclasses `RunFolder`: which `kind` of folder, which keys the manifest ``holds``, which options are ``free`` to
+change on resume, and the `identities`, digests of everything else that its results depend on. Torch-free.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tilting.version import __version__
 
 
 class Request(Protocol):
-    """What a folder asks of a config."""
+    """The part of a config that a run folder uses."""
 
     @property
     def out(self) -> str | None: ...
@@ -36,30 +36,30 @@ Asked = TypeVar("Asked", bound=Request)
 
 
 class RunFolder(Generic[Asked]):
-    """A run's folder.
+    """A run folder. Creating the object reads and checks; `make` writes.
 
     Args:
         config: the request; ``out`` must be set.
-        argv: what the manifest records as the command.
+        argv: the command, which the manifest records.
 
     Raises:
-        TiltingError: a folder that cannot be written, holds another run, or a manifest that is corrupt. Nothing is made.
+        TiltingError: a folder that cannot be written, holds another run, or has a corrupt manifest.
     """
 
     kind: ClassVar[Kind]
-    """What the folder is known by."""
+    """How the folder is recognised."""
     holds: ClassVar[Mapping[str, type]] = {"config": dict, "summary": dict, "model": dict, "reward": list}
     """Keys of the manifest, and their types."""
     free: ClassVar[Sequence[str]] = ("out", "unused")
-    """Options that may differ when a run goes on."""
+    """Options that may differ on resume."""
     inside: ClassVar[str] = "."
-    """The folder that `make` makes in it."""
+    """The subfolder that `make` creates."""
     noun: ClassVar[str] = "run"
-    """What refusals call it."""
+    """Its name in error messages."""
     changed: ClassVar[str] = "had other weights or code"
-    """What a refusal tells of an identity that differs."""
+    """What an error message says of an identity that differs."""
     parts: ClassVar[Registry | None] = None
-    """Whose settings ``set`` holds."""
+    """The registry whose settings ``set`` holds."""
 
     def __init__(self, config: Asked, argv: Sequence[str] = ()):
         self.config, self.path = config, folder_of(config.out, self.kind)
@@ -74,16 +74,16 @@ class RunFolder(Generic[Asked]):
         self.summary: dict[str, Any] = before["summary"] if before else {}
 
     def identities(self) -> dict[str, Any]:
-        """What must not change while a run goes on, by key of the manifest: the model, and the rewards."""
+        """What must not change on resume, by manifest key: digests of the model and the rewards."""
         model: str = self.config.model  # type: ignore[attr-defined]
         return {"model": {"name": model, "sha256": files.digest(weights_of(find_model(model)))}, "reward": self.rewards()}
 
     def rewards(self) -> list[dict[str, Any]]:
-        """Of each reward its name, and the digest of the weights (or of a user's file) behind it."""
+        """Name of each reward, and digest of its weights (or of a user's file)."""
         return []
 
     def defaults(self) -> dict[str, Any]:
-        """What settings are by themselves, by the names that ``set`` has for them."""
+        """Default values of the settings in ``set``."""
         return {}
 
     def config_now(self) -> dict[str, Any]:
@@ -91,20 +91,20 @@ class RunFolder(Generic[Asked]):
         return self.config.mapping()
 
     def read(self) -> dict[str, Any] | None:
-        """The manifest that is there, if one is. Raises TiltingError if it is corrupt."""
+        """The existing manifest, or None. Raises TiltingError if it is corrupt."""
         path = self.path / files.MANIFEST
         return files.parsed(path, lambda manifest: files.lacks(manifest, self.holds)) if path.exists() else None
 
     def binds(self, before: Mapping[str, Any]) -> bool:
-        """Whether anything is kept of the run that is there: one that failed before its first picture binds nobody."""
+        """Whether the existing run has results to keep: one that failed before its first image may be replaced."""
         return True
 
     def may_differ(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-        """Whether a run that differs in an option goes on."""
+        """Whether a run may be resumed with another value of this option."""
         return key in self.free
 
     def difference(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-        """What to say of a run that differs in an option, and what to do about it."""
+        """The error message for an option that differs."""
         old, new = before.get(key), now.get(key)
         if key == "set" and isinstance(old, dict) and isinstance(new, dict):
             key = next((k for k in (*new, *old) if old.get(k) != new.get(k)), key)
@@ -118,7 +118,7 @@ class RunFolder(Generic[Asked]):
         return {**self.head, "summary": self.summary}
 
     def make(self) -> None:
-        """Make the folder, and its manifest before anything else is in it. Raises TiltingError."""
+        """Create the folder, with its manifest first. Raises TiltingError."""
         try:
             (self.path / self.inside).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -132,8 +132,8 @@ class RunFolder(Generic[Asked]):
 
     @staticmethod
     def same_identity(key: str, before: Any, now: Any) -> bool:
-        """Whether it is of the same files; rewards, as far as the older of the two knows its own, and of a user's file its
-        code alone: a comment in it is no other reward."""
+        """Whether two identities are of the same files. Rewards whose digest an older run did not know pass, and of a user's
+        file only the code counts: another comment is no other reward."""
         if key != "reward" or len(before) != len(now):
             return before == now
         return all(
@@ -142,7 +142,7 @@ class RunFolder(Generic[Asked]):
         )
 
     def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
-        """Refuse to go on in a folder of another run; an option newer than it may be as it is by itself, and so may a setting.
+        """Refuse to resume another run. Options and settings that are newer than the run pass at their defaults.
         Raises TiltingError."""
         before, path = manifest["config"], str(self.path)
         known, default = before.get("set"), self.defaults()

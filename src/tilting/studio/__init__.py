@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
@@ -14,6 +15,7 @@ from tilting.errors import TiltingError
 if TYPE_CHECKING:
     from tilting.config.studio import StudioConfig
 
+NEEDS = ("gradio", "fastapi", "uvicorn", "psutil")
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),  # of a table of all events that nobody reads, by pandas, after each of them
@@ -36,10 +38,7 @@ def open_page(config: StudioConfig, quiet: bool = False) -> None:
         TiltingError: the extra is not installed, the port is taken, or a studio is open for this workspace.
     """
     os.environ.update(QUIET)
-    try:
-        serve = import_module("tilting.studio.serve").serve
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("tilting"):
-            raise
-        raise TiltingError(f"the studio needs {error.name}: pip install 'tilting[studio]'") from None
-    serve(config, quiet)
+    missing = [module for module in NEEDS if find_spec(module) is None]
+    if missing:
+        raise TiltingError(f"the studio needs {' and '.join(missing)}: pip install 'tilting[studio]'")
+    import_module("tilting.studio.serve").serve(config, quiet)

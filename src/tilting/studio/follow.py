@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from tilting.errors import TiltingError
-from tilting.runs.alone import busy
+from tilting.runs.lock import locked
 from tilting.studio import forms, show
 from tilting.studio.jobs import Job
 from tilting.studio.workspace import manifest_of
@@ -27,7 +27,7 @@ def doing(studio: Studio, name: str) -> str:
     job = studio.jobs.of(name)
     if job is None:
         return show.note(
-            "Another process is writing here." if busy(studio.workspace.root / name) else "Nobody is writing here."
+            "Another process is writing here." if locked(studio.workspace.root / name) else "Nobody is writing here."
         )
     state, said = studio.jobs.state(job), studio.jobs.said(job)
     return show.note(f"Job {job.number} {state}{f': {said[-200:]}' if said else ''}", alert=state == "failed")

@@ -26,7 +26,7 @@ ASIDE: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 """How the page asks by itself, by a clock or a change: outside of gradio's queue, whose stream to the browser is closed when
 nothing waits, and then forgets whoever came while it closed; a clock that is forgotten never ticks again."""
 WIDEST = 100
-"""Of bounds that make a slider."""
+"""Bounds that make a field a slider."""
 
 
 class Entry(NamedTuple):

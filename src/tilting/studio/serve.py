@@ -28,9 +28,9 @@ COOKIE = "tilting-token"
 SERVED = (".html", ".png", ".jpg", ".webp", ".json", ".jsonl", ".csv")
 """Files of runs that the page shows."""
 LOCAL = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; object-src 'none'"
-"""Of the page: what it loads, it loads from here."""
+"""Content security policy of the page: it loads from this server only."""
 ALONE = "sandbox allow-scripts; default-src data: blob: 'unsafe-inline'"
-"""Of a run's page: it loads nothing, and is no part of this site."""
+"""Content security policy of a run's page: it loads nothing, and is sandboxed from this site."""
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -48,7 +48,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 class Guard:
-    """Who may ask: by the token, from a page of this site, by a name of this machine.
+    """Admit requests with the token, from a page of this site, and addressed to a name of this machine.
 
     Args:
         app: what is guarded.

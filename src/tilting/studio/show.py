@@ -10,7 +10,7 @@ from urllib.parse import quote
 from tilting.reports.charts import number
 
 WIDE, HIGH, EDGE = 320.0, 120.0, 6.0
-"""Of a curve, in its own units."""
+"""Width, height and margin of a curve, in its own units."""
 LAST = 6
 """Selections that are told."""
 

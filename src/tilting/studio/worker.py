@@ -32,7 +32,7 @@ from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.cost import cost
 from tilting.errors import TiltingError, refusal_of
-from tilting.features.film import frames_of
+from tilting.features.video import frames_of
 from tilting.generation.auto import settled, told
 from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, records_of, summarise
@@ -49,7 +49,7 @@ from tilting.reports.pages import inlined
 from tilting.reports.trace import Trace
 from tilting.reports.trace_page import page, write_page
 from tilting.rewards.spec import Spec, build
-from tilting.runs.alone import alone
+from tilting.runs.lock import exclusive
 
 if TYPE_CHECKING:
     from tilting.generation.run import Reward
@@ -64,7 +64,7 @@ MOST, LOOKS, TRACED = 16, 16, 4
 PAUSE = 1.5
 """Seconds between two traces of a run that goes on."""
 MODELS = 2
-"""That stay loaded."""
+"""Maximum number of models that stay loaded."""
 
 
 class Worker:
@@ -186,7 +186,7 @@ class Worker:
         config, kind, kept = self.last
         new = not os.path.exists(out)
         try:
-            with alone(out):
+            with exclusive(out):
                 place = kind(replace(config, out=out), words)
                 numbers = {who: i for i, who in enumerate(identities(config.prompts, config.seeds, config.images))}
                 place.begin()

@@ -267,7 +267,7 @@ class Batches:
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
             words, name = [prompts[i] for i in rows.tolist()], getattr(self.reward, "name", "reward")
-            both = torch.cat([decode(a, rows), decode(b, rows)], -3)  # pictures, or films frame by frame
+            both = torch.cat([decode(a, rows), decode(b, rows)], -3)  # pictures, or videos frame by frame
 
             def ask(both: Tensor, words: list[str]) -> Tensor:
                 return check_values(name, compare(both[:, :3], both[:, 3:], words), len(both))

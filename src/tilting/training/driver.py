@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from tilting.config.training import TrainingConfig
 from tilting.errors import TiltingError
-from tilting.runs.stopping import patient
+from tilting.runs.signals import deferred_interrupt
 from tilting.training import checkpoint
 from tilting.training.average import EMA
 from tilting.training.bar import Bar, kl_of
@@ -148,7 +148,7 @@ def train_in_folder(observer: Observer[Any], saved: Saved | None = None, quiet: 
     engine.track()
     try:
         about = observer.name, config.train_steps, trainer.state.step, quiet
-        with patient(several=engine.count > 1) as interrupted, Bar(*about) as bar:
+        with deferred_interrupt(several=engine.count > 1) as interrupted, Bar(*about) as bar:
             for row in () if observer.over else trainer.steps(config.train_steps):
                 line = row.numbers | observer.look(row)
                 if engine.main:

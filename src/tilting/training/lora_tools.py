@@ -16,8 +16,8 @@ from tilting.models.lora_weights import export_lora, mix, rank_of, read_lora, sa
 from tilting.models.names import find_model
 from tilting.models.parts import Parts
 from tilting.models.skeleton import hollow
-from tilting.runs.alone import alone
 from tilting.runs.files import digest
+from tilting.runs.lock import exclusive
 from tilting.runs.owner import LORA, folder_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def delta_norms(state: dict[str, Tensor]) -> dict[str, float]:
 
 def write_export(place: str, out: str, form: LoraForm, model: str | None = None) -> Path:
     """A LoRA as other programs read it, in a folder that holds none; see `read`. Raises TiltingError."""
-    with alone(out):
+    with exclusive(out):
         if len(lora_files(place)) > 1 and (lora_file(place).parent / INPUTS).is_file():
             raise TiltingError(f"{place!r} learned the sampler's inputs too, which no other program knows")
         folder = folder_of(out, LORA)
@@ -85,7 +85,7 @@ def write_mix(loras: Sequence[LoraSpec], out: str, model: str | None = None) -> 
     Raises:
         TiltingError: for LoRAs of different models, or a folder that is one of theirs.
     """
-    with alone(out):
+    with exclusive(out):
         folder = folder_of(out, LORA)
         if (folder / LORA.file).exists():
             raise TiltingError(f"--out {out!r} holds a LoRA already: choose another --out")

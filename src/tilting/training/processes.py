@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tilting.models.placement import dtype_of
 from tilting.runs.owner import processes
-from tilting.runs.processes import LIMIT, on_cpu, place_of
+from tilting.runs.processes import LIMIT, on_cpu, process_device
 from tilting.training.sharding import Shard, asked_for
 from tilting.types import TiltingError
 
@@ -83,7 +83,7 @@ def over(engine: Any, device: str = "auto") -> Engine:
     Raises:
         TiltingError: a device that is not here, or one device for several processes.
     """
-    many, place = engine.num_processes > 1, place_of(device, engine.device, engine.num_processes)
+    many, place = engine.num_processes > 1, process_device(device, engine.device, engine.num_processes)
     mixed = engine.mixed_precision
     if mixed not in ("no", "fp16", "bf16"):
         raise TiltingError(f"the launcher's mixed precision is {mixed}: a LoRA is trained under fp16, bf16 or no")

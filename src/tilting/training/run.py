@@ -25,7 +25,7 @@ from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.rewards.user_file import why_blind
 from tilting.rewards.weighted_sum import framed
-from tilting.runs.alone import alone
+from tilting.runs.lock import exclusive
 from tilting.training.bar import kl_of
 from tilting.training.batches import Batches
 from tilting.training.driver import Observer, enter, train_in_folder
@@ -100,7 +100,7 @@ def run(
         TiltingError: before anything is written, for a request or a folder that cannot work; and when ten steps in a row were
             skipped, the last good state kept.
     """
-    with alone(config.out):
+    with exclusive(config.out):
         folder = FinetuneFolder(config, argv)
         if not folder.finished:
             loaded = parts(config)

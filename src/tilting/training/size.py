@@ -18,9 +18,11 @@ def need_of_training(config: FinetuneConfig) -> tuple[Need, dict[str, float]]:
     objective = config.made_objective
     paid = cost_of(objective, config.steps)
     rows = config.batch_size // processes() // config.accumulate
-    need = Need(rows, paid.slopes > 0, paid.steep > 0, paid.reward_calls > 0, objective.graphs_at_once, trains=True)
-    plain = {"evaluations": paid.evaluations - paid.slopes, "looks": paid.reward_calls - paid.steep}
-    return need, {**plain, "slopes": paid.slopes, "steep": paid.steep, "finals": 0.0}
+    need = Need(
+        rows, paid.evaluation_grads > 0, paid.value_grads > 0, paid.reward_calls > 0, objective.graphs_at_once, trains=True
+    )
+    plain = {"evaluations": paid.evaluations - paid.evaluation_grads, "values": paid.reward_calls - paid.value_grads}
+    return need, {**plain, "evaluation_grads": paid.evaluation_grads, "value_grads": paid.value_grads, "finals": 0.0}
 
 
 def counted(config: GenerateConfig | FinetuneConfig) -> dict[str, Any]:
@@ -37,9 +39,9 @@ def counted(config: GenerateConfig | FinetuneConfig) -> dict[str, Any]:
     if isinstance(config, FinetuneConfig):
         need, paid = need_of_training(config)
     else:
-        need, bill = need_of(config)
-        paid = dict(bill._asdict())
-    found = sizes(config, reward, back=need.slopes or need.steep)
+        need, calls = need_of(config)
+        paid = dict(calls._asdict())
+    found = sizes(config, reward, back=need.network_grad or need.value_grad)
     fit = Fit(config, need, reward)
     fit.known(config, Switches.of(config).recompute, found)
     parts = {key: value / 1e12 for key, value in flop(found, paid).items()}

@@ -14,7 +14,7 @@ from typing import Any
 from tilting.config.finetune import FinetuneConfig, resolve_finetune
 from tilting.errors import TiltingError
 from tilting.objectives.cost import cost_of
-from tilting.runs.alone import alone
+from tilting.runs.lock import exclusive
 from tilting.training.batches import Batches
 from tilting.training.checkpoint import read
 from tilting.training.driver import Observer, train_in_folder
@@ -65,7 +65,7 @@ def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
     images = config.train_steps * config.batch_size
     looks, whole = -(-config.train_steps // config.checkpoint_every), protocol.sets.values()
     drawn = [sum(len(dict.fromkeys(p)) for p in sets) * protocol.images for sets in (whole, protocol.along().sets.values())]
-    units = images * (cost.evaluations + 2 * cost.slopes + VALUE * cost.reward_calls)
+    units = images * (cost.evaluations + 2 * cost.evaluation_grads + VALUE * cost.reward_calls)
     units += (2 * drawn[0] + (looks - 1) * drawn[1]) * (config.steps + VALUE / 2)
     return units * ROW_SECONDS * (1 if config.cfg == 1 else 2)
 
@@ -80,7 +80,7 @@ def train(
     Raises:
         TiltingError: a folder that holds another run.
     """
-    with alone(config.out):
+    with exclusive(config.out):
         folder = FinetuneFolder(config, argv)
         if folder.summary and folder.summary.get("looked") != protocol.about:
             raise TiltingError(f"{str(folder.path)!r} was looked at in another way: choose another --out")

@@ -49,8 +49,14 @@ def requests(run: Run) -> dict[str, Any]:
     )
     drawn: dict[str, Any] = {}
     for name, more in {"base": {}, "codex": {"method": "codex"}, "baked": {"lora": [str(run.out / "runs" / "bake")]}}.items():
-        asked = {"prompts": list(prompts), "reward": [REWARD], "steps": steps, "images": 1 if small else IMAGES, "seed": run.seed}
-        drawn[name] = asked | more | {"out": str(run.out / "runs" / name)}
+        asked = {
+            "prompts": list(prompts),
+            "reward": [REWARD],
+            "steps": steps,
+            "images": 1 if small else IMAGES,
+            "seed": run.seed,
+        }
+        drawn[name] = asked | more | {"seed": run.seed, "out": str(run.out / "runs" / name)}
     return {"bake": bake, **drawn}
 
 
@@ -142,7 +148,9 @@ def markdown(report: Report) -> str:
     else:
         seen = report["train_steps"] * report["batch"]
         each = seen // report["prompts"][0]
-        said += f", less than the {WANTED:.0%} that was hoped for. It has learnt from {seen} steered samples, {each} of a prompt."
+        said += (
+            f", less than the {WANTED:.0%} that was hoped for. It has learnt from {seen} steered samples, {each} of a prompt."
+        )
     trained, held = report["prompts"]
     made = f"{report['train_steps']} steps of {report['batch']} images, {trained} prompts"
     ours = f"Ours: pocket, T = {report['steps']}, {made}; {held} held-out prompts x {report['images']} images, "

@@ -1,4 +1,4 @@
-"""One writer at a time in a folder: a lock that dies with its process. Torch-free."""
+"""A lock that gives one process a folder to write in, and dies with that process. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from tilting.runs.files import check_writable
 from tilting.runs.owner import kind_of
 
 LOCK = ".tilting.lock"
-MOMENT = 0.2
-"""Seconds to wait for another process that is just leaving."""
+TIMEOUT = 0.2
+"""Seconds to wait for another process that is just ending."""
 _held: dict[Path, int] = {}
-"""The folders that this process holds, and the thread that does."""
+"""Thread id by folder that this process has locked."""
 
 
-def busy(folder: Path) -> bool:
-    """Whether another process holds a folder at this moment."""
+def locked(folder: Path) -> bool:
+    """Whether another process holds the lock of a folder."""
     try:
         if (folder / LOCK).exists():
             with FileLock(folder / LOCK, timeout=0, thread_local=False):
                 pass
     except Timeout:
         return True
-    except OSError:  # it is gone, or nobody may write there
+    except OSError:  # the file is gone, or the folder is read-only
         pass
     return False
 
 
 @contextmanager
-def alone(out: str | None, beside: bool = False) -> Iterator[None]:
-    """Hold the folder that ``--out`` names while a command reads and writes it.
+def exclusive(out: str | None, beside: bool = False) -> Iterator[None]:
+    """Lock the folder that ``--out`` names while a command reads and writes it.
 
-    The folder is made for the lock, and is gone again if nothing was put into it. A thread that holds it may ask again. Of the
-    processes of one launcher the main one holds it for all.
+    The folder is created for the lock, and removed again if it stays empty. The lock is reentrant within a thread; of the
+    processes of one launcher, rank 0 holds it for all.
 
     Args:
         out: the folder.
-        beside: the lock lies beside the folder, which will be made in one piece.
+        beside: put the lock file beside the folder, which will appear in one rename.
 
     Raises:
         TiltingError: another process writes there, or the folder cannot be made.
@@ -60,7 +60,7 @@ def alone(out: str | None, beside: bool = False) -> Iterator[None]:
     place = whole.parent if beside else whole
     file = place / (f".{whole.name[:40]}{LOCK}" if beside else LOCK)
     made = [path for path in (place, *place.parents) if not path.exists()]
-    lock = FileLock(file, timeout=MOMENT, thread_local=False)
+    lock = FileLock(file, timeout=TIMEOUT, thread_local=False)
     try:
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -74,14 +74,14 @@ def alone(out: str | None, beside: bool = False) -> Iterator[None]:
             for path in {whole, *(other.parent / whole.name for other in made)}:
                 sweep_beside(path)
             if not beside:
-                sweep(whole, deep=kind_of(whole) is not None)  # one that is nobody's may hold anything
+                sweep(whole, deep=kind_of(whole) is not None)  # a folder that is not ours may hold anything
             yield
         finally:
             del _held[whole]
             with suppress(OSError):
-                file.unlink()  # before it is let go: who has opened it meanwhile sees that it has no name
+                file.unlink()  # before the release: whoever has opened it meanwhile sees that it was unlinked
             lock.release()
     finally:
-        for path in made:  # if nothing is in them
+        for path in made:  # rmdir fails unless they are empty
             with suppress(OSError):
                 path.rmdir()

@@ -10,7 +10,7 @@ import pytest
 from support.processes import WORDS, awaited, begun
 from tilting.disk import unique_beside
 from tilting.errors import TiltingError
-from tilting.runs.alone import LOCK, alone
+from tilting.runs.lock import LOCK, exclusive
 
 REWARD = """
 import pathlib, time
@@ -47,13 +47,13 @@ def test_a_second_process_gets_a_sentence_and_a_killed_one_lets_go(tmp_path, fol
 
 def test_the_folder_is_gone_again_if_nothing_was_written(tmp_path):
     out = tmp_path / "a" / "b"
-    with alone(str(out)), alone(str(out)):
+    with exclusive(str(out)), exclusive(str(out)):
         assert (out / LOCK).exists()
     assert not (tmp_path / "a").exists()
-    with alone(str(out)):
+    with exclusive(str(out)):
         (out / "kept").touch()
     assert [p.name for p in out.iterdir()] == ["kept"]
-    with alone(str(tmp_path / "c"), beside=True):
+    with exclusive(str(tmp_path / "c"), beside=True):
         assert not (tmp_path / "c").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
@@ -63,12 +63,12 @@ def test_another_thread_is_refused(tmp_path):
 
     def enter():
         try:
-            with alone(str(tmp_path)):
+            with exclusive(str(tmp_path)):
                 said.append("in")
         except TiltingError as error:
             said.append(str(error))
 
-    with alone(str(tmp_path)):
+    with exclusive(str(tmp_path)):
         thread = threading.Thread(target=enter)
         thread.start()
         thread.join()
@@ -77,9 +77,9 @@ def test_another_thread_is_refused(tmp_path):
 
 
 def test_of_a_launcher_the_main_process_holds_it(tmp_path, monkeypatch):
-    with alone(str(tmp_path)):
+    with exclusive(str(tmp_path)):
         monkeypatch.setenv("RANK", "1")
-        threads = [threading.Thread(target=lambda: alone(str(tmp_path)).__enter__())]
+        threads = [threading.Thread(target=lambda: exclusive(str(tmp_path)).__enter__())]
         for thread in threads:
             thread.start()
             thread.join()
@@ -90,7 +90,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "theirs").write_text("theirs")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).symlink_to(tmp_path / "theirs")
-    with pytest.raises(TiltingError, match="cannot write into --out"), alone(str(tmp_path / "run")):
+    with pytest.raises(TiltingError, match="cannot write into --out"), exclusive(str(tmp_path / "run")):
         pass
     assert (tmp_path / "theirs").read_text() == "theirs"
 
@@ -103,7 +103,7 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path):
     (tmp_path / "checkpoints" / ".00000001.0123456789abcdef.tilting").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".00000001.0123456789abcdef.tilting" / "state.json").touch()
     (tmp_path / ".mine.tilting").touch()
-    with alone(str(tmp_path)):
+    with exclusive(str(tmp_path)):
         pass
     assert sorted(p.name for p in tmp_path.rglob("*")) == [".mine.tilting", "checkpoints", "images", "manifest.json"]
 
@@ -116,13 +116,13 @@ def test_what_is_left_beside_a_folder_that_was_not_made_yet_is_swept_by_the_same
         if inside:
             (left / "metrics.json").touch()
     for name in ("run", "judged", "a" * 60 + "1"):
-        with alone(str(tmp_path / name), beside=name == "judged"):
+        with exclusive(str(tmp_path / name), beside=name == "judged"):
             pass
     left = [path.name for path in tmp_path.iterdir()]
     assert len(left) == 1 and left[0].startswith(f".{'a' * 40}.")  # another's
-    with alone(str(tmp_path / ("a" * 60 + "2") / "deeper")):
+    with exclusive(str(tmp_path / ("a" * 60 + "2") / "deeper")):
         pass
     assert len(list(tmp_path.iterdir())) == 1
-    with alone(str(tmp_path / ("a" * 60 + "2"))):
+    with exclusive(str(tmp_path / ("a" * 60 + "2"))):
         pass
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""``--overwrite``: what a command of ours has written gives way to what it writes now. Torch-free."""
+"""``--overwrite``: replace a folder that a tilting command has written. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tilting.errors import TiltingError
-from tilting.runs.alone import LOCK, alone
 from tilting.runs.files import check_writable
+from tilting.runs.lock import LOCK, exclusive
 from tilting.runs.owner import kind_of
 
 ASIDE = ".overwritten"
 
 
 @contextmanager
-def replaced(out: str, agreed: Callable[[str], bool]) -> Iterator[None]:
-    """Put a folder aside while a command writes into its place; it comes back where the command leaves nothing there.
+def overwriting(out: str, agreed: Callable[[str], bool]) -> Iterator[None]:
+    """Move a folder aside while a command writes a new one in its place, and restore it if the command writes nothing.
 
     Args:
-        out: the folder; where nothing is there, nothing is done.
-        agreed: asks whoever may be asked, in a sentence, whether it is to be lost.
+        out: the folder; nothing happens if it is missing or empty.
+        agreed: asks the user a question and returns the answer.
 
     Raises:
-        TiltingError: the folder holds what no command of ours wrote, another process writes there, or it is not to be lost.
+        TiltingError: no tilting command wrote the folder, another process writes there, or the user said no.
     """
     folder = check_writable(out)
     aside = folder.absolute().with_name(f".{folder.absolute().name[:40]}{ASIDE}")
@@ -38,8 +38,8 @@ def replaced(out: str, agreed: Callable[[str], bool]) -> Iterator[None]:
         )
     if not agreed(f"{out!r} holds {kind.what}: replace it?"):
         raise TiltingError(f"{out!r} is left as it is")
-    with alone(out):  # that nobody writes there now
-        shutil.rmtree(aside, ignore_errors=True)  # a kill left it
+    with exclusive(out):  # nobody else is writing there
+        shutil.rmtree(aside, ignore_errors=True)  # left by a killed command
     try:
         folder.rename(aside)
     except OSError as error:
@@ -56,5 +56,5 @@ def replaced(out: str, agreed: Callable[[str], bool]) -> Iterator[None]:
 
 
 def _holds(folder: Path) -> bool:
-    """Whether anything is in a folder."""
+    """Whether a folder holds anything but the lock."""
     return folder.is_dir() and any(one.name != LOCK for one in folder.iterdir())

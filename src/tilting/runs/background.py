@@ -1,6 +1,6 @@
-"""Work that one other thread does, in order, while its owner goes on: encoding and writing pictures, asking a remote scorer.
+"""One background thread that does work in order: encoding and writing images, asking a remote scorer.
 
-The thread does not outlive its process: what it has not begun by then is not done.
+It is a daemon thread: work that has not begun when the process ends is not done.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tilting.lazy import torch
 Some = TypeVar("Some")
 
 
-class Ahead:
-    """One thread and what waits for it; left as a block, it is waited for, and what failed last is raised.
+class Background:
+    """A thread with a bounded queue.
 
     Args:
-        most: pieces of work that may wait; who brings one more waits itself, so that memory is bounded.
+        most: length of the queue; `submit` blocks while it is full, which bounds memory.
     """
 
     def __init__(self, most: int = 2):
@@ -30,8 +30,8 @@ class Ahead:
         self._failed: BaseException | None = None
         self._over = False
 
-    def do(self, work: Callable[[], Some]) -> Future[Some]:
-        """Have something done without gradients. Raises what an earlier piece raised; nothing is done after that."""
+    def submit(self, work: Callable[[], Some]) -> Future[Some]:
+        """Queue a call, which runs without gradients. Raises what an earlier one raised; nothing runs after a failure."""
         self._raise()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
@@ -41,15 +41,15 @@ class Ahead:
         return done
 
     def finish(self) -> None:
-        """Wait until all is done. Raises what failed."""
+        """Wait until the queue is empty and end the thread. Raises what a call raised."""
         if self._thread is not None:
             self._work.put(None)
             self._thread.join()
             self._thread = None
         self._raise()
 
-    def drop(self) -> None:
-        """Begin no more of what waits, and do not wait for what has begun."""
+    def cancel(self) -> None:
+        """Drop the queue without waiting for the call that is running."""
         self._over = True
         with suppress(queue.Full):  # then the thread will see one, and that all is over
             self._work.put_nowait(None)

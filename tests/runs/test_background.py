@@ -15,47 +15,47 @@ from tilting.generation.generate import Drawn, draw
 from tilting.generation.plan import identities, plan
 from tilting.rewards.elsewhere import Elsewhere, elsewhere
 from tilting.rewards.weighted_sum import combine
-from tilting.runs.ahead import Ahead
+from tilting.runs.background import Background
 
 
 def test_work_is_done_in_order_without_gradients_while_few_wait():
-    seen, go, ahead = [], threading.Event(), Ahead(most=2)
-    first = ahead.do(go.wait)
+    seen, go, background = [], threading.Event(), Background(most=2)
+    first = background.submit(go.wait)
     for i in range(2):
-        ahead.do(lambda i=i: seen.append((i, torch.is_grad_enabled())))
-    late = threading.Thread(target=lambda: ahead.do(lambda: seen.append("late")), daemon=True)
+        background.submit(lambda i=i: seen.append((i, torch.is_grad_enabled())))
+    late = threading.Thread(target=lambda: background.submit(lambda: seen.append("late")), daemon=True)
     late.start()
     time.sleep(0.05)
     assert seen == [] and late.is_alive() and not first.done()  # it waits, for two do
     go.set()
     late.join(5)
-    ahead.finish()
+    background.finish()
     assert seen == [(0, False), (1, False), "late"]
 
 
 def test_a_failure_is_raised_once_and_nothing_is_done_after_it():
-    seen, ahead = [], Ahead()
+    seen, background = [], Background()
 
     def fail():
         raise TiltingError("the disk is full")
 
-    done = ahead.do(fail)
+    done = background.submit(fail)
     with pytest.raises(TiltingError, match="full"):
         done.result(5)
     with pytest.raises(TiltingError, match="full"):
-        ahead.do(lambda: seen.append(1))
-    ahead.finish()
+        background.submit(lambda: seen.append(1))
+    background.finish()
     assert seen == []
 
 
 def test_what_is_dropped_is_not_waited_for():
-    go, seen, ahead = threading.Event(), [], Ahead()
-    ahead.do(lambda: go.wait(5))
-    ahead.do(lambda: seen.append(1))
+    go, seen, background = threading.Event(), [], Background()
+    background.submit(lambda: go.wait(5))
+    background.submit(lambda: seen.append(1))
     begun = time.monotonic()
-    ahead.drop()
+    background.cancel()
     assert time.monotonic() - begun < 1
-    thread = ahead._thread
+    thread = background._thread
     go.set()
     thread.join(5)
     assert not thread.is_alive() and seen == []

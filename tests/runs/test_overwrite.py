@@ -9,7 +9,7 @@ import pytest
 from support.commands import manifest, refused
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.runs.replacing import replaced
+from tilting.runs.overwrite import overwriting
 
 pytestmark = pytest.mark.usefixtures("no_bars")
 
@@ -29,7 +29,7 @@ def run(tmp_path):
 
 
 def test_it_gives_way_to_what_is_written(run):
-    with replaced(str(run), lambda asked: "a run of pictures: replace it?" in asked):
+    with overwriting(str(run), lambda asked: "a run of pictures: replace it?" in asked):
         assert not run.exists()
         run.mkdir()
         (run / "new").write_bytes(b"new")
@@ -45,20 +45,20 @@ def test_it_comes_back_where_nothing_is_written(run, leaves):
             run.mkdir()
         raise TiltingError("never mind")
 
-    with pytest.raises(TiltingError, match="never mind"), replaced(str(run), lambda asked: True):
+    with pytest.raises(TiltingError, match="never mind"), overwriting(str(run), lambda asked: True):
         fails()
     assert held(run) == before and [path.name for path in run.parent.iterdir()] == ["run"]
 
 
 def test_who_says_no_keeps_it_and_what_is_not_ours_stays(run):
     before = held(run)
-    with pytest.raises(TiltingError, match="left as it is"), replaced(str(run), lambda asked: False):
+    with pytest.raises(TiltingError, match="left as it is"), overwriting(str(run), lambda asked: False):
         raise AssertionError
     (run / "manifest.json").unlink()
-    with pytest.raises(TiltingError, match="holds something else"), replaced(str(run), lambda asked: True):
+    with pytest.raises(TiltingError, match="holds something else"), overwriting(str(run), lambda asked: True):
         raise AssertionError
     assert held(run).items() <= before.items()
-    with replaced(str(run.parent / "none"), lambda asked: False):
+    with overwriting(str(run.parent / "none"), lambda asked: False):
         pass
 
 
