@@ -24,8 +24,11 @@ def meant_by(config: Mapping[str, Any]) -> Kind:
     return kind
 
 
-FIRST_ORDER = {"CogVideoXDPMScheduler": "CogVideoXDDIMScheduler"}
-"""Schedulers of the noise of another, which steps by the first order."""
+FIRST_ORDER = {
+    "CogVideoXDPMScheduler": "CogVideoXDDIMScheduler",
+    "FlowMatchHeunDiscreteScheduler": "FlowMatchEulerDiscreteScheduler",
+}
+"""Schedulers of the noise of another, which steps by the first order: their own lists have times twice, or their steps more."""
 OWN = ("DDIM", "LCM", "TCD")
 """What the names of schedulers hold whose times are taken as they are, though they keep no sigmas."""
 
@@ -116,8 +119,8 @@ def first_order(scheduler: Any) -> Noise:
         kind = "flow" if matching or config.get("prediction_type") == "flow_prediction" else meant_by(config)
         if kind == "v_prediction" or (matching and (config.get("sigma_max") or 1) > 1):
             raise TiltingError(f"a {name} whose states are no mixture of a picture and noise is not known")
-        if matching and getattr(scheduler, "order", 1) > 1:  # whose list has every time twice
-            scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+        if name in FIRST_ORDER:
+            scheduler = getattr(diffusers, FIRST_ORDER[name]).from_config(config)
         return Noise(kind, True, bool(config.get("invert_sigmas")), type(scheduler), dict(scheduler.__dict__))
     if not hasattr(scheduler, "alphas_cumprod") or name.startswith("EDM"):
         raise TiltingError(f"a {name} does not say with which noise this model was trained")
