@@ -136,18 +136,24 @@ def test_an_input_that_would_go_unheard_is_refused(name, value, said):
         Pipeline(make("sdxl")[0], kind, 2, inputs={name: value})
 
 
-def test_layers_that_someone_listens_to_are_asked_anew():
+def test_layers_that_a_pipeline_listens_to_are_asked_anew():
     pipe = sd()
     door, encoder, heard = Door(pipe), pipe.text_encoder, []
     asked = door.encoder("text_encoder", encoder.forward, encoder)
     words = torch.arange(40).reshape(2, 20) % 9
     want = asked(words)[0]
-    handle = encoder.register_forward_hook(lambda *_: None)  # of the whole, which `forward` does not ask
+
+    def listen(_, __, out):
+        heard.append(len(out))
+
     inner = next(part for part in encoder.modules() if isinstance(part, torch.nn.Linear))
-    listening = inner.register_forward_hook(lambda _, __, out: heard.append(len(out)))
+    inner.register_forward_hook(lambda *_: None)  # transformers has some of its own
+    assert asked(words)[0].equal(want) and not heard
+    listen.__module__ = type(pipe).__module__
+    listening = inner.register_forward_hook(listen)
     assert asked(words)[0].equal(want) and heard == [2]
     assert asked(words[:1])[0].allclose(want[:1], atol=1e-6) and heard == [2, 1]
-    handle.remove(), listening.remove()
+    listening.remove()
     asked(words)
     assert heard == [2, 1]
 

@@ -706,6 +706,16 @@ def wan_i2v():
     return diffusers.WanImageToVideoPipeline(**parts, **wan_parts(flow(shift=3.0))), {**VIDEO, "image": picture()}
 
 
+def wan_vace():
+    """Its call takes one text, and no list of one."""
+    torch.manual_seed(0)
+    sizes = {"patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16, "num_layers": 3}
+    sizes |= {"out_channels": 16, "text_dim": 32, "freq_dim": 256, "ffn_dim": 32, "cross_attn_norm": True}
+    sizes |= {"qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32, "vace_layers": [0, 2], "vace_in_channels": 96}
+    pipe = diffusers.WanVACEPipeline(transformer=scrambled(diffusers.WanVACETransformer3DModel(**sizes)), **wan_parts())
+    return pipe, {**VIDEO, "video": [picture(16, i) for i in range(5)], "mask": [mask() for _ in range(5)]}
+
+
 def ltx():
     torch.manual_seed(0)
     sizes = {"in_channels": 8, "out_channels": 8, "patch_size": 1, "patch_size_t": 1, "num_attention_heads": 4}
@@ -811,7 +821,7 @@ MAKERS = {
             pixart,
         ),
         *(qwen, qwen_controlnet, qwen_edit, qwen_edit_plus, z_image, krea2, hunyuan_image, sana, sana_dpm, lumina2, cogview4),
-        *(aura_flow, hidream, wan, wan22, wan_i2v, ltx, ltx_condition, hunyuan_video, cogvideox, dit, ddpm),
+        *(aura_flow, hidream, wan, wan22, wan_i2v, wan_vace, ltx, ltx_condition, hunyuan_video, cogvideox, dit, ddpm),
     )
 }
 

@@ -228,9 +228,10 @@ class Call:
         """What the call is told of these images."""
         names, m = self.door.names, len(prompts)
         told = {k: fresh(v) for k, v in self.told.items() if k in names}
-        told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k)}
+        lone = m == 1 and "list of prompts is not" in source_of(type(self.door.pipe).__name__)  # which takes a text alone
+        told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k) and not lone}
         if subject := self.door.subject:
-            told[subject] = m if subject == "batch_size" else list(prompts)
+            told[subject] = m if subject == "batch_size" else prompts[0] if lone else list(prompts)
         own = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
         if "generator" in names:
             own["generator"] = [torch.Generator().manual_seed(0) for _ in prompts]

@@ -73,8 +73,9 @@ class Encoded(tuple):
 
 
 def hooked(part: Any) -> bool:
-    """Whether someone listens to what is computed in a part, as a pipeline does for a layer's answers."""
-    return part is not None and any(one._forward_hooks for one in part.modules())
+    """Whether a pipeline listens to what is computed in a part, as some do for a layer's answers."""
+    hooks = () if part is None else (hook for one in part.modules() for hook in one._forward_hooks.values())
+    return any(str(getattr(hook, "__module__", "")).startswith("diffusers.pipelines") for hook in hooks)
 
 
 def _processors(parts: Mapping[str, Any]) -> list[tuple[Any, Any]]:
@@ -127,7 +128,7 @@ class Door:
         self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made, part: Any = None
     ) -> Any:
         """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
-        what encodes is trained, or someone listens in, anew."""
+        what encodes is trained, or the pipeline listens in, anew."""
 
         @functools.wraps(function)
         def asked(*given: Any, **more: Any) -> Any:
