@@ -26,7 +26,7 @@ from tilting.schedule import transition
 PROMPTS = ["a fox on a blue background", "an owl"]
 STEPS = 4
 ROWS = torch.arange(2)
-APART = ("qwen_edit_plus", "sd15_t2i_adapter", "cogview4", "wan_vace")
+APART = ("qwen_edit_plus", "sd15_t2i_adapter", "cogview4")
 """Pipelines whose call takes one prompt, and one whose prompts read each other's padding."""
 
 
@@ -90,8 +90,6 @@ def theirs(pipe, told, negative, steps=STEPS, prompts=None):
         told["prompt"] = list(prompts)
     if negative:
         told["negative_prompt"] = [negative] * len(prompts)
-    if isinstance(pipe, diffusers.WanVACEPipeline):
-        (told["prompt"],), (told["negative_prompt"],) = told["prompt"], told["negative_prompt"]
     real, vae = pipe.scheduler, getattr(pipe, "vae", None)
     pipe.scheduler = first_order(real)
     network = getattr(pipe, "unet", None) or pipe.transformer

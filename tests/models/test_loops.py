@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from support.tiny_pipelines import make, mask, picture, sd, sd15_pag, unet
+from support.tiny_pipelines import flow, make, mask, picture, sd, sd15_pag, unet, wan_vace
 from tilting.errors import TiltingError
 from tilting.models.door import Door
 from tilting.models.memo import content
@@ -21,6 +21,7 @@ from tilting.models.passes import carried
 from tilting.models.pipeline import Pipeline
 from tilting.models.schedulers import first_order
 from tilting.models.told import picture_of
+from tilting.schedule import transition
 
 LOOP = """
 def __call__(self, prompt, image=None, latents=None, twice=False):
@@ -120,6 +121,24 @@ def test_a_loop_that_holds_frames_as_images_or_scales_by_its_sigmas_is_refused(m
     own.scheduler = diffusers.EulerDiscreteScheduler()
     with pytest.raises(TiltingError, match="scales by sigmas of its own"):
         Pipeline(own, "own", 2)
+
+
+def test_a_call_that_takes_a_text_alone_is_called_for_each():
+    pipe, told = wan_vace()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = flow(shift=3.0)
+    negative = told.pop("negative_prompt")
+    model = Pipeline(pipe, "vace", 2, inputs=told)
+    assert model.apart
+    x = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    start, (t, s, end) = x[:1], model.schedule.grid(2)
+    with torch.no_grad():
+        denoise = model.denoiser(["a fox", "an owl"], model.default_cfg, negative)
+        x = transition(denoise(x, t, torch.arange(2)), t, s, 0.0).mean
+        x = transition(denoise(x, s, torch.arange(2)), s, end, 0.0).mean
+        got = model.decoder(["a fox", "an owl"])(x, torch.arange(2))[:1]
+        own = pipe(prompt="a fox", negative_prompt=negative, num_inference_steps=2, latents=start, output_type="pt", **told)[0]
+    assert (got - own).abs().max() < 1e-5 and own.std() > 0.03
 
 
 def test_a_cache_between_steps_is_refused():

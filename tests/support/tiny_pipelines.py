@@ -686,6 +686,12 @@ def wan_parts(scheduler=None):
 VIDEO = {"guidance_scale": 5.0, "num_frames": 5, "max_sequence_length": 16, **NEGATIVE, **SMALL}
 
 
+def with_ftfy(home):
+    """What some pipelines cannot be without, in their module."""
+    if not hasattr(home, "ftfy"):
+        home.ftfy = types.SimpleNamespace(fix_text=lambda text: text)
+
+
 def wan():
     return diffusers.WanPipeline(transformer=wan_net(), **wan_parts()), VIDEO
 
@@ -699,8 +705,7 @@ def wan22():
 def wan_i2v():
     import diffusers.pipelines.wan.pipeline_wan_i2v as home
 
-    if not hasattr(home, "ftfy"):  # which only this pipeline cannot be without
-        home.ftfy = types.SimpleNamespace(fix_text=lambda text: text)
+    with_ftfy(home)
     encoder, processor = image_encoder(12)
     parts = {"image_encoder": encoder, "image_processor": processor, "transformer": wan_net(channels=36, image_dim=16)}
     return diffusers.WanImageToVideoPipeline(**parts, **wan_parts(flow(shift=3.0))), {**VIDEO, "image": picture()}
@@ -708,6 +713,9 @@ def wan_i2v():
 
 def wan_vace():
     """Its call takes one text, and no list of one."""
+    import diffusers.pipelines.wan.pipeline_wan_vace as home
+
+    with_ftfy(home)
     torch.manual_seed(0)
     sizes = {"patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16, "num_layers": 3}
     sizes |= {"out_channels": 16, "text_dim": 32, "freq_dim": 256, "ffn_dim": 32, "cross_attn_norm": True}
@@ -821,7 +829,7 @@ MAKERS = {
             pixart,
         ),
         *(qwen, qwen_controlnet, qwen_edit, qwen_edit_plus, z_image, krea2, hunyuan_image, sana, sana_dpm, lumina2, cogview4),
-        *(aura_flow, hidream, wan, wan22, wan_i2v, wan_vace, ltx, ltx_condition, hunyuan_video, cogvideox, dit, ddpm),
+        *(aura_flow, hidream, wan, wan22, wan_i2v, ltx, ltx_condition, hunyuan_video, cogvideox, dit, ddpm),
     )
 }
 

@@ -232,9 +232,10 @@ class Call:
         told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k) and not lone}
         if subject := self.door.subject:
             told[subject] = m if subject == "batch_size" else prompts[0] if lone else list(prompts)
-        own = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
+        own: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
         if "generator" in names:
-            own["generator"] = [torch.Generator().manual_seed(0) for _ in prompts]
+            each = [torch.Generator().manual_seed(0) for _ in prompts]
+            own["generator"] = each[0] if lone else each
         return told | {k: v for k, v in own.items() if k in names}
 
     @property

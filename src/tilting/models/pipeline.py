@@ -177,6 +177,8 @@ class Pipeline(Parts):
             except Exception as error:  # of many kinds: what the pipeline says of its inputs
                 if out_of_memory(error):
                     raise
+                if isinstance(error, NameError) and error.name:  # what diffusers imports where it is installed
+                    raise TiltingError(f"a {self.kind} needs {error.name}: pip install {error.name}") from error
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise TiltingError(f"a {self.kind} does not take this: {lines[0]}") from error
 
