@@ -225,7 +225,7 @@ class FkSteering(Preset):
 @METHODS.register
 @dataclass(frozen=True)
 class Rollover(Preset):
-    """Rollover budget forcing: children are drawn until one beats its parent, and what is saved is spent later.
+    """Rollover budget forcing: children are drawn until one beats its parent; the budget saved rolls over to later steps.
 
         x ~ N(0, I);  v = r(D(x0(x)));  left = 0
         for t = T ... 2:

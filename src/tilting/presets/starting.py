@@ -112,11 +112,11 @@ class ZeroOrderSearch(Preset):
 @METHODS.register
 @dataclass(frozen=True)
 class SearchOverPaths(Preset):
-    """Search over paths: the best of many ways on from a noise level, which is gone back from a little and drawn again.
+    """Search over paths: branch at a noise level, keep the best particles, renoise them a little, and repeat.
 
         x^1 ... x^M at the noise level of ``start``, by the chain
         until x is clean:
-            each x^m noised back by ``forward`` steps, N times;  each drawn on by ``backward`` steps
+            each x^m renoised by ``forward`` steps, N times;  each denoised by ``backward`` steps
             keep the M whose estimate x0 of the last step has the highest r(D(x0))
         return the best of M by the finished picture
 
@@ -142,7 +142,7 @@ class SearchOverPaths(Preset):
 @METHODS.register
 @dataclass(frozen=True)
 class Lidar(Preset):
-    """LiDAR: a few cheap samples are looked ahead at, and guide the chain towards the rewarded of them, without any gradient.
+    """LiDAR: gradient-free guidance towards those of a few cheap look-ahead samples that have a high reward.
 
         x_0^j ~ the model in ``lookahead`` steps;  r^j = r(D(x_0^j)),  j = 1 ... samples
         x_T ~ N(0, I)

@@ -139,7 +139,7 @@ class Psi(Twisted):
 @METHODS.register
 @dataclass(frozen=True)
 class Fkc(Preset):
-    """Feynman-Kac correctors: particles weighed so that CFG, and a power of the law, mean what they say; smc's tilt on top.
+    """Feynman-Kac correctors: weights with which CFG, or a power of the distribution, is sampled exactly; smc's tilt on top.
 
         x_T^i ~ N(0, I / power),  w^i = 1,  v_before^i = 0
         for t = T ... 1:
