@@ -168,6 +168,16 @@ def sd15_lcm():
     return sd(scheduler=ddim("LCMScheduler")), {"guidance_scale": 1.5}
 
 
+def sd15_pag():
+    """Perturbed attention alone: a second branch that is not of the scale."""
+    return sd("StableDiffusionPAGPipeline", pag_applied_layers="mid"), {"guidance_scale": 1.0, "pag_scale": 2.0}
+
+
+def lcm():
+    pipe = sd("LatentConsistencyModelPipeline", ddim("LCMScheduler"), network=unet(time_cond_proj_dim=8))
+    return pipe, {"guidance_scale": 4.0}
+
+
 def sd15_img2img():
     return sd("StableDiffusionImg2ImgPipeline"), {"guidance_scale": 4.0, "image": picture(), "strength": 0.6}
 
@@ -713,6 +723,13 @@ def ltx():
     return diffusers.LTXPipeline(**parts, transformer=network), {**VIDEO, "guidance_scale": 3.0, "height": 32, "width": 32}
 
 
+def ltx_condition():
+    """Its step is told the times of each token, and the output's opposite."""
+    pipe, told = ltx()
+    parts = {**pipe.components, "scheduler": flow()}
+    return diffusers.LTXConditionPipeline(**parts), {**told, "image": picture(32), "image_cond_noise_scale": 0.0}
+
+
 def hunyuan_video():
     torch.manual_seed(0)
     sizes = {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 10, "num_layers": 1}
@@ -774,7 +791,8 @@ def ddpm():
 MAKERS = {
     made.__name__: made
     for made in (
-        *(sd15, sd21, sd15_euler, sd15_euler_karras, sd15_dpm, sd15_unipc, sd15_lcm, sd15_img2img, sd15_img2img_euler),
+        *(sd15, sd21, sd15_euler, sd15_euler_karras, sd15_dpm, sd15_unipc, sd15_lcm, lcm, sd15_pag),
+        *(sd15_img2img, sd15_img2img_euler),
         *(sd15_inpaint9, sd15_inpaint4, sd15_inpaint4_dpm, sd15_controlnet, sd15_ip, sd15_t2i_adapter),
         *(sdxl, sdxl_euler, sdxl_rescale, sdxl_img2img, sdxl_inpaint, sdxl_controlnet, refiner, kolors),
         *(
@@ -793,7 +811,7 @@ MAKERS = {
             pixart,
         ),
         *(qwen, qwen_controlnet, qwen_edit, qwen_edit_plus, z_image, krea2, hunyuan_image, sana, sana_dpm, lumina2, cogview4),
-        *(aura_flow, hidream, wan, wan22, wan_i2v, ltx, hunyuan_video, cogvideox, dit, ddpm),
+        *(aura_flow, hidream, wan, wan22, wan_i2v, ltx, ltx_condition, hunyuan_video, cogvideox, dit, ddpm),
     )
 }
 

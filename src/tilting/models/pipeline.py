@@ -24,6 +24,7 @@ from tilting.models.entry import Entry
 from tilting.models.memo import Memo, Unknown, content
 from tilting.models.parts import Parts
 from tilting.models.shapes import check_inputs, check_share, enough_for, share_of
+from tilting.models.told import pictures_of
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
@@ -77,8 +78,9 @@ class Pipeline(Parts):
         inputs: Mapping[str, Any] | None = None,
         each: Mapping[str, Mapping[str, Any]] | None = None,
     ):
-        super().__init__(pipe, name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__), inputs or {})
-        self.each = {prompt: dict(told) for prompt, told in (each or {}).items()}
+        name = name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
+        super().__init__(pipe, name, pictures_of(inputs or {}))
+        self.each = {prompt: pictures_of(told) for prompt, told in (each or {}).items()}
         self.kind = type(pipe).__name__
         for told in (self.inputs, *self.each.values()):
             check_inputs(self.kind, self.door.names, told)

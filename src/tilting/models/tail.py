@@ -36,14 +36,16 @@ def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., An
         with swapped((door.vae, "decode", decoded)):
             try:
                 made = Entry(call, prompts, None, x).run()[0]
-            except (RuntimeError, TypeError) as error:  # a tail of numpy, which takes no gradient
-                if not kept or out_of_memory(error):
+            except Exception as error:  # a tail of numpy, which takes no gradient, or no tensors
+                if not kept or isinstance(error, TiltingError) or out_of_memory(error):
                     raise
                 made = None
     if not isinstance(made, torch.Tensor):
         image = (own_numbers(kept[0]) / 2 + 0.5).clamp(0, 1)
         image = image.transpose(1, 2) if image.ndim == 5 else image
         _same(call, image, made)
+        if image.shape[-3] != 3:
+            raise TiltingError(f"a {type(door.pipe).__name__} draws {image.shape[-3]} channels: pictures have 3")
         made = image
     return made.to(x.dtype)
 
