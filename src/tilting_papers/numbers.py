@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tilting.metrics import statistics
+from tilting.rewards.spec import split_weight
+from tilting.runs.files import keys_of
 from tilting_papers.page import shown
 
 Key = tuple[int, str, int]
@@ -24,6 +26,25 @@ OVER_PROMPTS = (
 )
 """What every page says of its intervals."""
 _WAYS = ("training seeds", "prompts")
+
+
+def image_values(manifests: Sequence[Mapping[str, Any]], what: str, total: str = "") -> Values:
+    """One value per image of a row's runs, without images that have none.
+
+    Args:
+        manifests: of the runs.
+        what: "judge", a reward's spec without weight, or the name ``total``.
+        total: name of the weighted sum of the rewards.
+    """
+    values: Values = {}
+    for k, manifest in enumerate(manifests):
+        for record, key in zip(manifest["images"], keys_of(manifest["images"]), strict=True):
+            rewards = {split_weight(spec)[0]: value for spec, value in record["rewards"].items()}
+            rewards |= {total: record["reward"]} if total else {}
+            value = record["judge"] if what == "judge" else rewards.get(what)
+            if value is not None:
+                values[k, *key] = value
+    return values
 
 
 def estimated(

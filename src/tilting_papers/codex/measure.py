@@ -16,12 +16,11 @@ from tilting.disk import remove
 from tilting.evaluation.run import FILES, evaluate
 from tilting.features.picture import read_image
 from tilting.rewards.spec import split_weight
-from tilting.runs.files import keys_of
 from tilting_papers.codex.draw import DrawnTable, draw_rows
 from tilting_papers.codex.figures import write_figures
-from tilting_papers.codex.strengths import NEAR, settings
+from tilting_papers.codex.strengths import settings
 from tilting_papers.codex.table import Claim, Row, Table
-from tilting_papers.numbers import Values, estimated, interval, mean, needed, verdict
+from tilting_papers.numbers import Values, estimated, image_values, interval, mean, needed, verdict
 from tilting_papers.published import published_row
 from tilting_papers.recipe import Report, Run
 
@@ -41,7 +40,7 @@ def measure(run: Run) -> Report:
     report |= {"against": list(table.against), "published": key, "published_unit": unit}
     specs = [*total, *(split_weight(spec)[0] for spec in table.reward)]
     values = {
-        name: {what: values_of([drawn.manifests[one] for one in folders], what, table.total) for what in (*specs, "judge")}
+        name: {what: image_values([drawn.manifests[one] for one in folders], what, table.total) for what in (*specs, "judge")}
         for name, folders in drawn.runs.items()
     }
     judged = evaluations(table, drawn, run)
@@ -62,23 +61,9 @@ def tuned(run: Run) -> Table:
         return table
     run.say("strengths, on prompts of their own")
     report = table.tuned.run(run.out / "tuning", run.small, run.say, run.seed, run.quiet)
-    best = settings(report, NEAR if table.tuned.near is None else table.tuned.near)
+    best = settings(report, table.tuned.near)
     rows = tuple(replace(row, settings={**row.settings, **best.get(row.method, {})}) for row in table.rows)
     return replace(table, rows=rows)
-
-
-def values_of(manifests: Sequence[Mapping[str, Any]], what: str, total: str = "") -> Values:
-    """A number of every image of a row: "judge" where there is one, a reward by its spec without weight, or, by the name
-    ``total``, the weighted sum of them."""
-    values: Values = {}
-    for k, manifest in enumerate(manifests):
-        for record, key in zip(manifest["images"], keys_of(manifest["images"]), strict=True):
-            rewards = {split_weight(spec)[0]: value for spec, value in record["rewards"].items()}
-            rewards |= {total: record["reward"]} if total else {}
-            value = record["judge"] if what == "judge" else rewards.get(what)
-            if value is not None:
-                values[k, *key] = value
-    return values
 
 
 def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any]]:

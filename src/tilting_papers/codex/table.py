@@ -97,7 +97,7 @@ class Table(Recipe):
             (the judge over the reward, by strength).
         total: what the weighted sum of the rewards is called, where that is what claims are about; its unit is in ``units``.
         tuned: a table of strengths that is made first, in DIR/tuning, on prompts of its own: rows have what it chooses.
-        near: of such a table, the share of the most usable gain that the weakest strength must have; None is the usual one.
+        near: of such a table, the share of the largest usable gain that the chosen (weakest) strength must reach.
         model: whose pictures they are.
         tiny: of ``--small``.
         seeds: of what is drawn; none is that of the run.
@@ -118,7 +118,7 @@ class Table(Recipe):
     figure: Literal["rows", "pareto", "strength", "sweep"] = "rows"
     total: str = ""
     tuned: Table | None = None
-    near: float | None = None
+    near: float = 0.99
     sharded: bool = True
     model: str = "pocket"
     tiny: Size = SMALL

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilting_papers.codex.strengths import PLAIN
-from tilting_papers.codex.strengths import SCENES as NAMED
-from tilting_papers.prompts import OBJECTS
+from tilting_papers.prompts import OBJECTS, TUNING, TUNING_SCENES
 from tilting_papers.recipe import Recipe, Report, Run, later
 
 
@@ -81,9 +79,9 @@ class Asked:
 
 
 REWARDS = {
-    "clip": Asked("raw cosine", True, NAMED),
-    "style": Asked("log p of noto, nats", True, PLAIN),
-    "jpeg": Asked("- kilobytes", False, PLAIN),
+    "clip": Asked("raw cosine", True, TUNING_SCENES),
+    "style": Asked("log p of noto, nats", True, TUNING),
+    "jpeg": Asked("- kilobytes", False, TUNING),
 }
 HELD = {
     "symmetry": Asked("- mean squared distance", True, OBJECTS),

@@ -17,9 +17,8 @@ from tilting.generation.folder import Folder
 from tilting.presets import METHODS as PRESETS
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
-from tilting_papers.codex.measure import values_of
 from tilting_papers.field import Asked, Cells, Rival
-from tilting_papers.numbers import interval, mean
+from tilting_papers.numbers import image_values, interval, mean
 from tilting_papers.recipe import Report, Run
 
 GRADIENT = 3.0
@@ -167,8 +166,8 @@ def _line(run: Run, row: Row, manifests: Mapping[str, Any]) -> dict[str, Any] | 
     base = name_of(row.reward, steps_of(run, row.budget), "base")
     if row.name not in manifests or base not in manifests:
         return None
-    found = {what: values_of([manifests[row.name]], what) for what in (row.reward, "judge")}
-    theirs = {what: values_of([manifests[base]], what) for what in found}
+    found = {what: image_values([manifests[row.name]], what) for what in (row.reward, "judge")}
+    theirs = {what: image_values([manifests[base]], what) for what in found}
     spread = pstdev(theirs[row.reward].values())
     gain = interval(found[row.reward], theirs[row.reward])
     assert gain is not None
