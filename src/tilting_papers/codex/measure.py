@@ -1,7 +1,7 @@
-"""The numbers of a table's rows, from their run folders: rewards and judge with t intervals over prompts, paired differences,
-distances to a base run of another seed beside their floor, T-CLIP, I-Gram, costs; and the claims.
+"""Measures a table's rows from their run folders: rewards and judge with t intervals over prompts, paired differences,
+distances to a base run with another seed beside their floor, T-CLIP, I-Gram, costs; and tests the claims.
 
-Nothing is drawn twice: a row is a resumable run folder in DIR/runs. `tilting.evaluation.run` measures all of them.
+Each row is a resumable run folder in DIR/runs; `tilting.evaluation.run` measures all of them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tilting_papers.recipe import Report, Run
 
 DISTANCES, UNBIASED = ("fid", "cmmd"), "cmmd_unbiased"
 Measured = dict[str, dict[str, Values]]
-"""By row, the values of its images: by reward without weight, and "judge"."""
+"""Values per image by row, then by reward spec without weight or "judge"."""
 
 
 def measure(run: Run) -> Report:
-    """Draw what is missing of a table and measure all of it: what table.json holds."""
+    """Draw what is missing of a table and measure all of it."""
     table = tuned(run)
     run = replace(run, recipe=table)
     drawn = draw_rows(table, run)
@@ -55,7 +55,7 @@ def measure(run: Run) -> Report:
 
 
 def tuned(run: Run) -> Table:
-    """The table of a run, its rows at the strengths that its tuning chooses, which is made here or found."""
+    """The table of a run with the strengths chosen by its tuning table, which is made first if it is missing."""
     table: Table = run.recipe
     if table.tuned is None:
         return table
@@ -67,11 +67,11 @@ def tuned(run: Run) -> Table:
 
 
 def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any]]:
-    """metrics.json of the rows, once for every reference picture, or once; kept with their report.html in DIR/evaluation."""
+    """metrics.json of the rows, one or one for each reference picture; with their report.html in DIR/evaluation."""
     metrics = []
     for k, picture in enumerate(drawn.sources or [None]):
         folder = run.out / ("evaluation" if len(drawn.sources) < 2 else f"evaluation-{k}")
-        remove(folder, FILES)  # an earlier evaluation of ours, and nothing else
+        remove(folder, FILES)  # an earlier evaluation
         runs = dict.fromkeys(str(drawn.folder(name, k)) for name in drawn.runs)
         image = None if picture is None else str(picture)
         config = EvaluateConfig(tuple(runs), out=str(folder), reference=str(drawn.reference), reference_image=image)
@@ -80,14 +80,14 @@ def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any
 
 
 def distance_to(picture: Path, folder: Path, manifest: Mapping[str, Any]) -> float:
-    """Root mean square difference of pixels in [0, 1] to a picture, the mean over a run's images."""
+    """Root mean square pixel difference to a picture, averaged over a run's images."""
     target = read_image(picture)
     files = [folder / record["file"] for record in manifest["images"]]
     return mean([(read_image(file) - target).square().mean().sqrt().item() for file in files])
 
 
 def _mean_of(measured: Sequence[Any], *keys: str) -> float | None:
-    """Over evaluations, the mean of what stands under these keys, where there is anything."""
+    """The mean over evaluations of the value under these nested keys; None if no evaluation has it."""
     values = list(measured)
     for key in keys:
         values = [value[key] for value in values if value]
@@ -126,7 +126,7 @@ def _row(
 
 
 def claim_of(claim: Claim, spec: str, rows: Sequence[Mapping[str, Any]], values: Measured) -> dict[str, Any]:
-    """A claim against every rival, by the table's first reward: "holds", "fails" or "undecided" (the interval holds 0)."""
+    """Test a claim against every rival by the table's first reward: "holds", "fails" or "undecided"."""
     evaluated = {row["name"]: row["evaluations"] for row in rows}
     rivals = []
     for rival in (rival for rival in claim.rivals if {rival, claim.winner} <= set(values)):

@@ -25,17 +25,17 @@ GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "tfg": (("rho", "mu"), (0.0125, 0.025, 0.05, 0.1)),
     "ug": (("rate",), (0.0125, 0.025, 0.05, 0.1)),
 }
-"""By method, the settings that are its strength, and their values."""
+"""By method, the settings that make up its strength, and the values to try."""
 SMALL = 2
-"""``--small`` has so many strengths of each."""
+"""Number of strengths of each method under ``--small``."""
 NEAR = 0.99
-"""Of the most gain: no strength beyond what takes this much of it."""
+"""The chosen strength is the weakest with this share of the largest gain."""
 UG = {"clip": 40.0, "style": 2.0, "odds": 2.0}
 """ug's w, 1 / β in the reward's unit: about one spread of the reward over images of a prompt."""
 
 
 def chosen(report: Mapping[str, Any], near: float = NEAR) -> dict[str, float | None]:
-    """By method, its weakest usable strength with so much of its most usable gain; None where the judge falls at all."""
+    """By method, the weakest usable strength with the share ``near`` of its largest usable gain; None if none is usable."""
     spec = report["reward"][0]
     usable: dict[str, list[tuple[float, float]]] = {}
     for row in report["rows"]:
@@ -50,13 +50,13 @@ def chosen(report: Mapping[str, Any], near: float = NEAR) -> dict[str, float | N
 
 
 def _weakest(pairs: list[tuple[float, float]], near: float) -> float:
-    """Of (strength, gain): the least strength that gains nearly the most; the best one where nothing gains."""
+    """From (strength, gain) pairs, the smallest strength with nearly the largest gain; the best one if nothing gains."""
     most = max(gain for _, gain in pairs)
     return min(value for value, gain in pairs if gain >= min(near * most, most))
 
 
 def settings(report: Mapping[str, Any], near: float) -> dict[str, dict[str, float]]:
-    """By method, the settings that are its strength, as a report of strengths chooses; the weakest where none is usable."""
+    """By method, the strength settings chosen by a report of strengths; the weakest if none is usable."""
     found = {}
     for method, value in chosen(report, near).items():
         tried = [row["set"] for row in report["rows"] if row["method"] == method]
