@@ -332,7 +332,7 @@ def test_a_number_has_the_likelihood_of_its_unit():
 
 def test_held_out_numbers_that_are_all_alike_have_no_r_squared_and_the_rest_is_told():
     y, column = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), Column("size", "gaussian", ())
-    schema, metrics = measured(schema_of("size", (), y), torch.tensor([[0.5], [0.1]]).double(), y[[1, 1]], column)
+    _, metrics = measured(schema_of("size", (), y), torch.tensor([[0.5], [0.1]]).double(), y[[1, 1]], column)
     row = metrics | {"epochs": 1, "best_epoch": 1, "records": {"held_out": 2}, "network": "cnn"}
     assert row["r2"] is None and json.loads(json.dumps(row)) == row
     assert describe({"config": {"out": "o"}, "summary": {"size": row}}).startswith(f"size: RMSE {row['rmse']:.4g}, ECE ")
