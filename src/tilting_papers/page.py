@@ -83,7 +83,8 @@ def page(report: Mapping[str, Any], ours: str, body: Sequence[str], reading: Seq
         reading: sentences of the paper's recipes; the recipe's own notes follow them.
         last: lines before the pictures.
     """
-    lines = [f"# {report['recipe']}: {report['title']}", "", f"After {report['paper']}. {ours}", "", *body]
+    made = f"`tilting recipe {report['recipe']} --out DIR` makes this page."
+    lines = [f"# {report['recipe']}: {report['title']}", "", f"After {report['paper']}. {ours}", "", made, "", *body]
     points = [f"- {sentence}" for sentence in (*reading, *report["notes"])]
     if points:
         lines += ["", "## How to read it", "", *points]

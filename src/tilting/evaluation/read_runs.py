@@ -14,7 +14,7 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.config.generate import GenerateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
-from tilting.features.film import PICTURES
+from tilting.features.video import PICTURES
 from tilting.models.told import input_pictures
 from tilting.rewards.spec import split_weight
 from tilting.runs.files import MANIFEST, keys_of, read_manifest, seeds_of, stale

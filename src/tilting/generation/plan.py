@@ -155,7 +155,7 @@ def plan(
         steps, cfg, eta, sde, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's
             eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
-        reward_frames: of a film, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
+        reward_frames: of a video, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
     """
     model, preset, reward = model_of(model), preset_of(preset), framed(reward_of(reward), reward_frames)
     check_settings(preset)

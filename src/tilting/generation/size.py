@@ -220,11 +220,11 @@ def _bytes(parts: Any, each: float | None = None) -> int:
 
 
 def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool, steep: bool) -> dict[str, Unit]:
-    """A reward's units for one picture, or a film's frames, of random pixels."""
+    """A reward's units for one picture, or a video's frames, of random pixels."""
     if not scoring:
         return {"reward": Unit(0, 0), "reward back": Unit(0, 0)}
 
-    scorer = as_sum(reward) if len(shape) > 3 else reward  # a sum knows what of a film is scored
+    scorer = as_sum(reward) if len(shape) > 3 else reward  # a sum knows what of a video is scored
 
     def score(images: Tensor) -> Tensor:
         return scorer(images, [PICTURE])

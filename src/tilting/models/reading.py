@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.lora_targets import is_clip
-from tilting.models.shapes import dotted, method_of
+from tilting.models.passes import dotted
+from tilting.models.shapes import method_of
 from tilting.models.text import in_windows
 
 if TYPE_CHECKING:

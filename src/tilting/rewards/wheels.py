@@ -102,7 +102,7 @@ class Ocr(Told):
 
 @REWARDS.declare(
     "ocr",
-    "how well asked words can be read",
+    "how legibly it shows the requested words",
     "1 - edits per letter",
     argument=Argument("WORDS", files=False),
     extra=("ocr", "rapidocr", "onnxruntime", "rapidfuzz"),
@@ -159,7 +159,7 @@ class Nsfw(Scorer):
         return torch.tensor(values, dtype=torch.float32, device=images.device)
 
 
-@REWARDS.declare("nsfw", "that nobody is bare (NudeNet)", "-largest score", extra=("nsfw", "nudenet", "onnxruntime"))
+@REWARDS.declare("nsfw", "absence of nudity (NudeNet)", "-largest score", extra=("nsfw", "nudenet", "onnxruntime"))
 def nsfw() -> Nsfw:
     """The negative of the largest score of bare skin that NudeNet finds.
 

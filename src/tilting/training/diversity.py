@@ -45,7 +45,7 @@ def diversity(text: str) -> Diversity:
 
 
 def _of_frames(measure: Measure) -> Measure:
-    """The same of films (m, frames, 3, h, w), the mean over their frames."""
+    """The same of videos (m, frames, 3, h, w), the mean over their frames."""
 
     def measured(a: Tensor, b: Tensor) -> Tensor:
         return measure(a, b) if a.ndim == 4 else measure(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2]).mean(1)
