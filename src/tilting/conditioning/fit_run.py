@@ -1,4 +1,4 @@
-"""`tilting condition fit`: labelled pictures to calibrated classifiers p(y | x) in a folder that resumes.
+"""`tilting condition fit`: fits calibrated classifiers p(y | x) to labelled pictures, in a resumable folder.
 
     DIR/classifier.json, classifier.safetensors    what `tilting.features.fitted.load_classifier` reads, at its temperature
     DIR/metrics.json, reliability.png, confusion.png (predicted.png for a number), manifest.json, checkpoints/ while it fits

@@ -1,4 +1,4 @@
-"""`tilting condition train`: a control from classifiers (CTRL), or from triplets (classifier-free), in a folder that resumes.
+"""`tilting condition train`: trains a control from classifiers (CTRL) or triplets (classifier-free), in a resumable folder.
 
     CTL/control.json, lora/, embedding.safetensors, classifiers/    the control (`tilting.models.control_spec`) at the last save
     CTL/metrics.jsonl, timing.jsonl, checkpoints/, manifest.json    the run, as of `tilting finetune`

@@ -1,4 +1,4 @@
-"""Where a model runs, in which precision, and by which switches. Torch-free to import.
+"""Device, precision and performance switches of a model. Torch-free to import.
 
 The network and the text encoders run in the precision asked for, the autoencoder in its own, float32 unless told; latents,
 noise and schedules stay float32, and log-weights float64 on the CPU. Noise is always drawn on the CPU, so that a picture is

@@ -1,4 +1,4 @@
-"""What came after GRPO: noise in a window of steps alone, other trust regions, another reward.
+"""Variants of GRPO: noise in a window of steps, other trust regions, another reward.
 
     mixgrpo      SDE steps, and the loss, in a window that slides over the chain; ODE elsewhere      Li et al. 2025
     grpo-fast    a window at a random place, where a group branches from one ODE path                Liu et al. 2025

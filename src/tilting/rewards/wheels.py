@@ -1,4 +1,4 @@
-"""Rewards whose weights come with a package that is an extra: nothing is downloaded, and nothing is asked of a network.
+"""Rewards whose weights come with a package of an extra: nothing is downloaded.
 
     ocr     r(x, c) = 1 - min(d(read(x), words(c)), |words(c)|) / |words(c)|,   0 edits where the words stand in what is read
     nsfw    r(x) = - max_{p, k} s_pk                                            over boxes p and classes k of bare skin
