@@ -278,7 +278,7 @@ def labels(driven):
 def first(driven, words=""):
     """The first of a list, once what stands in it has these words."""
     offered = driven.page.get_by_role("option")
-    until(driven.page, lambda: offered.count() and all(words in one for one in offered.all_inner_texts()))
+    until(driven.page, lambda: not words or (offered.count() and all(words in one for one in offered.all_inner_texts())))
     driven.page.keyboard.press("ArrowDown")
     driven.page.keyboard.press("Enter")
 
