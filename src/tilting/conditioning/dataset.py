@@ -1,4 +1,4 @@
-"""Labelled pictures (x, y), CTRL's offline data (Zhao et al. 2024, section 3): read, checked, and split 80/20.
+"""Labelled pictures (x, y), CTRL's offline data (Zhao et al. 2024, section 3): read, validated, and split 80/20.
 
 Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. Labels
 stand in a table, or a function gives them: any reward, such as the size of a JPEG, or a function of the user's own, which may

@@ -1,5 +1,5 @@
-"""Tables of labelled pictures: a file of `tilting.config.rows`, a folder that holds such files, a folder of class folders, or a
-run of `tilting generate`.
+"""Sources of labelled pictures: a table (`tilting.config.rows`), a folder with tables, class folders, or a run of
+`tilting generate`.
 
 A table has a column of files (one of `FILES`; relative to the table) or of pictures, one per label, and prompt if there are
 prompts. A column of words, or of at most `MOST_CLASSES` different whole numbers, holds classes; any other column of numbers is

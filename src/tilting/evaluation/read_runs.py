@@ -1,4 +1,4 @@
-"""Runs read back from their folders and checked, and the part of each: the reference, the base, the floor."""
+"""Reads and validates runs from their folders, and finds the reference, the base and the floor among them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.config.generate import GenerateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
-from tilting.features.film import PICTURES
+from tilting.features.video import PICTURES
 from tilting.models.told import input_pictures
 from tilting.rewards.spec import split_weight
 from tilting.runs.files import MANIFEST, keys_of, read_manifest, seeds_of, stale
