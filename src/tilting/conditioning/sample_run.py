@@ -1,4 +1,4 @@
-"""`tilting condition sample`: images that obey labels, in a folder as `tilting generate` writes it.
+"""`tilting condition sample`: images with given labels, in a folder like that of `tilting generate`.
 
 Beside what `generate` records, every image has the path KL of its chain to the pre-trained model (``kl``) and what the
 classifiers that it was trained or guided by say of it (``labels``; those of noisy latents at the least noise). A sweep of

@@ -1,4 +1,4 @@
-"""The two pictures of a comparison: compare.html, one page that fetches nothing, and compare.png, one sheet."""
+"""The pages of a comparison: compare.html, self-contained, and compare.png."""
 
 from __future__ import annotations
 

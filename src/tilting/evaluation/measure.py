@@ -1,4 +1,4 @@
-"""From a run's pictures to numbers: features and scores of every image, by instruments that are loaded once and named."""
+"""Features and scores of every image of a run, by named instruments that are loaded once."""
 
 from __future__ import annotations
 

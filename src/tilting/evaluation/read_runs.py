@@ -1,4 +1,4 @@
-"""Runs read back from their folders and checked, and the part of each: the reference, the base, the floor."""
+"""Reads and validates runs from their folders, and finds the reference, the base and the floor among them."""
 
 from __future__ import annotations
 

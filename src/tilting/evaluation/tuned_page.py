@@ -1,4 +1,4 @@
-"""What a `finetune` run leaves to look at: finetune.html, a page like compare's, before-after.png, and curve.png.
+"""The pages of a `finetune` run: finetune.html, before-after.png, and curve.png.
 
 All of it is made of the run's folder alone: before/ and after/, the first and the last look at the same prompts and noise, and
 metrics.jsonl.

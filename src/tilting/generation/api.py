@@ -1,4 +1,4 @@
-"""`tl.generate`: pictures in memory, which show themselves, and can be saved as the command's own folder."""
+"""`tl.generate`: images in memory, which display themselves and can be saved as a run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers of the Python functions may write for a value: a reward or method by name, a function, a picture."""
+"""Conversion of arguments of the Python functions: rewards and methods by name, functions, pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of a finished picture or video, with what it is in it."""
+"""Encoding of a finished image or video with its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checked request: what the model, the preset and the reward together can do, before anything is drawn."""
+"""A plan: model, method and reward combined and validated before anything is drawn."""
 
 from __future__ import annotations
 

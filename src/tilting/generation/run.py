@@ -1,4 +1,4 @@
-"""A `generate` run: what its folder lacks is loaded, drawn and written, then the grid. Importing this imports no torch."""
+"""A `generate` run: draws what its folder lacks, then the grid. Torch-free to import."""
 
 from __future__ import annotations
 

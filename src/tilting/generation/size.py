@@ -1,4 +1,4 @@
-"""What a run takes before it is made: FLOP and bytes by part, counted on fake tensors, which know shapes and hold nothing.
+"""FLOP and memory of a run by part, counted on fake tensors, which have shapes but no data.
 
     FLOP = Σ counts · units       counts: the loop run on stubs (`tilting.cost`); a unit: one image through a part, there, or
                                   there and back, by torch's FlopCounterMode

@@ -1,4 +1,4 @@
-"""What `--trace` records of a run: every particle's estimate at each look, its reward, and who was copied over whom.
+"""Recording of `--trace`: every particle's estimate at each step, its reward, and its parent.
 
 A `Recorder` listens to the events of `tilting.generation.generate.draw`; what it decodes and scores beside the method is its
 own cost, and changes no result. The method's own rewards are kept where it looked; an estimate that only the trace looks at is

@@ -1,4 +1,4 @@
-"""A pipeline put together of a folder, its inputs and the parts that those name."""
+"""Assembles a pipeline from a folder, its inputs, and the parts that they name."""
 
 from __future__ import annotations
 

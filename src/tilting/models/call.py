@@ -1,5 +1,5 @@
-"""A diffusers pipeline's own ``__call__`` as pure functions of latents: entered anew for every evaluation, left where the
-scheduler would step.
+"""A diffusers pipeline's own ``__call__`` as pure functions of latents: entered for every evaluation, and left at the
+scheduler's step.
 
     output  = the call up to step i      x enters as what step i - 1 returned (at step 0: as what the call's latents are)
     picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it (`tail`)

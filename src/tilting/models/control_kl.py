@@ -1,4 +1,4 @@
-"""Path KL of a controlled chain to the pre-trained one, summed up while it is drawn.
+"""Path KL between a controlled chain and the pre-trained one, accumulated while sampling.
 
     KL = Σ_t |Δmean_t|² / (2 std_t²)
 

@@ -1,4 +1,4 @@
-"""A pipeline whose parts stand behind doors: what encodes prompts and pictures is asked once for each content.
+"""Caches a pipeline's encoders: prompts and pictures are encoded once per content.
 
 Autoencoders' posteriors answer with their mean: what a picture is encoded as does not depend on a draw.
 """

@@ -1,4 +1,5 @@
-"""One entry into a pipeline's call: latents put in where its loop would have them, and what its step is given taken out."""
+"""One entry into a pipeline's call: injects latents at a step of its loop, and captures the arguments of the scheduler's
+step."""
 
 from __future__ import annotations
 

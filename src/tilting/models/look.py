@@ -1,4 +1,4 @@
-"""A small autoencoder that decodes estimates and carries their gradients, in the place of the model's own.
+"""A small autoencoder that decodes intermediate estimates, with gradients, instead of the model's own.
 
     image = d(x · s' + m'),  x = (z - m) / s        z: what the model's own decoder would be given; s and m of each decoder
 

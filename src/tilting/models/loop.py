@@ -1,4 +1,4 @@
-"""Whether a step of a pipeline's loop can be made without those before it, by the source of its class.
+"""Static analysis of a pipeline's loop: whether a step can be made without those before it.
 
 It can where a pass depends on nothing but x, its time and what stands before the loop: not on its number, nor on what an
 earlier pass has left. Branches that a call does not take (those of arguments that are None) are left out of account.

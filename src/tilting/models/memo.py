@@ -1,4 +1,4 @@
-"""Values that are told apart by what they hold, made once and kept within a bound."""
+"""Bounded caches keyed by content."""
 
 from __future__ import annotations
 

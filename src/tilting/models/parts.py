@@ -1,4 +1,4 @@
-"""The networks of a pipeline, as a model has them: what is trained, moved, checkpointed, and reads prompts."""
+"""The networks of a pipeline: which are trained, moved to a device, checkpointed, or encode prompts."""
 
 from __future__ import annotations
 

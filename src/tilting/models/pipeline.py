@@ -1,4 +1,4 @@
-"""Any pipeline of diffusers as a model: its own call (`tilting.models.call`), told whatever it takes.
+"""Any diffusers pipeline as a model, through its own call (`tilting.models.call`).
 
     tl.load(folder, height=768, width=512)
     tl.load(folder, image=picture, mask_image=mask)           of every image drawn

@@ -1,4 +1,4 @@
-"""What a pipeline's scheduler says of noise and times, for steps of ours."""
+"""Noise schedule and timesteps of a pipeline's scheduler."""
 
 from __future__ import annotations
 

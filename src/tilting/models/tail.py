@@ -1,4 +1,4 @@
-"""The tail of a pipeline's call, from the last step's latents to pictures, and that way backwards."""
+"""The end of a pipeline's call, from the last latents to pictures, and its inverse."""
 
 from __future__ import annotations
 

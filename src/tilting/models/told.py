@@ -1,4 +1,4 @@
-"""What a pipeline is told beside its prompts, checked by its class's own source and its folder's json before a weight is read.
+"""Inputs of a pipeline besides its prompts, validated by its class's source and its folder's JSON before weights are read.
 
     --input guidance_rescale=0.7 --input image=cat.png      NAME=VALUE; what names a picture's file becomes the picture
     --height --width --frames --mask --controlnet --ip-adapter

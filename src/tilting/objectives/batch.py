@@ -1,4 +1,4 @@
-"""What an objective sees: the trained denoiser and the frozen one, a reward on clean latents, and who is being drawn.
+"""Input of an objective: the trained and the frozen denoiser, a reward of clean latents, and the identities of the images.
 
 Nothing here knows of models, LoRA or optimisers, so that the same objectives train a UNet's LoRA and a toy drift on the
 analytic mixture.

@@ -1,4 +1,4 @@
-"""Captioned pictures of runs, from their folders alone: `write_grid` of one, `comparison_grid` of several side by side."""
+"""Captioned image grids from run folders: `write_grid` of one run, `comparison_grid` of several side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of every report, in one place: what a number is, in which unit, and how it is found. Torch-free.
+"""Definitions of all terms in reports: what a number is, its unit, and how it is computed. Torch-free.
 
 docs/glossary.md is made of them; pages of compare and evaluate carry those that they use, and link to them.
 """

@@ -1,4 +1,4 @@
-"""What every reward is given, and what its answer must be before anyone relies on it."""
+"""Validation of a reward's inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`file.py:function`: a reward of the user's own."""
+"""`file.py:function`: a user's own reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weighted sum of rewards, itself a reward; with running scales when asked.
+"""A weighted sum of rewards, itself a reward; optionally with running normalisation.
 
 Scales: rewards of different units can be put on one by their running mean and deviation (Welford's recurrence, in the form of
 Chan et al. 1983 for batches). The moments are a value, `Scales`, that the caller updates, keeps and saves: a reward that

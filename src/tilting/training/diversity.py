@@ -1,4 +1,4 @@
-"""A term for the dissimilarity of a minibatch's images (Clark et al. 2024, B.8), which `--diversity` asks for.
+"""A diversity term for the images of a minibatch (Clark et al. 2024, B.8), by `--diversity`.
 
     r_i + w d(x_i, x_{b-1-i})
 

@@ -1,4 +1,4 @@
-"""What is looked at during training: the same prompts and noise at every look, drawn by the LoRA as it is, and judged."""
+"""Evaluations during training: the same prompts and noise every time, sampled with the current LoRA, and judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning a model's LoRA on a reward, as a generator of what each step did: no files, no arguments, no printing."""
+"""Fine-tunes a model's LoRA on a reward, as a generator over steps: no files, no arguments, no printing."""
 
 from __future__ import annotations
 
