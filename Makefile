@@ -41,6 +41,10 @@ fuzz: $(STAMP)
 audit: $(STAMP)
 	$(BIN)/bandit -q -r src -c pyproject.toml
 
+# Is there a test that sees each small wrong formula? Hours; goes on where it was; `make mutants ROOMS="weights select"`.
+mutants: $(STAMP)
+	$(BIN)/python tests/mutation/mutants.py $(ROOMS)
+
 lint: style types
 
 style: $(STAMP)

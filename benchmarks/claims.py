@@ -32,8 +32,9 @@ mean and spread are as they were found, with as many training seeds.
 PAPERS = {"codex": f"T{THESIS[1:]}", "draft": DRAFT, "ctrl": CTRL, "mixture": "On a mixture that is known exactly"}
 PAPERS |= {"": "The field's methods and objectives, at equal cost"}
 OPEN = (
-    "Pages that say so have percentile bootstraps, which are too narrow: at 8 prompts such an interval covers .89, not .95. "
-    "By a t interval over the same prompts, {} of the claims that they decide are undecided:"
+    "Pages that say so have percentile bootstraps, which are too narrow: at 8 prompts such an interval covers .89, not .95 "
+    "(`tests/evaluation/test_statistics.py`). By a t interval over the same prompts, {} of the claims that they decide "
+    "are undecided:"
 )
 VERDICTS = ("holds", "undecided", "fails")
 VERDICT = re.compile(rf"^- (?:\*\*)?({'|'.join(VERDICTS)})\b", re.MULTILINE)

@@ -50,7 +50,7 @@ from tilting.models.told import asked
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 SIDES = {"sd15": 512, "sdxl": 1024, "sd35": 1024, "flux": 1024}
 TOLD: dict[str, dict[str, Any]] = {"wan": {"height": 480, "width": 832, "frames": 9}}
-"""Sizes that a folder does not say: of Wan, whose own films have 81 frames."""
+"""Sizes that a folder does not say: of Wan, whose own videos have 81 frames."""
 SMALL = {
     "unet": {"block_out_channels": [32, 64], "norm_num_groups": 8, "layers_per_block": 1, "attention_head_dim": 4},
     "vae": {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1},

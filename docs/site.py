@@ -65,6 +65,7 @@ site_name = "tilting"
 site_description = "Steer diffusion models with rewards"
 docs_dir = "docs"
 site_dir = "site"
+extra_css = ["site.css"]
 nav = {nav}
 
 [project.validation]
@@ -89,7 +90,7 @@ admonition = {{}}
 attr_list = {{}}
 tables = {{}}
 toc.permalink = true
-pymdownx.highlight = {{}}
+pymdownx.highlight.pygments_lang_class = true
 pymdownx.superfences = {{}}
 
 [project.plugins.mkdocstrings.handlers.python]
@@ -101,6 +102,38 @@ show_source = false
 show_root_heading = true
 heading_level = 3
 """
+
+STYLE = """/* Commands break where they are too long, pictures in tables are large, tables fit, or fade where they go on. */
+.md-typeset .language-sh code { white-space: pre-wrap; overflow-wrap: anywhere; }
+.md-typeset td img { width: min(24rem, 60vw); max-width: none; }
+.md-typeset td code { white-space: nowrap; }
+.md-typeset table:not([class]) th { min-width: 0; vertical-align: bottom; }
+.md-typeset table:not([class]) td:first-child { min-width: 4.5rem; }
+.md-typeset table:not([class]) td:last-child { min-width: 7rem; }
+.md-typeset table:not([class]) td, .md-typeset table:not([class]) th { padding: .6em .8em; }
+.md-typeset__scrollwrap {
+  background: linear-gradient(90deg, var(--md-default-bg-color) 40%, transparent) 0 0 / 2rem 100% no-repeat local,
+    linear-gradient(270deg, var(--md-default-bg-color) 40%, transparent) 100% 0 / 2rem 100% no-repeat local,
+    linear-gradient(90deg, #8885, transparent) 0 0 / .6rem 100% no-repeat scroll,
+    linear-gradient(270deg, #8885, transparent) 100% 0 / .6rem 100% no-repeat scroll;
+}
+.md-typeset table:not([class]) { background: none; }
+"""
+FENCE = re.compile(r"^(```sh\n)(.*?)\n```", re.MULTILINE | re.DOTALL)
+WIDE = 84
+"""Characters of a command that are shown without scrolling, in a window of 1280."""
+
+
+def folded(block: str) -> str:
+    """Commands, those that are too long broken before their options."""
+    lines = []
+    for line in block.replace(" \\\n    ", " ").splitlines():
+        parts, *words = re.split(r" (?=-)", line) if re.match("tilting |accelerate ", line) else [line]
+        for word in words:
+            broken = len(f"{parts} {word} \\".rsplit("\n", 1)[-1]) > WIDE
+            parts += f" \\\n    {word}" if broken else f" {word}"
+        lines.append(parts)
+    return "\n".join(lines)
 
 
 def tables_of(page: Path) -> list[tuple[str, list[dict[str, str]]]]:
@@ -302,7 +335,7 @@ def reward(name: str) -> str:
     """The page of a reward."""
     one = REWARDS[name]
     lines = [f"# {name}", "", f"{one.about[0].upper()}{one.about[1:]}. Units: {one.units}; higher is better.", ""]
-    lines += ["```sh", f"tilting generate \"a fox\" --reward '{one.usage}' --method code --out run", "```", ""]
+    lines += ["```sh", f"tilting generate \"a fox\" --reward '{SEEN.get(name, one.usage)}' --method code --out run", "```", ""]
     lines += [f"It has {'a' if one.differentiable else 'no'} gradient with respect to the picture.", ""]
     lines += [line for part in one.told for line in (part.replace("|", "\\|"), "")]
     lines += seen(name)
@@ -566,7 +599,8 @@ def contents() -> dict[str, str]:
     made |= {f"rewards/{name}.md": reward(name) for name in REWARDS}
     made |= {f"notebooks/{one.stem}.md": notebook(one) for one in sorted((ROOT / "examples").glob("*.ipynb"))}
     made |= {f"walks/{name}.md": walk(ROOT / "examples" / f"{name}.sh") for name in WALKS}
-    return made | {"papers.md": papers(), "api.md": api()}
+    made |= {"papers.md": papers(), "api.md": api()}
+    return {place: FENCE.sub(lambda found: f"{found[1]}{folded(found[2])}\n```", text) for place, text in made.items()}
 
 
 def order(made: dict[str, str]) -> list[dict[str, Any]]:
@@ -616,6 +650,7 @@ def write(out: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, place)
     config = CONFIG.format(nav=toml(order(made)), source=(ROOT / "src").as_posix())
+    (out / "docs" / "site.css").write_text(STYLE, encoding="utf-8")
     (out / "zensical.toml").write_text(config, encoding="utf-8")
 
 

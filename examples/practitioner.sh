@@ -20,6 +20,7 @@ $tilting compare "a fox" "a sunflower" "a cat" "a castle" --reward "$out/warm.py
     --steps $steps --images $images -o "$out/warm"
 
 # A LoRA once, instead of steering every time; then it is a column beside the base model.
-$tilting finetune "a fox" --objective draft-lv --reward "$out/warm.py:warm" --train-steps $train --steps $steps -o "$out/lora"
+$tilting finetune "a fox" --objective draft-lv --reward "$out/warm.py:warm" --train-steps $train \
+    --sample-every 10 --steps $steps -o "$out/lora"
 $tilting compare "a fox" "a sunflower" "a cat" "a castle" --reward "$out/warm.py:warm" --methods "base,lora:$out/lora" \
     --steps $steps --images $images -o "$out/before-after"

@@ -67,10 +67,17 @@ def outlived(error: BaseException) -> str:
     return f"{type(error).__name__}: {said if len(said) <= 150 else f'{said[:147]}...'}"
 
 
+SLIP = 0.85
+"""From this likeness on (`difflib`), a word is a name with a letter wrong."""
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
-    """The end of an error message: "; did you mean 'clip'?", or "; there is: clip, jpeg" if nothing is close. ``word`` may come
-    from a file and so be of any type."""
+    """The end of an error message: "; did you mean 'clip'?", or "; there is: clip, jpeg" if nothing is close. Close are, in
+    this order, a name with a letter wrong, one that the word is a part of (--lora of --init-lora), and any that looks alike.
+    ``word`` may come from a file and so be of any type."""
     known, asked = sorted(known), str(word).lower()
-    near = get_close_matches(asked, known)
+    within = [one for one in known if asked.strip("-") and f"-{asked.strip('-')}-" in f"-{one.lower().strip('-')}-"]
+    within.sort(key=lambda one: (not one.lower().endswith(asked.strip("-")), len(one)))
+    near = get_close_matches(asked, known, cutoff=SLIP) or within or get_close_matches(asked, known)
     near.sort(key=lambda one: sorted(one) != sorted(asked))  # letters that changed places are the likeliest slip
     return f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""What recipes keep: results in files of the run's folder, and loaded models and rewards in memory."""
+"""Caches of recipes: results in files of the run's folder, and loaded models and rewards in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tilting.rewards.spec import build, parse_specs
 
 
 def cached(file: Path, made: Any, make: Callable[[], Any]) -> Any:
-    """What a file holds if it was made from the same plain data; else it is made and written."""
+    """The result stored in a file, if it was made from the same inputs ``made``; else compute and store it."""
     if file.is_file():
         before = json.loads(file.read_bytes())
         if before["made"] == made:
@@ -24,7 +24,7 @@ def cached(file: Path, made: Any, make: Callable[[], Any]) -> Any:
 
 
 class Rewarded(Protocol):
-    """A configuration with specs of rewards."""
+    """A config with reward specs."""
 
     @property
     def reward(self) -> tuple[str, ...]: ...
@@ -35,11 +35,11 @@ Parts = TypeVar("Parts")
 
 
 class PartsCache(Generic[Config, Parts]):
-    """Loads the parts of the first run (model, judge), and for every other one what differs: its reward.
+    """Loads model and judge once for all runs, and each reward once.
 
     Args:
-        load: the parts of a run, a NamedTuple with a reward.
-        own: scores that are no rewards of `tilting rewards`, by name.
+        load: loads the parts of a run, a NamedTuple with a reward.
+        own: further scores by name, which are not in `tilting rewards`.
     """
 
     def __init__(self, load: Callable[[Config], Parts], own: Mapping[str, Any] | None = None) -> None:
@@ -48,14 +48,14 @@ class PartsCache(Generic[Config, Parts]):
         self.rewards: dict[tuple[str, ...], Any] = {(name,): score for name, score in (own or {}).items()}
 
     def parts(self, config: Config) -> Parts:
-        """What a run of this config needs. Raises TiltingError for a reward that cannot be built."""
+        """The parts of a run. Raises TiltingError for a reward that cannot be built."""
         if self.shared is None:
             self.shared = self.load(config)
             self.rewards[config.reward] = self.shared.reward
         return self.shared._replace(reward=self.reward(*config.reward))
 
     def reward(self, *specs: str) -> Any:
-        """The reward of these specs, or what is called by this name of one's own."""
+        """The reward of these specs, or the score of this name in ``own``."""
         if specs not in self.rewards:
             self.rewards[specs] = build(parse_specs(specs))
         return self.rewards[specs]

@@ -18,15 +18,15 @@ COLOURS = ("#3366cc", "#d9622b", "#2b8a4b", "#8a4fbf", "#b8930f", "#c0396b", "#2
 GREY = "#777777"
 JUDGE = "pocket-judge, held out (log p)"
 Dot = tuple[float, "Mapping[str, Any] | float | None"]
-"""A place across and a value, with its interval or without."""
+"""A point of a curve: x, and a value or an interval."""
 
 
 class Panel(NamedTuple):
     """One chart.
 
     Attributes:
-        across, up: names of its axes.
-        series: dots by label, joined in order.
+        across, up: names of its x and y axes.
+        series: points by label, joined in order.
         log: which axes are logarithmic: "", "x", "y" or "xy".
         line: a dashed level and its name.
     """
@@ -50,14 +50,14 @@ def blank(width: float, height: float) -> Figure:
 
 
 def plain(axis: Any) -> None:
-    """Two spines and a faint grid behind the data."""
+    """Style an axis: two spines, and a faint grid behind the data."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(True, color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)
 
 
 def side_by_side(columns: int, height: float = 4.4, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure and its axes, side by side; of several rows, of ``height`` each, one after the other."""
+    """A figure with ``columns`` x ``rows`` axes, each row ``height`` inches high, and its axes row by row."""
     figure = blank(2.0 + 4.2 * columns, height * rows)
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
     for axis in axes:
@@ -66,12 +66,12 @@ def side_by_side(columns: int, height: float = 4.4, rows: int = 1) -> tuple[Figu
 
 
 def note(axis: Any, text: str, at: Any, offset: tuple[float, float] = (4, 4), **look: Any) -> None:
-    """A few letters beside a point."""
+    """A small label beside a point."""
     axis.annotate(text, at, offset, textcoords="offset points", fontsize=look.pop("fontsize", 7), **look)
 
 
 def save(figure: Figure, path: Path, dpi: int = 130) -> str:
-    """Write the figure as PNG, whole or not at all; the file's name."""
+    """Write the figure as PNG and return the file's name."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     write_atomically(path, buffer.getvalue())
@@ -79,7 +79,7 @@ def save(figure: Figure, path: Path, dpi: int = 130) -> str:
 
 
 def forest(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> str:
-    """Means and intervals by name, from above downwards, a panel for each number: {what: {name: interval}}; the file's name."""
+    """A forest plot of intervals, names from top to bottom, with a panel for each quantity: {what: {name: interval}}."""
     names = list(next(iter(panels.values())))
     figure, axes = side_by_side(len(panels), height=1.0 + 0.24 * len(names))
     for axis, (what, rows) in zip(axes, panels.items(), strict=True):
@@ -96,8 +96,8 @@ def forest(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) ->
 
 
 def chart(panels: Sequence[Panel], path: Path) -> str:
-    """Panels side by side, at most four in a row, one colour for a label throughout; the file's name. Of several curves of many
-    points the intervals are those of the last ones, beside them."""
+    """Panels side by side, at most four in a row, with one colour per label; returns the file's name. In panels with several
+    long curves, only the last points have intervals, shifted aside."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series))
     colours = {label: GREY if label == "base" else COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     from matplotlib.ticker import LogLocator
@@ -113,7 +113,7 @@ def chart(panels: Sequence[Panel], path: Path) -> str:
             style = "--" if labels.index(label) >= len(COLOURS) else "-"
             look: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.3, "label": label}
             axis.plot([x for x, _ in known], ys, style, color=colours[label], **look)
-            crowded = len(panel.series) > 2 and len(known) > 3  # intervals of all would hide what they are of
+            crowded = len(panel.series) > 2 and len(known) > 3  # intervals at all points would hide the curves
             aside = (list(panel.series).index(label) + 1) / len(panel.series) if crowded else 0.0
             for x, y in known[-1:] if crowded else known:
                 if isinstance(y, Mapping) and y["low"] is not None:

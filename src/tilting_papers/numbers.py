@@ -1,4 +1,4 @@
-"""Numbers of a table's rows: values of images, intervals of their means and paired differences, and verdicts.
+"""Statistics of a table's rows: values per image, intervals of means and of paired differences, and verdicts.
 
 mean_i (a_i - b_i),  with its t interval over prompts (`tilting.metrics.statistics`)
 """
@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tilting.metrics import statistics
+from tilting.rewards.spec import split_weight
+from tilting.runs.files import keys_of
 from tilting_papers.page import shown
 
 Key = tuple[int, str, int]
-"""Of an image: which of a row's runs, prompt, index within it."""
+"""Identifies an image: number of the row's run, prompt, index within the prompt."""
 Values = dict[Key, float]
 Interval = dict[str, Any]
 """A "mean" and its bounds, "low" and "high", which are None of a single value."""
@@ -22,22 +24,42 @@ OVER_PROMPTS = (
     "Means with 95 % t intervals over prompts; differences are paired image by image. An undecided claim says how many prompts "
     "(and training seeds) would decide it four times out of five, if mean and spread are as they were found here."
 )
-"""What every page says of its intervals."""
+"""Explanation of intervals on every page."""
 _WAYS = ("training seeds", "prompts")
+
+
+def image_values(manifests: Sequence[Mapping[str, Any]], what: str, total: str = "") -> Values:
+    """One value per image of a row's runs, without images that have none.
+
+    Args:
+        manifests: of the runs.
+        what: "judge", a reward's spec without weight, or the name ``total``.
+        total: name of the weighted sum of the rewards.
+    """
+    values: Values = {}
+    for k, manifest in enumerate(manifests):
+        for record, key in zip(manifest["images"], keys_of(manifest["images"]), strict=True):
+            rewards = {split_weight(spec)[0]: value for spec, value in record["rewards"].items()}
+            rewards |= {total: record["reward"]} if total else {}
+            value = record["judge"] if what == "judge" else rewards.get(what)
+            if value is not None:
+                values[k, *key] = value
+    return values
 
 
 def estimated(
     ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = None, seeded: bool = False
 ) -> statistics.Estimate | None:
-    """Mean of ours (- theirs, image by image) and its standard error over prompts, over images of a lone one.
+    """Mean of ours, or of the paired differences ours - theirs, with its standard error over prompts (over images if there is
+    one prompt).
 
     Args:
-        ours: values of images.
-        theirs: may be a single run beside several of ours: then each of ours is paired with it.
-        seeded: a row's runs are training seeds, which vary beside the prompts.
+        ours: values per image.
+        theirs: values per image; a single run is paired with each of ours.
+        seeded: whether a row's runs are training seeds, a second source of variance.
 
     Returns:
-        None when nothing is shared.
+        None if no image has both values.
     """
     lone = theirs is not None and {k for k, _, _ in theirs} == {0}
     other = dict.fromkeys(ours, 0.0) if theirs is None else theirs
@@ -56,7 +78,7 @@ def interval(ours: Mapping[Key, float], theirs: Mapping[Key, float] | None = Non
 
 
 def needed(found: statistics.Estimate | None, line: float = 0.0) -> str:
-    """What would decide an undecided claim, in words; "" where nothing is known of it."""
+    """How many prompts (and training seeds) would decide an undecided claim, in words; "" if unknown."""
     counts = None if found is None or not found.errors else statistics.deciding(found, line)
     if found is None or not found.errors:
         return ""
@@ -66,7 +88,7 @@ def needed(found: statistics.Estimate | None, line: float = 0.0) -> str:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of one value or more."""
+    """Mean of at least one value."""
     return sum(values) / len(values)
 
 
@@ -77,14 +99,14 @@ def by_prompt(values: Mapping[Key, float]) -> list[float]:
 
 
 def verdict(low: float | None, high: float | None, line: float = 0.0) -> str:
-    """Of an interval that is to lie above a line: "holds", "fails", or "undecided" where it does not say or there is none."""
+    """Whether an interval lies above a line: "holds", "fails", or "undecided" if it contains the line or is unknown."""
     if low is None or high is None:
         return "undecided"
     return "holds" if low > line else "fails" if high < line else "undecided"
 
 
 def difference(ours: Values, theirs: Values, unit: str = "", seeded: bool = False) -> Finding:
-    """That ours is higher, image by image; ``seeded`` as `interval` has it."""
+    """The finding on the claim that ours is higher, by paired differences; ``seeded`` as in `interval`."""
     found = estimated(ours, theirs, seeded)
     if found is None:
         return {"verdict": "undecided", "found": "no image has both numbers"}

@@ -1,4 +1,4 @@
-"""table.md of every recipe: numbers and intervals for people, tables, claims with their verdicts, and the page around them."""
+"""Rendering of table.md for all recipes: numbers and intervals, tables, claims with verdicts, and the page."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
 Column = tuple[str, Callable[[Mapping[str, Any]], str]]
-"""A head, and a row's cell below it."""
+"""A column: its head, and a function from a row to its cell."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number for people, of so many digits; a dash for none."""
+    """A number with ``digits`` significant digits; a dash for None."""
     return NONE if value is None else f"{value:.{digits}g}".replace("-", MINUS)
 
 
 def fixed(value: float | None, decimals: int = 4) -> str:
-    """A number with so many decimals, or nothing."""
+    """A number with ``decimals`` decimals; empty for None."""
     return "" if value is None else f"{value:.{decimals}f}".replace("-", MINUS)
 
 
 def shown(value: Mapping[str, Any] | None, sign: bool = False) -> str:
-    """ "0.312 [0.298, 0.325]" with the decimals that its width asks for, and a plus before a gain if it is a difference."""
+    """An interval such as "0.312 [0.298, 0.325]", with decimals by its width; ``sign`` puts a plus before a gain."""
     if value is None:
         return NONE
     if value["low"] is None:
@@ -40,23 +40,23 @@ def line(cells: Iterable[str]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[object]], right: Sequence[bool] = ()) -> list[str]:
-    """Lines of a Markdown table; ``right``: which columns are set to the right, where it is told."""
+    """Lines of a Markdown table; ``right`` says which columns are right-aligned."""
     rule = f"|{'|'.join('---:' if one else '---' for one in right)}|" if right else line(["---"] * len(heads))
     return [line(heads), rule, *(line(map(str, row)) for row in rows)]
 
 
 def filled(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that some row has."""
+    """The columns that are not empty."""
     return [(head, cell) for head, cell in columns if any(cell(row) != NONE for row in rows)]
 
 
 def claimed(text: str, published: str, finding: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A claim as table.json holds it: what is tested, what the paper has, and a `Finding`, None where rows are missing."""
+    """A claim for table.json: what is tested, what the paper found, and a `Finding`, None if rows are missing."""
     return {"text": text, "published": published, "finding": finding}
 
 
 def claims(made: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of the claims; none without any."""
+    """The section of claims; nothing without any."""
     if not made:
         return []
     lines = ["", "## Claims", ""]
@@ -69,7 +69,7 @@ def claims(made: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def tried(report: Mapping[str, Any]) -> str:
-    """What is said of the size of a small run; nothing of a full one."""
+    """A warning for a small run; empty for a full one."""
     return "; a small run, to try it: its numbers mean nothing" if report["small"] else ""
 
 
@@ -83,7 +83,8 @@ def page(report: Mapping[str, Any], ours: str, body: Sequence[str], reading: Seq
         reading: sentences of the paper's recipes; the recipe's own notes follow them.
         last: lines before the pictures.
     """
-    lines = [f"# {report['recipe']}: {report['title']}", "", f"After {report['paper']}. {ours}", "", *body]
+    made = f"`tilting recipe {report['recipe']} --out DIR` makes this page."
+    lines = [f"# {report['recipe']}: {report['title']}", "", f"After {report['paper']}. {ours}", "", made, "", *body]
     points = [f"- {sentence}" for sentence in (*reading, *report["notes"])]
     if points:
         lines += ["", "## How to read it", "", *points]
@@ -91,7 +92,7 @@ def page(report: Mapping[str, Any], ours: str, body: Sequence[str], reading: Seq
 
 
 def plain_page(report: Mapping[str, Any]) -> str:
-    """The page of a recipe that has none of its own: its "rows", a column for each of their keys, its "claims" and notes."""
+    """The default page of a recipe: its "rows" with a column for each key, its "claims", and notes."""
     rows = report["rows"]
     cells = [[value if isinstance(value, str) else number(value) for value in row.values()] for row in rows]
     body = [*table(list(rows[0]), cells), *claims(report.get("claims", ()))]

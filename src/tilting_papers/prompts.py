@@ -28,9 +28,17 @@ _OBJECTS = """
 sunflower castle banana rocket mushroom strawberry sailboat cactus pizza bicycle tulip watermelon bus tree robot teapot violin
 clock camera helicopter
 """
+_TUNING = """
+duck pink fluent, crab teal noto, snake blue twemoji, koala orange noto, shark yellow fluent, pear purple twemoji,
+lemon green noto, guitar white fluent, train gray twemoji, chair red noto
+"""
 ANIMALS = tuple(map(a, _ANIMALS.split()))
 """Twenty animals, no style named: a reward of the image alone asks for what the prompt does not."""
 OBJECTS = tuple(map(a, _OBJECTS.split()))
 """Twenty things, no style named."""
 SCENES = scenes(_SCENES)
 """Twenty prompts that name concept, background and style."""
+TUNING_SCENES = scenes(_TUNING)
+"""Ten prompts that no other recipe draws, with background and style named."""
+TUNING = tuple(prompt.partition(" on ")[0] for prompt in TUNING_SCENES)
+"""The same without background and style."""

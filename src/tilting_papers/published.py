@@ -1,4 +1,4 @@
-"""The papers' own numbers, as they stand in published.yaml beside this file: facts to print beside ours."""
+"""The papers' own numbers, from published.yaml, to print beside ours."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _all() -> dict[str, Any]:
 
 
 def published(key: str) -> dict[str, Any]:
-    """A published table as the file has it. Raises TiltingError for a key that is not there."""
+    """A published table. Raises TiltingError for an unknown key."""
     if key not in _all():
         raise TiltingError(f"no published table is called {key!r}{nearest(key, _all())}")
     return dict(_all()[key])
 
 
 def published_row(key: str, row: str) -> dict[str, float]:
-    """One row of a published table by its columns. Raises TiltingError for a row that is not there."""
+    """One row of a published table by column. Raises TiltingError for an unknown row."""
     table: Mapping[str, Any] = published(key)
     if row not in table or row == "columns":
         raise TiltingError(f"the published table {key!r} has no row {row!r}{nearest(row, set(table) - {'columns'})}")

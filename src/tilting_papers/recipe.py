@@ -1,10 +1,10 @@
-"""What a recipe is, and the one engine that makes any of them. Torch-free to import.
+"""Recipes: reproducible experiments, each one command. Torch-free to import.
 
     RECIPES = {"mine": Recipe(name="mine", about="...", paper="...", measure=function)}
 
-A recipe is declared once, in its own module. `Recipe.run` refuses a folder that holds something else, lets ``measure`` make
-what is missing and measure all of it, and writes table.json and, by ``page``, table.md. The papers' recipes have more fields
-(`codex.table.Table`, `draft.study.Study`, `ctrl.study.Study`), and ``measure`` and ``page`` of their paper.
+A recipe is declared in its own module. `Recipe.run` checks the folder, calls ``measure``, which makes what is missing and
+measures everything, and writes table.json and, through ``page``, table.md. Each paper's recipes are a subclass with more fields
+(`codex.table.Table`, `draft.study.Study`, `ctrl.study.Study`) and have the ``measure`` and ``page`` of that paper.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tilting.runs.owner import RECIPE, folder_of
 from tilting_papers.page import plain_page
 
 Say = Callable[[str], None]
-"""Takes a line of progress."""
+"""Prints a line of progress."""
 Report = dict[str, Any]
-"""What table.json holds."""
+"""Contents of table.json."""
 
 
 def later(target: str) -> Callable[..., Any]:
-    """The function "module:name" of this package, imported when it is called: declarations load nothing heavy."""
+    """The function "module:name" of this package, imported when it is called, so that declarations load nothing heavy."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         module, _, name = target.partition(":")
@@ -43,17 +43,17 @@ def later(target: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """One making of a recipe.
+    """One run of a recipe.
 
     Attributes:
-        recipe: which.
-        out: the folder to write, or to go on with.
-        small: as little of it as makes a table.
-        say: takes lines of progress.
-        seed: of what is drawn and trained; a recipe with seeds of its own leaves it alone.
-        quiet: no bars within a part.
-        shard: (i, k), the i-th of k parts of the work, from 1; None is all of it.
-        asked: what the recipe was asked to have otherwise, of plain values by option.
+        recipe: the recipe.
+        out: the folder to write, or to resume.
+        small: the minimal version.
+        say: prints lines of progress.
+        seed: seed of sampling and training; ignored by a recipe with its own seeds.
+        quiet: no progress bars.
+        shard: (i, k), the i-th of k parts of the work, from 1; None for all of it.
+        asked: overridden settings of the recipe, plain values by option.
     """
 
     recipe: Any
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def argv(self) -> list[str]:
-        """The words that make the recipe, which its run folders keep."""
+        """The command line, which the manifests of its run folders record."""
         small = ["--small"] if self.small else []
         return ["tilting", "recipe", self.recipe.name, "--out", str(self.out), *small, "--seed", str(self.seed)]
 
@@ -80,8 +80,8 @@ class Run:
         return about | ({"asked": dict(self.asked)} if self.asked else {})
 
     def share(self, minutes: Mapping[str, float]) -> list[str]:
-        """Which parts of the work this run makes, by what each takes: the longest first, each to the shard with least to do.
-        What other shards made lies in the folder when their files are copied there. Says the total beforehand."""
+        """The parts of the work that this shard makes, given the minutes of each: the longest first, each to the shard with the
+        least work so far. Results of other shards count as done once their files are copied into the folder."""
         mine, (i, k) = [], self.shard or (1, 1)
         loads = [0.0] * k
         for name in sorted(minutes, key=lambda name: -minutes[name]):
@@ -94,10 +94,10 @@ class Run:
         return [name for name in minutes if name in mine]
 
     def check(self) -> None:
-        """Refuse the folder of another recipe, size or seed before anything is drawn.
+        """Check the folder before anything is drawn.
 
         Raises:
-            TiltingError: that, or a folder that cannot be written or holds something else.
+            TiltingError: it holds another recipe, size, seed or setting, or anything else, or cannot be written.
         """
         file = folder_of(str(self.out), RECIPE) / "table.json"
         before = json.loads(file.read_bytes()) if file.exists() else {}
@@ -115,15 +115,15 @@ class Recipe:
     """An experiment.
 
     Attributes:
-        name: on the command line.
-        about: one line for the list; the page's title too, unless there is a ``title``.
-        paper: where it comes from, for the list; and for the page, unless ``after`` says it there.
-        measure: makes what is missing of a run and measures it: what table.json holds beside what every report opens with.
-        page: table.md, from what table.json holds.
-        seeded: whether a seed may be asked for.
-        sharded: whether it can be made in parts (`Run.share`).
+        name: name on the command line.
+        about: one line for the list, and the page's title without a ``title``.
+        paper: its source for the list, and for the page without an ``after``.
+        measure: makes what is missing of a run and measures it; returns the report's entries besides `Run.opening`.
+        page: renders table.md from the report.
+        seeded: whether ``--seed`` is allowed.
+        sharded: whether ``--shard`` is allowed (`Run.share`).
         notes: sentences for the reader.
-        asks: which of model, reward, prompts, seeds and steps it can be asked to have otherwise.
+        asks: which of model, reward, prompts, seeds and steps may be overridden.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Recipe:
         return self.title or self.about
 
     def otherwise(self, asked: Mapping[str, Any]) -> Self:
-        """The recipe in another setting, of those that it ``asks``."""
+        """The recipe with overridden settings, which are among its ``asks``."""
         raise NotImplementedError
 
     def run(
@@ -157,11 +157,12 @@ class Recipe:
         shard: tuple[int, int] | None = None,
         asked: Mapping[str, Any] | None = None,
     ) -> Report:
-        """Make the recipe, or what is missing of it, as `Run` has it, and return what table.json holds; of a shard, the table
-        of what there is so far.
+        """Make what is missing of the recipe and return its report; for a shard, a report of what exists so far.
+
+        Args: see `Run`.
 
         Raises:
-            TiltingError: a folder that cannot be written, or holds something else.
+            TiltingError: as `Run.check`.
         """
         run = Run(self.otherwise(asked) if asked else self, out, small, say, seed, quiet, shard, asked or {})
         with exclusive(str(out)):
@@ -174,7 +175,7 @@ class Recipe:
 
 
 def undecided(report: Any) -> Any:
-    """A report of a small run for its page: its numbers mean nothing, and what they would decide is not said."""
+    """The report of a small run without verdicts, since its numbers mean nothing."""
     if isinstance(report, list):
         return [undecided(one) for one in report]
     if not isinstance(report, Mapping):

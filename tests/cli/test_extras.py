@@ -12,7 +12,7 @@ from PIL import Image
 from support.paths import ROOT
 from tilting.cli import main
 from tilting.errors import TiltingError
-from tilting.features.film import mp4, open_frames
+from tilting.features.video import mp4, open_frames
 from tilting.rewards import nsfw, ocr, vlm
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -94,7 +94,7 @@ def test_a_missing_extra_is_one_sentence_with_its_command(module, extra, words, 
     assert not (tmp_path / "out").exists()
 
 
-def film(read: bool) -> object:
+def video(read: bool) -> object:
     return open_frames("a.mp4") if read else mp4([Image.new("RGB", (2, 2))], "")
 
 
@@ -102,7 +102,7 @@ def film(read: bool) -> object:
     ("module", "extra", "make"),
     [
         *(("openai", "vlm", lambda: vlm("http://127.0.0.1:9/v1#m")), ("nudenet", "nsfw", nsfw), ("rapidfuzz", "ocr", ocr)),
-        *(("av", "video", lambda: film(True)), ("av", "video", lambda: film(False))),
+        *(("av", "video", lambda: video(True)), ("av", "video", lambda: video(False))),
     ],
 )
 def test_in_python_too(module, extra, make, tmp_path, monkeypatch):

@@ -71,6 +71,15 @@ def test_a_link_goes_with_its_page(tmp_path):
     assert told.endswith("```\n[f](methods.md)\n```")
 
 
+def test_a_long_command_is_broken_before_its_options(made):
+    said = 'tilting compare "a fox" "a cat" --reward warm.py:warm --methods base,bon,codex --steps 25 --images 2 -o hour/warm'
+    lines = site.folded(f"# short\ncat > a.py <<'END'\n{'x' * 99} --y\nEND\n{said} \\\n    --seed 1").splitlines()
+    assert lines[:4] == ["# short", "cat > a.py <<'END'", f"{'x' * 99} --y", "END"] and len(lines) == 6
+    assert all(len(line) <= site.WIDE for line in lines[4:]) and lines[5].startswith("    -")
+    assert shlex.split(" ".join(lines[4:]).replace("\\ ", "")) == shlex.split(f"{said} --seed 1")
+    assert "--reward 'symmetry:lr'" in made["rewards/symmetry.md"]  # one that runs, not what stands for several
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("zensical") is None or find_spec("mkdocstrings") is None, reason="tilting[docs] is not installed")
 def test_zensical_builds_it_and_finds_no_link_that_leads_nowhere(tmp_path):

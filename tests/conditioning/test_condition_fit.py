@@ -18,8 +18,11 @@ from support.learned import save_classifier as save_vit
 from tilting.cli import main
 from tilting.conditioning import calibrate
 from tilting.conditioning.fit import Likelihood, begin, ended, epochs, schema_of
+from tilting.conditioning.fit_label import measured
+from tilting.conditioning.fit_run import describe
 from tilting.conditioning.networks import build_network, inputs_of
 from tilting.conditioning.pictures import Pictures
+from tilting.conditioning.table import Column
 from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.fitted import FittedClassifier, load_classifier, log_prob
@@ -325,6 +328,14 @@ def test_a_number_has_the_likelihood_of_its_unit():
     assert sigma == pytest.approx(float((design @ exact - y[:500]).std()), rel=0.06)
     assert found.schema.scale * float(found.part.weight[0, 0].detach()) == pytest.approx(float(exact[0]), rel=0.03)
     assert reports[-1].held_out == pytest.approx(math.log(5) + 0.5 * math.log(2 * math.pi * math.e), abs=0.25)
+
+
+def test_held_out_numbers_that_are_all_alike_have_no_r_squared_and_the_rest_is_told():
+    y, column = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), Column("size", "gaussian", ())
+    _, metrics = measured(schema_of("size", (), y), torch.tensor([[0.5], [0.1]]).double(), y[[1, 1]], column)
+    row = metrics | {"epochs": 1, "best_epoch": 1, "records": {"held_out": 2}, "network": "cnn"}
+    assert row["r2"] is None and json.loads(json.dumps(row)) == row
+    assert describe({"config": {"out": "o"}, "summary": {"size": row}}).startswith(f"size: RMSE {row['rmse']:.4g}, ECE ")
 
 
 def test_labels_stay_where_they_are_and_in_their_own_precision():

@@ -8,6 +8,7 @@ import math
 import warnings
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 import tilting as tl
 from support.commands import manifest as manifest_of
 from support.small import bright_fit, random_control
+from tilting import rng
 from tilting.cli import main
 from tilting.conditioning.api import compose
 from tilting.conditioning.readings import obedience
@@ -25,6 +27,7 @@ from tilting.conditioning.sample_run import condition_sample, describe
 from tilting.config.condition_sample import SampleConfig
 from tilting.errors import TiltingError
 from tilting.features.fitted import FittedClassifier
+from tilting.generation.plan import identities
 from tilting.models.control_file import save_control
 from tilting.models.control_spec import read_control
 from tilting.models.families import weights_of
@@ -34,6 +37,7 @@ from tilting.models.reading import NEGATIVE, PROMPT
 from tilting.reports.grid import caption
 from tilting.runs.files import digest
 from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of
+from tilting.schedule import Law
 
 PROMPTS = ["a fox", "a cat"]
 ASKED = {"steps": 4, "images": 2, "cfg": 2.0, "batch_size": 4}
@@ -190,28 +194,34 @@ def test_a_folder_says_whether_no_label_was_learnt(small, fits, tmp_path, planne
     assert (drawn.manifest["summary"]["kl_mean"] > 0) == unlabelled
 
 
-def test_the_path_kl_is_that_of_the_means(small, controls):
-    """Σ |Δmean|² / (2 std²) along the drawn path, the chain written out by hand; the last step has no density."""
-    made, _ = controls
-    drawn = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **{**ASKED, "images": 1})
-    from tilting import rng
-    from tilting.generation.plan import identities
-
-    who = identities(PROMPTS, 0, 1)
-    model, rows = made[0].at(bright="yes"), torch.arange(2)
-    mine, base = model.denoiser(PROMPTS, 2.0), small.denoiser(PROMPTS, 2.0)
-    x, far = rng.normal(who, 1, small.latent_shape, 0)[:, 0], torch.zeros(2, dtype=torch.float64)
-    grid = small.schedule.grid(4)
-    for i, (t, s) in enumerate(pairwise(grid)):
-        a = t.alpha / s.alpha
-        std = s.sigma * math.sqrt(t.sigma**2 - a**2 * s.sigma**2) / t.sigma
+@pytest.mark.parametrize("law", get_args(Law))
+def test_the_path_kl_is_that_of_the_means(here, small, controls, law):
+    """Σ |Δmean|² / (2 std²) along the drawn path, the chain written out by hand, whatever the law of its noise; the last step
+    has no density."""
+    made, places = controls
+    assert main(words("out", places[:1], "--label", "bright=yes", "--sde", law, "--eta", "0.6")) == 0
+    who, rows = identities(PROMPTS, 0, 2), torch.arange(4)
+    prompts = [one.prompt for one in who]
+    mine, base = made[0].at(bright="yes").denoiser(prompts, 2.0), small.denoiser(prompts, 2.0)
+    x, far = rng.normal(who, 1, small.latent_shape, 0)[:, 0], torch.zeros(4, dtype=torch.float64)
+    for i, (t, s) in enumerate(pairwise(small.schedule.grid(4))):
+        a, now, then = t.alpha / s.alpha, t.sigma / (t.alpha + t.sigma), s.sigma / (s.alpha + s.sigma)
+        n, std = s.alpha + s.sigma, 0.6 * s.sigma * math.sqrt(t.sigma**2 - a**2 * s.sigma**2) / t.sigma
+        if law == "cps":
+            std = s.sigma * math.sin(0.3 * math.pi)
+        if law == "euler":
+            left = 1 - (now if t.alpha else then)
+            std = 0.6 * n * math.sqrt(now / left * (now - then)) if then else 0.0
+        noise = s.sigma - std**2 / (2 * n * now) if law == "euler" else math.sqrt(max(s.sigma**2 - std**2, 0))
         with torch.no_grad():
-            both, noise = (mine(x, t, rows), base(x, t, rows)), math.sqrt(max(s.sigma**2 - std**2, 0))
-        means = [s.alpha * p.x0 + noise * p.eps for p in both]
+            means = [s.alpha * p.x0 + noise * p.eps for p in (mine(x, t, rows), base(x, t, rows))]
         far += (means[0] - means[1]).double().flatten(1).square().sum(1) / (2 * std**2) if std else 0.0
         x = means[0] + std * rng.normal(who, 1, small.latent_shape, i + 1)[:, 0]
-    assert torch.allclose(small.decode(x), drawn.images, atol=1e-5)
-    assert [r["kl"] for r in drawn.manifest["images"]] == pytest.approx(far.tolist(), rel=1e-3)
+    records = manifest_of(here / "out")["images"]
+    pictures = [np.array(Image.open(here / "out" / record["file"])).astype(int) for record in records]
+    drawn = (small.decode(x).permute(0, 2, 3, 1) * 255).round().numpy()
+    assert all(abs(one - two).max() <= 1 for one, two in zip(pictures, drawn, strict=True))
+    assert [record["kl"] for record in records] == pytest.approx(far.tolist(), rel=1e-3)
     assert far.min() > 0.01
     still = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **{**ASKED, "eta": 0.0})
     assert still.manifest["summary"]["kl_mean"] is None

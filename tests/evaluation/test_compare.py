@@ -19,6 +19,7 @@ from PIL import Image
 import tilting as tl
 from support.commands import manifest, refused
 from tilting.cli import main
+from tilting.evaluation.compare_page import asked_for
 from tilting.runs.owner import COMPARISON, RUN, kind_of
 
 PROMPTS = ("a fox", "an <b>owl</b> & co, noto style")
@@ -300,6 +301,10 @@ def test_tables_and_figures_hold_what_the_page_says(made):
         data = (out / "figures" / name).read_bytes()
         assert data.startswith(b"%PDF" if name.endswith("pdf") else b"<?xml")
         assert b"#0a0b" not in data and (name.endswith("pdf") or b"#3b6fd4" in data)
+
+
+def test_a_heading_names_a_file_without_its_folders():
+    assert asked_for({"reward": ["a/b/my.py:score=2", "clip", "style:noto"]}) == "my.py:score=2 + clip + style:noto"
 
 
 def test_latex_escapes_what_it_reads_otherwise():

@@ -567,6 +567,18 @@ def test_config_file_and_print_config(runs, tmp_path, capsys):
     assert "did you mean 'runs'" in refused(capsys, "--config", str(file))
 
 
+def test_what_runs_differ_in_is_told_whatever_changes_a_base_model(runs, tmp_path):
+    """The law of the noise and the size too, and the command for a reference has them."""
+    shutil.copytree(runs / "base", tmp_path / "other")
+    known = manifest_of(runs / "base")
+    known["config"] |= {"sde": "euler", "height": 96}
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(known))
+    asked = {"runs": [str(tmp_path / "other")], "out": "o"}
+    assert "--sde euler" in (said := setup(EvaluateConfig.resolve(asked)).notes[0]) and "--height 96" in said
+    notes = setup(EvaluateConfig.resolve({**asked, "reference": str(runs / "again")})).notes
+    assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height"]
+
+
 def test_parts_of_runs(runs):
     def chosen(*names, **more):
         return setup(EvaluateConfig.resolve({"runs": [str(runs / n) for n in names], "out": "o", **more}))

@@ -259,6 +259,13 @@ SURE, NOUGHT, LONE = Estimate(0.3, ((0.0, 7),)), Estimate(0.0, ((0.0, 7),)), Est
         (LONE, {}, "too few to say", r"the reward's difference, \+0 \[no interval\], is of .*"),
         (NOUGHT, {}, "no gain", r"the reward did not rise beyond chance: \+0 \[\+0, \+0\]"),
         (seen(1.0, 0.1), {"a": SURE}, "too few to say", r"the reward rose: .*, and of a there is too little to say"),
+        (
+            seen(1.0, 0.1),
+            {"a": seen(-0.11, 0.1), "b": seen(-0.09, 0.1)},
+            "too few to say",
+            r"the reward rose: .*, and a -0\.11 \[-0\.334, \+0\.114\] may have fallen: more prompts would tell",
+        ),
+        (seen(1.0, 0.1), {"a": seen(-0.09, 0.1)}, "better", r"the reward rose: .*, and no fall of a was found"),
         (seen(1.0, 0.1), {"a": NOUGHT}, "better", r"the reward rose: .*, and no fall of a was found"),
         (
             seen(1.0, 0.1),

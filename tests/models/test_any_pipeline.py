@@ -147,7 +147,7 @@ def decodes(vae):
         hook.remove()
 
 
-@pytest.mark.parametrize("name", [n for n in MAKERS if n not in (*APART, "sd15_lcm")])
+@pytest.mark.parametrize("name", [n for n in MAKERS if n not in (*APART, "sd15_lcm", "lcm")])
 def test_images_are_the_pipelines_own(name, seeded):
     pipe, told, negative, model = built(name)
     with torch.no_grad():
@@ -178,8 +178,9 @@ def test_prompts_are_called_apart_where_a_call_takes_one_or_mixes_them(name, see
         assert (ours(model, PROMPTS[::-1], negative, start=start) - want).abs().max() > 1e-5
 
 
-def test_the_only_step_of_a_consistency_model_is_its_own(seeded):
-    pipe, told, _, model = built("sd15_lcm")
+@pytest.mark.parametrize("name", ["sd15_lcm", "lcm"])
+def test_the_only_step_of_a_consistency_model_is_its_own(name, seeded):
+    pipe, told, _, model = built(name)
     with torch.no_grad():
         want, _ = theirs(pipe, told, "", steps=1)
         x, (t, s) = begun(model, PROMPTS, model.default_cfg), model.schedule.grid(1)

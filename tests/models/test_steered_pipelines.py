@@ -19,7 +19,7 @@ from tilting.presets import METHODS
 PROMPTS = ["a fox on a blue background", "an owl"]
 KINDS = ("sd15_controlnet", "sdxl_inpaint", "sd15_ip", "kontext", "qwen", "z_image", "sana", "dit")
 TUNED = ("wan", "sd15_controlnet", "kontext", "z_image", "sd15_inpaint4")
-"""A film, a ControlNet, an edit, a flow and an inpainting."""
+"""A video, a ControlNet, an edit, a flow and an inpainting."""
 
 
 class Red:

@@ -236,8 +236,17 @@ def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
     refused = {name: shape.why for name, shape in found.items() if shape.why}
     assert len(found) > 150 and len(refused) < len(found) / 4
     known = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline", "WanPipeline", "QwenImageEditPipeline"]
+    known += [
+        "LTXImageToVideoPipeline",
+        "CogVideoXPipeline",
+        "StableDiffusionControlNetPAGInpaintPipeline",
+        "HiDreamImagePipeline",
+    ]
     assert not set(known) & set(refused)
     assert "another loop" in refused["AnimateDiffPipeline"] and "several schedulers" in refused["UnCLIPPipeline"]
+    assert refused["LTX2Pipeline"] == "it steps by several schedulers (audio_scheduler)"
+    assert refused["Flux2KleinKVPipeline"] == "its loop hands 'kv_cache' from step to step"
+    assert "hands 'source_latents'" in refused["CycleDiffusionPipeline"] and "hooks" in refused["StableDiffusionSAGPipeline"]
     assert "no step of a scheduler" in refused["KandinskyCombinedPipeline"]
     assert shape_of("NoSuchPipeline") is None
     with pytest.raises(TiltingError, match="AnimateDiffPipeline cannot be steered: its loop stands in another"):

@@ -22,8 +22,7 @@ from tilting.models.words import load_words, read_prompt
 from tilting.runs.owner import RECIPE, kind_of
 from tilting_papers import RECIPES
 from tilting_papers.codex.draw import Requests, cost_of
-from tilting_papers.codex.measure import values_of
-from tilting_papers.numbers import interval
+from tilting_papers.numbers import image_values, interval
 from tilting_papers.published import published, published_row
 
 PUBLISHED = Path(tilting_papers.__file__).with_name("published.yaml")
@@ -263,8 +262,8 @@ def test_intervals_are_over_prompts_however_many_their_images():
 
 def test_values_are_read_by_bare_spec():
     record = {"prompt": "a", "index": 0, "judge": None, "rewards": {"style": -1.0, "clip=50": 0.3}}
-    assert values_of([{"images": [record]}], "clip") == {(0, "a", 0): 0.3}
-    assert values_of([{"images": [record]}], "judge") == {}
+    assert image_values([{"images": [record]}], "clip") == {(0, "a", 0): 0.3}
+    assert image_values([{"images": [record]}], "judge") == {}
 
 
 REFUSED = [
@@ -366,9 +365,9 @@ def test_the_weighted_sum_of_rewards_is_a_number_of_its_own():
         "judge": -1.0,
         "rewards": {"style:noto": -0.5, "style:fluent=-0.5": -6.0},
     }
-    assert values_of([{"images": [record]}], "odds", "odds") == {(0, "a fox", 0): 2.5}
-    assert values_of([{"images": [record]}], "style:fluent", "odds") == {(0, "a fox", 0): -6.0}
-    assert values_of([{"images": [record]}], "odds") == {}
+    assert image_values([{"images": [record]}], "odds", "odds") == {(0, "a fox", 0): 2.5}
+    assert image_values([{"images": [record]}], "style:fluent", "odds") == {(0, "a fox", 0): -6.0}
+    assert image_values([{"images": [record]}], "odds") == {}
 
 
 def test_strengths_are_tuned_on_prompts_of_their_own():

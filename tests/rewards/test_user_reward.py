@@ -53,7 +53,7 @@ def tried(images, prompts, metadata):
 
 def whole(images, prompts):
     return images.mean((1, 2, 3, 4))
-whole.films = True
+whole.videos = True
 
 def shut(images, prompts):
     return images.mean((1, 2, 3))

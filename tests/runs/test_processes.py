@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from support.killing import part, prepare
-from support.pairs import OBJECTIVES, SAME
+from support.pairs import SAME, SHARDED
 from support.paths import ROOT
 from support.processes import begun
 from tilting.errors import TiltingError
@@ -36,7 +36,7 @@ def test_processes_leave_what_one_leaves_and_go_on_after_a_kill(tmp_path, capfd)
     with capfd.disabled():
         print("\n" + "\n".join(lines))
     named = [line.partition(":")[0] for line in lines if not line.startswith("  ")]
-    shards = [*(f"shards of {name}" for name in OBJECTIVES), "shards of a reward that fails in one process"]
+    shards = [*(f"shards of {name}" for name in SHARDED), "shards of a reward that fails in one process"]
     assert named == [*SAME, "refused", "process 0", "process 1", *shards]
     assert "generate: 8 files, 5 of 5 pictures to the bit" in lines
     assert all(int(line.split()[2]) >= 10 for line in lines if line.startswith("process"))

@@ -258,7 +258,7 @@ def darkness(images, prompts):
 
 @pytest.mark.parametrize("name", ["sd15_inpaint9", "flux", "wan"])
 def test_a_pipeline_that_is_entered_draws_what_it_draws_without_a_trace(name):
-    """Its call is left and entered again: a decode between two changes nothing; of a film its middle is shown."""
+    """Its call is left and entered again: a decode between two changes nothing; of a video its middle is shown."""
     pipe, told = make(name)
     told.pop("negative_prompt", "")
     model, drawn = Pipeline(pipe, name, 2, inputs=told), []

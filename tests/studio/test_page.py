@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_is_started_again(driven):
     (worker,) = [one for one in server.children() if "tilting.studio.worker" in one.cmdline()]
     driven.fill("draw-steps", "50")
     driven.click("draw-go")
-    driven.page.wait_for_selector("#draw-live .particles img")
+    driven.has("draw-status", "Step ")  # the particles of before stay until there are others
     worker.send_signal(signal.SIGKILL)
     assert "was ended by SIGKILL: it is started again" in driven.refused()
     driven.fill("draw-steps", "2")
@@ -96,16 +96,18 @@ def test_train_and_stop_and_go_on(driven, workspace):
         driven.fill(f"train-{name}", value)
     driven.click("train-go")
     assert "reward gradient" in driven.has("train-findings", "reward gradient")
-    until(driven.page, lambda: made(driven.text("train-live")) >= 5, 400)
+    log = workspace / "train-1" / "metrics.jsonl"
+    until(driven.page, lambda: made(driven.text("train-live")) and len(log.read_text().splitlines()) >= 5, 400)
     driven.click("train-stop")
     driven.has("train-status", "was stopped")
-    lines = (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()
+    lines = log.read_text().splitlines()
+    until(driven.page, lambda: made(driven.text("train-live")) == len(lines))
     assert 5 <= len(lines) < 40
     assert "norm of the gradient" in driven.text("train-live") and "judge of the samples" in driven.text("train-live")
     assert driven.page.locator("#train-samples img").count() >= 2
     driven.click("train-on")
     driven.has("train-status", "is done")
-    after = (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()
+    after = log.read_text().splitlines()
     assert len(after) == 40 and after[: len(lines)] == lines
     driven.choose("mix-first", "train-1")
     driven.page.get_by_label("steps", exact=True).last.fill("3")
@@ -224,10 +226,10 @@ def test_a_late_browser_goes_on_watching(driven, workspace):
     late.tab("Compare")
     late.page.locator("#compare-watch input").first.fill("later")
     late.page.keyboard.press("Enter")
-    late.has("compare-live", "there is no 'later' in the workspace", 30)
+    late.has("compare-live", "there is no 'later' in the workspace", 120)
     late.page.wait_for_timeout(3000)
     (workspace / "later" / "runs").mkdir(parents=True)
-    late.has("compare-live", "Nothing is drawn yet.", 20)
+    late.has("compare-live", "Nothing is drawn yet.", 120)
     (workspace / "later" / "runs").rmdir()
     (workspace / "later").rmdir()
     page.close()
@@ -273,15 +275,17 @@ def labels(driven):
     return next(driven.served.workspace.glob("uploads/*/labels.csv")).relative_to(driven.served.workspace).as_posix()
 
 
-def first(driven):
-    """The first of a list."""
+def first(driven, words=""):
+    """The first of a list, once what stands in it has these words."""
+    offered = driven.page.get_by_role("option")
+    until(driven.page, lambda: not words or (offered.count() and all(words in one for one in offered.all_inner_texts())))
     driven.page.keyboard.press("ArrowDown")
     driven.page.keyboard.press("Enter")
 
 
 BY_KEYS = {
     "Draw": {
-        "draw-method": lambda driven: [write("auto")(driven), first(driven), driven.has("draw-cost", "auto: ")],
+        "draw-method": lambda driven: [write("auto")(driven), first(driven, "auto"), driven.has("draw-cost", "auto: ")],
         "draw-steps": write("2"),
         "draw-budget": write("8"),
         "draw-go": enter(as_told),
@@ -294,6 +298,8 @@ BY_KEYS = {
     "Train": {"train-train-steps": write("0"), "train-go": refusal("must be at least 1")},
     "Control": {
         "control-data": write(labels),
+        "fit-epochs": write("1000000"),  # so that it is at work when Stop is reached
+        "fit-patience": write("1000000"),
         "control-fit": enter(lambda driven: driven.has("fit-status", " runs")),
         "fit-stop": enter(lambda driven: driven.has("fit-status", "was stopped")),
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tilting.cli import main
 from tilting.errors import TiltingError
+from tilting.studio.show import curve
 from tilting.studio.workspace import Workspace
 
 
@@ -133,3 +135,12 @@ def test_runs_are_found(workspace, monkeypatch, folder):
     assert found["one"].kind == "a run of pictures"
     assert found["one"].about == "base: a fox"
     assert found["one"].result.startswith("reward ")
+    told = json.loads((workspace.root / "one" / "manifest.json").read_text())
+    told["config"].pop("method")
+    (workspace.root / "one" / "manifest.json").write_text(json.dumps(told))
+    assert {run.name: run.about for run in workspace.runs()}["one"] == "a fox"  # as of a fit, or an evaluation
+
+
+def test_a_single_point_is_no_curve():
+    assert "<svg" not in curve("judge", [(40, -0.4)]) and "-0.4" in curve("judge", [(40, -0.4)]).replace("−", "-")
+    assert "<svg" in curve("judge", [(0, -0.1), (40, -0.4)])

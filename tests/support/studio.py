@@ -134,7 +134,7 @@ class Driven:
         toast = self.page.locator(".toast-body").first
         toast.wait_for()
         said = toast.inner_text()
-        self.page.locator(".toast-close").first.click()
+        self.page.evaluate("document.querySelector('.toast-close')?.click()")  # it may have gone by itself meanwhile
         toast.wait_for(state="detached")
         return said
 

@@ -168,6 +168,16 @@ def sd15_lcm():
     return sd(scheduler=ddim("LCMScheduler")), {"guidance_scale": 1.5}
 
 
+def sd15_pag():
+    """Perturbed attention alone: a second branch that is not of the scale."""
+    return sd("StableDiffusionPAGPipeline", pag_applied_layers="mid"), {"guidance_scale": 1.0, "pag_scale": 2.0}
+
+
+def lcm():
+    pipe = sd("LatentConsistencyModelPipeline", ddim("LCMScheduler"), network=unet(time_cond_proj_dim=8))
+    return pipe, {"guidance_scale": 4.0}
+
+
 def sd15_img2img():
     return sd("StableDiffusionImg2ImgPipeline"), {"guidance_scale": 4.0, "image": picture(), "strength": 0.6}
 
@@ -673,27 +683,45 @@ def wan_parts(scheduler=None):
     return {"tokenizer": letters(), "text_encoder": t5(), "vae": vae, "scheduler": scheduler or unipc()}
 
 
-FILM = {"guidance_scale": 5.0, "num_frames": 5, "max_sequence_length": 16, **NEGATIVE, **SMALL}
+VIDEO = {"guidance_scale": 5.0, "num_frames": 5, "max_sequence_length": 16, **NEGATIVE, **SMALL}
+
+
+def with_ftfy(home):
+    """What some pipelines cannot be without, in their module."""
+    if not hasattr(home, "ftfy"):
+        home.ftfy = types.SimpleNamespace(fix_text=lambda text: text)
 
 
 def wan():
-    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts()), FILM
+    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts()), VIDEO
 
 
 def wan22():
     """Two experts, each with its scale."""
     parts = {"transformer": wan_net(), "transformer_2": wan_net(9), "boundary_ratio": 0.875}
-    return diffusers.WanPipeline(**parts, **wan_parts()), {**FILM, "guidance_scale_2": 3.0}
+    return diffusers.WanPipeline(**parts, **wan_parts()), {**VIDEO, "guidance_scale_2": 3.0}
 
 
 def wan_i2v():
     import diffusers.pipelines.wan.pipeline_wan_i2v as home
 
-    if not hasattr(home, "ftfy"):  # which only this pipeline cannot be without
-        home.ftfy = types.SimpleNamespace(fix_text=lambda text: text)
+    with_ftfy(home)
     encoder, processor = image_encoder(12)
     parts = {"image_encoder": encoder, "image_processor": processor, "transformer": wan_net(channels=36, image_dim=16)}
-    return diffusers.WanImageToVideoPipeline(**parts, **wan_parts(flow(shift=3.0))), {**FILM, "image": picture()}
+    return diffusers.WanImageToVideoPipeline(**parts, **wan_parts(flow(shift=3.0))), {**VIDEO, "image": picture()}
+
+
+def wan_vace():
+    """Its call takes one text, and no list of one."""
+    import diffusers.pipelines.wan.pipeline_wan_vace as home
+
+    with_ftfy(home)
+    torch.manual_seed(0)
+    sizes = {"patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16, "num_layers": 3}
+    sizes |= {"out_channels": 16, "text_dim": 32, "freq_dim": 256, "ffn_dim": 32, "cross_attn_norm": True}
+    sizes |= {"qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32, "vace_layers": [0, 2], "vace_in_channels": 96}
+    pipe = diffusers.WanVACEPipeline(transformer=scrambled(diffusers.WanVACETransformer3DModel(**sizes)), **wan_parts())
+    return pipe, {**VIDEO, "video": [picture(16, i) for i in range(5)], "mask": [mask() for _ in range(5)]}
 
 
 def ltx():
@@ -710,7 +738,14 @@ def ltx():
     vae = diffusers.AutoencoderKLLTXVideo(in_channels=3, out_channels=3, latent_channels=8, **blocks, **more).eval()
     vae.use_framewise_encoding = vae.use_framewise_decoding = False
     parts = {"scheduler": shifted(), "vae": vae, "text_encoder": t5(), "tokenizer": letters()}
-    return diffusers.LTXPipeline(**parts, transformer=network), {**FILM, "guidance_scale": 3.0, "height": 32, "width": 32}
+    return diffusers.LTXPipeline(**parts, transformer=network), {**VIDEO, "guidance_scale": 3.0, "height": 32, "width": 32}
+
+
+def ltx_condition():
+    """Its step is told the times of each token, and the output's opposite."""
+    pipe, told = ltx()
+    parts = {**pipe.components, "scheduler": flow()}
+    return diffusers.LTXConditionPipeline(**parts), {**told, "image": picture(32), "image_cond_noise_scale": 0.0}
 
 
 def hunyuan_video():
@@ -748,7 +783,7 @@ def cogvideox():
         prediction_type="v_prediction", timestep_spacing="trailing", snr_shift_scale=3.0
     )
     parts = {"tokenizer": letters(), "text_encoder": t5(), "vae": vae, "transformer": network, "scheduler": scheduler}
-    return diffusers.CogVideoXPipeline(**parts), {**FILM, "guidance_scale": 6.0, "num_frames": 9}
+    return diffusers.CogVideoXPipeline(**parts), {**VIDEO, "guidance_scale": 6.0, "num_frames": 9}
 
 
 # -- without words
@@ -774,7 +809,8 @@ def ddpm():
 MAKERS = {
     made.__name__: made
     for made in (
-        *(sd15, sd21, sd15_euler, sd15_euler_karras, sd15_dpm, sd15_unipc, sd15_lcm, sd15_img2img, sd15_img2img_euler),
+        *(sd15, sd21, sd15_euler, sd15_euler_karras, sd15_dpm, sd15_unipc, sd15_lcm, lcm, sd15_pag),
+        *(sd15_img2img, sd15_img2img_euler),
         *(sd15_inpaint9, sd15_inpaint4, sd15_inpaint4_dpm, sd15_controlnet, sd15_ip, sd15_t2i_adapter),
         *(sdxl, sdxl_euler, sdxl_rescale, sdxl_img2img, sdxl_inpaint, sdxl_controlnet, refiner, kolors),
         *(
@@ -793,7 +829,7 @@ MAKERS = {
             pixart,
         ),
         *(qwen, qwen_controlnet, qwen_edit, qwen_edit_plus, z_image, krea2, hunyuan_image, sana, sana_dpm, lumina2, cogview4),
-        *(aura_flow, hidream, wan, wan22, wan_i2v, ltx, hunyuan_video, cogvideox, dit, ddpm),
+        *(aura_flow, hidream, wan, wan22, wan_i2v, ltx, ltx_condition, hunyuan_video, cogvideox, dit, ddpm),
     )
 }
 

@@ -94,6 +94,13 @@ def test_a_lora_that_is_distilled_is_on_in_the_teacher_alone(pocket, tmp_path):
         wanted = stacked.denoiser(["a fox"], trainer.batches.config.cfg)(x, t, torch.zeros(len(x), dtype=torch.long)).x0
     assert torch.allclose(teacher, wanted, atol=1e-5)
     assert sum(name.startswith("teacher") for name in pocket.backbone.peft_config) == 2
+    learnt = make_trainer(pocket, "a fox", Bright(), "opd", teacher=told, learn=("lora", "guidance"), batch_size=2, **SMALL)
+    with torch.no_grad():
+        learnt.inputs.guidance.weight += 1.0  # is the student's own
+        batch = learnt.batches(0, {})
+        student, theirs = (network(x, t, batch.rows).x0 for network in (batch.denoise, batch.teacher))
+    assert torch.equal(theirs, teacher) and not torch.allclose(student, base, atol=1e-3)
+    trainer = make_trainer(pocket, "a fox", Bright(), "opd", teacher=told, batch_size=2, eta=1.0, **SMALL | {"train_steps": 6})
     far = [row.numbers["from_teacher"] for row in trainer.steps(6)]
     assert far[-1] < 0.9 * far[0]
     assert list(active(pocket.backbone)) == [TRAINED] and set(lora_state(pocket.backbone)) == set(trainer.lora())

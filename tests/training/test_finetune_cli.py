@@ -147,6 +147,9 @@ BAD = [
     (("a fox", "--diversity", "clip", "--batch-size", "1"), "at least 2 images at once"),
     (("a fox", "--reward-dropout", "1"), "below 1"),
     (("a fox", "--train-stpes", "3"), "did you mean '--train-steps'"),
+    (("a fox", "--lora", "DIR"), "did you mean '--init-lora'"),
+    (("a fox", "--lrs", "1"), "did you mean '--lr'"),
+    (("a fox", "--size", "2"), "did you mean '--batch-size'"),
     (("a fox",), "--out"),
 ]
 

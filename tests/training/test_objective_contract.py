@@ -108,6 +108,7 @@ def hold_to_the_contract(kind, mixture, tmp_path) -> None:
         assert [one[:2] for one in mine] == [tuple(told[:2])] * 3
     assert told.evaluations >= 1 and told.reward_calls >= 1
     assert all((updates > 1) == objective.updates_several for *_, updates in mine)
+    assert not (objective.splits and objective.updates_several), "parts one after the other would share its updates"
     # what it needs is what it says
     by_gradient, by_value = slopes(objective, mixture, False), slopes(objective, mixture, True)
     if objective.needs_gradient:

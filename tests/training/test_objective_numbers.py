@@ -159,6 +159,7 @@ def test_what_objectives_are_by_nature():
     several = {"ddpo": {"epochs": 2}, "grpo": {"minibatches": 3}, "awm": {"epochs": 2}}
     assert all(OBJECTIVES[name](**more).updates_several for name, more in several.items())
     assert not opd(epochs=1).updates_several and opd(epochs=2).updates_several
+    assert [opd(method="dps", epochs=n).splits for n in (1, 2)] == [True, False]
     assert opd(method="zo").default_eta == 0.0 and opd(method="dps").needs_gradient and not opd().needs_gradient
     assert draft(kl=0.1).needs_density and draft(kl=0.1).default_eta == 1.0 and not draft().needs_density
     sizes = {"dpo": 2} | dict.fromkeys(["grpo", "mixgrpo", "grpo-fast", "grpo-guard", "flow-dppo", "pref-grpo", "raft"], 4)

@@ -60,7 +60,7 @@ pipeline_tag: text-to-image
 A small Stable Diffusion, trained from nothing on two CPU cores, that draws 64x64 pictures of 444 concepts in three drawing
 styles (noto, twemoji, fluent) over twelve background colours, and knows {len(load_words().aliases)} everyday words for them.
 It exists so that steering can be tried, tested and measured without downloads: its likeness to large models is in its parts
-and its mathematics, not in its pictures.
+and its mathematics, not in its pictures. `python training/pocket/evaluate.py` makes this card.
 
 - `StableDiffusionPipeline.from_pretrained(<this folder>)` loads it. AutoencoderKL f8 with 12 latent channels ({p["vae"]:,}
   parameters), CLIP text encoder of 2 layers ({p["text_encoder"]:,}), UNet ({p["unet"]:,}), DDIM scheduler with zero terminal

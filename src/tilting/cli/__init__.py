@@ -1,4 +1,4 @@
-"""The command line. Imports neither torch, diffusers nor transformers: a wrong word is refused before they are."""
+"""The command line. Imports neither torch, diffusers nor transformers: wrong options are refused before these are loaded."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ for _command in (
 
 
 LONGEST = 300
-"""Characters of a refusal; of a longer one the middle, which quotes, is left out."""
+"""Maximum characters of an error message; the middle of a longer one is cut out."""
 
 
 class _InOrder(TyperGroup):
-    """Commands before groups is typer's own order."""
+    """Lists commands in the registry's order; typer's own puts groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -63,7 +63,7 @@ class _InOrder(TyperGroup):
 
 @cache
 def app() -> typer.Typer:
-    """The command line, with other packages' commands; made when it is first asked for, since those import this room."""
+    """The typer app, with other packages' commands; built on first use, since those packages import this module."""
     made = typer.Typer(
         name="tilting",
         cls=_InOrder,
@@ -82,7 +82,7 @@ def app() -> typer.Typer:
 
 
 def _once(app: typer.Typer) -> None:
-    """Make every command of an app, and of those in it, one of `Once`, whoever has written it."""
+    """Give every command of an app and its groups the class `Once`, other packages' commands too."""
     for command in app.registered_commands:
         command.cls = Once if command.cls in (None, TyperCommand) else command.cls
     for group in app.registered_groups:
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _encodes(word: str) -> bool:
     try:
         word.encode()
-    except UnicodeEncodeError:  # bytes of the terminal that are no text
+    except UnicodeEncodeError:  # bytes that are not UTF-8
         return False
     return True
 
@@ -156,7 +156,7 @@ def _main(words: list[str]) -> int:
 
 
 def run() -> None:
-    """The console entry: `main` with the libraries' own bars and notices off, for the process is ours."""
+    """The console entry point: `main`, with the libraries' progress bars and warnings off."""
     hush()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.showwarning = _tell
@@ -171,7 +171,7 @@ def run() -> None:
 
 
 def _tell(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """A warning as a line for people, without the line of code that gave it."""
+    """Print a warning as one line, without the source line."""
     print("tilting: warning: " + " ".join(str(message).split()), file=sys.stderr)
 
 
@@ -182,7 +182,7 @@ def _interrupted(words: list[str]) -> int:
 
 
 def _smaller(words: list[str]) -> str:
-    """What takes less memory, of the options of a command."""
+    """Options of a command that reduce memory."""
     command, takes = words[0] if words else "", "give --memory 12GB, which chooses how to run, or a smaller --batch-size"
     takes = "give --accumulate, --recompute or --offload text" if command in ("finetune", "doctor") else takes
     takes = "give --accumulate, or a smaller --batch-size" if words[:2] == ["condition", "train"] else takes
@@ -201,12 +201,12 @@ def _refuse(message: str) -> int:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError, ValueError):  # a user's code has closed it
+    with suppress(OSError, ValueError):  # user code has closed stderr
         print(line, file=sys.stderr)
 
 
 def _grammar(error) -> str:
-    """One sentence of a refusal by the parser."""
+    """One sentence for an error of the parser."""
     message = error.format_message().strip().rstrip(".")
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)

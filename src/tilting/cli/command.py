@@ -1,10 +1,10 @@
-"""A command from its config: options, help and YAML keys are the config's declared fields, and its body reads a typed config.
+"""Commands made from configs: options, help and YAML keys are the config's declared fields, and the body gets a typed config.
 
     @takes(GenerateConfig)
     def generate(config: GenerateConfig, call: Call) -> None: ...
 
-The options of ``--config`` come first and those of the command line win; what neither gives is not there at all, so that the
-defaults stand in one place, where a config is resolved.
+Options of the command line override those of ``--config``. Options that neither gives stay unset: defaults are filled in by
+resolving the config, and nowhere else.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Command:
 
     Attributes:
         name: of the command.
-        run: what `takes` makes, a typer command by its signature, or a typer app of several.
-        resumes: the same words go on where they stopped.
+        run: a typer command, such as `takes` makes, or a typer app of several.
+        resumes: whether the same command line resumes an interrupted run.
     """
 
     name: str
@@ -53,17 +53,17 @@ class Command:
 
 
 COMMANDS: Registry[Command] = Registry("command", "tilting.commands")
-"""By name, in the order in which people meet them."""
+"""Commands by name, in the order of ``--help``."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """How a command was called, and how it answers.
+    """How a command was called, and how it prints.
 
     Attributes:
         words: the whole command line, which a manifest records.
-        quiet: nothing is to be said.
-        json: the summary is to be JSON.
+        quiet: print nothing.
+        json: print the summary as JSON.
     """
 
     words: list[str]
@@ -71,12 +71,12 @@ class Call:
     json: bool = False
 
     def warn(self, unused: Sequence[str]) -> None:
-        """Say which options and settings change nothing in this run; its manifest records them too."""
+        """Warn about options and settings that change nothing in this run; its manifest records them too."""
         if unused and not self.quiet:
             print(f"tilting: warning: {', '.join(unused)} changes nothing here", file=sys.stderr)
 
     def answer(self, summary: object, *lines: str) -> None:
-        """Print a summary as JSON, or the lines for people, or nothing: of several processes the first one speaks."""
+        """Print a summary as JSON, or as the given lines, or nothing (quiet, or not rank 0)."""
         if not summary or os.environ.get("RANK", "0") != "0":
             return
         said = [json.dumps(summary, ensure_ascii=False)] if self.json else [] if self.quiet else lines
@@ -93,12 +93,12 @@ class Call:
 def takes(
     config: type[Config], writes: bool = True, overwrites: bool | None = None
 ) -> Callable[[Callable[[Config, Call], None]], Any]:
-    """Make a typer command of a function of a config and of a `Call`.
+    """Decorate a function of a config and a `Call` to make it a typer command.
 
     Args:
         config: the class whose declared fields are the options.
         writes: whether the command writes into ``--out``, which must then be given.
-        overwrites: whether it may replace what is there; default as it writes.
+        overwrites: whether it has ``--overwrite``; default as ``writes``.
     """
 
     def decorate(body: Callable[[Config, Call], None]) -> Callable[..., None]:
@@ -153,20 +153,20 @@ SWITCHES: dict[str, Any] = {
     "quiet": Annotated[bool | None, typer.Option("--quiet", help="No progress and no summary.", show_default=False)],
     "as_json": Annotated[bool | None, typer.Option("--json", help="Print the summary as JSON.", show_default=False)],
 }
-"""What every command takes beside its own options."""
+"""Options of every command besides its own."""
 OVERWRITE: dict[str, Any] = {
     "overwrite": Annotated[
         bool | None, typer.Option("--overwrite", help="Replace what --out holds; asked on a terminal.", show_default=False)
     ]
 }
-"""And those that write into a folder."""
+"""Option of commands that write into a folder."""
 
 
 class Once(TyperCommand):
-    """A command each of whose options of one value is given once, for the first of two would be dropped in silence."""
+    """A command that refuses an option given twice, whose first value would otherwise be dropped silently."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:  # of a shell that completes
+        if not ctx.resilient_parsing:  # shell completion
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
             for name, count in Counter(p.opts[0] for p in order if p.param_type_name == "option" and not p.multiple).items():
                 if count > 1:
@@ -175,7 +175,7 @@ class Once(TyperCommand):
 
 
 def _parameters(one: Field) -> list[inspect.Parameter]:
-    """The parameter of an option, or of the words and of the file of prompts."""
+    """The parameters of a field: its option with former names, or its positional arguments (and --prompts)."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     if one.given.file:
         return []
@@ -208,17 +208,17 @@ def _parameters(one: Field) -> list[inspect.Parameter]:
 
 
 NAMES: dict[str, Any] = {"method": METHODS, "objective": OBJECTIVES, "reward": REWARDS, "judge": REWARDS, "model": MODELS}
-"""What the values of these options are names of, for the completion of a shell."""
+"""Registries of these options' values, for shell completion."""
 
 
 def _completing(one: Field) -> Callable[[str], list[str]] | None:
-    """What a shell offers for an option's value: its choices, or names of parts; None where anything goes."""
+    """Shell completion of an option's value: its choices, or names of parts; None if any value is allowed."""
     known = one.choices or NAMES.get(one.option, ())
     return (lambda incomplete: [str(name) for name in known if str(name).startswith(incomplete)]) if known else None
 
 
 def _given_as(hint: Any) -> Any:
-    """How typer reads an option: words once or several times; numbers with commas are text."""
+    """The type that typer parses an option as; comma-separated numbers are text."""
     plain = next((part for part in get_args(hint) if part is not type(None)), hint) if type(None) in get_args(hint) else hint
     if get_origin(plain) is tuple:
         first = get_args(plain)[0]
@@ -227,7 +227,7 @@ def _given_as(hint: Any) -> Any:
 
 
 def _asked(options: Mapping[str, Field], given: Mapping[str, Any], call: Call) -> tuple[dict[str, Any], Call]:
-    """The options by name, of the YAML file and of the command line over it."""
+    """Merge the options of the YAML file and of the command line, which wins."""
     former = [alias for one in options.values() for alias in one.aliases]
     asked = read_yaml(given["config"], (*options, *former)) if given["config"] is not None else {}
     for name, one in options.items():

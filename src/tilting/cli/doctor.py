@@ -25,15 +25,13 @@ class DoctorConfig(FinetuneConfig):
 
     hidden = ("full", "size", "method", "particles")
 
-    out: Annotated[Out, Doc("Of the run; doctor writes nothing.")] = None
-    full: Annotated[bool, Doc("A whole batch, and one training step.")] = False
-    size: Annotated[
-        bool, Doc("TFLOP and bytes by part, and what fits into 8 to 80 GB, alone; no weight of the model is read.")
-    ] = False
-    method: Annotated[
-        str | None, Metavar("NAME"), Doc("The same of a method of `tilting generate`, in place of an objective.")
-    ] = None
-    particles: Annotated[Particles, Doc("N, of a method.")] = None
+    out: Annotated[Out, Doc("Folder of the run; doctor writes nothing.")] = None
+    full: Annotated[bool, Doc("Try a whole batch, and one training step.")] = False
+    size: Annotated[bool, Doc("Only count TFLOP and bytes by part, and what fits into 8 to 80 GB; no weights are read.")] = (
+        False
+    )
+    method: Annotated[str | None, Metavar("NAME"), Doc("A method of `tilting generate` instead of an objective.")] = None
+    particles: Annotated[Particles, Doc("N, particles per image of a method.")] = None
     generation: Annotated[GenerateConfig | None, Option(internal=True), Doc("The run of a method.")] = None
 
     @classmethod

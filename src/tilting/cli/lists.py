@@ -1,14 +1,16 @@
-"""`tilting methods`, `objectives`, `rewards`, `models`: what there is."""
+"""The commands `tilting methods`, `objectives`, `rewards`, `models`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tilting.config.about import LEGEND, STEPS, about_method, of_few
+from tilting.declare import Registry
 from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
 from tilting.models.shapes import OURS, REQUIRED, enterable, shapes
@@ -22,12 +24,14 @@ from tilting.rewards.declaration import REWARDS
 
 DIFFUSERS = "diffusers"
 LONG = 24
-"""Columns of a setting's value that stands in a table."""
+"""Maximum characters of a default in its column of a table."""
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
-
+About = Callable[[str], dict[str, Any]]
+Page = Callable[[str, dict[str, Any]], list[str]]
+Table = Callable[[dict[str, dict[str, Any]]], list[str]]
 
 ROWS = Path(__file__).parent.parent / "assets" / "measured.json"
-"""What recipes measured of methods and objectives, which `python docs/site.py --rows` takes from their pages."""
+"""Measurements of methods and objectives by recipes, which `python docs/site.py --rows` extracts from their pages."""
 SAID = 'Say "a fox", "a fox on a blue background", "a fox, noto style" or "a fox on a blue background, noto style".'
 """How pocket's words make a prompt."""
 
@@ -41,7 +45,7 @@ def _words() -> dict[str, list[str]]:
 
 
 def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
-    """Names and what is known of each: as JSON, or a line each."""
+    """Print names with their descriptions, or everything as JSON."""
     if as_json:
         return typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     width = max(map(len, rows)) + 2
@@ -52,12 +56,12 @@ def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
 
 
 def _measured(name: str) -> list[dict[str, str]]:
-    """The rows of a part."""
+    """The measurements of a part."""
     return [row for row in json.loads(ROWS.read_bytes()) if row["part"] == name]
 
 
 def _quoted(rows: list[dict[str, str]], paid: str) -> list[str]:
-    """Rows as lines, by page; what is paid is said of their evaluations."""
+    """Measurements as lines, by page; ``paid`` says what their evaluations are per."""
     cells = []
     for row in rows:
         number = f", {row['number']}" if row["number"] else ""
@@ -73,16 +77,21 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """List the methods, or the settings of one. Paper, what each needs, its cost; with NAME, what --set changes."""
+    _list(METHODS, about_method, _method, _methods, name, as_json)
+
+
+def _list(parts: Registry[Any], about: About, page: Page, table: Table, name: str | None, as_json: bool) -> None:
+    """Print a table of all parts, or the page of one; or what they are made of, as JSON."""
     if name is not None:
-        METHODS.find(name)
-    rows = {key: about_method(key) | {"measured": _measured(key)} for key in ([name] if name else METHODS)}
+        parts.find(name)
+    rows = {key: about(key) | {"measured": _measured(key)} for key in ([name] if name else parts)}
     if as_json:
         return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
-    for line in _one(name, rows[name]) if name else _table(rows):
+    for line in page(name, rows[name]) if name else table(rows):
         typer.echo(line)
 
 
-def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
+def _methods(rows: dict[str, dict[str, Any]]) -> list[str]:
     yes = {True: "yes", False: "no"}
     cells = [["method", "paper", "gradient", "eta > 0", "density", "evaluations per image"]]
     for name, row in rows.items():
@@ -95,7 +104,7 @@ def evaluations_of(row: dict[str, Any]) -> str:
     return f"{'at most ' if row['at_most'] else ''}{row['evaluations']}"
 
 
-def _one(name: str, row: dict[str, Any]) -> list[str]:
+def _method(name: str, row: dict[str, Any]) -> list[str]:
     gradient = f"a differentiable reward{', or zero-order probes' if row['zero_order'] else ''}"
     needs = [
         gradient if row["gradient"] else "no gradient",
@@ -108,7 +117,7 @@ def _one(name: str, row: dict[str, Any]) -> list[str]:
     told += [["few steps", of_few(row)]] if row["few"] else []
     told += [[case, ", ".join(f"{key} {shown(value)}" for key, value in used.items())] for case, used in runs.items() if used]
     lines = columns([[f"{name}: {row['about']}"]])
-    for text in row["more"]:
+    for text in row["more"]:  # pseudo-code keeps its lines
         lines += ["", *text.splitlines(), ""] if text.startswith("    ") else columns([[text]])
     lines += ["", *columns(told), *_quoted(row["measured"], "an image")]
     if not row["settings"]:
@@ -126,7 +135,7 @@ def _case(case: str) -> str:
 
 
 def _setting(known: dict[str, Any]) -> tuple[str, str]:
-    """A setting's default and what it is, in the cells of a table."""
+    """A setting's default and description, as cells of a table."""
     hidden = [word for word in known["choices"] if f'"{word}"' not in known["about"]]
     choices = f"; one of {', '.join(known['choices'])}" if hidden else ""
     default, about = shown(known["default"]), known["about"] + choices
@@ -138,13 +147,7 @@ def objectives(
     as_json: Json = False,
 ) -> None:
     """List the objectives of fine-tuning, or the settings of one. Paper, gradient, cost; with NAME, what --set changes."""
-    if name is not None:
-        OBJECTIVES.find(name)
-    rows = {key: about_objective(key) | {"measured": _measured(key)} for key in ([name] if name else OBJECTIVES)}
-    if as_json:
-        return typer.echo(json.dumps(rows[name] if name else rows, indent=1, ensure_ascii=False))
-    for line in _one_objective(name, rows[name]) if name else _objectives(rows):
-        typer.echo(line)
+    _list(OBJECTIVES, about_objective, _objective, _objectives, name, as_json)
 
 
 def _objectives(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -160,7 +163,7 @@ def _counted(row: dict[str, Any], key: str) -> str:
     return f"{'~' if row['drawn'] and row[key] % 1 else ''}{row[key]:.3g}"
 
 
-def _one_objective(name: str, row: dict[str, Any]) -> list[str]:
+def _objective(name: str, row: dict[str, Any]) -> list[str]:
     needs = "a differentiable reward" if row["differentiable"] else "any reward"
     chain = "eta above 0" if row["density"] else "eta above 0 where a kl is asked for" if "kl" in row["settings"] else "any eta"
     per = f"per image and training step at T = {row['counted_at']}"

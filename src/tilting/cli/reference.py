@@ -18,6 +18,7 @@ from tilting.reports.words import glossary
 from tilting.rewards.declaration import REWARDS
 
 YES = {True: "yes", False: "no"}
+MADE = "`python -m tilting.cli.reference docs` makes this page of what is declared."
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -43,7 +44,7 @@ def methods() -> str:
         "Defaults suit `pocket`; `--published` (`tl.presets.das.as_published()`) takes the paper's. Every gradient method",
         "takes a black-box reward too, with zero-order gradients (`--set codex.probes=10`). How near each comes to the",
         "exact tilt, where that is known:",
-        "[mixture-bias](mixture-bias.md).",
+        f"[mixture-bias](mixture-bias.md). {MADE}",
         "",
         *markdown(heads, table),
     ]
@@ -90,7 +91,7 @@ def objectives() -> str:
         "# Objectives",
         "",
         f"Fine-tuning a LoRA. Evaluations and reward calls are of an image and training step, counted at T = {TRAINING_STEPS};",
-        "~ is a mean, where it draws how much it does. With no gradient the reward may be a black box.",
+        f"~ is a mean, where it draws how much it does. With no gradient the reward may be a black box. {MADE}",
         "",
         *markdown(heads, table),
     ]
@@ -119,7 +120,8 @@ def rewards() -> str:
 
 
 def _opening(name: str, row: dict[str, Any], level: int) -> list[str]:
-    lines = ["", f"{'#' * level} {name}", "", f"{row['about'].removesuffix('.')}. {row['paper']}.", ""]
+    source = "" if row["paper"] in row["about"] else f" {row['paper'][0].upper()}{row['paper'][1:]}."
+    lines = ["", f"{'#' * level} {name}", "", f"{row['about'].removesuffix('.')}.{source}", ""]
     for part in row["more"]:
         lines += (
             ["```", *(line.removeprefix("    ") for line in part.splitlines()), "```", ""]

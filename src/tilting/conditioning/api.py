@@ -29,6 +29,7 @@ from tilting.features.images import check_images
 from tilting.features.schema import NOISY
 from tilting.generation.api import Result, config_of
 from tilting.generation.generate import Counts, Drawn, draw, identities, judge_of, plan, records_of, summarise
+from tilting.generation.plan import grid_of
 from tilting.generation.progress import Progress
 from tilting.models.control_file import Control, warn_of
 from tilting.models.control_kl import PathKl
@@ -197,7 +198,7 @@ def condition_sample(
     request = plan(model, who, method, reward, **sampler)
     if guides:
         check_noise(model.schedule, request.steps)
-    kl = watcher.kl = PathKl(model.schedule.grid(request.steps), request.eta)
+    kl = watcher.kl = PathKl(grid_of(model, request.method, request.steps), request.eta)
     judge, pictures = judge_of(model.name), []
     records: list[dict[str, Any]] = []
     counts = Counts()

@@ -1,5 +1,5 @@
-"""Training batches of a control: every image has a prompt and labels, drawn apart (Π = Π_c Π_y), and the reward is
-γ Σ_k log p_k(y_k | x) of the labels it was drawn with.
+"""Training batches of a control: prompts and labels are drawn independently (Π = Π_c Π_y), and the reward is
+γ Σ_k log p_k(y_k | x) of the labels.
 
 As in `tilting.training.batches`, every number is a function of (seed, training step).
 """

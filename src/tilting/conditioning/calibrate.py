@@ -1,4 +1,4 @@
-"""Calibration of p(y | x): how often is it right when it says p? (Guo et al. 2017, what CTRL's appendix D.1 uses.)
+"""Calibration of p(y | x) (Guo et al. 2017, as in CTRL's appendix D.1).
 
     ECE = Σ_m (n_m / n) |accuracy of bin m - mean confidence of bin m|,   bin m: (m - 1)/M < max_y p(y | x) <= m/M
     T   = argmin_T  -Σ_i log softmax(z_i / T)_{y_i},   convex in 1/T; LBFGS on log T

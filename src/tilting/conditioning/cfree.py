@@ -1,4 +1,4 @@
-"""CTRL's baseline of training: classifier-free fine-tuning on triplets (c, x, y) (Ho & Salimans 2022; Zhao et al. 2024, 5.2).
+"""CTRL's training baseline: classifier-free fine-tuning on triplets (c, x, y) (Ho & Salimans 2022; Zhao et al. 2024, 5.2).
 
     minimise  E |target_ψ(α_t x_0 + σ_t ε, t, c, y') - target|²,    y' = y, or "no label" for a share of the images
 

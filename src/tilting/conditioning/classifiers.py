@@ -1,4 +1,4 @@
-"""The classifiers that a control is trained by: fitted ones, and a user's own function, which may have no gradient.
+"""The classifiers that train a control: fitted ones, or a user's function, which may have no gradient.
 
     r(x, y) = Σ_k log p_k(y_k | x)          labels that are independent given x add (Zhao et al. 2024, Example 2)
 

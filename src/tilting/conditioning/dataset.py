@@ -1,9 +1,9 @@
-"""Labelled pictures (x, y), CTRL's offline data (Zhao et al. 2024, section 3): read, checked, and split 80/20.
+"""Labelled pictures (x, y), CTRL's offline data (Zhao et al. 2024, section 3): read, validated, and split 80/20.
 
-Labels that depend on the picture alone need no prompts (the paper's Example 1); where there are some they are kept. Labels
-stand in a table, or a function gives them: any reward, such as the size of a JPEG, or a function of the user's own, which may
-also return words, classes by name. A record is held out where its table or folder says so (test, val); else by a hash of (seed,
-file), or of (seed, group) where records of one origin must share a side: its side stays the same whatever others come or go.
+Prompts are optional: labels may depend on the picture alone (the paper's Example 1). Labels come from a table or a function:
+any reward, such as the size of a JPEG, or a user's function, which may also return class names. A record is held out if its
+table or folder says so (test, val); else by a hash of (seed, file), or of (seed, group) if related records must stay together,
+so that its side does not depend on other records.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 HELD_OUT = 0.2
-"""The share that is held out (appendix D.1)."""
+"""Share of held-out records (appendix D.1)."""
 FEWEST = 5
-"""Items of a class, below which it is refused."""
+"""Minimum number of records of a class."""
 
 
 class Record(NamedTuple):
-    """A picture and what is said of it.
+    """A labelled picture.
 
     Attributes:
-        file: as the table names it, with forward slashes.
-        path: where it lies, a file or a place in a table.
-        where: for people, such as "row 3 of 'labels.csv'".
-        labels: a class's name or a number by label, None where another label has one; cells as they were read before `settled`.
-        prompt: or None.
-        group: what it shares with others that are no news beside it, such as views of one thing; empty: its file.
-        side: "train", "held out", or empty where nothing says.
+        file: its name in the table, with forward slashes.
+        path: its file, or its place in a table.
+        where: its place for messages, such as "row 3 of 'labels.csv'".
+        labels: class name or number by label, None for a missing one; raw cells before `settled`.
+        prompt: its prompt, or None.
+        group: identifies related pictures, such as views of one object; "" for none.
+        side: "train", "held out", or "" if the source does not say.
     """
 
     file: str
@@ -61,14 +61,14 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Records that can be learnt from.
+    """A validated data set.
 
     Attributes:
-        records: in the order of their source.
-        columns: the labels; a record has one of them at least.
+        records: the records in the order of their source.
+        columns: the labels; every record has at least one of them.
         bad: why rows were left out, a sentence each.
-        notes: what else there is to say of how they were read.
-        copies: numbers of records whose pictures are the same, of each such picture.
+        notes: further sentences about the source.
+        copies: for each picture that occurs several times, the indices of its records.
     """
 
     records: tuple[Record, ...]
@@ -78,7 +78,7 @@ class Dataset:
     copies: tuple[tuple[int, ...], ...] = ()
 
     def learnt(self) -> Dataset:
-        """Without the records that the data hold out."""
+        """The data set without the records that its source holds out."""
         held = [record for record in self.records if record.side == "held out"]
         if not held:
             return self
@@ -87,14 +87,14 @@ class Dataset:
         return replace(self, records=kept, notes=(*self.notes, note), copies=())
 
     def known(self, column: Column) -> list[int]:
-        """Numbers of the records that have a label."""
+        """Indices of the records that have this label."""
         return [i for i, record in enumerate(self.records) if record.labels[column.name] is not None]
 
     def split(self, seed: int) -> tuple[list[int], list[int]]:
-        """Numbers of the records to learn from, and of those held out.
+        """Indices of the training records, and of the held-out ones.
 
         Raises:
-            TiltingError: one side is empty, or lacks a class to learn.
+            TiltingError: one side is empty, or a class is missing from training.
         """
         said = any(record.side for record in self.records)
         sides = [r.side == "held out" if said else is_held_out(seed, r.group or r.file) for r in self.records]
@@ -119,7 +119,7 @@ class Dataset:
         return learn, held_out
 
     def told(self, learn: Sequence[int]) -> list[str]:
-        """What people should know of the data, and of a split that learns from these records: sentences."""
+        """Sentences for the user about the data, and about a split with these training records."""
         notes, mine = list(self.notes), set(learn)
         held_out = len(self.records) - len(mine)
         if held_out and any(record.side for record in self.records):
@@ -142,7 +142,7 @@ class Dataset:
         return f"{len(copies)} picture{' is' if len(copies) == 1 else 's are'} in the data several times (such as {pair}) and"
 
     def digest(self) -> str:
-        """16 hex digits over files, their sizes in bytes, and labels."""
+        """A digest, 16 hex digits, of file names, file sizes and labels."""
         sha = hashlib.sha256()
         for record in self.records:
             labels = sorted((k, str(v)) for k, v in record.labels.items())
@@ -153,18 +153,18 @@ class Dataset:
 
 
 def is_held_out(seed: int, who: str, share: float = HELD_OUT) -> bool:
-    """Whether a record is held out; of the seed and its group or file alone."""
+    """Whether a record is held out, by a hash of the seed and its group or file."""
     key = hashlib.blake2b(f"{seed}\0{who}\0held out".encode(), digest_size=8).digest()
     return int.from_bytes(key, "little") < share * 2**64
 
 
 def bar(total: int, about: str, quiet: bool, initial: int = 0) -> Any:
-    """A bar on stderr, of things that are counted."""
+    """A progress bar on stderr."""
     return tqdm(total=total, desc=about, initial=initial, file=sys.stderr, disable=quiet, dynamic_ncols=True, leave=False)
 
 
 def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
-    """The labelled pictures of a request, checked.
+    """Read and validate the labelled pictures of a request.
 
     Raises:
         TiltingError: naming the row.

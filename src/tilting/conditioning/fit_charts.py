@@ -1,4 +1,4 @@
-"""Pictures of what a fitted classifier is worth: reliability.png, and confusion.png or predicted.png."""
+"""Charts of a fitted classifier: reliability.png, and confusion.png or predicted.png."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One label: its classifier fitted and calibrated, and what that is worth on held-out data. No files, no printing."""
+"""Fits and calibrates the classifier of one label, and evaluates it on held-out data. No files, no printing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tilting condition fit`: labelled pictures to calibrated classifiers p(y | x) in a folder that resumes.
+"""`tilting condition fit`: fits calibrated classifiers p(y | x) to labelled pictures, in a resumable folder.
 
     DIR/classifier.json, classifier.safetensors    what `tilting.features.fitted.load_classifier` reads, at its temperature
     DIR/metrics.json, reliability.png, confusion.png (predicted.png for a number), manifest.json, checkpoints/ while it fits
@@ -217,7 +217,8 @@ def describe(manifest: dict[str, Any]) -> str:
             parts = [f"accuracy {row['accuracy']:.3f} (the commonest class alone {row['commonest']:.3f})"]
             parts.append(f"macro F1 {row['macro_f1']:.3f}")
         else:
-            parts = [f"R² {row['r2']:.3f}", f"RMSE {row['rmse']:.4g}"]
+            parts = [] if row["r2"] is None else [f"R² {row['r2']:.3f}"]  # which held-out numbers that are all alike have not
+            parts.append(f"RMSE {row['rmse']:.4g}")
         parts.append(f"ECE {row['ece']['before']:.3f} -> {row['ece']['after']:.3f} at {of_temperature(row['temperature'])}")
         parts.append(f"epoch {row['best_epoch']} of {row['epochs']}")
         noisy = " at eight noise levels each" if "by_noise" in row else ""

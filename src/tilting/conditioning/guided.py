@@ -1,4 +1,5 @@
-"""CTRL's baselines at inference: a classifier of noisy latents guides (Dhariwal & Nichol 2021), or a clean one through x0.
+"""CTRL's baselines at inference: guidance by a classifier of noisy latents (Dhariwal & Nichol 2021), or of clean pictures
+through x0.
 
     classifier guidance        eps' = eps - σ_t γ ∇_{x_t} log p(y | x_t, t),   x0' to match
     reconstruction guidance    eps' = eps - σ_t γ ∇_{x_t} log p(y | x0(x_t))    (Ho et al. 2022), the preset dps as a score

@@ -1,4 +1,4 @@
-"""What is looked at while a control is trained: a few prompts, each asked for a few values, of the same noise at every look.
+"""Evaluations during the training of a control: a few prompts and labels, with the same noise every time.
 
 At the first look the control has learnt nothing: its pictures are the pre-trained model's, which the later ones are compared
 with.

@@ -1,4 +1,4 @@
-"""The networks p(y | x) is fitted with, and what of them is learnt: all of a CNN, the head of one with a frozen embedder.
+"""Networks for p(y | x), and their trained part: all of a CNN, or the head on a frozen embedder.
 
 A frozen embedder sees every picture once; its vectors are what the head learns from.
 """

@@ -1,4 +1,4 @@
-"""A classifier of noisy latents, p(y | x_t, t): what classifier guidance needs (Dhariwal & Nichol 2021; `conditioning.guided`).
+"""A classifier of noisy latents, p(y | x_t, t), for classifier guidance (Dhariwal & Nichol 2021; `conditioning.guided`).
 
     minimise  E -log p(y | α_t x_0 + σ_t ε, t),     t uniform over the model's training times
 

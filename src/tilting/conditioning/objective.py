@@ -1,5 +1,4 @@
-"""CTRL's step 3 (Zhao et al. 2024, Alg. 1-2): the augmented model trained to obey y, at a price for leaving the pre-trained
-one.
+"""CTRL's step 3 (Zhao et al. 2024, Alg. 1-2): the objective that trains the augmented model to follow y, with a KL penalty.
 
     maximise  E_{(c,y) ~ Π} [ γ log p(y | x_0) - Σ_t |mean_ψ - mean_pre|² / (2 std²) ]        θ_pre is the reference throughout
 

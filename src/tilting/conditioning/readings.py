@@ -1,4 +1,4 @@
-"""What is read off images that obey labels: the path KL to the pre-trained model, and what classifiers say of them."""
+"""Measurements of images with labels: the path KL to the pre-trained model, and classifier probabilities."""
 
 from __future__ import annotations
 

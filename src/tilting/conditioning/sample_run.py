@@ -1,4 +1,4 @@
-"""`tilting condition sample`: images that obey labels, in a folder as `tilting generate` writes it.
+"""`tilting condition sample`: images with given labels, in a folder like that of `tilting generate`.
 
 Beside what `generate` records, every image has the path KL of its chain to the pre-trained model (``kl``) and what the
 classifiers that it was trained or guided by say of it (``labels``; those of noisy latents at the least noise). A sweep of
@@ -25,6 +25,7 @@ from tilting.features.fitted import load_classifier
 from tilting.generation import run as generating
 from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, identities, plan
+from tilting.generation.plan import grid_of
 from tilting.models.control_file import load_control
 from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
@@ -97,7 +98,8 @@ class Loaded:
         self.base = lambda: (
             self.bases[drawn] if drawn in self.bases else self.bases.setdefault(drawn, base_judge(config, parts))
         )
-        self.watcher.kl = PathKl(parts.model.schedule.grid(config.steps), config.eta)
+        grid = grid_of(parts.model, config.preset().build(config.steps), config.steps)
+        self.watcher.kl = PathKl(grid, config.eta, config.sde)
         obeying = self._obeying(config, parts.model)
         self.tests = obeying.tests
         return parts._replace(model=obeying.model)

@@ -1,5 +1,5 @@
-"""Tables of labelled pictures: a file of `tilting.config.rows`, a folder that holds such files, a folder of class folders, or a
-run of `tilting generate`.
+"""Sources of labelled pictures: a table (`tilting.config.rows`), a folder with tables, class folders, or a run of
+`tilting generate`.
 
 A table has a column of files (one of `FILES`; relative to the table) or of pictures, one per label, and prompt if there are
 prompts. A column of words, or of at most `MOST_CLASSES` different whole numbers, holds classes; any other column of numbers is
@@ -31,34 +31,34 @@ FILES = (
     *("file", "file_name", "filename", "image", "path", "image_path", "file_path", "filepath", "img"),
     *("image_file", "image_name", "img_path"),
 )
-"""What the column of pictures may be called, the first that there is; in any case."""
+"""Accepted names of the column of pictures, in any case; the first one present is used."""
 INSIDE = ("metadata", "labels")
-"""What a table that lies in a folder of pictures is called, beside the names of splits."""
+"""Names of a table within a folder of pictures, besides the names of splits."""
 SPLITS = {"train": "train", "training": "train"} | dict.fromkeys(
     ("test", "testing", "val", "valid", "validation", "dev", "eval"), "held out"
 )
-"""Names of splits, and the side of each."""
+"""Names of splits, and whether each is for training or held out."""
 SPLIT = ("split", "subset", "partition")
-"""What a column of splits is called."""
+"""Accepted names of a column of splits."""
 INDEX = re.compile(r"|unnamed: \d+(\.\d+)*|__index_level_\d+__|level_\d+", re.IGNORECASE)
-"""The name of a column that pandas writes where it is not told not to."""
+"""Names of index columns that pandas writes."""
 MISSING = ("nan", "<na>", "n/a", "#n/a", "nat", "null")
-"""What programs write into a cell that has no value; in any case. None and NA may be classes."""
+"""Markers of missing values, in any case. "None" and "NA" are not among them, since they may be classes."""
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-"""How the files of a table in parts end, on the hub."""
+"""Suffix of the files of a sharded table on the hub."""
 FOLDER_LABEL = "class"
-"""The column of class folders, where it is not given a name."""
+"""Default name of the label of class folders."""
 MOST_CLASSES = 20
 
 
 class Row(NamedTuple):
-    """A row as it was read.
+    """A raw row.
 
     Attributes:
-        where: for people, such as "row 3 of 'labels.csv'" (counted from 1, without the header).
-        cells: by column, and under "file" and "prompt"; None where a cell is missing.
-        side: "train", "held out", or empty where nothing says.
-        picture: where it is in the table itself.
+        where: its place for messages, such as "row 3 of 'labels.csv'" (counted from 1, without the header).
+        cells: cells by column, and under "file" and "prompt"; None for a missing one.
+        side: "train", "held out", or "" if the source does not say.
+        picture: its picture, if that is stored in the table itself.
     """
 
     where: str
@@ -71,11 +71,11 @@ class Table(NamedTuple):
     """Rows of a source.
 
     Attributes:
-        rows: in order.
-        columns: all names but those of file and prompt.
-        folder: what files are relative to.
-        others: of the columns those that are no label unless one is named so: splits, indices, further names of files.
-        notes: sentences about what was read, for people.
+        rows: the rows in order.
+        columns: names of all columns except file and prompt.
+        folder: the folder that files are relative to.
+        others: columns that are labels only if requested by name: splits, indices, further file names.
+        notes: sentences about the source, for the user.
     """
 
     rows: tuple[Row, ...]
@@ -85,18 +85,18 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def named(self, labels: Sequence[str]) -> dict[str, str]:
-        """Label -> column, of those labels that have one, or of all columns where none is named: class folders take the name
-        that one label has."""
+        """The column of each label that has one; without ``labels``, all label columns. The column of class folders takes the
+        name of a single label."""
         if self.columns == (FOLDER_LABEL,) and len(labels) == 1:
             return {labels[0]: FOLDER_LABEL}
         return {name: name for name in self.columns if (name in labels if labels else name not in self.others)}
 
 
 class Column(NamedTuple):
-    """A label as its cells have it.
+    """A label and its values.
 
     Attributes:
-        name: of the label.
+        name: name of the label.
         kind: "classes" or "gaussian", as `tilting.features.schema.Schema` has it.
         classes: their names in order; empty for "gaussian".
         edges: where numbers were cut into classes: class k has edges[k - 1] <= value < edges[k].
@@ -110,18 +110,18 @@ class Column(NamedTuple):
 
 @dataclass
 class Bad:
-    """What happens to rows that cannot be used.
+    """Handling of rows that cannot be used.
 
     Attributes:
-        skip: leave them out and remember why, instead of refusing the first.
-        reasons: a sentence for each that was left out.
+        skip: leave them out and record why, instead of refusing the first.
+        reasons: a sentence for each row left out.
     """
 
     skip: bool = False
     reasons: list[str] = field(default_factory=list)
 
     def add(self, where: str, reason: str) -> None:
-        """Note a row. Raises TiltingError naming it unless such rows are skipped."""
+        """Record a bad row. Raises TiltingError naming it unless bad rows are skipped."""
         if not self.skip:
             raise TiltingError(f"{where}: {reason}; --skip-bad leaves such rows out")
         self.reasons.append(f"{where}: {reason}")
@@ -131,12 +131,12 @@ def read_table(data: Path, bad: Bad, labelled: bool = True) -> Table:
     """The rows of a source.
 
     Args:
-        data: a file of a kind in `TABLES`, or a folder.
-        bad: what to do with lines that are no rows.
-        labelled: whether the source must bring labels; else any folder of pictures will do.
+        data: a file with a suffix in `TABLES`, or a folder.
+        bad: handling of invalid lines.
+        labelled: whether the source must have labels; if not, any folder of pictures is accepted.
 
     Raises:
-        TiltingError: no such source, of another kind, without a column of files, or without rows.
+        TiltingError: the source is missing, of another kind, without a column of files, or without rows.
     """
     if data.is_dir():
         table = _folder(data, labelled, bad)
@@ -152,12 +152,12 @@ def read_table(data: Path, bad: Bad, labelled: bool = True) -> Table:
 
 
 def _one_sided(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """Rows without sides where all have the same one, as of a folder called train alone."""
+    """Drop the sides if all rows have the same one, as in a single folder called train."""
     return rows if len({row.side for row in rows}) > 1 else tuple(row._replace(side="") for row in rows)
 
 
 def side_of(name: object) -> str:
-    """The side of a split's name, or of a file that begins with it as train-00000-of-00001 does; "" for any other."""
+    """The side of a split's name, or of a file name that begins with one, such as train-00000-of-00001; else ""."""
     return SPLITS.get(re.split(r"[-_.]", str(name).strip().lower())[0], "")
 
 
@@ -211,15 +211,15 @@ def _run(data: Path, manifest: Path, labelled: bool) -> Table:
 
 
 def _tells(file: Path) -> bool:
-    """Whether a file in a folder is its table: metadata.csv, or train.csv and test-00000-of-00001.parquet, there or in a folder
-    of a split, or in the folder data that the hub has."""
+    """Whether a file in a folder is its table, such as metadata.csv, train.csv or test-00000-of-00001.parquet, at the top, in
+    the folder of a split, or in the hub's folder "data"."""
     above = all(part.lower() in (*SPLITS, "data") for part in file.parts[:-1])
     named_so = file.suffix.lower() != ".json" and (file.stem.lower() in INSIDE or file.stem.lower() in SPLITS)
     return above and (named_so or (side_of(file.stem) != "" and SHARD.search(file.stem) is not None))
 
 
 def _joined(data: Path, files: Sequence[Path], bad: Bad) -> Table:
-    """Several tables as one; the side of a row is its table's."""
+    """Concatenate tables; rows have the side of their table."""
     twins = [f for f in files if any(f != g and f.with_suffix("") == g.with_suffix("") for g in files)]
     if twins:
         raise TiltingError(f"{str(data)!r} holds {str(twins[0])!r} and {str(twins[1])!r}: give one of them by its name")
@@ -239,7 +239,7 @@ def _joined(data: Path, files: Sequence[Path], bad: Bad) -> Table:
 
 
 def _file(data: Path, bad: Bad) -> Table:
-    """The rows of a table, their files relative to it."""
+    """The rows of a table file."""
     columns, found = _pictures(data) if data.suffix.lower() == ".parquet" else _plain(data, bad)
     column, prompt = named(columns, FILES), named(columns, NAMES)
     if column is None:
@@ -282,7 +282,7 @@ def _plain(data: Path, bad: Bad) -> tuple[tuple[str, ...], list[Row]]:
 
 
 def _pictures(data: Path) -> tuple[tuple[str, ...], list[Row]]:
-    """The rows of a parquet file: pictures stay in it, classes have their names, as the `datasets` library reads them."""
+    """The rows of a parquet file by the `datasets` library: pictures stay in the file, class labels get their names."""
     try:
         import datasets  # type: ignore[import-not-found]
         import pyarrow.parquet as parquet  # type: ignore[import-not-found]
@@ -319,10 +319,10 @@ def _holds_pictures(feature: Any, datasets: Any) -> bool:
 
 
 def single(cell: Any) -> Any:
-    """A cell, or what a list of one holds, as JSON and pandas write it: ["dark"].
+    """A cell, unwrapped from a list of one value as JSON and pandas write it: ["dark"].
 
     Raises:
-        TiltingError: a reason alone, for several values or a mapping.
+        TiltingError: the cell has several values or is a mapping; the message is only the reason.
     """
     if isinstance(cell, str) and re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", cell, re.DOTALL):
         try:
@@ -342,7 +342,7 @@ def single(cell: Any) -> Any:
 
 
 def why_empty(cell: Any) -> str | None:
-    """Why a cell holds no label: "is empty", "is NaN"; or None when it holds one."""
+    """Why a cell has no label, such as "is empty" or "is NaN"; None if it has one."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return "is empty"
     if (isinstance(cell, float) and math.isnan(cell)) or (isinstance(cell, str) and cell.strip().lower() in MISSING):
@@ -351,17 +351,17 @@ def why_empty(cell: Any) -> str | None:
 
 
 def settle(ask: Ask, cells: Sequence[Any]) -> tuple[Column, list[str | float | None], list[str]]:
-    """The meaning of a column.
+    """Infer the kind and the values of a label's column.
 
     Args:
-        ask: what is asked for.
-        cells: of all rows; none for which `why_empty` has a reason.
+        ask: the requested label.
+        cells: the cells of all rows, none of them empty (`why_empty`).
 
     Returns:
-        The column; a class or a number for each cell, or None where it cannot be one; and why, for those, in order.
+        The column; a class or a number for each cell, None for an invalid one; and the reasons for those, in order.
 
     Raises:
-        TiltingError: classes that are spelt alike but for capitals, such as Yes and yes, where none are asked for.
+        TiltingError: classes that differ only by capitals, such as Yes and yes, unless they were requested.
     """
     numbers = [_number(cell) for cell in cells]
     if (ask.kind or _kind(numbers)) == "gaussian":
@@ -379,15 +379,15 @@ def settle(ask: Ask, cells: Sequence[Any]) -> tuple[Column, list[str | float | N
 
 
 def cut(ask: Ask, values: Sequence[float], bins: int) -> tuple[Column, list[str]]:
-    """Classes of equal share, of numbers: between quantiles at k / bins, a value on an edge counts upwards.
+    """Bin numbers into classes of equal share, at the quantiles k / bins; a value on an edge belongs to the upper class.
 
     Args:
-        ask: its classes name the bins, from the smallest numbers up; "0", "1", ... where there are none.
+        ask: its classes name the bins, from the smallest numbers up; by default "0", "1", ...
         values: finite numbers.
-        bins: how many, at least 2.
+        bins: number of bins, at least 2.
 
     Raises:
-        TiltingError: too few different values, or another number of names.
+        TiltingError: too few different values, or a wrong number of class names.
     """
     if ask.classes and len(ask.classes) != bins:
         raise TiltingError(f"--label {ask.name} names {len(ask.classes)} classes for {bins} bins")
@@ -402,7 +402,7 @@ def cut(ask: Ask, values: Sequence[float], bins: int) -> tuple[Column, list[str]
 def _kind(numbers: Sequence[float | None]) -> str:
     known = [n for n in numbers if n is not None]
     broken = [n for n in known if not (math.isfinite(n) and n == int(n))]
-    if len(known) < len(numbers):  # words, or numbers with a few slips of the pen
+    if len(known) < len(numbers):  # words, or numbers with a few typos
         return "gaussian" if 2 * len(broken) > len(numbers) else "classes"
     return "gaussian" if broken or len(set(known)) > MOST_CLASSES else "classes"
 
@@ -417,7 +417,7 @@ def _number(cell: Any) -> float | None:
 
 
 def _name(cell: Any, number: float | None) -> str:
-    """A class's name: 1.0 is called 1, as spreadsheets write it where a column has gaps."""
+    """A class's name; 1.0 becomes 1, since spreadsheets write integers so in columns with gaps."""
     if isinstance(cell, bool):
         return str(cell).lower()
     text = str(cell).strip()
@@ -435,7 +435,7 @@ def _folded(name: str) -> str:
 
 
 def _spelt(name: str, classes: Sequence[str]) -> str:
-    """The class that is asked for whose name this is, but for capitals."""
+    """The requested class with this name up to capitals; else the name itself."""
     alike = [one for one in classes if _folded(one) == _folded(name)]
     return alike[0] if name not in classes and len(alike) == 1 else name
 

@@ -1,4 +1,4 @@
-"""`tilting condition train`: a control from classifiers (CTRL), or from triplets (classifier-free), in a folder that resumes.
+"""`tilting condition train`: trains a control from classifiers (CTRL) or triplets (classifier-free), in a resumable folder.
 
     CTL/control.json, lora/, embedding.safetensors, classifiers/    the control (`tilting.models.control_spec`) at the last save
     CTL/metrics.jsonl, timing.jsonl, checkpoints/, manifest.json    the run, as of `tilting finetune`
@@ -161,13 +161,14 @@ class Obedience(Observer[TrainConfig]):
     def sample(self) -> dict[str, Any]:
         engine, step = self.trainer.engine, self.trainer.state.step
         numbers: dict[str, Any] | None = None
-        if engine.main:
+        if engine.main or engine.shard is not None:  # all call a network in shards
             seen = look_at(self.trainer, self.judge)
             numbers = {"step": step, **seen.numbers(), "evaluations": seen.evaluations}
-            title = f"control, step {step} of {self.config.train_steps}"
-            self.folder.make()
-            path = self.folder.path / self.folder.inside / f"{step:06d}.png"
-            write_control_look(seen, path, title, self.samples[0] if self.samples else numbers)
+            if engine.main:
+                title = f"control, step {step} of {self.config.train_steps}"
+                self.folder.make()
+                path = self.folder.path / self.folder.inside / f"{step:06d}.png"
+                write_control_look(seen, path, title, self.samples[0] if self.samples else numbers)
         self.samples.append(dict(engine.broadcast(numbers)))
         return {}
 

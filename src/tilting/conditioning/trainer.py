@@ -1,4 +1,4 @@
-"""Training a control, CTRL's step 3 (Zhao et al. 2024, Alg. 1-2), as a generator of what each step did: no files, no printing.
+"""Trains a control, CTRL's step 3 (Zhao et al. 2024, Alg. 1-2), as a generator over steps: no files, no printing.
 
     maximise  E [ γ Σ_k log p_k(y_k | x_0) - β Σ_t |mean_ψ - mean_pre|² / (2 std²) ],   ψ = LoRA and label embedding
 

@@ -1,4 +1,4 @@
-"""Labelled pictures as triplets (c, x, y), and the training batches of them: what classifier-free fine-tuning learns from.
+"""Labelled pictures as triplets (c, x, y), and their training batches, for classifier-free fine-tuning.
 
 A table gives the labels it has; two tables may have a label each and share no picture ("no label" is learnt of the other).
 """

@@ -92,7 +92,7 @@ class FitConfig(BaseConfig):
     """A validated request; an empty ``label`` means all columns, and only kind noisy has a ``model``."""
 
     data: Annotated[
-        str, Metavar("PATH"), Doc("Table (.csv, .tsv, .jsonl, .json, .parquet), or folder of one or of class folders.")
+        str, Metavar("PATH"), Doc("Table (.csv, .tsv, .jsonl, .json, .parquet), a folder with one, or class folders.")
     ] = ""
     label: Annotated[
         tuple[str, ...],
@@ -104,29 +104,31 @@ class FitConfig(BaseConfig):
     label_by: Annotated[
         str | None, Metavar("SPEC"), Check(_labeller), Doc("Label by a reward such as jpeg, or file.py:function.")
     ] = None
-    bins: Annotated[int | None, Ge(2), Doc("Cut a number into so many classes at its quantiles.")] = None
+    bins: Annotated[int | None, Ge(2), Doc("Bin a numeric label into this many classes at its quantiles.")] = None
     kind: Annotated[
         str,
         Metavar("mlp|cnn|auto|noisy|FOLDER"),
         Check(_kind),
-        Doc("On frozen CLIP features (seconds), a CNN (minutes), the better of both, of noisy latents, or a transformers one."),
+        Doc("mlp on CLIP features (seconds), cnn (minutes), auto: the better; noisy latents; a transformers FOLDER."),
     ] = "mlp"
     widths: Annotated[
         tuple[int, ...], Metavar("N,N,..."), Each(Ge(1)), Option(default="the paper's"), Doc("Channels or hidden layers.")
     ] = ()
     embedder: Annotated[str | None, Metavar("FOLDER"), Option(default="pocket-clip"), Doc("CLIP of --kind mlp.")] = None
-    epochs: Annotated[int, Ge(1), Doc("At most.")] = 100
-    batch_size: Annotated[int, Ge(2), Doc("Pictures per step of Adam.")] = 64
+    epochs: Annotated[int, Ge(1), Doc("Maximum number of epochs.")] = 100
+    batch_size: Annotated[int, Ge(2), Doc("Pictures per training step.")] = 64
     lr: Annotated[float, Gt(0), Doc("Adam's learning rate.")] = 1e-3
-    size: Annotated[int | None, Ge(4), Option(default="64, or the embedder's"), Doc("Rows and columns to read at.")] = None
-    patience: Annotated[int, Ge(1), Doc("Epochs without a better one that end it.")] = 20
-    skip_bad: Annotated[bool, Doc("Leave bad rows out, and list them.")] = False
+    size: Annotated[
+        int | None, Ge(4), Option(default="64, or the embedder's"), Doc("Pixels of a side that pictures are resized to.")
+    ] = None
+    patience: Annotated[int, Ge(1), Doc("Stop after this many epochs without improvement.")] = 20
+    skip_bad: Annotated[bool, Doc("Skip bad rows, and list them.")] = False
     seed: Annotated[int, Ge(0), Doc("Seed of the run.")] = 0
     out: Out = None
     model: Annotated[
-        str | None, Check(check_model), Option(default="pocket"), Doc("Whose latents --kind noisy learns from.")
+        str | None, Check(check_model), Option(default="pocket"), Doc("Model whose latents --kind noisy is fitted on.")
     ] = None
-    group: Annotated[str | None, Metavar("COLUMN"), Doc("Rows alike in it are learnt from or held out together.")] = None
+    group: Annotated[str | None, Metavar("COLUMN"), Doc("Rows with the same value are held out together.")] = None
     device: Device = "auto"
 
     @classmethod

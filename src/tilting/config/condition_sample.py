@@ -55,15 +55,18 @@ class SampleConfig(GenerateConfig):
         tuple[str, ...], Metavar("CTL"), Check(_different), Doc("Folder of `condition train`, or pocket-bright; repeatable.")
     ] = ()
     classifier: Annotated[
-        tuple[str, ...], Metavar("FIT"), Check(_different), Doc("Guide by a `condition fit` instead of a control, repeatable.")
+        tuple[str, ...],
+        Metavar("FIT"),
+        Check(_different),
+        Doc("Guide by a folder of `condition fit` instead of a control, repeatable."),
     ] = ()
-    label: Annotated[tuple[str, ...], Metavar("NAME=VALUE"), Doc("What to obey, repeatable.")] = ()
+    label: Annotated[tuple[str, ...], Metavar("NAME=VALUE"), Doc("The label to follow, repeatable.")] = ()
     strengths: Annotated[
         tuple[float, ...],
         Option("strength", default="1"),
         Metavar("N,N,..."),
         Check(_strengths),
-        Doc("Of labels or guidance; several are a sweep."),
+        Doc("Strength of the labels; several are a sweep."),
     ] = (1.0,)
 
     @classmethod

@@ -60,9 +60,11 @@ class TrainConfig(TrainingConfig):
         tuple[str, ...], Metavar("FIT"), Doc("Folder of `condition fit`, or file.py:function; repeatable.")
     ] = ()
     objective: Annotated[
-        Literal["ctrl", "classifier-free"], Metavar("ctrl|classifier-free"), Doc("The latter learns from --data.")
+        Literal["ctrl", "classifier-free"],
+        Metavar("ctrl|classifier-free"),
+        Doc("ctrl learns from --classifier, classifier-free from --data."),
     ] = "ctrl"
-    data: Annotated[tuple[str, ...], Metavar("PATH"), Doc("Labelled pictures as of `condition fit`; repeatable.")] = ()
+    data: Annotated[tuple[str, ...], Metavar("PATH"), Doc("Labelled pictures, as for `condition fit`; repeatable.")] = ()
     label: Annotated[
         tuple[str, ...], Metavar("NAME[=KIND]"), Option(default="all"), Doc("Column of --data to learn, repeatable.")
     ] = ()
@@ -72,18 +74,16 @@ class TrainConfig(TrainingConfig):
     steps: Annotated[int, Ge(2), Le(10_000), Doc("T, denoising steps.")] = 12
     batch_size: Annotated[training.BatchSize, Option(default="8; 32 of --data")] = 8
     accumulate: training.Accumulate = 1
-    gamma: Annotated[float, Gt(0), Option(default="10; pocket 7680"), Doc("γ, strength of the label in what is aimed at.")] = (
-        10.0
-    )
+    gamma: Annotated[float, Gt(0), Option(default="10; pocket 7680"), Doc("γ, weight of log p(label) in the target.")] = 10.0
     kl: Annotated[float, Ge(0), Option(default="1"), Doc("β of the exact path KL to the model.")] = 1.0
-    kl_target: Annotated[
-        float | None, Gt(0), Option(default="none"), Doc("Nats of KL that a picture may cost; γ is found while it trains.")
-    ] = None
+    kl_target: Annotated[float | None, Gt(0), Option(default="none"), Doc("Target KL per picture in nats, by adapting γ.")] = (
+        None
+    )
     place: Annotated[
         Literal["latent", "score", "time"],
         Metavar("latent|score|time"),
         Option(default="latent; pocket time"),
-        Doc("Where labels enter."),
+        Doc("Where labels enter the network."),
     ] = "latent"
     planner: Annotated[Literal["backprop", "ppo"], Metavar("backprop|ppo"), Doc("ppo needs no gradient of the classifier.")] = (
         "backprop"
@@ -94,7 +94,7 @@ class TrainConfig(TrainingConfig):
     negative_prompt: options.NegativePrompt = ""
     lora_lr: Annotated[float, Gt(0), Option(default="1e-3; pocket 4e-3"), Doc("Learning rate of the LoRA.")] = 1e-3
     embedding_lr: Annotated[float, Gt(0), Option(default="1e-2; pocket 4e-2"), Doc("Learning rate of the embedding.")] = 1e-2
-    rank: Annotated[int, Ge(1), Le(4096), Doc("Of the LoRA.")] = 8
+    rank: Annotated[int, Ge(1), Le(4096), Doc("Rank of the LoRA.")] = 8
     lora_alpha: training.LoraAlpha = None
     target_modules: training.TargetModules = PAPER_TARGETS
     weight_decay: training.WeightDecay = 0.1

@@ -33,7 +33,7 @@ class EvaluateConfig(BaseConfig):
         Option(default="the base run of a seed of its own"),
         Doc("A base run of another seed, or a folder of pictures."),
     ] = None
-    reference_image: Annotated[str | None, Metavar("FILE"), Check(_is_file), Doc("The picture of I-Gram.")] = None
+    reference_image: Annotated[str | None, Metavar("FILE"), Check(_is_file), Doc("Reference picture of I-Gram.")] = None
     clip: Annotated[str | None, Metavar("FOLDER"), Option(default="pocket-clip"), Doc("CLIP of CMMD, T-CLIP and I-Gram.")] = (
         None
     )
@@ -52,7 +52,7 @@ class EvaluateConfig(BaseConfig):
         Doc("LPIPS weights of diversity."),
     ] = None
     vgg: Annotated[str | None, Metavar("FILE"), Check(_is_file), Doc("VGG weights of I-Gram's Gram features.")] = None
-    seed: Annotated[int, Ge(0), Doc("Of the halves of a reference.")] = 0
+    seed: Annotated[int, Ge(0), Doc("Seed of the split of a reference into halves.")] = 0
 
     @classmethod
     def resolve(cls, options: Mapping[str, Any]) -> Self:

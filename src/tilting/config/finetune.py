@@ -85,15 +85,18 @@ class FinetuneConfig(Switches, TrainingConfig):
     judge: Annotated[str | None, Metavar("SPEC"), Option(default="pocket-judge"), Doc("A held-out reward for the samples.")] = (
         None
     )
-    early_stop: Annotated[int | None, Ge(1), Metavar("N"), Doc("Stop when the judge has not risen for N samplings.")] = None
-    init_lora: Annotated[str | None, Metavar("DIR"), Doc("A LoRA to train further.")] = None
+    early_stop: Annotated[int | None, Ge(1), Metavar("N"), Doc("Stop when the judge has not improved for N samplings.")] = None
+    init_lora: Annotated[str | None, Metavar("DIR"), Doc("A LoRA to start from.")] = None
     teacher: Annotated[
-        tuple[str, ...], Metavar("DIR[=SCALE]"), Check(options.loras), Doc("A LoRA that opd distils, repeatable: their sum.")
+        tuple[str, ...],
+        Metavar("DIR[=SCALE]"),
+        Check(options.loras),
+        Doc("A LoRA that opd distils; repeatable, they are summed."),
     ] = ()
-    pairs: Annotated[str | None, Metavar("FILE"), Doc("For dpo, in place of a reward: prompt, chosen, rejected picture.")] = (
-        None
-    )
-    train_text_encoder: Annotated[bool, Doc("A LoRA of the CLIP text encoders too.")] = False
+    pairs: Annotated[
+        str | None, Metavar("FILE"), Doc("Table of prompt, chosen and rejected picture, for dpo without a reward.")
+    ] = None
+    train_text_encoder: Annotated[bool, Doc("Train a LoRA of the CLIP text encoders too.")] = False
     learn: Annotated[
         tuple[Literal["lora", "guidance", "negative"], ...],
         Metavar("A,B"),
@@ -102,7 +105,7 @@ class FinetuneConfig(Switches, TrainingConfig):
         Doc("What is trained: lora, guidance, negative."),
     ] = ("lora",)
     diversity: Annotated[
-        str | None, Metavar("MEASURE=WEIGHT"), Check(_term), Doc("Reward distance in a batch: euclid, clip, lpips:VGG.")
+        str | None, Metavar("MEASURE=WEIGHT"), Check(_term), Doc("Reward distances within a batch: euclid, clip, lpips:VGG.")
     ] = None
     reward_dropout: Annotated[float, Ge(0), Lt(1), Doc("Share of units dropped inside the reward.")] = 0.0
     tracker: training.Tracker = ()

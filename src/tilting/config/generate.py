@@ -83,9 +83,12 @@ class GenerateConfig(Switches, BaseConfig):
     prompts: Prompts
     model: Model = "pocket"
     reward: Reward = ()
-    method: Annotated[str, Doc("See `tilting methods`; or file.py:function; or auto, the best for --budget.")] = "base"
+    method: Annotated[str, Doc("See `tilting methods`; file.py:function; or auto, the best for --budget.")] = "base"
     budget: Annotated[
-        str | None, Metavar("N|Ns"), Check(_budget), Doc("Of method auto: evaluations per image, or seconds such as 30s.")
+        str | None,
+        Metavar("N|Ns"),
+        Check(_budget),
+        Doc("Budget per image of method auto: evaluations, or seconds such as 30s."),
     ] = None
     particles: Particles = None
     steps: Steps = 50
@@ -98,7 +101,7 @@ class GenerateConfig(Switches, BaseConfig):
     out: Out = None
     seed: Seeds = 0
     settings: Settings = ()
-    published: Annotated[bool, Doc("Settings, steps and cfg of the method's paper; --set goes over them.")] = False
+    published: Annotated[bool, Doc("Settings, steps and cfg of the method's paper; --set overrides them.")] = False
     image: Picture = None
     strength: Strength = None
     input: Inputs = ()

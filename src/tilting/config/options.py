@@ -15,7 +15,7 @@ from tilting.config.picture import open_picture
 from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option
 from tilting.errors import TiltingError, nearest
-from tilting.features.film import check_video
+from tilting.features.video import check_video
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
@@ -107,7 +107,7 @@ Metadata = Annotated[
     tuple[Any, ...],
     Option(file=True),
     Check(lambda name, value: metadata_of(value)),
-    Doc("What is known of each prompt, a mapping for each, for rewards that ask."),
+    Doc("Metadata of the prompts, a mapping for each, for rewards that use it."),
 ]
 Model = Annotated[
     str, Check(check_model), Doc("pocket, a diffusers folder, a hub id, or FILE.safetensors=FOLDER of its config.")
@@ -123,7 +123,7 @@ Particles = Annotated[int | None, Ge(1), Option(default="the method's"), Doc("N,
 Steps = Annotated[int, Ge(1), Le(10_000), Option(default="the model's: 50"), Doc("T, denoising steps.")]
 Eta = Annotated[float, Check(check_eta), Option(default="the method's: 1"), Doc("0 deterministic ... 1 ancestral.")]
 Sde = Annotated[
-    Literal["posterior", "cps", "euler"], Doc("Law of a step's noise: DDIM's posterior, Flow-CPS's, or Flow-GRPO's euler.")
+    Literal["posterior", "cps", "euler"], Doc("Noise of a step: DDIM's posterior, Flow-CPS's cps, or Flow-GRPO's euler.")
 ]
 Cfg = Annotated[float, Check(check_cfg), Option(default="the model's: 4 for pocket"), Doc("Guidance scale.")]
 NegativePrompt = Annotated[str, Alias("negative"), Option(default="''"), Doc("Text of the unconditional branch.")]
@@ -131,34 +131,37 @@ LongPrompts = Annotated[
     Literal["cut", "chunk"] | None,
     Check(lambda name, value: None if value == "cut" else value),
     Option(default="cut"),
-    Doc("Of prompts that CLIP does not read whole: cut, or read in chunks."),
+    Doc("Prompts longer than CLIP's limit: cut them, or encode them in chunks."),
 ]
 Images = Annotated[int, Ge(1), Le(1_000_000), Doc("Images per prompt.")]
 BatchSize = Annotated[int, Ge(1), Doc("Latents per denoiser call.")]
 Picture = Annotated[str | None, Metavar("FILE"), Check(_picture), Doc("A picture to start from (SDEdit).")]
 Strength = Annotated[
-    float | None, Check(check_strength), Option(default="0.6"), Doc("Share of the steps drawn from --image, in (0, 1].")
+    float | None,
+    Check(check_strength),
+    Option(default="0.6"),
+    Doc("SDEdit strength in (0, 1]: the share of the steps that are denoised."),
 ]
 Inputs = Annotated[
     tuple[str, ...],
     Metavar("NAME=VALUE"),
     Check(lambda name, value: tuple(value) if parse_inputs(value) else ()),
-    Doc("What the model's own pipeline takes, repeatable; a picture by its file."),
+    Doc("Another input of the model's pipeline, repeatable; pictures as files."),
 ]
-Side = Annotated[int | None, Ge(8), Option(default="the model's"), Doc("Pixels of a picture's side.")]
-Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a film.")]
+Side = Annotated[int | None, Ge(8), Option(default="the model's"), Doc("In pixels.")]
+Frames = Annotated[int | None, Ge(1), Le(FRAMES), Option(default="the model's"), Doc("Frames of a video.")]
 RewardFrames = Annotated[
     str,
     Metavar("all|first|middle|N"),
     Check(_reward_frames),
-    Doc("Frames of a film that rewards of pictures score: N evenly spaced."),
+    Doc("Frames of a video that image rewards score; N: evenly spaced."),
 ]
 Controlnet = Annotated[str | None, Metavar("DIR"), Doc("A ControlNet; its picture is --input control_image=FILE.")]
 IpAdapter = Annotated[str | None, Metavar("DIR"), Doc("An IP-Adapter; its picture is --input ip_adapter_image=FILE.")]
-Mask = Annotated[str | None, Metavar("FILE"), Doc("White where --image is drawn anew.")]
-Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(loras), Doc("A LoRA to draw with, repeatable.")]
+Mask = Annotated[str | None, Metavar("FILE"), Doc("Inpainting mask: white where --image is redrawn.")]
+Lora = Annotated[tuple[str, ...], Metavar("DIR[=SCALE]"), Check(loras), Doc("A LoRA to apply, repeatable.")]
 LoraSteps = Annotated[
-    str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are on.")
+    str | None, Metavar("FIRST:LAST"), Check(_window), Option(default="all"), Doc("Steps in which LoRAs are active.")
 ]
 Device = Annotated[str, Metavar("NAME"), Check(lambda name, value: check_device(value)), Doc("auto, cpu, cuda, cuda:N or mps.")]
 RewardDevice = Annotated[
@@ -166,28 +169,33 @@ RewardDevice = Annotated[
     Metavar("NAME"),
     Check(lambda name, value: check_device(value, name)),
     Option(default="the model's"),
-    Doc("Where rewards compute; final scores are then had amid the next group."),
+    Doc("Device of rewards; final scores are then computed beside the next group."),
 ]
-Split = Annotated[Literal["images", "particles"], Doc("What several processes share: images, or the particles of every image.")]
-Precision = Annotated[str, Check(lambda name, value: check_precision(value)), Doc("Of the network: fp32, fp16 or bf16.")]
-Out = Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write, or to go on with.")]
+Split = Annotated[Literal["images", "particles"], Doc("What several processes divide: images, or the particles of each image.")]
+Precision = Annotated[
+    str, Check(lambda name, value: check_precision(value)), Doc("Precision of the network: fp32, fp16 or bf16.")
+]
+Out = Annotated[str | None, Metavar("DIR"), Option(letter="o"), Doc("Folder to write, or to resume.")]
 Seed = Annotated[int, Doc("Seed of the run.")]
 Seeds = Annotated[
-    int | tuple[int, ...], Metavar("A,B,..."), Check(_seeds), Doc("Seed of the run; several draw every prompt with each.")
+    int | tuple[int, ...],
+    Metavar("A,B,..."),
+    Check(_seeds),
+    Doc("Seed of the run; with several, every prompt is drawn with each."),
 ]
 Only = Annotated[
     tuple[str, ...],
     Metavar("PROMPT:INDEX"),
     Check(_only),
-    Doc("This image alone, again if it is there; a prompt or its number from 0, repeatable."),
+    Doc("Draw (again) this image only; PROMPT is a text or a number from 0; repeatable."),
 ]
-Trace = Annotated[bool, Doc("Write how the steering happened: trace.html, trace.png.")]
-TraceEvery = Annotated[int, Ge(1), Doc("Steps from one picture of --trace to the next.")]
+Trace = Annotated[bool, Doc("Record how steering proceeds: trace.html, trace.png.")]
+TraceEvery = Annotated[int, Ge(1), Doc("Steps between the pictures of --trace.")]
 Format = Annotated[
     Literal["png", "jpeg", "webp", "gif", "mp4"] | None,
     Check(_format),
     Option(default="png"),
-    Doc("Of the pictures; jpeg loses a little, webp nothing. Of films: png, webp, gif or mp4."),
+    Doc("Image format; jpeg is lossy, webp lossless. Videos: png, webp, gif or mp4."),
 ]
 Settings = Annotated[
     tuple[tuple[str, Any], ...], Metavar("METHOD.FIELD=VALUE"), Option("set"), Doc("A method's own setting, repeatable.")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tilting.errors import TiltingError
-from tilting.features.film import open_frames
 from tilting.features.picture import open_rgb, tensor_of, upright
+from tilting.features.video import open_frames
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture as RGB, upright and wholly decoded, the first of a film. Raises TiltingError: what
-    `tilting.features.film.open_frames` refuses."""
+    """A picture as RGB, upright and wholly decoded, the first of a video. Raises TiltingError: what
+    `tilting.features.video.open_frames` refuses."""
     return _open(path, 1)[0]
 
 
@@ -58,16 +58,16 @@ def read_picture(picture: str | Path | bytes | BinaryIO | Image.Image, height: i
     return tensor_of(np.array(image))[None]
 
 
-def read_film(path: str | Path, frames: int, height: int, width: int) -> Tensor:
-    """The first frames of a film as `read_picture` gives a picture: (1, frames, 3, height, width). Raises TiltingError."""
-    return film_of([read_picture(one, height, width) for one in _open(path, frames)], frames)
+def read_video(path: str | Path, frames: int, height: int, width: int) -> Tensor:
+    """The first frames of a video as `read_picture` gives a picture: (1, frames, 3, height, width). Raises TiltingError."""
+    return video_of([read_picture(one, height, width) for one in _open(path, frames)], frames)
 
 
-def film_of(pictures: Sequence[Tensor], frames: int) -> Tensor:
-    """Pictures (1, 3, h, w) as a film (1, frames, 3, h, w), of which a lone one is every frame. Raises TiltingError."""
+def video_of(pictures: Sequence[Tensor], frames: int) -> Tensor:
+    """Pictures (1, 3, h, w) as a video (1, frames, 3, h, w), of which a lone one is every frame. Raises TiltingError."""
     if 1 < len(pictures) < frames:
         raise TiltingError(
-            f"the film of --image has {len(pictures)} frames, and {frames} are drawn: give --frames, or a longer one"
+            f"the video of --image has {len(pictures)} frames, and {frames} are drawn: give --frames, or a longer one"
         )
     return torch.stack([one[0] for one in pictures[:frames]])[None].expand(1, frames, -1, -1, -1)
 

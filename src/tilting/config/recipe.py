@@ -40,16 +40,21 @@ def _shard(name: str, shard: str) -> str:
 class RecipeConfig(BaseConfig):
     """A validated request; without a ``recipe``, they are listed."""
 
-    recipe: Annotated[str | None, Option(positional="NAME"), Doc("Which; without, a list.")] = None
+    recipe: Annotated[str | None, Option(positional="NAME"), Doc("The recipe; without one, list them.")] = None
     out: Out = None
-    small: Annotated[bool, Doc("As little of it as makes a table: a minute, to try it.")] = False
+    small: Annotated[bool, Doc("A minimal version, about a minute, to try it.")] = False
     seed: Annotated[Seed, Ge(0)] = 0
-    model: Annotated[str | None, Check(check_model), Option(default="pocket"), Doc("Draw the table's rows by another.")] = None
+    model: Annotated[str | None, Check(check_model), Option(default="pocket"), Doc("Another model for the table's rows.")] = (
+        None
+    )
     reward: Annotated[
-        tuple[str, ...], Metavar("SPEC"), Option(default="the table's"), Doc("Steer by and score by others, repeatable.")
+        tuple[str, ...], Metavar("SPEC"), Option(default="the table's"), Doc("Other rewards to steer and score by, repeatable.")
     ] = ()
     prompts: Annotated[
-        tuple[str, ...], Metavar("FILE"), Option(default="the table's"), Doc("Of a file, or one, repeatable.")
+        tuple[str, ...],
+        Metavar("FILE"),
+        Option(default="the table's"),
+        Doc("Other prompts: a file, or one prompt, repeatable."),
     ] = ()
     seeds: Annotated[tuple[int, ...], Metavar("A,B,..."), Doc("Draw every prompt with each, instead of --seed.")] = ()
     steps: Annotated[int | None, Ge(1), Le(10_000), Option(default="the table's"), Doc("T, denoising steps.")] = None
@@ -57,7 +62,7 @@ class RecipeConfig(BaseConfig):
         str | None,
         Metavar("I/K"),
         Check(_shard),
-        Doc("Make the I-th of K parts of the work alone; copy what they leave into one folder, and make it once without."),
+        Doc("Make only the I-th of K parts of the work; then copy all parts into one folder and run without --shard."),
     ] = None
 
     @property

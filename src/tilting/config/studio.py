@@ -51,14 +51,17 @@ class StudioConfig(BaseConfig):
         str, Metavar("DIR"), Check(_folder), Doc("Folder of runs; the page reads and writes nothing outside of it.")
     ] = "."
     read: Annotated[
-        tuple[str, ...], Metavar("DIR"), Check(_folders), Doc("Another folder it may read, such as models, repeatable.")
+        tuple[str, ...],
+        Metavar("DIR"),
+        Check(_folders),
+        Doc("Another folder that the page may read, such as models, repeatable."),
     ] = ()
-    host: Annotated[str, Metavar("ADDRESS"), Check(_host), Doc("To listen at; one others can reach needs --token.")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Ge(0), Le(65535), Doc("To listen at; 0 takes any that is free.")] = 7860
-    token: Annotated[str | None, Metavar("WORD"), Check(_token), Doc("Opens the page, by ADDRESS/?token=WORD.")] = None
-    upload: Annotated[int, Ge(1), Le(4096), Doc("MB of all files given at once, at most.")] = 64
+    host: Annotated[
+        str, Metavar("ADDRESS"), Check(_host), Doc("Address to listen at; one that other machines can reach needs --token.")
+    ] = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535), Doc("Port to listen at; 0 takes a free one.")] = 7860
+    token: Annotated[str | None, Metavar("WORD"), Check(_token), Doc("Password of the page, ADDRESS/?token=WORD.")] = None
+    upload: Annotated[int, Ge(1), Le(4096), Doc("Maximum size of an upload in MB.")] = 64
 
     @classmethod
     def resolve(cls, options: Mapping[str, Any]) -> Self:

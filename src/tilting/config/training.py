@@ -126,35 +126,33 @@ def check_batch(size: int, units: Sequence[tuple[int, str]], whole: bool = False
 
 TrainSteps = Annotated[int, Ge(1), Doc("Training steps.")]
 BatchSize = Annotated[int, Ge(1), Doc("Images per training step, over all processes.")]
-Accumulate = Annotated[int, Ge(1), Doc("Parts of a batch, made in turn to save memory.")]
-Rank = Annotated[int | None, Ge(1), Le(4096), Doc("Of the LoRA.")]
+Accumulate = Annotated[int, Ge(1), Doc("Gradient accumulation: parts of a batch computed one after another.")]
+Rank = Annotated[int | None, Ge(1), Le(4096), Doc("Rank of the LoRA.")]
 TargetModules = Annotated[
     tuple[Literal["attn2", "ff", "attn1"], ...],
     Alias("parts"),
     Metavar("A,B"),
     Option(default="attn2,ff"),
     Check(once),
-    Doc("Layers the LoRA changes: attn2, ff, attn1."),
+    Doc("Layers that get a LoRA: attn2, ff, attn1."),
 ]
-WeightDecay = Annotated[float, Ge(0), Doc("Decoupled, of the LoRA.")]
-Clip = Annotated[float, Gt(0), Option(default="1"), Doc("Largest norm of the gradient.")]
+WeightDecay = Annotated[float, Ge(0), Doc("Decoupled weight decay of the LoRA.")]
+Clip = Annotated[float, Gt(0), Option(default="1"), Doc("Maximum gradient norm.")]
 Optimizer = Annotated[
     Literal["adamw", "adamw8bit"],
     Check(check_optimizer),
-    Doc("adamw, or adamw8bit, by bitsandbytes: moments of tensors of 4096 weights or more in 8 bits."),
+    Doc("adamw, or adamw8bit of bitsandbytes: 8-bit moments for tensors of 4096 weights or more."),
 ]
-LoraAlpha = Annotated[
-    float | None, Gt(0), Option(default="the rank"), Doc("Of the LoRA: what it adds is multiplied by alpha / rank.")
-]
-Ema = Annotated[float, Ge(0), Lt(1), Option(default="none"), Doc("Decay of averaged weights, saved in DIR/ema.")]
-Warmup = Annotated[int, Ge(0), Doc("Training steps in which the learning rate rises.")]
+LoraAlpha = Annotated[float | None, Gt(0), Option(default="the rank"), Doc("The LoRA's update is scaled by alpha / rank.")]
+Ema = Annotated[float, Ge(0), Lt(1), Option(default="none"), Doc("Decay of the weights' moving average, saved in DIR/ema.")]
+Warmup = Annotated[int, Ge(0), Doc("Warmup steps of the learning rate.")]
 Schedule = Annotated[
     Literal["constant", "cosine", "linear", "sqrt"],
     Alias("lr-decay"),
-    Doc("Of the learning rate: constant, cosine, linear, sqrt."),
+    Doc("Learning rate schedule: constant, cosine, linear, sqrt."),
 ]
-KeepEvery = Annotated[int, Ge(0), Option(default="none"), Doc("Training steps between weights kept in DIR/kept.")]
-CheckpointEvery = Annotated[int, Ge(1), Doc("Training steps between saves.")]
+KeepEvery = Annotated[int, Ge(0), Option(default="none"), Doc("Training steps between copies of the weights in DIR/kept.")]
+CheckpointEvery = Annotated[int, Ge(1), Doc("Training steps between checkpoints.")]
 Tracker = Annotated[
     tuple[str, ...], Metavar("NAME"), Check(check_trackers), Option(default="tensorboard"), Doc("wandb or trackio, repeatable.")
 ]

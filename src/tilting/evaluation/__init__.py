@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Evaluation and comparison of runs."""

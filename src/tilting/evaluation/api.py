@@ -1,4 +1,4 @@
-"""`tl.compare` and `tl.evaluate`: what the commands do, from Python."""
+"""`tl.compare` and `tl.evaluate`, the commands from Python."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The two pictures of a comparison: compare.html, one page that fetches nothing, and compare.png, one sheet."""
+"""The pages of a comparison: compare.html, self-contained, and compare.png."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,8 @@ def write_sheet(folder: Path, metrics: Mapping[str, Any], name: str = SHEET) -> 
         lines = [
             "no reward" if row["reward"] is None else f"reward {spread(row['reward']['mean'], row['reward']['sem'])}",
             "no judge" if row["judge"] is None else f"judge {row['judge']['mean']:.2f}",
-            f"{row['evaluations_per_image']:.4g} evaluations, {row['seconds_per_image']:.2f} s",
+            f"{row['evaluations_per_image']:.4g} evaluations"
+            + (f", {row['seconds_per_image']:.2f} s" if row["seconds_per_image"] else ""),
         ]
         sheet.head(j, row["method"] + (f", N = {row['particles']}" if (row["particles"] or 1) > 1 else ""), lines, below=4)
     several = any(entry["index"] for entry in shown)
@@ -144,8 +146,13 @@ def _question(metrics: Mapping[str, Any]) -> str:
     others = [row["method"] for row in metrics["methods"] if row["method"] != metrics["reference"]]
     if not others:
         return f"What does {metrics['reference']} draw?"
-    asked = f" at {' + '.join(metrics['config']['reward'])}" if metrics["config"].get("reward") else ""
+    asked = f" at {asked_for(metrics['config'])}" if metrics["config"].get("reward") else ""
     return f"Better than {metrics['reference']}{asked}, or gamed: {listed(others, 'or')}?"
+
+
+def asked_for(config: Mapping[str, Any]) -> str:
+    """The rewards of a run in a heading; one of a file without the folders that it stands in."""
+    return " + ".join(re.sub(r"^.*/(?=[^/]*\.py:)", "", text) for text in config["reward"])
 
 
 def _settings(metrics: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Distances between runs from their features, pooled and prompt by prompt, and the floor they stand on."""
+"""Distances between runs from their features, pooled and per prompt, and their floor."""
 
 from __future__ import annotations
 

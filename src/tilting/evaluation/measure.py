@@ -1,4 +1,4 @@
-"""From a run's pictures to numbers: features and scores of every image, by instruments that are loaded once and named."""
+"""Features and scores of every image of a run, by named instruments that are loaded once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tilting.config.evaluate import EvaluateConfig
-from tilting.config.picture import read_film, read_picture
+from tilting.config.picture import read_picture, read_video
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import Run
 from tilting.features.clip import ClipEmbedder
-from tilting.features.film import read_frames
 from tilting.features.lpips import Lpips, load_lpips
+from tilting.features.video import read_frames
 from tilting.metrics import METRICS, Metric
 from tilting.metrics.alignment import caption
 from tilting.metrics.extract import Extractor, clip_embedder, clip_features, judge_features, read_batches
@@ -115,9 +115,9 @@ class Instruments:
 
 
 def _in_shape(file: Path, shape: Sequence[int]) -> Tensor:
-    """A picture (3, h, w) or a film (frames, 3, h, w) of a file."""
+    """A picture (3, h, w) or a video (frames, 3, h, w) of a file."""
     *frames, _, height, width = shape
-    return read_film(file, frames[0], height, width)[0] if frames else read_picture(file, height, width)[0]
+    return read_video(file, frames[0], height, width)[0] if frames else read_picture(file, height, width)[0]
 
 
 def load_instruments(config: EvaluateConfig, targets: Mapping[str, Path]) -> Instruments:

@@ -1,4 +1,4 @@
-"""Runs read back from their folders and checked, and the part of each: the reference, the base, the floor."""
+"""Reads and validates runs from their folders, and finds the reference, the base and the floor among them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tilting.config.evaluate import EvaluateConfig
+from tilting.config.generate import GenerateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
-from tilting.features.film import PICTURES
+from tilting.features.video import PICTURES
 from tilting.models.told import input_pictures
 from tilting.rewards.spec import split_weight
 from tilting.runs.files import MANIFEST, keys_of, read_manifest, seeds_of, stale
@@ -22,7 +23,8 @@ SHOWN_PROMPTS = 12
 """Prompts that a suggested command spells out."""
 CHANGES = ("lora", "control", "classifier")
 """Options by which method base draws from another model than the base model."""
-SETTINGS = ("model", "steps", "eta", "cfg", "negative-prompt", "images", "image", "strength", "precision", "long-prompts")
+SETTINGS = """model steps eta sde cfg negative-prompt images image strength height width frames precision
+long-prompts""".split()  # noqa: SIM905
 """What a run of the base model shares with the runs it is compared with."""
 
 
@@ -68,8 +70,10 @@ class Run:
         return sorted({record["seed"] for record in self.records})
 
     def setting(self, key: str) -> Any:
-        """An option of `SETTINGS`; ``strength`` is a picture's alone, as a control has one of its own."""
-        return self.config.get(key) if key != "strength" or self.config.get("image") else None
+        """An option of `SETTINGS`; ``strength`` is a picture's alone, as a control has one of its own. None is the usual one,
+        which older runs do not say."""
+        value = self.config.get(key) if key != "strength" or self.config.get("image") else None
+        return None if value == GenerateConfig.sde else value
 
     @property
     def kl(self) -> float | None:

@@ -1,4 +1,4 @@
-"""report.html of an evaluation: one page, nothing fetched, made from what metrics.json holds and the runs' pictures."""
+"""report.html of an evaluation: one self-contained page made from metrics.json and the runs' pictures."""
 
 from __future__ import annotations
 

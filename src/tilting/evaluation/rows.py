@@ -1,4 +1,4 @@
-"""A run in numbers: means with intervals, labels, costs and the verdict, from what `measure` saw."""
+"""The row of a run: means with intervals, labels, costs and the verdict, from what `measure` found."""
 
 from __future__ import annotations
 

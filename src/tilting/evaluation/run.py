@@ -34,7 +34,7 @@ from tilting.evaluation.measure import (
 from tilting.evaluation.read_runs import Setup, setup
 from tilting.evaluation.report import render, too_few
 from tilting.evaluation.rows import brief, per_prompt, row_of
-from tilting.features.film import read_frames
+from tilting.features.video import read_frames
 from tilting.reports.tables import as_csv, as_latex
 from tilting.reports.text import table
 from tilting.rewards.spec import REWARDS

@@ -1,4 +1,4 @@
-"""What a `finetune` run leaves to look at: finetune.html, a page like compare's, before-after.png, and curve.png.
+"""The pages of a `finetune` run: finetune.html, before-after.png, and curve.png.
 
 All of it is made of the run's folder alone: before/ and after/, the first and the last look at the same prompts and noise, and
 metrics.jsonl.
@@ -14,7 +14,7 @@ from tilting.config.finetune import FinetuneConfig
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.evaluation.compare import measure
-from tilting.evaluation.compare_page import render, write_sheet
+from tilting.evaluation.compare_page import asked_for, render, write_sheet
 from tilting.objectives import OBJECTIVES
 from tilting.reports.course import CURVE, Course, course, course_png, points_of
 from tilting.runs.files import MANIFEST, read_json
@@ -86,7 +86,7 @@ def write_tuned(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 def _write_page(folder: Path, manifest: Mapping[str, Any], found: Mapping[str, Any], shown: Sequence[Course]) -> None:
     config, summary = manifest["config"], manifest["summary"]
-    asked = " + ".join(config["reward"]) or "the pairs"
+    asked = asked_for(config) or "the pairs"
     about = {"version": manifest["version"], "argv": manifest["argv"]}
     metrics = {**about, "config": {**config, "image": None, "strength": None}, **measure(found)}
     for entry in metrics["images"]:

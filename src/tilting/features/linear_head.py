@@ -1,4 +1,4 @@
-"""The stack of linear layers that turns an embedding into a score, in both aesthetic predictors and in ImageReward.
+"""The head of linear layers that maps an embedding to a score, in both aesthetic predictors and in ImageReward.
 
     s(e) = W5 (W4 (W3 (W2 (W1 e + b1) + b2) + b3) + b4) + b5,  widths 768-1024-128-64-16-1
 

@@ -38,7 +38,7 @@ class Lpips(nn.Module):
             self.register_buffer(f"weight{i}", torch.ones(width) if weights is None else weights[i].clone())
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Per layer, (b, n) vectors of images (b, 3, h, w) in [0, 1], differentiable; equal sizes give equal n. Those of films
+        """Per layer, (b, n) vectors of images (b, 3, h, w) in [0, 1], differentiable; equal sizes give equal n. Those of videos
         (b, frames, 3, h, w) are of their frames together, so that d is the mean over frames."""
         if images.ndim == 5:
             each = self.maps(images.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""MPS (Zhang et al. 2024): a CLIP whose picture tokens read those words of the prompt that a condition is about.
+"""MPS (Zhang et al. 2024): a CLIP whose image tokens attend to the words of the prompt that match a condition.
 
     s_i = max_j <t_i, k_j>,   word i is read if s_i > 0.3 max s,   h = cross(image tokens, text tokens; mask),
     r = cos(h_[CLS], t_[EOS])

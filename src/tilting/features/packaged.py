@@ -1,4 +1,4 @@
-"""Where the networks of this package lie. Torch-free."""
+"""Paths of the networks in this package. Torch-free."""
 
 from __future__ import annotations
 

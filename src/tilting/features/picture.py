@@ -1,5 +1,5 @@
-"""The one reader of picture files: as RGB, upright as its EXIF says, on white where it is transparent, the first of several
-frames. Torch-free to import."""
+"""The only reader of image files: RGB, upright by EXIF, on white where transparent, the first of several frames. Torch-free
+to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network's own processor does to a picture, in differentiable torch: resize, crop or pad, normalise.
+"""A network's image preprocessing in differentiable torch: resize, crop or pad, normalise.
 
 Processors work on PIL images and stop the gradient. These functions give their pixels within 2 / 255 (PIL rounds to bytes
 after each pass of a resize, torch does not) and keep it. The width is resized first, as every PIL did when the scorers here

@@ -1,4 +1,4 @@
-"""Where the weights of published scorers are found. Torch-free.
+"""Sources of published weights. Torch-free.
 
 A weight file is the one the user names, else the one under ``~/.cache/tilting/<reward>/``, else the hub's (its own cache first,
 then the network).

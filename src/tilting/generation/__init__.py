@@ -1,1 +1,1 @@
-"""generation."""
+"""Image generation: planning, sampling, scoring and run folders."""

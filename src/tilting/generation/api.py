@@ -1,4 +1,4 @@
-"""`tl.generate`: pictures in memory, which show themselves, and can be saved as the command's own folder."""
+"""`tl.generate`: images in memory, which display themselves and can be saved as a run folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tilting.config.prompts import prompts_of
 from tilting.declare import declared
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
-from tilting.features.film import contact_sheet, frames_of
+from tilting.features.video import contact_sheet, frames_of
 from tilting.generation.auto import take
 from tilting.generation.coerce import model_of, picture_of, reward_of
 from tilting.generation.folder import Folder
@@ -49,7 +49,7 @@ class Result:
     """What `generate` returns. In a notebook it shows its pictures.
 
     Attributes:
-        images: (n, 3, h, w), or films (n, frames, 3, h, w), float in [0, 1], prompt by prompt.
+        images: (n, 3, h, w), or videos (n, frames, 3, h, w), float in [0, 1], prompt by prompt.
         manifest: ``images`` and ``summary`` as the command line writes them to manifest.json.
         config: the request as the command has it.
         beyond: what of the request no command line says, such as a reward that is a function.
@@ -79,7 +79,7 @@ class Result:
 
     @property
     def pil(self) -> list[Image.Image]:
-        """The images as pictures of PIL, of 8 bits; of a film its first frame."""
+        """The images as pictures of PIL, of 8 bits; of a video its first frame."""
         return [frames_of(image)[0] for image in self.images]
 
     def grid(self) -> Image.Image:
@@ -230,7 +230,7 @@ def generate(
             one that a preset built with a part replaced; default ``base``; "auto" takes the best that is known for ``budget``.
         latents: (images in all, ...) x_T instead of keyed noise, for particle 0 of each image.
         image: (1 or images in all, 3, h, w) in [0, 1], or a picture of PIL or a file, to start from instead of noise (SDEdit);
-            of films (frames, 3, h, w), a file of one or its frames in a list, of which the first are taken, or a still.
+            of videos (frames, 3, h, w), a file of one or its frames in a list, of which the first are taken, or a still.
         seed: of the run, or several, each of which draws every prompt; images are keyed by (seed, prompt, index).
         images: per prompt and seed.
         progress: show a bar on stderr.

@@ -1,4 +1,4 @@
-"""What `--method auto` takes, found with the model and the reward at hand: their gradient, their speed, whether they vary."""
+"""The choice of `--method auto`, given the loaded model and reward: gradient, speed, and whether rewards vary."""
 
 from __future__ import annotations
 

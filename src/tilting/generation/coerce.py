@@ -1,4 +1,4 @@
-"""What callers of the Python functions may write for a value: a reward or method by name, a function, a picture."""
+"""Conversion of arguments of the Python functions: rewards and methods by name, functions, pictures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from inspect import getattr_static
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tilting.config.picture import film_of, read_film, read_picture
+from tilting.config.picture import read_picture, read_video, video_of
 from tilting.errors import TiltingError
 from tilting.lazy import np, torch
 from tilting.method import Method
@@ -84,25 +84,25 @@ def preset_of(method: Preset | Method | str | None) -> Preset:
 
 
 def picture_of(image: Any, height: int, width: int, frames: int | None = None) -> Tensor:
-    """Pictures (n, 3, height, width) in [0, 1], or with ``frames`` films (n, frames, 3, height, width).
+    """Pictures (n, 3, height, width) in [0, 1], or with ``frames`` videos (n, frames, 3, height, width).
 
     Args:
         image: a tensor (n, 3, h, w) or (3, h, w), which stays as it is; an array (n, h, w, 3) or (h, w, 3), of bytes or of
             floats in [0, 1]; a picture of PIL, a file or its bytes; or a list of any of these.
         height, width: what files, pictures of PIL and arrays are cut to.
-        frames: of a film, whose first are taken, of its file, or of a list, an array or a tensor of them; a still is them all.
+        frames: of a video, whose first are taken, of its file, or of a list, an array or a tensor of them; a still is them all.
 
     Raises:
         TiltingError: for what is none of these.
     """
     if frames is not None:
         if isinstance(image, torch.Tensor):
-            return image if image.ndim == 5 else film_of(list((image if image.ndim == 4 else image[None])[:, None]), frames)
-        film = isinstance(image, str | Path)
+            return image if image.ndim == 5 else video_of(list((image if image.ndim == 4 else image[None])[:, None]), frames)
+        video = isinstance(image, str | Path)
         return (
-            read_film(image, frames, height, width)
-            if film
-            else film_of(list(picture_of(image, height, width)[:, None]), frames)
+            read_video(image, frames, height, width)
+            if video
+            else video_of(list(picture_of(image, height, width)[:, None]), frames)
         )
     if isinstance(image, torch.Tensor):
         return image[None] if image.ndim == 3 else image

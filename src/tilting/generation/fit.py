@@ -1,4 +1,4 @@
-"""What fits into a memory: the peak of a run, and what is chosen for it, in a stated order.
+"""Peak memory of a run, and the choice of switches that fit it into a limit, in a stated order.
 
     peak = max over moments of (weights that are there + rows · what lives beside them)
 

@@ -1,4 +1,4 @@
-"""From prompts to images: groups of images through the one loop, as a generator that any consumer can drive.
+"""From prompts to images: groups of images through the sampling loop, as a generator.
 
 Images are worked in groups of max(1, batch // N), which finish before the next; every image depends on (seed, prompt, index)
 alone, so groups are a matter of memory and never of results.

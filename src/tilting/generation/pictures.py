@@ -1,4 +1,4 @@
-"""The file of a finished picture or film, with what it is in it."""
+"""Encoding of a finished image or video with its metadata."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
-from tilting.features.film import RATE, frames_of, mp4
+from tilting.features.video import RATE, frames_of, mp4
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 IMAGE_DESCRIPTION = 0x010E
 """The EXIF tag."""
 STILL, MOVING = ("png", "jpeg", "webp"), ("png", "webp", "gif", "mp4")
-"""The formats of pictures, and of films."""
+"""The formats of pictures, and of videos."""
 
 
-def check_format(kind: str | None, film: bool) -> None:
-    """Refuse a format that a model's pictures, or films, are not written in. Raises TiltingError."""
-    able = MOVING if film else STILL
+def check_format(kind: str | None, video: bool) -> None:
+    """Refuse a format that a model's pictures, or videos, are not written in. Raises TiltingError."""
+    able = MOVING if video else STILL
     if kind not in (None, *able):
-        what = ("a film", "webp") if film else ("a picture", "png")
+        what = ("a video", "webp") if video else ("a picture", "png")
         raise TiltingError(
             f"{what[0]} is written as {', '.join(able[:-1])} or {able[-1]}, not as {kind}: give --format {what[1]}"
         )
 
 
 def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str | None = None) -> bytes:
-    """A file of an image (3, h, w), or a film (frames, 3, h, w), in [0, 1] with its prompt, seed, method and reward in it.
+    """A file of an image (3, h, w), or a video (frames, 3, h, w), in [0, 1] with its prompt, seed, method and reward in it.
 
     Those are text chunks of a PNG; the EXIF of a JPEG or WEBP (without loss), the comment of a GIF (256 colours) or an mp4, as
-    JSON. A film is an animated PNG or WEBP, a GIF, or an mp4.
+    JSON. A video is an animated PNG or WEBP, a GIF, or an mp4.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -43,18 +43,18 @@ def picture_file(image: Tensor, record: dict[str, Any], method: str, kind: str |
     if kind == "mp4":
         return mp4(frames, json.dumps(told))
     picture, *more = frames
-    film: dict[str, Any] = {"save_all": True, "append_images": more, "duration": 1000 // RATE, "loop": 0} if more else {}
+    video: dict[str, Any] = {"save_all": True, "append_images": more, "duration": 1000 // RATE, "loop": 0} if more else {}
     if kind in (None, "png"):
         info = PngInfo()
         for key, value in told.items():
             info.add_text(key, value)
-        picture.save(buffer, "png", pnginfo=info, **film)
+        picture.save(buffer, "png", pnginfo=info, **video)
         return buffer.getvalue()
     if kind == "gif":
-        picture.save(buffer, "gif", comment=json.dumps(told).encode(), **film)
+        picture.save(buffer, "gif", comment=json.dumps(told).encode(), **video)
         return buffer.getvalue()
     exif = Image.Exif()
     exif[IMAGE_DESCRIPTION] = json.dumps(told)
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
-    picture.save(buffer, kind, exif=exif, **options, **film)
+    picture.save(buffer, kind, exif=exif, **options, **video)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A checked request: what the model, the preset and the reward together can do, before anything is drawn."""
+"""A plan: model, method and reward combined and validated before anything is drawn."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def plan(
         steps, cfg, eta, sde, negative_prompt, batch_size: of the sampler; default the model's own steps and cfg, the preset's
             eta.
         strength: the share of the steps that is run from the reference, in (0, 1].
-        reward_frames: of a film, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
+        reward_frames: of a video, those that rewards of pictures score: "all", "first", "middle", or a number, evenly spaced.
     """
     model, preset, reward = model_of(model), preset_of(preset), framed(reward_of(reward), reward_frames)
     check_settings(preset)

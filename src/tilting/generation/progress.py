@@ -1,4 +1,4 @@
-"""A bar on stderr: what is loaded, then draws, with the running reward and the time left."""
+"""Progress bar on stderr: loading, then sampling, with the running reward and the time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `generate` run: what its folder lacks is loaded, drawn and written, then the grid. Importing this imports no torch."""
+"""A `generate` run: draws what its folder lacks, then the grid. Torch-free to import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting.config.auto import AUTO, Budget
 from tilting.config.generate import GenerateConfig, black_box
-from tilting.config.picture import read_film, read_picture
+from tilting.config.picture import read_picture, read_video
 from tilting.errors import TiltingError
 from tilting.generation.auto import settled, told
 from tilting.generation.fit import fitted
@@ -173,11 +173,11 @@ def plan_missing(place: Folder, parts: Parts, missing: Sequence[int] | None = No
 
 def plan_of(config: GenerateConfig, who: Sequence[Identity], parts: Parts) -> Plan:
     """The request of some images of a config, checked against what was loaded; its picture is read. Raises TiltingError."""
-    check_format(config.format, film=len(parts.model.image_shape) > 3)
+    check_format(config.format, video=len(parts.model.image_shape) > 3)
     *frames, _, height, width = parts.model.image_shape
     reference = None
     if config.image and config.mask is None:
-        reference = read_film(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
+        reference = read_video(config.image, frames[0], height, width) if frames else read_picture(config.image, height, width)
     return plan(
         parts.model,
         who,

@@ -1,4 +1,4 @@
-"""The value function of a group, and what becomes of a finished one: each finished latent is decoded and scored once."""
+"""The value function of a group, and its finish: each final latent is decoded and scored once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run takes before it is made: FLOP and bytes by part, counted on fake tensors, which know shapes and hold nothing.
+"""FLOP and memory of a run by part, counted on fake tensors, which have shapes but no data.
 
     FLOP = Σ counts · units       counts: the loop run on stubs (`tilting.cost`); a unit: one image through a part, there, or
                                   there and back, by torch's FlopCounterMode
@@ -220,11 +220,11 @@ def _bytes(parts: Any, each: float | None = None) -> int:
 
 
 def _scored(reward: Any, scoring: list[Any], shape: tuple[int, ...], count: bool, steep: bool) -> dict[str, Unit]:
-    """A reward's units for one picture, or a film's frames, of random pixels."""
+    """A reward's units for one picture, or a video's frames, of random pixels."""
     if not scoring:
         return {"reward": Unit(0, 0), "reward back": Unit(0, 0)}
 
-    scorer = as_sum(reward) if len(shape) > 3 else reward  # a sum knows what of a film is scored
+    scorer = as_sum(reward) if len(shape) > 3 else reward  # a sum knows what of a video is scored
 
     def score(images: Tensor) -> Tensor:
         return scorer(images, [PICTURE])

@@ -1,4 +1,4 @@
-"""What `--trace` records of a run: every particle's estimate at each look, its reward, and who was copied over whom.
+"""Recording of `--trace`: every particle's estimate at each step, its reward, and its parent.
 
 A `Recorder` listens to the events of `tilting.generation.generate.draw`; what it decodes and scores beside the method is its
 own cost, and changes no result. The method's own rewards are kept where it looked; an estimate that only the trace looks at is
@@ -116,7 +116,7 @@ class Recorder:
         return _Seen(0, None, None, None, None, _listed(value), n, self._thumbs(images, n))
 
     def _thumbs(self, images: Tensor, n: int) -> Any:
-        """Pictures (m, 3, h, w), or films' middle frames, as bytes (m, h, w, 3) of a size that fits."""
+        """Pictures (m, 3, h, w), or videos' middle frames, as bytes (m, h, w, 3) of a size that fits."""
         images = images[:, images.shape[1] // 2] if images.dim() == 5 else images
         h, w = images.shape[-2:]
         cells = n * (1 + math.ceil(self.plan.ticks / self.every))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tilting.declare import Registry
 
 INPUTS = {
-    "images": "(b, 3, h, w) float in [0, 1], or films (b, frames, 3, h, w)",
+    "images": "(b, 3, h, w) float in [0, 1], or videos (b, frames, 3, h, w)",
     "prompts": "b strings",
     "judge": "pocket-judge, a `tilting.metrics.judge.PocketJudge`",
     "clip": "(b, d) CLIP embeddings of the images",

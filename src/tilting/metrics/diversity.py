@@ -57,7 +57,7 @@ def mean_distance(images: Tensor, table: Callable[[Tensor, Tensor | None], Tenso
     needs=("reference-image", "lpips"),
 )
 def lpips_input(lpips: Lpips, images: Tensor, reference: Tensor) -> Tensor:
-    """LPIPS of images (b, 3, h, w), or of films (b, frames, 3, h, w), with as many others -> (b,), at least 0."""
+    """LPIPS of images (b, 3, h, w), or of videos (b, frames, 3, h, w), with as many others -> (b,), at least 0."""
     with torch.no_grad():
         return lpips(images, reference)
 

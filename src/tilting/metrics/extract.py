@@ -30,7 +30,7 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """images (b, 3, h, w) float in [0, 1] -> (b, d) float64 on the CPU, of films (b, frames, 3, h, w) the mean over their
+        """images (b, 3, h, w) float in [0, 1] -> (b, d) float64 on the CPU, of videos (b, frames, 3, h, w) the mean over their
         frames. Raises what `check_images` raises."""
         if images.ndim == 5:
             return self(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
@@ -64,7 +64,7 @@ def read_batches(
     Args:
         paths: files of the pictures.
         size: maximum batch size.
-        read: reads a file; `tilting.features.film.read_frames` gives whole films (b, frames, 3, h, w).
+        read: reads a file; `tilting.features.video.read_frames` gives whole videos (b, frames, 3, h, w).
     """
     batch: list[Tensor] = []
     for path in paths:

@@ -50,7 +50,7 @@ class PocketJudge:
         """Log-probabilities of every class: "concept", "style" and "background", each (b, classes) on the images' device.
 
         Args:
-            images: (b, 3, h, w) float in [0, 1]; other sizes than 64 x 64 are resized. Of films (b, frames, 3, h, w) the mean
+            images: (b, 3, h, w) float in [0, 1]; other sizes than 64 x 64 are resized. Of videos (b, frames, 3, h, w) the mean
                 over frames is given.
 
         Raises:
@@ -74,7 +74,7 @@ class PocketJudge:
         """The log-probability of what each prompt asks.
 
         Args:
-            images: (b, 3, h, w) float in [0, 1], or films (b, frames, 3, h, w), of which it is the mean over frames.
+            images: (b, 3, h, w) float in [0, 1], or videos (b, frames, 3, h, w), of which it is the mean over frames.
             prompts: b strings.
 
         Returns:

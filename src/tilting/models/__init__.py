@@ -1,4 +1,4 @@
-"""Models: what draws. `load` gives one by name, folder or hub id; importing this room imports neither torch nor diffusers.
+"""Diffusion models. `load` returns one by name, folder or hub id; importing this package imports neither torch nor diffusers.
 
 Pipelines of diffusers are entered by their own calls (`call`); `families` says how another model is declared.
 """

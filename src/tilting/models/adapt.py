@@ -1,4 +1,4 @@
-"""A reward's networks changed for training: a LoRA of their own, or dropout inside (Clark et al. 2024).
+"""Changes of a reward's networks for training: a LoRA of their own, or dropout inside (Clark et al. 2024).
 
 r_φ = adapt(ξ, φ), the critic of DPG (C.2): a LoRA on the linear layers of the networks in a reward, those of its text
 tower left out (its embeddings are kept between calls, without gradient).

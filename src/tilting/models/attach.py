@@ -1,4 +1,4 @@
-"""What a loaded model draws with: LoRAs in place of those before, and the inputs of the sampler that were learned with one."""
+"""Attaches LoRAs, and sampler inputs that were learned with one, to a loaded model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pipeline's outputs before guidance, which controls and learned inputs of the sampler are made of."""
+"""A pipeline's network outputs before guidance, for controls and learned inputs of the sampler."""
 
 from __future__ import annotations
 

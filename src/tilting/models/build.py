@@ -1,4 +1,4 @@
-"""A pipeline put together of a folder, its inputs and the parts that those name."""
+"""Assembles a pipeline from a folder, its inputs, and the parts that they name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tilting.models.families import CONFIG, kind_of
 from tilting.models.loading import OF_NO_USE, load_part, load_pipeline, loading
 from tilting.models.pipeline import Pipeline
 from tilting.models.shapes import enterable
-from tilting.models.told import LOADED, check_controlnet, check_told, pictures_of, renamed
+from tilting.models.told import LOADED, check_controlnet, check_told, renamed
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +54,8 @@ def load_told(
             attach_ip_adapter(pipe, Path(str(inputs["ip_adapter"])))
             pipe.set_ip_adapter_scale(inputs.get("ip_adapter_scale", 1.0))
     own = {name: value for name, value in inputs.items() if name not in LOADED}
-    told = pictures_of(renamed(shape, own))
-    mine = {prompt: pictures_of(renamed(shape, one)) for prompt, one in each.items()}
-    return Pipeline(pipe, name, steps, cfg, told, mine)
+    mine = {prompt: renamed(shape, one) for prompt, one in each.items()}
+    return Pipeline(pipe, name, steps, cfg, renamed(shape, own), mine)
 
 
 def attach_ip_adapter(pipe: Any, folder: Path) -> None:

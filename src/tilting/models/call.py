@@ -1,5 +1,5 @@
-"""A diffusers pipeline's own ``__call__`` as pure functions of latents: entered anew for every evaluation, left where the
-scheduler would step.
+"""A diffusers pipeline's own ``__call__`` as pure functions of latents: entered for every evaluation, and left at the
+scheduler's step.
 
     output  = the call up to step i      x enters as what step i - 1 returned (at step 0: as what the call's latents are)
     picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it (`tail`)
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.door import Door
-from tilting.models.entry import Entry, Halt, Stepped, rows_of
+from tilting.models.entry import Entry, Halt, OtherBranches, Stepped, rows_of
 from tilting.models.loop import alone
 from tilting.models.memo import Memo, content, fresh, tensors
 from tilting.models.schedulers import Noise, first_order
+from tilting.models.shapes import source_of
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
 
@@ -105,15 +106,17 @@ class Call:
         self.prepared, self._placed = Memo(2**26), Memo(2**24)
         self._probe = self._probing()
         entry = Entry(self, [sample], 0, blind=True)
-        halt = entry.run()
-        if not isinstance(halt, Halt):
-            raise TiltingError(f"the call of a {type(door.pipe).__name__} makes no step")
+        halt = self.left(entry)
+        if self.noise.variance_exploding and "self.scheduler.sigmas" in source_of(type(door.pipe).__name__):
+            raise TiltingError(f"a {type(door.pipe).__name__} scales by sigmas of its own: give it a scheduler that keeps none")
         assert entry.times is not None
         same = entry.times == torch.as_tensor(halt.t, dtype=entry.times.dtype, device=entry.times.device)
         self.begin = int(same.nonzero()[0])
         self.length = len(entry.times) - self.begin
         self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
         self.copies = len(halt.sample)
+        if not halt.sample.equal(halt.sample[:1].expand_as(halt.sample)):
+            raise TiltingError(f"the loop of a {type(door.pipe).__name__} holds the frames of a video as images of their own")
         made = entry.latents
         self.direct = (
             made is not None and made.shape == halt.sample.shape and torch.allclose(made, halt.sample, 0.0, 0.0, equal_nan=True)
@@ -165,8 +168,9 @@ class Call:
                 return sample
 
             @functools.wraps(base.step)
-            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **__: Any) -> Stepped:
-                stepped = probe.entry.step(output, t, sample)
+            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **more: Any) -> Stepped:
+                apart = more.get("per_token_timesteps") is not None  # by which a step goes the other way, x + |dt| output
+                stepped = probe.entry.step(-output if apart else output, t, sample)
                 if hasattr(base, f"_init{INDEX}"):  # by which a picture that is blended in after a step is noised
                     if probe.step_index is None:
                         base._init_step_index(probe, t)
@@ -224,12 +228,14 @@ class Call:
         """What the call is told of these images."""
         names, m = self.door.names, len(prompts)
         told = {k: fresh(v) for k, v in self.told.items() if k in names}
-        told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k)}
+        lone = m == 1 and "list of prompts is not" in source_of(type(self.door.pipe).__name__)  # which takes a text alone
+        told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k) and not lone}
         if subject := self.door.subject:
-            told[subject] = m if subject == "batch_size" else list(prompts)
-        own = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
+            told[subject] = m if subject == "batch_size" else prompts[0] if lone else list(prompts)
+        own: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
         if "generator" in names:
-            own["generator"] = [torch.Generator().manual_seed(0) for _ in prompts]
+            each = [torch.Generator().manual_seed(0) for _ in prompts]
+            own["generator"] = each[0] if lone else each
         return told | {k: v for k, v in own.items() if k in names}
 
     @property
@@ -250,11 +256,11 @@ class Call:
         x: Tensor,
         t: Time,
         prompts: Sequence[Any],
-        replay: list[Any] | None = None,
+        replay: Entry | None = None,
         apart: bool = False,
         over: Mapping[str, Any] | None = None,
-    ) -> tuple[Halt, list[Any]]:
-        """What the step at a time is given for latents x (m, ...), and what the networks said."""
+    ) -> tuple[Halt, Entry]:
+        """What the step at a time is given for latents x (m, ...), and the entry, which has what the networks said."""
         i, time = self.at(t)
         call, places = self, None
         if self.alone:
@@ -263,12 +269,18 @@ class Call:
         elif i == 0 and not self.direct:
             call, i, time = self.longer, 1, t
         entry = Entry(call, prompts, i, x, time, replay, places=places, apart=apart)
-        halt = entry.run(**(over or {}))
-        return halt, entry.seen
+        return self.left(entry, **(over or {})), entry
+
+    def left(self, entry: Entry, **over: Any) -> Halt:
+        """How an entry left the call. Raises TiltingError where it came to the end."""
+        halt = entry.run(**over)
+        if not isinstance(halt, Halt):
+            raise TiltingError(f"the call of a {type(self.door.pipe).__name__} makes no step {entry.stop}")
+        return halt
 
     def several(self, prompts: Sequence[Any]) -> bool:
         """Whether the loop holds as many states as there are prompts."""
-        halt = Entry(self, prompts, 0, blind=True).run()
+        halt = self.left(Entry(self, prompts, 0, blind=True))
         copies, odd = divmod(len(halt.sample), len(prompts))
         return not odd and tuple(halt.sample.shape[1:]) == self.shape and copies == self.copies
 
@@ -323,7 +335,8 @@ class Call:
             x, t, prompts: see `denoise`.
             apart: each branch in a network call of its own.
         """
-        halt, seen = self.halted(x, t, prompts, apart=apart)
+        halt, entry = self.halted(x, t, prompts, apart=apart)
+        seen = entry.seen
         out = self._read(halt.output, x)
         if not asked_twice(seen, len(x)):
             return out, None, out, halt
@@ -333,7 +346,10 @@ class Call:
             first, second = (self._read(one[:, :wide], x) for one in mix.branches(seen, len(x)))
             return mix.guided(first, second), second - first, second, halt
         more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
-        return out, self._read(self.halted(x, t, prompts, seen, over=more)[0].output, x) - out, None, halt
+        try:
+            return out, self._read(self.halted(x, t, prompts, entry, over=more)[0].output, x) - out, None, halt
+        except OtherBranches:  # not those of a scale: of perturbed attention alone, or of layers left out
+            return out, None, None, halt
 
     def _mix(self, seen: list[Any], output: Tensor, m: int, t: float) -> Mix | None:
         """How guidance mixes the answers of m images at a time; None where it is no line, or these do not tell."""

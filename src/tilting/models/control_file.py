@@ -1,4 +1,5 @@
-"""A control as one folder: a LoRA, a label embedding, its classifiers, a description; safetensors and json only.
+"""Saving and loading of a control: a folder with a LoRA, a label embedding, classifiers and a description, as safetensors and
+JSON.
 
 It loads on plain diffusers and this package: `load_control` for the whole, ``pipe.load_lora_weights(CTL + "/lora")`` for the
 LoRA alone. In a model's network a control is an adapter of its own that is on in its own term alone, so that the model with

@@ -1,20 +1,20 @@
-"""Path KL of a controlled chain to the pre-trained one, summed up while it is drawn.
+"""Path KL between a controlled chain and the pre-trained one, accumulated while sampling.
 
-    KL = Σ_t |Δmean_t|² / (2 std_t²),   Δmean = α_s Δx0 + sqrt(σ_s² - std²) Δeps
+    KL = Σ_t |Δmean_t|² / (2 std_t²)
 
-over the steps with a density (std > 0), summed over latent dimensions.
+over the steps with a density (std > 0), summed over latent dimensions; a step's mean is linear in x0 and eps, so that Δmean is
+the transition of Δx0 and Δeps.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from tilting.schedule import step_std
+from tilting.schedule import Law, step_std, transition
 from tilting.types import Prediction, Time
 
 
@@ -25,33 +25,30 @@ class PathKl:
     the control alone adds to theirs.
 
     Args:
-        grid: of the sampler.
+        grid: that the sampler runs on.
         eta: its noise; at 0 there is no density, and no KL.
+        law: of that noise.
     """
 
-    def __init__(self, grid: Sequence[Time], eta: float):
-        self.weights: dict[float, tuple[float, float]] = {}
-        for t, s in pairwise(grid):
-            std = step_std(t, s, eta)
-            if std > 0:
-                scale = std * math.sqrt(2)
-                self.weights[t.t] = (s.alpha / scale, math.sqrt(max(s.sigma**2 - std**2, 0.0)) / scale)
+    def __init__(self, grid: Sequence[Time], eta: float, law: Law = "posterior"):
+        self.steps = {t.t: (t, s) for t, s in pairwise(grid) if step_std(t, s, eta, law) > 0}
+        self.noise = eta, law
         self._sums: dict[tuple[float, int], float] = {}
         self._counts: dict[tuple[float, int], int] = {}
 
     def __call__(self, controlled: Prediction, pretrained: Prediction, t: Time, rows: Tensor) -> None:
-        if t.t not in self.weights:
+        if t.t not in self.steps:
             return
-        a, b = self.weights[t.t]
-        apart = a * (controlled.x0 - pretrained.x0) + b * (controlled.eps - pretrained.eps)
-        for row, size in zip(rows.tolist(), apart.cpu().double().flatten(1).square().sum(1).tolist(), strict=True):
+        apart = Prediction(*(mine - base for mine, base in zip(controlled, pretrained, strict=True)))
+        mean, std, _ = transition(apart, *self.steps[t.t], *self.noise)
+        for row, size in zip(rows.tolist(), (mean / std).cpu().double().flatten(1).square().sum(1).tolist(), strict=True):
             key = (t.t, row)
-            self._sums[key] = self._sums.get(key, 0.0) + size
+            self._sums[key] = self._sums.get(key, 0.0) + size / 2
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def take(self, images: int) -> Tensor | None:
         """(images,) KL of the images drawn since the last call, or None where no step has a density."""
-        if not self.weights:
+        if not self.steps:
             return None
         total = torch.zeros(images, dtype=torch.float64, device="cpu")
         for (t, row), value in self._sums.items():

@@ -1,4 +1,4 @@
-"""What a control's folder says of itself, and what is asked of it, read without torch.
+"""Description of a control's folder, and parsing of requested labels. Torch-free.
 
     CTL/control.json                     this description, written last, with digests of the weights
     CTL/embedding.safetensors            E_y (`tilting.models.labels.LabelEmbedding`)

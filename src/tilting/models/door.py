@@ -1,4 +1,4 @@
-"""A pipeline whose parts stand behind doors: what encodes prompts and pictures is asked once for each content.
+"""Caches a pipeline's encoders: prompts and pictures are encoded once per content.
 
 Autoencoders' posteriors answer with their mean: what a picture is encoded as does not depend on a draw.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tilting.lazy import torch
 from tilting.models.lora import active, lora_parameters
 from tilting.models.memo import Memo, Unknown, content, fresh, tensors, trees
+from tilting.models.shapes import source_of
 from tilting.models.text import is_learning
 
 if TYPE_CHECKING:
@@ -71,6 +72,17 @@ class Encoded(tuple):
         raise AttributeError(name)
 
 
+def hooked(part: Any) -> bool:
+    """Whether a pipeline listens to what is computed in a part, as some do for a layer's answers."""
+    hooks = () if part is None else (hook for one in part.modules() for hook in one._forward_hooks.values())
+    return any(str(getattr(hook, "__module__", "")).startswith("diffusers.pipelines") for hook in hooks)
+
+
+def _processors(parts: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """(a network, what attends in it) of each."""
+    return [(part, dict(part.attn_processors)) for part in parts.values() if hasattr(part, "attn_processors")]
+
+
 def own_numbers(image: Tensor) -> Tensor:
     """NaN where a picture is infinite, which the tail's clamp would take for white or black."""
     return image.masked_fill(image.isinf(), torch.nan)
@@ -95,6 +107,7 @@ class Door:
         for name, part in pipe.components.items():
             if name.startswith("tokenizer") and hasattr(part, "deprecation_warnings"):  # `text.tell_of_cuts` says what is cut
                 part.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+        self.attending = _processors(self.inside) if "set_pag_attn_processor(" in source_of(type(pipe).__name__) else []
         self.memo, self.zeros = Memo(), Memo()
         self.state: tuple[Any, ...] = ()
         self.singly = False
@@ -111,9 +124,11 @@ class Door:
         values = {name: told.get(name, one.default) for name, one in self.names.items() if SCALES.fullmatch(name)}
         return {name: value for name, value in values.items() if isinstance(value, int | float) and name in self.names}
 
-    def remembered(self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
+    def remembered(
+        self, name: str, function: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made, part: Any = None
+    ) -> Any:
         """A function of prompts or pictures that is asked once for each content, and LoRAs that are on, without gradient; where
-        what encodes is trained, anew."""
+        what encodes is trained, or the pipeline listens in, anew."""
 
         @functools.wraps(function)
         def asked(*given: Any, **more: Any) -> Any:
@@ -123,6 +138,8 @@ class Door:
 
             if is_learning() and torch.is_grad_enabled():
                 return change(function(*given, **more))
+            if hooked(part):
+                return make()
             try:
                 key = name, self.state, content(given), content(more)
             except Unknown:
@@ -155,11 +172,11 @@ class Door:
             finally:
                 self.pipe.__class__, self.state = kind, before
 
-    def encoder(self, name: str, forward: Callable[..., Any]) -> Any:
+    def encoder(self, name: str, forward: Callable[..., Any], part: Any = None) -> Any:
         """A text encoder that is asked of each text once: of those that are new together, or, where `singly` says so, of each
         by itself, so that what a text becomes does not depend on what else is drawn, or was forgotten. Of what is no rows of
         texts it is asked as a whole."""
-        memo, tree = self.remembered(name, forward), trees()
+        memo, tree = self.remembered(name, forward, part=part), trees()
 
         def of(value: Any, rows: Any) -> Any:
             return tree.tree_map(lambda v: v[rows] if isinstance(v, torch.Tensor) else v, value)
@@ -179,7 +196,7 @@ class Door:
             sizes = {len(t) if t.ndim else 0 for t in tensors((given, more))}
             if getattr(more.get("position_ids"), "ndim", 0) > 2:  # (axes, rows, tokens), as multimodal RoPE has them
                 return memo(*given, **more)
-            if len(sizes) != 1 or sizes <= {0, 1} or (is_learning() and torch.is_grad_enabled()):
+            if len(sizes) != 1 or sizes <= {0, 1} or (is_learning() and torch.is_grad_enabled()) or hooked(part):
                 return memo(*given, **more)
             rows = [of((given, more), slice(i, i + 1)) for i in range(sizes.pop())]
             try:
@@ -193,6 +210,11 @@ class Door:
             return memo(*given, **more)
 
         return asked
+
+    def attend(self) -> None:
+        """Put back what attends in the networks, which a call with perturbed attention changes, and would at its end."""
+        for part, own in self.attending:
+            part.set_attn_processor(dict(own))
 
     @contextlib.contextmanager
     def changing(self, *changes: Change) -> Iterator[None]:

@@ -1,4 +1,5 @@
-"""One entry into a pipeline's call: latents put in where its loop would have them, and what its step is given taken out."""
+"""One entry into a pipeline's call: injects latents at a step of its loop, and captures the arguments of the scheduler's
+step."""
 
 from __future__ import annotations
 
@@ -26,10 +27,14 @@ class Halt(BaseException):
         self.output, self.t, self.sample = output, t, sample
 
 
-class Stepped(tuple):
-    """What ``step`` returns, with ``return_dict`` or without."""
+class OtherBranches(Exception):
+    """A replay asks for other answers than there were: with another scale the call makes another number of branches."""
 
-    prev_sample = property(lambda self: self[0])
+
+class Stepped(tuple):
+    """What ``step`` returns, with ``return_dict`` or without; of the last step the estimate of a consistency model as well."""
+
+    prev_sample = pred_original_sample = denoised = property(lambda self: self[0])
 
 
 class Bar:
@@ -60,7 +65,7 @@ class Entry:
         stop: the index of the step to leave at; None goes to the end.
         x: (m, ...) what enters; None where the call's own latents are to be looked at.
         time: what the loop is to have at the index ``stop``, in place of its own time.
-        replay: answers of the loop's networks at ``stop``, in place of theirs.
+        replay: an entry whose networks' answers at ``stop`` are given in place of theirs.
         blind: ask the networks nothing that is known to be a tensor of some shape.
         noiseless: what the call noises is noised by zeros.
         places: of the steps that the loop is to make, in its list of times; None for all of them.
@@ -74,7 +79,7 @@ class Entry:
         stop: int | None,
         x: Tensor | None = None,
         time: Time | None = None,
-        replay: list[Any] | None = None,
+        replay: Entry | None = None,
         blind: bool = False,
         noiseless: bool = False,
         places: Sequence[int] | None = None,
@@ -103,9 +108,9 @@ class Entry:
         if i == self.stop:
             raise Halt(output, t, sample)
         if self.x is None or (self.stop is not None and i < self.stop - 1):
-            return Stepped((sample,))
+            return Stepped([sample] * 2)
         wide = torch.promote_types(sample.dtype, torch.float32) if self.stop is None else sample.dtype
-        return Stepped((self.enters(sample, wide),))
+        return Stepped([self.enters(sample, wide)] * 2)
 
     def network(self, name: str, part: Any) -> Callable[..., Any]:
         """A part of the loop: itself at the index that is asked for, zeros at others; before the loop, remembered."""
@@ -121,7 +126,7 @@ class Entry:
             key = (name, *((tuple(t.shape), t.device) for t in tensors((given, more))))  # of any precision, as a tail is
             at = self.count == self.stop
             if at and self.replay is not None:
-                out = self.replay[len(self.seen)][1]
+                out = self.replay.answer(len(self.seen), key)
             elif at and not self.blind:
                 ask = in_halves if self.apart else whole
                 out = ask(forward, given, more, 2 * len(self.prompts))
@@ -140,6 +145,12 @@ class Entry:
             return out
 
         return told
+
+    def answer(self, place: int, key: Any) -> Any:
+        """What was answered to so many questions before. Raises OtherBranches where it was to another one."""
+        if self.shapes[place : place + 1] != [key]:
+            raise OtherBranches
+        return self.seen[place][1]
 
     def prepared(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
         entering = self.x is not None and self.stop == 0
@@ -188,7 +199,7 @@ class Entry:
         for name, part in door.outside.items():
             if part is not door.vae:
                 remembers = door.encoder if name.startswith("text") else door.remembered
-                swaps.append((part, "forward", remembers(name, part.forward)))
+                swaps.append((part, "forward", remembers(name, part.forward, part=part)))
         if hasattr(pipe, "encode_prompt"):
             swaps.append((pipe, "encode_prompt", self.encoding(pipe.encode_prompt)))
         if hasattr(pipe, "prepare_latents"):
@@ -196,10 +207,14 @@ class Entry:
         swaps += [*door.autoencoder(), *call.guider(over)]
         elsewhere = torch.get_default_device().type != "cpu"  # a pipeline makes some of its tensors where nothing is said
         with door.open(swaps), torch.device("cpu") if elsewhere else nullcontext():
+            door.attend()
             try:
                 return door.call(pipe, **(call.arguments(self.prompts) | over))
             except Halt as halt:
                 return halt.with_traceback(None)  # whose frames hold the graph
+            finally:
+                if not torch.is_grad_enabled():  # activations may yet be computed anew
+                    door.attend()
 
 
 def whole(forward: Callable[..., Any], given: Any, more: Any, rows: int) -> Any:

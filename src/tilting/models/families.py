@@ -1,4 +1,4 @@
-"""What a folder says of the model in it: its class, its defaults, what it is without. Torch-free, of its own json alone.
+"""Class, defaults and missing parts of the model in a folder, from its JSON files. Torch-free.
 
 A pipeline of diffusers needs no loader of its own. A model that is none is declared beside its loader, in one file,
 

@@ -1,5 +1,4 @@
-"""Labels as an input of a denoiser: CTRL's augmented model g(t, c, y, x; ψ), ψ = [θ, φ] (Zhao et al. 2024, section 4.2 and
-App. D.1).
+"""Label-conditioned denoiser: CTRL's augmented model g(t, c, y, x; ψ), ψ = [θ, φ] (Zhao et al. 2024, section 4.2, App. D.1).
 
 φ is an embedding with |Y| + 1 rows, zero at first; its last row means "no label" and stays zero. A continuous label has a
 small network whose last layer is zero at first. Several labels add. Where the embedding enters:

@@ -1,4 +1,4 @@
-"""A diffusers pipeline from a folder, a hub id or a single file. The only caller of diffusers' loaders."""
+"""Loads a diffusers pipeline from a folder, a hub id or a single file. The only caller of diffusers' loaders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small autoencoder that decodes estimates and carries their gradients, in the place of the model's own.
+"""A small autoencoder that decodes intermediate estimates, with gradients, instead of the model's own.
 
     image = d(x · s' + m'),  x = (z - m) / s        z: what the model's own decoder would be given; s and m of each decoder
 
@@ -78,10 +78,10 @@ def entering(config: Any, x: Tensor) -> Tensor:
 
 
 def look_of(small: Any, vae: Any, name: str, folder: str) -> Look:
-    """The look of a small autoencoder, frozen. Raises TiltingError where it alone, or the model's own alone, is of films."""
+    """The look of a small autoencoder, frozen. Raises TiltingError where it alone, or the model's own alone, is of videos."""
     if len({any(p.ndim == 5 for p in one.parameters()) for one in (small, vae)}) > 1:
         what = f"the look decoder {folder!r} is a {type(small).__name__}, and {name!r} has a {type(vae).__name__}"
-        raise TiltingError(f"{what}, one of them of pictures and one of films: leave --look-decoder out")
+        raise TiltingError(f"{what}, one of them of pictures and one of videos: leave --look-decoder out")
     return Look(small.eval().requires_grad_(False), vae.config)
 
 

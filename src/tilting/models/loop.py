@@ -1,4 +1,4 @@
-"""Whether a step of a pipeline's loop can be made without those before it, by the source of its class.
+"""Static analysis of a pipeline's loop: whether a step can be made without those before it.
 
 It can where a pass depends on nothing but x, its time and what stands before the loop: not on its number, nor on what an
 earlier pass has left. Branches that a call does not take (those of arguments that are None) are left out of account.
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from tilting.models.shapes import STEP, dotted, method_of
+from tilting.models.passes import STEP, Pruned, calls, dotted
+from tilting.models.shapes import method_of
 
 ASKED = {"step", "order", "config", "scale_model_input", "timesteps", "set_timesteps", "set_begin_index", "init_noise_sigma"}
 """What a call may ask its scheduler for beside."""
@@ -35,8 +36,8 @@ def alone(name: str, none: frozenset[str]) -> bool:
     function = copy.deepcopy(found)
     names = [node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     gone = {name for name in _left_out(function) if names.count(name) == 1}
-    function = _Pruned((none - set(names)) | gone).visit(function)
-    loops = [node for node in ast.walk(function) if isinstance(node, ast.For) and STEP in set(_calls(node))]
+    function = Pruned((none - set(names)) | gone).visit(function)
+    loops = [node for node in ast.walk(function) if isinstance(node, ast.For) and STEP in set(calls(node))]
     if len(loops) != 1:
         return False
     loop = loops[0]
@@ -75,7 +76,7 @@ def _in_order(node: ast.AST | None) -> Iterator[tuple[str, str]]:
         yield from _in_order(node.value)
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             yield node.target.id, "load"
-        if node.value is not None and STEP in set(_calls(node.value)):
+        if node.value is not None and STEP in set(calls(node.value)):
             first = targets[0].elts[0] if isinstance(targets[0], ast.Tuple) else targets[0]
             yield dotted(first), STEP
         for target in targets:
@@ -101,29 +102,6 @@ def _in_order(node: ast.AST | None) -> Iterator[tuple[str, str]]:
             yield from _in_order(child)
 
 
-class _Pruned(ast.NodeTransformer):
-    """A function without the branches of arguments that are None."""
-
-    def __init__(self, none: frozenset[str]):
-        self.none = none
-
-    def visit_If(self, node: ast.If) -> Any:
-        self.generic_visit(node)
-        return node.orelse if self.fails(node.test) else node
-
-    def visit_IfExp(self, node: ast.IfExp) -> Any:
-        self.generic_visit(node)
-        return node.orelse if self.fails(node.test) else node
-
-    def fails(self, test: ast.AST) -> bool:
-        """Whether a condition is false, as far as is known."""
-        if isinstance(test, ast.BoolOp):
-            return (any if isinstance(test.op, ast.And) else all)(self.fails(one) for one in test.values)
-        if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot) and ast.unparse(test.comparators[0]) == "None":
-            return dotted(test.left).removeprefix("self.") in self.none
-        return dotted(test).removeprefix("self.") in self.none
-
-
 def _without_dead(body: list[ast.stmt]) -> list[ast.stmt]:
     """Statements without bars' updates, and without assignments to names that nothing reads."""
     while True:
@@ -140,7 +118,7 @@ class _Cleared(ast.NodeTransformer):
 
     def visit_Assign(self, node: ast.Assign) -> Any:
         plain = all(isinstance(target, ast.Name) and target.id not in self.loaded for target in node.targets)
-        return None if plain and not set(_calls(node.value)) else node
+        return None if plain and not set(calls(node.value)) else node
 
     def visit_Expr(self, node: ast.Expr) -> Any:
         return None if dotted(getattr(node.value, "func", node)) in ("progress_bar.update", "xm.mark_step") else node
@@ -151,11 +129,6 @@ class _Cleared(ast.NodeTransformer):
             return None
         node.body = node.body or [ast.Pass()]
         return None if not node.orelse and all(isinstance(one, ast.Pass) for one in node.body) else node
-
-
-def _calls(node: ast.AST) -> Iterator[str]:
-    """What is called in a part."""
-    return (dotted(one.func) or "?" for one in ast.walk(node) if isinstance(one, ast.Call))
 
 
 def _looks_at(nodes: list[ast.AST], name: str) -> bool:

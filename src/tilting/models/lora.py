@@ -1,4 +1,4 @@
-"""LoRA on the network of a model: W' = W + Σ_i w_i B_i A_i (Hu et al. 2022). peft is imported here and in `adapt` alone.
+"""LoRA on a model's network: W' = W + Σ_i w_i B_i A_i (Hu et al. 2022). Only this module and `adapt` import peft.
 
 Targets are the paper's: cross-attention (attn2) and feed-forward layers of the UNet (Clark et al. 2024, A.1). Where image and
 text attend jointly (Stable Diffusion 3, FLUX), the one attention stands for both attn1 and attn2. alpha = rank, so that the

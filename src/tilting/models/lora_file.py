@@ -1,4 +1,4 @@
-"""Where a LoRA lies, and at what scale it is asked for: DIR, DIR/lora or a file, each with =SCALE. Torch-free."""
+"""Paths and scales of LoRAs: DIR, DIR/lora or a file, each with =SCALE. Torch-free."""
 
 from __future__ import annotations
 

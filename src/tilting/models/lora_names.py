@@ -1,4 +1,4 @@
-"""What LoRA files call their layers, read through diffusers' own converters: one naming comes out.
+"""Layer names of LoRA files, normalised by diffusers' own converters.
 
     COMPONENT.LAYER.lora.down.weight, .up.weight    a module's name in unet, transformer, text_encoder, text_encoder_2
                                                     (of CLIP with "text_model.", whatever transformers calls it today)

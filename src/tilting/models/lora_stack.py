@@ -1,4 +1,4 @@
-"""LoRAs on a model: stacked, in place of others, in a window of steps."""
+"""LoRAs on a model: stacked, replaced, or active in a window of steps."""
 
 from __future__ import annotations
 

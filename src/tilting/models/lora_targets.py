@@ -1,4 +1,4 @@
-"""Which layers of a network a LoRA changes, and what files call them."""
+"""Which layers of a network a LoRA changes, and their names in files."""
 
 from __future__ import annotations
 

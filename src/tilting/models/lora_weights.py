@@ -1,4 +1,4 @@
-"""The weights of a LoRA: read of any naming, written in diffusers' format (`pipe.load_lora_weights(folder)`) or others, mixed.
+"""Weights of a LoRA: read in any naming, written in diffusers' format (`pipe.load_lora_weights(folder)`) or others, and mixed.
 
 A state maps the canonical names of `tilting.models.lora_names` to tensors, alpha / rank taken into B: its scale is 1.
 """

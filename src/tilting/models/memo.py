@@ -1,4 +1,4 @@
-"""Values that are told apart by what they hold, made once and kept within a bound."""
+"""Bounded caches keyed by content."""
 
 from __future__ import annotations
 
@@ -41,8 +41,13 @@ def content(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool | bytes | torch.dtype | torch.device):
         return type(value).__name__, value
     if hasattr(value, "tobytes"):  # pictures of PIL, arrays
-        return type(value).__name__, getattr(value, "size", None), hashlib.blake2b(value.tobytes()).digest()
+        how = [str(getattr(value, name, None)) for name in ("size", "mode", "shape", "dtype")]
+        return type(value).__name__, *how, content(getattr(value, "palette", None) and value.getpalette()), _digest(value)
     raise Unknown(type(value).__name__)
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.blake2b(value.tobytes()).digest()
 
 
 def trees() -> Any:

@@ -1,4 +1,4 @@
-"""The names of models, and their defaults. Torch-free."""
+"""Names of models, and their defaults. Torch-free."""
 
 from __future__ import annotations
 

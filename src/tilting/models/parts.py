@@ -1,4 +1,4 @@
-"""The networks of a pipeline, as a model has them: what is trained, moved, checkpointed, and reads prompts."""
+"""The networks of a pipeline: which are trained, moved to a device, checkpointed, or encode prompts."""
 
 from __future__ import annotations
 
@@ -53,6 +53,9 @@ class Parts:
         if not self.component:
             raise TiltingError(f"a {type(pipe).__name__} has no network that denoises")
         for network in self.networks():
+            if getattr(network, "is_cache_enabled", False):
+                kind = type(network).__name__
+                raise TiltingError(f"the {kind} keeps a cache between steps: call its disable_cache(), and give cache= here")
             network.eval().requires_grad_(False)
 
     def __getattr__(self, name: str) -> Any:

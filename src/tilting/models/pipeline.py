@@ -1,4 +1,4 @@
-"""Any pipeline of diffusers as a model: its own call (`tilting.models.call`), told whatever it takes.
+"""Any diffusers pipeline as a model, through its own call (`tilting.models.call`).
 
     tl.load(folder, height=768, width=512)
     tl.load(folder, image=picture, mask_image=mask)           of every image drawn
@@ -24,6 +24,7 @@ from tilting.models.entry import Entry
 from tilting.models.memo import Memo, Unknown, content
 from tilting.models.parts import Parts
 from tilting.models.shapes import check_inputs, check_share, enough_for, share_of
+from tilting.models.told import pictures_of
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Decode = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1]."""
+"""(latents (m, ...), rows (m,)) -> pictures (m, 3, h, w), or videos (m, frames, 3, h, w), in [0, 1]."""
 CALLS = 64
 """Calls that are kept, of different steps and inputs."""
 
@@ -77,8 +78,9 @@ class Pipeline(Parts):
         inputs: Mapping[str, Any] | None = None,
         each: Mapping[str, Mapping[str, Any]] | None = None,
     ):
-        super().__init__(pipe, name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__), inputs or {})
-        self.each = {prompt: dict(told) for prompt, told in (each or {}).items()}
+        name = name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
+        super().__init__(pipe, name, pictures_of(inputs or {}))
+        self.each = {prompt: pictures_of(told) for prompt, told in (each or {}).items()}
         self.kind = type(pipe).__name__
         for told in (self.inputs, *self.each.values()):
             check_inputs(self.kind, self.door.names, told)
@@ -175,6 +177,8 @@ class Pipeline(Parts):
             except Exception as error:  # of many kinds: what the pipeline says of its inputs
                 if out_of_memory(error):
                     raise
+                if isinstance(error, NameError) and error.name:  # what diffusers imports where it is installed
+                    raise TiltingError(f"a {self.kind} needs {error.name}: pip install {error.name}") from error
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise TiltingError(f"a {self.kind} does not take this: {lines[0]}") from error
 
@@ -365,7 +369,7 @@ class Pipeline(Parts):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(3, h, w), or (frames, 3, h, w) of a film."""
+        """(3, h, w), or (frames, 3, h, w) of a video."""
         if not self._image_shape:
             blank, z, rows = tail.blank(self.door.vae), torch.zeros(1, *self.latent_shape, device=self.device), torch.arange(1)
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Where a model runs, in which precision, and by which switches. Torch-free to import.
+"""Device, precision and performance switches of a model. Torch-free to import.
 
 The network and the text encoders run in the precision asked for, the autoencoder in its own, float32 unless told; latents,
 noise and schedules stay float32, and log-weights float64 on the CPU. Noise is always drawn on the CPU, so that a picture is
@@ -94,35 +94,33 @@ class Switches:
     """
 
     precision_vae: Annotated[
-        Literal["fp32", "fp16", "bf16"] | None, Option(default="fp32"), Doc("Of the autoencoder: fp32, fp16 or bf16.")
+        Literal["fp32", "fp16", "bf16"] | None, Option(default="fp32"), Doc("Precision of the autoencoder: fp32, fp16 or bf16.")
     ] = None
     look_decoder: Annotated[
         str | None,
         Metavar("DIR|auto"),
-        Doc("A small autoencoder that decodes estimates; what is kept is decoded by the model's."),
+        Doc("A small autoencoder for intermediate estimates; final images use the model's own."),
     ] = None
     quantize: Annotated[
-        Literal["4bit", "8bit", "int8"] | None, Doc("Weights of the network: 4bit or 8bit by bitsandbytes, int8 by torchao.")
+        Literal["4bit", "8bit", "int8"] | None,
+        Doc("Quantize the network's weights: 4bit or 8bit by bitsandbytes, int8 by torchao."),
     ] = None
     cache: Annotated[
-        float | None, Gt(0), Le(1), Metavar("THRESHOLD"), Doc("First-block cache of a transformer, an approximation: 0.05.")
+        float | None, Gt(0), Le(1), Metavar("THRESHOLD"), Doc("First-block cache of a transformer, an approximation; try 0.05.")
     ] = None
-    tf32: Annotated[bool, Doc("Float32 products in TF32, on a GPU that has it.")] = False
+    tf32: Annotated[bool, Doc("Matrix products in TF32, on GPUs that have it.")] = False
     vae_tiling: Annotated[bool, Doc("Decode in tiles, whose seams may show.")] = False
     vae_slicing: Annotated[bool, Doc("Decode images one at a time.")] = False
-    recompute: Annotated[bool, Doc("Make activations again on the way back, for less memory.")] = False
+    recompute: Annotated[bool, Doc("Recompute activations in the backward pass, to save memory.")] = False
     offload: Annotated[
         Literal["text", "parts", "network"] | None,
-        Doc("Kept in main memory while idle: text encoders; all parts; the network too, by blocks."),
+        Doc("Keep idle parts in main memory: text encoders; all parts; the network too, block by block."),
     ] = None
-    attention: Annotated[str | None, Metavar("NAME"), Doc("A back end of diffusers for attention, such as flash.")] = None
+    attention: Annotated[str | None, Metavar("NAME"), Doc("Attention backend of diffusers, such as flash.")] = None
     compile: Annotated[bool, Doc("Compile the network's repeated blocks.")] = False
-    channels_last: Annotated[bool, Doc("Channels innermost in memory, which some GPUs' convolutions like.")] = False
+    channels_last: Annotated[bool, Doc("Channels-last memory format, faster convolutions on some GPUs.")] = False
     memory: Annotated[
-        str | None,
-        Metavar("12GB"),
-        Check(_memory),
-        Doc("What may be used: batch size, recompute and offload are chosen for it."),
+        str | None, Metavar("12GB"), Check(_memory), Doc("Memory limit; batch size, recompute and offload are chosen for it.")
     ] = None
 
     @classmethod

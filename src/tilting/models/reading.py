@@ -1,4 +1,4 @@
-"""What a pipeline's call reads of prompts: the values of its ``encode_prompt``, by the names that the call gives them, changed.
+"""Changes what a pipeline's call gets from its ``encode_prompt``, by the names of the returned values.
 
 long prompts    read in windows (AUTOMATIC1111), by pipelines whose text encoders are CLIP's alone
 a negative      replaced by what is learned of it (`tilting.models.sampler_inputs`)
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tilting.errors import TiltingError
 from tilting.lazy import torch
 from tilting.models.lora_targets import is_clip
-from tilting.models.shapes import dotted, method_of
+from tilting.models.passes import dotted
+from tilting.models.shapes import method_of
 from tilting.models.text import in_windows
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a pipeline's scheduler says of noise and times, for steps of ours."""
+"""Noise schedule and timesteps of a pipeline's scheduler."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def meant_by(config: Mapping[str, Any]) -> Kind:
     return kind
 
 
-FIRST_ORDER = {"CogVideoXDPMScheduler": "CogVideoXDDIMScheduler"}
-"""Schedulers of the noise of another, which steps by the first order."""
+FIRST_ORDER = {
+    "CogVideoXDPMScheduler": "CogVideoXDDIMScheduler",
+    "FlowMatchHeunDiscreteScheduler": "FlowMatchEulerDiscreteScheduler",
+}
+"""Schedulers of the noise of another, which steps by the first order: their own lists have times twice, or their steps more."""
 OWN = ("DDIM", "LCM", "TCD")
 """What the names of schedulers hold whose times are taken as they are, though they keep no sigmas."""
 
@@ -77,9 +80,9 @@ class Noise:
         """The grid of these times, the end of it included."""
         if self.flow:
             assert sigmas is not None
-            scales = [(s, 1 - s) if self.inverted else (1 - s, s) for s in sigmas[: len(times)]]
-            points = [Time(float(t), a, s) for t, (a, s) in zip(times, scales, strict=True) if s > 0]
-            return [*points, Time(0.0, 1.0, 0.0)]
+            scales = [(s, 1 - s) if self.inverted else (1 - s, s) for s in sigmas[: len(times) + 1]]
+            points = [Time(float(t), a, s) for t, (a, s) in zip(times, scales, strict=False) if s > 0]
+            return [*points, Time(0.0, *scales[len(times)])]
         if sigmas is not None and len(sigmas) > len(times):
             scales = [(1 / math.hypot(1, s), s / math.hypot(1, s)) for s in sigmas[: len(times) + 1]]
             points = [Time(float(t), *one) for t, one in zip(times, scales, strict=False)]
@@ -111,10 +114,14 @@ def first_order(scheduler: Any) -> Noise:
     name, options = real.__name__, inspect.signature(real.__init__).parameters
     if config.get("thresholding") and "thresholding" in options:
         raise TiltingError(f"a {name} with thresholding, which clips every estimate, is not known")
-    flow = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas") and "use_flow_sigmas" in options)
-    if flow:
-        inverted = bool(config.get("invert_sigmas"))
-        return Noise("flow", True, inverted, real, dict(scheduler.__dict__))
+    matching = name.startswith("FlowMatch")
+    if matching or (config.get("use_flow_sigmas") and "use_flow_sigmas" in options):
+        kind = "flow" if matching or config.get("prediction_type") == "flow_prediction" else meant_by(config)
+        if kind == "v_prediction" or (matching and (config.get("sigma_max") or 1) > 1):
+            raise TiltingError(f"a {name} whose states are no mixture of a picture and noise is not known")
+        if name in FIRST_ORDER:
+            scheduler = getattr(diffusers, FIRST_ORDER[name]).from_config(config)
+        return Noise(kind, True, bool(config.get("invert_sigmas")), type(scheduler), dict(scheduler.__dict__))
     if not hasattr(scheduler, "alphas_cumprod") or name.startswith("EDM"):
         raise TiltingError(f"a {name} does not say with which noise this model was trained")
     kind = meant_by(config)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError, nearest
+from tilting.models.passes import STEP, carried, dotted
 
-STEP = "self.scheduler.step"
 REQUIRED = object()
 """The default of an argument that has none."""
 
@@ -35,6 +35,10 @@ OURS = {
     "num_videos_per_prompt": "images",
     "output_type": "nothing: pictures are tensors",
     "return_dict": "nothing: pictures are tensors",
+    "eta": "eta",
+    "denoising_end": "1: what is drawn is drawn to its end",
+    "callback": "a method",
+    "callback_steps": "a method",
     "callback_on_step_end": "a method",
     "callback_on_step_end_tensor_inputs": "a method",
 }
@@ -132,13 +136,6 @@ def _within(node: ast.AST, loops: int = 0) -> Iterator[tuple[str, int]]:
         yield from _within(child, loops + isinstance(child, ast.For | ast.While))
 
 
-def dotted(node: ast.AST) -> str:
-    """``self.scheduler.step`` of a chain of names."""
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
-
-
 def _most(node: ast.AST, said: str) -> int:
     """How often at most a call is made in one pass; of branches one is taken."""
     if isinstance(node, ast.If | ast.IfExp):
@@ -157,10 +154,10 @@ def _why(name: str) -> str:
     if function is None:
         return "it has no call of its own"
     calls = list(_within(function))
-    others = sorted({one for one, _ in calls if re.fullmatch(r"self\.(?!scheduler\b)\w*scheduler\w*\.step", one)})
+    others = sorted({one for one, _ in calls if re.fullmatch(r"(self\.)?(?!scheduler\b)\w*scheduler\w*\.step", one)})
     steps = [loops for one, loops in calls if one == STEP]
     if others:
-        return f"it steps by several schedulers ({others[0].split('.')[1]})"
+        return f"it steps by several schedulers ({others[0].split('.')[-2]})"
     if not steps:
         return "its call makes no step of a scheduler: it asks other pipelines, or samples in another way"
     if min(steps) == 0:
@@ -172,7 +169,25 @@ def _why(name: str) -> str:
         return f"its call makes {most} steps for one evaluation"
     if not any(one == "self.progress_bar" for one, _ in calls):
         return "its loop does not say where it begins (no progress bar)"
-    return ""
+    if any(one.endswith("register_forward_hook") for one, _ in calls):
+        return "its call hooks into its networks"
+    return _left(name, {})
+
+
+@cache
+def source_of(name: str) -> str:
+    """The text of the call of a class; empty of one that diffusers does not have."""
+    function = method_of(name, "__call__")
+    return "" if function is None else ast.unparse(function)
+
+
+def _left(name: str, told: Mapping[str, Any]) -> str:
+    """Why the loop of a class that is told these cannot be entered at any step, or nothing."""
+    function = method_of(name, "__call__")
+    if function is None:
+        return ""
+    off = frozenset(key for key, value in {**_defaults(function), **told}.items() if value is None or value is False)
+    return ", ".join(f"its loop hands {one!r} from step to step" for one in carried(function, off)[:1])
 
 
 @cache
@@ -211,12 +226,16 @@ def check_inputs(kind: str, names: Any, told: Mapping[str, Any]) -> None:
         names: of its call's arguments.
         told: the inputs.
     """
+    if shape_of(kind) is not None:
+        enterable(kind)
     known = [name for name in names if name not in OURS and name != "self"]
     for name in told:
         if name in OURS:
             raise TiltingError(f"the input {name!r} of a {kind} is {OURS[name]} here")
         if name not in known:
             raise TiltingError(f"a {kind} takes no input {name!r}{nearest(name, known)}")
+    if why := _left(kind, told):
+        raise TiltingError(f"a {kind} cannot be steered with these inputs: {why}")
 
 
 def share_of(kind: str, told: Mapping[str, Any]) -> float:

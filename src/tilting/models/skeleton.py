@@ -1,4 +1,4 @@
-"""A model without its weights: the networks of its configurations as fake tensors, which know shapes and hold nothing."""
+"""A model without weights: the networks of its configs as fake tensors, which have shapes but no data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `tilting.models.placement.Switches` turn on, by diffusers', accelerate's and torch's own switches.
+"""Applies `tilting.models.placement.Switches` through diffusers, accelerate and torch.
 
 Written for a GPU; on a CPU all of it runs, and most of it saves nothing.
 """

@@ -1,4 +1,4 @@
-"""The tail of a pipeline's call, from the last step's latents to pictures, and that way backwards."""
+"""The end of a pipeline's call, from the last latents to pictures, and its inverse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., Any] | None = None) -> Tensor:
-    """Pictures (m, 3, h, w), or films (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable. ``look`` decodes in
+    """Pictures (m, 3, h, w), or videos (m, frames, 3, h, w), in [0, 1] of clean latents; differentiable. ``look`` decodes in
     the autoencoder's place."""
     door, kept = call.door, []
     if door.vae is None:
@@ -36,14 +36,16 @@ def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., An
         with swapped((door.vae, "decode", decoded)):
             try:
                 made = Entry(call, prompts, None, x).run()[0]
-            except (RuntimeError, TypeError) as error:  # a tail of numpy, which takes no gradient
-                if not kept or out_of_memory(error):
+            except Exception as error:  # a tail of numpy, which takes no gradient, or no tensors
+                if not kept or isinstance(error, TiltingError) or out_of_memory(error):
                     raise
                 made = None
     if not isinstance(made, torch.Tensor):
         image = (own_numbers(kept[0]) / 2 + 0.5).clamp(0, 1)
         image = image.transpose(1, 2) if image.ndim == 5 else image
         _same(call, image, made)
+        if image.shape[-3] != 3:
+            raise TiltingError(f"a {type(door.pipe).__name__} draws {image.shape[-3]} channels: pictures have 3")
         made = image
     return made.to(x.dtype)
 
@@ -97,7 +99,7 @@ def before_decoder(call: Call, x: Tensor, prompts: Sequence[Any]) -> Tensor:
 
 
 def encode(call: Call, images: Tensor, prompts: Sequence[Any]) -> Tensor:
-    """Latents (m, ...) of pictures (m, 3, h, w) or films (m, frames, 3, h, w) in [0, 1]: the tail backwards.
+    """Latents (m, ...) of pictures (m, 3, h, w) or videos (m, frames, 3, h, w) in [0, 1]: the tail backwards.
 
     Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
     x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product. Where d = 0 the picture is not x's (outside an

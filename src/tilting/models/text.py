@@ -1,4 +1,4 @@
-"""How texts become tokens: what is cut of them and told, windows of long ones, and whether encoders are trained."""
+"""Tokenisation: warnings about truncated prompts, windows of long ones, and training of text encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pipeline is told beside its prompts, checked by its class's own source and its folder's json before a weight is read.
+"""Inputs of a pipeline besides its prompts, validated by its class's source and its folder's JSON before weights are read.
 
     --input guidance_rescale=0.7 --input image=cat.png      NAME=VALUE; what names a picture's file becomes the picture
     --height --width --frames --mask --controlnet --ip-adapter
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.features.film import open_frames
-from tilting.features.picture import open_rgb
+from tilting.features.picture import open_rgb, upright
+from tilting.features.video import open_frames
+from tilting.lazy import torch
 from tilting.models.families import CONFIG, kind_of, read_json, usual
 from tilting.models.names import find_model
 from tilting.models.shapes import OURS, REQUIRED, Shape, check_inputs, check_share, enterable, shape_of
@@ -34,9 +35,11 @@ CALLED = {
     "mask_image": "--mask FILE",
     "control_image": "--input control_image=FILE",
 }
+ORIENTATION = 0x0112
+"""Of EXIF."""
 MULTIPLE = 8
 FRAMES = 257
-"""The most frames of a film."""
+"""The most frames of a video."""
 
 
 def parse_inputs(words: Sequence[str]) -> dict[str, Any]:
@@ -280,7 +283,17 @@ def check_pictures(told: Mapping[str, Any]) -> None:
 
 
 def picture_of(name: str, value: Any) -> Any:
-    """A picture from its file; other values as they are. Raises TiltingError for a file that is none."""
+    """A picture from its file, or of bytes, as pipelines take one, RGB and upright; other values as they are. Raises
+    TiltingError for what is none."""
+    if isinstance(value, list | tuple):
+        return type(value)(picture_of(name, one) for one in value)
+    if str(getattr(value, "dtype", "")).removeprefix("torch.") == "uint8" and value.ndim > 2:  # diffusers takes it for floats
+        return _of_bytes(value)
+    if hasattr(value, "getexif") and "mask" not in name and (value.mode != "L" or value.getexif().get(ORIENTATION, 1) != 1):
+        try:
+            return upright(value)
+        except TiltingError as error:
+            raise TiltingError(f"the picture of the input {name!r} {error}") from error
     if not isinstance(value, str | Path):
         return value
     if not Path(value).is_file():
@@ -292,6 +305,16 @@ def picture_of(name: str, value: Any) -> Any:
     except TiltingError as error:
         raise TiltingError(f"the file {str(value)!r} of the input {name!r} {error}") from error
     return picture.convert("L") if "mask" in name else picture
+
+
+def _of_bytes(value: Any) -> Any:
+    """Pictures of PIL from an array (..., h, w, 3 or 1), or a tensor (..., 3 or 1, h, w), of bytes."""
+    from PIL.Image import fromarray
+
+    value = value.movedim(-3, -1).cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if value.ndim > 3:
+        return [_of_bytes(one) for one in value]
+    return fromarray(value[..., 0] if value.shape[2:] == (1,) else value)
 
 
 def pictures_of(told: Mapping[str, Any]) -> dict[str, Any]:

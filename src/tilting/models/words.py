@@ -1,4 +1,4 @@
-"""The language of `pocket`: what its prompts can say, and how to read them back.
+"""The language of `pocket`: the prompts it understands, and how to parse them.
 
 A prompt is "a fox", "a fox, noto style", "a fox on a blue background" or "a fox on a blue background, noto style".
 Plain data and string functions; neither torch nor weights are needed to write, read or refuse a prompt.

@@ -1,4 +1,4 @@
-"""What there is to know of an objective: what it declares, and what it costs by running it (which needs torch)."""
+"""Description of an objective for lists and docs: what it declares, and what it costs (which needs torch)."""
 
 from __future__ import annotations
 

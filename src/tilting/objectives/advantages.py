@@ -1,4 +1,4 @@
-"""What an image's reward is worth beside others': the advantages of policy objectives. Statistics are float64 on the CPU.
+"""Advantages of policy objectives: rewards relative to those of other images. Statistics are float64 on the CPU.
 
     group     (r - mean) / std within a prompt's images                              GRPO
     buffer    the same over the last rewards of a prompt                             DDPO

@@ -1,4 +1,4 @@
-"""What an objective sees: the trained denoiser and the frozen one, a reward on clean latents, and who is being drawn.
+"""Input of an objective: the trained and the frozen denoiser, a reward of clean latents, and the identities of the images.
 
 Nothing here knows of models, LoRA or optimisers, so that the same objectives train a UNet's LoRA and a toy drift on the
 analytic mixture.
@@ -232,9 +232,9 @@ class BaseObjective:
 
     @property
     def splits(self) -> bool:
-        """Whether its loss is a mean over images, each by itself: parts of a batch then give it one after the other. Of another
-        the networks alone see parts, and it sees the whole batch."""
-        return self.needs_gradient
+        """Whether its loss is a mean over images, each by itself, and a step makes one update: parts of a batch then give it
+        one after the other. Of another the networks alone see parts, and it sees the whole batch."""
+        return self.needs_gradient and not self.updates_several
 
     @property
     def needs_density(self) -> bool:

@@ -1,4 +1,4 @@
-"""The error that pre-training minimises, of the network's own output."""
+"""The pre-training loss of a network's own output."""
 
 from __future__ import annotations
 

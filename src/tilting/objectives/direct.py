@@ -1,4 +1,4 @@
-"""Objectives that bring the reward's gradient to early steps without a chain of Jacobians: srpo, drtune.
+"""Objectives that apply the reward's gradient at early steps without a product of Jacobians: srpo, drtune.
 
 srpo      noise a finished sample by known noise, make one step, take what is left of the noise off again     Shen et al. 2025
 drtune    back-propagate through the chain, the network's input held at every step                            Wu et al. 2024

@@ -1,4 +1,4 @@
-"""On-policy distillation: the model learns what a teacher would have done.
+"""On-policy distillation of a teacher: LoRAs, or a steered sampler.
 
     a network    |mean_θ(x_t) - mean_teacher(x_t)|² / (2 std²) at the states of the model's own chains      Li et al. 2026
     a sampler    the error of pre-training on the steered sampler's finished samples: steer, then bake

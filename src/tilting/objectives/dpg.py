@@ -1,5 +1,4 @@
-"""Deterministic policy gradient (Silver et al. 2014) as Clark et al. 2024 try it, C.2: sampling as a policy, a critic for what
-it will be worth.
+"""Deterministic policy gradient (Silver et al. 2014) as in Clark et al. 2024, C.2: sampling as a policy, with a learned critic.
 
     state s_t = (x_t, t, c),   action a_t = eps_θ(x_t, t, c),   next state x_s = f(x_t, a_t), the sampler's own step
     Q_φ(s_t, a_t) = r_φ(x̂_0(x_s)),   x̂_0(x_s) = (x_s - σ_s eps_θ(x_s, s, c)) / α_s          Eq. 3 (whose α, σ are those of s)

@@ -1,4 +1,4 @@
-"""What came after GRPO: noise in a window of steps alone, other trust regions, another reward.
+"""Variants of GRPO: noise in a window of steps, other trust regions, another reward.
 
     mixgrpo      SDE steps, and the loss, in a window that slides over the chain; ODE elsewhere      Li et al. 2025
     grpo-fast    a window at a random place, where a group branches from one ODE path                Liu et al. 2025
@@ -113,7 +113,7 @@ class MixGrpo(Windowed):
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class GrpoFast(Windowed):
-    """Flow-GRPO-Fast: a group branches at a random step of one ODE path, and a step or two are learned from.
+    """Flow-GRPO-Fast: a group branches at a random step of one ODE path, and training uses a step or two of it.
 
         l ~ Uniform of the first ``within`` of the steps
         for each prompt of the batch: one ODE path to step l; K branches, random in l .. l + w - 1, ODE after them
@@ -140,7 +140,7 @@ class GrpoFast(Windowed):
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class GrpoGuard(Grouped):
-    """GRPO-Guard: importance ratios that are centred and of one spread at all times, and gradients of one size.
+    """GRPO-Guard: importance ratios normalised to one mean and spread at all times, and gradients to one size.
 
         for each prompt of the batch: K chains x_T .. x_0 of θ, without gradients;  A_k as in GRPO
         for each epoch, each minibatch of the steps with a density, in random order:

@@ -1,4 +1,4 @@
-"""A function of a latent that is made twice: now without gradients, and again with them on the way back.
+"""Gradient checkpointing of a function of a latent: computed without gradients, and again with them in the backward pass.
 
     forward    y = f(x; θ)                                nothing is held of it but x
     backward   y = f(x; θ) again, then ∂y/∂x and ∂y/∂θ against the slopes that arrive

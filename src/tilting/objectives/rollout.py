@@ -1,4 +1,4 @@
-"""The differentiable rollout: x_T ... x_0 by the one transition, with gradients in the steps that a mask opens.
+"""The differentiable rollout x_T ... x_0, with gradients in the steps of a mask.
 
     x_s = mean(x_t, eps_θ(x_t)) + std z_s,   z keyed, so that a re-run is the same path
 

@@ -1,4 +1,4 @@
-"""Truncation: which steps of a rollout let gradients into the network. One abstraction for every method that back-propagates.
+"""Truncation: masks of the steps of a rollout that carry gradients, shared by all objectives that back-propagate.
 
     all            every step                                        DRaFT (checkpointed)
     last K         the last K                                        DRaFT-K

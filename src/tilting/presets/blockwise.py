@@ -59,12 +59,14 @@ class CoDeX(GradientPreset):
     schedule: Annotated[
         tuple[int, ...] | None,
         Each(Ge(1)),
-        Doc("N of each of so many equal parts of the run, taken up at the selections; the thesis has ten values."),
+        Doc("schedule of N: one value for each of as many equal parts of the run; the thesis has ten."),
     ] = None
     gradient_on: Annotated[
         Literal["all", "medoid", "mean", "winner"],
         Alias("share"),
-        Doc('particles that find a gradient: "all", the "medoid" or "mean" of k-means clusters, or the "winner" (ch. 7.2).'),
+        Doc(
+            'where gradients are computed: "all" particles, "medoid" or "mean" of k-means clusters, or the "winner" (ch. 7.2).'
+        ),
     ] = "all"
     clusters: Annotated[int, Ge(0), Doc("k; 0 takes half the particles.")] = 0
     start: Annotated[Start, Doc("independent x_T (Alg. 1) or one copied (the published code).")] = "independent"
@@ -73,7 +75,7 @@ class CoDeX(GradientPreset):
         Doc('"paper" takes the gradient through the denoiser; "code" through the decoder alone and caps the scale at 150.'),
     ] = "paper"
     rule: Annotated[
-        Rule, Doc('"cfg", the CFG-norm rule (App. A.1); "unit" or "plain" make ``strength`` a size of its own.')
+        Rule, Doc('"cfg", the CFG-norm rule (App. A.1); with "unit" or "plain", ``strength`` is an absolute step size.')
     ] = "cfg"
     name = "codex"
     paper = "the CoDeX thesis, Alg. 1-3"

@@ -26,11 +26,15 @@ class Methods(Registry["type[Preset]"]):
 METHODS = Methods("method", "tilting.methods")
 """Every method by its name; another package's is there by ``@METHODS.register`` or an entry point."""
 
-Particles = Annotated[int, Ge(1), Doc("N.")]
+Particles = Annotated[int, Ge(1), Doc("N, particles per image.")]
 Start = Annotated[Literal["independent", "copy"], Doc("draw N x_T, or copy one.")]
 Beta = Annotated[float, Gt(0), Doc("temperature of the tilt, in the reward's units.")]
 EssThreshold = Annotated[
-    float, Gt(0), Le(1), Alias("share"), Doc("resample below this fraction of N effective particles; 1 always does.")
+    float,
+    Gt(0),
+    Le(1),
+    Alias("share"),
+    Doc("resample if the effective sample size is below this fraction of N; 1 always does."),
 ]
 
 

@@ -20,12 +20,12 @@ from tilting.types import Watch
 
 ALL, MIDDLE = (1.0, 0.0), (0.7, 0.3)
 
-GuideWindow = Annotated[Window, Doc("(high, low) bounds of t/T inside which it guides, and repeats.")]
-Repeat = Annotated[int, Ge(1), Doc("K.")]
-Samples = Annotated[int, Ge(1), Doc("n, copies.")]
-Radius = Annotated[float, Ge(0), Doc("of their noise, relative to σ_t.")]
-Zeta = Annotated[float, Doc("ζ.")]
-ZetaRule = Annotated[Rule, Doc("how ζ sizes the step.")]
+GuideWindow = Annotated[Window, Doc("(high, low) bounds of t/T inside which steps are guided and repeated.")]
+Repeat = Annotated[int, Ge(1), Doc("K, how often each step is made.")]
+Samples = Annotated[int, Ge(1), Doc("n, noisy copies of the estimate.")]
+Radius = Annotated[float, Ge(0), Doc("std of the copies' noise, relative to σ_t.")]
+Zeta = Annotated[float, Doc("ζ, guidance strength.")]
+ZetaRule = Annotated[Rule, Doc("how ζ sets the step size.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Dps(Guided):
     rule: ZetaRule = "unit"
     form: Annotated[
         Literal["step", "score"],
-        Doc('where the gradient goes: "step" onto the drawn point, "score" onto eps (then ζ is 1 / β and rule is not used).'),
+        Doc('where the gradient is added: "step" to the drawn point, "score" to eps (then ζ is 1 / β and rule is not used).'),
     ] = "step"
     name = "dps"
     paper = "Chung et al. 2023"
@@ -116,8 +116,8 @@ class Mpgd(Guided):
     move 13-15 times and explains its large scale.
     """
 
-    strength: Annotated[float, Doc("c.")] = 0.2
-    rule: Annotated[Rule, Doc("how c sizes the step.")] = "unit"
+    strength: Annotated[float, Doc("c, step size on x0.")] = 0.2
+    rule: Annotated[Rule, Doc("how c sets the step size.")] = "unit"
     source: Annotated[Literal["paper", "code"], Doc('"paper" keeps eps, "code" keeps x_t.')] = "paper"
     window: GuideWindow = field(default=MIDDLE, kw_only=True)
     name = "mpgd"
@@ -151,7 +151,7 @@ class FreeDoM(Guided):
 
     strength: Annotated[float, Doc("ρ, relative to the CFG correction.")] = 0.2
     repeat: Repeat = 3
-    rule: Annotated[Rule, Doc('"cfg"; "unit" or "plain", with a strength to match, where there is no CFG correction.')] = "cfg"
+    rule: Annotated[Rule, Doc('"cfg"; without a CFG correction, "unit" or "plain" with a strength to match.')] = "cfg"
     window: GuideWindow = field(default=MIDDLE, kw_only=True)
     name = "freedom"
     paper = "Yu et al. 2023"
@@ -184,7 +184,7 @@ class Universal(Guided):
 
     strength: Annotated[float, Doc("w of the forward part, 1 / β in the reward's units.")] = 5.0
     backward: Annotated[int, Ge(0), Doc("m, steps of the backward part.")] = 1
-    rate: Annotated[float, Gt(0), Doc("size of a backward step.")] = 0.05
+    rate: Annotated[float, Gt(0), Doc("step size of the backward part.")] = 0.05
     repeat: Repeat = 1
     name = "ug"
     paper = "Bansal et al. 2023"
@@ -248,11 +248,11 @@ class Tfg(Smoothed):
     that grow or shrink over the run; here they are constant.
     """
 
-    rho: Annotated[float, Doc("ρ, size of the move of x_t.")] = 0.05
-    mu: Annotated[float, Doc("μ, size of each of the steps on x0.")] = 0.05
+    rho: Annotated[float, Doc("ρ, step size on x_t.")] = 0.05
+    mu: Annotated[float, Doc("μ, step size on x0.")] = 0.05
     steps: Annotated[int, Ge(0), Doc("m, steps on x0.")] = 1
     repeat: Repeat = 1
-    rule: Annotated[Rule, Doc("how ρ and μ size their steps.")] = "unit"
+    rule: Annotated[Rule, Doc("how ρ and μ set the step sizes.")] = "unit"
     radius: Annotated[float, Ge(0), Doc("σ̄ of the smoothing, relative to σ_t.")] = field(default=0.0, kw_only=True)
     name = "tfg"
     paper = "Ye et al. 2024"

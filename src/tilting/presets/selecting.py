@@ -139,7 +139,7 @@ class Svdd(Preset):
     Li et al. 2024. On one image it is CoDe(B = 1) but for the last step, where the real samples are not ranked.
     """
 
-    particles: Annotated[int, Ge(1), Doc("M, children of the one parent.")] = 4
+    particles: Annotated[int, Ge(1), Doc("M, children per step, of one parent.")] = 4
     tau: Annotated[float | None, Ge(0), Doc("temperature of the softmax that draws the child; None keeps the best.")] = None
     name = "svdd"
     paper = "Li et al. 2024"
@@ -203,7 +203,9 @@ class FkSteering(Preset):
 
     particles: Particles = 4
     strength: Annotated[float, Doc("λ = 1 / β.")] = 20.0
-    potential: Annotated[Literal["difference", "max", "sum"], Doc("which.")] = "max"
+    potential: Annotated[
+        Literal["difference", "max", "sum"], Doc("the potential: differences of rewards, or their maximum or sum so far.")
+    ] = "max"
     block: Annotated[int | None, Ge(1), Doc("draws between resamplings; default T / 5 (every 20 of 100 steps).")] = None
     ess_threshold: EssThreshold = 1.0
     start: Start = "independent"
@@ -223,7 +225,7 @@ class FkSteering(Preset):
 @METHODS.register
 @dataclass(frozen=True)
 class Rollover(Preset):
-    """Rollover budget forcing: children are drawn until one beats its parent, and what is saved is spent later.
+    """Rollover budget forcing: children are drawn until one beats its parent; the budget saved rolls over to later steps.
 
         x ~ N(0, I);  v = r(D(x0(x)));  left = 0
         for t = T ... 2:

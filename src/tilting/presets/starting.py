@@ -21,7 +21,7 @@ Rate = Annotated[float, Gt(0), Doc("learning rate.")]
 class Optimised(GradientPreset):
     """Gradient ascent on the starting noise through the whole chain; the best picture is kept."""
 
-    iterations: Annotated[int, Ge(2), Doc("I, looks at x_0, each but the last updated from.")] = 10
+    iterations: Annotated[int, Ge(2), Doc("I, evaluations of x_0; each but the last is followed by an update.")] = 10
     rate: Rate = 0.05
     density = False
     default_eta = 0.0
@@ -46,7 +46,7 @@ class Reno(Optimised):
 
     rate: Rate = 5.0
     prior: Annotated[float, Ge(0), Doc("weight of the log-density of the noise's norm.")] = 0.01
-    clip: Annotated[float, Gt(0), Doc("largest norm of an image's gradient.")] = 0.1
+    clip: Annotated[float, Gt(0), Doc("maximum norm of an image's gradient.")] = 0.1
     name = "reno"
     paper = "Eyring et al. 2024"
     published: ClassVar = {"iterations": 50, "rate": 5, "prior": 0.01, "clip": 0.1, "steps": 1}
@@ -98,8 +98,8 @@ class ZeroOrderSearch(Preset):
     """
 
     particles: Particles = 4
-    iterations: Annotated[int, Ge(1), Doc("rounds of N neighbours, after the look at x_T as it is.")] = 4
-    radius: Annotated[float, Gt(0), Le(1), Doc("λ, how far a neighbour is; at 1 it is another x_T.")] = 0.5
+    iterations: Annotated[int, Ge(1), Doc("rounds of N neighbours, after the evaluation of the first x_T.")] = 4
+    radius: Annotated[float, Gt(0), Le(1), Doc("λ, distance of a neighbour; at 1 it is independent of x_T.")] = 0.5
     name = "zo"
     paper = "Ma et al. 2025"
     density = False
@@ -112,11 +112,11 @@ class ZeroOrderSearch(Preset):
 @METHODS.register
 @dataclass(frozen=True)
 class SearchOverPaths(Preset):
-    """Search over paths: the best of many ways on from a noise level, which is gone back from a little and drawn again.
+    """Search over paths: branch at a noise level, keep the best particles, renoise them a little, and repeat.
 
         x^1 ... x^M at the noise level of ``start``, by the chain
         until x is clean:
-            each x^m noised back by ``forward`` steps, N times;  each drawn on by ``backward`` steps
+            each x^m renoised by ``forward`` steps, N times;  each denoised by ``backward`` steps
             keep the M whose estimate x0 of the last step has the highest r(D(x0))
         return the best of M by the finished picture
 
@@ -125,10 +125,10 @@ class SearchOverPaths(Preset):
     """
 
     particles: Particles = 2
-    branches: Annotated[int, Ge(1), Doc("N, ways on of each.")] = 2
-    forward: Annotated[int, Ge(1), Doc("Δ_f, steps that a round noises back.")] = 1
-    backward: Annotated[int, Ge(2), Doc("Δ_b, steps that it draws then; more than ``forward``.")] = 3
-    start: Annotated[float, Gt(0), Lt(1), Doc("share of the chain that is drawn before the first round.")] = 0.2
+    branches: Annotated[int, Ge(1), Doc("N, branches of each particle.")] = 2
+    forward: Annotated[int, Ge(1), Doc("Δ_f, steps that a round renoises.")] = 1
+    backward: Annotated[int, Ge(2), Doc("Δ_b, steps that a round then denoises; more than ``forward``.")] = 3
+    start: Annotated[float, Gt(0), Lt(1), Doc("share of the chain before the first round.")] = 0.2
     name = "paths"
     paper = "Ma et al. 2025"
     density = False
@@ -142,7 +142,7 @@ class SearchOverPaths(Preset):
 @METHODS.register
 @dataclass(frozen=True)
 class Lidar(Preset):
-    """LiDAR: a few cheap samples are looked ahead at, and guide the chain towards the rewarded of them, without any gradient.
+    """LiDAR: gradient-free guidance towards those of a few cheap look-ahead samples that have a high reward.
 
         x_0^j ~ the model in ``lookahead`` steps;  r^j = r(D(x_0^j)),  j = 1 ... samples
         x_T ~ N(0, I)
@@ -158,10 +158,10 @@ class Lidar(Preset):
     """
 
     particles: Annotated[int, Ge(1), Doc("N whole guided runs, the best kept.")] = 1
-    samples: Annotated[int, Ge(2), Doc("M, looked ahead at.")] = 8
-    lookahead: Annotated[int, Ge(1), Doc("steps of each of them.")] = 3
+    samples: Annotated[int, Ge(2), Doc("M, look-ahead samples.")] = 8
+    lookahead: Annotated[int, Ge(1), Doc("steps of each look-ahead sample.")] = 3
     beta: Beta = 0.05
-    strength: Annotated[float, Ge(0), Doc("s, of the guidance; 1 is the tilt's own.")] = 1.0
+    strength: Annotated[float, Ge(0), Doc("s, guidance strength; 1 targets the tilt.")] = 1.0
     name = "lidar"
     paper = "Kim et al. 2026"
     density = False

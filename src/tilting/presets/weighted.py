@@ -92,10 +92,10 @@ class Das(Twisted):
     """
 
     temper: Annotated[
-        float | None, Gt(0), Doc("γ; default reaches λ = 1 when 87 % of the run is done, as γ = .008 does at T = 100.")
+        float | None, Gt(0), Doc("γ; by default λ reaches 1 after 87 % of the run, as γ = .008 does at T = 100.")
     ] = None
     adaptive: Annotated[
-        bool, Doc("raise λ as far as keeps the effective sample size at ess_threshold · N, instead of by γ.")
+        bool, Doc("instead of by γ, raise λ as far as the effective sample size stays at ess_threshold · N.")
     ] = False
     name = "das"
     paper = "Kim et al. 2025"
@@ -139,7 +139,7 @@ class Psi(Twisted):
 @METHODS.register
 @dataclass(frozen=True)
 class Fkc(Preset):
-    """Feynman-Kac correctors: particles weighed so that CFG, and a power of the law, mean what they say; smc's tilt on top.
+    """Feynman-Kac correctors: weights with which CFG, or a power of the distribution, is sampled exactly; smc's tilt on top.
 
         x_T^i ~ N(0, I / power),  w^i = 1,  v_before^i = 0
         for t = T ... 1:
@@ -158,10 +158,8 @@ class Fkc(Preset):
     """
 
     particles: Particles = 4
-    beta: Annotated[float | None, Gt(0), Doc("temperature of the tilt, in the reward's units; null leaves the reward out.")] = (
-        0.05
-    )
-    power: Annotated[float, Gt(0), Doc("a, of the law: above 1 is sharper.")] = 1.0
+    beta: Annotated[float | None, Gt(0), Doc("temperature of the tilt, in the reward's units; null uses no reward.")] = 0.05
+    power: Annotated[float, Gt(0), Doc("a, power of the distribution; above 1 it is sharper.")] = 1.0
     block: Annotated[int, Ge(1), Doc("draws between weightings.")] = 1
     window: Annotated[Window, Doc("(high, low) bounds of t/T inside which steps are corrected.")] = (1.0, 0.0)
     ess_threshold: EssThreshold = 0.5

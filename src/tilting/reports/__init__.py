@@ -1,1 +1,1 @@
-"""reports."""
+"""Text tables, image grids, charts and pages."""

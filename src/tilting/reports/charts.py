@@ -1,4 +1,4 @@
-"""Charts by matplotlib, without windows or global state: as PNG files, or as SVG inside of pages.
+"""Charts by matplotlib, without windows or global state: as PNG files, or as SVG in pages.
 
 In a page every colour is a CSS variable, so that light and dark both fit: a colour of `PAGE` becomes ``var(--ink)``.
 """

@@ -1,4 +1,4 @@
-"""A run over its training steps: charts of a page, and the same as one picture."""
+"""Training curves of a run: charts for a page, and the same as one picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captioned pictures of runs, from their folders alone: `write_grid` of one, `comparison_grid` of several side by side."""
+"""Captioned image grids from run folders: `write_grid` of one run, `comparison_grid` of several side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tilting.disk import inner_path, write_atomically
 from tilting.errors import TiltingError
-from tilting.features.film import contact_sheet, open_frames
+from tilting.features.video import contact_sheet, open_frames
 from tilting.runs.files import GRID, keys_of, read_manifest
 
 SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
@@ -47,7 +47,7 @@ def letters(size: int) -> ImageFont.FreeTypeFont:
 
 
 def read(path: Path) -> Image.Image:
-    """The picture of a file, decoded; of a film its contact sheet. Raises TiltingError, naming it."""
+    """The picture of a file, decoded; of a video its contact sheet. Raises TiltingError, naming it."""
     try:
         return contact_sheet(open_frames(path))
     except TiltingError as error:

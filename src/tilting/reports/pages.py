@@ -1,4 +1,4 @@
-"""Pages that fetch nothing: a template of `templates/` filled, with its pictures inside and its colours by CSS class."""
+"""Self-contained pages: a template of `templates/` with pictures inlined and colours by CSS class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables for papers and other programs: CSV, and LaTeX of the package booktabs."""
+"""Tables as CSV, and as LaTeX for the package booktabs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as text: for a terminal, and for Markdown."""
+"""Tables as text for a terminal, and as Markdown."""
 
 from __future__ import annotations
 

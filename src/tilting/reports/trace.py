@@ -1,4 +1,4 @@
-"""How the steering happened, as plain data: looks, of each particle where it came from, its reward, what moved it.
+"""Traces as plain data: for each recorded step, each particle's parent, reward, and moves.
 
 Of a run it lies in trace/: for each image a JSON, and one WEBP of all its pictures. `tilting.reports.trace_page` shows it.
 """

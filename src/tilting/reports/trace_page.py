@@ -1,4 +1,4 @@
-"""The page and the figure of traces (`tilting.reports.trace`): a film, the lines of descent, rewards, gradients, a scrubber.
+"""Page and figure of a trace (`tilting.reports.trace`): a film strip with lines of descent, rewards, gradients, a scrubber.
 
 `page` gives HTML that fetches nothing: trace.html, or the content of an ``<iframe srcdoc>`` that shows a run live.
 """

@@ -1,4 +1,4 @@
-"""The words of every report, in one place: what a number is, in which unit, and how it is found. Torch-free.
+"""Definitions of all terms in reports: what a number is, its unit, and how it is computed. Torch-free.
 
 docs/glossary.md is made of them; pages of compare and evaluate carry those that they use, and link to them.
 """
@@ -91,7 +91,10 @@ TERMS = {
         "The network that gives the reward was pleased, not the one that has no share in it.",
     ),
     "less diverse": Term("the reward rose, no held-out judge fell, and pictures of one prompt are more alike than base's"),
-    "better": Term("the reward rose and no fall of a held-out judge or of diversity was found"),
+    "better": Term(
+        "the reward rose and no fall of a held-out judge or of diversity was found",
+        "Nor does the estimate of a judge lie more than its standard error below 0: that is *too few to say*.",
+    ),
     "no gain": Term("no rise of the reward was found"),
     "too few to say": Term(
         "there are not enough prompts or pictures to tell a difference from chance",

@@ -1,4 +1,4 @@
-"""What every reward is given, and what its answer must be before anyone relies on it."""
+"""Validation of a reward's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import RewardError, TiltingError, outlived
-from tilting.features.film import evenly
 from tilting.features.images import check_images
+from tilting.features.video import evenly
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
@@ -44,13 +44,18 @@ def precise(images: Tensor) -> Tensor:
     return images if images.dtype == torch.float64 else images.float()
 
 
+def takes_videos(reward: object) -> bool:
+    """Whether a reward takes whole videos: its ``videos`` is True (formerly ``films``)."""
+    return bool(getattr(reward, "videos", False) or getattr(reward, "films", False))
+
+
 def checked(reward: Reward, images: Tensor, prompts: list[str], frames: str = "all") -> Tensor:
     """Call a reward and verify its answer; gradients pass unchanged.
 
     Args:
         reward: any reward.
-        images: (b, 3, h, w) float in [0, 1]; or films (b, frames, 3, h, w), of which a reward scores frames, and has their
-            mean, unless its ``films`` is True: then it is given them whole.
+        images: (b, 3, h, w) float in [0, 1]; or videos (b, frames, 3, h, w), whose score is the mean over frames unless the
+            reward `takes_videos`.
         prompts: b strings.
         frames: which, see `chosen`.
 
@@ -62,7 +67,7 @@ def checked(reward: Reward, images: Tensor, prompts: list[str], frames: str = "a
             reward and, where one image is to blame, its row.
         TiltingError: the images or prompts themselves are wrong.
     """
-    if images.ndim == 5 and not getattr(reward, "films", False):
+    if images.ndim == 5 and not takes_videos(reward):
         return framewise(partial(checked, reward), images, prompts, frames)
     _check(reward, images, prompts)
     try:
@@ -76,25 +81,25 @@ def checked(reward: Reward, images: Tensor, prompts: list[str], frames: str = "a
 
 
 def _check(reward: Reward, images: Tensor, prompts: list[str]) -> None:
-    if images.ndim == 5 and getattr(reward, "films", False):
+    if images.ndim == 5 and takes_videos(reward):
         check_images(images.flatten(0, 1), [prompt for prompt in prompts for _ in range(images.shape[1])])
     else:
         check_images(images, prompts)
 
 
 def chosen(frames: str, count: int) -> list[int]:
-    """Which of a film's frames are scored: "all", the "first", the "middle" one, or a number of them, evenly spaced."""
+    """Which of a video's frames are scored: "all", the "first", the "middle" one, or a number of them, evenly spaced."""
     named = {"all": count, "first": 0, "middle": 1}
     wanted = named[frames] if frames in named else int(frames)
     return evenly(count, wanted) if wanted else [0]
 
 
-def framewise(score: Callable[[Tensor, list[str]], Tensor], films: Tensor, prompts: list[str], frames: str = "all") -> Tensor:
-    """The mean over frames (b,) of what a score of pictures says of films (b, frames, 3, h, w)."""
-    films = films if frames == "all" else films[:, chosen(frames, films.shape[1])]
-    count = films.shape[1]
+def framewise(score: Callable[[Tensor, list[str]], Tensor], videos: Tensor, prompts: list[str], frames: str = "all") -> Tensor:
+    """The mean over frames (b,) of what a score of pictures says of videos (b, frames, 3, h, w)."""
+    videos = videos if frames == "all" else videos[:, chosen(frames, videos.shape[1])]
+    count = videos.shape[1]
     try:
-        each = score(films.flatten(0, 1), [prompt for prompt in prompts for _ in range(count)])
+        each = score(videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(count)])
     except RewardError as error:
         raise RewardError(str(error), None if error.row is None else error.row // count) from error
     return each.unflatten(0, (-1, count)).mean(1)

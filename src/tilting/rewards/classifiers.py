@@ -1,4 +1,4 @@
-"""How surely a classifier sees what is asked.
+"""Rewards by classifiers: the log-probability of a class.
 
     likelihood    r(x) = log p(y | x)        of a fitted classifier at its calibrated temperature: CTRL's (Zhao et al. 2024)
     classify      r(x) = log p(label | x)    of any transformers image classifier, at most 0, in nats

@@ -1,4 +1,4 @@
-"""What is declared of a reward, beside it, and where all rewards stand.
+"""Declaration and registry of rewards.
 
     @REWARDS.declare("color", "near a colour", "-mean squared distance", argument=Argument("COLOUR", read_color))
     def color(color: str) -> Color: ...

@@ -1,4 +1,4 @@
-"""A reward on a device of its own: pictures go there, values and gradients come back."""
+"""A reward on another device: pictures are sent there, values and gradients come back."""
 
 from __future__ import annotations
 

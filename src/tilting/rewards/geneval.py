@@ -1,4 +1,4 @@
-"""`geneval`: are the objects there that a prompt's annotation asks for, so many, in those colours, and in those places?
+"""`geneval`: whether a picture has the objects of a prompt's annotation, with their counts, colours and positions.
 
     r = mean of: 1 - |n - count| / count of each object, its colour's likewise, its place (0 or 1), no excluded object (0 or 1)
 

@@ -1,4 +1,4 @@
-"""What is known of a prompt besides its text, for rewards that ask: GenEval's objects, the words that OCR is to read.
+"""Metadata of prompts for rewards that use it: GenEval's objects, the words of OCR.
 
 A prompts file's further columns are its metadata. They are bound to a reward where it is built, so that whatever scores a
 picture needs no more than its prompt.

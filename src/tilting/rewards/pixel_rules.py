@@ -1,4 +1,4 @@
-"""Closed forms of the pixels alone: no network, no prompt.
+"""Closed-form rewards of pixels: no network, no prompt.
 
     rotation    r(x) = 1/3 (‖x - Rot(x, 90°)‖² + ‖x - Rot(x, 180°)‖² + ‖x - Rot(x, 270°)‖²)    summed, at least 0
     symmetry    r(x) = -mean (x - mirror(x))²                                                  in [-1, 0]

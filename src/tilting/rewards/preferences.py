@@ -1,4 +1,4 @@
-"""What people like: networks trained on their ratings and choices, whose weights this package has not.
+"""Human preference rewards: networks trained on ratings and choices, whose weights are downloaded.
 
     aesthetic      r(x) = s(e(x) / |e(x)|)                      LAION's improved predictor (v2); s: five linear layers
     pickscore      r(x, c) = cos(image(x), text(c))             a CLIP trained on choices (Kirstain et al. 2023)

@@ -1,4 +1,4 @@
-"""The grammar of ``--reward``, and from specs to a reward: SPEC = NAME[:ARGUMENT][=WEIGHT].
+"""Parsing of ``--reward`` specs, NAME[:ARGUMENT][=WEIGHT], and construction of rewards.
 
 ``http(s)://...`` and ``file.py:function`` are recognised first. Neither torch nor weights are needed to refuse a spec.
 """

@@ -1,4 +1,4 @@
-"""`file.py:function`: a reward of the user's own."""
+"""`file.py:function`: a user's own reward."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TRIED, PROMPT = 64, "a fox"
 @dataclass(frozen=True)
 class UserReward(Scorer):
     """A user's function as a reward. Where a gradient is needed and ``function.differentiable`` does not say whether there is
-    one, it is tried once on a small picture; False is a black box. Of a film it is given the frames, or all of it,
-    (b, frames, 3, h, w), if ``function.films`` is True. If ``function.latents`` is True it sees no picture but latents as they
+    one, it is tried once on a small picture; False is a black box. Of a video it is given the frames, or all of it,
+    (b, frames, 3, h, w), if ``function.videos`` is True. If ``function.latents`` is True it sees no picture but latents as they
     are, (latents (b, ...), time, prompts) -> (b,): time.alpha and time.sigma say how noisy, time.t what the network is told. To
     select by it nothing is decoded; `tilting generate` alone asks such a one.
 
@@ -78,7 +78,7 @@ class UserReward(Scorer):
         plane = torch.stack(
             [wedge.expand(TRIED, TRIED), wedge[:, None].expand(TRIED, TRIED), wedge.flip(0).expand(TRIED, TRIED)]
         )
-        images = (plane.expand(1, 2, *plane.shape) if self.films else plane[None]).clone().requires_grad_(True)
+        images = (plane.expand(1, 2, *plane.shape) if self.videos else plane[None]).clone().requires_grad_(True)
         try:
             with torch.enable_grad():
                 values = self._ask(images, [PROMPT])
@@ -90,9 +90,9 @@ class UserReward(Scorer):
         return "" if slope is not None and slope.isfinite().all() and slope.any() else "its gradient is 0 or not finite"
 
     @property
-    def films(self) -> bool:
-        """Whether the function takes films whole."""
-        return asked_of(self.function, "films", f"the reward {self.name!r}") is True
+    def videos(self) -> bool:
+        """Whether the function takes whole videos; ``films`` is a former name."""
+        return any(asked_of(self.function, name, f"the reward {self.name!r}") is True for name in ("videos", "films"))
 
     @property
     def latents(self) -> bool:

@@ -1,4 +1,4 @@
-"""What vision-language models say of a picture and its prompt, on this machine. (`vlm` asks a server.)
+"""Rewards by vision-language models on this machine. (`vlm` asks a server.)
 
     hpsv3           r(x, c) = μ(h_<|Reward|>)                                  Qwen2-VL with a head (Ma et al. 2025)
     unifiedreward   r(x, c) = Σ_k p(k) (k + p(. | k) Σ_d p(d | k.) d / 10)     Qwen2-VL or 2.5 that rates (Wang et al. 2025)

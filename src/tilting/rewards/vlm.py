@@ -1,4 +1,4 @@
-"""`vlm:URL#MODEL`: what a vision-language model says that a server has, of any that speaks OpenAI's chat completions.
+"""`vlm:URL#MODEL`: a vision-language model on a server that speaks OpenAI's chat completions API.
 
     r(x, c) = Σ_yes p(t | x, 'Does this figure show "c"? ...')       VQAScore (Lin et al. 2024), over first tokens that say yes
     r(x, c) = the number in the answer to FILE                       a rubric of one's own

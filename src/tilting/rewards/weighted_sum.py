@@ -1,4 +1,4 @@
-"""A weighted sum of rewards, itself a reward; with running scales when asked.
+"""A weighted sum of rewards, itself a reward; optionally with running normalisation.
 
 Scales: rewards of different units can be put on one by their running mean and deviation (Welford's recurrence, in the form of
 Chan et al. 1983 for batches). The moments are a value, `Scales`, that the caller updates, keeps and saves: a reward that
@@ -89,14 +89,14 @@ class Combined:
         parts: the rewards and their weights.
         keys: the name of each part in reports, unique; the spec that asked for it when there was one.
         scales: None, the default, for the plain sum.
-        frames: of films, those that parts which score pictures see; see `tilting.rewards.check.chosen`.
+        frames: of videos, those that parts which score pictures see; see `tilting.rewards.check.chosen`.
     """
 
     parts: tuple[tuple[Reward, float], ...]
     keys: tuple[str, ...]
     scales: Scales | None = None
     frames: str = "all"
-    films = True  # which are given to each part as it takes them
+    videos = True  # which are given to each part as it takes them
 
     def __post_init__(self):
         if not self.parts:
@@ -182,5 +182,5 @@ def of_latents(reward: Any) -> Any:
 
 
 def framed(reward: Reward | None, frames: str) -> Reward | None:
-    """A reward that scores these frames of films (`tilting.rewards.check.chosen`); one of all frames stays as it is."""
+    """A reward that scores these frames of videos (`tilting.rewards.check.chosen`); one of all frames stays as it is."""
     return reward if reward is None or frames == "all" else replace(as_sum(reward), frames=frames)

@@ -1,4 +1,4 @@
-"""Rewards whose weights come with a package that is an extra: nothing is downloaded, and nothing is asked of a network.
+"""Rewards whose weights come with a package of an extra: nothing is downloaded.
 
     ocr     r(x, c) = 1 - min(d(read(x), words(c)), |words(c)|) / |words(c)|,   0 edits where the words stand in what is read
     nsfw    r(x) = - max_{p, k} s_pk                                            over boxes p and classes k of bare skin
@@ -102,7 +102,7 @@ class Ocr(Told):
 
 @REWARDS.declare(
     "ocr",
-    "how well asked words can be read",
+    "how legibly it shows the requested words",
     "1 - edits per letter",
     argument=Argument("WORDS", files=False),
     extra=("ocr", "rapidocr", "onnxruntime", "rapidfuzz"),
@@ -159,7 +159,7 @@ class Nsfw(Scorer):
         return torch.tensor(values, dtype=torch.float32, device=images.device)
 
 
-@REWARDS.declare("nsfw", "that nobody is bare (NudeNet)", "-largest score", extra=("nsfw", "nudenet", "onnxruntime"))
+@REWARDS.declare("nsfw", "absence of nudity (NudeNet)", "-largest score", extra=("nsfw", "nudenet", "onnxruntime"))
 def nsfw() -> Nsfw:
     """The negative of the largest score of bare skin that NudeNet finds.
 

@@ -38,7 +38,7 @@ def shown_of(studio: Studio, name: str) -> str:
         for path in found
     ]
     run = run_of(studio.workspace.root, folder)
-    head = show.note(f"{run.kind}; {run.about}; {run.result}" if run else "It cannot be read.")
+    head = show.note("; ".join(one for one in run[1:4] if one) if run else "It cannot be read.")
     return "".join([head, *pictures, *pages])
 
 

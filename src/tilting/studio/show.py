@@ -53,7 +53,10 @@ def curve(
     lines = "".join(drawn(line, "thin") for line in more) + drawn(points, "line")
     told = f"{number(points[-1][1])} at step {points[-1][0]:g}" if points else ""
     said = escape(f"{title}: {told}; from {number(low)} to {number(high)}")
-    head = f"<figcaption>{escape(title)} <b>{told}</b> <span>{number(low)} … {number(high)}</span></figcaption>"
+    ends = f" <span>{number(low)} … {number(high)}</span>" if low < high else ""
+    head = f"<figcaption>{escape(title)} <b>{told}</b>{ends}</figcaption>"
+    if len(every) == 1:  # which is no curve yet
+        return f'<figure class="curve">{head}</figure>'
     drawing = f'<svg viewBox="0 0 {WIDE:g} {HIGH:g}" role="img" aria-label="{said}">{lines}</svg>'
     return f'<figure class="curve">{head}{drawing}</figure>'
 
@@ -79,9 +82,8 @@ def before_after(before: str, after: str, what: str) -> str:
     moved = "this.parentElement.style.setProperty('--at', this.value + '%')"
     slider = f'<input type="range" value="50" aria-label="{what}: share of the first" oninput="{moved}">'
     pictures = f'<img src="{first}" alt="the first {what}"><img src="{last}" alt="the last {what}">'
-    return (
-        f'<figure class="slide">{slider}<div>{pictures}</div><figcaption>{what}: the first, and the last</figcaption></figure>'
-    )
+    said = f"{what}: the first left of the handle, the last right of it"
+    return f'<figure class="slide">{slider}<div>{pictures}</div><figcaption>{said}</figcaption></figure>'
 
 
 def particles(seen: Sequence[Sequence[str]], answer: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.cost import cost
 from tilting.errors import TiltingError, refusal_of
-from tilting.features.film import frames_of
+from tilting.features.video import frames_of
 from tilting.generation.auto import settled, told
 from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, records_of, summarise

@@ -207,4 +207,4 @@ def run_of(root: Path, folder: Path) -> Run | None:
     of = ", ".join(map(str, prompts[:2])) + (f" and {len(prompts) - 2} more" if len(prompts) > 2 else "")
     numbers = {key: summary.get(f"{key}_mean") for key in ("reward", "judge")} if isinstance(summary, dict) else {}
     told = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items() if isinstance(value, int | float))
-    return Run(folder.relative_to(root).as_posix(), what, f"{about}: {of}" if of else str(about), told, when)
+    return Run(folder.relative_to(root).as_posix(), what, ": ".join(str(one) for one in (about, of) if one), told, when)

@@ -1,1 +1,1 @@
-"""training."""
+"""Fine-tuning: the training loop, checkpoints and run folders."""

@@ -1,4 +1,4 @@
-"""Averages of what is trained over the steps of a run.
+"""Moving averages of trained weights.
 
     θ̄ <- d θ̄ + (1 - d) θ      after every training step that was made, from θ̄ = θ before the first
 

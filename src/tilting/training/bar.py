@@ -1,4 +1,4 @@
-"""The bar of a training: steps, a few numbers, the time left."""
+"""Progress bar of a training: steps, a few numbers, the time left."""
 
 from __future__ import annotations
 

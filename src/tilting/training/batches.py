@@ -82,7 +82,7 @@ class Batches:
         diversity: a term for the dissimilarity of the images made at once.
         bare: the model without what is learned of its sampler; None where that is nothing.
         redraw: told the step's generator, before it: other units are dropped inside the reward.
-        teacher: a block in which the network is what is distilled; None where nothing is.
+        teacher: a block in which the network is what is distilled, without what the student learns; None where nothing is.
         law: of the noise of a step.
         told: the trained LoRA changes text encoders too.
         pairs: of given pictures, one for each of the config's prompts; empty where images are drawn.
@@ -169,7 +169,7 @@ class Batches:
             shares=self._shares,
             prefers=self._prefers(words),
             worded=lambda change: self._value([change(word) for word in words]),
-            teacher=None if self.teacher is None else self._network(guided, texts, self.teacher),
+            teacher=None if self.teacher is None else self._network(base, texts, self.teacher),
             cfg=config.cfg,
             law=self.law,
             given=self._given(step, range(first, first + size)) if self.pairs else None,
@@ -267,7 +267,7 @@ class Batches:
         def prefers(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
             self.counts.reward_calls += len(a)
             words, name = [prompts[i] for i in rows.tolist()], getattr(self.reward, "name", "reward")
-            both = torch.cat([decode(a, rows), decode(b, rows)], -3)  # pictures, or films frame by frame
+            both = torch.cat([decode(a, rows), decode(b, rows)], -3)  # pictures, or videos frame by frame
 
             def ask(both: Tensor, words: list[str]) -> Tensor:
                 return check_values(name, compare(both[:, :3], both[:, 3:], words), len(both))

@@ -1,4 +1,4 @@
-"""Training states as folders of safetensors and json: written whole or not at all, and nothing in them executes code.
+"""Checkpoints as folders of safetensors and JSON, written atomically, without pickles.
 
     NNNNNNNN/weights.safetensors    the trained tensors
     NNNNNNNN/optimiser.safetensors  AdamW's moments

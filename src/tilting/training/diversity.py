@@ -1,4 +1,4 @@
-"""A term for the dissimilarity of a minibatch's images (Clark et al. 2024, B.8), which `--diversity` asks for.
+"""A diversity term for the images of a minibatch (Clark et al. 2024, B.8), by `--diversity`.
 
     r_i + w d(x_i, x_{b-1-i})
 
@@ -45,7 +45,7 @@ def diversity(text: str) -> Diversity:
 
 
 def _of_frames(measure: Measure) -> Measure:
-    """The same of films (m, frames, 3, h, w), the mean over their frames."""
+    """The same of videos (m, frames, 3, h, w), the mean over their frames."""
 
     def measured(a: Tensor, b: Tensor) -> Tensor:
         return measure(a, b) if a.ndim == 4 else measure(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2]).mean(1)

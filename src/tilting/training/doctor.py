@@ -1,4 +1,4 @@
-"""What can be known before a long fine-tuning run: its arithmetic, its memory, and whether its gradients can be right.
+"""Checks before a long fine-tuning run: sizes, memory, and whether gradients can be right.
 
     ⟨∇r, d⟩ against (8 [r(x + h/2 d) - r(x - h/2 d)] - [r(x + h d) - r(x - h d)]) / (6 h)      Richardson, two step sizes
 

@@ -1,4 +1,4 @@
-"""A training in a folder: it goes on from its newest checkpoint, is looked at, saved, and summed up.
+"""Runs a training in a folder: resumes it from its newest checkpoint, evaluates, saves and summarises it.
 
 Lines after that checkpoint are cut, and made again bit for bit, for everything random is keyed by (seed, training step).
 """

@@ -1,4 +1,4 @@
-"""The folder of a fine-tuning run: its manifest, and lines of numbers that are cut back to where a run goes on. Torch-free.
+"""The folder of a fine-tuning run: its manifest, and metrics in JSON lines, which are truncated on resume. Torch-free.
 
     lora/  ema/  best/  kept/  checkpoints/  samples/  before/  after/  tensorboard/  metrics.jsonl  timing.jsonl
     manifest.json; and beside them finetune.html, before-after.png and curve.png, which `tilting.evaluation.tuned_page` makes

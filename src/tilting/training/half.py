@@ -1,4 +1,4 @@
-"""Gradients through a network in half precision, brought into its range.
+"""Scaling of gradients through a network in half precision.
 
     forward    y = f(x; θ)                              as it is; the graph inside is kept
     backward   g_x, g_θ = 2^-k (∂y/∂(x, θ))ᵀ (2^k g_y)  with 2^k max|g_y| in [1, 2)

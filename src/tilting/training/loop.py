@@ -1,4 +1,4 @@
-"""The training loop: a generator that makes optimiser steps and yields what each did. No files, no arguments, no printing.
+"""The training loop: a generator that makes optimiser steps and yields a report of each. No files, no arguments, no printing.
 
     for each training step: losses of the objective -> backward -> (average over processes) -> clip -> AdamW
 

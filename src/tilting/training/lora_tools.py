@@ -1,4 +1,4 @@
-"""LoRA files in numbers and mixed: W' = W + Σ_i w_i B_i A_i. Importing this does not import torch."""
+"""`tilting lora`: information about LoRA files, mixing (W' = W + Σ_i w_i B_i A_i) and conversion. Torch-free to import."""
 
 from __future__ import annotations
 

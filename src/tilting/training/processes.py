@@ -1,4 +1,4 @@
-"""Processes and trackers, by accelerate: which process this is, means over all of them, and where numbers are shown.
+"""Multi-process training and trackers, by accelerate.
 
 The precision of a run is that of its network, which the model is loaded in (`tilting.models.placement`): nothing is cast on the
 way, and training draws what `tilting generate` draws. A launcher's mixed precision is autocast around the network besides.

@@ -1,4 +1,4 @@
-"""A `finetune` run in a folder: it is sampled and judged before training and every so often, and the judge can stop it."""
+"""A `finetune` run in a folder: evaluated before training and at intervals, with early stopping by the judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is looked at during training: the same prompts and noise at every look, drawn by the LoRA as it is, and judged."""
+"""Evaluations during training: the same prompts and noise every time, sampled with the current LoRA, and judged."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from tilting.disk import make_folder, write_atomically
-from tilting.features.film import contact_sheet, frames_of
+from tilting.features.video import contact_sheet, frames_of
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.generation.plan import Model, identities
 from tilting.reports.grid import Cell, short, write_rows
-from tilting.rewards.check import framewise
+from tilting.rewards.check import framewise, takes_videos
 from tilting.runs.files import write_json
 from tilting.schedule import Law
 from tilting.types import Denoise, Prediction, Reward, RewardError, Time
@@ -112,7 +112,7 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
     """Values of images; NaN for all where there is no score or it fails, which training reports of its own images."""
     if score is None:
         return [float("nan")] * len(images)
-    ask = partial(framewise, score) if images.ndim == 5 and not getattr(score, "films", False) else score
+    ask = partial(framewise, score) if images.ndim == 5 and not takes_videos(score) else score
     try:
         with torch.no_grad():
             return ask(images, prompts).cpu().double().tolist()
@@ -121,7 +121,7 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
 
 
 def pictures_of(seen: Look) -> list[Image.Image]:
-    """8-bit pictures; of a film several frames side by side."""
+    """8-bit pictures; of a video several frames side by side."""
     return [contact_sheet(frames_of(image)) for image in seen.images]
 
 

@@ -1,4 +1,4 @@
-"""A frozen network in shards, one a process (FSDP2, `torch.distributed.fsdp.fully_shard`): for what no device holds whole.
+"""A frozen network sharded over processes (FSDP2, `torch.distributed.fsdp.fully_shard`), for networks larger than a device.
 
 What is trained is small and stays whole on every process, so that its gradients, optimiser and files are those of one process;
 the network's own weights are gathered a block at a time when it is called. Processes then call it in step, or wait for ever:

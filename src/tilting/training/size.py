@@ -1,4 +1,4 @@
-"""What a run takes, for `tilting doctor`: TFLOP and bytes by part, and what fits into 8 to 80 GB, no weight being read."""
+"""FLOP and memory of a run, for `tilting doctor --size`: by part, and what fits into 8 to 80 GB, without reading weights."""
 
 from __future__ import annotations
 

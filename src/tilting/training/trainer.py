@@ -1,4 +1,4 @@
-"""Fine-tuning a model's LoRA on a reward, as a generator of what each step did: no files, no arguments, no printing."""
+"""Fine-tunes a model's LoRA on a reward, as a generator over steps: no files, no arguments, no printing."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def trainer_of(
     """
     pairs = read_pairs(config.pairs) if config.pairs else ()
     if pairs and len(model.image_shape) != 3:
-        raise TiltingError(f"pairs are of pictures, and {model.name!r} draws films")
+        raise TiltingError(f"pairs are of pictures, and {model.name!r} draws videos")
     if reward is not None and objective.needs_gradient and not reward.differentiable:
         raise black_box(objective.name, reward.name, why_blind(reward))
     if not config.learn or set(config.learn) - set(LEARN):

@@ -1,4 +1,4 @@
-"""The rows of a table as requests of `tilting generate`, drawn where they are missing, with the time left."""
+"""Draws the missing rows of a table, as runs of `tilting generate`, with an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tilting_papers.recipe import Run
 
 REFERENCE, SOURCES = "reference", "references"
 SECONDS = 0.008
-"""An evaluation under CFG, on an idle core; for shards and what is said beforehand only."""
+"""Seconds of an evaluation under CFG on an idle core; used for shards and estimates of time only."""
 VALUE_SECONDS = 2.0
-"""What a decode and a score take (most of them with a gradient), relative to an evaluation; for the time left only."""
+"""Cost of a decode and a score (mostly with a gradient), in evaluations; used for estimates of time only."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class DrawnTable:
     """The finished run folders of a table.
 
     Attributes:
-        runs: the folders of each row, one for every reference picture or just one, in the table's order.
-        reference: the base run of another seed.
-        sources: the reference pictures; empty without.
-        manifests: by folder.
-        about: what table.json says of the whole: model, prompts, images, steps, eta, cfg.
+        runs: the folders of each row, in the table's order: one, or one for each reference picture.
+        reference: folder of the base run with another seed.
+        sources: the reference pictures; may be empty.
+        manifests: manifests by folder.
+        about: shared settings for table.json: model, prompts, images, steps, eta, cfg.
     """
 
     runs: dict[str, list[Path]]
@@ -42,24 +42,24 @@ class DrawnTable:
     about: dict[str, Any]
 
     def folder(self, name: str, k: int) -> Path:
-        """Of a row's run from reference picture k; a lone run is from all of them."""
+        """The folder of a row's run from reference picture k, or of its only run."""
         folders = self.runs[name]
         return folders[k if len(folders) > 1 else 0]
 
 
 def cost_of(config: GenerateConfig, strength: float | None = None) -> Cost:
-    """What one image of a request costs."""
+    """Cost of one image of a request."""
     steps = config.steps if strength is None else max(1, round(config.steps * strength))
     method = config.preset().build(steps)
     return cost(method if strength is None else method.begun_at(steps / config.steps), steps)
 
 
 class Requests:
-    """A table's rows as checked requests.
+    """The requests of a table's rows.
 
     Args:
-        table: which.
-        out, small, seed: as of `tilting_papers.recipe.Run`.
+        table: the table.
+        out, small, seed: see `tilting_papers.recipe.Run`.
     """
 
     def __init__(self, table: Table, out: Path, small: bool, seed: int):
@@ -70,26 +70,26 @@ class Requests:
         self.prompts = table.prompts[: self.size.prompts]
 
     def request(self, name: str, method: str, **options: Any) -> GenerateConfig:
-        """A run of the table's prompts, size and seed in DIR/runs/NAME; ``options`` win."""
+        """A request with the table's prompts, size and seed in DIR/runs/NAME; ``options`` override them."""
         own = {"prompts": list(self.prompts), "reward": list(self.table.reward), "images": self.size.images}
         seed = self.seeds if len(self.seeds) > 1 else min(self.seeds)
         own |= {"steps": self.size.steps, "seed": seed, "out": str(self.out / "runs" / name), "method": method}
         return resolve(own | {"model": self.table.model} | options)
 
     def reference(self) -> GenerateConfig:
-        """The base run that distances are taken to, of other seeds."""
+        """The base run with other seeds, the reference of distances."""
         others = tuple(max(self.seeds) + 1 + i for i in range(len(self.seeds)))
         return self.request(REFERENCE, "base", seed=others if len(others) > 1 else min(others))
 
     def sources(self) -> GenerateConfig | None:
-        """The run that draws the reference pictures, if any row starts from one."""
+        """The run that draws the reference pictures, or None if no row starts from one."""
         prompts = self.table.sources[: self.size.references]
         if not prompts or all(row.strength is None for row in self.rows):
             return None
         return self.request(SOURCES, "base", prompts=list(prompts), images=1, steps=20, seed=self.seed + 2)
 
     def row(self, row: Row, pictures: list[Path]) -> list[GenerateConfig]:
-        """A row's requests: one for every picture it starts from, or just one."""
+        """The requests of a row: one, or one for each picture that it starts from."""
         starts: list[Path | None] = [None] if row.strength is None else [*pictures]
         return [self._one(row, k if len(starts) > 1 else None, picture) for k, picture in enumerate(starts)]
 
@@ -109,7 +109,7 @@ class Requests:
         return self.request(name, row.method, **options, particles=particles)
 
     def _equal(self, row: Row, options: dict[str, Any]) -> int:
-        """The least N that gives a row the evaluations of the one it is to equal."""
+        """The smallest N with which a row has at least the evaluations of the row ``equal``."""
         other = next(r for r in self.rows if r.name == row.equal)
         if other.strength != row.strength:
             raise TiltingError(f"the rows {row.name} and {other.name} start differently: their evaluations are not comparable")
@@ -148,7 +148,7 @@ def draw_rows(table: Table, run: Run) -> DrawnTable:
     todo += [(row.name, config, _units(config, row.strength)) for row in asked.rows for config in rows[row.name]]
     mine = run.share({str(config.out): price * SECONDS / 60 for _, config, price in todo})
     complete = [Folder(config, run.argv).complete for _, config, _ in todo]
-    mine += [str(config.out) for name, config, _ in todo if name in (REFERENCE, "base")]  # of every shard: all is beside them
+    mine += [str(config.out) for name, config, _ in todo if name in (REFERENCE, "base")]  # needed in every shard
     kept = [(*one, done) for one, done in zip(todo, complete, strict=True) if done or str(one[1].out) in mine]
     units = seconds = 0.0
     for i, (name, config, price, done) in enumerate(kept):
@@ -163,7 +163,7 @@ def draw_rows(table: Table, run: Run) -> DrawnTable:
 
 
 def _left(units: float, done: float, seconds: float) -> str:
-    """ ", about 3 min left" for so many units of cost to do; nothing before the first run is finished."""
+    """ ", about 3 min left" for the remaining units of cost; empty until the first run is finished."""
     if not done:
         return ""
     left = units * seconds / done

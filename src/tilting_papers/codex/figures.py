@@ -62,8 +62,8 @@ def _rows(report: Mapping[str, Any], path: Path) -> str:
 def _curves(
     report: Mapping[str, Any], path: Path, point: Callable[[Mapping[str, Any]], tuple[Any, Any]], across: str, up: str
 ) -> str:
-    """A curve for every method through its rows, each named by its setting. Intervals stand in the table: most of their width
-    is the prompts', which all rows share."""
+    """A curve for every method through its rows, labelled by their settings. Without intervals, which are in the table: most of
+    their width is due to the prompts, which all rows share."""
     figure, (axis,) = side_by_side(1, height=5.6)
     for method, colour in _colours(report).items():
         rows = [(row["name"], *point(row)) for row in report["rows"] if row["method"] == method]

@@ -1,7 +1,7 @@
-"""The numbers of a table's rows, from their run folders: rewards and judge with t intervals over prompts, paired differences,
-distances to a base run of another seed beside their floor, T-CLIP, I-Gram, costs; and the claims.
+"""Measures a table's rows from their run folders: rewards and judge with t intervals over prompts, paired differences,
+distances to a base run with another seed beside their floor, T-CLIP, I-Gram, costs; and tests the claims.
 
-Nothing is drawn twice: a row is a resumable run folder in DIR/runs. `tilting.evaluation.run` measures all of them.
+Each row is a resumable run folder in DIR/runs; `tilting.evaluation.run` measures all of them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from tilting.disk import remove
 from tilting.evaluation.run import FILES, evaluate
 from tilting.features.picture import read_image
 from tilting.rewards.spec import split_weight
-from tilting.runs.files import keys_of
 from tilting_papers.codex.draw import DrawnTable, draw_rows
 from tilting_papers.codex.figures import write_figures
-from tilting_papers.codex.strengths import NEAR, settings
+from tilting_papers.codex.strengths import settings
 from tilting_papers.codex.table import Claim, Row, Table
-from tilting_papers.numbers import Values, estimated, interval, mean, needed, verdict
+from tilting_papers.numbers import Values, estimated, image_values, interval, mean, needed, verdict
 from tilting_papers.published import published_row
 from tilting_papers.recipe import Report, Run
 
 DISTANCES, UNBIASED = ("fid", "cmmd"), "cmmd_unbiased"
 Measured = dict[str, dict[str, Values]]
-"""By row, the values of its images: by reward without weight, and "judge"."""
+"""Values per image by row, then by reward spec without weight or "judge"."""
 
 
 def measure(run: Run) -> Report:
-    """Draw what is missing of a table and measure all of it: what table.json holds."""
+    """Draw what is missing of a table and measure all of it."""
     table = tuned(run)
     run = replace(run, recipe=table)
     drawn = draw_rows(table, run)
@@ -41,7 +40,7 @@ def measure(run: Run) -> Report:
     report |= {"against": list(table.against), "published": key, "published_unit": unit}
     specs = [*total, *(split_weight(spec)[0] for spec in table.reward)]
     values = {
-        name: {what: values_of([drawn.manifests[one] for one in folders], what, table.total) for what in (*specs, "judge")}
+        name: {what: image_values([drawn.manifests[one] for one in folders], what, table.total) for what in (*specs, "judge")}
         for name, folders in drawn.runs.items()
     }
     judged = evaluations(table, drawn, run)
@@ -56,37 +55,23 @@ def measure(run: Run) -> Report:
 
 
 def tuned(run: Run) -> Table:
-    """The table of a run, its rows at the strengths that its tuning chooses, which is made here or found."""
+    """The table of a run with the strengths chosen by its tuning table, which is made first if it is missing."""
     table: Table = run.recipe
     if table.tuned is None:
         return table
     run.say("strengths, on prompts of their own")
     report = table.tuned.run(run.out / "tuning", run.small, run.say, run.seed, run.quiet)
-    best = settings(report, NEAR if table.tuned.near is None else table.tuned.near)
+    best = settings(report, table.tuned.near)
     rows = tuple(replace(row, settings={**row.settings, **best.get(row.method, {})}) for row in table.rows)
     return replace(table, rows=rows)
 
 
-def values_of(manifests: Sequence[Mapping[str, Any]], what: str, total: str = "") -> Values:
-    """A number of every image of a row: "judge" where there is one, a reward by its spec without weight, or, by the name
-    ``total``, the weighted sum of them."""
-    values: Values = {}
-    for k, manifest in enumerate(manifests):
-        for record, key in zip(manifest["images"], keys_of(manifest["images"]), strict=True):
-            rewards = {split_weight(spec)[0]: value for spec, value in record["rewards"].items()}
-            rewards |= {total: record["reward"]} if total else {}
-            value = record["judge"] if what == "judge" else rewards.get(what)
-            if value is not None:
-                values[k, *key] = value
-    return values
-
-
 def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any]]:
-    """metrics.json of the rows, once for every reference picture, or once; kept with their report.html in DIR/evaluation."""
+    """metrics.json of the rows, one or one for each reference picture; with their report.html in DIR/evaluation."""
     metrics = []
     for k, picture in enumerate(drawn.sources or [None]):
         folder = run.out / ("evaluation" if len(drawn.sources) < 2 else f"evaluation-{k}")
-        remove(folder, FILES)  # an earlier evaluation of ours, and nothing else
+        remove(folder, FILES)  # an earlier evaluation
         runs = dict.fromkeys(str(drawn.folder(name, k)) for name in drawn.runs)
         image = None if picture is None else str(picture)
         config = EvaluateConfig(tuple(runs), out=str(folder), reference=str(drawn.reference), reference_image=image)
@@ -95,14 +80,14 @@ def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any
 
 
 def distance_to(picture: Path, folder: Path, manifest: Mapping[str, Any]) -> float:
-    """Root mean square difference of pixels in [0, 1] to a picture, the mean over a run's images."""
+    """Root mean square pixel difference to a picture, averaged over a run's images."""
     target = read_image(picture)
     files = [folder / record["file"] for record in manifest["images"]]
     return mean([(read_image(file) - target).square().mean().sqrt().item() for file in files])
 
 
 def _mean_of(measured: Sequence[Any], *keys: str) -> float | None:
-    """Over evaluations, the mean of what stands under these keys, where there is anything."""
+    """The mean over evaluations of the value under these nested keys; None if no evaluation has it."""
     values = list(measured)
     for key in keys:
         values = [value[key] for value in values if value]
@@ -141,7 +126,7 @@ def _row(
 
 
 def claim_of(claim: Claim, spec: str, rows: Sequence[Mapping[str, Any]], values: Measured) -> dict[str, Any]:
-    """A claim against every rival, by the table's first reward: "holds", "fails" or "undecided" (the interval holds 0)."""
+    """Test a claim against every rival by the table's first reward: "holds", "fails" or "undecided"."""
     evaluated = {row["name"]: row["evaluations"] for row in rows}
     rivals = []
     for rival in (rival for rival in claim.rivals if {rival, claim.winner} <= set(values)):

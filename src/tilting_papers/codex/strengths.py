@@ -14,16 +14,8 @@ from typing import Any
 
 from tilting_papers.codex.table import ALL, LATE, Row, Size, Table
 from tilting_papers.page import NONE
-from tilting_papers.prompts import scenes
+from tilting_papers.prompts import TUNING, TUNING_SCENES
 
-WORDS = """
-duck pink fluent, crab teal noto, snake blue twemoji, koala orange noto, shark yellow fluent, pear purple twemoji,
-lemon green noto, guitar white fluent, train gray twemoji, chair red noto
-"""
-SCENES = scenes(WORDS)
-"""Ten prompts that no other recipe has, with style and background named."""
-PLAIN = tuple(prompt.partition(" on ")[0] for prompt in SCENES)
-"""The same with no style named."""
 GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "codex": (("strength",), (0.05, 0.1, 0.2, 0.4)),
     "dps": (("strength",), (0.0125, 0.025, 0.05, 0.1)),
@@ -33,17 +25,17 @@ GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "tfg": (("rho", "mu"), (0.0125, 0.025, 0.05, 0.1)),
     "ug": (("rate",), (0.0125, 0.025, 0.05, 0.1)),
 }
-"""By method, the settings that are its strength, and their values."""
+"""By method, the settings that make up its strength, and the values to try."""
 SMALL = 2
-"""``--small`` has so many strengths of each."""
+"""Number of strengths of each method under ``--small``."""
 NEAR = 0.99
-"""Of the most gain: no strength beyond what takes this much of it."""
+"""The chosen strength is the weakest with this share of the largest gain."""
 UG = {"clip": 40.0, "style": 2.0, "odds": 2.0}
 """ug's w, 1 / β in the reward's unit: about one spread of the reward over images of a prompt."""
 
 
 def chosen(report: Mapping[str, Any], near: float = NEAR) -> dict[str, float | None]:
-    """By method, its weakest usable strength with so much of its most usable gain; None where the judge falls at all."""
+    """By method, the weakest usable strength with the share ``near`` of its largest usable gain; None if none is usable."""
     spec = report["reward"][0]
     usable: dict[str, list[tuple[float, float]]] = {}
     for row in report["rows"]:
@@ -58,13 +50,13 @@ def chosen(report: Mapping[str, Any], near: float = NEAR) -> dict[str, float | N
 
 
 def _weakest(pairs: list[tuple[float, float]], near: float) -> float:
-    """Of (strength, gain): the least strength that gains nearly the most; the best one where nothing gains."""
+    """From (strength, gain) pairs, the smallest strength with nearly the largest gain; the best one if nothing gains."""
     most = max(gain for _, gain in pairs)
     return min(value for value, gain in pairs if gain >= min(near * most, most))
 
 
 def settings(report: Mapping[str, Any], near: float) -> dict[str, dict[str, float]]:
-    """By method, the settings that are its strength, as a report of strengths chooses; the weakest where none is usable."""
+    """By method, the strength settings chosen by a report of strengths; the weakest if none is usable."""
     found = {}
     for method, value in chosen(report, near).items():
         tried = [row["set"] for row in report["rows"] if row["method"] == method]
@@ -82,46 +74,50 @@ def _facts(report: Mapping[str, Any], near: float = NEAR) -> list[dict[str, Any]
     return facts
 
 
-def _table(reward: str, unit: str, prompts: tuple[str, ...], window: tuple[float, float], **more: Any) -> Table:
+def _table(
+    name: str, unit: str, prompts: tuple[str, ...], window: tuple[float, float], near: float = NEAR, **fields: Any
+) -> Table:
+    """A table of strengths for the reward ``name``, or for a sum of that name, whose ``fields`` of `Table` are given."""
+
     def row(method: str, value: float, small: bool) -> Row:
-        fixed = {"codex": {"window": window, "gradient_block": 1}, "ug": {"strength": UG[reward]}}.get(method, {})
+        fixed = {"codex": {"window": window, "gradient_block": 1}, "ug": {"strength": UG[name]}}.get(method, {})
         settings = {**dict.fromkeys(GRIDS[method][0], value), **fixed}
         return Row(f"{method}-{value:g}", method, 4 if method == "codex" else 1, settings, small=small)
 
+    own: dict[str, Any] = {"reward": (name,), "units": {name: unit}}
     return Table(
-        name=f"codex-strengths-{reward}",
-        about=f"how strong each gradient method should be: reward against judge, reward {reward}",
+        name=f"codex-strengths-{name}",
+        about=f"how strong each gradient method should be: reward against judge, reward {name}",
         paper="our own tuning",
-        title=f"strengths of the gradient methods, reward {reward}",
+        title=f"strengths of the gradient methods, reward {name}",
         after="no table: tuning on prompts that no other recipe has",
         prompts=prompts,
-        reward=more.pop("specs", (reward,)),
-        units={reward: unit, **more.pop("units", {})},
         size=Size(10, 2, 20, 0),
+        near=near,
         rows=(
             Row("base", "base"),
             Row("code", "code", 4),
             *(row(method, value, k < SMALL) for method, (_, values) in GRIDS.items() for k, value in enumerate(values)),
         ),
         figure="sweep",
-        facts=lambda report: _facts(report, more.get("near", NEAR)),
-        **more,
+        facts=lambda report: _facts(report, near),
         notes=(
             "usable: the judge's interval against base reaches 0; chosen is the weakest of them with "
-            f"{more.get('near', NEAR):.0%} of the most gain.",
+            f"{near:.0%} of the most gain.",
             "gradient methods run one stream here, CoDeX four with a gradient at every draw, as the others have.",
-            f"ug's forward strength is fixed at {UG[reward]:g} per unit of reward and its backward rate varies.",
+            f"ug's forward strength is fixed at {UG[name]:g} per unit of reward and its backward rate varies.",
         ),
+        **own | fields,
     )
 
 
 LOG_ODDS = {
-    "specs": ("style:noto", "style:twemoji=-0.5", "style:fluent=-0.5"),
-    "units": {"style:noto": "log p, nats", "style:twemoji": "log p, nats", "style:fluent": "log p, nats"},
+    "reward": ("style:noto", "style:twemoji=-0.5", "style:fluent=-0.5"),
+    "units": {"odds": "log odds of noto, nats"} | dict.fromkeys(("style:noto", "style:twemoji", "style:fluent"), "log p, nats"),
     "total": "odds",
 }
 """log p(noto) - (log p(twemoji) + log p(fluent)) / 2: noto's logit over the mean of the others', which has no ceiling as
 log p(noto) has at 0."""
-ODDS = _table("odds", "log odds of noto, nats", PLAIN, LATE, near=1.0, **LOG_ODDS)
-STYLE = _table("style", "log p of noto, nats", PLAIN, LATE)
-CLIP = _table("clip", "raw cosine", SCENES, ALL)
+ODDS = _table("odds", "log odds of noto, nats", TUNING, LATE, near=1.0, **LOG_ODDS)
+STYLE = _table("style", "log p of noto, nats", TUNING, LATE)
+CLIP = _table("clip", "raw cosine", TUNING_SCENES, ALL)

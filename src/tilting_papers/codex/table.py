@@ -23,15 +23,15 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: of the line and of its run folder.
+        name: name of the row and of its run folder.
         method: a preset.
-        particles: N; None is the preset's own, or that of ``equal``.
-        settings: the preset's other fields.
-        published: the paper's row to print beside it, if it has one.
-        equal: a row whose evaluations per image this one is given too, by as many particles as that takes (rounded up).
-        reward: instead of the table's.
-        strength: r of SDEdit, from every reference picture of the table; None draws from noise.
-        small: whether ``--small`` has it.
+        particles: N; None is the preset's default, or follows from ``equal``.
+        settings: other fields of the preset.
+        published: the paper's row to print beside it.
+        equal: another row, whose evaluations per image this row is given by raising its particles (rounded up).
+        reward: overrides the table's.
+        strength: r of SDEdit, from every reference picture of the table; None starts from noise.
+        small: whether ``--small`` includes it.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """That one row beats others: paired intervals of its reward minus theirs, and its judge does not fall below base's."""
+    """The claim that one row has a higher reward than its rivals, without a judge below that of base."""
 
     winner: str
     rivals: tuple[str, ...]
@@ -56,7 +56,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is drawn: prompts (of the table's), images of each, T, and how many reference pictures."""
+    """Sample sizes: number of prompts, images of each, T, and number of reference pictures."""
 
     prompts: int
     images: int
@@ -66,11 +66,11 @@ class Size:
 
 SMALL = Size(prompts=2, images=1, steps=6, references=1)
 FEWER = {"particles": {4: 2, 40: 3}, "probes": {10: 2, 50: 3}, "repeat": {6: 2, 10: 2}}
-"""What ``--small`` makes of large settings; a schedule is cut to 2 and 3 in the same way."""
+"""Values that ``--small`` replaces, by setting; entries of a schedule become 2 or 3."""
 
 
 def shrink(name: str, value: Any) -> Any:
-    """A setting as ``--small`` has it."""
+    """A setting's value under ``--small``."""
     if name == "schedule":
         return tuple(min(n, 2 if n < 6 else 3) for n in value[::2])  # ten parts do not fit its six steps
     return FEWER.get(name, {}).get(value, value)
@@ -81,27 +81,27 @@ MEASURE, PAGE = later("codex.measure:measure"), later("codex.page:markdown")
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Recipe):
-    """A table of the thesis on model pocket; beside the fields of every recipe:
+    """A table of the thesis on model pocket; in addition to `Recipe`:
 
     Attributes:
-        prompts: what is drawn.
-        reward: specs that every row is scored by, and steered by unless it has its own.
-        units: of each reward, by spec without weight.
-        rows: its lines; "base" is among them.
-        against: rows that every other is compared with, paired over the same images.
+        prompts: prompts of all rows.
+        reward: specs that score every row, and steer it unless it has its own.
+        units: unit of each reward, by spec without weight.
+        rows: its rows, "base" among them.
+        against: rows that every other row is compared with, paired by image.
         published: its key in published.yaml, and the unit of the published reward.
-        size: of the full run.
-        claims: what is to be tested.
+        size: sample sizes of the full run.
+        claims: claims to test.
         sources: prompts of the reference pictures of SDEdit rows, which the model draws itself.
         figure: "rows" (a line for each), "pareto" (two rewards), "strength" (reward over distance to the reference) or "sweep"
             (the judge over the reward, by strength).
-        total: what the weighted sum of the rewards is called, where that is what claims are about; its unit is in ``units``.
-        tuned: a table of strengths that is made first, in DIR/tuning, on prompts of its own: rows have what it chooses.
-        near: of such a table, the share of the most usable gain that the weakest strength must have; None is the usual one.
-        model: whose pictures they are.
-        tiny: of ``--small``.
-        seeds: of what is drawn; none is that of the run.
-        facts: from the finished rows, further figures to print beside published ones: (what, ours, theirs).
+        total: name of the weighted sum of the rewards, if claims are about it; its unit is in ``units``.
+        tuned: a table of strengths, made first in DIR/tuning on other prompts; rows get the strengths it chooses.
+        near: of such a table, the share of the largest usable gain that the chosen (weakest) strength must reach.
+        model: the model to sample from.
+        tiny: sample sizes of ``--small``.
+        seeds: seeds of sampling; empty for that of the run.
+        facts: computes further numbers to print beside published ones, as {what, ours, published}.
     """
 
     measure: Callable[[Run], Report] = MEASURE
@@ -118,7 +118,7 @@ class Table(Recipe):
     figure: Literal["rows", "pareto", "strength", "sweep"] = "rows"
     total: str = ""
     tuned: Table | None = None
-    near: float | None = None
+    near: float = 0.99
     sharded: bool = True
     model: str = "pocket"
     tiny: Size = SMALL
@@ -127,7 +127,7 @@ class Table(Recipe):
     facts: Callable[[Report], list[dict[str, Any]]] = lambda report: []
 
     def otherwise(self, asked: Mapping[str, Any]) -> Self:
-        """The same rows and claims, the published column beside them, on another model, reward, prompts, seeds or steps.
+        """The same rows and claims with another model, reward, prompts, seeds or steps.
 
         Raises:
             TiltingError: for another reward where rows have rewards of their own.

@@ -1,4 +1,4 @@
-"""Claims of the CTRL recipes: what was asked for against what the labelling functions see."""
+"""Claims of the CTRL recipes: requested classes against those that the labelling functions find."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENOUGH = 0.85
 
 
 def hits(cells: Sequence[Mapping[str, Any]], label: str | None = None) -> Values:
-    """1 where an image is of the class asked for (of all labels without a name), else 0."""
+    """1 for an image of the requested class (of all labels if no ``label`` is named), else 0."""
     values: Values = {}
     for k, cell in enumerate(cells):
         for i, (prompt, index) in enumerate(zip(cell["prompts"], cell["index"], strict=True)):
@@ -25,24 +25,24 @@ def hits(cells: Sequence[Mapping[str, Any]], label: str | None = None) -> Values
 
 
 def known(cells: Sequence[Mapping[str, Any]], key: str) -> Values:
-    """A number of every picture that has it: "judge" or "kl"."""
+    """The values "judge" or "kl" of the pictures that have one."""
     columns = [(k, zip(cell["prompts"], cell["index"], cell[key], strict=True)) for k, cell in enumerate(cells)]
     return {(k, p, i): v for k, column in columns for p, i, v in column if v is not None}
 
 
 def at_least(text: str, value: float, line: float, published: str = "not told", words: str = "") -> dict[str, Any]:
-    """The claim that a number reaches a line."""
+    """The claim that a number is at least ``line``."""
     finding = {"verdict": "holds" if value >= line else "fails", "found": f"{number(value, 3)}{words}"}
     return claimed(text, published, finding)
 
 
 def above(text: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], published: str) -> dict[str, Any]:
-    """The claim that more pictures of one row are of the class asked for than of another, by the interval of the difference."""
+    """The claim that one row has more pictures of the requested class than another, by the interval of the difference."""
     return claimed(text, published, difference(hits(ours), hits(theirs)))
 
 
 def claims_of(study: Study, report: Report, cells: Cells) -> list[dict[str, Any]]:
-    """What is to hold of the control, and whether it does."""
+    """The claims about the control with their findings."""
     claims: list[dict[str, Any]] = []
     quoted = "CTRL is above its baselines"
     for line in [line for line in report["rows"] if _own(line)]:
@@ -62,12 +62,12 @@ def claims_of(study: Study, report: Report, cells: Cells) -> list[dict[str, Any]
 
 
 def _own(line: Mapping[str, Any]) -> bool:
-    """Whether a line is of the study's control; one with a grid of γ makes claims of its own."""
+    """Whether a row is of the study's control; studies with a grid of γ have claims of their own."""
     return line["family"] == "ctrl" and line["strength"] == 1 and line.get("gamma") is None
 
 
 def _reaches(study: Study, worst: float, line: Mapping[str, Any], label: Label) -> list[dict[str, Any]]:
-    """That a control's accuracy, macro F1 and worst class reach their lines."""
+    """Claims that a control's accuracy, macro F1 and worst class reach their thresholds."""
     name, numbers, what = line["name"], line["labels"][label.name], f" of {label.name}" if len(study.labels) > 1 else ""
     mean, least = numbers["accuracy"]["mean"], min(numbers["per_class"])
     quoted = study.published.get(name, "its accuracy stands in a figure, not in the text")

@@ -12,10 +12,10 @@ from tilting_papers.recipe import Recipe, Report, Run, later
 
 CTRL = "Zhao et al. 2024 (CTRL)"
 FIRST = "first"
-"""The family, the part and the folder of a first round."""
+"""Name of the family, the part and the folder of a first round."""
 Family = Literal["base", "dps", "noisy", "free", "ctrl", "first"]
 Cells = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By row, what its pictures are like, for every combination of classes; see `ctrl.measure.read`."""
+"""Measured pictures by row, a mapping for every combination of classes; see `ctrl.measure.read`."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Label:
     """A label y of pictures: a score cut into classes at quantiles of the base model's own pictures.
 
     Attributes:
-        name: of the label, its classifier and its column.
+        name: name of the label, its classifier and its column.
         score: images (n, 3, h, w) in [0, 1] -> (n,).
-        quantiles: rising shares of the base model's images below each cut.
-        unit: of the score.
-        meaning: what the classes are, from the lowest score up, for the reader.
+        quantiles: increasing shares of the base model's images below each cut.
+        unit: unit of the score.
+        meaning: descriptions of the classes, from the lowest score up.
     """
 
     name: str
@@ -49,16 +49,16 @@ SIZE = Label("size", compressibility, (0.25, 0.6, 0.95), "\N{MINUS SIGN}kB", ("l
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
-        name: of the line and its folder.
+        name: name of the row and its folder.
         family: base; dps, reconstruction guidance by the clean classifier; noisy, classifier guidance; free, a control by
             classifier-free fine-tuning; ctrl; first, the control of a first round.
         strength: γ of guidance, γ2 of a control.
-        small: whether ``--small`` has it.
-        part: of a study with several of a kind, whose parts it uses ("" for one).
-        gamma: γ that its control is trained with, instead of the study's.
+        small: whether ``--small`` includes it.
+        part: the part of the study whose artifacts it uses; "" if there is only one.
+        gamma: γ of its control's training; overrides the study's.
     """
 
     name: str
@@ -70,35 +70,35 @@ class Row:
 
     @property
     def made_by(self) -> str:
-        """The folder of what draws it, below its part's."""
+        """The folder of its control within its part."""
         return control_name(self.gamma) if self.family == "ctrl" else self.family
 
 
 def control_name(gamma: float | None) -> str:
-    """The folder of a control that is trained with this γ; None is the study's own."""
+    """The folder of a control trained with this γ; None for the study's own."""
     return "ctrl" if gamma is None else f"ctrl-{gamma:g}"
 
 
 def best_name(family: str, part: str = "") -> str:
-    """The line of a rival with the best strength for each class."""
+    """Name of a rival's row with the best strength for each class."""
     return f"{family}{part and '-' + part}, best"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much is drawn and learnt.
+    """Sizes of data, training and rows.
 
     Attributes:
         data: labelled pictures of each prompt and label.
-        copies: of each of them, altered, that classifiers learn from too.
-        second_round: pictures of each prompt, class and strength that a first control draws for them, too; 0 is one round.
-        images: of each prompt and class in a row.
-        steps: T, of data, training and rows alike: p_pre is the law of this sampler.
-        train_steps, batch: of the control.
-        epochs, widths: of the classifier.
-        fit_steps: Adam steps of a classifier however many pictures it has, all of them made; None leaves it to ``epochs``.
-        free_steps, free_batch: of classifier-free fine-tuning.
-        noisy_epochs: of the classifier of noisy latents.
+        copies: augmented copies of each of them, for the classifiers.
+        second_round: pictures of each prompt, class and strength that a first control draws as further data; 0 for one round.
+        images: images of each prompt and class in a row.
+        steps: T, the same for data, training and rows: p_pre is the distribution of this sampler.
+        train_steps, batch: training of the control.
+        epochs, widths: training and size of the classifier.
+        fit_steps: fixed number of Adam steps of a classifier, whatever the number of pictures; None uses ``epochs``.
+        free_steps, free_batch: training by classifier-free fine-tuning.
+        noisy_epochs: training of the classifier of noisy latents.
     """
 
     data: int = 50
@@ -127,24 +127,22 @@ MEASURE, PAGE = later("ctrl.measure:measure"), later("ctrl.page:markdown")
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Recipe):
-    """A table of the paper on model pocket; beside the fields of every recipe:
+    """A table of the paper on model pocket; in addition to `Recipe`:
 
     Attributes:
-        rows: its lines.
-        labels: what is asked for.
-        size: of the full run.
-        tiny: of ``--small``.
-        prompts: of data, training and rows.
-        model: name or folder.
-        settings: more options of `tilting condition train`.
-        counts: how many labelled pictures of each label to learn from, by part ("" is that of a study with one part only);
-            None is all.
-        kinds: by part, its classifier where that is no CNN: "mlp" on frozen embeddings, or "pool", three CNNs whose
-            logits are averaged, so that where they disagree no class is likely.
-        worst: the least accuracy of any class that is claimed, beside .85 of accuracy and macro F1; None claims none of
-            them.
-        claims: more of them, from the report and the cells of every row.
-        published: what the paper has, by line, in words.
+        rows: its rows.
+        labels: the labels to control.
+        size: sizes of the full run.
+        tiny: sizes of ``--small``.
+        prompts: prompts of data, training and rows.
+        model: name or folder of the model.
+        settings: further options of `tilting condition train`.
+        counts: number of labelled pictures per label, by part ("" for a study with one part); None for all.
+        kinds: kind of classifier by part, if it is not a CNN: "mlp" on frozen embeddings, or "pool", three CNNs with averaged
+            logits, so that no class is likely where they disagree.
+        worst: claimed minimum accuracy of any class, beside .85 of accuracy and macro F1; None claims none of these.
+        claims: further claims, from the report and the cells of every row.
+        published: the paper's values by row, in words.
     """
 
     measure: Callable[[Run], Report] = MEASURE

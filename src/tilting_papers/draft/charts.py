@@ -17,11 +17,11 @@ from tilting_papers.numbers import interval
 NOUNS = {"step": "training steps", "images": "generated images", "reward_calls": "reward queries", "seconds": "seconds"}
 NOUNS |= {"evaluations": "denoiser evaluations"}
 ALIKE = 8.0
-"""Of 255: a mean difference of pixels below which two pictures are one to the eye."""
+"""Mean pixel difference (of 255) below which two pictures look the same."""
 
 
 def tile(path: Path, row: int, column: int, columns: int) -> Image.Image:
-    """One picture of a sheet that has so many in a row."""
+    """One picture of a sheet with ``columns`` pictures in a row."""
     with Image.open(path) as opened:
         sheet = opened.convert("RGB")
     side = sheet.width // columns
@@ -29,7 +29,7 @@ def tile(path: Path, row: int, column: int, columns: int) -> Image.Image:
 
 
 def name_of(results: Results, what: str, where: str | None = None) -> str:
-    """A number's name and unit, and the set that it is of."""
+    """Axis label of a quantity: name, unit and set."""
     name = JUDGE if what == "judge" else f"{what} ({results.study.units.get(what, '')})"
     return f"{name}, {where or results.first} prompts"
 
@@ -45,12 +45,12 @@ def curve(results: Results, across: str, what: str, where: str, runs: Sequence[s
 
 
 def over(results: Results, rows: Sequence[tuple[float, str]], what: str, where: str | None = None) -> list[Dot]:
-    """Means of rows over a number that each has."""
+    """Points (x, mean) of rows given as (x, name)."""
     return [(x, interval(results.values(name, what, where), seeded=True)) for x, name in rows]
 
 
 def progress(results: Results, path: Path) -> str:
-    """A row of pictures per run, a column per evaluation: the same noise all along, of the prompt with most to gain."""
+    """A row of pictures per run, a column per evaluation, with the same noise, for the prompt of the lowest initial reward."""
     images, where = results.size.images, results.first
     before = results.points(next(iter(results.summaries)))[0]["sets"][where]["rewards"][results.spec][::images]
     prompt = before.index(min(before))
@@ -67,7 +67,7 @@ def progress(results: Results, path: Path) -> str:
 
 
 def told_apart(rows: Sequence[tuple[str, list[Cell]]]) -> list[tuple[str, list[Cell]]]:
-    """Rows that the eye can tell apart: one whose last picture is an earlier row's is named there, with what it comes to."""
+    """Merge rows whose last pictures look the same; a merged row's name and value are added to the first one's label."""
     kept: list[tuple[list[str], list[Cell]]] = []
     for name, cells in rows:
         like = next((names for names, before in kept if apart(before[-1][1], cells[-1][1]) < ALIKE), None)
@@ -79,14 +79,14 @@ def told_apart(rows: Sequence[tuple[str, list[Cell]]]) -> list[tuple[str, list[C
 
 
 def alike(names: Sequence[str]) -> str:
-    """A row and those that look like it, three of them by name."""
+    """Label of a row with the rows that look like it, at most three of them by name."""
     first, *others = names
     few = [*others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])]
     return f"{first}, and hardly to be told from it {listed(few)}" if few else first
 
 
 def apart(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference of pixels, of 255."""
+    """Mean absolute pixel difference, of 255."""
     return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
 
 

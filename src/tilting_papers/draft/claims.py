@@ -22,19 +22,19 @@ Test = Callable[[Results], Finding | None]
 
 
 def needing(test: Callable[[Results], Finding], *names: str) -> Test:
-    """A test that is not made where one of these rows is missing."""
+    """Wrap a test so that it returns None if one of these rows is missing."""
     return lambda results: test(results) if set(names) <= set(results.names) else None
 
 
 def paired(results: Results, a: str, b: str, of: Callable[[str], Values]) -> tuple[Values, Values]:
-    """The numbers of two rows, of the training seeds that both have; a row that is not trained stands beside each seed."""
+    """Values of two rows for the training seeds that both have; an untrained row pairs with every seed."""
     trained = [len(results.of_seeds(name)) for name in (a, b) if name in results.summaries]
     first, second = ({key: value for key, value in of(name).items() if key[0] < min(trained, default=1)} for name in (a, b))
     return first, second
 
 
 def higher(a: str, b: str, what: str | None = None, where: str | None = None) -> Test:
-    """That row a ends above row b: its reward, or ``what`` ("judge"), on a set (the first without)."""
+    """Test that row a ends above row b in its reward, or in ``what`` ("judge"), on a set (default the first)."""
 
     def test(results: Results) -> Finding:
         unit = "nats (judge)" if what == "judge" else f"({what or results.spec})"
@@ -45,7 +45,7 @@ def higher(a: str, b: str, what: str | None = None, where: str | None = None) ->
 
 
 def crossing(across: Sequence[float], means: Sequence[float], level: float) -> float | None:
-    """Where a curve first reaches a level, linear between its points; None if it never does."""
+    """The x at which a curve first reaches a level, interpolated linearly; None if it never does."""
     for i, height in enumerate(means):
         if height >= level:
             if i == 0 or height == means[i - 1]:
@@ -66,7 +66,7 @@ def ratio(across_a: Sequence[float], a: Sequence[float], across_b: Sequence[floa
 
 
 def areas(results: Results, run: str) -> Values:
-    """By image, A_i as above."""
+    """A_i (see above) of every image."""
     looks, steps = results.over_training(run), [point["step"] for point in results.points(run)]
     span = steps[len(looks) - 1] - steps[0]
     parts = [(b - a) / span for a, b in pairwise(steps[: len(looks)])]
@@ -79,7 +79,7 @@ def areas(results: Results, run: str) -> Values:
 
 
 def faster(a: str, b: str) -> Test:
-    """That run a has gained more than run b on average over training, each over its own start."""
+    """Test that run a gains more than run b on average over training, each relative to its own start."""
 
     def test(results: Results) -> Finding:
         words = f"({results.spec}), mean gain over training of {a} - {b}"
@@ -89,7 +89,7 @@ def faster(a: str, b: str) -> Test:
 
 
 def _table(results: Results, run: str, seeds: int) -> list[list[list[float]]]:
-    """By look, seed and prompt, the mean reward of the prompt's images."""
+    """Mean reward of each prompt's images, by evaluation, seed and prompt."""
     return [
         [by_prompt({key: value for key, value in look.items() if key[0] == seed}) for seed in range(seeds)]
         for look in results.over_training(run)
@@ -97,7 +97,7 @@ def _table(results: Results, run: str, seeds: int) -> list[list[list[float]]]:
 
 
 def sooner(a: str, b: str, most: float = 2 / 3) -> Test:
-    """That run a reaches half of run b's gain in at most this share of its steps."""
+    """Test that run a reaches half of run b's gain in at most the share ``most`` of b's steps."""
 
     def test(results: Results) -> Finding:
         import torch
@@ -134,8 +134,8 @@ def _times(value: float) -> str:
 
 
 def dearer(a: str, b: str, most: float) -> Test:
-    """That a training step of run a costs at most so many times run b's, both with one step back for each reward query: counted
-    in evaluations of the denoiser, a step back as two, for seconds are of whatever else the machine was doing."""
+    """Test that a training step of run a costs at most ``most`` times one of run b, in denoiser evaluations, with two for the
+    backward pass of each reward query. Seconds would depend on the machine's load."""
 
     def test(results: Results) -> Finding:
         last = [results.points(run)[-1] for run in (a, b)]
@@ -150,13 +150,13 @@ def dearer(a: str, b: str, most: float) -> Test:
 
 
 def gains(results: Results, run: str) -> Values:
-    """By image, the last reward less that before training, in the run's own sampler."""
+    """Gain of every image: its last reward minus that before training, in the run's own sampler."""
     first, last = (results.over_training(run)[i] for i in (0, -1))
     return {key: last[key] - first[key] for key in last if key in first}
 
 
 def behind(slow: str, fast: str, times: float) -> Test:
-    """That a run with at least so many times the reward queries of another still gains less, each over its own start."""
+    """Test that a run with at least ``times`` the reward queries of another gains less, each relative to its own start."""
 
     def test(results: Results) -> Finding:
         paid = [results.points(run)[-1]["reward_calls"] for run in (slow, fast)]
@@ -176,7 +176,7 @@ def behind(slow: str, fast: str, times: float) -> Test:
 
 
 def falls(run: str, what: str = "judge", where: str | None = None) -> Test:
-    """That a number has fallen below the base model's at the end of a run (over-optimisation, collapse)."""
+    """Test that a quantity ends below that of the base model (over-optimisation, collapse)."""
 
     def test(results: Results) -> Finding:
         before, after = (results.over_training(run, what, where)[i] for i in (0, -1))
@@ -186,7 +186,7 @@ def falls(run: str, what: str = "judge", where: str | None = None) -> Test:
 
 
 def near(a: str, b: str, share: float = 0.1) -> Test:
-    """That two runs end alike: the interval of their difference lies within a share of b's gain, either way."""
+    """Test that two runs end alike: the interval of their difference lies within plus or minus a share of b's gain."""
 
     def test(results: Results) -> Finding:
         gap = interval(*paired(results, a, b, results.values), seeded=True)

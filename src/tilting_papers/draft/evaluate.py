@@ -1,8 +1,8 @@
-"""Evaluations of the DRaFT recipes, of models in training and of trained LoRAs used in other ways.
+"""Evaluations of the DRaFT recipes: of models in training, and of variants of trained LoRAs.
 
-The scores of a set of prompts are plain data: per image its prompt, reward by spec and judge; and two spreads in the judge's
-features, the mean distance of two images of one prompt and of any two images (both fall when a model collapses). The
-pictures go into one small sheet per set, a row per prompt.
+The scores of a set of prompts are plain data: prompt, rewards by spec and judge of every image, and two spreads in the judge's
+features, the mean distance of two images of one prompt and of any two images (both fall when a model collapses). The pictures
+of a set are saved as one sheet, a row per prompt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tilting_papers.draft.study import Protocol, Scores, Variant
 
 
 def evaluate(protocol: Protocol, model: Any, cache: PartsCache, config: FinetuneConfig, path: Path) -> dict[str, Scores]:
-    """Draw every set by a model as it is, in the sampler of a config, and write the sheets PATH-SET.png."""
+    """Evaluate a model on every set with the sampler of a config, and write the sheets PATH-SET.png."""
     by_set = {}
     for name, prompts in protocol.sets.items():
         first, *others = protocol.reward
@@ -78,7 +78,7 @@ def write_sheet(images: Tensor, columns: int, path: Path) -> None:
 def evaluate_variant(
     variant: Variant, protocol: Protocol, cache: PartsCache, config: FinetuneConfig, out: Path
 ) -> dict[str, Scores]:
-    """The scores of a variant, kept in OUT/variants/NAME.json with what it was made from; drawn again if that has changed."""
+    """The scores of a variant, cached in OUT/variants/NAME.json and drawn again if its inputs have changed."""
     file, window = out / "variants" / f"{variant.name}.json", variant.window and list(variant.window)
     loras = [[digest_of(lora_files(folder)), scale] for folder, scale in variant.loras]
     made = {"looks": protocol.about, "steps": config.steps, "eta": config.eta, "window": window, "loras": loras}
@@ -92,7 +92,7 @@ def evaluate_variant(
 
 @contextmanager
 def applied(model: Any, variant: Variant, steps: int) -> Iterator[Any]:
-    """The model with a variant's LoRAs alone, mixed as Σ w B A, inside the block."""
+    """The model with only a variant's LoRAs, mixed as Σ w B A, inside the block."""
 
     def remove() -> None:
         if NAME in getattr(model.unet, "peft_config", {}):

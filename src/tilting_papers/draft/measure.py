@@ -1,5 +1,5 @@
-"""A figure of the DRaFT paper made: what is missing of every training run is trained into DIR/runs, variants of the trained
-LoRAs are evaluated, and the rows, training curves and claims are read from the scores."""
+"""Makes a figure of the DRaFT paper: trains what is missing of every run in DIR/runs, evaluates variants of the trained LoRAs,
+and computes rows, training curves and claims from the scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COSTS = ("step", "images", "evaluations", "reward_calls", "seconds")
 
 
 def measure(run: Run) -> Report:
-    """Make what is missing of a study: what table.json holds."""
+    """Make what is missing of a study and measure it."""
     study: Study = run.recipe
     results = Results(study, size_of(run), run.out, run.small, PartsCache(load_parts, study.own()), protocol_of(run))
     configs, protocol = requests_of(run), results.protocol
@@ -68,7 +68,7 @@ def measure(run: Run) -> Report:
 
 
 def size_of(run: Run) -> Any:
-    """How much is trained and evaluated."""
+    """The sizes of training and evaluation."""
     return run.recipe.tiny if run.small else run.recipe.size
 
 
@@ -81,7 +81,7 @@ def protocol_of(run: Run) -> Protocol:
 
 
 def requests_of(run: Run) -> dict[str, FinetuneConfig]:
-    """The training runs as requests, by name; those of all first seeds before those of the second."""
+    """The requests of the training runs by name, all first seeds before the second ones."""
     study: Study = run.recipe
     prompts = study.prompts[:SMALL_PROMPTS] if run.small else study.prompts
     runs = [one for one in study.runs if one.small or not run.small]
@@ -93,8 +93,8 @@ def requests_of(run: Run) -> dict[str, FinetuneConfig]:
 
 
 def row_of(results: Results, name: str) -> dict[str, Any]:
-    """A line of the table: every set's reward and judge, and their gains over the base model in the same sampler (a run's own
-    first evaluation), paired image by image."""
+    """A row of the table: reward and judge on every set, and their gains over the base model in the same sampler (a run's own
+    first evaluation), paired by image."""
     base = results.points(name)[0]["sets"] if name in results.summaries else results.scores(BASE)[0]
     sets = {}
     for where in results.protocol.sets:
@@ -117,7 +117,7 @@ def row_of(results: Results, name: str) -> dict[str, Any]:
 
 
 def curves_of(results: Results) -> dict[str, list[dict[str, Any]]]:
-    """By training run, its evaluations as means: step, costs, and by set the rewards and the judge."""
+    """The evaluations of each training run as means: step, costs, and by set the rewards and the judge."""
 
     whats = (*results.protocol.reward, "judge", "apart")
 

@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 DRAFT = "Clark et al. 2024 (DRaFT)"
 BASE = "base"
 TRAIN, HELD = ANIMALS[:12], ANIMALS[12:]
-"""What is trained on, and prompts that training never sees. The first eight of each are drawn to evaluate."""
+"""Training prompts, and held-out ones. Evaluations use the first eight of each."""
 STYLE = {"style": "log p of noto, nats"}
-"""A reward of the image alone, in the part of the aesthetic score, and its unit."""
+"""A reward of the image alone, in place of the aesthetic score, with its unit."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained and evaluated.
+    """Sizes of training and evaluation.
 
     Attributes:
         steps: T.
-        train_steps: of a run that has none of its own.
-        batch: images of a training step.
-        images: of each prompt in an evaluation.
-        evaluations: evaluations after training has begun, evenly spaced.
-        prompts: of each set, that are drawn to evaluate.
+        train_steps: training steps of a run without its own.
+        batch: images per training step.
+        images: images of each prompt in an evaluation.
+        evaluations: number of evaluations during training, evenly spaced.
+        prompts: prompts of each set in an evaluation.
     """
 
     steps: int = 20
@@ -52,7 +52,7 @@ SMALL = Size(steps=5, train_steps=4, batch=2, images=2, evaluations=2, prompts=S
 
 
 SEED = ".s"
-"""Before a run's further seed in its folder's name."""
+"""Separates a run's name from a further seed in its folder's name."""
 
 
 def seeded(run: str, seed: int) -> str:
@@ -61,26 +61,26 @@ def seeded(run: str, seed: int) -> str:
 
 
 def of_fifty(k: int, steps: int) -> int:
-    """So many of the paper's 50 sampling steps as steps of T: the same share, at least 1."""
+    """Convert k of the paper's 50 sampling steps to a chain of ``steps`` steps: the same share, at least 1."""
     return min(steps, max(1, round(k * steps / 50)))
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training run, evaluated every so often on fixed prompts and noise.
+    """One training run, evaluated at intervals on fixed prompts and noise.
 
     Attributes:
-        name: of its line and folder.
-        objective: of `tilting finetune`.
-        settings: of the objective.
-        k: K of the paper's 50 steps, scaled to T and given to draft-k; None leaves the settings alone.
-        reward: instead of the recipe's.
-        lr, clip: of the optimiser.
-        batch, train_steps: instead of the size's, in the full run.
-        options: more options of `tilting finetune`.
+        name: name of its row and folder.
+        objective: objective of `tilting finetune`.
+        settings: settings of the objective.
+        k: K of the paper's 50 steps for draft-k, scaled to T; None changes no setting.
+        reward: overrides the recipe's.
+        lr, clip: learning rate and gradient clip.
+        batch, train_steps: override the size's in the full run.
+        options: further options of `tilting finetune`.
         published: the paper's row to print beside it.
-        seeds: of training, instead of the study's.
-        small: whether ``--small`` has it.
+        seeds: number of training seeds; overrides the study's.
+        small: whether ``--small`` includes it.
     """
 
     name: str
@@ -99,12 +99,12 @@ class Training:
 
 
 class Variant(NamedTuple):
-    """A trained LoRA, or several, used in another way.
+    """A row that applies trained LoRAs in another way: scaled, mixed, or in part of the steps.
 
     Attributes:
-        name: of the line and of its files.
-        loras: (folder of weights, scale) of each that is added.
-        window: the steps first <= i < last in which they are on; None is all.
+        name: name of the row and of its files.
+        loras: (folder of weights, scale) of each LoRA.
+        window: the steps first <= i < last in which they are active; None for all.
     """
 
     name: str
@@ -114,14 +114,14 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is evaluated: the same prompts and noise under every LoRA, scored by rewards and by the held-out judge.
+    """How models are evaluated: the same prompts and noise for every LoRA, scored by rewards and by the held-out judge.
 
     Attributes:
-        sets: prompts by the name of the set.
-        images: of each prompt.
-        reward: specs that every image is scored by.
-        seed: of the noise.
-        between: how many of the sets, from the first, are drawn between a run's first and last look; None is all.
+        sets: prompts by name of the set.
+        images: images of each prompt.
+        reward: reward specs.
+        seed: seed of the noise.
+        between: number of sets that are evaluated between the first and the last evaluation; None for all.
     """
 
     sets: Mapping[str, tuple[str, ...]]
@@ -132,23 +132,23 @@ class Protocol:
 
     @property
     def about(self) -> dict[str, Any]:
-        """As JSON reads it back."""
+        """The protocol as JSON data."""
         sets = {name: list(prompts) for name, prompts in self.sets.items()}
         about = {"sets": sets, "images": self.images, "reward": list(self.reward), "seed": self.seed}
         return about if self.between is None else {**about, "between": self.between}
 
     def along(self) -> Protocol:
-        """Of a look between the first and the last."""
+        """The protocol of evaluations between the first and the last."""
         return replace(self, sets=dict(list(self.sets.items())[: self.between]))
 
 
 Scores = dict[str, Any]
-"""Of one set: "prompts", "rewards" {spec: values}, "judge", and the spreads "apart" {prompt: distance} and "spread"."""
+"""Scores of one set: "prompts", "rewards" {spec: values}, "judge", and the spreads "apart" {prompt: distance} and "spread"."""
 
 
 def values_of(scores: Scores, what: str, seed: int = 0) -> Values:
-    """A number of every image: "judge", or a reward by its spec; or of every prompt: "apart". Missing ones are left out.
-    ``seed``: which of a run's training seeds, in the keys."""
+    """Values per image ("judge", or a reward by its spec) or per prompt ("apart"); missing ones are left out. ``seed`` is the
+    number of the training seed, for the keys."""
     if what == "apart":
         return {(seed, prompt, 0): value for prompt, value in scores["apart"].items()}
     count: dict[str, int] = {}
@@ -162,12 +162,12 @@ def values_of(scores: Scores, what: str, seed: int = 0) -> Values:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, and how our numbers are asked about it.
+    """A claim of the paper and its test.
 
     Attributes:
-        text: what is tested, in our own terms.
+        text: what is tested.
         published: what the paper found.
-        test: from the results, a `Finding`; None where the rows that it needs are not there.
+        test: from the results to a `Finding`; None if rows are missing.
     """
 
     text: str
@@ -180,24 +180,24 @@ MEASURE, PAGE = later("draft.measure:measure"), later("draft.page:markdown")
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Recipe):
-    """A figure of the paper on model pocket; beside the fields of every recipe:
+    """A figure of the paper on model pocket; in addition to `Recipe`:
 
     Attributes:
         runs: its training runs.
-        figures: from the finished results, writes pictures and returns their names.
-        reward: specs that runs are trained on unless they have their own.
-        scored: specs that every image is scored by; the first is the table's. None is those of ``reward``.
-        units: of each of them.
-        prompts: to train on.
-        sets: prompts to evaluate on, by name; the first one is the set of the training curves.
-        size: of the full run.
-        seeds: of training, for every run; each is looked at with the same noise.
+        figures: writes figures of the results and returns their names.
+        reward: training rewards of runs without their own.
+        scored: rewards of evaluations, the first for the table; None for those of ``reward``.
+        units: units of these rewards.
+        prompts: training prompts.
+        sets: evaluation prompts by name; the first set is that of the training curves.
+        size: sizes of the full run.
+        seeds: number of training seeds per run; evaluations use the same noise for all.
         between: see `Protocol`.
-        variants: from the study's results so far, LoRAs used in other ways.
-        extra: measures more: by heading, a table of "heads" and "rows" and what else is to be kept.
-        own: scores by name that ``scored`` may ask for besides rewards.
-        published: its key in published.yaml, and the unit of what stands there.
-        claims: what is to be tested.
+        variants: from the results of the runs to further rows.
+        extra: further measurements: by heading, a table of "heads" and "rows" and any other data.
+        own: further scores by name, which ``scored`` may use.
+        published: its key in published.yaml, and the unit of the published values.
+        claims: claims to test.
         tiny: of ``--small``.
     """
 

@@ -1,8 +1,7 @@
-"""The training runs of the DRaFT recipes: each is trained once, and evaluated every so often on fixed prompts and noise.
+"""Training runs of the DRaFT recipes, evaluated at intervals on fixed prompts and noise.
 
-A run's folder in DIR/runs/NAME is a fine-tuning run's own (`tilting generate --lora` takes it); a killed one goes on from its
-last evaluation. What it costs is counted before it is trained (`tilting.objectives.cost`), in evaluations of the denoiser per
-image; a step back is two.
+DIR/runs/NAME is an ordinary fine-tuning folder (`tilting generate --lora` takes it); an interrupted run resumes from its last
+evaluation. Its cost is counted in advance (`tilting.objectives.cost`) in denoiser evaluations; a backward pass counts as two.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from tilting_papers.draft.evaluate import evaluate
 from tilting_papers.draft.study import Protocol, Size, Training, of_fifty
 
 ROW_SECONDS = 0.004
-"""A row through pocket's UNet, forward, on two idle cores; a CFG pair is two rows."""
+"""Seconds of a forward pass of pocket's UNet per row on two idle cores; a CFG pair is two rows."""
 VALUE = 2.0
-"""A decode and a score with their gradient, in evaluations."""
+"""Cost of a decode and a score with their gradient, in evaluations."""
 
 
 def config_of(
     run: Training, prompts: Sequence[str], reward: Sequence[str], size: Size, small: bool, out: Path, seed: int
 ) -> FinetuneConfig:
-    """A training run as a checked request. Raises TiltingError for one that cannot work."""
+    """The validated request of a training run. Raises TiltingError."""
     settings = dict(run.settings) | ({} if run.k is None else {"k": of_fifty(run.k, size.steps)})
     train_steps = size.train_steps if small else run.train_steps or size.train_steps
     if small and "group_size" in settings:
@@ -60,7 +59,7 @@ def config_of(
 
 
 def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
-    """Seconds that a run takes on two idle cores with its evaluations, by counted evaluations of the denoiser."""
+    """Estimated seconds of a run with its evaluations on two idle cores."""
     cost = cost_of(config.made_objective, config.steps)
     images = config.train_steps * config.batch_size
     looks, whole = -(-config.train_steps // config.checkpoint_every), protocol.sets.values()
@@ -73,12 +72,12 @@ def seconds_of(config: FinetuneConfig, protocol: Protocol) -> float:
 def train(
     config: FinetuneConfig, protocol: Protocol, cache: PartsCache[FinetuneConfig, Parts], argv: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Train what is missing of a run and return its manifest, whose summary holds the evaluations as "points".
+    """Train what is missing of a run and return its manifest, whose summary has the evaluations as "points".
 
-    A run that stops because ten steps in a row were skipped is finished too: its summary says so under "stopped".
+    A run that stops because ten steps in a row were skipped counts as finished; its summary has the reason under "stopped".
 
     Raises:
-        TiltingError: a folder that holds another run.
+        TiltingError: the folder holds another run.
     """
     with exclusive(config.out):
         folder = FinetuneFolder(config, argv)
@@ -91,11 +90,11 @@ def train(
 
 
 class Evaluated(Observer[FinetuneConfig]):
-    """The evaluations of a run, one with each checkpoint, each with its LoRA.
+    """Evaluates a run at every checkpoint, and saves its LoRA there.
 
     Args:
-        folder, trainer: of the run.
-        protocol: what is drawn, and scored by what.
+        folder, trainer: folder and trainer of the run.
+        protocol: the evaluation protocol.
         cache: rewards and judge.
     """
 

@@ -1,7 +1,7 @@
-"""The field's methods and objectives at equal cost on pocket, and what `--method auto` takes for a budget. Torch-free.
+"""Comparison of all methods and objectives at equal cost on pocket, and the table behind `--method auto`. Torch-free.
 
-Cells are data: a reward, a budget of evaluations per image, and the methods that compete for it, each with the number of its
-own that is raised until the budget is spent.
+A cell is a reward and a budget of evaluations per image; the methods that compete there each raise one setting (their knob)
+until the budget is spent.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilting_papers.codex.strengths import PLAIN
-from tilting_papers.codex.strengths import SCENES as NAMED
-from tilting_papers.prompts import OBJECTS
+from tilting_papers.prompts import OBJECTS, TUNING, TUNING_SCENES
 from tilting_papers.recipe import Recipe, Report, Run, later
 
 
@@ -22,12 +20,12 @@ class Rival:
 
     Attributes:
         method: a preset.
-        knob: its field that is raised until the budget is spent.
-        settings: its other fields, as they are here.
-        least: of the knob; where that is too dear, the method is not in the cell.
-        gradient: whether it needs the reward's.
-        chosen: whether ``auto`` may take it.
-        small: whether ``--small`` has it.
+        knob: the setting that is raised until the budget is spent.
+        settings: its other settings that are not at their defaults.
+        least: minimum of the knob; if the budget does not allow it, the method is not in the cell.
+        gradient: whether it needs the reward's gradient.
+        chosen: whether ``auto`` may choose it.
+        small: whether ``--small`` includes it.
     """
 
     method: str
@@ -67,12 +65,12 @@ RIVALS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """A reward that cells are measured on.
+    """A reward of the cells.
 
     Attributes:
-        unit: of its values.
-        gradient: whether it has one that may be used.
-        prompts: what is drawn.
+        unit: unit of its values.
+        gradient: whether methods may use its gradient.
+        prompts: prompts to draw.
     """
 
     unit: str
@@ -81,9 +79,9 @@ class Asked:
 
 
 REWARDS = {
-    "clip": Asked("raw cosine", True, NAMED),
-    "style": Asked("log p of noto, nats", True, PLAIN),
-    "jpeg": Asked("- kilobytes", False, PLAIN),
+    "clip": Asked("raw cosine", True, TUNING_SCENES),
+    "style": Asked("log p of noto, nats", True, TUNING),
+    "jpeg": Asked("- kilobytes", False, TUNING),
 }
 HELD = {
     "symmetry": Asked("- mean squared distance", True, OBJECTS),
@@ -91,7 +89,7 @@ HELD = {
     "jpeg-up": Asked("kilobytes", False, OBJECTS),
     "rotation": Asked("squared distance, its gradient not used", False, OBJECTS),
 }
-"""Rewards, and prompts, on which nothing that auto takes was tuned."""
+"""Held-out rewards and prompts, which auto's table was not tuned on."""
 
 
 MEASURE, PAGE = later("field.cells:measure"), later("field.page:markdown")
@@ -99,15 +97,15 @@ MEASURE, PAGE = later("field.cells:measure"), later("field.page:markdown")
 
 @dataclass(frozen=True, kw_only=True)
 class Cells(Recipe):
-    """Methods at equal evaluations; beside the fields of every recipe:
+    """Methods at equal evaluations; in addition to `Recipe`:
 
     Attributes:
-        budgets: evaluations per image, and T of each.
-        rivals: who competes.
-        rewards: on what.
-        images: per prompt.
-        count: how many of the prompts.
-        auto: whether auto.json is made of it, and black-box methods compete on black-box rewards alone.
+        budgets: T by budget in evaluations per image.
+        rivals: the competing methods.
+        rewards: the rewards by spec.
+        images: images per prompt.
+        count: number of prompts.
+        auto: whether to write auto.json; black-box methods then compete on black-box rewards only.
     """
 
     measure: Any = MEASURE

@@ -9,12 +9,10 @@ from tilting.config.generate import GenerateConfig, resolve
 from tilting.generation import run as generating
 from tilting.metrics import statistics
 from tilting.training import run as training
-from tilting_papers.codex.measure import values_of
-from tilting_papers.codex.strengths import PLAIN
 from tilting_papers.field.page import missing
-from tilting_papers.numbers import OVER_PROMPTS, Values, by_prompt, interval
+from tilting_papers.numbers import OVER_PROMPTS, Values, by_prompt, image_values, interval
 from tilting_papers.page import number, page, shown, table, tried
-from tilting_papers.prompts import ANIMALS, OBJECTS
+from tilting_papers.prompts import ANIMALS, OBJECTS, TUNING
 from tilting_papers.recipe import Report, Run
 
 TRAIN = (*ANIMALS, *OBJECTS)
@@ -31,7 +29,7 @@ WANTED = 0.6
 def requests(run: Run) -> dict[str, Any]:
     """The one command that bakes, and the runs on held-out prompts."""
     small = run.small
-    steps, prompts = (4, PLAIN[:2]) if small else (20, PLAIN)
+    steps, prompts = (4, TUNING[:2]) if small else (20, TUNING)
     bake = resolve_finetune(
         {
             "prompts": list(TRAIN[:4] if small else TRAIN),
@@ -71,8 +69,8 @@ def measure(run: Run) -> Report:
         run.say(name)
         config: GenerateConfig = resolve(options)
         manifests[name] = generating.run(config, run.argv, quiet=run.quiet)
-    rewards = {name: values_of([one], REWARD) for name, one in manifests.items()}
-    judges = {name: values_of([one], "judge") for name, one in manifests.items()}
+    rewards = {name: image_values([one], REWARD) for name, one in manifests.items()}
+    judges = {name: image_values([one], "judge") for name, one in manifests.items()}
     rows = []
     for name, one in manifests.items():
         gains = {} if name == "base" else {"gain": interval(rewards[name], rewards["base"])}

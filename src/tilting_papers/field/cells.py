@@ -17,23 +17,22 @@ from tilting.generation.folder import Folder
 from tilting.presets import METHODS as PRESETS
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
-from tilting_papers.codex.measure import values_of
 from tilting_papers.field import Asked, Cells, Rival
-from tilting_papers.numbers import interval, mean
+from tilting_papers.numbers import image_values, interval, mean
 from tilting_papers.recipe import Report, Run
 
 GRADIENT = 3.0
-"""What a value with a gradient takes, relative to one without; for what is said beforehand only."""
+"""Cost of a value with a gradient relative to one without; used for estimates of time only."""
 
 
 class Row:
-    """A line of a cell.
+    """A row of a cell.
 
     Args:
-        run: the recipe's.
-        reward, budget: of the cell.
-        rival: who, or None for base.
-        number: its knob.
+        run: the run of the recipe.
+        reward, budget: the cell.
+        rival: the method; None for base.
+        number: value of its knob.
     """
 
     def __init__(self, run: Run, reward: str, budget: int, rival: Rival | None, number: int = 1):
@@ -67,24 +66,24 @@ class Row:
 
 
 def name_of(reward: str, number: int, method: str) -> str:
-    """Of a row: a number is a budget, or of base's T."""
+    """Name of a row; the number is the budget, or T for base."""
     return f"{reward.replace(':', '-')}-{number}-{method}"
 
 
 def rewards_of(run: Run) -> dict[str, Asked]:
-    """The rewards of a run; of a small one, one with a gradient and one without."""
+    """The rewards of a run; a small run has one with a gradient and one without."""
     rewards = run.recipe.rewards
     kinds = {asked.gradient: spec for spec, asked in reversed(rewards.items())}
     return {spec: asked for spec, asked in rewards.items() if not run.small or spec in kinds.values()}
 
 
 def steps_of(run: Run, budget: int) -> int:
-    """T of a budget; ``--small`` has so few that every budget buys two images."""
+    """T of a budget; ``--small`` has so few steps that its budget buys two images."""
     return 4 if run.small else run.recipe.budgets[budget]
 
 
 def spent(rival: Rival, budget: int, steps: int) -> int | None:
-    """The most of its knob that a budget of evaluations buys, or None where it buys too little."""
+    """The largest value of a rival's knob within a budget of evaluations; None if even the smallest exceeds it."""
 
     def evaluations(number: int) -> int:
         preset = PRESETS[rival.method](**{**rival.settings, rival.knob: number})
@@ -94,7 +93,7 @@ def spent(rival: Rival, budget: int, steps: int) -> int | None:
 
 
 def rows_of(run: Run) -> list[Row]:
-    """All lines of all cells, the cheapest budget first."""
+    """All rows of all cells, the smallest budget first."""
     recipe: Cells = run.recipe
     budgets = [8] if run.small else sorted(recipe.budgets)
     rows: dict[str, Row] = {}
@@ -113,7 +112,7 @@ def rows_of(run: Run) -> list[Row]:
 
 
 def mine(run: Run, rows: list[Row]) -> list[Row]:
-    """Those of this shard: a stretch of them, so that the first shards make the cheapest budgets whole."""
+    """The rows of this shard: a contiguous part, so that the first shards complete the smallest budgets."""
     i, k = run.shard or (1, 1)
     total, before, found = sum(row.minutes for row in rows), 0.0, []
     for row in rows:
@@ -125,11 +124,11 @@ def mine(run: Run, rows: list[Row]) -> list[Row]:
 
 
 Manifests = dict[str, dict[str, Any]]
-"""Of finished runs, by row."""
+"""Manifests of finished runs by row."""
 
 
 def drawn(run: Run) -> tuple[list[Row], Manifests, Report]:
-    """Draw what is missing and measure what is there: the rows, their runs, and what table.json holds of them."""
+    """Draw what is missing of this shard; returns all rows, the manifests of the existing ones, and their report."""
     rows, cache = rows_of(run), PartsCache(generating.load_parts)
     wanted = {row.name for row in mine(run, rows)}
     manifests: Manifests = {}
@@ -153,7 +152,7 @@ def drawn(run: Run) -> tuple[list[Row], Manifests, Report]:
 
 
 def measure(run: Run) -> Report:
-    """`drawn`, and what is known of every cell; auto.json, where the recipe makes it."""
+    """`drawn`, with a summary of every cell; writes auto.json if the recipe says so."""
     rows, _, held = drawn(run)
     cells = [cell for budget in sorted({r.budget for r in rows}) for cell in _cells(run, budget, rows, held["rows"])]
     if run.recipe.auto:
@@ -163,12 +162,12 @@ def measure(run: Run) -> Report:
 
 
 def _line(run: Run, row: Row, manifests: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A line of the page, where its run and base's are there."""
+    """A row of the report; None if its run or that of base is missing."""
     base = name_of(row.reward, steps_of(run, row.budget), "base")
     if row.name not in manifests or base not in manifests:
         return None
-    found = {what: values_of([manifests[row.name]], what) for what in (row.reward, "judge")}
-    theirs = {what: values_of([manifests[base]], what) for what in found}
+    found = {what: image_values([manifests[row.name]], what) for what in (row.reward, "judge")}
+    theirs = {what: image_values([manifests[base]], what) for what in found}
     spread = pstdev(theirs[row.reward].values())
     gain = interval(found[row.reward], theirs[row.reward])
     assert gain is not None
@@ -200,7 +199,7 @@ def _number(row: Row) -> Any:
 
 
 def _cells(run: Run, budget: int, rows: list[Row], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is known of a budget, of rewards with a gradient and without."""
+    """The cells of a budget, for rewards with a gradient and without: the methods ranked by gain, and the one to take."""
     cells = []
     for gradient in (True, False):
         rewards = [reward for reward, asked in rewards_of(run).items() if asked.gradient == gradient]

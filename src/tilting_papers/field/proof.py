@@ -12,10 +12,9 @@ from typing import Any
 
 from tilting.config.auto import choose
 from tilting.metrics.statistics import holm
-from tilting_papers.codex.measure import values_of
 from tilting_papers.field.cells import Manifests, Row, drawn
 from tilting_papers.field.page import whole
-from tilting_papers.numbers import Values, estimated, mean
+from tilting_papers.numbers import Values, estimated, image_values, mean
 from tilting_papers.page import NONE, claimed, claims, number, shown, table
 from tilting_papers.recipe import Report, Run
 
@@ -66,7 +65,7 @@ def cells_of(run: Run, rows: Sequence[Row], manifests: Manifests) -> list[Cell]:
         there = [row for row in there if row.rival is None or row.budget == budget]
         if all(row.name in manifests for row in there):
             gradient = run.recipe.rewards[reward].gradient
-            values = [{row.method: values_of([manifests[row.name]], what) for row in there} for what in (reward, "judge")]
+            values = [{row.method: image_values([manifests[row.name]], what) for row in there} for what in (reward, "judge")]
             cells.append(Cell(reward, budget, gradient, choose(budget, steps, gradient).method, *values))
     return cells
 

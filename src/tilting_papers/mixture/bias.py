@@ -1,8 +1,8 @@
-"""How far every method is from the exact tilt, where that is known: the numbers of `mixture-bias`.
+"""Bias of every method on a mixture whose exact tilt is known: the numbers of `mixture-bias`.
 
-The distance is the energy distance, and the null what independent exact samples of the same size have. Gradient strengths,
-temperatures and numbers of particles are chosen on a small grid by other, fewer draws, and the preset's default is reported
-beside the best.
+Bias is the energy distance to exact samples; the null is that between independent exact samples of the same size. Gradient
+strengths, temperatures and numbers of particles are tuned on a small grid with separate, fewer draws; the best setting is
+reported beside the preset's default.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tilting_papers.recipe import Report, Run, Say
 
 @dataclass(frozen=True)
 class Size:
-    """How much is drawn: T, draws reported, draws to choose settings by, exact draws to compare with, exact samples."""
+    """Sizes: T, reported draws, draws for tuning, exact draws to compare with, and number of exact samples for the null."""
 
     steps: int
     draws: int
@@ -47,10 +47,10 @@ class Setting:
     """A method with its settings.
 
     Attributes:
-        method: its name in the table.
-        setting: what is set, in words.
-        preset: of `tilting.presets`.
-        by_weight: draws taken by weight from the particles of each run; 0 keeps what the preset returns.
+        method: name of the method in the table.
+        setting: the setting, in words.
+        preset: a preset of `tilting.presets`.
+        by_weight: number of draws by weight from the particles of each run; 0 keeps what the preset returns.
     """
 
     method: str
@@ -87,7 +87,7 @@ def draw(what: Setting, size: Size, count: int, seed: int) -> Drawn:
 
 
 def grids() -> list[list[Setting]]:
-    """For each method its settings to choose from, the preset's default first."""
+    """The grid of settings of each method, the preset's default first."""
 
     def vary(name: str, preset: Any, field: str, values: Sequence[Any], note: str = "", **fixed: Any) -> list[Setting]:
         label = {"strength": "strength", "particles": "N", "tau": "τ", "rho": "ρ = μ"}[field]
@@ -124,8 +124,8 @@ def grids() -> list[list[Setting]]:
 
 
 def stated() -> list[Setting]:
-    """Weighted particles: β is the tilt's own, and there is nothing to choose but N and what is returned. And reconstruction
-    guidance with the strength that would be exact for a single Gaussian and a linear reward."""
+    """Settings without tuning: weighted particles, whose β is that of the tilt, and reconstruction guidance with the strength
+    that is exact for a single Gaussian and a linear reward."""
     heavy = {"smc": (presets.smc, 4), "tds": (presets.tds, 4), "das": (presets.das, 4)}
     settings = [Setting("dps (score)", f"strength 1/β = {1 / BETA:g}", presets.dps(1 / BETA, form="score"))]
     for name, (preset, n) in heavy.items():

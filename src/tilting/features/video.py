@@ -1,5 +1,5 @@
-"""Films: several frames in a file, of which a still is one. Animated PNG, WEBP and GIF by PIL; mp4 and other videos by PyAV,
-which the extra ``video`` installs. Torch-free to import."""
+"""Reading and writing of videos; a still is a video of one frame. PIL reads animated PNG, WEBP and GIF; PyAV, which the extra
+``video`` installs, reads mp4 and the like. Torch-free to import."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RATE = 16
-"""Frames a second of what is written."""
+"""Frames per second of written videos."""
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-"""What PyAV reads here."""
+"""Suffixes that PyAV reads."""
 PICTURES = (*SUFFIXES, *VIDEOS)
-"""What counts as a picture or a film in a folder."""
+"""Suffixes of pictures and videos in a folder."""
 MOST = 1024
-"""The most frames that are read of a file."""
+"""Maximum number of frames to read from a file."""
 BT709 = 1
-"""The colours that an mp4 says it has, in the numbers of its standard (ITU-T H.273)."""
+"""Colour space of written mp4 files, as a code of ITU-T H.273."""
 SHEET = 3
-"""The most frames in a row of a contact sheet."""
+"""Maximum number of frames in a row of a contact sheet."""
 
 
 def check_video(what: str) -> None:
-    """Refuse what needs PyAV where it is not installed. Raises TiltingError."""
+    """Raise TiltingError if PyAV is not installed; ``what`` needs it."""
     if find_spec("av") is None:
         raise TiltingError(f"{what} needs PyAV: pip install 'tilting[video]'")
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a file is called a video, which PIL does not read."""
+    """Whether a file has the suffix of a format that PyAV reads."""
     return Path(path).suffix.lower() in VIDEOS
 
 
@@ -53,10 +53,10 @@ def evenly(frames: int, wanted: int) -> list[int]:
 
 
 def open_frames(path: str | Path, most: int = MOST) -> list[Image]:
-    """The first frames of a file as RGB pictures, upright and wholly decoded; of a still one.
+    """The first frames of a file as RGB images, upright and fully decoded; a still has one.
 
     Raises:
-        TiltingError: a reason without the name of the file, as `tilting.features.picture.open_rgb` gives it.
+        TiltingError: a reason without the file's name, as of `tilting.features.picture.open_rgb`.
     """
     if is_video(path):
         if not Path(path).is_file():
@@ -69,7 +69,7 @@ def open_frames(path: str | Path, most: int = MOST) -> list[Image]:
     try:
         with Image.open(path) as opened:
             if getattr(opened, "n_frames", 1) == 1 or opened.format not in ("PNG", "WEBP", "GIF"):
-                return [first]  # the pages of a TIFF are no film
+                return [first]  # several pages of a TIFF are not frames
             shown = [
                 (upright(frame.copy()), frame.info.get("duration") or 1)
                 for frame in islice(ImageSequence.Iterator(opened), most)
@@ -78,7 +78,7 @@ def open_frames(path: str | Path, most: int = MOST) -> list[Image]:
         raise
     except Exception as error:  # decoders of PIL raise nearly anything on a broken file
         raise TiltingError("cannot be read to its end") from error
-    shortest = min(time for _, time in shown)  # frames that are alike are written as one that stays longer
+    shortest = min(time for _, time in shown)  # PIL merges identical frames into a longer one
     return [frame for frame, time in shown for _ in range(min(round(time / shortest), most))][:most]
 
 
@@ -88,7 +88,7 @@ def _of_video(path: Path, most: int) -> list[Image]:
     try:
         with av.open(str(path)) as opened:
             frames = [frame.to_image() for frame in islice(opened.decode(video=0), most)]
-    except Exception as error:  # of FFmpeg, and of a file without pictures
+    except Exception as error:  # from FFmpeg, or a file without a video stream
         raise TiltingError(f"cannot be read as a video: {getattr(error, 'strerror', None) or 'it has no pictures'}") from error
     if not frames:
         raise TiltingError("cannot be read as a video: it has no pictures")
@@ -96,7 +96,7 @@ def _of_video(path: Path, most: int) -> list[Image]:
 
 
 def read_frames(path: str | Path) -> Tensor:
-    """A still (3, h, w), or a film (frames, 3, h, w), float in [0, 1]. Raises TiltingError naming a file that is none."""
+    """Read a still (3, h, w) or a video (frames, 3, h, w), float in [0, 1]. Raises TiltingError naming an unreadable file."""
     try:
         frames = open_frames(path)
     except TiltingError as error:
@@ -105,7 +105,7 @@ def read_frames(path: str | Path) -> Tensor:
 
 
 def frames_of(image: Tensor) -> list[Image]:
-    """An image (3, h, w), or the frames of a film (frames, 3, h, w), in [0, 1] as pictures of 8 bits."""
+    """An image (3, h, w), or the frames of a video (frames, 3, h, w), in [0, 1] as 8-bit images."""
     from PIL import Image
 
     pixels = (image.detach().float().reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1) * 255).round().clamp(0, 255)
@@ -113,7 +113,7 @@ def frames_of(image: Tensor) -> list[Image]:
 
 
 def contact_sheet(frames: list[Image]) -> Image:
-    """Frames of a film, evenly spaced from the first to the last, in full rows, at most `SHEET`; a still is itself."""
+    """Frames evenly spaced from the first to the last in full rows, at most `SHEET` wide; a still is returned unchanged."""
     from PIL.Image import new
 
     if len(frames) == 1:
@@ -129,7 +129,7 @@ def contact_sheet(frames: list[Image]) -> Image:
 
 
 def mp4(frames: list[Image], comment: str) -> bytes:
-    """Frames of one size as an H.264 video, a comment in its metadata; what is seen in a browser, and a little is lost.
+    """Encode frames of one size as H.264 with a comment in the metadata; slightly lossy, plays in browsers.
 
     Raises:
         TiltingError: PyAV is not installed.
@@ -138,13 +138,13 @@ def mp4(frames: list[Image], comment: str) -> bytes:
     import av  # type: ignore[import-not-found]
 
     file, (width, height) = BytesIO(), frames[0].size
-    kind = "yuv444p" if width % 2 or height % 2 else "yuv420p"  # half the colours, which every player shows
+    kind = "yuv444p" if width % 2 or height % 2 else "yuv420p"  # 4:2:0 plays everywhere, but needs even sides
     with av.open(file, "w", format="mp4") as out:
         out.metadata["comment"] = comment
         stream: Any = out.add_stream("libx264", rate=RATE, options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = width, height, kind
         context = stream.codec_context
-        context.thread_count = 1  # the same bytes on every machine
+        context.thread_count = 1  # deterministic output
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = BT709
         for picture in _with_end(frames):
             frame = picture and av.VideoFrame.from_image(picture).reformat(

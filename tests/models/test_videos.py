@@ -1,4 +1,4 @@
-"""Films: states and pictures of one rank more, scored frame by frame or whole, written and read as moving pictures."""
+"""Videos: states and pictures of one rank more, scored frame by frame or whole, written and read as moving pictures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from support import tiny_pipelines
 from support.commands import manifest
 from tilting.cli import main
 from tilting.config.generate import resolve
-from tilting.features import film as films
+from tilting.features import video as module
 from tilting.features.clip import ClipEmbedder
-from tilting.features.film import contact_sheet, frames_of, open_frames, read_frames
 from tilting.features.lpips import Lpips
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.vgg import Vgg16
+from tilting.features.video import contact_sheet, frames_of, open_frames, read_frames
 from tilting.generation.coerce import picture_of
 from tilting.generation.pictures import picture_file
 from tilting.generation.size import sizes
 from tilting.metrics.judge import PocketJudge
-from tilting.rewards.check import checked
+from tilting.rewards.check import checked, takes_videos
 from tilting.rewards.spec import build, parse_specs
 from tilting.rewards.user_file import UserReward
 from tilting.rewards.weighted_sum import framed
@@ -47,12 +47,12 @@ def wan():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("films") / "wan"
+    place = tmp_path_factory.mktemp("videos") / "wan"
     tiny_pipelines.wan()[0].save_pretrained(place)
     return str(place)
 
 
-def film(count=2, frames=5, seed=0):
+def video(count=2, frames=5, seed=0):
     return torch.rand(count, frames, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
@@ -61,37 +61,45 @@ def darkness(images, prompts):
     return 1 - images.flatten(1).mean(1)
 
 
-def motion(films, prompts):
-    assert films.ndim == 5 and len(prompts) == len(films)
-    return (films[:, 1:] - films[:, :-1]).square().flatten(1).mean(1)
+def motion(videos, prompts):
+    assert videos.ndim == 5 and len(prompts) == len(videos)
+    return (videos[:, 1:] - videos[:, :-1]).square().flatten(1).mean(1)
 
 
-motion.films = motion.differentiable = True
+motion.videos = motion.differentiable = True
 
 
 def test_a_reward_of_pictures_is_the_mean_over_frames():
-    films, jpeg = film(), tl.rewards.jpeg()
-    by_hand = torch.stack([jpeg(one, ["a fox"] * 5).mean() for one in films])
-    assert torch.allclose(checked(jpeg, films, ["a fox", "an owl"]), by_hand)
+    videos, jpeg = video(), tl.rewards.jpeg()
+    by_hand = torch.stack([jpeg(one, ["a fox"] * 5).mean() for one in videos])
+    assert torch.allclose(checked(jpeg, videos, ["a fox", "an owl"]), by_hand)
 
     def prompted(images, prompts):
         return torch.tensor([float(len(prompt)) for prompt in prompts])
 
-    assert checked(UserReward(prompted, "prompted"), films, ["a", "an owl"]).tolist() == [1.0, 6.0]
+    assert checked(UserReward(prompted, "prompted"), videos, ["a", "an owl"]).tolist() == [1.0, 6.0]
 
 
-def test_the_film_of_a_bad_frame_is_named():
+def test_the_former_name_of_videos_is_taken():
+    def still(images, prompts):
+        return images.flatten(1).mean(1)
+
+    still.films = True
+    assert takes_videos(UserReward(still, "still")) and not takes_videos(UserReward(darkness, "darkness"))
+
+
+def test_the_video_of_a_bad_frame_is_named():
     def broken(images, prompts):
         return torch.where(torch.arange(len(images)) == 7, torch.nan, 1.0)  # the third frame of the second
 
     broken.name, broken.differentiable = "broken", False
     with pytest.raises(RewardError) as caught:
-        checked(broken, film(), ["a fox", "an owl"])
+        checked(broken, video(), ["a fox", "an owl"])
     assert caught.value.row == 1
 
 
 @pytest.mark.parametrize(("method", "reward"), [("code", darkness), ("bon", motion), ("codex", motion)])
-def test_films_are_steered(wan, method, reward):
+def test_videos_are_steered(wan, method, reward):
     frames = "first" if method == "code" else "all"
     out = tl.generate(wan, "a fox", steps=3, reward=reward, method=method, images=1, reward_frames=frames)
     assert out.images.shape == (1, *wan.image_shape) == (1, 5, 3, 16, 16) and len(out.pil) == 1
@@ -103,17 +111,17 @@ def test_films_are_steered(wan, method, reward):
     ("frames", "seen"), [("all", range(5)), ("first", [0]), ("middle", [2]), ("1", [2]), ("3", [0, 2, 4]), ("9", range(5))]
 )
 def test_rewards_of_pictures_score_chosen_frames(frames, seen):
-    """Evenly spaced ones; what takes films whole has them whole; the sum of rewards sees the same."""
-    movie, jpeg = film(), tl.rewards.jpeg()
+    """Evenly spaced ones; what takes videos whole has them whole; the sum of rewards sees the same."""
+    movie, jpeg = video(), tl.rewards.jpeg()
     by_hand = torch.stack([jpeg(one[list(seen)], ["a fox"] * len(seen)).mean() for one in movie])
     assert torch.allclose(checked(jpeg, movie, PROMPTS, frames), by_hand)
     assert torch.allclose(checked(framed(build(parse_specs(["jpeg=2"])), frames), movie, PROMPTS), 2 * by_hand)
-    whole_films = UserReward(motion, "motion")
-    assert torch.allclose(checked(framed(whole_films, frames), movie, PROMPTS), motion(movie, PROMPTS))
+    whole_videos = UserReward(motion, "motion")
+    assert torch.allclose(checked(framed(whole_videos, frames), movie, PROMPTS), motion(movie, PROMPTS))
 
 
 def smooth(frames=5, side=16):
-    """A film of slow waves, which a codec keeps."""
+    """A video of slow waves, which a codec keeps."""
     x = torch.linspace(0, 3, side)
     waves = [torch.stack([(x[:, None] + x + c + 0.3 * f).sin() / 2 + 0.5 for c in range(3)]) for f in range(frames)]
     return torch.stack(waves)
@@ -123,11 +131,11 @@ RECORD = {"reward": 0.5, "prompt": "a fox", "seed": 3}
 
 
 @pytest.mark.parametrize(("kind", "worst"), [("png", 0), ("webp", 0), ("gif", 24), ("mp4", 12)])
-def test_a_film_is_written_and_read(kind, worst, tmp_path):
+def test_a_video_is_written_and_read(kind, worst, tmp_path):
     """png and webp without loss, a gif of 256 colours, an mp4 of half the colours; what it is stands in it."""
     movie = smooth(side=64)
     movie[3] = movie[2]  # frames that are alike are kept apart
-    file = tmp_path / f"film.{kind}"
+    file = tmp_path / f"video.{kind}"
     file.write_bytes(picture_file(movie, RECORD, "base", kind))
     assert picture_file(movie, RECORD, "base", kind) == file.read_bytes() and whole(file)
     gap = (read_frames(file) - (movie * 255).round() / 255).abs()
@@ -137,7 +145,7 @@ def test_a_film_is_written_and_read(kind, worst, tmp_path):
 
         with av.open(str(file)) as opened:
             told, rate = opened.metadata["comment"], opened.streams.video[0].average_rate
-        assert rate == films.RATE
+        assert rate == module.RATE
     else:
         with Image.open(file) as opened:
             told = {
@@ -160,7 +168,7 @@ def test_an_mp4_of_odd_sides_and_a_video_that_is_none(tmp_path, monkeypatch):
     (tmp_path / "none.mp4").write_bytes(b"no video")
     with pytest.raises(TiltingError, match=r"the picture '.*none.mp4' cannot be read as a video"):
         read_frames(tmp_path / "none.mp4")
-    monkeypatch.setattr(films, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     for ask in (lambda: read_frames(tmp_path / "odd.mp4"), lambda: picture_file(odd, RECORD, "base", "mp4")):
         with pytest.raises(TiltingError, match=r"needs PyAV: pip install 'tilting\[video\]'"):
             ask()
@@ -178,8 +186,8 @@ def test_a_contact_sheet_shows_frames_in_order():
 
 
 def test_instruments_take_the_mean_over_frames():
-    """The judge, LPIPS of pairs of films, the term of diversity."""
-    movie, judge = film(), PocketJudge()
+    """The judge, LPIPS of pairs of videos, the term of diversity."""
+    movie, judge = video(), PocketJudge()
     each = judge.score(movie.flatten(0, 1), [p for p in PROMPTS for _ in range(5)]).unflatten(0, (2, 5))
     assert torch.allclose(judge.score(movie, PROMPTS), each.mean(1), atol=1e-5)
     torch.manual_seed(0)
@@ -192,7 +200,7 @@ def test_instruments_take_the_mean_over_frames():
 
 
 @pytest.mark.parametrize("kind", ["png", "mp4"])
-def test_a_run_of_films_is_a_run(folder, tmp_path, capsys, kind):
+def test_a_run_of_videos_is_a_run(folder, tmp_path, capsys, kind):
     """It goes on with the same bytes, its records are of the chosen frames, and other frames are another run."""
     words = ["generate", "a fox", "--model", folder, *SIZE, "--reward", "jpeg", "--method", "bon", "--particles", "2"]
     words += ["--images", "2", "--reward-frames", "first", "--format", kind, "--quiet", "--out", str(tmp_path / "a")]
@@ -215,16 +223,16 @@ def test_a_run_of_films_is_a_run(folder, tmp_path, capsys, kind):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--format", "jpeg"], "a film is written as png, webp, gif or mp4, not as jpeg: give --format webp"),
+        (["--format", "jpeg"], "a video is written as png, webp, gif or mp4, not as jpeg: give --format webp"),
         (
             ["--reward-frames", "last"],
             "reward-frames must be all, first, middle, or a number of frames from 1 to 257, not 'last'",
         ),
         (["--reward-frames", "0"], "a number of frames from 1 to 257, not '0'"),
-        (["--image", "short.gif"], "the film of --image has 2 frames, and 5 are drawn"),
+        (["--image", "short.gif"], "the video of --image has 2 frames, and 5 are drawn"),
     ],
 )
-def test_what_does_not_fit_a_film_is_one_sentence(folder, tmp_path, capsys, monkeypatch, words, said):
+def test_what_does_not_fit_a_video_is_one_sentence(folder, tmp_path, capsys, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short.gif").write_bytes(picture_file(smooth(2), RECORD, "base", "gif"))
     run = ["generate", "a fox", "--model", folder, *SIZE, "--out", "out", "--quiet"]
@@ -232,24 +240,24 @@ def test_what_does_not_fit_a_film_is_one_sentence(folder, tmp_path, capsys, monk
     assert said in capsys.readouterr().err and not (tmp_path / "out" / "images").exists()
 
 
-def test_a_picture_is_no_film(tmp_path, capsys):
+def test_a_picture_is_no_video(tmp_path, capsys):
     run = ["generate", "a fox", "--steps", "2", "--reward", "jpeg", "--quiet", "--out", str(tmp_path / "out")]
     assert main([*run, "--format", "gif"]) == 2
     assert "a picture is written as png, jpeg or webp, not as gif: give --format png" in capsys.readouterr().err
 
 
-def test_films_are_drawn_from_a_film(wan, tmp_path):
-    """SDEdit: what is noised is the film's own coding, of a file or frames, whose first are taken; a still stands still."""
+def test_videos_are_drawn_from_a_video(wan, tmp_path):
+    """SDEdit: what is noised is the video's own coding, of a file or frames, whose first are taken; a still stands still."""
     movie = smooth(7)
-    (tmp_path / "film.webp").write_bytes(picture_file(movie, RECORD, "base", "webp"))
+    (tmp_path / "video.webp").write_bytes(picture_file(movie, RECORD, "base", "webp"))
     eight = (movie * 255).round() / 255
-    assert picture_of(tmp_path / "film.webp", 16, 16, 5).equal(eight[None, :5])
+    assert picture_of(tmp_path / "video.webp", 16, 16, 5).equal(eight[None, :5])
     with torch.no_grad():
         coded = wan.pipe.vae.encode((eight[None, :5] * 2 - 1).transpose(1, 2)).latent_dist.mode()
         seen = wan.before_decoder(wan.encode(eight[None, :5]))
     assert seen.allclose(coded, atol=1e-5)
     how = {"steps": 4, "eta": 0.0, "cfg": 1.0, "strength": 0.5, "progress": False}
-    drawn = tl.generate(wan, "a fox", image=tmp_path / "film.webp", **how).images
+    drawn = tl.generate(wan, "a fox", image=tmp_path / "video.webp", **how).images
     assert drawn.shape == (1, 5, 3, 16, 16) and not drawn.equal(tl.generate(wan, "a fox", image=1 - eight, **how).images)
     assert tl.generate(wan, "a fox", image=frames_of(eight), **how).images.equal(drawn)
     assert tl.generate(wan, "a fox", image=eight, **how).images.equal(drawn)
@@ -258,7 +266,7 @@ def test_films_are_drawn_from_a_film(wan, tmp_path):
 
 
 @pytest.mark.slow
-def test_films_are_compared_and_evaluated(folder, tmp_path):
+def test_videos_are_compared_and_evaluated(folder, tmp_path):
     """Pages show contact sheets; embeddings, and so CLIP's numbers, are means over frames."""
     words = ["compare", "a fox", "--model", folder, *SIZE, "--methods", "base,bon", "--images", "2", "--reward", "jpeg"]
     assert main([*words, "--quiet", "--out", str(tmp_path / "c")]) == 0
@@ -278,7 +286,7 @@ def test_films_are_compared_and_evaluated(folder, tmp_path):
     assert row["tclip"]["mean"] == pytest.approx(want.item(), abs=1e-5) and row["verdict"] is not None
 
 
-def test_a_film_model_is_fine_tuned(folder, tmp_path):
+def test_a_video_model_is_fine_tuned(folder, tmp_path):
     words = ["finetune", "a fox", "--model", folder, *SIZE, "--reward", "jpeg", "--objective", "ddpo", "--reward-frames", "2"]
     words += ["--batch-size", "2", "--train-steps", "1", "--sample-every", "1", "--quiet", "--out", str(tmp_path / "run")]
     assert main(words) == 0
@@ -286,12 +294,12 @@ def test_a_film_model_is_fine_tuned(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_look_decoder_of_pictures_is_refused_for_films_and_a_reward_of_pictures_counted(folder, tmp_path):
+def test_a_look_decoder_of_pictures_is_refused_for_videos_and_a_reward_of_pictures_counted(folder, tmp_path):
     config = {"prompts": ["a fox"], "model": folder, "reward": ["clip"], "height": 16, "width": 16, "frames": 5}
     found = sizes(resolve(config), tl.rewards.clip(), count=False, back=False)
     assert found.units["reward"].peak > 0
     AutoencoderTiny(latent_channels=tiny_pipelines.wan()[0].vae.config.z_dim).save_pretrained(tmp_path / "flat")
-    said = "is a AutoencoderTiny, and .* has a AutoencoderKLWan, one of them of pictures and one of films"
+    said = "is a AutoencoderTiny, and .* has a AutoencoderKLWan, one of them of pictures and one of videos"
     with pytest.raises(TiltingError, match=said):
         tl.load(folder, height=16, width=16, num_frames=5, look_decoder=str(tmp_path / "flat"))
     with pytest.raises(TiltingError, match=said):
