@@ -347,7 +347,7 @@ def test_a_teacher_that_is_a_sampler():
     losses = list(opd("bon", timesteps=2, epochs=2)(one))
     clean, total, errors = steered(one, presets.bon()), 0.0, []
     for k in range(4):
-        e = error_of(2 * theta, noised(clean, one.rows, one, k)).mean()
+        e = error_of(theta, noised(clean, one.rows, one, k)).mean()  # of what draws: under CFG
         total, errors = total + e / 2, [*errors, e.item()]
     alike(losses, total, theta)
     assert [loss.numbers["error"] for loss in losses] == pytest.approx(errors) and updates(losses) == [False, True] * 2

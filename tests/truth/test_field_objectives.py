@@ -663,7 +663,7 @@ def test_a_sampler_is_baked_by_its_finished_samples(mixture):
     losses = list(opd(world))
     clean = steered(world, presets.bon())
     for k, loss in enumerate(losses):
-        wanted = errors(world, world.plain, noised(clean, world.rows, world, k)).mean()
+        wanted = errors(world, world.denoise, noised(clean, world.rows, world, k)).mean()
         assert loss.value.item() == pytest.approx(wanted.item(), rel=1e-12) and loss.update
     assert losses[0].value.item() != losses[1].value.item()
     with pytest.raises(TiltingError, match="did you mean 'codex'"):

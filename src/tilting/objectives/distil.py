@@ -1,11 +1,13 @@
 """On-policy distillation of a teacher: LoRAs, or a steered sampler.
 
     a network    |mean_θ(x_t) - mean_teacher(x_t)|² / (2 std²) at the states of the model's own chains      Li et al. 2026
-    a sampler    the error of pre-training on the steered sampler's finished samples: steer, then bake
+    a sampler    the error of pre-training on the steered sampler's finished samples, of the network under CFG
 
 A teacher that is a network (LoRAs and their sum) is asked at every state the student comes to: the KL of a step of two
 Gaussians of one std, and the difference of outputs where a step has none. A sampler that selects among particles has no mean
 of a step; its law is what fits of its finished samples come to, and it draws from the frozen model, so that the target stands.
+What is fitted is what draws afterwards, the prediction under CFG: one without, fitted to samples that had guidance, would be
+guided twice.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Opd(BaseObjective):
                 loss += mean (f_θ(x_t) - f_teacher(x_t))²                          where a step has no noise
         of a sampler:  x_0 = finished samples of the frozen model under the method
             for each epoch, for j = 1 .. J:
-                t ~ Uniform of the grid, ε ~ N(0, I);  loss += mean |f_θ(α_t x_0 + σ_t ε, t) - f|² / J
+                t ~ Uniform of the grid, ε ~ N(0, I);  loss += mean |f_θ(α_t x_0 + σ_t ε, t) - f|² / J      f under CFG
         θ <- AdamW(∇_θ loss)
 
     The optimum of the first is the teacher, at the states that the student comes to; of the second a model whose samples are
@@ -128,6 +130,6 @@ class Opd(BaseObjective):
         for epoch in range(self.epochs):
             for k in range(self.timesteps):
                 point = noised(clean, batch.rows, batch, epoch * self.timesteps + k)
-                error = error_at(batch.plain, point, batch.kind).mean()
+                error = error_at(batch.denoise, point, batch.kind).mean()
                 numbers = {"error": error.item()} | ({"reward": value.mean().item()} if epoch == k == 0 else {})
                 yield Loss(error / self.timesteps, numbers, update=k == self.timesteps - 1)

@@ -100,7 +100,7 @@ def noised(
 
 
 def error_at(denoise: Denoise, point: Noised, kind: Kind) -> Tensor:
-    """The `training_error` of a network, without CFG, at noised samples, (m,)."""
+    """The `training_error` of a network at noised samples, (m,)."""
     return training_error(denoise(point.x, point.t, point.rows), point.clean, point.noise, point.t, kind)
 
 
