@@ -118,7 +118,7 @@ def test_a_first_block_cache_passes_over_blocks_within_a_group_and_is_refused_wh
     with pytest.raises(TiltingError, match="the unet of 'pocket' has no first-block cache"):
         resolve({"prompts": ["a fox"], "cache": 0.05})
     with pytest.raises(TiltingError, match="no gradient of its own"):
-        resolve_finetune({"prompts": ["a fox"], "model": flux, "reward": ["brightness"], "cache": 0.05})
+        resolve_finetune({"prompts": ["a fox"], "model": flux, "reward": ["clip"], "cache": 0.05})
 
 
 def test_text_encoders_wait_and_the_network_is_refused_its_gradient(flux):
