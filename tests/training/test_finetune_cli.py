@@ -24,7 +24,7 @@ from tilting.objectives import OBJECTIVES, ddpo, draft, draft_k
 from tilting.runs.owner import TRAINING, kind_of
 from tilting.training.batches import batch_identities
 from tilting.training.folder import read_lines
-from tilting.training.run import stopped
+from tilting.training.run import describe, stopped
 from tilting.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -254,7 +254,14 @@ def test_a_finished_run_does_nothing_and_another_one_is_refused(here, capsys, mo
 
 def test_a_finished_run_goes_on_where_it_is_wanted_longer(here, capsys):
     """And is the run that was as long from the beginning; where the rate depends on the end it is not, and that is refused."""
-    assert train("longer", "--sample-every", "0", steps=1) == train("longer", "--sample-every", "0", steps=2) == 0
+    calls = []
+    for steps in (1, 2, 2):
+        assert train("longer", "--sample-every", "0", "--json", steps=steps) == 0
+        calls.append(json.loads(capsys.readouterr().out)["call"])
+    assert [(call["already"], call["evaluations"]) for call in calls] == [(0, 12), (1, 12), (2, 0)] and calls[2]["seconds"] == 0
+    told = describe({**json.loads((here / "longer" / "manifest.json").read_text()), "call": calls[1]})
+    assert "2 training steps in longer (1 was already there)" in told
+    assert f"12 evaluations and {calls[1]['seconds']:.1f} s now (24 evaluations and " in told
     assert train("whole", "--sample-every", "0", steps=2) == 0
     assert numbers(here / "longer") == numbers(here / "whole")
     capsys.readouterr()

@@ -12,4 +12,4 @@ def train(config: TrainConfig, call: Call) -> None:
     from tilting.conditioning.train_run import condition_train, describe
 
     manifest = condition_train(config, call.words, call.quiet)
-    call.answer(manifest["summary"], describe(manifest))
+    call.answer({**manifest["summary"], "call": manifest["call"]}, describe(manifest))

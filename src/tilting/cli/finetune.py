@@ -12,4 +12,4 @@ def finetune(config: FinetuneConfig, call: Call) -> None:
     from tilting.evaluation import tuned_page as room
 
     manifest, told = room.finetune(config, call.words, call.quiet)
-    call.answer(manifest["summary"], *told)
+    call.answer({**manifest["summary"], "call": manifest["call"]}, *told)

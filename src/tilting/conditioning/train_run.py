@@ -27,9 +27,10 @@ from tilting.models.placement import device_of
 from tilting.models.told import asked
 from tilting.reports.course import CURVE, Course, course_png, points_of
 from tilting.runs.lock import exclusive
+from tilting.runs.run_folder import costs_told
 from tilting.training.bar import kl_name, kl_of
 from tilting.training.driver import Observer, enter, train_in_folder
-from tilting.training.folder import METRICS, TrainingFolder, read_lines
+from tilting.training.folder import METRICS, TrainingFolder, already_told, read_lines
 from tilting.training.loop import Info
 from tilting.training.processes import Engine, place_before
 from tilting.training.trainer import on_device
@@ -103,7 +104,7 @@ def condition_train(
             judge = judge_of(config.model) if config.sample_every else None
             train_in_folder(Obedience(folder, trainer, judge), saved, quiet)
             trainer.control()
-        return folder.manifest
+        return folder.answer
 
 
 def courses(folder: TrainingFolder[TrainConfig], looks: Sequence[Mapping[str, Any]]) -> list[Course]:
@@ -196,11 +197,12 @@ def describe(manifest: dict[str, Any]) -> str:
     if not summary:
         return ""
     gamma = summary["effective_gamma"]
-    parts = [f"{summary['steps']} training steps", "no KL" if gamma is None else f"effective γ {gamma:g}"]
+    parts = [f"{summary['steps']} training steps{already_told(manifest)}"]
+    parts += ["no KL" if gamma is None else f"effective γ {gamma:g}"]
     parts += [f"{name} {value:.4g}" for name, value in summary["last"].items()]
     if summary["skipped"]:
         parts.append(f"{summary['skipped']} steps skipped")
-    parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
+    parts += costs_told(summary, manifest.get("call"))
     lines, samples = [", ".join(parts)], summary.get("samples") or []
     if samples:
         before, now = samples[0], samples[-1]

@@ -40,6 +40,7 @@ from tilting.runs.background import Background
 from tilting.runs.lock import exclusive
 from tilting.runs.owner import RUN, folder_of, processes
 from tilting.runs.processes import Processes, join_processes
+from tilting.runs.run_folder import costs_told
 
 if TYPE_CHECKING:
     from tilting.types import Reward
@@ -267,12 +268,7 @@ def describe(manifest: dict[str, Any]) -> str:
     if summary.get("look_bias") is not None:
         error = "" if summary["look_bias_sem"] is None else f" ± {summary['look_bias_sem']:.4f}"
         parts.append(f"looks see {summary['look_bias']:+.4f}{error} of it")
-    whole = f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"
-    if had:
-        parts += [f"{call['evaluations']} evaluations and {call['seconds']:.1f} s now ({' and '.join(whole)} in all)"]
-    else:
-        parts += whole
-    lines = [", ".join(parts)]
+    lines = [", ".join([*parts, *costs_told(summary, call)])]
     if summary["judge_mean"] is not None:
         lines.append(f"judge: {TERMS['judge'].short}; `tilting compare` has that of base beside it")
     return "\n".join(lines)

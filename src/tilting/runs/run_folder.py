@@ -164,3 +164,11 @@ class RunFolder(Generic[Asked]):
         for key, value in identities.items():
             if not self.same_identity(key, manifest.get(key), value):
                 raise TiltingError(f"{path!r} holds a {self.noun} whose {key} {self.changed}: choose another --out")
+
+
+def costs_told(summary: Mapping[str, Any], call: Mapping[str, Any] | None) -> list[str]:
+    """What a run has cost, for people; where some of it was there already (``call``), what this call has paid first."""
+    whole = [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
+    if not call or not call.get("already"):
+        return whole
+    return [f"{call['evaluations']} evaluations and {call['seconds']:.1f} s now ({' and '.join(whole)} in all)"]

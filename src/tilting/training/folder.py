@@ -94,6 +94,13 @@ class TrainingFolder(RunFolder[Config]):
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def answer(self) -> dict[str, Any]:
+        """The manifest, and as ``call`` the steps that were there before this call and what it has paid itself."""
+        had = self.before["summary"] if self.before else {}
+        paid = {key: self.summary.get(key, 0) - (had.get(key) or 0) for key in ("evaluations", "seconds")}
+        return {**self.manifest, "call": {"already": had.get("steps") or 0, **paid}}
+
     def begin(self, step: int) -> None:
         """Make the folder, write the manifest, then cut the lines back to a training step."""
         self.make()
@@ -114,6 +121,12 @@ class TrainingFolder(RunFolder[Config]):
         median = per_step[len(per_step) // 2] if per_step else None
         self.summary = {**summary, "seconds": round(seconds, 3), "seconds_per_step": median}
         files.write_manifest(self.path, self.manifest)
+
+
+def already_told(manifest: Mapping[str, Any]) -> str:
+    """How many training steps were there before this call, in brackets; nothing where it began the run."""
+    had = manifest.get("call", {}).get("already", 0)
+    return f" ({had} {'was' if had == 1 else 'were'} already there)" if had else ""
 
 
 class FinetuneFolder(TrainingFolder[FinetuneConfig]):

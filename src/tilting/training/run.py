@@ -26,10 +26,11 @@ from tilting.rewards.spec import build, build_one, parse_spec
 from tilting.rewards.user_file import why_blind
 from tilting.rewards.weighted_sum import framed
 from tilting.runs.lock import exclusive
+from tilting.runs.run_folder import costs_told
 from tilting.training.bar import kl_of
 from tilting.training.batches import Batches
 from tilting.training.driver import Observer, enter, train_in_folder
-from tilting.training.folder import FinetuneFolder
+from tilting.training.folder import FinetuneFolder, already_told
 from tilting.training.loop import Info
 from tilting.training.processes import Engine, place_before
 from tilting.training.samples import AFTER, BEFORE, keep_look, look, write_look
@@ -106,7 +107,7 @@ def run(
             loaded = parts(config)
             engine, saved = enter(folder)
             train_in_folder(Sampled(folder, trainer_of(config, loaded, engine), loaded), saved, quiet)
-        return folder.manifest
+        return folder.answer
 
 
 class Sampled(Observer[FinetuneConfig]):
@@ -198,7 +199,7 @@ def describe(manifest: dict[str, Any]) -> str:
     summary, out = manifest["summary"], Path(manifest["config"]["out"])
     if not summary:
         return ""
-    parts = [f"{summary['steps']} training steps in {out}"]
+    parts = [f"{summary['steps']} training steps in {out}{already_told(manifest)}"]
     samples = summary["samples"]
     for key, word in (("sample_reward", "reward of the samples"), ("judge", "judge")):
         values = [row[key] for row in samples if row[key] is not None]
@@ -208,7 +209,7 @@ def describe(manifest: dict[str, Any]) -> str:
         parts.append(f"stopped early, best at step {summary['best_step']}")
     if summary["skipped"]:
         parts.append(f"{summary['skipped']} steps skipped")
-    parts += [f"{summary['evaluations']} evaluations", f"{summary['seconds']:.1f} s"]
+    parts += costs_told(summary, manifest.get("call"))
     plain = "lora" in manifest["config"].get("learn", ["lora"])
     return f"{', '.join(parts)}\n" + (
         f"LoRA: {out / 'lora'} (pipe.load_lora_weights)" if plain else f"learned inputs: {out / 'lora'} (--lora {out})"
