@@ -46,14 +46,33 @@ from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, sharde
 from tilting.types import TiltingError
 
 EMBEDDING, GAMMA = "embedding.", "gamma"
-FOLLOWS, FASTEST = 0.1, 1.0
-"""Share of log(target / KL) by which log γ moves in a step, and the most that this may be: Adam's steps are of one size, so
-that the KL follows γ by some tens of them."""
+LEVEL, TREND = "log_kl", "log_kl_trend"
+AHEAD, FOLLOWS, FASTEST = 15, 0.1, 2.0
+"""Steps ahead that the KL is looked for, the share of log(target / KL) by which log γ moves in a step, and the most that this
+may be: Adam's steps are of one size, so that the KL follows γ by some tens of them, and would go far beyond its target if γ
+waited until it is there."""
+SMOOTH, SMOOTH_TREND = 0.5, 0.15
+"""Of Holt's smoothing of log KL, of which a batch gives a noisy estimate."""
 TOLD = """place gamma kl planner truncation rank target_modules lora_lr embedding_lr weight_decay clip steps cfg eta
 negative_prompt batch_size accumulate seed objective label_dropout""".split()  # noqa: SIM905
 """What a control's folder says of its training."""
 FILED = {"target_modules": "parts", "negative_prompt": "negative"}
 """Names in the file that are not the options' of today."""
+
+
+def follow(gamma: float, kl: float, target: float, memory: dict[str, Any]) -> float:
+    """γ of the next training step, where a KL is aimed at.
+
+        log γ += FOLLOWS · clip(log target - log KL_ahead, ±FASTEST),    log KL_ahead = level + AHEAD · trend
+
+    with level and trend of log KL after Holt, which ``memory`` keeps.
+    """
+    now = math.log(max(kl, target * math.exp(-2 * FASTEST)))
+    before = memory.get(LEVEL, now) + memory.get(TREND, 0.0)
+    memory[LEVEL] = before + SMOOTH * (now - before)
+    memory[TREND] = memory.get(TREND, 0.0) + SMOOTH_TREND * (now - before)
+    short = math.log(target) - memory[LEVEL] - AHEAD * memory[TREND]
+    return gamma * math.exp(FOLLOWS * min(max(short, -FASTEST), FASTEST))
 
 
 @dataclass(kw_only=True)
@@ -75,8 +94,7 @@ class ControlTrainer(Trainer[ControlBatches | TripletBatches]):
         for info in super().steps(until):
             kl = info.numbers.get("kl")
             if self.config.kl_target is not None and kl is not None:
-                short = math.log(self.config.kl_target / kl) if kl > 0 else FASTEST
-                self.state.memory[GAMMA] = self.gamma * math.exp(FOLLOWS * min(max(short, -FASTEST), FASTEST))
+                self.state.memory[GAMMA] = follow(self.gamma, kl, self.config.kl_target, self.state.memory)
             yield info
 
     @property
