@@ -484,14 +484,13 @@ def test_gamma_follows_a_kl_that_is_aimed_at(here, folder, small, fitted, capsys
     rows = [row.numbers for row in trainer.steps(3)]
     assert trainer.config.truncation == "all"
     gammas = [row["gamma"] for row in rows]
-    level, trend = math.log(1e-3) - 4, 0.0  # the first step is the base model's, whose KL is 0
-    assert rows[0]["kl"] == 0 and gammas[:2] == [50, pytest.approx(50 * math.exp(0.2))]
-    now = math.log(rows[1]["kl"])
-    level, trend = level + 0.5 * (now - level), 0.15 * (now - level)
-    ahead = math.log(1e-3) - (level + 15 * trend)
-    assert gammas[2] == pytest.approx(gammas[1] * math.exp(0.1 * max(-2.0, min(2.0, ahead))))
-    assert trainer.info.gamma == trainer.gamma < gammas[2]
-    assert rows[1]["reward"] == pytest.approx(gammas[1] * rows[1]["log_prob"], rel=1e-4)
+    assert rows[0]["kl"] == 0 and gammas[:2] == [50, 50]  # the base model's
+    second, third = (math.log(row["kl"] / 1e-3) for row in rows[1:])
+    ahead = second + 0.5 * (third - second) + 15 * 0.15 * (third - second)
+    for before, after, far in ((gammas[1], gammas[2], second), (gammas[2], trainer.gamma, ahead)):
+        assert after == pytest.approx(before * math.exp(-0.1 * max(-2.0, min(2.0, far))))
+    assert trainer.info.gamma == trainer.gamma
+    assert rows[2]["reward"] == pytest.approx(gammas[2] * rows[2]["log_prob"], rel=1e-4)
     for more, said in ((("--planner", "ppo"), "planner backprop"), (("--kl", "0"), "leave --kl out")):
         assert main(words(folder, "no", "--kl-target", "1", *more)) == 2
         assert said in capsys.readouterr().err

@@ -67,7 +67,9 @@ def follow(gamma: float, kl: float, target: float, memory: dict[str, Any]) -> fl
 
     with level and trend of log KL after Holt, which ``memory`` keeps.
     """
-    now = math.log(max(kl, target * math.exp(-2 * FASTEST)))
+    if kl <= 0:  # of the base model, before the first step
+        return gamma
+    now = math.log(kl)
     before = memory.get(LEVEL, now) + memory.get(TREND, 0.0)
     memory[LEVEL] = before + SMOOTH * (now - before)
     memory[TREND] = memory.get(TREND, 0.0) + SMOOTH_TREND * (now - before)
