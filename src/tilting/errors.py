@@ -78,6 +78,7 @@ def nearest(word: object, known: Iterable[str]) -> str:
     known, asked = sorted(known), str(word).lower()
     within = [one for one in known if asked.strip("-") and f"-{asked.strip('-')}-" in f"-{one.lower().strip('-')}-"]
     within.sort(key=lambda one: (not one.lower().endswith(asked.strip("-")), len(one)))
-    near = get_close_matches(asked, known, cutoff=SLIP) or within or get_close_matches(asked, known)
-    near.sort(key=lambda one: sorted(one) != sorted(asked))  # letters that changed places are the likeliest slip
+    alike = get_close_matches(asked, known)
+    places = [one for one in alike if sorted(one) == sorted(asked)]  # letters that changed places are the likeliest slip
+    near = places or get_close_matches(asked, known, cutoff=SLIP) or within or alike
     return f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(known)}"

@@ -262,7 +262,7 @@ SURE, NOUGHT, LONE = Estimate(0.3, ((0.0, 7),)), Estimate(0.0, ((0.0, 7),)), Est
         (
             seen(1.0, 0.1),
             {"a": seen(-0.11, 0.1), "b": seen(-0.09, 0.1)},
-            "too few to say",
+            "better",
             r"the reward rose: .*, and a -0\.11 \[-0\.334, \+0\.114\] may have fallen: more prompts would tell",
         ),
         (seen(1.0, 0.1), {"a": seen(-0.09, 0.1)}, "better", r"the reward rose: .*, and no fall of a was found"),

@@ -275,17 +275,21 @@ def labels(driven):
     return next(driven.served.workspace.glob("uploads/*/labels.csv")).relative_to(driven.served.workspace).as_posix()
 
 
-def first(driven, words=""):
-    """The first of a list, once what stands in it has these words."""
-    offered = driven.page.get_by_role("option")
-    until(driven.page, lambda: not words or (offered.count() and all(words in one for one in offered.all_inner_texts())))
+def first(driven, where="", words=""):
+    """The first of a list, once what is offered there has these words."""
+    offered = driven.page.locator(f"#{where} [role=option]")
+    until(driven.page, lambda: not where or (offered.count() and all(words in one for one in offered.all_inner_texts())))
     driven.page.keyboard.press("ArrowDown")
     driven.page.keyboard.press("Enter")
 
 
 BY_KEYS = {
     "Draw": {
-        "draw-method": lambda driven: [write("auto")(driven), first(driven, "auto"), driven.has("draw-cost", "auto: ")],
+        "draw-method": lambda driven: [
+            write("auto")(driven),
+            first(driven, "draw-method", "auto"),
+            driven.has("draw-cost", "auto: "),
+        ],
         "draw-steps": write("2"),
         "draw-budget": write("8"),
         "draw-go": enter(as_told),

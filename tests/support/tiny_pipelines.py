@@ -693,7 +693,7 @@ def with_ftfy(home):
 
 
 def wan():
-    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts()), VIDEO
+    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts()), dict(VIDEO)
 
 
 def wan22():

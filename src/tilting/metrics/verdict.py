@@ -2,10 +2,10 @@
 
 Every comparison is a paired t interval over prompts (95 %) of run - base; "up" is an interval above 0, "down" one below 0. A
 judge is held out when no reward of the run reads its network. A fall of diversity is no fall of a judge and is said apart. One
-that has no width though it is not at 0 says nothing: it is of too few, not of a sure difference. Nor is a run better while the
-estimate of a held-out judge lies more than its standard error below 0, though its interval reaches 0: that is too few. Several
-judges share one error by Holm's correction: where a run changes none of them, one is said to have fallen in 2.5 % of cases,
-however many there are (in up to 6 % where the changes are as skewed as those of pocket's judge under CoDe).
+that has no width though it is not at 0 says nothing: it is of too few, not of a sure difference. Where the estimate of a
+held-out judge lies more than its standard error below 0, the sentence says that it may have fallen. Several judges share one
+error by Holm's correction: where a run changes none of them, one is said to have fallen in 2.5 % of cases, however many there
+are (in up to 6 % where the changes are as skewed as those of pocket's judge under CoDe).
 """
 
 from __future__ import annotations
@@ -94,6 +94,6 @@ def decide(reward: Estimate, judges: Mapping[str, Estimate]) -> Verdict:
             tail = f"and no fall of {_listed(held)} was found" if held else "with no held-out judge to contradict it"
         if alike:
             return Verdict(NARROWER, f"{head}, {tail}; pictures of a prompt are more alike: {_listed(alike)}", gain, moved)
-        return Verdict(TOO_FEW if leaning or (unknown and not held) else BETTER, f"{head}, {tail}", gain, moved)
+        return Verdict(TOO_FEW if unknown and not held else BETTER, f"{head}, {tail}", gain, moved)
     tail = f", and {_listed([*worse, *alike])} fell" if fallen else ""
     return Verdict(NO_GAIN, head + tail, gain, moved)

@@ -115,7 +115,7 @@ class Call:
         self.length = len(entry.times) - self.begin
         self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
         self.copies = len(halt.sample)
-        if not halt.sample.equal(halt.sample[:1].expand_as(halt.sample)):
+        if not torch.allclose(halt.sample, halt.sample[:1].expand_as(halt.sample), 0.0, 0.0, equal_nan=True):
             raise TiltingError(f"the loop of a {type(door.pipe).__name__} holds the frames of a video as images of their own")
         made = entry.latents
         self.direct = (

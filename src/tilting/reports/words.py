@@ -93,7 +93,7 @@ TERMS = {
     "less diverse": Term("the reward rose, no held-out judge fell, and pictures of one prompt are more alike than base's"),
     "better": Term(
         "the reward rose and no fall of a held-out judge or of diversity was found",
-        "Nor does the estimate of a judge lie more than its standard error below 0: that is *too few to say*.",
+        "Where the estimate of a judge lies more than its standard error below 0, the sentence says that it may have fallen.",
     ),
     "no gain": Term("no rise of the reward was found"),
     "too few to say": Term(
