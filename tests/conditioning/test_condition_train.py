@@ -472,7 +472,7 @@ def test_a_kl_comes_to_its_target_and_not_far_beyond(target):
         w = max(0.0, w + 0.65 * speed)
         seen.append(w * w)
         gamma = follow(gamma, w * w * math.exp(noise.gauss(0, 0.25)), target, memory)
-    assert max(seen) < 2.5 * target
+    assert max(seen) < 3.5 * target
     assert sum(abs(math.log(kl / target)) for kl in seen[70:]) / 80 < 0.5
 
 
@@ -486,9 +486,9 @@ def test_gamma_follows_a_kl_that_is_aimed_at(here, folder, small, fitted, capsys
     gammas = [row["gamma"] for row in rows]
     assert rows[0]["kl"] == 0 and gammas[:2] == [50, 50]  # the base model's
     second, third = (math.log(row["kl"] / 1e-3) for row in rows[1:])
-    ahead = second + 0.5 * (third - second) + 15 * 0.15 * (third - second)
+    ahead = second + 0.5 * (third - second) + 12 * 0.15 * (third - second)
     for before, after, far in ((gammas[1], gammas[2], second), (gammas[2], trainer.gamma, ahead)):
-        assert after == pytest.approx(before * math.exp(-0.1 * max(-2.0, min(2.0, far))))
+        assert after == pytest.approx(before * math.exp(-0.05 * max(-3.0, min(3.0, far))))
     assert trainer.info.gamma == trainer.gamma
     assert rows[2]["reward"] == pytest.approx(gammas[2] * rows[2]["log_prob"], rel=1e-4)
     for more, said in ((("--planner", "ppo"), "planner backprop"), (("--kl", "0"), "leave --kl out")):

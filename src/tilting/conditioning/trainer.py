@@ -47,7 +47,7 @@ from tilting.types import TiltingError
 
 EMBEDDING, GAMMA = "embedding.", "gamma"
 LEVEL, TREND = "log_kl", "log_kl_trend"
-AHEAD, FOLLOWS, FASTEST = 15, 0.1, 2.0
+AHEAD, FOLLOWS, FASTEST = 12, 0.05, 3.0
 """Steps ahead that the KL is looked for, the share of log(target / KL) by which log γ moves in a step, and the most that this
 may be: Adam's steps are of one size, so that the KL follows γ by some tens of them, and would go far beyond its target if γ
 waited until it is there."""
