@@ -216,7 +216,8 @@ def sweep_beside(path: Path) -> None:
 def _sweep(found: Iterable[Path]) -> None:
     for left in [path for path in found if LEFT.fullmatch(path.name)]:
         if left.is_dir() and not left.is_symlink():
-            remove(left, [file.name for file in left.iterdir()])
+            with suppress(OSError):  # another process of this command has just removed its own
+                remove(left, [file.name for file in left.iterdir()])
         else:
             with suppress(OSError):
                 left.unlink()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 from support.processes import WORDS, awaited, begun
-from tilting.disk import unique_beside
+from tilting.disk import sweep_beside, unique_beside
 from tilting.errors import TiltingError
 from tilting.runs.lock import LOCK, exclusive
 
@@ -126,3 +127,20 @@ def test_what_is_left_beside_a_folder_that_was_not_made_yet_is_swept_by_the_same
     with exclusive(str(tmp_path / ("a" * 60 + "2"))):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_another_process_removes_meanwhile_is_no_error(tmp_path, monkeypatch):
+    """Each process of a command tries whether it may write, beside the folder, and takes that away again."""
+    left, other, is_dir = unique_beside(tmp_path / "out"), unique_beside(tmp_path / "out"), Path.is_dir
+    left.mkdir()
+    other.mkdir()
+
+    def is_dir_and_gone(path):
+        found = is_dir(path)
+        if path == left:
+            left.rmdir()
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", is_dir_and_gone)
+    sweep_beside(tmp_path / "out")
+    assert not left.exists() and not other.exists()
