@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ Source = Encoded | Callable[[Any], Inputs]
 """What networks learn from: latents, or what the learnt part of a network is fed with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FittedLabel:
     """What `tilting.condition_fit` returns.
 
@@ -36,8 +36,11 @@ class FittedLabel:
 
     classifier: Any
     metrics: dict[str, Any]
-    outputs: Tensor = field(repr=False)
-    y: Tensor = field(repr=False)
+    outputs: Tensor
+    y: Tensor
+
+    def __repr__(self) -> str:
+        return f"FittedLabel({self.classifier!r}, {scored(self.metrics)})"
 
 
 def fit_label(
@@ -145,6 +148,8 @@ def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tupl
         else:
             scaled = gaps / value**0.5
             diagrams[when], ece[when] = calibrate.gaussian_reliability(scaled), calibrate.gaussian_ece(scaled)
+    sure = calibrate.ece_by_chance((outputs / t).softmax(-1).amax(1)) if is_classes else None
+    chance = calibrate.gaussian_ece_by_chance(len(y)) if sure is None else sure
     numbers: dict[str, Any] = {
         "label": column.name,
         "kind": column.kind,
@@ -152,7 +157,7 @@ def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tupl
         "edges": list(column.edges),
         "temperature": t,
         "nll": nll,
-        "ece": {**ece, "bins": calibrate.BINS},
+        "ece": {**ece, "chance": chance, "bins": calibrate.BINS},
         "reliability": {when: _listed(diagram) for when, diagram in diagrams.items()},
     }
     if is_classes:
@@ -170,6 +175,15 @@ def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tupl
         rmse = float((y - guesses).square().mean().sqrt())
         numbers |= {"r2": r2 if r2 == r2 else None, "rmse": rmse, "std": schema.std * t**0.5}
     return replace(schema, temperature=t), numbers
+
+
+def scored(numbers: Mapping[str, Any]) -> str:
+    """How well held-out labels are read, for people; ``numbers`` as `measured` has them."""
+    if numbers["kind"] == "classes":
+        alone = f"the commonest class alone {numbers['commonest']:.3f}"
+        return f"accuracy {numbers['accuracy']:.3f} ({alone}), macro F1 {numbers['macro_f1']:.3f}"
+    r2 = "" if numbers["r2"] is None else f"R² {numbers['r2']:.3f}, "  # which held-out numbers that are all alike have not
+    return f"{r2}RMSE {numbers['rmse']:.4g}"
 
 
 def guessed(schema: Schema, outputs: Tensor) -> Tensor:
