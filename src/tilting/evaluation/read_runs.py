@@ -268,7 +268,7 @@ def _base(run: Run, others: Sequence[Run], reference: Run | None) -> str | None:
 
 
 def _differences(runs: Sequence[Run], reference: Run | None, bases: Mapping[str, str | None]) -> tuple[str, ...]:
-    """What else than the method tells runs from the reference, or without one from the base run that they are judged against."""
+    """What else than the method tells runs from the reference, or where there is none, from their base."""
     judged = [(base, [run for run in runs if bases.get(run.name) == base.name]) for base in runs]
     notes = []
     for one, others in judged if reference is None else [(reference, runs)]:

@@ -48,7 +48,7 @@ TERMS = {
         "found. Without one, or with one of no width, there is too little to say.",
     ),
     "wins": Term(
-        "share of the pictures whose reward is above that of the reference's of the same noise, equal ones by half; 50 % is chance"
+        "share of the pictures whose reward is above the reference's of the same noise, equal ones by half; 50 % is chance"
     ),
     "evaluations": Term(
         "calls of the denoiser for each finished picture: what drawing costs",
