@@ -4,13 +4,15 @@ weight is read."""
 from __future__ import annotations
 
 import ast
-import copy
+import inspect
 import json
 import re
 import shlex
 import shutil
 import types
+from functools import cache
 
+import diffusers
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +25,19 @@ from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, 
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
-from tilting.models.shapes import check_share, enough_for, enterable, method_of, shape_of, shapes, share_of
+from tilting.generation.plan import grid_of
+from tilting.models.pipeline import Pipeline
+from tilting.models.shapes import (
+    check_share,
+    enough_for,
+    enterable,
+    from_pictures,
+    method_of,
+    shape_of,
+    shapes,
+    share_of,
+    steps_left,
+)
 from tilting.models.told import chosen, parse_inputs
 from tilting.schedule import Schedule, predict, scaled_linear
 from tilting.types import Prediction
@@ -148,7 +162,7 @@ def test_a_strength_leaves_the_steps_that_a_pipeline_of_pictures_makes(strength)
         if shape.why or "strength" not in shape.takes or own is None:
             continue
         for steps in (1, 3, 10, 49):
-            left = steps_left(own, steps, strength)
+            left = theirs_left(own, steps, strength)
             assert (int(share_of(kind, {"strength": strength}) * steps) > 0) == (left > 0), (kind, steps)
             if left:
                 check_share(kind, {"strength": strength}, steps)
@@ -156,22 +170,64 @@ def test_a_strength_leaves_the_steps_that_a_pipeline_of_pictures_makes(strength)
                 with pytest.raises(TiltingError, match=f"leaves no step of {steps}"):
                     check_share(kind, {"strength": strength}, steps)
             asked += 1
-        assert steps_left(own, enough_for(strength), strength) > 0
+        assert theirs_left(own, enough_for(strength), strength) > 0
     assert asked > 150
 
 
-def steps_left(own, steps, strength):
-    """What a class's ``get_timesteps`` leaves of its list of times."""
-    plain = copy.deepcopy(own)
-    for one in (*plain.args.args, *plain.args.kwonlyargs):
-        one.annotation = None
+def test_a_picture_with_no_mask_is_drawn_in_as_many_steps_as_its_familys_pipeline_makes():
+    """Of every class of diffusers, by the arithmetic of the one of its family that begins from pictures, run by itself."""
+    grid, rules = [(steps, k / 100) for steps in range(1, 31) for k in range(1, 101)], {}
+    for kind, shape in shapes().items():
+        if not shape.why and (pictures := from_pictures(kind)):
+            rules.setdefault(text(method_of(pictures, "get_timesteps")), []).append(kind)
+    assert sum(map(len, rules.values())) > 60
+    for kinds in rules.values():
+        own = method_of(from_pictures(kinds[0]), "get_timesteps")
+        for steps, strength in grid:
+            left = theirs_left(own, steps, strength)
+            for kind in kinds if steps % 10 == 7 else kinds[:1]:
+                assert steps_left(kind, steps, strength) == left, (kind, steps, strength)
+
+
+@pytest.mark.parametrize(
+    "name", ["sd15_euler_karras", "sd15_dpm", "sdxl", "sd3", "flux", "chroma", "qwen", "z_image", "cogvideox"]
+)
+def test_a_picture_is_noised_to_the_first_point_of_its_familys_pipeline(name):
+    """And the steps are those that the pipeline makes in its own call, on its own scheduler."""
+    pipe, told = make(name)
+    told.pop("negative_prompt", "")
+    made = Pipeline(pipe, name, 5, inputs=told)
+    theirs = getattr(diffusers, from_pictures(made.kind))
+    theirs = theirs(**{key: pipe.components[key] for key in inspect.signature(theirs).parameters if key in pipe.components})
+    frames = {"video": [picture()] * 5} if name == "cogvideox" else {"image": picture()}
+    told = {key: value for key, value in told.items() if key in inspect.signature(theirs.__call__).parameters}
+    for steps, strength in ((5, 0.5), (4, 0.3), (4, 1.0)):
+        own = Pipeline(theirs, name, steps, inputs=told | frames | {"strength": strength}).schedule.grid(steps)
+        asked = tl.plan(
+            made, tl.identities(["a"], 0, 1), steps=steps, strength=strength, reference=torch.zeros(1, *made.image_shape)
+        )
+        assert grid_of(made, asked.method, steps)[-asked.steps_run - 1 :] == own, (steps, strength)
+
+
+@cache
+def text(function):
+    return ast.unparse(function)
+
+
+@cache
+def arithmetic(text):
     space = {}
-    exec(compile(ast.unparse(plain), "own", "exec"), space)
+    exec(compile(f"from __future__ import annotations\n{text}", "own", "exec"), space)
+    return space["get_timesteps"]
+
+
+def theirs_left(own, steps, strength):
+    """What a class's ``get_timesteps`` leaves of its list of times."""
     times = list(range(steps))
     scheduler = types.SimpleNamespace(timesteps=times, order=1)
     given = {"num_inference_steps": steps, "strength": strength, "timesteps": times, "sigmas": times, "device": None}
-    given = {name: value for name, value in given.items() if name in [one.arg for one in plain.args.args]}
-    made = space["get_timesteps"](types.SimpleNamespace(scheduler=scheduler), **given)
+    given = {name: value for name, value in given.items() if name in [one.arg for one in own.args.args]}
+    made = arithmetic(text(own))(types.SimpleNamespace(scheduler=scheduler), **given)
     return len(next(one for one in made if isinstance(one, list)))
 
 
