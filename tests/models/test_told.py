@@ -13,8 +13,11 @@ import types
 from functools import cache
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import load_image
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -38,7 +41,7 @@ from tilting.models.shapes import (
     share_of,
     steps_left,
 )
-from tilting.models.told import chosen, parse_inputs
+from tilting.models.told import ORIENTATION, chosen, parse_inputs, picture_of
 from tilting.schedule import Schedule, predict, scaled_linear
 from tilting.types import Prediction
 
@@ -151,6 +154,54 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read(here, capsys, monk
     monkeypatch.setattr("tilting.models.loading.loading", lambda source: pytest.fail("a weight was read"))
     assert draw(here / "run", *words) == 2
     assert said in capsys.readouterr().err and not (here / "run").exists()
+
+
+def shapes_of_a_mask(kind):
+    """The right half white, in a format, turned where the camera was."""
+    fromarray = Image.fromarray
+    half, clear = mask(), mask().point(lambda v: 255 - v // 2)
+    made = {
+        "1": lambda: half.convert("1"),
+        "L": lambda: half,
+        "soft": lambda: half.point(lambda v: 100 + v * 30 // 255),  # drawn from 128 on
+        "P": lambda: half.convert("P"),
+        "RGB": lambda: half.convert("RGB"),
+        "RGBA": lambda: half.convert("RGBA"),
+        "LA": lambda: half.convert("LA"),
+        "16 bits": lambda: fromarray(np.asarray(half).astype(np.uint16) * 257),
+        "16 bits, dark": lambda: fromarray((np.asarray(half) > 0).astype(np.uint16) * 32_896 + 300),
+        "turned": lambda: half.rotate(90),
+        "clear": lambda: Image.merge("LA", (half, clear)),
+        "clear colours": lambda: Image.merge("RGBA", (half, half, half, clear)),
+        "black": lambda: half.point(lambda v: v // 255),
+        "float": lambda: fromarray(np.asarray(half) / np.float32(255)),
+    }[kind]()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6 if kind == "turned" else 1
+    return made, exif
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [*((kind, "") for kind in ("1", "L", "soft", "P", "RGB", "RGBA", "LA", "16 bits", "16 bits, dark", "turned")),
+     ("clear", "is transparent in places"), ("clear colours", "is transparent in places"),
+     ("black", "has nothing to draw: white is drawn, and its brightest pixel is 1 of 255"),
+     ("float", "is of floating-point values: give a mask in black and white")],
+)  # fmt: skip
+def test_a_mask_of_any_format_is_read_as_diffusers_reads_it(tmp_path, kind, said):
+    """Its 8 bits, for of 16 it would see white from 255 on; or one sentence, of a file and of a picture of PIL."""
+    made, exif = shapes_of_a_mask(kind)
+    made.save(tmp_path / ("mask.tif" if kind == "float" else "mask.png"), exif=exif)
+    file = next(tmp_path.iterdir())
+    for value in (str(file), Image.open(file)):
+        if said:
+            with pytest.raises(TiltingError, match=re.escape(said)):
+                picture_of("mask_image", value)
+            continue
+        processor = VaeImageProcessor(1, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+        theirs = processor.preprocess(load_image(str(file)) if "16" not in kind else mask())
+        assert processor.preprocess(picture_of("mask_image", value)).equal(theirs)
+        assert theirs[..., 8:].all() and not theirs[..., :8].any()
 
 
 @pytest.mark.parametrize("strength", [0.01, 0.0999, 0.1, 0.3, 1.0, 1 / 49])
