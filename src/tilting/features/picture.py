@@ -110,7 +110,7 @@ def mask_of(opened: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(opened)
     if "transparency" in image.info or image.mode in ("RGBA", "LA"):
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+        if min(image.getchannel("A").tobytes()) < 255:
             raise TiltingError("is transparent in places, which may mean drawn or kept: give a mask in black and white")
         image = image.convert("RGB")
     return image.point(lambda v: v * (1 / 257), "L") if deep else image.convert("L")

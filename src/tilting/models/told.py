@@ -288,7 +288,7 @@ def picture_of(name: str, value: Any) -> Any:
     """A picture from its file, or of bytes, as pipelines take one, RGB and upright, or a mask in grey; other values as they
     are. Raises TiltingError for what is none, or a mask under which nothing is drawn."""
     made = _picture(name, value)
-    if "mask" in name and hasattr(made, "getextrema") and (brightest := made.convert("L").getextrema()[1]) < BRIGHT:
+    if "mask" in name and hasattr(made, "getexif") and (brightest := max(made.convert("L").tobytes())) < BRIGHT:
         which = f"the file {value!r} of the input {name!r}" if isinstance(value, str) else f"the picture of the input {name!r}"
         raise TiltingError(f"{which} has nothing to draw: white is drawn, and its brightest pixel is {brightest} of 255")
     return made
