@@ -10,6 +10,7 @@ a step is our one transition. Rows that are told the same are one call; others a
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from tilting.models.call import Call, Point, has_momentum
 from tilting.models.entry import Entry
 from tilting.models.memo import Memo, Unknown, content
 from tilting.models.parts import Parts
-from tilting.models.shapes import check_inputs, check_share, enough_for, share_of
+from tilting.models.shapes import check_inputs, check_share, enough_for, share_of, source_of
 from tilting.models.told import pictures_of
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
@@ -229,19 +230,27 @@ class Pipeline(Parts):
 
     # -- what a model does
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    @property
+    def blends(self) -> bool:
+        """Whether the loop blends a picture in, noised anew at every step (an inpainting without channels for its mask)."""
+        return re.search(r"scheduler\.(add|scale)_noise\(", source_of(self.kind)) is not None
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", noise: Tensor | None = None) -> Denoise:
         """The guided denoiser of these prompts; ``rows`` index them. A pair counts as one evaluation.
 
         Args:
             prompts: text of each image, or its class.
             cfg: the scale as the pipeline's call has it; with a negative prompt that of a true pair, where it has both.
             negative: the text of the unconditional branch.
+            noise: (len(prompts), ...) that each image began with, by which a loop that `blends` noises its picture, as a call
+                does that is given ``latents``; else a noise that is the same for all.
         """
         told, subjects = self._asked(prompts, cfg, negative)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Prediction:
-                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects)
+                own = None if noise is None else noise[rows.to(noise.device)][places]
+                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects, own)
 
             return self.by_rows(told, subjects, rows, ask)
 
