@@ -223,6 +223,8 @@ def test_the_path_kl_is_that_of_the_means(here, small, controls, law):
     assert all(abs(one - two).max() <= 1 for one, two in zip(pictures, drawn, strict=True))
     assert [record["kl"] for record in records] == pytest.approx(far.tolist(), rel=1e-3)
     assert far.min() > 0.01
+    alike = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **ASKED, sde=law, eta=0.6).manifest["images"]
+    assert [record["kl"] for record in alike] == pytest.approx(far.tolist(), rel=1e-3)
     still = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **{**ASKED, "eta": 0.0})
     assert still.manifest["summary"]["kl_mean"] is None
 

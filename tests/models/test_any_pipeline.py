@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+import tilting as tl
 from support.tiny_pipelines import MAKERS, hunyuan_image, make
 from tilting.models import call as entered
 from tilting.models.independent_steps import alone
@@ -166,6 +167,18 @@ def test_images_are_the_pipelines_own(name, seeded):
         if model.scale and model.default_cfg != 1:
             far = (ours(model, prompts, negative, 1.05 * model.default_cfg, start) - want).abs().max()
             assert far > 1e-5, "the scale does not matter"
+
+
+@pytest.mark.parametrize("name", ["sd15_inpaint4", "sd15_inpaint4_dpm", "sd3_inpaint", "sdxl_inpaint"])
+def test_what_is_blended_in_is_noised_by_the_noise_that_an_image_began_with(name):
+    """As the pipeline does it that is given ``latents``; each image by its own, in any batch."""
+    pipe, told, negative, model = built(name)
+    latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(4))
+    want, _ = theirs(pipe, told | {"latents": latents}, negative)
+    for batch in (1, 2):
+        asked = {"steps": STEPS, "eta": 0.0, "negative_prompt": negative, "batch_size": batch, "progress": False}
+        got = tl.generate(model, PROMPTS, latents=latents, **asked).images
+        assert (got - want).abs().max() < 1e-5, batch
 
 
 @pytest.mark.parametrize("name", APART)

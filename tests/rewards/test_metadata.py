@@ -71,14 +71,16 @@ def test_generate_and_evaluate_from_a_file(mine, folder, file):
 
 
 def test_evaluate_scores_pictures_with_the_metadata_of_their_run(mine, folder):
-    """A base run that no reward saw is scored as its own prompts ask: else ocr would refuse them."""
+    """A base run that no reward saw is scored as its own prompts ask, and one drawn without metadata as the others do: else
+    ocr would refuse them."""
     (mine / "asked.csv").write_text("prompt,text\na fox,fox\nan owl,owl\n")
     own = ["generate", "--prompts", "asked.csv", "--model", str(folder), "--steps", "2", "--quiet"]
     assert main([*own, "--out", "base"]) == main([*own, "--method", "bon", "--reward", "ocr", "--out", "run"]) == 0
-    assert main(["evaluate", "run", "base", "--out", "judged", "--quiet"]) == 0
+    assert main(["generate", "a fox", "an owl", *own[3:], "--out", "plain"]) == 0
+    assert main(["evaluate", "run", "base", "plain", "--out", "judged", "--quiet"]) == 0
     found = json.loads(next((mine / "judged").glob("*.json")).read_text())
-    assert [run["rewards"]["ocr"]["mean"] for run in found["runs"]] == [0, 0], found["notes"]
-    assert any("The reward ocr of base was computed from the pictures" in note for note in found["notes"])
+    assert [run["rewards"]["ocr"]["mean"] for run in found["runs"]] == [0, 0, 0], found["notes"]
+    assert any("The reward ocr of base, plain was computed from the pictures" in note for note in found["notes"])
 
 
 def test_compare_and_finetune_from_a_file(mine, folder):

@@ -51,10 +51,11 @@ from tilting.config.options import (
 from tilting.config.settings import setting
 from tilting.declare import Check, Metavar, Option, declared, plain
 from tilting.errors import TiltingError, nearest
+from tilting.models.families import kind_of
 from tilting.models.inputs import resolve_inputs
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
-from tilting.models.names import check_pipeline, defaults
-from tilting.models.pipeline_class import check_left
+from tilting.models.names import check_pipeline, defaults, find_model
+from tilting.models.pipeline_class import check_left, steps_left
 from tilting.models.placement import FULL, Switches, check_switches
 from tilting.presets import METHODS, Preset
 from tilting.rewards.declaration import of_a_batch
@@ -273,9 +274,9 @@ def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
         if config.image is not None or strength is None:
             return replace(config, strength=strength)
         return replace(config, unused=(*config.unused, "strength"))
-    config = replace(config, strength=given.get("strength", STRENGTH))
-    check_left(config.strength or 1.0, config.steps, round(config.steps * (config.strength or 1.0)))
-    return config
+    strength = given.get("strength", STRENGTH)
+    check_left(strength, config.steps, steps_left(kind_of(find_model(config.model)), config.steps, strength))
+    return replace(config, strength=strength)
 
 
 def _with_loras(config: Config) -> Config:

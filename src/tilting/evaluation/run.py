@@ -163,8 +163,9 @@ def _complete_rewards(parts: Setup, measured: dict[str, Measured], together: Pro
             notes.append(f"The reward {bare} is missing for {', '.join(lacking)}: its manifest does not record it.")
             continue
         try:
+            steered = [run for run in parts.runs if bare in run.weights]
             for run in parts.runs:
-                measured[run.name].pictured[bare] = score_images(run, bare, together)
+                measured[run.name].pictured[bare] = score_images(run, bare, together, steered)
                 measured[run.name].rewards.setdefault(bare, measured[run.name].pictured[bare])
             names = ", ".join(lacking)
             notes.append(f"The reward {bare} of {names} was computed from the pictures (8 bits): no manifest there records it.")

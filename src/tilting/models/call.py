@@ -194,8 +194,11 @@ class Call:
             def told(probe: Any, *given: Any, **more: Any) -> Tensor:
                 probe.entry.noised = probe.entry.noised or not probe.entry.looping
                 asked = signature.bind(probe, *given, **more)  # (sample, noise, t) of diffusion, (sample, t, noise) of flow
+                drawn: Tensor = asked.arguments["noise"]
                 if probe.entry.noiseless:
-                    asked.arguments["noise"] = torch.zeros_like(asked.arguments["noise"])
+                    asked.arguments["noise"] = torch.zeros_like(drawn)
+                elif probe.entry.looping and probe.entry.noise is not None:
+                    asked.arguments["noise"] = probe.entry.enters(probe.entry.noise, drawn, drawn.dtype)
                 if noise.variance_exploding:
                     return noise.mixed(probe, *list(asked.arguments.values())[1:])
                 return inner(*asked.args, **asked.kwargs)
@@ -263,6 +266,7 @@ class Call:
         replay: InterceptedCall | None = None,
         apart: bool = False,
         over: Mapping[str, Any] | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[StepReached, InterceptedCall]:
         """What the step at a time is given for latents x (m, ...), and the entry, which has what the networks said."""
         i, time = self.at(t)
@@ -272,7 +276,7 @@ class Call:
             i = len(places) - 1
         elif i == 0 and not self.direct:
             call, i, time = self.longer, 1, t
-        entry = InterceptedCall(call, prompts, i, x, time, replay, places=places, apart=apart)
+        entry = InterceptedCall(call, prompts, i, x, time, replay, places=places, apart=apart, noise=noise)
         return self.left(entry, **(over or {})), entry
 
     def left(self, entry: InterceptedCall, **over: Any) -> StepReached:
@@ -312,13 +316,13 @@ class Call:
         i = min(range(len(self.grid) - 1), key=lambda q: abs(self.grid[q].t - t.t))
         return i, None if self.grid[i].t == t.t else t
 
-    def denoise(self, x: Tensor, t: Time, prompts: Sequence[Any]) -> Prediction:
+    def denoise(self, x: Tensor, t: Time, prompts: Sequence[Any], noise: Tensor | None = None) -> Prediction:
         """eps, x0 and the correction of latents x (m, ...) at a time.
 
         The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
         The networks' answers are replayed for it, so that it costs no evaluation.
         """
-        out, difference, _, halt = self.outputs(x, t, prompts)
+        out, difference, _, halt = self.outputs(x, t, prompts, noise=noise)
         state = halt.sample[: len(x)]
         if state.dtype == x.dtype:
             seen_x = state
@@ -330,7 +334,7 @@ class Call:
         return Prediction(eps, x0, correction(self.noise.kind, difference, t))
 
     def outputs(
-        self, x: Tensor, t: Time, prompts: Sequence[Any], apart: bool = False
+        self, x: Tensor, t: Time, prompts: Sequence[Any], apart: bool = False, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, StepReached]:
         """(the guided output (m, ...); what a scale larger by 1 adds to it, or None where there is no pair; the branch of the
         prompt, where guidance is a line between two; how the step was left), in the precision of x.
@@ -338,8 +342,9 @@ class Call:
         Args:
             x, t, prompts: see `denoise`.
             apart: each branch in a network call of its own.
+            noise: (m, ...), see `InterceptedCall`.
         """
-        halt, entry = self.halted(x, t, prompts, apart=apart)
+        halt, entry = self.halted(x, t, prompts, apart=apart, noise=noise)
         seen = entry.seen
         out = self._read(halt.output, x)
         if not asked_twice(seen, len(x)):
@@ -351,7 +356,7 @@ class Call:
             return mix.guided(first, second), second - first, second, halt
         more = {name: value + 1.0 for name, value in self.patched.scales(self.told).items()} | {"guider_scale": 1.0}
         try:
-            return out, self._read(self.halted(x, t, prompts, entry, over=more)[0].output, x) - out, None, halt
+            return out, self._read(self.halted(x, t, prompts, entry, over=more, noise=noise)[0].output, x) - out, None, halt
         except BranchMismatch:  # not those of a scale: of perturbed attention alone, or of layers left out
             return out, None, None, halt
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
-from tilting.features.picture import open_rgb, upright
+from tilting.features.picture import mask_of, open_rgb, upright
 from tilting.features.video import open_frames
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, kind_of, read_json, usual
@@ -48,6 +48,8 @@ FLAGS = {
 }
 ORIENTATION = 0x0112
 """Of EXIF."""
+BRIGHT = 128
+"""What of a mask is drawn, as diffusers rounds it."""
 MULTIPLE = 8
 FRAMES = 257
 """The most frames of a video."""
@@ -300,15 +302,25 @@ def check_pictures(inputs: Mapping[str, Any]) -> None:
 
 
 def picture_of(name: str, value: Any) -> Any:
-    """A picture from its file, or of bytes, as pipelines take one, RGB and upright; other values as they are. Raises
-    TiltingError for what is none."""
+    """A picture from its file, or of bytes, as pipelines take one, RGB and upright, or a mask in grey; other values as they
+    are. Raises TiltingError for what is none, or a mask under which nothing is drawn."""
+    made = _picture(name, value)
+    if "mask" in name and hasattr(made, "getexif") and (brightest := max(made.convert("L").tobytes())) < BRIGHT:
+        which = f"the file {value!r} of the input {name!r}" if isinstance(value, str) else f"the picture of the input {name!r}"
+        raise TiltingError(f"{which} has nothing to draw: white is drawn, and its brightest pixel is {brightest} of 255")
+    return made
+
+
+def _picture(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return type(value)(picture_of(name, one) for one in value)
+        return type(value)(_picture(name, one) for one in value)
     if str(getattr(value, "dtype", "")).removeprefix("torch.") == "uint8" and value.ndim > 2:  # diffusers takes it for floats
         return _of_bytes(value)
-    if hasattr(value, "getexif") and "mask" not in name and (value.mode != "L" or value.getexif().get(ORIENTATION, 1) != 1):
+    mask = "mask" in name
+    plain = ("L", "RGB") if mask else ("L",)
+    if hasattr(value, "getexif") and (value.mode not in plain or value.getexif().get(ORIENTATION, 1) != 1):
         try:
-            return upright(value)
+            return mask_of(value) if mask else upright(value)
         except TiltingError as error:
             raise TiltingError(f"the picture of the input {name!r} {error}") from error
     if not isinstance(value, str | Path):
@@ -318,10 +330,9 @@ def picture_of(name: str, value: Any) -> Any:
     try:
         if name.endswith("video"):
             return open_frames(value)
-        picture = open_rgb(value)
+        return open_rgb(value, mask_of if mask else None)
     except TiltingError as error:
         raise TiltingError(f"the file {str(value)!r} of the input {name!r} {error}") from error
-    return picture.convert("L") if "mask" in name else picture
 
 
 def _of_bytes(value: Any) -> Any:

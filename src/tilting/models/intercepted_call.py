@@ -70,6 +70,7 @@ class InterceptedCall:
         noiseless: what the call noises is noised by zeros.
         places: of the steps that the loop is to make, in its list of times; None for all of them.
         apart: a network that is asked of both branches at once is asked of each.
+        noise: (m, ...) by which the loop noises what it blends in, in place of what the call drew.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class InterceptedCall:
         noiseless: bool = False,
         places: Sequence[int] | None = None,
         apart: bool = False,
+        noise: Tensor | None = None,
     ):
         self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
         self.replay, self.blind, self.noiseless, self.places = replay, blind, noiseless, places
@@ -92,16 +94,15 @@ class InterceptedCall:
         self.shapes: list[Any] = []
         self.texts: dict[str, Any] = {}
         self.masks: tuple[Tensor, Tensor] | None = None
-        self.apart, self.reads = apart, 0
+        self.apart, self.reads, self.noise = apart, 0, noise
         self.latents: Tensor | None = None
         self.times: Tensor | None = None
         self.sigmas: Tensor | None = None
 
-    def enters(self, sample: Tensor, dtype: Any) -> Tensor:
-        """x in a loop that may hold each image more than once."""
-        assert self.x is not None
+    def enters(self, x: Tensor, sample: Tensor, dtype: Any) -> Tensor:
+        """x (m, ...) in a loop that may hold each image more than once."""
         copies = len(sample) // len(self.prompts)
-        return (self.x if copies == 1 else self.x.repeat(copies, *[1] * (self.x.ndim - 1))).to(dtype)
+        return (x if copies == 1 else x.repeat(copies, *[1] * (x.ndim - 1))).to(sample.device, dtype)
 
     def step(self, output: Tensor, t: Any, sample: Tensor) -> StepOutput:
         i, self.count = self.count, self.count + 1
@@ -110,7 +111,7 @@ class InterceptedCall:
         if self.x is None or (self.stop is not None and i < self.stop - 1):
             return StepOutput([sample] * 2)
         wide = torch.promote_types(sample.dtype, torch.float32) if self.stop is None else sample.dtype
-        return StepOutput([self.enters(sample, wide)] * 2)
+        return StepOutput([self.enters(self.x, sample, wide)] * 2)
 
     def network(self, name: str, part: Any) -> Callable[..., Any]:
         """A part of the loop: itself at the index that is asked for, zeros at others; before the loop, remembered."""
@@ -165,7 +166,8 @@ class InterceptedCall:
             self.latents = first
             if not entering or not isinstance(first, torch.Tensor):
                 return made
-            entered = self.enters(first, first.dtype)
+            assert self.x is not None
+            entered = self.enters(self.x, first, first.dtype)
             return (entered, *made[1:]) if isinstance(made, tuple) else entered
 
         return told

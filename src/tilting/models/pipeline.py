@@ -10,6 +10,7 @@ a step is our one transition. Rows that are told the same are one call; others a
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from tilting.models.components import Components
 from tilting.models.guided_network import Conditioning, GuidedNetwork
 from tilting.models.inputs import pictures_of
 from tilting.models.intercepted_call import InterceptedCall
-from tilting.models.pipeline_class import check_arguments, check_share, enough_for, share_of
+from tilting.models.pipeline_class import check_arguments, check_share, enough_for, share_of, source_of
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
@@ -229,26 +230,34 @@ class Pipeline(Components):
 
     # -- what a model does
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    @property
+    def blends(self) -> bool:
+        """Whether the loop blends a picture in, noised anew at every step (an inpainting without channels for its mask)."""
+        return re.search(r"scheduler\.(add|scale)_noise\(", source_of(self.kind)) is not None
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", noise: Tensor | None = None) -> Denoise:
         """The guided denoiser of these prompts; ``rows`` index them. A pair counts as one evaluation.
 
         Args:
             prompts: text of each image, or its class.
             cfg: the scale as the pipeline's call has it; with a negative prompt that of a true pair, where it has both.
             negative: the text of the unconditional branch.
+            noise: (len(prompts), ...) that each image began with, by which a loop that `blends` noises its picture, as a call
+                does that is given ``latents``; else a noise that is the same for all.
         """
         told, subjects = self._asked(prompts, cfg, negative)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Prediction:
-                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects)
+                own = None if noise is None else noise[rows.to(noise.device)][places]
+                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects, own)
 
             return self.by_rows(told, subjects, rows, ask)
 
         return denoise
 
     def branches(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: Any) -> GuidedNetwork:
-        """The network's outputs for these prompts, before and after guidance; see `Branches`, also for how."""
+        """The network's outputs for these prompts, before and after guidance; see `GuidedNetwork`, also for how."""
         told, subjects = self._asked(prompts, cfg, negative)
         return GuidedNetwork(
             self, Conditioning(tuple(told), tuple(subjects)), self.encode_prompts(prompts, cfg, negative), **how
@@ -365,7 +374,7 @@ class Pipeline(Components):
         return cfg if self.call(self.default_steps, self.told(self.some, cfg, negative)).pair else 1.0
 
     def forget(self) -> None:
-        """See `Parts.forget`."""
+        """See `Components.forget`."""
         super().forget()
         self._calls.clear()
 

@@ -247,13 +247,41 @@ def share_of(kind: str, inputs: Mapping[str, Any]) -> float:
     Raises:
         TiltingError: for a strength that is none.
     """
-    cls, cut = pipeline_class(kind), method_of(kind, "get_timesteps")
+    cls = pipeline_class(kind)
     own = cls.parameters.get("strength") if cls is not None else None
     strength = inputs.get("strength", own if isinstance(own, float) else 1.0)
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise TiltingError(f"strength must be a number above 0 and at most 1, not {strength!r}")
-    rounds = cut is not None and "int(num_inference_steps * strength)" in ast.unparse(cut)
-    return strength if rounds and inputs.get("denoising_start") is None else 1.0
+    return strength if _rounds_down(kind) and inputs.get("denoising_start") is None else 1.0
+
+
+def _rounds_down(kind: str) -> bool:
+    """Whether a class that cuts its times by a strength rounds the steps that it makes down; others round up."""
+    cut = method_of(kind, "get_timesteps")
+    return cut is not None and "int(num_inference_steps * strength)" in ast.unparse(cut)
+
+
+PICTURES = ("", "Img2Img", "VideoToVideo", "Inpaint")
+"""What follows a family's name in those of its pipelines that begin from a picture."""
+
+
+def from_pictures(kind: str) -> str:
+    """The class of a pipeline's family that begins from a picture noised to a strength, or nothing."""
+    stem = kind.removesuffix("Pipeline")
+    names = [f"{one}{more}Pipeline" for more in PICTURES for one in (stem, stem.removesuffix("ControlNet"))]
+    classes = [cls for name in names if (cls := pipeline_class(name)) is not None]
+    return next(
+        (s.name for s in pipeline_classes if s and "strength" in s.parameters and method_of(s.name, "get_timesteps")), ""
+    )
+
+
+def steps_left(kind: str, steps: int, strength: float) -> int:
+    """The steps that a run of so many makes from a picture noised to a strength: as the class of its family that begins from
+    pictures rounds them, down where there is none."""
+    pictures = from_pictures(kind)
+    if pictures and not _rounds_down(pictures):
+        return steps - int(max(steps - steps * strength, 0))
+    return min(int(steps * strength), steps)
 
 
 def check_share(kind: str, inputs: Mapping[str, Any], steps: int) -> None:
