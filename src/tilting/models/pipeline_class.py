@@ -270,9 +270,7 @@ def from_pictures(kind: str) -> str:
     stem = kind.removesuffix("Pipeline")
     names = [f"{one}{more}Pipeline" for more in PICTURES for one in (stem, stem.removesuffix("ControlNet"))]
     classes = [cls for name in names if (cls := pipeline_class(name)) is not None]
-    return next(
-        (s.name for s in pipeline_classes if s and "strength" in s.parameters and method_of(s.name, "get_timesteps")), ""
-    )
+    return next((c.name for c in classes if "strength" in c.parameters and method_of(c.name, "get_timesteps")), "")
 
 
 def steps_left(kind: str, steps: int, strength: float) -> int:
