@@ -33,7 +33,7 @@ from tilting.models.control_spec import read_control
 from tilting.models.families import weights_of
 from tilting.models.labels import PLACES
 from tilting.models.names import find_model
-from tilting.models.reading import NEGATIVE, PROMPT
+from tilting.models.prompt_embeds import NEGATIVE, PROMPT
 from tilting.reports.grid import caption
 from tilting.runs.files import digest
 from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 import tilting as tl
 from support.tiny_pipelines import MAKERS, hunyuan_image, make
 from tilting.models import call as entered
-from tilting.models.loop import alone
+from tilting.models.independent_steps import alone
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import shape_of
+from tilting.models.pipeline_class import pipeline_class
 from tilting.objectives.recompute import recomputed
 from tilting.schedule import transition
 
@@ -125,7 +125,7 @@ def begun(model, prompts, cfg):
     """The state that the pipeline's own loop begins with."""
     call = model.call(STEPS, model.told("", cfg, ""))
     subjects = [model.subject(p) for p in prompts]
-    return entered.Entry(call, subjects, 0, blind=True).run().sample[: len(prompts)]
+    return entered.InterceptedCall(call, subjects, 0, blind=True).run().sample[: len(prompts)]
 
 
 def ours(model, prompts, negative, cfg=None, start=None):
@@ -159,7 +159,7 @@ def test_images_are_the_pipelines_own(name, seeded):
         got = ours(model, prompts, negative, start=start)
         assert got.shape == want.shape and (got - want).abs().max() < 1e-5
         assert want.std() > 0.03  # of pictures, not of a constant
-        with decodes(model.door.vae) as paid:
+        with decodes(model.patched.vae) as paid:
             assert model.image_shape == want.shape[1:] and not paid, "a shape is not worth a decode"
         if name == "ddpm":  # which has neither words nor a scale
             return
@@ -303,6 +303,6 @@ def test_a_guiders_momentum_is_off_and_said_so():
     ],
 )
 def test_a_step_is_made_alone_where_a_pass_depends_on_no_other(name, told, says):
-    shape = shape_of(name)
-    values = {**(dict(shape.takes) if shape else {}), **told}
+    shape = pipeline_class(name)
+    values = {**(dict(shape.parameters) if shape else {}), **told}
     assert alone(name, frozenset(key for key, value in values.items() if value is None)) == says

@@ -15,7 +15,7 @@ from tilting.config.generate import GenerateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
 from tilting.features.video import PICTURES
-from tilting.models.told import input_pictures
+from tilting.models.inputs import input_pictures
 from tilting.rewards.spec import split_weight
 from tilting.runs.files import MANIFEST, keys_of, read_manifest, seeds_of, stale
 

@@ -76,7 +76,7 @@ class Drawn:
         counts: what this group cost.
         kept: (b,) which particle each image is, and
         values: (b, n) the rewards of all finished particles, where those were scored.
-        looks: b weighted sums as a look says them of the same latents, where another decoder looks (`tilting.models.look`).
+        looks: b weighted sums of the same latents by the look decoder, where there is one (`tilting.models.look_decoder`).
     """
 
     who: tuple[Identity, ...]
