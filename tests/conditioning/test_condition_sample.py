@@ -33,7 +33,7 @@ from tilting.models.control_spec import read_control
 from tilting.models.families import weights_of
 from tilting.models.labels import PLACES
 from tilting.models.names import find_model
-from tilting.models.reading import NEGATIVE, PROMPT
+from tilting.models.prompt_embeds import NEGATIVE, PROMPT
 from tilting.reports.grid import caption
 from tilting.runs.files import digest
 from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of
@@ -223,6 +223,8 @@ def test_the_path_kl_is_that_of_the_means(here, small, controls, law):
     assert all(abs(one - two).max() <= 1 for one, two in zip(pictures, drawn, strict=True))
     assert [record["kl"] for record in records] == pytest.approx(far.tolist(), rel=1e-3)
     assert far.min() > 0.01
+    alike = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **ASKED, sde=law, eta=0.6).manifest["images"]
+    assert [record["kl"] for record in alike] == pytest.approx(far.tolist(), rel=1e-3)
     still = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **{**ASKED, "eta": 0.0})
     assert still.manifest["summary"]["kl_mean"] is None
 

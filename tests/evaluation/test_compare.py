@@ -310,8 +310,15 @@ def test_a_heading_names_a_file_without_its_folders():
 def test_latex_escapes_what_it_reads_otherwise():
     from tilting.reports.tables import as_latex
 
-    text = as_latex(["a_b", "50 %"], [["x & y", 0.123456], ["~{^", None]], "# 1")
-    for part in (r"a\_b & 50 \% ", r"x \& y & $0.1235$", r"\textasciitilde{}\{\textasciicircum{} & --", r"\caption{\# 1}"):
+    text = as_latex(["a_b", "50 %"], [["x & y", 0.123456], ["~{^", None], ["z", -1.5e-7]], "# 1")
+    power = r"z & $-1.5 \times 10^{-7}$"
+    for part in (
+        r"a\_b & 50 \% ",
+        r"x \& y & $0.1235$",
+        r"\textasciitilde{}\{\textasciicircum{} & --",
+        r"\caption{\# 1}",
+        power,
+    ):
         assert part in text
 
 

@@ -92,6 +92,9 @@ def fit_label(
         made: Any = NoisyClassifier(net, schema, source.model)
     else:
         made = FittedClassifier(net, schema)
+        sure = None if schema.kind == "gaussian" else (outputs / schema.temperature).softmax(-1).amax(1)
+        chance = calibrate.gaussian_ece_by_chance(len(y)) if sure is None else calibrate.ece_by_chance(sure)
+        metrics["ece"]["chance"] = chance  # not of noisy latents, where a record is looked at more than once
     return FittedLabel(made.eval().requires_grad_(False), metrics, outputs, y)
 
 
@@ -148,8 +151,6 @@ def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tupl
         else:
             scaled = gaps / value**0.5
             diagrams[when], ece[when] = calibrate.gaussian_reliability(scaled), calibrate.gaussian_ece(scaled)
-    sure = calibrate.ece_by_chance((outputs / t).softmax(-1).amax(1)) if is_classes else None
-    chance = calibrate.gaussian_ece_by_chance(len(y)) if sure is None else sure
     numbers: dict[str, Any] = {
         "label": column.name,
         "kind": column.kind,
@@ -157,7 +158,7 @@ def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tupl
         "edges": list(column.edges),
         "temperature": t,
         "nll": nll,
-        "ece": {**ece, "chance": chance, "bins": calibrate.BINS},
+        "ece": {**ece, "bins": calibrate.BINS},
         "reliability": {when: _listed(diagram) for when, diagram in diagrams.items()},
     }
     if is_classes:

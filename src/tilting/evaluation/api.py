@@ -15,8 +15,6 @@ from tilting.evaluation import compare as comparing
 from tilting.evaluation import run as evaluating
 from tilting.evaluation.compare_page import PAGE, SHEET
 from tilting.generation.run import Parts, load_parts
-from tilting.metrics.judge import PocketJudge
-from tilting.rewards.spec import build
 
 
 class Measured(dict[str, Any]):
@@ -77,9 +75,7 @@ def compare(
     config = CompareConfig.resolve(asked)
 
     def parts(one: Any) -> Parts:
-        if isinstance(model, str) or one.lora:
-            return load_parts(one)
-        return Parts(model, build(one.specs()) if one.reward else None, PocketJudge().score if name == "pocket" else None)
+        return load_parts(one, None if isinstance(model, str) or one.lora else lambda *_, **__: model)
 
     found, folder = comparing.compare(config, ["tilting.compare"], not progress, parts), Path(out)
     return Measured(found, comparing.describe(found), folder / PAGE, folder / SHEET)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting import sample as loop
+from tilting.engines.optimise import Begin
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
@@ -31,7 +32,7 @@ from tilting.rewards.check import waits
 from tilting.rng import Identity
 from tilting.runs.background import Background
 from tilting.state import Info, State
-from tilting.types import RewardError, TiltingError
+from tilting.types import Denoise, RewardError, TiltingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,7 @@ class Drawn:
         counts: what this group cost.
         kept: (b,) which particle each image is, and
         values: (b, n) the rewards of all finished particles, where those were scored.
-        looks: b weighted sums as a look says them of the same latents, where another decoder looks (`tilting.models.look`).
+        looks: b weighted sums of the same latents by the look decoder, where there is one (`tilting.models.look_decoder`).
     """
 
     who: tuple[Identity, ...]
@@ -236,9 +237,13 @@ def _group(
         scorer.idle = wait
     with torch.no_grad():
         grid = grid_of(model, plan.method, plan.steps)[-plan.steps_run - 1 :]
-        denoise = model.denoiser(worded, plan.cfg, plan.negative)
+
+        def denoiser(**more: Any) -> Denoise:
+            made = model.denoiser(worded, plan.cfg, plan.negative, **more)
+            return made if wait is None else wait.before(made)
+
         problem = loop.Problem(
-            denoise if wait is None else wait.before(denoise),
+            denoiser(),
             grid,
             who,
             model.latent_shape,
@@ -258,6 +263,9 @@ def _group(
             state = loop.start(problem, plan.method, given)
         else:
             state = loop.start_from(problem, plan.method, clean.expand(len(who), *clean.shape[1:]))
+        if getattr(model, "blends", False):
+            noise = Begin.of(problem, state).noise.repeat_interleave(len(worded) // len(prompts), 0)
+            problem = replace(problem, denoise=denoiser(noise=noise))
     steps = loop.sample(problem, plan.method, state)
     while True:
         with torch.no_grad():  # never across a yield: the mode would leak into the consumer
