@@ -17,7 +17,7 @@ from tilting.errors import TiltingError
 from tilting.features.video import contact_sheet, open_frames
 from tilting.runs.files import GRID, keys_of, read_manifest
 
-SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
+SIDE, GAP, LINE, CAPTION, TITLE = 192, 12, 20, 15, 17
 MOST_ROWS, MOST_COLUMNS = 60, 12
 Ink = tuple[int, int, int]
 INK, FAINT, PAPER = (25, 25, 25), (95, 95, 95), (255, 255, 255)
@@ -98,6 +98,22 @@ def _mean(summary: dict[str, Any]) -> str:
     return "no reward" if summary["reward_mean"] is None else f"reward {spread(summary['reward_mean'], summary['reward_sem'])}"
 
 
+def _wide(columns: int) -> int:
+    """The width of a sheet of so many columns, in pixels."""
+    return max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP))
+
+
+def _broken(text: str, width: int, font) -> list[str]:
+    """The text in lines of a width in pixels."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 class Sheet:
     """A white sheet of cells under a header, each cell a picture with a line below; a caption line above each row.
 
@@ -110,7 +126,7 @@ class Sheet:
     def __init__(self, rows: int, columns: int, header: int):
         self.top = GAP + header * LINE + GAP
         self.row_height = LINE + SIDE + LINE + GAP
-        self.width = max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP))
+        self.width = _wide(columns)
         self.image = Image.new("RGB", (self.width, self.top + rows * self.row_height), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
@@ -119,10 +135,12 @@ class Sheet:
         font = letters(size)
         self.pen.text((x, y), _fit(text, width, font), fill=ink, font=font)
 
-    def title(self, title: str, below: str) -> None:
-        """Two lines across the header."""
-        self.text(GAP, GAP, title, self.width - 2 * GAP, size=17)
-        self.text(GAP, GAP + LINE + 2, below, self.width - 2 * GAP, ink=FAINT)
+    def title(self, title: Sequence[str], below: Sequence[str]) -> None:
+        """Lines across the header."""
+        for k, line in enumerate(title):
+            self.text(GAP, GAP + k * LINE, line, self.width - 2 * GAP, TITLE)
+        for k, line in enumerate(below, start=len(title)):
+            self.text(GAP, GAP + k * LINE + 2, line, self.width - 2 * GAP, ink=FAINT)
 
     def head(self, column: int, title: str, lines: Sequence[str], below: int = 2) -> None:
         """A column's own header: its title and, so many pixels further down, lines about it."""
@@ -152,9 +170,11 @@ class Sheet:
 
 
 def sheet_of(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str) -> Sheet:
-    """A sheet of pictures, a caption over every row, a title and a line on top."""
-    sheet = Sheet(len(rows), max(len(cells) for _, cells in rows), header=2)
-    sheet.title(title, below)
+    """A sheet of pictures, a caption over every row, a title and what stands below it on top."""
+    columns = max(len(cells) for _, cells in rows)
+    head = [_broken(text, _wide(columns) - 2 * GAP, letters(size)) for text, size in ((title, TITLE), (below, CAPTION))]
+    sheet = Sheet(len(rows), columns, header=sum(map(len, head)))
+    sheet.title(*head)
     for i, (caption, cells) in enumerate(rows):
         sheet.row(i, caption)
         for j, (line, picture) in enumerate(cells):
