@@ -180,8 +180,6 @@ def test_runs_are_opened_and_judged(driven, workspace):
 
 def test_a_page_holds_no_connection(driven):
     """A browser has six to a server, for all tabs: one that each page held would stop them all with the sixth page."""
-    driven.page.reload()
-    driven.has("draw-cost", "evaluations")
     until(driven.page, lambda: not driven.waiting, told=lambda: str(driven.waiting))
 
 
