@@ -589,15 +589,15 @@ def test_what_runs_differ_in_is_told_whatever_changes_a_base_model(runs, tmp_pat
     """The law of the noise and the size too, and the command for a reference has them."""
     shutil.copytree(runs / "base", tmp_path / "other")
     known = manifest_of(runs / "base")
-    known["config"] |= {"sde": "euler", "height": 96}
+    known["config"] |= {"sde": "euler", "height": 96, "format": "jpeg"}
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(known))
     asked = {"runs": [str(tmp_path / "other")], "out": "o"}
     assert "--sde euler" in (said := setup(EvaluateConfig.resolve(asked)).notes[0]) and "--height 96" in said
     notes = setup(EvaluateConfig.resolve({**asked, "reference": str(runs / "again")})).notes
-    assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height"]
+    assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height", "format"]
     alone = setup(EvaluateConfig.resolve({"runs": [str(tmp_path / "other"), str(runs / "bon")], "out": "o"})).notes
     said = "bon and the base run other differ in {}: that is not the method's doing alone."
-    assert alone[1:] == (said.format("sde"), said.format("height"))  # without a reference, of what a verdict is against
+    assert alone[1:] == tuple(map(said.format, ("sde", "height", "format")))  # without a reference, of what a verdict is against
 
 
 @pytest.mark.parametrize(
