@@ -597,7 +597,9 @@ def test_what_runs_differ_in_is_told_whatever_changes_a_base_model(runs, tmp_pat
     assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height", "format"]
     alone = setup(EvaluateConfig.resolve({"runs": [str(tmp_path / "other"), str(runs / "bon")], "out": "o"})).notes
     said = "bon and the base run other differ in {}: that is not the method's doing alone."
-    assert alone[1:] == tuple(map(said.format, ("sde", "height", "format")))  # without a reference, of what a verdict is against
+    assert alone[1:] == tuple(
+        map(said.format, ("sde", "height", "format"))
+    )  # without a reference, of what a verdict is against
 
 
 @pytest.mark.parametrize(
