@@ -144,7 +144,7 @@ def read_run(path: str, name: str) -> Run:
     folder = Path(path)
     if not folder.is_dir():
         raise TiltingError(f"there is no folder {path!r}")
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
     if manifest is None:
         inside = [str(file.parent) for file in sorted(folder.glob("runs/*/manifest.json"))]  # as `tilting compare` writes them
         near = f"; there is: {', '.join(inside)}" if inside else ""

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,6 +59,12 @@ class Step(NamedTuple):
     info: Info
     who: Sequence[Identity]
 
+    def __repr__(self) -> str:
+        reward = "" if self.reward is None else f", reward {self.reward:.4g}"
+        return (
+            f"Step({self.step} of {self.steps}, group {self.group + 1} of {self.groups}{reward}, x {tuple(self.state.x.shape)})"
+        )
+
 
 Judge = Callable[["Tensor", list[str]], "Tensor"]
 """(images (b, 3, h, w) in [0, 1], prompts) -> (b,), NaN where it says nothing."""
@@ -80,12 +86,12 @@ class Drawn:
     """
 
     who: tuple[Identity, ...]
-    images: Tensor
+    images: Tensor = field(repr=False)
     reward: list[float] | None
     rewards: dict[str, list[float]]
     counts: Counts
-    kept: Tensor | None = None
-    values: Tensor | None = None
+    kept: Tensor | None = field(default=None, repr=False)
+    values: Tensor | None = field(default=None, repr=False)
     looks: list[float] | None = None
 
 
