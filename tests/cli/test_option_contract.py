@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -15,12 +16,15 @@ import yaml
 from annotated_types import Ge
 from typing_extensions import Doc
 
+import tilting as tl
 from support.outside import write_package
 from tilting.cli import app
 from tilting.cli.command import COMMANDS
 from tilting.config.base import BaseConfig
 from tilting.declare import declared
 from tilting.errors import TiltingError
+from tilting.models import told
+from tilting.models.placement import SWITCHES
 
 FILE = """
 from dataclasses import dataclass
@@ -103,6 +107,42 @@ def test_options_are_documented_and_stand_everywhere(words):
         assert shown[one.name].help == (one.about if one.given.positional else one.help), name
     beside = {"config", "print_config", "quiet", "as_json", "prompts_file", "overwrite"}
     assert set(shown) - beside == {one.name for one in said.values()}
+
+
+LOADED = {"device", "precision", "long_prompts", "lora", *SWITCHES, "input", *told.OPTIONS}
+"""Of `tilting.load`; the inputs by the names that the pipeline has for them."""
+OBJECTS = {"particles", "settings", "published", "metadata", "model"}
+"""Said by a preset or an objective, the prompts, or the model itself."""
+FOLDERS = {"out", "split", "reward_device", "format", "only", "trace", "trace_every", "lora_steps", "tracker", "judge", "pairs"}
+FOLDERS |= {"checkpoint_every", "keep_every", "sample_every", "sample_images", "early_stop", "skip_bad", "sweep"}
+"""Of runs that are written, or their files."""
+ELSEWHERE = {
+    "condition fit": {"data", "label_by", "bins", "size", "group"},  # images and labels are in memory
+    "condition train": {"classifier", "label"},
+    "condition sample": {"control", "classifier", "label"},
+}
+OWN = {"steps", "cfg", "eta", "strengths", "objective", "reward", "method", "label", "prompts", "data"}
+"""Whose defaults are the model's, the method's, or said by None."""
+FUNCTIONS = ["generate", "finetune", "condition fit", "condition train", "condition sample"]
+
+
+@pytest.mark.parametrize("words", FUNCTIONS)
+def test_a_function_of_python_has_every_option_of_its_command(words):
+    """By the same name and default, with the same checks, before anything of a model is looked at; ``compare`` and ``evaluate``
+    take all by `resolve`."""
+    function, asked = getattr(tl, words.replace(" ", "_")), CONFIGS[words].options()
+    takes, known = inspect.signature(function).parameters, {one.name: one for one in asked.values()}
+    beside = LOADED | OBJECTS | FOLDERS | ELSEWHERE.get(words, set()) | {"strengths"}
+    assert set(known) - set(takes) - beside == set()
+    first = [name for name, one in takes.items() if one.default is inspect.Parameter.empty and one.kind is not one.VAR_KEYWORD]
+    for name, one in known.items():
+        if name not in takes:
+            continue
+        if name not in OWN and name not in first:
+            assert takes[name].default == one.default, name
+        if name not in {*first, "reward", "method", "objective", "prompts", "model", "image", "data", "label", "budget"}:
+            with pytest.raises(TiltingError, match=one.option):
+                function(**dict.fromkeys(first), **{name: object()})
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from tilting.models.control_spec import read_control
 from tilting.models.families import weights_of
 from tilting.models.labels import PLACES
 from tilting.models.names import find_model
-from tilting.models.reading import NEGATIVE, PROMPT
-from tilting.reports.grid import LINE, caption, sheet_of
+from tilting.models.prompt_embeds import NEGATIVE, PROMPT
+from tilting.reports.grid import caption
 from tilting.runs.files import digest
 from tilting.runs.owner import RUN, SWEEP_OF_RUNS, kind_of
 from tilting.schedule import Law
@@ -223,6 +223,8 @@ def test_the_path_kl_is_that_of_the_means(here, small, controls, law):
     assert all(abs(one - two).max() <= 1 for one, two in zip(pictures, drawn, strict=True))
     assert [record["kl"] for record in records] == pytest.approx(far.tolist(), rel=1e-3)
     assert far.min() > 0.01
+    alike = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **ASKED, sde=law, eta=0.6).manifest["images"]
+    assert [record["kl"] for record in alike] == pytest.approx(far.tolist(), rel=1e-3)
     still = tl.condition_sample(made[0], PROMPTS, {"bright": "yes"}, **{**ASKED, "eta": 0.0})
     assert still.manifest["summary"]["kl_mean"] is None
 
@@ -358,14 +360,6 @@ def test_captions_say_what_was_read():
     assert caption({"reward": 1.0, "labels": {"y": {**read, "obeys": True}}}) == "a 0.25 ✓"
     assert caption({"reward": None, "labels": {"n": {"log_prob": 0.4, "mean": 1.234, "asked": "2"}}}) == "n 1.23 for 2"
     assert caption({"reward": 0.5}) == caption({"reward": 0.5, "labels": {}}) == "0.500"
-
-
-def test_a_sheet_breaks_what_stands_on_top():
-    """The line that a control's sheet is for, what it comes to before and after, was cut in the middle."""
-    rows, said = [("a fox", [("", Image.new("RGB", (8, 8)))])], "accuracy of bright 0.833, KL 0.12; " * 4  # two lines of either
-    short, one, two = (sheet_of(rows, *words).image for words in (("a", "b"), ("a", said), (said, said)))
-    assert [sheet.height - short.height for sheet in (one, two)] == [LINE, 2 * LINE]
-    assert all(sheet.crop((sheet.width - 12, 0, *sheet.size)).getextrema()[0] == (255, 255) for sheet in (one, two))
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
 from tilting.features.schema import Schema
-from tilting.models.branches import Outputs
+from tilting.models.guided_network import Outputs
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
 from tilting.oracle.control import Chain, lemma, log_classifier
 from tilting.oracle.mixture import ZERO_SNR

@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+import tilting as tl
 from support.tiny_pipelines import MAKERS, hunyuan_image, make
 from tilting.models import call as entered
-from tilting.models.loop import alone
+from tilting.models.independent_steps import alone
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import shape_of
+from tilting.models.pipeline_class import pipeline_class
 from tilting.objectives.recompute import recomputed
 from tilting.schedule import transition
 
@@ -124,7 +125,7 @@ def begun(model, prompts, cfg):
     """The state that the pipeline's own loop begins with."""
     call = model.call(STEPS, model.told("", cfg, ""))
     subjects = [model.subject(p) for p in prompts]
-    return entered.Entry(call, subjects, 0, blind=True).run().sample[: len(prompts)]
+    return entered.InterceptedCall(call, subjects, 0, blind=True).run().sample[: len(prompts)]
 
 
 def ours(model, prompts, negative, cfg=None, start=None):
@@ -158,7 +159,7 @@ def test_images_are_the_pipelines_own(name, seeded):
         got = ours(model, prompts, negative, start=start)
         assert got.shape == want.shape and (got - want).abs().max() < 1e-5
         assert want.std() > 0.03  # of pictures, not of a constant
-        with decodes(model.door.vae) as paid:
+        with decodes(model.patched.vae) as paid:
             assert model.image_shape == want.shape[1:] and not paid, "a shape is not worth a decode"
         if name == "ddpm":  # which has neither words nor a scale
             return
@@ -166,6 +167,18 @@ def test_images_are_the_pipelines_own(name, seeded):
         if model.scale and model.default_cfg != 1:
             far = (ours(model, prompts, negative, 1.05 * model.default_cfg, start) - want).abs().max()
             assert far > 1e-5, "the scale does not matter"
+
+
+@pytest.mark.parametrize("name", ["sd15_inpaint4", "sd15_inpaint4_dpm", "sd3_inpaint", "sdxl_inpaint"])
+def test_what_is_blended_in_is_noised_by_the_noise_that_an_image_began_with(name):
+    """As the pipeline does it that is given ``latents``; each image by its own, in any batch."""
+    pipe, told, negative, model = built(name)
+    latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(4))
+    want, _ = theirs(pipe, told | {"latents": latents}, negative)
+    for batch in (1, 2):
+        asked = {"steps": STEPS, "eta": 0.0, "negative_prompt": negative, "batch_size": batch, "progress": False}
+        got = tl.generate(model, PROMPTS, latents=latents, **asked).images
+        assert (got - want).abs().max() < 1e-5, batch
 
 
 @pytest.mark.parametrize("name", APART)
@@ -290,6 +303,6 @@ def test_a_guiders_momentum_is_off_and_said_so():
     ],
 )
 def test_a_step_is_made_alone_where_a_pass_depends_on_no_other(name, told, says):
-    shape = shape_of(name)
-    values = {**(dict(shape.takes) if shape else {}), **told}
+    shape = pipeline_class(name)
+    values = {**(dict(shape.parameters) if shape else {}), **told}
     assert alone(name, frozenset(key for key, value in values.items() if value is None)) == says

@@ -4,7 +4,7 @@ classifiers. (Training: `tilting.conditioning.trainer`.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,9 +28,11 @@ from tilting.features.fitted import FittedClassifier
 from tilting.features.images import check_images
 from tilting.features.schema import NOISY
 from tilting.generation.api import Result, config_of
+from tilting.generation.coerce import reward_of
 from tilting.generation.generate import Counts, Drawn, draw, identities, judge_of, plan, records_of, summarise
 from tilting.generation.plan import grid_of
 from tilting.generation.progress import Progress
+from tilting.method import Method
 from tilting.models.control_file import Control, warn_of
 from tilting.models.control_kl import PathKl
 from tilting.models.control_spec import ControlInfo, parse_labels
@@ -39,6 +41,7 @@ from tilting.models.pipeline import Pipeline
 from tilting.presets import Preset
 from tilting.presets.guided import reconstruction_guidance
 from tilting.rewards import Likelihood, combine
+from tilting.rewards.metadata import informed
 from tilting.types import Reward, TiltingError
 
 FIT = ("kind", "widths", "embedder", "epochs", "batch_size", "lr", "patience", "seed")
@@ -142,33 +145,30 @@ def _guided(
     return noisy
 
 
-@keywords(SampleConfig, "steps", "cfg", "eta", "seed", "images", "negative_prompt", "batch_size")
+@keywords(SampleConfig, "steps", "cfg", "eta", "sde", "seed", "images", "negative_prompt", "batch_size", "reward_frames")
 def condition_sample(
     controls: Control | Sequence[Control] | Pipeline,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     labels: Mapping[str, str | float],
     strength: float = 1.0,
-    reward: Reward | None = None,
-    method: Preset | None = None,
+    reward: Reward | str | Callable | None = None,
+    method: Preset | Method | str | None = None,
     *,
-    steps: int | None = None,
-    cfg: float | None = None,
-    eta: float | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     images: int = 1,
-    negative_prompt: str = "",
-    batch_size: int = 16,
     classifiers: FittedClassifier | NoisyClassifier | Sequence[FittedClassifier | NoisyClassifier] = (),
     progress: bool = True,
+    **options: Any,
 ) -> Result:
     """Draw images that obey labels; any method and reward of `tilting.generate` on top.
 
     Args:
         controls, labels, strength: see `compose`. With ``classifiers`` the model itself, and γ of guidance.
-        prompts, reward, method, steps, cfg, eta, seed, images, negative_prompt, batch_size: see `tilting.generate`.
+        prompts, reward, method, seed, images: see `tilting.generate`.
         classifiers: of labels, from `condition_fit`: of clean pictures for reconstruction guidance (the preset dps, with log p
             as its reward), of noisy latents for classifier guidance.
         progress: show a bar on stderr.
+        options: ``steps, cfg, eta, sde, negative_prompt, batch_size, reward_frames``, see `tilting.generate`.
 
     Returns:
         Images and a manifest, whose records and summary also have the path KL and what the classifiers say.
@@ -176,7 +176,7 @@ def condition_sample(
     Raises:
         TiltingError: for settings that cannot work.
     """
-    words, watcher = prompts_of(prompts).texts, Watcher()
+    given, watcher = prompts_of(prompts), Watcher()
     guides = list(classifiers) if isinstance(classifiers, Sequence) else [classifiers]
     made: Any = controls
     noisy = _guided(made, guides, labels) if guides else []
@@ -193,12 +193,11 @@ def condition_sample(
         method = reconstruction_guidance(strength, watch=watcher)
         obeying = Obeying(made, {k: (clean[k], v) for k, v in labels.items()})
     model = obeying.model
-    who = identities(words, seed, images)
-    sampler = {"steps": steps, "cfg": cfg, "eta": eta, "negative_prompt": negative_prompt, "batch_size": batch_size}
-    request = plan(model, who, method, reward, **sampler)
+    who = identities(given.texts, seed, images)
+    request = plan(model, who, method, informed(reward_of(reward), *given), **options)
     if guides:
         check_noise(model.schedule, request.steps)
-    kl = watcher.kl = PathKl(grid_of(model, request.method, request.steps), request.eta)
+    kl = watcher.kl = PathKl(grid_of(model, request.method, request.steps), request.eta, request.sde)
     judge, pictures = judge_of(model.name), []
     records: list[dict[str, Any]] = []
     counts = Counts()
@@ -211,6 +210,6 @@ def condition_sample(
             else:
                 shown.step(event.reward)
     summary = {**summarise(records, counts), **mean_readings(records)}
-    asked = {"prompts": tuple(words), "seed": seed, "images": images}
+    asked = {"prompts": tuple(given.texts), "metadata": given.metadata, "seed": seed, "images": images}
     config, beyond = config_of(model, request, asked, labels=labels)
     return Result(torch.cat(pictures), {"images": records, "summary": summary}, config, beyond)

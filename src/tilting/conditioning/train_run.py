@@ -23,8 +23,8 @@ from tilting.config.condition_train import FREE, TrainConfig
 from tilting.disk import write_atomically
 from tilting.generation.generate import Judge, judge_of
 from tilting.models import control_spec, load
+from tilting.models.inputs import resolve_inputs
 from tilting.models.placement import device_of
-from tilting.models.told import asked
 from tilting.reports.course import CURVE, Course, course_png, points_of
 from tilting.runs.lock import exclusive
 from tilting.runs.run_folder import costs_told
@@ -73,7 +73,7 @@ def load_parts(config: TrainConfig) -> Parts:
     classifiers = [read_classifier(name) for name in config.classifier]
     if not config.free:
         check_gradient(config.planner, by_label(classifiers))
-    told, each = asked(config)
+    told, each = resolve_inputs(config)
     return Parts(load(config.model, place_before(config.device), config.precision, each=each, **told), classifiers)
 
 

@@ -51,11 +51,12 @@ from tilting.config.options import (
 from tilting.config.settings import setting
 from tilting.declare import Check, Metavar, Option, declared, plain
 from tilting.errors import TiltingError, nearest
+from tilting.models.families import kind_of
+from tilting.models.inputs import resolve_inputs
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
-from tilting.models.names import check_pipeline, defaults
+from tilting.models.names import check_pipeline, defaults, find_model
+from tilting.models.pipeline_class import check_left, steps_left
 from tilting.models.placement import FULL, Switches, check_switches
-from tilting.models.shapes import check_left
-from tilting.models.told import asked
 from tilting.presets import METHODS, Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rewards.spec import Spec, parse_specs
@@ -183,7 +184,7 @@ class GenerateConfig(Switches, BaseConfig):
         METHODS.find(method)
         paper = _paper(method, given) if given.pop("published", False) else {}
         fields = _preset_fields(method)
-        asked(cls, given, model)
+        resolve_inputs(cls, given, model)
         if any((parse_lora(one).file.parent / INPUTS).is_file() for one in given.get("lora", ())):
             check_pipeline(model, "learned sampler inputs")
         steps, cfg = defaults(model)
@@ -273,9 +274,9 @@ def _with_picture(config: Config, given: Mapping[str, Any]) -> Config:
         if config.image is not None or strength is None:
             return replace(config, strength=strength)
         return replace(config, unused=(*config.unused, "strength"))
-    config = replace(config, strength=given.get("strength", STRENGTH))
-    check_left(config.strength or 1.0, config.steps, round(config.steps * (config.strength or 1.0)))
-    return config
+    strength = given.get("strength", STRENGTH)
+    check_left(strength, config.steps, steps_left(kind_of(find_model(config.model)), config.steps, strength))
+    return replace(config, strength=strength)
 
 
 def _with_loras(config: Config) -> Config:

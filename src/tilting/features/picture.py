@@ -11,6 +11,8 @@ from tilting.errors import TiltingError
 from tilting.lazy import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from PIL import Image
     from torch import Tensor
@@ -49,11 +51,14 @@ MODES = ("RGB", "RGBA", "L", "LA", "P")
 """What PIL may call a picture that has one clean reading as RGB."""
 
 
-def open_rgb(path: str | Path | bytes | BinaryIO | Inside) -> Image.Image:
+def open_rgb(
+    path: str | Path | bytes | BinaryIO | Inside, read: Callable[[Image.Image], Image.Image] | None = None
+) -> Image.Image:
     """A file as an RGB picture, wholly decoded.
 
     Args:
         path: of the file, or its bytes, or what they can be read from.
+        read: another reading of what PIL has decoded than `upright`, such as `mask_of`.
 
     Raises:
         TiltingError: a reason without the name of the file, for callers say which picture it is: not there, a folder, broken,
@@ -71,7 +76,7 @@ def open_rgb(path: str | Path | bytes | BinaryIO | Inside) -> Image.Image:
     try:
         with Image.open(file) as opened:
             opened.load()
-            return upright(opened)
+            return (read or upright)(opened)
     except TiltingError:
         raise
     except Exception as error:  # decoders of PIL raise nearly anything on a broken file
@@ -92,6 +97,23 @@ def upright(opened: Image.Image) -> Image.Image:
         clear = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     return image.convert("RGB")
+
+
+def mask_of(opened: Image.Image) -> Image.Image:
+    """A mask that PIL has decoded, in grey of 8 bits: the brightness that diffusers' own processor sees, of 16 bits by their
+    range, which it would cut. Raises TiltingError, a reason alone: also where transparency leaves it open what is drawn."""
+    from PIL import ImageOps
+
+    deep = opened.mode.startswith("I;16")
+    if not deep and opened.mode not in (*MODES, "1"):
+        raise TiltingError(f"is {_named(opened.mode)}: give a mask in black and white")
+    image = ImageOps.exif_transpose(opened)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA"):
+        image = image.convert("RGBA")
+        if min(image.getchannel("A").tobytes()) < 255:
+            raise TiltingError("is transparent in places, which may mean drawn or kept: give a mask in black and white")
+        image = image.convert("RGB")
+    return image.point(lambda v: v * (1 / 257), "L") if deep else image.convert("L")
 
 
 def tensor_of(pixels: np.ndarray) -> Tensor:

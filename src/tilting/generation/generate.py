@@ -10,11 +10,12 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tilting import sample as loop
+from tilting.engines.optimise import Begin
 from tilting.generation.finite import NotFinite, blame
 from tilting.generation.plan import Model as Model
 from tilting.generation.plan import Plan as Plan
@@ -31,7 +32,7 @@ from tilting.rewards.check import waits
 from tilting.rng import Identity
 from tilting.runs.background import Background
 from tilting.state import Info, State
-from tilting.types import RewardError, TiltingError
+from tilting.types import Denoise, RewardError, TiltingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,12 @@ class Step(NamedTuple):
     info: Info
     who: Sequence[Identity]
 
+    def __repr__(self) -> str:
+        reward = "" if self.reward is None else f", reward {self.reward:.4g}"
+        return (
+            f"Step({self.step} of {self.steps}, group {self.group + 1} of {self.groups}{reward}, x {tuple(self.state.x.shape)})"
+        )
+
 
 Judge = Callable[["Tensor", list[str]], "Tensor"]
 """(images (b, 3, h, w) in [0, 1], prompts) -> (b,), NaN where it says nothing."""
@@ -75,16 +82,16 @@ class Drawn:
         counts: what this group cost.
         kept: (b,) which particle each image is, and
         values: (b, n) the rewards of all finished particles, where those were scored.
-        looks: b weighted sums as a look says them of the same latents, where another decoder looks (`tilting.models.look`).
+        looks: b weighted sums of the same latents by the look decoder, where there is one (`tilting.models.look_decoder`).
     """
 
     who: tuple[Identity, ...]
-    images: Tensor
+    images: Tensor = field(repr=False)
     reward: list[float] | None
     rewards: dict[str, list[float]]
     counts: Counts
-    kept: Tensor | None = None
-    values: Tensor | None = None
+    kept: Tensor | None = field(default=None, repr=False)
+    values: Tensor | None = field(default=None, repr=False)
     looks: list[float] | None = None
 
 
@@ -230,9 +237,13 @@ def _group(
         scorer.idle = wait
     with torch.no_grad():
         grid = grid_of(model, plan.method, plan.steps)[-plan.steps_run - 1 :]
-        denoise = model.denoiser(worded, plan.cfg, plan.negative)
+
+        def denoiser(**more: Any) -> Denoise:
+            made = model.denoiser(worded, plan.cfg, plan.negative, **more)
+            return made if wait is None else wait.before(made)
+
         problem = loop.Problem(
-            denoise if wait is None else wait.before(denoise),
+            denoiser(),
             grid,
             who,
             model.latent_shape,
@@ -252,6 +263,9 @@ def _group(
             state = loop.start(problem, plan.method, given)
         else:
             state = loop.start_from(problem, plan.method, clean.expand(len(who), *clean.shape[1:]))
+        if getattr(model, "blends", False):
+            noise = Begin.of(problem, state).noise.repeat_interleave(len(worded) // len(prompts), 0)
+            problem = replace(problem, denoise=denoiser(noise=noise))
     steps = loop.sample(problem, plan.method, state)
     while True:
         with torch.no_grad():  # never across a yield: the mode would leak into the consumer
@@ -311,10 +325,11 @@ def _latents(latents: Any, plan: Plan, shape: tuple[int, ...]) -> Tensor:
 
 
 def summarise(records: Sequence[dict], counts: Counts) -> dict:
-    """The ``summary`` of a manifest: means, the reward's standard error over prompts (of a lone one over its images), costs."""
+    """The ``summary`` of a manifest: means within a prompt, then across prompts, the reward's standard error over prompts (of a
+    lone one over its images), costs."""
     rewards = [r["reward"] for r in records if r["reward"] is not None]
     prompts = [r["prompt"] for r in records if r["reward"] is not None]
-    judged = [r["judge"] for r in records if r.get("judge") is not None]
+    judged = [(r["judge"], r["prompt"]) for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
     off = [r["look"] - r["reward"] for r in records if "look" in r and r["reward"] is not None]
     look = estimate(off, prompts) if off and len(off) == len(prompts) else None
@@ -323,7 +338,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
         "reward_mean": found.mean if found else None,
         "reward_sem": found.error if found else None,
         "reward_sem_over": None if len(rewards) < 2 else "prompts" if len(set(prompts)) > 1 else "images",
-        "judge_mean": sum(judged) / len(judged) if judged else None,
+        "judge_mean": estimate(*zip(*judged, strict=True)).mean if judged else None,
         "evaluations": counts.evaluations,
         "decodes": counts.decodes,
         "reward_calls": counts.reward_calls,

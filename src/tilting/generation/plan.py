@@ -14,7 +14,7 @@ from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
-from tilting.models.shapes import check_left
+from tilting.models.pipeline_class import check_left, steps_left
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch
@@ -32,7 +32,8 @@ class Model(Protocol):
 
     A model may have more: ``decoder(prompts)``, (latents (m, ...), rows (m,)) -> pictures, where decoding depends on whose
     picture it is; ``looker(prompts)``, the same for estimates alone, or None; ``start(prompts)``, the clean latents that a
-    model which begins from pictures begins around; ``pair(cfg, negative)``, 1 where a request has no correction. The points
+    model which begins from pictures begins around; ``blends``, whether its denoiser takes ``noise``, what each image began with
+    (`tilting.models.pipeline.Pipeline.denoiser`); ``pair(cfg, negative)``, 1 where a request has no correction. The points
     of a schedule's grid reach the denoiser as they are, so that a model may tell by them which grid they are of
     (`tilting.models.call.Point`).
     """
@@ -95,15 +96,13 @@ class Plan:
     reference: Tensor | None = None
     strength: float = 1.0
     reward: Reward | None = None
-    length: int = 0
+    left: int = 0
     sde: Law = "posterior"
 
     @property
     def steps_run(self) -> int:
-        """Steps that are made: all of the grid (``length``; 0 is ``steps``), or the part left of a reference noised to
-        ``strength``."""
-        whole = self.length or self.steps
-        return whole if self.reference is None else round(whole * self.strength)
+        """Steps that are made: ``left``, of a grid that begins at a picture, whose or the reference's; 0 is ``steps``."""
+        return self.left or self.steps
 
     @property
     def rows(self) -> int:
@@ -176,9 +175,12 @@ def plan(
         raise TiltingError(
             f"{preset.name} looks for a better x_T, which a chain of eta 1 from pure noise forgets: use eta below 1"
         )
-    whole = {"reference": reference, "strength": strength, "reward": reward, "sde": sde, "length": len(grid) - 1}
-    made = Plan(tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, **whole)
-    check_left(strength, made.length, made.steps_run)
+    left = whole = len(grid) - 1
+    if reference is not None:
+        left = steps_left(getattr(model, "kind", ""), whole, strength)
+        check_left(strength, whole, left)
+    more = {"reference": reference, "strength": strength, "reward": reward, "sde": sde, "left": left}
+    made = Plan(tuple(who), preset, steps, cfg, eta, negative_prompt, batch_size, **more)
     method = preset.build(made.steps_run)
     if reference is not None or made.steps_run < steps:
         method = method.begun_at(made.steps_run / steps)

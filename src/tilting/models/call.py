@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models.door import Door
-from tilting.models.entry import Entry, Halt, OtherBranches, Stepped, rows_of
-from tilting.models.loop import alone
-from tilting.models.memo import Memo, content, fresh, tensors
+from tilting.models.cache import LRUCache, content_key, copied, tensors
+from tilting.models.independent_steps import alone
+from tilting.models.intercepted_call import BranchMismatch, InterceptedCall, StepOutput, StepReached, rows_of
+from tilting.models.patched_pipeline import PatchedPipeline
+from tilting.models.pipeline_class import source_of
 from tilting.models.schedulers import Noise, first_order
-from tilting.models.shapes import source_of
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
 
@@ -99,16 +99,18 @@ class Call:
         alone: whether a step is made without those before it.
     """
 
-    def __init__(self, door: Door, steps: int, told: Mapping[str, Any], sample: Any):
-        self.door, self.steps, self.told = door, steps, dict(told)
-        self.noise: Noise = first_order(door.pipe.scheduler)
+    def __init__(self, patched: PatchedPipeline, steps: int, told: Mapping[str, Any], sample: Any):
+        self.patched, self.steps, self.told = patched, steps, dict(told)
+        self.noise: Noise = first_order(patched.pipe.scheduler)
         self.begin, self.length, self.dtype, self.direct = 0, -1, None, False
-        self.prepared, self._placed = Memo(2**26), Memo(2**24)
+        self.prepared, self._placed = LRUCache(2**26), LRUCache(2**24)
         self._probe = self._probing()
-        entry = Entry(self, [sample], 0, blind=True)
+        entry = InterceptedCall(self, [sample], 0, blind=True)
         halt = self.left(entry)
-        if self.noise.variance_exploding and "self.scheduler.sigmas" in source_of(type(door.pipe).__name__):
-            raise TiltingError(f"a {type(door.pipe).__name__} scales by sigmas of its own: give it a scheduler that keeps none")
+        if self.noise.variance_exploding and "self.scheduler.sigmas" in source_of(type(patched.pipe).__name__):
+            raise TiltingError(
+                f"a {type(patched.pipe).__name__} scales by sigmas of its own: give it a scheduler that keeps none"
+            )
         assert entry.times is not None
         same = entry.times == torch.as_tensor(halt.t, dtype=entry.times.dtype, device=entry.times.device)
         self.begin = int(same.nonzero()[0])
@@ -116,7 +118,9 @@ class Call:
         self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
         self.copies = len(halt.sample)
         if not torch.allclose(halt.sample, halt.sample[:1].expand_as(halt.sample), 0.0, 0.0, equal_nan=True):
-            raise TiltingError(f"the loop of a {type(door.pipe).__name__} holds the frames of a video as images of their own")
+            raise TiltingError(
+                f"the loop of a {type(patched.pipe).__name__} holds the frames of a video as images of their own"
+            )
         made = entry.latents
         self.direct = (
             made is not None and made.shape == halt.sample.shape and torch.allclose(made, halt.sample, 0.0, 0.0, equal_nan=True)
@@ -127,9 +131,9 @@ class Call:
         points = self.noise.points(times, None if sigmas is None else sigmas[self.begin :].tolist())
         self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
         self._longer: Call | None = None
-        values = {name: one.default for name, one in door.names.items()} | self.arguments([sample])
+        values = {name: one.default for name, one in patched.names.items()} | self.arguments([sample])
         none = frozenset(name for name, value in values.items() if value is None)
-        kind = type(door.pipe)
+        kind = type(patched.pipe)
         self.alone = self.begin == 0 and kind.__module__.startswith("diffusers.") and alone(kind.__name__, none)
         self._mixes: dict[tuple[int, float], Mix | None] = {}
 
@@ -138,7 +142,7 @@ class Call:
 
         class Probe(base):
             order, init_noise_sigma = 1, 1.0
-            entry: Entry
+            entry: InterceptedCall
 
             @functools.wraps(base.set_timesteps)
             def set_timesteps(probe, *given: Any, **more: Any) -> None:
@@ -148,7 +152,7 @@ class Call:
                     base.set_timesteps(probe, *given, **more)
                     return {name: value for name, value in probe.__dict__.items() if name != "entry"}
 
-                probe.__dict__.update(placed.get((content(given), content(more)), made))
+                probe.__dict__.update(placed.get((content_key(given), content_key(more)), made))
                 if entry.places is not None:
                     where = list(entry.places)
                     probe.timesteps = picked(probe.timesteps, where)
@@ -168,7 +172,7 @@ class Call:
                 return sample
 
             @functools.wraps(base.step)
-            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **more: Any) -> Stepped:
+            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **more: Any) -> StepOutput:
                 apart = more.get("per_token_timesteps") is not None  # by which a step goes the other way, x + |dt| output
                 stepped = probe.entry.step(-output if apart else output, t, sample)
                 if hasattr(base, f"_init{INDEX}"):  # by which a picture that is blended in after a step is noised
@@ -190,8 +194,11 @@ class Call:
             def told(probe: Any, *given: Any, **more: Any) -> Tensor:
                 probe.entry.noised = probe.entry.noised or not probe.entry.looping
                 asked = signature.bind(probe, *given, **more)  # (sample, noise, t) of diffusion, (sample, t, noise) of flow
+                drawn: Tensor = asked.arguments["noise"]
                 if probe.entry.noiseless:
-                    asked.arguments["noise"] = torch.zeros_like(asked.arguments["noise"])
+                    asked.arguments["noise"] = torch.zeros_like(drawn)
+                elif probe.entry.looping and probe.entry.noise is not None:
+                    asked.arguments["noise"] = probe.entry.enters(probe.entry.noise, drawn, drawn.dtype)
                 if noise.variance_exploding:
                     return noise.mixed(probe, *list(asked.arguments.values())[1:])
                 return inner(*asked.args, **asked.kwargs)
@@ -203,7 +210,7 @@ class Call:
                 setattr(Probe, name, noised(name))
         return Probe
 
-    def probe(self, entry: Entry) -> Any:
+    def probe(self, entry: InterceptedCall) -> Any:
         """What stands where the scheduler was."""
         probe: Any = object.__new__(self._probe)
         held = {name: value for name, value in self.noise.held.items() if name != "init_noise_sigma"}
@@ -213,24 +220,24 @@ class Call:
 
     def guider(self, over: dict[str, Any]) -> list[tuple[Any, str, Any]]:
         """A guider without its memory of the path, which an evaluation has not; its scale one larger where that is asked."""
-        guider, more = getattr(self.door.pipe, "guider", None), over.pop("guider_scale", 0.0)
+        guider, more = getattr(self.patched.pipe, "guider", None), over.pop("guider_scale", 0.0)
         swaps = []
         for name in ("guider", "ocr_guider"):
-            one = getattr(self.door.pipe, name, None)
+            one = getattr(self.patched.pipe, name, None)
             if one is not None:
                 scales = {scale: getattr(one, scale) + more for scale in GUIDERS if hasattr(one, scale)}
                 scales["guidance_scale"] = self.told.get("guider_scale", one.guidance_scale) + more
                 memory = {"adaptive_projected_guidance_momentum": None} if has_momentum(one) else {}
-                swaps.append((self.door.pipe, name, one.new(**scales, **memory)))
+                swaps.append((self.patched.pipe, name, one.new(**scales, **memory)))
         return swaps if guider is not None else []
 
     def arguments(self, prompts: Sequence[Any]) -> dict[str, Any]:
         """What the call is told of these images."""
-        names, m = self.door.names, len(prompts)
-        told = {k: fresh(v) for k, v in self.told.items() if k in names}
-        lone = m == 1 and "list of prompts is not" in source_of(type(self.door.pipe).__name__)  # which takes a text alone
+        names, m = self.patched.names, len(prompts)
+        told = {k: copied(v) for k, v in self.told.items() if k in names}
+        lone = m == 1 and "list of prompts is not" in source_of(type(self.patched.pipe).__name__)  # which takes a text alone
         told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k) and not lone}
-        if subject := self.door.subject:
+        if subject := self.patched.subject:
             told[subject] = m if subject == "batch_size" else prompts[0] if lone else list(prompts)
         own: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
         if "generator" in names:
@@ -244,22 +251,23 @@ class Call:
         if self.length > 1:
             return self
         if self._longer is None:
-            self._longer = Call(self.door, self.steps + 1, self.told, self.a_prompt)
+            self._longer = Call(self.patched, self.steps + 1, self.told, self.a_prompt)
         return self._longer
 
     @property
     def a_prompt(self) -> Any:
-        return 0 if self.door.subject == "class_labels" else "a"
+        return 0 if self.patched.subject == "class_labels" else "a"
 
     def halted(
         self,
         x: Tensor,
         t: Time,
         prompts: Sequence[Any],
-        replay: Entry | None = None,
+        replay: InterceptedCall | None = None,
         apart: bool = False,
         over: Mapping[str, Any] | None = None,
-    ) -> tuple[Halt, Entry]:
+        noise: Tensor | None = None,
+    ) -> tuple[StepReached, InterceptedCall]:
         """What the step at a time is given for latents x (m, ...), and the entry, which has what the networks said."""
         i, time = self.at(t)
         call, places = self, None
@@ -268,19 +276,19 @@ class Call:
             i = len(places) - 1
         elif i == 0 and not self.direct:
             call, i, time = self.longer, 1, t
-        entry = Entry(call, prompts, i, x, time, replay, places=places, apart=apart)
+        entry = InterceptedCall(call, prompts, i, x, time, replay, places=places, apart=apart, noise=noise)
         return self.left(entry, **(over or {})), entry
 
-    def left(self, entry: Entry, **over: Any) -> Halt:
+    def left(self, entry: InterceptedCall, **over: Any) -> StepReached:
         """How an entry left the call. Raises TiltingError where it came to the end."""
         halt = entry.run(**over)
-        if not isinstance(halt, Halt):
-            raise TiltingError(f"the call of a {type(self.door.pipe).__name__} makes no step {entry.stop}")
+        if not isinstance(halt, StepReached):
+            raise TiltingError(f"the call of a {type(self.patched.pipe).__name__} makes no step {entry.stop}")
         return halt
 
     def several(self, prompts: Sequence[Any]) -> bool:
         """Whether the loop holds as many states as there are prompts."""
-        halt = self.left(Entry(self, prompts, 0, blind=True))
+        halt = self.left(InterceptedCall(self, prompts, 0, blind=True))
         copies, odd = divmod(len(halt.sample), len(prompts))
         return not odd and tuple(halt.sample.shape[1:]) == self.shape and copies == self.copies
 
@@ -289,13 +297,13 @@ class Call:
         Asked of the networks only where the prompts' lengths reach them."""
         sizes = []
         for prompt in (short, long):
-            entry = Entry(self, [prompt], 0, blind=True)
+            entry = InterceptedCall(self, [prompt], 0, blind=True)
             entry.run()
             sizes.append(entry.shapes)
         if sizes[0] == sizes[1]:
             return False
         noise = torch.randn(1, *self.shape, generator=torch.Generator().manual_seed(0))
-        x, t = noise.to(next(self.door.inside[next(iter(self.door.inside))].parameters()).device), self.grid[0]
+        x, t = noise.to(next(self.patched.inside[next(iter(self.patched.inside))].parameters()).device), self.grid[0]
         alone = self.denoise(x, t, [short]).x0
         beside = self.denoise(x.expand(2, *self.shape), t, [short, long]).x0[:1]
         most = 1e-3 if self.dtype == torch.float32 else 0.03
@@ -308,13 +316,13 @@ class Call:
         i = min(range(len(self.grid) - 1), key=lambda q: abs(self.grid[q].t - t.t))
         return i, None if self.grid[i].t == t.t else t
 
-    def denoise(self, x: Tensor, t: Time, prompts: Sequence[Any]) -> Prediction:
+    def denoise(self, x: Tensor, t: Time, prompts: Sequence[Any], noise: Tensor | None = None) -> Prediction:
         """eps, x0 and the correction of latents x (m, ...) at a time.
 
         The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
         The networks' answers are replayed for it, so that it costs no evaluation.
         """
-        out, difference, _, halt = self.outputs(x, t, prompts)
+        out, difference, _, halt = self.outputs(x, t, prompts, noise=noise)
         state = halt.sample[: len(x)]
         if state.dtype == x.dtype:
             seen_x = state
@@ -326,16 +334,17 @@ class Call:
         return Prediction(eps, x0, correction(self.noise.kind, difference, t))
 
     def outputs(
-        self, x: Tensor, t: Time, prompts: Sequence[Any], apart: bool = False
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Halt]:
+        self, x: Tensor, t: Time, prompts: Sequence[Any], apart: bool = False, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, StepReached]:
         """(the guided output (m, ...); what a scale larger by 1 adds to it, or None where there is no pair; the branch of the
         prompt, where guidance is a line between two; how the step was left), in the precision of x.
 
         Args:
             x, t, prompts: see `denoise`.
             apart: each branch in a network call of its own.
+            noise: (m, ...), see `InterceptedCall`.
         """
-        halt, entry = self.halted(x, t, prompts, apart=apart)
+        halt, entry = self.halted(x, t, prompts, apart=apart, noise=noise)
         seen = entry.seen
         out = self._read(halt.output, x)
         if not asked_twice(seen, len(x)):
@@ -345,17 +354,17 @@ class Call:
             wide = halt.output.shape[1]  # a call may leave their variance out, or the tokens of a picture
             first, second = (self._read(one[:, :wide], x) for one in mix.branches(seen, len(x)))
             return mix.guided(first, second), second - first, second, halt
-        more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
+        more = {name: value + 1.0 for name, value in self.patched.scales(self.told).items()} | {"guider_scale": 1.0}
         try:
-            return out, self._read(self.halted(x, t, prompts, entry, over=more)[0].output, x) - out, None, halt
-        except OtherBranches:  # not those of a scale: of perturbed attention alone, or of layers left out
+            return out, self._read(self.halted(x, t, prompts, entry, over=more, noise=noise)[0].output, x) - out, None, halt
+        except BranchMismatch:  # not those of a scale: of perturbed attention alone, or of layers left out
             return out, None, None, halt
 
     def _mix(self, seen: list[Any], output: Tensor, m: int, t: float) -> Mix | None:
         """How guidance mixes the answers of m images at a time; None where it is no line, or these do not tell."""
         if (m, t) in self._mixes:
             return self._mixes[m, t]
-        mixes = [Mix(scale, reverse) for scale in set(self.door.scales(self.told).values()) for reverse in (False, True)]
+        mixes = [Mix(scale, reverse) for scale in set(self.patched.scales(self.told).values()) for reverse in (False, True)]
         pairs = [(mix, mix.branches(seen, m)) for mix in mixes]
         fitting = [mix for mix, branches in pairs if branches and mix.gives(branches, output[:m])]
         if len(fitting) < 2:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from tilting.errors import nearest
-from tilting.models.branches import Outputs, Said
+from tilting.models.guided_network import Conditioning, Outputs
 from tilting.models.pipeline import Pipeline
 from tilting.schedule import Kind, correction
 from tilting.types import Denoise, Prediction, TiltingError, Time, Watch
@@ -161,7 +161,7 @@ class Augmented:
         self.model, self.embedding, self.place, self.base, self.own = model, embedding, place, base, own
         self.off, self.unlabelled = off, unlabelled
 
-    def conditioned(self, x: Tensor, t: Time, context: Said, labels: Mapping[str, Tensor]) -> Tensor:
+    def conditioned(self, x: Tensor, t: Time, context: Conditioning, labels: Mapping[str, Tensor]) -> Tensor:
         """The network's output for (c, y), (m, ...), gradients reaching LoRA and embedding; of a prompt alone, without a
         pair."""
         e = self.embedding(labels).to(x)
@@ -194,7 +194,7 @@ class Term:
     labels: Mapping[str, Tensor]
     strength: float = 1.0
 
-    def added(self, x: Tensor, t: Time, text: Said, rows: Tensor, plain: Tensor) -> Tensor | float:
+    def added(self, x: Tensor, t: Time, text: Conditioning, rows: Tensor, plain: Tensor) -> Tensor | float:
         """What it adds to the network's output; ``plain`` is the pre-trained model's for the same prompts."""
         control, strength = self.augmented, self.strength
         if t.t <= control.off:
@@ -284,6 +284,10 @@ class Controlled:
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
         self.watch: Watch | None = None
+
+    def __repr__(self) -> str:
+        told = (f"{name}={value:g}" for _, labels, _ in self.parts for name, value in labels.items())
+        return f"{type(self).__name__}({self.name!r}, {', '.join(told)})"
 
     @property
     def device(self) -> torch.device:

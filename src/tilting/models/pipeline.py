@@ -10,6 +10,7 @@ a step is our one transition. Rows that are told the same are one call; others a
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError, nearest, out_of_memory
 from tilting.lazy import torch
-from tilting.models import tail
-from tilting.models.branches import Branches, Said
+from tilting.models import decoding
+from tilting.models.cache import LRUCache, Unkeyable, content_key
 from tilting.models.call import Call, Point, has_momentum
-from tilting.models.entry import Entry
-from tilting.models.memo import Memo, Unknown, content
-from tilting.models.parts import Parts
-from tilting.models.shapes import check_inputs, check_share, enough_for, share_of
-from tilting.models.told import pictures_of
+from tilting.models.components import Components
+from tilting.models.guided_network import Conditioning, GuidedNetwork
+from tilting.models.inputs import pictures_of
+from tilting.models.intercepted_call import InterceptedCall
+from tilting.models.pipeline_class import check_arguments, check_share, enough_for, share_of, source_of
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
@@ -54,7 +55,7 @@ class OwnGrid(Schedule):
         return list(self.of(steps))
 
 
-class Pipeline(Parts):
+class Pipeline(Components):
     """A pipeline of diffusers as a model.
 
     Args:
@@ -83,10 +84,10 @@ class Pipeline(Parts):
         self.each = {prompt: pictures_of(told) for prompt, told in (each or {}).items()}
         self.kind = type(pipe).__name__
         for told in (self.inputs, *self.each.values()):
-            check_inputs(self.kind, self.door.names, told)
-        self._calls = Memo()
+            check_arguments(self.kind, self.patched.names, told)
+        self._calls = LRUCache()
         self._calls.most = 64 * CALLS
-        usual = self.door.names["num_inference_steps"].default if "num_inference_steps" in self.door.names else 50
+        usual = self.patched.names["num_inference_steps"].default if "num_inference_steps" in self.patched.names else 50
         least = [enough_for(share_of(self.kind, self.inputs | told)) for told in ({}, *self.each.values())]
         self.default_steps = max(steps or int(usual or 50), *least)
         self.scale = self._scale()
@@ -113,7 +114,7 @@ class Pipeline(Parts):
             with torch.no_grad():
                 if not call.several([call.a_prompt] * 2):
                     return True, False
-                return False, self.door.subject == "prompt" and call.mixes("a", "a long prompt of many words, " * 4)
+                return False, self.patched.subject == "prompt" and call.mixes("a", "a long prompt of many words, " * 4)
         except TiltingError:
             raise
         except Exception as error:
@@ -124,7 +125,7 @@ class Pipeline(Parts):
     def _scale(self) -> str:
         """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one, or the
         network is told none."""
-        names = self.door.names
+        names = self.patched.names
         true, told = names.get("true_cfg_scale"), getattr(getattr(self.backbone, "config", None), "guidance_embeds", None)
         if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1 or told is False):
             return "true_cfg_scale"
@@ -133,7 +134,7 @@ class Pipeline(Parts):
     def _told_cfg(self) -> float:
         if self.scale == "guider_scale":
             return self.pipe.guider.guidance_scale
-        own = self.door.names[self.scale].default if self.scale else 1.0
+        own = self.patched.names[self.scale].default if self.scale else 1.0
         value = self.inputs.get(self.scale, own)
         return float(value) if isinstance(value, int | float) and value > 0 else 1.0
 
@@ -142,7 +143,7 @@ class Pipeline(Parts):
     def told(self, prompt: str, cfg: float, negative: str) -> dict[str, Any]:
         """The arguments of the call for an image of a prompt."""
         told = self.inputs | self.each.get(prompt, {})
-        names, scale = self.door.names, self._scale_of(negative)
+        names, scale = self.patched.names, self._scale_of(negative)
         if scale:
             told[scale] = cfg
         if "negative_prompt" in names:
@@ -154,24 +155,24 @@ class Pipeline(Parts):
 
     def _scale_of(self, negative: str) -> str:
         """The argument that a scale is: of a model that is told it, with a negative prompt, that of a true pair."""
-        return "true_cfg_scale" if negative and "true_cfg_scale" in self.door.names else self.scale
+        return "true_cfg_scale" if negative and "true_cfg_scale" in self.patched.names else self.scale
 
     def call(self, steps: int, told: Mapping[str, Any]) -> Call:
         """The call at a number of steps, told these. Raises TiltingError, naming what it does not take."""
 
         def key(value: Any) -> Any:
             try:
-                return content(value)
-            except Unknown:
+                return content_key(value)
+            except Unkeyable:
                 return id(value)  # held by `inputs`, so that no other has it
 
         named = (steps, *sorted((name, key(value)) for name, value in told.items()))
-        sample = 0 if self.door.subject == "class_labels" else "a"
+        sample = 0 if self.patched.subject == "class_labels" else "a"
 
         def made() -> Call:
             check_share(self.kind, told, steps)
             try:
-                return Call(self.door, steps, told, sample)
+                return Call(self.patched, steps, told, sample)
             except TiltingError:
                 raise
             except Exception as error:  # of many kinds: what the pipeline says of its inputs
@@ -189,7 +190,7 @@ class Pipeline(Parts):
 
     def subject(self, prompt: str) -> Any:
         """What the call is told for a prompt: itself, or the class that it names."""
-        if self.door.subject != "class_labels":
+        if self.patched.subject != "class_labels":
             return prompt
         labels: Mapping[str, int] = getattr(self.pipe, "labels", None) or {}
         if prompt.strip().isdecimal():
@@ -229,35 +230,45 @@ class Pipeline(Parts):
 
     # -- what a model does
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    @property
+    def blends(self) -> bool:
+        """Whether the loop blends a picture in, noised anew at every step (an inpainting without channels for its mask)."""
+        return re.search(r"scheduler\.(add|scale)_noise\(", source_of(self.kind)) is not None
+
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", noise: Tensor | None = None) -> Denoise:
         """The guided denoiser of these prompts; ``rows`` index them. A pair counts as one evaluation.
 
         Args:
             prompts: text of each image, or its class.
             cfg: the scale as the pipeline's call has it; with a negative prompt that of a true pair, where it has both.
             negative: the text of the unconditional branch.
+            noise: (len(prompts), ...) that each image began with, by which a loop that `blends` noises its picture, as a call
+                does that is given ``latents``; else a noise that is the same for all.
         """
         told, subjects = self._asked(prompts, cfg, negative)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Prediction:
-                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects)
+                own = None if noise is None else noise[rows.to(noise.device)][places]
+                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects, own)
 
             return self.by_rows(told, subjects, rows, ask)
 
         return denoise
 
-    def branches(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: Any) -> Branches:
-        """The network's outputs for these prompts, before and after guidance; see `Branches`, also for how."""
+    def branches(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: Any) -> GuidedNetwork:
+        """The network's outputs for these prompts, before and after guidance; see `GuidedNetwork`, also for how."""
         told, subjects = self._asked(prompts, cfg, negative)
-        return Branches(self, Said(tuple(told), tuple(subjects)), self.encode_prompts(prompts, cfg, negative), **how)
+        return GuidedNetwork(
+            self, Conditioning(tuple(told), tuple(subjects)), self.encode_prompts(prompts, cfg, negative), **how
+        )
 
-    def encode_prompts(self, prompts: Sequence[str], cfg: float = 1.0, negative: str = "") -> Said:
+    def encode_prompts(self, prompts: Sequence[str], cfg: float = 1.0, negative: str = "") -> Conditioning:
         """What the call is told for the branch of the prompts alone, of a request with such a pair; a model that is told its
         scale is told it."""
         told, subjects = self._asked(prompts, cfg, negative)
         alone = {id(one): self._alone_of(one, cfg, negative) for one in told}
-        return Said(tuple(alone[id(one)] for one in told), tuple(subjects))
+        return Conditioning(tuple(alone[id(one)] for one in told), tuple(subjects))
 
     def _alone_of(self, told: Mapping[str, Any], cfg: float, negative: str) -> Mapping[str, Any]:
         """What is told of an image, without its pair."""
@@ -270,7 +281,7 @@ class Pipeline(Parts):
                 return other
         raise TiltingError(f"a {self.kind} cannot be asked for its prompt's branch alone")
 
-    def network(self, x: Tensor, t: Time, said: Said) -> Tensor:
+    def network(self, x: Tensor, t: Time, said: Conditioning) -> Tensor:
         """The network's output (m, ...), in the terms of the schedule's kind, of what is said of each row."""
 
         def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
@@ -289,14 +300,14 @@ class Pipeline(Parts):
         """What the call reads of each prompt: the values of its ``encode_prompt``, by the names that it has for them."""
         found: list[dict[str, Any]] = []
 
-        def look(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        def look(entry: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
             found[-1] |= values
             return values
 
-        with torch.no_grad(), self.door.changing(look):
+        with torch.no_grad(), self.patched.changing(look):
             for told, subject in zip(*self._asked(prompts, cfg, negative), strict=True):
                 found.append({})
-                Entry(self.call(self.default_steps, told), [subject], 0, blind=True).run()
+                InterceptedCall(self.call(self.default_steps, told), [subject], 0, blind=True).run()
         return found
 
     def decoder(self, prompts: Sequence[str]) -> Decode:
@@ -305,14 +316,14 @@ class Pipeline(Parts):
 
     def looker(self, prompts: Sequence[str]) -> Decode | None:
         """The same for estimates, by the look decoder; None where there is none."""
-        return None if self.look is None else self._decoder(prompts, self.look.decode)
+        return None if self.look_decoder is None else self._decoder(prompts, self.look_decoder.decode)
 
     def _decoder(self, prompts: Sequence[str], look: Callable[..., Any] | None) -> Decode:
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
         def decode(x: Tensor, rows: Tensor) -> Tensor:
             def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-                return tail.decode(self._tail(told), x[places], subjects, look)
+                return decoding.decode(self._tail(told), x[places], subjects, look)
 
             return self.by_rows(told, subjects, rows, ask)
 
@@ -320,13 +331,13 @@ class Pipeline(Parts):
 
     def _tail(self, told: Mapping[str, Any]) -> Call:
         """A short call, of which only the end matters."""
-        return self.call(self.default_steps if "strength" in self.door.names else min(2, self.default_steps), told)
+        return self.call(self.default_steps if "strength" in self.patched.names else min(2, self.default_steps), told)
 
     def before_decoder(self, latents: Tensor) -> Tensor:
         """What the autoencoder is given of clean latents (m, ...)."""
         call = self._tail(self.told(self.some, self.default_cfg, ""))
         with torch.no_grad():
-            return tail.before_decoder(call, latents, [call.a_prompt] * len(latents))
+            return decoding.before_decoder(call, latents, [call.a_prompt] * len(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `decoder`, of images that are told what all are."""
@@ -335,12 +346,12 @@ class Pipeline(Parts):
     @property
     def some(self) -> str:
         """A prompt: one with inputs of its own, where there are some."""
-        return next(iter(self.each), "0" if self.door.subject == "class_labels" else "a")
+        return next(iter(self.each), "0" if self.patched.subject == "class_labels" else "a")
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (the posterior's mean, as the loop has it) of pictures in [0, 1]."""
         call = self._tail(self.told(self.some, self.default_cfg, ""))
-        return tail.encode(call, images.to(self.device), [call.a_prompt] * len(images))
+        return decoding.encode(call, images.to(self.device), [call.a_prompt] * len(images))
 
     @property
     def from_picture(self) -> bool:
@@ -354,7 +365,7 @@ class Pipeline(Parts):
         told, subjects = self._asked(prompts, self.default_cfg, "")
 
         def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-            return tail.clean(self.call(self.default_steps, told), subjects)
+            return decoding.clean(self.call(self.default_steps, told), subjects)
 
         return self.by_rows(told, subjects, range(len(prompts)), ask)
 
@@ -363,7 +374,7 @@ class Pipeline(Parts):
         return cfg if self.call(self.default_steps, self.told(self.some, cfg, negative)).pair else 1.0
 
     def forget(self) -> None:
-        """See `Parts.forget`."""
+        """See `Components.forget`."""
         super().forget()
         self._calls.clear()
 
@@ -371,7 +382,11 @@ class Pipeline(Parts):
     def image_shape(self) -> tuple[int, ...]:
         """(3, h, w), or (frames, 3, h, w) of a video."""
         if not self._image_shape:
-            blank, z, rows = tail.blank(self.door.vae), torch.zeros(1, *self.latent_shape, device=self.device), torch.arange(1)
+            blank, z, rows = (
+                decoding.blank(self.patched.vae),
+                torch.zeros(1, *self.latent_shape, device=self.device),
+                torch.arange(1),
+            )
             with torch.no_grad():
                 self._image_shape = tuple(self._decoder([self.some], blank)(z, rows).shape[1:])
         return self._image_shape

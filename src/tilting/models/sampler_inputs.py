@@ -26,7 +26,7 @@ from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.foreign import read_json, read_tensors
 from tilting.models.lora_file import INPUTS as WEIGHTS
 from tilting.models.pipeline import Pipeline
-from tilting.models.reading import NEGATIVE, PROMPT, negatives
+from tilting.models.prompt_embeds import NEGATIVE, PROMPT, negatives
 from tilting.schedule import correction
 from tilting.types import Denoise, Prediction, TiltingError, Time
 
@@ -137,7 +137,7 @@ class Learned:
         changes = [] if other is None else [negatives(lambda text, move=other: self.strength * move(text))]
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            with model.door.changing(*changes):
+            with model.patched.changing(*changes):
                 output, difference, _ = branches(x, t, rows)
             scale = cfg if guidance is None else cfg + self.strength * (guidance(t.t) - cfg)
             eps, x0 = model.predict(output + (scale - asked) * difference, x, t)

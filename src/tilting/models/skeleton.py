@@ -10,10 +10,10 @@ from tilting.lazy import torch
 from tilting.models.call import Call
 from tilting.models.families import CONFIG, kind_of, missing_components, read_json
 from tilting.models.loading import OF_NO_USE, loading
-from tilting.models.look import look_of
+from tilting.models.look_decoder import as_look_decoder
 from tilting.models.names import defaults, find_model
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import enterable
+from tilting.models.pipeline_class import steerable_class
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -66,7 +66,7 @@ def hollow(source: str, dtype: torch.dtype, vae: torch.dtype) -> tuple[Any, Fake
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     kind, index = kind_of(source), read_json(source)
-    enterable(kind)
+    steerable_class(kind)
     without = {*missing_components(source), *OF_NO_USE, "feature_extractor", "image_encoder"}
     mode, parts = FakeTensorMode(allow_non_fake_inputs=True), dict.fromkeys(missing_components(source))
     with loading(source):
@@ -106,7 +106,7 @@ def skeleton(
         config = read_json(look, CONFIG)
         with mode, _of(vae):
             small = network(getattr(diffusers, config["_class_name"]), config)
-        model.look = look_of(small, model.vae, name, look)
+        model.look_decoder = as_look_decoder(small, model.vae, name, look)
     return model, mode
 
 

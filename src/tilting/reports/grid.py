@@ -17,7 +17,7 @@ from tilting.errors import TiltingError
 from tilting.features.video import contact_sheet, open_frames
 from tilting.runs.files import GRID, keys_of, read_manifest
 
-SIDE, GAP, LINE, CAPTION, TITLE = 192, 12, 20, 15, 17
+SIDE, GAP, LINE, CAPTION = 192, 12, 20, 15
 MOST_ROWS, MOST_COLUMNS = 60, 12
 Ink = tuple[int, int, int]
 INK, FAINT, PAPER = (25, 25, 25), (95, 95, 95), (255, 255, 255)
@@ -35,6 +35,23 @@ def _fit(text: str, width: int, font) -> str:
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text.rstrip() + "..."
+
+
+def _lines(text: str, width: int, size: int) -> list[str]:
+    """The text in lines that fit a width in pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and letters(size).getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _across(columns: int) -> int:
+    """The width of a sheet of so many columns."""
+    return max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP))
 
 
 @cache
@@ -98,22 +115,6 @@ def _mean(summary: dict[str, Any]) -> str:
     return "no reward" if summary["reward_mean"] is None else f"reward {spread(summary['reward_mean'], summary['reward_sem'])}"
 
 
-def _wide(columns: int) -> int:
-    """The width of a sheet of so many columns, in pixels."""
-    return max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP))
-
-
-def _broken(text: str, width: int, font) -> list[str]:
-    """The text in lines of a width in pixels."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
 class Sheet:
     """A white sheet of cells under a header, each cell a picture with a line below; a caption line above each row.
 
@@ -126,7 +127,7 @@ class Sheet:
     def __init__(self, rows: int, columns: int, header: int):
         self.top = GAP + header * LINE + GAP
         self.row_height = LINE + SIDE + LINE + GAP
-        self.width = _wide(columns)
+        self.width = _across(columns)
         self.image = Image.new("RGB", (self.width, self.top + rows * self.row_height), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
@@ -134,13 +135,6 @@ class Sheet:
         """A line of text, shortened to a width in pixels."""
         font = letters(size)
         self.pen.text((x, y), _fit(text, width, font), fill=ink, font=font)
-
-    def title(self, title: Sequence[str], below: Sequence[str]) -> None:
-        """Lines across the header."""
-        for k, line in enumerate(title):
-            self.text(GAP, GAP + k * LINE, line, self.width - 2 * GAP, TITLE)
-        for k, line in enumerate(below, start=len(title)):
-            self.text(GAP, GAP + k * LINE + 2, line, self.width - 2 * GAP, ink=FAINT)
 
     def head(self, column: int, title: str, lines: Sequence[str], below: int = 2) -> None:
         """A column's own header: its title and, so many pixels further down, lines about it."""
@@ -170,11 +164,14 @@ class Sheet:
 
 
 def sheet_of(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str) -> Sheet:
-    """A sheet of pictures, a caption over every row, a title and what stands below it on top."""
+    """A sheet of pictures, a caption over every row, a title and what is said below it on top, in as many lines as it takes."""
     columns = max(len(cells) for _, cells in rows)
-    head = [_broken(text, _wide(columns) - 2 * GAP, letters(size)) for text, size in ((title, TITLE), (below, CAPTION))]
-    sheet = Sheet(len(rows), columns, header=sum(map(len, head)))
-    sheet.title(*head)
+    inside = _across(columns) - 2 * GAP
+    head = [(line, 17, INK) for line in _lines(title, inside, 17)]
+    head += [(line, CAPTION, FAINT) for line in _lines(below, inside, CAPTION)]
+    sheet = Sheet(len(rows), columns, len(head))
+    for k, (line, size, ink) in enumerate(head):
+        sheet.text(GAP, GAP + k * LINE + 2 * (ink == FAINT), line, inside, size, ink)
     for i, (caption, cells) in enumerate(rows):
         sheet.row(i, caption)
         for j, (line, picture) in enumerate(cells):

@@ -7,7 +7,7 @@ G_l are Gram matrices (Gatys et al. 2016) of pocket-clip's features, or of VGG16
 different scales (`tilting.features.gram`). d is the Euclidean distance of pocket-clip's unit embeddings, in [0, 2], or LPIPS
 (`tilting.features.lpips`): DRaFT's attempt against collapse (Clark et al. 2024, B.8: a term for the dissimilarity of a batch's
 images). It is the one reward that depends on the batch: an image's value is not its own, chunks are not free, and it is for
-fine-tuning alone. `Diversity.batch_dependent` says so to code.
+fine-tuning alone. `Diversity.batch_dependent` says so to code. Videos are compared frame by frame: d is the mean.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from tilting.errors import TiltingError
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.picture import read_image
+from tilting.lazy import torch
 from tilting.rewards.check import Scorer
 from tilting.rewards.declaration import POCKET, REWARDS, Argument, Reads
 
@@ -113,9 +114,12 @@ class Diversity(Scorer):
     name: str = "diversity"
     differentiable: bool = True
     batch_dependent: bool = True
+    videos = True  # whose own frames are no other images
 
     def pairwise(self, images: Tensor) -> Tensor:
-        """All distances (b, b) of images (b, 3, h, w) in [0, 1]; the diagonal is 0."""
+        """All distances (b, b) of images (b, 3, h, w) in [0, 1], or of videos (b, frames, 3, h, w); the diagonal is 0."""
+        if images.ndim == 5:
+            return torch.stack([self.pairwise(frames) for frames in images.unbind(1)]).mean(0)
         return self.space.table(images)
 
     def values(self, images: Tensor, prompts: list[str]) -> Tensor:

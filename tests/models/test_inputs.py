@@ -4,15 +4,20 @@ weight is read."""
 from __future__ import annotations
 
 import ast
-import copy
+import inspect
 import json
 import re
 import shlex
 import shutil
 import types
+from functools import cache
 
+import diffusers
+import numpy as np
 import pytest
 import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import load_image
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,8 +28,20 @@ from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, 
 from tilting.cli import main
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
-from tilting.models.shapes import check_share, enough_for, enterable, method_of, shape_of, shapes, share_of
-from tilting.models.told import chosen, parse_inputs
+from tilting.generation.plan import grid_of
+from tilting.models.inputs import ORIENTATION, class_for, parse_inputs, picture_of
+from tilting.models.pipeline import Pipeline
+from tilting.models.pipeline_class import (
+    check_share,
+    enough_for,
+    from_pictures,
+    method_of,
+    pipeline_class,
+    pipeline_classes,
+    share_of,
+    steerable_class,
+    steps_left,
+)
 from tilting.schedule import Schedule, predict, scaled_linear
 from tilting.types import Prediction
 
@@ -139,39 +156,129 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read(here, capsys, monk
     assert said in capsys.readouterr().err and not (here / "run").exists()
 
 
+def shapes_of_a_mask(kind):
+    """The right half white, in a format, turned where the camera was."""
+    fromarray = Image.fromarray
+    half, clear = mask(), mask().point(lambda v: 255 - v // 2)
+    made = {
+        "1": lambda: half.convert("1"),
+        "L": lambda: half,
+        "soft": lambda: half.point(lambda v: 100 + v * 30 // 255),  # drawn from 128 on
+        "P": lambda: half.convert("P"),
+        "RGB": lambda: half.convert("RGB"),
+        "RGBA": lambda: half.convert("RGBA"),
+        "LA": lambda: half.convert("LA"),
+        "16 bits": lambda: fromarray(np.asarray(half).astype(np.uint16) * 257),
+        "16 bits, dark": lambda: fromarray((np.asarray(half) > 0).astype(np.uint16) * 32_896 + 300),
+        "turned": lambda: half.rotate(90),
+        "clear": lambda: Image.merge("LA", (half, clear)),
+        "clear colours": lambda: Image.merge("RGBA", (half, half, half, clear)),
+        "black": lambda: half.point(lambda v: v // 255),
+        "float": lambda: fromarray(np.asarray(half) / np.float32(255)),
+    }[kind]()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6 if kind == "turned" else 1
+    return made, exif
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [*((kind, "") for kind in ("1", "L", "soft", "P", "RGB", "RGBA", "LA", "16 bits", "16 bits, dark", "turned")),
+     ("clear", "is transparent in places"), ("clear colours", "is transparent in places"),
+     ("black", "has nothing to draw: white is drawn, and its brightest pixel is 1 of 255"),
+     ("float", "is of floating-point values: give a mask in black and white")],
+)  # fmt: skip
+def test_a_mask_of_any_format_is_read_as_diffusers_reads_it(tmp_path, kind, said):
+    """Its 8 bits, for of 16 it would see white from 255 on; or one sentence, of a file and of a picture of PIL."""
+    made, exif = shapes_of_a_mask(kind)
+    made.save(tmp_path / ("mask.tif" if kind == "float" else "mask.png"), exif=exif)
+    file = next(tmp_path.iterdir())
+    for value in (str(file), Image.open(file)):
+        if said:
+            with pytest.raises(TiltingError, match=re.escape(said)):
+                picture_of("mask_image", value)
+            continue
+        processor = VaeImageProcessor(1, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+        theirs = processor.preprocess(load_image(str(file)) if "16" not in kind else mask())
+        assert processor.preprocess(picture_of("mask_image", value)).equal(theirs)
+        assert theirs[..., 8:].all() and not theirs[..., :8].any()
+
+
 @pytest.mark.parametrize("strength", [0.01, 0.0999, 0.1, 0.3, 1.0, 1 / 49])
 def test_a_strength_leaves_the_steps_that_a_pipeline_of_pictures_makes(strength):
     """Of every class that diffusers has: by its own arithmetic, run by itself."""
-    asked = 0
-    for kind, shape in shapes().items():
+    checked = 0
+    for kind, cls in pipeline_classes().items():
         own = method_of(kind, "get_timesteps")
-        if shape.why or "strength" not in shape.takes or own is None:
+        if cls.unsupported or "strength" not in cls.parameters or own is None:
             continue
         for steps in (1, 3, 10, 49):
-            left = steps_left(own, steps, strength)
+            left = theirs_left(own, steps, strength)
             assert (int(share_of(kind, {"strength": strength}) * steps) > 0) == (left > 0), (kind, steps)
             if left:
                 check_share(kind, {"strength": strength}, steps)
             else:
                 with pytest.raises(TiltingError, match=f"leaves no step of {steps}"):
                     check_share(kind, {"strength": strength}, steps)
-            asked += 1
-        assert steps_left(own, enough_for(strength), strength) > 0
-    assert asked > 150
+            checked += 1
+        assert theirs_left(own, enough_for(strength), strength) > 0
+    assert checked > 150
 
 
-def steps_left(own, steps, strength):
-    """What a class's ``get_timesteps`` leaves of its list of times."""
-    plain = copy.deepcopy(own)
-    for one in (*plain.args.args, *plain.args.kwonlyargs):
-        one.annotation = None
+def test_a_picture_with_no_mask_is_drawn_in_as_many_steps_as_its_familys_pipeline_makes():
+    """Of every class of diffusers, by the arithmetic of the one of its family that begins from pictures, run by itself."""
+    grid, rules = [(steps, k / 100) for steps in range(1, 31) for k in range(1, 101)], {}
+    for kind, cls in pipeline_classes().items():
+        if not cls.unsupported and (pictures := from_pictures(kind)):
+            rules.setdefault(text(method_of(pictures, "get_timesteps")), []).append(kind)
+    assert sum(map(len, rules.values())) > 60
+    for kinds in rules.values():
+        own = method_of(from_pictures(kinds[0]), "get_timesteps")
+        for steps, strength in grid:
+            left = theirs_left(own, steps, strength)
+            for kind in kinds if steps % 10 == 7 else kinds[:1]:
+                assert steps_left(kind, steps, strength) == left, (kind, steps, strength)
+
+
+@pytest.mark.parametrize(
+    "name", ["sd15_euler_karras", "sd15_dpm", "sdxl", "sd3", "flux", "chroma", "qwen", "z_image", "cogvideox"]
+)
+def test_a_picture_is_noised_to_the_first_point_of_its_familys_pipeline(name):
+    """And the steps are those that the pipeline makes in its own call, on its own scheduler."""
+    pipe, told = make(name)
+    told.pop("negative_prompt", "")
+    made = Pipeline(pipe, name, 5, inputs=told)
+    theirs = getattr(diffusers, from_pictures(made.kind))
+    theirs = theirs(**{key: pipe.components[key] for key in inspect.signature(theirs).parameters if key in pipe.components})
+    frames = {"video": [picture()] * 5} if name == "cogvideox" else {"image": picture()}
+    told = {key: value for key, value in told.items() if key in inspect.signature(theirs.__call__).parameters}
+    for steps, strength in ((5, 0.5), (4, 0.3), (4, 1.0)):
+        own = Pipeline(theirs, name, steps, inputs=told | frames | {"strength": strength}).schedule.grid(steps)
+        asked = tl.plan(
+            made, tl.identities(["a"], 0, 1), steps=steps, strength=strength, reference=torch.zeros(1, *made.image_shape)
+        )
+        assert grid_of(made, asked.method, steps)[-asked.steps_run - 1 :] == own, (steps, strength)
+
+
+@cache
+def text(function):
+    return ast.unparse(function)
+
+
+@cache
+def arithmetic(text):
     space = {}
-    exec(compile(ast.unparse(plain), "own", "exec"), space)
+    exec(compile(f"from __future__ import annotations\n{text}", "own", "exec"), space)
+    return space["get_timesteps"]
+
+
+def theirs_left(own, steps, strength):
+    """What a class's ``get_timesteps`` leaves of its list of times."""
     times = list(range(steps))
     scheduler = types.SimpleNamespace(timesteps=times, order=1)
     given = {"num_inference_steps": steps, "strength": strength, "timesteps": times, "sigmas": times, "device": None}
-    given = {name: value for name, value in given.items() if name in [one.arg for one in plain.args.args]}
-    made = space["get_timesteps"](types.SimpleNamespace(scheduler=scheduler), **given)
+    given = {name: value for name, value in given.items() if name in [one.arg for one in own.args.args]}
+    made = arithmetic(text(own))(types.SimpleNamespace(scheduler=scheduler), **given)
     return len(next(one for one in made if isinstance(one, list)))
 
 
@@ -200,15 +307,15 @@ def test_columns_of_a_table_of_prompts_are_inputs_of_its_images(here):
 
 def test_inputs_of_each_prompt_in_python(folders):
     """A picture for each prompt is what one for all is, of that prompt alone; rows mix."""
-    pipe, told = make("sd15_controlnet")
-    told.pop("image")
-    both = tl.load(pipe, **told, each={p: {"image": picture(16, i)} for i, p in enumerate(PROMPTS)}, image=picture(16, 9))
+    pipe, inputs = make("sd15_controlnet")
+    inputs.pop("image")
+    both = tl.load(pipe, **inputs, each={p: {"image": picture(16, i)} for i, p in enumerate(PROMPTS)}, image=picture(16, 9))
     x = torch.randn(3, *both.latent_shape, generator=torch.Generator().manual_seed(0))
     t, rows = both.schedule.grid(4)[1], torch.tensor([1, 0, 1])
     with torch.no_grad():
         mixed = both.denoiser(PROMPTS, 4.0)(x, t, rows).x0
         for i in (0, 1):
-            alone = tl.load(pipe, **told, image=picture(16, i)).denoiser(PROMPTS, 4.0)(x, t, rows).x0
+            alone = tl.load(pipe, **inputs, image=picture(16, i)).denoiser(PROMPTS, 4.0)(x, t, rows).x0
             assert mixed[rows == i].allclose(alone[rows == i], atol=1e-5)
             assert not mixed[rows != i].allclose(alone[rows != i], atol=1e-4)
 
@@ -222,18 +329,18 @@ def test_inputs_are_read_as_values():
 
 
 def test_a_familys_other_pipeline_is_found_by_its_inputs():
-    assert chosen("StableDiffusionPipeline", ["guidance_rescale"]) == "StableDiffusionPipeline"
-    assert chosen("StableDiffusionXLPipeline", ["image", "strength"]) == "StableDiffusionXLImg2ImgPipeline"
-    assert chosen("FluxPipeline", ["image", "mask_image"]) == "FluxInpaintPipeline"
-    assert chosen("QwenImagePipeline", ["controlnet", "control_image"]) == "QwenImageControlNetPipeline"
-    assert chosen("WanPipeline", ["image"]) == "WanImageToVideoPipeline"
+    assert class_for("StableDiffusionPipeline", ["guidance_rescale"]) == "StableDiffusionPipeline"
+    assert class_for("StableDiffusionXLPipeline", ["image", "strength"]) == "StableDiffusionXLImg2ImgPipeline"
+    assert class_for("FluxPipeline", ["image", "mask_image"]) == "FluxInpaintPipeline"
+    assert class_for("QwenImagePipeline", ["controlnet", "control_image"]) == "QwenImageControlNetPipeline"
+    assert class_for("WanPipeline", ["image"]) == "WanImageToVideoPipeline"
 
 
 @pytest.mark.slow
 def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
     """What cannot be entered says why; a class whose loop changed shape is found here."""
-    found = shapes()
-    refused = {name: shape.why for name, shape in found.items() if shape.why}
+    found = pipeline_classes()
+    refused = {name: cls.unsupported for name, cls in found.items() if cls.unsupported}
     assert len(found) > 150 and len(refused) < len(found) / 4
     known = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline", "WanPipeline", "QwenImageEditPipeline"]
     known += [
@@ -248,9 +355,9 @@ def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
     assert refused["Flux2KleinKVPipeline"] == "its loop hands 'kv_cache' from step to step"
     assert "hands 'source_latents'" in refused["CycleDiffusionPipeline"] and "hooks" in refused["StableDiffusionSAGPipeline"]
     assert "no step of a scheduler" in refused["KandinskyCombinedPipeline"]
-    assert shape_of("NoSuchPipeline") is None
+    assert pipeline_class("NoSuchPipeline") is None
     with pytest.raises(TiltingError, match="AnimateDiffPipeline cannot be steered: its loop stands in another"):
-        enterable("AnimateDiffPipeline")
+        steerable_class("AnimateDiffPipeline")
     assert main(["models", "diffusers", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {name: row["why"] for name, row in listed.items() if not row["steered"]} == refused

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
+from tilting.models.cache import LRUCache, Unkeyable, content_key, copied, pytree, tensors
 from tilting.models.lora import active, lora_parameters
-from tilting.models.memo import Memo, Unknown, content, fresh, tensors, trees
-from tilting.models.shapes import source_of
+from tilting.models.pipeline_class import source_of
 from tilting.models.text import is_learning
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.models.reading import Change
+    from tilting.models.prompt_embeds import Change
 
 AUTOENCODERS = ("vae", "vqvae", "movq")
 APART = (*AUTOENCODERS, "text_encoder", "image_encoder", "tokenizer", "feature_extractor", "safety_checker")
@@ -32,7 +32,7 @@ SCALES = re.compile(r"(true_cfg|guidance)_scale(_\d+)?")
 
 
 @contextlib.contextmanager
-def swapped(*triples: tuple[Any, str, Any]) -> Iterator[None]:
+def patched_attributes(*triples: tuple[Any, str, Any]) -> Iterator[None]:
     """Attributes of instances, another value for a while."""
     absent, olds = object(), []
     for thing, name, value in triples:
@@ -83,12 +83,12 @@ def _processors(parts: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return [(part, dict(part.attn_processors)) for part in parts.values() if hasattr(part, "attn_processors")]
 
 
-def own_numbers(image: Tensor) -> Tensor:
+def inf_to_nan(image: Tensor) -> Tensor:
     """NaN where a picture is infinite, which the tail's clamp would take for white or black."""
     return image.masked_fill(image.isinf(), torch.nan)
 
 
-class Door:
+class PatchedPipeline:
     """A pipeline that is entered, one entry at a time: what all calls of it share.
 
     Args:
@@ -108,7 +108,7 @@ class Door:
             if name.startswith("tokenizer") and hasattr(part, "deprecation_warnings"):  # `text.tell_of_cuts` says what is cut
                 part.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self.attending = _processors(self.inside) if "set_pag_attn_processor(" in source_of(type(pipe).__name__) else []
-        self.memo, self.zeros = Memo(), Memo()
+        self.memo, self.zeros = LRUCache(), LRUCache()
         self.state: tuple[Any, ...] = ()
         self.singly = False
         self.changes: list[Change] = []
@@ -141,10 +141,10 @@ class Door:
             if hooked(part):
                 return make()
             try:
-                key = name, self.state, content(given), content(more)
-            except Unknown:
+                key = name, self.state, content_key(given), content_key(more)
+            except Unkeyable:
                 return make()
-            return fresh(self.memo.get(key, make))
+            return copied(self.memo.get(key, make))
 
         return asked
 
@@ -159,7 +159,7 @@ class Door:
     @contextlib.contextmanager
     def open(self, swaps: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
         """The pipeline entered, with parts swapped. Where it computes is asked of its parts once, and not at every turn."""
-        with self.lock, swapped(*swaps):
+        with self.lock, patched_attributes(*swaps):
             kind, here = type(self.pipe), next(next(iter(self.inside.values())).parameters()).device
             if self._place is None or self._place[0] != (kind, here):
                 place = getattr(self.pipe, "_execution_device", here)
@@ -176,7 +176,7 @@ class Door:
         """A text encoder that is asked of each text once: of those that are new together, or, where `singly` says so, of each
         by itself, so that what a text becomes does not depend on what else is drawn, or was forgotten. Of what is no rows of
         texts it is asked as a whole."""
-        memo, tree = self.remembered(name, forward, part=part), trees()
+        memo, tree = self.remembered(name, forward, part=part), pytree()
 
         def of(value: Any, rows: Any) -> Any:
             return tree.tree_map(lambda v: v[rows] if isinstance(v, torch.Tensor) else v, value)
@@ -200,8 +200,8 @@ class Door:
                 return memo(*given, **more)
             rows = [of((given, more), slice(i, i + 1)) for i in range(sizes.pop())]
             try:
-                together((given, more), [(name, self.state, content(mine), content(own)) for mine, own in rows])
-            except Unknown:
+                together((given, more), [(name, self.state, content_key(mine), content_key(own)) for mine, own in rows])
+            except Unkeyable:
                 return memo(*given, **more)
             each = [tree.tree_flatten(memo(*mine, **own)) for mine, own in rows]
             leaves = list(zip(*(parts for parts, _ in each), strict=True))
@@ -250,8 +250,8 @@ class Door:
         def decoded(z: Tensor, *given: Any, **more: Any) -> Any:
             out = decode(z.to(vae.dtype), *given, **more)
             if isinstance(out, tuple):
-                return (own_numbers(out[0]), *out[1:])
-            out.sample = own_numbers(out.sample)
+                return (inf_to_nan(out[0]), *out[1:])
+            out.sample = inf_to_nan(out.sample)
             return out
 
         doors: list[tuple[Any, str, Any]] = [(vae, "decode", decoded)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
+class Conditioning:
     """What a call is told of n images.
 
     Attributes:
@@ -32,12 +32,12 @@ class Said:
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def __getitem__(self, rows: Tensor | Sequence[int]) -> Said:
+    def __getitem__(self, rows: Tensor | Sequence[int]) -> Conditioning:
         """Select the images ``rows`` (m,)."""
         index = rows.tolist() if isinstance(rows, torch.Tensor) else list(rows)
-        return Said(tuple(self.told[r] for r in index), tuple(self.subjects[r] for r in index))
+        return Conditioning(tuple(self.told[r] for r in index), tuple(self.subjects[r] for r in index))
 
-    def expand_as(self, other: Said) -> Said:
+    def expand_as(self, other: Conditioning) -> Conditioning:
         """Repeat a single image as often as ``other`` has images."""
         return self[[0] * len(other)]
 
@@ -51,7 +51,7 @@ class Outputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Branches:
+class GuidedNetwork:
     """A request's outputs.
 
     Attributes:
@@ -65,8 +65,8 @@ class Branches:
     """
 
     model: Pipeline
-    said: Said
-    alone: Said
+    said: Conditioning
+    alone: Conditioning
     apart: bool = False
     line: bool = False
     within: Callable[[Time], AbstractContextManager[None]] = lambda t: nullcontext()

@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tilting.lazy import torch
-from tilting.models.memo import tensors, trees
-from tilting.models.reading import changed
+from tilting.models.cache import pytree, tensors
+from tilting.models.prompt_embeds import changed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from tilting.types import Time
 
 
-class Halt(BaseException):
+class StepReached(BaseException):
     """Leaves the call with what ``step`` was given; no Exception, for a pipeline might catch one."""
 
     def __init__(self, output: Tensor, t: Any, sample: Tensor):
         self.output, self.t, self.sample = output, t, sample
 
 
-class OtherBranches(Exception):
+class BranchMismatch(Exception):
     """A replay asks for other answers than there were: with another scale the call makes another number of branches."""
 
 
-class Stepped(tuple):
+class StepOutput(tuple):
     """What ``step`` returns, with ``return_dict`` or without; of the last step the estimate of a consistency model as well."""
 
     prev_sample = pred_original_sample = denoised = property(lambda self: self[0])
 
 
-class Bar:
+class SilentBar:
     """Stands where a progress bar was; the loop begins where one is asked for."""
 
     def __init__(self, inside: Iterable[Any] = ()):
         self.inside = inside
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> SilentBar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +56,7 @@ class Bar:
         return lambda *_, **__: None
 
 
-class Entry:
+class InterceptedCall:
     """One entry into the call.
 
     Args:
@@ -70,6 +70,7 @@ class Entry:
         noiseless: what the call noises is noised by zeros.
         places: of the steps that the loop is to make, in its list of times; None for all of them.
         apart: a network that is asked of both branches at once is asked of each.
+        noise: (m, ...) by which the loop noises what it blends in, in place of what the call drew.
     """
 
     def __init__(
@@ -79,11 +80,12 @@ class Entry:
         stop: int | None,
         x: Tensor | None = None,
         time: Time | None = None,
-        replay: Entry | None = None,
+        replay: InterceptedCall | None = None,
         blind: bool = False,
         noiseless: bool = False,
         places: Sequence[int] | None = None,
         apart: bool = False,
+        noise: Tensor | None = None,
     ):
         self.call, self.prompts, self.stop, self.x, self.time = call, prompts, stop, x, time
         self.replay, self.blind, self.noiseless, self.places = replay, blind, noiseless, places
@@ -92,29 +94,28 @@ class Entry:
         self.shapes: list[Any] = []
         self.texts: dict[str, Any] = {}
         self.masks: tuple[Tensor, Tensor] | None = None
-        self.apart, self.reads = apart, 0
+        self.apart, self.reads, self.noise = apart, 0, noise
         self.latents: Tensor | None = None
         self.times: Tensor | None = None
         self.sigmas: Tensor | None = None
 
-    def enters(self, sample: Tensor, dtype: Any) -> Tensor:
-        """x in a loop that may hold each image more than once."""
-        assert self.x is not None
+    def enters(self, x: Tensor, sample: Tensor, dtype: Any) -> Tensor:
+        """x (m, ...) in a loop that may hold each image more than once."""
         copies = len(sample) // len(self.prompts)
-        return (self.x if copies == 1 else self.x.repeat(copies, *[1] * (self.x.ndim - 1))).to(dtype)
+        return (x if copies == 1 else x.repeat(copies, *[1] * (x.ndim - 1))).to(sample.device, dtype)
 
-    def step(self, output: Tensor, t: Any, sample: Tensor) -> Stepped:
+    def step(self, output: Tensor, t: Any, sample: Tensor) -> StepOutput:
         i, self.count = self.count, self.count + 1
         if i == self.stop:
-            raise Halt(output, t, sample)
+            raise StepReached(output, t, sample)
         if self.x is None or (self.stop is not None and i < self.stop - 1):
-            return Stepped([sample] * 2)
+            return StepOutput([sample] * 2)
         wide = torch.promote_types(sample.dtype, torch.float32) if self.stop is None else sample.dtype
-        return Stepped([self.enters(sample, wide)] * 2)
+        return StepOutput([self.enters(self.x, sample, wide)] * 2)
 
     def network(self, name: str, part: Any) -> Callable[..., Any]:
         """A part of the loop: itself at the index that is asked for, zeros at others; before the loop, remembered."""
-        forward, zeros = part.forward, self.call.door.zeros
+        forward, zeros = part.forward, self.call.patched.zeros
 
         @functools.wraps(forward)
         def told(*given: Any, **more: Any) -> Any:
@@ -147,9 +148,9 @@ class Entry:
         return told
 
     def answer(self, place: int, key: Any) -> Any:
-        """What was answered to so many questions before. Raises OtherBranches where it was to another one."""
+        """What was answered to so many questions before. Raises BranchMismatch where it was to another one."""
         if self.shapes[place : place + 1] != [key]:
-            raise OtherBranches
+            raise BranchMismatch
         return self.seen[place][1]
 
     def prepared(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,56 +166,57 @@ class Entry:
             self.latents = first
             if not entering or not isinstance(first, torch.Tensor):
                 return made
-            entered = self.enters(first, first.dtype)
+            assert self.x is not None
+            entered = self.enters(self.x, first, first.dtype)
             return (entered, *made[1:]) if isinstance(made, tuple) else entered
 
         return told
 
     def encoding(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """``encode_prompt``, remembered, and what is changed of it."""
-        door = self.call.door
-        memo = door.remembered("encode_prompt", encode)
-        if not door.changes:
+        patched = self.call.patched
+        memo = patched.remembered("encode_prompt", encode)
+        if not patched.changes:
             return memo
 
         @functools.wraps(encode)
         def told(*given: Any, **more: Any) -> Any:
             place, self.reads = self.reads, self.reads + 1
             asked = inspect.signature(encode).bind(*given, **more).arguments
-            return changed(self, memo(*given, **more), asked, place, door.changes)
+            return changed(self, memo(*given, **more), asked, place, patched.changes)
 
         return told
 
-    def bar(self, iterable: Any = (), total: Any = None) -> Bar:
+    def bar(self, iterable: Any = (), total: Any = None) -> SilentBar:
         self.looping = True
-        return Bar(iterable if iterable is not None else ())
+        return SilentBar(iterable if iterable is not None else ())
 
     def run(self, **over: Any) -> Any:
-        """What the call returns, or the `Halt` that it was left by."""
-        call, door = self.call, self.call.door
-        pipe = door.pipe
+        """What the call returns, or the `StepReached` that it was left by."""
+        call, patched = self.call, self.call.patched
+        pipe = patched.pipe
         swaps: list[tuple[Any, str, Any]] = [(pipe, "scheduler", call.probe(self)), (pipe, "progress_bar", self.bar)]
-        swaps += [(part, "forward", self.network(name, part)) for name, part in door.inside.items()]
+        swaps += [(part, "forward", self.network(name, part)) for name, part in patched.inside.items()]
         swaps += [(pipe, name, None) for name in ("safety_checker", "watermark") if getattr(pipe, name, None) is not None]
-        for name, part in door.outside.items():
-            if part is not door.vae:
-                remembers = door.encoder if name.startswith("text") else door.remembered
+        for name, part in patched.outside.items():
+            if part is not patched.vae:
+                remembers = patched.encoder if name.startswith("text") else patched.remembered
                 swaps.append((part, "forward", remembers(name, part.forward, part=part)))
         if hasattr(pipe, "encode_prompt"):
             swaps.append((pipe, "encode_prompt", self.encoding(pipe.encode_prompt)))
         if hasattr(pipe, "prepare_latents"):
             swaps.append((pipe, "prepare_latents", self.prepared(pipe.prepare_latents)))
-        swaps += [*door.autoencoder(), *call.guider(over)]
+        swaps += [*patched.autoencoder(), *call.guider(over)]
         elsewhere = torch.get_default_device().type != "cpu"  # a pipeline makes some of its tensors where nothing is said
-        with door.open(swaps), torch.device("cpu") if elsewhere else nullcontext():
-            door.attend()
+        with patched.open(swaps), torch.device("cpu") if elsewhere else nullcontext():
+            patched.attend()
             try:
-                return door.call(pipe, **(call.arguments(self.prompts) | over))
-            except Halt as halt:
+                return patched.call(pipe, **(call.arguments(self.prompts) | over))
+            except StepReached as halt:
                 return halt.with_traceback(None)  # whose frames hold the graph
             finally:
                 if not torch.is_grad_enabled():  # activations may yet be computed anew
-                    door.attend()
+                    patched.attend()
 
 
 def whole(forward: Callable[..., Any], given: Any, more: Any, rows: int) -> Any:
@@ -224,7 +226,7 @@ def whole(forward: Callable[..., Any], given: Any, more: Any, rows: int) -> Any:
 
 def in_halves(forward: Callable[..., Any], given: Any, more: Any, rows: int) -> Any:
     """A network asked of the two halves of so many rows, one after the other; of others as it is."""
-    tree = trees()
+    tree = pytree()
     if len(tensors((given, more))[0]) != rows:
         return forward(*given, **more)
 
@@ -241,7 +243,7 @@ def in_halves(forward: Callable[..., Any], given: Any, more: Any, rows: int) -> 
 
 def nothing(out: Any) -> Any:
     """Zeros of the same shapes, in the same wrapping."""
-    return trees().tree_map(lambda v: torch.zeros_like(v) if isinstance(v, torch.Tensor) else v, out)
+    return pytree().tree_map(lambda v: torch.zeros_like(v) if isinstance(v, torch.Tensor) else v, out)
 
 
 def rows_of(out: Any) -> int:

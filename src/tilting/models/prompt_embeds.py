@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.loop_carried import dotted
 from tilting.models.lora_targets import is_clip
-from tilting.models.passes import dotted
-from tilting.models.shapes import method_of
+from tilting.models.pipeline_class import method_of
 from tilting.models.text import in_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.models.entry import Entry
+    from tilting.models.intercepted_call import InterceptedCall
 
 PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 POOLED, NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
-Change = Callable[["Entry", dict[str, Any], Mapping[str, Any]], dict[str, Any]]
+Change = Callable[["InterceptedCall", dict[str, Any], Mapping[str, Any]], dict[str, Any]]
 """(an entry, values by name, what was asked) -> other values."""
 
 
@@ -41,9 +41,9 @@ def encoded_names(kind: str) -> tuple[tuple[str, ...], ...]:
     return tuple(names for _, names in sorted(found))
 
 
-def changed(entry: Entry, made: Any, asked: Mapping[str, Any], place: int, changes: Sequence[Change]) -> Any:
+def changed(entry: InterceptedCall, made: Any, asked: Mapping[str, Any], place: int, changes: Sequence[Change]) -> Any:
     """What ``encode_prompt`` returned at a place, changed; by number where the call gives no names."""
-    names, held = encoded_names(type(entry.call.door.pipe).__name__), made if isinstance(made, tuple | list) else (made,)
+    names, held = encoded_names(type(entry.call.patched.pipe).__name__), made if isinstance(made, tuple | list) else (made,)
     mine = names[min(place, len(names) - 1)] if names else ()
     mine = mine if len(mine) == len(held) else tuple(f"{place}.{i}" for i in range(len(held)))
     values = dict(zip(mine, held, strict=True))
@@ -60,9 +60,9 @@ def reads_windows(pipe: Any) -> bool:
     return hasattr(pipe, "unet") and 0 < len(encoders) <= 2 and all(map(is_clip, encoders))
 
 
-def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+def windows(entry: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Prompts and negative prompts of any length; the shorter is padded with what the network's mask leaves out."""
-    pipe, m = entry.call.door.pipe, len(entry.prompts)
+    pipe, m = entry.call.patched.pipe, len(entry.prompts)
     own = values[PROMPT]
     ends = ("", "_2") if hasattr(pipe, "text_encoder_2") else ("",)
 
@@ -100,12 +100,12 @@ def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> d
 def negatives(change: Callable[[Tensor], Tensor]) -> Change:
     """The negative prompt's embeddings moved by a function of the prompt's. Raises TiltingError where there are no such two."""
 
-    def moved(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    def moved(entry: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
         negative, text = values.get(NEGATIVE), values.get(PROMPT, entry.texts.get(PROMPT))
         if negative is None:
             return values
         if not isinstance(text, torch.Tensor) or text.shape != negative.shape:
-            kind = type(entry.call.door.pipe).__name__
+            kind = type(entry.call.patched.pipe).__name__
             raise TiltingError(f"a {kind} reads its negative prompt in another form than its prompt: there is none to learn")
         return values | {NEGATIVE: negative + change(text).to(negative)}
 
