@@ -325,10 +325,11 @@ def _latents(latents: Any, plan: Plan, shape: tuple[int, ...]) -> Tensor:
 
 
 def summarise(records: Sequence[dict], counts: Counts) -> dict:
-    """The ``summary`` of a manifest: means, the reward's standard error over prompts (of a lone one over its images), costs."""
+    """The ``summary`` of a manifest: means within a prompt, then across prompts, the reward's standard error over prompts (of a
+    lone one over its images), costs."""
     rewards = [r["reward"] for r in records if r["reward"] is not None]
     prompts = [r["prompt"] for r in records if r["reward"] is not None]
-    judged = [r["judge"] for r in records if r.get("judge") is not None]
+    judged = [(r["judge"], r["prompt"]) for r in records if r.get("judge") is not None]
     found = estimate(rewards, prompts) if rewards else None
     off = [r["look"] - r["reward"] for r in records if "look" in r and r["reward"] is not None]
     look = estimate(off, prompts) if off and len(off) == len(prompts) else None
@@ -337,7 +338,7 @@ def summarise(records: Sequence[dict], counts: Counts) -> dict:
         "reward_mean": found.mean if found else None,
         "reward_sem": found.error if found else None,
         "reward_sem_over": None if len(rewards) < 2 else "prompts" if len(set(prompts)) > 1 else "images",
-        "judge_mean": sum(judged) / len(judged) if judged else None,
+        "judge_mean": estimate(*zip(*judged, strict=True)).mean if judged else None,
         "evaluations": counts.evaluations,
         "decodes": counts.decodes,
         "reward_calls": counts.reward_calls,
