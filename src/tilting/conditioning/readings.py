@@ -93,7 +93,8 @@ def obedience(summary: Mapping[str, Any], trained: bool = True) -> str:
         trained: by a control; a classifier that guides is not trained longer.
     """
     base, said = summary.get("base"), obeyed(summary, summary.get("images"))
-    for k, read in enumerate((base or {}).get("labels", {}).values()):
+    for k, read in enumerate(base.get("labels", {}).values() if base else ()):
+        assert base is not None
         plain = f"{round(read['obeys'] * base['images'])} of {base['images']}" if "obeys" in read else f"{read['mean']:.4g}"
         said[k] += f" (base {plain})"
     if summary["kl_mean"] is not None:
