@@ -83,7 +83,7 @@ def _same(call: Call, image: Tensor, made: Any) -> None:
 
 def clean(call: Call, prompts: Sequence[Any]) -> Tensor:
     """The clean latents (m, ...) that a call from pictures begins around; zeros where it begins at pure noise."""
-    halt = InterceptedCall(call, prompts, 0, blind=True, noiseless=True).run()
+    halt = InterceptedCall(call, prompts, 0, skip_networks=True, noiseless=True).run()
     return halt.sample[: len(prompts)].float() / (call.grid[0].alpha or 1.0)
 
 

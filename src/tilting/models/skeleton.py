@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
 
-class Untold(dict):
+class UnknownGuidance(dict):
     """Stands where a call keeps how guidance mixes its branches, which shapes do not tell: guidance is then replayed."""
 
     def __contains__(self, key: object) -> bool:
@@ -35,7 +35,7 @@ class Shapes(Pipeline):
     def call(self, steps: int, told: Mapping[str, Any]) -> Call:
         """See `Pipeline.call`."""
         call = super().call(steps, told)
-        call._mixes = Untold()
+        call._guidance = UnknownGuidance()
         return call
 
 
