@@ -1,12 +1,12 @@
-"""A diffusers pipeline's own ``__call__`` as pure functions of latents: entered for every evaluation, and left at the
+"""A diffusers pipeline's own ``__call__`` as pure functions of latents: run anew for every evaluation, and left at the
 scheduler's step.
 
-    output  = the call up to step i      x enters as what step i - 1 returned (at step 0: as what the call's latents are)
-    picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it (`tail`)
+    model output = the call up to step i     x is injected as what step i - 1 returned (at step 0: as the prepared latents)
+    image        = the call to its end       x is injected as what the last step returned; the call decodes it (`decoding`)
 
-So text, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. The networks of steps that
-are passed over answer zeros; what encodes prompts and pictures is asked once for each content. This file knows the loop that
-the pipelines of diffusers share (one loop, one ``self.scheduler.step`` in it), and no family of models.
+So prompt encoding, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. In skipped steps
+the networks return zeros; encoders are run once for each content. This file knows the loop that the pipelines of diffusers
+share (one loop, one ``self.scheduler.step`` in it), and no family of models.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LinearGuidance:
     """Classifier-free guidance of two branches: first + scale (second - first).
 
     Attributes:
-        scale: of the pair.
+        scale: of guidance.
         reverse: whether the second branch comes first in the batch.
     """
 
@@ -222,7 +222,7 @@ class Call:
         return probe
 
     def guider(self, over: dict[str, Any]) -> list[tuple[Any, str, Any]]:
-        """A guider without its memory of the path, which an evaluation has not; its scale one larger where that is asked."""
+        """Patches: a guider without momentum, since an evaluation has no past; its scale larger by ``guider_scale``."""
         guider, more = getattr(self.patched.pipe, "guider", None), over.pop("guider_scale", 0.0)
         swaps = []
         for name in ("guider", "ocr_guider"):
@@ -340,7 +340,7 @@ class Call:
     def outputs(
         self, x: Tensor, t: Time, prompts: Sequence[Any], split: bool = False, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, StepReached]:
-        """(the guided output (m, ...); what a scale larger by 1 adds to it, or None where there is no pair; the branch of the
+        """(the guided output (m, ...); what a scale larger by 1 adds to it, or None without guidance; the branch of the
         prompt, where guidance is a line between two; how the step was left), in the precision of x.
 
         Args:

@@ -67,7 +67,7 @@ class Components:
         return pipe.components[name]
 
     def tokenizers(self) -> list[tuple[Any, int | None]]:
-        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others what the call is told."""
+        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others ``max_sequence_length``."""
         names = self.patched.parameters
         usual = names["max_sequence_length"].default if "max_sequence_length" in names else None
         length = self.inputs.get("max_sequence_length", usual)

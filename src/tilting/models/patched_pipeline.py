@@ -121,9 +121,9 @@ class PatchedPipeline:
         """The argument that says what images are of: their prompts, their classes, or only how many there are."""
         return next((name for name in ("prompt", "class_labels", "batch_size") if name in self.parameters), "")
 
-    def scales(self, told: Mapping[str, Any]) -> dict[str, float]:
+    def scales(self, inputs: Mapping[str, Any]) -> dict[str, float]:
         """The guidance scales of a call, given or by default."""
-        values = {name: told.get(name, one.default) for name, one in self.parameters.items() if SCALES.fullmatch(name)}
+        values = {name: inputs.get(name, one.default) for name, one in self.parameters.items() if SCALES.fullmatch(name)}
         return {name: value for name, value in values.items() if isinstance(value, int | float) and name in self.parameters}
 
     def cached(
@@ -175,8 +175,8 @@ class PatchedPipeline:
                 self.pipe.__class__, self.state = kind, before
 
     def cached_text_encoder(self, name: str, forward: Callable[..., Any], part: Any = None) -> Any:
-        """A text encoder, cached by row: new texts are encoded in one batch, or one by one where `encode_one_by_one` says so, so
-        that the rounding of an embedding does not depend on the other texts. Inputs that are no rows of texts are cached whole."""
+        """A text encoder, cached by row: new texts are encoded in one batch, or one by one where `encode_one_by_one` says so,
+        so that the rounding of an embedding does not depend on other texts. Inputs that are no rows of texts are cached whole."""
         memo, tree = self.cached(name, forward, part=part), pytree()
 
         def of(value: Any, rows: Any) -> Any:

@@ -5,7 +5,7 @@
     tl.load(pipe, each={"a red car": {"image": picture}})     of the images of a prompt
 
 The grid is the pipeline's own scheduler's (`tilting.models.schedulers.Noise`), the states are its loop's own, of any rank, and
-a step is our one transition. Rows that are told the same are one call; others are calls of their own.
+a step is our one transition. Rows with the same arguments are one call; others are calls of their own.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Pipeline(Components):
         pipe: the loaded pipeline; it stays as it is, and can be used beside this.
         name: what manifests call it.
         steps, cfg: its own defaults, for unset options; default those of its call. As many steps at least as leave one from a
-            picture at the strength that is told.
+            picture at the given strength.
         inputs: arguments of its call, of every image.
         each: prompt -> arguments of its images.
 
     Raises:
-        TiltingError: for a call that cannot be entered, or does not take these.
+        TiltingError: for a class that cannot be steered, or does not take these.
     """
 
     def __init__(
@@ -243,11 +243,11 @@ class Pipeline(Components):
         return re.search(r"scheduler\.(add|scale)_noise\(", source_of(self.kind)) is not None
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "", noise: Tensor | None = None) -> Denoise:
-        """The guided denoiser of these prompts; ``rows`` index them. A pair counts as one evaluation.
+        """The guided denoiser of these prompts; ``rows`` index them. Both branches of guidance count as one evaluation.
 
         Args:
             prompts: text of each image, or its class.
-            cfg: the scale as the pipeline's call has it; with a negative prompt that of a true pair, where it has both.
+            cfg: the scale as the pipeline's call has it; with a negative prompt ``true_cfg_scale``, where it has both.
             negative: the text of the unconditional branch.
             noise: (len(prompts), ...) that each image began with, by which a loop that `blends` noises its picture, as a call
                 does that is given ``latents``; else a noise that is the same for all.
@@ -306,11 +306,11 @@ class Pipeline(Components):
         """What the call reads of each prompt: the values of its ``encode_prompt``, by the names that it has for them."""
         found: list[dict[str, Any]] = []
 
-        def look(intercepted: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        def keep(intercepted: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
             found[-1] |= values
             return values
 
-        with torch.no_grad(), self.patched.editing_prompt_embeds(look):
+        with torch.no_grad(), self.patched.editing_prompt_embeds(keep):
             for arguments, condition in zip(*self._requests(prompts, cfg, negative), strict=True):
                 found.append({})
                 InterceptedCall(self.call(self.default_steps, arguments), [condition], 0, skip_networks=True).run()
@@ -346,7 +346,7 @@ class Pipeline(Components):
             return decoding.before_decoder(call, latents, [call.any_prompt] * len(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See `decoder`, of images that are told what all are."""
+        """See `decoder`, for images with the inputs of all."""
         return self.decoder([self.any_prompt])(latents, torch.zeros(len(latents), dtype=torch.long, device="cpu"))
 
     @property
@@ -371,12 +371,12 @@ class Pipeline(Components):
         arguments, conditions = self._requests(prompts, self.default_cfg, "")
 
         def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Tensor:
-            return decoding.clean(self.call(self.default_steps, arguments), conditions)
+            return decoding.initial_latents(self.call(self.default_steps, arguments), conditions)
 
         return self.by_rows(arguments, conditions, range(len(prompts)), ask)
 
     def pair(self, cfg: float, negative: str = "") -> float:
-        """The scale of the pair that a request makes; 1 where there is none, and so no correction."""
+        """The guidance scale of a request; 1 where the call makes no second branch, and so no correction."""
         return cfg if self.call(self.default_steps, self.arguments(self.any_prompt, cfg, negative)).pair else 1.0
 
     def forget(self) -> None:
@@ -389,7 +389,7 @@ class Pipeline(Components):
         """(3, h, w), or (frames, 3, h, w) of a video."""
         if not self._image_shape:
             blank, z, rows = (
-                decoding.blank(self.patched.vae),
+                decoding.zeros_decoder(self.patched.vae),
                 torch.zeros(1, *self.latent_shape, device=self.device),
                 torch.arange(1),
             )

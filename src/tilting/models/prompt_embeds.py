@@ -1,4 +1,4 @@
-"""Changes what a pipeline's call gets from its ``encode_prompt``, by the names of the returned values.
+"""Edits of the prompt embeddings that a pipeline's call gets from its ``encode_prompt``, by the names of the returned values.
 
 long prompts    read in windows (AUTOMATIC1111), by pipelines whose text encoders are CLIP's alone
 a negative      replaced by what is learned of it (`tilting.models.sampler_inputs`)
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 POOLED, NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
 Change = Callable[["InterceptedCall", dict[str, Any], Mapping[str, Any]], dict[str, Any]]
-"""(an entry, values by name, what was asked) -> other values."""
+"""(a run of the call, embeddings by name, arguments of ``encode_prompt``) -> other embeddings."""
 
 
 @cache
