@@ -22,7 +22,10 @@ from tilting.cli import main
 from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
 from tilting.evaluation.read_runs import Run, setup
+from tilting.evaluation.report import render
+from tilting.evaluation.run import describe
 from tilting.metrics import METRICS
+from tilting.reports.charts import Bar, bars, curve, number, ticks
 from tilting.rewards.spec import parse_specs, split_weight
 from tilting.runs.files import keys_of
 from tilting.runs.owner import EVALUATION, kind_of
@@ -230,8 +233,6 @@ def test_too_few_prompts_give_no_verdict(runs, tmp_path, capsys):
 
 
 def test_numbers_and_ticks_of_charts():
-    from tilting.reports.charts import Bar, bars, curve, number, ticks
-
     assert [number(v) for v in (None, 0.12345, -12.345, 220.86, 12345.6, 2e-4)] == [
         "–",
         "0.123",
@@ -302,10 +303,24 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
     assert f"floor {metrics['floor']['cmmd']['pooled']:.3f}" in parsed.text
     assert "FID of fewer than 50 pictures a side says nothing" in parsed.text and "too few" in parsed.text
     assert f"{row(metrics, 'bon')['fid']['pooled']:#.4g}" not in parsed.text
+    assert parsed.text.count("too few") >= 3 * (4 + 1) + 1  # FID of each prompt too
     assert "CMMD, mean of prompts" in parsed.text and "KL to base" not in page.partition("<dl")[0]
     assert kinds.count("svg") >= 10 and "prefers-color-scheme: dark" in page
     whiskers = [a for tag, a in parsed.tags if tag == "path" and a.get("class") == "whisker"]
     assert len(whiskers) >= 3 * 4 * 4  # of the rewards, judge and T-CLIP of every run
+
+
+def test_a_floor_of_halves_that_are_too_few_is_no_number(judged, runs):
+    """Runs of 60 pictures are enough for FID, and halves of 30 are not: on the page and on the command line."""
+    metrics = json.loads(json.dumps(judged[0]))
+    for one in metrics["runs"]:
+        one["images"] = 60
+    for images, known in (([60, 60], True), ([30, 30], False)):
+        metrics["floor"]["images"] = images
+        value, line = metrics["floor"]["fid"]["pooled"], next(x for x in describe(metrics).split("\n") if x.startswith("floor"))
+        assert (f"{value:.4g}" in line, "too few" in line) == (known, not known)
+        page = Page(render(metrics, {name: runs / name for name in ("base", "bon", "files", "again")})).text
+        assert (f"floor {number(value)}" in page) == known
 
 
 def test_a_finished_evaluation_given_again_says_so(runs, tmp_path, capsys, monkeypatch):

@@ -102,5 +102,7 @@ def test_prompts_with_metadata_in_python(mine, small):
 
     out = tl.generate(small, asked, reward=score, method="bon", steps=2)
     assert [row["reward"] for row in out.manifest["images"]] == [3, 7]
+    told = tl.compare(asked, "base", model=small, reward="mine.py:score", steps=2, out=mine / "loaded", progress=False)
+    assert [entry["methods"]["base"]["reward"] for entry in told["images"]] == [3, 7]
     tuned = tl.finetune(small, asked, score, "ddpo", train_steps=1, steps=2, batch_size=2, rank=2)
     assert tuned.history[0]["reward"] in (3, 5, 7)

@@ -87,6 +87,13 @@ def pooled(diagram: Sequence[tuple[float, float, int]], least: int) -> list[tupl
     ]
 
 
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """The 95 % interval of a share of so many independent trials (Wilson 1927)."""
+    z = 1.959963984540054
+    middle, half = share + z**2 / (2 * count), z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
+
+
 def of_temperature(value: float) -> str:
     """T in words."""
     if abs(value - 1) < 0.05:

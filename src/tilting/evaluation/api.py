@@ -11,8 +11,6 @@ from tilting.config.evaluate import EvaluateConfig
 from tilting.evaluation import compare as comparing
 from tilting.evaluation import run as evaluating
 from tilting.generation.run import Parts, load_parts
-from tilting.metrics.judge import PocketJudge
-from tilting.rewards.spec import build
 
 
 def compare(
@@ -46,9 +44,7 @@ def compare(
     config = CompareConfig.resolve(asked)
 
     def parts(one: Any) -> Parts:
-        if isinstance(model, str) or one.lora:
-            return load_parts(one)
-        return Parts(model, build(one.specs()) if one.reward else None, PocketJudge().score if name == "pocket" else None)
+        return load_parts(one, None if isinstance(model, str) or one.lora else lambda *_, **__: model)
 
     return comparing.compare(config, ["tilting.compare"], not progress, parts)
 

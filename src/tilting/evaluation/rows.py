@@ -129,7 +129,8 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
     judges: dict[str, Estimate | None] = {}
     known = {weights_of(name) for name in networks_of(run.weights)}
     for metric in metrics_of("image"):
-        if metric.judges and metric.name in mine.scores and weights_of(tools.names().get(metric.name, "")) not in known:
+        network = tools.names().get(metric.name)
+        if metric.judges and metric.name in mine.scores and not (network and weights_of(network) in known):
             judges[metric.title] = against(mine.scores[metric.name], theirs.scores[metric.name])
     praised = {spec.partition(":")[0] for spec in run.weights}
     for metric in metrics_of("prompt"):

@@ -225,10 +225,10 @@ class Vlm(Scorer):
         import openai
 
         settings, key = self.request.settings, os.environ.get("TILTING_VLM_KEY") or "none"
-        wait, gate = settings.deadline / (settings.retries + 1), asyncio.Semaphore(settings.concurrency)
+        gate = asyncio.Semaphore(settings.concurrency)
         secure: dict[str, Any] = {"verify": certificates()} if self.request.url.lower().startswith("https") else {}
         web = openai.DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False, **secure)
-        options: dict[str, Any] = {"max_retries": settings.retries, "timeout": wait, "http_client": web}
+        options: dict[str, Any] = {"max_retries": settings.retries, "timeout": settings.deadline, "http_client": web}
         async with openai.AsyncOpenAI(base_url=self.request.url, api_key=key, **options) as client:
 
             async def one(key: str, question: Question, row: int) -> None:
@@ -258,7 +258,7 @@ class Vlm(Scorer):
             async with asyncio.timeout(settings.deadline):
                 told = await client.chat.completions.create(**asked)
         except (TimeoutError, openai.APITimeoutError):
-            raise RewardError(f"reward {self.name!r} did not answer within {settings.deadline:g} s ({times})") from None
+            raise RewardError(f"reward {self.name!r} did not answer within {settings.deadline:g} s") from None
         except openai.APIStatusError as error:
             said = " ".join(str(error.message).split())[:80]
             raise RewardError(f"reward {self.name!r} answered with status {error.status_code}: {said}") from None
