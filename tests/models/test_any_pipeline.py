@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import tilting as tl
 from support.tiny_pipelines import MAKERS, hunyuan_image, make
 from tilting.models import call as entered
-from tilting.models.independent_steps import alone
+from tilting.models.independent_steps import independent
 from tilting.models.pipeline import Pipeline
 from tilting.models.pipeline_class import pipeline_class
 from tilting.objectives.recompute import recomputed
@@ -311,4 +311,4 @@ def test_a_guiders_momentum_is_off_and_said_so():
 def test_a_step_is_made_alone_where_a_pass_depends_on_no_other(name, told, says):
     shape = pipeline_class(name)
     values = {**(dict(shape.parameters) if shape else {}), **told}
-    assert alone(name, frozenset(key for key, value in values.items() if value is None)) == says
+    assert independent(name, frozenset(key for key, value in values.items() if value is None)) == says

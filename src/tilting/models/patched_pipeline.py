@@ -176,7 +176,7 @@ class PatchedPipeline:
 
     def cached_text_encoder(self, name: str, forward: Callable[..., Any], part: Any = None) -> Any:
         """A text encoder, cached by row: new texts are encoded in one batch, or one by one where `encode_one_by_one` says so,
-        so that the rounding of an embedding does not depend on other texts. Inputs that are no rows of texts are cached whole."""
+        so that an embedding's rounding does not depend on other texts. Inputs that are no rows of texts are cached whole."""
         memo, tree = self.cached(name, forward, part=part), pytree()
 
         def of(value: Any, rows: Any) -> Any:
