@@ -152,7 +152,7 @@ class Call:
 
                 def made() -> dict[str, Any]:
                     base.set_timesteps(probe, *given, **more)
-                    return {name: value for name, value in probe.__dict__.items() if name != "entry"}
+                    return {name: value for name, value in probe.__dict__.items() if name != "intercepted"}
 
                 probe.__dict__.update(placed.get((content_key(given), content_key(more)), made))
                 if intercepted.step_indices is not None:
