@@ -402,7 +402,7 @@ def test_without_a_reference_distances_are_null_and_say_how(runs, tmp_path, caps
     assert metrics["reference"] is None and metrics["floor"] is None
     assert all(r["fid"] is None and r["cmmd"] is None for r in metrics["runs"])
     note = metrics["notes"][0]
-    assert note in capsys.readouterr().out
+    assert note in capsys.readouterr().out and Page((out / "report.html").read_text()).text.count(note) == 1
     command = re.search(r"tilting (generate .*?), then give --reference (\S+)\.$", note)
     import shlex
 
