@@ -138,6 +138,30 @@ def test_a_temperature_in_words(value, said):
     assert calibrate.of_temperature(value) == said
 
 
+@pytest.mark.parametrize(
+    ("sure", "by_hand"),
+    [
+        ([1.0, 1.0], 0.0),
+        ([0.5], 0.5),
+        ([0.5, 0.5], 0.25),  # both right or both wrong, half of the time: off by .5
+        ([0.5, 1.0], 0.25),  # bins of one: |right - .5| / 2 and 0
+        ([0.8] * 3, (0.512 * 0.2 + 0.384 * 0.4 / 3 + 0.096 * 1.4 / 3 + 0.008 * 0.8)),
+    ],
+)
+def test_the_calibration_error_of_chance_alone(sure, by_hand):
+    assert calibrate.ece_by_chance(torch.tensor(sure), draws=20000) == pytest.approx(by_hand, abs=0.005)
+
+
+def test_the_calibration_error_of_chance_alone_falls_with_the_records():
+    """It is the mean of `ece` itself over labels drawn from the probabilities; a number's falls alike."""
+    generator = torch.Generator().manual_seed(1)
+    p = torch.rand(60, 3, generator=generator, dtype=torch.float64).mul(3).softmax(1)
+    drawn = [calibrate.ece(p, torch.multinomial(p, 1, generator=generator)[:, 0]) for _ in range(300)]
+    assert calibrate.ece_by_chance(p.amax(1)) == pytest.approx(sum(drawn) / len(drawn), abs=0.01)
+    of = [calibrate.gaussian_ece_by_chance(n) for n in (10, 40, 160)]
+    assert of[0] > 1.7 * of[1] > 3 * of[2] > 0
+
+
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (7, 10), (10, 10), (33, 60)])
 def test_wilsons_interval_is_scipys(right, count):
     from scipy.stats import binomtest

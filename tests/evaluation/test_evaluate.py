@@ -402,7 +402,7 @@ def test_without_a_reference_distances_are_null_and_say_how(runs, tmp_path, caps
     assert metrics["reference"] is None and metrics["floor"] is None
     assert all(r["fid"] is None and r["cmmd"] is None for r in metrics["runs"])
     note = metrics["notes"][0]
-    assert note in capsys.readouterr().out
+    assert note in capsys.readouterr().out and Page((out / "report.html").read_text()).text.count(note) == 1
     command = re.search(r"tilting (generate .*?), then give --reference (\S+)\.$", note)
     import shlex
 
@@ -589,15 +589,17 @@ def test_what_runs_differ_in_is_told_whatever_changes_a_base_model(runs, tmp_pat
     """The law of the noise and the size too, and the command for a reference has them."""
     shutil.copytree(runs / "base", tmp_path / "other")
     known = manifest_of(runs / "base")
-    known["config"] |= {"sde": "euler", "height": 96}
+    known["config"] |= {"sde": "euler", "height": 96, "format": "jpeg"}
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(known))
     asked = {"runs": [str(tmp_path / "other")], "out": "o"}
     assert "--sde euler" in (said := setup(EvaluateConfig.resolve(asked)).notes[0]) and "--height 96" in said
     notes = setup(EvaluateConfig.resolve({**asked, "reference": str(runs / "again")})).notes
-    assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height"]
+    assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height", "format"]
     alone = setup(EvaluateConfig.resolve({"runs": [str(tmp_path / "other"), str(runs / "bon")], "out": "o"})).notes
     said = "bon and the base run other differ in {}: that is not the method's doing alone."
-    assert alone[1:] == (said.format("sde"), said.format("height"))  # without a reference, of what a verdict is against
+    assert alone[1:] == tuple(
+        map(said.format, ("sde", "height", "format"))
+    )  # without a reference, of what a verdict is against
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ def _reliability(column: Column, metrics: dict[str, Any]) -> bytes:
         axis.plot(x, y, "o-", color=colour, linewidth=1.2, markersize=5, alpha=0.5 if when == "before" else 1, label=label)
     is_classes = column.kind == "classes"
     axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    axis.set_title(f"{column.name}, {n} held out\n{calibrate.of_temperature(metrics['temperature'])}", size=10)
+    chance = f"; ECE by chance alone {metrics['ece']['chance']:.3f}" if "chance" in metrics["ece"] else ""
+    axis.set_title(f"{column.name}, {n} held out{chance}\n{calibrate.of_temperature(metrics['temperature'])}", size=10)
     axis.set_xlabel("confidence" if is_classes else "level of the predicted distribution")
     axis.set_ylabel("accuracy" if is_classes else "share below it")
     axis.legend(frameon=False)

@@ -26,6 +26,7 @@ from tilting.generation import run as generating
 from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, identities, plan
 from tilting.generation.plan import grid_of
+from tilting.generation.progress import announce
 from tilting.models.control_file import load_control
 from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
@@ -71,6 +72,7 @@ class Loaded:
         tests: label -> (classifier, what was asked), of labels whose classifier is there.
         bases: what the judge says of the pre-trained model's pictures, by what they are of; None where there is no judge.
         base: the same of the run that is on.
+        quiet: say nothing while the model is loaded.
     """
 
     parts: Parts | None = None
@@ -80,10 +82,12 @@ class Loaded:
     tests: Tests = field(default_factory=dict)
     bases: dict[Any, float | None] = field(default_factory=dict)
     base: Callable[[], float | None] = lambda: None
+    quiet: bool = True
 
     def plain(self, config: GenerateConfig) -> Parts:
         """Model and judge, loaded once, and the reward of a config."""
         if self.parts is None:
+            announce(f"loading {config.model}", self.quiet)
             self.parts = generating.load_parts(config)
             self.rewards[config.reward] = self.parts.reward
         if config.reward not in self.rewards:
@@ -176,7 +180,8 @@ def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool
     Raises:
         TiltingError: for a request or a folder that cannot work.
     """
-    loaded, together = Loaded(), join_processes(config.device)
+    together = join_processes(config.device)
+    loaded = Loaded(quiet=quiet or not together.main)
     if not quiet and together.main:
         infos = config.infos()
         for line in (line for folder, labels in config.asked().items() for line in infos[folder].doubts(labels)):

@@ -1,8 +1,8 @@
 """`tilting compare`: methods side by side on the same prompts, rewards and noise, as one page.
 
 Every method's run is a folder of `tilting generate`, DIR/runs/METHOD, of one seed: image (prompt, index) starts from the same
-x_T whatever the method, so differences are paired. Gains are means of r_method - r_reference over images, with a t interval
-over prompts (`tilting.metrics.statistics`).
+x_T whatever the method, so differences are paired. Gains are means of r_method - r_reference within a prompt, then across
+prompts, with a t interval over prompts (`tilting.metrics.statistics`).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SHOWN_PROMPTS = 12
 CHANGES = ("lora", "control", "classifier")
 """Options by which method base draws from another model than the base model."""
 SETTINGS = """model steps eta sde cfg negative-prompt images image strength height width frames precision
-long-prompts""".split()  # noqa: SIM905
+long-prompts format""".split()  # noqa: SIM905
 """What a run of the base model shares with the runs it is compared with."""
 
 
@@ -71,9 +71,9 @@ class Run:
 
     def setting(self, key: str) -> Any:
         """An option of `SETTINGS`; ``strength`` is a picture's alone, as a control has one of its own. None is the usual one,
-        which older runs do not say."""
+        which older runs do not say, nor a PNG's."""
         value = self.config.get(key) if key != "strength" or self.config.get("image") else None
-        return None if value == GenerateConfig.sde else value
+        return None if value in (GenerateConfig.sde, "png") else value
 
     @property
     def kl(self) -> float | None:
@@ -144,7 +144,7 @@ def read_run(path: str, name: str) -> Run:
     folder = Path(path)
     if not folder.is_dir():
         raise TiltingError(f"there is no folder {path!r}")
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
     if manifest is None:
         inside = [str(file.parent) for file in sorted(folder.glob("runs/*/manifest.json"))]  # as `tilting compare` writes them
         near = f"; there is: {', '.join(inside)}" if inside else ""

@@ -93,7 +93,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
         return metrics
 
 
-FILES = (EVALUATION.file, "report.html", "table.csv", "table.tex")
+REPORT = "report.html"
+FILES = (EVALUATION.file, REPORT, "table.csv", "table.tex")
 
 
 def _tables(metrics: Mapping[str, Any]) -> tuple[str, str]:

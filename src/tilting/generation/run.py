@@ -128,7 +128,8 @@ def run(
         if missing:
             if together.main:
                 _warn_unknown(config)
-            announce(f"loading {config.model}", quiet)
+            if parts is load_parts:  # who brings parts of their own has said so
+                announce(f"loading {config.model}", quiet)
             _draw_missing(place, missing, together.agree(lambda: parts(config)), quiet, together)
         elif not place.told and together.main:
             place.begin()

@@ -60,6 +60,9 @@ class Components:
                 raise TiltingError(f"the {kind} keeps a cache between steps: call its disable_cache(), and give cache= here")
             network.eval().requires_grad_(False)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, a {type(self.pipe).__name__})"
+
     def __getattr__(self, name: str) -> Any:
         pipe = self.__dict__.get("pipe")
         if pipe is None or name not in pipe.components:

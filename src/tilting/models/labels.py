@@ -285,6 +285,10 @@ class Controlled:
                 setattr(self, name, getattr(model, name))
         self.watch: Watch | None = None
 
+    def __repr__(self) -> str:
+        told = (f"{name}={value:g}" for _, labels, _ in self.parts for name, value in labels.items())
+        return f"{type(self).__name__}({self.name!r}, {', '.join(told)})"
+
     @property
     def device(self) -> torch.device:
         return self.model.device
