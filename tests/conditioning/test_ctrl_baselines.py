@@ -252,14 +252,14 @@ class Little(nn.Module):
     def encode_prompts(self, prompts):
         return torch.zeros(len(prompts), 1, 1)
 
-    def branches(self, prompts, cfg, negative="", **how):
+    def guided_network(self, prompts, cfg, negative="", **how):
         text = self.encode_prompts(prompts)
 
         def free(x, t, rows):
             out = self.network(x, t, text[rows])
             return Outputs(out, torch.zeros_like(out), out)
 
-        free.alone = text
+        free.conditional = text
         return free
 
     def predict(self, output, x, t):

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import tilting as tl
 from support.tiny_pipelines import MAKERS, hunyuan_image, make
 from tilting.models import call as entered
-from tilting.models.independent_steps import alone
+from tilting.models.independent_steps import independent
 from tilting.models.pipeline import Pipeline
 from tilting.models.pipeline_class import pipeline_class
 from tilting.objectives.recompute import recomputed
@@ -123,9 +123,9 @@ def seeded(monkeypatch):
 
 def begun(model, prompts, cfg):
     """The state that the pipeline's own loop begins with."""
-    call = model.call(STEPS, model.told("", cfg, ""))
-    subjects = [model.subject(p) for p in prompts]
-    return entered.InterceptedCall(call, subjects, 0, blind=True).run().sample[: len(prompts)]
+    call = model.call(STEPS, model.arguments("", cfg, ""))
+    subjects = [model.condition(p) for p in prompts]
+    return entered.InterceptedCall(call, subjects, 0, skip_networks=True).run().sample[: len(prompts)]
 
 
 def ours(model, prompts, negative, cfg=None, start=None):
@@ -187,7 +187,9 @@ def test_prompts_are_called_apart_where_a_call_takes_one_or_mixes_them(name, see
     with torch.no_grad():
         want = torch.cat([theirs(pipe, told, negative, prompts=[p])[0] for p in PROMPTS])
         start = torch.cat([begun(model, [p], model.default_cfg) for p in PROMPTS])
-        assert (model._alone or model._apart) and (ours(model, PROMPTS, negative, start=start) - want).abs().max() < 2e-6
+        assert (model._single_image or model._single_prompt) and (
+            ours(model, PROMPTS, negative, start=start) - want
+        ).abs().max() < 2e-6
         assert (ours(model, PROMPTS[::-1], negative, start=start) - want).abs().max() > 1e-5
 
 
@@ -235,7 +237,11 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     with torch.no_grad():
         paid = denoise(x[:1], t, rows[:1])
     hook.remove()
-    if name != "wan22" and not model._alone and name not in ("sd15_img2img", "sd15_img2img_euler", "sdxl_img2img", "refiner"):
+    if (
+        name != "wan22"
+        and not model._single_image
+        and name not in ("sd15_img2img", "sd15_img2img_euler", "sdxl_img2img", "refiner")
+    ):
         assert calls[0] == theirs(pipe, told, negative)[1] / (len(grid) - 1)
     assert (model.pair(cfg, negative) == 1) == (not paid.correction.any()) or name == "hunyuan_image"
 
@@ -305,4 +311,4 @@ def test_a_guiders_momentum_is_off_and_said_so():
 def test_a_step_is_made_alone_where_a_pass_depends_on_no_other(name, told, says):
     shape = pipeline_class(name)
     values = {**(dict(shape.parameters) if shape else {}), **told}
-    assert alone(name, frozenset(key for key, value in values.items() if value is None)) == says
+    assert independent(name, frozenset(key for key, value in values.items() if value is None)) == says

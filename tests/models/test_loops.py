@@ -158,7 +158,7 @@ def test_an_input_that_would_go_unheard_is_refused(name, value, said):
 def test_layers_that_a_pipeline_listens_to_are_asked_anew():
     pipe = sd()
     patched, encoder, heard = PatchedPipeline(pipe), pipe.text_encoder, []
-    asked = patched.encoder("text_encoder", encoder.forward, encoder)
+    asked = patched.cached_text_encoder("text_encoder", encoder.forward, encoder)
     words = torch.arange(40).reshape(2, 20) % 9
     want = asked(words)[0]
 

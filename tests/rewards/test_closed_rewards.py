@@ -18,6 +18,7 @@ from tilting.features.schema import Schema, read_schema
 from tilting.features.vgg import load_vgg16
 from tilting.models.words import POCKET
 from tilting.rewards import Scales, checked, color, combine, diversity, gram, jpeg, likelihood, rotation, symmetry
+from tilting.rewards.weighted_sum import framed
 
 CLIP = POCKET.parent / "pocket-clip"
 PROMPTS = ["a"] * 4
@@ -166,6 +167,10 @@ def test_diversity_of_videos_is_frame_by_frame(folder, spec):
     still = x[:, None].expand(-1, 3, -1, -1, -1)
     torch.testing.assert_close(checked(combine([reward]), still, PROMPTS), reward(x, PROMPTS))
     assert checked(reward, moving[:1], PROMPTS[:1]).item() == 0
+    torch.testing.assert_close(checked(combine([reward]), moving, PROMPTS[:2]), torch.stack(each).mean(0))
+    first = framed(reward, "first")
+    assert first is not None
+    torch.testing.assert_close(checked(first, moving, PROMPTS[:2]), each[0])
 
 
 def test_likelihood_of_a_class_is_the_softmax_at_its_temperature(folder):

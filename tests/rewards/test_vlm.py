@@ -25,7 +25,7 @@ from support.vlms import (
 )
 from tilting.cli import main
 from tilting.errors import RewardError, TiltingError
-from tilting.rewards import vlm
+from tilting.rewards import checked, vlm
 from tilting.rewards.spec import build, parse_spec
 from tilting.runs.files import digests_of
 
@@ -191,6 +191,8 @@ def test_pairs_are_compared_within_a_prompt():
         assert reward.prefers(x[1:2], x[3:4], ["a"]).tolist() == [0.5]
         got = reward(x, ["a", "a", "a", "a", "b"])
         assert got.tolist() == pytest.approx([0, 2.5 / 3, 1 / 3, 2.5 / 3, 0.5])
+        videos = torch.stack([x[:2], x[1:3]], 1)  # frame by frame: a video's own frames do not meet
+        assert checked(reward, videos, ["a", "a"]).tolist() == [0.5, 0.5]
         assert (
             len(pictures_of(server.requests[-1][2])) == 2 and reward.batch_dependent and not vlm(f"{url}#tiny").batch_dependent
         )

@@ -181,7 +181,7 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     steep = {"slope": there["evaluation"], "steep": there["look"], "round": lambda z: seen(denoise(z, t, row).x0, row)}
     with torch.no_grad():
         there["decode"](there["evaluation"](x))  # what is found out once is found out
-    model.patched.memo.clear()
+    model.patched.cache.clear()
     units = {"text": measured(lambda z: (model.texts(*request), z)[1], x, weights=everything, count=count)}
     for key, call in there.items():
         units[key] = measured(call, x, weights=everything, count=count) if key != "look" or small else units["decode"]

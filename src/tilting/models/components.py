@@ -49,7 +49,9 @@ class Components:
     def __init__(self, pipe: Any, name: str, inputs: Mapping[str, Any]):
         self.pipe, self.name, self.inputs = pipe, name, dict(inputs)
         self.patched, self.long_prompts = PatchedPipeline(pipe), "cut"
-        self.component = next((n for n in NETWORKS if n in self.patched.inside), next(iter(self.patched.inside), ""))
+        self.component = next(
+            (n for n in NETWORKS if n in self.patched.loop_modules), next(iter(self.patched.loop_modules), "")
+        )
         if not self.component:
             raise TiltingError(f"a {type(pipe).__name__} has no network that denoises")
         for network in self.networks():
@@ -68,8 +70,8 @@ class Components:
         return pipe.components[name]
 
     def tokenizers(self) -> list[tuple[Any, int | None]]:
-        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others what the call is told."""
-        names = self.patched.names
+        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others ``max_sequence_length``."""
+        names = self.patched.parameters
         usual = names["max_sequence_length"].default if "max_sequence_length" in names else None
         length = self.inputs.get("max_sequence_length", usual)
         if self.long_prompts != "cut":
@@ -84,7 +86,7 @@ class Components:
         """The model, which reads long prompts so: "cut", or "chunk", in windows. Raises TiltingError where it cannot."""
         check_long(how, reads_windows(self.pipe), self.name)
         self.long_prompts = how
-        self.patched.changes[:] = [windows] if how == "chunk" else []
+        self.patched.prompt_edits[:] = [windows] if how == "chunk" else []
         return self
 
     def networks(self) -> Iterator[nn.Module]:
@@ -102,13 +104,13 @@ class Components:
 
     def tunable(self) -> dict[str, Any]:
         """The networks that a LoRA can change, by the component that files call each: what denoises, and CLIP text encoders."""
-        clips = {name: part for name, part in self.patched.outside.items() if is_clip(part)}
+        clips = {name: part for name, part in self.patched.outer_modules.items() if is_clip(part)}
         return {self.component: self.backbone, **clips}
 
     def denoisers(self) -> list[Any]:
         """All networks that denoise: of two experts both."""
-        names = [name for name in self.patched.inside if name == self.component or name.startswith(f"{self.component}_")]
-        return [self.patched.inside[name] for name in names]
+        names = [name for name in self.patched.loop_modules if name == self.component or name.startswith(f"{self.component}_")]
+        return [self.patched.loop_modules[name] for name in names]
 
     @property
     def vae(self) -> Any:
@@ -156,8 +158,8 @@ class Components:
 
     def forget(self) -> None:
         """What was encoded before is encoded anew: the networks are not what they were."""
-        self.patched.memo.clear()
-        self.patched.zeros.clear()
+        self.patched.cache.clear()
+        self.patched.zero_outputs.clear()
 
     def checkpoint(self) -> None:
         """Recompute the activations of network and autoencoder on the way back, where diffusers can."""

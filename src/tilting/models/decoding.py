@@ -1,4 +1,4 @@
-"""The end of a pipeline's call, from the last latents to pictures, and its inverse."""
+"""From latents to images by the end of a pipeline's own call, and from images to latents by its inverse."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., An
         with patched_attributes((patched.vae, "decode", decoded)):
             try:
                 made = InterceptedCall(call, prompts, None, x).run()[0]
-            except Exception as error:  # a tail of numpy, which takes no gradient, or no tensors
+            except Exception as error:  # postprocessing by numpy, which takes no gradient, or no tensors
                 if not kept or isinstance(error, TiltingError) or out_of_memory(error):
                     raise
                 made = None
@@ -50,7 +50,7 @@ def decode(call: Call, x: Tensor, prompts: Sequence[Any], look: Callable[..., An
     return made.to(x.dtype)
 
 
-def blank(vae: Any) -> Callable[..., Any]:
+def zeros_decoder(vae: Any) -> Callable[..., Any]:
     """A decoder of zeros in an autoencoder's own shapes, by its configuration: of a large picture a real decode takes as long
     as a step. One that has no configuration, or asks its weights for values, decodes."""
     real: Any = getattr(vae, "decode", None)
@@ -73,7 +73,7 @@ def blank(vae: Any) -> Callable[..., Any]:
 
 
 def _same(call: Call, image: Tensor, made: Any) -> None:
-    """Refuse a tail that does more to a picture than to bring it into [0, 1]."""
+    """Refuse postprocessing that does more to a picture than to bring it into [0, 1]."""
     if made is None or not hasattr(made, "shape"):
         return
     theirs = torch.as_tensor(made).to(image).movedim(-1, -3)
@@ -81,14 +81,14 @@ def _same(call: Call, image: Tensor, made: Any) -> None:
         raise TiltingError(f"what a {type(call.patched.pipe).__name__} makes of its autoencoder's picture is not known")
 
 
-def clean(call: Call, prompts: Sequence[Any]) -> Tensor:
+def initial_latents(call: Call, prompts: Sequence[Any]) -> Tensor:
     """The clean latents (m, ...) that a call from pictures begins around; zeros where it begins at pure noise."""
-    halt = InterceptedCall(call, prompts, 0, blind=True, noiseless=True).run()
+    halt = InterceptedCall(call, prompts, 0, skip_networks=True, noiseless=True).run()
     return halt.sample[: len(prompts)].float() / (call.grid[0].alpha or 1.0)
 
 
 def before_decoder(call: Call, x: Tensor, prompts: Sequence[Any]) -> Tensor:
-    """What the autoencoder is to decode of latents x, as the tail hands it over."""
+    """The autoencoder's input for latents x, as the call scales and unpacks them."""
 
     def stop(z: Tensor, *_: Any, **__: Any) -> None:
         raise StepReached(z, None, z)
@@ -99,9 +99,9 @@ def before_decoder(call: Call, x: Tensor, prompts: Sequence[Any]) -> Tensor:
 
 
 def encode(call: Call, images: Tensor, prompts: Sequence[Any]) -> Tensor:
-    """Latents (m, ...) of pictures (m, 3, h, w) or videos (m, frames, 3, h, w) in [0, 1]: the tail backwards.
+    """Latents (m, ...) of pictures (m, 3, h, w) or videos (m, frames, 3, h, w) in [0, 1]: `decode` backwards.
 
-    Up to the autoencoder the tail is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
+    Up to the autoencoder decoding is z = A x + b, A a scaled permutation (packing, mean, std, scale, shift), so that
     x = Aᵀ((z - b) / d²), d² = A Aᵀ 1, Aᵀ by one vector-Jacobian product. Where d = 0 the picture is not x's (outside an
     inpainting's mask), and x is 0.
     """

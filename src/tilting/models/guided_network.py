@@ -1,4 +1,4 @@
-"""A pipeline's network outputs before guidance, for controls and learned inputs of the sampler."""
+"""A pipeline's network outputs before and after classifier-free guidance, for controls and learned inputs of the sampler."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a call is told of n images.
+    """The arguments of a call for n images.
 
     Attributes:
-        told: its arguments; one value for images that are told the same.
-        subjects: their prompts, or classes.
+        arguments: of each image but its prompt; images with the same share one value.
+        conditions: their prompts, or classes.
     """
 
-    told: tuple[Mapping[str, Any], ...]
-    subjects: tuple[Any, ...]
+    arguments: tuple[Mapping[str, Any], ...]
+    conditions: tuple[Any, ...]
 
     def __len__(self) -> int:
-        return len(self.subjects)
+        return len(self.conditions)
 
     def __getitem__(self, rows: Tensor | Sequence[int]) -> Conditioning:
         """Select the images ``rows`` (m,)."""
         index = rows.tolist() if isinstance(rows, torch.Tensor) else list(rows)
-        return Conditioning(tuple(self.told[r] for r in index), tuple(self.subjects[r] for r in index))
+        return Conditioning(tuple(self.arguments[r] for r in index), tuple(self.conditions[r] for r in index))
 
     def expand_as(self, other: Conditioning) -> Conditioning:
         """Repeat a single image as often as ``other`` has images."""
@@ -43,47 +43,47 @@ class Conditioning:
 
 
 class Outputs(NamedTuple):
-    """Outputs (m, ...) in the network's own terms: guided; what a scale larger by 1 adds to it; of the prompt alone."""
+    """Outputs (m, ...) in the network's own terms: guided; what a scale larger by 1 adds to it; the conditional branch."""
 
     guided: Tensor
     difference: Tensor
-    alone: Tensor
+    conditional: Tensor
 
 
 @dataclass(frozen=True)
 class GuidedNetwork:
-    """A request's outputs.
+    """The network with guidance, for a list of prompts.
 
     Attributes:
         model: whose they are.
-        said: of the request.
-        alone: of its prompts without a pair.
-        apart: each branch in a network call of its own, so that a branch that is computed again by itself is the same to the
+        conditioning: of the images.
+        conditional: the same without guidance.
+        split: each branch in a network call of its own, so that a branch that is computed again by itself is the same to the
             last digit.
-        line: refuse guidance that is no line between two branches.
-        within: of a time, what it is evaluated in.
+        linear: refuse guidance that is not linear in two branches.
+        within: time -> the context of its evaluation.
     """
 
     model: Pipeline
-    said: Conditioning
-    alone: Conditioning
-    apart: bool = False
-    line: bool = False
+    conditioning: Conditioning
+    conditional: Conditioning
+    split: bool = False
+    linear: bool = False
     within: Callable[[Time], AbstractContextManager[None]] = lambda t: nullcontext()
 
     def __call__(self, x: Tensor, t: Time, rows: Tensor) -> Outputs:
-        """Of latents x (m, ...) and their rows. A pair is one call of the pipeline; where guidance is no line between two
-        branches, the prompt's takes one more."""
-        said, without, steps = self.said[rows], self.alone[rows], self.model.steps_at(t)
+        """Outputs for latents x (m, ...) of images ``rows`` (m,), by one call of the pipeline; where guidance is not linear in
+        two branches, the conditional one takes another."""
+        conditioning, plain, steps = self.conditioning[rows], self.conditional[rows], self.model.steps_at(t)
 
-        def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Outputs:
-            out, difference, alone, _ = self.model.call(steps, told).outputs(x[places], t, subjects, self.apart)
-            if alone is None and self.line:
+        def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Outputs:
+            out, difference, conditional, _ = self.model.call(steps, arguments).outputs(x[places], t, conditions, self.split)
+            if conditional is None and self.linear:
                 raise TiltingError(f"guidance of {self.model.name!r} is no line between two predictions, which this is of")
-            if alone is None:
+            if conditional is None:
                 at = range(len(x))[places] if isinstance(places, slice) else places
-                alone = self.model.network(x[places], t, without[at])
-            return Outputs(out, torch.zeros_like(out) if difference is None else difference, alone)
+                conditional = self.model.network(x[places], t, plain[at])
+            return Outputs(out, torch.zeros_like(out) if difference is None else difference, conditional)
 
         with self.within(t):
-            return self.model.by_rows(said.told, said.subjects, range(len(x)), ask)
+            return self.model.by_rows(conditioning.arguments, conditioning.conditions, range(len(x)), ask)

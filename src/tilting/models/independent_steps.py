@@ -23,8 +23,8 @@ KEPT = re.compile(r"_current_timestep|_\w*attention_kwargs")
 
 
 @cache
-def alone(name: str, none: frozenset[str]) -> bool:
-    """Whether each step can be made by itself.
+def independent(name: str, none: frozenset[str]) -> bool:
+    """Whether each step of the loop can be made without those before it.
 
     Args:
         name: of a pipeline's class.

@@ -2,7 +2,7 @@
 
     image = d(x · s' + m'),  x = (z - m) / s        z: what the model's own decoder would be given; s and m of each decoder
 
-A look is where a method's cost lies: at 512 x 512 a decode of Stable Diffusion costs more than a guided evaluation, one of
+Decoding is most of what an estimate costs: at 512 x 512 Stable Diffusion's own decoder costs more than a guided evaluation,
 TAESD (AutoencoderTiny) a fortieth of it. What is kept and what is scored at the end is decoded by the model's own.
 """
 
@@ -78,7 +78,7 @@ def entering(config: Any, x: Tensor) -> Tensor:
 
 
 def as_look_decoder(small: Any, vae: Any, name: str, folder: str) -> LookDecoder:
-    """The look of a small autoencoder, frozen. Raises TiltingError where it alone, or the model's own alone, is of videos."""
+    """A small autoencoder as a look decoder, frozen. Raises TiltingError where one of it and the model's own is of videos."""
     if len({any(p.ndim == 5 for p in one.parameters()) for one in (small, vae)}) > 1:
         what = f"the look decoder {folder!r} is a {type(small).__name__}, and {name!r} has a {type(vae).__name__}"
         raise TiltingError(f"{what}, one of them of pictures and one of videos: leave --look-decoder out")

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from tilting.errors import TiltingError
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.picture import read_image
-from tilting.lazy import torch
 from tilting.rewards.check import Scorer
 from tilting.rewards.declaration import POCKET, REWARDS, Argument, Reads
 
@@ -114,12 +113,9 @@ class Diversity(Scorer):
     name: str = "diversity"
     differentiable: bool = True
     batch_dependent: bool = True
-    videos = True  # whose own frames are no other images
 
     def pairwise(self, images: Tensor) -> Tensor:
-        """All distances (b, b) of images (b, 3, h, w) in [0, 1], or of videos (b, frames, 3, h, w); the diagonal is 0."""
-        if images.ndim == 5:
-            return torch.stack([self.pairwise(frames) for frames in images.unbind(1)]).mean(0)
+        """All distances (b, b) of images (b, 3, h, w) in [0, 1]; the diagonal is 0."""
         return self.space.table(images)
 
     def values(self, images: Tensor, prompts: list[str]) -> Tensor:

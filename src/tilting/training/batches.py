@@ -111,12 +111,12 @@ class Batches:
         tell_of_cuts(self.model, [*self.prompts, self.config.negative_prompt])
         self._grid = self.model.schedule.grid(self.config.steps)
         if (patched := getattr(self.model, "patched", None)) is not None:
-            patched.singly = True  # so that a resumed run is the same run
+            patched.encode_one_by_one = True  # so that a resumed run is the same run
 
     @property
     def text_bytes(self) -> int:
         """What encoded prompts take at most, judged by those of the batches that were drawn."""
-        memo = getattr(getattr(self.model, "patched", None), "memo", None)
+        memo = getattr(getattr(self.model, "patched", None), "cache", None)
         here = max(1, self.config.batch_size // self.engine.count // self.group_size)
         return 0 if memo is None else min(memo.held * -(-len(self.prompts) // here), memo.most)
 
