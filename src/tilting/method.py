@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from tilting.guidance.kernel import Guide
 from tilting.guidance.value_and_grad import Estimator, GradientContext, Rule, ValueAndGrad
@@ -107,6 +107,12 @@ class Begin(Protocol):
         ...
 
 
+Start = Literal["independent", "copy"]
+CorrectOn = Literal["all", "medoid", "mean", "winner"]
+Final = Literal["reward", "weight", "sample", "first", "all"]
+Interpolant = Literal["own", "vp"]
+
+
 @dataclass(frozen=True)
 class Method:
     """A composition of parts that the loop runs: what `tilting.presets` names.
@@ -134,11 +140,11 @@ class Method:
 
     name: str
     particles: int = 1
-    start: Literal["independent", "copy"] = "independent"
+    start: Start = "independent"
     counts: tuple[int, ...] = ()
     correct: Correct | None = None
     correct_when: Every = Every(1)
-    correct_on: Literal["all", "medoid", "mean", "winner"] = "all"
+    correct_on: CorrectOn = "all"
     clusters: int = 0
     select: Select | None = None
     select_when: Every = Every(1)
@@ -147,11 +153,11 @@ class Method:
     estimator: Estimator = field(default=Estimator())
     repeat: int = 1
     repeat_when: Every = ALWAYS
-    final: Literal["reward", "weight", "sample", "first", "all"] = "first"
+    final: Final = "first"
     engine: Engine | None = None
     spread: float = 1.0
     begin: Begin | None = None
-    interpolant: Literal["own", "vp"] = "own"
+    interpolant: Interpolant = "own"
 
     def begun_at(self, begin: float) -> Method:
         """The method for a run that starts at t/T = begin (SDEdit): windows keep their t/T."""
@@ -217,6 +223,9 @@ class Method:
 
 def check(method: Method, steps: int, eta: float, cfg: float, has_gradient: bool | None) -> None:
     """Refuse combinations that cannot work. ``has_gradient`` is of the reward, None without one. Raises TiltingError."""
+    for name, known in (("start", Start), ("correct_on", CorrectOn), ("final", Final), ("interpolant", Interpolant)):
+        if (value := getattr(method, name)) not in get_args(known):
+            raise TiltingError(f"{name} of {method.name} must be {' or '.join(map(repr, get_args(known)))}, not {value!r}")
     for n in (method.particles, *method.counts):
         if n < 1:
             raise TiltingError(f"particles must be at least 1, not {n}")

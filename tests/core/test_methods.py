@@ -229,6 +229,22 @@ def test_what_cannot_work_is_refused(preset, options, words):
         check(preset.build(STEPS), STEPS, **{**fine, **options})
 
 
+@pytest.mark.parametrize(
+    ("name", "word", "said"),
+    [
+        ("final", "best", "final of codex must be 'reward' or 'weight' or 'sample' or 'first' or 'all', not 'best'"),
+        ("start", "copies", "'independent' or 'copy', not 'copies'"),
+        ("correct_on", "mediod", "not 'mediod'"),
+        ("interpolant", "VP", "'own' or 'vp', not 'VP'"),
+        ("final", None, "not None"),
+    ],
+)
+def test_a_word_that_a_method_of_ones_own_misspells_is_refused(name, word, said):
+    """It would draw something else in silence: no type is looked at while a program runs."""
+    with pytest.raises(TiltingError, match=said):
+        check(replace(presets.codex().build(STEPS), **{name: word}), STEPS, 1.0, 4.0, True)
+
+
 def test_importance_weights_need_a_density(mixture):
     tds = presets.tds().build(STEPS)
     with pytest.raises(TiltingError, match="density"):
