@@ -1,4 +1,4 @@
-"""Bounded caches keyed by content."""
+"""Least-recently-used caches, bounded in bytes and keyed by content: one tensor is another's equal if its bytes are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def copied(value: Any) -> Any:
 
 
 class Unkeyable(Exception):
-    """A value that cannot be told from another by what it holds."""
+    """A value that has no key by its content."""
 
 
 def content_key(value: Any) -> Any:
@@ -67,7 +67,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 class LRUCache:
-    """Values by key, made once; those that were not asked for longest go where all are more than ``most`` bytes.
+    """Values by key, made once; the least recently used are evicted above ``most`` bytes.
 
     Args:
         most: bytes of their tensors.
