@@ -21,7 +21,17 @@ from tilting.features.video import open_frames
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, kind_of, read_json, usual
 from tilting.models.names import find_model
-from tilting.models.shapes import OURS, REQUIRED, Shape, check_inputs, check_share, enterable, shape_of
+from tilting.models.shapes import (
+    OURS,
+    REQUIRED,
+    Shape,
+    check_inputs,
+    check_share,
+    enterable,
+    from_pictures,
+    shape_of,
+    steps_left,
+)
 
 LOADED = ("controlnet", "ip_adapter", "ip_adapter_scale")
 """Inputs that are parts of the pipeline, not of its call."""
@@ -131,6 +141,18 @@ def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = ""
             made = check_told(source, {**told, **mine})
             check_share(made, {**told, **mine}, given.get("steps") or usual(source, made)[0])
     return told, each
+
+
+def steps_run(config: Any) -> int:
+    """The steps that a checked request makes: fewer than it asks for from a picture, its own or that of the pipeline."""
+    told, each = asked(config)
+    kind, told = chosen(kind_of(find_model(config.model)), list(told)), told | next(iter(each.values()), {})
+    strength, shape = config.strength, shape_of(kind)
+    if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own
+        if shape is None or from_pictures(kind) != kind or told.get("denoising_start") is not None:
+            return config.steps
+        strength = told.get("strength", shape.takes["strength"])
+    return steps_left(kind, config.steps, strength if isinstance(strength, int | float) else 1.0)
 
 
 def check_scale(kind: str, told: Mapping[str, Any], negative: bool) -> None:
