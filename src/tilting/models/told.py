@@ -146,6 +146,8 @@ def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = ""
 def steps_run(config: Any) -> int:
     """The steps that a checked request makes: fewer than it asks for from a picture, its own or that of the pipeline."""
     told, each = asked(config)
+    if config.image is None and not told and not each:
+        return config.steps
     kind, told = chosen(kind_of(find_model(config.model)), list(told)), told | next(iter(each.values()), {})
     strength, shape = config.strength, shape_of(kind)
     if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own
