@@ -42,10 +42,10 @@ from tilting.generation.fit import peak as estimate
 from tilting.generation.generate import Scorer
 from tilting.generation.size import flop, sizes
 from tilting.guidance.value_and_grad import value_and_grad
+from tilting.models.inputs import resolve_inputs
 from tilting.models.placement import NEUTRAL, Switches
 from tilting.models.skeleton import skeleton
 from tilting.models.switches import switched
-from tilting.models.told import asked
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 SIDES = {"sd15": 512, "sdxl": 1024, "sd35": 1024, "flux": 1024}
@@ -97,7 +97,7 @@ def filled(folder: Path, dtype: torch.dtype, switches: Switches = Switches(), to
     model, _ = skeleton(str(folder), dtype, torch.float32, switches.look_decoder, told)
     place = torch.device("cuda" if cuda() else "cpu")
     generator = torch.Generator(place).manual_seed(0)
-    parts = [*model.networks(), *([model.look.vae] if model.look else [])]
+    parts = [*model.networks(), *([model.look_decoder.vae] if model.look_decoder else [])]
     for network in parts:
         for module in network.modules():
             for name, p in list(module._parameters.items()):
@@ -194,7 +194,7 @@ def measure(
     place, dtype = torch.device("cuda" if cuda() else "cpu"), torch.bfloat16 if half else torch.float32
     reward = Aesthetic(small=name == "tiny").to(place)
     config = request(name, folder, steps, particles, half)
-    told = {key: value for key, value in asked(config)[0].items() if isinstance(value, int | float)}
+    told = {key: value for key, value in resolve_inputs(config)[0].items() if isinstance(value, int | float)}
     found = sizes(config, reward)
     need, paid = need_of(config)
     method = config.preset()

@@ -68,8 +68,8 @@ __all__ = [
 
 def __getattr__(name: str):
     # Lazy (PEP 562): `import tilting` and `tilting --help` must not pay for torch and diffusers.
+    hush()  # before a room imports what would speak
     if name in _HOME:
-        hush()
         return getattr(import_module(f"tilting.{_HOME[name]}"), name)
     if name in _ROOMS:
         return import_module(f"tilting.{name}")

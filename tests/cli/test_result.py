@@ -15,6 +15,7 @@ import tilting as tl
 from support.commands import manifest, refused
 from tilting.cli import main
 from tilting.errors import TiltingError
+from tilting.reports import grid
 
 PROMPTS = ["a fox", "a cat"]
 WORDS = ("--method", "bon", "--particles", "2", "--reward", "jpeg", "--steps", "3", "--images", "2")
@@ -51,6 +52,53 @@ def test_a_result_shows_itself(small, capsys):
     assert html.count("<img") == 1 and "a fox, a cat" in html
     with Image.open(io.BytesIO(base64.b64decode(html.split("base64,")[1].split('"')[0]))) as shown:
         assert shown.size == out.grid().size
+
+
+def test_every_value_of_python_shows_itself_in_a_line(folder):
+    """As it does at the end of a cell: no weights, no tensors, no addresses."""
+    small = tl.load(str(folder))  # LoRAs stay on it
+    pictures = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    usual = {"train_steps": 1, "steps": 2, "batch_size": 2, "progress": False}
+    fit = tl.condition_fit(pictures, ["dark", "bright"] * 12, "light", kind="cnn", widths=(4, 4), epochs=1, progress=False)
+    trained = tl.condition_train(small, fit.classifier, ["a fox"], **usual)
+    tuned = tl.finetune(small, ["a fox"], "color:red", "draft", **usual)
+    clip = tl.rewards.clip()
+    request = tl.plan(small, tl.identities(["a fox"], seed=0, images=1), tl.presets.bon(particles=2), clip, steps=2)
+    events = list(tl.draw(small, request))
+    values = [
+        small,
+        clip,
+        request,
+        *events,
+        fit,
+        fit.classifier,
+        trained,
+        trained.control,
+        trained.control.at(light="dark"),
+        tuned,
+    ]
+    for value in values:
+        said = repr(value)
+        assert "\n" not in said and "tensor(" not in said and " at 0x" not in said and len(said) < 1500, said
+    assert repr(clip).startswith("Clip(embedder=ClipEmbedder(") and len(repr(clip)) < 100
+    assert repr(tuned).startswith("Tuned(1 step, reward ") and "Control(of " in repr(trained)
+    assert "light: bright, dark" in repr(fit) and "accuracy 0." in repr(fit)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 12])
+@pytest.mark.parametrize("words", [3, 30, 90])
+def test_a_sheets_header_is_told_whole(columns, words, monkeypatch):
+    """In as many lines as it takes, above the pictures."""
+    written = []
+    monkeypatch.setattr(
+        grid.Sheet, "text", lambda sheet, x, y, text, width, size=15, ink=grid.INK: written.append((y, text, size))
+    )
+    below = " ".join(f"number-{i}" for i in range(words))
+    sheet = grid.sheet_of([("a fox", [("0.5", Image.new("RGB", (16, 16)))] * columns)], f"title of {words} words", below)
+    head = [one for one in written if one[0] < sheet.top - 12]
+    assert " ".join(text for _, text, _ in head) == f"title of {words} words {below}"
+    assert all(grid.letters(size).getlength(text) <= sheet.width - 24 for _, text, size in head)
+    assert [y for y, _, _ in head] == sorted({y for y, _, _ in head}) and head[-1][0] + 15 <= sheet.top
 
 
 def test_a_saved_result_is_the_folder_of_the_command(small, command, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,3 +136,52 @@ def test_bins_are_put_together_until_each_has_enough():
 )
 def test_a_temperature_in_words(value, said):
     assert calibrate.of_temperature(value) == said
+
+
+@pytest.mark.parametrize(
+    ("sure", "by_hand"),
+    [
+        ([1.0, 1.0], 0.0),
+        ([0.5], 0.5),
+        ([0.5, 0.5], 0.25),  # both right or both wrong, half of the time: off by .5
+        ([0.5, 1.0], 0.25),  # bins of one: |right - .5| / 2 and 0
+        ([0.8] * 3, (0.512 * 0.2 + 0.384 * 0.4 / 3 + 0.096 * 1.4 / 3 + 0.008 * 0.8)),
+    ],
+)
+def test_the_calibration_error_of_chance_alone(sure, by_hand):
+    assert calibrate.ece_by_chance(torch.tensor(sure), draws=20000) == pytest.approx(by_hand, abs=0.005)
+
+
+def test_the_calibration_error_of_chance_alone_falls_with_the_records():
+    """It is the mean of `ece` itself over labels drawn from the probabilities; a number's falls alike."""
+    generator = torch.Generator().manual_seed(1)
+    p = torch.rand(60, 3, generator=generator, dtype=torch.float64).mul(3).softmax(1)
+    drawn = [calibrate.ece(p, torch.multinomial(p, 1, generator=generator)[:, 0]) for _ in range(300)]
+    assert calibrate.ece_by_chance(p.amax(1)) == pytest.approx(sum(drawn) / len(drawn), abs=0.01)
+    of = [calibrate.gaussian_ece_by_chance(n) for n in (10, 40, 160)]
+    assert of[0] > 1.7 * of[1] > 3 * of[2] > 0
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (7, 10), (10, 10), (33, 60)])
+def test_wilsons_interval_is_scipys(right, count):
+    from scipy.stats import binomtest
+
+    assert calibrate.wilson(right / count, count) == pytest.approx(binomtest(right, count).proportion_ci(method="wilson"))
+
+
+def test_a_record_at_eight_noise_levels_is_one_record(monkeypatch):
+    """The reliability of noisy latents: as wide as that of as many records seen once, and as many are told."""
+    from tilting.conditioning import fit_charts
+    from tilting.conditioning.table import Column
+
+    drawn = []
+    axes = fit_charts.axes
+    monkeypatch.setattr(fit_charts, "axes", lambda: drawn.append(axes()) or drawn[-1])
+    for levels in (1, 8):
+        table = {"confidence": [0.5, None, 0.9], "accuracy": [0.25, None, 0.95], "items": [20 * levels, 0, 20 * levels]}
+        numbers = {"records": {"held_out": 40}, "reliability": {"before": table, "after": table}, "temperature": 1.0}
+        fit_charts._reliability(Column("bright", "classes", ("0", "1")), {**numbers, "ece": {"before": 0.1, "after": 0.1}})
+    once, noisy = drawn
+    whiskers = [[line.get_segments()[0] for line in axis.collections] for axis in drawn]
+    assert len(whiskers[0]) == 2 and np.allclose(whiskers[0], whiskers[1])
+    assert [text.get_text() for text in once.texts] == [text.get_text() for text in noisy.texts] == ["20", "20"]

@@ -21,7 +21,7 @@ from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
 from tilting.features.schema import Schema
-from tilting.models.branches import Outputs
+from tilting.models.guided_network import Outputs
 from tilting.models.labels import Augmented, LabelEmbedding, Term, guided
 from tilting.oracle.control import Chain, lemma, log_classifier
 from tilting.oracle.mixture import ZERO_SNR
@@ -252,14 +252,14 @@ class Little(nn.Module):
     def encode_prompts(self, prompts):
         return torch.zeros(len(prompts), 1, 1)
 
-    def branches(self, prompts, cfg, negative="", **how):
+    def guided_network(self, prompts, cfg, negative="", **how):
         text = self.encode_prompts(prompts)
 
         def free(x, t, rows):
             out = self.network(x, t, text[rows])
             return Outputs(out, torch.zeros_like(out), out)
 
-        free.alone = text
+        free.conditional = text
         return free
 
     def predict(self, output, x, t):

@@ -310,8 +310,15 @@ def test_a_heading_names_a_file_without_its_folders():
 def test_latex_escapes_what_it_reads_otherwise():
     from tilting.reports.tables import as_latex
 
-    text = as_latex(["a_b", "50 %"], [["x & y", 0.123456], ["~{^", None]], "# 1")
-    for part in (r"a\_b & 50 \% ", r"x \& y & $0.1235$", r"\textasciitilde{}\{\textasciicircum{} & --", r"\caption{\# 1}"):
+    text = as_latex(["a_b", "50 %"], [["x & y", 0.123456], ["~{^", None], ["z", -1.5e-7]], "# 1")
+    power = r"z & $-1.5 \times 10^{-7}$"
+    for part in (
+        r"a\_b & 50 \% ",
+        r"x \& y & $0.1235$",
+        r"\textasciitilde{}\{\textasciicircum{} & --",
+        r"\caption{\# 1}",
+        power,
+    ):
         assert part in text
 
 
@@ -327,8 +334,35 @@ def test_the_functions_of_python_are_the_commands(pocket, tmp_path, capsys):
     lines = (tmp_path / "judged" / "table.csv").read_text().splitlines()
     assert lines[0].startswith("run,method,jpeg,") and len(lines) == 3
     assert r"\toprule" in (tmp_path / "judged" / "table.tex").read_text()
-    with pytest.raises(tl.TiltingError, match="did you mean 'codex'"):
-        tl.compare("a fox", "codx", out=tmp_path / "no")
+    assert "base" in repr(made) and repr(made).endswith("compare.html") and made._repr_html_().count("<img") == 1
+    assert repr(found).endswith("report.html") and len(repr(found)) < 2000 and "<pre>" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda out: tl.compare("a fox", "codx", out=out), "did you mean 'codex'"),
+        (lambda out: tl.compare("a fox", ["base", tl.presets.bon()], out=out), "names of its methods: give texts"),
+        (lambda out: tl.compare("a fox", tl.presets.bon(), out=out), "names of its methods: give texts"),
+        (lambda out: tl.compare("a fox", reward=lambda images, prompts: 1, out=out), "such as 'my.py:score'"),
+        (lambda out: tl.evaluate(torch.zeros(1), out=out), r"save one by out.save\(DIR\)"),
+        (lambda out: tl.evaluate([out, 3], out=out), r"save one by out.save\(DIR\)"),
+        (lambda out: tl.evaluate(Path(__file__).parent, out=out), "is not a run: it holds no manifest.json"),
+    ],
+)
+def test_what_the_functions_of_python_cannot_take_is_a_sentence(call, said, tmp_path):
+    with pytest.raises(tl.TiltingError, match=said):
+        call(tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("there", ["images/0.png", "grid.png", "a.txt"])
+def test_a_folder_that_is_no_run_is_said_to_be_none(there, tmp_path, capsys):
+    file = tmp_path / "pictures" / there
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    assert main(["evaluate", str(tmp_path / "pictures"), "--out", str(tmp_path / "judged")]) == 2
+    assert "is not a run: it holds no manifest.json of `tilting generate`" in capsys.readouterr().err
 
 
 def test_columns_of_settings_and_of_a_lora(small, folder, tmp_path, monkeypatch):

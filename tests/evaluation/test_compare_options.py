@@ -140,3 +140,18 @@ def test_what_no_reward_or_judge_knows_is_null():
     assert first["judge"] == {"mean": 1.0, "sem": None}
     assert second["judge"] == {"mean": 4.0, "sem": 1.0}
     assert second["judge_gain"] == {"mean": 2.0, "low": None, "high": None}  # one pair has no interval
+
+
+def test_an_equal_reward_is_half_a_win():
+    """The same pictures under another name win as often as they lose."""
+
+    def run(*rewards: float) -> dict:
+        images = [
+            {"file": f"images/{i:05d}.png", "prompt": f"p{i}", "index": 0, "reward": reward, "judge": None}
+            for i, reward in enumerate(rewards)
+        ]
+        costs = {"evaluations": 8, "decodes": 2, "reward_calls": 2, "seconds": 1.0}
+        return {"images": images, "config": {"particles": None}, "summary": costs}
+
+    rows = measure({"base": run(1, 2, 3, 4), "same": run(1, 2, 3, 4), "better": run(2, 3, 3, 1)})["methods"]
+    assert [row["wins"] for row in rows] == [None, 0.5, 0.625]

@@ -122,6 +122,8 @@ def test_diversity_of_blocks_of_pictures():
     assert AT_ONCE == 16 and lpips.blocks == [(16, 16), (16, 2), (2, 2)]
     assert mean_distance(images[:2], lpips.table) == pytest.approx(1.0)
     assert lpips_input(lpips, images[:2], images[2:4]).tolist() == [-2.0, -2.0]  # type: ignore[arg-type]
+    other = torch.cat([images[2:3], torch.full_like(images[:1], torch.nan)])  # of a prompt without an input
+    assert lpips_input(lpips, images[:2], other).nan_to_num(9).tolist() == [-2.0, 9.0]  # type: ignore[arg-type]
 
 
 # Of runs

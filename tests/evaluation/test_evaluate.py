@@ -21,9 +21,13 @@ from support.outside import installed
 from tilting.cli import main
 from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
-from tilting.evaluation.read_runs import setup
+from tilting.evaluation.read_runs import Run, setup
+from tilting.evaluation.report import render
+from tilting.evaluation.run import describe
 from tilting.metrics import METRICS
+from tilting.reports.charts import Bar, bars, curve, number, ticks
 from tilting.rewards.spec import parse_specs, split_weight
+from tilting.runs.files import keys_of
 from tilting.runs.owner import EVALUATION, kind_of
 
 PROMPTS = ("a fox", "an owl, noto style", "a castle on a blue background", "a banana, twemoji style")
@@ -229,8 +233,6 @@ def test_too_few_prompts_give_no_verdict(runs, tmp_path, capsys):
 
 
 def test_numbers_and_ticks_of_charts():
-    from tilting.reports.charts import Bar, bars, number, ticks
-
     assert [number(v) for v in (None, 0.12345, -12.345, 220.86, 12345.6, 2e-4)] == [
         "–",
         "0.123",
@@ -247,6 +249,8 @@ def test_numbers_and_ticks_of_charts():
     widths = [float(end) - float(begin) for begin, end in ends]
     assert len(widths) == 2 and widths[1] == pytest.approx(2 * widths[0], abs=0.2)  # bars start at 0
     assert "&lt;c&gt;" in svg and "floor 1.000" in svg and svg.count('class="whisker"') == 3
+    small = curve("t", [(x, Bar("a", "c0", 1.0)) for x in (0.00015, 0.00025)], "x")
+    assert ">0.00015<" in small and ">0.00025<" in small  # words keep their digits
 
 
 class Page(HTMLParser):
@@ -299,10 +303,24 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
     assert f"floor {metrics['floor']['cmmd']['pooled']:.3f}" in parsed.text
     assert "FID of fewer than 50 pictures a side says nothing" in parsed.text and "too few" in parsed.text
     assert f"{row(metrics, 'bon')['fid']['pooled']:#.4g}" not in parsed.text
+    assert parsed.text.count("too few") >= 3 * (4 + 1) + 1  # FID of each prompt too
     assert "CMMD, mean of prompts" in parsed.text and "KL to base" not in page.partition("<dl")[0]
     assert kinds.count("svg") >= 10 and "prefers-color-scheme: dark" in page
     whiskers = [a for tag, a in parsed.tags if tag == "path" and a.get("class") == "whisker"]
     assert len(whiskers) >= 3 * 4 * 4  # of the rewards, judge and T-CLIP of every run
+
+
+def test_a_floor_of_halves_that_are_too_few_is_no_number(judged, runs):
+    """Runs of 60 pictures are enough for FID, and halves of 30 are not: on the page and on the command line."""
+    metrics = json.loads(json.dumps(judged[0]))
+    for one in metrics["runs"]:
+        one["images"] = 60
+    for images, known in (([60, 60], True), ([30, 30], False)):
+        metrics["floor"]["images"] = images
+        value, line = metrics["floor"]["fid"]["pooled"], next(x for x in describe(metrics).split("\n") if x.startswith("floor"))
+        assert (f"{value:.4g}" in line, "too few" in line) == (known, not known)
+        page = Page(render(metrics, {name: runs / name for name in ("base", "bon", "files", "again")})).text
+        assert (f"floor {number(value)}" in page) == known
 
 
 def test_a_finished_evaluation_given_again_says_so(runs, tmp_path, capsys, monkeypatch):
@@ -384,7 +402,7 @@ def test_without_a_reference_distances_are_null_and_say_how(runs, tmp_path, caps
     assert metrics["reference"] is None and metrics["floor"] is None
     assert all(r["fid"] is None and r["cmmd"] is None for r in metrics["runs"])
     note = metrics["notes"][0]
-    assert note in capsys.readouterr().out
+    assert note in capsys.readouterr().out and Page((out / "report.html").read_text()).text.count(note) == 1
     command = re.search(r"tilting (generate .*?), then give --reference (\S+)\.$", note)
     import shlex
 
@@ -571,12 +589,33 @@ def test_what_runs_differ_in_is_told_whatever_changes_a_base_model(runs, tmp_pat
     """The law of the noise and the size too, and the command for a reference has them."""
     shutil.copytree(runs / "base", tmp_path / "other")
     known = manifest_of(runs / "base")
-    known["config"] |= {"sde": "euler", "height": 96}
+    known["config"] |= {"sde": "euler", "height": 96, "format": "jpeg"}
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(known))
     asked = {"runs": [str(tmp_path / "other")], "out": "o"}
     assert "--sde euler" in (said := setup(EvaluateConfig.resolve(asked)).notes[0]) and "--height 96" in said
     notes = setup(EvaluateConfig.resolve({**asked, "reference": str(runs / "again")})).notes
-    assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height"]
+    assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height", "format"]
+    alone = setup(EvaluateConfig.resolve({"runs": [str(tmp_path / "other"), str(runs / "bon")], "out": "o"})).notes
+    said = "bon and the base run other differ in {}: that is not the method's doing alone."
+    assert alone[1:] == tuple(
+        map(said.format, ("sde", "height", "format"))
+    )  # without a reference, of what a verdict is against
+
+
+@pytest.mark.parametrize(
+    ("specs", "weights"), [(("clip=2", "jpeg"), {"clip": 2, "jpeg": 1}), (("clip", "clip=.5"), {"clip": 1.5})]
+)
+def test_weights_of_a_reward_that_stands_twice_add_up(specs, weights):
+    assert Run("r", Path(), {"config": {"reward": list(specs)}}).weights == weights
+
+
+def test_images_of_several_seeds_are_paired_by_seed_and_index_whatever_their_order():
+    def keys(*drawn):
+        return dict(zip(drawn, keys_of({"prompt": "p", "seed": seed, "index": i} for seed, i in drawn), strict=True))
+
+    first = keys((1, 0), (1, 1), (2, 0), (2, 1))
+    assert first == keys((2, 0), (2, 1), (1, 0), (1, 1)) == keys((1, 0), (2, 0), (1, 1), (2, 1))
+    assert list(first.values()) == [("p", i) for i in range(4)]
 
 
 def test_parts_of_runs(runs):
@@ -600,7 +639,8 @@ def test_parts_of_runs(runs):
 
 def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     """A network that a reward reads is no judge of it; a run does not go on when a file that it stands on is another one."""
-    from tilting.evaluation.rows import networks_of
+    from tilting.evaluation.rows import networks_of, weights_of
+    from tilting.features.packaged import POCKET_CLIP
     from tilting.rewards.classifiers import files_of_classifier
     from tilting.runs.files import digest_of, digests_of
 
@@ -626,8 +666,13 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
         ("likelihood:mlp#bright=0", {"pocket-clip"}),
         ("likelihood:far#bright=0", {"owner/clip"}),
         ("gone.py:f", set()),
+        ("pickscore:mine", {"mine"}),
+        ("geneval", {"openai/clip-vit-large-patch14"}),
+        ("vqascore", {"openai/clip-vit-large-patch14-336"}),
     ):
         assert networks_of({spec: 1.0}) == read, spec
+    same = {weights_of(name) for name in ("pocket-clip", str(POCKET_CLIP), os.path.relpath(POCKET_CLIP) + "/")}
+    assert len(same) == 1 and weights_of("owner/clip") == "owner/clip"  # the same network under another name is no judge
     Path("heads").mkdir()
     Path("heads/head.pth").write_bytes(b"1")
     Path("body").mkdir()

@@ -20,7 +20,7 @@ from tilting.features.lpips import load_lpips
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.picture import read_image
 from tilting.features.vgg import Vgg16, conv_keys
-from tilting.models.told import input_pictures
+from tilting.models.inputs import input_pictures
 
 USUAL = ["--model", "sd15", "--steps", "2", "--reward", "jpeg", "--device", "cpu", "--quiet"]
 INPAINT = ["--image", "picture.png", "--mask", "mask.png"]

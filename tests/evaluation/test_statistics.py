@@ -14,6 +14,7 @@ import pytest
 import scipy.stats
 
 from support.paths import ROOT
+from tilting.metrics.prompts import expected
 from tilting.metrics.statistics import Estimate, Interval, deciding, estimate, holm, interval, jackknife, reach
 from tilting.metrics.verdict import decide, too_few
 
@@ -31,10 +32,24 @@ def test_balanced_prompts_have_the_t_interval_of_their_means():
     assert interval(values, [1.0] * 6, prompts) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
 
 
-def test_unbalanced_prompts_count_by_their_images():
-    """Images 1, 1, 1 of a and 5 of b: mean 2 of images, rests -3 and +3, s² = 2 (9 + 9) / 16."""
-    found = estimate([1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"])
-    assert found.mean == 2.0 and found.errors == ((pytest.approx(1.5), 1),)
+def test_a_prompt_counts_once_however_many_images_it_has():
+    """Images 0, 1, 2 of a and 5 of b: prompt means 1 and 5, whose mean is 3 and standard error 2; as `evaluate` says."""
+    values, prompts = [0.0, 1.0, 2.0, 5.0], ["a", "a", "a", "b"]
+    found = estimate(values, prompts)
+    assert found.mean == 3.0 and found.errors == ((pytest.approx(2.0), 1),)
+    assert found.interval() == expected(values, prompts)
+    doubled = estimate([0.0, 2.0, 5.0, 7.0, 1.0, 4.0], ["a", "a", "b", "c", "b", "c"], [1, 1, 1, 1, 2, 2])
+    assert doubled == estimate([1.0, 5.0, 7.0, 1.0, 4.0], ["a", "b", "c", "b", "c"], [1, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize("images", [(1, 1, 1, 1, 2, 4, 8, 8), (1, 1, 1, 1, 16)])
+def test_the_interval_covers_prompts_of_unlike_numbers_of_images(images):
+    """Clusters by image, with the usual correction, cover .89 and .57."""
+    draw = np.random.default_rng(0)
+    prompts = [k for k, count in enumerate(images) for _ in range(count)]
+    of_prompts, noise = draw.normal(size=(1000, len(images))), draw.normal(size=(1000, len(prompts)))
+    found = [interval(row, prompts=prompts) for row in (of_prompts[:, prompts] + 0.7 * noise).tolist()]
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.93
 
 
 def test_an_interval_that_touches_0_is_on_neither_side_of_it():

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 import tilting as tl
 from support.tiny_pipelines import MAKERS, hunyuan_image, make
 from tilting.models import call as entered
-from tilting.models.loop import alone
+from tilting.models.independent_steps import independent
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import shape_of
+from tilting.models.pipeline_class import pipeline_class
 from tilting.objectives.recompute import recomputed
 from tilting.schedule import transition
 
@@ -123,9 +123,9 @@ def seeded(monkeypatch):
 
 def begun(model, prompts, cfg):
     """The state that the pipeline's own loop begins with."""
-    call = model.call(STEPS, model.told("", cfg, ""))
-    subjects = [model.subject(p) for p in prompts]
-    return entered.Entry(call, subjects, 0, blind=True).run().sample[: len(prompts)]
+    call = model.call(STEPS, model.arguments("", cfg, ""))
+    subjects = [model.condition(p) for p in prompts]
+    return entered.InterceptedCall(call, subjects, 0, skip_networks=True).run().sample[: len(prompts)]
 
 
 def ours(model, prompts, negative, cfg=None, start=None):
@@ -159,7 +159,7 @@ def test_images_are_the_pipelines_own(name, seeded):
         got = ours(model, prompts, negative, start=start)
         assert got.shape == want.shape and (got - want).abs().max() < 1e-5
         assert want.std() > 0.03  # of pictures, not of a constant
-        with decodes(model.door.vae) as paid:
+        with decodes(model.patched.vae) as paid:
             assert model.image_shape == want.shape[1:] and not paid, "a shape is not worth a decode"
         if name == "ddpm":  # which has neither words nor a scale
             return
@@ -187,7 +187,9 @@ def test_prompts_are_called_apart_where_a_call_takes_one_or_mixes_them(name, see
     with torch.no_grad():
         want = torch.cat([theirs(pipe, told, negative, prompts=[p])[0] for p in PROMPTS])
         start = torch.cat([begun(model, [p], model.default_cfg) for p in PROMPTS])
-        assert (model._alone or model._apart) and (ours(model, PROMPTS, negative, start=start) - want).abs().max() < 2e-6
+        assert (model._single_image or model._single_prompt) and (
+            ours(model, PROMPTS, negative, start=start) - want
+        ).abs().max() < 2e-6
         assert (ours(model, PROMPTS[::-1], negative, start=start) - want).abs().max() > 1e-5
 
 
@@ -235,7 +237,11 @@ def test_an_evaluation_is_a_pure_function_with_a_gradient(name):
     with torch.no_grad():
         paid = denoise(x[:1], t, rows[:1])
     hook.remove()
-    if name != "wan22" and not model._alone and name not in ("sd15_img2img", "sd15_img2img_euler", "sdxl_img2img", "refiner"):
+    if (
+        name != "wan22"
+        and not model._single_image
+        and name not in ("sd15_img2img", "sd15_img2img_euler", "sdxl_img2img", "refiner")
+    ):
         assert calls[0] == theirs(pipe, told, negative)[1] / (len(grid) - 1)
     assert (model.pair(cfg, negative) == 1) == (not paid.correction.any()) or name == "hunyuan_image"
 
@@ -303,6 +309,6 @@ def test_a_guiders_momentum_is_off_and_said_so():
     ],
 )
 def test_a_step_is_made_alone_where_a_pass_depends_on_no_other(name, told, says):
-    shape = shape_of(name)
-    values = {**(dict(shape.takes) if shape else {}), **told}
-    assert alone(name, frozenset(key for key, value in values.items() if value is None)) == says
+    shape = pipeline_class(name)
+    values = {**(dict(shape.parameters) if shape else {}), **told}
+    assert independent(name, frozenset(key for key, value in values.items() if value is None)) == says

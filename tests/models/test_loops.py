@@ -15,12 +15,12 @@ from PIL import Image
 
 from support.tiny_pipelines import flow, make, mask, picture, sd, sd15_pag, unet, wan_vace
 from tilting.errors import TiltingError
-from tilting.models.door import Door
-from tilting.models.memo import content
-from tilting.models.passes import carried
+from tilting.models.cache import content_key
+from tilting.models.inputs import picture_of
+from tilting.models.loop_carried import carried
+from tilting.models.patched_pipeline import PatchedPipeline
 from tilting.models.pipeline import Pipeline
 from tilting.models.schedulers import first_order
-from tilting.models.told import picture_of
 from tilting.schedule import transition
 
 LOOP = """
@@ -157,8 +157,8 @@ def test_an_input_that_would_go_unheard_is_refused(name, value, said):
 
 def test_layers_that_a_pipeline_listens_to_are_asked_anew():
     pipe = sd()
-    door, encoder, heard = Door(pipe), pipe.text_encoder, []
-    asked = door.encoder("text_encoder", encoder.forward, encoder)
+    patched, encoder, heard = PatchedPipeline(pipe), pipe.text_encoder, []
+    asked = patched.cached_text_encoder("text_encoder", encoder.forward, encoder)
     words = torch.arange(40).reshape(2, 20) % 9
     want = asked(words)[0]
 
@@ -215,5 +215,5 @@ def test_values_are_told_apart_by_shape_kind_and_palette():
     red, blue = (Image.fromarray(flat, "P") for _ in range(2))
     red.putpalette([255, 0, 0]), blue.putpalette([0, 0, 255])
     values = [flat, flat.reshape(3, 2), flat.astype(np.int8), red, blue, Image.fromarray(flat, "L")]
-    assert len({content(value) for value in values}) == len(values)
-    assert content(flat) == content(flat.copy()) and content(SimpleNamespace(tobytes=lambda: b"a")) is not None
+    assert len({content_key(value) for value in values}) == len(values)
+    assert content_key(flat) == content_key(flat.copy()) and content_key(SimpleNamespace(tobytes=lambda: b"a")) is not None

@@ -272,6 +272,8 @@ REFUSED = [
     (("recipe", "codex-table1", "--out", "a_file"), "a_file"),
     (("recipe", "codex-table1", "--out", "OUT", "--seed", "-1"), "seed"),
     (("recipe", "mixture-bias", "--out", "OUT", "--seed", "1"), "leave --seed out"),
+    (("recipe", "codex-table3", "--out", "OUT", "--small", "--steps", "3"), "row codex: codex's schedule of 5 parts"),
+    (("recipe", "codex-table3", "--out", "OUT", "--small", "--reward", "jpeg"), "mpgd needs a differentiable reward"),
     (("recipe", "codex-table1", "--out", "OUT", "--smal"), "did you mean '--small'"),
 ]
 

@@ -17,7 +17,8 @@ from tilting.features.lpips import load_lpips
 from tilting.features.schema import Schema, read_schema
 from tilting.features.vgg import load_vgg16
 from tilting.models.words import POCKET
-from tilting.rewards import Scales, color, combine, diversity, gram, jpeg, likelihood, rotation, symmetry
+from tilting.rewards import Scales, checked, color, combine, diversity, gram, jpeg, likelihood, rotation, symmetry
+from tilting.rewards.weighted_sum import framed
 
 CLIP = POCKET.parent / "pocket-clip"
 PROMPTS = ["a"] * 4
@@ -154,6 +155,22 @@ def test_diversity_is_the_mean_distance_of_embeddings():
     value = reward(twin, ["a", "a"])
     assert value.abs().max() < 1e-6 and torch.isfinite(torch.autograd.grad(value.sum(), twin)[0]).all()
     assert combine([reward, jpeg()]).batch_dependent and not combine([jpeg()]).batch_dependent
+
+
+@pytest.mark.parametrize("spec", [None, "{}/vgg.pth#{}/lpips.pth"])
+def test_diversity_of_videos_is_frame_by_frame(folder, spec):
+    """A video's own frames are no other images: still ones are as far apart as their pictures, and one alone is at 0."""
+    x, reward = images(h=32, w=32), diversity(spec and spec.replace("{}", str(folder)))
+    moving = torch.stack([x[:2], x[2:]], 1)
+    each = [reward(frames, PROMPTS[:2]) for frames in moving.unbind(1)]
+    torch.testing.assert_close(checked(reward, moving, PROMPTS[:2]), torch.stack(each).mean(0))
+    still = x[:, None].expand(-1, 3, -1, -1, -1)
+    torch.testing.assert_close(checked(combine([reward]), still, PROMPTS), reward(x, PROMPTS))
+    assert checked(reward, moving[:1], PROMPTS[:1]).item() == 0
+    torch.testing.assert_close(checked(combine([reward]), moving, PROMPTS[:2]), torch.stack(each).mean(0))
+    first = framed(reward, "first")
+    assert first is not None
+    torch.testing.assert_close(checked(first, moving, PROMPTS[:2]), each[0])
 
 
 def test_likelihood_of_a_class_is_the_softmax_at_its_temperature(folder):

@@ -71,14 +71,16 @@ def test_generate_and_evaluate_from_a_file(mine, folder, file):
 
 
 def test_evaluate_scores_pictures_with_the_metadata_of_their_run(mine, folder):
-    """A base run that no reward saw is scored as its own prompts ask: else ocr would refuse them."""
+    """A base run that no reward saw is scored as its own prompts ask, and one drawn without metadata as the others do: else
+    ocr would refuse them."""
     (mine / "asked.csv").write_text("prompt,text\na fox,fox\nan owl,owl\n")
     own = ["generate", "--prompts", "asked.csv", "--model", str(folder), "--steps", "2", "--quiet"]
     assert main([*own, "--out", "base"]) == main([*own, "--method", "bon", "--reward", "ocr", "--out", "run"]) == 0
-    assert main(["evaluate", "run", "base", "--out", "judged", "--quiet"]) == 0
+    assert main(["generate", "a fox", "an owl", *own[3:], "--out", "plain"]) == 0
+    assert main(["evaluate", "run", "base", "plain", "--out", "judged", "--quiet"]) == 0
     found = json.loads(next((mine / "judged").glob("*.json")).read_text())
-    assert [run["rewards"]["ocr"]["mean"] for run in found["runs"]] == [0, 0], found["notes"]
-    assert any("The reward ocr of base was computed from the pictures" in note for note in found["notes"])
+    assert [run["rewards"]["ocr"]["mean"] for run in found["runs"]] == [0, 0, 0], found["notes"]
+    assert any("The reward ocr of base, plain was computed from the pictures" in note for note in found["notes"])
 
 
 def test_compare_and_finetune_from_a_file(mine, folder):
@@ -100,5 +102,7 @@ def test_prompts_with_metadata_in_python(mine, small):
 
     out = tl.generate(small, asked, reward=score, method="bon", steps=2)
     assert [row["reward"] for row in out.manifest["images"]] == [3, 7]
+    told = tl.compare(asked, "base", model=small, reward="mine.py:score", steps=2, out=mine / "loaded", progress=False)
+    assert [entry["methods"]["base"]["reward"] for entry in told["images"]] == [3, 7]
     tuned = tl.finetune(small, asked, score, "ddpo", train_steps=1, steps=2, batch_size=2, rank=2)
     assert tuned.history[0]["reward"] in (3, 5, 7)

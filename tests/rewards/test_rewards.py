@@ -140,6 +140,8 @@ def test_combined_is_the_weighted_sum(rewards):
     torch.testing.assert_close(each["jpeg"], b(x, PROMPTS))
     torch.testing.assert_close(both(x, PROMPTS), 2 * a(x, PROMPTS) - 0.25 * b(x, PROMPTS))
     torch.testing.assert_close(both.total(each), both(x, PROMPTS))
+    halves = {"clip": torch.tensor([100.0]).half(), "jpeg": torch.tensor([2.0])}
+    assert combine([(a, 1000.0), (b, 1.0)]).total(halves).tolist() == [100002.0]  # and not infinite
     assert not both.differentiable and combine([a]).differentiable
     for wrong, says in [([], "at least one"), ([a, a], "twice"), ([(a, float("inf"))], "finite")]:
         with pytest.raises(TiltingError, match=says):

@@ -25,7 +25,7 @@ from support.vlms import (
 )
 from tilting.cli import main
 from tilting.errors import RewardError, TiltingError
-from tilting.rewards import vlm
+from tilting.rewards import checked, vlm
 from tilting.rewards.spec import build, parse_spec
 from tilting.runs.files import digests_of
 
@@ -130,6 +130,59 @@ def test_what_is_asked_and_read(rubric):
         torch.testing.assert_close(vlm(f"{url}#tiny")(x, PROMPTS), x.mean((1, 2, 3)) * 0.75, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("7", 7),
+        ("-2.5", -2.5),
+        ("Score: .5", 0.5),
+        ("Final score: **7/10**", 7),
+        ("I'd give it 4 out of 5.", 4),
+        ("8/10", 8),
+        ("The score, on a scale of 1 to 10, is 7.", 7),
+        ("Rating (1-10): 6", 6),
+        ("6 on a scale of 1–10", 6),
+        ("Score (out of 10): 8", 8),
+        ("I would rate this a 3 on a 5-point scale", 3),
+        ("Of 3 objects 2 are there. Rating: 4", 4),
+        ("Score: 3\nfor its 2 foxes", 3),
+        ("score-4", 4),
+        ("somewhere between 6 and 8", None),
+        ("Score: 7-8", None),
+    ],
+)
+def test_the_number_of_an_answer_is_no_end_of_its_scale(answer, number):
+    judge = vlm("http://localhost:1/v1#tiny")
+    if number is None:
+        with pytest.raises(RewardError, match="holds no number"):
+            judge._number(answer, 0)
+    else:
+        assert judge._number(answer, 0) == number
+
+
+@pytest.mark.parametrize(
+    ("answer", "winner"),
+    [
+        ("A", 1),
+        ("b.", 0),
+        ("a", 1),
+        ("[[B]]", 0),
+        ("It is a tie.", 0.5),
+        ("A tie", 0.5),
+        ("Image B is a better match", 0),
+        ("This is a hard one.", None),
+        ("A beats B", None),
+    ],
+)
+def test_an_article_wins_nothing(answer, winner):
+    judge = vlm("http://localhost:1/v1#tiny#pair")
+    if winner is None:
+        with pytest.raises(RewardError, match="neither A, B nor tie"):
+            judge._winner(answer, 0)
+    else:
+        assert judge._winner(answer, 0) == winner
+
+
 def test_pairs_are_compared_within_a_prompt():
     x = torch.stack([torch.full((3, 8, 8), value) for value in (0.2, 0.6, 0.4, 0.6, 0.9)])
     with chatting(by_brightness) as (server, url):
@@ -138,6 +191,8 @@ def test_pairs_are_compared_within_a_prompt():
         assert reward.prefers(x[1:2], x[3:4], ["a"]).tolist() == [0.5]
         got = reward(x, ["a", "a", "a", "a", "b"])
         assert got.tolist() == pytest.approx([0, 2.5 / 3, 1 / 3, 2.5 / 3, 0.5])
+        videos = torch.stack([x[:2], x[1:3]], 1)  # frame by frame: a video's own frames do not meet
+        assert checked(reward, videos, ["a", "a"]).tolist() == [0.5, 0.5]
         assert (
             len(pictures_of(server.requests[-1][2])) == 2 and reward.batch_dependent and not vlm(f"{url}#tiny").batch_dependent
         )
@@ -208,7 +263,7 @@ def test_a_server_that_is_not_there_is_one_sentence(rubric):
 def test_a_server_that_hangs_or_drips_is_given_up_after_the_deadline(rubric):
     with chatting(lambda n, r: (server.released.wait(30), (200, b"{}"))[1]) as (server, url):
         begun = time.monotonic()
-        assert "did not answer within 0.6 s (2 attempts)" in refused(vlm(f"{url}#tiny#{rubric}#deadline=0.6#retries=1"))
+        assert refused(vlm(f"{url}#tiny#{rubric}#deadline=0.6#retries=1")).endswith("did not answer within 0.6 s")
         assert time.monotonic() - begun < 5
     with socket.create_server(("127.0.0.1", 0)) as drip:
 
@@ -227,9 +282,16 @@ def test_a_server_that_hangs_or_drips_is_given_up_after_the_deadline(rubric):
         thread.start()
         begun = time.monotonic()
         url = f"http://127.0.0.1:{drip.getsockname()[1]}/v1"
-        assert "did not answer within 0.5 s (one attempt)" in refused(vlm(f"{url}#tiny#{rubric}#deadline=0.5#retries=0"))
+        assert "did not answer within 0.5 s" in refused(vlm(f"{url}#tiny#{rubric}#deadline=0.5#retries=0"))
         assert time.monotonic() - begun < 3
         thread.join(10)
+
+
+def test_a_slow_answer_within_the_deadline_is_waited_for_and_asked_for_once(rubric):
+    """Whatever the retries: they are for failures, and a server that is slow has more to do with each."""
+    with chatting(lambda n, r: (time.sleep(0.7), by_brightness(n, r))[1]) as (server, url):
+        value = vlm(f"{url}#tiny#{rubric}#deadline=9#retries=19")(images(1), PROMPTS[:1])
+        assert value.shape == (1,) and len(server.requests) == 1
 
 
 def test_what_may_pass_is_tried_again(rubric):

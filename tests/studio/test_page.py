@@ -113,6 +113,9 @@ def test_train_and_stop_and_go_on(driven, workspace):
     driven.page.get_by_label("steps", exact=True).last.fill("3")
     driven.click("mix-go")
     driven.has("mix-status", "4 of 4 pictures drawn")
+    driven.tab("Draw")
+    driven.click("draw-save")  # of what the worker has no longer
+    assert "something else was drawn since" in driven.refused()
 
 
 def made(said: str) -> int:
@@ -173,6 +176,11 @@ def test_runs_are_opened_and_judged(driven, workspace):
     driven.has("runs-jobs", "evaluate")
     until(driven.page, lambda: (workspace / "base-vs-codex-1" / "report.html").is_file(), 400)
     assert driven.outside == []
+
+
+def test_a_page_holds_no_connection(driven):
+    """A browser has six to a server, for all tabs: one that each page held would stop them all with the sixth page."""
+    until(driven.page, lambda: not driven.waiting, told=lambda: str(driven.waiting))
 
 
 @pytest.mark.parametrize("tab", TABS)

@@ -82,11 +82,11 @@ def browser(**how: Any) -> Iterator[Any]:
             made.close()
 
 
-def until(page: Any, found: Callable[[], Any], seconds: float = 240) -> Any:
-    """What is found on a page in time."""
+def until(page: Any, found: Callable[[], Any], seconds: float = 240, told: Callable[[], str] = str) -> Any:
+    """What is found on a page in time; ``told`` says more of a page where it is not."""
     end = time.monotonic() + seconds
     while not (result := found()):
-        assert time.monotonic() < end, page.inner_text("body")[-3000:]
+        assert time.monotonic() < end, f"{told()}\n{page.inner_text('body')[-3000:]}"
         page.wait_for_timeout(100)
     return result
 
@@ -96,16 +96,24 @@ class Driven:
 
     Attributes:
         outside: addresses that the page has asked for elsewhere.
+        waiting: addresses that have not answered to the end.
+        wrong: what the page, or an answer to it, has failed at.
     """
 
     def __init__(self, served: Served, page: Any):
-        self.served, self.page, self.outside = served, page, []
+        self.served, self.page = served, page
+        self.outside, self.waiting, self.wrong = [], [], []
         page.set_default_timeout(240_000)
         page.on("request", self._seen)
+        page.on("requestfinished", lambda request: self.waiting.remove(request.url))
+        page.on("requestfailed", lambda request: self.waiting.remove(request.url))
+        page.on("response", lambda one: self.wrong.append(f"{one.status} of {one.url}") if one.status >= 400 else None)
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
         page.goto(served.address)
-        page.wait_for_selector("#draw-go")
+        until(page, lambda: page.locator("#draw-go").is_visible(), told=lambda: f"waiting: {self.waiting}, wrong: {self.wrong}")
 
     def _seen(self, request: Any) -> None:
+        self.waiting.append(request.url)
         if not request.url.startswith((self.served.address, "data:", "blob:")):
             self.outside.append(request.url)
 

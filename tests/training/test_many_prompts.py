@@ -61,7 +61,7 @@ def predicted(made: Batches, step: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["finetune", "control"])
 def test_prompts_are_encoded_when_they_are_drawn_and_forgotten_within_bounds(counting, kind):
-    made, memo = batches(counting, MANY, kind), counting.model.door.memo
+    made, memo = batches(counting, MANY, kind), counting.model.patched.cache
     assert set(counting.seen) <= counting.ids([""])
     predicted(made, 0)
     drawn = counting.ids({*(w.prompt for w in batch_identities(MANY, 0, 0, 4, 1)), ""})
@@ -77,10 +77,10 @@ def test_a_forgotten_prompt_comes_back_the_same_to_the_last_digit(counting):
     """So a run that is resumed, whose memory is empty, is the same run."""
     made = batches(counting, MANY[:12])
     wanted = [predicted(made, step) for step in range(2)]
-    counting.model.door.memo.most = 1
-    counting.model.door.memo.clear()
+    counting.model.patched.cache.most = 1
+    counting.model.patched.cache.clear()
     assert all(torch.equal(predicted(batches(counting, MANY[:12]), step), wanted[step]) for step in (1, 0))
-    assert len(counting.model.door.memo) == 1
+    assert len(counting.model.patched.cache) == 1
 
 
 def test_a_prompt_counts_as_often_as_it_is_written(counting):

@@ -13,7 +13,7 @@ from tilting.config.about import LEGEND, STEPS, about_method, of_few
 from tilting.declare import Registry
 from tilting.errors import TiltingError, nearest
 from tilting.models import FAMILIES, MODELS
-from tilting.models.shapes import OURS, REQUIRED, enterable, shapes
+from tilting.models.pipeline_class import REQUIRED, RESERVED, pipeline_classes, steerable_class
 from tilting.models.words import load_words
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.about import LEGEND as OBJECTIVE_LEGEND
@@ -224,9 +224,8 @@ def models(
     if name == DIFFUSERS:
         return _pipelines(as_json)
     if name is not None and name.endswith("Pipeline"):
-        takes = {
-            key: "required" if value is REQUIRED else value for key, value in enterable(name).takes.items() if key not in OURS
-        }
+        own = {key: value for key, value in steerable_class(name).parameters.items() if key not in RESERVED}
+        takes = {key: "required" if value is REQUIRED else value for key, value in own.items()}
         takes = {key: "of its own" if value is ... else value for key, value in takes.items()}
         lines = columns([["input", "default"], *([key, shown(value)] for key, value in takes.items())])
         return typer.echo(json.dumps(takes, indent=1) if as_json else "\n".join(lines))
@@ -246,7 +245,7 @@ def models(
 
 def _pipelines(as_json: bool) -> None:
     """Every class of pipelines that the installed diffusers has: whether it can be steered, and why not."""
-    found = {name: {"steered": not shape.why, "why": shape.why or None} for name, shape in shapes().items()}
+    found = {name: {"steered": not cls.unsupported, "why": cls.unsupported or None} for name, cls in pipeline_classes().items()}
     if as_json:
         return typer.echo(json.dumps(found, indent=1))
     cells = [["pipeline", "steered", "why not"]]

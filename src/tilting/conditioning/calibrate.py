@@ -87,6 +87,13 @@ def pooled(diagram: Sequence[tuple[float, float, int]], least: int) -> list[tupl
     ]
 
 
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """The 95 % interval of a share of so many independent trials (Wilson 1927)."""
+    z = 1.959963984540054
+    middle, half = share + z**2 / (2 * count), z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
+
+
 def of_temperature(value: float) -> str:
     """T in words."""
     if abs(value - 1) < 0.05:
@@ -100,6 +107,21 @@ def ece(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
     diagram = reliability(probabilities, labels, bins)
     gap = (diagram.accuracy - diagram.confidence).abs().nan_to_num(0.0)
     return float((gap * diagram.items).sum() / diagram.items.sum())
+
+
+def ece_by_chance(confidence: Tensor, bins: int = BINS, draws: int = 200) -> float:
+    """The mean `ece` of classifiers that are exactly as sure as they are right, of as few records: what one is compared with.
+
+    Args:
+        confidence: (n,) of the likeliest class, in (0, 1].
+        bins: as in `ece`.
+        draws: how often it is drawn which records were right, by a seed of its own.
+    """
+    sure = confidence.detach().cpu().double()
+    right = torch.rand(draws, len(sure), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) < sure
+    bin_of = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    gaps = torch.zeros(draws, bins, dtype=torch.float64).index_add_(1, bin_of, right.double() - sure)
+    return float(gaps.abs().sum(1).mean()) / len(sure)
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
@@ -184,6 +206,12 @@ def gaussian_ece(gaps: Tensor, bins: int = BINS) -> float:
     """The mean distance between levels and shares, in [0, 1]; arguments as in `gaussian_reliability`."""
     diagram = gaussian_reliability(gaps, bins)
     return float((diagram.accuracy - diagram.confidence).abs().mean())
+
+
+def gaussian_ece_by_chance(count: int, bins: int = BINS, draws: int = 200) -> float:
+    """The mean `gaussian_ece` of gaps that are standard normal, of so many records; arguments as of `ece_by_chance`."""
+    normal = torch.randn(draws, count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return sum(gaussian_ece(gaps, bins) for gaps in normal) / draws
 
 
 def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:

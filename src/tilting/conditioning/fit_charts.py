@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tilting.conditioning import calibrate
@@ -25,7 +26,7 @@ def charts(column: Column, fitted: FittedLabel) -> dict[str, bytes]:
 def _reliability(column: Column, metrics: dict[str, Any]) -> bytes:
     """Claimed against true, with 95 % intervals: of classes Wilson's, each point with how many records it is of, bins of few
     put together; of a number the band in which shares lie by chance."""
-    from scipy.stats import binomtest, norm
+    from scipy.stats import norm
 
     axis, n = axes(), metrics["records"]["held_out"]
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
@@ -33,12 +34,13 @@ def _reliability(column: Column, metrics: dict[str, Any]) -> bytes:
         when: [row for row in zip(*table.values(), strict=True) if row[2]] for when, table in metrics["reliability"].items()
     }
     if column.kind == "classes":
-        least = max(FEWEST, -(-sum(row[2] for row in rows["after"]) // PARTS))
+        each = sum(row[2] for row in rows["after"]) / n  # a record is looked at once, or at several noise levels
+        least = math.ceil(each * max(FEWEST, n / PARTS))
         before, after = calibrate.pooled(rows["before"], least), calibrate.pooled(rows["after"], least)
         for confidence, accuracy, items in after:
-            low, high = binomtest(round(accuracy * items), items).proportion_ci(method="wilson")
-            axis.vlines(confidence, low, high, color=BLUE, linewidth=1.2)
-            axis.annotate(str(items), (confidence, accuracy), (6, -12), textcoords="offset points", color=BLUE, size=9)
+            axis.vlines(confidence, *calibrate.wilson(accuracy, items / each), color=BLUE, linewidth=1.2)
+            told = f"{items / each:.0f}"
+            axis.annotate(told, (confidence, accuracy), (6, -12), textcoords="offset points", color=BLUE, size=9)
     else:
         before, after = rows["before"], rows["after"]
         levels = np.linspace(0, 1, 101)
@@ -51,7 +53,8 @@ def _reliability(column: Column, metrics: dict[str, Any]) -> bytes:
         axis.plot(x, y, "o-", color=colour, linewidth=1.2, markersize=5, alpha=0.5 if when == "before" else 1, label=label)
     is_classes = column.kind == "classes"
     axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    axis.set_title(f"{column.name}, {n} held out\n{calibrate.of_temperature(metrics['temperature'])}", size=10)
+    chance = f"; ECE by chance alone {metrics['ece']['chance']:.3f}" if "chance" in metrics["ece"] else ""
+    axis.set_title(f"{column.name}, {n} held out{chance}\n{calibrate.of_temperature(metrics['temperature'])}", size=10)
     axis.set_xlabel("confidence" if is_classes else "level of the predicted distribution")
     axis.set_ylabel("accuracy" if is_classes else "share below it")
     axis.legend(frameon=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ Source = Encoded | Callable[[Any], Inputs]
 """What networks learn from: latents, or what the learnt part of a network is fed with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FittedLabel:
     """What `tilting.condition_fit` returns.
 
@@ -36,8 +36,11 @@ class FittedLabel:
 
     classifier: Any
     metrics: dict[str, Any]
-    outputs: Tensor = field(repr=False)
-    y: Tensor = field(repr=False)
+    outputs: Tensor
+    y: Tensor
+
+    def __repr__(self) -> str:
+        return f"FittedLabel({self.classifier!r}, {scored(self.metrics)})"
 
 
 def fit_label(
@@ -89,6 +92,9 @@ def fit_label(
         made: Any = NoisyClassifier(net, schema, source.model)
     else:
         made = FittedClassifier(net, schema)
+        sure = None if schema.kind == "gaussian" else (outputs / schema.temperature).softmax(-1).amax(1)
+        chance = calibrate.gaussian_ece_by_chance(len(y)) if sure is None else calibrate.ece_by_chance(sure)
+        metrics["ece"]["chance"] = chance  # not of noisy latents, where a record is looked at more than once
     return FittedLabel(made.eval().requires_grad_(False), metrics, outputs, y)
 
 
@@ -170,6 +176,15 @@ def measured(schema: Schema, outputs: Tensor, y: Tensor, column: Column) -> tupl
         rmse = float((y - guesses).square().mean().sqrt())
         numbers |= {"r2": r2 if r2 == r2 else None, "rmse": rmse, "std": schema.std * t**0.5}
     return replace(schema, temperature=t), numbers
+
+
+def scored(numbers: Mapping[str, Any]) -> str:
+    """How well held-out labels are read, for people; ``numbers`` as `measured` has them."""
+    if numbers["kind"] == "classes":
+        alone = f"the commonest class alone {numbers['commonest']:.3f}"
+        return f"accuracy {numbers['accuracy']:.3f} ({alone}), macro F1 {numbers['macro_f1']:.3f}"
+    r2 = "" if numbers["r2"] is None else f"R² {numbers['r2']:.3f}, "  # which held-out numbers that are all alike have not
+    return f"{r2}RMSE {numbers['rmse']:.4g}"
 
 
 def guessed(schema: Schema, outputs: Tensor) -> Tensor:

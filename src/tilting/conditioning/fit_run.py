@@ -23,7 +23,7 @@ from tilting.conditioning import fit_charts
 from tilting.conditioning.calibrate import of_temperature
 from tilting.conditioning.dataset import bar, read_data
 from tilting.conditioning.fit import Epoch, Fit
-from tilting.conditioning.fit_label import FittedLabel, Source, by_likelihood, epoch_told, fit_label, of_rows
+from tilting.conditioning.fit_label import FittedLabel, Source, by_likelihood, epoch_told, fit_label, of_rows, scored
 from tilting.conditioning.networks import Inputs, inputs_of, size_of
 from tilting.conditioning.pictures import Pictures, encode_files
 from tilting.conditioning.table import Column
@@ -213,13 +213,10 @@ def describe(manifest: dict[str, Any]) -> str:
     """A line for each label."""
     lines = []
     for name, row in manifest["summary"].items():
-        if row["kind"] == "classes":
-            parts = [f"accuracy {row['accuracy']:.3f} (the commonest class alone {row['commonest']:.3f})"]
-            parts.append(f"macro F1 {row['macro_f1']:.3f}")
-        else:
-            parts = [] if row["r2"] is None else [f"R² {row['r2']:.3f}"]  # which held-out numbers that are all alike have not
-            parts.append(f"RMSE {row['rmse']:.4g}")
-        parts.append(f"ECE {row['ece']['before']:.3f} -> {row['ece']['after']:.3f} at {of_temperature(row['temperature'])}")
+        parts = [scored(row)]
+        ece = row["ece"]
+        chance = f", {ece['chance']:.3f} by chance alone" if "chance" in ece else ""  # which fits of before did not say
+        parts.append(f"ECE {ece['before']:.3f} -> {ece['after']:.3f}{chance}, at {of_temperature(row['temperature'])}")
         parts.append(f"epoch {row['best_epoch']} of {row['epochs']}")
         noisy = " at eight noise levels each" if "by_noise" in row else ""
         lines.append(f"{name}: {', '.join(parts)}, on {row['records']['held_out']} held out{noisy}")

@@ -85,6 +85,9 @@ class NoisyClassifier(nn.Module):
         super().__init__()
         self.net, self.schema, self.model = net, schema, dict(model or {})
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.schema.told})"
+
     def log_prob(self, x: Tensor, t: Time, y: Tensor) -> Tensor:
         """log p(y | x_t, t), (b,), of latents (b, ...); y as `tilting.features.fitted.log_prob` has it."""
         ones = torch.ones(len(x), device=x.device)

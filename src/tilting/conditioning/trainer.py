@@ -42,7 +42,7 @@ from tilting.training.bar import watched
 from tilting.training.batches import in_parts
 from tilting.training.loop import Group, Info
 from tilting.training.processes import Engine
-from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, sharded, state_of
+from tilting.training.trainer import NAME, Trainer, attach, optimiser_of, sharded, state_of, told
 from tilting.types import TiltingError
 
 EMBEDDING, GAMMA = "embedding.", "gamma"
@@ -257,7 +257,7 @@ def make_control_trainer(
     return control_trainer_of(config, model, known, engine)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedControl:
     """What `condition_train` returns.
 
@@ -270,6 +270,9 @@ class TrainedControl:
     control: Control
     history: list[dict[str, Any]]
     ema: Control | None = None
+
+    def __repr__(self) -> str:
+        return f"TrainedControl({told(self.history, 'log_prob', 'kl')}; {self.control!r})"
 
 
 @keywords(TrainConfig, *IN_PYTHON)

@@ -16,10 +16,10 @@ from tilting.declare import Metavar, Option
 from tilting.errors import TiltingError
 from tilting.features.schema import noisy_model, read_schema
 from tilting.models.control_spec import FREE
+from tilting.models.inputs import resolve_inputs
 from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL
-from tilting.models.told import asked
 from tilting.models.words import load_words, write_prompt
 from tilting.rewards.classifiers import files_of_classifier
 from tilting.runs.files import named_digest
@@ -155,7 +155,7 @@ class TrainConfig(TrainingConfig):
         if not free and "prompts" not in given:
             usual_prompts(model)
         check_pipeline(model, "controls")
-        asked(cls, given, model)
+        resolve_inputs(cls, given, model)
         given["classifier"] = _classifiers(given.get("classifier", ()), free)
         config = cls(**cls.completed(given, model, defaults(model)[1]))
         config.check("truncation" in given, processes())

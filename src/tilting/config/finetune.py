@@ -18,10 +18,10 @@ from tilting.config.pairs import read_pairs
 from tilting.config.training import TrainingConfig, check_batch, once
 from tilting.declare import Check, Metavar, Option
 from tilting.errors import TiltingError
+from tilting.models.inputs import resolve_inputs
 from tilting.models.lora_file import PAPER_TARGETS
 from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL, Switches, check_switches
-from tilting.models.told import asked
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import BaseObjective
 from tilting.rewards.spec import REWARDS, Spec, check_rewards, parse_spec, parse_specs, split_weight
@@ -164,7 +164,7 @@ class FinetuneConfig(Switches, TrainingConfig):
                 given[key] = None
             if given.get("lora_alpha") is not None:
                 raise TiltingError("alpha is that of --init-lora: leave --lora-alpha out")
-        asked(cls, given, given.get("model", cls.model))
+        resolve_inputs(cls, given, given.get("model", cls.model))
         if {"guidance", "negative"} & set(given.get("learn", ())):
             check_pipeline(given.get("model", cls.model), "learned sampler inputs")
         config = cls(**cls.completed(given, objective, *defaults(given.get("model", cls.model))))

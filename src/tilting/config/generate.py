@@ -53,11 +53,11 @@ from tilting.declare import Check, Metavar, Option, declared, plain
 from tilting.errors import TiltingError, nearest
 from tilting.method import Method
 from tilting.models.families import kind_of
+from tilting.models.inputs import resolve_inputs, steps_run
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
 from tilting.models.names import check_pipeline, defaults, find_model
+from tilting.models.pipeline_class import check_left, steps_left
 from tilting.models.placement import FULL, Switches, check_switches
-from tilting.models.shapes import check_left, steps_left
-from tilting.models.told import asked, steps_run
 from tilting.presets import METHODS, Preset
 from tilting.rewards.declaration import of_a_batch
 from tilting.rewards.spec import Spec, parse_specs
@@ -190,7 +190,7 @@ class GenerateConfig(Switches, BaseConfig):
         METHODS.find(method)
         paper = _paper(method, given) if given.pop("published", False) else {}
         fields = _preset_fields(method)
-        asked(cls, given, model)
+        resolve_inputs(cls, given, model)
         if any((parse_lora(one).file.parent / INPUTS).is_file() for one in given.get("lora", ())):
             check_pipeline(model, "learned sampler inputs")
         steps, cfg = defaults(model)

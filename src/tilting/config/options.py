@@ -16,10 +16,10 @@ from tilting.config.prompts import check_prompts, metadata_of
 from tilting.declare import Alias, Check, Metavar, Option
 from tilting.errors import TiltingError, nearest
 from tilting.features.video import check_video
+from tilting.models.inputs import FRAMES, parse_inputs
 from tilting.models.lora_file import parse_lora, parse_window
 from tilting.models.names import MODELS, find_model
 from tilting.models.placement import check_device, check_precision
-from tilting.models.told import FRAMES, parse_inputs
 from tilting.rewards.spec import check_rewards
 
 

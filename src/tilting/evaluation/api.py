@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from tilting.config.compare import CompareConfig
 from tilting.config.evaluate import EvaluateConfig
+from tilting.errors import TiltingError
 from tilting.evaluation import compare as comparing
 from tilting.evaluation import run as evaluating
+from tilting.evaluation.compare_page import PAGE, SHEET
 from tilting.generation.run import Parts, load_parts
-from tilting.metrics.judge import PocketJudge
-from tilting.rewards.spec import build
+
+
+class Measured(dict[str, Any]):
+    """What metrics.json holds; it shows itself as the command's table, in a notebook with the pictures.
+
+    Args:
+        numbers: what metrics.json holds.
+        table: of them, for people.
+        page, picture: files of it, where there are.
+    """
+
+    def __init__(self, numbers: Mapping[str, Any], table: str, page: Path, picture: Path | None = None):
+        super().__init__(numbers)
+        self.table, self.page, self.picture = table, page, picture
+
+    def __repr__(self) -> str:
+        return f"{self.table}\npage: {self.page}"
+
+    def _repr_html_(self) -> str:
+        shown = f"<pre>{escape(repr(self))}</pre>"
+        if self.picture is None:
+            return shown
+        uri = base64.b64encode(self.picture.read_bytes()).decode()
+        return f'<img alt="{escape(self.picture.name)}" style="max-width:100%" src="data:image/png;base64,{uri}">{shown}'
 
 
 def compare(
@@ -23,7 +49,7 @@ def compare(
     model: Any = "pocket",
     progress: bool = True,
     **options: Any,
-) -> dict[str, Any]:
+) -> Measured:
     """Draw the same prompts and noise by several methods, side by side on a page, as `tilting compare` does.
 
     Args:
@@ -35,27 +61,27 @@ def compare(
         options: the command's, such as ``reward="clip"``, ``images=2``, ``steps=25``, ``sweep="codex.strength=0.1,0.2"``.
 
     Returns:
-        What metrics.json holds; see `tilting.evaluation.compare.measure`.
+        What metrics.json holds (see `tilting.evaluation.compare.measure`), which shows itself.
 
     Raises:
         TiltingError: before anything is drawn, in one sentence.
     """
     name = model if isinstance(model, str) else model.name
     texts = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+    for what, given, such in (("methods", methods, "codex:strength=0.4"), ("reward", options.get("reward"), "my.py:score")):
+        if not all(isinstance(one, str) for one in (given if isinstance(given, list | tuple) else [given or ""])):
+            raise TiltingError(f"a comparison goes on in its folder by the names of its {what}: give texts, such as {such!r}")
     asked = {"prompts": texts, "methods": methods, "model": name, "out": str(out), **options}
     config = CompareConfig.resolve(asked)
 
     def parts(one: Any) -> Parts:
-        if isinstance(model, str) or one.lora:
-            return load_parts(one)
-        return Parts(model, build(one.specs()) if one.reward else None, PocketJudge().score if name == "pocket" else None)
+        return load_parts(one, None if isinstance(model, str) or one.lora else lambda *_, **__: model)
 
-    return comparing.compare(config, ["tilting.compare"], not progress, parts)
+    found, folder = comparing.compare(config, ["tilting.compare"], not progress, parts), Path(out)
+    return Measured(found, comparing.describe(found), folder / PAGE, folder / SHEET)
 
 
-def evaluate(
-    runs: str | Path | Sequence[str | Path], *, out: str | Path, progress: bool = True, **options: Any
-) -> dict[str, Any]:
+def evaluate(runs: str | Path | Sequence[str | Path], *, out: str | Path, progress: bool = True, **options: Any) -> Measured:
     """Measure what runs gained, and whether they gamed the reward, as `tilting evaluate` does.
 
     Args:
@@ -65,11 +91,14 @@ def evaluate(
         options: the command's, such as ``reference="runs/base-seed1"``.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds, which shows itself.
 
     Raises:
         TiltingError: in one sentence; nothing is written then.
     """
-    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    folders = list(runs) if isinstance(runs, list | tuple) else [runs]
+    if other := [one for one in folders if not isinstance(one, str | Path)]:
+        raise TiltingError(f"runs must be folders, not {other[0]!r}: save one by out.save(DIR), and give DIR")
     config = EvaluateConfig.resolve({"runs": [str(one) for one in folders], "out": str(out), **options})
-    return evaluating.evaluate(config, ["tilting.evaluate"], not progress)
+    found = evaluating.evaluate(config, ["tilting.evaluate"], not progress)
+    return Measured(found, evaluating.describe(found), Path(out) / evaluating.REPORT)

@@ -1,8 +1,8 @@
 """`tilting compare`: methods side by side on the same prompts, rewards and noise, as one page.
 
 Every method's run is a folder of `tilting generate`, DIR/runs/METHOD, of one seed: image (prompt, index) starts from the same
-x_T whatever the method, so differences are paired. Gains are means of r_method - r_reference over images, with a t interval
-over prompts (`tilting.metrics.statistics`).
+x_T whatever the method, so differences are paired. Gains are means of r_method - r_reference within a prompt, then across
+prompts, with a t interval over prompts (`tilting.metrics.statistics`).
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def measure(manifests: Mapping[str, Mapping[str, Any]], places: Mapping[str, str
         reference: the method that gains are against, ``base`` where it is among them, else the first. methods: of each its
         reward and judge {mean, sem}, the standard error over prompts (or null), costs per image and in total, ``gain`` and
         ``judge_gain`` {mean, low, high} of the paired difference to the reference (null for itself), ``verdict`` {word,
-        reason} of both, ``wins``, the share of images whose reward is above the reference's. images: of every (prompt, which
-        of its images) the file, reward and judge by method.
+        reason} of both, ``wins``, the share of images whose reward is above the reference's, equal ones by half. images: of
+        every (prompt, which of its images) the file, reward and judge by method.
     """
     where = places or {method: method for method in manifests}
     reference = "base" if "base" in manifests else next(iter(manifests))
@@ -148,7 +148,7 @@ def measure(manifests: Mapping[str, Mapping[str, Any]], places: Mapping[str, str
         row["verdict"] = None if method == reference else _verdict(ours, theirs)
         pairs = [(a["reward"], b["reward"]) for a, b in zip(ours, theirs, strict=True)]
         known = method != reference and all(None not in pair for pair in pairs)
-        row["wins"] = sum(a > b for a, b in pairs) / n if known else None
+        row["wins"] = sum((a > b) + (a == b) / 2 for a, b in pairs) / n if known else None
         for key in ("evaluations", "decodes", "reward_calls", "seconds"):
             row[key], row[f"{key}_per_image"] = summary[key], summary[key] / n
         rows.append(row)

@@ -11,7 +11,7 @@ from typing import Any
 from tilting.config.about import about_method
 from tilting.config.variants import parse_variant, swept
 from tilting.disk import sweep, write_atomically
-from tilting.models.told import input_pictures
+from tilting.models.inputs import input_pictures
 from tilting.reports.charts import Bar, bars, curve, number, on_paper, scatter
 from tilting.reports.grid import FAINT, Sheet, read, short, spread
 from tilting.reports.pages import colours, fill, inlined

@@ -283,9 +283,11 @@ def recorded_rewards(run: Run, bare: str) -> list[float] | None:
     return [float(value) for value in values] if whole else None
 
 
-def score_images(run: Run, bare: str, together: Processes) -> list[float]:
-    """A reward of every image from its picture file. Raises TiltingError when the reward does not load or fails."""
-    known = run.config.get("prompts", ()), run.config.get("metadata", ())
+def score_images(run: Run, bare: str, together: Processes, steered: Sequence[Run] = ()) -> list[float]:
+    """A reward of every image from its picture file. Metadata of prompts are the run's own, or where it has none, of the first
+    of ``steered`` that has some. Raises TiltingError when the reward does not load or fails."""
+    told = next((one.config for one in (run, *steered) if one.config.get("metadata")), {})
+    known = told.get("prompts", ()), told.get("metadata", ())
     reward = together.agree(lambda: informed(build_one(parse_spec(bare)), *known))
     files, prompts = [run.folder / record["file"] for record in run.records], run.prompts
     frames, place = run.config.get("reward-frames") or "all", device_of("auto")  # where it was climbed, if it is large

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from tilting.config.generate import GenerateConfig
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
 from tilting.features.video import PICTURES
-from tilting.models.told import input_pictures
+from tilting.models.inputs import input_pictures
 from tilting.rewards.spec import split_weight
 from tilting.runs.files import MANIFEST, keys_of, read_manifest, seeds_of, stale
 
@@ -24,7 +24,7 @@ SHOWN_PROMPTS = 12
 CHANGES = ("lora", "control", "classifier")
 """Options by which method base draws from another model than the base model."""
 SETTINGS = """model steps eta sde cfg negative-prompt images image strength height width frames precision
-long-prompts""".split()  # noqa: SIM905
+long-prompts format""".split()  # noqa: SIM905
 """What a run of the base model shares with the runs it is compared with."""
 
 
@@ -71,9 +71,9 @@ class Run:
 
     def setting(self, key: str) -> Any:
         """An option of `SETTINGS`; ``strength`` is a picture's alone, as a control has one of its own. None is the usual one,
-        which older runs do not say."""
+        which older runs do not say, nor a PNG's."""
         value = self.config.get(key) if key != "strength" or self.config.get("image") else None
-        return None if value == GenerateConfig.sde else value
+        return None if value in (GenerateConfig.sde, "png") else value
 
     @property
     def kl(self) -> float | None:
@@ -93,8 +93,11 @@ class Run:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The rewards it was steered by, or scored with, without their weights, and those."""
-        return dict(split_weight(spec) for spec in self.config.get("reward") or [])
+        """The rewards it was steered by, or scored with, without their weights, and those, added up where one stands twice."""
+        weights: dict[str, float] = {}
+        for bare, weight in map(split_weight, self.config.get("reward") or []):
+            weights[bare] = weights.get(bare, 0.0) + weight
+        return weights
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def read_run(path: str, name: str) -> Run:
     folder = Path(path)
     if not folder.is_dir():
         raise TiltingError(f"there is no folder {path!r}")
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
     if manifest is None:
         inside = [str(file.parent) for file in sorted(folder.glob("runs/*/manifest.json"))]  # as `tilting compare` writes them
         near = f"; there is: {', '.join(inside)}" if inside else ""
@@ -212,7 +215,7 @@ def setup(config: EvaluateConfig) -> Setup:
         runs = _alike(folders, names)
         note = f"The {len(pictures)} pictures of {reference} have no prompts: there are no distances to them prompt by prompt."
         bases = {run.name: _base(run, runs, None) for run in runs if run.changed}
-        return Setup(runs, reference, bases, None, (note,), pictures)
+        return Setup(runs, reference, bases, None, (note, *_differences(runs, None, bases)), pictures)
     if config.reference is not None:
         there = os.path.realpath(config.reference)
         same = [i for i, path in enumerate(folders) if os.path.realpath(path) == there]
@@ -225,7 +228,8 @@ def setup(config: EvaluateConfig) -> Setup:
     others = [run for run in runs if run is not reference]
     base = {run.name: _base(run, others, reference) for run in others if run.changed}
     floor = next((run for run in others if not run.changed), None) if reference else None
-    notes = tuple(_differences(runs, reference)) if reference else (no_reference(config, runs),)
+    notes = () if reference else (no_reference(config, runs),)
+    notes += _differences(runs, reference, base)
     return Setup(runs, reference.name if reference else None, base, floor.name if floor else None, notes)
 
 
@@ -263,16 +267,18 @@ def _base(run: Run, others: Sequence[Run], reference: Run | None) -> str | None:
     return next((other.name for other in (*paired, *bases, *([reference] if reference else []))), None)
 
 
-def _differences(runs: Sequence[Run], reference: Run) -> list[str]:
-    """What else than the method tells runs from the reference."""
+def _differences(runs: Sequence[Run], reference: Run | None, bases: Mapping[str, str | None]) -> tuple[str, ...]:
+    """What else than the method tells runs from the reference, or where there is none, from their base."""
+    judged = [(base, [run for run in runs if bases.get(run.name) == base.name]) for base in runs]
     notes = []
-    for key in SETTINGS:
-        odd = [run.name for run in runs if run.setting(key) != reference.setting(key)]
-        if odd:
-            notes.append(
-                f"{', '.join(odd)} and the reference {reference.name} differ in {key}: that is not the method's doing alone."
-            )
-    return notes
+    for one, others in judged if reference is None else [(reference, runs)]:
+        kind = "reference" if one is reference else "base run"
+        for key in SETTINGS:
+            odd = [run.name for run in others if run.setting(key) != one.setting(key)]
+            if odd:
+                differ = f"{', '.join(odd)} and the {kind} {one.name} differ in {key}"
+                notes.append(f"{differ}: that is not the method's doing alone.")
+    return tuple(notes)
 
 
 def no_reference(config: EvaluateConfig, runs: Sequence[Run]) -> str:

@@ -58,6 +58,12 @@ def too_few(metrics: Mapping[str, Any], each: bool = False) -> set[str]:
     return {metric.name for metric in metrics_of("sets") if not says(metric, *counts)}
 
 
+def floors(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The pooled floor of each distance, of halves of whatever size; without those that are of too few pictures."""
+    floor = metrics["floor"]
+    return {m.name: floor[m.name]["pooled"] for m in metrics_of("sets") if floor and says(m, *floor["images"])}
+
+
 def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[str, str]]:
     runs, floor, charts = metrics["runs"], metrics["floor"], []
     few, few_each = too_few(metrics), too_few(metrics, each=True)
@@ -84,8 +90,8 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
         far = [run for run in runs if run[key] and key not in few]
         note = f"to {metrics['reference']}, in {metrics['extractors'].get(key, key)}; {metric.better} is nearer"
         if far:
-            ground = floor[key]["pooled"] if floor else None
-            add(f"{title}, pooled", note, bars(title, rows([{"mean": run[key]["pooled"]} for run in far], far), ground))
+            pooled = rows([{"mean": run[key]["pooled"]} for run in far], far)
+            add(f"{title}, pooled", note, bars(title, pooled, floors(metrics).get(key)))
         if any(run[key]["per_prompt"] for run in far) and key not in few_each:
             ground = floor[key]["per_prompt"]["mean"] if floor and floor[key]["per_prompt"] else None
             drawn = bars(title, rows([run[key]["per_prompt"] for run in far], far), ground)
@@ -170,6 +176,7 @@ def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
         ground=_base(runs),
         few=few,
         few_each=too_few(metrics, each=True),
+        floors=floors(metrics),
         lacking=[metric for metric in metrics_of("sets") if metric.name in few],
         has_kl=any(run["kl"] is not None for run in runs),
         words=legend({*ALWAYS, *met, "KL to base"}),

@@ -32,7 +32,7 @@ from tilting.evaluation.measure import (
     score_images,
 )
 from tilting.evaluation.read_runs import Setup, setup
-from tilting.evaluation.report import render, too_few
+from tilting.evaluation.report import floors, render, too_few
 from tilting.evaluation.rows import brief, per_prompt, row_of
 from tilting.features.video import read_frames
 from tilting.reports.tables import as_csv, as_latex
@@ -93,7 +93,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = (), quiet: bool = Fal
         return metrics
 
 
-FILES = (EVALUATION.file, "report.html", "table.csv", "table.tex")
+REPORT = "report.html"
+FILES = (EVALUATION.file, REPORT, "table.csv", "table.tex")
 
 
 def _tables(metrics: Mapping[str, Any]) -> tuple[str, str]:
@@ -163,8 +164,9 @@ def _complete_rewards(parts: Setup, measured: dict[str, Measured], together: Pro
             notes.append(f"The reward {bare} is missing for {', '.join(lacking)}: its manifest does not record it.")
             continue
         try:
+            steered = [run for run in parts.runs if bare in run.weights]
             for run in parts.runs:
-                measured[run.name].pictured[bare] = score_images(run, bare, together)
+                measured[run.name].pictured[bare] = score_images(run, bare, together, steered)
                 measured[run.name].rewards.setdefault(bare, measured[run.name].pictured[bare])
             names = ", ".join(lacking)
             notes.append(f"The reward {bare} of {names} was computed from the pictures (8 bits): no manifest there records it.")
@@ -224,12 +226,10 @@ def describe(metrics: Mapping[str, Any]) -> str:
     for line in metrics["summary"]:
         means = [line["rewards"].get(key) for key in rewards]
         rows.append([cell(value) for value in (line["run"], *means, *(value_of(line, key) for key in keys))])
-    floor, extractors = metrics["floor"], metrics["extractors"]
+    floor, extractors, ground = metrics["floor"], metrics["extractors"], floors(metrics)
     if floor:
-        pooled = [
-            cell("too few" if name in {metric.name for metric in few} else floor[name]["pooled"]) if name in floor else "-"
-            for name, _ in measures
-        ]
+        few = [metric for metric in brief_metrics("sets") if metric in few or metric.name not in ground]
+        pooled = [cell(ground.get(name, "too few")) if name in floor else "-" for name, _ in measures]
         rows.append(["floor", *["-"] * len(rewards), *pooled, "-", "-"])
     lines = [f"FID in {extractors['fid']}, CMMD in {extractors['cmmd']}" + (f"; floor: {floor['how']}" if floor else "")]
     lines += [f"{metric.title}: fewer than {metric.fewest} pictures a side say nothing" for metric in few]

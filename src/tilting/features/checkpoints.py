@@ -32,6 +32,9 @@ class Frozen(nn.Module):
         """Call at the end of a subclass's ``__init__``."""
         self.requires_grad_(False).eval()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({sum(one.numel() for one in self.parameters()):,} weights)"
+
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, also when a trainer switches the modules around it."""
         return super().train(False)

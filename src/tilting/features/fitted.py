@@ -140,6 +140,9 @@ class FittedClassifier(nn.Module):
         super().__init__()
         self.net, self.schema = net, schema
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.schema.told})"
+
     def forward(self, images: Tensor) -> Tensor:
         """(b, schema.outputs) before any temperature; images (b, 3, h, w) float in [0, 1]."""
         check_images(images)

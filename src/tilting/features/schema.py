@@ -56,6 +56,11 @@ class Schema:
             raise TiltingError(f"the label {self.label!r} needs finite numbers, std and temperature above 0, not {numbers}")
 
     @property
+    def told(self) -> str:
+        """The label and its values, such as "size: small, large", as people are told of it."""
+        return f"{self.label}: {', '.join(self.classes) or f'a number, {self.shift:.4g} ± {self.scale:.4g}'}"
+
+    @property
     def outputs(self) -> int:
         """How many numbers the network gives: one per class, or the mean."""
         return len(self.classes) if self.kind == "classes" else 1
@@ -71,7 +76,8 @@ class Schema:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise TiltingError(f"the label {self.label!r} takes a finite number, not {value!r}")
+            usual = f"it was learnt from numbers around {self.shift:.3g}, of standard deviation {self.scale:.3g}"
+            raise TiltingError(f"the label {self.label!r} takes a finite number, not {value!r}: {usual}")
         return number
 
     def far(self, value: str | float) -> str | None:

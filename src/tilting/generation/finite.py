@@ -178,7 +178,7 @@ def _networks(model: Any, part: str) -> list[Any]:
     if part == VAE:
         names = ["vae"]
     elif part == LOOK:
-        names, model = ["vae"], getattr(model, "look", None)
+        names, model = ["vae"], getattr(model, "look_decoder", None)
     else:
         names = ["backbone"]
     held = [getattr(model, name, None) for name in names]

@@ -14,10 +14,10 @@ from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.generate import Counts, Drawn, Judge, records_of, summarise
 from tilting.generation.pictures import picture_file
-from tilting.models.look import find_look
+from tilting.models.inputs import files_of, resolve_inputs
+from tilting.models.look_decoder import find_look_decoder
 from tilting.models.lora_file import lora_files
 from tilting.models.placement import NEUTRAL
-from tilting.models.told import asked, files_of
 from tilting.presets import METHODS
 from tilting.reports.trace import Trace, write_trace
 from tilting.runs import files
@@ -77,9 +77,9 @@ class Folder(RunFolder[Generated]):
         picture = files.digest(Path(config.image)) if config.image else None
         loras = [files.digest(file) for lora in config.loras() for file in lora_files(lora.file)]
         now = {**config.mapping(), "image-sha256": picture, "lora-sha256": loras, "unused": list(config.unused)}
-        told = [files.digest(file) for file in files_of(*asked(config))]
+        told = [files.digest(file) for file in files_of(*resolve_inputs(config))]
         own = files.digest_of_code(Path(config.method.rpartition(":")[0])) if ".py:" in config.method else None
-        look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
+        look = files.digest(Path(find_look_decoder(config.model, config.look_decoder))) if config.look_decoder else None
         beside = {"input-sha256": told, "method-code": own, "look-decoder-sha256": look}
         return now | {key: value for key, value in beside.items() if value}
 

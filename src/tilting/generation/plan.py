@@ -14,7 +14,7 @@ from tilting.config.settings import check_settings
 from tilting.declare import integer
 from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.method import Method, check
-from tilting.models.shapes import check_left, steps_left
+from tilting.models.pipeline_class import check_left, steps_left
 from tilting.models.text import tell_of_cuts
 from tilting.presets import Preset
 from tilting.rewards.declaration import of_a_batch

@@ -23,10 +23,10 @@ from tilting.generation.trace import Recorder
 from tilting.lazy import torch
 from tilting.models import load
 from tilting.models.attach import attach_all
+from tilting.models.inputs import resolve_inputs
 from tilting.models.lora_file import parse_window
 from tilting.models.lora_targets import check_lora
 from tilting.models.placement import FULL, Switches
-from tilting.models.told import asked
 from tilting.models.words import load_words, read_prompt
 from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
@@ -78,7 +78,7 @@ def load_parts(
     )
     if reward is not None and preset.needs_reward_gradient and not reward.differentiable:
         raise black_box(config.method, reward.name, why_blind(reward))
-    inputs, each = asked(config)
+    inputs, each = resolve_inputs(config)
     how: dict[str, Any] = {
         "each": each,
         "long_prompts": config.long_prompts or "cut",
@@ -128,7 +128,8 @@ def run(
         if missing:
             if together.main:
                 _warn_unknown(config)
-            announce(f"loading {config.model}", quiet)
+            if parts is load_parts:  # who brings parts of their own has said so
+                announce(f"loading {config.model}", quiet)
             _draw_missing(place, missing, together.agree(lambda: parts(config)), quiet, together)
         elif not place.told and together.main:
             place.begin()

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tilting.config.training import bytes_trained
 from tilting.lazy import torch
-from tilting.models.look import find_look
+from tilting.models.inputs import resolve_inputs
+from tilting.models.look_decoder import find_look_decoder
 from tilting.models.lora_targets import target_names
 from tilting.models.placement import FULL, Switches, dtype_of
 from tilting.models.skeleton import skeleton
 from tilting.models.switches import networks, parts_of
-from tilting.models.told import asked
 from tilting.rewards.weighted_sum import as_sum
 
 if TYPE_CHECKING:
@@ -160,13 +160,13 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     """
     switches = Switches.of(config)
     dtype, vae = dtype_of(config.precision or FULL), dtype_of(switches.precision_vae or FULL)
-    look = find_look(config.model, switches.look_decoder) if switches.look_decoder else None
-    told = {name: value for name, value in asked(config)[0].items() if isinstance(value, int | float)}
+    look = find_look_decoder(config.model, switches.look_decoder) if switches.look_decoder else None
+    told = {name: value for name, value in resolve_inputs(config)[0].items() if isinstance(value, int | float)}
     model, _ = skeleton(config.model, dtype, vae, look, told)
     if switches.recompute if recompute is None else recompute:
         model.checkpoint()
     parts = parts_of(model)
-    small = [] if model.look is None else [model.look.vae]
+    small = [] if model.look_decoder is None else [model.look_decoder.vae]
     everything = [*parts.values(), *small]
     t, row = model.schedule.grid(max(4, model.default_steps))[1], torch.zeros(1, dtype=torch.long)
     x = torch.zeros(1, *model.latent_shape)
@@ -181,7 +181,7 @@ def sizes(config: Any, reward: Any = None, recompute: bool | None = None, count:
     steep = {"slope": there["evaluation"], "steep": there["look"], "round": lambda z: seen(denoise(z, t, row).x0, row)}
     with torch.no_grad():
         there["decode"](there["evaluation"](x))  # what is found out once is found out
-    model.door.memo.clear()
+    model.patched.cache.clear()
     units = {"text": measured(lambda z: (model.texts(*request), z)[1], x, weights=everything, count=count)}
     for key, call in there.items():
         units[key] = measured(call, x, weights=everything, count=count) if key != "look" or small else units["decode"]

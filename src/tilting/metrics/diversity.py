@@ -57,9 +57,13 @@ def mean_distance(images: Tensor, table: Callable[[Tensor, Tensor | None], Tenso
     needs=("reference-image", "lpips"),
 )
 def lpips_input(lpips: Lpips, images: Tensor, reference: Tensor) -> Tensor:
-    """LPIPS of images (b, 3, h, w), or of videos (b, frames, 3, h, w), with as many others -> (b,), at least 0."""
+    """LPIPS of images (b, 3, h, w), or of videos (b, frames, 3, h, w), with as many others -> (b,), at least 0; NaN beside one
+    that is NaN, which is none."""
+    there = reference.flatten(1).isfinite().all(1)
+    far = torch.full((len(images),), torch.nan)
     with torch.no_grad():
-        return lpips(images, reference)
+        far[there] = lpips(images[there], reference[there]).cpu() if there.any() else far[there]
+    return far
 
 
 @METRICS.declare(

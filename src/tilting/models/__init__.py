@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.declare import declared
 from tilting.models.attach import attach_all
-from tilting.models.build import load_told
+from tilting.models.build import load_with_inputs
+from tilting.models.components import check_long
 from tilting.models.families import FAMILIES as FAMILIES
 from tilting.models.families import family_of, few_of_built, has_loader, kind_of
 from tilting.models.lora_file import parse_lora
 from tilting.models.names import MODELS as MODELS
 from tilting.models.names import defaults as defaults
 from tilting.models.names import find_model as find_model
-from tilting.models.parts import check_long
 from tilting.models.pipeline import Pipeline as Pipeline
 from tilting.models.placement import ELSEWHERE, SWITCHES, Switches, device_of, dtype_of
 from tilting.models.switches import switched
@@ -79,7 +79,7 @@ def load(
     else:
         source = find_model(name)
         if inputs or each or not has_loader(kind_of(source)):
-            model = load_told(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {})
+            model = load_with_inputs(source, name, *defaults(name), dtype=dtype, inputs=inputs, each=each or {})
         else:
             model = family_of(source).loader.load(source, name, *defaults(name), dtype=dtype)
     if isinstance(model, Pipeline):

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.models.families import CONFIG, kind_of
+from tilting.models.inputs import COMPONENT_INPUTS, check_controlnet, check_inputs, with_call_names
 from tilting.models.loading import OF_NO_USE, load_part, load_pipeline, loading
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import enterable
-from tilting.models.told import LOADED, check_controlnet, check_told, renamed
+from tilting.models.pipeline_class import steerable_class
 
 if TYPE_CHECKING:
     import torch
 
 
-def load_told(
+def load_with_inputs(
     source: str,
     name: str,
     steps: int,
@@ -37,25 +37,25 @@ def load_told(
         each: prompt -> inputs of its own.
 
     Raises:
-        TiltingError: see `check_told`, and for what does not load.
+        TiltingError: see `check_inputs`, and for what does not load.
     """
-    kinds = {check_told(source, {**inputs, **told}) for told in ({}, *each.values()) if told or not each or inputs}
+    kinds = {check_inputs(source, {**inputs, **own}) for own in ({}, *each.values()) if own or not each or inputs}
     if len(kinds) > 1:
         raise TiltingError(f"prompts ask for different pipelines, {' and '.join(sorted(kinds))}: give each the same inputs")
     kind = kinds.pop()
-    shape, parts = enterable(kind), {}
+    cls, parts = steerable_class(kind), {}
     if inputs.get("controlnet") is not None:
         folder = str(inputs["controlnet"])
-        parts["controlnet"] = load_part(folder, check_controlnet(source, shape, folder), dtype)
-    unused = tuple(part for part in OF_NO_USE if part in shape.parts)
+        parts["controlnet"] = load_part(folder, check_controlnet(source, cls, folder), dtype)
+    unused = tuple(part for part in OF_NO_USE if part in cls.components)
     pipe = load_pipeline(source, dtype, unused, kind if kind != kind_of(source) else None, parts)
     if inputs.get("ip_adapter") is not None:
         with loading(str(inputs["ip_adapter"])):
             attach_ip_adapter(pipe, Path(str(inputs["ip_adapter"])))
             pipe.set_ip_adapter_scale(inputs.get("ip_adapter_scale", 1.0))
-    own = {name: value for name, value in inputs.items() if name not in LOADED}
-    mine = {prompt: renamed(shape, one) for prompt, one in each.items()}
-    return Pipeline(pipe, name, steps, cfg, renamed(shape, own), mine)
+    own = {name: value for name, value in inputs.items() if name not in COMPONENT_INPUTS}
+    mine = {prompt: with_call_names(cls, one) for prompt, one in each.items()}
+    return Pipeline(pipe, name, steps, cfg, with_call_names(cls, own), mine)
 
 
 def attach_ip_adapter(pipe: Any, folder: Path) -> None:

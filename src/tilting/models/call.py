@@ -1,12 +1,12 @@
-"""A diffusers pipeline's own ``__call__`` as pure functions of latents: entered for every evaluation, and left at the
+"""A diffusers pipeline's own ``__call__`` as pure functions of latents: run anew for every evaluation, and left at the
 scheduler's step.
 
-    output  = the call up to step i      x enters as what step i - 1 returned (at step 0: as what the call's latents are)
-    picture = the call to its end        x enters as what the last step returned, and the call's own tail decodes it (`tail`)
+    model output = the call up to step i     x is injected as what step i - 1 returned (at step 0: as the prepared latents)
+    image        = the call to its end       x is injected as what the last step returned; the call decodes it (`decoding`)
 
-So text, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. The networks of steps that
-are passed over answer zeros; what encodes prompts and pictures is asked once for each content. This file knows the loop that
-the pipelines of diffusers share (one loop, one ``self.scheduler.step`` in it), and no family of models.
+So prompt encoding, packing, guidance, ControlNets, masks, experts, sizes and decoding are the pipeline's own. In skipped steps
+the networks return zeros; encoders are run once for each content. This file knows the loop that the pipelines of diffusers
+share (one loop, one ``self.scheduler.step`` in it), and no family of models.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models.door import Door
-from tilting.models.entry import Entry, Halt, OtherBranches, Stepped, rows_of
-from tilting.models.loop import alone
-from tilting.models.memo import Memo, content, fresh, tensors
+from tilting.models.cache import LRUCache, content_key, copied, tensors
+from tilting.models.independent_steps import independent
+from tilting.models.intercepted_call import BranchMismatch, InterceptedCall, StepOutput, StepReached, batch_size_of
+from tilting.models.patched_pipeline import PatchedPipeline
+from tilting.models.pipeline_class import source_of
 from tilting.models.schedulers import Noise, first_order
-from tilting.models.shapes import source_of
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
 
@@ -53,20 +53,20 @@ class Point(Time):
 
 
 @dataclass(frozen=True)
-class Mix:
-    """Guidance as a line through two branches: first + scale (second - first).
+class LinearGuidance:
+    """Classifier-free guidance of two branches: first + scale (second - first).
 
     Attributes:
-        scale: of the pair.
-        reverse: whether the network answers with the second branch first.
+        scale: of guidance.
+        reverse: whether the second branch comes first in the batch.
     """
 
     scale: float
     reverse: bool
 
-    def branches(self, seen: Sequence[tuple[str, Any]], m: int) -> tuple[Tensor, ...]:
-        """The first and the second of m images, of one answer of 2 m rows or two of m; none of others."""
-        held = [one for _, out in seen for one in tensors(out)]
+    def branches(self, answers: Sequence[tuple[str, Any]], m: int) -> tuple[Tensor, ...]:
+        """The two branches of m images, from one output of 2 m rows or two of m; none from others."""
+        held = [one for _, out in answers for one in tensors(out)]
         parts = held[0].split(m) if len(held) == 1 else tuple(held)
         if len(parts) != 2 or any(len(part) != m for part in parts):
             return ()
@@ -76,101 +76,108 @@ class Mix:
         """The guided output."""
         return first + self.scale * (second - first)
 
-    def gives(self, branches: tuple[Tensor, ...], output: Tensor) -> bool:
-        """Whether these branches' guided output is that of a call, which may have left some of it out."""
+    def explains(self, branches: tuple[Tensor, ...], output: Tensor) -> bool:
+        """Whether these branches, guided, give the output of a call, which may have left channels out."""
         found = self.guided(*branches)
         return found.shape[0] == len(output) and torch.equal(found[:, : output.shape[1]], output)
 
 
 class Call:
-    """The call of a pipeline at a number of steps, told the same of all images but their prompts.
+    """The call of a pipeline at a number of steps, with inputs that all images share; only their prompts differ.
 
     Args:
-        door: the pipeline.
+        patched: the pipeline.
         steps: of its schedule.
-        told: its other arguments, guidance among them.
-        sample: any prompt, to look at the loop with.
+        inputs: its other arguments, guidance among them.
+        sample: any prompt, to probe the loop with.
 
     Attributes:
         shape: of the state of one image.
         grid: the points of its own schedule, steps + 1 of them or fewer where it begins from a picture.
-        pair: whether its networks are asked more than once for an image.
+        pair: whether its networks are evaluated more than once for an image, as classifier-free guidance does.
         length: of its loop.
-        alone: whether a step is made without those before it.
+        independent: whether a step can be made without those before it.
     """
 
-    def __init__(self, door: Door, steps: int, told: Mapping[str, Any], sample: Any):
-        self.door, self.steps, self.told = door, steps, dict(told)
-        self.noise: Noise = first_order(door.pipe.scheduler)
-        self.begin, self.length, self.dtype, self.direct = 0, -1, None, False
-        self.prepared, self._placed = Memo(2**26), Memo(2**24)
+    def __init__(self, patched: PatchedPipeline, steps: int, inputs: Mapping[str, Any], sample: Any):
+        self.patched, self.steps, self.inputs = patched, steps, dict(inputs)
+        self.noise: Noise = first_order(patched.pipe.scheduler)
+        self.first_step, self.length, self.dtype, self.direct = 0, -1, None, False
+        self.prepared, self._placed = LRUCache(2**26), LRUCache(2**24)
         self._probe = self._probing()
-        entry = Entry(self, [sample], 0, blind=True)
-        halt = self.left(entry)
-        if self.noise.variance_exploding and "self.scheduler.sigmas" in source_of(type(door.pipe).__name__):
-            raise TiltingError(f"a {type(door.pipe).__name__} scales by sigmas of its own: give it a scheduler that keeps none")
-        assert entry.times is not None
-        same = entry.times == torch.as_tensor(halt.t, dtype=entry.times.dtype, device=entry.times.device)
-        self.begin = int(same.nonzero()[0])
-        self.length = len(entry.times) - self.begin
+        intercepted = InterceptedCall(self, [sample], 0, skip_networks=True)
+        halt = self.run_to_step(intercepted)
+        if self.noise.variance_exploding and "self.scheduler.sigmas" in source_of(type(patched.pipe).__name__):
+            raise TiltingError(
+                f"a {type(patched.pipe).__name__} scales by sigmas of its own: give it a scheduler that keeps none"
+            )
+        assert intercepted.times is not None
+        same = intercepted.times == torch.as_tensor(halt.t, dtype=intercepted.times.dtype, device=intercepted.times.device)
+        self.first_step = int(same.nonzero()[0])
+        self.length = len(intercepted.times) - self.first_step
         self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
         self.copies = len(halt.sample)
         if not torch.allclose(halt.sample, halt.sample[:1].expand_as(halt.sample), 0.0, 0.0, equal_nan=True):
-            raise TiltingError(f"the loop of a {type(door.pipe).__name__} holds the frames of a video as images of their own")
-        made = entry.latents
+            raise TiltingError(
+                f"the loop of a {type(patched.pipe).__name__} holds the frames of a video as images of their own"
+            )
+        made = intercepted.latents
         self.direct = (
             made is not None and made.shape == halt.sample.shape and torch.allclose(made, halt.sample, 0.0, 0.0, equal_nan=True)
         )
-        self.from_picture = entry.noised
-        self.pair = asked_twice(entry.seen, len(entry.prompts))
-        times, sigmas = entry.times[self.begin :].tolist(), entry.sigmas
-        points = self.noise.points(times, None if sigmas is None else sigmas[self.begin :].tolist())
+        self.from_picture = intercepted.noises_picture
+        self.pair = evaluated_twice(intercepted.network_outputs, len(intercepted.prompts))
+        times, sigmas = intercepted.times[self.first_step :].tolist(), intercepted.sigmas
+        points = self.noise.points(times, None if sigmas is None else sigmas[self.first_step :].tolist())
         self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
         self._longer: Call | None = None
-        values = {name: one.default for name, one in door.names.items()} | self.arguments([sample])
+        values = {name: one.default for name, one in patched.parameters.items()} | self.arguments([sample])
         none = frozenset(name for name, value in values.items() if value is None)
-        kind = type(door.pipe)
-        self.alone = self.begin == 0 and kind.__module__.startswith("diffusers.") and alone(kind.__name__, none)
-        self._mixes: dict[tuple[int, float], Mix | None] = {}
+        kind = type(patched.pipe)
+        self.independent = (
+            self.first_step == 0 and kind.__module__.startswith("diffusers.") and independent(kind.__name__, none)
+        )
+        self._guidance: dict[tuple[int, float], LinearGuidance | None] = {}
 
     def _probing(self) -> type:
         base, noise = self.noise.kind_of_scheduler, self.noise
 
         class Probe(base):
             order, init_noise_sigma = 1, 1.0
-            entry: Entry
+            intercepted: InterceptedCall
 
             @functools.wraps(base.set_timesteps)
             def set_timesteps(probe, *given: Any, **more: Any) -> None:
-                entry, placed = probe.entry, self._placed
+                intercepted, placed = probe.intercepted, self._placed
 
                 def made() -> dict[str, Any]:
                     base.set_timesteps(probe, *given, **more)
-                    return {name: value for name, value in probe.__dict__.items() if name != "entry"}
+                    return {name: value for name, value in probe.__dict__.items() if name != "intercepted"}
 
-                probe.__dict__.update(placed.get((content(given), content(more)), made))
-                if entry.places is not None:
-                    where = list(entry.places)
+                probe.__dict__.update(placed.get((content_key(given), content_key(more)), made))
+                if intercepted.step_indices is not None:
+                    where = list(intercepted.step_indices)
                     probe.timesteps = picked(probe.timesteps, where)
                     if getattr(probe, "sigmas", None) is not None:
                         probe.sigmas = picked(probe.sigmas, [*where, where[-1] + 1])
-                if entry.time is not None and entry.stop is not None:
-                    place = (entry.call.begin if entry.places is None else 0) + entry.stop
+                if intercepted.time is not None and intercepted.stop is not None:
+                    place = (intercepted.call.first_step if intercepted.step_indices is None else 0) + intercepted.stop
                     probe.timesteps = probe.timesteps.clone()
-                    probe.timesteps[place] = entry.time.t
+                    probe.timesteps[place] = intercepted.time.t
                     if noise.flow:
                         probe.sigmas = probe.sigmas.clone()
-                        probe.sigmas[place] = entry.time.alpha if noise.inverted else entry.time.sigma
-                entry.times, entry.sigmas = probe.timesteps, getattr(probe, "sigmas", None)
+                        probe.sigmas[place] = intercepted.time.alpha if noise.inverted else intercepted.time.sigma
+                intercepted.times, intercepted.sigmas = probe.timesteps, getattr(probe, "sigmas", None)
 
             @staticmethod
             def scale_model_input(sample: Tensor, *_: Any, **__: Any) -> Tensor:
                 return sample
 
             @functools.wraps(base.step)
-            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **more: Any) -> Stepped:
-                apart = more.get("per_token_timesteps") is not None  # by which a step goes the other way, x + |dt| output
-                stepped = probe.entry.step(-output if apart else output, t, sample)
+            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **more: Any) -> StepOutput:
+                # with times for each token a step goes the other way: x + |dt| output
+                reversed_step = more.get("per_token_timesteps") is not None
+                stepped = probe.intercepted.step(-output if reversed_step else output, t, sample)
                 if hasattr(base, f"_init{INDEX}"):  # by which a picture that is blended in after a step is noised
                     if probe.step_index is None:
                         base._init_step_index(probe, t)
@@ -187,59 +194,59 @@ class Call:
             signature = inspect.signature(inner)
 
             @functools.wraps(inner)
-            def told(probe: Any, *given: Any, **more: Any) -> Tensor:
-                probe.entry.noised = probe.entry.noised or not probe.entry.looping
+            def wrapped(probe: Any, *given: Any, **more: Any) -> Tensor:
+                probe.intercepted.noises_picture = probe.intercepted.noises_picture or not probe.intercepted.in_loop
                 asked = signature.bind(probe, *given, **more)  # (sample, noise, t) of diffusion, (sample, t, noise) of flow
                 drawn: Tensor = asked.arguments["noise"]
-                if probe.entry.noiseless:
+                if probe.intercepted.noiseless:
                     asked.arguments["noise"] = torch.zeros_like(drawn)
-                elif probe.entry.looping and probe.entry.noise is not None:
-                    asked.arguments["noise"] = probe.entry.enters(probe.entry.noise, drawn, drawn.dtype)
+                elif probe.intercepted.in_loop and probe.intercepted.noise is not None:
+                    asked.arguments["noise"] = probe.intercepted.repeated(probe.intercepted.noise, drawn, drawn.dtype)
                 if noise.variance_exploding:
                     return noise.mixed(probe, *list(asked.arguments.values())[1:])
                 return inner(*asked.args, **asked.kwargs)
 
-            return told
+            return wrapped
 
         for name in ("add_noise", "scale_noise"):
             if hasattr(base, name):
                 setattr(Probe, name, noised(name))
         return Probe
 
-    def probe(self, entry: Entry) -> Any:
-        """What stands where the scheduler was."""
+    def probe(self, intercepted: InterceptedCall) -> Any:
+        """A scheduler that is put in the place of the pipeline's own."""
         probe: Any = object.__new__(self._probe)
         held = {name: value for name, value in self.noise.held.items() if name != "init_noise_sigma"}
         probe.__dict__.update(held)
-        probe.entry = entry
+        probe.intercepted = intercepted
         return probe
 
     def guider(self, over: dict[str, Any]) -> list[tuple[Any, str, Any]]:
-        """A guider without its memory of the path, which an evaluation has not; its scale one larger where that is asked."""
-        guider, more = getattr(self.door.pipe, "guider", None), over.pop("guider_scale", 0.0)
+        """Patches: a guider without momentum, since an evaluation has no past; its scale larger by ``guider_scale``."""
+        guider, more = getattr(self.patched.pipe, "guider", None), over.pop("guider_scale", 0.0)
         swaps = []
         for name in ("guider", "ocr_guider"):
-            one = getattr(self.door.pipe, name, None)
+            one = getattr(self.patched.pipe, name, None)
             if one is not None:
                 scales = {scale: getattr(one, scale) + more for scale in GUIDERS if hasattr(one, scale)}
-                scales["guidance_scale"] = self.told.get("guider_scale", one.guidance_scale) + more
+                scales["guidance_scale"] = self.inputs.get("guider_scale", one.guidance_scale) + more
                 memory = {"adaptive_projected_guidance_momentum": None} if has_momentum(one) else {}
-                swaps.append((self.door.pipe, name, one.new(**scales, **memory)))
+                swaps.append((self.patched.pipe, name, one.new(**scales, **memory)))
         return swaps if guider is not None else []
 
     def arguments(self, prompts: Sequence[Any]) -> dict[str, Any]:
-        """What the call is told of these images."""
-        names, m = self.door.names, len(prompts)
-        told = {k: fresh(v) for k, v in self.told.items() if k in names}
-        lone = m == 1 and "list of prompts is not" in source_of(type(self.door.pipe).__name__)  # which takes a text alone
-        told |= {k: [v] * m for k, v in told.items() if isinstance(v, str) and TEXTS.fullmatch(k) and not lone}
-        if subject := self.door.subject:
-            told[subject] = m if subject == "batch_size" else prompts[0] if lone else list(prompts)
+        """The arguments of the call for these images."""
+        names, m = self.patched.parameters, len(prompts)
+        inputs = {k: copied(v) for k, v in self.inputs.items() if k in names}
+        lone = m == 1 and "list of prompts is not" in source_of(type(self.patched.pipe).__name__)  # which takes a text alone
+        inputs |= {k: [v] * m for k, v in inputs.items() if isinstance(v, str) and TEXTS.fullmatch(k) and not lone}
+        if condition := self.patched.condition_argument:
+            inputs[condition] = m if condition == "batch_size" else prompts[0] if lone else list(prompts)
         own: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
         if "generator" in names:
             each = [torch.Generator().manual_seed(0) for _ in prompts]
             own["generator"] = each[0] if lone else each
-        return told | {k: v for k, v in own.items() if k in names}
+        return inputs | {k: v for k, v in own.items() if k in names}
 
     @property
     def longer(self) -> Call:
@@ -247,59 +254,60 @@ class Call:
         if self.length > 1:
             return self
         if self._longer is None:
-            self._longer = Call(self.door, self.steps + 1, self.told, self.a_prompt)
+            self._longer = Call(self.patched, self.steps + 1, self.inputs, self.any_prompt)
         return self._longer
 
     @property
-    def a_prompt(self) -> Any:
-        return 0 if self.door.subject == "class_labels" else "a"
+    def any_prompt(self) -> Any:
+        return 0 if self.patched.condition_argument == "class_labels" else "a"
 
-    def halted(
+    def until_step(
         self,
         x: Tensor,
         t: Time,
         prompts: Sequence[Any],
-        replay: Entry | None = None,
-        apart: bool = False,
+        replay: InterceptedCall | None = None,
+        split: bool = False,
         over: Mapping[str, Any] | None = None,
         noise: Tensor | None = None,
-    ) -> tuple[Halt, Entry]:
-        """What the step at a time is given for latents x (m, ...), and the entry, which has what the networks said."""
+    ) -> tuple[StepReached, InterceptedCall]:
+        """What the scheduler's step is given at a time for latents x (m, ...), and the run, which has the networks' outputs."""
         i, time = self.at(t)
-        call, places = self, None
-        if self.alone:
-            places = (i,) if self.direct else (i, i)
-            i = len(places) - 1
+        call, step_indices = self, None
+        if self.independent:
+            step_indices = (i,) if self.direct else (i, i)
+            i = len(step_indices) - 1
         elif i == 0 and not self.direct:
             call, i, time = self.longer, 1, t
-        entry = Entry(call, prompts, i, x, time, replay, places=places, apart=apart, noise=noise)
-        return self.left(entry, **(over or {})), entry
+        intercepted = InterceptedCall(call, prompts, i, x, time, replay, step_indices=step_indices, split=split, noise=noise)
+        return self.run_to_step(intercepted, **(over or {})), intercepted
 
-    def left(self, entry: Entry, **over: Any) -> Halt:
-        """How an entry left the call. Raises TiltingError where it came to the end."""
-        halt = entry.run(**over)
-        if not isinstance(halt, Halt):
-            raise TiltingError(f"the call of a {type(self.door.pipe).__name__} makes no step {entry.stop}")
+    def run_to_step(self, intercepted: InterceptedCall, **over: Any) -> StepReached:
+        """What the scheduler's step was given. Raises TiltingError where the call came to its end."""
+        halt = intercepted.run(**over)
+        if not isinstance(halt, StepReached):
+            raise TiltingError(f"the call of a {type(self.patched.pipe).__name__} makes no step {intercepted.stop}")
         return halt
 
-    def several(self, prompts: Sequence[Any]) -> bool:
+    def takes_batches(self, prompts: Sequence[Any]) -> bool:
         """Whether the loop holds as many states as there are prompts."""
-        halt = self.left(Entry(self, prompts, 0, blind=True))
+        halt = self.run_to_step(InterceptedCall(self, prompts, 0, skip_networks=True))
         copies, odd = divmod(len(halt.sample), len(prompts))
         return not odd and tuple(halt.sample.shape[1:]) == self.shape and copies == self.copies
 
-    def mixes(self, short: str, long: str) -> bool:
-        """Whether what is said of a short prompt depends on a long one beside it: some pad to the longest and read the padding.
-        Asked of the networks only where the prompts' lengths reach them."""
+    def padding_matters(self, short: str, long: str) -> bool:
+        """Whether a short prompt's output depends on a long one in the batch: some pad to the longest and attend to the
+        padding. The networks are run for it only where the prompts' lengths reach them."""
         sizes = []
         for prompt in (short, long):
-            entry = Entry(self, [prompt], 0, blind=True)
-            entry.run()
-            sizes.append(entry.shapes)
+            intercepted = InterceptedCall(self, [prompt], 0, skip_networks=True)
+            intercepted.run()
+            sizes.append(intercepted.network_keys)
         if sizes[0] == sizes[1]:
             return False
         noise = torch.randn(1, *self.shape, generator=torch.Generator().manual_seed(0))
-        x, t = noise.to(next(self.door.inside[next(iter(self.door.inside))].parameters()).device), self.grid[0]
+        network = next(iter(self.patched.loop_modules.values()))
+        x, t = noise.to(next(network.parameters()).device), self.grid[0]
         alone = self.denoise(x, t, [short]).x0
         beside = self.denoise(x.expand(2, *self.shape), t, [short, long]).x0[:1]
         most = 1e-3 if self.dtype == torch.float32 else 0.03
@@ -316,7 +324,7 @@ class Call:
         """eps, x0 and the correction of latents x (m, ...) at a time.
 
         The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
-        The networks' answers are replayed for it, so that it costs no evaluation.
+        The networks' outputs are replayed for it, so that it costs no evaluation.
         """
         out, difference, _, halt = self.outputs(x, t, prompts, noise=noise)
         state = halt.sample[: len(x)]
@@ -330,41 +338,43 @@ class Call:
         return Prediction(eps, x0, correction(self.noise.kind, difference, t))
 
     def outputs(
-        self, x: Tensor, t: Time, prompts: Sequence[Any], apart: bool = False, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Halt]:
-        """(the guided output (m, ...); what a scale larger by 1 adds to it, or None where there is no pair; the branch of the
+        self, x: Tensor, t: Time, prompts: Sequence[Any], split: bool = False, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, StepReached]:
+        """(the guided output (m, ...); what a scale larger by 1 adds to it, or None without guidance; the branch of the
         prompt, where guidance is a line between two; how the step was left), in the precision of x.
 
         Args:
             x, t, prompts: see `denoise`.
-            apart: each branch in a network call of its own.
-            noise: (m, ...), see `Entry`.
+            split: each branch in a network call of its own.
+            noise: (m, ...), see `InterceptedCall`.
         """
-        halt, entry = self.halted(x, t, prompts, apart=apart, noise=noise)
-        seen = entry.seen
+        halt, intercepted = self.until_step(x, t, prompts, split=split, noise=noise)
+        answers = intercepted.network_outputs
         out = self._read(halt.output, x)
-        if not asked_twice(seen, len(x)):
+        if not evaluated_twice(answers, len(x)):
             return out, None, out, halt
-        mix = self._mix(seen, halt.output, len(x), t.t)
-        if mix is not None:
+        guidance = self._guidance_of(answers, halt.output, len(x), t.t)
+        if guidance is not None:
             wide = halt.output.shape[1]  # a call may leave their variance out, or the tokens of a picture
-            first, second = (self._read(one[:, :wide], x) for one in mix.branches(seen, len(x)))
-            return mix.guided(first, second), second - first, second, halt
-        more = {name: value + 1.0 for name, value in self.door.scales(self.told).items()} | {"guider_scale": 1.0}
+            first, second = (self._read(one[:, :wide], x) for one in guidance.branches(answers, len(x)))
+            return guidance.guided(first, second), second - first, second, halt
+        more = {name: value + 1.0 for name, value in self.patched.scales(self.inputs).items()} | {"guider_scale": 1.0}
         try:
-            return out, self._read(self.halted(x, t, prompts, entry, over=more, noise=noise)[0].output, x) - out, None, halt
-        except OtherBranches:  # not those of a scale: of perturbed attention alone, or of layers left out
+            larger = self.until_step(x, t, prompts, intercepted, over=more, noise=noise)[0].output
+            return out, self._read(larger, x) - out, None, halt
+        except BranchMismatch:  # not those of a scale: of perturbed attention alone, or of layers left out
             return out, None, None, halt
 
-    def _mix(self, seen: list[Any], output: Tensor, m: int, t: float) -> Mix | None:
-        """How guidance mixes the answers of m images at a time; None where it is no line, or these do not tell."""
-        if (m, t) in self._mixes:
-            return self._mixes[m, t]
-        mixes = [Mix(scale, reverse) for scale in set(self.door.scales(self.told).values()) for reverse in (False, True)]
-        pairs = [(mix, mix.branches(seen, m)) for mix in mixes]
-        fitting = [mix for mix, branches in pairs if branches and mix.gives(branches, output[:m])]
+    def _guidance_of(self, answers: list[Any], output: Tensor, m: int, t: float) -> LinearGuidance | None:
+        """How guidance combines the network outputs of m images at a time; None where it is not linear, or they do not tell."""
+        if (m, t) in self._guidance:
+            return self._guidance[m, t]
+        scales = set(self.patched.scales(self.inputs).values())
+        candidates = [LinearGuidance(scale, reverse) for scale in scales for reverse in (False, True)]
+        pairs = [(guidance, guidance.branches(answers, m)) for guidance in candidates]
+        fitting = [guidance for guidance, branches in pairs if branches and guidance.explains(branches, output[:m])]
         if len(fitting) < 2:
-            self._mixes[m, t] = next(iter(fitting), None)
+            self._guidance[m, t] = next(iter(fitting), None)
         return fitting[0] if len(fitting) == 1 else None
 
     def _read(self, output: Tensor, x: Tensor) -> Tensor:
@@ -374,19 +384,19 @@ class Call:
         return -out if self.noise.inverted else out
 
 
-def asked_twice(seen: Sequence[tuple[str, Any]], m: int) -> bool:
-    """Whether networks that answered were asked more than once for each of m images: those that denoise, where their names say
-    which they are, for a ControlNet answers with a list of maps."""
+def evaluated_twice(answers: Sequence[tuple[str, Any]], m: int) -> bool:
+    """Whether networks were evaluated more than once for each of m images: those that denoise, where their names say which they
+    are, for a ControlNet returns a list of feature maps."""
     rows: dict[str, int] = {}
-    for name, out in seen:
-        rows[name] = rows.get(name, 0) + rows_of(out)
+    for name, out in answers:
+        rows[name] = rows.get(name, 0) + batch_size_of(out)
     denoising = [count for name, count in rows.items() if name.startswith(("unet", "transformer", "prior"))]
     return max(denoising or rows.values(), default=0) > m
 
 
-def picked(values: Tensor, places: Sequence[int]) -> Tensor:
+def picked(values: Tensor, step_indices: Sequence[int]) -> Tensor:
     """Some of values, by numbers of the host; a list as an index would be sent to the device and waited for."""
-    return torch.stack([values[place] for place in places])
+    return torch.stack([values[place] for place in step_indices])
 
 
 def has_momentum(guider: Any) -> bool:

@@ -44,6 +44,9 @@ class Control:
     def __init__(self, augmented: Augmented, info: ControlInfo, classifiers: Mapping[str, FittedClassifier], adapter: str):
         self.augmented, self.info, self.classifiers, self.adapter = augmented, info, dict(classifiers), adapter
 
+    def __repr__(self) -> str:
+        return f"Control(of {self.augmented.model.name}; {'; '.join(schema.told for schema in self.info.labels)})"
+
     def at(self, /, strength: float = 1.0, **labels: str | float) -> Controlled:
         """The control with labels fixed, as a model to draw with: ``control.at(bright="yes", strength=2)``.
 

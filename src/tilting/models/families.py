@@ -20,7 +20,7 @@ from tilting.declare import Registry
 from tilting.errors import TiltingError, nearest
 from tilting.features.hub import online
 from tilting.foreign import Malformed, parse_json, read_text
-from tilting.models.shapes import enterable
+from tilting.models.pipeline_class import steerable_class
 
 if TYPE_CHECKING:
     import torch
@@ -214,7 +214,7 @@ def usual(source: str, kind: str) -> tuple[int, float]:
     Raises:
         TiltingError: for a pipeline that cannot be steered.
     """
-    takes, index = enterable(kind).takes, read_json(source)
+    takes, index = steerable_class(kind).parameters, read_json(source)
     if index.get("is_distilled") or (
         kind == "FluxPipeline" and not read_json(source, f"transformer/{CONFIG}").get("guidance_embeds", False)
     ):  # which is told no scale: schnell

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from tilting.errors import nearest
-from tilting.models.branches import Outputs, Said
+from tilting.models.guided_network import Conditioning, Outputs
 from tilting.models.pipeline import Pipeline
 from tilting.schedule import Kind, correction
 from tilting.types import Denoise, Prediction, TiltingError, Time, Watch
@@ -161,7 +161,7 @@ class Augmented:
         self.model, self.embedding, self.place, self.base, self.own = model, embedding, place, base, own
         self.off, self.unlabelled = off, unlabelled
 
-    def conditioned(self, x: Tensor, t: Time, context: Said, labels: Mapping[str, Tensor]) -> Tensor:
+    def conditioned(self, x: Tensor, t: Time, context: Conditioning, labels: Mapping[str, Tensor]) -> Tensor:
         """The network's output for (c, y), (m, ...), gradients reaching LoRA and embedding; of a prompt alone, without a
         pair."""
         e = self.embedding(labels).to(x)
@@ -194,7 +194,7 @@ class Term:
     labels: Mapping[str, Tensor]
     strength: float = 1.0
 
-    def added(self, x: Tensor, t: Time, text: Said, rows: Tensor, plain: Tensor) -> Tensor | float:
+    def added(self, x: Tensor, t: Time, text: Conditioning, rows: Tensor, plain: Tensor) -> Tensor | float:
         """What it adds to the network's output; ``plain`` is the pre-trained model's for the same prompts."""
         control, strength = self.augmented, self.strength
         if t.t <= control.off:
@@ -230,7 +230,7 @@ def guided(
     """
     first = terms[0].augmented
     model, kind = first.model, first.model.schedule.kind
-    branches = model.branches(prompts, prompt_strength, negative, apart=True)
+    network = model.guided_network(prompts, prompt_strength, negative, split=True)
     if any(term.augmented.model is not model for term in terms):
         raise TiltingError("controls that are used together must be of one and the same model")
     shared: list[tuple[Tensor, Time, Outputs]] = []
@@ -238,7 +238,7 @@ def guided(
     def free(x: Tensor, t: Time, rows: Tensor) -> Outputs:
         count(len(x))
         with first.base():
-            return branches(x, t, rows)
+            return network(x, t, rows)
 
     def prediction(output: Tensor, difference: Tensor, x: Tensor, t: Time) -> Prediction:
         eps, x0 = model.predict(output, x, t)
@@ -250,11 +250,11 @@ def guided(
         return prediction(found.guided, found.difference, x, t)
 
     def controlled(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-        output, difference, alone = found = free(x, t, rows)
+        output, difference, conditional = found = free(x, t, rows)
         shared[:] = [(x, t, found)]
         added = torch.zeros_like(x)
         for term in terms:
-            added = added + term.added(x, t, branches.alone[rows], rows, alone)
+            added = added + term.added(x, t, network.conditional[rows], rows, conditional)
         steered = prediction(output + added, difference, x, t)
         if watch is not None:
             with torch.no_grad():
@@ -284,6 +284,10 @@ class Controlled:
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
         self.watch: Watch | None = None
+
+    def __repr__(self) -> str:
+        told = (f"{name}={value:g}" for _, labels, _ in self.parts for name, value in labels.items())
+        return f"{type(self).__name__}({self.name!r}, {', '.join(told)})"
 
     @property
     def device(self) -> torch.device:
@@ -318,7 +322,7 @@ def time_embeddings(model: Pipeline) -> list[Any]:
 
 def width_of(model: Any, place: Place) -> int:
     """Numbers of an embedding at a place. Raises TiltingError for a model that cannot have one."""
-    if not hasattr(model, "branches"):
+    if not hasattr(model, "guided_network"):
         raise TiltingError(f"controls are of diffusers' pipelines, which {getattr(model, 'name', model)!r} is not")
     if getattr(model, "from_picture", False):
         raise TiltingError(f"{model.name!r} begins from pictures, and a control is of one that draws from noise")

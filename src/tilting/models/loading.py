@@ -14,7 +14,7 @@ from tilting.features.hub import online
 from tilting.foreign import check_finite
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, INDEX, config_of, in_one_file, kind_of, missing_components, read_json
-from tilting.models.shapes import enterable
+from tilting.models.pipeline_class import steerable_class
 
 OF_NO_USE = ("safety_checker",)
 """Parts that are not loaded wherever a pipeline can be without."""
@@ -83,7 +83,7 @@ def open_file(file: str, config: str, kind: str, parts: dict[str, Any]) -> Any:
     """
     import diffusers
 
-    enterable(kind)
+    steerable_class(kind)
     loader = getattr(diffusers, kind)
     if not hasattr(loader, "from_single_file"):
         raise TiltingError(f"a {kind} is not read from one file: diffusers has no conversion of it")

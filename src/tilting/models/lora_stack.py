@@ -78,9 +78,9 @@ class Windowed:
         with self._at(t):
             return self._model.network(x, t, context)
 
-    def branches(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Any:
-        """See `Pipeline.branches`."""
-        return replace(self._model.branches(prompts, cfg, negative, **how), within=self._at)
+    def guided_network(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Any:
+        """See `Pipeline.guided_network`."""
+        return replace(self._model.guided_network(prompts, cfg, negative, **how), within=self._at)
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
         """See `Pipeline.denoiser`: what is told of a prompt is read where the LoRAs are on, or off."""

@@ -9,7 +9,7 @@ from tilting.errors import TiltingError
 from tilting.features.packaged import POCKET
 from tilting.models.families import INDEX, defaults_of, family_of, has_loader, in_one_file, kind_of
 from tilting.models.one_file import check_one_file
-from tilting.models.shapes import enterable
+from tilting.models.pipeline_class import steerable_class
 
 MODELS = {"pocket": "a small Stable Diffusion of 64x64 drawings, in the package: 444 concepts, 3 styles, 12 backgrounds"}
 DEFAULTS = {"pocket": (50, 4.0)}
@@ -69,4 +69,4 @@ def check_pipeline(name: str, what: str) -> None:
     kind = kind_of(find_model(name))
     if has_loader(kind):
         raise TiltingError(f"{what} are of diffusers' pipelines, which {name!r} is not")
-    enterable(kind)
+    steerable_class(kind)

@@ -5,7 +5,7 @@
     tl.load(pipe, each={"a red car": {"image": picture}})     of the images of a prompt
 
 The grid is the pipeline's own scheduler's (`tilting.models.schedulers.Noise`), the states are its loop's own, of any rank, and
-a step is our one transition. Rows that are told the same are one call; others are calls of their own.
+a step is our one transition. Rows with the same arguments are one call; others are calls of their own.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError, nearest, out_of_memory
 from tilting.lazy import torch
-from tilting.models import tail
-from tilting.models.branches import Branches, Said
+from tilting.models import decoding
+from tilting.models.cache import LRUCache, Unkeyable, content_key
 from tilting.models.call import Call, Point, has_momentum
-from tilting.models.entry import Entry
-from tilting.models.memo import Memo, Unknown, content
-from tilting.models.parts import Parts
-from tilting.models.shapes import check_inputs, check_share, enough_for, share_of, source_of
-from tilting.models.told import pictures_of
+from tilting.models.components import Components
+from tilting.models.guided_network import Conditioning, GuidedNetwork
+from tilting.models.inputs import pictures_of
+from tilting.models.intercepted_call import InterceptedCall
+from tilting.models.pipeline_class import check_arguments, check_share, enough_for, share_of, source_of
 from tilting.schedule import Schedule
 from tilting.types import Denoise, Prediction, Time
 
@@ -55,19 +55,19 @@ class OwnGrid(Schedule):
         return list(self.of(steps))
 
 
-class Pipeline(Parts):
+class Pipeline(Components):
     """A pipeline of diffusers as a model.
 
     Args:
         pipe: the loaded pipeline; it stays as it is, and can be used beside this.
         name: what manifests call it.
         steps, cfg: its own defaults, for unset options; default those of its call. As many steps at least as leave one from a
-            picture at the strength that is told.
+            picture at the given strength.
         inputs: arguments of its call, of every image.
         each: prompt -> arguments of its images.
 
     Raises:
-        TiltingError: for a call that cannot be entered, or does not take these.
+        TiltingError: for a class that cannot be steered, or does not take these.
     """
 
     def __init__(
@@ -81,40 +81,42 @@ class Pipeline(Parts):
     ):
         name = name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
         super().__init__(pipe, name, pictures_of(inputs or {}))
-        self.each = {prompt: pictures_of(told) for prompt, told in (each or {}).items()}
+        self.each = {prompt: pictures_of(arguments) for prompt, arguments in (each or {}).items()}
         self.kind = type(pipe).__name__
-        for told in (self.inputs, *self.each.values()):
-            check_inputs(self.kind, self.door.names, told)
-        self._calls = Memo()
+        for arguments in (self.inputs, *self.each.values()):
+            check_arguments(self.kind, self.patched.parameters, arguments)
+        self._calls = LRUCache()
         self._calls.most = 64 * CALLS
-        usual = self.door.names["num_inference_steps"].default if "num_inference_steps" in self.door.names else 50
-        least = [enough_for(share_of(self.kind, self.inputs | told)) for told in ({}, *self.each.values())]
+        parameters = self.patched.parameters
+        usual = parameters["num_inference_steps"].default if "num_inference_steps" in parameters else 50
+        least = [enough_for(share_of(self.kind, self.inputs | arguments)) for arguments in ({}, *self.each.values())]
         self.default_steps = max(steps or int(usual or 50), *least)
         self.scale = self._scale()
-        self.default_cfg = float(self._told_cfg() if cfg is None else cfg)
+        self.default_cfg = float(self._default_cfg() if cfg is None else cfg)
         if any(has_momentum(getattr(pipe, one, None)) for one in ("guider", "ocr_guider")):
             warnings.warn(
                 f"a guider of {self.kind} remembers its path, as no evaluation does: its momentum is off", stacklevel=3
             )
-        self._alone, self._apart, self._image_shape = False, False, ()
+        self._single_image, self._single_prompt, self._image_shape = False, False, ()
         first = self._first()
         self.latent_shape: tuple[int, ...] = first.shape
         self.schedule: Schedule = OwnGrid(first.noise.kind, first.noise.alpha_bar, first.noise.last, of=self._grid)
-        self._alone, self._apart = self._manners()
+        self._single_image, self._single_prompt = self._batching()
 
     def _first(self) -> Call:
         """The call at its own defaults."""
-        return self.call(self.default_steps, self.told(self.some, self.default_cfg, ""))
+        return self.call(self.default_steps, self.arguments(self.any_prompt, self.default_cfg, ""))
 
-    def _manners(self) -> tuple[bool, bool]:
-        """Whether a call takes one image only, as some do that take a picture; whether other prompts are kept apart from each
-        other, because what one becomes would depend on the length of the others."""
+    def _batching(self) -> tuple[bool, bool]:
+        """(whether a call takes one image only, as some do that take a picture; whether it takes one prompt only, since an
+        embedding would depend on the length of the others)."""
         call = self._first()
         try:
             with torch.no_grad():
-                if not call.several([call.a_prompt] * 2):
+                if not call.takes_batches([call.any_prompt] * 2):
                     return True, False
-                return False, self.door.subject == "prompt" and call.mixes("a", "a long prompt of many words, " * 4)
+                texts = self.patched.condition_argument == "prompt"
+                return False, texts and call.padding_matters("a", "a long prompt of many words, " * 4)
         except TiltingError:
             raise
         except Exception as error:
@@ -123,56 +125,56 @@ class Pipeline(Parts):
             return True, False
 
     def _scale(self) -> str:
-        """The argument that a guidance scale is: of a true pair where the call has one by itself, or was told of one, or the
-        network is told none."""
-        names = self.door.names
-        true, told = names.get("true_cfg_scale"), getattr(getattr(self.backbone, "config", None), "guidance_embeds", None)
-        if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1 or told is False):
+        """The call's argument that --cfg is: ``true_cfg_scale`` where that is on by default, or given, or where the network
+        embeds no guidance scale."""
+        names = self.patched.parameters
+        true, embeds = names.get("true_cfg_scale"), getattr(getattr(self.backbone, "config", None), "guidance_embeds", None)
+        if true is not None and ("true_cfg_scale" in self.inputs or (true.default or 1) > 1 or embeds is False):
             return "true_cfg_scale"
         return "guidance_scale" if "guidance_scale" in names else "guider_scale" if hasattr(self.pipe, "guider") else ""
 
-    def _told_cfg(self) -> float:
+    def _default_cfg(self) -> float:
         if self.scale == "guider_scale":
             return self.pipe.guider.guidance_scale
-        own = self.door.names[self.scale].default if self.scale else 1.0
+        own = self.patched.parameters[self.scale].default if self.scale else 1.0
         value = self.inputs.get(self.scale, own)
         return float(value) if isinstance(value, int | float) and value > 0 else 1.0
 
-    # -- what is told
+    # -- arguments of the call
 
-    def told(self, prompt: str, cfg: float, negative: str) -> dict[str, Any]:
+    def arguments(self, prompt: str, cfg: float, negative: str) -> dict[str, Any]:
         """The arguments of the call for an image of a prompt."""
-        told = self.inputs | self.each.get(prompt, {})
-        names, scale = self.door.names, self._scale_of(negative)
+        arguments = self.inputs | self.each.get(prompt, {})
+        names, scale = self.patched.parameters, self._scale_of(negative)
         if scale:
-            told[scale] = cfg
+            arguments[scale] = cfg
         if "negative_prompt" in names:
-            said = negative or told.get("negative_prompt")
-            if not said and scale == "true_cfg_scale" and cfg != 1:
-                said = " "  # without one there is no pair
-            told |= {"negative_prompt": said} if said else {}
-        return told
+            text = negative or arguments.get("negative_prompt")
+            if not text and scale == "true_cfg_scale" and cfg != 1:
+                text = " "  # without one there is no unconditional branch
+            arguments |= {"negative_prompt": text} if text else {}
+        return arguments
 
     def _scale_of(self, negative: str) -> str:
-        """The argument that a scale is: of a model that is told it, with a negative prompt, that of a true pair."""
-        return "true_cfg_scale" if negative and "true_cfg_scale" in self.door.names else self.scale
+        """The argument that a scale is: with a negative prompt ``true_cfg_scale``, where the call has it."""
+        return "true_cfg_scale" if negative and "true_cfg_scale" in self.patched.parameters else self.scale
 
-    def call(self, steps: int, told: Mapping[str, Any]) -> Call:
-        """The call at a number of steps, told these. Raises TiltingError, naming what it does not take."""
+    def call(self, steps: int, arguments: Mapping[str, Any]) -> Call:
+        """The call at a number of steps, with these arguments. Raises TiltingError, naming what it does not take."""
 
         def key(value: Any) -> Any:
             try:
-                return content(value)
-            except Unknown:
+                return content_key(value)
+            except Unkeyable:
                 return id(value)  # held by `inputs`, so that no other has it
 
-        named = (steps, *sorted((name, key(value)) for name, value in told.items()))
-        sample = 0 if self.door.subject == "class_labels" else "a"
+        named = (steps, *sorted((name, key(value)) for name, value in arguments.items()))
+        sample = 0 if self.patched.condition_argument == "class_labels" else "a"
 
         def made() -> Call:
-            check_share(self.kind, told, steps)
+            check_share(self.kind, arguments, steps)
             try:
-                return Call(self.door, steps, told, sample)
+                return Call(self.patched, steps, arguments, sample)
             except TiltingError:
                 raise
             except Exception as error:  # of many kinds: what the pipeline says of its inputs
@@ -186,11 +188,11 @@ class Pipeline(Parts):
         return self._calls.get(named, made)
 
     def _grid(self, steps: int) -> list[Point]:
-        return self.call(steps, self.told(self.some, self.default_cfg, "")).grid
+        return self.call(steps, self.arguments(self.any_prompt, self.default_cfg, "")).grid
 
-    def subject(self, prompt: str) -> Any:
-        """What the call is told for a prompt: itself, or the class that it names."""
-        if self.door.subject != "class_labels":
+    def condition(self, prompt: str) -> Any:
+        """A prompt, or the class that it names, as the call takes it."""
+        if self.patched.condition_argument != "class_labels":
             return prompt
         labels: Mapping[str, int] = getattr(self.pipe, "labels", None) or {}
         if prompt.strip().isdecimal():
@@ -200,17 +202,21 @@ class Pipeline(Parts):
         raise TiltingError(f"a {self.kind} draws classes by number, not {prompt!r}{nearest(prompt, labels)}")
 
     def by_rows(
-        self, told: Sequence[Mapping[str, Any]], subjects: Sequence[Any], rows: Tensor | Sequence[int], ask: Callable[..., Any]
+        self,
+        arguments: Sequence[Mapping[str, Any]],
+        conditions: Sequence[Any],
+        rows: Tensor | Sequence[int],
+        ask: Callable[..., Any],
     ) -> Any:
-        """What ``ask(told, subjects, places)`` says of groups of rows that are told the same, put back in place."""
+        """``ask(arguments, conditions, places)`` of groups of rows with the same arguments, put back in order."""
         index = rows.tolist() if isinstance(rows, torch.Tensor) else list(rows)
         groups: dict[Any, list[int]] = {}
         for place, r in enumerate(index):
-            same = (id(told[r]), subjects[r] if self._apart else None)
-            groups.setdefault(place if self._alone else same, []).append(place)
+            same = (id(arguments[r]), conditions[r] if self._single_prompt else None)
+            groups.setdefault(place if self._single_image else same, []).append(place)
         if len(groups) == 1:
-            return ask(told[index[0]], [subjects[r] for r in index], slice(None))
-        parts = [ask(told[index[at[0]]], [subjects[index[p]] for p in at], at) for at in groups.values()]
+            return ask(arguments[index[0]], [conditions[r] for r in index], slice(None))
+        parts = [ask(arguments[index[at[0]]], [conditions[index[p]] for p in at], at) for at in groups.values()]
         order = torch.tensor([p for at in groups.values() for p in at], device="cpu").argsort()
 
         def together(*tensors: Tensor) -> Tensor:
@@ -218,15 +224,16 @@ class Pipeline(Parts):
 
         return type(parts[0])(*map(together, *parts)) if isinstance(parts[0], tuple) else together(*parts)
 
-    def _asked(self, prompts: Sequence[str], cfg: float, negative: str) -> tuple[list[dict[str, Any]], list[Any]]:
-        """(what is told of each image, one value for those that are told the same; its prompt or class)."""
-        plain = self.told("", cfg, negative)
-        return [self.told(p, cfg, negative) if p in self.each else plain for p in prompts], [self.subject(p) for p in prompts]
+    def _requests(self, prompts: Sequence[str], cfg: float, negative: str) -> tuple[list[dict[str, Any]], list[Any]]:
+        """(the arguments of each image, one value for those that have the same; its prompt or class)."""
+        plain = self.arguments("", cfg, negative)
+        arguments = [self.arguments(p, cfg, negative) if p in self.each else plain for p in prompts]
+        return arguments, [self.condition(p) for p in prompts]
 
     @property
     def apart(self) -> bool:
         """Whether images of different prompts are evaluated in calls of their own."""
-        return self._alone or self._apart or bool(self.each)
+        return self._single_image or self._single_prompt or bool(self.each)
 
     # -- what a model does
 
@@ -236,56 +243,57 @@ class Pipeline(Parts):
         return re.search(r"scheduler\.(add|scale)_noise\(", source_of(self.kind)) is not None
 
     def denoiser(self, prompts: list[str], cfg: float, negative: str = "", noise: Tensor | None = None) -> Denoise:
-        """The guided denoiser of these prompts; ``rows`` index them. A pair counts as one evaluation.
+        """The guided denoiser of these prompts; ``rows`` index them. Both branches of guidance count as one evaluation.
 
         Args:
             prompts: text of each image, or its class.
-            cfg: the scale as the pipeline's call has it; with a negative prompt that of a true pair, where it has both.
+            cfg: the scale as the pipeline's call has it; with a negative prompt ``true_cfg_scale``, where it has both.
             negative: the text of the unconditional branch.
             noise: (len(prompts), ...) that each image began with, by which a loop that `blends` noises its picture, as a call
                 does that is given ``latents``; else a noise that is the same for all.
         """
-        told, subjects = self._asked(prompts, cfg, negative)
+        arguments, conditions = self._requests(prompts, cfg, negative)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Prediction:
+            def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Prediction:
                 own = None if noise is None else noise[rows.to(noise.device)][places]
-                return self.call(self.steps_at(t), told).denoise(x[places], t, subjects, own)
+                return self.call(self.steps_at(t), arguments).denoise(x[places], t, conditions, own)
 
-            return self.by_rows(told, subjects, rows, ask)
+            return self.by_rows(arguments, conditions, rows, ask)
 
         return denoise
 
-    def branches(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: Any) -> Branches:
-        """The network's outputs for these prompts, before and after guidance; see `Branches`, also for how."""
-        told, subjects = self._asked(prompts, cfg, negative)
-        return Branches(self, Said(tuple(told), tuple(subjects)), self.encode_prompts(prompts, cfg, negative), **how)
+    def guided_network(self, prompts: Sequence[str], cfg: float, negative: str = "", **how: Any) -> GuidedNetwork:
+        """The network's outputs for these prompts, before and after guidance; see `GuidedNetwork`, also for how."""
+        arguments, conditions = self._requests(prompts, cfg, negative)
+        return GuidedNetwork(
+            self, Conditioning(tuple(arguments), tuple(conditions)), self.encode_prompts(prompts, cfg, negative), **how
+        )
 
-    def encode_prompts(self, prompts: Sequence[str], cfg: float = 1.0, negative: str = "") -> Said:
-        """What the call is told for the branch of the prompts alone, of a request with such a pair; a model that is told its
-        scale is told it."""
-        told, subjects = self._asked(prompts, cfg, negative)
-        alone = {id(one): self._alone_of(one, cfg, negative) for one in told}
-        return Said(tuple(alone[id(one)] for one in told), tuple(subjects))
+    def encode_prompts(self, prompts: Sequence[str], cfg: float = 1.0, negative: str = "") -> Conditioning:
+        """What the conditional branch of such a request is computed from; a guidance-distilled model is told its scale."""
+        arguments, conditions = self._requests(prompts, cfg, negative)
+        conditional = {id(one): self._conditional_of(one, cfg, negative) for one in arguments}
+        return Conditioning(tuple(conditional[id(one)] for one in arguments), tuple(conditions))
 
-    def _alone_of(self, told: Mapping[str, Any], cfg: float, negative: str) -> Mapping[str, Any]:
-        """What is told of an image, without its pair."""
-        if not self.call(self.default_steps, told).pair:
-            return told
+    def _conditional_of(self, arguments: Mapping[str, Any], cfg: float, negative: str) -> Mapping[str, Any]:
+        """The arguments of an image without classifier-free guidance."""
+        if not self.call(self.default_steps, arguments).pair:
+            return arguments
         scale = self._scale_of(negative)
         for value in (1.0, 0.0):
-            other = {name: one for name, one in told.items() if name != "negative_prompt"} | {scale: value}
+            other = {name: one for name, one in arguments.items() if name != "negative_prompt"} | {scale: value}
             if not self.call(self.default_steps, other).pair:
                 return other
         raise TiltingError(f"a {self.kind} cannot be asked for its prompt's branch alone")
 
-    def network(self, x: Tensor, t: Time, said: Said) -> Tensor:
-        """The network's output (m, ...), in the terms of the schedule's kind, of what is said of each row."""
+    def network(self, x: Tensor, t: Time, conditioning: Conditioning) -> Tensor:
+        """The network's output (m, ...), in the terms of the schedule's kind, for each row's conditioning."""
 
-        def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-            return self.call(self.steps_at(t), told).outputs(x[places], t, subjects)[0]
+        def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Tensor:
+            return self.call(self.steps_at(t), arguments).outputs(x[places], t, conditions)[0]
 
-        return self.by_rows(said.told, said.subjects, range(len(x)), ask)
+        return self.by_rows(conditioning.arguments, conditioning.conditions, range(len(x)), ask)
 
     def predict(self, output: Tensor, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """(eps, x0) of an output, as `schedule.predict`; x0 as the model's scheduler clips it."""
@@ -298,14 +306,14 @@ class Pipeline(Parts):
         """What the call reads of each prompt: the values of its ``encode_prompt``, by the names that it has for them."""
         found: list[dict[str, Any]] = []
 
-        def look(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        def keep(intercepted: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
             found[-1] |= values
             return values
 
-        with torch.no_grad(), self.door.changing(look):
-            for told, subject in zip(*self._asked(prompts, cfg, negative), strict=True):
+        with torch.no_grad(), self.patched.editing_prompt_embeds(keep):
+            for arguments, condition in zip(*self._requests(prompts, cfg, negative), strict=True):
                 found.append({})
-                Entry(self.call(self.default_steps, told), [subject], 0, blind=True).run()
+                InterceptedCall(self.call(self.default_steps, arguments), [condition], 0, skip_networks=True).run()
         return found
 
     def decoder(self, prompts: Sequence[str]) -> Decode:
@@ -314,42 +322,42 @@ class Pipeline(Parts):
 
     def looker(self, prompts: Sequence[str]) -> Decode | None:
         """The same for estimates, by the look decoder; None where there is none."""
-        return None if self.look is None else self._decoder(prompts, self.look.decode)
+        return None if self.look_decoder is None else self._decoder(prompts, self.look_decoder.decode)
 
     def _decoder(self, prompts: Sequence[str], look: Callable[..., Any] | None) -> Decode:
-        told, subjects = self._asked(prompts, self.default_cfg, "")
+        arguments, conditions = self._requests(prompts, self.default_cfg, "")
 
         def decode(x: Tensor, rows: Tensor) -> Tensor:
-            def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-                return tail.decode(self._tail(told), x[places], subjects, look)
+            def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Tensor:
+                return decoding.decode(self._tail(arguments), x[places], conditions, look)
 
-            return self.by_rows(told, subjects, rows, ask)
+            return self.by_rows(arguments, conditions, rows, ask)
 
         return decode
 
-    def _tail(self, told: Mapping[str, Any]) -> Call:
+    def _tail(self, arguments: Mapping[str, Any]) -> Call:
         """A short call, of which only the end matters."""
-        return self.call(self.default_steps if "strength" in self.door.names else min(2, self.default_steps), told)
+        return self.call(self.default_steps if "strength" in self.patched.parameters else min(2, self.default_steps), arguments)
 
     def before_decoder(self, latents: Tensor) -> Tensor:
         """What the autoencoder is given of clean latents (m, ...)."""
-        call = self._tail(self.told(self.some, self.default_cfg, ""))
+        call = self._tail(self.arguments(self.any_prompt, self.default_cfg, ""))
         with torch.no_grad():
-            return tail.before_decoder(call, latents, [call.a_prompt] * len(latents))
+            return decoding.before_decoder(call, latents, [call.any_prompt] * len(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See `decoder`, of images that are told what all are."""
-        return self.decoder([self.some])(latents, torch.zeros(len(latents), dtype=torch.long, device="cpu"))
+        """See `decoder`, for images with the inputs of all."""
+        return self.decoder([self.any_prompt])(latents, torch.zeros(len(latents), dtype=torch.long, device="cpu"))
 
     @property
-    def some(self) -> str:
+    def any_prompt(self) -> str:
         """A prompt: one with inputs of its own, where there are some."""
-        return next(iter(self.each), "0" if self.door.subject == "class_labels" else "a")
+        return next(iter(self.each), "0" if self.patched.condition_argument == "class_labels" else "a")
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (the posterior's mean, as the loop has it) of pictures in [0, 1]."""
-        call = self._tail(self.told(self.some, self.default_cfg, ""))
-        return tail.encode(call, images.to(self.device), [call.a_prompt] * len(images))
+        call = self._tail(self.arguments(self.any_prompt, self.default_cfg, ""))
+        return decoding.encode(call, images.to(self.device), [call.any_prompt] * len(images))
 
     @property
     def from_picture(self) -> bool:
@@ -360,19 +368,19 @@ class Pipeline(Parts):
         """The clean latents (len(prompts), ...) that images of a pipeline that begins from pictures begin around; else None."""
         if not self.from_picture:
             return None
-        told, subjects = self._asked(prompts, self.default_cfg, "")
+        arguments, conditions = self._requests(prompts, self.default_cfg, "")
 
-        def ask(told: Mapping[str, Any], subjects: Sequence[Any], places: Any) -> Tensor:
-            return tail.clean(self.call(self.default_steps, told), subjects)
+        def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Tensor:
+            return decoding.initial_latents(self.call(self.default_steps, arguments), conditions)
 
-        return self.by_rows(told, subjects, range(len(prompts)), ask)
+        return self.by_rows(arguments, conditions, range(len(prompts)), ask)
 
     def pair(self, cfg: float, negative: str = "") -> float:
-        """The scale of the pair that a request makes; 1 where there is none, and so no correction."""
-        return cfg if self.call(self.default_steps, self.told(self.some, cfg, negative)).pair else 1.0
+        """The guidance scale of a request; 1 where the call makes no second branch, and so no correction."""
+        return cfg if self.call(self.default_steps, self.arguments(self.any_prompt, cfg, negative)).pair else 1.0
 
     def forget(self) -> None:
-        """See `Parts.forget`."""
+        """See `Components.forget`."""
         super().forget()
         self._calls.clear()
 
@@ -380,7 +388,11 @@ class Pipeline(Parts):
     def image_shape(self) -> tuple[int, ...]:
         """(3, h, w), or (frames, 3, h, w) of a video."""
         if not self._image_shape:
-            blank, z, rows = tail.blank(self.door.vae), torch.zeros(1, *self.latent_shape, device=self.device), torch.arange(1)
+            blank, z, rows = (
+                decoding.zeros_decoder(self.patched.vae),
+                torch.zeros(1, *self.latent_shape, device=self.device),
+                torch.arange(1),
+            )
             with torch.no_grad():
-                self._image_shape = tuple(self._decoder([self.some], blank)(z, rows).shape[1:])
+                self._image_shape = tuple(self._decoder([self.any_prompt], blank)(z, rows).shape[1:])
         return self._image_shape

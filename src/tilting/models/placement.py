@@ -20,7 +20,7 @@ from tilting.declare import Check, Metavar, Option, declared
 from tilting.errors import TiltingError, nearest
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, kind_of, read_json
-from tilting.models.look import find_look
+from tilting.models.look_decoder import find_look_decoder
 from tilting.models.names import find_model
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -143,7 +143,7 @@ def check_switches(model: str, given: Switches) -> None:
     if given.precision_vae is not None:
         check_vae(kind_of(source), read_json(source, f"vae/{CONFIG}"), given.precision_vae, model)
     if given.look_decoder is not None:
-        find_look(model, given.look_decoder)
+        find_look_decoder(model, given.look_decoder)
     if given.cache is not None and "unet" in read_json(source):
         raise no_cache("unet", model)
 

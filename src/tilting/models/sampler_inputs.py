@@ -26,7 +26,7 @@ from tilting.disk import make_folder, write_atomically, write_tensors
 from tilting.foreign import read_json, read_tensors
 from tilting.models.lora_file import INPUTS as WEIGHTS
 from tilting.models.pipeline import Pipeline
-from tilting.models.reading import NEGATIVE, PROMPT, negatives
+from tilting.models.prompt_embeds import NEGATIVE, PROMPT, negatives
 from tilting.schedule import correction
 from tilting.types import Denoise, Prediction, TiltingError, Time
 
@@ -133,12 +133,12 @@ class Learned:
         asked = cfg if cfg > 1 else PAIR
         if model.pair(asked, negative) == 1:
             raise TiltingError(f"{model.name!r} makes no pair of this request, which learned sampler inputs are of{NEEDED}")
-        branches, kind = model.branches(prompts, asked, negative, line=True), model.schedule.kind
+        network, kind = model.guided_network(prompts, asked, negative, linear=True), model.schedule.kind
         changes = [] if other is None else [negatives(lambda text, move=other: self.strength * move(text))]
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-            with model.door.changing(*changes):
-                output, difference, _ = branches(x, t, rows)
+            with model.patched.editing_prompt_embeds(*changes):
+                output, difference, _ = network(x, t, rows)
             scale = cfg if guidance is None else cfg + self.strength * (guidance(t.t) - cfg)
             eps, x0 = model.predict(output + (scale - asked) * difference, x, t)
             return Prediction(eps, x0, correction(kind, difference, t))
@@ -148,7 +148,7 @@ class Learned:
 
 def check_learns(model: Any) -> None:
     """Refuse a model that learns no inputs of its sampler. Raises TiltingError."""
-    if not hasattr(model, "branches"):
+    if not hasattr(model, "guided_network"):
         raise TiltingError(
             f"learned sampler inputs are of diffusers' pipelines, which {getattr(model, 'name', model)!r} is not"
         )
@@ -156,7 +156,7 @@ def check_learns(model: Any) -> None:
 
 def text_width(model: Pipeline) -> int:
     """Numbers of an embedding of a text. Raises TiltingError for a model that does not say which of its texts is which."""
-    found = model.texts([model.some], PAIR, " ")[0]
+    found = model.texts([model.any_prompt], PAIR, " ")[0]
     if not all(isinstance(found.get(name), Tensor) for name in (PROMPT, NEGATIVE)):
         raise TiltingError(f"{model.name!r} does not read a negative prompt beside a prompt: there is none to learn")
     return found[PROMPT].shape[-1]

@@ -10,17 +10,17 @@ from tilting.lazy import torch
 from tilting.models.call import Call
 from tilting.models.families import CONFIG, kind_of, missing_components, read_json
 from tilting.models.loading import OF_NO_USE, loading
-from tilting.models.look import look_of
+from tilting.models.look_decoder import as_look_decoder
 from tilting.models.names import defaults, find_model
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import enterable
+from tilting.models.pipeline_class import steerable_class
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
 
-class Untold(dict):
-    """Stands where a call keeps how guidance mixes its branches, which shapes do not tell: guidance is then replayed."""
+class UnknownGuidance(dict):
+    """In the place of what a call knows of its guidance, which shapes do not tell: guidance is then replayed."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -29,13 +29,13 @@ class Untold(dict):
         return None
 
 
-class Shapes(Pipeline):
-    """A pipeline whose networks answer with shapes alone."""
+class ShapeOnlyPipeline(Pipeline):
+    """A pipeline whose networks give shapes alone."""
 
-    def call(self, steps: int, told: Mapping[str, Any]) -> Call:
+    def call(self, steps: int, arguments: Mapping[str, Any]) -> Call:
         """See `Pipeline.call`."""
-        call = super().call(steps, told)
-        call._mixes = Untold()
+        call = super().call(steps, arguments)
+        call._guidance = UnknownGuidance()
         return call
 
 
@@ -66,7 +66,7 @@ def hollow(source: str, dtype: torch.dtype, vae: torch.dtype) -> tuple[Any, Fake
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     kind, index = kind_of(source), read_json(source)
-    enterable(kind)
+    steerable_class(kind)
     without = {*missing_components(source), *OF_NO_USE, "feature_extractor", "image_encoder"}
     mode, parts = FakeTensorMode(allow_non_fake_inputs=True), dict.fromkeys(missing_components(source))
     with loading(source):
@@ -85,7 +85,7 @@ def hollow(source: str, dtype: torch.dtype, vae: torch.dtype) -> tuple[Any, Fake
 
 
 def skeleton(
-    name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None = None, told: Mapping[str, Any] | None = None
+    name: str, dtype: torch.dtype, vae: torch.dtype, look: str | None = None, inputs: Mapping[str, Any] | None = None
 ) -> tuple[Any, FakeTensorMode]:
     """A model without its weights, and the mode in which it is to be called.
 
@@ -93,7 +93,7 @@ def skeleton(
         name: of the model, a folder or hub id.
         dtype, vae: see `hollow`.
         look: the folder or hub id of a look decoder.
-        told: inputs of its call.
+        inputs: of its call.
 
     Raises:
         TiltingError: see `hollow`.
@@ -101,12 +101,12 @@ def skeleton(
     import diffusers
 
     pipe, mode = hollow(find_model(name), dtype, vae)
-    model = Shapes(pipe, name, *defaults(name), inputs=told)
+    model = ShapeOnlyPipeline(pipe, name, *defaults(name), inputs=inputs)
     if look is not None:
         config = read_json(look, CONFIG)
         with mode, _of(vae):
             small = network(getattr(diffusers, config["_class_name"]), config)
-        model.look = look_of(small, model.vae, name, look)
+        model.look_decoder = as_look_decoder(small, model.vae, name, look)
     return model, mode
 
 

@@ -16,7 +16,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, read_json
 from tilting.models.loading import load_part
-from tilting.models.look import Look, check_look, find_look, leaving, look_of
+from tilting.models.look_decoder import LookDecoder, as_look_decoder, check_look_decoder, find_look_decoder, leaving
 from tilting.models.placement import Switches, check_vae, dtype_of, no_cache
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def switched(model: Any, given: Switches, source: str | None, where: torch.devic
         check_vae(kind, vae.config, given.precision_vae, name)
         vae.to(dtype_of(given.precision_vae))
     if given.look_decoder is not None:
-        folder = find_look(source, given.look_decoder) if source else given.look_decoder
-        model.look = load_look(model, folder, dtype_of(given.precision_vae or "fp32"))
+        folder = find_look_decoder(source, given.look_decoder) if source else given.look_decoder
+        model.look_decoder = load_look_decoder(model, folder, dtype_of(given.precision_vae or "fp32"))
     if given.tf32:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
@@ -85,23 +85,23 @@ def switched(model: Any, given: Switches, source: str | None, where: torch.devic
         offloaded(model, given.offload, name, place)
     elif where is not None:
         model.to(where)
-    if model.look is not None:
-        model.look.vae.to(place)
+    if model.look_decoder is not None:
+        model.look_decoder.vae.to(place)
     return model
 
 
-def load_look(model: Any, folder: str, dtype: torch.dtype) -> Look:
+def load_look_decoder(model: Any, folder: str, dtype: torch.dtype) -> LookDecoder:
     """The decoder of a model's estimates. Raises TiltingError for a model that has no autoencoder, or what does not load."""
     if getattr(model, "vae", None) is None:
         raise TiltingError(f"{model.name!r} draws pixels and has nothing to decode: leave --look-decoder out")
-    check_look(model.vae.config, folder)
+    check_look_decoder(model.vae.config, folder)
     if (tail := getattr(model, "before_decoder", None)) is not None:
         x = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0)).to(model.device)
         back = leaving(model.vae.config, tail(x)).flatten().sort().values  # in the tail's own order: some pack latents
         if back.numel() != x.numel() or not torch.allclose(back.to(x), x.flatten().sort().values, atol=0.05):
             raise TiltingError(f"how {model.name!r} scales its latents for a decoder is not known: leave --look-decoder out")
     small = load_part(folder, str(read_json(folder, CONFIG).get("_class_name")), dtype)
-    return look_of(small.to(model.device), model.vae, model.name, folder)
+    return as_look_decoder(small.to(model.device), model.vae, model.name, folder)
 
 
 def attend(network: Any, backend: str, name: str) -> None:
@@ -271,4 +271,4 @@ def idle(model: Any, reward: Any, device: torch.device | str) -> Idle | None:
     """What waits while the network of a model runs; None where nothing does."""
     if not getattr(model, "waits", False):
         return None
-    return Idle(networks([model.vae, getattr(model.look, "vae", None), reward]), device)
+    return Idle(networks([model.vae, getattr(model.look_decoder, "vae", None), reward]), device)

@@ -200,7 +200,7 @@ def _svg(axis: Any, title: str) -> str:
         text = re.sub(pattern, "", text, flags=re.DOTALL)
     width = f'style="max-width:{axis.figure.get_figwidth() * 96:.0f}px" role="img"'
     text = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', rf'<svg \1 {width} aria-label="{escape(title)}">', text, count=1)
-    text = re.sub(r"\d+\.\d{5,}", lambda digits: f"{float(digits[0]):.2f}", text)
+    text = re.sub(r"\d+\.\d{5,}(?=[^<>]*>)", lambda digits: f"{float(digits[0]):.2f}", text)  # of shapes, not of words
     for name, colour in PAGE.items():
         text = text.replace(colour, f"var(--{name})")
     return " ".join(text.split())

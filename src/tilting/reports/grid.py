@@ -37,6 +37,23 @@ def _fit(text: str, width: int, font) -> str:
     return text.rstrip() + "..."
 
 
+def _lines(text: str, width: int, size: int) -> list[str]:
+    """The text in lines that fit a width in pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and letters(size).getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _across(columns: int) -> int:
+    """The width of a sheet of so many columns."""
+    return max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP))
+
+
 @cache
 def letters(size: int) -> ImageFont.FreeTypeFont:
     """A font with Greek and Cyrillic letters too, which PIL's own lacks: matplotlib's, read without importing that."""
@@ -110,7 +127,7 @@ class Sheet:
     def __init__(self, rows: int, columns: int, header: int):
         self.top = GAP + header * LINE + GAP
         self.row_height = LINE + SIDE + LINE + GAP
-        self.width = max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP))
+        self.width = _across(columns)
         self.image = Image.new("RGB", (self.width, self.top + rows * self.row_height), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
@@ -118,11 +135,6 @@ class Sheet:
         """A line of text, shortened to a width in pixels."""
         font = letters(size)
         self.pen.text((x, y), _fit(text, width, font), fill=ink, font=font)
-
-    def title(self, title: str, below: str) -> None:
-        """Two lines across the header."""
-        self.text(GAP, GAP, title, self.width - 2 * GAP, size=17)
-        self.text(GAP, GAP + LINE + 2, below, self.width - 2 * GAP, ink=FAINT)
 
     def head(self, column: int, title: str, lines: Sequence[str], below: int = 2) -> None:
         """A column's own header: its title and, so many pixels further down, lines about it."""
@@ -152,9 +164,14 @@ class Sheet:
 
 
 def sheet_of(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, below: str) -> Sheet:
-    """A sheet of pictures, a caption over every row, a title and a line on top."""
-    sheet = Sheet(len(rows), max(len(cells) for _, cells in rows), header=2)
-    sheet.title(title, below)
+    """A sheet of pictures, a caption over every row, a title and what is said below it on top, in as many lines as it takes."""
+    columns = max(len(cells) for _, cells in rows)
+    inside = _across(columns) - 2 * GAP
+    head = [(line, 17, INK) for line in _lines(title, inside, 17)]
+    head += [(line, CAPTION, FAINT) for line in _lines(below, inside, CAPTION)]
+    sheet = Sheet(len(rows), columns, len(head))
+    for k, (line, size, ink) in enumerate(head):
+        sheet.text(GAP, GAP + k * LINE + 2 * (ink == FAINT), line, inside, size, ink)
     for i, (caption, cells) in enumerate(rows):
         sheet.row(i, caption)
         for j, (line, picture) in enumerate(cells):

@@ -35,5 +35,6 @@ def _cell(value: object) -> str:
     if value is None:
         return "--"
     if isinstance(value, float):
-        return f"${value:.4g}$"
+        digits, e, power = f"{value:.4g}".partition("e")
+        return rf"${digits} \times 10^{{{int(power)}}}$" if e else f"${digits}$"
     return "".join(SPECIAL.get(char, char) for char in str(value))

@@ -211,7 +211,7 @@ def figure(trace: Trace) -> bytes:
             colour, line = (ORANGE, 1.8) if (at, j) in lit else ("none", 0)
             axis.add_patch(Rectangle((x, y), 1, ratio, fill=False, edgecolor=colour, linewidth=line))
             if look.values is not None:
-                axis.text(x + 0.5, y - 0.04, number(look.values[j]), ha="center", va="top", size=5.5, color=GREY)
+                axis.text(x + 0.5, y - 0.04, number(look.values[j]), ha="center", va="top", size=min(7, 20 * inch), color=GREY)
     place = {at: c for c, at in enumerate(shown)}
     for (a, i), (b, j) in trace.edges(shown):
         x, u = 1.55 * place[a] + 1.02, 1.55 * place[b] - 0.02

@@ -47,7 +47,9 @@ TERMS = {
         "Pictures of one prompt are not independent, so that prompts are counted. One that holds 0 says: no difference was "
         "found. Without one, or with one of no width, there is too little to say.",
     ),
-    "wins": Term("share of the pictures whose reward is above the reference's picture of the same noise; 50 % is chance"),
+    "wins": Term(
+        "share of the pictures whose reward is above the reference's of the same noise, equal ones by half; 50 % is chance"
+    ),
     "evaluations": Term(
         "calls of the denoiser for each finished picture: what drawing costs",
         "A pair of guidance (conditional and unconditional) counts as one. T steps of base cost T of them; N particles N times "

@@ -49,6 +49,11 @@ def takes_videos(reward: object) -> bool:
     return bool(getattr(reward, "videos", False) or getattr(reward, "films", False))
 
 
+def compares(reward: object) -> bool:
+    """Whether a reward compares the images of a batch: its ``batch_dependent`` is True."""
+    return getattr(reward, "batch_dependent", False) is True
+
+
 def checked(reward: Reward, images: Tensor, prompts: list[str], frames: str = "all") -> Tensor:
     """Call a reward and verify its answer; gradients pass unchanged.
 
@@ -68,7 +73,7 @@ def checked(reward: Reward, images: Tensor, prompts: list[str], frames: str = "a
         TiltingError: the images or prompts themselves are wrong.
     """
     if images.ndim == 5 and not takes_videos(reward):
-        return framewise(partial(checked, reward), images, prompts, frames)
+        return framewise(partial(checked, reward), images, prompts, frames, compares(reward))
     _check(reward, images, prompts)
     try:
         values = reward(images, prompts)
@@ -94,9 +99,19 @@ def chosen(frames: str, count: int) -> list[int]:
     return evenly(count, wanted) if wanted else [0]
 
 
-def framewise(score: Callable[[Tensor, list[str]], Tensor], videos: Tensor, prompts: list[str], frames: str = "all") -> Tensor:
-    """The mean over frames (b,) of what a score of pictures says of videos (b, frames, 3, h, w)."""
+def framewise(
+    score: Callable[[Tensor, list[str]], Tensor], videos: Tensor, prompts: list[str], frames: str = "all", apart: bool = False
+) -> Tensor:
+    """The mean over frames (b,) of what a score of pictures says of videos (b, frames, 3, h, w).
+
+    Args:
+        score, videos, prompts: see `checked`.
+        frames: which, see `chosen`.
+        apart: ask of one frame of all videos at a time: to a score that `compares`, a video's own frames are no other images.
+    """
     videos = videos if frames == "all" else videos[:, chosen(frames, videos.shape[1])]
+    if apart:
+        return torch.stack([score(one, prompts) for one in videos.unbind(1)]).mean(0)
     count = videos.shape[1]
     try:
         each = score(videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(count)])

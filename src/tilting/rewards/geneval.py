@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilting.errors import TiltingError, nearest
 from tilting.features.sources import Source, explained, find_folder
 from tilting.lazy import torch
-from tilting.rewards.declaration import REWARDS
+from tilting.rewards.declaration import REWARDS, Reads
 from tilting.rewards.metadata import Told
 from tilting.rewards.preferences import FOLDER, named
 
@@ -163,8 +163,8 @@ class GenEval(Told):
         h, w = image.shape[1:]
         told = []
         for box in boxes:
-            left, top = min(max(int(box.left), 0), w - 1), min(max(int(box.top), 0), h - 1)
-            crop = image[:, top : max(int(box.bottom), top + 1), left : max(int(box.right), left + 1)]
+            left, top = min(max(round(box.left), 0), w - 1), min(max(round(box.top), 0), h - 1)
+            crop = image[:, top : max(round(box.bottom), top + 1), left : max(round(box.right), left + 1)]
             told.append(COLOURS[int((self.clip.image(crop[None]) @ known.T).argmax())])
         return told
 
@@ -212,7 +212,7 @@ class GenEval(Told):
 
 def _declare(name: str, about: str, units: str, strict: bool) -> Any:
     more: Any = {"weights": True, "sources": (WEIGHTS, VIT_L), "options": {"strict": strict}}
-    return REWARDS.declare(name, about, units, argument=FOLDER, **more)
+    return REWARDS.declare(name, about, units, argument=FOLDER, reads=lambda folder: Reads(clip=VIT_L.repo), **more)
 
 
 @_declare("geneval-strict", "GenEval: every object, colour and place", "1 or 0", True)

@@ -7,7 +7,7 @@ G_l are Gram matrices (Gatys et al. 2016) of pocket-clip's features, or of VGG16
 different scales (`tilting.features.gram`). d is the Euclidean distance of pocket-clip's unit embeddings, in [0, 2], or LPIPS
 (`tilting.features.lpips`): DRaFT's attempt against collapse (Clark et al. 2024, B.8: a term for the dissimilarity of a batch's
 images). It is the one reward that depends on the batch: an image's value is not its own, chunks are not free, and it is for
-fine-tuning alone. `Diversity.batch_dependent` says so to code.
+fine-tuning alone. `Diversity.batch_dependent` says so to code. Videos are compared frame by frame: d is the mean.
 """
 
 from __future__ import annotations

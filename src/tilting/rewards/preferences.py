@@ -218,7 +218,7 @@ def aesthetic_v2_5(place: str | Path | None = None, encoder: str | Path | None =
     "raw cosine",
     differentiable=True,
     argument=FOLDER,
-    reads=lambda folder: Reads(clip=PICKSCORE.repo),
+    reads=lambda folder: Reads(clip=folder or PICKSCORE.repo),
     weights=True,
     sources=(PICKSCORE, laion("pickscore")),
 )

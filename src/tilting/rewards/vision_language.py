@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tilting.features.packaged import question
 from tilting.features.sources import Source, explained, find_file, find_folder
-from tilting.rewards.declaration import REWARDS
+from tilting.rewards.declaration import REWARDS, Reads
 from tilting.rewards.preferences import FOLDER, Learned, named
 
 HPSV3 = Source("hpsv3", "MizzenAI/HPSv3", ("HPSv3.safetensors",), size="17 GB", licence="MIT")
@@ -98,6 +98,7 @@ def unifiedreward(folder: str | Path | None = None) -> Learned:
     "probability",
     differentiable=True,
     argument=FOLDER,
+    reads=lambda folder: Reads(clip=TOWER.repo),
     weights=True,
     sources=(FLAN, TOWER),
 )

@@ -9,9 +9,9 @@ calls the model. Parts that follow, with "#" between: a rubric's FILE, the word 
 
 VQAScore needs log-probabilities; a server that gives none is refused, and so is one whose 20 likeliest first tokens say neither
 yes nor no; what is not among them counts 0. A rubric is a text; ``{prompt}`` in it stands for the prompt, which else is put
-behind it. What counts in the answer is the last number behind the word score or rating, else the last number; ``low`` and
-``high`` bound it. A comparison is asked as one word, A, B or tie; ``prefers(images a, images b, prompts)`` is what objectives
-that compare pictures call.
+behind it. What counts in the answer is the last number behind the word score or rating, else the last number; of "7 out of 10"
+and "on a scale of 1 to 10: 7" it is the 7. ``low`` and ``high`` bound it. A comparison is asked as one word, A, B or tie;
+``prefers(images a, images b, prompts)`` is what objectives that compare pictures call.
 
 Questions are asked at once, as many as ``concurrency``; each may take ``deadline`` seconds in all, with ``retries`` more
 attempts after failures that may pass (pauses are the client's, 0.5 s doubling). Answers are kept by the digest of the pictures
@@ -55,9 +55,12 @@ COMPARED = (
 )
 LIKELIEST = 20
 """Tokens whose log-probability is asked for: as many as servers give."""
-NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
-SCORED = re.compile(rf"(?:score|rating)[^\d\n+-]*({NUMBER})", re.IGNORECASE)
-MARKS = " \t\n▁Ġ\"'`*.,:;!("
+DIGITS = r"(?:\d+\.?\d*|\.\d+)"
+NUMBER = rf"(?:(?<!\w)[-+])?{DIGITS}(?:[eE][-+]?\d+)?"
+SCALE = re.compile(rf"(?:/|out of)\s*{DIGITS}|{DIGITS}\s*(?:[-–]|to|and)\s*{DIGITS}|{DIGITS}[- ]point", re.IGNORECASE)
+"""Numbers of an answer that are the ends of a scale, not the score."""
+SCORED = re.compile(rf"(?:score|rating)[^\d\n+-]*?({NUMBER})", re.IGNORECASE)
+MARKS = " \t\n▁Ġ\"'`*.,:;!([{"
 """What may stand around a word of an answer."""
 
 
@@ -185,7 +188,8 @@ class Vlm(Scorer):
         return torch.tensor([w / n if n else 0.5 for w, n in zip(wins, met, strict=True)], dtype=torch.float32)
 
     def _number(self, answer: str, row: int) -> float:
-        found = SCORED.findall(answer) or re.findall(NUMBER, answer)
+        told = SCALE.sub("", answer)
+        found = SCORED.findall(told) or re.findall(NUMBER, told)
         number = float(found[-1]) if found else math.nan
         low, high = self.request.settings.low, self.request.settings.high
         if not math.isfinite(number):
@@ -196,8 +200,8 @@ class Vlm(Scorer):
         return number
 
     def _winner(self, answer: str, row: int) -> float:
-        words = [word.strip(MARKS + ")").lower() for word in answer.split()]
-        told = [word for word in words if word in ("a", "b", "tie")]
+        words = [word.strip(MARKS + ")]}") for word in re.sub(r"\ba tie\b", "tie", answer, flags=re.IGNORECASE).split()]
+        told = [word.lower() for word in words if word.lower() in ("a", "b", "tie") and (word != "a" or len(words) == 1)]
         if len(set(told)) != 1:
             raise RewardError(f"reward {self.name!r} answered {answer[:60]!r}, neither A, B nor tie, for image {row}", row)
         return {"a": 1.0, "b": 0.0, "tie": 0.5}[told[0]]
@@ -221,10 +225,10 @@ class Vlm(Scorer):
         import openai
 
         settings, key = self.request.settings, os.environ.get("TILTING_VLM_KEY") or "none"
-        wait, gate = settings.deadline / (settings.retries + 1), asyncio.Semaphore(settings.concurrency)
+        gate = asyncio.Semaphore(settings.concurrency)
         secure: dict[str, Any] = {"verify": certificates()} if self.request.url.lower().startswith("https") else {}
         web = openai.DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False, **secure)
-        options: dict[str, Any] = {"max_retries": settings.retries, "timeout": wait, "http_client": web}
+        options: dict[str, Any] = {"max_retries": settings.retries, "timeout": settings.deadline, "http_client": web}
         async with openai.AsyncOpenAI(base_url=self.request.url, api_key=key, **options) as client:
 
             async def one(key: str, question: Question, row: int) -> None:
@@ -254,7 +258,7 @@ class Vlm(Scorer):
             async with asyncio.timeout(settings.deadline):
                 told = await client.chat.completions.create(**asked)
         except (TimeoutError, openai.APITimeoutError):
-            raise RewardError(f"reward {self.name!r} did not answer within {settings.deadline:g} s ({times})") from None
+            raise RewardError(f"reward {self.name!r} did not answer within {settings.deadline:g} s") from None
         except openai.APIStatusError as error:
             said = " ".join(str(error.message).split())[:80]
             raise RewardError(f"reward {self.name!r} answered with status {error.status_code}: {said}") from None

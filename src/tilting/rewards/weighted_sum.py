@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.rewards.check import checked, waits
+from tilting.rewards.check import checked, precise, waits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,10 +135,11 @@ class Combined:
         return {key: checked(r, images, prompts, self.frames) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum (b,) of what `each` gave, for those who need both and pay once."""
+        """The weighted sum (b,) of what `each` gave, in float32 at least, for those who need both and pay once."""
         terms = []
         for key, (_, weight) in zip(self.keys, self.parts, strict=True):
-            terms.append(weight * (values[key] if self.scales is None else self.scales.scaled(key, values[key])))
+            value = precise(values[key])  # 100 by a weight of 1,000 is infinite in half precision
+            terms.append(weight * (value if self.scales is None else self.scales.scaled(key, value)))
         return torch.stack([t.to(terms[0].device) for t in terms]).sum(0) if len(terms) > 1 else terms[0]
 
     def observed(self, values: Mapping[str, Tensor]) -> Combined:

@@ -252,16 +252,16 @@ def _what_is_wrong(manifest: Any) -> str | None:
 
 
 def keys_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """(prompt, number within the prompt) of every image: its index if the run has one seed, else a running count."""
+    """(prompt, number within the prompt) of every image: its index if the run has one seed, else its place among the prompt's
+    by seed and index, whatever their order."""
     records = list(records)
     if len({record.get("seed") for record in records}) < 2:
         return [(record["prompt"], record["index"]) for record in records]
-    seen: dict[str, int] = {}
-    keys = []
+    places: dict[str, list[tuple[int, int]]] = {}
     for record in records:
-        seen[record["prompt"]] = seen.get(record["prompt"], -1) + 1
-        keys.append((record["prompt"], seen[record["prompt"]]))
-    return keys
+        places.setdefault(record["prompt"], []).append((record["seed"], record["index"]))
+    number = {prompt: {one: i for i, one in enumerate(sorted(held))} for prompt, held in places.items()}
+    return [(record["prompt"], number[record["prompt"]][record["seed"], record["index"]]) for record in records]
 
 
 def seeds_of(config: Mapping[str, Any]) -> list[int]:

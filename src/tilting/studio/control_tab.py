@@ -162,10 +162,10 @@ def by_labels(studio: Studio, watched: Any) -> None:
     """Pictures by the labels of the control that is watched."""
     gr.Markdown("## 4 · Pictures by its labels")
     refresh = gr.Button("Show the labels of the control above", elem_id="label-show")
-    asked = gr.State("")
-    refresh.click(lambda name: name or "", watched, asked, show_progress="hidden")  # by the queue: else a State tells nobody
+    asked = gr.Textbox("", **forms.HIDDEN)
+    refresh.click(lambda name: name or "", watched, asked, **forms.ASIDE)
 
-    @gr.render(inputs=[asked])
+    @gr.render(inputs=[asked], queue=False)
     def own(name: str) -> None:
         if not name:
             return
@@ -186,7 +186,7 @@ def by_labels(studio: Studio, watched: Any) -> None:
                 folder = gr.Textbox("", label="save to the folder", info="In the workspace; empty takes the next sample-N.")
                 save = gr.Button("Save")
                 saved = gr.HTML("")
-        last = gr.State({})
+        last = gr.JSON({}, **forms.HIDDEN)
 
         @forms.told
         def draw(text: str, much: float, *values: Any) -> Iterator[tuple[Any, ...]]:

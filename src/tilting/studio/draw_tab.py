@@ -173,7 +173,7 @@ def draw_tab(studio: Studio) -> None:
                 yaml = forms.copied("YAML", "draw-yaml")
                 python = forms.copied("Python", "draw-python")
 
-    last = gr.State({})
+    last = gr.JSON({}, **forms.HIDDEN)
     texts, pictured = [command, yaml, python], [status, live, pictures, trace]
 
     def told(options: dict[str, Any]) -> tuple[str, str, str]:

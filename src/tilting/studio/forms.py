@@ -25,6 +25,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 ASIDE: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 """How the page asks by itself, by a clock or a change: outside of gradio's queue, whose stream to the browser is closed when
 nothing waits, and then forgets whoever came while it closed; a clock that is forgotten never ticks again."""
+HIDDEN: dict[str, Any] = {"visible": False}
+"""What a page remembers, in a component that nobody sees: for a State of gradio's each page would hold a connection to the
+server, of which a browser has six for all of its tabs, so that the sixth tab stopped them all."""
 WIDEST = 100
 """Bounds that make a field a slider."""
 

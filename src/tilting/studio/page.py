@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,13 +55,13 @@ class Studio:
         return show.note(f"{', '.join(paid)}. {found['why']}".strip())
 
     def save(self, folder: str, command: str, config: type[BaseConfig], wanted: dict[str, Any], stem: str) -> str:
-        """Write what was drawn last as a run's folder; a line that says where. Raises TiltingError."""
+        """Write what was drawn by a request as a run's folder; a line that says where. Raises TiltingError."""
         if not wanted:
             raise TiltingError("nothing is drawn yet: draw first")
         out = folder.strip() or self.workspace.fresh(stem)
         self.workspace.check({"out": out})
         words = ["tilting", *words_of(command, config, {**wanted, "out": out})]
-        self.resident.last("save", out=out, words=words)
+        self.resident.last("save", command=command, asked=wanted, out=out, words=words)
         return show.note(f"Saved to {out}; the same command finds it finished.")
 
     def queue(
@@ -89,9 +90,24 @@ def _rounded(seconds: float) -> str:
     return f"{seconds:.{digits}f}"
 
 
+class Page(gr.Blocks):
+    """Blocks whose parts are made one after the other: those that a page makes when it opens walk over dicts that the others
+    write in, on threads of their own, and then now and then one failed and its part of the page stayed empty for ever."""
+
+    def __init__(self, **how: Any):
+        super().__init__(**how)
+        self._making = asyncio.Lock()
+
+    async def process_api(self, block_fn: Any, *args: Any, **more: Any) -> dict[str, Any]:
+        if block_fn.renderable is None:
+            return await super().process_api(block_fn, *args, **more)
+        async with self._making:
+            return await super().process_api(block_fn, *args, **more)
+
+
 def build(studio: Studio) -> Any:
     """The page of a studio."""
-    with gr.Blocks(title="tilting studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as blocks:
+    with Page(title="tilting studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as blocks:
         studio.blocks = blocks
         gr.Markdown("# tilting studio")
         with gr.Tabs():

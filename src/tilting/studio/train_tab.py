@@ -156,7 +156,7 @@ def mixed(studio: Studio) -> None:
         steps, seed = gr.Number(25, label="steps", precision=0, minimum=1), gr.Number(0, label="seed", precision=0)
     go = gr.Button("Draw with these", elem_id="mix-go")
     status, live, pictures, trace = (gr.HTML("", elem_id=f"mix-{word}") for word in ("status", "live", "pictures", "trace"))
-    last = gr.State({})
+    last = gr.JSON({}, **forms.HIDDEN)
 
     @forms.told
     def draw(

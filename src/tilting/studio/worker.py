@@ -77,7 +77,7 @@ class Worker:
         self.stacked: set[str] = set()
         self.controls: dict[str, Any] = {}
         self.rates: dict[tuple[str, str], float] = {}
-        self.last: tuple[GenerateConfig, type[Folder], list[tuple[Drawn, list[Answer], list[Trace]]]] | None = None
+        self.last: tuple[Any, GenerateConfig, type[Folder], list[tuple[Drawn, list[Answer], list[Trace]]]] | None = None
         self.stopping = threading.Event()
 
     def model(self, *args: Any, **how: Any) -> Any:
@@ -174,17 +174,19 @@ class Worker:
             if time.monotonic() - shown > PAUSE and seen is not None:
                 yield {"trace": page(recorder.so_far()[:1], f"{config.method}, step {event.step} of {event.steps}")}
                 shown = time.monotonic()
-        self.last = (config, folder, kept)
+        self.last = ((command, asked), config, folder, kept)
         counts = sum((event.counts for event, _, _ in kept), Counts())
         if counts.evaluations:
             self.rates[config.model, config.method] = counts.seconds / counts.evaluations
         yield {"summary": summarise([row for _, rows, _ in kept for row in rows], counts)}
 
-    def save(self, out: str, words: list[str]) -> Iterator[Answer]:
-        """Write what was drawn last as the folder that its command would write."""
+    def save(self, command: str, asked: Mapping[str, Any], out: str, words: list[str]) -> Iterator[Answer]:
+        """Write what was drawn last, which is to be this request, as the folder that its command would write."""
         if self.last is None:
             raise TiltingError("nothing is drawn yet: draw first")
-        config, kind, kept = self.last
+        request, config, kind, kept = self.last
+        if request != (command, asked):
+            raise TiltingError("something else was drawn since, on another tab or page: draw this again, and save it then")
         new = not os.path.exists(out)
         try:
             with exclusive(out):

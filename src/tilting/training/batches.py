@@ -110,13 +110,13 @@ class Batches:
         self.prompts = list(dict.fromkeys(self.config.prompts))
         tell_of_cuts(self.model, [*self.prompts, self.config.negative_prompt])
         self._grid = self.model.schedule.grid(self.config.steps)
-        if (door := getattr(self.model, "door", None)) is not None:
-            door.singly = True  # so that a resumed run is the same run
+        if (patched := getattr(self.model, "patched", None)) is not None:
+            patched.encode_one_by_one = True  # so that a resumed run is the same run
 
     @property
     def text_bytes(self) -> int:
         """What encoded prompts take at most, judged by those of the batches that were drawn."""
-        memo = getattr(getattr(self.model, "door", None), "memo", None)
+        memo = getattr(getattr(self.model, "patched", None), "cache", None)
         here = max(1, self.config.batch_size // self.engine.count // self.group_size)
         return 0 if memo is None else min(memo.held * -(-len(self.prompts) // here), memo.most)
 

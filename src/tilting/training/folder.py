@@ -21,11 +21,11 @@ from tilting.config.training import TrainingConfig, mixed_precision
 from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.models.families import kind_of
-from tilting.models.look import find_look
+from tilting.models.inputs import files_of, resolve_inputs
+from tilting.models.look_decoder import find_look_decoder
 from tilting.models.lora_file import lora_files, parse_lora
 from tilting.models.names import find_model
 from tilting.models.placement import NEUTRAL
-from tilting.models.told import asked, files_of
 from tilting.objectives import OBJECTIVES
 from tilting.runs import files
 from tilting.runs.owner import TRAINING
@@ -158,10 +158,10 @@ class FinetuneFolder(TrainingFolder[FinetuneConfig]):
         start = files.digest_of(lora_files(config.init_lora)) if config.init_lora else None
         taught = [files.digest_of(lora_files(parse_lora(one).file)) for one in config.teacher]
         now = {**super().config_now(), "init-lora-sha256": start, "unused": list(config.unused)}
-        told = [files.digest(file) for file in files_of(*asked(config))]
+        told = [files.digest(file) for file in files_of(*resolve_inputs(config))]
         table = [Path(config.pairs), *(file for pair in read_pairs(config.pairs) for file in pair[1:])] if config.pairs else []
         now |= {"pairs-sha256": files.digest_of(table)} if table else {}
-        look = files.digest(Path(find_look(config.model, config.look_decoder))) if config.look_decoder else None
+        look = files.digest(Path(find_look_decoder(config.model, config.look_decoder))) if config.look_decoder else None
         now |= {"look-decoder-sha256": look} if look else {}
         return now | ({"teacher-sha256": taught} if taught else {}) | ({"input-sha256": told} if told else {})
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.components import Components
 from tilting.models.lora import fits
 from tilting.models.lora_file import INPUTS, LoraForm, LoraSpec, lora_file, lora_files
 from tilting.models.lora_targets import target_modules_of
 from tilting.models.lora_weights import export_lora, mix, rank_of, read_lora, save_lora
 from tilting.models.names import find_model
-from tilting.models.parts import Parts
 from tilting.models.skeleton import hollow
 from tilting.runs.files import digest
 from tilting.runs.lock import exclusive
@@ -29,7 +29,7 @@ def read(place: str | Path, model: str | None = None) -> dict[str, Tensor]:
     TiltingError."""
     if model is None:
         return read_lora(place)
-    shapes = Parts(hollow(find_model(model), torch.float32, torch.float32)[0], model, {})
+    shapes = Components(hollow(find_model(model), torch.float32, torch.float32)[0], model, {})
     state = read_lora(place, shapes)
     if not fits(shapes, state):
         raise TiltingError(f"{str(lora_file(place))!r} is not of {model!r}, which has not all of its layers")

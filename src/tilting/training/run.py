@@ -14,12 +14,12 @@ from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.generate import Judge, judge_of
 from tilting.models import load
+from tilting.models.inputs import resolve_inputs
 from tilting.models.lora_file import lora_file
 from tilting.models.lora_targets import check_lora
 from tilting.models.lora_weights import read_lora
 from tilting.models.placement import Switches, device_of
 from tilting.models.sampler_inputs import SamplerInputs, read_inputs
-from tilting.models.told import asked
 from tilting.rewards.elsewhere import elsewhere
 from tilting.rewards.metadata import informed
 from tilting.rewards.spec import build, build_one, parse_spec
@@ -64,7 +64,7 @@ def load_parts(config: FinetuneConfig) -> Parts:
         raise black_box(config.objective, reward.name, why_blind(reward))
     judge: Judge | None = judge_of(config.model) if config.judge is None else build_one(parse_spec(config.judge))
     judge = informed(judge, config.prompts, config.metadata)
-    told, each = asked(config)
+    told, each = resolve_inputs(config)
     how: dict[str, Any] = {"each": each, "long_prompts": config.long_prompts or "cut", "switches": Switches.of(config), **told}
     model, start, inputs = load(config.model, place_before(config.device), config.precision, **how), None, None
     if config.init_lora:

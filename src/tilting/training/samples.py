@@ -19,7 +19,7 @@ from tilting.features.video import contact_sheet, frames_of
 from tilting.generation.generate import Drawn, draw, plan
 from tilting.generation.plan import Model, identities
 from tilting.reports.grid import Cell, short, write_rows
-from tilting.rewards.check import framewise, takes_videos
+from tilting.rewards.check import compares, framewise, takes_videos
 from tilting.runs.files import write_json
 from tilting.schedule import Law
 from tilting.types import Denoise, Prediction, Reward, RewardError, Time
@@ -112,7 +112,8 @@ def scores(score: Callable[[Tensor, list[str]], Tensor] | None, images: Tensor, 
     """Values of images; NaN for all where there is no score or it fails, which training reports of its own images."""
     if score is None:
         return [float("nan")] * len(images)
-    ask = partial(framewise, score) if images.ndim == 5 and not takes_videos(score) else score
+    each = partial(framewise, score, apart=compares(score))
+    ask = each if images.ndim == 5 and not takes_videos(score) else score
     try:
         with torch.no_grad():
             return ask(images, prompts).cpu().double().tolist()

@@ -357,7 +357,14 @@ def objective_of(objective: BaseObjective | str | None) -> BaseObjective:
     return objective
 
 
-@dataclass(frozen=True)
+def told(history: Sequence[Mapping[str, Any]], *keys: str) -> str:
+    """How long a training was, and where its numbers began and ended, such as "40 steps, reward 0.1 to 0.3"."""
+    lines = [[one[key] for one in history if one.get(key) is not None] for key in keys]
+    moved = [f"{key} {line[0]:.4g} to {line[-1]:.4g}" for key, line in zip(keys, lines, strict=True) if line]
+    return ", ".join([f"{len(history)} step{'' if len(history) == 1 else 's'}", *moved])
+
+
+@dataclass(frozen=True, repr=False)
 class Tuned:
     """What `finetune` returns.
 
@@ -372,6 +379,9 @@ class Tuned:
     history: list[dict[str, Any]]
     inputs: SamplerInputs | None = None
     ema: Tuned | None = None
+
+    def __repr__(self) -> str:
+        return f"Tuned({told(self.history, 'reward')}; a LoRA of {sum(map(Tensor.numel, self.lora.values())):,} weights)"
 
     def save(self, folder: str | Path) -> None:
         """Write the weights as a diffusers LoRA folder, which `tilting generate --lora` draws with, sampler inputs too."""

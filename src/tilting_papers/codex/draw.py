@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from tilting.config.compare import named
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.cost import Cost, cost
 from tilting.errors import TiltingError
@@ -146,6 +147,12 @@ def draw_rows(table: Table, run: Run) -> DrawnTable:
     rows, reference = {row.name: asked.row(row, pictures) for row in asked.rows}, asked.reference()
     todo = [(REFERENCE, reference, _units(reference, None))]
     todo += [(row.name, config, _units(config, row.strength)) for row in asked.rows for config in rows[row.name]]
+    for name, config, _ in todo:
+        if not (folder := Folder(config, run.argv)).complete:
+            try:
+                generating.plan_missing(folder, cache.parts(config))
+            except TiltingError as error:
+                raise named(f"row {name}", error) from None
     mine = run.share({str(config.out): price * SECONDS / 60 for _, config, price in todo})
     complete = [Folder(config, run.argv).complete for _, config, _ in todo]
     mine += [str(config.out) for name, config, _ in todo if name in (REFERENCE, "base")]  # needed in every shard

@@ -21,26 +21,29 @@ from tilting.features.video import open_frames
 from tilting.lazy import torch
 from tilting.models.families import CONFIG, kind_of, read_json, usual
 from tilting.models.names import find_model
-from tilting.models.shapes import (
-    OURS,
+from tilting.models.pipeline_class import (
     REQUIRED,
-    Shape,
-    check_inputs,
+    RESERVED,
+    PipelineClass,
+    check_arguments,
     check_share,
-    enterable,
     from_pictures,
-    shape_of,
+    pipeline_class,
+    steerable_class,
     steps_left,
 )
 
-LOADED = ("controlnet", "ip_adapter", "ip_adapter_scale")
+COMPONENT_INPUTS = ("controlnet", "ip_adapter", "ip_adapter_scale")
 """Inputs that are parts of the pipeline, not of its call."""
-OTHERS = ("", "Img2Img", "Inpaint", "Inpainting", "ImageToVideo", "VideoToVideo")
+VARIANTS = ("", "Img2Img", "Inpaint", "Inpainting", "ImageToVideo", "VideoToVideo")
 """What follows a family's name in those of its other pipelines."""
-NEEDS = (("Inpaint|Fill", ("image", "mask_image")), ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)))
-"""What pipelines need whose names hold these words."""
+REQUIRED_INPUTS = (
+    ("Inpaint|Fill", ("image", "mask_image")),
+    ("Img2Img|ImageToVideo|Edit|Upscale|Pix2Pix|ImageVariation", ("image",)),
+)
+"""(words in a class's name, the inputs that it needs)."""
 PICTURE = re.compile(r"image|mask|video|frame")
-CALLED = {
+FLAGS = {
     "image": "--image FILE, with --mask, or --input image=FILE",
     "mask_image": "--mask FILE",
     "control_image": "--input control_image=FILE",
@@ -93,81 +96,83 @@ OF_ALL = ("height", "width", "num_frames")
 """Inputs that states have their shape of: the same for all images, and so no column of a table of prompts."""
 
 
-def told_of(options: Mapping[str, Any]) -> dict[str, Any]:
+def inputs_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs that options ask for, by the fields' names; a picture beside a mask is the pipeline's, with its strength.
     Raises TiltingError."""
-    told = parse_inputs(options.get("input") or ())
+    inputs = parse_inputs(options.get("input") or ())
     for name, its in OPTIONS.items():
         value = options.get(name)
         if value is not None:
-            if its in told:
+            if its in inputs:
                 raise TiltingError(f"{its} is given by --input and by --{name.replace('_', '-')}: give it once")
-            told[its] = value
+            inputs[its] = value
     if options.get("mask") is not None and options.get("image") is not None:
-        told.setdefault("image", options["image"])
+        inputs.setdefault("image", options["image"])
         if options.get("strength") is not None:
-            told.setdefault("strength", options["strength"])
-    return told
+            inputs.setdefault("strength", options["strength"])
+    return inputs
 
 
-def each_of(kind: str, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def inputs_of_prompts(kind: str, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Prompt -> the inputs in the columns of its table that this pipeline takes. Raises TiltingError for two of one prompt."""
-    shape, each = shape_of(kind), {}
+    cls, each = pipeline_class(kind), {}
     for prompt, known in zip(prompts, metadata, strict=False):
-        takes = () if shape is None else [name for name in shape.takes if name not in (*OURS, *OF_ALL)]
-        mine = {name: value for name, value in known.items() if name in takes and value not in (None, "")}
+        own = () if cls is None else [name for name in cls.parameters if name not in (*RESERVED, *OF_ALL)]
+        mine = {name: value for name, value in known.items() if name in own and value not in (None, "")}
         if each.setdefault(prompt, mine) != mine:
             raise TiltingError(f"the prompt {prompt!r} comes with different inputs: say in it how they differ")
     return {prompt: mine for prompt, mine in each.items() if mine}
 
 
-def asked(config: Any, options: Mapping[str, Any] | None = None, model: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def resolve_inputs(
+    config: Any, options: Mapping[str, Any] | None = None, model: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(inputs of all images, prompt -> its own) of a config, or of the options it is made of, checked.
 
     Raises:
-        TiltingError: see `check_told`; nothing of a model but its json is read.
+        TiltingError: see `check_inputs`; nothing of a model but its json is read.
     """
-    given = options if options is not None else {name: getattr(config, name, None) for name in ASKED}
-    name, told = model or config.model, told_of(given)
+    given = options if options is not None else {name: getattr(config, name, None) for name in FIELDS}
+    name, inputs = model or config.model, inputs_of_options(given)
     metadata = given.get("metadata") or ()
-    if not told and not metadata:
+    if not inputs and not metadata:
         return {}, {}
     source = find_model(name)
-    kind = chosen(kind_of(source), list(told)) if told else kind_of(source)
-    each = each_of(kind, given.get("prompts") or (), metadata)
-    if told or each:
+    kind = class_for(kind_of(source), list(inputs)) if inputs else kind_of(source)
+    each = inputs_of_prompts(kind, given.get("prompts") or (), metadata)
+    if inputs or each:
         for mine in each.values() or [{}]:
-            check_scale(kind, {**told, **mine}, bool(given.get("negative_prompt")))
-            made = check_told(source, {**told, **mine})
-            check_share(made, {**told, **mine}, given.get("steps") or usual(source, made)[0])
-    return told, each
+            check_scale(kind, {**inputs, **mine}, bool(given.get("negative_prompt")))
+            made = check_inputs(source, {**inputs, **mine})
+            check_share(made, {**inputs, **mine}, given.get("steps") or usual(source, made)[0])
+    return inputs, each
 
 
 def steps_run(config: Any) -> int:
     """The steps that a checked request makes: fewer than it asks for from a picture, its own or that of the pipeline."""
-    told, each = asked(config)
-    if config.image is None and not told and not each:
+    inputs, each = resolve_inputs(config)
+    if config.image is None and not inputs and not each:
         return config.steps
-    kind, told = chosen(kind_of(find_model(config.model)), list(told)), told | next(iter(each.values()), {})
-    strength, shape = config.strength, shape_of(kind)
+    kind, inputs = class_for(kind_of(find_model(config.model)), list(inputs)), inputs | next(iter(each.values()), {})
+    strength, cls = config.strength, pipeline_class(kind)
     if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own
-        if shape is None or from_pictures(kind) != kind or told.get("denoising_start") is not None:
+        if cls is None or from_pictures(kind) != kind or inputs.get("denoising_start") is not None:
             return config.steps
-        strength = told.get("strength", shape.takes["strength"])
+        strength = inputs.get("strength", cls.parameters["strength"])
     return steps_left(kind, config.steps, strength if isinstance(strength, int | float) else 1.0)
 
 
-def check_scale(kind: str, told: Mapping[str, Any], negative: bool) -> None:
-    """Refuse the input that --cfg is, which would go unheard (`tilting.models.pipeline.Pipeline.told`). Raises TiltingError."""
-    shape = shape_of(kind)
-    true = None if shape is None else shape.takes.get("true_cfg_scale")
-    own = true is not None and (negative or "true_cfg_scale" in told or (isinstance(true, int | float) and true > 1))
+def check_scale(kind: str, inputs: Mapping[str, Any], negative: bool) -> None:
+    """Refuse the input that --cfg sets (`tilting.models.pipeline.Pipeline.arguments`). Raises TiltingError."""
+    cls = pipeline_class(kind)
+    true = None if cls is None else cls.parameters.get("true_cfg_scale")
+    own = true is not None and (negative or "true_cfg_scale" in inputs or (isinstance(true, int | float) and true > 1))
     name = "true_cfg_scale" if own else "guidance_scale"
-    if name in told:
-        raise TiltingError(f"the input {name!r} of a {kind} is cfg here: give --cfg {told[name]}")
+    if name in inputs:
+        raise TiltingError(f"the input {name!r} of a {kind} is cfg here: give --cfg {inputs[name]}")
 
 
-ASKED = ("input", "image", "prompts", "metadata", "negative_prompt", "steps", "strength", *OPTIONS)
+FIELDS = ("input", "image", "prompts", "metadata", "negative_prompt", "steps", "strength", *OPTIONS)
 
 
 SHOWN = ("image", "control_image", "ip_adapter_image", "video")
@@ -182,86 +187,90 @@ def input_pictures(config: Mapping[str, Any]) -> dict[str, Path]:
     """
     given = {name.replace("-", "_"): value for name, value in config.items()}
     try:
-        told, each = asked(None, given, str(given.get("model")))
+        inputs, each = resolve_inputs(None, given, str(given.get("model")))
     except TiltingError:  # a model, or a picture, that is gone
-        told, each = {}, {}
-    told = {"image": given.get("image"), **told}
+        inputs, each = {}, {}
+    inputs = {"image": given.get("image"), **inputs}
     found = {}
     for prompt in given.get("prompts") or ():
-        mine = {**told, **each.get(prompt, {})}
+        mine = {**inputs, **each.get(prompt, {})}
         files = [mine[name] for name in SHOWN if isinstance(mine.get(name), str)]
         if files and Path(files[0]).is_file():
             found[prompt] = Path(files[0])
     return found
 
 
-def files_of(told: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+def files_of(inputs: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> list[Path]:
     """The files that inputs name."""
-    named = [(name, value) for one in (told, *each.values()) for name, value in one.items()]
-    return [Path(value) for name, value in named if isinstance(value, str) and (PICTURE.search(name) or name in LOADED)]
+    named = [(name, value) for one in (inputs, *each.values()) for name, value in one.items()]
+    files = [value for name, value in named if isinstance(value, str) and (PICTURE.search(name) or name in COMPONENT_INPUTS)]
+    return list(map(Path, files))
 
 
-def chosen(kind: str, names: Sequence[str]) -> str:
+def class_for(kind: str, names: Sequence[str]) -> str:
     """The class that takes these inputs: this one, or another of its family. Raises TiltingError for one that is refused."""
-    shape = shape_of(kind)
-    asked = {name for name in names if name not in LOADED}
+    cls = pipeline_class(kind)
+    given = {name for name in names if name not in COMPONENT_INPUTS}
     control = "controlnet" in names
-    if shape is None or (not control and asked <= set(shape.takes) and not (shape.why and asked)):
+    if cls is None or (not control and given <= set(cls.parameters) and not (cls.unsupported and given)):
         return kind
     stem = kind.removesuffix("Pipeline").removesuffix("ControlNet")
-    for other in OTHERS:
-        found = shape_of(f"{stem}{'ControlNet' * control}{other}Pipeline")
-        if found is not None and not found.why and asked <= {*found.takes, *(["control_image"] if control else [])}:
+    for other in VARIANTS:
+        found = pipeline_class(f"{stem}{'ControlNet' * control}{other}Pipeline")
+        if found is None or found.unsupported:
+            continue
+        if given <= {*found.parameters, *(["control_image"] if control else [])}:
             return found.name
-    if control and "controlnet" not in shape.parts:
+    if control and "controlnet" not in cls.components:
         raise TiltingError(f"there is no ControlNet pipeline of a {kind} in the installed diffusers")
     return kind
 
 
-def check_told(source: str, told: Mapping[str, Any]) -> str:
+def check_inputs(source: str, inputs: Mapping[str, Any]) -> str:
     """The class that takes these inputs. Raises TiltingError for what does not fit it, or another of them; reads no weight."""
     own = kind_of(source)
-    kind = chosen(own, list(told))
-    shape = enterable(kind)
-    told = renamed(shape, told)
-    check_inputs(kind, shape.takes, {name: value for name, value in told.items() if name not in LOADED})
-    for words, names in NEEDS:
+    kind = class_for(own, list(inputs))
+    cls = steerable_class(kind)
+    inputs = with_call_names(cls, inputs)
+    check_arguments(kind, cls.parameters, {name: value for name, value in inputs.items() if name not in COMPONENT_INPUTS})
+    for words, names in REQUIRED_INPUTS:
         for name in names:
-            if re.search(words, kind) and name in shape.takes and told.get(name) is None:
+            if re.search(words, kind) and name in cls.parameters and inputs.get(name) is None:
                 what = "a mask" if "mask" in name else "a picture"
-                raise TiltingError(f"a {kind} needs {what}: give {CALLED.get(name, name)}")
-    for name, default in shape.takes.items():
-        if default is REQUIRED and told.get(name) is None and PICTURE.search(name):
+                raise TiltingError(f"a {kind} needs {what}: give {FLAGS.get(name, name)}")
+    for name, default in cls.parameters.items():
+        if default is REQUIRED and inputs.get(name) is None and PICTURE.search(name):
             raise TiltingError(f"a {kind} needs the input {name!r}: give --input {name}=FILE")
-    if "ControlNet" in kind and not any(told.get(name) is not None for name in ("control_image", "image")):
+    if "ControlNet" in kind and not any(inputs.get(name) is not None for name in ("control_image", "image")):
         raise TiltingError(f"a {kind} needs a picture for its ControlNet: give --input control_image=FILE")
-    if told.get("controlnet") is not None:
-        check_controlnet(source, shape, str(told["controlnet"]))
+    if inputs.get("controlnet") is not None:
+        check_controlnet(source, cls, str(inputs["controlnet"]))
     for side in ("height", "width"):
-        value = told.get(side)
+        value = inputs.get(side)
         if value is not None and (not isinstance(value, int) or value < MULTIPLE or value % MULTIPLE):
             raise TiltingError(f"{side} must be a multiple of {MULTIPLE}, not {value}")
-    check_frames(source, told.get("num_frames"))
-    check_pictures(told)
+    check_frames(source, inputs.get("num_frames"))
+    check_pictures(inputs)
     return kind
 
 
-def renamed(shape: Shape, told: Mapping[str, Any]) -> dict[str, Any]:
-    """A ControlNet's picture under the name that this call has for it."""
-    told = dict(told)
-    if "control_image" in told and "control_image" not in shape.takes and "image" in shape.takes and "image" not in told:
-        told["image"] = told.pop("control_image")
-    return told
+def with_call_names(cls: PipelineClass, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs, a ControlNet's picture under the name that this call has for it."""
+    inputs = dict(inputs)
+    unknown = "control_image" in inputs and "control_image" not in cls.parameters
+    if unknown and "image" in cls.parameters and "image" not in inputs:
+        inputs["image"] = inputs.pop("control_image")
+    return inputs
 
 
-def check_controlnet(source: str, shape: Shape, folder: str) -> str:
+def check_controlnet(source: str, cls: PipelineClass, folder: str) -> str:
     """The class of a ControlNet that fits. Raises TiltingError for one of another model."""
     config = read_json(folder, CONFIG)
     kind = str(config.get("_class_name"))
-    said = shape.parts.get("controlnet", "")
+    said = cls.components.get("controlnet", "")
     if said and kind not in re.findall(r"\w+", said):
-        raise TiltingError(f"the ControlNet {folder!r} is of another family: a {shape.name} takes no {kind}")
-    network = "unet" if "unet" in shape.parts else "transformer"
+        raise TiltingError(f"the ControlNet {folder!r} is of another family: a {cls.name} takes no {kind}")
+    network = "unet" if "unet" in cls.components else "transformer"
     own = read_json(source, f"{network}/{CONFIG}")
     for name in ("cross_attention_dim", "joint_attention_dim", "in_channels", "caption_projection_dim"):
         if name in config and name in own and config[name] != own[name]:
@@ -294,11 +303,11 @@ def temporal(config: Mapping[str, Any]) -> int:
     return 1
 
 
-def check_pictures(told: Mapping[str, Any]) -> None:
+def check_pictures(inputs: Mapping[str, Any]) -> None:
     """Read every picture that a file is given for, and refuse a mask of another size. Raises TiltingError."""
     sizes = {}
-    for name, value in told.items():
-        if name in LOADED or not PICTURE.search(name) or name in ("num_frames", "frame_rate"):
+    for name, value in inputs.items():
+        if name in COMPONENT_INPUTS or not PICTURE.search(name) or name in ("num_frames", "frame_rate"):
             continue
         picture = picture_of(name, value)
         sizes[name] = getattr(picture, "size", None)
@@ -352,8 +361,7 @@ def _of_bytes(value: Any) -> Any:
     return fromarray(value[..., 0] if value.shape[2:] == (1,) else value)
 
 
-def pictures_of(told: Mapping[str, Any]) -> dict[str, Any]:
+def pictures_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs with their pictures read."""
-    return {
-        name: picture_of(name, value) if PICTURE.search(name) and name not in LOADED else value for name, value in told.items()
-    }
+    pictures = {name for name in inputs if PICTURE.search(name) and name not in COMPONENT_INPUTS}
+    return {name: picture_of(name, value) if name in pictures else value for name, value in inputs.items()}

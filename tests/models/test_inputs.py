@@ -31,19 +31,19 @@ from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
 from tilting.generation.plan import grid_of
+from tilting.models.inputs import ORIENTATION, class_for, parse_inputs, picture_of
 from tilting.models.pipeline import Pipeline
-from tilting.models.shapes import (
+from tilting.models.pipeline_class import (
     check_share,
     enough_for,
-    enterable,
     from_pictures,
     method_of,
-    shape_of,
-    shapes,
+    pipeline_class,
+    pipeline_classes,
     share_of,
+    steerable_class,
     steps_left,
 )
-from tilting.models.told import ORIENTATION, chosen, parse_inputs, picture_of
 from tilting.schedule import Schedule, predict, scaled_linear
 from tilting.types import Prediction
 
@@ -209,10 +209,10 @@ def test_a_mask_of_any_format_is_read_as_diffusers_reads_it(tmp_path, kind, said
 @pytest.mark.parametrize("strength", [0.01, 0.0999, 0.1, 0.3, 1.0, 1 / 49])
 def test_a_strength_leaves_the_steps_that_a_pipeline_of_pictures_makes(strength):
     """Of every class that diffusers has: by its own arithmetic, run by itself."""
-    asked = 0
-    for kind, shape in shapes().items():
+    checked = 0
+    for kind, cls in pipeline_classes().items():
         own = method_of(kind, "get_timesteps")
-        if shape.why or "strength" not in shape.takes or own is None:
+        if cls.unsupported or "strength" not in cls.parameters or own is None:
             continue
         for steps in (1, 3, 10, 49):
             left = theirs_left(own, steps, strength)
@@ -222,16 +222,16 @@ def test_a_strength_leaves_the_steps_that_a_pipeline_of_pictures_makes(strength)
             else:
                 with pytest.raises(TiltingError, match=f"leaves no step of {steps}"):
                     check_share(kind, {"strength": strength}, steps)
-            asked += 1
+            checked += 1
         assert theirs_left(own, enough_for(strength), strength) > 0
-    assert asked > 150
+    assert checked > 150
 
 
 def test_a_picture_with_no_mask_is_drawn_in_as_many_steps_as_its_familys_pipeline_makes():
     """Of every class of diffusers, by the arithmetic of the one of its family that begins from pictures, run by itself."""
     grid, rules = [(steps, k / 100) for steps in range(1, 31) for k in range(1, 101)], {}
-    for kind, shape in shapes().items():
-        if not shape.why and (pictures := from_pictures(kind)):
+    for kind, cls in pipeline_classes().items():
+        if not cls.unsupported and (pictures := from_pictures(kind)):
             rules.setdefault(text(method_of(pictures, "get_timesteps")), []).append(kind)
     assert sum(map(len, rules.values())) > 60
     for kinds in rules.values():
@@ -322,15 +322,15 @@ def test_columns_of_a_table_of_prompts_are_inputs_of_its_images(here):
 
 def test_inputs_of_each_prompt_in_python(folders):
     """A picture for each prompt is what one for all is, of that prompt alone; rows mix."""
-    pipe, told = make("sd15_controlnet")
-    told.pop("image")
-    both = tl.load(pipe, **told, each={p: {"image": picture(16, i)} for i, p in enumerate(PROMPTS)}, image=picture(16, 9))
+    pipe, inputs = make("sd15_controlnet")
+    inputs.pop("image")
+    both = tl.load(pipe, **inputs, each={p: {"image": picture(16, i)} for i, p in enumerate(PROMPTS)}, image=picture(16, 9))
     x = torch.randn(3, *both.latent_shape, generator=torch.Generator().manual_seed(0))
     t, rows = both.schedule.grid(4)[1], torch.tensor([1, 0, 1])
     with torch.no_grad():
         mixed = both.denoiser(PROMPTS, 4.0)(x, t, rows).x0
         for i in (0, 1):
-            alone = tl.load(pipe, **told, image=picture(16, i)).denoiser(PROMPTS, 4.0)(x, t, rows).x0
+            alone = tl.load(pipe, **inputs, image=picture(16, i)).denoiser(PROMPTS, 4.0)(x, t, rows).x0
             assert mixed[rows == i].allclose(alone[rows == i], atol=1e-5)
             assert not mixed[rows != i].allclose(alone[rows != i], atol=1e-4)
 
@@ -344,18 +344,18 @@ def test_inputs_are_read_as_values():
 
 
 def test_a_familys_other_pipeline_is_found_by_its_inputs():
-    assert chosen("StableDiffusionPipeline", ["guidance_rescale"]) == "StableDiffusionPipeline"
-    assert chosen("StableDiffusionXLPipeline", ["image", "strength"]) == "StableDiffusionXLImg2ImgPipeline"
-    assert chosen("FluxPipeline", ["image", "mask_image"]) == "FluxInpaintPipeline"
-    assert chosen("QwenImagePipeline", ["controlnet", "control_image"]) == "QwenImageControlNetPipeline"
-    assert chosen("WanPipeline", ["image"]) == "WanImageToVideoPipeline"
+    assert class_for("StableDiffusionPipeline", ["guidance_rescale"]) == "StableDiffusionPipeline"
+    assert class_for("StableDiffusionXLPipeline", ["image", "strength"]) == "StableDiffusionXLImg2ImgPipeline"
+    assert class_for("FluxPipeline", ["image", "mask_image"]) == "FluxInpaintPipeline"
+    assert class_for("QwenImagePipeline", ["controlnet", "control_image"]) == "QwenImageControlNetPipeline"
+    assert class_for("WanPipeline", ["image"]) == "WanImageToVideoPipeline"
 
 
 @pytest.mark.slow
 def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
     """What cannot be entered says why; a class whose loop changed shape is found here."""
-    found = shapes()
-    refused = {name: shape.why for name, shape in found.items() if shape.why}
+    found = pipeline_classes()
+    refused = {name: cls.unsupported for name, cls in found.items() if cls.unsupported}
     assert len(found) > 150 and len(refused) < len(found) / 4
     known = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline", "WanPipeline", "QwenImageEditPipeline"]
     known += [
@@ -370,9 +370,9 @@ def test_every_class_of_diffusers_is_entered_or_refused_by_name(capsys):
     assert refused["Flux2KleinKVPipeline"] == "its loop hands 'kv_cache' from step to step"
     assert "hands 'source_latents'" in refused["CycleDiffusionPipeline"] and "hooks" in refused["StableDiffusionSAGPipeline"]
     assert "no step of a scheduler" in refused["KandinskyCombinedPipeline"]
-    assert shape_of("NoSuchPipeline") is None
+    assert pipeline_class("NoSuchPipeline") is None
     with pytest.raises(TiltingError, match="AnimateDiffPipeline cannot be steered: its loop stands in another"):
-        enterable("AnimateDiffPipeline")
+        steerable_class("AnimateDiffPipeline")
     assert main(["models", "diffusers", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {name: row["why"] for name, row in listed.items() if not row["steered"]} == refused

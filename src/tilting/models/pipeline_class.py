@@ -1,8 +1,8 @@
-"""Which pipelines of diffusers can be entered (`tilting.models.call`), found by reading the installed version's own source, of
-which nothing is imported.
+"""Which pipeline classes of diffusers can be steered (`tilting.models.call`): static analysis of the installed version's own
+source, of which nothing is imported.
 
-A call can be entered that has one loop, not inside another, with one ``self.scheduler.step`` in it, and that is told so by
-``self.progress_bar``. From the same source come what a call takes and its defaults, before a weight is read.
+A class can be steered whose ``__call__`` has one denoising loop, not inside another, with one ``self.scheduler.step`` in it and
+``self.progress_bar`` at its beginning. The same source gives the parameters of the call before a weight is read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError, nearest
-from tilting.models.passes import STEP, carried, dotted
+from tilting.models.loop_carried import STEP, carried, dotted
 
 REQUIRED = object()
 """The default of an argument that has none."""
 
-OURS = {
+RESERVED = {
     "prompt": "the prompts of a run",
     "class_labels": "the prompts of a run",
     "batch_size": "the prompts of a run",
@@ -42,24 +42,24 @@ OURS = {
     "callback_on_step_end": "a method",
     "callback_on_step_end_tensor_inputs": "a method",
 }
-"""Arguments of a call that are said in another way here."""
+"""Arguments of ``__call__`` that tilting sets itself -> what sets them."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the source of a pipeline's class says.
+class PipelineClass:
+    """What the source of a pipeline class says.
 
     Attributes:
         name: of the class.
-        why: why its call cannot be entered; empty where it can.
-        takes: argument of its call -> default, `REQUIRED` for none, ``...`` for one that is not plain.
-        parts: what it is made of -> the annotation of that.
+        unsupported: why it cannot be steered; empty where it can.
+        parameters: of its ``__call__`` -> default, `REQUIRED` for none, ``...`` for one that is not plain.
+        components: its models and tokenizers -> their annotations.
     """
 
     name: str
-    why: str
-    takes: Mapping[str, Any] = field(default_factory=dict)
-    parts: Mapping[str, str] = field(default_factory=dict)
+    unsupported: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    components: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -107,13 +107,12 @@ def method_of(name: str, method: str) -> ast.FunctionDef | None:
 
 def _defaults(function: ast.FunctionDef) -> dict[str, Any]:
     """Argument -> its default."""
-    asked = function.args
-    plain, given = [*asked.posonlyargs, *asked.args], asked.defaults
+    arguments = function.args
+    plain, given = [*arguments.posonlyargs, *arguments.args], arguments.defaults
     pairs: list[tuple[ast.arg, Any]] = [(one, REQUIRED) for one in plain[: len(plain) - len(given)]]
     pairs += list(zip(plain[len(plain) - len(given) :], given, strict=True))
-    pairs += [
-        (one, REQUIRED if value is None else value) for one, value in zip(asked.kwonlyargs, asked.kw_defaults, strict=True)
-    ]
+    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    pairs += [(one, REQUIRED if value is None else value) for one, value in keywords]
     return {one.arg: _value(value) for one, value in pairs if one.arg != "self"}
 
 
@@ -148,8 +147,8 @@ def _most(node: ast.AST, said: str) -> int:
     return own + sum(_most(child, said) for child in ast.iter_child_nodes(node))
 
 
-def _why(name: str) -> str:
-    """Why the call of a class cannot be entered, or nothing."""
+def _unsupported(name: str) -> str:
+    """Why a class cannot be steered, or nothing."""
     function = method_of(name, "__call__")
     if function is None:
         return "it has no call of its own"
@@ -171,7 +170,7 @@ def _why(name: str) -> str:
         return "its loop does not say where it begins (no progress bar)"
     if any(one.endswith("register_forward_hook") for one, _ in calls):
         return "its call hooks into its networks"
-    return _left(name, {})
+    return _carries_state(name, {})
 
 
 @cache
@@ -181,17 +180,17 @@ def source_of(name: str) -> str:
     return "" if function is None else ast.unparse(function)
 
 
-def _left(name: str, told: Mapping[str, Any]) -> str:
-    """Why the loop of a class that is told these cannot be entered at any step, or nothing."""
+def _carries_state(name: str, inputs: Mapping[str, Any]) -> str:
+    """Why the loop of a class, with these inputs, cannot be started at any step, or nothing."""
     function = method_of(name, "__call__")
     if function is None:
         return ""
-    off = frozenset(key for key, value in {**_defaults(function), **told}.items() if value is None or value is False)
+    off = frozenset(key for key, value in {**_defaults(function), **inputs}.items() if value is None or value is False)
     return ", ".join(f"its loop hands {one!r} from step to step" for one in carried(function, off)[:1])
 
 
 @cache
-def shape_of(name: str) -> Shape | None:
+def pipeline_class(name: str) -> PipelineClass | None:
     """What the source says of a class; None of one that the installed diffusers does not have."""
     if name not in _files():
         return None
@@ -199,61 +198,61 @@ def shape_of(name: str) -> Shape | None:
     parts = {}
     if init is not None:
         parts = {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in init.args.args if one.arg != "self"}
-    return Shape(name, _why(name), _defaults(call) if call else {}, parts)
+    return PipelineClass(name, _unsupported(name), _defaults(call) if call else {}, parts)
 
 
-def shapes() -> dict[str, Shape]:
-    """The shape of every pipeline class in the installed diffusers."""
-    found = {name: shape_of(name) for name in sorted(_files())}
-    return {name: shape for name, shape in found.items() if shape is not None}
+def pipeline_classes() -> dict[str, PipelineClass]:
+    """Every pipeline class in the installed diffusers, by name."""
+    found = {name: pipeline_class(name) for name in sorted(_files())}
+    return {name: cls for name, cls in found.items() if cls is not None}
 
 
-def enterable(name: str) -> Shape:
-    """The shape of a class whose call can be entered. Raises TiltingError for another, with the reason."""
-    shape = shape_of(name)
-    if shape is None:
+def steerable_class(name: str) -> PipelineClass:
+    """A class that can be steered. Raises TiltingError for another, with the reason."""
+    cls = pipeline_class(name)
+    if cls is None:
         raise TiltingError(f"the installed diffusers has no {name}{nearest(name, _files())}")
-    if shape.why:
-        raise TiltingError(f"a {name} cannot be steered: {shape.why}")
-    return shape
+    if cls.unsupported:
+        raise TiltingError(f"a {name} cannot be steered: {cls.unsupported}")
+    return cls
 
 
-def check_inputs(kind: str, names: Any, told: Mapping[str, Any]) -> None:
-    """Refuse what a pipeline's call does not take, or what is said in another way here. Raises TiltingError.
+def check_arguments(kind: str, names: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that a pipeline's call does not take, or that tilting sets itself. Raises TiltingError.
 
     Args:
         kind: the pipeline's class.
         names: of its call's arguments.
-        told: the inputs.
+        inputs: of the call.
     """
-    if shape_of(kind) is not None:
-        enterable(kind)
-    known = [name for name in names if name not in OURS and name != "self"]
-    for name in told:
-        if name in OURS:
-            raise TiltingError(f"the input {name!r} of a {kind} is {OURS[name]} here")
+    if pipeline_class(kind) is not None:
+        steerable_class(kind)
+    known = [name for name in names if name not in RESERVED and name != "self"]
+    for name in inputs:
+        if name in RESERVED:
+            raise TiltingError(f"the input {name!r} of a {kind} is {RESERVED[name]} here")
         if name not in known:
             raise TiltingError(f"a {kind} takes no input {name!r}{nearest(name, known)}")
-    if why := _left(kind, told):
+    if why := _carries_state(kind, inputs):
         raise TiltingError(f"a {kind} cannot be steered with these inputs: {why}")
 
 
-def share_of(kind: str, told: Mapping[str, Any]) -> float:
+def share_of(kind: str, inputs: Mapping[str, Any]) -> float:
     """The share of the steps, rounded down, that a call makes: its strength, of a picture; 1 where one is made always.
 
     Args:
         kind: the pipeline's class.
-        told: the inputs.
+        inputs: of the call.
 
     Raises:
         TiltingError: for a strength that is none.
     """
-    shape = shape_of(kind)
-    own = shape.takes.get("strength") if shape is not None else None
-    strength = told.get("strength", own if isinstance(own, float) else 1.0)
+    cls = pipeline_class(kind)
+    own = cls.parameters.get("strength") if cls is not None else None
+    strength = inputs.get("strength", own if isinstance(own, float) else 1.0)
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise TiltingError(f"strength must be a number above 0 and at most 1, not {strength!r}")
-    return strength if _rounds_down(kind) and told.get("denoising_start") is None else 1.0
+    return strength if _rounds_down(kind) and inputs.get("denoising_start") is None else 1.0
 
 
 def _rounds_down(kind: str) -> bool:
@@ -270,8 +269,8 @@ def from_pictures(kind: str) -> str:
     """The class of a pipeline's family that begins from a picture noised to a strength, or nothing."""
     stem = kind.removesuffix("Pipeline")
     names = [f"{one}{more}Pipeline" for more in PICTURES for one in (stem, stem.removesuffix("ControlNet"))]
-    shapes = [shape_of(name) for name in names]
-    return next((s.name for s in shapes if s and "strength" in s.takes and method_of(s.name, "get_timesteps")), "")
+    classes = [cls for name in names if (cls := pipeline_class(name)) is not None]
+    return next((c.name for c in classes if "strength" in c.parameters and method_of(c.name, "get_timesteps")), "")
 
 
 def steps_left(kind: str, steps: int, strength: float) -> int:
@@ -283,9 +282,9 @@ def steps_left(kind: str, steps: int, strength: float) -> int:
     return min(int(steps * strength), steps)
 
 
-def check_share(kind: str, told: Mapping[str, Any], steps: int) -> None:
+def check_share(kind: str, inputs: Mapping[str, Any], steps: int) -> None:
     """Refuse a strength that leaves a call no step. Raises TiltingError."""
-    share = share_of(kind, told)
+    share = share_of(kind, inputs)
     check_left(share, steps, int(share * steps))
 
 

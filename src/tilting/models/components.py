@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models.door import Door
 from tilting.models.lora_file import INPUTS, parse_lora
 from tilting.models.lora_stack import stack
 from tilting.models.lora_targets import is_clip
-from tilting.models.reading import reads_windows, windows
+from tilting.models.patched_pipeline import PatchedPipeline
+from tilting.models.prompt_embeds import reads_windows, windows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
-    from tilting.models.look import Look
+    from tilting.models.look_decoder import LookDecoder
 
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 UNBOUNDED = 10**6
 """From here on what a tokenizer says of its most is that it has none."""
 
 
-class Parts:
+class Components:
     """The parts of a pipeline of diffusers; each is an attribute by its own name.
 
     Args:
@@ -41,15 +41,17 @@ class Parts:
         TiltingError: for one without a network that denoises.
     """
 
-    look: Look | None = None
-    """What decodes estimates in the place of its own autoencoder; see `tilting.models.look`."""
+    look_decoder: LookDecoder | None = None
+    """What decodes estimates in the place of its own autoencoder; see `tilting.models.look_decoder`."""
     place: torch.device | None = None
     """Where it computes, where that is not where its network's weights wait."""
 
     def __init__(self, pipe: Any, name: str, inputs: Mapping[str, Any]):
         self.pipe, self.name, self.inputs = pipe, name, dict(inputs)
-        self.door, self.long_prompts = Door(pipe), "cut"
-        self.component = next((n for n in NETWORKS if n in self.door.inside), next(iter(self.door.inside), ""))
+        self.patched, self.long_prompts = PatchedPipeline(pipe), "cut"
+        self.component = next(
+            (n for n in NETWORKS if n in self.patched.loop_modules), next(iter(self.patched.loop_modules), "")
+        )
         if not self.component:
             raise TiltingError(f"a {type(pipe).__name__} has no network that denoises")
         for network in self.networks():
@@ -58,6 +60,9 @@ class Parts:
                 raise TiltingError(f"the {kind} keeps a cache between steps: call its disable_cache(), and give cache= here")
             network.eval().requires_grad_(False)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, a {type(self.pipe).__name__})"
+
     def __getattr__(self, name: str) -> Any:
         pipe = self.__dict__.get("pipe")
         if pipe is None or name not in pipe.components:
@@ -65,8 +70,8 @@ class Parts:
         return pipe.components[name]
 
     def tokenizers(self) -> list[tuple[Any, int | None]]:
-        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others what the call is told."""
-        names = self.door.names
+        """Its tokenizers, and how many tokens its call reads of each: CLIP's their most, others ``max_sequence_length``."""
+        names = self.patched.parameters
         usual = names["max_sequence_length"].default if "max_sequence_length" in names else None
         length = self.inputs.get("max_sequence_length", usual)
         if self.long_prompts != "cut":
@@ -81,7 +86,7 @@ class Parts:
         """The model, which reads long prompts so: "cut", or "chunk", in windows. Raises TiltingError where it cannot."""
         check_long(how, reads_windows(self.pipe), self.name)
         self.long_prompts = how
-        self.door.changes[:] = [windows] if how == "chunk" else []
+        self.patched.prompt_edits[:] = [windows] if how == "chunk" else []
         return self
 
     def networks(self) -> Iterator[nn.Module]:
@@ -99,17 +104,17 @@ class Parts:
 
     def tunable(self) -> dict[str, Any]:
         """The networks that a LoRA can change, by the component that files call each: what denoises, and CLIP text encoders."""
-        clips = {name: part for name, part in self.door.outside.items() if is_clip(part)}
+        clips = {name: part for name, part in self.patched.outer_modules.items() if is_clip(part)}
         return {self.component: self.backbone, **clips}
 
     def denoisers(self) -> list[Any]:
         """All networks that denoise: of two experts both."""
-        names = [name for name in self.door.inside if name == self.component or name.startswith(f"{self.component}_")]
-        return [self.door.inside[name] for name in names]
+        names = [name for name in self.patched.loop_modules if name == self.component or name.startswith(f"{self.component}_")]
+        return [self.patched.loop_modules[name] for name in names]
 
     @property
     def vae(self) -> Any:
-        return self.door.vae
+        return self.patched.vae
 
     @property
     def device(self) -> torch.device:
@@ -153,12 +158,12 @@ class Parts:
 
     def forget(self) -> None:
         """What was encoded before is encoded anew: the networks are not what they were."""
-        self.door.memo.clear()
-        self.door.zeros.clear()
+        self.patched.cache.clear()
+        self.patched.zero_outputs.clear()
 
     def checkpoint(self) -> None:
         """Recompute the activations of network and autoencoder on the way back, where diffusers can."""
-        parts: list[Any] = [self.backbone, self.vae, getattr(self.look, "vae", None)]
+        parts: list[Any] = [self.backbone, self.vae, getattr(self.look_decoder, "vae", None)]
         for part in parts:
             if getattr(part, "_supports_gradient_checkpointing", False):
                 part.enable_gradient_checkpointing()

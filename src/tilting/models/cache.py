@@ -16,41 +16,41 @@ REMEMBERED = 2**29
 """Bytes that are kept."""
 
 
-def fresh(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Lists and mappings copied: some pipelines write into those that they are given."""
     if isinstance(value, list):
-        return [fresh(v) for v in value]
+        return [copied(v) for v in value]
     if type(value) is tuple:
-        return tuple(fresh(v) for v in value)
-    return {k: fresh(v) for k, v in value.items()} if type(value) is dict else value
+        return tuple(copied(v) for v in value)
+    return {k: copied(v) for k, v in value.items()} if type(value) is dict else value
 
 
-class Unknown(Exception):
+class Unkeyable(Exception):
     """A value that cannot be told from another by what it holds."""
 
 
-def content(value: Any) -> Any:
+def content_key(value: Any) -> Any:
     """What tells a value from others: a key. Raises Unknown."""
     if isinstance(value, torch.Tensor):
         held = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return tuple(value.shape), str(value.dtype), str(value.device), hashlib.blake2b(held).digest()
     if isinstance(value, list | tuple):
-        return (type(value).__name__, *map(content, value))
+        return (type(value).__name__, *map(content_key, value))
     if isinstance(value, Mapping):
-        return tuple((k, content(v)) for k, v in sorted(value.items()))
+        return tuple((k, content_key(v)) for k, v in sorted(value.items()))
     if value is None or isinstance(value, str | int | float | bool | bytes | torch.dtype | torch.device):
         return type(value).__name__, value
     if hasattr(value, "tobytes"):  # pictures of PIL, arrays
         how = [str(getattr(value, name, None)) for name in ("size", "mode", "shape", "dtype")]
-        return type(value).__name__, *how, content(getattr(value, "palette", None) and value.getpalette()), _digest(value)
-    raise Unknown(type(value).__name__)
+        return type(value).__name__, *how, content_key(getattr(value, "palette", None) and value.getpalette()), _digest(value)
+    raise Unkeyable(type(value).__name__)
 
 
 def _digest(value: Any) -> bytes:
     return hashlib.blake2b(value.tobytes()).digest()
 
 
-def trees() -> Any:
+def pytree() -> Any:
     """torch's own functions of values within values."""
     from torch.utils import _pytree
 
@@ -66,7 +66,7 @@ def tensors(value: Any) -> list[Tensor]:
     return [t for v in value for t in tensors(v)] if isinstance(value, list | tuple) else []
 
 
-class Memo:
+class LRUCache:
     """Values by key, made once; those that were not asked for longest go where all are more than ``most`` bytes.
 
     Args:

@@ -2,7 +2,7 @@
 
     image = d(x · s' + m'),  x = (z - m) / s        z: what the model's own decoder would be given; s and m of each decoder
 
-A look is where a method's cost lies: at 512 x 512 a decode of Stable Diffusion costs more than a guided evaluation, one of
+Decoding is most of what an estimate costs: at 512 x 512 Stable Diffusion's own decoder costs more than a guided evaluation,
 TAESD (AutoencoderTiny) a fortieth of it. What is kept and what is scored at the end is decoded by the model's own.
 """
 
@@ -35,7 +35,7 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Look:
+class LookDecoder:
     """A decoder of estimates.
 
     Attributes:
@@ -77,15 +77,15 @@ def entering(config: Any, x: Tensor) -> Tensor:
     return x * scale + shift
 
 
-def look_of(small: Any, vae: Any, name: str, folder: str) -> Look:
-    """The look of a small autoencoder, frozen. Raises TiltingError where it alone, or the model's own alone, is of videos."""
+def as_look_decoder(small: Any, vae: Any, name: str, folder: str) -> LookDecoder:
+    """A small autoencoder as a look decoder, frozen. Raises TiltingError where one of it and the model's own is of videos."""
     if len({any(p.ndim == 5 for p in one.parameters()) for one in (small, vae)}) > 1:
         what = f"the look decoder {folder!r} is a {type(small).__name__}, and {name!r} has a {type(vae).__name__}"
         raise TiltingError(f"{what}, one of them of pictures and one of videos: leave --look-decoder out")
-    return Look(small.eval().requires_grad_(False), vae.config)
+    return LookDecoder(small.eval().requires_grad_(False), vae.config)
 
 
-def find_look(model: str, asked: str) -> str:
+def find_look_decoder(model: str, asked: str) -> str:
     """The folder or hub id of the decoder of a model's estimates, its configuration read and no weight.
 
     Args:
@@ -104,11 +104,11 @@ def find_look(model: str, asked: str) -> str:
             own = "whose own decoder is small" if model == "pocket" else f"a {kind_of(source)}"
             raise TiltingError(f"no look decoder is known for {model!r}, {own}: give --look-decoder the folder of one")
         found = str(beside) if beside.is_dir() else str(known)
-    check_look(read_json(source, f"vae/{CONFIG}"), found)
+    check_look_decoder(read_json(source, f"vae/{CONFIG}"), found)
     return found
 
 
-def check_look(own: Mapping[str, Any], folder: str) -> None:
+def check_look_decoder(own: Mapping[str, Any], folder: str) -> None:
     """Refuse a folder, or hub id, that holds no decoder of the latents of an autoencoder of this configuration; no weight is
     read. Raises TiltingError."""
     try:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from tilting.models.passes import STEP, Pruned, calls, dotted
-from tilting.models.shapes import method_of
+from tilting.models.loop_carried import STEP, Pruned, calls, dotted
+from tilting.models.pipeline_class import method_of
 
 ASKED = {"step", "order", "config", "scale_model_input", "timesteps", "set_timesteps", "set_begin_index", "init_noise_sigma"}
 """What a call may ask its scheduler for beside."""
@@ -23,8 +23,8 @@ KEPT = re.compile(r"_current_timestep|_\w*attention_kwargs")
 
 
 @cache
-def alone(name: str, none: frozenset[str]) -> bool:
-    """Whether each step can be made by itself.
+def independent(name: str, none: frozenset[str]) -> bool:
+    """Whether each step of the loop can be made without those before it.
 
     Args:
         name: of a pipeline's class.

@@ -1,4 +1,4 @@
-"""Changes what a pipeline's call gets from its ``encode_prompt``, by the names of the returned values.
+"""Edits of the prompt embeddings that a pipeline's call gets from its ``encode_prompt``, by the names of the returned values.
 
 long prompts    read in windows (AUTOMATIC1111), by pipelines whose text encoders are CLIP's alone
 a negative      replaced by what is learned of it (`tilting.models.sampler_inputs`)
@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
+from tilting.models.loop_carried import dotted
 from tilting.models.lora_targets import is_clip
-from tilting.models.passes import dotted
-from tilting.models.shapes import method_of
+from tilting.models.pipeline_class import method_of
 from tilting.models.text import in_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tilting.models.entry import Entry
+    from tilting.models.intercepted_call import InterceptedCall
 
 PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 POOLED, NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
-Change = Callable[["Entry", dict[str, Any], Mapping[str, Any]], dict[str, Any]]
-"""(an entry, values by name, what was asked) -> other values."""
+Change = Callable[["InterceptedCall", dict[str, Any], Mapping[str, Any]], dict[str, Any]]
+"""(a run of the call, embeddings by name, arguments of ``encode_prompt``) -> other embeddings."""
 
 
 @cache
@@ -41,15 +41,18 @@ def encoded_names(kind: str) -> tuple[tuple[str, ...], ...]:
     return tuple(names for _, names in sorted(found))
 
 
-def changed(entry: Entry, made: Any, asked: Mapping[str, Any], place: int, changes: Sequence[Change]) -> Any:
+def changed(intercepted: InterceptedCall, made: Any, asked: Mapping[str, Any], place: int, changes: Sequence[Change]) -> Any:
     """What ``encode_prompt`` returned at a place, changed; by number where the call gives no names."""
-    names, held = encoded_names(type(entry.call.door.pipe).__name__), made if isinstance(made, tuple | list) else (made,)
+    names, held = (
+        encoded_names(type(intercepted.call.patched.pipe).__name__),
+        made if isinstance(made, tuple | list) else (made,),
+    )
     mine = names[min(place, len(names) - 1)] if names else ()
     mine = mine if len(mine) == len(held) else tuple(f"{place}.{i}" for i in range(len(held)))
     values = dict(zip(mine, held, strict=True))
     for change in changes:
-        values = change(entry, values, asked)
-    entry.texts |= values
+        values = change(intercepted, values, asked)
+    intercepted.prompt_embeds |= values
     found = [values[name] for name in mine]
     return type(made)(found) if isinstance(made, tuple | list) else found[0]
 
@@ -60,9 +63,9 @@ def reads_windows(pipe: Any) -> bool:
     return hasattr(pipe, "unet") and 0 < len(encoders) <= 2 and all(map(is_clip, encoders))
 
 
-def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+def windows(intercepted: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Prompts and negative prompts of any length; the shorter is padded with what the network's mask leaves out."""
-    pipe, m = entry.call.door.pipe, len(entry.prompts)
+    pipe, m = intercepted.call.patched.pipe, len(intercepted.prompts)
     own = values[PROMPT]
     ends = ("", "_2") if hasattr(pipe, "text_encoder_2") else ("",)
 
@@ -81,7 +84,7 @@ def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> d
     sequence, mask, pooled = read(texts_of(asked.get("prompt")))
     values = values | {PROMPT: sequence} | ({POOLED: pooled.to(own.dtype)} if pooled is not None and POOLED in values else {})
     if values.get(NEGATIVE) is None:
-        entry.masks = (mask, mask)
+        intercepted.text_masks = (mask, mask)
         return values
     zero = not values[NEGATIVE].any()  # an empty one is zeros in some
     other, its_mask, its_pooled = read(texts_of(asked.get("negative_prompt")))
@@ -90,7 +93,7 @@ def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> d
     def wide(value: Tensor, dims: int) -> Tensor:
         return torch.nn.functional.pad(value, [0] * 2 * (dims - 2) + [0, longest - value.shape[1]])
 
-    entry.masks = (wide(its_mask, 2), wide(mask, 2))
+    intercepted.text_masks = (wide(its_mask, 2), wide(mask, 2))
     values |= {PROMPT: wide(sequence, 3), NEGATIVE: wide(torch.zeros_like(other) if zero else other, 3)}
     if its_pooled is not None and NEGATIVE_POOLED in values:
         values[NEGATIVE_POOLED] = (torch.zeros_like(its_pooled) if zero else its_pooled).to(own.dtype)
@@ -100,12 +103,12 @@ def windows(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> d
 def negatives(change: Callable[[Tensor], Tensor]) -> Change:
     """The negative prompt's embeddings moved by a function of the prompt's. Raises TiltingError where there are no such two."""
 
-    def moved(entry: Entry, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-        negative, text = values.get(NEGATIVE), values.get(PROMPT, entry.texts.get(PROMPT))
+    def moved(intercepted: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        negative, text = values.get(NEGATIVE), values.get(PROMPT, intercepted.prompt_embeds.get(PROMPT))
         if negative is None:
             return values
         if not isinstance(text, torch.Tensor) or text.shape != negative.shape:
-            kind = type(entry.call.door.pipe).__name__
+            kind = type(intercepted.call.patched.pipe).__name__
             raise TiltingError(f"a {kind} reads its negative prompt in another form than its prompt: there is none to learn")
         return values | {NEGATIVE: negative + change(text).to(negative)}
 

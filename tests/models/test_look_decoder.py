@@ -14,7 +14,7 @@ from tilting.cli import main
 from tilting.config.generate import resolve
 from tilting.errors import TiltingError
 from tilting.features.packaged import POCKET
-from tilting.models.look import find_look
+from tilting.models.look_decoder import find_look_decoder
 from tilting.models.pipeline import Pipeline
 from tilting.training.trainer import make_trainer
 
@@ -58,7 +58,7 @@ def test_estimates_are_decoded_by_the_small_one_and_what_is_kept_by_the_models_o
     model, plain = tl.load(look_decoder=tiny), tl.load()
     x = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     seen = model.looker(["a fox", "an owl"])(x, torch.arange(2))
-    by_hand = (model.look.vae.decoder(x) / 2 + 0.5).clamp(0, 1)  # TAESD's convention: the loop's latents, pictures in [-1, 1]
+    by_hand = (model.look_decoder.vae.decoder(x) / 2 + 0.5).clamp(0, 1)  # TAESD: the loop's latents to [-1, 1]
     assert torch.allclose(seen, by_hand, atol=1e-5)
     assert torch.autograd.grad(seen.sum(), x)[0].abs().sum() > 0
     asked = []
@@ -134,9 +134,9 @@ def test_what_is_no_decoder_of_its_latents_is_refused_before_a_weight_is_read(ma
 def test_auto_is_the_folder_beside_or_the_known_one(tmp_path):
     folder = today.write("sdxl", tmp_path / "xl")
     with pytest.raises(TiltingError, match="madebyollin/taesdxl"):
-        find_look(str(folder), "auto")
+        find_look_decoder(str(folder), "auto")
     small(folder / "look_decoder", 4, 2)
-    assert find_look(str(folder), "auto") == str(folder / "look_decoder")
+    assert find_look_decoder(str(folder), "auto") == str(folder / "look_decoder")
 
 
 def test_a_manifest_says_which_and_a_run_goes_on_with_that_alone(tiny, tmp_path, capsys):
