@@ -344,6 +344,12 @@ def test_obedience_and_quality_stand_side_by_side(share, judged, said):
     base = {} if judged is None else {"base": {"own": judged[0], "judge": judged[1]}}
     labels = {"y": {"asked": "a", "log_prob": -0.1, "obeys": share}}
     assert said in obedience({"images": 10, "kl_mean": 3.0, "labels": labels, **base})
+    for mine, theirs, told in (
+        (labels["y"], {"obeys": 0.25}, f"y=a obeyed {round(10 * share)} of 10 (base 1 of 4), KL 3"),
+        ({"asked": 0.5, "log_prob": -1, "mean": 0.41}, {"mean": 0.125}, "y 0.41 for 0.5 (base 0.125), KL 3"),
+    ):
+        beside = {"base": {"judge": -0.3, "own": -0.3, "images": 4, "labels": {"y": theirs}}}
+        assert told in obedience({"images": 10, "kl_mean": 3.0, "labels": {"y": mine}, **beside})
 
 
 def test_a_classifier_that_guides_is_not_trained_longer():
@@ -371,6 +377,10 @@ def test_the_base_that_pictures_are_compared_with_is_the_models_own(pocket, tmp_
     asked = {"prompts": ["a fox", "a cat"], "control": [str(tmp_path / "control")], "label": ["bright=yes"], "steps": 3}
     config = SampleConfig.resolve({**asked, "images": 2, "out": str(tmp_path / "run")})
     found = condition_sample(config, quiet=True)["summary"]
-    plain = tl.generate(pocket, ["a fox", "a cat"], steps=3, images=2, progress=False).manifest["summary"]
-    assert found["base"] == {"judge": pytest.approx(plain["judge_mean"], abs=1e-4), "own": found["judge_mean"], "images": 4}
+    drawn = tl.generate(pocket, ["a fox", "a cat"], steps=3, images=2, progress=False)
+    plain, base = drawn.manifest["summary"], found["base"]
+    judged = {"judge": pytest.approx(plain["judge_mean"], abs=1e-4), "own": found["judge_mean"], "images": 4}
+    assert base == {**judged, "labels": base["labels"]}
+    obeys = (fitted(drawn.images).argmax(1) == fitted.schema.target("yes")).double().mean()
+    assert base["labels"]["bright"]["asked"] == "yes" and base["labels"]["bright"]["obeys"] == pytest.approx(float(obeys))
     assert found["judge_mean"] != plain["judge_mean"] and found["evaluations"] == plain["evaluations"]

@@ -69,14 +69,18 @@ def with_readings(records: list[dict[str, Any]], images: Tensor, kl: PathKl | No
     return read
 
 
+def averaged(readings: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of what `read_images` gives."""
+    return {key: sum(float(one[key]) for one in readings) / len(readings) for key in MEANS if key in readings[0]}
+
+
 def mean_readings(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over images: ``kl_mean``, and of each label log p and the share that obeys."""
     kls = [r["kl"] for r in records if r["kl"] is not None]
     labels: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for r in records for name in r["labels"]):
         mine = [r["labels"][name] for r in records]
-        means = {key: sum(float(m[key]) for m in mine) / len(mine) for key in MEANS if key in mine[0]}
-        labels[name] = {"asked": mine[0]["asked"], **means}
+        labels[name] = {"asked": mine[0]["asked"], **averaged(mine)}
     return {"kl_mean": sum(kls) / len(kls) if kls else None, "labels": labels}
 
 
@@ -85,10 +89,14 @@ def obedience(summary: Mapping[str, Any], trained: bool = True) -> str:
 
     Args:
         summary: ``images``, their count, what `mean_readings` gives, and where there is a judge ``base``, what it says of the
-            same number of the pre-trained model's ({"judge", "own"}).
+            same number of the pre-trained model's ({"judge", "own"}), and of those ``images`` what is read of ``labels``.
         trained: by a control; a classifier that guides is not trained longer.
     """
     base, said = summary.get("base"), obeyed(summary, summary.get("images"))
+    for k, read in enumerate(base.get("labels", {}).values() if base else ()):
+        assert base is not None
+        plain = f"{round(read['obeys'] * base['images'])} of {base['images']}" if "obeys" in read else f"{read['mean']:.4g}"
+        said[k] += f" (base {plain})"
     if summary["kl_mean"] is not None:
         said.append(f"KL {summary['kl_mean']:.4g} nats an image")
     shares = [read["obeys"] for read in summary["labels"].values() if "obeys" in read]

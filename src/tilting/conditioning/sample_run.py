@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tilting.conditioning.guided import Obeying, check_noise, controlled, guided_by
 from tilting.conditioning.noisy import load_noisy
-from tilting.conditioning.readings import Tests, Watcher, mean_readings, obedience, with_readings
+from tilting.conditioning.readings import Tests, Watcher, averaged, mean_readings, obedience, read_images, with_readings
 from tilting.config.condition_sample import SampleConfig
 from tilting.config.generate import GenerateConfig
 from tilting.declare import Option
@@ -27,6 +27,7 @@ from tilting.generation.folder import Folder
 from tilting.generation.generate import Drawn, draw, identities, plan
 from tilting.generation.plan import grid_of
 from tilting.generation.progress import announce
+from tilting.lazy import torch
 from tilting.models.control_file import load_control
 from tilting.models.control_kl import PathKl
 from tilting.presets import Preset
@@ -40,6 +41,8 @@ from tilting.runs.lock import exclusive
 from tilting.runs.owner import SWEEP_OF_RUNS, folder_of
 from tilting.runs.processes import join_processes
 
+Base = tuple[Any, float]
+"""Pictures (n, 3, h, w) of the pre-trained model, and what the judge says of them, on average."""
 COMPARED = 16
 """Pictures of the pre-trained model that a run is compared with."""
 
@@ -70,7 +73,7 @@ class Loaded:
         controls: by folder.
         watcher: has the path KL of the run.
         tests: label -> (classifier, what was asked), of labels whose classifier is there.
-        bases: what the judge says of the pre-trained model's pictures, by what they are of; None where there is no judge.
+        bases: the pre-trained model's pictures and what the judge says of them, by what they are of; None without a judge.
         base: the same of the run that is on.
         quiet: say nothing while the model is loaded.
     """
@@ -80,8 +83,8 @@ class Loaded:
     controls: dict[str, Control] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
     tests: Tests = field(default_factory=dict)
-    bases: dict[Any, float | None] = field(default_factory=dict)
-    base: Callable[[], float | None] = lambda: None
+    bases: dict[Any, Base | None] = field(default_factory=dict)
+    base: Callable[[], Base | None] = lambda: None
     quiet: bool = True
 
     def plain(self, config: GenerateConfig) -> Parts:
@@ -99,9 +102,7 @@ class Loaded:
         """What a run needs: in the model's place the controlled or guided one."""
         parts = self.plain(config)
         drawn = config.prompts, config.seeds, config.images, config.steps, config.cfg, config.eta, config.negative_prompt
-        self.base = lambda: (
-            self.bases[drawn] if drawn in self.bases else self.bases.setdefault(drawn, base_judge(config, parts))
-        )
+        self.base = lambda: self.bases[drawn] if drawn in self.bases else self.bases.setdefault(drawn, base_of(config, parts))
         grid = grid_of(parts.model, config.preset().build(config.steps), config.steps)
         self.watcher.kl = PathKl(grid, config.eta, config.sde)
         obeying = self._obeying(config, parts.model)
@@ -142,8 +143,13 @@ class SampleFolder(Folder[SampleConfig]):
         found = {**super().summarise(records, counts), **mean_readings(records)}
         if records and len(records) == self.total and found["judge_mean"] is not None:
             judged = [record["judge"] for record in records[:COMPARED] if record["judge"] is not None]
-            base = self.loaded.base()
-            found |= {} if base is None or not judged else {"base": {"judge": base, "own": mean(judged), "images": len(judged)}}
+            if judged and (base := self.loaded.base()):
+                pictures, judge = base
+                read = {
+                    label: {"asked": test[1], **averaged(read_images(*test, pictures))}
+                    for label, test in self.loaded.tests.items()
+                }
+                found["base"] = {"judge": judge, "own": mean(judged), "images": len(pictures), "labels": read}
         return found
 
 
@@ -154,8 +160,9 @@ def sample_into(config: SampleConfig, loaded: Loaded, argv: Sequence[str] = (), 
     return generating.run(config, argv, quiet, loaded.load, partial(SampleFolder, loaded=loaded))
 
 
-def base_judge(config: SampleConfig, parts: Parts) -> float | None:
-    """What the judge says of the pre-trained model's pictures of the run's own prompts and noise, of the first `COMPARED`."""
+def base_of(config: SampleConfig, parts: Parts) -> Base | None:
+    """The pre-trained model's pictures of the run's own prompts and noise, the first `COMPARED`, and what the judge says of
+    them; None where there is no judge."""
     if parts.judge is None:
         return None
     who = identities(config.prompts, config.seeds, config.images)[:COMPARED]
@@ -163,7 +170,7 @@ def base_judge(config: SampleConfig, parts: Parts) -> float | None:
     request = plan(parts.model, who, negative_prompt=config.negative_prompt, batch_size=config.batch_size, **plain)
     drawn = [one for one in draw(parts.model, request) if isinstance(one, Drawn)]
     values = [v for one in drawn for v in parts.judge(one.images, [w.prompt for w in one.who]).tolist() if v == v]
-    return sum(values) / len(values) if values else None
+    return (torch.cat([one.images for one in drawn]), mean(values)) if values else None
 
 
 def condition_sample(config: SampleConfig, argv: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:

@@ -199,7 +199,8 @@ def describe(manifest: dict[str, Any]) -> str:
     gamma = summary["effective_gamma"]
     parts = [f"{summary['steps']} training steps{already_told(manifest)}"]
     parts += ["no KL" if gamma is None else f"effective γ {gamma:g}"]
-    parts += [f"{name} {value:.4g}" for name, value in summary["last"].items()]
+    alone = f"log_prob.{next(iter(summary['labels']))}" if len(summary["labels"]) == 1 else ""  # is log_prob itself
+    parts += [f"{name} {value:.4g}" for name, value in summary["last"].items() if name != alone]
     if summary["skipped"]:
         parts.append(f"{summary['skipped']} steps skipped")
     parts += costs_told(summary, manifest.get("call"))
@@ -207,7 +208,8 @@ def describe(manifest: dict[str, Any]) -> str:
     if samples:
         before, now = samples[0], samples[-1]
         known = before["step"] == 0 and None not in (before["judge"], now["judge"])  # an older run was not looked at then
-        base = {"base": {"judge": before["judge"], "own": now["judge"]}} if known else {}
         labels = {name: {**one, "asked": "any"} for name, one in now["labels"].items() if "obeys" in one}
+        plain = {"images": before["images"], "labels": {name: before["labels"][name] for name in labels}}
+        base = {"base": {"judge": before["judge"], "own": now["judge"], **plain}} if known else {}
         lines.append(f"samples: {obedience({'images': now['images'], 'kl_mean': now['kl'], 'labels': labels, **base})}")
     return "\n".join([*lines, f"control: {out} ({', '.join(summary['labels'])})"])

@@ -76,7 +76,8 @@ class Schema:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise TiltingError(f"the label {self.label!r} takes a finite number, not {value!r}")
+            usual = f"it was learnt from numbers around {self.shift:.3g}, of standard deviation {self.scale:.3g}"
+            raise TiltingError(f"the label {self.label!r} takes a finite number, not {value!r}: {usual}")
         return number
 
     def far(self, value: str | float) -> str | None:
