@@ -30,7 +30,7 @@ class Unkeyable(Exception):
 
 
 def content_key(value: Any) -> Any:
-    """What tells a value from others: a key. Raises Unknown."""
+    """What tells a value from others: a key. Raises Unkeyable."""
     if isinstance(value, torch.Tensor):
         held = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return tuple(value.shape), str(value.dtype), str(value.device), hashlib.blake2b(held).digest()
