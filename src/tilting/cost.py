@@ -52,6 +52,15 @@ def cost(method: Method, steps: int) -> Cost:
 
 def calls_of(method: Method, steps: int) -> Calls:
     """The calls that `cost` sums up."""
+    return _counts(method, steps)[0]
+
+
+def rows_of(method: Method, steps: int) -> int:
+    """The most latents of an image in one call: its particles, or what an engine, probes or a smoothing make of them."""
+    return _counts(method, steps)[1]
+
+
+def _counts(method: Method, steps: int) -> tuple[Calls, int]:
     try:
         hash(method)
     except TypeError:  # a user's part that is not frozen
@@ -60,22 +69,26 @@ def calls_of(method: Method, steps: int) -> Calls:
 
 
 @lru_cache(maxsize=1024)
-def _counted(method: Method, steps: int) -> Calls:
-    paid = [0, 0, 0, 0]
+def _counted(method: Method, steps: int) -> tuple[Calls, int]:
+    paid, most = [0, 0, 0, 0], 0
 
     def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
+        nonlocal most
+        most = max(most, len(x))
         paid[torch.is_grad_enabled() and x.requires_grad] += len(x)
         seen = torch.sin(x)  # not linear: its backward pass needs x, and so the checkpoints of a chain
         return Prediction(seen, seen, seen)
 
     def value(x0: Tensor, rows: Tensor) -> Tensor:
+        nonlocal most
+        most = max(most, len(x0))
         paid[2 + (torch.is_grad_enabled() and x0.requires_grad)] += len(x0)
         return 0 * x0.flatten(1).sum(1)
 
-    stubs = Problem(denoise, Schedule("flow").grid(steps), [Identity(0, "", 0)], (1,), value, cfg=2.0)
+    stubs = Problem(denoise, Schedule("flow").grid(steps), [Identity(0, "", 0)], (1,), value, cfg=2.0, chunk=10**6)
     state = start(stubs, method)
     for state, _ in sample(stubs, method, state):  # noqa: B007, B020
         pass
     drawn = list(paid)
     finish(stubs, method, state)
-    return Calls(*drawn, finals=sum(paid[2:]) - sum(drawn[2:]))
+    return Calls(*drawn, finals=sum(paid[2:]) - sum(drawn[2:])), most

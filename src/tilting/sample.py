@@ -234,6 +234,10 @@ def _log_ratio(x: Tensor, base: Tensor, mean: Tensor, std: float) -> Tensor:
     return 0.5 * (toward.flatten(2).square().sum(2) - away.flatten(2).square().sum(2))
 
 
+AS_HEAVY = 1e-3
+"""Log-weights that differ by less are equal: the first of them is the heaviest."""
+
+
 class Final(NamedTuple):
     """The kept particles.
 
@@ -266,6 +270,8 @@ def finish(problem: Problem, method: Method, state: State) -> Final:
     elif method.final == "sample":
         uniforms = rng.uniform(problem.who, 1, len(problem.grid), "final").to(log_w.device)
         index = weights.multinomial(weights.normalise(log_w), uniforms)[:, 0]
-    else:
-        index = (log_w if method.final == "weight" or value is None else value).argmax(1)
+    elif method.final == "reward" and value is not None:
+        index = value.argmax(1)
+    else:  # what parted after a last resampling is as heavy but for the rounding of its values, of which none may depend
+        index = (log_w >= log_w.max(1, keepdim=True).values - AS_HEAVY).int().argmax(1)
     return Final(state.gather(index[:, None]).x, value, log_w, index)

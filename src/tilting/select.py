@@ -233,7 +233,7 @@ class Smc(Select):
     def __call__(self, seen: SelectionInput) -> Resampling:
         log_w, memory = self.weigh(seen)
         n = seen.value.shape[1]
-        room = 1.01 if self.adaptive else 1.0  # the level just found sits on the bound
+        room = 1.01 if self.adaptive else 1 - 1e-9  # the level just found sits on the bound; equal weights, rounded, on n
         low = weights.ess(log_w) < self.ess_threshold * n * room
         if not low.any():
             return Resampling(None, log_w, memory)
@@ -259,7 +259,8 @@ class Smc(Select):
             potential = level * value / self.beta
         else:
             potential = old.potential + (best if self.potential == "max" else total) / self.beta
-        return seen.log_w + potential - old.potential, Memory(potential, best, total, level)
+        gained = potential - old.potential  # first, so that equal values leave equal weights equal
+        return seen.log_w + gained, Memory(potential, best, total, level)
 
     def _bisect(self, value: Tensor, seen: SelectionInput) -> Tensor:
         """The largest λ in [previous λ, 1] that keeps the ESS at the threshold, (b, n), equal within an image."""

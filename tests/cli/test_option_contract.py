@@ -23,7 +23,7 @@ from tilting.cli.command import COMMANDS
 from tilting.config.base import BaseConfig
 from tilting.declare import declared
 from tilting.errors import TiltingError
-from tilting.models import told
+from tilting.models import inputs
 from tilting.models.placement import SWITCHES
 
 FILE = """
@@ -109,7 +109,7 @@ def test_options_are_documented_and_stand_everywhere(words):
     assert set(shown) - beside == {one.name for one in said.values()}
 
 
-LOADED = {"device", "precision", "long_prompts", "lora", *SWITCHES, "input", *told.OPTIONS}
+LOADED = {"device", "precision", "long_prompts", "lora", *SWITCHES, "input", *inputs.OPTIONS}
 """Of `tilting.load`; the inputs by the names that the pipeline has for them."""
 OBJECTS = {"particles", "settings", "published", "metadata", "model"}
 """Said by a preset or an objective, the prompts, or the model itself."""

@@ -16,6 +16,7 @@ from support.chains import AIM, DIFFUSION, FLOW, Counter, problem, run
 from support.counts import PER_IMAGE
 from tilting import presets, rng
 from tilting.cost import cost
+from tilting.declare import declared
 from tilting.generation.plan import identities, plan
 from tilting.method import Every, check
 from tilting.sample import Problem, finish
@@ -96,6 +97,70 @@ def test_a_value_that_is_not_a_number_stops_a_run_with_its_image(mixture, preset
     with pytest.raises(RewardError, match="finite") as caught:
         finish(p, preset.build(6), run(p, preset.build(6))[0])
     assert caught.value.row == 2
+
+
+# The unit of a reward, and its zero
+
+
+UNITS = {"beta": 1, "tau": 1, "fk.strength": -1, "ug.strength": -1, "dps-score.strength": -1}
+"""Settings in the reward's unit, to this power."""
+
+
+def in_unit(name, unit):
+    preset = PER_IMAGE[name][0]
+    given = {key.rpartition(".")[2]: power for key, power in UNITS.items() if key.rpartition(".")[0] in ("", name)}
+    given = {key: power for key, power in given.items() if getattr(preset, key, None)}
+    return replace(preset, **{key: getattr(preset, key) * unit**power for key, power in given.items()})
+
+
+@pytest.mark.parametrize("schedule", [DIFFUSION, FLOW], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("name", [n for n in PER_IMAGE if n != "codex-schedule"])
+def test_a_reward_in_another_unit_or_from_another_zero_draws_the_same(mixture, name, schedule):
+    """r + c, and c r with what is told in its unit: no constant of ours is of the order of some rewards. Only ReNO's steps are
+    in it by their nature."""
+    ends = []
+    for unit, zero in ((1.0, 0.0), (1.0, 700.0), (2.0**-40, 0.0), (2.0**70, 0.0)):
+        if unit != 1 and name == "reno":
+            continue
+
+        def value(x0, rows, unit=unit, zero=zero):
+            return unit * (torch.sin(x0 @ AIM) + 0.3 * (x0 @ AIM)) + zero
+
+        eta = 0.5 if PER_IMAGE[name][0].default_eta == 0 else 1.0
+        p, method = problem(mixture, 5, 2, schedule, value=value, eta=eta), in_unit(name, unit).build(5)
+        ends.append(finish(p, method, run(p, method)[0]).x)
+    assert all(torch.allclose(end, ends[0], atol=1e-6) for end in ends)
+
+
+NOTHING = {"code": {}, "bon": {}, "svdd": {}, "smc": {}, "fk": {}, "rbf": {}, "fkc": {}, "dps": {"strength": 0.0}}
+NOTHING |= {"mpgd": {"strength": 0.0}, "freedom": {"strength": 0.0, "repeat": 1}, "ug": {"strength": 0.0, "backward": 0}}
+NOTHING |= {"lgd": {"strength": 0.0}, "tfg": {"rho": 0.0, "mu": 0.0}, "codex": {"strength": 0.0}, "lidar": {"strength": 0.0}}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_one_particle_and_no_strength_is_the_model_to_the_bit(mixture, name):
+    one = {"particles": 1} if "particles" in declared(presets.METHODS[name]) else {}
+    preset = presets.METHODS[name](**NOTHING[name], **one)
+    for schedule in (DIFFUSION, FLOW):
+        for eta in (0.5, 1.0):
+            plain = {"cfg": 1.0} if name == "fkc" else {}  # which weighs guidance itself
+            p = problem(mixture, 5, 2, schedule, eta=eta, **plain)
+            assert torch.equal(*(finish(p, m, run(p, m)[0]).x for m in (preset.build(5), presets.base().build(5))))
+
+
+@pytest.mark.parametrize("name", ["smc", "tds", "das", "psi", "fkc"])
+def test_the_heaviest_of_equals_does_not_depend_on_rounding(mixture, name):
+    """What parted after a last resampling weighs the same, as far as values are known: another batch rounds them otherwise."""
+    method, kept = PER_IMAGE[name][0].build(5), []
+    for k in range(4):
+
+        def value(x0, rows, k=k):
+            noise = torch.sin(1e6 * (x0.detach().sum(1) + k))
+            return x0 @ AIM + 5e-7 * noise
+
+        p = problem(mixture, 5, 24, FLOW, value=value)
+        kept.append(finish(p, method, run(p, method)[0]).kept)
+    assert all(torch.equal(one, kept[0]) for one in kept)
 
 
 # Latents of any shape, runs of any length

@@ -13,7 +13,7 @@ from support.counts import PER_IMAGE, STEPS
 from tilting import presets
 from tilting.config.generate import GenerateConfig
 from tilting.config.variants import parse_variant
-from tilting.cost import cost
+from tilting.cost import cost, rows_of
 from tilting.errors import TiltingError
 from tilting.generation.folder import Folder
 from tilting.guidance.kernel import Clean, Mean
@@ -40,6 +40,7 @@ def test_counts_are_exact(mixture, name, chunk):
     finish(p, method, state)
     assert (denoise.rows, value.rows) == (images * evaluations, images * values)
     assert cost(method, STEPS) == (evaluations, values)
+    assert chunk == 3 or max(denoise.most, value.most) == images * rows_of(method, STEPS)  # what memory is planned for
 
 
 @pytest.mark.parametrize("name", PER_IMAGE)

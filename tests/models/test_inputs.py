@@ -26,6 +26,8 @@ from support.commands import manifest
 from support.paths import ROOT
 from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, mask, picture
 from tilting.cli import main
+from tilting.config.generate import GenerateConfig
+from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
 from tilting.generation.plan import grid_of
@@ -288,6 +290,19 @@ def test_a_picture_with_a_mask_has_the_strength_that_is_asked_for(here):
     assert draw(here / "whole", *words) == 0
     pictures = [(here / run / "images" / "00000.png").read_bytes() for run in ("run", "other", "whole")]
     assert pictures[0] == pictures[1] != pictures[2]
+    for run, more in (("run", {"strength": 0.4}), ("other", {"input": ["strength=0.4"]}), ("whole", {})):
+        asked = {"prompts": ["a fox"], "model": "sd15", "image": "picture.png", "mask": "mask.png", "steps": 3, **more}
+        told = cost(*GenerateConfig.resolve(asked).built())
+        assert manifest(here / run)["summary"]["evaluations"] == told.evaluations == (3 if run == "whole" else 1)
+
+
+@pytest.mark.parametrize(("name", "left"), [("sd15", 1), ("z_image", 2)])
+def test_what_a_run_from_a_picture_pays_is_known_before_it(here, name, left):
+    """By the windows of the whole run: FreeDoM makes a step three times where t/T is from .7 to .3, as it is in these."""
+    asked = {"prompts": ["a fox"], "model": name, "image": "picture.png", "strength": 0.4, "steps": 3, "method": "freedom"}
+    (here / "bright.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")
+    method, steps = GenerateConfig.resolve({**asked, "reward": [f"{here / 'bright.py'}:bright"]}).built()
+    assert (steps, cost(method, steps).evaluations) == (left, 3 * left)
 
 
 def test_columns_of_a_table_of_prompts_are_inputs_of_its_images(here):

@@ -53,8 +53,8 @@ def per_prompt(x0, rows):
 
 class Counter:
     def __init__(self, inner):
-        self.inner, self.rows = inner, 0
+        self.inner, self.rows, self.most = inner, 0, 0
 
     def __call__(self, x, *rest):
-        self.rows += len(x)
+        self.rows, self.most = self.rows + len(x), max(self.most, len(x))
         return self.inner(x, *rest)

@@ -51,8 +51,9 @@ from tilting.config.options import (
 from tilting.config.settings import setting
 from tilting.declare import Check, Metavar, Option, declared, plain
 from tilting.errors import TiltingError, nearest
+from tilting.method import Method
 from tilting.models.families import kind_of
-from tilting.models.inputs import resolve_inputs
+from tilting.models.inputs import resolve_inputs, steps_run
 from tilting.models.lora_file import INPUTS, LoraSpec, parse_lora, parse_window
 from tilting.models.names import check_pipeline, defaults, find_model
 from tilting.models.pipeline_class import check_left, steps_left
@@ -158,6 +159,11 @@ class GenerateConfig(Switches, BaseConfig):
         if self.method != AUTO and "particles" in _preset_fields(self.method):
             given["particles"] = self.particles
         return METHODS["base" if self.method == AUTO else self.method](**given)
+
+    def built(self) -> tuple[Method, int]:
+        """The method of a run, and the steps that it makes: fewer of them where it begins from a picture."""
+        left, whole = steps_run(self), self.steps
+        return self.preset().build(left).begun_at(left / whole), left
 
     def specs(self) -> list[Spec]:
         """The parsed rewards."""

@@ -83,5 +83,5 @@ class Lookahead:
         far, seen = to_float64(ahead).flatten(2), to_float64(x).flatten(2)
         logits = (t.alpha * seen @ far.mT - 0.5 * t.alpha**2 * far.square().sum(2)[:, None]) / t.sigma**2
         more = (logits + value[:, None] / self.beta).softmax(2) - logits.softmax(2)
-        moved = prediction.x0 + self.scale * (more @ far).reshape(x.shape).to(x)
-        return Prediction((x - t.alpha * moved) / t.sigma, moved, prediction.correction)
+        move = self.scale * (more @ far).reshape(x.shape).to(x)
+        return Prediction(prediction.eps - t.alpha / t.sigma * move, prediction.x0 + move, prediction.correction)

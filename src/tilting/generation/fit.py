@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from tilting.cost import Calls, calls_of
+from tilting.cost import Calls, calls_of, rows_of
 from tilting.errors import TiltingError
 from tilting.generation.size import Sizes, sizes
 from tilting.models.placement import FULL, Switches, bytes_of
@@ -184,11 +184,10 @@ class Fit:
 
 def need_of(config: Any) -> tuple[Need, Calls]:
     """What a config of `tilting generate` asks for, and what an image of it costs."""
-    steps, preset = config.steps, config.preset()
-    method = preset.build(steps)
+    method, steps = config.built()
     paid = calls_of(method, steps)
     paid = paid._replace(finals=max(1, paid.finals))  # what is kept is decoded, whether or not it was chosen by its reward
-    rows = min(config.batch_size, max(method.particles, *method.counts, 1) * config.images * len(config.prompts))
+    rows = min(config.batch_size, rows_of(method, steps) * config.images * len(config.prompts) * len(config.seeds))
     return Need(rows, paid.evaluation_grads > 0, paid.value_grads > 0, paid.values + paid.value_grads > 0), paid
 
 

@@ -1,4 +1,4 @@
-"""Bounded caches keyed by content."""
+"""Least-recently-used caches, bounded in bytes and keyed by content: one tensor is another's equal if its bytes are."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def copied(value: Any) -> Any:
 
 
 class Unkeyable(Exception):
-    """A value that cannot be told from another by what it holds."""
+    """A value that has no key by its content."""
 
 
 def content_key(value: Any) -> Any:
-    """What tells a value from others: a key. Raises Unknown."""
+    """What tells a value from others: a key. Raises Unkeyable."""
     if isinstance(value, torch.Tensor):
         held = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return tuple(value.shape), str(value.dtype), str(value.device), hashlib.blake2b(held).digest()
@@ -67,7 +67,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 class LRUCache:
-    """Values by key, made once; those that were not asked for longest go where all are more than ``most`` bytes.
+    """Values by key, made once; the least recently used are evicted above ``most`` bytes.
 
     Args:
         most: bytes of their tensors.

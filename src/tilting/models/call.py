@@ -89,7 +89,6 @@ class Call:
         patched: the pipeline.
         steps: of its schedule.
         inputs: its other arguments, guidance among them.
-        sample: any prompt, to probe the loop with.
 
     Attributes:
         shape: of the state of one image.
@@ -99,13 +98,13 @@ class Call:
         independent: whether a step can be made without those before it.
     """
 
-    def __init__(self, patched: PatchedPipeline, steps: int, inputs: Mapping[str, Any], sample: Any):
+    def __init__(self, patched: PatchedPipeline, steps: int, inputs: Mapping[str, Any]):
         self.patched, self.steps, self.inputs = patched, steps, dict(inputs)
         self.noise: Noise = first_order(patched.pipe.scheduler)
         self.first_step, self.length, self.dtype, self.direct = 0, -1, None, False
         self.prepared, self._placed = LRUCache(2**26), LRUCache(2**24)
         self._probe = self._probing()
-        intercepted = InterceptedCall(self, [sample], 0, skip_networks=True)
+        intercepted = InterceptedCall(self, [patched.any_prompt], 0, skip_networks=True)
         halt = self.run_to_step(intercepted)
         if self.noise.variance_exploding and "self.scheduler.sigmas" in source_of(type(patched.pipe).__name__):
             raise TiltingError(
@@ -131,7 +130,7 @@ class Call:
         points = self.noise.points(times, None if sigmas is None else sigmas[self.first_step :].tolist())
         self.grid = [Point.of(t, i, steps) for i, t in enumerate(points)]
         self._longer: Call | None = None
-        values = {name: one.default for name, one in patched.parameters.items()} | self.arguments([sample])
+        values = {name: one.default for name, one in patched.parameters.items()} | self.arguments([patched.any_prompt])
         none = frozenset(name for name, value in values.items() if value is None)
         kind = type(patched.pipe)
         self.independent = (
@@ -254,12 +253,8 @@ class Call:
         if self.length > 1:
             return self
         if self._longer is None:
-            self._longer = Call(self.patched, self.steps + 1, self.inputs, self.any_prompt)
+            self._longer = Call(self.patched, self.steps + 1, self.inputs)
         return self._longer
-
-    @property
-    def any_prompt(self) -> Any:
-        return 0 if self.patched.condition_argument == "class_labels" else "a"
 
     def until_step(
         self,

@@ -1,4 +1,4 @@
-"""The networks of a pipeline: which are trained, moved to a device, checkpointed, or encode prompts."""
+"""The components of a pipeline: which are trained, moved to a device, checkpointed, or encode prompts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Static analysis of a pipeline's loop: whether a step can be made without those before it.
 
-It can where a pass depends on nothing but x, its time and what stands before the loop: not on its number, nor on what an
-earlier pass has left. Branches that a call does not take (those of arguments that are None) are left out of account.
+It can where an iteration depends on nothing but x, its time and what precedes the loop: not on its index, nor on what an
+earlier iteration has stored. Branches that a call does not take (those of arguments that are None) are left out of account.
 """
 
 from __future__ import annotations

@@ -27,8 +27,10 @@ from tilting.models.pipeline_class import (
     PipelineClass,
     check_arguments,
     check_share,
+    from_pictures,
     pipeline_class,
     steerable_class,
+    steps_left,
 )
 
 COMPONENT_INPUTS = ("controlnet", "ip_adapter", "ip_adapter_scale")
@@ -144,6 +146,20 @@ def resolve_inputs(
             made = check_inputs(source, {**inputs, **mine})
             check_share(made, {**inputs, **mine}, given.get("steps") or usual(source, made)[0])
     return inputs, each
+
+
+def steps_run(config: Any) -> int:
+    """The steps that a checked request makes: fewer than it asks for from a picture, its own or that of the pipeline."""
+    inputs, each = resolve_inputs(config)
+    if config.image is None and not inputs and not each:
+        return config.steps
+    kind, inputs = class_for(kind_of(find_model(config.model)), list(inputs)), inputs | next(iter(each.values()), {})
+    strength, cls = config.strength, pipeline_class(kind)
+    if config.image is None or config.mask is not None:  # a picture with a mask is the pipeline's own
+        if cls is None or from_pictures(kind) != kind or inputs.get("denoising_start") is not None:
+            return config.steps
+        strength = inputs.get("strength", cls.parameters["strength"])
+    return steps_left(kind, config.steps, strength if isinstance(strength, int | float) else 1.0)
 
 
 def check_scale(kind: str, inputs: Mapping[str, Any], negative: bool) -> None:

@@ -1,5 +1,5 @@
-"""What a pass of a pipeline's loop leaves to the next beside the state, by the source of its class: a step that is made without
-those before it has none of that, so a loop that needs some cannot be entered."""
+"""Loop-carried dependencies of a pipeline's denoising loop, by static analysis: variables beside the latents that an iteration
+reads as the one before it left them. A step that is made alone has none of them, so such a pipeline cannot be steered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def calls(node: ast.AST) -> Iterable[str]:
 
 
 def carried(function: ast.FunctionDef, off: frozenset[str]) -> tuple[str, ...]:
-    """The names that a pass reads as the pass before has left them, but for those that the step is made of or gives.
+    """The names that an iteration reads as the one before left them, but for those that the step is made of or gives.
 
     Args:
         function: a pipeline's call.

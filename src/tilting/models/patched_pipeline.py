@@ -121,6 +121,11 @@ class PatchedPipeline:
         """The argument that says what images are of: their prompts, their classes, or only how many there are."""
         return next((name for name in ("prompt", "class_labels", "batch_size") if name in self.parameters), "")
 
+    @property
+    def any_prompt(self) -> Any:
+        """A prompt, or a class, to probe a call with."""
+        return 0 if self.condition_argument == "class_labels" else "a"
+
     def scales(self, inputs: Mapping[str, Any]) -> dict[str, float]:
         """The guidance scales of a call, given or by default."""
         values = {name: inputs.get(name, one.default) for name, one in self.parameters.items() if SCALES.fullmatch(name)}

@@ -113,7 +113,7 @@ class Pipeline(Components):
         call = self._first()
         try:
             with torch.no_grad():
-                if not call.takes_batches([call.any_prompt] * 2):
+                if not call.takes_batches([self.patched.any_prompt] * 2):
                     return True, False
                 texts = self.patched.condition_argument == "prompt"
                 return False, texts and call.padding_matters("a", "a long prompt of many words, " * 4)
@@ -169,12 +169,11 @@ class Pipeline(Components):
                 return id(value)  # held by `inputs`, so that no other has it
 
         named = (steps, *sorted((name, key(value)) for name, value in arguments.items()))
-        sample = 0 if self.patched.condition_argument == "class_labels" else "a"
 
         def made() -> Call:
             check_share(self.kind, arguments, steps)
             try:
-                return Call(self.patched, steps, arguments, sample)
+                return Call(self.patched, steps, arguments)
             except TiltingError:
                 raise
             except Exception as error:  # of many kinds: what the pipeline says of its inputs
@@ -343,7 +342,7 @@ class Pipeline(Components):
         """What the autoencoder is given of clean latents (m, ...)."""
         call = self._tail(self.arguments(self.any_prompt, self.default_cfg, ""))
         with torch.no_grad():
-            return decoding.before_decoder(call, latents, [call.any_prompt] * len(latents))
+            return decoding.before_decoder(call, latents, [self.patched.any_prompt] * len(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `decoder`, for images with the inputs of all."""
@@ -352,12 +351,12 @@ class Pipeline(Components):
     @property
     def any_prompt(self) -> str:
         """A prompt: one with inputs of its own, where there are some."""
-        return next(iter(self.each), "0" if self.patched.condition_argument == "class_labels" else "a")
+        return next(iter(self.each), str(self.patched.any_prompt))
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (the posterior's mean, as the loop has it) of pictures in [0, 1]."""
         call = self._tail(self.arguments(self.any_prompt, self.default_cfg, ""))
-        return decoding.encode(call, images.to(self.device), [call.any_prompt] * len(images))
+        return decoding.encode(call, images.to(self.device), [self.patched.any_prompt] * len(images))
 
     @property
     def from_picture(self) -> bool:

@@ -236,7 +236,8 @@ class Rollover(Preset):
         return x_0 ~ N(mean(x, x0(x)), std²)
 
     Kim et al. 2025 (arXiv 2503.19385). One particle; the cost is the most that it can be. The paper samples a flow model on the
-    variance-preserving interpolant, whose steps at eta 1 are the flow's own at other times (``interpolant``).
+    variance-preserving interpolant, whose steps at eta 1 are the flow's own at other times (``interpolant``). Its code begins
+    from the best of 25 x_T, and a child has to beat the best value of all steps so far.
     """
 
     particles: Annotated[int, Ge(1), Doc("N, the mean number of children per step.")] = 4

@@ -122,7 +122,8 @@ class Psi(Twisted):
         w^i = 1, and what the chain was drawn by, exp(u(x_T)), is owed no more;  go on as tds
 
     Yoon et al. 2025 (arXiv 2506.01320). Exact for the tilt as N and the moves grow. Here each particle has a chain and its last
-    point goes on; the paper thins five chains of 25 moves after 25 of burn-in, and its code caps the gradient's norm. Where
+    point goes on; the paper thins five chains of 25 moves after 25 of burn-in, and its code caps the gradient's norm, samples
+    on rbf's interpolant and returns the particle of the highest reward. Where
     x0(x_T) does not depend on x_T, as a true model's at pure noise, the moves only draw x_T again: it is for few-step models.
     """
 

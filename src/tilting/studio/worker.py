@@ -129,7 +129,7 @@ class Worker:
             gradient = all(one.entry.differentiable if one.entry else build([one]).differentiable for one in config.specs())
             choice = choose(int(budget.amount), config.steps, gradient)
             config = told(config, choice.options, choice.why)
-        paid = cost(config.preset().build(config.steps), config.steps)
+        paid = cost(*config.built())
         rate = self.rates.get((config.model, config.method)) or self.rates.get((config.model, "base"))
         at_most = paid.evaluations * count
         seconds = None if rate is None else rate * at_most
