@@ -74,7 +74,7 @@ class TrainConfig(TrainingConfig):
     steps: Annotated[int, Ge(2), Le(10_000), Doc("T, denoising steps.")] = 12
     batch_size: Annotated[training.BatchSize, Option(default="8; 32 of --data")] = 8
     accumulate: training.Accumulate = 1
-    gamma: Annotated[float, Gt(0), Option(default="10; pocket 7680"), Doc("γ, weight of log p(label) in the target.")] = 10.0
+    gamma: Annotated[float, Gt(0), Option(default="10; pocket 7680; or --kl-target"), Doc("γ, weight of log p(label) in the target.")] = 10.0
     kl: Annotated[float, Ge(0), Option(default="1"), Doc("β of the exact path KL to the model.")] = 1.0
     kl_target: Annotated[float | None, Gt(0), Option(default="none"), Doc("Target KL per picture in nats, by adapting γ.")] = (
         None
@@ -166,7 +166,8 @@ class TrainConfig(TrainingConfig):
         """The given fields, with the defaults that depend on model and objective."""
         free = given.get("objective") == FREE
         own = OWN.get(model, {}) if not free and given.get("planner", "backprop") == "backprop" else {}
-        aimed = {"truncation": "all"} if given.get("kl_target") else {}  # a target needs the KL of the whole path
+        # A target needs the KL of the whole path, which of a tilt is γ/2 times the gain in log p, some nats: γ begins near it.
+        aimed = {"truncation": "all", "gamma": given["kl_target"]} if given.get("kl_target") else {}
         return {"cfg": cfg, "batch_size": 32 if free else cls.batch_size, **own, **aimed, **given}
 
     def check(self, truncated: bool, count: int) -> None:
