@@ -22,7 +22,7 @@ def test_the_demo_draws_its_grids_says_what_they_show_and_goes_on(tmp_path, caps
     asked = [
         line
         for line in lines
-        if re.match(r"bright=\d+ +brightness \d+\.\d, bright [\d.]+ for \d+, KL .*judge .*base -\d", line)
+        if re.match(r"bright=\d+ +brightness \d+\.\d, bright [\d.]+ for \d+ \(base [\d.]+\), KL .*judge .*base -\d", line)
     ]
     assert len(asked) == len(demo.BRIGHTNESSES) and base
     stands = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/images/*.png")}

@@ -72,7 +72,7 @@ def test_the_scale_rule(denoise, x, mixture, strength, place):
     cond, uncond = (MixtureModel(m).denoiser()(x, t, ROWS).eps for m in (mixture, REFERENCE))
     for i in range(6):
         g, c = slope.gradient[i], (cond - uncond)[i]
-        s = (c.norm() / 2**0.5) * CFG * strength / (g.norm() / 2**0.5)
+        s = (c.norm() / 2**0.5) * CFG * strength / (g.norm() / 2**0.5 + 1e-8)
         assert torch.allclose(moved[i], x[i] + s * g, rtol=1e-9, atol=1e-12)
         assert (moved[i] - x[i]).norm().item() == pytest.approx(strength * CFG * c.norm().item(), rel=1e-5)
 

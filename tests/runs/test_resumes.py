@@ -47,7 +47,11 @@ def stamps(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files if "checkpoints" not in file.parts}
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+ROUNDED = "recipe-codex-begun"
+"""Of 6 steps from a strength of 0.6, which left four of them by rounding; diffusers leaves three."""
+
+
+@pytest.mark.parametrize("name", [name for name in FIXTURES if name != ROUNDED])
 def test_a_run_of_before_goes_on_to_the_same_digits(name, place, single):
     fixture = FIXTURES[name]
     folder = Path("runs", name)
@@ -58,6 +62,14 @@ def test_a_run_of_before_goes_on_to_the_same_digits(name, place, single):
     after = stamps(folder)
     kept = {file for file in before if file.suffix == ".png" or not fixture["begun"]}
     assert {file: after[file] for file in kept} == {file: before[file] for file in kept}  # nothing is drawn or trained again
+
+
+def test_a_run_from_a_picture_in_another_number_of_steps_is_refused(place, capsys):
+    bring(place, *FIXTURES[ROUNDED]["needs"], f"runs/{ROUNDED}")
+    before = stamps(Path("runs"))
+    assert main(FIXTURES[ROUNDED]["argv"]) == 2
+    assert "another number was left by the strength than diffusers': choose another --out" in capsys.readouterr().err
+    assert stamps(Path("runs")) == before
 
 
 @pytest.mark.parametrize("name", [name for name, fixture in FIXTURES.items() if fixture["fresh"]])

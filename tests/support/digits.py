@@ -41,10 +41,11 @@ PLAIN = (
     "files",
 )
 """Keys of what is said for people, quoted, or of the command, and of digests of weights made here; times are left out too."""
-SPREAD = ("low", "high", "reward_sem", "sem", "judge_falls")
+SPREAD = ("low", "high", "reward_sem", "sem", "judge_falls", "wins")
 """Not compared, nor are verdicts that follow and bounds in a table's text: in old runs bounds are percentile bootstraps, and
 errors of images as if each stood alone; today t intervals and errors over prompts (tests/evaluation/test_statistics.py). Where
-nothing was said of a few images, it is said that they are too few (tests/evaluation/test_distances.py)."""
+nothing was said of a few images, it is said that they are too few (tests/evaluation/test_distances.py). Of wins, equal rewards
+were losses; they are half a win (tests/evaluation/test_compare.py)."""
 BOUNDS = re.compile(r" \[\S+, \S+\]$")
 """Of an interval in a table's text, whose digits are as many as its width asks for; its mean stands in numbers beside it."""
 

@@ -74,7 +74,9 @@ class TrainConfig(TrainingConfig):
     steps: Annotated[int, Ge(2), Le(10_000), Doc("T, denoising steps.")] = 12
     batch_size: Annotated[training.BatchSize, Option(default="8; 32 of --data")] = 8
     accumulate: training.Accumulate = 1
-    gamma: Annotated[float, Gt(0), Option(default="10; pocket 7680; or --kl-target"), Doc("γ, weight of log p(label) in the target.")] = 10.0
+    gamma: Annotated[
+        float, Gt(0), Option(default="10; pocket 7680; or --kl-target"), Doc("γ, weight of log p(label) in the target.")
+    ] = 10.0
     kl: Annotated[float, Ge(0), Option(default="1"), Doc("β of the exact path KL to the model.")] = 1.0
     kl_target: Annotated[float | None, Gt(0), Option(default="none"), Doc("Target KL per picture in nats, by adapting γ.")] = (
         None

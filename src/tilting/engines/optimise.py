@@ -131,7 +131,7 @@ class Optimise:
         return torch.optim.SGD([x], lr=self.rate, momentum=0.9, nesterov=True)
 
     def _adam(self, x: Tensor) -> torch.optim.Optimizer:
-        return torch.optim.Adam([x], lr=self.rate, eps=1e-30)  # 1e-8 would be a unit of the reward
+        return torch.optim.Adam([x], lr=self.rate)
 
 
 class Begin(NamedTuple):

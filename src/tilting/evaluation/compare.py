@@ -7,6 +7,7 @@ prompts, with a t interval over prompts (`tilting.metrics.statistics`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from tilting.runs.lock import exclusive
 from tilting.runs.owner import COMPARISON, folder_of
 from tilting.runs.processes import join_processes
 from tilting.version import __version__
+
+AS_GOOD = 1e-6
+"""Rewards apart by less than this share are equal: of the same picture in another batch they are, but for rounding."""
 
 
 def compare(
@@ -148,7 +152,7 @@ def measure(manifests: Mapping[str, Mapping[str, Any]], places: Mapping[str, str
         row["verdict"] = None if method == reference else _verdict(ours, theirs)
         pairs = [(a["reward"], b["reward"]) for a, b in zip(ours, theirs, strict=True)]
         known = method != reference and all(None not in pair for pair in pairs)
-        row["wins"] = sum((a > b) + (a == b) / 2 for a, b in pairs) / n if known else None
+        row["wins"] = sum(0.5 if math.isclose(a, b, rel_tol=AS_GOOD) else a > b for a, b in pairs) / n if known else None
         for key in ("evaluations", "decodes", "reward_calls", "seconds"):
             row[key], row[f"{key}_per_image"] = summary[key], summary[key] / n
         rows.append(row)

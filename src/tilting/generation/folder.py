@@ -14,7 +14,7 @@ from tilting.disk import append, write_atomically
 from tilting.errors import TiltingError
 from tilting.generation.generate import Counts, Drawn, Judge, records_of, summarise
 from tilting.generation.pictures import picture_file
-from tilting.models.inputs import files_of, resolve_inputs
+from tilting.models.inputs import files_of, resolve_inputs, steps_run
 from tilting.models.look_decoder import find_look_decoder
 from tilting.models.lora_file import lora_files
 from tilting.models.placement import NEUTRAL
@@ -80,7 +80,11 @@ class Folder(RunFolder[Generated]):
         told = [files.digest(file) for file in files_of(*resolve_inputs(config))]
         own = files.digest_of_code(Path(config.method.rpartition(":")[0])) if ".py:" in config.method else None
         look = files.digest(Path(find_look_decoder(config.model, config.look_decoder))) if config.look_decoder else None
-        beside = {"input-sha256": told, "method-code": own, "look-decoder-sha256": look}
+        left = steps_run(config) if config.image and not config.mask else 0
+        rounded = left != round(
+            config.steps * (config.strength or 1)
+        )  # as all were once: such a run must not go on by another rule
+        beside = {"input-sha256": told, "method-code": own, "look-decoder-sha256": look, "steps-run": left if rounded else 0}
         return now | {key: value for key, value in beside.items() if value}
 
     def read(self) -> dict[str, Any] | None:
@@ -97,6 +101,10 @@ class Folder(RunFolder[Generated]):
             return "whose method had other code: choose another --out"
         if key == "lora-sha256":
             return "whose LoRA had other weights: choose another --out"
+        if key == "steps-run":
+            return (
+                f"of whose {now['steps']} steps another number was left by the strength than diffusers': choose another --out"
+            )
         if key == "input-sha256" and before.get("input") == now.get("input"):
             return "whose inputs were other pictures: choose another --out"
         if key == "image-sha256":

@@ -1,7 +1,7 @@
 """CoDeX's correction: move x_t along the gradient of the reward of its estimate, scaled by the CFG correction.
 
     g = ∇_{x_t} r(D(x0(x_t)))                                         through decoder and denoiser (thesis Alg. 2)
-    s = rms(eps_cond - eps_uncond) · w_cfg · γ / rms(g)               (thesis App. A.1, after FreeDoM, Yu et al. 2023)
+    s = rms(eps_cond - eps_uncond) · w_cfg · γ / (rms(g) + 1e-8)      (thesis App. A.1, after FreeDoM, Yu et al. 2023)
     x_t <- x_t + s · g                                                (thesis Alg. 1, line 8), per sample
 
 The published code holds the denoiser's output constant (``through="decoder"``), so that g = ∇_{x0} r / α_t, and caps s at 150.

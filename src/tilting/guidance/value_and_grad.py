@@ -122,23 +122,11 @@ def reward_grad(scores: Tensor, x: Tensor, rows: Tensor) -> Tensor:
 
 
 def vjp(v: Tensor, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-    """Jᵀ v, J = ∂x0/∂x of rows (m, ...), by way of 2^k v; 0 where it is what rounding leaves of no gradient, which a rule that
-    knows no unit would follow (at pure noise x0 of an exact model does not depend on x)."""
-    k = _exponent(v)
+    """Jᵀ v, J = ∂x0/∂x of rows (m, ...), by way of 2^k v."""
+    size = v.flatten(1).abs().amax(1).reshape(-1, *[1] * (v.dim() - 1))
+    k = -torch.frexp(size.cpu() if size.is_mps else size).exponent.to(size.device).clamp(-100, 100)  # MPS has no frexp
     (gradient,) = torch.autograd.grad(x0, x, torch.ldexp(v, k))
-    gradient = gradient.masked_fill(_largest(gradient) < 10 * torch.finfo(v.dtype).eps, 0.0)
     return _finite(torch.ldexp(gradient, -k), rows)
-
-
-def _largest(v: Tensor) -> Tensor:
-    """Of the size of each row's numbers, (m, 1, ..., 1)."""
-    return v.flatten(1).abs().amax(1).reshape(-1, *[1] * (v.dim() - 1))
-
-
-def _exponent(v: Tensor) -> Tensor:
-    """k of each row such that the largest of 2^k v is in [1/2, 1), (m, 1, ..., 1)."""
-    size = _largest(v)
-    return -torch.frexp(size.cpu() if size.is_mps else size).exponent.to(size.device).clamp(-100, 100)  # MPS has no frexp
 
 
 def _finite(gradient: Tensor, rows: Tensor) -> Tensor:
@@ -251,8 +239,8 @@ def step_size(
 
     Args:
         rule: "cfg" is rms(correction) · cfg · strength / rms(g) (FreeDoM, Yu et al. 2023; CoDeX, App. A.1); "unit" is
-            strength / rms(g); "plain" is the strength itself. Both are the same for a reward in any unit; published code adds
-            1e-8 to rms(g), below which rewards of large pictures or small weights fall.
+            strength / rms(g); "plain" is the strength itself. As published, 1e-8 is added to rms(g): a reward whose gradients
+            are of that order, such as one of a weight of 1e-6, is followed less.
         strength: γ, ζ or ρ.
         gradient, correction: (m, ...).
         cfg: the guidance scale.
@@ -264,7 +252,5 @@ def step_size(
         raise TiltingError(f"a rule is cfg, unit or plain, not {rule!r}")
     else:
         wanted = rms(correction) * cfg * strength if rule == "cfg" else strength
-        k = _exponent(gradient)  # whose squares neither vanish nor overflow
-        size = rms(torch.ldexp(gradient, k))
-        scale = torch.where(size > 0, torch.ldexp(wanted / size, k), 0.0)
+        scale = wanted / (rms(gradient) + 1e-8)
     return scale if cap is None else scale.clamp(-cap, cap)

@@ -48,11 +48,9 @@ class DrawnTable:
         return folders[k if len(folders) > 1 else 0]
 
 
-def cost_of(config: GenerateConfig, strength: float | None = None) -> Cost:
+def cost_of(config: GenerateConfig) -> Cost:
     """Cost of one image of a request."""
-    steps = config.steps if strength is None else max(1, round(config.steps * strength))
-    method = config.preset().build(steps)
-    return cost(method if strength is None else method.begun_at(steps / config.steps), steps)
+    return cost(*config.built())
 
 
 class Requests:
@@ -115,13 +113,13 @@ class Requests:
         if other.strength != row.strength:
             raise TiltingError(f"the rows {row.name} and {other.name} start differently: their evaluations are not comparable")
         starts = [Path(options["image"])] if "image" in options else []
-        target = cost_of(self.row(other, starts)[0], other.strength).evaluations
-        one = cost_of(self.request(row.name, row.method, **options, particles=1), row.strength).evaluations
+        target = cost_of(self.row(other, starts)[0]).evaluations
+        one = cost_of(self.request(row.name, row.method, **options, particles=1)).evaluations
         return ceil(target / one)
 
 
-def _units(config: GenerateConfig, strength: float | None) -> float:
-    cost = cost_of(config, strength)
+def _units(config: GenerateConfig) -> float:
+    cost = cost_of(config)
     return len(config.prompts) * config.images * len(config.seeds) * (cost.evaluations + VALUE_SECONDS * cost.values)
 
 
@@ -145,8 +143,8 @@ def draw_rows(table: Table, run: Run) -> DrawnTable:
         folder = draw(source)
         pictures = [folder / record["file"] for record in manifests[folder]["images"]]
     rows, reference = {row.name: asked.row(row, pictures) for row in asked.rows}, asked.reference()
-    todo = [(REFERENCE, reference, _units(reference, None))]
-    todo += [(row.name, config, _units(config, row.strength)) for row in asked.rows for config in rows[row.name]]
+    todo = [(REFERENCE, reference, _units(reference))]
+    todo += [(row.name, config, _units(config)) for row in asked.rows for config in rows[row.name]]
     for name, config, _ in todo:
         if not (folder := Folder(config, run.argv)).complete:
             try:
