@@ -68,7 +68,7 @@ def test_a_run_from_a_picture_in_another_number_of_steps_is_refused(place, capsy
     bring(place, *FIXTURES[ROUNDED]["needs"], f"runs/{ROUNDED}")
     before = stamps(Path("runs"))
     assert main(FIXTURES[ROUNDED]["argv"]) == 2
-    assert "another number was left by the strength than diffusers': choose another --out" in capsys.readouterr().err
+    assert "whose strength left another number of 6 steps than diffusers': choose another --out" in capsys.readouterr().err
     assert stamps(Path("runs")) == before
 
 

@@ -80,11 +80,10 @@ class Folder(RunFolder[Generated]):
         told = [files.digest(file) for file in files_of(*resolve_inputs(config))]
         own = files.digest_of_code(Path(config.method.rpartition(":")[0])) if ".py:" in config.method else None
         look = files.digest(Path(find_look_decoder(config.model, config.look_decoder))) if config.look_decoder else None
+        # Once the number of steps was rounded whatever the family: such a run must not go on with another.
         left = steps_run(config) if config.image and not config.mask else 0
-        rounded = left != round(
-            config.steps * (config.strength or 1)
-        )  # as all were once: such a run must not go on by another rule
-        beside = {"input-sha256": told, "method-code": own, "look-decoder-sha256": look, "steps-run": left if rounded else 0}
+        left = 0 if left == round(config.steps * (config.strength or 1)) else left
+        beside = {"input-sha256": told, "method-code": own, "look-decoder-sha256": look, "steps-run": left}
         return now | {key: value for key, value in beside.items() if value}
 
     def read(self) -> dict[str, Any] | None:
@@ -102,9 +101,7 @@ class Folder(RunFolder[Generated]):
         if key == "lora-sha256":
             return "whose LoRA had other weights: choose another --out"
         if key == "steps-run":
-            return (
-                f"of whose {now['steps']} steps another number was left by the strength than diffusers': choose another --out"
-            )
+            return f"whose strength left another number of {now['steps']} steps than diffusers': choose another --out"
         if key == "input-sha256" and before.get("input") == now.get("input"):
             return "whose inputs were other pictures: choose another --out"
         if key == "image-sha256":
