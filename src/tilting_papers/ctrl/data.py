@@ -140,6 +140,7 @@ STUDY = Study(
     sharded=True,
     **_parts(COUNTS),
     notes=(
+        "Of a pool, what stands above of held-out pictures is of the first of its three networks.",
         "The classifiers have the pairs alone: altered copies and a second round ask the function for more labels. All have "
         "500 optimiser steps, whatever the number of pairs.",
         "A claim at matched judge chooses either side's line on every second prompt, the most accurate whose judge is at most "
