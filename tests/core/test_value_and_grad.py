@@ -7,6 +7,7 @@ whose d probes are sqrt(d) times an orthonormal basis *is* the central differenc
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch
 from support.guided import CFG, REFERENCE, ROWS, TIMES, value
 from tilting.guidance.value_and_grad import Estimator, GradientContext
 from tilting.oracle.mixture import MixtureModel
-from tilting.types import Prediction, RewardError
+from tilting.types import Prediction, RewardError, TiltingError
 
 D, M = 2, 6
 SMOOTH = {"samples": 3, "radius": 0.5, "tau": 0.7}
@@ -87,6 +88,26 @@ def test_back_propagated_gradients_equal_finite_differences(denoise, x, through,
     numeric = differences(estimator, denoise, x, place, 1e-5)
     assert torch.allclose(slope.gradient, numeric, rtol=1e-5, atol=1e-7)
     assert torch.allclose(slope.value, score(estimator, denoise, x, place), rtol=1e-9)
+
+
+@pytest.mark.parametrize("probes", [None, D])
+def test_smoothing_holds_no_more_copies_at_once_than_the_batch_has_rows(denoise, x, probes):
+    """However many copies a row has; value and gradient are those of all at once."""
+    estimator, seen = Estimator(probes=probes, **SMOOTH), []
+
+    def counted(x0, rows):
+        seen.append(len(x0))
+        return value(x0, rows)
+
+    for chunk in (1, 2):
+        here = site(denoise, x, 5, basis, chunk)
+        one, whole = replace(here, value=counted), estimator(site(denoise, x, 5, basis))
+        found = estimator(one)
+        assert max(seen) == chunk < SMOOTH["samples"]
+        assert torch.allclose(found.value, whole.value, rtol=1e-12)
+        assert torch.allclose(found.gradient, whole.gradient, rtol=1e-12)
+    with pytest.raises(TiltingError, match="no gradient of this reward"):
+        Estimator(**SMOOTH)(replace(site(denoise, x, 5, keyed, 2), value=lambda x0, rows: value(x0.detach(), rows)))
 
 
 def test_the_modes_are_not_one_and_the_same(denoise, x):

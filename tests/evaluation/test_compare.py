@@ -356,6 +356,35 @@ def test_what_the_functions_of_python_cannot_take_is_a_sentence(call, said, tmp_
     assert not (tmp_path / "no").exists()
 
 
+OF_LOADING = [
+    *({name: value} for name, value in {"precision": "fp16", "height": 32, "frames": 2, "mask": "m.png"}.items()),
+    *({name: value} for name, value in {"compile": True, "quantize": "8bit", "long_prompts": "chunk", "device": "cpu"}.items()),
+    {"input": ["clip_skip=1"]},
+]
+
+
+@pytest.mark.parametrize("given", OF_LOADING, ids=[next(iter(one)) for one in OF_LOADING])
+def test_what_only_loading_can_give_is_refused_beside_a_loaded_model(pocket, given, tmp_path):
+    """It was ignored, and recorded in the manifest as if it had been heard."""
+    said = "the model is loaded in fp32" if "precision" in given else f"{next(iter(given))} is of loading"
+    with pytest.raises(tl.TiltingError, match=said):
+        tl.compare("a fox", "base", out=tmp_path / "no", model=pocket, steps=1, progress=False, **given)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_comparison_records_the_precision_that_its_loaded_model_has(pocket, tmp_path, monkeypatch):
+    """Its own may be said beside it; no precision said is its own, not fp32."""
+    seen = []
+    monkeypatch.setattr("tilting.evaluation.compare.compare", lambda config, *_: seen.append(config.precision) or {})
+    monkeypatch.setattr("tilting.evaluation.compare.describe", lambda found: "")
+    half = type("Half", (), {"dtype": torch.bfloat16, "__getattr__": lambda self, name: getattr(pocket, name)})()
+    for model, more in ((pocket, {}), (pocket, {"precision": "fp32"}), (half, {}), (half, {"precision": "bf16"})):
+        tl.compare("a fox", "base", out=tmp_path / "out", model=model, **more)
+    assert seen == [None, None, "bf16", "bf16"]
+    with pytest.raises(tl.TiltingError, match="a loaded one, not a int"):
+        tl.compare("a fox", "base", out=tmp_path / "out", model=3)
+
+
 @pytest.mark.parametrize("there", ["images/0.png", "grid.png", "a.txt"])
 def test_a_folder_that_is_no_run_is_said_to_be_none(there, tmp_path, capsys):
     file = tmp_path / "pictures" / there

@@ -14,7 +14,11 @@ from tilting.errors import TiltingError
 from tilting.evaluation import compare as comparing
 from tilting.evaluation import run as evaluating
 from tilting.evaluation.compare_page import PAGE, SHEET
+from tilting.generation.api import precision_of
+from tilting.generation.coerce import model_of
 from tilting.generation.run import Parts, load_parts
+from tilting.models.inputs import OPTIONS
+from tilting.models.placement import FULL, SWITCHES
 
 
 class Measured(dict[str, Any]):
@@ -56,7 +60,7 @@ def compare(
         prompts: one or several.
         methods: columns, as ``--methods`` has them: names, ``"codex:strength=0.4"``, ``"lora:DIR"``; default the command's.
         out: folder to write, or to go on with: compare.html, metrics.json, tables, figures, a run per method.
-        model: its name, or one that is loaded.
+        model: its name, or one that is loaded, which says itself where it runs, how, and with which inputs.
         progress: show bars on stderr.
         options: the command's, such as ``reward="clip"``, ``images=2``, ``steps=25``, ``sweep="codex.strength=0.1,0.2"``.
 
@@ -66,12 +70,17 @@ def compare(
     Raises:
         TiltingError: before anything is drawn, in one sentence.
     """
-    name = model if isinstance(model, str) else model.name
+    model = str(model) if isinstance(model, Path) else model
+    name = model if isinstance(model, str) else model_of(model).name
     texts = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
     for what, given, such in (("methods", methods, "codex:strength=0.4"), ("reward", options.get("reward"), "my.py:score")):
         if not all(isinstance(one, str) for one in (given if isinstance(given, list | tuple) else [given or ""])):
             raise TiltingError(f"a comparison goes on in its folder by the names of its {what}: give texts, such as {such!r}")
     asked = {"prompts": texts, "methods": methods, "model": name, "out": str(out), **options}
+    if not isinstance(model, str):
+        held = precision_of(model) or FULL
+        _check_loaded(CompareConfig.checked(asked), held)
+        asked["precision"] = held
     config = CompareConfig.resolve(asked)
 
     def parts(one: Any) -> Parts:
@@ -79,6 +88,20 @@ def compare(
 
     found, folder = comparing.compare(config, ["tilting.compare"], not progress, parts), Path(out)
     return Measured(found, comparing.describe(found), folder / PAGE, folder / SHEET)
+
+
+OF_LOADING = ("device", "precision", "long_prompts", "input", *OPTIONS, *SWITCHES)
+"""Options of how a model is loaded."""
+
+
+def _check_loaded(given: Mapping[str, Any], precision: str) -> None:
+    """Refuse options that a loaded model, of a precision, has no use for. Raises TiltingError."""
+    told = {name: value for name in OF_LOADING if (value := given.get(name)) and (name, value) != ("precision", precision)}
+    if told:
+        name, value = next(iter(told.items()))
+        if name == "precision":
+            raise TiltingError(f"precision is {value} here, and the model is loaded in {precision}: give one of them")
+        raise TiltingError(f"{name} is of loading, and this model is loaded: give it to tilting.load")
 
 
 def evaluate(runs: str | Path | Sequence[str | Path], *, out: str | Path, progress: bool = True, **options: Any) -> Measured:

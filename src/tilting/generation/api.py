@@ -147,6 +147,11 @@ def _specs(reward: Sequence[str]) -> list[Spec]:
         return []
 
 
+def precision_of(model: Model) -> str | None:
+    """The precision that a loaded model runs in, as the command has it: None for fp32."""
+    return {"torch.float16": "fp16", "torch.bfloat16": "bf16"}.get(str(getattr(model, "dtype", "")))
+
+
 def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: Any) -> tuple[GenerateConfig, tuple[str, ...]]:
     """A request as the command has it, and what of it no command line says.
 
@@ -166,7 +171,6 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
         beyond.append("reward")
     backbone = getattr(model, "backbone", None)
     beyond += ["loras"] if backbone is not None and active(backbone) else []
-    halves = {"torch.float16": "fp16", "torch.bfloat16": "bf16"}
     picture = given.get("image") if isinstance(given.get("image"), str | Path) else None
     config = GenerateConfig(
         model=model.name,
@@ -183,7 +187,7 @@ def config_of(model: Model, request: Plan, asked: Mapping[str, Any], **given: An
         settings=tuple((f"{preset.name}.{name}", value) for name, value in fields.items()),
         image=None if picture is None else str(picture),
         strength=None if request.reference is None else request.strength,
-        precision=halves.get(str(getattr(model, "dtype", ""))),
+        precision=precision_of(model),
         **asked,
     )
     return config, tuple(beyond)

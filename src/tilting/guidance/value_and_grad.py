@@ -205,7 +205,8 @@ class Estimator:
         def value(x0: Tensor, rows: Tensor, index: Tensor | None = None) -> Tensor:
             near = noise if index is None else noise[index]
             copies = (x0[:, None] + near).flatten(0, 1)
-            scores = context.value(copies, rows.repeat_interleave(self.samples)).reshape(len(x0), self.samples)
+            whose = rows.repeat_interleave(self.samples)
+            scores = _in_pieces(context.value, copies, whose, context.chunk).reshape(len(x0), self.samples)
             return self.tau * ((scores / self.tau).logsumexp(1) - math.log(self.samples))
 
         return value
@@ -222,6 +223,23 @@ class Estimator:
         scores = torch.cat([score(*piece) for piece in pieces]).reshape(len(x), n, 2).to(x)
         weight = (scores[..., 0] - scores[..., 1]) / (2 * size)
         return (weight.reshape(len(x), n, *[1] * (x.dim() - 1)) * z).mean(1)
+
+
+def _in_pieces(value: ValueFn, x0: Tensor, rows: Tensor, most: int) -> Tensor:
+    """``value`` of at most so many rows at once. The graph of a piece does not outlive it: its gradient is taken at once, and
+    its scores are that line through x0."""
+    if len(x0) <= most:
+        return value(x0, rows)
+
+    def line(x0: Tensor, rows: Tensor) -> Tensor:
+        here = x0.detach().requires_grad_(torch.is_grad_enabled() and x0.requires_grad)
+        scores = value(here, rows)
+        if not (here.requires_grad and scores.requires_grad):
+            return scores
+        (slope,) = torch.autograd.grad(scores.sum(), here, allow_unused=True)
+        return scores.detach() if slope is None else scores.detach() + ((x0 - here.detach()) * slope).flatten(1).sum(1)
+
+    return torch.cat([line(*piece) for piece in zip(x0.split(most), rows.split(most), strict=True)])
 
 
 def rms(x: Tensor) -> Tensor:

@@ -252,13 +252,21 @@ def share_of(kind: str, inputs: Mapping[str, Any]) -> float:
     strength = inputs.get("strength", own if isinstance(own, float) else 1.0)
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise TiltingError(f"strength must be a number above 0 and at most 1, not {strength!r}")
-    return strength if _rounds_down(kind) and inputs.get("denoising_start") is None else 1.0
+    cuts = _rounds_down(kind) and not _makes_all(kind) and inputs.get("denoising_start") is None
+    return strength if cuts else 1.0
 
 
 def _rounds_down(kind: str) -> bool:
     """Whether a class that cuts its times by a strength rounds the steps that it makes down; others round up."""
     cut = method_of(kind, "get_timesteps")
     return cut is not None and "int(num_inference_steps * strength)" in ast.unparse(cut)
+
+
+def _makes_all(kind: str) -> bool:
+    """Whether a class that begins from a picture makes all its steps, on a grid of its own that begins lower: latent
+    consistency, whose call never asks its own ``get_timesteps``."""
+    call = method_of(kind, "__call__")
+    return call is not None and "self.get_timesteps(" not in ast.unparse(call)
 
 
 PICTURES = ("", "Img2Img", "VideoToVideo", "Inpaint")
@@ -277,6 +285,8 @@ def steps_left(kind: str, steps: int, strength: float) -> int:
     """The steps that a run of so many makes from a picture noised to a strength: as the class of its family that begins from
     pictures rounds them, down where there is none."""
     pictures = from_pictures(kind)
+    if kind == pictures and _makes_all(kind):
+        return steps
     if pictures and not _rounds_down(pictures):
         return steps - int(max(steps - steps * strength, 0))
     return min(int(steps * strength), steps)
