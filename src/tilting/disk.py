@@ -37,6 +37,13 @@ LEFT = re.compile(r"\..{1,40}\.[0-9a-f]{16}\.tilting")
 """Names of temporary files."""
 
 
+def folder_given(out: object) -> Path:
+    """The folder that a function of Python is given to write into. Raises TiltingError for what names none."""
+    if not isinstance(out, str | os.PathLike) or not os.fspath(out):
+        raise TiltingError(f"say in which folder to write, such as 'runs/fox', not {out!r}")
+    return Path(out)
+
+
 def checked_name(name: object, what: str = "name") -> str:
     """Return a name from data if it is safe as the name of a folder.
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import tilting as tl
-from tilting.generation.coerce import preset_of, reward_of
+from tilting.generation.coerce import model_of, preset_of, reward_of
 from tilting.objectives import ddpo, draft_k
 
 
@@ -114,7 +114,7 @@ def test_a_picture_may_be_a_file_or_of_pil(pipe, tmp_path):
 
 def test_what_is_none_of_these_is_refused(pipe):
     wrong: Any
-    for wrong, says in (("clp", "did you mean 'clip'"), (3, "must be a function"), (dict, "must be a function")):
+    for wrong, says in (("clp", "did you mean 'clip'"), (3, "must be a function"), (dict, "dict is a class")):
         with pytest.raises(tl.TiltingError, match=says):
             reward_of(wrong)
     for wrong, says in (("codx", "did you mean 'codex'"), (3, "must be a preset"), (tl.presets.code, "must be a preset")):
@@ -122,6 +122,36 @@ def test_what_is_none_of_these_is_refused(pipe):
             preset_of(wrong)
     with pytest.raises(tl.TiltingError, match="no prompt is given"):
         tl.generate(pipe, [])
+
+
+class Warm:
+    """A reward as a class: what it declares is there, and calling it makes one."""
+
+    name, differentiable = "warm", True
+
+    def __call__(self, images, prompts):
+        return warm(images, prompts)
+
+
+class Grey:
+    """As a model of one's own declares itself."""
+
+    name, default_cfg, schedule = "grey", 1.0, None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: reward_of(Warm),
+        lambda: tl.rewards.combine([Warm]),  # type: ignore[list-item]
+        lambda: tl.rewards.combine([(Warm(), 1.0), (Warm, 2.0)], keys=("a", "b")),  # type: ignore[list-item]
+        lambda: model_of(Grey),
+    ],
+)
+def test_a_class_in_the_place_of_one_of_it_is_told(call):
+    """It was a bare TypeError, at the first picture."""
+    with pytest.raises(tl.TiltingError, match=r"(Warm|Grey) is a class: give"):
+        call()
 
 
 def test_what_is_no_model_no_reward_and_no_seed_is_told(pipe):

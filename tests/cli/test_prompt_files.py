@@ -93,10 +93,25 @@ def test_lists_as_they_are_downloaded(tmp_path, name):
 
 
 def test_blank_lines_are_no_prompts_and_told_of(tmp_path):
-    """As in HPSv2's own list; a blank cell of a table is refused, for a row is more than its prompt."""
+    """As in HPSv2's own list; a blank cell of a table is refused, for a row is more than its prompt. Of a table too, whose
+    other rows keep their numbers."""
     (tmp_path / "p.txt").write_text("\na fox\n\n  \na cat  \n\n")
     with pytest.warns(UserWarning, match=r"3 blank lines of .*p.txt', the first is line 1, are no prompts"):
         assert read_prompts(tmp_path / "p.txt").texts == ("a fox", "a cat")
+    (tmp_path / "p.jsonl").write_text('\n{"prompt": "a fox", "n": 1}\n \n"a cat"\n\n')
+    (tmp_path / "p.csv").write_text("prompt,n\na fox,1\n,\n\n  ,\na cat,\n")
+    for name, first in (
+        ("p.jsonl", "2 blank lines of .*, the first is line 1"),
+        ("p.csv", "2 blank rows of .*the first is row 2"),
+    ):
+        with pytest.warns(UserWarning, match=f"{first}, are no prompts"):
+            assert read_prompts(tmp_path / name).texts == ("a fox", "a cat")
+    (tmp_path / "q.jsonl").write_text('"a fox"\n\n{"prompt": 3}\n')
+    with pytest.raises(TiltingError, match=r"line 3 of .* has no text"):
+        read_prompts(tmp_path / "q.jsonl")
+    (tmp_path / "q.csv").write_text("prompt,n\na fox,1\n,2\n")
+    with pytest.raises(TiltingError, match=r"prompt 2 in .* is blank"):
+        read_prompts(tmp_path / "q.csv")
 
 
 def test_metadata_is_in_the_config_and_in_what_it_prints(tmp_path, capsys):

@@ -14,8 +14,13 @@ from PIL import Image
 import tilting as tl
 from support.commands import manifest, refused
 from tilting.cli import main
+from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
+from tilting.evaluation.read_runs import no_reference, read_run
+from tilting.generation.api import Result
+from tilting.models.control_file import Control
 from tilting.reports import grid
+from tilting.training.trainer import Tuned
 
 PROMPTS = ["a fox", "a cat"]
 WORDS = ("--method", "bon", "--particles", "2", "--reward", "jpeg", "--steps", "3", "--images", "2")
@@ -130,6 +135,26 @@ def test_what_no_command_says_keeps_commands_out(small, command, tmp_path, capsy
     assert manifest(folder)["config"]["python"] == ["latents", "reward"] and (folder / "grid.png").is_file()
     assert command("--out", folder) == 2
     assert "holds a run with" in capsys.readouterr().err
+    said = no_reference(EvaluateConfig(), [read_run(str(folder), "own")])
+    assert "--steps 3" in said and "--reward" not in said  # which no command says: it was <function bright>, or <lambda>
+
+
+@pytest.mark.parametrize("out", ["", None, 3])
+def test_where_nothing_can_be_saved_is_one_sentence(out, tmp_path, monkeypatch):
+    """Of a result, a LoRA, a control, a comparison and an evaluation: str(None) was a folder's name."""
+    monkeypatch.chdir(tmp_path)
+    result = Result(torch.zeros(0, 3, 8, 8), {"images": [], "summary": {}})
+    calls = (
+        result.save,
+        Tuned({}, []).save,
+        Control(None, None, {}, "").save,  # type: ignore[arg-type]
+        lambda out: tl.compare("a fox", out=out),
+        lambda out: tl.evaluate("runs", out=out),
+    )
+    for call in calls:
+        with pytest.raises(TiltingError, match=r"say in which folder to write, such as 'runs/fox', not "):
+            call(out)
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_seeds_are_several_runs_in_one(small, command, tmp_path):

@@ -639,8 +639,9 @@ def test_parts_of_runs(runs):
 
 def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
     """A network that a reward reads is no judge of it; a run does not go on when a file that it stands on is another one."""
-    from tilting.evaluation.rows import networks_of, weights_of
+    from tilting.evaluation.rows import networks_of
     from tilting.features.packaged import POCKET_CLIP
+    from tilting.features.sources import identity
     from tilting.rewards.classifiers import files_of_classifier
     from tilting.runs.files import digest_of, digests_of
 
@@ -671,8 +672,8 @@ def test_a_reward_stands_on_files_and_a_clip(tmp_path, monkeypatch):
         ("vqascore", {"openai/clip-vit-large-patch14-336"}),
     ):
         assert networks_of({spec: 1.0}) == read, spec
-    same = {weights_of(name) for name in ("pocket-clip", str(POCKET_CLIP), os.path.relpath(POCKET_CLIP) + "/")}
-    assert len(same) == 1 and weights_of("owner/clip") == "owner/clip"  # the same network under another name is no judge
+    same = {identity(name) for name in ("pocket-clip", str(POCKET_CLIP), os.path.relpath(POCKET_CLIP) + "/")}
+    assert len(same) == 1 and identity("owner/clip") == {"owner/clip"}  # the same network under another name is no judge
     Path("heads").mkdir()
     Path("heads/head.pth").write_bytes(b"1")
     Path("body").mkdir()

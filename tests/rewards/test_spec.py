@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tilting.config.finetune import FinetuneConfig
+from tilting.config.variants import parse_variants
 from tilting.errors import RewardError, TiltingError
+from tilting.features.packaged import POCKET_CLIP
+from tilting.features.sources import identity
 from tilting.models.words import load_words
-from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs
+from tilting.presets import METHODS
+from tilting.rewards.spec import REWARDS, Spec, parse_spec, parse_specs, same
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 ADDRESS = r"//[a-z]{1,9}(:[1-9][0-9]{1,3})?/[a-z/.]{0,9}(\?([a-z]=[0-9]&)?[a-z]=[0-9.]{1,3})?"
@@ -119,6 +124,63 @@ def fitted(tmp_path):
         config = {"schema": {"label": name} | schema, "network": {"name": "cnn"}}
         (tmp_path / name / "classifier.json").write_text(json.dumps(config))
     return tmp_path
+
+
+def test_a_file_without_a_function_is_told_those_that_it_has(tmp_path):
+    """Of a reward and of a method, which listed every method; the file is not run."""
+    file, none = tmp_path / "mine.py", tmp_path / "none.py"
+    file.write_text("raise SystemExit\ndef score(images, prompts): ...\ndef _inner(): ...\ndef other(): ...\n")
+    none.write_text("x = 1\n")
+    asks = (parse_spec, METHODS.find, parse_variants_of)
+    for ask in asks:
+        for text in (str(file), f"{file}:"):
+            with pytest.raises(TiltingError) as caught:
+                ask(text)
+            assert str(caught.value).endswith(f"must name a function, file.py:function; there is: {file}:score, {file}:other")
+        with pytest.raises(TiltingError, match="; it defines none"):
+            ask(str(none))
+    with pytest.raises(TiltingError, match=r"there is no file 'gone.py' for the method 'gone.py'"):
+        METHODS.find("gone.py")
+
+
+def parse_variants_of(text):
+    return parse_variants((text,))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub's cache with the weights of owner/net."""
+    there = tmp_path / "hub" / "models--owner--net"
+    (there / "refs").mkdir(parents=True)
+    (there / "refs" / "main").write_text("abc")
+    (there / "snapshots" / "abc").mkdir(parents=True)
+    for name, held in (("config.json", b"{}"), ("model.safetensors", b"1"), ("pytorch_model.bin", b"2")):
+        (there / "snapshots" / "abc" / name).write_bytes(held)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_a_network_is_known_by_its_weights_whatever_its_name(tmp_path, hub, monkeypatch):
+    """A name on the hub, a copy of it with fewer files, other spellings of the copy's path, a link."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "pytorch_model.bin").write_bytes(b"2")
+    (tmp_path / "link").symlink_to(copy)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"3")
+    monkeypatch.chdir(tmp_path)
+    for name in ("owner/net", "copy", "./copy/", str(copy), "link"):
+        assert identity(name) & identity("owner/net"), name
+        assert same(parse_spec(f"pickscore:{name}=2"), parse_spec("pickscore:copy")), name
+        assert not same(parse_spec(f"clip:{name}"), parse_spec("pickscore:copy")), name
+        assert not same(parse_spec(f"pickscore:{name}"), parse_spec("pickscore:other")), name
+        with pytest.raises(TiltingError, match="is the reward itself"):
+            FinetuneConfig.resolve({"prompts": ["a fox"], "reward": [f"pickscore:{name}"], "judge": "pickscore:copy"})
+    assert same(parse_spec("clip"), parse_spec(f"clip:{POCKET_CLIP}")) and identity("no/one") == {"no/one"}
+    assert not same(parse_spec("style:noto"), parse_spec("style:twemoji")) and not same(parse_spec("clip"), parse_spec("jpeg"))
+    (tmp_path / "r.py").write_text("def f(images, prompts): ...\n")
+    assert same(parse_spec("r.py:f=2"), parse_spec(f"{tmp_path}/./r.py:f")) and not same(
+        parse_spec("r.py:f"), parse_spec("r.py:g")
+    )
 
 
 def test_a_likelihoods_value_is_not_its_weight(fitted):

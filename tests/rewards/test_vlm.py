@@ -149,6 +149,12 @@ def test_what_is_asked_and_read(rubric):
         ("score-4", 4),
         ("somewhere between 6 and 8", None),
         ("Score: 7-8", None),
+        ("Score: 4,5", 4.5),  # as half of Europe writes it
+        ("Note: 4,5/5", 4.5),
+        ("0,125", 0.125),
+        ("Score: 1,000", 1000),
+        ("7, 8", 8),
+        ("7,8,9", 9),
     ],
 )
 def test_the_number_of_an_answer_is_no_end_of_its_scale(answer, number):

@@ -31,6 +31,8 @@ def test_the_words_may_stand_in_the_metadata():
     x, prompts = torch.stack([written("fox"), written("owl")]), ["one", 'a "cat"']
     told = informed(ocr(), prompts, [{"text": "fox"}, {"text": "owl"}])
     assert told(x, prompts).tolist() == [1, 1] and told.name == "ocr"
+    other = informed(ocr(), prompts, [{"Text": "fox"}, {"TEXT": "fox", "text": "owl"}])  # in any case; as written before others
+    assert other(x, prompts).tolist() == [1, 1]
     with pytest.raises(TiltingError, match="the prompt 'one' asks for no words to read: put them in double quotes"):
         ocr()(x, prompts)
 

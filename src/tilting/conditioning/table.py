@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tilting.config.condition_fit import Ask
 from tilting.config.prompts import NAMES
-from tilting.config.rows import TABLES, named, read_rows
+from tilting.config.rows import BLANK, TABLES, named, read_rows
 from tilting.disk import inner_path
 from tilting.errors import TiltingError, nearest
 from tilting.features.picture import SUFFIXES, Inside
@@ -274,6 +274,8 @@ def _plain(data: Path, bad: Bad) -> tuple[tuple[str, ...], list[Row]]:
     rows = []
     for i, cells in enumerate(found):
         where = f"row {i + 1} of {data.name!r}"
+        if cells is BLANK:
+            continue
         if isinstance(cells, str):
             bad.add(where, f"it {cells}")
         else:

@@ -24,7 +24,7 @@ from tilting.models.names import check_pipeline, defaults
 from tilting.models.placement import FULL, Switches, check_switches
 from tilting.objectives import OBJECTIVES
 from tilting.objectives.batch import BaseObjective
-from tilting.rewards.spec import REWARDS, Spec, check_rewards, parse_spec, parse_specs, split_weight
+from tilting.rewards.spec import REWARDS, Spec, check_rewards, parse_spec, parse_specs, same
 from tilting.runs.owner import processes
 
 LEARN = ("lora", "guidance", "negative")
@@ -211,7 +211,7 @@ class FinetuneConfig(Switches, TrainingConfig):
             judge = parse_spec(self.judge)
             if judge.name in REWARDS and REWARDS[judge.name].together:
                 raise TiltingError(f"the judge {self.judge!r} is of a batch: a judge is of each picture by itself")
-            if split_weight(self.judge)[0] in (split_weight(spec)[0] for spec in self.reward):
+            if any(same(judge, spec) for spec in self.specs()):
                 raise TiltingError(f"the judge {self.judge!r} is the reward itself: a judge is what training does not see")
         if self.early_stop is not None:
             if not self.sample_every:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tilting.config.prompts import NAMES
-from tilting.config.rows import TABLES, named, read_rows
+from tilting.config.rows import BLANK, TABLES, named, read_rows
 from tilting.disk import inner_path
 from tilting.errors import TiltingError
 from tilting.features.picture import open_rgb
@@ -40,6 +40,8 @@ def read_pairs(path: str) -> tuple[Pair, ...]:
     pairs = []
     for i, row in enumerate(rows):
         where = f"row {i + 1} of {path!r}"
+        if row is BLANK:
+            continue
         if isinstance(row, str):
             raise TiltingError(f"{where} {row}")
         prompt, *names = (row.get(str(name)) for name in found.values())

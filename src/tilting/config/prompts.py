@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-from tilting.config.rows import TABLES, named, read_rows
+from tilting.config.rows import BLANK, TABLES, named, read_rows
 from tilting.errors import TiltingError
 from tilting.foreign import read_text
 
@@ -86,8 +86,8 @@ def prompts_of(value: Any) -> Prompts:
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt (of a
-    .txt blank lines are left out)."""
+    """The prompts of a file, in order. Raises TiltingError: missing, of an unknown kind, empty, or with a blank prompt (blank
+    lines and rows are left out)."""
     file, shown = Path(path), repr(str(path))
     if file.suffix.lower() not in KINDS:
         raise TiltingError(f"prompts are read from {', '.join(KINDS)} files, which {shown} is not")
@@ -97,12 +97,14 @@ def read_prompts(path: str | Path) -> Prompts:
         text = read_text(file).replace("\r\n", "\n").replace("\r", "\n")
         lines = text.rstrip().split("\n")  # not splitlines: a prompt may hold U+2028 and its like
         texts, told = [line.strip() for line in lines if line.strip()], []
-        if len(texts) < len(lines) and lines != [""]:  # as published lists have them, HPSv2's for one
-            first = next(i for i, line in enumerate(lines) if not line.strip()) + 1
-            count = len(lines) - len(texts)
-            warnings.warn(f"{count} blank lines of {shown}, the first is line {first}, are no prompts", stacklevel=3)
+        blank = [i for i, line in enumerate(lines) if not line.strip() and lines != [""]]
     else:
-        texts, told = _table(file)
+        texts, told, blank = _table(file)
+    if blank:  # as published lists have them, HPSv2's for one
+        what = "row" if file.suffix.lower() in (".csv", ".tsv") else "line"
+        several = f"{len(blank)} blank {what}{'' if len(blank) == 1 else 's'} of {shown}"
+        is_no = "is no prompt" if len(blank) == 1 else f"the first is {what} {blank[0] + 1}, are no prompts"
+        warnings.warn(f"{several}, {is_no}", stacklevel=3)
     if not texts:
         raise TiltingError(f"{shown} holds no prompts")
     for i, prompt in enumerate(texts):
@@ -111,13 +113,16 @@ def read_prompts(path: str | Path) -> Prompts:
     return Prompts(tuple(texts), tuple(told) if any(told) else ())
 
 
-def _table(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _table(file: Path) -> tuple[list[str], list[dict[str, Any]], list[int]]:
+    """Prompts, their metadata, and the numbers of blank rows."""
     columns, rows = read_rows(file, NAMES)
     column, lines = named(columns, NAMES), file.suffix.lower() == ".jsonl"
     if column is None and columns and not lines:
         raise TiltingError(f"{str(file)!r} has no column prompt; there is: {', '.join(columns)}")
     texts, told = [], []
     for i, row in enumerate(rows):
+        if row is BLANK:
+            continue
         where = f"{'line' if lines else 'row'} {i + 1} of {str(file)!r}"
         if isinstance(row, str):
             raise TiltingError(f"{where} {row}")
@@ -126,7 +131,7 @@ def _table(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
             raise TiltingError(f"{where} has no text under the key {column or 'prompt'}")
         texts.append(text or "")
         told.append(_metadata(row, column or ""))
-    return texts, told
+    return texts, told, [i for i, row in enumerate(rows) if row is BLANK]
 
 
 def metadata_of(value: Sequence[Any]) -> tuple[dict[str, Any], ...]:

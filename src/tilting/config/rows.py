@@ -22,12 +22,16 @@ COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 """A number with a decimal comma, as in spreadsheets that separate cells by semicolons."""
 
 
+BLANK: dict[str, Any] = {}
+"""A line or row that is blank: no row, which keeps its place, so that the others keep their numbers."""
+
+
 class Rows(NamedTuple):
     """Contents of a table.
 
     Attributes:
         columns: names, in order.
-        rows: cells by column; for an invalid row the reason, such as "is not JSON".
+        rows: cells by column; for an invalid row the reason, such as "is not JSON"; `BLANK`.
     """
 
     columns: tuple[str, ...]
@@ -78,6 +82,9 @@ def _csv(text: str, file: Path, names: Sequence[str]) -> Rows:
         if separator == ";":
             cells = [cell.replace(",", ".") if COMMA.fullmatch(cell) else cell for cell in cells]
         more = len(cells) > len(columns)
+        if not any(cell.strip() for cell in cells):
+            rows.append(BLANK)
+            continue
         row = {**dict.fromkeys(columns), **dict(zip(columns, cells, strict=False))}
         rows.append(f"has more cells than the {len(columns)} columns" if more else row)
     return Rows(columns, tuple(rows))
@@ -91,7 +98,7 @@ def _cells(text: str, separator: str, quoting: Any) -> list[list[str]]:
 
 def _jsonl(text: str, file: Path, names: Sequence[str]) -> Rows:
     lines = text.rstrip().split("\n")  # not splitlines: JSON may hold U+2028
-    return _mappings([_loaded(line) for line in lines] if lines != [""] else [], names)
+    return _mappings([BLANK if not line.strip() else _loaded(line) for line in lines] if lines != [""] else [], names)
 
 
 def _loaded(line: str) -> Any:

@@ -48,6 +48,8 @@ def parse_variant(text: str) -> Variant:
     """Read a column. Raises TiltingError, with the nearest right name."""
     name, colon, rest = text.strip().partition(":")
     if name.endswith(".py"):
+        if not rest:
+            METHODS.find(name)
         function, colon, rest = rest.partition(":")
         name = f"{name}:{function}"
     if name == "lora" and rest:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tilting.config.compare import CompareConfig
 from tilting.config.evaluate import EvaluateConfig
+from tilting.disk import folder_given
 from tilting.errors import TiltingError
 from tilting.evaluation import compare as comparing
 from tilting.evaluation import run as evaluating
@@ -70,6 +71,7 @@ def compare(
     Raises:
         TiltingError: before anything is drawn, in one sentence.
     """
+    folder_given(out)
     model = str(model) if isinstance(model, Path) else model
     name = model if isinstance(model, str) else model_of(model).name
     texts = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
@@ -119,6 +121,7 @@ def evaluate(runs: str | Path | Sequence[str | Path], *, out: str | Path, progre
     Raises:
         TiltingError: in one sentence; nothing is written then.
     """
+    folder_given(out)
     folders = list(runs) if isinstance(runs, list | tuple) else [runs]
     if other := [one for one in folders if not isinstance(one, str | Path)]:
         raise TiltingError(f"runs must be folders, not {other[0]!r}: save one by out.save(DIR), and give DIR")

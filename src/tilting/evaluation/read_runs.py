@@ -293,8 +293,8 @@ def no_reference(config: EvaluateConfig, runs: Sequence[Run]) -> str:
         value = runs[0].setting(key)
         if value not in (None, ""):
             command += [f"--{key}", f"{value:g}" if isinstance(value, float) else str(value)]
-    for spec in runs[0].config.get("reward") or []:
-        command += ["--reward", spec]
+    if "reward" not in (runs[0].config.get("python") or ()):  # one that no command says
+        command += [word for spec in runs[0].config.get("reward") or [] for word in ("--reward", spec)]
     folder = f"base-seed{seed}"
     return (
         "Distances need a second run of the base model, with noise no other run has: "

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from tilting.errors import TiltingError
 from tilting.evaluation.distances import shown, with_means
 from tilting.evaluation.measure import Instruments, Measured, brief_metrics, metrics_of, rows_by_prompt
 from tilting.evaluation.read_runs import CHANGES, Run, Setup
-from tilting.features.digest import digest
-from tilting.features.packaged import POCKET_CLIP
+from tilting.features.sources import identity
 from tilting.metrics.labels import read_labels
 from tilting.metrics.prompts import across, difference, expected, paired
 from tilting.metrics.statistics import Estimate
@@ -99,12 +97,6 @@ def networks_of(weights: Mapping[str, float]) -> set[str]:
     return {name for name in names if name is not None}
 
 
-def weights_of(name: str) -> str:
-    """What tells a CLIP from others: the digest of its weights where it is a folder here, else its name."""
-    folder = POCKET_CLIP if name == "pocket-clip" else Path(name).expanduser()
-    return digest(folder) or (str(folder.resolve()) if folder.is_dir() else name)
-
-
 def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: Instruments) -> dict[str, Any] | None:
     """The run against its base; None for a base run."""
     if not run.changed:
@@ -127,10 +119,10 @@ def verdict_of(run: Run, parts: Setup, measured: Mapping[str, Measured], tools: 
     if few is not None:
         return {"word": TOO_FEW, "base": name, "reason": few}
     judges: dict[str, Estimate | None] = {}
-    known = {weights_of(name) for name in networks_of(run.weights)}
+    known = frozenset[str]().union(*(identity(name) for name in networks_of(run.weights)))
     for metric in metrics_of("image"):
         network = tools.names().get(metric.name)
-        if metric.judges and metric.name in mine.scores and not (network and weights_of(network) in known):
+        if metric.judges and metric.name in mine.scores and not (network and identity(network) & known):
             judges[metric.title] = against(mine.scores[metric.name], theirs.scores[metric.name])
     praised = {spec.partition(":")[0] for spec in run.weights}
     for metric in metrics_of("prompt"):

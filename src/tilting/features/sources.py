@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilting.errors import TiltingError
+from tilting.features.digest import digest
 from tilting.features.hub import online
+from tilting.features.packaged import POCKET_CLIP
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+"""Suffixes of files of weights."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,7 @@ class Source:
         """Where it is on this machine, in the user's directory or in the hub's cache; the network is not asked."""
         if any((self.folder / name).is_file() for name in self.files or ("config.json",)):
             return self.folder
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(self.repo, self.files[-1] if self.files else "config.json")
-        return Path(cached).parent if isinstance(cached, str) else None
+        return cached(self.repo, self.files[-1] if self.files else "config.json")
 
     def wanted(self, into: Path | None = None) -> str:
         """The sentence for a user who has no weights: what to get, where, and the directory where to put it."""
@@ -66,6 +68,27 @@ class Source:
         return (
             f"the {self.part} of {self.reward!r} cannot be found: get {what} from {where} and put it into {into or self.folder}"
         )
+
+
+def cached(repo: str, file: str = "config.json") -> Path | None:
+    """The folder of a name on the hub in the hub's cache, if a file of it is there; the network is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        there = try_to_load_from_cache(repo, file)
+    except ValueError:  # no name of the hub
+        return None
+    return Path(there).parent if isinstance(there, str) else None
+
+
+def identity(name: str) -> frozenset[str]:
+    """What tells a network from others: the digests of its files of weights where it is on this machine, under a path or in
+    the hub's cache; else its name. Two are one where these meet."""
+    folder = POCKET_CLIP if name == "pocket-clip" else Path(name).expanduser()
+    folder = folder if folder.exists() else cached(name) or folder
+    files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    found = {digest(file) for file in files if file.is_file() and (file == folder or file.suffix in WEIGHTS)}
+    return frozenset(filter(None, found)) or frozenset({str(folder.resolve()) if folder.is_dir() else name})
 
 
 def find_file(source: Source, place: str | Path | None = None) -> Path:

@@ -16,7 +16,7 @@ from tilting.config.base import keywords
 from tilting.config.generate import GenerateConfig
 from tilting.config.prompts import prompts_of
 from tilting.declare import declared
-from tilting.disk import append, write_atomically
+from tilting.disk import append, folder_given, write_atomically
 from tilting.errors import TiltingError
 from tilting.features.video import contact_sheet, frames_of
 from tilting.generation.auto import take
@@ -94,7 +94,7 @@ class Result:
         Raises:
             TiltingError: if it cannot be written, or something is there already.
         """
-        folder = Path(out)
+        folder = folder_given(out)
         if processes() > 1:
             raise TiltingError(f"a result is saved by one process, and {processes()} were launched: use `tilting generate`")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 def model_of(model: Any) -> Any:
     """The model as it is. Raises TiltingError for what `tilting.load` does not give."""
+    if isinstance(model, type):
+        raise TiltingError(f"the model must be a loaded one, and {model.__name__} is a class: give {model.__name__}(...)")
     if hasattr(model, "default_cfg") and hasattr(model, "schedule"):
         return model
     how = f"tilting.load({model!r})" if isinstance(model, str) else "tilting.load of a folder or hub id"
@@ -39,11 +41,13 @@ def reward_of(reward: Reward | str | Sequence[str] | Callable[[Tensor, list[str]
     Raises:
         TiltingError: a spec that cannot be read or does not load, or what is none of these.
     """
+    if isinstance(reward, type):
+        raise TiltingError(f"the reward {reward.__name__} is a class: give one of it, {reward.__name__}()")
     if reward is None or (_has(reward, "name") and _has(reward, "differentiable") and callable(reward)):
         return cast("Reward | None", reward)
     if isinstance(reward, str) or (isinstance(reward, list | tuple) and all(isinstance(spec, str) for spec in reward)):
         return build(parse_specs([reward] if isinstance(reward, str) else list(reward)))
-    if not callable(reward) or isinstance(reward, type):
+    if not callable(reward):
         raise TiltingError(f"the reward must be a function of images and prompts, or a name such as 'clip', not {reward!r}")
     if str(getattr(reward, "__module__", "")).startswith("tilting.rewards"):
         name = getattr(reward, "__name__", "clip")

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tilting.disk import inner_path, make_folder, write_atomically, write_tensors
+from tilting.disk import folder_given, inner_path, make_folder, write_atomically, write_tensors
 from tilting.features.fitted import FittedClassifier, load_classifier, save_classifier
 from tilting.features.schema import FILE as CLASSIFIER
 from tilting.foreign import read_tensors
@@ -79,7 +79,9 @@ class Control:
 
     def save(self, folder: str | Path) -> Path:
         """Write the control's folder; see `save_control`."""
-        return save_control(Path(folder), self.info, self.lora(), self.augmented.embedding.state_dict(), self.classifiers)
+        return save_control(
+            folder_given(folder), self.info, self.lora(), self.augmented.embedding.state_dict(), self.classifiers
+        )
 
 
 def warn_of(info: ControlInfo, labels: Mapping[str, str | float]) -> None:

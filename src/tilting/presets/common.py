@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -13,7 +14,7 @@ from tilting.declare import Alias, Doc, Registry
 from tilting.errors import TiltingError, outlived
 from tilting.guidance.value_and_grad import Estimator
 from tilting.method import Method
-from tilting.own import function_of
+from tilting.own import function_of, functions_in
 
 
 class Methods(Registry["type[Preset]"]):
@@ -21,6 +22,15 @@ class Methods(Registry["type[Preset]"]):
 
     def __getitem__(self, name: str) -> type[Preset]:
         return method_of_file(name) if isinstance(name, str) and ".py:" in name else super().__getitem__(name)
+
+    def find(self, name: object) -> type[Preset]:
+        """See `Registry.find`; a file without a function is told which it has."""
+        if isinstance(name, str) and name.endswith((".py", ".py:")):
+            file = name.removesuffix(":")
+            if not Path(file).is_file():
+                raise TiltingError(f"there is no file {file!r} for the method {name!r}")
+            raise TiltingError(f"the method {name!r} must name a function, file.py:function{functions_in(file, classes=True)}")
+        return super().find(name)
 
 
 METHODS = Methods("method", "tilting.methods")

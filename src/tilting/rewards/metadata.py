@@ -31,7 +31,12 @@ class Told(Scorer):
         raise NotImplementedError
 
     def values(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return self.score(images, prompts, [self.metadata.get(prompt, {}) for prompt in prompts])
+        return self.score(images, prompts, [_lower(self.metadata.get(prompt, {})) for prompt in prompts])
+
+
+def _lower(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with its keys in lower case too, as names of columns are read in any."""
+    return {**{key.lower(): value for key, value in told.items()}, **told}
 
 
 def asks(reward: object) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from os.path import expanduser
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilting.errors import TiltingError
+from tilting.features.sources import identity
+from tilting.own import functions_in
 from tilting.rewards.declaration import REWARDS as REWARDS
 from tilting.rewards.declaration import Reads, RewardEntry, installed
 from tilting.rewards.remote import URL
@@ -105,10 +108,10 @@ def parse_spec(text: str) -> Spec:
     body, weight = split_weight(text)
     file = FILE.fullmatch(body)
     if file and not URL.match(text):
-        function = file["function"]
+        function, path = file["function"], expanduser(file["file"])
         if not function or not function.isidentifier():
-            raise TiltingError(f"the reward {text!r} must name a function: {file['file']}:function")
-        path = expanduser(file["file"])
+            there = functions_in(path) if Path(path).is_file() else ""
+            raise TiltingError(f"the reward {text!r} must name a function, file.py:function{there}")
         if not Path(path).is_file():
             raise TiltingError(f"there is no file {file['file']!r} for the reward {text!r}")
         return Spec(path, function, weight, text)
@@ -126,6 +129,26 @@ def parse_spec(text: str) -> Spec:
         argument = "#".join(map(expanduser, argument.split("#")))  # which a shell does not, after a colon
     entry.argument.check(argument)
     return Spec(entry.name, argument, weight, text)
+
+
+def same(one: Spec, other: Spec) -> bool:
+    """Whether two specs ask the same of the same network, however they spell it: a path, a name of the hub, a link."""
+    if one.is_file or other.is_file or one.name != other.name:
+        return _place(one.name) == _place(other.name) and one.argument == other.argument
+    mine, theirs = _network(one), _network(other)
+    return _place(one.argument) == _place(other.argument) or bool(mine & theirs)
+
+
+def _place(text: str | None) -> str | None:
+    """A path as it is for all of its spellings; other texts as they are."""
+    return text and "#".join(os.path.realpath(part) if Path(part).exists() else part for part in text.split("#"))
+
+
+def _network(spec: Spec) -> frozenset[str]:
+    """What tells the files apart that are all of a reward's argument, or its default network; nothing for other arguments."""
+    name = spec.reads.clip if spec.argument is None else spec.argument
+    there = name is not None and (name == spec.reads.clip or Path(name).exists())
+    return identity(name) if name and there else frozenset()
 
 
 def parse_specs(texts: Iterable[str]) -> list[Spec]:

@@ -57,11 +57,19 @@ LIKELIEST = 20
 """Tokens whose log-probability is asked for: as many as servers give."""
 DIGITS = r"(?:\d+\.?\d*|\.\d+)"
 NUMBER = rf"(?:(?<!\w)[-+])?{DIGITS}(?:[eE][-+]?\d+)?"
+COMMA = re.compile(r"(?<![\d.,])(\d+),(\d+)(?![\d.,]*\d)")
+"""Of a decimal comma, or of thousands: 4,5 and 1,000."""
 SCALE = re.compile(rf"(?:/|out of)\s*{DIGITS}|{DIGITS}\s*(?:[-–]|to|and)\s*{DIGITS}|{DIGITS}[- ]point", re.IGNORECASE)
 """Numbers of an answer that are the ends of a scale, not the score."""
 SCORED = re.compile(rf"(?:score|rating)[^\d\n+-]*?({NUMBER})", re.IGNORECASE)
 MARKS = " \t\n▁Ġ\"'`*.,:;!([{"
 """What may stand around a word of an answer."""
+
+
+def _pointed(number: re.Match[str]) -> str:
+    """4.5 of 4,5, and 1000 of 1,000."""
+    whole, part = number.groups()
+    return whole + part if len(part) == 3 and len(whole) < 4 and whole[0] != "0" else f"{whole}.{part}"
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ class Vlm(Scorer):
         return torch.tensor([w / n if n else 0.5 for w, n in zip(wins, met, strict=True)], dtype=torch.float32)
 
     def _number(self, answer: str, row: int) -> float:
-        told = SCALE.sub("", answer)
+        told = SCALE.sub("", COMMA.sub(_pointed, answer))
         found = SCORED.findall(told) or re.findall(NUMBER, told)
         number = float(found[-1]) if found else math.nan
         low, high = self.request.settings.low, self.request.settings.high

@@ -106,7 +106,9 @@ class Combined:
         for i, key in enumerate(self.keys):
             if key in self.keys[:i]:
                 raise TiltingError(f"the reward {key!r} is given twice; give it once with the sum of the weights")
-        for key, (_, weight) in zip(self.keys, self.parts, strict=True):
+        for key, (reward, weight) in zip(self.keys, self.parts, strict=True):
+            if isinstance(reward, type):
+                raise TiltingError(f"the reward {reward.__name__} is a class: give one of it, {reward.__name__}()")
             if not math.isfinite(weight):
                 raise TiltingError(f"the weight of {key!r} must be finite, not {weight}")
 

@@ -18,6 +18,7 @@ from tilting.config.finetune import IN_PYTHON, LEARN, FinetuneConfig, black_box
 from tilting.config.pairs import read_pairs
 from tilting.config.prompts import prompts_of
 from tilting.config.training import TrainingConfig
+from tilting.disk import folder_given
 from tilting.errors import TiltingError
 from tilting.generation.coerce import reward_of
 from tilting.generation.plan import Model
@@ -385,7 +386,7 @@ class Tuned:
 
     def save(self, folder: str | Path) -> None:
         """Write the weights as a diffusers LoRA folder, which `tilting generate --lora` draws with, sampler inputs too."""
-        save_weights(self.lora, self.inputs, Path(folder))
+        save_weights(self.lora, self.inputs, folder_given(folder))
 
 
 def save_weights(lora: Mapping[str, Tensor], inputs: SamplerInputs | None, folder: Path) -> None:
