@@ -13,6 +13,7 @@ from PIL import Image
 
 from tilting.cli import main
 from tilting.conditioning.dataset import is_held_out, read_data
+from tilting.conditioning.fit_run import condition_fit
 from tilting.conditioning.pictures import Pictures, square
 from tilting.conditioning.table import cut, settle
 from tilting.config.condition_fit import Ask, FitConfig, parse_label
@@ -218,6 +219,32 @@ def test_bins_are_quantiles():
         cut(Ask("y"), [1.0, 1.0, 1.0, 2.0], 3)
     with pytest.raises(TiltingError, match="names 2 classes for 3 bins"):
         cut(Ask("y", None, ("a", "b")), [1.0, 2.0, 3.0], 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "asked"),
+    [
+        ({"label": ["warm=a,b"], "bins": 3}, "names 2 classes for 3 bins", 0),
+        ({"label": ["warm=a,b"]}, "has no class '1'", 1),
+        ({"label": ["warm=gaussian"]}, "no finite number", 2),
+        ({"label": ["warm"], "group": "who"}, "no column 'who'", 0),
+        ({"label": ["warm"], "device": "cuda:9"}, "there is no device 'cuda:9' here", 0),
+    ],
+)
+def test_what_can_be_known_is_refused_before_pictures_are_labelled(tmp_path, words, said, asked):
+    """Each of them said so after the last picture; a word that is no value of its label says so at its own picture."""
+    for i in range(12):
+        picture(tmp_path / f"pics/a/{i}.png")
+    wrong = "'cold' if calls == 2 else 1.0" if asked == 2 else "1"
+    (tmp_path / "w.py").write_text(
+        f"calls = 0\ndef warm(images, prompts):\n    global calls\n    calls += 1\n"
+        f"    open({str(tmp_path / 'calls')!r}, 'a').write('.')\n    return {wrong}\n"
+    )
+    given = {"data": str(tmp_path / "pics"), "label_by": f"{tmp_path / 'w.py'}:warm", "out": str(tmp_path / "out"), **words}
+    with pytest.raises(TiltingError, match=said):
+        condition_fit(FitConfig.resolve(given), quiet=True)
+    calls = tmp_path / "calls"
+    assert (calls.stat().st_size if calls.exists() else 0) == asked and not (tmp_path / "out").exists()
 
 
 def test_class_folders_jsonl_and_parquet_say_the_same(tmp_path):

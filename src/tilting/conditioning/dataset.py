@@ -174,15 +174,16 @@ def read_data(config: FitConfig, quiet: bool = True) -> Dataset:
     if config.group is not None and config.group not in table.columns:
         raise TiltingError(f"there is no column {config.group!r} to keep together{nearest(config.group, table.columns)}")
     looked = Looked({}, quiet)
+    asks = asks or [Ask(name) for name in table.columns if name not in (config.group, *table.others)]
+    asks = [ask._replace(kind="gaussian") if config.bins else ask for ask in asks]  # numbers, which are cut into classes
     if spec is None:
-        asks = asks or [Ask(name) for name in table.columns if name not in (config.group, *table.others)]
         for ask in asks:
             checked_name(ask.name, "label")
         records = _records(table, _columns(table, asks), bad, config.group)
     else:
         checked_name(asks[0].name, "label")
-        records = _labelled_by(_records(table, {}, bad, config.group), spec, asks[0].name, bad, looked)
-    data = _settled(records, [ask._replace(kind="gaussian") if config.bins else ask for ask in asks], bad)
+        records = _labelled_by(_records(table, {}, bad, config.group), spec, asks[0], bad, looked)
+    data = _settled(records, asks, bad)
     if spec is None:  # after the labels, which are refused at once
         data = replace(data, records=tuple(_decoding(data.records, bad, looked)))
     if not data.records:
@@ -303,8 +304,9 @@ def _record(row: Row, folder: Path, labels: dict[str, Any], bad: Bad, group: str
     return Record(name, path, where, labels, str(cells.get("prompt") or "").strip() or None, together, row.side)
 
 
-def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, looked: Looked) -> list[Record]:
-    """Records with the label that a function gives to each picture, at its own size; no prompt is the prompt "".
+def _labelled_by(records: Sequence[Record], spec: Spec, ask: Ask, bad: Bad, looked: Looked) -> list[Record]:
+    """Records with the label that a function gives to each picture, at its own size; no prompt is the prompt "". What is no
+    value of the label's kind is refused at its picture, not after all others.
 
     The function is a reward, or ``file.py:function``: (images (1, 3, h, w) float in [0, 1], prompts) -> one number or word.
     """
@@ -330,11 +332,14 @@ def _labelled_by(records: Sequence[Record], spec: Spec, name: str, bad: Bad, loo
             kind = type(value).__name__
             raise TiltingError(f"{reward.name!r} must return one number or word per picture, not {kind}") from None
 
-    labelled = []
+    labelled, name = [], ask.name
     with bar(len(records), spec.text, looked.quiet) as progress:
         for record in records:
             try:
-                labelled.append(record._replace(labels={**record.labels, name: value_of(record)}))
+                value = value_of(record)
+                if ask.kind is not None and why_empty(value) is None and (reasons := settle(ask, [value])[2]):
+                    raise TiltingError(reasons[0])
+                labelled.append(record._replace(labels={**record.labels, name: value}))
             except TiltingError as error:
                 bad.add(record.where, str(error))
             progress.update(1)

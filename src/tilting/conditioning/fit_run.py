@@ -131,6 +131,7 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
     Raises:
         TiltingError: in one sentence; nothing is written for data that cannot work.
     """
+    device = str(device_of(config.device))  # before pictures are read, or labelled
     with exclusive(config.out):
         folder = FitFolder(config, argv, quiet)
         bad = folder.data.bad
@@ -142,7 +143,6 @@ def condition_fit(config: FitConfig, argv: Sequence[str] = (), quiet: bool = Fal
             if column not in folder.missing:
                 _clear(folder.of(column))  # a kill may have left them
         if folder.missing:
-            device = str(device_of(config.device))
             folder.make()
             folder.write()
             source = _latents(folder, device) if config.kind == NOISY else _clean_inputs(folder, device)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tilting.config.condition_fit import Ask
+from tilting.config.condition_fit import Ask, check_bins
 from tilting.config.prompts import NAMES
 from tilting.config.rows import BLANK, TABLES, named, read_rows
 from tilting.disk import inner_path
@@ -391,8 +391,7 @@ def cut(ask: Ask, values: Sequence[float], bins: int) -> tuple[Column, list[str]
     Raises:
         TiltingError: too few different values, or a wrong number of class names.
     """
-    if ask.classes and len(ask.classes) != bins:
-        raise TiltingError(f"--label {ask.name} names {len(ask.classes)} classes for {bins} bins")
+    check_bins(ask, bins)
     classes = ask.classes or tuple(str(k) for k in range(bins))
     edges = np.quantile(np.array(values), np.arange(1, bins) / bins) if values else np.zeros(bins - 1)
     taken = np.searchsorted(edges, np.array(values), side="right").tolist()

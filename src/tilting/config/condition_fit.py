@@ -60,6 +60,12 @@ def parse_label(text: str) -> Ask:
     return Ask(name, "classes", classes)
 
 
+def check_bins(ask: Ask, bins: int | None) -> None:
+    """Refuse names of classes that are not as many as the bins. Raises TiltingError."""
+    if bins is not None and ask.classes and len(ask.classes) != bins:
+        raise TiltingError(f"--label {ask.name} names {len(ask.classes)} classes for {bins} bins")
+
+
 def _labels(name: str, value: tuple[str, ...]) -> tuple[str, ...]:
     names = [parse_label(one).name for one in value]
     for i, one in enumerate(names):
@@ -146,6 +152,8 @@ class FitConfig(BaseConfig):
         _check_kind(config)
         if config.label_by is not None and len(config.label) > 1:
             raise TiltingError(f"--label-by {config.label_by} gives one label, but {len(config.label)} are named")
+        for ask in config.asks():
+            check_bins(ask, config.bins)
         if not Path(config.data).exists():
             raise TiltingError(f"there is no file or folder {config.data!r} of labelled pictures")
         return config

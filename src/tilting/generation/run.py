@@ -26,7 +26,7 @@ from tilting.models.attach import attach_all
 from tilting.models.inputs import resolve_inputs
 from tilting.models.lora_file import parse_window
 from tilting.models.lora_targets import check_lora
-from tilting.models.placement import FULL, Switches
+from tilting.models.placement import FULL, Switches, device_of
 from tilting.models.words import load_words, read_prompt
 from tilting.reports.trace_page import write_page
 from tilting.reports.words import TERMS
@@ -71,6 +71,7 @@ def load_parts(
     preset.build(config.steps or 50)
     if config.lora:
         check_lora(config.model)
+    device_of(config.reward_device or "auto", "reward-device")
     reward = (
         elsewhere(informed((reward_of or build)(specs), config.prompts, config.metadata), config.reward_device)
         if specs
