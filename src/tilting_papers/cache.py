@@ -9,14 +9,19 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tilting.disk import write_atomically
 from tilting.rewards.spec import build, parse_specs
+from tilting.runs.files import parsed
+from tilting_papers.parts import odd
 
 
-def cached(file: Path, made: Any, make: Callable[[], Any]) -> Any:
-    """The result stored in a file, if it was made from the same inputs ``made``; else compute and store it."""
+def cached(file: Path, made: Any, make: Callable[[], Any] | None, shape: Any = object) -> Any:
+    """The result stored in a file, if it was made from the same inputs ``made``; else compute and store it, or None where it
+    cannot be computed here. Raises TiltingError: the file is corrupt, or its result is not of this shape (`parts.odd`)."""
     if file.is_file():
-        before = json.loads(file.read_bytes())
+        before = parsed(file, lambda before: odd(before, {"made": object, "held": shape}))
         if before["made"] == made:
             return before["held"]
+    if make is None:
+        return None
     result = make()
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, (json.dumps({"made": made, "held": result}, indent=1) + "\n").encode())

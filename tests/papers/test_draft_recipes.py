@@ -346,7 +346,7 @@ def test_gains_are_over_the_arms_own_start_and_everything_is_kept(recipe, capsys
     row = next(row for row in report["rows"] if row["name"] == "draft-1")
     assert row["sets"]["train"]["clip"]["gain"]["mean"] == pytest.approx(np.mean(after - before), abs=1e-9)
     assert row["images"] == 8 and row["reward_calls"] == 8 and row["evaluations"] == 8 * (report["steps"] + 1)
-    files = {"table.md", "table.json", "runs", "variants", *report["figures"]}
+    files = {"table.md", "table.json", "runs", "variants", "parts", *report["figures"]}
     assert {f.name for f in folder.iterdir()} == files
     text = (folder / "table.md").read_text()
     assert all(claim["text"] in text and claim["finding"]["verdict"] in text for claim in report["claims"])

@@ -68,7 +68,7 @@ class RunFolder(Generic[Asked]):
         if before is not None and not self.binds(before):
             before = None
         if before is not None:
-            self._check_same(before, now, identities)
+            self._check_same(before, now, identities, str(self.path))
         self.before = before
         self.head = {"version": __version__, "argv": list(argv), "config": now, **identities}
         self.summary: dict[str, Any] = before["summary"] if before else {}
@@ -130,6 +130,11 @@ class RunFolder(Generic[Asked]):
         """Replace the manifest."""
         files.write_manifest(self.path, self.manifest)
 
+    def check(self, manifest: Mapping[str, Any], path: str) -> None:
+        """Refuse a manifest of another request that lies elsewhere, at ``path``. Raises TiltingError."""
+        told = {key: value for key, value in self.head.items() if key not in ("version", "argv", "config")}
+        self._check_same(manifest, self.head["config"], told, path)
+
     @staticmethod
     def same_identity(key: str, before: Any, now: Any) -> bool:
         """Whether two identities are of the same files. Rewards whose digest an older run did not know pass, and of a user's
@@ -141,10 +146,12 @@ class RunFolder(Generic[Asked]):
             for b, n in zip(before, now, strict=True)
         )
 
-    def _check_same(self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any]) -> None:
+    def _check_same(
+        self, manifest: Mapping[str, Any], now: Mapping[str, Any], identities: Mapping[str, Any], path: str
+    ) -> None:
         """Refuse to resume another run. Options and settings that are newer than the run pass at their defaults.
         Raises TiltingError."""
-        before, path = manifest["config"], str(self.path)
+        before = manifest["config"]
         known, default = before.get("set"), self.defaults()
         if isinstance(known, dict) and isinstance(now.get("set"), dict):
             if self.parts is not None:  # settings had other names once

@@ -76,6 +76,12 @@ class TrainingFolder(RunFolder[Config]):
         known = {former.get(key, key): value for key, value in config.items()}
         return {key: one.default for key, one in options.items() if now.get(key) == one.default} | known
 
+    def check(self, manifest: Mapping[str, Any], path: str) -> None:
+        before, now = self.by_todays_names(manifest["config"]), self.head["config"]
+        super().check({**manifest, "config": before}, path)
+        if before.get("train-steps") != now["train-steps"]:  # it cannot go on from elsewhere
+            raise TiltingError(f"{path!r} holds a {self.noun} {RunFolder.difference(self, 'train-steps', before, now)}")
+
     def config_now(self) -> dict[str, Any]:
         """The options, and the launcher's mixed precision, which numbers depend on too."""
         return {**super().config_now(), "mixed-precision": mixed_precision()}

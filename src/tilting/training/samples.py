@@ -72,10 +72,11 @@ def look(
     device: torch.device | str = "cpu",
     context: Callable[[], AbstractContextManager] = nullcontext,
     sde: Law = "posterior",
+    most: int | None = MOST_PROMPTS,
 ) -> Look:
-    """Draw the first `MOST_PROMPTS` different prompts, ``images`` each; they are those of `tilting generate` by this seed.
+    """Draw the first ``most`` different prompts, ``images`` each; they are those of `tilting generate` by this seed.
     ``context`` is entered around the network alone, as in training."""
-    chosen = list(dict.fromkeys(prompts))[:MOST_PROMPTS]
+    chosen = list(dict.fromkeys(prompts))[:most]
     who = identities(chosen, seed, images)
     pictures, evaluations = [], 0
     model = model if context is nullcontext else cast(Model, _Within(model, context))

@@ -49,12 +49,23 @@ def over(results: Results, rows: Sequence[tuple[float, str]], what: str, where: 
     return [(x, interval(results.values(name, what, where), seeded=True)) for x, name in rows]
 
 
+def pictured(results: Results, sheets: Sequence[Path], path: Path) -> bool:
+    """Whether all pictures of a figure are in the folder; if not, it is noted as left out."""
+    whole = all(sheet.is_file() for sheet in sheets)
+    results.left += [] if whole else [path.name]
+    return whole
+
+
 def progress(results: Results, path: Path) -> str:
     """A row of pictures per run, a column per evaluation, with the same noise, for the prompt of the lowest initial reward."""
     images, where = results.size.images, results.first
     before = results.points(next(iter(results.summaries)))[0]["sets"][where]["rewards"][results.spec][::images]
     prompt = before.index(min(before))
     rows = []
+    if not pictured(
+        results, [results.sheet(run, where, at["step"]) for run in results.summaries for at in results.points(run)], path
+    ):
+        return ""
     for run in results.summaries:
         cells = []
         for point in results.points(run):
@@ -94,6 +105,8 @@ def columns(results: Results, names: Sequence[tuple[str, str]], path: Path, wher
     """A row of pictures per prompt, a column per (name of a row, label)."""
     where, images = where or results.first, results.size.images
     rows = []
+    if not pictured(results, [results.sheet(name, where) for name, _ in names], path):
+        return ""
     for i, prompt in enumerate(results.protocol.sets[where]):
         cells = []
         for name, label in names:

@@ -22,12 +22,11 @@ from tilting.metrics.diversity import mean_pairwise
 from tilting.metrics.extract import judge_features
 from tilting.metrics.judge import PocketJudge
 from tilting.models.lora import load_lora
-from tilting.models.lora_file import lora_files
 from tilting.models.lora_stack import Windowed
 from tilting.models.lora_weights import mix, read_lora
-from tilting.runs.files import digest_of
 from tilting.training.samples import look, scores
 from tilting.training.trainer import NAME
+from tilting_papers import parts
 from tilting_papers.cache import PartsCache, cached
 from tilting_papers.draft.study import Protocol, Scores, Variant
 
@@ -38,7 +37,7 @@ def evaluate(protocol: Protocol, model: Any, cache: PartsCache, config: Finetune
     for name, prompts in protocol.sets.items():
         first, *others = protocol.reward
         sampler = (config.steps, config.cfg, config.eta, protocol.seed, config.negative_prompt)
-        drawn = look(model, prompts, protocol.images, cache.reward(first), cache.parts(config).judge, *sampler)
+        drawn = look(model, prompts, protocol.images, cache.reward(first), cache.parts(config).judge, *sampler, most=None)
         rewards = {first: _plain(drawn.rewards)}
         rewards |= {spec: _plain(scores(cache.reward(spec), drawn.images, drawn.prompts)) for spec in others}
         numbers = {"prompts": drawn.prompts, "rewards": rewards, "judge": _plain(drawn.judged)}
@@ -77,17 +76,17 @@ def write_sheet(images: Tensor, columns: int, path: Path) -> None:
 
 def evaluate_variant(
     variant: Variant, protocol: Protocol, cache: PartsCache, config: FinetuneConfig, out: Path
-) -> dict[str, Scores]:
-    """The scores of a variant, cached in OUT/variants/NAME.json and drawn again if its inputs have changed."""
-    file, window = out / "variants" / f"{variant.name}.json", variant.window and list(variant.window)
-    loras = [[digest_of(lora_files(folder)), scale] for folder, scale in variant.loras]
+) -> dict[str, Scores] | None:
+    """The scores of a variant, kept in OUT/parts and drawn again if its inputs have changed; None if its weights are gone."""
+    file, window = parts.file_of(out, variant.name), variant.window and list(variant.window)
+    loras = [[parts.identity(out, folder), scale] for folder, scale in variant.loras]
     made = {"looks": protocol.about, "steps": config.steps, "eta": config.eta, "window": window, "loras": loras}
 
     def draw() -> dict[str, Scores]:
         with applied(cache.parts(config).model, variant, config.steps) as model:
-            return evaluate(protocol, model, cache, config, file.with_suffix(""))
+            return evaluate(protocol, model, cache, config, out / "variants" / variant.name)
 
-    return cached(file, made, draw)
+    return cached(file, made, draw if all(folder.is_dir() for folder, _ in variant.loras) else None, {str: parts.SCORES})
 
 
 @contextmanager

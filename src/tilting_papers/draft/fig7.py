@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from tilting.reports.grid import write_rows
 from tilting_papers.charts import Panel, chart
-from tilting_papers.draft.charts import columns, name_of, over, tile
+from tilting_papers.draft.charts import columns, name_of, over, pictured, tile
 from tilting_papers.draft.claims import higher
 from tilting_papers.draft.study import BASE, DRAFT, Claim, Results, Study, Training, Variant
 from tilting_papers.numbers import Finding, difference
@@ -47,12 +47,14 @@ def figures(results: Results) -> list[str]:
         for what, where in ((results.spec, "train"), (results.spec, "held-out"), ("judge", "held-out"))
     ]
     rows = []
-    for b in GRID:
+    mixes = [mix_name(a, b) for b in GRID for a in GRID if mix_name(a, b) in results.names]
+    for b in GRID if pictured(results, [results.sheet(name) for name in mixes], results.out / "mix.png") else ():
         names = [(f"{a:g} clip + {b:g} style", mix_name(a, b)) for a in GRID if mix_name(a, b) in results.names]
         cells = [(label, tile(results.sheet(name), 0, 0, results.size.images)) for label, name in names]
         rows.append((f"{b:g} x style's LoRA", cells))
     prompt = results.protocol.sets[results.first][0]
-    mixed = write_rows(rows, f"two LoRAs mixed: {prompt!r}", "the same noise throughout", results.out / "mix.png").name
+    title, path = f"two LoRAs mixed: {prompt!r}", results.out / "mix.png"
+    mixed = write_rows(rows, title, "the same noise throughout", path).name if rows else ""
     sheet = columns(results, [(name, f"x {s:g}") for s, name in scales], results.out / "scales.png", title="LoRA scale")
     return [chart(panels, results.out / "scale.png"), sheet, mixed]
 

@@ -26,8 +26,8 @@ MEASURES = {
 }
 
 
-def _table(results: Results, state: str) -> dict[str, Any]:
-    return next(part for part in results.extra.values() if part["state"] == state)
+def _table(results: Results, state: str) -> dict[str, Any] | None:
+    return next((part for part in results.extra.values() if part["state"] == state), None)
 
 
 def figures(results: Results) -> list[str]:
@@ -37,14 +37,16 @@ def figures(results: Results) -> list[str]:
         series = {f"{part['state']} LoRA": list(zip(part["ks"], part["cells"][what], strict=True)) for part in tables}
         log, line = ("y", None) if what == "norm" else ("", (90.0, "orthogonal"))
         panels.append(Panel(f"K of T = {results.size.steps}", name, series, log, line))
-    return [chart(panels, results.out / "gradients.png")]
+    return [chart(panels, results.out / "gradients.png")] if tables else []
 
 
 def grows(state: str, times: float) -> Test:
     """That the full gradient is so many times DRaFT-1's in norm."""
 
-    def test(results: Results) -> Finding:
+    def test(results: Results) -> Finding | None:
         part = _table(results, state)
+        if part is None:
+            return None
         rows = [(seed, row["norm"]) for seed, row in zip(part["seeds"], part["batches"], strict=True)]
         ratios = {(s, str(i), 0): math.log(n[-1] / n[0]) for i, (s, n) in enumerate(rows) if n[0] > 0 < n[-1]}
         logs = interval(ratios, seeded=True)
@@ -61,8 +63,10 @@ def grows(state: str, times: float) -> Test:
 def orthogonal(state: str) -> Test:
     """That the full gradient stands at more than 75 degrees to DRaFT-1's."""
 
-    def test(results: Results) -> Finding:
+    def test(results: Results) -> Finding | None:
         part = _table(results, state)
+        if part is None:
+            return None
         last = part["cells"]["to_first"][-1]
         kind = verdict(last["low"], last["high"], 75)
         return {"verdict": kind, "found": f"{shown(last)} degrees at K = {part['ks'][-1]}", "angle": last}

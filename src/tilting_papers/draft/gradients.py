@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tilting.models.lora_file import lora_file
 from tilting.models.lora_weights import read_lora
 from tilting.objectives import draft_k
-from tilting.runs.files import digest
 from tilting.training.batches import Batches
 from tilting.training.processes import Engine
 from tilting.training.run import trainer_of
 from tilting.training.trainer import Trainer
+from tilting_papers import parts
 from tilting_papers.cache import cached
 from tilting_papers.draft.fig8 import FIFTY, MEASURES, STATES
 from tilting_papers.draft.study import Results, of_fifty, seeded
@@ -78,13 +77,18 @@ def measure(results: Results) -> dict[str, Any]:
         by_seed = []
         for seed in seeds:
             lora, mine = results.lora(RUN, 0 if state == "initial" else None, seed), replace(config, seed=config.seed + seed)
-            made = {"lora": digest(lora_file(lora)), "ks": ks, "batches": batches, "batch": mine.batch_size, "seed": mine.seed}
+            made = {"lora": parts.identity(results.out, lora), "ks": ks, "batches": batches}
+            made |= {"batch": mine.batch_size, "seed": mine.seed}
 
             def make(lora=lora, mine=mine) -> Any:
-                parts = results.cache.parts(mine)._replace(start=read_lora(lora))
-                return measured(trainer_of(mine, parts, Engine()), ks, batches)
+                loaded = results.cache.parts(mine)._replace(start=read_lora(lora))
+                return measured(trainer_of(mine, loaded, Engine()), ks, batches)
 
-            by_seed.append(cached(results.out / f"{seeded(f'gradients-{state}', seed)}.json", made, make))
+            file = parts.file_of(results.out, seeded(f"gradients-{state}", seed))
+            by_seed.append(cached(file, made, make if lora.is_dir() else None, [{str: [parts.NUMBER]}]))
+        if None in by_seed:
+            results.left.append(f"gradients of the {state} LoRA")
+            continue
         rows = [row for mine in by_seed for row in mine]
         cells = {
             what: [interval(by_batch(by_seed, lambda row, j=j, what=what: row[what][j]), seeded=True) for j in range(len(ks))]

@@ -9,8 +9,9 @@ from typing import Any
 
 from tilting.config.finetune import FinetuneConfig
 from tilting.errors import TiltingError
-from tilting.training.folder import FinetuneFolder
+from tilting.training.folder import METRICS, FinetuneFolder, read_lines
 from tilting.training.run import load_parts
+from tilting_papers import parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft.evaluate import evaluate_variant
 from tilting_papers.draft.study import BASE, SEED, SMALL_PROMPTS, Protocol, Results, Study, seeded, values_of
@@ -29,30 +30,37 @@ def measure(run: Run) -> Report:
     results = Results(study, size_of(run), run.out, run.small, PartsCache(load_parts, study.own()), protocol_of(run))
     configs, protocol = requests_of(run), results.protocol
     minutes = {name: seconds_of(config, protocol) / 60 for name, config in configs.items()}
-    done = {name: FinetuneFolder(config, run.argv).finished for name, config in configs.items()}
+    done = {name: part_of(run, name, FinetuneFolder(config, run.argv)) for name, config in configs.items()}
     mine = run.share(minutes)
     for i, name in enumerate(mine):
         left = sum(minutes[later] for later in mine[i:] if not done[later])
         about = "trained before" if done[name] else f"about {left:.0f} min left if idle"
         run.say(f"run {i + 1} of {len(mine)}: {name} ({about})")
-        train(configs[name], protocol, results.cache, run.argv)
-    for name, config in configs.items():
-        folder = FinetuneFolder(config, run.argv)
+        if not done[name]:
+            train(configs[name], protocol, results.cache, run.argv)
+            done[name] = part_of(run, name, FinetuneFolder(configs[name], run.argv))
+    for name, part in done.items():
         first, _, further = name.partition(SEED)
-        if folder.finished and further:
-            results.repeats.setdefault(first, []).append(folder.summary)
-        elif folder.finished:
-            results.configs[name], results.summaries[name] = config, folder.summary
+        if part and further:
+            results.repeats.setdefault(first, []).append(part["summary"])
+        elif part:
+            results.configs[name], results.summaries[name] = configs[name], part["summary"]
     results.repeats = {name: kept for name, kept in results.repeats.items() if name in results.summaries}
     if not results.summaries:
         raise TiltingError(f"no run of {study.name} by its first seed is there yet: make the other shards too")
     one = next(iter(results.configs.values()))
     for variant in study.variants(results):
         run.say(f"evaluating {variant.name}")
-        results.variants[variant.name] = evaluate_variant(variant, protocol, results.cache, one, run.out)
+        scores = evaluate_variant(variant, protocol, results.cache, one, run.out)
+        if scores is None:
+            results.left.append(variant.name)
+        else:
+            results.variants[variant.name] = scores
     run.say("measuring")
     results.extra = study.extra(results)  # nosec B610: a study's, and no database
+    figures = [name for name in study.figures(results) if name]
     about = {"model": one.model, "steps": results.size.steps, "cfg": one.cfg, **protocol.about}
+    about |= {"left_out": results.left} if results.left else {}
     return {
         **about,
         "prompts": list(one.prompts),
@@ -63,8 +71,21 @@ def measure(run: Run) -> Report:
         "extra": results.extra,
         "minutes": minutes,
         "claims": [claimed(claim.text, claim.published, claim.test(results)) for claim in study.claims],
-        "figures": study.figures(results),
+        "figures": figures,
     }
+
+
+def part_of(run: Run, name: str, folder: FinetuneFolder) -> dict[str, Any] | None:
+    """The part of a training run, written first if it is finished; None if it is not. Raises TiltingError, as `parts.read`."""
+    part = parts.read(run.out, name, folder, parts.TRAINED)
+    if part is None and not folder.finished:
+        return None
+    protocol, summary = protocol_of(run), part["summary"] if part else folder.summary
+    seen = {where: set(scores["prompts"]) for where, scores in summary["points"][-1]["sets"].items()}
+    if summary.get("looked") != protocol.about or seen != {where: set(prompts) for where, prompts in protocol.sets.items()}:
+        raise TiltingError(f"{name} in {str(run.out)!r} was looked at in another way: choose another --out")
+    norms = [row["gradient_norm"] for row in read_lines(folder.path / METRICS)]
+    return part or parts.keep(run.out, name, folder, {"summary": {**folder.summary, "norms": norms}})
 
 
 def size_of(run: Run) -> Any:

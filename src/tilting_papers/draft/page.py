@@ -60,6 +60,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     body = table(["row", *(head for head, _ in columns)], [[row["name"], *(cell(row) for _, cell in columns)] for row in rows])
     for heading, part in report["extra"].items():
         body += ["", f"## {heading}", "", *table(part["heads"], part["rows"])]
+    if report.get("left_out"):
+        body += ["", f"> **Left out**, for pictures or weights of finished runs are not here: {', '.join(report['left_out'])}."]
     total = sum(report["minutes"].values())
     spent = f"{total:.0f} minutes" if total >= 1 else f"{60 * total:.0f} seconds"
     reading = [*READING, f"Training was estimated at {spent} on two idle cores, from counted evaluations."]

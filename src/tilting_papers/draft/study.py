@@ -238,6 +238,7 @@ class Results:
         repeats: by name, the summaries of its further seeds.
         variants: the scores of every variant, by name and set.
         extra: what the study measured besides.
+        left: what is left out, since its pictures or weights are not in the folder.
     """
 
     study: Study
@@ -251,6 +252,7 @@ class Results:
     repeats: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     variants: dict[str, dict[str, Scores]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
 
     @property
     def spec(self) -> str:

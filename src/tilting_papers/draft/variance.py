@@ -18,17 +18,15 @@ import torch
 from torch import Tensor
 
 from tilting.metrics.statistics import jackknife
-from tilting.models.lora_file import lora_file
 from tilting.models.lora_weights import read_lora
 from tilting.objectives.batch import TrainBatch
 from tilting.objectives.rollout import rollout
-from tilting.runs.files import digest
 from tilting.schedule import add_noise, transition
-from tilting.training.folder import METRICS, read_lines
 from tilting.training.processes import Engine
 from tilting.training.run import trainer_of
+from tilting_papers import parts
 from tilting_papers.cache import cached
-from tilting_papers.draft.study import Results, seeded
+from tilting_papers.draft.study import Results
 from tilting_papers.numbers import Interval
 from tilting_papers.page import number, shown
 
@@ -110,8 +108,8 @@ def measured(results: Results, lora: Any, images: int, copies: int) -> list[Inte
     """The table's numbers with intervals, each prompt left out in turn."""
     config, rows = results.configs[RUN], []
     for prompt in config.prompts:
-        parts = results.cache.parts(config)._replace(start=read_lora(lora))
-        trainer = trainer_of(replace(config, prompts=(prompt,), batch_size=1), parts, Engine())
+        loaded = results.cache.parts(config)._replace(start=read_lora(lora))
+        trainer = trainer_of(replace(config, prompts=(prompt,), batch_size=1), loaded, Engine())
         parameters = list(trainer.state.parameters.values())
         rows += [gradients(trainer.batches(SINCE + i, {}), copies, parameters) for i in range(images)]
     flat = torch.cat(rows).double()
@@ -125,9 +123,7 @@ def clipped(results: Results) -> dict[str, Any]:
     """How often the clip binds: the share of training steps, over seeds, whose gradient is longer than it."""
     rows = []
     for name in results.summaries:
-        folders = [results.out / "runs" / seeded(name, seed) for seed in range(len(results.of_seeds(name)))]
-        norms = [row["gradient_norm"] for folder in folders for row in read_lines(folder / METRICS)]
-        norms = [norm for norm in norms if norm is not None]
+        norms = [norm for summary in results.of_seeds(name) for norm in summary["norms"] if norm is not None]
         limit = results.configs[name].clip
         if norms:
             share = sum(norm > limit for norm in norms) / len(norms)
@@ -144,10 +140,18 @@ def measure(results: Results) -> dict[str, Any]:
     rows, numbers = [], {}
     for state, step in (("initial", 0), ("trained by DRaFT-1", None)):
         lora = results.lora(RUN, step)
-        made = {"lora": digest(lora_file(lora)), "images": images, "copies": copies, "seed": results.configs[RUN].seed}
-        file = results.out / f"variance-{state.partition(' ')[0]}.json"
-        numbers[state] = cached(file, made, lambda lora=lora: measured(results, lora, images, copies))
-        rows.append([state, *map(shown, numbers[state])])
+        made = {"lora": parts.identity(results.out, lora), "images": images, "copies": copies}
+        made["seed"] = results.configs[RUN].seed
+        file = parts.file_of(results.out, f"variance-{state.partition(' ')[0]}")
+        make = (lambda lora=lora: measured(results, lora, images, copies)) if lora.is_dir() else None
+        found = cached(file, made, make, [{str: parts.NUMBER | None}])
+        if found is None:
+            results.left.append(f"the variance of the {state} LoRA's gradient")
+        else:
+            numbers[state] = found
+            rows.append([state, *map(shown, found)])
+    if not rows:
+        return tables
     count = len(results.configs[RUN].prompts)
     heading = f"the variance of a gradient of one image: {count} prompts, {images} images of each, {copies} copies of an image"
     return {heading: {"heads": list(HEADS), "rows": rows, "numbers": numbers}, **tables}

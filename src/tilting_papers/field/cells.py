@@ -15,6 +15,7 @@ from tilting.disk import write_atomically
 from tilting.generation import run as generating
 from tilting.generation.folder import Folder
 from tilting.presets import METHODS as PRESETS
+from tilting_papers import parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
 from tilting_papers.field import Asked, Cells, Rival
@@ -124,18 +125,23 @@ def mine(run: Run, rows: list[Row]) -> list[Row]:
 
 
 Manifests = dict[str, dict[str, Any]]
-"""Manifests of finished runs by row."""
+"""Manifests of finished runs by row, as their parts have them."""
 
 
 def drawn(run: Run) -> tuple[list[Row], Manifests, Report]:
-    """Draw what is missing of this shard; returns all rows, the manifests of the existing ones, and their report."""
+    """Draw what is missing of this shard; returns all rows, the parts of the existing ones, and their report."""
     rows, cache = rows_of(run), PartsCache(generating.load_parts)
     wanted = {row.name for row in mine(run, rows)}
     manifests: Manifests = {}
     for n, row in enumerate(rows):
-        if row.name in wanted or Folder(row.config, run.argv).complete:
+        folder = Folder(row.config, run.argv)
+        there = parts.read(run.out, row.name, folder, parts.DRAWN)
+        if there is None and (row.name in wanted or folder.complete):
             run.say(f"row {n + 1} of {len(rows)}: {row.name}")
-            manifests[row.name] = generating.run(row.config, run.argv, quiet=run.quiet, parts=cache.parts)
+            manifest = generating.run(row.config, run.argv, quiet=run.quiet, parts=cache.parts)
+            there = parts.keep(run.out, row.name, folder, {key: manifest[key] for key in ("images", "summary")})
+        if there is not None:
+            manifests[row.name] = there
     told = [line for row in rows if (line := _line(run, row, manifests))]
     rewards = rewards_of(run)
     return (
