@@ -131,6 +131,9 @@ METHODS = Cells(
         "Settings are the presets' own, which are pocket's (codex-strengths-*); what buys a method more evaluations is raised "
         "until the budget is spent, never beyond it.",
         "Methods that need a gradient are not run on jpeg, which has none.",
+        "Equal evaluations are not equal time: decodes, scores and gradients, the column of values, are paid beside them.",
+        "smc, tds, das, fk, fkc, psi and lidar sample the tilt at β = .05, others climb as far as they can. By a Gaussian the tilt "
+        "is var(r)/β above base, which for clip, whose standard deviation over a prompt's images is about .03, is .02.",
     ),
 )
 AUTO = Cells(
