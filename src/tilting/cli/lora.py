@@ -69,7 +69,9 @@ def mix(
 @lora.command()
 def export(
     place: Place,
-    form: Annotated[LoraForm, typer.Option("--format", help="diffusers (ComfyUI too), kohya (A1111) or peft.")] = "kohya",
+    form: Annotated[
+        LoraForm, typer.Option("--format", help="diffusers (ComfyUI too, of transformers), kohya (A1111, ComfyUI) or peft.")
+    ] = "kohya",
     out: Out = None,
     model: Of = None,
     quiet: Quiet = False,
