@@ -62,7 +62,7 @@ def mix(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a LoRA that adds what several add together, each by its scale."""
+    """Write the sum of several LoRAs, each by its scale."""
     _write(places, out, model, quiet, as_json)
 
 
