@@ -26,6 +26,7 @@ from tilting.evaluation.report import render
 from tilting.evaluation.run import describe
 from tilting.metrics import METRICS
 from tilting.reports.charts import Bar, bars, curve, number, scatter, ticks, typeset
+from tilting.reports.pages import TEMPLATES
 from tilting.rewards.spec import parse_specs, split_weight
 from tilting.runs.files import keys_of
 from tilting.runs.owner import EVALUATION, kind_of
