@@ -47,7 +47,8 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table of numbers: names on the left, the other columns to the right; those that do not fit come below it."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    parts, room = [[]], width()
+    parts: list[list[int]] = [[]]
+    room = width()
     for i, wide in enumerate(widths[1:], 1):
         if parts[-1] and widths[0] + sum(2 + widths[k] for k in parts[-1]) + 2 + wide > room:
             parts.append([])
