@@ -48,7 +48,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table of numbers: names on the left, the other columns to the right; those that do not fit come below it."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     parts: list[list[int]] = [[]]
-    room = width()
+    room = get_terminal_size((1_000_000, 24)).columns  # where there is no terminal a line is a row
     for i, wide in enumerate(widths[1:], 1):
         if parts[-1] and widths[0] + sum(2 + widths[k] for k in parts[-1]) + 2 + wide > room:
             parts.append([])
