@@ -105,7 +105,8 @@ heading_level = 3
 
 STYLE = """/* Commands break where they are too long, pictures in tables are large, tables fit, or fade where they go on. */
 .md-typeset .language-sh code { white-space: pre-wrap; overflow-wrap: anywhere; }
-.md-typeset td img { width: min(24rem, 60vw); max-width: none; }
+.md-typeset td img { width: min(20rem, 60vw); max-width: none; }
+.md-nav__link--active, .md-nav__link--active .md-ellipsis { color: var(--md-typeset-a-color); }
 .md-typeset td code { white-space: nowrap; }
 .md-typeset table:not([class]) th { min-width: 0; vertical-align: bottom; }
 .md-typeset table:not([class]) td:first-child { min-width: 4.5rem; }
@@ -583,6 +584,17 @@ def walk(path: Path) -> str:
     return "\n".join(lines)
 
 
+def tabled(text: str) -> str:
+    """A page in whose tables no interval, "[0.1, 0.2]", is broken over lines, nor a slash taken from its number, and that have
+    minus signs before numbers."""
+
+    def row(line: re.Match[str]) -> str:
+        kept = re.sub(rf"(?<=\d), (?=[+{MINUS}-]?[\d.]+\])", ",\N{NO-BREAK SPACE}", line[0])
+        return re.sub(r"(?<=[|/] )-(?=\d)", MINUS, re.sub(r"(?<=\d) / (?=\S)", "\N{NO-BREAK SPACE}/ ", kept))
+
+    return re.sub(r"^\|.*$", row, text, flags=re.MULTILINE)
+
+
 def contents() -> dict[str, str]:
     """Every page of the site, by its place."""
     made: dict[str, str] = {}
@@ -600,7 +612,8 @@ def contents() -> dict[str, str]:
     made |= {f"notebooks/{one.stem}.md": notebook(one) for one in sorted((ROOT / "examples").glob("*.ipynb"))}
     made |= {f"walks/{name}.md": walk(ROOT / "examples" / f"{name}.sh") for name in WALKS}
     made |= {"papers.md": papers(), "api.md": api()}
-    return {place: FENCE.sub(lambda found: f"{found[1]}{folded(found[2])}\n```", text) for place, text in made.items()}
+    made = {place: FENCE.sub(lambda found: f"{found[1]}{folded(found[2])}\n```", text) for place, text in made.items()}
+    return {place: tabled(text) for place, text in made.items()}
 
 
 def order(made: dict[str, str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from tilting.config.objectives import defaults
 from tilting.cost import cost
 from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
+from tilting.reports.text import table
 
 
 @pytest.mark.parametrize("command", ["methods", "objectives", "rewards", "models"])
@@ -214,3 +215,34 @@ def test_a_zero_of_the_command_line_is_given_and_wins_over_the_yaml(tmp_path, ca
     assert main(["generate", "--config", str(yaml), "--seed", "0", "--eta", "0", "--print-config"]) == 0
     shown = capsys.readouterr().out
     assert all(f"{line}\n" in shown for line in ("steps: 7", "seed: 0", "eta: 0.0"))
+
+
+@pytest.mark.parametrize("words", ["rewards", "models", "recipe", "methods codex", "rewards clip"])
+def test_lists_fit_a_narrow_terminal_and_lose_no_word(words, capsys, monkeypatch):
+    told = {}
+    for wide in ("80", "120"):
+        monkeypatch.setenv("COLUMNS", wide)
+        assert main(words.split()) == 0
+        told[wide] = capsys.readouterr().out
+        lines = [line for line in told[wide].splitlines() if words != "methods codex" or line[:4].strip()]
+        assert max(map(len, lines)) <= int(wide)  # but for pseudo-code, which keeps its lines
+    assert sorted(told["80"].split()) == sorted(told["120"].split())
+
+
+def test_no_command_is_described_by_half_a_sentence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ([], ["condition"], ["lora"]):
+        assert main([*group, "--help"]) == 0
+        assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+def test_a_table_of_numbers_that_is_wider_than_the_terminal_goes_on_below_itself(monkeypatch):
+    rows = [["name", *(f"column {i}" for i in range(9))], ["x", *map(str, range(9))]]
+    monkeypatch.setenv("COLUMNS", "40")
+    assert table(rows) == [
+        *("name  column 0  column 1  column 2", "x            0         1         2", ""),
+        *("name  column 3  column 4  column 5", "x            3         4         5", ""),
+        *("name  column 6  column 7  column 8", "x            6         7         8"),
+    ]
+    monkeypatch.setenv("COLUMNS", "120")
+    assert len(table(rows)) == 2

@@ -71,6 +71,18 @@ def test_a_link_goes_with_its_page(tmp_path):
     assert told.endswith("```\n[f](methods.md)\n```")
 
 
+def test_tables_keep_an_interval_on_one_line_and_have_minus_signs(made):
+    told = "| a | -0.10 [−1, 0.5] | 0.1 / -2 | a, b [1, x] |\nbefore [0, 1] - 2 / 3"
+    kept = "| a | −0.10 [−1,\u00a00.5] | 0.1\u00a0/ −2 | a, b [1, x] |\nbefore [0, 1] - 2 / 3"
+    assert site.tabled(told) == kept
+    rows = [line for page in made.values() for line in page.splitlines() if line.startswith("|")]
+    assert len(rows) > 1000 and not [line for line in rows if re.search(r"\d, [−\d.]+\]| -\d[\d.]* \|", line)]
+
+
+def test_the_first_page_says_what_the_library_does(made):
+    assert "steers diffusion models with rewards" in made["index.md"].split("```")[0]
+
+
 def test_a_long_command_is_broken_before_its_options(made):
     said = 'tilting compare "a fox" "a cat" --reward warm.py:warm --methods base,bon,codex --steps 25 --images 2 -o hour/warm'
     lines = site.folded(f"# short\ncat > a.py <<'END'\n{'x' * 99} --y\nEND\n{said} \\\n    --seed 1").splitlines()

@@ -25,7 +25,8 @@ from tilting.evaluation.read_runs import Run, setup
 from tilting.evaluation.report import render
 from tilting.evaluation.run import describe
 from tilting.metrics import METRICS
-from tilting.reports.charts import Bar, bars, curve, number, ticks
+from tilting.reports.charts import Bar, bars, curve, number, scatter, ticks, typeset
+from tilting.reports.pages import TEMPLATES
 from tilting.rewards.spec import parse_specs, split_weight
 from tilting.runs.files import keys_of
 from tilting.runs.owner import EVALUATION, kind_of
@@ -253,6 +254,26 @@ def test_numbers_and_ticks_of_charts():
     assert ">0.00015<" in small and ">0.00025<" in small  # words keep their digits
 
 
+def test_a_setting_over_its_powers_stands_at_even_distances():
+    """What the marks of a sweep over 0.1, 0.4 and 1.6 are apart, and of one over 1, 2 and 3."""
+    for values in ((0.1, 0.4, 1.6), (1.0, 2.0, 3.0)):
+        svg = curve("t", [(x, Bar("a", "c0", 1.0)) for x in values], "x")
+        places = [float(re.search(rf'x="([\d.]+)" y="[\d.]+">{x:g}<', svg)[1]) for x in values]
+        assert places[1] - places[0] == pytest.approx(places[2] - places[1], rel=0.1)
+
+
+def test_sentences_of_pages_have_the_minus_signs_of_their_tables():
+    assert typeset("judge -0.283 [-.781, +0.215]; a - b, gpt-4, 1e-05") == "judge −0.283 [−.781, +0.215]; a - b, gpt-4, 1e-05"
+    for page in TEMPLATES.glob("*.html"):
+        assert "reason }}" not in page.read_text(), page
+
+
+def test_names_of_points_of_one_cost_stand_in_the_order_of_the_points():
+    svg = scatter("t", [Bar("low", "c0", 0.69), Bar("high", "c1", 0.70), Bar("base", "cb", 0.5)], [12, 12, 4], "cost")
+    heights = [float(re.search(rf'y="([\d.]+)">{name}<', svg)[1]) for name in ("high", "low")]
+    assert heights[0] < heights[1]
+
+
 class Page(HTMLParser):
     """Tags with their attributes, and all text."""
 
@@ -401,8 +422,9 @@ def test_without_a_reference_distances_are_null_and_say_how(runs, tmp_path, caps
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["reference"] is None and metrics["floor"] is None
     assert all(r["fid"] is None and r["cmmd"] is None for r in metrics["runs"])
-    note = metrics["notes"][0]
-    assert note in capsys.readouterr().out and Page((out / "report.html").read_text()).text.count(note) == 1
+    note, page = metrics["no_distances"], Page((out / "report.html").read_text()).text
+    told = capsys.readouterr().out
+    assert note.startswith("Distances need") and all(page.count(one) == 1 and one in told for one in metrics["notes"])
     command = re.search(r"tilting (generate .*?), then give --reference (\S+)\.$", note)
     import shlex
 
@@ -477,7 +499,8 @@ def test_what_method_base_draws_with_a_lora_or_a_control_is_not_the_base_model(r
         assert not any("strength" in note for note in parts.notes)
         assert "must be a run of method base alone" in refused(capsys, base, "--reference", other, "--out", str(tmp_path / "o"))
     alone = setup(EvaluateConfig.resolve({"runs": [control], "out": "o"}))
-    assert alone.reference is None and "--strength" not in alone.notes[0] and "--method base" in alone.notes[0]
+    said = alone.no_distances or ""
+    assert alone.reference is None and "--strength" not in said and "--method base" in said
     assert main(["evaluate", base, tuned, control, "--out", str(tmp_path / "out"), "--quiet"]) == 0
     metrics, page = json.loads((tmp_path / "out/metrics.json").read_text()), (tmp_path / "out/report.html").read_text()
     assert [row(metrics, name)["role"] for name in ("base", "tuned", "control")] == ["reference", "steered", "steered"]
@@ -592,7 +615,7 @@ def test_what_runs_differ_in_is_told_whatever_changes_a_base_model(runs, tmp_pat
     known["config"] |= {"sde": "euler", "height": 96, "format": "jpeg"}
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(known))
     asked = {"runs": [str(tmp_path / "other")], "out": "o"}
-    assert "--sde euler" in (said := setup(EvaluateConfig.resolve(asked)).notes[0]) and "--height 96" in said
+    assert "--sde euler" in (said := setup(EvaluateConfig.resolve(asked)).no_distances or "") and "--height 96" in said
     notes = setup(EvaluateConfig.resolve({**asked, "reference": str(runs / "again")})).notes
     assert [note.partition(":")[0].split()[-1] for note in notes] == ["sde", "height", "format"]
     alone = setup(EvaluateConfig.resolve({"runs": [str(tmp_path / "other"), str(runs / "bon")], "out": "o"})).notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import tilting as tl
+from support import tiny_pipelines
 from support.loras import lora_off
 from support.today import MAKERS, TOLD, write
 from tilting import objectives
@@ -20,7 +22,7 @@ from tilting.errors import TiltingError
 from tilting.models.attach import attach_all
 from tilting.models.lora import lora_state
 from tilting.models.lora_file import parse_lora
-from tilting.models.lora_targets import target_modules_of, target_names
+from tilting.models.lora_targets import stack_of, target_modules_of, target_names
 
 PROMPTS = ["a fox on a blue background, noto style", "an owl"]
 
@@ -278,6 +280,17 @@ def test_a_part_is_its_layers_in_every_family(models, name, parts, ends):
     assert all(isinstance(getattr(known[layer], "base_layer", known[layer]), torch.nn.Linear) for layer in found)
     assert {end for end in ends if any(layer.endswith(end) for layer in found)} == ends
     assert "proj_out" not in found and parts[0] in target_modules_of(found)
+
+
+@pytest.mark.parametrize(("family", "part", "stacks"), [("flux2", "attn2", 2), ("flux2", "attn1", 2), ("wan_i2v", "ff", 2)])
+def test_no_stack_of_blocks_is_left_out_whose_layers_have_other_names(family, part, stacks):
+    """FLUX.2's single blocks have one projection for all; Wan's feed-forward is an ffn, beside a picture encoder's ff."""
+    network = getattr(tiny_pipelines, family)()[0].transformer
+    found = target_names(network, (part,))
+    assert len({stack_of(name) for name in found}) == stacks
+    blocks = [name for name, _ in network.named_modules() if re.fullmatch(r"(single_transformer_)?blocks\.\d+", name)]
+    assert blocks
+    assert all(any(name.startswith(f"{block}.") for name in found) for block in blocks)
 
 
 def test_a_pipeline_that_cannot_be_entered_is_refused_by_name(tmp_path):

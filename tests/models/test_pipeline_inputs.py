@@ -206,6 +206,20 @@ def test_a_mask_of_any_format_is_read_as_diffusers_reads_it(tmp_path, kind, said
         assert theirs[..., 8:].all() and not theirs[..., :8].any()
 
 
+def test_pndm_from_a_picture_begins_where_ddim_begins_and_not_a_point_earlier():
+    """Its own list has a time twice, of which diffusers' pipeline of pictures counts (docs/models.md)."""
+    pipe, told = make("sd15_img2img")
+    pipe.scheduler = diffusers.PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    found = [point.t for point in Pipeline(pipe, "pndm", 5, inputs=told).schedule.grid(5)[:-1]]
+    whole = {}
+    for kind in ("DDIMScheduler", "PNDMScheduler"):
+        scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config)
+        scheduler.set_timesteps(5)
+        pipe.scheduler = scheduler
+        whole[kind] = pipe.get_timesteps(5, told["strength"], "cpu")[0].tolist()
+    assert found == whole["DDIMScheduler"] == whole["PNDMScheduler"][1:] and whole["PNDMScheduler"][0] > found[0]
+
+
 LCM_OF_PICTURES = "LatentConsistencyModelImg2ImgPipeline"
 """It has a ``get_timesteps`` that its call does not ask: it makes all its steps."""
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 import tilting as tl
+from support import tiny_pipelines
 from support.drift import Drift, make, run
 from support.finetuning import REWARDS, Bright, train
 from tilting import rewards
@@ -215,3 +216,24 @@ def test_srpo_in_a_run_words_the_prompts(pocket):
     assert seen == [{"sharp, a fox"}, {"dull, a fox"}] and row["gradient_norm"] > 0
     with pytest.raises(TiltingError, match="black-box"):
         make_trainer(pocket, "a fox", lambda images, prompts: [float(x.mean()) for x in images.numpy()], srpo, **SMALL)
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux", "flux_true", "z_image"])
+def test_what_fits_samples_fits_the_branch_that_draws(family):
+    """Without CFG is the guided prediction less (w - 1) corrections: of a distilled model, whose scale is an input of its
+    network, the model that draws."""
+    pipe, told = getattr(tiny_pipelines, family)()
+    scale = "true_cfg_scale" if "true_cfg_scale" in told else "guidance_scale"
+    cfg, negative = told.pop(scale), told.pop("negative_prompt", "")
+    options = {"steps": 2, "rank": 1, "batch_size": 2, "cfg": cfg, "negative_prompt": negative}
+    trainer = make_trainer(tl.load(pipe, **told), ["a fox", "an owl"], Bright(), "dpo", **options)
+    batch = trainer.batches(0, {})
+    x, t = batch.noise(0), batch.grid[1]
+    with torch.no_grad():
+        guided, plain, base = (f(x, t, batch.rows) for f in (batch.denoise, batch.plain, batch.base_plain))
+    assert torch.equal(plain.eps, base.eps)
+    assert not plain.correction.any()
+    assert guided.correction.any() == (family != "flux")
+    # z-image adds w corrections to the conditional branch, so that 0 is none
+    over = cfg if family == "z_image" else cfg - 1
+    torch.testing.assert_close(plain.eps, guided.eps - over * guided.correction, atol=1e-5, rtol=1e-4)

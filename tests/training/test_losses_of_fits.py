@@ -264,6 +264,21 @@ def test_dgpo_by_hand():
     assert "from_base" not in next(iter(dgpo(2)(one))).numbers
 
 
+def test_a_prompt_that_dgpo_draws_twice_is_one_group():
+    """A is of all its images; within half of them its sum is not 0, and the normalising constants would not cancel."""
+    theta = new_theta()
+    one = world(theta, "aaaa", eta=0.8)
+    loss = next(iter(dgpo(2, 1.5, 1)(one)))
+    clean = chain(one, theta.detach())[-1][3]
+    a = standard(reward(clean, one.rows), [[0, 1, 2, 3]])
+    assert abs(a[:2].sum()) > 0.1
+    point = noised(clean, one.rows, one, 0, torch.tensor([0, 0, 2, 2]), 0.6)
+    e, reference = error_of(2 * theta, point), error_of(torch.full_like(theta, -0.1), point)
+    weight = torch.sigmoid(1.5 * (a * (e - reference)).mean())
+    assert loss.numbers["weight"] == pytest.approx(weight.item())
+    assert loss.value.item() == pytest.approx((1.5 * weight * a * e).mean().item())
+
+
 @pytest.mark.parametrize(("scaled", "adaptive"), [(True, True), (False, False)])
 def test_crd_by_hand(scaled, adaptive):
     """(β (R - mean R) - (A - mean A))² of implicit rewards R = e_old - e_θ; the anchor is the base under CFG, by κ."""

@@ -48,11 +48,10 @@ def _show(rows: dict[str, dict[str, Any]], as_json: bool) -> None:
     """Print names with their descriptions, or everything as JSON."""
     if as_json:
         return typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-    width = max(map(len, rows)) + 2
+    cells = []
     for name, row in rows.items():
-        typer.echo(f"{name:{width}}{row['about']}")
-        for line in row.get("notes", []):
-            typer.echo(f"{'':{width}}{line}")
+        cells += [[name, row["about"]], *(["", note] for note in row.get("notes", []))]
+    typer.echo("\n".join(columns(cells)))
 
 
 def _measured(name: str) -> list[dict[str, str]]:
@@ -97,7 +96,7 @@ def _methods(rows: dict[str, dict[str, Any]]) -> list[str]:
     for name, row in rows.items():
         gradient = "or probes" if row["gradient"] and row["zero_order"] else yes[row["gradient"]]
         cells.append([name, row["paper"], gradient, yes[row["stochastic"]], yes[row["density"]], evaluations_of(row)])
-    return [*columns(cells), "", *LEGEND]
+    return [*columns(cells), "", *columns([[" ".join(LEGEND[:-1])], [LEGEND[-1]]])]
 
 
 def evaluations_of(row: dict[str, Any]) -> str:
@@ -156,7 +155,7 @@ def _objectives(rows: dict[str, dict[str, Any]]) -> list[str]:
         settings = " ".join(f"{field}={shown(known['default'])}" for field, known in row["settings"].items())
         costs = [_counted(row, "evaluations"), _counted(row, "reward_calls")]
         cells.append([name, row["paper"].partition(";")[0], row["gradient"], *costs, settings])
-    return [*columns(cells), "", *OBJECTIVE_LEGEND]
+    return [*columns(cells), "", *columns([[" ".join(OBJECTIVE_LEGEND[:-1])], [OBJECTIVE_LEGEND[-1]]])]
 
 
 def _counted(row: dict[str, Any], key: str) -> str:
@@ -192,7 +191,7 @@ def shown(value: Any) -> str:
 def rewards(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One reward.")] = None, as_json: Json = False
 ) -> None:
-    """List the rewards, or one: units, whether it has a gradient, what it is given after a colon."""
+    """List the rewards, or show one. Units, whether it has a gradient, what it is given after a colon."""
     rows = {}
     for entry in REWARDS.values() if name is None else [REWARDS.find(name)]:
         kind = "differentiable" if entry.differentiable else "black-box"
@@ -202,7 +201,7 @@ def rewards(
             row |= {"needs": entry.needs}
         else:
             row["notes"] = [f"{entry.units}, {kind}{f'; {entry.usage}' if entry.argument else ''}"]
-            row["notes"] += [line for part in (*entry.told, *entry.needs) for line in columns([[part]])] if name else []
+            row["notes"] += [*entry.told, *entry.needs] if name else []
         rows[entry.name] = row
     if not as_json and name is None:
         rows["FILE.py:FUNCTION"] = {
@@ -220,7 +219,7 @@ def models(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the models; the words of pocket; or the pipelines of diffusers, which can be steered, and what each takes."""
+    """List the models. With NAME the words of pocket, the pipelines of diffusers that can be steered, or what one takes."""
     if name == DIFFUSERS:
         return _pipelines(as_json)
     if name is not None and name.endswith("Pipeline"):

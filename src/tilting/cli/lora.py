@@ -62,14 +62,16 @@ def mix(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a LoRA that adds what several add together, each by its scale."""
+    """Write the sum of several LoRAs, each by its scale."""
     _write(places, out, model, quiet, as_json)
 
 
 @lora.command()
 def export(
     place: Place,
-    form: Annotated[LoraForm, typer.Option("--format", help="diffusers (ComfyUI too), kohya (A1111) or peft.")] = "kohya",
+    form: Annotated[
+        LoraForm, typer.Option("--format", help="diffusers (ComfyUI too, of transformers), kohya (A1111, ComfyUI) or peft.")
+    ] = "kohya",
     out: Out = None,
     model: Of = None,
     quiet: Quiet = False,

@@ -9,6 +9,7 @@ import typer
 
 from tilting.cli.command import Call, takes
 from tilting.config.recipe import RECIPES, RecipeConfig
+from tilting.reports.text import columns
 from tilting.runs.owner import RECIPE, folder_of
 
 
@@ -33,7 +34,4 @@ def _list(as_json: bool) -> None:
     if as_json:
         rows = {name: {"about": one.about, "paper": one.paper} for name, one in RECIPES.items()}
         return typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-    width = max(map(len, RECIPES)) + 2
-    for name, one in RECIPES.items():
-        typer.echo(f"{name:{width}}{one.about}")
-        typer.echo(f"{'':{width}}{one.paper}")
+    typer.echo("\n".join(columns([cell for name, one in RECIPES.items() for cell in ([name, one.about], ["", one.paper])])))

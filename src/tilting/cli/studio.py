@@ -9,5 +9,5 @@ from tilting.studio import open_page
 
 @takes(StudioConfig, writes=False)
 def studio(config: StudioConfig, call: Call) -> None:
-    """Open a page on this machine: draw and watch, compare, train, make controls, look at runs."""
+    """Open a web page on this machine. Draw and watch, compare, train, make controls, look at runs."""
     open_page(config, call.quiet)

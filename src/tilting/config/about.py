@@ -19,7 +19,7 @@ LEGEND = (
     f"denoiser, a CFG pair counts as one; told are those of an image at {STEPS} steps with default settings.",
     "`tilting methods NAME` shows the settings of one, with what its paper used.",
 )
-"""How to read the table of methods, a line each."""
+"""How to read the table of methods."""
 
 
 def of_few(row: Mapping[str, Any]) -> str:

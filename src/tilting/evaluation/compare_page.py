@@ -137,7 +137,7 @@ def _charts(metrics: Mapping[str, Any], colour: Mapping[str, str]) -> list[dict[
         note, across = "mean ± standard error; up and to the left is better", "denoiser evaluations per image"
         drawn = (scatter, "Reward and its cost", [p for p, _ in points], [c for _, c in points], across)
         chart = _chart("cost", "What the reward costs", note, *drawn)
-        charts.insert(min(1, len(charts)), chart | {"kind": "tall"} if len(charts) == 2 else chart)
+        charts.insert(*((1, chart | {"kind": "tall"}) if len(charts) == 2 else (len(charts), chart)))  # others stand in pairs
     return charts
 
 

@@ -111,6 +111,7 @@ class Setup:
         floor: the name of the base run whose distance to the reference is the floor, or None.
         notes: sentences for the reader.
         pictures: those of a reference that is no run.
+        no_distances: how to get a reference, where there is none.
     """
 
     runs: tuple[Run, ...]
@@ -119,6 +120,7 @@ class Setup:
     floor: str | None
     notes: tuple[str, ...]
     pictures: tuple[Path, ...] = ()
+    no_distances: str | None = None
 
     @cached_property
     def inputs(self) -> dict[str, Path]:
@@ -228,9 +230,8 @@ def setup(config: EvaluateConfig) -> Setup:
     others = [run for run in runs if run is not reference]
     base = {run.name: _base(run, others, reference) for run in others if run.changed}
     floor = next((run for run in others if not run.changed), None) if reference else None
-    notes = () if reference else (no_reference(config, runs),)
-    notes += _differences(runs, reference, base)
-    return Setup(runs, reference.name if reference else None, base, floor.name if floor else None, notes)
+    name, ground, notes = reference and reference.name, floor and floor.name, _differences(runs, reference, base)
+    return Setup(runs, name, base, ground, notes, no_distances=None if reference else no_reference(config, runs))
 
 
 def _alike(folders: Sequence[str], names: Sequence[str]) -> tuple[Run, ...]:

@@ -138,7 +138,8 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool, together: Proces
         measured[run.name] = measure(run, tools, together)
     if parts.reference and parts.pictures:
         measured[parts.reference] = Measured(features_of(parts.pictures, tools, together), {}, {}, {}, {}, {})
-    notes = [*parts.notes, *_complete_rewards(parts, measured, together), *_lacking(config, parts)]
+    notes = [parts.no_distances] if parts.no_distances else []
+    notes += [*parts.notes, *_complete_rewards(parts, measured, together), *_lacking(config, parts)]
     far, floor = distances(config, parts, measured, notes)
     rows = [row_of(run, parts, measured, far.get(run.name), tools) for run in parts.runs]
     return {
@@ -150,6 +151,7 @@ def _metrics(config: EvaluateConfig, parts: Setup, quiet: bool, together: Proces
         "runs": rows,
         "per_prompt": per_prompt(parts, measured, far, floor),
         "notes": notes,
+        "no_distances": parts.no_distances,
     }
 
 

@@ -11,20 +11,19 @@ share (one loop, one ``self.scheduler.step`` in it), and no family of models.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
 from tilting.lazy import torch
-from tilting.models.cache import LRUCache, content_key, copied, tensors
+from tilting.models.cache import LRUCache, copied, tensors
 from tilting.models.independent_steps import independent
-from tilting.models.intercepted_call import BranchMismatch, InterceptedCall, StepOutput, StepReached, batch_size_of
+from tilting.models.intercepted_call import BranchMismatch, InterceptedCall, StepReached, batch_size_of
 from tilting.models.patched_pipeline import PatchedPipeline
 from tilting.models.pipeline_class import source_of
+from tilting.models.probe import probe_class, probe_of
 from tilting.models.schedulers import Noise, first_order
 from tilting.schedule import correction
 from tilting.types import Prediction, Time
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 GUIDERS = ("guidance_scale", "adaptive_projected_guidance_scale")
 TEXTS = re.compile(r"negative_prompt(_\d+)?|prompt_\d+")
 """A guider's scales; the call's arguments that are a text for each image."""
-INDEX = "_step_index"
-"""Where schedulers keep the number of their step."""
 
 
 class Point(Time):
@@ -102,8 +99,8 @@ class Call:
         self.patched, self.steps, self.inputs = patched, steps, dict(inputs)
         self.noise: Noise = first_order(patched.pipe.scheduler)
         self.first_step, self.length, self.dtype, self.direct = 0, -1, None, False
-        self.prepared, self._placed = LRUCache(2**26), LRUCache(2**24)
-        self._probe = self._probing()
+        self.prepared = LRUCache(2**26)
+        self._probe = probe_class(self.noise)
         intercepted = InterceptedCall(self, [patched.any_prompt], 0, skip_networks=True)
         halt = self.run_to_step(intercepted)
         if self.noise.variance_exploding and "self.scheduler.sigmas" in source_of(type(patched.pipe).__name__):
@@ -116,14 +113,12 @@ class Call:
         self.length = len(intercepted.times) - self.first_step
         self.shape, self.dtype = tuple(halt.sample.shape[1:]), halt.sample.dtype
         self.copies = len(halt.sample)
-        if not torch.allclose(halt.sample, halt.sample[:1].expand_as(halt.sample), 0.0, 0.0, equal_nan=True):
+        if not alike(halt.sample, halt.sample[:1].expand_as(halt.sample)):
             raise TiltingError(
                 f"the loop of a {type(patched.pipe).__name__} holds the frames of a video as images of their own"
             )
         made = intercepted.latents
-        self.direct = (
-            made is not None and made.shape == halt.sample.shape and torch.allclose(made, halt.sample, 0.0, 0.0, equal_nan=True)
-        )
+        self.direct = made is not None and alike(made, halt.sample)
         self.from_picture = intercepted.noises_picture
         self.pair = evaluated_twice(intercepted.network_outputs, len(intercepted.prompts))
         times, sigmas = intercepted.times[self.first_step :].tolist(), intercepted.sigmas
@@ -138,87 +133,9 @@ class Call:
         )
         self._guidance: dict[tuple[int, float], LinearGuidance | None] = {}
 
-    def _probing(self) -> type:
-        base, noise = self.noise.kind_of_scheduler, self.noise
-
-        class Probe(base):
-            order, init_noise_sigma = 1, 1.0
-            intercepted: InterceptedCall
-
-            @functools.wraps(base.set_timesteps)
-            def set_timesteps(probe, *given: Any, **more: Any) -> None:
-                intercepted, placed = probe.intercepted, self._placed
-
-                def made() -> dict[str, Any]:
-                    base.set_timesteps(probe, *given, **more)
-                    return {name: value for name, value in probe.__dict__.items() if name != "intercepted"}
-
-                probe.__dict__.update(placed.get((content_key(given), content_key(more)), made))
-                if intercepted.step_indices is not None:
-                    where = list(intercepted.step_indices)
-                    probe.timesteps = picked(probe.timesteps, where)
-                    if getattr(probe, "sigmas", None) is not None:
-                        probe.sigmas = picked(probe.sigmas, [*where, where[-1] + 1])
-                if intercepted.time is not None and intercepted.stop is not None:
-                    place = (intercepted.call.first_step if intercepted.step_indices is None else 0) + intercepted.stop
-                    probe.timesteps = probe.timesteps.clone()
-                    probe.timesteps[place] = intercepted.time.t
-                    if noise.flow:
-                        probe.sigmas = probe.sigmas.clone()
-                        probe.sigmas[place] = intercepted.time.alpha if noise.inverted else intercepted.time.sigma
-                intercepted.times, intercepted.sigmas = probe.timesteps, getattr(probe, "sigmas", None)
-
-            @staticmethod
-            def scale_model_input(sample: Tensor, *_: Any, **__: Any) -> Tensor:
-                return sample
-
-            @functools.wraps(base.step)
-            def step(probe, output: Tensor, t: Any, sample: Tensor, *_: Any, **more: Any) -> StepOutput:
-                # with times for each token a step goes the other way: x + |dt| output
-                reversed_step = more.get("per_token_timesteps") is not None
-                stepped = probe.intercepted.step(-output if reversed_step else output, t, sample)
-                if hasattr(base, f"_init{INDEX}"):  # by which a picture that is blended in after a step is noised
-                    if probe.step_index is None:
-                        base._init_step_index(probe, t)
-                    setattr(probe, INDEX, getattr(probe, INDEX) + 1)
-                return stepped
-
-        for name in ("step", "set_timesteps"):
-            own: Any = getattr(Probe, name)
-            own.__signature__ = inspect.signature(getattr(base, name))  # pipelines ask for it at every turn
-
-        def noised(name: str) -> Callable[..., Tensor]:
-            inner = getattr(base, name)
-
-            signature = inspect.signature(inner)
-
-            @functools.wraps(inner)
-            def wrapped(probe: Any, *given: Any, **more: Any) -> Tensor:
-                probe.intercepted.noises_picture = probe.intercepted.noises_picture or not probe.intercepted.in_loop
-                asked = signature.bind(probe, *given, **more)  # (sample, noise, t) of diffusion, (sample, t, noise) of flow
-                drawn: Tensor = asked.arguments["noise"]
-                if probe.intercepted.noiseless:
-                    asked.arguments["noise"] = torch.zeros_like(drawn)
-                elif probe.intercepted.in_loop and probe.intercepted.noise is not None:
-                    asked.arguments["noise"] = probe.intercepted.repeated(probe.intercepted.noise, drawn, drawn.dtype)
-                if noise.variance_exploding:
-                    return noise.mixed(probe, *list(asked.arguments.values())[1:])
-                return inner(*asked.args, **asked.kwargs)
-
-            return wrapped
-
-        for name in ("add_noise", "scale_noise"):
-            if hasattr(base, name):
-                setattr(Probe, name, noised(name))
-        return Probe
-
     def probe(self, intercepted: InterceptedCall) -> Any:
         """A scheduler that is put in the place of the pipeline's own."""
-        probe: Any = object.__new__(self._probe)
-        held = {name: value for name, value in self.noise.held.items() if name != "init_noise_sigma"}
-        probe.__dict__.update(held)
-        probe.intercepted = intercepted
-        return probe
+        return probe_of(self._probe, self.noise, intercepted)
 
     def guider(self, over: dict[str, Any]) -> list[tuple[Any, str, Any]]:
         """Patches: a guider without momentum, since an evaluation has no past; its scale larger by ``guider_scale``."""
@@ -389,9 +306,9 @@ def evaluated_twice(answers: Sequence[tuple[str, Any]], m: int) -> bool:
     return max(denoising or rows.values(), default=0) > m
 
 
-def picked(values: Tensor, step_indices: Sequence[int]) -> Tensor:
-    """Some of values, by numbers of the host; a list as an index would be sent to the device and waited for."""
-    return torch.stack([values[place] for place in step_indices])
+def alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same, also where it is NaN."""
+    return first.shape == second.shape and torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def has_momentum(guider: Any) -> bool:

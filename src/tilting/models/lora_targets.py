@@ -30,21 +30,28 @@ ATTENTION, FORWARD = r"(.*\.)?\w*att(n|ention)\w*\..*", r"(.*\.)?(\w+_)?(ffn?|fe
 
 def target_names(network: nn.Module, target_modules: Sequence[str] = PAPER_TARGETS) -> list[str]:
     """Full names of the linear layers in these modules of the transformer blocks; of a text encoder in its attention. Where a
-    network has none by these names, the linear layers in its attention stand for attn1 and attn2, and those of what it calls
-    ffn, feed_forward or mlp for ff."""
+    network has none by these names, or one of its stacks of blocks has none (FLUX.2's single blocks), the linear layers in its
+    attention stand for attn1 and attn2, and those of what it calls ffn, feed_forward or mlp for ff."""
     names = [name for name, _ in network.named_modules()]
     if is_clip(network):
         return [name for name in names if re.fullmatch(rf"(.*\.)?{OF_CLIP}", name)]
     linear = [name for name, part in network.named_modules() if hasattr(part, "in_features")]
     found: set[str] = set()
     for module in target_modules:
+        known = TARGETS["ff"] if module == "ff" else f"({TARGETS['attn1']}|{TARGETS['attn2']})"
+        able = FORWARD if module == "ff" else ATTENTION
         own = [name for name in names if re.fullmatch(rf"(.*\.)?{TARGETS[module]}", name)]
-        if not own and module == "ff":
-            own = [name for name in linear if re.fullmatch(FORWARD, name) and not re.fullmatch(ATTENTION, name)]
-        elif not own:
-            own = [name for name in linear if re.fullmatch(ATTENTION, name)]
+        named = {stack_of(name) for name in names if re.fullmatch(rf"(.*\.)?{known}", name)} if own else set()
+        others = [name for name in linear if re.fullmatch(able, name) and (stack_of(name) or not own)]
+        others = [name for name in others if stack_of(name) not in named]
         found.update(own)
+        found.update(name for name in others if module != "ff" or not re.fullmatch(ATTENTION, name))
     return [name for name in names if name in found]
+
+
+def stack_of(layer: str) -> str:
+    """The list of blocks that a layer is of, such as "single_transformer_blocks"; "" outside of any."""
+    return layer[: place.start()] if (place := re.search(r"\.\d+(\.|$)", layer)) else ""
 
 
 def is_clip(network: Any) -> bool:

@@ -42,7 +42,8 @@ def export_lora(state: Mapping[str, Tensor], folder: Path, form: LoraForm) -> Pa
     Args:
         state: by canonical names.
         folder: to write.
-        form: diffusers (`save_lora`), which ComfyUI reads too; kohya, which A1111 reads; peft, an adapter of one network.
+        form: diffusers (`save_lora`), which ComfyUI reads of a transformer too, but of a UNet its feed-forward layers alone;
+            kohya, which A1111 and ComfyUI read; peft, an adapter of one network.
 
     Raises:
         TiltingError: for what a format cannot hold.

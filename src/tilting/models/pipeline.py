@@ -251,8 +251,17 @@ class Pipeline(Components):
             noise: (len(prompts), ...) that each image began with, by which a loop that `blends` noises its picture, as a call
                 does that is given ``latents``; else a noise that is the same for all.
         """
-        arguments, conditions = self._requests(prompts, cfg, negative)
+        return self._denoiser(*self._requests(prompts, cfg, negative), noise)
 
+    def conditional_denoiser(self, prompts: Sequence[str], cfg: float, negative: str = "") -> Denoise:
+        """The prompts' branch of such a request alone, without classifier-free guidance; a guidance-distilled model is told its
+        scale, which is what it draws by. The same as `denoiser` where the call makes no second branch."""
+        asked = self.encode_prompts(prompts, cfg, negative)
+        return self._denoiser(asked.arguments, asked.conditions)
+
+    def _denoiser(
+        self, arguments: Sequence[Mapping[str, Any]], conditions: Sequence[Any], noise: Tensor | None = None
+    ) -> Denoise:
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Prediction:
                 own = None if noise is None else noise[rows.to(noise.device)][places]

@@ -14,7 +14,7 @@ LEGEND = (
     "One evaluation is a latent through the denoiser, also where it is made again on the way back; a CFG pair counts as one.",
     "`tilting objectives NAME` says how one goes and what its settings are; --set OBJECTIVE.FIELD=VALUE changes them.",
 )
-"""How to read the table of objectives, a line each."""
+"""How to read the table of objectives."""
 
 
 def about_objective(name: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class TrainBatch:
     Attributes:
         denoise: the trained model under CFG; gradients flow to its parameters where the caller has them on.
         base: the frozen model under the same CFG.
-        plain, base_plain: both without CFG, what denoising losses are made of.
+        plain, base_plain: both without CFG, a guidance-distilled network at its scale: what denoising losses are made of.
         value: reward of clean latents (m, ...) of images ``rows``; differentiable where the reward is.
         critic: an estimate of that reward with parameters of its own, which DPG trains; None where there are none.
         grid: T + 1 points.

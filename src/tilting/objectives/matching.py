@@ -292,10 +292,11 @@ class Dgpo(Matching):
         error = training_error(new, point.clean, point.noise, point.t, batch.kind)
         base = held(batch, batch.base_plain, point)
         reference = training_error(base, point.clean, point.noise, point.t, batch.kind)
-        first = leaders(batch.prompts, self.group_size)
         gains = batch.all((worth * (error.detach() - reference)).contiguous())
-        total = torch.zeros_like(gains).index_add(0, torch.tensor(first, device=gains.device), gains)
-        told_apart = batch.mine(torch.sigmoid(self.beta / self.group_size * total)[first])
+        told_apart = torch.empty_like(gains)
+        for rows in rows_of(batch.prompts).values():  # those that A is of: over fewer of them its sum is not 0
+            told_apart[rows] = torch.sigmoid(self.beta * gains[rows].mean())
+        told_apart = batch.mine(told_apart)
         loss = self.beta * (told_apart * worth * error).mean()
         numbers = {"error": error.mean().item(), "weight": told_apart.mean().item()}
         if self.distance:

@@ -26,6 +26,8 @@ PAPER = dict(zip(PAGE, LIGHT.split(" "), strict=True))
 MOST_WRITTEN = 12
 """Classes above which counts are not written into the cells of a confusion matrix."""
 MINUS = "\N{MINUS SIGN}"
+FAR = 8
+"""A setting whose values span as many times is shown over its logarithm."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tilting",
@@ -70,6 +72,11 @@ def number(value: float | None) -> str:
     else:
         text = f"{value:,.0f}" if size >= 1000 else f"{value:.{1 if size >= 100 else 2 if size >= 10 else 3}f}"
     return text.replace("-", MINUS)
+
+
+def typeset(text: str) -> str:
+    """A sentence with minus signs before its numbers, as a page's tables have them."""
+    return re.sub(r"(?<![\w.)\]])-(?=\.?\d)", MINUS, text)
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -257,7 +264,7 @@ def scatter(title: str, rows: Sequence[Bar], costs: Sequence[float], across: str
 
 @in_page
 def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> Any:
-    """SVG: means with whiskers over a setting, joined, and a line at 0."""
+    """SVG: means with whiskers over a setting, joined, and a line at 0; logarithmic where values are far apart."""
     axis = axes(4.6, 2.8)
     known = sorted((x, row) for x, row in points if row.mean is not None)
     if not known:
@@ -268,7 +275,11 @@ def curve(title: str, points: Sequence[tuple[float, Bar]], across: str) -> Any:
         if row.low is not None and row.high is not None:
             axis.vlines(x, row.low, row.high, colors=PAGE["ink"], linewidth=1, gid="whisker")
     axis.axhline(0, color=PAGE["base"], linewidth=0.8)
-    axis.set_xticks([x for x, _ in known], [f"{x:g}" for x, _ in known])
+    first, last = known[0][0], known[-1][0]
+    if 0 < first * FAR <= last:
+        axis.set_xscale("log")
+        axis.set_xticks([], minor=True)
+    axis.set_xticks([x for x, _ in known], [f"{x:g}".replace("-", MINUS) for x, _ in known])
     axis.set_xlabel(across, size=9.5)
     axis.tick_params("y", labelsize=9.5, labelcolor=PAGE["soft"])
     axis.grid(axis="x", visible=False)
@@ -291,7 +302,7 @@ def untangle(axis: Any) -> None:
     """Names of points that stand on one another are moved to another corner of theirs, or left out where none is free."""
     axis.figure.draw_without_rendering()
     taken: list[Any] = []
-    for name in list(axis.texts):
+    for name in sorted(axis.texts, key=lambda text: -text.xy[1]):  # names stand one above the other as their points do
         x, y = name.xyann
         for offset, side in (((x, y), "left"), ((x, -y - 6), "left"), ((-x, y), "right"), ((-x, -y - 6), "right")):
             name.xyann = offset

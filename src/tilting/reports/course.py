@@ -49,7 +49,8 @@ def _into(axis: Any, course: Course, faint: str, line: str, mark: str) -> None:
         axis.plot(*zip(*running(course.every), strict=True), color=line, linewidth=1.8)
     if course.looks:
         axis.plot(*zip(*course.looks, strict=True), "o-", color=mark, markersize=5)
-    axis.set_xlabel("training steps")
+    axis.set_xlabel("training steps" + f" (thick: the mean of {SMOOTH})" * bool(course.every))
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.margins(x=0.03)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilting.reports.charts import number
+from tilting.reports.charts import number, typeset
 from tilting.reports.words import anchor
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def fill(template: str, filters: Mapping[str, Callable[..., Any]], **values: Any
 
     Args:
         template: its file.
-        filters: its own, besides ``number``, ``svg`` and ``anchor``.
+        filters: its own, besides ``number``, ``typeset``, ``svg`` and ``anchor``.
         values: what it names.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -31,7 +31,7 @@ def fill(template: str, filters: Mapping[str, Callable[..., Any]], **values: Any
     jinja = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    jinja.filters |= {"number": number, "svg": Markup, "anchor": anchor, **filters}
+    jinja.filters |= {"number": number, "svg": Markup, "anchor": anchor, "typeset": typeset, **filters}
     return jinja.get_template(template).render(values)
 
 

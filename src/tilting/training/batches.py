@@ -48,6 +48,13 @@ class Counts:
         return asdict(self)
 
 
+def alone(model: Model, prompts: list[str], cfg: float, negative: str) -> Denoise:
+    """The denoiser of the prompts' branch of a request. Of a guidance-distilled model, whose scale is an input of its network,
+    that is the model at that scale: at 1 it is another than the one that draws."""
+    branch = getattr(model, "conditional_denoiser", None)
+    return model.denoiser(prompts, 1.0) if branch is None else branch(prompts, cfg, negative)
+
+
 def batch_rows(count: int, seed: int, step: int, groups: int) -> list[int]:
     """Which of so many prompts are drawn in a training step, one for each group of the batch."""
     generator = rng.generator(rng.Identity(seed, "", step), 0, 0, "prompts")
@@ -127,7 +134,7 @@ class Batches:
         with torch.no_grad():
             guided = self.model.denoiser(*asked)
             base = guided if self.bare is None else bare.denoiser(*asked)
-            plain = base if self.config.cfg == 1 else bare.denoiser(words, 1.0)
+            plain = alone(bare, *asked)
         if self.told:
             return self._living(guided), base, self._living(plain), plain
         return guided, base, plain, plain
