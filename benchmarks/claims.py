@@ -28,6 +28,12 @@ Pages that `tilting recipe NAME --out DIR` made on `pocket`, as they came out. A
 *undecided* where its 95 % interval reaches zero; each page says what was found, and gives the published values beside ours.
 `python benchmarks/claims.py` counts them. An undecided claim says how many prompts would decide it four times out of five, if
 mean and spread are as they were found, with as many training seeds.
+
+The same tables of your own model, reward and prompts, every inference method at equal evaluations for one:
+
+```sh
+tilting recipe field-methods --model MODEL --reward my.py:score --prompts prompts.txt --seeds 0,1,2 --steps 30 --out DIR
+```
 """
 PAPERS = {"codex": f"T{THESIS[1:]}", "draft": DRAFT, "ctrl": CTRL, "mixture": "On a mixture that is known exactly"}
 PAPERS |= {"": "The field's methods and objectives, at equal cost"}

@@ -97,7 +97,10 @@ def forest(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) ->
 
 def chart(panels: Sequence[Panel], path: Path) -> str:
     """Panels side by side, at most four in a row, with one colour per label; returns the file's name. In panels with several
-    long curves, only the last points have intervals, shifted aside."""
+    long curves, only the last points have intervals, shifted aside. Panels without a value are left out; "" if all are."""
+    panels = [one for one in panels if any(y is not None for dots in one.series.values() for _, y in dots)]
+    if not panels:
+        return ""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series))
     colours = {label: GREY if label == "base" else COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     from matplotlib.ticker import LogLocator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import floor, log10
+from pathlib import Path
 from typing import Any
 
 NONE = "–"
@@ -68,6 +69,17 @@ def claims(made: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def asked(report: Mapping[str, Any]) -> list[str]:
+    """The options of one's own setting, files of one's own without their folders."""
+    words = []
+    for key, value in report.get("asked", {}).items():
+        several = value if isinstance(value, list | tuple) else [value]
+        named = [Path(one).name if isinstance(one, str) and Path(one).is_absolute() else str(one) for one in several]
+        given = {"prompts": ["PROMPTS"], "seeds": [",".join(named)]}.get(key, named)
+        words += [f" --{key} {one}" for one in given]
+    return words
+
+
 def tried(report: Mapping[str, Any]) -> str:
     """A warning for a small run; empty for a full one."""
     return "; a small run, to try it: its numbers mean nothing" if report["small"] else ""
@@ -83,7 +95,9 @@ def page(report: Mapping[str, Any], ours: str, body: Sequence[str], reading: Seq
         reading: sentences of the paper's recipes; the recipe's own notes follow them.
         last: lines before the pictures.
     """
-    made = f"`tilting recipe {report['recipe']} --out DIR` makes this page."
+    made = f"`tilting recipe {report['recipe']}{''.join(asked(report))} --out DIR` makes this page."
+    prompts = report.get("asked", {}).get("prompts")
+    made += f" Its prompts: {'; '.join(prompts)}." if prompts else ""
     lines = [f"# {report['recipe']}: {report['title']}", "", f"After {report['paper']}. {ours}", "", made, "", *body]
     points = [f"- {sentence}" for sentence in (*reading, *report["notes"])]
     if points:

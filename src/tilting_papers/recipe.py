@@ -10,16 +10,17 @@ measures everything, and writes table.json and, through ``page``, table.md. Each
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from tilting import __version__
 from tilting.disk import write_atomically
 from tilting.errors import TiltingError
 from tilting.metrics.verdict import TOO_FEW
+from tilting.rewards.spec import parse_specs
 from tilting.runs.files import write_json
 from tilting.runs.lock import exclusive
 from tilting.runs.owner import RECIPE, folder_of
@@ -39,6 +40,37 @@ def later(target: str) -> Callable[..., Any]:
         return getattr(import_module(f"tilting_papers.{module}"), name)(*arguments, **options)
 
     return call
+
+
+POCKET = "pocket"
+
+
+class OfPocket(str):
+    """A note that holds of model pocket alone."""
+
+
+def noted(notes: Sequence[str], model: str) -> tuple[str, ...]:
+    """The notes that hold of a model; of another than pocket, that nothing was tuned or is judged there."""
+    kept = tuple(note for note in notes if model == POCKET or not isinstance(note, OfPocket))
+    other = f"No setting was tuned on {model}, and it has no held-out judge: whether a reward was gamed is not told."
+    return kept if model == POCKET else (*kept, other)
+
+
+def units_of(specs: Sequence[str]) -> dict[str, str]:
+    """The unit of each reward by spec, "" of one's own."""
+    return {spec.text: spec.entry.units if spec.entry else "" for spec in parse_specs(specs)}
+
+
+PARTED = "The first two thirds of the prompts are trained on, the others are held out."
+
+
+def parted(recipe: str, prompts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts to train on and to hold out. Raises TiltingError: too few of them."""
+    several = tuple(dict.fromkeys(prompts))
+    if len(several) < 2:
+        raise TiltingError(f"{recipe} needs at least 2 prompts: two thirds are trained on, the others held out")
+    cut = max(1, round(2 * len(several) / 3))
+    return several[:cut], several[cut:]
 
 
 @dataclass(frozen=True)
@@ -72,6 +104,11 @@ class Run:
         return ["tilting", "recipe", self.recipe.name, "--out", str(self.out), *small, "--seed", str(self.seed)]
 
     @property
+    def model(self) -> str:
+        """The model that is asked for."""
+        return self.asked.get("model", POCKET)
+
+    @property
     def opening(self) -> Report:
         """What every report opens with."""
         recipe, seed = self.recipe, self.seed if self.recipe.seeded else None
@@ -90,6 +127,7 @@ class Run:
             mine += [name] if least == i - 1 else []
         total, longest = sum(minutes.values()), max(loads)
         about = f"about {total:.0f} min if idle, {k} shard(s) of at most {longest:.0f}; {len(mine)} here"
+        about = about if self.model == POCKET else f"{k} shard(s); {len(mine)} here"
         self.say(f"{len(minutes)} parts, {about}")
         return [name for name in minutes if name in mine]
 
@@ -136,7 +174,7 @@ class Recipe:
     seeded: bool = True
     sharded: bool = False
     notes: tuple[str, ...] = ()
-    asks: ClassVar[tuple[str, ...]] = ()
+    asks: tuple[str, ...] = ()
 
     @property
     def heading(self) -> str:

@@ -105,7 +105,8 @@ def test_a_table_on_ones_own_setting(tmp_path, capsys):
     assert requests.reference().seed == (6, 7) and list(table.units) == ["style:noto"]
     for name, more, said in (
         ("codex-fig5", ["--reward", "clip"], "rewards of their own"),
-        ("draft-fig4", ["--model", "pocket"], "it takes --steps"),
+        ("draft-fig13", ["--model", "pocket"], "it takes --seeds, --steps"),
+        ("ctrl-table2", ["--reward", "clip"], "it takes --prompts, --steps"),
         ("codex-table3", ["--seed", "1"], "by --seed and by --seeds"),
     ):
         assert main(["recipe", name, "--out", str(tmp_path / "no"), *([] if name != "codex-table3" else words), *more]) == 2

@@ -44,7 +44,7 @@ class RecipeConfig(BaseConfig):
     out: Out = None
     small: Annotated[bool, Doc("A minimal version, about a minute, to try it.")] = False
     seed: Annotated[Seed, Ge(0)] = 0
-    model: Annotated[str | None, Check(check_model), Option(default="pocket"), Doc("Another model for the table's rows.")] = (
+    model: Annotated[str | None, Check(check_model), Option(default="pocket"), Doc("Another model to steer or to train.")] = (
         None
     )
     reward: Annotated[

@@ -42,20 +42,22 @@ def _rows(report: Mapping[str, Any], path: Path) -> str:
     """A line for every row: its reward, the held-out judge, its evaluations per image."""
     spec, title = _spec(report)
     rows, colours = list(report["rows"]), _colours(report)
-    figure, axes = side_by_side(3, height=1.2 + 0.3 * len(rows))
+    judged = any(row["judge"] for row in rows)
+    figure, axes = side_by_side(2 + judged, height=1.2 + 0.3 * len(rows))
+    paid = axes[-1]
     for i, row in enumerate(rows):
         colour = colours[row["method"]]
-        for axis, value in zip(axes, (row["rewards"][spec], row["judge"]), strict=False):
+        for axis, value in zip(axes[:-1], (row["rewards"][spec], row["judge"]), strict=False):
             if value is not None:
                 low, high = (value["mean"] if value[key] is None else value[key] for key in ("low", "high"))
                 error = [[value["mean"] - low], [high - value["mean"]]]
                 axis.errorbar(value["mean"], i, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.2, capsize=2)
-        axes[2].barh(i, row["evaluations"], color=colour, height=0.55)
-        note(axes[2], f"{row['evaluations']:.0f}", (row["evaluations"], i), (4, -3), fontsize=8)
-    for axis, name in zip(axes, (title, JUDGE, "denoiser evaluations per image"), strict=True):
+        paid.barh(i, row["evaluations"], color=colour, height=0.55)
+        note(paid, f"{row['evaluations']:.0f}", (row["evaluations"], i), (4, -3), fontsize=8)
+    for axis, name in zip(axes, (title, *([JUDGE] if judged else []), "denoiser evaluations per image"), strict=True):
         axis.set_yticks(range(len(rows)), [row["name"] for row in rows] if axis is axes[0] else [""] * len(rows))
         axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel=name)
-    axes[2].margins(x=0.12)
+    paid.margins(x=0.12)
     return save(figure, path)
 
 

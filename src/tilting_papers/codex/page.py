@@ -59,8 +59,9 @@ def _claim(claim: Mapping[str, Any]) -> list[str]:
     for rival in claim["rivals"]:
         ours, theirs = rival["evaluations"]
         lines.append(
-            f"- {rival['verdict']} against {rival['rival']}: {claim['reward']} {shown(rival['reward'], sign=True)}, judge "
-            f"{shown(rival['judge'], sign=True)} ({ours:.0f} evaluations against {theirs:.0f}){rival.get('needs', '')}"
+            f"- {rival['verdict']} against {rival['rival']}: {claim['reward']} {shown(rival['reward'], sign=True)}"
+            + (f", judge {shown(rival['judge'], sign=True)}" if rival["judge"] else "")
+            + f" ({ours:.0f} evaluations against {theirs:.0f}){rival.get('needs', '')}"
         )
     if claim["judge_over_base"] is not None:
         fell = {True: "falls below that of base", False: "does not fall below that of base", None: "less that of base"}
@@ -81,12 +82,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["facts"]:
         facts = [[fact["what"], fact["ours"], fact["published"]] for fact in report["facts"]]
         body += ["", "## Beside the published figures", "", *table(["what", "ours", "published"], facts)]
-    names = report["extractors"]
+    names, judged = report["extractors"], any(row["judge"] for row in report["rows"])
     reading = [
         OVER_PROMPTS,
         f"FID-like: Fréchet distance, all images as one set, in {names['fid']}; CMMD in {names['cmmd']}; both to base "
         "samples of another seed. The floor is the same distance of the base row: read distances above it.",
-        f"T-CLIP in {names['tclip']}; the judge is pocket-judge, which no reward reads.",
+        f"T-CLIP in {names['tclip']}" + ("; the judge is pocket-judge, which no reward reads." if judged else "."),
         "Evaluations: of the denoiser, per image (a CFG pair counts as one). Rows called -equal have the particles that give "
         "them at least the evaluations of the row that they are to equal (gradient methods: the best of so many guided runs).",
     ]

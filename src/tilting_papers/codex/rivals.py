@@ -14,6 +14,7 @@ from tilting_papers.codex.ablations import AESTHETIC_SCHEDULE, PICKSCORE_SCHEDUL
 from tilting_papers.codex.strengths import ODDS, UG
 from tilting_papers.codex.table import ALL, CLIP_NOTE, LATE, THESIS, Claim, Row, Size, Table
 from tilting_papers.prompts import ANIMALS, OBJECTS, SCENES
+from tilting_papers.recipe import OfPocket
 
 LARGE = Size(40, 6, 20, 0)
 """As many pictures as a distance asks for, and three seeds' worth of two."""
@@ -96,7 +97,7 @@ TABLE2 = Table(
     published=("codex-table2", "LAION aesthetic score"),
     claims=(CLAIM,),
     size=LARGE,
-    notes=(NOTE, SCHEDULE_NOTE, CHOSEN),
+    notes=(NOTE, SCHEDULE_NOTE, OfPocket(CHOSEN)),
 )
 TABLE3 = Table(
     name="codex-table3",
@@ -112,5 +113,5 @@ TABLE3 = Table(
     published=("codex-table3", "PickScore, raw cosine"),
     claims=(CLAIM,),
     size=SIZE,
-    notes=(NOTE, SCHEDULE_NOTE, TUNED.format("clip"), CLIP_NOTE),
+    notes=(NOTE, SCHEDULE_NOTE, OfPocket(TUNED.format("clip")), CLIP_NOTE),
 )

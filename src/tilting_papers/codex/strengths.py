@@ -94,6 +94,7 @@ def _table(
         prompts=prompts,
         size=Size(10, 2, 20, 0),
         near=near,
+        asks=("reward", "prompts", "seeds", "steps"),
         rows=(
             Row("base", "base"),
             Row("code", "code", 4),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
+from tilting.config.recipe import OTHERWISE
 from tilting.errors import TiltingError
-from tilting.rewards.spec import parse_specs, split_weight
-from tilting_papers.recipe import Recipe, Report, Run, later
+from tilting.rewards.spec import split_weight
+from tilting_papers.recipe import POCKET, Recipe, Report, Run, later, noted, units_of
 
 THESIS = "the CoDeX thesis"
 ALL, LATE = (1.0, 0.0), (0.6, 0.0)
@@ -123,7 +124,7 @@ class Table(Recipe):
     model: str = "pocket"
     tiny: Size = SMALL
     seeds: tuple[int, ...] = ()
-    asks: ClassVar = ("model", "reward", "prompts", "seeds", "steps")
+    asks: tuple[str, ...] = OTHERWISE
     facts: Callable[[Report], list[dict[str, Any]]] = lambda report: []
 
     def otherwise(self, asked: Mapping[str, Any]) -> Self:
@@ -133,7 +134,13 @@ class Table(Recipe):
             TiltingError: for another reward where rows have rewards of their own.
         """
         changed: dict[str, Any] = {key: tuple(asked[key]) for key in ("prompts", "seeds") if key in asked}
-        changed |= {"model": asked["model"]} if "model" in asked else {}
+        if asked.get("model", POCKET) != POCKET:
+            changed |= {
+                "model": asked["model"],
+                "notes": noted(self.notes, asked["model"]),
+                "published": (None, ""),
+                "tuned": None,
+            }
         if "prompts" in asked:
             changed["size"] = replace(self.size, prompts=len(asked["prompts"]))
         if "steps" in asked:
@@ -142,10 +149,8 @@ class Table(Recipe):
         if "reward" in asked:
             if self.total or any(row.reward for row in self.rows):
                 raise TiltingError(f"rows of {self.name} have rewards of their own: leave --reward out")
-            units = {
-                split_weight(spec.text)[0]: spec.entry.units if spec.entry else "" for spec in parse_specs(asked["reward"])
-            }
+            units = {split_weight(spec)[0]: unit for spec, unit in units_of(asked["reward"]).items()}
             changed |= {"reward": tuple(asked["reward"]), "units": units}
-        if self.tuned is not None:  # on prompts and a seed of its own
-            changed["tuned"] = self.tuned.otherwise({key: asked[key] for key in asked if key in ("model", "reward", "steps")})
+        if self.tuned is not None and "tuned" not in changed:  # on prompts and a seed of its own
+            changed["tuned"] = self.tuned.otherwise({key: asked[key] for key in asked if key in ("reward", "steps")})
         return replace(self, **changed)

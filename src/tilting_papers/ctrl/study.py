@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from tilting.config.condition_train import OWN
 from tilting_papers.prompts import ANIMALS
@@ -159,7 +159,7 @@ class Study(Recipe):
     worst: float | None = 0.75
     claims: Callable[[Report, Cells], list[dict[str, Any]]] = lambda report, cells: []
     published: Mapping[str, str] = field(default_factory=dict)
-    asks: ClassVar = ("prompts", "steps")
+    asks: tuple[str, ...] = ("prompts", "steps")
 
     def otherwise(self, asked: Mapping[str, Any]) -> Self:
         """The same rows on other prompts, or chains of so many steps."""

@@ -30,7 +30,8 @@ def tile(path: Path, row: int, column: int, columns: int) -> Image.Image:
 
 def name_of(results: Results, what: str, where: str | None = None) -> str:
     """Axis label of a quantity: name, unit and set."""
-    name = JUDGE if what == "judge" else f"{what} ({results.study.units.get(what, '')})"
+    name, unit = Path(what).name, results.study.units.get(what, "")
+    name = JUDGE if what == "judge" else f"{name} ({unit})" if unit else name
     return f"{name}, {where or results.first} prompts"
 
 

@@ -41,7 +41,8 @@ def higher(a: str, b: str, what: str | None = None, where: str | None = None) ->
         pair = paired(results, a, b, lambda name: results.values(name, what, where))
         return difference(*pair, f"{unit}, {a} - {b}", seeded=True)
 
-    return needing(test, a, b)
+    there = needing(test, a, b)
+    return lambda results: there(results) if where is None or where in results.protocol.sets else None
 
 
 def crossing(across: Sequence[float], means: Sequence[float], level: float) -> float | None:

@@ -37,11 +37,13 @@ def evaluate(protocol: Protocol, model: Any, cache: PartsCache, config: Finetune
     for name, prompts in protocol.sets.items():
         first, *others = protocol.reward
         sampler = (config.steps, config.cfg, config.eta, protocol.seed, config.negative_prompt)
-        drawn = look(model, prompts, protocol.images, cache.reward(first), cache.parts(config).judge, *sampler, most=None)
+        judge = cache.parts(config).judge
+        drawn = look(model, prompts, protocol.images, cache.reward(first), judge, *sampler, most=None)
         rewards = {first: _plain(drawn.rewards)}
         rewards |= {spec: _plain(scores(cache.reward(spec), drawn.images, drawn.prompts)) for spec in others}
         numbers = {"prompts": drawn.prompts, "rewards": rewards, "judge": _plain(drawn.judged)}
-        by_set[name] = {**numbers, **spreads(drawn.images, drawn.prompts), "evaluations": drawn.evaluations}
+        apart = spreads(drawn.images, drawn.prompts) if judge else {"apart": {}, "spread": None}  # in its features
+        by_set[name] = {**numbers, **apart, "evaluations": drawn.evaluations}
         write_sheet(drawn.images, protocol.images, path.with_name(f"{path.name}-{name}.png"))
     return by_set
 

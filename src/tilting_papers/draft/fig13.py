@@ -68,6 +68,7 @@ STUDY = Study(
     scored=(BY_CLIP, BY_JUDGE),
     units={BY_CLIP: "log p, nats", BY_JUDGE: "log p, nats"},
     own=own,
+    asks=("seeds", "steps"),
     extra=judged,
     prompts=PROMPTS,
     sets={"train": PROMPTS, "other": OTHERS},

@@ -116,6 +116,7 @@ STUDY = Study(
     figures=figures,
     variants=variants,
     size=Size(train_steps=200, evaluations=8),
+    asks=("reward", "prompts", "seeds", "steps"),
     claims=(
         *(
             Claim(

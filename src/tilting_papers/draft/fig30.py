@@ -44,6 +44,7 @@ STUDY = Study(
     reward=("style",),
     units=STYLE,
     size=Size(train_steps=150, batch=8),
+    asks=("reward", "prompts", "seeds", "steps"),
     claims=(
         Claim(
             "DRaFT-1 collapses: two images of a prompt come closer",

@@ -123,6 +123,7 @@ FIG4 = Study(
             "it carries over to another reward: the judge rises on held-out prompts (DRaFT-LV above base)",
             f"fairly well, trained on PickScore and not at all: {table2('draft-lv-trained-on-pickscore', 'sd-1.4')}",
             higher("draft-lv", BASE, "judge", "held-out"),
+            judge=True,
         ),
     ),
     notes=(
@@ -145,6 +146,7 @@ FIG9 = Study(
             "the judge falls under DRaFT-1, for the reward says nothing of the prompt",
             "methods first improve images and then collapse to very similar ones of high reward",
             falls("draft-1"),
+            judge=True,
         ),
     ),
     notes=("Names carry the paper's K of 50; the column K is ours.",),

@@ -79,6 +79,7 @@ STUDY = Study(
     scored=("clip", STYLE),
     units={"clip": "raw cosine", STYLE: "log p of noto, nats"},
     variants=variants,
+    asks=("prompts", "seeds", "steps"),
     claims=(
         Claim("scaling interpolates: the reward rises with every scale up to 1", "smoothly interpolates", monotone),
         *(

@@ -69,14 +69,15 @@ def by_batch(by_seed: Sequence[Sequence[T]], number: Callable[[T], float]) -> Va
 
 def measure(results: Results) -> dict[str, Any]:
     """Both states' tables, each kept in a file of the folder."""
-    config, seeds = results.configs[RUN], range(len(results.of_seeds(RUN)))
+    config, count = results.configs[RUN], len(results.of_seeds(RUN))
+    seeds = results.study.given or range(config.seed, config.seed + count)
     ks = list(dict.fromkeys(of_fifty(k, results.size.steps) for k in FIFTY))
     batches = SMALL_BATCHES if results.small else BATCHES
     tables = {}
     for state in STATES:
         by_seed = []
-        for seed in seeds:
-            lora, mine = results.lora(RUN, 0 if state == "initial" else None, seed), replace(config, seed=config.seed + seed)
+        for seed in range(count):
+            lora, mine = results.lora(RUN, 0 if state == "initial" else None, seed), replace(config, seed=seeds[seed])
             made = {"lora": parts.identity(results.out, lora), "ks": ks, "batches": batches}
             made |= {"batch": mine.batch_size, "seed": mine.seed}
 
@@ -97,6 +98,6 @@ def measure(results: Results) -> dict[str, Any]:
         lines = [[k, *(shown(cells[what][j]) for what in MEASURES)] for j, k in enumerate(ks)]
         table = {"heads": ["K", *MEASURES.values()], "state": state, "ks": ks, "cells": cells, "batches": rows, "rows": lines}
         table["seeds"] = [i for i, mine in enumerate(by_seed) for _ in mine]
-        about = f" for each of {len(seeds)} training seeds" if len(seeds) > 1 else ""
+        about = f" for each of {count} training seeds" if count > 1 else ""
         tables[f"gradients of the {state} LoRA, {batches} batches of {config.batch_size}{about}"] = table
     return tables

@@ -9,6 +9,7 @@ from typing import Any
 
 from tilting.config.finetune import FinetuneConfig
 from tilting.errors import TiltingError
+from tilting.objectives import OBJECTIVES
 from tilting.training.folder import METRICS, FinetuneFolder, read_lines
 from tilting.training.run import load_parts
 from tilting_papers import parts
@@ -26,8 +27,10 @@ COSTS = ("step", "images", "evaluations", "reward_calls", "seconds")
 
 def measure(run: Run) -> Report:
     """Make what is missing of a study and measure it."""
+    cache = PartsCache(load_parts, run.recipe.own())
+    run = able(run, cache)
     study: Study = run.recipe
-    results = Results(study, size_of(run), run.out, run.small, PartsCache(load_parts, study.own()), protocol_of(run))
+    results = Results(study, size_of(run), run.out, run.small, cache, protocol_of(run))
     configs, protocol = requests_of(run), results.protocol
     minutes = {name: seconds_of(config, protocol) / 60 for name, config in configs.items()}
     done = {name: part_of(run, name, FinetuneFolder(config, run.argv)) for name, config in configs.items()}
@@ -60,7 +63,7 @@ def measure(run: Run) -> Report:
     results.extra = study.extra(results)  # nosec B610: a study's, and no database
     figures = [name for name in study.figures(results) if name]
     about = {"model": one.model, "steps": results.size.steps, "cfg": one.cfg, **protocol.about}
-    about |= {"left_out": results.left} if results.left else {}
+    about |= {"seed": run.seed, "notes": list(study.notes)} | ({"left_out": results.left} if results.left else {})
     return {
         **about,
         "prompts": list(one.prompts),
@@ -98,7 +101,7 @@ def protocol_of(run: Run) -> Protocol:
     study: Study = run.recipe
     size = size_of(run)
     sets = {name: prompts[: size.prompts] for name, prompts in study.sets.items()}
-    return Protocol(sets, size.images, study.scored or study.reward, run.seed, study.between)
+    return Protocol(sets, size.images, study.scored or study.reward, study.given[0] if study.given else run.seed, study.between)
 
 
 def requests_of(run: Run) -> dict[str, FinetuneConfig]:
@@ -106,11 +109,31 @@ def requests_of(run: Run) -> dict[str, FinetuneConfig]:
     study: Study = run.recipe
     prompts = study.prompts[:SMALL_PROMPTS] if run.small else study.prompts
     runs = [one for one in study.runs if one.small or not run.small]
-    size, seeds = size_of(run), {one.name: 1 if run.small else one.seeds or study.seeds for one in runs}
+    size = size_of(run)
+    seeds = {one.name: len(study.given) or (1 if run.small else one.seeds or study.seeds) for one in runs}
     named = [
         (replace(one, name=seeded(one.name, i)), i) for i in range(max(seeds.values())) for one in runs if i < seeds[one.name]
     ]
-    return {one.name: config_of(one, prompts, study.reward, size, run.small, run.out, run.seed + i) for one, i in named}
+    number = study.given or range(run.seed, run.seed + max(seeds.values()))
+    same = (prompts, study.reward, size, run.small, run.out)
+    return {one.name: config_of(one, *same, number[i], study.model) for one, i in named}
+
+
+def able(run: Run, cache: PartsCache) -> Run:
+    """The run without training runs that need a gradient which a reward of one's own has not; a note says which those are.
+
+    Raises:
+        TiltingError: none is left.
+    """
+    study: Study = run.recipe
+    if "reward" not in run.asked or cache.reward(*study.reward).differentiable:
+        return run
+    blind = [one for one in study.runs if OBJECTIVES[one.objective]().needs_gradient]
+    there = tuple(one for one in study.runs if one not in blind)
+    if not any(one.small or not run.small for one in there):
+        raise TiltingError(f"every run of {study.name} needs a gradient, which {' + '.join(study.reward)} has not")
+    note = f"Left out, for they need a gradient, which the reward has not: {', '.join(one.name for one in blind)}."
+    return replace(run, recipe=replace(study, runs=there, notes=(*study.notes, note) if blind else study.notes))
 
 
 def row_of(results: Results, name: str) -> dict[str, Any]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import NONE, Column, claims, filled, number, page, shown, table, tried
+from tilting_papers.recipe import POCKET, OfPocket
 
 READING = (
     f"{OVER_PROMPTS} An arm is looked at in the sampler that it is trained in, and compared with its own look before training.",
     "Evaluations are of the denoiser in training (a CFG pair counts as one; checkpointed steps count again); seconds are "
     "of training alone, on the machine as it was then.",
-    "The judge is pocket-judge, which no reward reads. Apart and spread are mean distances in its features, of two "
-    "images of one prompt and of any two: they fall when a model collapses.",
+    OfPocket(
+        "The judge is pocket-judge, which no reward reads. Apart and spread are mean distances in its features, of two "
+        "images of one prompt and of any two: they fall when a model collapses."
+    ),
     "The paper: Stable Diffusion 1.4 at 512 x 512, T = 50, guidance w = 7.5 (a CFG of 8.5 here), 2,000 or 10,000 steps, "
     "LAION's aesthetic score, HPSv2 or PickScore; ours is scaled to T, a hundredth of the steps, and other rewards: orderings "
     "compare, values do not.",
@@ -33,7 +37,8 @@ def _columns(report: Mapping[str, Any]) -> list[Column]:
 
     for where in report["sets"]:
         for spec in report["reward"]:
-            gain(f"{spec}, {where} ({report['units'].get(spec, '')})", f"{spec} - base, {where}", where, spec)
+            name, unit = Path(spec).name, report["units"].get(spec, "")
+            gain(f"{name}, {where}" + (f" ({unit})" if unit else ""), f"{name} - base, {where}", where, spec)
         gain(f"judge, {where} (log p)", f"judge - base, {where}", where, "judge")
     last = list(report["sets"])[-1]
     columns.append((f"apart, {last}", lambda row: shown(row["sets"][last]["apart"]["mean"])))
@@ -51,8 +56,9 @@ def _columns(report: Mapping[str, Any]) -> list[Column]:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The page."""
+    model, seeds = report["model"], ", ".join(map(str, report.get("asked", {}).get("seeds") or [report["seed"]]))
     ours = (
-        f"Ours: {report['model']}, T = {report['steps']}, CFG {number(report['cfg'])}, seed {report['seed']}, trained on "
+        f"Ours: {model}, T = {report['steps']}, CFG {number(report['cfg'])}, seed {seeds}, trained on "
         f"{len(report['prompts'])} prompts, looked at on {' and '.join(f'{len(p)} {w}' for w, p in report['sets'].items())} "
         f"prompts x {report['images']} images, the same noise for every row{tried(report)}."
     )
@@ -64,6 +70,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         body += ["", f"> **Left out**, for pictures or weights of finished runs are not here: {', '.join(report['left_out'])}."]
     total = sum(report["minutes"].values())
     spent = f"{total:.0f} minutes" if total >= 1 else f"{60 * total:.0f} seconds"
-    reading = [*READING, f"Training was estimated at {spent} on two idle cores, from counted evaluations."]
+    estimated = OfPocket(f"Training was estimated at {spent} on two idle cores, from counted evaluations.")
+    reading = [line for line in (*READING, estimated) if model == POCKET or not isinstance(line, OfPocket)]
     stopped = [f"- {row['name']} stopped at step {row['step']}: {row['stopped']}." for row in rows if row.get("stopped")]
     return page(report, ours, [*body, *claims(report["claims"])], reading, stopped)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from tilting.config.recipe import OTHERWISE
 from tilting_papers.numbers import Finding, Values, mean
 from tilting_papers.prompts import ANIMALS
-from tilting_papers.recipe import Recipe, Report, Run, later
+from tilting_papers.recipe import PARTED, POCKET, Recipe, Report, Run, later, noted, parted, units_of
 
 if TYPE_CHECKING:
     from tilting_papers.cache import PartsCache
@@ -168,11 +169,13 @@ class Claim:
         text: what is tested.
         published: what the paper found.
         test: from the results to a `Finding`; None if rows are missing.
+        judge: whether it is about the held-out judge, or distances in its features, which pocket alone has.
     """
 
     text: str
     published: str
     test: Callable[[Results], Finding | None]
+    judge: bool = False
 
 
 MEASURE, PAGE = later("draft.measure:measure"), later("draft.page:markdown")
@@ -199,6 +202,8 @@ class Study(Recipe):
         published: its key in published.yaml, and the unit of the published values.
         claims: claims to test.
         tiny: of ``--small``.
+        model: the model to train.
+        given: training seeds, instead of as many from the run's on; the first is that of the noise of evaluations.
     """
 
     measure: Callable[[Run], Report] = MEASURE
@@ -220,11 +225,30 @@ class Study(Recipe):
     published: tuple[str, str] | None = None
     claims: tuple[Claim, ...] = ()
     tiny: Size = SMALL
-    asks: ClassVar = ("steps",)
+    model: str = POCKET
+    given: tuple[int, ...] = ()
+    asks: tuple[str, ...] = OTHERWISE
 
     def otherwise(self, asked: Mapping[str, Any]) -> Self:
-        """The same runs and claims on chains of so many steps."""
-        return replace(self, **{key: replace(getattr(self, key), steps=asked["steps"]) for key in ("size", "tiny")})
+        """The same runs and claims on another model, with another reward, prompts, training seeds or steps.
+
+        Raises:
+            TiltingError: too few prompts to hold some of them out.
+        """
+        changed: dict[str, Any] = {"given": tuple(asked.get("seeds", ()))}
+        if asked.get("model", POCKET) != POCKET:
+            claims = tuple(claim for claim in self.claims if not claim.judge)
+            changed |= {"model": asked["model"], "published": None, "claims": claims}
+        if "reward" in asked:
+            changed |= {"reward": tuple(asked["reward"]), "units": units_of(asked["reward"])}
+        notes = list(noted(self.notes, changed.get("model", POCKET)))
+        if "prompts" in asked:
+            train, held = parted(self.name, asked["prompts"])
+            changed |= {"prompts": train, "sets": {"train": train, "held-out": held}}
+            notes.append(PARTED)
+        if "steps" in asked:
+            changed |= {key: replace(getattr(self, key), steps=asked["steps"]) for key in ("size", "tiny")}
+        return replace(self, notes=tuple(notes), **changed)
 
 
 @dataclass

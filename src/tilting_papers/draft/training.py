@@ -25,6 +25,7 @@ from tilting.training.trainer import Trainer
 from tilting_papers.cache import PartsCache
 from tilting_papers.draft.evaluate import evaluate
 from tilting_papers.draft.study import Protocol, Size, Training, of_fifty
+from tilting_papers.recipe import POCKET
 
 ROW_SECONDS = 0.004
 """Seconds of a forward pass of pocket's UNet per row on two idle cores; a CFG pair is two rows."""
@@ -33,7 +34,14 @@ VALUE = 2.0
 
 
 def config_of(
-    run: Training, prompts: Sequence[str], reward: Sequence[str], size: Size, small: bool, out: Path, seed: int
+    run: Training,
+    prompts: Sequence[str],
+    reward: Sequence[str],
+    size: Size,
+    small: bool,
+    out: Path,
+    seed: int,
+    model: str = POCKET,
 ) -> FinetuneConfig:
     """The validated request of a training run. Raises TiltingError."""
     settings = dict(run.settings) | ({} if run.k is None else {"k": of_fifty(run.k, size.steps)})
@@ -42,6 +50,7 @@ def config_of(
         settings["group_size"] = min(settings["group_size"], size.batch)
     options: dict[str, Any] = {
         "prompts": list(prompts),
+        "model": model,
         "reward": list(run.reward or reward),
         "objective": run.objective,
         "train-steps": train_steps,

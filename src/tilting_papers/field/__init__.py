@@ -7,11 +7,12 @@ until the budget is spent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from tilting_papers.prompts import OBJECTS, TUNING, TUNING_SCENES
-from tilting_papers.recipe import Recipe, Report, Run, later
+from tilting.config.recipe import OTHERWISE
+from tilting_papers.prompts import ANIMALS, OBJECTS, TUNING, TUNING_SCENES
+from tilting_papers.recipe import PARTED, POCKET, OfPocket, Recipe, Report, Run, later, noted, parted, units_of
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ class Asked:
 
     Attributes:
         unit: unit of its values.
-        gradient: whether methods may use its gradient.
+        gradient: whether methods may use its gradient; None is found out when it is loaded.
         prompts: prompts to draw.
     """
 
     unit: str
-    gradient: bool
+    gradient: bool | None
     prompts: tuple[str, ...]
 
 
@@ -93,6 +94,7 @@ HELD = {
 
 
 MEASURE, PAGE = later("field.cells:measure"), later("field.page:markdown")
+BAKED, BAKED_PAGE = later("field.bake:measure"), later("field.bake:markdown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,9 @@ class Cells(Recipe):
         images: images per prompt.
         count: number of prompts.
         auto: whether to write auto.json; black-box methods then compete on black-box rewards only.
+        model: the model to sample from.
+        seeds: seeds of sampling; empty for that of the run.
+        tiny: T of ``--small``, whose budget buys two images.
     """
 
     measure: Any = MEASURE
@@ -117,6 +122,28 @@ class Cells(Recipe):
     images: int = 1
     count: int = 8
     auto: bool = False
+    model: str = POCKET
+    seeds: tuple[int, ...] = ()
+    tiny: int = 4
+    asks: tuple[str, ...] = OTHERWISE
+
+    def otherwise(self, asked: Mapping[str, Any]) -> Self:
+        """The same methods on another model, with other prompts, seeds or steps; a table for each reward."""
+        changed: dict[str, Any] = {"model": asked.get("model", self.model), "seeds": tuple(asked.get("seeds", ()))}
+        changed["rewards"] = {
+            spec: replace(one, prompts=tuple(asked.get("prompts", one.prompts))) for spec, one in self.rewards.items()
+        }
+        if "reward" in asked:
+            prompts = tuple(asked.get("prompts", next(iter(self.rewards.values())).prompts))
+            changed["rewards"] = {spec: Asked(unit, None, prompts) for spec, unit in units_of(asked["reward"]).items()}
+        if "prompts" in asked:
+            changed["count"] = len(asked["prompts"])
+        if "steps" in asked:  # budgets buy as many images as before
+            steps = asked["steps"]
+            changed |= {"budgets": {steps * (budget // t): steps for budget, t in self.budgets.items()}, "tiny": steps}
+        title = self.title.replace("at 100 evaluations", f"at {next(iter(changed.get('budgets', self.budgets)))} evaluations")
+        own = {"title": title, "after": "no table: a setting of one's own", "notes": noted(self.notes, changed["model"])}
+        return replace(self, **own, **changed)
 
 
 METHODS = Cells(
@@ -128,12 +155,13 @@ METHODS = Cells(
     budgets={100: 25},
     rivals=RIVALS,
     notes=(
-        "Settings are the presets' own, which are pocket's (codex-strengths-*); what buys a method more evaluations is raised "
-        "until the budget is spent, never beyond it.",
-        "Methods that need a gradient are not run on jpeg, which has none.",
+        OfPocket("Settings are the presets' own, which are pocket's (codex-strengths-*)."),
+        "What buys a method more evaluations is raised until the budget is spent, never beyond it.",
         "Equal evaluations are not equal time: decodes, scores and gradients, the column of values, are paid beside them.",
-        "smc, tds, das, fk, fkc, psi and lidar sample the tilt at β = .05, others climb as far as they can. By a Gaussian the tilt "
-        "is var(r)/β above base, which for clip, whose standard deviation over a prompt's images is about .03, is .02.",
+        OfPocket(
+            "smc, tds, das, fk, fkc, psi and lidar sample the tilt at β = .05, others climb as far as they can. If rewards are "
+            "Gaussian the tilt is var(r)/β above base: .02 for clip, whose spread over a prompt's images is about .03."
+        ),
     ),
 )
 AUTO = Cells(
@@ -150,9 +178,11 @@ AUTO = Cells(
         "is the usable one of the most gain over base, in standard deviations of base's reward, averaged over the rewards of "
         "the kind. Where no method is usable, base is taken.",
         "A cell is measured when every method of it has been run. Budgets are of evaluations per image; 20 is at T = 10.",
-        "Nothing stops before its budget is spent: the expected best of n draws rises with n, so who stops early "
-        "gives reward away, and how much is known only by drawing the rest (dps on clip: 0.7648 for 50 "
-        "evaluations, 0.7692 for 100, 0.7713 for 200).",
+        OfPocket(
+            "Nothing stops before its budget is spent: the expected best of n draws rises with n, so who stops early "
+            "gives reward away, and how much is known only by drawing the rest (dps on clip: 0.7648 for 50 "
+            "evaluations, 0.7692 for 100, 0.7713 for 200)."
+        ),
         "Evaluations are rolled over to where the reward still rises by rbf, which is what is taken for black-box "
         "rewards; methods with a gradient spend theirs on whole guided runs, whose number is fixed before the "
         "first is drawn.",
@@ -178,14 +208,48 @@ PROOF = Cells(
         "Methods that need a gradient compete where one may be used, black-box methods everywhere.",
     ),
 )
-BAKE = Recipe(
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bake(Recipe):
+    """CoDeX distilled into a LoRA; in addition to `Recipe`:
+
+    Attributes:
+        model: the model to steer and to train.
+        reward: the rewards to steer by.
+        train, held: prompts that are steered and learnt from, and those that rows draw.
+        steps, tiny: T, and T of ``--small``.
+        seeds: seeds of the rows; the first is that of training; empty for that of the run.
+    """
+
+    measure: Any = BAKED
+    page: Any = BAKED_PAGE
+    model: str = POCKET
+    reward: tuple[str, ...] = ("style",)
+    train: tuple[str, ...] = (*ANIMALS, *OBJECTS)
+    held: tuple[str, ...] = TUNING
+    steps: int = 20
+    tiny: int = 4
+    seeds: tuple[int, ...] = ()
+    asks: tuple[str, ...] = OTHERWISE
+
+    def otherwise(self, asked: Mapping[str, Any]) -> Self:
+        """The same on another model, with another reward, prompts, seeds or steps. Raises TiltingError: too few prompts."""
+        changed: dict[str, Any] = {key: tuple(asked[key]) for key in ("reward", "seeds") if key in asked}
+        notes = list(noted(self.notes, asked.get("model", POCKET)))
+        if "prompts" in asked:
+            changed["train"], changed["held"] = parted(self.name, asked["prompts"])
+            notes.append(PARTED)
+        changed |= {"steps": asked["steps"], "tiny": asked["steps"]} if "steps" in asked else {}
+        return replace(self, model=asked.get("model", POCKET), notes=tuple(notes), **changed)
+
+
+BAKE = Bake(
     name="bake",
     about="steer, then bake: CoDeX distilled into a LoRA, on prompts that it never saw",
     paper="our own",
     title="steer, then bake",
     after="no table: CoDeX's samples as a teacher, objective opd",
-    measure=later("field.bake:measure"),
-    page=later("field.bake:markdown"),
 )
 RECIPES = (METHODS, AUTO, PROOF, BAKE)
 __all__ = [

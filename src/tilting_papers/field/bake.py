@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tilting.config.finetune import resolve_finetune
 from tilting.config.generate import GenerateConfig, resolve
 from tilting.generation import run as generating
 from tilting.metrics import statistics
+from tilting.rewards.spec import split_weight
 from tilting.training import run as training
 from tilting_papers.field.page import missing
 from tilting_papers.numbers import OVER_PROMPTS, Values, by_prompt, image_values, interval
 from tilting_papers.page import number, page, shown, table, tried
-from tilting_papers.prompts import ANIMALS, OBJECTS, TUNING
-from tilting_papers.recipe import Report, Run
+from tilting_papers.recipe import POCKET, Report, Run
 
-TRAIN = (*ANIMALS, *OBJECTS)
-"""Forty prompts that are steered and learnt from; those of the page are others."""
-REWARD = "style"
 STEPS, EPOCHS = 40, 24
 """Training steps, of eight steered images each, and updates from each of them: steering is what costs."""
 IMAGES = 4
@@ -28,33 +26,28 @@ WANTED = 0.6
 
 def requests(run: Run) -> dict[str, Any]:
     """The one command that bakes, and the runs on held-out prompts."""
-    small = run.small
-    steps, prompts = (4, TUNING[:2]) if small else (20, TUNING)
+    small, recipe = run.small, run.recipe
+    steps, prompts = (recipe.tiny, recipe.held[:2]) if small else (recipe.steps, recipe.held)
+    seeds, same = recipe.seeds or (run.seed,), {"model": recipe.model, "reward": list(recipe.reward), "steps": steps}
     bake = resolve_finetune(
         {
-            "prompts": list(TRAIN[:4] if small else TRAIN),
-            "reward": [REWARD],
+            **same,
+            "prompts": list(recipe.train[:4] if small else recipe.train),
             "objective": "opd",
             "set": {"opd.method": "codex", "opd.epochs": 2 if small else EPOCHS, "opd.timesteps": 2},
             "train-steps": 2 if small else STEPS,
-            "steps": steps,
             "batch-size": 2 if small else 8,
             "sample-every": 0,
             "checkpoint-every": 1,
-            "seed": run.seed,
+            "seed": seeds[0],
             "out": str(run.out / "runs" / "bake"),
         }
     )
     drawn: dict[str, Any] = {}
     for name, more in {"base": {}, "codex": {"method": "codex"}, "baked": {"lora": [str(run.out / "runs" / "bake")]}}.items():
-        asked = {
-            "prompts": list(prompts),
-            "reward": [REWARD],
-            "steps": steps,
-            "images": 1 if small else IMAGES,
-            "seed": run.seed,
-        }
-        drawn[name] = asked | more | {"seed": run.seed, "out": str(run.out / "runs" / name)}
+        asked = {**same, "prompts": list(prompts), "images": 1 if small else IMAGES}
+        asked["seed"] = seeds if len(seeds) > 1 else min(seeds)
+        drawn[name] = asked | more | {"out": str(run.out / "runs" / name)}
     return {"bake": bake, **drawn}
 
 
@@ -69,8 +62,12 @@ def measure(run: Run) -> Report:
         run.say(name)
         config: GenerateConfig = resolve(options)
         manifests[name] = generating.run(config, run.argv, quiet=run.quiet)
-    rewards = {name: image_values([one], REWARD) for name, one in manifests.items()}
+    total = "reward" if len(run.recipe.reward) > 1 else ""
+    spec = total or split_weight(run.recipe.reward[0])[0]
+    rewards = {name: image_values([one], spec, total) for name, one in manifests.items()}
     judges = {name: image_values([one], "judge") for name, one in manifests.items()}
+    told = "" if run.model == POCKET else f" --model {run.model}"
+    told += "".join(f" --reward {Path(spec).name}" for spec in run.recipe.reward)
     rows = []
     for name, one in manifests.items():
         gains = {} if name == "base" else {"gain": interval(rewards[name], rewards["base"])}
@@ -94,7 +91,7 @@ def measure(run: Run) -> Report:
         "batch": bake.batch_size,
         "trained": {key: trained["summary"][key] for key in ("seconds", "stopped") if key in trained["summary"]},
         "command": f"tilting finetune PROMPTS.txt --objective opd --set opd.method=codex --set opd.epochs={EPOCHS}"
-        f" --set opd.timesteps=2 --reward {REWARD} --train-steps {STEPS} --steps 20 --batch-size 8 --out DIR",
+        f" --set opd.timesteps=2{told} --train-steps {STEPS} --steps {run.recipe.steps} --batch-size 8 --out DIR",
         "rows": rows,
         "share": share(rewards),
         "missing": [],
@@ -151,7 +148,11 @@ def markdown(report: Report) -> str:
         )
     trained, held = report["prompts"]
     made = f"{report['train_steps']} steps of {report['batch']} images, {trained} prompts"
-    ours = f"Ours: pocket, T = {report['steps']}, {made}; {held} held-out prompts x {report['images']} images, "
-    ours += f"seed {report['seed']}{tried(report)}."
-    body = [*missing(report), said, "", f"    {report['command']}", "", *table(heads, rows)]
+    asked = report.get("asked", {})
+    seeds = ", ".join(map(str, asked.get("seeds") or [report["seed"]]))
+    ours = f"Ours: {asked.get('model', POCKET)}, T = {report['steps']}, {made}; {held} held-out prompts x "
+    ours += f"{report['images']} images, seed {seeds}{tried(report)}."
+    kept = [i for i, head in enumerate(heads) if head != "judge - base" or any(row["judge"] for row in report["rows"])]
+    lines = table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    body = [*missing(report), said, "", f"    {report['command']}", "", *lines]
     return page(report, ours, body, [OVER_PROMPTS])

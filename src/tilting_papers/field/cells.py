@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import pstdev
 from typing import Any
@@ -15,12 +18,13 @@ from tilting.disk import write_atomically
 from tilting.generation import run as generating
 from tilting.generation.folder import Folder
 from tilting.presets import METHODS as PRESETS
+from tilting.rewards.spec import build, parse_specs, split_weight
 from tilting_papers import parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.draw import SECONDS, VALUE_SECONDS, cost_of
 from tilting_papers.field import Asked, Cells, Rival
 from tilting_papers.numbers import image_values, interval, mean
-from tilting_papers.recipe import Report, Run
+from tilting_papers.recipe import POCKET, Report, Run
 
 GRADIENT = 3.0
 """Cost of a value with a gradient relative to one without; used for estimates of time only."""
@@ -43,14 +47,15 @@ class Row:
         self.name = name_of(reward, steps if rival is None else budget, self.method)
         settings = {} if rival is None else {f"{self.method}.{k}": v for k, v in {**rival.settings, rival.knob: number}.items()}
         recipe: Cells = run.recipe
-        asked = recipe.rewards[reward]
+        asked, seeds = recipe.rewards[reward], recipe.seeds or (run.seed,)
         self.config: GenerateConfig = resolve(
             {
+                "model": recipe.model,
                 "prompts": list(asked.prompts[: 2 if run.small else recipe.count]),
                 "reward": [reward],
                 "images": recipe.images,
                 "steps": steps,
-                "seed": run.seed,
+                "seed": seeds if len(seeds) > 1 else min(seeds),
                 "method": self.method,
                 "set": settings,
                 "out": str(run.out / "runs" / self.name),
@@ -59,16 +64,35 @@ class Row:
         paid = cost_of(self.config)
         weight = GRADIENT if rival is not None and rival.gradient else VALUE_SECONDS
         self.evaluations = paid.evaluations
-        self.minutes = len(self.config.prompts) * recipe.images * (paid.evaluations + weight * paid.values) * SECONDS / 60
+        images = len(self.config.prompts) * recipe.images * len(seeds)
+        self.minutes = images * (paid.evaluations + weight * paid.values) * SECONDS / 60
 
     @property
     def folder(self) -> Path:
         return Path(self.config.out or "")
 
+    @property
+    def spec(self) -> str:
+        """The reward without its weight."""
+        return split_weight(self.reward)[0]
+
 
 def name_of(reward: str, number: int, method: str) -> str:
-    """Name of a row; the number is the budget, or T for base."""
-    return f"{reward.replace(':', '-')}-{number}-{method}"
+    """Name of a row; the number is the budget, or T for base. A reward that is no plain name has a digest in it."""
+    plain = reward.replace(":", "-")
+    if not re.fullmatch(r"\w[\w-]{0,40}", plain, re.ASCII):
+        own = re.sub(r"[^A-Za-z0-9]+", "-", Path(reward).name)[:30].strip("-")
+        plain = f"{own}-{hashlib.sha256(reward.encode()).hexdigest()[:6]}"
+    return f"{plain}-{number}-{method}"
+
+
+def settled(run: Run) -> Run:
+    """The run with rewards of one's own, of which it is known whether they have a gradient."""
+
+    def known(spec: str, one: Asked) -> Asked:
+        return one if one.gradient is not None else replace(one, gradient=build(parse_specs([spec])).differentiable)
+
+    return replace(run, recipe=replace(run.recipe, rewards={k: known(k, one) for k, one in run.recipe.rewards.items()}))
 
 
 def rewards_of(run: Run) -> dict[str, Asked]:
@@ -80,7 +104,7 @@ def rewards_of(run: Run) -> dict[str, Asked]:
 
 def steps_of(run: Run, budget: int) -> int:
     """T of a budget; ``--small`` has so few steps that its budget buys two images."""
-    return 4 if run.small else run.recipe.budgets[budget]
+    return run.recipe.tiny if run.small else run.recipe.budgets[budget]
 
 
 def spent(rival: Rival, budget: int, steps: int) -> int | None:
@@ -96,7 +120,7 @@ def spent(rival: Rival, budget: int, steps: int) -> int | None:
 def rows_of(run: Run) -> list[Row]:
     """All rows of all cells, the smallest budget first."""
     recipe: Cells = run.recipe
-    budgets = [8] if run.small else sorted(recipe.budgets)
+    budgets = [2 * recipe.tiny] if run.small else sorted(recipe.budgets)
     rows: dict[str, Row] = {}
     for budget in budgets:
         steps = steps_of(run, budget)
@@ -120,7 +144,8 @@ def mine(run: Run, rows: list[Row]) -> list[Row]:
         if min(k, int(before / total * k) + 1) == i:
             found.append(row)
         before += row.minutes
-    run.say(f"{len(rows)} rows, about {total:.0f} min if idle, {k} shard(s); {len(found)} here")
+    about = f", about {total:.0f} min if idle" if run.model == POCKET else ""
+    run.say(f"{len(rows)} rows{about}, {k} shard(s); {len(found)} here")
     return found
 
 
@@ -159,6 +184,7 @@ def drawn(run: Run) -> tuple[list[Row], Manifests, Report]:
 
 def measure(run: Run) -> Report:
     """`drawn`, with a summary of every cell; writes auto.json if the recipe says so."""
+    run = settled(run)
     rows, _, held = drawn(run)
     cells = [cell for budget in sorted({r.budget for r in rows}) for cell in _cells(run, budget, rows, held["rows"])]
     if run.recipe.auto:
@@ -172,10 +198,10 @@ def _line(run: Run, row: Row, manifests: Mapping[str, Any]) -> dict[str, Any] | 
     base = name_of(row.reward, steps_of(run, row.budget), "base")
     if row.name not in manifests or base not in manifests:
         return None
-    found = {what: image_values([manifests[row.name]], what) for what in (row.reward, "judge")}
+    found = {what: image_values([manifests[row.name]], what) for what in (row.spec, "judge")}
     theirs = {what: image_values([manifests[base]], what) for what in found}
-    spread = pstdev(theirs[row.reward].values())
-    gain = interval(found[row.reward], theirs[row.reward])
+    spread = pstdev(theirs[row.spec].values())
+    gain = interval(found[row.spec], theirs[row.spec])
     assert gain is not None
     summary, config = manifests[row.name]["summary"], manifests[row.name]["config"]
     count = len(manifests[row.name]["images"])
@@ -186,7 +212,7 @@ def _line(run: Run, row: Row, manifests: Mapping[str, Any]) -> dict[str, Any] | 
         "steps": config["steps"],
         "method": row.method,
         "number": None if row.rival is None else {row.rival.knob: _number(row)},
-        "value": interval(found[row.reward]),
+        "value": interval(found[row.spec]),
         "gain": gain if row.rival is not None else None,
         "relative": gain["mean"] / spread if spread else 0.0,
         "judge": interval(found["judge"]),

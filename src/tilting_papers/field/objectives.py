@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tilting_papers.charts import chart, forest
@@ -52,10 +53,9 @@ def figures(results: Results) -> list[str]:
 
     rewards, judged = gains(results.spec, results.first), gains("judge", "held-out")
     order = sorted(rewards, key=lambda name: -rewards[name]["mean"])
-    panels = {
-        f"{results.spec} - before, train prompts": {name: rewards[name] for name in order},
-        "pocket-judge (log p) - before, held-out prompts": {name: judged[name] for name in order},
-    }
+    panels = {f"{Path(results.spec).name} - before, train prompts": {name: rewards[name] for name in order}}
+    if all(judged.values()):
+        panels["pocket-judge (log p) - before, held-out prompts"] = {name: judged[name] for name in order}
     curves = [curve(results, across, results.spec, results.first, order[:MOST]) for across in ("evaluations", "reward_calls")]
     drawn = [forest(panels, results.out / "gains.png"), chart(curves, results.out / "curves.png")]
     return [*drawn, progress(results, results.out / "progress.png")]

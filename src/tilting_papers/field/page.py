@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tilting_papers.numbers import OVER_PROMPTS
 from tilting_papers.page import NONE, number, page, shown, table, tried
+from tilting_papers.recipe import POCKET
 
-HEADS = ("row", "its number", "reward", "reward - base", "judge - base", "evaluations", "values", "s/image")
+JUDGE = "judge - base"
+HEADS = ("row", "its number", "reward", "reward - base", JUDGE, "evaluations", "values", "s/image")
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The page."""
     if report["recipe"] == "auto-table":
         return whole(report, ["## What is taken", "", *_taken(report), ""])
-    return whole(report, [*_sentences(report), ""])
+    return whole(report, [*_sentences(report), *_left_out(report), ""])
 
 
 def whole(report: Mapping[str, Any], first: Sequence[str]) -> str:
@@ -29,12 +32,16 @@ def whole(report: Mapping[str, Any], first: Sequence[str]) -> str:
             steps = rows[0]["steps"]
             base = [row for row in report["rows"] if (row["reward"], row["method"], row["steps"]) == (reward, "base", steps)]
             rows.sort(key=lambda row: -row["gain"]["mean"])
-            body += [f"## {reward} ({unit}), {budget} evaluations, T = {steps}", ""]
-            body += [*table(HEADS, [_cells(row) for row in (*base, *rows)]), ""]
+            what = Path(reward).name + (f" ({unit})" if unit else "")
+            body += [f"## {what}, {budget} evaluations, T = {steps}", ""]
+            kept = [i for i, head in enumerate(HEADS) if head != JUDGE or any(row["judge"] for row in rows)]
+            lines = [[cells[i] for i in kept] for cells in map(_cells, (*base, *rows))]
+            body += [*table([HEADS[i] for i in kept], lines), ""]
     prompts, images = report["prompts"], report["images"]
-    ours = (
-        f"Ours: pocket, {next(iter(prompts.values()))} prompts x {images} images a row, seed {report['seed']}{tried(report)}."
-    )
+    asked = report.get("asked", {})
+    seeds = ", ".join(map(str, asked.get("seeds") or [report["seed"]]))
+    ours = f"Ours: {asked.get('model', POCKET)}, {next(iter(prompts.values()))} prompts x {images} images a row, "
+    ours += f"seed {seeds}{tried(report)}."
     return page(report, ours, body[:-1], [OVER_PROMPTS])
 
 
@@ -76,6 +83,11 @@ def _taken(report: Mapping[str, Any]) -> list[str]:
         gain = NONE if best is None else number(best["gain"], 3)
         lines.append([cell["budget"], cell["steps"], kind, taken, gain, ", ".join(others) or NONE])
     return table(heads, lines)
+
+
+def _left_out(report: Mapping[str, Any]) -> list[str]:
+    black = [Path(reward).name for cell in report["cells"] if not cell["gradient"] for reward in cell["rewards"]]
+    return [f"- Methods that need a gradient are not run on {' and '.join(black)}, which has none."] if black else []
 
 
 def _sentences(report: Mapping[str, Any]) -> list[str]:

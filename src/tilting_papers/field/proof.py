@@ -12,7 +12,7 @@ from typing import Any
 
 from tilting.config.auto import choose
 from tilting.metrics.statistics import holm
-from tilting_papers.field.cells import Manifests, Row, drawn
+from tilting_papers.field.cells import Manifests, Row, drawn, settled
 from tilting_papers.field.page import whole
 from tilting_papers.numbers import Values, estimated, image_values, mean
 from tilting_papers.page import NONE, claimed, claims, number, shown, table
@@ -52,6 +52,7 @@ class Cell:
 
 def measure(run: Run) -> Report:
     """Draw what is missing, and hold auto against what is there."""
+    run = settled(run)
     rows, manifests, held = drawn(run)
     return {**held, **compared(cells_of(run, rows, manifests))}
 
@@ -65,7 +66,8 @@ def cells_of(run: Run, rows: Sequence[Row], manifests: Manifests) -> list[Cell]:
         there = [row for row in there if row.rival is None or row.budget == budget]
         if all(row.name in manifests for row in there):
             gradient = run.recipe.rewards[reward].gradient
-            values = [{row.method: image_values([manifests[row.name]], what) for row in there} for what in (reward, "judge")]
+            whats = (there[0].spec, "judge")
+            values = [{row.method: image_values([manifests[row.name]], what) for row in there} for what in whats]
             cells.append(Cell(reward, budget, gradient, choose(budget, steps, gradient).method, *values))
     return cells
 
@@ -75,7 +77,7 @@ def compared(cells: Sequence[Cell]) -> Report:
     best = [max(cell.rewards, key=cell.gain) for cell in cells]
     others = {str(k): estimated(c.rewards[c.taken], c.rewards[best[k]]) for k, c in enumerate(cells) if c.taken != best[k]}
     judges = {str(k): estimated(c.judges[c.taken], c.judges[BASE]) for k, c in enumerate(cells)}
-    apart, judged = (holm({k: one for k, one in found.items() if one}) for found in (others, judges))
+    apart, judged = (holm({k: one for k, one in found.items() if one}) for found in (others, judges))  # some have no judge
     told = [
         {
             "reward": cell.reward,
@@ -85,7 +87,7 @@ def compared(cells: Sequence[Cell]) -> Report:
             "best": best[k],
             "most": cell.gain(best[k]),
             "apart": apart[str(k)]._asdict() if str(k) in apart else None,
-            "judge": judged[str(k)]._asdict(),
+            "judge": judged[str(k)]._asdict() if str(k) in judged else None,
         }
         for k, cell in enumerate(cells)
     ]
@@ -97,6 +99,7 @@ def compared(cells: Sequence[Cell]) -> Report:
     findings = [_finding(told, below, where), _finding(told, falls, f"fallen in {len(falls)} of {len(told)} cells")]
     texts = ("auto is nowhere below the best single method of its cost", "auto's judge is nowhere below base's")
     made = [claimed(text, "no such run", finding) for text, finding in zip(texts, findings, strict=True)]
+    made = made if judged or not told else made[:1]
     return {"cells": told, "always": [row for kind in (True, False) for row in _always(cells, kind)], "claims": made}
 
 
