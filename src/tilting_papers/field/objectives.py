@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tilting.objectives import OBJECTIVES
 from tilting_papers.charts import chart, forest
 from tilting_papers.draft.charts import curve, progress
 from tilting_papers.draft.study import Results, Size, Study, Training, values_of
-from tilting_papers.numbers import interval
+from tilting_papers.numbers import interval, verdict
 
 MINUTES = 3.0
 """Of one core, that an arm may take, its looks included."""
@@ -44,14 +45,34 @@ ARMS: dict[str, tuple[int, int, dict[str, Any]]] = {
 """By objective, training steps, images of one, and settings beside the objective's own: as many steps as three minutes hold."""
 
 
+def gains(results: Results, what: str, where: str) -> dict[str, Any]:
+    """The gain of every arm over its own look before training."""
+    before = {name: values_of(results.points(name)[0]["sets"][where], what) for name in results.summaries}
+    return {name: interval(results.values(name, what, where), base, seeded=True) for name, base in before.items()}
+
+
+def which(results: Results) -> dict[str, Any]:
+    """Which to use when: the arms whose interval lies above base, the largest gain first, by what they need of a reward."""
+    looked = ((results.spec, results.first), (results.spec, "held-out"), ("judge", "held-out"))
+    on_train, on_held, judged = (gains(results, what, where) for what, where in looked)
+
+    def those(arms: list[str], gain: dict[str, Any], kind: str) -> str:
+        found = [name for name in arms if gain[name] and verdict(gain[name]["low"], gain[name]["high"]) == kind]
+        return ", ".join(sorted(found, key=lambda name: -gain[name]["mean"])) or "none"
+
+    rows = []
+    for reward, gradient in (("has a gradient", True), ("is a black box", False)):
+        arms = [name for name in results.summaries if OBJECTIVES[name]().needs_gradient == gradient]
+        told = [those(arms, on_train, "holds"), those(arms, on_held, "holds"), those(arms, judged, "fails")]
+        rows += [[reward, *told]] if arms else []
+    heads = ("the reward", "rise on train prompts", "rise on held-out prompts", "whose judge falls there")
+    return {"Which to use when (by each arm's own 95 % interval)": {"heads": heads, "rows": rows}}
+
+
 def figures(results: Results) -> list[str]:
     """Every arm's gain in reward and in the held-out judge; over both costs the reward of those that gain most; samples."""
 
-    def gains(what: str, where: str) -> dict[str, Any]:
-        before = {name: values_of(results.points(name)[0]["sets"][where], what) for name in results.summaries}
-        return {name: interval(results.values(name, what, where), base, seeded=True) for name, base in before.items()}
-
-    rewards, judged = gains(results.spec, results.first), gains("judge", "held-out")
+    rewards, judged = gains(results, results.spec, results.first), gains(results, "judge", "held-out")
     order = sorted(rewards, key=lambda name: -rewards[name]["mean"])
     panels = {f"{Path(results.spec).name} - before, train prompts": {name: rewards[name] for name in order}}
     if all(judged.values()):
@@ -74,6 +95,7 @@ STUDY = Study(
     size=Size(images=2, evaluations=3, prompts=6),
     seeds=3,
     between=1,
+    extra=which,
     figures=figures,
     notes=(
         "T = 20. Every arm has as many training steps as three minutes of a core hold, its looks included.",
