@@ -46,7 +46,8 @@ def test_the_words_of_pocket(capsys):
     assert "did you mean 'pocket'" in capsys.readouterr().err
 
 
-def test_the_table_is_aligned_and_says_what_the_presets_say(capsys):
+def test_the_table_is_aligned_and_says_what_the_presets_say(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 120
@@ -138,7 +139,8 @@ def test_values_are_shown_as_set_takes_them(capsys):
     assert capsys.readouterr().out == plain
 
 
-def test_the_objectives_are_told_from_their_own_source(capsys):
+def test_the_objectives_are_told_from_their_own_source(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["objectives"]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()

@@ -220,7 +220,8 @@ def test_another_method_joins_and_what_is_missing_is_drawn(made, capsys, monkeyp
     assert main([*words, ",".join(METHODS)]) == 0  # as the other tests expect it
 
 
-def test_the_table_for_people(made, capsys):
+def test_the_table_for_people(made, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     out, metrics = made
     words = ("compare", *PROMPTS, "--seed", "3", "--steps", "4", "--images", "2", "--out", str(out), "--methods")
     assert main([*words, ",".join(METHODS)]) == 0

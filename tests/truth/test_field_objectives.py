@@ -15,7 +15,7 @@ from support.drift import AIM, STEPS, ZERO, Drift, gradient, make, moved
 from tilting import presets
 from tilting.errors import TiltingError
 from tilting.objectives import OBJECTIVES, draft_k
-from tilting.objectives.advantages import gdpo_advantage, group_advantage, leaders, preferred_rates, win_rates
+from tilting.objectives.advantages import gdpo_advantage, group_advantage, leaders, preferred_rates, rows_of, win_rates
 from tilting.objectives.batch import closed
 from tilting.objectives.denoising import training_error
 from tilting.objectives.distil import steered
@@ -451,7 +451,7 @@ def test_awms_clip_binds_from_the_second_epoch_on(mixture):
 
 
 def test_dgpos_gradient_is_that_of_a_dpo_loss_of_groups(mixture):
-    """-log σ(-β/K Σ A (e_θ - e_base)), differentiated as it stands."""
+    """-log σ(-β/K Σ A (e_θ - e_base)) over a prompt's K images, of which A is, differentiated as it stands."""
     net = moved(Drift())
     world, dgpo = make(mixture, net, images=16, prompts=2), OBJECTIVES["dgpo"](beta=8.0)
     found = gradient(dgpo, world, net)
@@ -461,9 +461,9 @@ def test_dgpos_gradient_is_that_of_a_dpo_loss_of_groups(mixture):
     for point in points:
         assert all(torch.equal(point.noise[i], point.noise[g]) for i, g in enumerate(groups))
         gain = advantage * (errors(world, world.plain, point) - errors(world, world.base_plain, point))
-        sums = torch.stack([gain[[i for i, g in enumerate(groups) if g == one]].sum() for one in sorted(set(groups))])
-        total = total - torch.nn.functional.logsigmoid(-8.0 / 4 * sums).mean() / len(points)
-    assert len(set(groups)) == 4
+        means = torch.stack([gain[rows].mean() for rows in rows_of(world.prompts).values()])
+        total = total - torch.nn.functional.logsigmoid(-8.0 * means).mean() / len(points)
+    assert len(set(groups)) == 4 and len(rows_of(world.prompts)) == 2  # noise is drawn once for each four
     total.backward()
     wanted = torch.cat([p.grad.flatten() for p in net.parameters()])
     assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-12) and wanted.abs().max() > 0

@@ -15,8 +15,8 @@ from tilting.runs.owner import RECIPE, folder_of
 
 @takes(RecipeConfig, writes=False, overwrites=True)
 def recipe(config: RecipeConfig, call: Call) -> None:
-    """Repeat an experiment of a paper on pocket, our numbers beside the published ones, or make the same table of a model, a
-    reward and prompts of your own: table.md, table.json, figures."""
+    """Repeat a paper's experiment, on pocket or a model of your own. Our numbers beside the published ones: table.md,
+    table.json, figures."""
     if config.recipe is None:
         return _list(call.json)
     folder = folder_of(config.out, RECIPE)
