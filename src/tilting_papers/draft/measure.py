@@ -87,8 +87,10 @@ def part_of(run: Run, name: str, folder: FinetuneFolder) -> dict[str, Any] | Non
     seen = {where: set(scores["prompts"]) for where, scores in summary["points"][-1]["sets"].items()}
     if summary.get("looked") != protocol.about or seen != {where: set(prompts) for where, prompts in protocol.sets.items()}:
         raise TiltingError(f"{name} in {str(run.out)!r} was looked at in another way: choose another --out")
+    if part:
+        return part
     norms = [row["gradient_norm"] for row in read_lines(folder.path / METRICS)]
-    return part or parts.keep(run.out, name, folder, {"summary": {**folder.summary, "norms": norms}})
+    return parts.keep(run.out, name, folder, {"summary": {**folder.summary, "norms": norms}})
 
 
 def size_of(run: Run) -> Any:

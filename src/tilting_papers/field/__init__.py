@@ -160,7 +160,7 @@ METHODS = Cells(
         "Equal evaluations are not equal time: decodes, scores and gradients, the column of values, are paid beside them.",
         OfPocket(
             "smc, tds, das, fk, fkc, psi and lidar sample the tilt at β = .05, others climb as far as they can. If rewards are "
-            "Gaussian the tilt is var(r)/β above base: .02 for clip, whose spread over a prompt's images is about .03."
+            "Gaussian over a prompt's images the tilt is var(r)/β above base: little where they are spread by less than β."
         ),
     ),
 )

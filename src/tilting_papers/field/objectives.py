@@ -71,7 +71,6 @@ def which(results: Results) -> dict[str, Any]:
 
 def figures(results: Results) -> list[str]:
     """Every arm's gain in reward and in the held-out judge; over both costs the reward of those that gain most; samples."""
-
     rewards, judged = gains(results, results.spec, results.first), gains(results, "judge", "held-out")
     order = sorted(rewards, key=lambda name: -rewards[name]["mean"])
     panels = {f"{Path(results.spec).name} - before, train prompts": {name: rewards[name] for name in order}}
