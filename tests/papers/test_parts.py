@@ -10,6 +10,8 @@ import pytest
 
 from tilting.errors import TiltingError
 from tilting_papers import parts
+from tilting_papers.codex import draw
+from tilting_papers.codex.table import Claim, Row, Table
 from tilting_papers.draft import measure
 from tilting_papers.draft.charts import progress
 from tilting_papers.draft.study import TRAIN, Size, Study, Training, Variant
@@ -29,6 +31,19 @@ STUDY = Study(
     figures=lambda results: [progress(results, results.out / "progress.png")],
     sets={"train": TRAIN},
     tiny=Size(steps=2, train_steps=2, batch=1, images=1, evaluations=1, prompts=9),
+)
+TABLE = Table(
+    name="two-rows",
+    about="a claim",
+    paper="our own",
+    title="two rows",
+    after="no table",
+    prompts=("a fox", "a cat"),
+    reward=("jpeg",),
+    units={"jpeg": "kB"},
+    rows=(Row("base", "base"), Row("bon", "bon", 2), Row("more", "bon", 3)),
+    against=("base", "bon"),
+    claims=(Claim("more", ("bon",), "more is better"),),
 )
 
 
@@ -87,6 +102,31 @@ def test_a_study_is_the_same_rows_from_its_parts_alone_and_says_which_figures_it
     (other / "parts" / "half.json").unlink()
     assert [row["name"] for row in run(STUDY, other)[0]["rows"]] == ["base", "draft-1.x"]
     assert json.loads((other / "table.json").read_bytes())["left_out"] == ["half", "progress.png"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    out = tmp_path_factory.mktemp("parts") / "table"
+    return out, run(TABLE, out)
+
+
+def test_rows_of_a_table_are_the_same_from_their_parts_and_pictures_of_base_alone(table, tmp_path, monkeypatch):
+    out, (report, _, _) = table
+    assert {file.stem for file in (out / "parts").iterdir()} == {"bon", "more"}
+    other, drawn, true = copied(out, tmp_path / "other"), [], draw.generating.run
+    monkeypatch.setattr(draw.generating, "run", lambda config, *a, **k: drawn.append(config.method) or true(config, *a, **k))
+    again = run(TABLE, other)
+    assert set(drawn) == {"base"} and {one.name for one in (other / "runs").iterdir()} == {"base", "reference"}
+    seconds = [{**row, "seconds": 0} for one in (report, again[0]) for row in one["rows"]]
+    assert seconds[:3] == seconds[3:] and again[0]["claims"] == report["claims"] and len(seconds) == 6
+    (other / "parts" / "more.json").unlink()
+    shutil.rmtree(other / "runs")
+    drawn.clear()
+    assert run(TABLE, other)[0]["claims"] == report["claims"] and drawn.count("bon") == 1
+    file = other / "parts" / "bon.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "measured": {"tclip": 3}}))
+    with pytest.raises(TiltingError, match=r"bon\.json.*measured"):
+        run(TABLE, other)
 
 
 @pytest.mark.parametrize(

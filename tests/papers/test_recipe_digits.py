@@ -37,6 +37,9 @@ IN_BYTES = ("ctrl-table5",)
 
 CHOSEN = {"draft-fig7": "/claims/0/finding/difference/mean"}
 """Of the rise whose interval ends lowest, which was another one by the intervals of before."""
+ROUNDED = {"codex-fig5": 1e-4}
+"""Its two rewards each asked one CLIP, and ask it once together now: the last digit of the gradient is another, which guided
+steps make up to 7e-5 of. With a pass for each its digits are as before."""
 
 single = pytest.fixture(one_thread)
 
@@ -49,4 +52,5 @@ def test_a_small_recipe_makes_the_rows_of_before(name, tmp_path, single):
         pytest.skip("of bytes of files, which other instructions than those of the machine that made them change")
     assert main(["recipe", name, "--small", "--out", str(tmp_path / name), "--quiet"]) == 0
     found = read_table(tmp_path / name / "table.json")
-    assert [line for line in differences(before["digits"], found, close) if not line.startswith(CHOSEN.get(name, "-"))] == []
+    apart = differences(before["digits"], found, max(close, ROUNDED.get(name, 0.0)))
+    assert [line for line in apart if not line.startswith(CHOSEN.get(name, "-"))] == []

@@ -49,6 +49,8 @@ def stamps(folder: Path) -> dict[Path, int]:
 
 ROUNDED = "recipe-codex-begun"
 """Of 6 steps from a strength of 0.6, which left four of them by rounding; diffusers leaves three."""
+SHARED = "generate-codex"
+"""Two rewards of one CLIP, which is asked once today: as in `tests/papers/test_recipe_digits.py`, up to 1e-4 by rounding."""
 
 
 @pytest.mark.parametrize("name", [name for name in FIXTURES if name != ROUNDED])
@@ -58,7 +60,8 @@ def test_a_run_of_before_goes_on_to_the_same_digits(name, place, single):
     bring(place, *fixture["needs"], *([] if fixture["fresh"] else [folder.as_posix()]))
     before = stamps(folder)
     assert main(fixture["argv"]) == 0
-    assert not list(differences(fixture["digits"], read_digits(folder), REL))
+    close = max(REL, 1e-4) if name.startswith(SHARED) else REL
+    assert not list(differences(fixture["digits"], read_digits(folder), close))
     after = stamps(folder)
     kept = {file for file in before if file.suffix == ".png" or not fixture["begun"]}
     assert {file: after[file] for file in kept} == {file: before[file] for file in kept}  # nothing is drawn or trained again

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tilting.errors import TiltingError, nearest
 from tilting.features.checkpoints import Frozen, pixels_in, pretrained
 from tilting.features.images import check_images
+from tilting.features.once import asked_once
 
 
 class ImageClassifier(Frozen):
@@ -57,6 +58,7 @@ class ImageClassifier(Frozen):
                 return k
         raise TiltingError(f"the classifier {self.folder!r} has no label {text!r}{nearest(text, self.labels)}")
 
+    @asked_once
     def forward(self, images: Tensor) -> Tensor:
         """images (b, 3, h, w) float in [0, 1], b at least 1 -> (b, labels) log-probabilities, in nats.
 

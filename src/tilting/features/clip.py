@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tilting.errors import TiltingError
 from tilting.features.checkpoints import Frozen, pixels_in, pretrained, tokenizer_of
 from tilting.features.images import check_images
+from tilting.features.once import asked_once
 from tilting.features.pixels import Pixels, distances
 from tilting.features.tokens import warn_of_cuts
 from tilting.foreign import read_json, read_tensors
@@ -83,6 +84,7 @@ class ClipEmbedder(Frozen):
         """
         return self.pixels(images)
 
+    @asked_once
     def image(self, images: Tensor) -> Tensor:
         """Embed images, with gradients where the caller has them on.
 

@@ -23,6 +23,7 @@ from tilting.errors import TiltingError, nearest
 from tilting.features.classifier import HeadedClassifier
 from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
+from tilting.features.once import asked_once, loaded
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, read_config, read_schema
 from tilting.foreign import read_tensors
@@ -93,7 +94,7 @@ class EmbeddingMlp(nn.Module):
             raise TiltingError(f"there is no activation {activation!r}{nearest(activation, ('none', 'relu'))}")
         self.config: dict[str, Any] = {"name": "mlp", "embedder": embedder, "hidden": list(hidden)}
         self.config |= {"dropout": list(dropout), "activation": activation}
-        self.embedder = ClipEmbedder(POCKET_CLIP if embedder is None else embedder)
+        self.embedder = loaded(ClipEmbedder, POCKET_CLIP if embedder is None else embedder)
         layers: list[nn.Module] = []
         for (a, b), rate in zip(pairwise((self.embedder.dim, *hidden)), dropout, strict=True):
             layers += [nn.Linear(a, b), nn.ReLU() if activation == "relu" else nn.Identity(), nn.Dropout(rate)]
@@ -143,6 +144,7 @@ class FittedClassifier(nn.Module):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.schema.told})"
 
+    @asked_once
     def forward(self, images: Tensor) -> Tensor:
         """(b, schema.outputs) before any temperature; images (b, 3, h, w) float in [0, 1]."""
         check_images(images)

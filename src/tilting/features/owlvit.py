@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tilting.features.checkpoints import Frozen, pixels_in, pretrained, tokenizer_of
 from tilting.features.images import check_images
+from tilting.features.once import asked_once
 
 LENGTH = 16
 """Tokens of a query."""
@@ -64,6 +65,12 @@ class Detector(Frozen):
             self._texts = {queries: vectors / vectors.norm(dim=-1, keepdim=True)}
         return self._texts[queries].to(self.pixels.mean)
 
+    @asked_once
+    def grid(self, images: Tensor) -> Tensor:
+        """The embeddings (b, rows, columns, dim) of the patches of images."""
+        self.follow(images)
+        return self.model.image_embedder(self.pixels(images))[0]
+
     def forward(self, images: Tensor, queries: tuple[str, ...]) -> Seen:
         """Look for the queries, with gradients where the caller has them on.
 
@@ -75,8 +82,7 @@ class Detector(Frozen):
             TiltingError: what `check_images` refuses.
         """
         check_images(images)
-        self.follow(images)
-        grid, _ = self.model.image_embedder(self.pixels(images))
+        grid = self.grid(images)
         patches = grid.flatten(1, 2)
         texts = self.text(queries).expand(len(images), -1, -1)
         return Seen(self.model.class_predictor(patches, texts)[0], self.model.box_predictor(patches, grid))

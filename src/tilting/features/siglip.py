@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tilting.features.checkpoints import Frozen, pixels_in, pretrained
 from tilting.features.images import check_images
+from tilting.features.once import asked_once
 
 
 class SiglipEmbedder(Frozen):
@@ -32,6 +33,7 @@ class SiglipEmbedder(Frozen):
         self.dim: int = self.model.config.hidden_size
         self.freeze()
 
+    @asked_once
     def image(self, images: Tensor) -> Tensor:
         """images (b, 3, h, w) float in [0, 1], b at least 1 -> (b, dim), L2-normalised; the pooled output of the encoder's
         attention head. Raises TiltingError as `check_images` does."""

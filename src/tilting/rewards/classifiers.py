@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
 from tilting.features.digest import weights_in
+from tilting.features.once import loaded
 from tilting.features.schema import FILE, Schema, read_config, read_schema
 from tilting.lazy import torch
 from tilting.rewards.check import Scorer
@@ -101,7 +102,7 @@ def likelihood(asked: str) -> Likelihood:
     from tilting.features.fitted import load_classifier
 
     folder, schema, value = read_likelihood(asked)
-    return Likelihood(load_classifier(folder), schema.target(value), f"likelihood:{asked}")
+    return Likelihood(loaded(load_classifier, folder), schema.target(value), f"likelihood:{asked}")
 
 
 @dataclass(frozen=True)
@@ -154,5 +155,5 @@ def classify(where: str | Path, label: str | int | None = None) -> Classify:
     if label is None:
         where, label = read_classifier(str(where))
     path = Path(where).expanduser()
-    classifier = ImageClassifier(path if path.is_dir() else str(where))
+    classifier = loaded(ImageClassifier, path if path.is_dir() else str(where))
     return Classify(classifier, classifier.index(label), name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError, nearest
+from tilting.features.once import loaded
 from tilting.features.packaged import POCKET_CLIP
 from tilting.lazy import torch
 from tilting.models.words import load_words, read_prompt
@@ -63,7 +64,7 @@ def clip(folder: str | Path | None = None) -> Clip:
     """
     from tilting.features.clip import ClipEmbedder
 
-    return Clip(ClipEmbedder(POCKET_CLIP if folder is None else folder), "clip" if folder is None else f"clip:{folder}")
+    return Clip(loaded(ClipEmbedder, POCKET_CLIP if folder is None else folder), "clip" if folder is None else f"clip:{folder}")
 
 
 @dataclass(frozen=True)
@@ -130,4 +131,4 @@ def style(name: str | None = None, folder: str | Path | None = None) -> Style:
     head = StyleHead(where)
     if name is not None:
         check_style(name, head.styles)
-    return Style(ClipEmbedder(where), head, name, "style" if name is None else f"style:{name}")
+    return Style(loaded(ClipEmbedder, where), head, name, "style" if name is None else f"style:{name}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+from tilting.features.once import loaded
 from tilting.features.sources import Source, explained, find_folder
 from tilting.rewards.check import Scorer
 from tilting.rewards.declaration import REWARDS, Argument
@@ -115,5 +116,5 @@ def detect(
         raise TiltingError(f"the threshold of 'detect' must be in [0, 1), not {threshold}")
     source = find_folder(WEIGHTS, folder)
     with explained(WEIGHTS, source):
-        detector = Detector(source)
+        detector = loaded(Detector, source)
     return Detect(detector, asked, score, area, threshold, f"detect:{text}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilting.errors import TiltingError
+from tilting.features.once import loaded
 from tilting.features.packaged import POCKET_CLIP
 from tilting.features.picture import read_image
 from tilting.rewards.check import Scorer
@@ -95,7 +96,7 @@ def gram(reference: str) -> Gram:
 
     picture, weights = gram_files(reference)
     image = read_image(picture)[None]
-    extractor = clip.ClipEmbedder(POCKET_CLIP) if weights is None else vgg.load_vgg16(weights)
+    extractor = loaded(clip.ClipEmbedder, POCKET_CLIP) if weights is None else vgg.load_vgg16(weights)
     return Gram(gram.GramStyle(extractor, image), f"gram:{reference}")
 
 
@@ -143,5 +144,5 @@ def diversity(weights: str | None = None) -> Diversity:
     from tilting.features import clip, lpips
 
     if weights is None:
-        return Diversity(clip.ClipEmbedder(POCKET_CLIP))
+        return Diversity(loaded(clip.ClipEmbedder, POCKET_CLIP))
     return Diversity(lpips.load_lpips(*diversity_files(weights)), f"diversity:{weights}")

@@ -50,6 +50,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError, nearest
+from tilting.features.once import loaded
 from tilting.features.sources import Source, explained, find_file, find_folder
 from tilting.rewards.check import Scorer
 from tilting.rewards.clip_scores import Clip
@@ -172,7 +173,7 @@ def aesthetic(place: str | Path | None = None, clip: str | Path | None = None) -
     head = linear_head.read_head(checkpoints.read_state(path, "aesthetic"), path, "aesthetic")
     folder = find_folder(VIT_L, clip, beside=path.parent)
     with explained(VIT_L, folder):
-        embedder = ClipEmbedder(folder)
+        embedder = loaded(ClipEmbedder, folder)
     if embedder.dim != head.width:
         raise TiltingError(f"the CLIP {str(folder)!r} has embeddings of {embedder.dim}, 'aesthetic' needs {head.width}")
     return Aesthetic(embedder, head, named("aesthetic", place))
@@ -205,7 +206,7 @@ def aesthetic_v2_5(place: str | Path | None = None, encoder: str | Path | None =
     head = linear_head.read_head(state, path, "aesthetic-v2-5", "scoring_head.", linear_head.EVEN)
     folder = find_folder(SIGLIP, encoder, beside=path.parent)
     with explained(SIGLIP, folder):
-        embedder = siglip.SiglipEmbedder(folder)
+        embedder = loaded(siglip.SiglipEmbedder, folder)
     if embedder.dim != head.width:
         told = f"{embedder.dim}, 'aesthetic-v2-5' needs {head.width}"
         raise TiltingError(f"the SigLIP {str(folder)!r} has embeddings of {told}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilting.errors import TiltingError
+from tilting.features.once import once
 from tilting.features.sources import identity
 from tilting.own import functions_in
 from tilting.rewards.declaration import REWARDS as REWARDS
@@ -192,7 +193,8 @@ def build(specs: Sequence[Spec]) -> Reward:
     if not specs:
         raise TiltingError("no reward is given; write NAME[:ARGUMENT][=WEIGHT], such as clip")
     ran: Ran = {}
-    rewards = [build_one(spec, ran) for spec in specs]
+    with once():  # a network that several stand on is loaded once
+        rewards = [build_one(spec, ran) for spec in specs]
     if len(specs) == 1 and specs[0].weight == 1 and rewards[0].name == specs[0].text:
         return rewards[0]
     return combine(zip(rewards, (s.weight for s in specs), strict=True), keys=(s.text for s in specs))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tilting.errors import TiltingError
+from tilting.features.once import once
 from tilting.lazy import torch
 from tilting.rewards.check import checked, precise, waits
 
@@ -133,8 +134,10 @@ class Combined:
         return any(waits(reward) for reward, _ in self.parts)
 
     def each(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
-        """The raw (unweighted, unscaled) values (b,) of every part by key, each `checked`: a RewardError names its part."""
-        return {key: checked(r, images, prompts, self.frames) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
+        """The raw (unweighted, unscaled) values (b,) of every part by key, each `checked`: a RewardError names its part.
+        A network that several stand on is asked once."""
+        with once():
+            return {key: checked(r, images, prompts, self.frames) for key, (r, _) in zip(self.keys, self.parts, strict=True)}
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum (b,) of what `each` gave, in float32 at least, for those who need both and pay once."""

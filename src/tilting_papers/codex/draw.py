@@ -1,7 +1,9 @@
-"""Draws the missing rows of a table, as runs of `tilting generate`, with an estimate of the time left."""
+"""Draws the missing rows of a table, as runs of `tilting generate`, with an estimate of the time left. A row whose part is kept
+(`tilting_papers.parts`) needs no pictures; those of base and of the reference of distances are drawn for the others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -13,11 +15,19 @@ from tilting.cost import Cost, cost
 from tilting.errors import TiltingError
 from tilting.generation import run as generating
 from tilting.generation.folder import Folder
+from tilting_papers import parts
 from tilting_papers.cache import PartsCache
 from tilting_papers.codex.table import Row, Size, Table, shrink
 from tilting_papers.recipe import Run
 
+DISTANCES, UNBIASED = ("fid", "cmmd"), "cmmd_unbiased"
+OF_PICTURES = ("tclip", "igram_clip", *DISTANCES, UNBIASED)
+"""What `tilting.evaluation` measures of a run's pictures, as far as tables have it."""
+MEASURED = {**parts.DRAWN, "measured": dict.fromkeys(OF_PICTURES, dict | None)}
+"""The numbers of a run whose pictures were measured."""
 REFERENCE, SOURCES = "reference", "references"
+ALWAYS = (REFERENCE, "base")
+"""Rows whose pictures every shard needs."""
 SECONDS = 0.008
 """Seconds of an evaluation under CFG on an idle core; used for shards and estimates of time only."""
 VALUE_SECONDS = 2.0
@@ -32,8 +42,10 @@ class DrawnTable:
         runs: the folders of each row, in the table's order: one, or one for each reference picture.
         reference: folder of the base run with another seed.
         sources: the reference pictures; may be empty.
-        manifests: manifests by folder.
+        manifests: manifests by folder, or the parts that stand for them.
         about: shared settings for table.json: model, prompts, images, steps, eta, cfg.
+        requests: the requests of the rows by folder.
+        kept: folders that only a part stands for.
     """
 
     runs: dict[str, list[Path]]
@@ -41,6 +53,8 @@ class DrawnTable:
     sources: list[Path]
     manifests: dict[Path, dict[str, Any]]
     about: dict[str, Any]
+    requests: dict[Path, GenerateConfig]
+    kept: frozenset[Path]
 
     def folder(self, name: str, k: int) -> Path:
         """The folder of a row's run from reference picture k, or of its only run."""
@@ -142,29 +156,49 @@ def draw_rows(table: Table, run: Run) -> DrawnTable:
         run.say(f"reference pictures: {len(source.prompts)}")
         folder = draw(source)
         pictures = [folder / record["file"] for record in manifests[folder]["images"]]
+    drawn = set(manifests)
     rows, reference = {row.name: asked.row(row, pictures) for row in asked.rows}, asked.reference()
     todo = [(REFERENCE, reference, _units(reference))]
     todo += [(row.name, config, _units(config)) for row in asked.rows for config in rows[row.name]]
     for name, config, _ in todo:
-        if not (folder := Folder(config, run.argv)).complete:
+        folder = Folder(config, run.argv)
+        part = None if folder.complete or name in ALWAYS else read_part(run, config)
+        if part is not None:
+            manifests[folder.path] = part
+        elif not folder.complete:
             try:
                 generating.plan_missing(folder, cache.parts(config))
             except TiltingError as error:
                 raise named(f"row {name}", error) from None
+    kept = frozenset(set(manifests) - drawn)
     mine = run.share({str(config.out): price * SECONDS / 60 for _, config, price in todo})
-    complete = [Folder(config, run.argv).complete for _, config, _ in todo]
-    mine += [str(config.out) for name, config, _ in todo if name in (REFERENCE, "base")]  # needed in every shard
-    kept = [(*one, done) for one, done in zip(todo, complete, strict=True) if done or str(one[1].out) in mine]
+    complete = [Path(config.out or "") in kept or Folder(config, run.argv).complete for _, config, _ in todo]
+    mine += [str(config.out) for name, config, _ in todo if name in ALWAYS]
+    here = [(*one, done) for one, done in zip(todo, complete, strict=True) if done or str(one[1].out) in mine]
     units = seconds = 0.0
-    for i, (name, config, price, done) in enumerate(kept):
-        left = sum(price for _, _, price, done in kept[i:] if not done)
-        run.say(f"row {i + 1} of {len(kept)}: {name}" + (" (drawn before)" if done else _left(left, units, seconds)))
-        units, seconds = units + price, seconds + manifests[draw(config)]["summary"]["seconds"]
+    for i, (name, config, price, done) in enumerate(here):
+        left = sum(price for _, _, price, done in here[i:] if not done)
+        run.say(f"row {i + 1} of {len(here)}: {name}" + (" (drawn before)" if done else _left(left, units, seconds)))
+        folder = Path(config.out or "")
+        folder = folder if folder in kept else draw(config)
+        units, seconds = units + price, seconds + manifests[folder]["summary"]["seconds"]
     there = {name: [Path(config.out or "") for config in configs] for name, configs in rows.items()}
     runs = {name: folders for name, folders in there.items() if set(folders) <= set(manifests)}
+    requests = {Path(config.out or ""): config for configs in rows.values() for config in configs}
     about = {"model": reference.model, "prompts": list(asked.prompts), "images": asked.size.images, "steps": asked.size.steps}
     about |= {"eta": reference.eta, "cfg": reference.cfg, "references": [str(p.relative_to(run.out)) for p in pictures]}
-    return DrawnTable(runs, Path(reference.out or ""), pictures, manifests, about)
+    return DrawnTable(runs, Path(reference.out or ""), pictures, manifests, about, requests, kept)
+
+
+def read_part(run: Run, config: GenerateConfig) -> dict[str, Any] | None:
+    """The part of a row that starts from noise, if it is kept. Raises TiltingError, as `parts.read`."""
+    return None if config.image else parts.read(run.out, Path(config.out or "").name, Folder(config, run.argv), MEASURED)
+
+
+def keep_part(run: Run, config: GenerateConfig, manifest: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    """Write the part of a drawn row, with what was measured of its pictures (`OF_PICTURES`)."""
+    numbers = {**{key: manifest[key] for key in parts.DRAWN}, "measured": measured}
+    parts.keep(run.out, Path(config.out or "").name, Folder(config, run.argv), numbers)
 
 
 def _left(units: float, done: float, seconds: float) -> str:

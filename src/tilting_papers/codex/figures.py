@@ -21,7 +21,10 @@ MOST_SHOWN = 12
 
 def write_figures(table: Table, report: Mapping[str, Any], drawn: DrawnTable, out: Path) -> list[str]:
     """Write them and return their names."""
-    comparison_grid([(name, folders[0]) for name, folders in drawn.runs.items()][:MOST_SHOWN], out / "grid.png")
+    comparison_grid(
+        [(name, folders[0]) for name, folders in drawn.runs.items() if folders[0] not in drawn.kept][:MOST_SHOWN],
+        out / "grid.png",
+    )
     chart = {"rows": _rows, "pareto": _pareto, "strength": _strength, "sweep": _sweep}[table.figure]
     return [chart(report, out / f"{table.figure}.png"), "grid.png"]
 

@@ -16,7 +16,7 @@ from tilting.disk import remove
 from tilting.evaluation.run import FILES, evaluate
 from tilting.features.picture import read_image
 from tilting.rewards.spec import split_weight
-from tilting_papers.codex.draw import DrawnTable, draw_rows
+from tilting_papers.codex.draw import ALWAYS, DISTANCES, OF_PICTURES, UNBIASED, DrawnTable, draw_rows, keep_part
 from tilting_papers.codex.figures import write_figures
 from tilting_papers.codex.strengths import settings
 from tilting_papers.codex.table import Claim, Row, Table
@@ -24,7 +24,6 @@ from tilting_papers.numbers import Values, estimated, image_values, interval, me
 from tilting_papers.published import published_row
 from tilting_papers.recipe import Report, Run
 
-DISTANCES, UNBIASED = ("fid", "cmmd"), "cmmd_unbiased"
 Measured = dict[str, dict[str, Values]]
 """Values per image by row, then by reward spec without weight or "judge"."""
 
@@ -47,7 +46,8 @@ def measure(run: Run) -> Report:
     floor, rows = judged[0]["floor"], {row.name: row for row in table.rows}
     report["floor"] = {key: floor[key]["pooled"] for key in (*DISTANCES, UNBIASED)} | {"how": floor["how"]} if floor else None
     report["extractors"] = judged[0]["extractors"]
-    report["rows"] = [_row(table, rows[name], drawn, run.out, judged, values) for name in drawn.runs]
+    measured = _measured(drawn, judged, run)
+    report["rows"] = [_row(table, rows[name], drawn, run.out, measured, values) for name in drawn.runs]
     report["claims"] = [claim_of(claim, specs[0], report["rows"], values) for claim in table.claims]
     report["facts"] = table.facts(report)
     report["figures"] = write_figures(table, report, drawn, run.out)
@@ -72,7 +72,7 @@ def evaluations(table: Table, drawn: DrawnTable, run: Run) -> list[dict[str, Any
     for k, picture in enumerate(drawn.sources or [None]):
         folder = run.out / ("evaluation" if len(drawn.sources) < 2 else f"evaluation-{k}")
         remove(folder, FILES)  # an earlier evaluation
-        runs = dict.fromkeys(str(drawn.folder(name, k)) for name in drawn.runs)
+        runs = dict.fromkeys(str(one) for name in drawn.runs if (one := drawn.folder(name, k)) not in drawn.kept)
         image = None if picture is None else str(picture)
         config = EvaluateConfig(tuple(runs), out=str(folder), reference=str(drawn.reference), reference_image=image)
         metrics.append(evaluate(config, ["tilting", "recipe", table.name], quiet=run.quiet))
@@ -86,6 +86,23 @@ def distance_to(picture: Path, folder: Path, manifest: Mapping[str, Any]) -> flo
     return mean([(read_image(file) - target).square().mean().sqrt().item() for file in files])
 
 
+def _measured(drawn: DrawnTable, judged: Sequence[Mapping[str, Any]], run: Run) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """What was measured of the pictures of a row from reference picture k, now or in its part; those of tables without them
+    write their parts."""
+    found: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for k, metrics in enumerate(judged):
+        by_name = {one["name"]: one for one in metrics["runs"]}
+        for name in drawn.runs:
+            folder = drawn.folder(name, k)
+            if folder in drawn.kept:
+                found[name, k] = drawn.manifests[folder]["measured"]
+            else:
+                found[name, k] = {key: by_name[folder.name].get(key) for key in OF_PICTURES}
+                if not drawn.sources and name not in ALWAYS:
+                    keep_part(run, drawn.requests[folder], drawn.manifests[folder], found[name, k])
+    return found
+
+
 def _mean_of(measured: Sequence[Any], *keys: str) -> float | None:
     """The mean over evaluations of the value under these nested keys; None if no evaluation has it."""
     values = list(measured)
@@ -96,13 +113,13 @@ def _mean_of(measured: Sequence[Any], *keys: str) -> float | None:
 
 
 def _row(
-    table: Table, row: Row, drawn: DrawnTable, out: Path, judged: Sequence[Mapping[str, Any]], values: Measured
+    table: Table, row: Row, drawn: DrawnTable, out: Path, found: Mapping[tuple[str, int], Mapping[str, Any]], values: Measured
 ) -> dict[str, Any]:
     """A line of the table."""
     folders, mine = drawn.runs[row.name], values[row.name]
     manifests = [drawn.manifests[folder] for folder in folders]
     config, count = manifests[0]["config"], sum(len(m["images"]) for m in manifests)
-    measured = [next(r for r in m["runs"] if r["name"] == drawn.folder(row.name, k).name) for k, m in enumerate(judged)]
+    measured = [one for (name, _), one in found.items() if name == row.name]
     others = [other for other in table.against if other in values and other != row.name]
     started = list(zip(drawn.sources, folders, manifests, strict=True)) if row.strength is not None else []
     line = {"name": row.name, "method": row.method, "reward": config["reward"], "particles": config["particles"]}
