@@ -330,6 +330,7 @@ def test_a_classifier_without_gradient_is_climbed_by_ppo(here, folder, small, ca
         (["--gamma", "0"], "gamma must be above 0"),
         (["--eta", "0"], "eta must be above 0"),
         (["--steps", "1"], "steps must be at least 2"),
+        (["--warmup", "90"], "warmup 90 would not end in"),
         (["--planner=ppo"], "truncation says where --planner backprop has a gradient"),
         (["--accumulate", "3"], "batch-size 4 does not divide into 3"),
         (["--classifier", "f.py:unnamed"], "needs an attribute classes"),

@@ -187,6 +187,7 @@ def test_alpha_scales_what_is_added_and_the_file_says_so_to_every_reader(here):
     [
         (("--ema", "1"), "ema must be below 1"),
         (("--warmup", "-1"), "warmup must be at least 0"),
+        (("--warmup", "90"), "warmup 90 would not end in"),
         (("--lora-alpha", "0"), "lora-alpha must be above 0"),
         (("--keep-every", "-1"), "keep-every must be at least 0"),
         (("--schedule", "cosin"), "did you mean 'cosine'"),

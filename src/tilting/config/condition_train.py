@@ -191,6 +191,7 @@ class TrainConfig(TrainingConfig):
                 raise TiltingError("kl-target is of the whole path: use --planner backprop and --truncation all with it")
             if not self.kl:
                 raise TiltingError("kl-target is reached by γ beside a KL, and kl 0 has none: leave --kl out")
+        self.check_warmup()
         self.check_batch(count)
 
     def check_batch(self, count: int) -> None:

@@ -192,6 +192,7 @@ class FinetuneConfig(Switches, TrainingConfig):
             raise TiltingError(
                 "what is trained, and what its gradient goes through, cannot wait in main memory: use --offload text"
             )
+        self.check_warmup()
         self.check_batch(objective, count)
         parts = self.accumulate if objective.splits else 1
         if self.diversity is not None and self.batch_size // count // parts * count < 2:

@@ -51,6 +51,11 @@ class TrainingConfig(BaseConfig):
     schedule: Literal["constant", "cosine", "linear", "sqrt"]
     warmup: int
 
+    def check_warmup(self) -> None:
+        """Refuse a warmup that the run ends in. Raises TiltingError."""
+        if self.warmup > self.train_steps:
+            raise TiltingError(f"warmup {self.warmup} would not end in {self.train_steps} train-steps: use that many or fewer")
+
 
 def once(name: str, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Drop repetitions."""
