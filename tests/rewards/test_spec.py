@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tilting.config.finetune import FinetuneConfig
+from tilting.config.generate import GenerateConfig
 from tilting.config.variants import parse_variants
 from tilting.errors import RewardError, TiltingError
 from tilting.features.packaged import POCKET_CLIP
@@ -113,6 +114,14 @@ def test_refuses_in_one_sentence(text, says):
     with pytest.raises(TiltingError) as caught:
         parse_spec(text)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reward", [("clip=0",), ("clip=0.0", "style:noto=-0")])
+def test_rewards_that_all_weigh_nothing_are_refused(reward):
+    for config, more in ((FinetuneConfig, {"prompts": ("a fox",)}), (GenerateConfig, {"prompts": ("a fox",), "method": "bon"})):
+        with pytest.raises(TiltingError, match="asks for nothing: give one of them a weight that is not 0"):
+            config.checked({**more, "reward": reward})
+        config.checked({**more, "reward": (*reward, "jpeg=0.1")})  # what weighs nothing is told beside it
 
 
 @pytest.fixture

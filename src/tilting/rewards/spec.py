@@ -166,8 +166,12 @@ def parse_specs(texts: Iterable[str]) -> list[Spec]:
 
 
 def check_rewards(option: str, texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The specs of an option, which can be built here. Raises TiltingError: as `parse_specs`, or an extra is not installed."""
-    for spec in parse_specs(texts):
+    """The specs of an option, which can be built here. Raises TiltingError: as `parse_specs`, none has a weight but
+    0, or an extra is not installed."""
+    specs = parse_specs(texts)
+    if specs and not any(spec.weight for spec in specs):
+        raise TiltingError(f"{option} {', '.join(texts)} asks for nothing: give one of them a weight that is not 0")
+    for spec in specs:
         if spec.entry:
             installed(spec.entry)
     return texts
