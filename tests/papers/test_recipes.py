@@ -85,7 +85,8 @@ def test_rows_hold_what_their_run_folders_hold(made, name):
             bounds = [np.mean(apart) - half, np.mean(apart) + half]
             assert [gain[spec]["low"], gain[spec]["high"]] == pytest.approx(bounds, abs=1e-9)
     assert report["floor"]["fid"] == rows["base"]["fid"] and report["floor"]["cmmd"] == rows["base"]["cmmd"]
-    assert {f.name for f in folder.iterdir()} == {"table.md", "table.json", "runs", "evaluation", *report["figures"]}
+    parts = set() if report["references"] else {"parts"}
+    assert {f.name for f in folder.iterdir()} == {"table.md", "table.json", "runs", "evaluation", *parts, *report["figures"]}
 
 
 def test_claims_are_paired_differences_of_the_rewards(made):
