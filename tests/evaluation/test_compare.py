@@ -151,6 +151,11 @@ def test_the_page_holds_all_pictures_in_order_and_fetches_nothing(made):
     for word in re.findall('href="#([a-z0-9-]+)"', text):
         assert text.count(f'id="{word}"') == 1, word
     assert "b" not in page.tags[: page.tags.index("figure")]  # the prompt's <b> is text
+    top = text.partition("<h2>Pictures</h2>")[0].partition("<h1>")[2]
+    for row in metrics["methods"]:  # what it comes to, before the pictures
+        assert (row["verdict"] is not None) == (f"{row['method']} <span" in top)
+    assert top.count('class="pill') == sum(row["verdict"] is not None for row in metrics["methods"]) > 0
+    assert text.count('class="scroll"') == text.count('class="scroll" tabindex="0" role="region" aria-label="') == 2
     cells = [(e, m) for e in metrics["images"] for m in METHODS]
     assert len(page.images) == len(cells)
     for shown, (entry, method) in zip(page.images, cells, strict=True):

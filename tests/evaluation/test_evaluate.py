@@ -327,6 +327,8 @@ def test_the_report_is_whole_and_fetches_nothing(judged):
     assert parsed.text.count("too few") >= 3 * (4 + 1) + 1  # FID of each prompt too
     assert "CMMD, mean of prompts" in parsed.text and "KL to base" not in page.partition("<dl")[0]
     assert kinds.count("svg") >= 10 and "prefers-color-scheme: dark" in page
+    assert page.count('class="scroll"') == page.count('class="scroll" tabindex="0" role="region" aria-label="') >= 3
+    assert all(name not in parsed.text for name in metrics["extractors"] if "_" in name)  # titles, not keys
     whiskers = [a for tag, a in parsed.tags if tag == "path" and a.get("class") == "whisker"]
     assert len(whiskers) >= 3 * 4 * 4  # of the rewards, judge and T-CLIP of every run
 

@@ -184,6 +184,28 @@ def test_a_judge_of_pairs_is_asked_by_pref_grpo(pocket):
     row = next(make_trainer(pocket, "a fox", reward, "pref-grpo", batch_size=4, **SMALL).steps(1)).numbers
     assert Pairs.asked == [(12, tuple(pocket.image_shape), {"a fox"})] and row["gradient_norm"] > 0
     assert row["reward_calls"] == 4 + 12
+    term = {"diversity": "euclid=0.5"}  # one reward, but not all that is asked for
+    row = next(make_trainer(pocket, "a fox", reward, "pref-grpo", batch_size=4, **SMALL, **term).steps(1)).numbers
+    assert len(Pairs.asked) == 1 and row["reward_calls"] == 4 and row["gradient_norm"] > 0
+
+
+def test_pref_grpo_hears_a_diversity_beside_a_judge_of_pairs(pocket):
+    """A judge that says tie of every pair gives no advantage; a diversity beside it does."""
+
+    class Ties(Bright):
+        name, differentiable = "ties", False
+
+        def __call__(self, images, prompts):
+            return torch.full((len(images),), 0.5)
+
+        def prefers(self, a, b, prompts):
+            return torch.full((len(a),), 0.5)
+
+    alone, beside = (
+        next(make_trainer(pocket, "a fox", Ties(), "pref-grpo", batch_size=4, **SMALL, **more).steps(1)).numbers
+        for more in ({}, {"diversity": "euclid=1"})
+    )
+    assert alone["gradient_norm"] == 0 < beside["gradient_norm"]
 
 
 @pytest.mark.parametrize("sde", ["cps", "euler"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tilting.evaluation.measure import brief_metrics, heads, metrics_of, says
-from tilting.metrics import Metric
+from tilting.metrics import METRICS, Metric
 from tilting.reports.charts import Bar, bars, matrix, number, scatter
 from tilting.reports.grid import read
 from tilting.reports.pages import colours, fill, inlined
@@ -185,6 +185,7 @@ def render(metrics: Mapping[str, Any], folders: Mapping[str, Path]) -> str:
         colour=colour,
         charts=_charts(metrics, colour),
         labels=_labels(runs),
+        titles={metric.name: metric.title for metric in METRICS.values()},
         measures=[(metric.name, metric.title) for metric in _measures(runs)],
         rewards=rewards_of(runs),
         distances=[(metric.name, metric.title) for metric in metrics_of("sets")],

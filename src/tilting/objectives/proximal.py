@@ -211,8 +211,9 @@ class PrefGrpo(PolicyGradient):
         A_k = clip((w_k - mean_K w) / std_K w, ± 5)
         the rest as in GRPO
 
-    A reward that compares pictures is asked of every ordered pair, K (K - 1) times a prompt; of another its values are
-    compared. Small differences of near-equal images are not blown up by their own spread, which is what a plain advantage does.
+    A reward that compares pictures is asked of every ordered pair, K (K - 1) times a prompt; of another, and of a sum of
+    rewards or of a reward and a diversity, the values are compared. Small differences of near-equal images are not blown up
+    by their own spread, which is what a plain advantage does.
     """
 
     name, paper = "pref-grpo", "Wang et al. 2025, arXiv 2508.20751"

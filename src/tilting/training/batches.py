@@ -262,11 +262,13 @@ class Batches:
         return torch.stack([value.to(images.device) for value in values], 1)
 
     def _prefers(self, prompts: list[str]) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-        """The reward's own comparison of pictures, where it has one: ``prefers(images a, images b, prompts) -> (m,)``."""
-        if self.reward is None:
+        """The reward's own comparison of pictures, ``prefers(images a, images b, prompts) -> (m,)``, where it has one and
+        nothing else is asked for: a sum, and so a reward with a diversity, is compared by its values."""
+        if self.reward is None or self._shares:
             return None
         total = as_sum(self.reward)
-        compare = getattr(total.parts[0][0], "prefers", None) if len(total.parts) == 1 and total.parts[0][1] > 0 else None
+        reward, weight = total.parts[0]
+        compare = getattr(reward, "prefers", None) if weight > 0 else None
         if compare is None:
             return None
         decode = self._decoder(prompts)
