@@ -1,6 +1,7 @@
 """A network that several parts of a sum stand on is loaded once and asked once, with the values and gradients of each apart."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tilting.features.schema import Schema
 from tilting.rewards import build, combine, detect
 from tilting.rewards.spec import parse_specs
 
+TRIO = ("style:noto", "style:twemoji=-0.5", "clip=3")
 PROMPTS = ["a cat", "a red fox", "an owl"]
 
 
@@ -78,6 +80,23 @@ def test_parts_on_one_network_ask_it_once(specs, at):
     torch.testing.assert_close(slope, sum(one for _, one, _ in each), atol=1e-5, rtol=1e-4)
     again = slopes(together, pictures(1))[0]
     torch.testing.assert_close(again, sum(slopes(one, pictures(1))[0] for one in apart), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frames", ["all", "middle", "2"])
+def test_frames_of_videos_are_looked_at_once(frames):
+    videos = torch.rand(3, 4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    together, apart = (
+        [replace(combine(group), frames=frames) for group in groups]
+        for groups in ([build(parse_specs(TRIO)).parts], [[part] for part in build(parse_specs(TRIO)).parts])
+    )
+    paid, found = [], []
+    for sums in (together, apart):
+        with convolutions() as calls:
+            found.append([slopes(one, videos) for one in sums])
+        paid.append(len(calls))
+    assert paid[1] == 3 * paid[0] > 0
+    for got, each in zip(zip(*found[0], strict=True), zip(*found[1], strict=True), strict=True):
+        torch.testing.assert_close(got[0], sum(each), atol=1e-5, rtol=1e-4)
 
 
 def test_queries_of_one_detector_look_once(at):

@@ -42,7 +42,7 @@ def loaded(load: Callable[[Any], Any], source: Any) -> Any:
 
 
 def asked_once(ask: Ask) -> Ask:
-    """A method of a frozen network, from images (b, 3, h, w) to what it says of them."""
+    """A method of a frozen network, from images (b, 3, h, w) to what it says of them; or a function of two such things."""
 
     @wraps(ask)
     def asked(network: Any, images: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilting.errors import RewardError, TiltingError, outlived
 from tilting.features.images import check_images
+from tilting.features.once import asked_once
 from tilting.features.video import evenly
 from tilting.lazy import torch
 
@@ -99,6 +100,13 @@ def chosen(frames: str, count: int) -> list[int]:
     return evenly(count, wanted) if wanted else [0]
 
 
+@asked_once
+def _frames(frames: str, videos: Tensor) -> tuple[Tensor, Tensor]:
+    """The frames of videos that are scored, (b, k, 3, h, w), and these as pictures, (b k, 3, h, w)."""
+    videos = videos if frames == "all" else videos[:, chosen(frames, videos.shape[1])]
+    return videos, videos.flatten(0, 1)
+
+
 def framewise(
     score: Callable[[Tensor, list[str]], Tensor], videos: Tensor, prompts: list[str], frames: str = "all", apart: bool = False
 ) -> Tensor:
@@ -109,12 +117,12 @@ def framewise(
         frames: which, see `chosen`.
         apart: ask of one frame of all videos at a time: to a score that `compares`, a video's own frames are no other images.
     """
-    videos = videos if frames == "all" else videos[:, chosen(frames, videos.shape[1])]
+    videos, pictures = _frames(frames, videos)
     if apart:
         return torch.stack([score(one, prompts) for one in videos.unbind(1)]).mean(0)
     count = videos.shape[1]
     try:
-        each = score(videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(count)])
+        each = score(pictures, [prompt for prompt in prompts for _ in range(count)])
     except RewardError as error:
         raise RewardError(str(error), None if error.row is None else error.row // count) from error
     return each.unflatten(0, (-1, count)).mean(1)
