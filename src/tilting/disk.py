@@ -151,10 +151,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write contiguous CPU tensors as safetensors, the whole file or nothing. Raises TiltingError."""
+    """Write CPU tensors as safetensors, the whole file or nothing; those that share memory are written each by itself. Raises
+    TiltingError."""
     from safetensors.torch import save
 
-    held: dict[str, Any] = dict(tensors)
+    held: dict[str, Any] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        held[name] = tensor.clone() if place in memory else tensor.contiguous()
+        memory.add(place)
     write_atomically(path, save(held, metadata))
 
 

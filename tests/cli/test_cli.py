@@ -199,6 +199,23 @@ def test_yaml_the_command_line_wins_and_print_config_reads_back(capsys, tmp_path
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "a fox", "--method", "auto", "--budget", "100", "--reward", "clip"),
+        ("generate", "a fox", "--method", "auto", "--budget", "30s", "--reward", "clip", "--steps", "9", "--cfg", "3"),
+        ("recipe", "codex-table1", "--seeds", "1,2"),
+        ("recipe", "codex-table1", "--seed", "3", "--small"),
+    ],
+)
+def test_what_is_printed_is_read_back_where_options_exclude_each_other(words, capsys, tmp_path):
+    assert main([*words, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "again.yaml").write_text(printed)
+    assert main([words[0], "--config", str(tmp_path / "again.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
 def test_every_method_runs_with_defaults_at_six_steps(tmp_path, tiny):
     file = tmp_path / "r.py"
     file.write_text(REWARD + "bright.differentiable = True\n")

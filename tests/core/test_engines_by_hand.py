@@ -180,7 +180,7 @@ def test_pcnl_by_the_rule_of_metropolis_and_hastings(pictured, late):
                 mean = rho * z + math.sqrt(1 - rho**2) * math.sqrt(size) / 2 * u(z)[1]
                 then = mean + math.sqrt(1 - rho**2) * normal(w, n, k, "pcnl")[j]
                 ratio = log_pi(then) + log_q(z, then) - log_pi(z) - log_q(then, z)
-                taken = rng.uniform([w], n, k, "pcnl")[0, j].log().item() < ratio
+                taken = rng.uniform([w], n, k, "pcnl/accept")[0, j].log().item() < ratio
                 z, kept, refused = then if taken else z, kept + taken, refused + (not taken)
             x = around[row] + sigma * z
             assert torch.allclose(end.x[row, j], x, atol=1e-6)

@@ -7,6 +7,7 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,9 @@ from safetensors.torch import save_file
 
 from support.tiny_pipelines import controlnet, make, mask, picture
 from tilting.cli import main
+from tilting.config.evaluate import EvaluateConfig
 from tilting.config.picture import read_picture
+from tilting.evaluation.measure import joined, load_instruments
 from tilting.features.clip import ClipEmbedder
 from tilting.features.lpips import load_lpips
 from tilting.features.packaged import POCKET_CLIP
@@ -99,3 +102,21 @@ def test_each_prompt_has_its_own_input(folder, tmp_path, monkeypatch):
     assert [entry["input"] for entry in metrics["per_prompt"]] == ["picture.png", "other.png"]
     (folder / "moved.json").write_text(json.dumps({**said, "input": ["image=gone.png"], "metadata": []}))
     assert input_pictures(json.loads((folder / "moved.json").read_text())) == {}
+
+
+@pytest.mark.parametrize("of", ["a fox", "an owl"])
+def test_an_input_of_some_prompts_is_measured_whatever_the_batch(tmp_path, of):
+    """Pictures are looked at 32 at a time: a batch without an input has NaN of the same names, first or last."""
+    Image.fromarray(np.full((16, 16, 3), 90, dtype=np.uint8)).save(tmp_path / "input.png")
+    tools = load_instruments(EvaluateConfig((str(tmp_path),)), {of: tmp_path / "input.png"})
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = [tools.references(images, [prompt] * 2) for prompt in ("a fox", "an owl")]
+        both = tools.references(images, ["a fox", "an owl"])
+    whole = joined(alone)
+    assert set(whole) == set(both) == {"clip_reference"}
+    for i, prompt in enumerate(("a fox", "an owl")):
+        mine = both["clip_reference"][i]
+        assert mine.isfinite().all() == (prompt == of)
+        torch.testing.assert_close(whole["clip_reference"][2 * i], mine, equal_nan=True)
+    assert load_instruments(EvaluateConfig((str(tmp_path),)), {}).references(images, ["a fox"] * 2) == {}

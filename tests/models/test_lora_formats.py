@@ -268,6 +268,29 @@ def test_a_file_of_peft_draws_what_peft_draws(models, states, pipes, tmp_path):
     assert (ours(models("sd")) - want).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("into", ["diffusers", "peft"])
+def test_a_fused_weight_of_flux_is_written_as_the_three_that_it_is(tmp_path, into, dtype):
+    """kohya has q, k and v in one, whose down matrix the three then share: in a file it stands three times."""
+    torch.manual_seed(0)
+    name, wide = "lora_unet_double_blocks_0_img_attn", 3072
+    state = {f"{name}_{part}.lora_down.weight": torch.randn(2, wide) for part in ("qkv", "proj")}
+    state |= {f"{name}_qkv.lora_up.weight": torch.randn(3 * wide, 2), f"{name}_proj.lora_up.weight": torch.randn(wide, 2)}
+    state = {key: value.to(dtype) for key, value in state.items()}
+    save_file(
+        {**state, **{f"{name}_{part}.alpha": torch.tensor(2.0) for part in ("qkv", "proj")}}, tmp_path / "kohya.safetensors"
+    )
+    words = ["lora", "export", str(tmp_path / "kohya.safetensors"), "--format", into, "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    found = read_lora(tmp_path / "out")
+    for i, layer in enumerate(("to_q", "to_k", "to_v")):
+        down, up = (
+            found[f"transformer.transformer_blocks.0.attn.{layer}.lora.{side}.weight"].float() for side in ("down", "up")
+        )
+        assert torch.equal(down, state[f"{name}_qkv.lora_down.weight"].float())
+        assert torch.equal(up, state[f"{name}_qkv.lora_up.weight"].float()[i * wide : (i + 1) * wide])
+
+
 @pytest.mark.parametrize("part", OTHERS)
 def test_a_format_that_is_not_read_is_named(tmp_path, part, states):
     name = part if part.startswith("text_enc") else f"lora_unet_a.{part.strip('.')}"

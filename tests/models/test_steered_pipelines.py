@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -10,11 +11,17 @@ import torch
 import tilting as tl
 from support.loras import lora_off
 from support.tiny_pipelines import make
+from tilting.conditioning.guided import ClassifierGuided
 from tilting.declare import declared
 from tilting.errors import TiltingError
+from tilting.generation.finite import Watched
+from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
+from tilting.models.lora_stack import Windowed
 from tilting.models.pipeline import Pipeline
+from tilting.models.sampler_inputs import Guidance, SamplerInputs
 from tilting.objectives import OBJECTIVES
 from tilting.presets import METHODS
+from tilting.training.samples import _Within
 
 PROMPTS = ["a fox on a blue background", "an owl"]
 KINDS = ("sd15_controlnet", "sdxl_inpaint", "sd15_ip", "kontext", "qwen", "z_image", "sana", "dit")
@@ -124,6 +131,58 @@ def test_a_gradient_moves_only_what_a_mask_lets_move(name):
     assert moved[..., 4:].min() > 0 and (moved[..., :4].max() == 0) == (name == "sd15_inpaint4")
     guided = tl.generate(made, PROMPTS[:1], Red(), tl.presets.dps(strength=5.0), steps=3, seed=1, eta=0.0)
     assert guided.manifest["images"][0]["reward"] == pytest.approx(Red()(guided.images, PROMPTS[:1]).item(), abs=1e-6)
+
+
+class Flat(torch.nn.Module):
+    """A classifier of noisy latents that says the same of all."""
+
+    def log_prob(self, x, t, y):
+        return 0 * x.flatten(1).sum(1)
+
+
+WRAPPED = {
+    "a window of LoRAs": lambda model: Windowed(model, 3),
+    "classifier guidance": lambda model: ClassifierGuided(model, {"y": Flat()}, {"y": 0.0}),
+    "a look for what is not finite": Watched,
+    "a context of training": lambda model: _Within(model, nullcontext),
+    "learned inputs": lambda model: SamplerInputs().on(model),
+    "a learned scale": lambda model: SamplerInputs(Guidance([t.t for t in model.schedule.grid(3)[:-1]], [7.5] * 3)).on(model),
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+@pytest.mark.parametrize("name", ["sd15_inpaint4", "sd15_inpaint9"])
+def test_a_model_in_another_draws_what_it_draws(name, how):
+    """Also where the loop blends its picture in by the noise that each image began with."""
+    made, _ = model(name)
+    asked = {"steps": 3, "eta": 0.0, "seed": 1, "cfg": 7.5, "progress": False}
+    want, got = (tl.generate(one, PROMPTS, **asked).images for one in (made, WRAPPED[how](made)))
+    assert (got - want).abs().max() < 1e-5 and want.std() > 0.03
+
+
+@pytest.mark.parametrize("place", ["latent", "score"])
+def test_a_control_that_adds_nothing_leaves_what_is_blended_in(place):
+    """x0 is of the latents that the network saw, which hold the picture outside the mask, not of those it was asked about."""
+    made, _ = model("sd15_inpaint4")
+    embedding = LabelEmbedding({"y": 2}, width_of(made, place))
+    with torch.no_grad():
+        embedding.tables["y"].zero_()
+    control = Controlled(Augmented(made, embedding, place), {"y": 1.0})
+    t, rows = made.schedule.grid(3)[1], torch.arange(2)
+    x = torch.randn(2, *made.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want, got = (one.denoiser(PROMPTS, 4.0)(x, t, rows) for one in (made, control))
+    for ours, theirs in zip(got, want, strict=True):
+        assert (ours - theirs).abs().max() < 1e-4
+    assert (want.x0 - made.predict(want.eps, x, t)[1]).abs()[..., :4].max() > 1e-2  # where nothing is drawn
+
+
+def test_a_number_that_is_not_finite_is_named_where_a_picture_is_blended_in():
+    pipe, told = make("sd15_inpaint4")
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.fill_(torch.nan)
+    with pytest.raises(TiltingError, match="network"):
+        tl.generate(Pipeline(pipe, "broken", 3, inputs=told), PROMPTS[:1], steps=2, progress=False)
 
 
 @pytest.mark.parametrize(("name", "steps"), [("sd15_lcm", 1), ("sd15_lcm", 4), ("schnell", 1), ("schnell", 4)])

@@ -62,6 +62,18 @@ def test_a_run_decodes_what_it_keeps_alone():
     assert drawn.rewards == {"mine": drawn.reward} and drawn.images.shape[1:] == model.image_shape
 
 
+@pytest.mark.parametrize("method", ["base", "code", "bon"])
+def test_a_trace_shows_pictures_of_what_it_looks_at(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "def score(latents, time, prompts):\n    return latents.mean((1, 2, 3))\nscore.latents = True\n"
+    )
+    words = ["generate", "a fox", "--method", method, "--steps", "3", "--reward", "mine.py:score", "--quiet"]
+    assert main([*words, "--out", "plain"]) == main([*words, "--trace", "--out", "traced"]) == 0
+    pictures = [next((tmp_path / out).rglob("*.png")).read_bytes() for out in ("plain/images", "traced/images")]
+    assert pictures[0] == pictures[1] and "<img" in (tmp_path / "traced" / "trace.html").read_text()
+
+
 def test_others_refuse_it_in_a_sentence(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "def score(latents, time, prompts):\n    return latents.mean((1, 2, 3))\nscore.latents = True\n"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 import tilting as tl
 from tilting.cli import main
@@ -68,6 +69,36 @@ def test_generate_and_evaluate_from_a_file(mine, folder, file):
     images[0].unlink()
     assert main([*own, "--reward", "mine.py:score", "--out", "run", "--quiet"]) == 0
     assert rewards_of(mine / "run") == {"a fox": 3, "an owl": 7}
+
+
+@pytest.mark.parametrize("command", ["generate", "finetune"])
+def test_a_run_without_metadata_does_not_go_on_with_some(mine, folder, command, capsys):
+    (mine / "plain.csv").write_text("prompt\na fox\nan owl\n")
+    own = ["--model", str(folder), "--steps", "2", "--reward", "mine.py:score", "--out", "run", "--quiet"]
+    own += {"generate": ["--only", "0:0"], "finetune": ["--objective", "ddpo", "--train-steps", "1", "--batch-size", "2"]}[
+        command
+    ]
+    assert main([command, "--prompts", "plain.csv", *own]) == 0
+    own = [word for word in own if word not in ("--only", "0:0")]
+    assert main([command, "--prompts", "asked.jsonl", *own]) == 2
+    assert "holds a" in (said := capsys.readouterr().err) and "metadata" in said
+    assert main([command, "--prompts", "plain.csv", *own]) == 0
+
+
+@pytest.mark.parametrize("asked", [["a dog"], ["--prompts", "other.jsonl"], ["a dog", "a cow"]])
+def test_metadata_is_of_its_own_prompts(mine, asked, capsys):
+    """What a YAML file says of its prompts is not said of others on the command line."""
+    (mine / "other.jsonl").write_text('{"prompt": "a cat", "tag": "two"}\n')
+    assert main(["generate", "--prompts", "asked.jsonl", "--print-config"]) == 0
+    (mine / "c.yaml").write_text(capsys.readouterr().out)
+    assert main(["generate", *asked, "--config", "c.yaml", "--print-config"]) == 0
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert told.get("metadata", []) == ([{"tag": "two"}] if "--prompts" in asked else [])
+    assert main(["generate", "--config", "c.yaml", "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["metadata"] == METADATA
+    (mine / "both.yaml").write_text("prompts: other.jsonl\nmetadata: [{tag: one}]\n")
+    assert main(["generate", "--config", "both.yaml", "--print-config"]) == 2
+    assert "metadata is given both by itself and by the prompts" in capsys.readouterr().err
 
 
 def test_evaluate_scores_pictures_with_the_metadata_of_their_run(mine, folder):

@@ -50,6 +50,44 @@ def test_it_comes_back_where_nothing_is_written(run, leaves):
     assert held(run) == before and [path.name for path in run.parent.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_it_comes_back_where_a_command_fails_before_it_has_made_anything(run, made):
+    before = held(run)
+
+    def fails():
+        (run / "samples" / "000000").mkdir(parents=True)
+        (run / "samples" / "000000" / "00.png").write_bytes(b"of the model as it was")
+        (run / "manifest.json").write_text("{}")
+        if made:
+            (run / "metrics.jsonl").write_text("{}\n")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), overwriting(str(run), lambda asked: True):
+        fails()
+    assert (held(run) == before) != made and [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+def test_one_process_replaces_what_is_there(run, monkeypatch):
+    before = held(run)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refusal = pytest.raises(TiltingError, match="--overwrite is of one process, and 2 were launched")
+    with refusal, overwriting(str(run), lambda asked: True):
+        raise AssertionError
+    assert held(run) == before
+
+
+def test_a_reward_that_fails_loses_no_finished_run(capsys, tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.py").write_text(
+        "def ok(images, prompts):\n    return images.mean((1, 2, 3))\n\n\ndef bad(images, prompts):\n    raise ValueError\n"
+    )
+    words = ["generate", "a fox", "--model", str(folder), "--steps", "2", "--out", "run", "--quiet", "--reward"]
+    assert main([*words, "r.py:ok"]) == 0
+    before = held(tmp_path / "run")
+    assert "raised ValueError" in refused(capsys, *words, "r.py:bad", "--overwrite")
+    assert held(tmp_path / "run") == before
+
+
 def test_who_says_no_keeps_it_and_what_is_not_ours_stays(run):
     before = held(run)
     with pytest.raises(TiltingError, match="left as it is"), overwriting(str(run), lambda asked: False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,18 +50,21 @@ def test_one_at_a_time_and_a_studio_that_is_started_again(root):
 
     later = Jobs(root, root / "jobs")  # the studio was killed; its commands were not
     later.tick()
-    assert states(later) == {1: "runs", 2: "waits", 3: "is done"}
+    assert states(later) == {1: "runs", 2: "was stopped", 3: "is done"}
     later.stop(1)
     wait(later, lambda: states(later)[1] != "runs")
-    wait(later, lambda: states(later)[2] == "failed")
-    assert later.said(later.find(2)).startswith("tilting: there is no method 'codx'")
+    last = later.again(2)
+    wait(later, lambda: states(later)[last.number] == "failed")
+    assert later.said(later.find(last.number)).startswith("tilting: there is no method 'codx'")
 
-    jobs = Jobs(root, root / "jobs")
     (root / "slow.py").write_text(SLOW.format(seconds=0))
+    with pytest.raises(TiltingError, match=r"job 1 was not begun on this page, and names 'slow.py:score'.*tilting generate"):
+        later.again(1)
+    wait(jobs, lambda: states(jobs)[1] != "runs")
     again = jobs.again(1)
     assert again.words == first.words
     assert jobs.of("a") == again
-    wait(jobs, lambda: states(jobs)[again.number] != "runs")
+    wait(jobs, lambda: states(jobs)[again.number] in ("is done", "failed"))
     assert states(jobs)[again.number] == "is done", jobs.said(again)
     assert (root / "a" / "grid.png").is_file()
 
@@ -74,6 +79,31 @@ def test_a_job_that_waits_is_taken_out(root):
     assert states(jobs)[waiting.number] == "was stopped"
     with pytest.raises(TiltingError, match="there is no job 9"):
         jobs.stop(9)
+
+
+FOREIGN = [
+    ["generate", "a fox", "--reward", "mark.py:score", "--steps", "2", "--out", "o"],
+    ["generate", "a fox", "--reward=mark.py:score", "--out", "o"],
+    ["generate", "--config", "words.yaml", "--out", "o"],
+    ["generate", "a fox", "--reward", "vlm:http://far.example/v1#m", "--out", "o"],
+]
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_a_job_that_a_file_tells_of_runs_nobodys_code(root, words):
+    """A folder of somebody else, opened as a workspace: nothing starts, and a click is told the command instead."""
+    (root / "mark.py").write_text("open('ran', 'w').close()\n")
+    (root / "jobs").mkdir()
+    told = {"number": 1, "words": words, "out": "o"}
+    (root / "jobs" / "1.json").write_text(json.dumps(told))
+    (root / "jobs" / "2.json").write_text(json.dumps({**told, "number": 2, "pid": os.getpid(), "begun": 1.0}))
+    jobs = Jobs(root, root / "jobs")
+    jobs.stop(2)  # which is this process, and not the job
+    jobs.tick()
+    assert states(jobs) == {1: "was stopped", 2: "is done"} and not jobs.mine
+    with pytest.raises(TiltingError, match="not begun on this page"):
+        jobs.again(1)
+    assert not (root / "ran").exists() and len(jobs.all) == 2
 
 
 def test_a_file_that_is_no_job_is_left_alone(root):

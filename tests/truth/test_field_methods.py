@@ -187,6 +187,28 @@ def test_pcnl_keeps_the_tilted_noise_at_any_step_size():
         assert (curved(x @ torch.eye(2, dtype=x.dtype) * 0.8, None) - found.value.flatten()).abs().max() < 1e-9
 
 
+def test_what_is_accepted_does_not_hang_on_the_proposals_noise():
+    """One particle an image, of many images: with the words of particle 0's noise for its uniform, the mean of a direction
+    that the reward does not see was 9 standard errors off."""
+    grid = [Time(600.0, 0.8, 0.6), Time(0.0, 1.0, 0.0)]
+    who = [rng.Identity(0, "pcnl", i) for i in range(2500)]
+    p = Problem(
+        MixtureModel(gaussian([0.0, 0.0], 1.0)).denoiser(),
+        grid,
+        who,
+        (2,),
+        lambda x0, rows: -(x0[:, 0] / 0.8 - 1).square(),  # x0(x) = .8 x
+        1.0,
+        1.0,
+        10**6,
+        dtype=torch.float64,
+    )
+    method = presets.psi(1, 1.0, moves=20, move=0.5).build(1)
+    x = method.begin(p, method.select, start(p, method), looking(p, method)).x[:, 0]
+    for i, (mean, var) in enumerate(((2 / 3, 1 / 3), (0.0, 1.0))):
+        assert abs(x[:, i].mean() - mean) < 4.5 * math.sqrt(var / len(x)), (i, x[:, i].mean())
+
+
 def looking(p, method):
     return lambda one, k: _look(p, method, one, p.grid[0], True, f"/begin{k}")
 

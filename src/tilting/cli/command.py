@@ -237,6 +237,8 @@ def _asked(options: Mapping[str, Field], given: Mapping[str, Any], call: Call) -
             if value and file is not None:
                 raise TiltingError("prompts are given both as words and by --prompts: give one of them")
             value = file if file is not None else value
+            if value not in (None, (), []):
+                asked.pop("metadata", None)  # of the YAML file's own prompts
         if name == "set":
             settings = list(map(parse_setting, value or ()))
             twice = next((key for i, (key, _) in enumerate(settings) if key in dict(settings[:i])), None)

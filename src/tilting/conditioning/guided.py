@@ -80,14 +80,14 @@ class ClassifierGuided:
             raise AttributeError(name)
         return getattr(self.model, name)
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Denoise:
         """The guided denoiser of these prompts."""
 
         def log_p(x: Tensor, t: Time, rows: Tensor) -> Tensor:
             asked = [self.classifiers[k].log_prob(x, t, x.new_full((len(x),), float(v))) for k, v in self.targets.items()]
             return torch.stack(asked).sum(0)
 
-        return classifier_guided(self.model.denoiser(prompts, cfg, negative), log_p, self.gamma, self.watch)
+        return classifier_guided(self.model.denoiser(prompts, cfg, negative, **how), log_p, self.gamma, self.watch)
 
 
 class Obeying(NamedTuple):

@@ -68,6 +68,8 @@ class BaseConfig:
                 continue
             if name == "prompts" and value not in ((), []):
                 value, metadata = read_prompts(value) if isinstance(value, str) else prompts_of(value)
+                if metadata and options.get("metadata"):
+                    raise TiltingError("metadata is given both by itself and by the prompts: give it once")
                 values |= {"metadata": metadata} if metadata else {}
             values[one.name] = one.check(value)
         if len(values.get("metadata", values.get("prompts", ()))) != len(values.get("prompts", ())):

@@ -210,6 +210,10 @@ class GenerateConfig(Switches, BaseConfig):
         config.wanted()
         return config
 
+    def mapping(self) -> dict[str, Any]:
+        """See `BaseConfig.mapping`; eta is left to method auto."""
+        return {key: value for key, value in super().mapping().items() if self.method != AUTO or key != "eta"}
+
     @classmethod
     def _for_auto(cls, given: dict[str, Any]) -> Self:
         """A request of method auto, which is chosen once model and reward are loaded; validated as for method base."""

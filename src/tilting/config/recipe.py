@@ -101,6 +101,6 @@ class RecipeConfig(BaseConfig):
         return config
 
     def mapping(self) -> dict[str, Any]:
-        seeded = self.recipe is None or RECIPES[self.recipe].seeded
+        seeded = (self.recipe is None or RECIPES[self.recipe].seeded) and not self.seeds
         known = super().mapping()
         return {k: v for k, v in known.items() if (seeded or k != "seed") and (k not in OTHERWISE or k in self.asked)}

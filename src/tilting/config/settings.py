@@ -73,7 +73,12 @@ def parse_setting(argument: str) -> tuple[str, object]:
     key, equals, value = argument.partition("=")
     if not equals or not key.strip():
         raise TiltingError(f"--set takes METHOD.FIELD=VALUE, such as codex.tau=0.001, not {argument!r}")
+    return key.strip(), value_of(key.strip(), value)
+
+
+def value_of(key: str, text: str) -> Any:
+    """A value on the command line, read as YAML where it is some. Raises TiltingError for what no file may hold either."""
     try:
-        return key.strip(), parse_yaml(value, f"the value of {key.strip()[:60]}")
+        return parse_yaml(text, f"the value of {key[:60]}")
     except Malformed:
-        return key.strip(), value
+        return text

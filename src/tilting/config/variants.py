@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
-from tilting.config.settings import fields_of
+from tilting.config.settings import fields_of, value_of
 from tilting.declare import current_name
 from tilting.errors import TiltingError, nearest
 from tilting.presets import METHODS
 
 OWN = ("steps", "cfg", "eta", "particles", "lora", "lora-steps", "negative-prompt")
 """Options that a column may set for itself."""
+TEXTS = ("lora-steps", "negative-prompt")
+"""Those that are a text, whatever it looks like."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def parse_variant(text: str) -> Variant:
         if not equals:
             raise TiltingError(f"{text!r} must be METHOD:FIELD=VALUE, such as codex:strength=0.4")
         if key in OWN:
-            options[key] = [value] if key == "lora" else yaml.safe_load(value)
+            options[key] = [value] if key == "lora" else value if key in TEXTS else value_of(key, value)
         elif key in fields_of(name):
-            options.setdefault("set", {})[f"{name}.{key}"] = yaml.safe_load(value)
+            options.setdefault("set", {})[f"{name}.{key}"] = value_of(key, value)
         else:
             raise TiltingError(f"{text!r} has no {key!r}{nearest(key, (*fields_of(name), *OWN))}")
     return Variant(text, name, options)

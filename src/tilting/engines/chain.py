@@ -50,7 +50,7 @@ class Pcnl:
             proposed = self._proposed(problem, now, k)
             then = look(now.moved(proposed), k + 1)
             ratio = self._toward(problem, then, now) - self._toward(problem, now, then)
-            uniforms = rng.uniform(problem.who, now.x.shape[1], k, "pcnl")
+            uniforms = rng.uniform(problem.who, now.x.shape[1], k, "pcnl/accept")  # not the noise's own words
             now = _either(uniforms.log() < ratio, then, now)
         if select is None:
             return now

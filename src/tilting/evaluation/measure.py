@@ -77,11 +77,11 @@ class Instruments:
 
     def references(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What metrics take of the pictures that images of these prompts are compared with; NaN where there is none."""
+        if not self.targets:
+            return {}
         files = [self.targets.get(prompt) for prompt in prompts]
         seen = [None if file is None else self._look(file) for file in files]
-        first = next((one for one in seen if one is not None), None)
-        if first is None:
-            return {}
+        first = next((one for one in seen if one is not None), None) or self._look(next(iter(self.targets.values())))
         none = {name: torch.full_like(value, torch.nan) for name, value in first.items()}
         found = {name: torch.stack([(one or none)[name] for one in seen]) for name in first}
         if self.lpips is not None:

@@ -63,12 +63,12 @@ class Watched:
     def _when(self) -> str:
         return f" at step {self._steps}" if self._steps else ""
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Denoise:
         """See `tilting.generation.plan.Model`."""
         texts: Callable[..., list[dict[str, Any]]] | None = getattr(self._model, "texts", None)
         if texts is not None and not finite([list(one.values()) for one in texts(prompts, cfg, negative)]):
             raise NotFinite(TEXT)
-        denoise = self._model.denoiser(prompts, cfg, negative)
+        denoise = self._model.denoiser(prompts, cfg, negative, **how)
 
         def watched(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             if self._at != t.t:

@@ -68,9 +68,12 @@ def looker_of(model: Model, prompts: Sequence[str]) -> Callable[[Tensor, Tensor]
 
 def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -> list[Identity]:
     """``images`` identities per prompt and seed, prompt by prompt, seed by seed; a repeated prompt goes on counting, so no
-    image comes twice. Raises TiltingError for a seed, or images, that are no whole number."""
+    image comes twice. Raises TiltingError for a seed, or images, that are no whole number, and for a seed given twice."""
     told: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # type: ignore[union-attr]
     seeds = [integer("seed", one) for one in (told if isinstance(told, list | tuple | range) else [told])]
+    for one in sorted(seeds):
+        if seeds.count(one) > 1:
+            raise TiltingError(f"seed {one} is given twice: give it once")
     images = integer("images", images, 1)
     seen: dict[str, int] = {}
     out = []

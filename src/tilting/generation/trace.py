@@ -107,7 +107,8 @@ class Recorder:
                 scorer.kept = []
                 try:
                     (value,) = in_chunks(lambda a, r: (scorer(a, r),), self.plan.batch_size, *columns)
-                    images, value = scorer.scored()[0], value.cpu().double().reshape(b, n)
+                    images = scorer.scored()[0] if scorer.kept else None  # a reward of latents decodes none
+                    value = value.cpu().double().reshape(b, n)
                 except TiltingError:  # a reward that says nothing of an estimate: the method did not ask for it
                     value = None
             if images is None:

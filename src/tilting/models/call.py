@@ -238,22 +238,18 @@ class Call:
         The correction is what the guided output gains by a scale larger by 1: cond - uncond wherever guidance is linear in it.
         The networks' outputs are replayed for it, so that it costs no evaluation.
         """
-        out, difference, _, halt = self.outputs(x, t, prompts, noise=noise)
-        state = halt.sample[: len(x)]
-        if state.dtype == x.dtype:
-            seen_x = state
-        else:  # what the loop rounded is x; what it blended in (a mask) is its own
-            seen_x = torch.where(state == x.to(state.dtype), x, state.to(x.dtype))
-        eps, x0 = self.noise.predict(out, seen_x, t)
+        out, difference, _, seen = self.outputs(x, t, prompts, noise=noise)
+        eps, x0 = self.noise.predict(out, seen, t)
         if difference is None:
             return Prediction(eps, x0, torch.zeros_like(x))
         return Prediction(eps, x0, correction(self.noise.kind, difference, t))
 
     def outputs(
         self, x: Tensor, t: Time, prompts: Sequence[Any], split: bool = False, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, StepReached]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """(the guided output (m, ...); what a scale larger by 1 adds to it, or None without guidance; the branch of the
-        prompt, where guidance is a line between two; how the step was left), in the precision of x.
+        prompt, where guidance is a line between two; the latents that the network saw, which are not x where the loop blended
+        a picture in), in the precision of x.
 
         Args:
             x, t, prompts: see `denoise`.
@@ -262,20 +258,20 @@ class Call:
         """
         halt, intercepted = self.until_step(x, t, prompts, split=split, noise=noise)
         answers = intercepted.network_outputs
-        out = self._read(halt.output, x)
+        out, seen = self._read(halt.output, x), _seen(halt.sample[: len(x)], x)
         if not evaluated_twice(answers, len(x)):
-            return out, None, out, halt
+            return out, None, out, seen
         guidance = self._guidance_of(answers, halt.output, len(x), t.t)
         if guidance is not None:
             wide = halt.output.shape[1]  # a call may leave their variance out, or the tokens of a picture
             first, second = (self._read(one[:, :wide], x) for one in guidance.branches(answers, len(x)))
-            return guidance.guided(first, second), second - first, second, halt
+            return guidance.guided(first, second), second - first, second, seen
         more = {name: value + 1.0 for name, value in self.patched.scales(self.inputs).items()} | {"guider_scale": 1.0}
         try:
             larger = self.until_step(x, t, prompts, intercepted, over=more, noise=noise)[0].output
-            return out, self._read(larger, x) - out, None, halt
+            return out, self._read(larger, x) - out, None, seen
         except BranchMismatch:  # not those of a scale: of perturbed attention alone, or of layers left out
-            return out, None, None, halt
+            return out, None, None, seen
 
     def _guidance_of(self, answers: list[Any], output: Tensor, m: int, t: float) -> LinearGuidance | None:
         """How guidance combines the network outputs of m images at a time; None where it is not linear, or they do not tell."""
@@ -294,6 +290,11 @@ class Call:
         out = output[: len(x)].to(x.dtype)
         out = out.chunk(2, 1)[0] if out.shape[1] == 2 * x.shape[1] else out
         return -out if self.noise.inverted else out
+
+
+def _seen(state: Tensor, x: Tensor) -> Tensor:
+    """A loop's latents in the precision of x: what it rounded is x; what it blended in (a mask) is its own."""
+    return state if state.dtype == x.dtype else torch.where(state == x.to(state.dtype), x, state.to(x.dtype))
 
 
 def evaluated_twice(answers: Sequence[tuple[str, Any]], m: int) -> bool:

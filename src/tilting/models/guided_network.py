@@ -43,11 +43,19 @@ class Conditioning:
 
 
 class Outputs(NamedTuple):
-    """Outputs (m, ...) in the network's own terms: guided; what a scale larger by 1 adds to it; the conditional branch."""
+    """Outputs (m, ...) in the network's own terms.
+
+    Attributes:
+        guided: of both branches.
+        difference: what a scale larger by 1 adds to it.
+        conditional: the branch of the prompt.
+        seen: the latents that they are of: those asked about, but for what the pipeline blended in.
+    """
 
     guided: Tensor
     difference: Tensor
     conditional: Tensor
+    seen: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class GuidedNetwork:
             last digit.
         linear: refuse guidance that is not linear in two branches.
         within: time -> the context of its evaluation.
+        noise: see `Pipeline.denoiser`.
     """
 
     model: Pipeline
@@ -70,6 +79,7 @@ class GuidedNetwork:
     split: bool = False
     linear: bool = False
     within: Callable[[Time], AbstractContextManager[None]] = lambda t: nullcontext()
+    noise: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Time, rows: Tensor) -> Outputs:
         """Outputs for latents x (m, ...) of images ``rows`` (m,), by one call of the pipeline; where guidance is not linear in
@@ -77,13 +87,15 @@ class GuidedNetwork:
         conditioning, plain, steps = self.conditioning[rows], self.conditional[rows], self.model.steps_at(t)
 
         def ask(arguments: Mapping[str, Any], conditions: Sequence[Any], places: Any) -> Outputs:
-            out, difference, conditional, _ = self.model.call(steps, arguments).outputs(x[places], t, conditions, self.split)
+            own = None if self.noise is None else self.noise[rows.to(self.noise.device)][places]
+            call = self.model.call(steps, arguments)
+            out, difference, conditional, seen = call.outputs(x[places], t, conditions, self.split, own)
             if conditional is None and self.linear:
                 raise TiltingError(f"guidance of {self.model.name!r} is no line between two predictions, which this is of")
             if conditional is None:
                 at = range(len(x))[places] if isinstance(places, slice) else places
                 conditional = self.model.network(x[places], t, plain[at])
-            return Outputs(out, torch.zeros_like(out) if difference is None else difference, conditional)
+            return Outputs(out, torch.zeros_like(out) if difference is None else difference, conditional, seen)
 
         with self.within(t):
             return self.model.by_rows(conditioning.arguments, conditioning.conditions, range(len(x)), ask)

@@ -240,25 +240,25 @@ def guided(
         with first.base():
             return network(x, t, rows)
 
-    def prediction(output: Tensor, difference: Tensor, x: Tensor, t: Time) -> Prediction:
-        eps, x0 = model.predict(output, x, t)
-        return Prediction(eps, x0, correction(kind, difference, t))
+    def prediction(found: Outputs, t: Time, added: Tensor | float = 0.0) -> Prediction:
+        eps, x0 = model.predict(found.guided + added, found.seen, t)
+        return Prediction(eps, x0, correction(kind, found.difference, t))
 
     def pretrained(x: Tensor, t: Time, rows: Tensor) -> Prediction:
         known = shared and shared[0][0] is x and shared[0][1] is t
         found = shared.pop()[2] if known else free(x, t, rows)
-        return prediction(found.guided, found.difference, x, t)
+        return prediction(found, t)
 
     def controlled(x: Tensor, t: Time, rows: Tensor) -> Prediction:
-        output, difference, conditional = found = free(x, t, rows)
+        found = free(x, t, rows)
         shared[:] = [(x, t, found)]
         added = torch.zeros_like(x)
         for term in terms:
-            added = added + term.added(x, t, network.conditional[rows], rows, conditional)
-        steered = prediction(output + added, difference, x, t)
+            added = added + term.added(x, t, network.conditional[rows], rows, found.conditional)
+        steered = prediction(found, t, added)
         if watch is not None:
             with torch.no_grad():
-                watch(steered, prediction(output, difference, x, t), t, rows)
+                watch(steered, prediction(found, t), t, rows)
         return steered
 
     return controlled, pretrained

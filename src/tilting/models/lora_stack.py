@@ -82,9 +82,9 @@ class Windowed:
         """See `Pipeline.guided_network`."""
         return replace(self._model.guided_network(prompts, cfg, negative, **how), within=self._at)
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Denoise:
         """See `Pipeline.denoiser`: what is told of a prompt is read where the LoRAs are on, or off."""
-        denoise = self._model.denoiser(prompts, cfg, negative)
+        denoise = self._model.denoiser(prompts, cfg, negative, **how)
 
         def inside(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with self._at(t):

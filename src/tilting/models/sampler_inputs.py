@@ -127,20 +127,20 @@ class Learned:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["bare"], name)
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", noise: Tensor | None = None) -> Denoise:
         """See `Pipeline.denoiser`; a pair is evaluated whatever the scale. Raises TiltingError where there is none."""
         model, (guidance, other) = self.bare, (self.inputs.guidance, self.inputs.negative)
         asked = cfg if cfg > 1 else PAIR
         if model.pair(asked, negative) == 1:
             raise TiltingError(f"{model.name!r} makes no pair of this request, which learned sampler inputs are of{NEEDED}")
-        network, kind = model.guided_network(prompts, asked, negative, linear=True), model.schedule.kind
+        network, kind = model.guided_network(prompts, asked, negative, linear=True, noise=noise), model.schedule.kind
         changes = [] if other is None else [negatives(lambda text, move=other: self.strength * move(text))]
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with model.patched.editing_prompt_embeds(*changes):
-                output, difference, _ = network(x, t, rows)
+                output, difference, _, seen = network(x, t, rows)
             scale = cfg if guidance is None else cfg + self.strength * (guidance(t.t) - cfg)
-            eps, x0 = model.predict(output + (scale - asked) * difference, x, t)
+            eps, x0 = model.predict(output + (scale - asked) * difference, seen, t)
             return Prediction(eps, x0, correction(kind, difference, t))
 
         return denoise

@@ -164,8 +164,6 @@ class RunFolder(Generic[Asked]):
             new = now.get(key)
             if key not in before and key in asked and new == plain(asked[key].default):  # an option newer than the run
                 continue
-            if key == "metadata" and key not in before:  # a run from before prompts had some
-                continue
             if before.get(key) != new and (before.get(key) or new) and not self.may_differ(key, before, now):
                 raise TiltingError(f"{path!r} holds a {self.noun} {self.difference(key, before, now)}")
         for key, value in identities.items():

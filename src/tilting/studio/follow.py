@@ -12,7 +12,7 @@ import gradio as gr
 from tilting.errors import TiltingError
 from tilting.runs.lock import locked
 from tilting.studio import forms, show
-from tilting.studio.jobs import Job
+from tilting.studio.jobs import Job, check_told
 from tilting.studio.workspace import manifest_of
 
 if TYPE_CHECKING:
@@ -34,16 +34,24 @@ def doing(studio: Studio, name: str) -> str:
     return show.note(f"Job {job.number} {state}{f': {said[-200:]}' if said else ''}", alert=state == "failed")
 
 
+def again(studio: Studio, number: int) -> Job:
+    """Put a job into the queue again; one of a file is checked as a folder's command is. Raises TiltingError."""
+    if number not in studio.jobs.asked:
+        studio.workspace.check({"its command": studio.jobs.find(number).words})
+    return studio.jobs.again(number)
+
+
 def go_on(studio: Studio, name: str) -> Job:
     """Put a folder's command into the queue again: that of its job, or the one that its manifest tells. Raises TiltingError."""
     job = studio.jobs.of(name)
     if job is not None:
-        return studio.jobs.again(job.number)
+        return again(studio, job.number)
     words = [str(word) for word in manifest_of(studio.workspace.file(name)).get("argv") or []][1:]
     if not words or words[0] not in RESUME:
         raise TiltingError(f"{name!r} does not say by which command it was made")
     words = [name if i and words[i - 1] in OUT else word for i, word in enumerate(words)]
     words = [f"--out={name}" if word.startswith("--out=") else word for word in words]
+    check_told(repr(name), words)
     studio.workspace.check({"its command": words})
     return studio.jobs.add(words, name)
 
@@ -74,7 +82,7 @@ def follow(
     )
     status = gr.HTML("", elem_id=f"{prefix}-status")
     with gr.Row():
-        stop, again = (
+        stop, resume = (
             gr.Button("Stop, and keep what is made", elem_id=f"{prefix}-stop"),
             gr.Button("Go on", elem_id=f"{prefix}-on"),
         )
@@ -114,5 +122,5 @@ def follow(
     chosen.change(now, [chosen, mark], outputs, **forms.ASIDE)
     chosen.focus(lambda: gr.Dropdown(list(names())), None, chosen, **forms.ASIDE)
     stop.click(ended, chosen, status, show_progress="hidden")
-    again.click(resumed, chosen, status, show_progress="hidden")
+    resume.click(resumed, chosen, status, show_progress="hidden")
     return chosen, status

@@ -1,12 +1,15 @@
 """Commands that outlive the page: processes of the ordinary command line, one at a time on each device, others in a queue.
 
 A job is a file, .studio/jobs/NUMBER.json, with the words of its command, and a log beside it; what it makes is an ordinary
-run's folder. A studio that is started again finds those that still run.
+run's folder. A studio that is started again finds those that still run, and starts none that a file tells of by itself: the
+file may be somebody else's.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +34,17 @@ EVERY = 0.5
 STOPPED = (130, 143, 129, -signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT)
 LAST = 64_000
 """Bytes of a log's end that are read."""
+CODE = re.compile(r"\.py\b|://|^--config\b", re.IGNORECASE)
+"""Words by which a command runs code, or asks a server."""
+
+
+def check_told(whose: str, words: Sequence[str]) -> None:
+    """Refuse a command that only a file tells of, where it runs a Python file, asks a server, or has options of another file.
+    Raises TiltingError."""
+    odd = next((word for word in words if CODE.search(word)), None)
+    if odd is not None:
+        told = shlex.join(("tilting", *words))
+        raise TiltingError(f"{whose} was not begun on this page, and names {odd!r}: if you trust it, type it yourself: {told}")
 
 
 @dataclass(frozen=True)
@@ -63,14 +77,20 @@ class Jobs:
     Args:
         root: where commands stand.
         folder: of the jobs' files.
+
+    Attributes:
+        mine: the processes that it started itself, by number.
+        asked: the numbers of the jobs that were put into the queue here; the others are of files.
     """
 
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder
         self.lock = threading.RLock()
         self.mine: dict[int, subprocess.Popen[bytes]] = {}
+        self.asked: set[int] = set()
         make_folder(folder)
-        self.all = {job.number: job for job in map(self._read, folder.glob("*.json")) if job is not None}
+        found = [job for job in map(self._read, folder.glob("*.json")) if job is not None]
+        self.all = {job.number: job if job.pid else replace(job, over=True) for job in found}
 
     def add(self, words: Sequence[str], out: str, device: str = "auto") -> Job:
         """Put a command into the queue. Raises TiltingError where one that is not over writes into the same folder."""
@@ -81,6 +101,7 @@ class Jobs:
                     f"job {twin.number} {self.state(twin)} and writes into {out!r}: wait for it, or choose another"
                 )
             job = Job(max(self.all, default=0) + 1, tuple(words), out, device)
+            self.asked.add(job.number)
             self._write(job)
             self.tick()
             return self.all[job.number]
@@ -134,14 +155,17 @@ class Jobs:
             job = self.find(number)
             if not job.pid:
                 self._write(replace(job, over=True))
-            elif not job.over:
+            elif not job.over and self._lives(job):
                 with suppress(OSError):
                     os.kill(job.pid, signal.SIGTERM)
 
     def again(self, number: int) -> Job:
-        """Put a job that is over into the queue once more: the same command goes on where it stopped."""
+        """Put a job that is over into the queue once more: the same command goes on where it stopped. Raises TiltingError for
+        one that only a file tells of, and that names code."""
         with self.lock:
             job = self.find(number)
+            if number not in self.asked:
+                check_told(f"job {number}", job.words)
             return self.add(job.words, job.out, job.device)
 
     def find(self, number: int) -> Job:

@@ -11,7 +11,7 @@ import yaml
 from tilting.config.evaluate import EvaluateConfig
 from tilting.errors import TiltingError
 from tilting.runs.owner import RUN
-from tilting.studio import forms, show
+from tilting.studio import follow, forms, show
 from tilting.studio.same import command_line, words_of
 from tilting.studio.workspace import PAGES, SHOWN, manifest_of, run_of
 
@@ -124,7 +124,7 @@ def runs_tab(studio: Studio) -> None:
 
     @forms.told
     def resumed(chosen: str | None) -> tuple[str, Any]:
-        studio.jobs.again(_number(chosen))
+        follow.again(studio, _number(chosen))
         return jobs_now()
 
     stop.click(ended, number, [jobs, number], show_progress="hidden")

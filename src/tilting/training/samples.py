@@ -99,8 +99,8 @@ class _Within:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_model"], name)
 
-    def denoiser(self, prompts: list[str], cfg: float, negative: str = "") -> Denoise:
-        network = self._model.denoiser(prompts, cfg, negative)
+    def denoiser(self, prompts: list[str], cfg: float, negative: str = "", **how: Any) -> Denoise:
+        network = self._model.denoiser(prompts, cfg, negative, **how)
 
         def denoise(x: Tensor, t: Time, rows: Tensor) -> Prediction:
             with self._context():
