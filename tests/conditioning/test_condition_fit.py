@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,15 @@ from support.learned import save_classifier as save_vit
 from tilting.cli import main
 from tilting.conditioning import calibrate
 from tilting.conditioning.fit import Likelihood, begin, ended, epochs, schema_of
-from tilting.conditioning.fit_label import measured
+from tilting.conditioning.fit_label import fit_label, measured
 from tilting.conditioning.fit_run import describe
 from tilting.conditioning.networks import build_network, inputs_of
-from tilting.conditioning.pictures import Pictures
+from tilting.conditioning.pictures import InMemory, Pictures
 from tilting.conditioning.table import Column
 from tilting.config.condition_fit import FitConfig
 from tilting.errors import TiltingError
-from tilting.features.fitted import FittedClassifier, load_classifier, log_prob
+from tilting.features.fitted import FittedClassifier, ResidualCnn, load_classifier, log_prob, save_classifier
+from tilting.features.pixels import resize
 from tilting.features.schema import Schema
 from tilting.rewards import likelihood
 from tilting.runs.owner import FIT as KIND_OF_FIT
@@ -285,6 +288,30 @@ def test_dropout_is_keyed_and_nothing_outside_is_seeded(rendered):
     assert rest == reports[2:] and second.best_epoch == one.best_epoch
     for key, value in one.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[key])
+
+
+def test_a_cnn_sees_pictures_of_any_size_as_those_that_it_was_calibrated_on(tmp_path):
+    """The largest centred square at its own size; a file from before sizes were kept takes pictures as they are."""
+    torch.manual_seed(0)
+    fitted = FittedClassifier(ResidualCnn(2, (4, 4), 16), Schema("day", classes=("no", "yes"))).eval()
+    fine = torch.rand(2, 3, 64, 64)
+    wide = torch.cat([torch.zeros(2, 3, 64, 16), fine, torch.ones(2, 3, 64, 16)], -1)
+    with torch.no_grad():
+        want = fitted(resize(fine, 16, 16))
+        assert torch.allclose(fitted(fine), want, atol=1e-6) and torch.allclose(fitted(wide), want, atol=1e-6)
+        assert (fitted.net.linear(fitted.net.blocks(fine).mean((2, 3))) - want).abs().max() > 1e-3
+        save_classifier(fitted, tmp_path / "new")
+        assert torch.allclose(load_classifier(tmp_path / "new")(wide), want, atol=1e-6)
+        told = json.loads((tmp_path / "new" / "classifier.json").read_text())
+        assert told["network"].pop("size") == 16
+        (tmp_path / "new" / "classifier.json").write_text(json.dumps(told))
+        assert not torch.allclose(load_classifier(tmp_path / "new")(wide), want, atol=1e-3)
+    y = torch.tensor([0.0, 1.0] * 5)
+    column, config = Column("day", "classes", ("no", "yes")), FitConfig(kind="cnn", epochs=1, batch_size=4, widths=(4,))
+    for size, kept in ((None, 64), (16, 16)):
+        source = partial(inputs_of, pictures=InMemory(torch.rand(10, 3, size or 64, size or 64)))
+        found = fit_label(replace(config, size=size), column, y, range(8), [8, 9], source)
+        assert found.classifier.net.config["size"] == kept
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_a_fit(rendered):

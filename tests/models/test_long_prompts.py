@@ -9,8 +9,10 @@ import torch
 
 import tilting as tl
 from support.small import write_small
+from support.tiny_pipelines import make
 from support.today import LETTERS, flux, sdxl, words
 from tilting.cli import _tell, main
+from tilting.errors import TiltingError
 from tilting.models.text import tell_of_cuts
 
 LONG = " ".join(["a fox on a hill"] * 9) + " under a large moon"
@@ -141,6 +143,38 @@ def test_a_picture_of_a_long_prompt_is_that_of_diffusers_with_its_embeddings(chu
     want = pipe(**told, latents=latents.clone(), num_inference_steps=4, guidance_scale=3.0, eta=0.0, output_type="pt").images
     got = tl.generate(model, MOON, latents=latents, steps=4, cfg=3.0, eta=0.0, negative_prompt=LONG).images
     assert (got - want).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"clip_skip": 1},
+        {"prompt_2": "a red truck at night"},
+        {"negative_prompt_2": "a dog"},
+        {"clip_skip": 2, "prompt_2": "an owl", "negative_prompt_2": "a dog"},
+    ],
+)
+def test_inputs_of_the_text_count_in_chunks_as_they_do_without(chunked, inputs):
+    _, pipe, folder = chunked
+    if not hasattr(pipe, "text_encoder_2"):
+        inputs = {k: v for k, v in inputs.items() if k == "clip_skip" and hasattr(pipe.text_encoder, "text_model")}
+    if not inputs:
+        pytest.skip("it has one text encoder, and diffusers asks it for a part that newer transformers do not have")
+    models = [tl.load(folder, long_prompts=how, **inputs) for how in ("chunk", "cut")]
+    plain = tl.load(folder, long_prompts="chunk")
+    x = torch.randn(1, *plain.latent_shape, generator=torch.Generator().manual_seed(1))
+    t, rows = plain.schedule.grid(3)[0], torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        chunk, cut, none = (one.denoiser([SHORT], 3.0, "an owl")(x, t, rows).x0 for one in (*models, plain))
+        assert (chunk - cut).abs().max() < 1e-4 < (none - cut).abs().max()
+        long = models[0].denoiser([MOON], 3.0, "an owl")(x, t, rows).x0
+        assert (long - plain.denoiser([MOON], 3.0, "an owl")(x, t, rows).x0).abs().max() > 1e-4
+
+
+def test_a_controlnet_reads_no_chunks():
+    pipe, told = make("sd15_controlnet")
+    with pytest.raises(TiltingError, match="long-prompts chunk is for models that read by CLIP alone"):
+        tl.load(pipe, long_prompts="chunk", **told)
 
 
 def test_prompts_of_several_lengths_are_each_as_alone(chunked):

@@ -139,6 +139,26 @@ def test_auto_is_the_folder_beside_or_the_known_one(tmp_path):
     assert find_look_decoder(str(folder), "auto") == str(folder / "look_decoder")
 
 
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        ("PixArtSigmaPipeline", "taesdxl"),
+        ("PixArtSigmaPAGPipeline", "taesdxl"),
+        ("PixArtAlphaPipeline", "taesd"),
+        ("StableDiffusionXLImg2ImgPipeline", "taesdxl"),
+        ("StableDiffusionInpaintPipeline", "taesd"),
+        ("StableDiffusion3Pipeline", "taesd3"),
+        ("FluxKontextPipeline", "taef1"),
+    ],
+)
+def test_the_known_one_is_of_the_models_own_latents(kind, known, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind, "vae": ["diffusers", "AutoencoderKL"]}))
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    with pytest.raises(TiltingError, match=f"madebyollin/{known}\\b"):
+        find_look_decoder(str(tmp_path), "auto")
+
+
 def test_a_manifest_says_which_and_a_run_goes_on_with_that_alone(tiny, tmp_path, capsys):
     words = ["generate", "a fox", "--steps", "2", "--method", "code", "--particles", "2", "--out", str(tmp_path / "a")]
     assert main([*words, "--look-decoder", tiny, "--vae-slicing"]) == 0

@@ -22,7 +22,7 @@ from tilting.errors import TiltingError
 from tilting.models.attach import attach_all
 from tilting.models.lora import add_lora, lora_state, parts
 from tilting.models.lora_file import ADAPTER_CONFIG, ADAPTER_FILE, FILE, parse_lora
-from tilting.models.lora_names import OTHERS
+from tilting.models.lora_names import OTHERS, check_format
 from tilting.models.lora_weights import mix, read_lora, save_lora
 
 PROMPT, STEPS, CFG = ["a fox"], 4, 3.0
@@ -293,10 +293,17 @@ def test_a_fused_weight_of_flux_is_written_as_the_three_that_it_is(tmp_path, int
 
 @pytest.mark.parametrize("part", OTHERS)
 def test_a_format_that_is_not_read_is_named(tmp_path, part, states):
-    name = part if part.startswith("text_enc") else f"lora_unet_a.{part.strip('.')}"
+    name = part if part.startswith("text_enc") else f"lora_unet_a.{part.strip('.$')}"
     save_file({**kohya_names(without_text(states("sd"))), name: torch.ones(2, 2)}, tmp_path / FILE)
     with pytest.raises(TiltingError, match=re.escape(OTHERS[part])):
         read_lora(tmp_path)
+
+
+def test_a_prefix_that_a_format_is_called_by_is_no_such_format(states):
+    key = "model.diffusion_model.input_blocks.1.1.proj_in"
+    check_format({f"{key}.lora_down.weight": torch.ones(2, 4), f"{key}.lora_up.weight": torch.ones(4, 2)})
+    with pytest.raises(TiltingError, match="a difference of whole weights"):
+        check_format({f"{key}.diff_b": torch.ones(2)})
 
 
 def test_layers_that_no_converter_knows_are_named_and_not_left_out(models, states, tmp_path):

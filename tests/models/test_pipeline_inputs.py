@@ -24,16 +24,19 @@ from safetensors.torch import load_file
 import tilting as tl
 from support.commands import manifest
 from support.paths import ROOT
-from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, make, mask, picture
+from support.tiny_pipelines import controlnet, image_encoder, ip_adapter, letters, llm, ltx, make, mask, picture, scrambled
 from tilting.cli import main
 from tilting.config.generate import GenerateConfig
 from tilting.cost import cost
 from tilting.errors import TiltingError
 from tilting.features.fitted import save_classifier
 from tilting.generation.plan import grid_of
+from tilting.models.families import few_of
 from tilting.models.inputs import ORIENTATION, class_for, parse_inputs, picture_of
 from tilting.models.pipeline import Pipeline
 from tilting.models.pipeline_class import (
+    REWRITES,
+    check_arguments,
     check_share,
     enough_for,
     from_pictures,
@@ -483,3 +486,102 @@ def test_a_control_is_trained_and_drawn_in_the_size_that_is_asked_for(here, caps
     assert "Traceback" not in capsys.readouterr().err
     assert main(["condition", "train", *words, *train, "--height", "16", "--width", "24", "--out", control]) == 2
     assert "with another height" in capsys.readouterr().err
+
+
+# What a call makes at random before its loop
+
+
+def ernie():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_layers": 1, "ffn_hidden_size": 32, "in_channels": 16}
+    network = diffusers.ErnieImageTransformer2DModel(**sizes, out_channels=16, text_in_dim=16, rope_axes_dim=(4, 6, 6))
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    blocks |= {
+        "block_out_channels": (8, 8),
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "sample_size": 16,
+    }
+    return diffusers.ErnieImagePipeline(
+        transformer=scrambled(network),
+        vae=diffusers.AutoencoderKLFlux2(**blocks).eval(),
+        text_encoder=llm("MistralModel", "MistralConfig"),
+        tokenizer=letters(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        pe=llm("MistralForCausalLM", "MistralConfig"),
+        pe_tokenizer=letters(24),
+    )
+
+
+def test_a_prompt_stays_what_it_was_where_a_call_can_have_it_rewritten(monkeypatch):
+    """ERNIE-Image has a language model rewrite every prompt, by chance, unless it is told not to."""
+    asked = []
+    monkeypatch.setattr(
+        diffusers.ErnieImagePipeline,
+        "_enhance_prompt_with_pe",
+        lambda self, text, *_, **__: asked.append(text) or f"{text} {len(asked)}",
+    )
+    model = tl.load(ernie(), height=32, width=32)
+    x, t, rows = torch.randn(1, *model.latent_shape), model.schedule.grid(4)[0], torch.arange(1)
+    with torch.no_grad():
+        first, again = (model.denoiser(["a fox"], 1.0)(x, t, rows).x0 for _ in range(2))
+    assert torch.equal(first, again) and not asked
+    with pytest.raises(TiltingError, match="use_pe lets a ErnieImagePipeline write its prompts anew at every evaluation"):
+        tl.load(ernie(), height=32, width=32, use_pe=True)
+    tl.load(ernie(), height=32, width=32, use_pe=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("Flux2Pipeline", "caption_upsample_temperature", 0.15),
+        ("LongCatImagePipeline", "enable_prompt_rewrite", True),
+        ("ErnieImagePipeline", "use_pe", True),
+    ],
+)
+def test_who_asks_for_rewritten_prompts_is_told_to_do_it_first(kind, name, value):
+    names = pipeline_class(kind).parameters
+    with pytest.raises(TiltingError, match=f"{name} lets a {kind} write its prompts anew"):
+        check_arguments(kind, names, {name: value})
+    check_arguments(kind, names, {name: REWRITES[name]})
+
+
+def test_tokens_that_are_drawn_for_all_images_at_once_are_refused():
+    with pytest.raises(TiltingError, match="GlmImagePipeline cannot be steered: its call draws tokens at random"):
+        steerable_class("GlmImagePipeline")
+
+
+def test_a_decoder_that_takes_noise_and_a_time_decodes():
+    """LTX from 0.9.1 on, from a picture, draws by torch's own function, which takes one generator and no list."""
+    pipe, told = ltx()
+    config = {**pipe.vae.config, "timestep_conditioning": True}
+    parts = {**pipe.components, "vae": type(pipe.vae).from_config(config).eval()}
+    model = tl.load(diffusers.LTXImageToVideoPipeline(**parts), **{**told, "image": picture(32)})
+    z = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        both = model.decoder(["a fox", "an owl"])(z, torch.arange(2))
+        alone = model.decoder(["an owl"])(z[1:], torch.arange(1))
+    assert both.isfinite().all() and (both[1] - alone[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [
+        *(
+            (name, False)
+            for name in ("HyperRealism_v3", "hyperfusion", "Hyperion-XL", "turbocharged", "undistilled", "stillmcx")
+        ),
+        *(
+            (name, True)
+            for name in ("Hyper-SD15", "HyperSDXL", "SDXL-Lightning", "sdxl_lightning_4step", "sdxl-turbo", "sd_turbo")
+        ),
+        *(
+            (name, True)
+            for name in ("dreamshaperXL_v21TurboDPMSDE", "realvisxlV40Turbo", "mixLCM", "FLUX.1-schnell", "dmd2-sdxl")
+        ),
+        *((name, True) for name in ("Juggernaut-Hyper", "rundiffusionHyper", "flux-distilled")),
+    ],
+)
+def test_few_steps_are_of_models_whose_names_say_so_in_a_word(name, few):
+    assert (few_of(name, "DDIMScheduler") is not None) == few

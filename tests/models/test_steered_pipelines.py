@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -16,6 +17,7 @@ from tilting.declare import declared
 from tilting.errors import TiltingError
 from tilting.generation.finite import Watched
 from tilting.models.labels import Augmented, Controlled, LabelEmbedding, width_of
+from tilting.models.look_decoder import LookDecoder
 from tilting.models.lora_stack import Windowed
 from tilting.models.pipeline import Pipeline
 from tilting.models.sampler_inputs import Guidance, SamplerInputs
@@ -175,6 +177,25 @@ def test_a_control_that_adds_nothing_leaves_what_is_blended_in(place):
     for ours, theirs in zip(got, want, strict=True):
         assert (ours - theirs).abs().max() < 1e-4
     assert (want.x0 - made.predict(want.eps, x, t)[1]).abs()[..., :4].max() > 1e-2  # where nothing is drawn
+
+
+def test_a_control_has_what_its_model_is_run_with():
+    """Estimates are decoded by its look decoder, what waits waits; a cache of what one network made is not for several."""
+    pipe, told = make("sd15_inpaint9")
+    made = Pipeline(pipe, "mine", 3, inputs=told)
+    augmented = Augmented(made, LabelEmbedding({"y": 2}, width_of(made, "latent")))
+    plain = Controlled(augmented, {"y": 1.0})
+    assert plain.looker(PROMPTS) is None and not getattr(plain, "waits", False) and getattr(plain, "place", None) is None
+    made.waits, made.place = True, torch.device("cpu")
+    made.look_decoder = LookDecoder(deepcopy(pipe.vae), pipe.vae.config)
+    control = Controlled(augmented, {"y": 1.0})
+    assert control.waits and control.place == made.place and control.look_decoder is made.look_decoder
+    x, rows = torch.randn(2, *made.latent_shape), torch.arange(2)
+    with torch.no_grad():
+        assert (control.looker(PROMPTS)(x, rows) - made.decoder(PROMPTS)(x, rows)).abs().max() < 1e-4
+    made.anew = lambda: None
+    with pytest.raises(TiltingError, match="a control asks the network several times a step, which a cache would mix"):
+        Controlled(augmented, {"y": 1.0})
 
 
 def test_a_number_that_is_not_finite_is_named_where_a_picture_is_blended_in():

@@ -74,6 +74,7 @@ def test_generate_and_evaluate_from_a_file(mine, folder, file):
 @pytest.mark.parametrize("command", ["generate", "finetune"])
 def test_a_run_without_metadata_does_not_go_on_with_some(mine, folder, command, capsys):
     (mine / "plain.csv").write_text("prompt\na fox\nan owl\n")
+    (mine / "mine.py").write_text("def score(images, prompts, metadata):\n    return images.mean((1, 2, 3))\n")
     own = ["--model", str(folder), "--steps", "2", "--reward", "mine.py:score", "--out", "run", "--quiet"]
     own += {"generate": ["--only", "0:0"], "finetune": ["--objective", "ddpo", "--train-steps", "1", "--batch-size", "2"]}[
         command

@@ -72,8 +72,8 @@ def condition_fit(
     Raises:
         TiltingError: images and labels that do not match, or too few; a model that is missing, or has no use.
     """
-    config = FitConfig(**options)
     check_images(images)
+    config = FitConfig(**{"size": images.shape[-1] if images.shape[-1] == images.shape[-2] else 0, **options})
     labels = [scalar(one) for one in (labels.tolist() if hasattr(labels, "tolist") else labels)]  # type: ignore[union-attr]
     if (config.kind == NOISY) != (model is not None):
         what = "needs a model" if config.kind == NOISY else "has no use for a model"

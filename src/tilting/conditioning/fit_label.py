@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tilting.conditioning import calibrate
 from tilting.conditioning.fit import Epoch, Fit, begin, ended, epochs, schema_of
-from tilting.conditioning.networks import Inputs, build_network
+from tilting.conditioning.networks import CNN_SIZE, Inputs, build_network
 from tilting.conditioning.noisy import NoisyClassifier, feed
 from tilting.conditioning.pictures import Encoded
 from tilting.conditioning.table import Column
@@ -71,7 +71,8 @@ def fit_label(
     if isinstance(source, Encoded):
         net, inputs, y, tested = feed(source.latents, y, schema, source.schedule, held_out, config.seed, *config.widths)
     else:
-        net = build_network(config.kind, schema.outputs, config.seed, column.name, config.widths, config.embedder)
+        size = CNN_SIZE if config.size is None else config.size
+        net = build_network(config.kind, schema.outputs, config.seed, column.name, config.widths, config.embedder, size)
         inputs, tested = source(net), list(held_out)
     fit = begin(net, schema, config, device)
     restore(fit)

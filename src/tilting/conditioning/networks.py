@@ -37,7 +37,7 @@ def keyed(seed: int, label: str, step: int, purpose: str) -> Iterator[None]:
 
 
 def build_network(
-    kind: str, outputs: int, seed: int, label: str, widths: Sequence[int] = (), embedder: str | None = None
+    kind: str, outputs: int, seed: int, label: str, widths: Sequence[int] = (), embedder: str | None = None, size: int = 0
 ) -> Any:
     """A network with keyed first weights.
 
@@ -47,13 +47,14 @@ def build_network(
         seed, label: what the first weights are keyed by.
         widths: channels of the CNN's blocks, or hidden layers of the MLP; the paper's where there are none.
         embedder: the CLIP of the MLP; None for pocket-clip.
+        size: rows and columns of the pictures that the CNN learns from; 0 for any.
 
     Raises:
         TiltingError: a folder that holds no such classifier or CLIP.
     """
     with keyed(seed, label, 0, "weights"):
         if kind == "cnn":
-            return ResidualCnn(outputs, tuple(widths)) if widths else ResidualCnn(outputs)
+            return ResidualCnn(outputs, tuple(widths), size) if widths else ResidualCnn(outputs, size=size)
         if kind == "mlp":
             rates = (*DROPOUT, *(0.0 for _ in widths))[: len(widths)]
             folder = _resolved(embedder) if embedder else None

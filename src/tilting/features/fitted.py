@@ -25,6 +25,7 @@ from tilting.features.clip import ClipEmbedder
 from tilting.features.images import check_images
 from tilting.features.once import asked_once, loaded
 from tilting.features.packaged import POCKET_CLIP
+from tilting.features.pixels import centred, resize
 from tilting.features.schema import FILE, NOISY, WEIGHTS, Schema, read_config, read_schema
 from tilting.foreign import read_tensors
 
@@ -50,17 +51,22 @@ class ResidualCnn(nn.Module):
     Args:
         outputs: how many numbers per image.
         widths: channels of the blocks; the paper's by default.
+        size: rows and columns of the pictures that it learnt from: of others it sees the largest centred square at that size.
+            0 takes them as they are.
     """
 
-    def __init__(self, outputs: int, widths: tuple[int, ...] = (64, 128, 256)):
+    def __init__(self, outputs: int, widths: tuple[int, ...] = (64, 128, 256), size: int = 0):
         super().__init__()
-        self.config: dict[str, Any] = {"name": "cnn", "widths": list(widths)}
+        self.config: dict[str, Any] = {"name": "cnn", "widths": list(widths)} | ({"size": size} if size else {})
+        self.size = size
         pairs = enumerate(pairwise((3, *widths)))
         self.blocks = nn.Sequential(*(Block(a, b, 1 if i == 0 else 2) for i, (a, b) in pairs))
         self.linear = nn.Linear(widths[-1], outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, outputs) of images (b, 3, h, w) in [0, 1] of any size."""
+        if self.size and tuple(images.shape[2:]) != (self.size, self.size):
+            images = resize(centred(images), self.size, self.size)
         return self.linear(self.blocks(images).mean((2, 3)))
 
 

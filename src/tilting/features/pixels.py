@@ -27,6 +27,14 @@ LARGE = 384
 Fit = Literal["crop", "squash", "pad"]
 
 
+def centred(images: Tensor) -> Tensor:
+    """The largest centred square of images (b, 3, h, w)."""
+    h, w = images.shape[2:]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    return images[:, :, top : top + side, left : left + side]
+
+
 def resize(images: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
     """PIL's antialiased resize, differentiable: the width first, then the height, cut to [0, 1] after each.
 

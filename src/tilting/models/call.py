@@ -22,7 +22,7 @@ from tilting.models.cache import LRUCache, copied, tensors
 from tilting.models.independent_steps import independent
 from tilting.models.intercepted_call import BranchMismatch, InterceptedCall, StepReached, batch_size_of
 from tilting.models.patched_pipeline import PatchedPipeline
-from tilting.models.pipeline_class import source_of
+from tilting.models.pipeline_class import REWRITES, source_of
 from tilting.models.probe import probe_class, probe_of
 from tilting.models.schedulers import Noise, first_order
 from tilting.schedule import correction
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 GUIDERS = ("guidance_scale", "adaptive_projected_guidance_scale")
 TEXTS = re.compile(r"negative_prompt(_\d+)?|prompt_\d+")
 """A guider's scales; the call's arguments that are a text for each image."""
+ONE_GENERATOR = re.compile(r"torch\.randn\([^)]*\bgenerator=generator\b")
+"""In the source of a call that draws with torch itself, which takes no list of generators."""
 
 
 class Point(Time):
@@ -154,15 +156,16 @@ class Call:
         """The arguments of the call for these images."""
         names, m = self.patched.parameters, len(prompts)
         inputs = {k: copied(v) for k, v in self.inputs.items() if k in names}
-        lone = m == 1 and "list of prompts is not" in source_of(type(self.patched.pipe).__name__)  # which takes a text alone
+        source = source_of(type(self.patched.pipe).__name__)
+        lone = m == 1 and "list of prompts is not" in source  # which takes a text alone
         inputs |= {k: [v] * m for k, v in inputs.items() if isinstance(v, str) and TEXTS.fullmatch(k) and not lone}
         if condition := self.patched.condition_argument:
             inputs[condition] = m if condition == "batch_size" else prompts[0] if lone else list(prompts)
         own: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
         if "generator" in names:
             each = [torch.Generator().manual_seed(0) for _ in prompts]
-            own["generator"] = each[0] if lone else each
-        return inputs | {k: v for k, v in own.items() if k in names}
+            own["generator"] = each[0] if lone or ONE_GENERATOR.search(source) else each
+        return inputs | {k: v for k, v in (own | REWRITES).items() if k in names}
 
     @property
     def longer(self) -> Call:

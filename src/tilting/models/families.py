@@ -182,8 +182,13 @@ def defaults_of(source: str) -> tuple[int, float]:
     return few_steps(source) or family.varying(source) or (family.steps, family.cfg)
 
 
-FEW = {r"turbo|lightning|hyper|dmd|distill": (4, 1.0), r"schnell": (4, 1.0), r"lcm|tcd": (4, 1.0), r"z-image-turbo": (8, 1.0)}
-"""What the names of few-step models hold -> steps and scale; of several the last."""
+FEW = {
+    r"turbo|lightning|hyper(sd(xl)?)?|dmd2?|distill(ed)?": (4, 1.0),
+    r"schnell": (4, 1.0),
+    r"lcm|tcd": (4, 1.0),
+    r"z-image-turbo": (8, 1.0),
+}
+"""Words in the names of few-step models -> steps and scale; of several the last."""
 DISTILLED = (4, 1.0)
 """Steps and scale of a pipeline that says itself that it was distilled."""
 
@@ -196,8 +201,9 @@ def few_steps(source: str) -> tuple[int, float] | None:
 
 def few_of(name: str, scheduler: str) -> tuple[int, float] | None:
     """Steps and scale of a model by what it and its scheduler are called, if that says few steps."""
-    said = f"{name} {scheduler.removesuffix('Scheduler')}".lower()
-    found = [value for words, value in FEW.items() if re.search(rf"\b({words})|({words})\b", said)]
+    apart = re.sub(r"(?<=[a-z])(?<![Hh]yper)(?=[A-Z])", " ", name)  # MyModelTurbo; HyperRealism is one word
+    said = f"{apart} {scheduler.removesuffix('Scheduler')}".lower()
+    found = [value for words, value in FEW.items() if re.search(rf"(?<![a-z])({words})(?![a-z])", said)]
     return found[-1] if found else None
 
 

@@ -271,6 +271,9 @@ class Controlled:
         augmented: a control.
         labels: label -> class index or standardised number of every image drawn; one that is left out is "no label".
         strength: γ2.
+
+    Raises:
+        TiltingError: the model keeps a cache between steps.
     """
 
     def __init__(self, augmented: Augmented, labels: Mapping[str, float], strength: float = 1.0):
@@ -280,7 +283,9 @@ class Controlled:
         self.latent_shape, self.image_shape = model.latent_shape, model.image_shape
         self.default_steps, self.default_cfg = model.default_steps, model.default_cfg
         self.decode, self.encode = model.decode, model.encode
-        for name in ("decoder", "pair", "start", "tokenizers"):
+        if getattr(model, "anew", None) is not None:
+            raise TiltingError("a control asks the network several times a step, which a cache would mix: leave --cache out")
+        for name in ("decoder", "pair", "start", "tokenizers", "looker", "look_decoder", "waits", "place"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
         self.watch: Watch | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AUTO, BESIDE = "auto", "look_decoder"
 """The word for the known one, and the folder in a model's in which it is looked for first."""
 KNOWN = {
-    r"StableDiffusionXL": "madebyollin/taesdxl",
+    r"StableDiffusionXL|PixArtSigma": "madebyollin/taesdxl",
     r"StableDiffusion3": "madebyollin/taesd3",
     r"Flux(?!2)": "madebyollin/taef1",
     r"StableDiffusion|PixArt": "madebyollin/taesd",

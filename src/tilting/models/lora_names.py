@@ -50,7 +50,8 @@ OTHERS = {
     "dora_scale": "a DoRA",
     "lora_magnitude_vector": "a DoRA",
     "lora_mid": "a LoCon of LyCORIS with a core",
-    ".diff": "a difference of whole weights",
+    ".diff$": "a difference of whole weights",
+    ".diff_b$": "a difference of whole weights",
     ".lora_B.bias": "a LoRA with biases",
     "lora_te3_": "a LoRA of a T5 text encoder",
     "text_encoders.t5xxl": "a LoRA of a T5 text encoder",
@@ -58,7 +59,7 @@ OTHERS = {
     "query_norm.scale": "a control LoRA of FLUX",
     "joint_blocks": "a LoRA of Stable Diffusion 3 in the names of Stability's own code",
 }
-"""Formats that are not read, by what their weights are called."""
+"""Formats that are not read, by what stands in their weights' names, or with a $ at their end."""
 ADAPTER = re.compile(r"(\.lora_[AB])\.[^.]+\.weight$")
 FLUX = re.compile(r"(^|[._])(double|single)_blocks[._]")
 STABILITY = re.compile(r"(^|[._])(input_blocks|middle_block|output_blocks)[._]")
@@ -71,7 +72,7 @@ OF_CLIP = re.compile(rf"({re.escape(CLIP)})?(encoder\.layers|text_projection)")
 def check_format(state: Mapping[str, Tensor]) -> None:
     """Refuse a format that is not read, naming it. Raises TiltingError."""
     for part, what in OTHERS.items():
-        if any(part in key for key in state):
+        if any(key.endswith(part[:-1]) if part.endswith("$") else part in key for key in state):
             raise TiltingError(f"it is {what}: what is read are plain LoRAs, a down, an up and an alpha for each layer")
 
 

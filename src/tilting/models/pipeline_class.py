@@ -24,6 +24,13 @@ from tilting.models.loop_carried import STEP, carried, dotted
 REQUIRED = object()
 """The default of an argument that has none."""
 
+REWRITES: dict[str, Any] = {
+    "use_pe": False,
+    "enable_prompt_rewrite": False,
+    "enable_prompt_enhancement": False,
+    "caption_upsample_temperature": None,
+}
+"""Inputs by which a call has a language model write its prompts anew, before each loop -> the value by which it does not."""
 RESERVED = {
     "prompt": "the prompts of a run",
     "class_labels": "the prompts of a run",
@@ -170,6 +177,8 @@ def _unsupported(name: str) -> str:
         return "its loop does not say where it begins (no progress bar)"
     if any(one.endswith("register_forward_hook") for one, _ in calls):
         return "its call hooks into its networks"
+    if any(one == "self.generate_prior_tokens" for one, _ in calls):
+        return "its call draws tokens at random before its loop, all images' at once"
     return _carries_state(name, {})
 
 
@@ -233,6 +242,11 @@ def check_arguments(kind: str, names: Any, inputs: Mapping[str, Any]) -> None:
             raise TiltingError(f"the input {name!r} of a {kind} is {RESERVED[name]} here")
         if name not in known:
             raise TiltingError(f"a {kind} takes no input {name!r}{nearest(name, known)}")
+    rewrites = next((name for name, off in REWRITES.items() if inputs.get(name) not in (None, off)), None)
+    if rewrites is not None:
+        raise TiltingError(
+            f"{rewrites} lets a {kind} write its prompts anew at every evaluation: rewrite them yourself, and leave it out"
+        )
     if why := _carries_state(kind, inputs):
         raise TiltingError(f"a {kind} cannot be steered with these inputs: {why}")
 

@@ -58,9 +58,11 @@ def changed(intercepted: InterceptedCall, made: Any, asked: Mapping[str, Any], p
 
 
 def reads_windows(pipe: Any) -> bool:
-    """Whether a pipeline reads by one or two CLIPs alone, into a UNet, so that long prompts can be read in windows."""
+    """Whether a pipeline reads by one or two CLIPs alone, into a UNet, so that long prompts can be read in windows. A
+    ControlNet takes no mask of the padding."""
     encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
-    return hasattr(pipe, "unet") and 0 < len(encoders) <= 2 and all(map(is_clip, encoders))
+    alone = hasattr(pipe, "unet") and "controlnet" not in pipe.components
+    return alone and 0 < len(encoders) <= 2 and all(map(is_clip, encoders))
 
 
 def windows(intercepted: InterceptedCall, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,35 +71,45 @@ def windows(intercepted: InterceptedCall, values: dict[str, Any], asked: Mapping
     own = values[PROMPT]
     ends = ("", "_2") if hasattr(pipe, "text_encoder_2") else ("",)
 
-    def read(texts: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def read(asked_for: str, skip: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
         def states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-            out = encoder(ids, output_hidden_states=len(ends) > 1)  # of two the last but one, and what the second projects
-            return (out.hidden_states[-2], out[0]) if len(ends) > 1 else (out[0], None)
+            out = encoder(ids, output_hidden_states=True)
+            if len(ends) > 1:  # of two the last but one, and what the second projects
+                return out.hidden_states[-2 - (skip or 0)], out[0]
+            if skip is None:
+                return out[0], None
+            text = getattr(encoder, "text_model", encoder)  # which older transformers have
+            return text.final_layer_norm(out.hidden_states[-1 - skip]), None
 
-        parts = [(getattr(pipe, f"text_encoder{end}"), getattr(pipe, f"tokenizer{end}")) for end in ends]
-        found = [in_windows(partial(states, encoder), words, texts, own.device) for encoder, words in parts]
-        return torch.cat([sequence for sequence, _, _ in found], -1).to(own.dtype), *found[-1][1:]
+        found = []
+        for end in ends:
+            said = asked.get(f"{asked_for}{end}") or asked.get(asked_for)
+            texts = [said or ""] * m if isinstance(said, str) or said is None else list(said)
+            encoder = partial(states, getattr(pipe, f"text_encoder{end}"))
+            found.append(in_windows(encoder, getattr(pipe, f"tokenizer{end}"), texts, own.device))
+        longest = max(sequence.shape[1] for sequence, _, _ in found)
+        whole = torch.cat([_padded(sequence, 3, longest) for sequence, _, _ in found], -1).to(own.dtype)
+        mask = torch.stack([_padded(mask, 2, longest) for _, mask, _ in found]).amax(0)
+        return whole, mask, found[-1][2]
 
-    def texts_of(said: Any) -> list[str]:
-        return [said or ""] * m if isinstance(said, str) or said is None else list(said)
-
-    sequence, mask, pooled = read(texts_of(asked.get("prompt")))
+    sequence, mask, pooled = read("prompt", asked.get("clip_skip"))
     values = values | {PROMPT: sequence} | ({POOLED: pooled.to(own.dtype)} if pooled is not None and POOLED in values else {})
     if values.get(NEGATIVE) is None:
         intercepted.text_masks = (mask, mask)
         return values
     zero = not values[NEGATIVE].any()  # an empty one is zeros in some
-    other, its_mask, its_pooled = read(texts_of(asked.get("negative_prompt")))
+    other, its_mask, its_pooled = read("negative_prompt", None)  # no layers are skipped for it
     longest = max(sequence.shape[1], other.shape[1])
-
-    def wide(value: Tensor, dims: int) -> Tensor:
-        return torch.nn.functional.pad(value, [0] * 2 * (dims - 2) + [0, longest - value.shape[1]])
-
-    intercepted.text_masks = (wide(its_mask, 2), wide(mask, 2))
-    values |= {PROMPT: wide(sequence, 3), NEGATIVE: wide(torch.zeros_like(other) if zero else other, 3)}
+    intercepted.text_masks = (_padded(its_mask, 2, longest), _padded(mask, 2, longest))
+    values |= {PROMPT: _padded(sequence, 3, longest), NEGATIVE: _padded(torch.zeros_like(other) if zero else other, 3, longest)}
     if its_pooled is not None and NEGATIVE_POOLED in values:
         values[NEGATIVE_POOLED] = (torch.zeros_like(its_pooled) if zero else its_pooled).to(own.dtype)
     return values
+
+
+def _padded(value: Tensor, dims: int, length: int) -> Tensor:
+    """Zeros after the tokens (m, tokens, ...)."""
+    return torch.nn.functional.pad(value, [0] * 2 * (dims - 2) + [0, length - value.shape[1]])
 
 
 def negatives(change: Callable[[Tensor], Tensor]) -> Change:
