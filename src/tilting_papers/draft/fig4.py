@@ -16,6 +16,7 @@ from tilting_papers.draft.fig3 import FREE
 from tilting_papers.draft.study import BASE, DRAFT, HELD, STYLE, TRAIN, Claim, Results, Size, Study, Training, Variant, of_fifty
 from tilting_papers.prompts import SCENES
 from tilting_papers.published import published
+from tilting_papers.recipe import later
 
 FIFTY = (1, 5, 10, 30, 50)
 """K of the paper's 50 steps; at T = 20 they are 1, 2, 4, 12 and 20."""
@@ -100,6 +101,7 @@ FIG4 = Study(
     size=LOOKS,
     seeds=3,
     between=1,
+    extra=later("draft.variance:binding"),
     figures=figures,
     sets={"train": TRAIN, "held-out": HELD, "scenes": SCENES},
     variants=halfway,

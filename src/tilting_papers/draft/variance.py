@@ -131,9 +131,14 @@ def clipped(results: Results) -> dict[str, Any]:
     return {"heads": ["row", "clip", "share of steps it binds", "median gradient norm"], "rows": rows}
 
 
+def binding(results: Results) -> dict[str, Any]:
+    """The table of the clip."""
+    return {"how often the clip binds": clipped(results)}
+
+
 def measure(results: Results) -> dict[str, Any]:
     """Both tables."""
-    tables = {"how often the clip binds": clipped(results)}
+    tables = binding(results)
     if RUN not in results.summaries:
         return tables
     images, copies = (2, 2) if results.small else (IMAGES, COPIES)
