@@ -84,7 +84,7 @@ def test_a_table_on_ones_own_setting(tmp_path, capsys):
     assert main(["recipe", "codex-table3", "--out", "X", *words, "--print-config"]) == 0
     asked = yaml.safe_load(capsys.readouterr().out)
     assert asked == {
-        **{"recipe": "codex-table3", "out": "X", "small": False, "seed": 0, "shard": None},
+        **{"recipe": "codex-table3", "out": "X", "small": False, "shard": None},
         **{"reward": ["style:noto"], "prompts": ["a fox", "a cat"], "seeds": [4, 5], "steps": 7},
     }
     given = {key: asked[key] for key in ("reward", "prompts", "seeds", "steps")}

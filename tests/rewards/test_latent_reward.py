@@ -71,7 +71,7 @@ def test_a_trace_shows_pictures_of_what_it_looks_at(method, tmp_path, monkeypatc
     words = ["generate", "a fox", "--method", method, "--steps", "3", "--reward", "mine.py:score", "--quiet"]
     assert main([*words, "--out", "plain"]) == main([*words, "--trace", "--out", "traced"]) == 0
     pictures = [next((tmp_path / out).rglob("*.png")).read_bytes() for out in ("plain/images", "traced/images")]
-    assert pictures[0] == pictures[1] and "<img" in (tmp_path / "traced" / "trace.html").read_text()
+    assert pictures[0] == pictures[1] and "data:image/webp" in (tmp_path / "traced" / "trace.html").read_text()
 
 
 def test_others_refuse_it_in_a_sentence(tmp_path, capsys):
