@@ -98,4 +98,5 @@ class GuidedNetwork:
             return Outputs(out, torch.zeros_like(out) if difference is None else difference, conditional, seen)
 
         with self.within(t):
-            return self.model.by_rows(conditioning.arguments, conditioning.conditions, range(len(x)), ask)
+            found = self.model.by_rows(conditioning.arguments, conditioning.conditions, range(len(x)), ask)
+        return found if self.model.blends else found._replace(seen=x)
