@@ -257,7 +257,7 @@ class Little(nn.Module):
 
         def free(x, t, rows):
             out = self.network(x, t, text[rows])
-            return Outputs(out, torch.zeros_like(out), out)
+            return Outputs(out, torch.zeros_like(out), out, x)
 
         free.conditional = text
         return free
