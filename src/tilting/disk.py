@@ -159,7 +159,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     memory: set[int] = set()
     for name, tensor in tensors.items():
         place = tensor.untyped_storage().data_ptr()
-        held[name] = tensor.clone() if place in memory else tensor.contiguous()
+        held[name] = tensor.contiguous().clone() if place in memory else tensor.contiguous()
         memory.add(place)
     write_atomically(path, save(held, metadata))
 

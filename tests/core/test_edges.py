@@ -272,6 +272,13 @@ def test_what_a_plan_cannot_draw_is_refused_before_it_is(options, words):
         plan(Model(), identities(["a fox"], 0, 3), presets.base(), **{"reward": REWARD, **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("seeds", [[3, 3], (1, 2, 1)])
+def test_no_image_comes_twice_by_a_seed_given_twice(seeds):
+    with pytest.raises(TiltingError, match=r"seed [13] is given twice: give it once"):
+        identities(["a fox"], seeds, 1)
+    assert len(identities(["a fox"], range(10**5), 1)) == 10**5
+
+
 def test_latents_are_of_every_image_and_not_beside_a_picture(small):
     import tilting as tl
 

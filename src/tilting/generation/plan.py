@@ -71,9 +71,8 @@ def identities(prompts: Sequence[str], seed: int | Sequence[int], images: int) -
     image comes twice. Raises TiltingError for a seed, or images, that are no whole number, and for a seed given twice."""
     told: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # type: ignore[union-attr]
     seeds = [integer("seed", one) for one in (told if isinstance(told, list | tuple | range) else [told])]
-    for one in sorted(seeds):
-        if seeds.count(one) > 1:
-            raise TiltingError(f"seed {one} is given twice: give it once")
+    if len(set(seeds)) < len(seeds):
+        raise TiltingError(f"seed {next(s for i, s in enumerate(seeds) if s in seeds[:i])} is given twice: give it once")
     images = integer("images", images, 1)
     seen: dict[str, int] = {}
     out = []
