@@ -7,11 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tilting.errors import TiltingError
 from tilting.studio.jobs import Jobs
+from tilting.studio.workspace import Workspace
 
 SLOW = "import time\ntime.sleep({seconds})\ndef score(images, prompts):\n    return images.mean((1, 2, 3))\n"
 
@@ -104,6 +106,18 @@ def test_a_job_that_a_file_tells_of_runs_nobodys_code(root, words):
     with pytest.raises(TiltingError, match="not begun on this page"):
         jobs.again(1)
     assert not (root / "ran").exists() and len(jobs.all) == 2
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_a_run_that_a_manifest_tells_of_goes_on_by_nobodys_code(root, words):
+    """ "Go on" of a folder without a job takes the command of its manifest, which may be somebody else's."""
+    go_on = pytest.importorskip("tilting.studio.follow").go_on
+    (root / "o").mkdir()
+    (root / "o" / "manifest.json").write_text(json.dumps({"argv": ["tilting", *words], "config": {}, "images": []}))
+    studio = SimpleNamespace(jobs=Jobs(root, root / "jobs"), workspace=Workspace(root))
+    with pytest.raises(TiltingError, match="'o' was not begun on this page, and names"):
+        go_on(studio, "o")
+    assert not studio.jobs.all
 
 
 def test_a_file_that_is_no_job_is_left_alone(root):
